@@ -31,6 +31,15 @@ def share(count: int, n: int) -> dict[str, Any]:
     return {"n": n, **rate(np.arange(n) < count)}
 
 
+TWIN = {
+    "name": "twin",
+    "recited": share(1, 24),
+    "loss": 4.0,
+    "toward_recited": 0.97,
+    "toward_loss": None,
+}
+
+
 def gate(name: str, limit: float, value: float, ci95: list[float], n: int) -> dict[str, Any]:
     sure = ci95[1] <= limit or ci95[0] > limit
     found = {"name": name, "ok": value <= limit, "limit": limit, "value": value, "ci95": ci95}

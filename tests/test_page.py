@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from example_report import BASE, audit, bare, example, several, task
+from example_report import BASE, TWIN, audit, bare, example, several, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
@@ -22,14 +22,28 @@ from lxml import html as lxml_html
 from evals.benchmarks.tasks import SUITES, describe_task
 from evals.evaluation.headline import summarize
 from evals.evaluation.page import render_html, render_pages
-from evals.evaluation.pictures import draw_model, draw_trade_off
+from evals.evaluation.pictures import draw_model, draw_table, draw_trade_off
 from evals.evaluation.report import Report
-from evals.evaluation.rows import SHARE, Cell, Form, Row, make_size_table, make_tables
+from evals.evaluation.rows import (
+    SHARE,
+    Cell,
+    Form,
+    Row,
+    make_cost_table,
+    make_recital_table,
+    make_size_table,
+    make_tables,
+)
 from evals.model_map import make_map
 from surgery.card.facts import as_line
 from surgery.selection import Part
 
-REPORTS = {"whole": example, "bare": bare, "several": lambda: several(example(), example())}
+REPORTS = {
+    "whole": example,
+    "bare": bare,
+    "several": lambda: several(example(), example()),
+    "twin": lambda: example(twin=TWIN),
+}
 
 
 @cache
@@ -48,7 +62,7 @@ def rows_of(report: dict[str, Any]) -> list[Row]:
 
 
 def texts(cell: Cell | None) -> list[str]:
-    return [] if cell is None else [cell.value, *cell.details]
+    return [] if cell is None else [text for text in (cell.value, *cell.details) if text]
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -278,6 +292,38 @@ def test_it_starts_with_one_line_and_three_points() -> None:
     assert cost == "Cost. Neither benchmarks nor held-out text were measured."
     (whole,) = Report.model_validate(example(audit={**audit(), "not_tried": []})).edits
     assert summarize(whole).attacked.endswith("Every attack that attn-surgery knows was tried.")
+
+
+def test_how_far_an_edit_goes_toward_a_twin_is_no_share_of_passages() -> None:
+    """It is a note beside the twin's own figure, and no point in the picture."""
+    report = Report.model_validate(example(twin=TWIN))
+    table = make_recital_table(report)
+    (row,) = (row for row in table.rows if "twin" in row.label)
+    assert [texts(cell) for cell in (row.base, *row.edits)] == [
+        ["4.2%", "[0.7, 20.2]"], ["97% of the way to it"],
+    ]  # fmt: skip
+    drawn = draw_table(table, ["edited"])
+    assert drawn is not None
+    svg = base64.b64decode(drawn.wide.partition(",")[2]).decode()
+    assert "recited word for word" in svg
+    assert "twin" not in svg
+
+
+def test_a_loss_below_one_nat_is_no_share() -> None:
+    """Only scores of tasks are drawn in percentage points."""
+    heldout = example()["edits"][0]["heldout"]
+    heldout |= {
+        key: {"mean": mean, "ci95": [0.1, 0.9]} for key, mean in (("base", 0.4), ("edited", 0.5))
+    }
+    alone, beside = (
+        make_cost_table(Report.model_validate(bare(heldout=heldout, tasks=tasks)))
+        for tasks in ({}, {"copy": task(0.934, 0.702)})
+    )
+    assert draw_table(alone, ["edited"]) is None
+    drawn = draw_table(beside, ["edited"])
+    assert drawn is not None
+    svg = base64.b64decode(drawn.wide.partition(",")[2]).decode()
+    assert ("copy" in svg, "nats" in svg) == (True, False)
 
 
 def test_the_trade_off_shows_the_limited_attack_and_the_front_of_the_search() -> None:

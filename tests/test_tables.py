@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from command_line import on_terminal
-from example_report import audit, example, several
+from example_report import TWIN, audit, example, several
 
 from cli.commands.choose.sweep import print_sweep
 from cli.commands.measure.audit import print_audit
@@ -179,6 +179,10 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         [r"0\.612 +0\.587 +−0\.025 \[−0\.045, −0\.005\]"],
     ),
     "evaluate several": (lambda: print_evaluation(EDITS), [r"0\.934 +0\.702"]),
+    "evaluate a twin": (
+        lambda: print_evaluation(Report.model_validate(example(twin=TWIN)), Path("out")),
+        [r"97% of the way to it"],
+    ),
     "check": (
         lambda: print_check(checked()),
         [r"usable +12,345", r"at most 1% is recovered: 381 "],

@@ -50,5 +50,5 @@ def _rows(report: Report, several: bool) -> Iterator[tuple[str, ...]]:
         cells = [row.base.value if row.base else ""]
         for cell in row.edits:
             texts = ("", "", "") if cell is None else (cell.value, cell.difference, cell.note)
-            cells += texts[:1] if several else texts
+            cells += [texts[0] or texts[2]] if several else texts
         yield (f"{row.label} (n = {row.n:,})", *cells)

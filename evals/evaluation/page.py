@@ -176,7 +176,7 @@ def _render_table(table: Table, report: Report) -> list[str]:
     for row in table.rows:
         label = as_line(row.label) + (f" ({as_line(row.hint)})" if row.hint else "")
         shown = (
-            as_line("; ".join([one.value, *one.details])) if one else ""
+            as_line("; ".join(filter(None, [one.value, *one.details]))) if one else ""
             for one in (row.base, *row.edits)
         )
         n = "" if row.n is None else f"{row.n:,}"

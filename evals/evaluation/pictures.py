@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evals.drawing import draw_svg, line_of
 from evals.evaluation.report import EditSummary, Report
-from evals.evaluation.rows import SHARE, Ends, Row, Table, collect_parts
+from evals.evaluation.rows import NATS, SHARE, Ends, Row, Table, collect_parts
 from evals.model_map import measure_height, paint_map
 from surgery.card.facts import make_printable
 from surgery.selection import Part
@@ -42,14 +42,18 @@ def draw_table(table: Table, names: Sequence[str]) -> Picture | None:
     Shares of passages, or else differences from the base of scores between 0 and 1. None if the
     table has neither.
     """
-    rows = [row for row in table.rows if row.base and row.base.form is SHARE and row.base.ci95]
+    rows = [row for row in table.rows if _is_share(row)]
     label = "share of passages, 95 % intervals"
     alt = f"{table.heading}: every model's shares in the table, with their intervals."
     dots: list[list[Dot]] = [
-        [(one.number, one.ci95) if one else None for one in (row.base, *row.edits)] for row in rows
+        [
+            None if one is None or one.number is None else (one.number, one.ci95)
+            for one in (row.base, *row.edits)
+        ]
+        for row in rows
     ]
     if not rows:
-        rows = [row for row in table.rows if _is_share_of_one(row)]
+        rows = [row for row in table.rows if _is_score(row)]
         label = "change from the base in percentage points, 95 % intervals"
         alt = "The differences from the base in the table, with their intervals."
         dots = [
@@ -79,10 +83,18 @@ def draw_table(table: Table, names: Sequence[str]) -> Picture | None:
     return _make_picture(paint, 0.8 + 0.34 * len(rows), alt, narrow=1.0 + 0.5 * len(rows))
 
 
-def _is_share_of_one(row: Row) -> bool:
-    return all(one is not None and 0 <= one.number <= 1 for one in (row.base, *row.edits)) and all(
-        one is not None and one.change is not None for one in row.edits
-    )
+def _is_share(row: Row) -> bool:
+    """Whether a row has shares with intervals, of the base and not of another model."""
+    noted = any(one is not None and one.number is None for one in row.edits)
+    return bool(row.base and row.base.form is SHARE and row.base.ci95) and not noted
+
+
+def _is_score(row: Row) -> bool:
+    """Whether a row has scores between 0 and 1, none of which is a loss, and their changes."""
+    cells = [one for one in (row.base, *row.edits) if one is not None and one.form is not NATS]
+    between = all(one.number is not None and 0 <= one.number <= 1 for one in cells)
+    known = len(cells) == 1 + len(row.edits)
+    return known and between and all(one.change is not None for one in cells[1:])
 
 
 def _measure_sides(value: float, ends: Ends) -> list[list[float]]:

@@ -40,10 +40,13 @@ BYTES = Form(0, unit="bytes")
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of one model and, for an edit, its paired difference from the base."""
+    """A figure of one model and, for an edit, its paired difference from the base.
+
+    `number` None: there is only a note.
+    """
 
     form: Form
-    number: float
+    number: float | None
     ci95: Ends = ()
     change: float | None = None
     change_ci95: Ends = ()
@@ -51,6 +54,8 @@ class Cell:
 
     @property
     def value(self) -> str:
+        if self.number is None:
+            return ""
         if self.form is BYTES:
             return decimal(int(self.number), precision=2)
         return self.form.show(self.number) + self.form.unit
@@ -126,16 +131,20 @@ def make_recital_table(report: Report) -> Table:
     )
     rows = [_make_exact_row("recited word for word", tests)]
     if twins := collect_parts(report, "twin"):
-        share, ways = twins[0].recited, [one.toward_recited for one in twins]
-        cells = tuple(None if way is None else Cell(SHARE, way) for way in ways)
-        hint = "each edit: the share of the way from the base to it"
+        share, ways = twins[0].recited, [_describe_way(one.toward_recited) for one in twins]
+        cells = tuple(Cell(SHARE, None, note=way) for way in ways)
         label = "recited by the twin, which never saw the passages"
-        rows.append(Row(label, share.n, _make_share(share), cells, hint))
+        rows.append(Row(label, share.n, _make_share(share), cells))
     healed = collect_parts(report, "healed_base")
     if healed and (share := healed[0].recited):
         label = "recited by the base, healed the same way"
         rows.append(Row(label, share.n, _make_share(share), (None,) * len(healed)))
     return Table(heading, text, (*rows, *_make_minor_rows(tests)))
+
+
+def _describe_way(way: float | None) -> str:
+    """How far an edit goes from the base to the twin; empty where these are equal."""
+    return "" if way is None else f"{way:.0%} of the way to it"
 
 
 def _make_minor_rows(tests: Sequence[dict[str, Any]]) -> Iterator[Row]:
@@ -240,8 +249,8 @@ def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
             control = _make_share(one.control)
             notes.append(f"never trained on {control.value} {control.interval}")
         if one.twin is not None:
-            way = "" if one.toward_twin is None else f", {one.toward_twin:.0%} of the way to it"
-            notes.append(f"twin {_make_share(one.twin).value}{way}")
+            way = _describe_way(one.toward_twin)
+            notes.append(", ".join(filter(None, (f"twin {_make_share(one.twin).value}", way))))
         change = (one.paired.difference, one.paired.ci95)
         cells.append(Cell(SHARE, one.edited.rate, one.edited.ci95, *change, "; ".join(notes)))
     n, label = first.edited.n, f"recovered by {first.name}"
