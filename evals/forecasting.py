@@ -76,7 +76,8 @@ def forecast(
         if task.slow:
             steps.insert(-1 - bool(healed), _time_limits(task, healed))
         steps += _time_evaluation(task, materials)
-    size = len(request.list_exports(output)) * task.loaded.found.inventory.nbytes
+    folders = len(request.list_exports(output)) + bool(request.heal)  # a cut that is healed, too
+    size = folders * task.loaded.found.inventory.nbytes
     folder = next(one for one in output.absolute().parents if one.exists())
     return {
         "inputs": list(_describe_inputs(task, materials, calibration, variants)),

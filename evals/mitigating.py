@@ -35,7 +35,8 @@ class MitigationRequest(SearchRequest, Benchmarking):
     `corpus`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates hold
     beside the limits: they are those of `EvaluationRequest`.
 
-    With `heal`, the result is healed only if it then passes every gate and costs less.
+    With `heal`, the result is healed only if it then passes every gate, and costs less or the cut
+    fails one.
     """
 
     samples: str = ""
@@ -157,9 +158,8 @@ def find_begun(
     folder, exports = Path(f"{output}-search"), request.list_exports(output)
     begun = folder.exists() and not (output / RECIPE).exists()
     begun = begun and any(place.exists() for place in exports)
-    if overwrite or not begun:
-        for place in {output, *exports}:
-            check_target(request.model, place, overwrite=overwrite)
+    for place in {output, *exports}:  # what it left is taken up, and nothing else
+        check_target(request.model, place, overwrite=overwrite or begun)
     return folder, begun
 
 
@@ -186,6 +186,7 @@ def mitigate(
     from evals.evaluation.evaluating import evaluate_exports
     from evals.evaluation.materials import open_materials
     from evals.search.searching import search
+    from surgery.exporting import check_target
     from surgery.record.manifest import RECIPE
 
     exports = request.list_exports(output)
@@ -210,7 +211,8 @@ def mitigate(
             say(f"{place}: exported by an earlier run")
     say("3 of 3: verify, attack, and evaluate")
     materials = materials.with_search(folder / "search.json")
-    arrange = partial(_keep_best, output, exports, say) if request.heal else None
+    replaces = partial(check_target, request.model, output, overwrite=overwrite or begun)
+    arrange = partial(_keep_best, output, exports, replaces, say) if request.heal else None
     report = evaluate_exports(
         prepared.model, materials, exports, arrange=arrange, say=say, progress=progress
     )
@@ -229,11 +231,21 @@ def _check_healing(request: MitigationRequest, materials: Materials) -> None:
     read_healing_text(materials.healing, schedule, model, materials.passages)
 
 
-def _keep_best(output: Path, exports: Sequence[Path], say: Say, report: Report) -> Sequence[Path]:
-    """Renames the folder of one export to `output`. Returns where the exports are then."""
+def _keep_best(
+    output: Path,
+    exports: Sequence[Path],
+    check: Callable[[], None],
+    say: Say,
+    report: Report,
+) -> Sequence[Path]:
+    """Renames the folder of one export to `output`. Returns where the exports are then.
+
+    `check`: refuses an output that may not be replaced; hours have passed since it was looked at.
+    """
     place, reason = choose_healed(*report.edits)
     say(reason)
     chosen = exports[place]
+    check()
     publish(chosen, output)
     if chosen.exists():  # the output of an earlier run, which has taken its place
         shutil.rmtree(chosen)
@@ -243,17 +255,19 @@ def _keep_best(output: Path, exports: Sequence[Path], say: Say, report: Report) 
 def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
     """Whether to keep the healed result (1) or the cut (0), and a sentence that says why.
 
-    The healed one must pass every gate, or the cut must fail one, too; and it must cost less, where
+    What passes every gate beats what fails one. Of two alike, the healed one must cost less, where
     its base is healed the same way.
     """
     costs = [cut.heldout, healed.healed_base and healed.healed_base.heldout]
     before, after = (cost.difference.mean if cost else None for cost in costs)
-    failed = [gate.name for gate in healed.gates if not gate.ok]
-    if before is None or after is None:
-        return 0, "kept the cut: the cost was not measured"
-    said = f"the cut costs {before:+.3f} nats, healed {after:+.3f} (over the base healed alike)"
-    if failed and cut.passed is not False:
-        return 0, f"kept the cut: healed, it fails {', '.join(failed)}; {said}"
-    if after >= before:
+    fails = [[gate.name for gate in edit.gates if not gate.ok] for edit in (cut, healed)]
+    said = "the cost was not measured"
+    if before is not None and after is not None:
+        said = f"the cut costs {before:+.3f} nats, healed {after:+.3f} (over the base healed alike)"
+    if fails[1] and not fails[0]:
+        return 0, f"kept the cut: healed, it fails {', '.join(fails[1])}; {said}"
+    if fails[0] and not fails[1]:
+        return 1, f"kept the healed result: the cut fails {', '.join(fails[0])}; {said}"
+    if before is None or after is None or after >= before:
         return 0, f"kept the cut: {said}"
     return 1, f"kept the healed result: {said}"

@@ -297,7 +297,10 @@ def test_usage_errors_come_before_any_work(tmp_path: Path, arguments: str, text:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_holds_best_is_kept_healed_or_not(work: Path, tmp_path: Path) -> None:
+def test_what_holds_best_is_kept_healed_or_not(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody else's folder is: neither at first, nor after hours, nor when it continues."""
     words = np.random.default_rng(1).choice(TEXT.split(), 600)
     (tmp_path / "other.txt").write_text(" ".join(words))
     out = tmp_path / "out"
@@ -308,8 +311,23 @@ def test_what_holds_best_is_kept_healed_or_not(work: Path, tmp_path: Path) -> No
     (tmp_path / "samples.jsonl").write_text(rows)
     healing = ("--heal", tmp_path / "other.txt", "--heal-steps", 2)
     healing += ("--samples", tmp_path / "samples.jsonl", "--skip-short")
+
+    def appear(*edits: Any) -> tuple[int, str]:
+        out.mkdir()
+        (out / "mine.txt").write_text("mine")
+        return 0, "kept the cut"
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evals.mitigating.choose_healed", appear)
+        late = mitigate(work, out, *healing)
+    assert late.code == 1
+    assert late.stderr.splitlines()[-1].startswith(f"error: {out}: already exists")
+    mitigate(work, out, *healing).assert_error("mine.txt, which attn-surgery did not write")
+    assert (out / "mine.txt").read_text() == "mine"
+    shutil.rmtree(out)
     outcome = mitigate(work, out, *healing, "--json")
     assert outcome.code in (0, 3), outcome.stderr
+    assert "out-healed: exported by an earlier run" in outcome.stderr
     report = Report.model_validate(outcome.json["report"])
     cut, healed = report.edits
     assert (cut.name, healed.name) == ("out-cut", "out-healed")
@@ -338,10 +356,16 @@ def test_what_holds_best_is_kept_healed_or_not(work: Path, tmp_path: Path) -> No
     dear, cheap = (one.model_copy(update=passing) for one in (dear, cheap))
     assert choose_healed(dear, cheap)[0] == 1
     assert choose_healed(dear, costs(cheap, 0.3))[0] == 0
-    failing = cheap.model_copy(update={"gates": broken, "passed": False})
-    kept, why = choose_healed(dear, failing)
+    failing = {"gates": broken, "passed": False}
+    kept, why = choose_healed(dear, cheap.model_copy(update=failing))
     assert kept == 0
     assert f"healed, it fails {gates[0].name}" in why
+    for after in (costs(cheap, 0.3), cheap.model_copy(update={"healed_base": None})):
+        kept, why = choose_healed(dear.model_copy(update=failing), after)
+        assert kept == 1
+        assert f"the cut fails {gates[0].name}" in why
+    both = [one.model_copy(update=failing) for one in (dear, cheap, costs(cheap, 0.3))]
+    assert [choose_healed(both[0], one)[0] for one in both[1:]] == [1, 0]
 
 
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:
@@ -365,9 +389,8 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
 
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
-    """Two exports, three models to measure, and the attacks that a healed model must face.
-
-    The search heals the edits that it tries.
+    """Two exports and the cut that is healed, three models to measure, and the attacks that a
+    healed model must face. The search heals the edits that it tries.
     """
     (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
     options = ("--dry-run", "--json", "--heal", tmp_path / "heal.txt", "--heal-steps", 2)
@@ -380,7 +403,7 @@ def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     assert names[limits - 1 : limits + 2] == ["search", "limits", "export and verify"]
     assert healed["steps"][limits]["what"].startswith("heal and attack at most 10 edits by")
     assert "limits" not in [step["name"] for step in plain["steps"]]
-    assert healed["disk"]["needed"] == 2 * plain["disk"]["needed"]
+    assert healed["disk"]["needed"] == 3 * plain["disk"]["needed"]
     (attacks,) = (one["what"] for one in healed["inputs"] if one["name"] == "attacks")
     assert "relearn-benign" in attacks
 

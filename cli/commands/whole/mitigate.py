@@ -83,8 +83,8 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
     into OUT. After an interruption, run the same command again to continue.
 
     With --heal, the edited model is also trained on other text. Both results are evaluated, and the
-    healed one is kept if it passes every gate and costs less. The other one goes into OUT-cut or
-    OUT-healed.
+    healed one is kept if it passes every gate, and costs less or the cut fails one. The other one
+    goes into OUT-cut or OUT-healed.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --corpus. The exit code is 3 if the limit or a gate is missed. OUT then holds the
