@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 import resource
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
@@ -183,6 +185,18 @@ def test_a_task_file_that_fails_later(tmp_path, loaded):
     assert str(error.value) == (
         "task local_choice: cannot be run (got ZeroDivisionError: division by zero)"
     )
+
+
+def test_an_aggregation_may_have_no_name(tasks, loaded, monkeypatch):
+    """As of lm-eval's squadv2, whose functions are partial."""
+    asked = Benchmarks.load(["local_choice"], include_paths=[tasks])
+    task = asked.tasks["local_choice"]
+    partials = {metric: partial(form) for metric, form in task.aggregation().items()}
+    monkeypatch.setattr(task, "aggregation", lambda: partials)
+    run = asked.run("local_choice", loaded, batch_size=4)
+    assert set(run["aggregation"]) == set(partials)
+    scores = asked.scores("local_choice", run)["acc"]
+    assert scores.value == pytest.approx(np.mean(scores.values))
 
 
 def remote_task(folder: Path) -> Path:

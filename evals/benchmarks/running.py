@@ -135,7 +135,10 @@ class Benchmarks:
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
         of_groups = ("group_subtasks", "groups")
         run |= {
-            "aggregation": {key: form.__name__ for key, form in task.aggregation().items()},
+            "aggregation": {
+                key: getattr(form, "__name__", "unnamed")  # a partial function has none
+                for key, form in task.aggregation().items()
+            },
             "batch_size": batch_size,
             "environment": {key: results[key] for key in results if key not in of_groups},
         }
