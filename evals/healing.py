@@ -86,6 +86,13 @@ def _hash_runs(tokens: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.uint6
     return np.asarray(runs @ powers)
 
 
+def check_recorded_text(text: Text, record: HealingRecord, model: ResolvedModel) -> None:
+    """Raises `SamplesError`, before any work, unless `text` in a model's tokens is the recorded."""
+    from surgery.editing.loading import load_tokenizer
+
+    _read_again(record, text, load_tokenizer(model.folder), model.inventory.dimensions)
+
+
 def heal_loaded(loaded: LoadedModel, text: Text, record: HealingRecord, progress: Progress) -> None:
     """Heals a loaded model in place, as `record` says, and rounds its weights as an export would.
 

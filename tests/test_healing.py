@@ -321,7 +321,10 @@ def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None
     assert [text for text in edit.warnings if "give the text with --heal" in text]
 
 
-def test_what_was_healed_on_must_be_given_to_heal_the_base(work: Path, tmp_path: Path) -> None:
+def test_what_was_healed_on_must_be_given_to_heal_the_base(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.evaluation.evaluation.measure_model", None)  # before any work
     (tmp_path / "other.txt").write_text("other words " * 3000)
     with pytest.raises(SamplesError, match="is not the text that the model was healed on"):
         evaluate_healed(work, heal=(str(tmp_path / "other.txt"),))

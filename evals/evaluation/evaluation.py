@@ -31,6 +31,7 @@ from evals.evaluation.report import (
     TaskResult,
     TwinFigures,
 )
+from evals.healing import check_recorded_text
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.comparison import ExtractionResults, report_extraction
 from evals.memorization.measures import Flags
@@ -40,7 +41,7 @@ from evals.statistics import SEED
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import Manifest
+from surgery.record.manifest import HealingRecord, Manifest
 from surgery.selection import format_selection
 
 MOST_PASSAGES = 12
@@ -89,6 +90,9 @@ def evaluate(
     relations = [find_relation(model.manifest, base) for model in edited]
     for _ in range(relations.count("unrelated")):  # a mistake, most likely
         say(f"warning: {RELATIONS['unrelated']}")
+    for record in (_find_healing(model, materials) for model in edited):
+        if record is not None and materials.healing is not None:
+            check_recorded_text(materials.healing, record, base)
     materials = _attack_healed(materials, edited)
     request = materials.request
     shown: dict[str, Any] = {"say": say, "progress": progress}
@@ -155,12 +159,17 @@ def _measure_healed(
     found: dict[object, ModelResults | None] = {None: None}
     schedules = []
     for model in edited:
-        record = model.manifest.edit.healing if model.manifest and materials.healing else None
+        record = _find_healing(model, materials)
         schedule = record and (record.sha256, record.steps, record.seed, record.rank)
         if schedule not in found:
             found[schedule] = measure_model(base, materials, before, heal=record, **shown)
         schedules.append(schedule)
     return [found[schedule] for schedule in schedules]
+
+
+def _find_healing(model: ResolvedModel, materials: Materials) -> HealingRecord | None:
+    """How an edit was healed; None if it was not, or if there is no text to heal the base on."""
+    return model.manifest.edit.healing if model.manifest and materials.healing else None
 
 
 def _compare_models(
