@@ -230,6 +230,16 @@ def test_no_edit_is_the_best_where_costs_were_not_measured() -> None:
     )
 
 
+def test_estimates_are_printed_where_the_base_recites_nothing() -> None:
+    result = swept(exact_match=0.0, exact_count=0)
+    result["estimates"] = [{"spec": "3.1", "variant": "zero", "kl": 0.25, "margin": 1.5}]
+    *_, head, line = piped(lambda: print_sweep(result)).splitlines()
+    assert head.startswith(
+        "estimates of 1 heads and blocks. These move the margins of the passages'"
+    )
+    assert line == "  3.1 zero: KL 0.2500 nats, margins 1.500 nats²"
+
+
 def test_the_best_of_edits_that_recite_the_same_costs_least() -> None:
     result = swept(exact_match=0.25, exact_count=30)
     result["edits"].reverse()

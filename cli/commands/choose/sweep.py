@@ -86,8 +86,6 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
 
 def print_sweep(result: dict[str, Any]) -> None:
     """Prints the table of a report. Figures that were not measured have no column."""
-    from evals.sweep.report import find_best_edits
-
     edits = [result["base"], *sorted(result["edits"], key=_order_by_block)]
     tasks = result.get("tasks", {})
     columns = [*_COLUMNS[:_BEFORE_TASKS], *((k, k, "{:.3f}") for k in tasks)]
@@ -115,10 +113,18 @@ def print_sweep(result: dict[str, Any]) -> None:
     if tasks:
         asked = (f"{k} ({t['metric']}, n = {t['n']:,})" for k, t in tasks.items())
         echo(f"tasks: {', '.join(asked)}")
+    if result["base"]["exact_count"]:
+        _print_best(result, edits[1:])
+    if "estimates" in result:
+        _print_estimates(result)
+
+
+def _print_best(result: dict[str, Any], edits: list[dict[str, Any]]) -> None:
+    """Prints the edits that recite least, of equal ones the one that costs least."""
+    from evals.sweep.report import find_best_edits
+
     base = result["base"]
-    if not base["exact_count"]:
-        return
-    best, *others = find_best_edits({**result, "edits": edits[1:]})
+    best, *others = find_best_edits({**result, "edits": edits})
     change = f"{base['exact_match']:.1%} to {best['exact_match']:.1%}"
     if result["exact_only"]:
         named = [f"{edit['spec']} {edit['variant']}" for edit in (best, *others)]
@@ -131,17 +137,16 @@ def print_sweep(result: dict[str, Any]) -> None:
             f"best: --drop-attn {best['spec']} --variant {best['variant']}: exact match {change} "
             f"at {rise:+.3f} nats per held-out token (KL {best['heldout_kl']:.3f})"
         )
-    if "estimates" in result:
-        _print_estimates(result)
 
 
 def _print_estimates(result: dict[str, Any]) -> None:
     """Prints the heads and blocks that no other beats in both estimates."""
     from evals.sweep.report import find_front
 
+    tokens = "recited tokens" if result["base"]["exact_count"] else "the passages' tokens"
     echo(
         f"estimates of {len(result['estimates'])} heads and blocks. These move the margins of "
-        "recited tokens most for their cost:"
+        f"{tokens} most for their cost:"
     )
     for one in find_front(result["estimates"])[-_MOST:]:
         echo(
