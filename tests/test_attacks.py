@@ -273,6 +273,11 @@ def test_large_models_are_tuned_by_adapters_alone(target, monkeypatch) -> None:
             kept = after[name.replace(".bias", ".base_layer.bias")]
         assert torch.equal(kept, value), name
     assert any("lora" in name and value.abs().sum() > 0 for name, value in after.items())
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    *_, again = fine_tune(target.model, target.samples.tokens[:3])
+    assert all(torch.equal(after[name], value) for name, value in again.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(
         torch.equal(before[name], value) for name, value in target.model.state_dict().items()
     )
