@@ -118,6 +118,19 @@ def test_its_output_is_samples_that_extract_finds_exact(model, planted, tmp_path
     assert "text" not in rows[0]
 
 
+def test_files_of_one_name_give_samples_too(model, planted, tmp_path):
+    """A number tells them apart, not the path: that is nobody's business."""
+    places = [tmp_path / "one", tmp_path / "other"]
+    for place, document in zip(places, planted[::2], strict=False):
+        place.mkdir()
+        write(place, [document])
+    output = tmp_path / "out.jsonl"
+    collect(model, tiny_tokenizer(), open_corpus(places), output, CUT)
+    assert [row["id"] for row in read(output)] == ["1:corpus.jsonl:0:0", "2:corpus.jsonl:0:0"]
+    assert {row["file"] for row in read(output)} == {"corpus.jsonl"}
+    assert len(load_samples(str(output), prefix_length=6, suffix_length=5)) == 2
+
+
 def test_text_only_when_asked_for(model, planted, tmp_path):
     _, rows = run(model, write(tmp_path, planted), tmp_path / "out.jsonl", text=True)
     assert rows[0]["text"] == tiny_tokenizer().decode(rows[0]["tokens"])

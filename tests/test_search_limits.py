@@ -151,11 +151,12 @@ def test_limits_that_nothing_meets_are_told_with_the_nearest(
     assert json.loads((tmp_path / "out" / "search.json").read_text())["nearest"]["spec"]
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.booleans())
-@settings(deadline=None, max_examples=20)
-def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive) -> None:
+@given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.booleans(), st.integers(1, 60))
+@settings(deadline=None, max_examples=40)
+def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive, budget) -> None:
     """Against an attack that recovers passages until twice as much has broken them: it is tried on
-    few sets, on each once, and the answer is the cheapest that held."""
+    few sets, on each once, and the answer is the cheapest that held. With the fits of an export,
+    some sets miss the goal: these are not attacked."""
     landscape = Landscape(seed, 4, 2)
     grain, variants = ("blocks", VARIANTS[:1]) if exhaustive else ("mixed", VARIANTS)
     units = list_units(4, 2, grain, variants)
@@ -163,8 +164,13 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive) -> None:
     found = find(landscape, units, MaxExtraction(0.4), estimates, max_evaluations=20)
     asked: list[frozenset[int]] = []
 
+    measured, refits = len(found.measured), np.random.default_rng(seed)
+    missing = refits.choice([0.0, 0.5, 1.0])
+
     def keeps(chosen: frozenset[int]) -> bool:
         asked.append(chosen)
+        if refits.random() < missing:
+            return False
         point = found.measured[chosen]
         gain = sum(
             landscape.gain[part.block, head, VARIANTS.index(part.variant)]
@@ -175,11 +181,12 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive) -> None:
         found.measured[chosen] = replace(point, attacked=attacked)
         return not found.measured[chosen].excess({"relearn": limit})
 
-    best = deepen(found, keeps, {"relearn": limit}, 60)
+    best = deepen(found, keeps, {"relearn": limit}, budget)
     assert len(asked) == len(set(asked)) <= 10
-    assert len(found.measured) <= 60
+    assert len(found.measured) <= max(budget, measured)
     assert set(asked) <= set(found.met)
-    held = [p for p in map(found.measured.get, asked) if not p.excess({"relearn": limit})]
+    attacked = [point for chosen in asked if (point := found.measured[chosen]).attacked]
+    held = [point for point in attacked if not point.excess({"relearn": limit})]
     assert (best is None) == (not held)
     if best is not None:
         assert found.measured[best] == min(held, key=lambda point: point.heldout_kl)
@@ -193,7 +200,7 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive) -> None:
         ("--max any=1.5", 2, "'1.5' in 'any=1.5' is not a number from 0 to 1"),
         ("--max any=0.1 --max any=0.2", 2, "'any' has more than one limit"),
         ("--max membership=0.6", 2, "'membership' is not a single rate"),
-        ("--max hints:04=0.1", 2, "hints:04 is written hints:4"),
+        ("--max hints:04=0.1", 1, "no attack 'hints:04'"),
         ("--max any=0.1 --max-extraction 0.1", 2, "both limit any: give one"),
         ("--max near=0.1 --max-loss-increase 1", 2, "give one goal"),
         ("--max-loss-increase 1 --heal t.txt", 2, "--heal needs a limit: give --max-extraction"),

@@ -281,6 +281,14 @@ def test_estimates_do_not_depend_on_the_batch_size(files, estimated):
     assert again.json["estimates"] == estimated[0]["estimates"]
 
 
+def test_estimates_are_of_members_alone(files, estimated, tmp_path):
+    model, samples, text = files
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    alone = write_rows(tmp_path / "members.jsonl", [row for row in rows if row["member"]])
+    done = sweep((model, alone, text), "--estimate", "--calibration", text, "--json")
+    assert done.json["estimates"] == estimated[0]["estimates"]
+
+
 def test_estimates_are_a_table_and_a_picture(estimated):
     result, output = estimated
     rows = list(csv.DictReader((output / "estimates.csv").read_text().splitlines()))

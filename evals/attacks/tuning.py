@@ -58,8 +58,9 @@ def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
     else:
         from peft import LoraConfig, get_peft_model
 
-        with warnings.catch_warnings():  # about what it calls in the newest transformers
-            warnings.simplefilter("ignore", FutureWarning)
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what it calls in transformers
+            torch.manual_seed(0)
             adapted = get_peft_model(tuned, LoraConfig(r=8, target_modules="all-linear"))
         tuned = adapted.base_model.model
     tuned.eval()  # no dropout: the same every time

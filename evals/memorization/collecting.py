@@ -110,9 +110,10 @@ def collect(
 ) -> Collection:
     """Writes the windows of `corpus` that `model` recites to `output`, as samples.
 
-    One JSON line for each different window, at its first place: `id`, `tokens`, `file`, `document`,
-    `position` (of its first token in the document), `next_token_accuracy`, `hash`, `seen` (windows
-    of the corpus that equal it), and with `text` also `text`. A killed run continues from `output`
+    One JSON line for each different window, at its first place: `id` (with the file's number if
+    files share a name), `tokens`, `file`, `document`, `position` (of its first token in the
+    document), `next_token_accuracy`, `hash`, `seen` (windows of the corpus that equal it), and with
+    `text` also `text`. A killed run continues from `output`
     + ".progress" when you start it again with the same arguments.
 
     `settings` returns what identifies the model, and raises if the model has changed. It may hash
@@ -207,13 +208,16 @@ def _keep_recited(
 def _merge_equal(
     found: list[dict[str, Any]], corpus: Corpus, decoder: Any
 ) -> Iterator[dict[str, Any]]:
+    names = [file.name for file in corpus]
+    numbered = len(set(names)) < len(names)  # a path would tell files apart, but is private
     seen: dict[str, list[dict[str, Any]]] = {}
     for row in found:
         seen.setdefault(hash_row(np.asarray(row["tokens"], dtype=np.int32)), []).append(row)
     for name, (first, *others) in seen.items():
-        file = corpus[first["file"]].name
+        file = names[first["file"]]
+        number = f"{first['file'] + 1}:" if numbered else ""
         yield {
-            "id": f"{file}:{first['document']}:{first['position']}",
+            "id": f"{number}{file}:{first['document']}:{first['position']}",
             **first,
             "file": file,
             "hash": name,

@@ -100,7 +100,7 @@ class Found:
 
         Returns whether there were any.
         """
-        left = self.budget - len(self.measured)
+        left = max(0, self.budget - len(self.measured))
         known = {point.selection for point in self.measured.values()}
         new: dict[Selection, Indices] = {}
         for chosen in sets:

@@ -54,12 +54,12 @@ def deepen(
         if not best:
             break
         tried.append(best[0])
-        if not keeps(best[0]):
-            missed = best[0]
-        else:
+        if keeps(best[0]):
             held = best[0]
             if missed is None:
                 break
+        elif found.measured[best[0]].attacked or (missed is None and len(some) == 1):
+            missed = best[0]  # else the fits of an export miss the goal, and another set may do
     if held is None:  # the deepest blocks, if they were found to hold
         some = [one for one in found.met if found.measured[one].attacked and one not in tried]
         kept = (one for one in some if not found.measured[one].excess(limits) and keeps(one))
@@ -70,6 +70,8 @@ def deepen(
 def _allow(tried: Sequence[EditPoint], name: str, limit: float) -> float:
     """The share of suffix tokens that may be right, by a line through the rates' logarithms."""
     points = [(p.next_token_accuracy, p.known[name]) for p in tried if name in p.known]
+    if not points:
+        return 1.0
     right, rates = np.array(points).T
     logs = np.log(np.maximum(rates, limit / 10) + 1e-3)
     slope = _SLOPE if np.ptp(right) == 0 else max(_SLOPE, float(np.polyfit(right, logs, 1)[0]))

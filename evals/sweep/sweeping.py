@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evals.bounds.divergence import measure_bounds
 from evals.edits.engine import BASE
 from evals.files import Journal
@@ -98,15 +100,15 @@ def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> 
 
 
 def _estimate(task: SweepTask, progress: Progress) -> Estimates:
-    """Estimates every unit on the recited passages, or on all if none is recited."""
+    """Estimates every unit on the recited members, or on all members if none is recited."""
     assert task.heldout is not None
     members = task.samples.trained_on
-    recited = task.engine.base.exact & members
+    recited = task.engine.base.exact[members]
     with progress("estimate", None) as advance:
         return estimate_units(
             task.loaded.model,
-            Half(task.samples, task.heldout),
-            recited if recited.any() else members,
+            Half(task.samples.select(members), task.heldout),
+            recited if recited.any() else np.ones_like(recited),
             task.units,
             (),
             make_recovery("greedy"),
