@@ -154,8 +154,10 @@ def _measure_healed(
     it as or on."""
     found: dict[object, ModelResults | None] = {None: None}
     schedules = []
+    known = base.manifest and base.manifest.healing
     for model in edited:
-        record = model.manifest.edit.healing if model.manifest and materials.healing else None
+        record = model.manifest.healing if model.manifest and materials.healing else None
+        record = None if record == known else record
         schedule = record and (record.sha256, record.steps, record.seed, record.rank)
         if schedule not in found:
             found[schedule] = measure_model(base, materials, before, heal=record, **shown)
@@ -282,11 +284,13 @@ def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:
 
 
 def summarize_edit(manifest: Manifest) -> EditSummary:
-    """A manifest's latest edit, as the report shows it."""
-    edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
+    """A manifest's latest edit, as the report shows it, and the last healing of any edit."""
+    edit, healing = manifest.edit, manifest.healing
+    record = edit.model_dump(mode="json")
     alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
     return EditSummary(
-        **{key: record[key] for key in (*alike, "healing")},
+        **{key: record[key] for key in alike},
+        healing=healing and healing.model_dump(mode="json"),
         source=edit.source.model,
         drop_attn=format_selection(tuple(edit.parts), edit.num_heads),
         blocks=list(edit.blocks),
