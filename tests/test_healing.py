@@ -36,7 +36,7 @@ from evals.inputs import open_passages
 from evals.publication.report import check_report
 from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import SamplesError
-from surgery.healing import training
+from surgery.healing import healing, training
 from surgery.hub.finding import find_model
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.reproduction import HEALED_TOLERANCE
@@ -221,6 +221,32 @@ def test_reproduce_heals_again(work: Path, tmp_path: Path) -> None:
     assert (done.code, done.json["exact"], done.json["tolerance"]) == (0, True, None)
     again, healed = snapshot(tmp_path / "again"), snapshot(work / "healed")
     assert {name for name in healed if again[name] != healed[name]} == {"README.md"}  # its name
+    (tmp_path / "again" / "README.md").unlink()
+    kept = ("--output", tmp_path / "again")
+    reproduce(work, work / "healed", *kept).assert_error("already exists", "--overwrite")
+    assert reproduce(work, work / "healed", *kept, "--overwrite").json["exact"]
+    assert snapshot(tmp_path / "again") == again
+
+
+def test_reproduce_keeps_the_source(work: Path, tmp_path: Path) -> None:
+    """An edited one, too, whose files --overwrite could take."""
+    source = shutil.copytree(work / "cut", tmp_path / "source")
+    before = snapshot(source)
+    healed = ("--heal", work / "text.txt", *STEPS)
+    assert export(tmp_path, "source", "3", tmp_path / "healed", *healed).code == 0
+    for output in (source, source / "inside"):
+        given = ("--source", source, "--heal", work / "text.txt", "--output", output, "--overwrite")
+        attn_surgery("reproduce", tmp_path / "healed", *given).assert_error("the source overlap")
+    assert snapshot(source) == before
+
+
+def test_a_loss_that_is_not_finite(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healing, "train", lambda *given, **options: [6.0, float("nan"), 5.0])
+    done = heal(work, "neox", "1", tmp_path / "out")
+    done.assert_error("the loss is not finite", "got nan before step 2", "other text or fewer")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_path: Path) -> None:

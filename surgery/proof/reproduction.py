@@ -23,7 +23,7 @@ from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import ManifestError, SamplesError, SourceError
-from surgery.exporting import Export, write
+from surgery.exporting import Export, check_target, write
 from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
@@ -163,8 +163,9 @@ def reproduce(
     prepared export on the recorded calibration text; `heal`: heals a repeated cut on the recorded
     text into a folder, if the original was healed.
 
-    **Raises:** a `SurgeryError` if the source or the text is missing or differs. A source with
-    another content hash passes if all files are equal: it may be split into other files.
+    **Raises:** a `SurgeryError` if the source or the text is missing or differs, or if the output
+    cannot be written. A source with another content hash passes if all files are equal: it may be
+    split into other files.
     """
     edit = original.manifest.edit
     model = _find_source(original) if source is None else source
@@ -176,6 +177,8 @@ def reproduce(
         name=edit.source.model,
         save_as=None if edit.layout == "compact" else edit.family,
     )
+    if output is not None:
+        check_target(prepared.checkpoint.folder, Path(output), overwrite=overwrite)
     fitting = None if fit is None else fit(prepared)
     if edit.calibration is not None and fitting is not None and fitting.record is not None:
         _check_text(edit.calibration, fitting.record)
