@@ -273,7 +273,9 @@ def repeat_export(
     text = find_calibration_text(calibration, edit.source.model, variants)
     if text is not None and edit.calibration is not None:
         text = replace(text, spread=edit.calibration.spread)
-    healing = open_recorded_text(heal, edit.healing, model, progress) if edit.healing else None
+    healing = None
+    if edit.healing:
+        healing = open_recorded_text(heal, edit.healing, model, overwrite, progress)
     with progress("reproduce", None) as advance:
         return reproduce(
             original,

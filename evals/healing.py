@@ -146,7 +146,7 @@ def _read_again(
 
 
 def open_recorded_text(
-    named: Sequence[str], record: HealingRecord, model: str, progress: Progress
+    named: Sequence[str], record: HealingRecord, model: str, overwrite: bool, progress: Progress
 ) -> Callable[[Export, Path], Export]:
     """Finds the text that `model` was healed on. Returns what heals a cut again: `(cut, output)`.
 
@@ -166,7 +166,8 @@ def open_recorded_text(
 
         tokenizer, size = load_tokenizer(cut.output), cut.plan.inventory.dimensions
         schedule, tokens = _read_again(record, text, tokenizer, size)
-        return heal_export(cut, output, tokens, schedule, record.passages, progress=progress)
+        options: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
+        return heal_export(cut, output, tokens, schedule, record.passages, **options)
 
     return heal_again
 

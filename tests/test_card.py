@@ -201,6 +201,27 @@ def test_single_heads_and_a_chain_of_edits() -> None:
     assert "secret" not in card
 
 
+def test_healing_of_any_edit_is_told() -> None:
+    """Each with its steps and text, also where an edit without healing followed."""
+    edits = [edit(f"m{at}", None, (b, [0], "zero")) for at, b in enumerate((16, 9, 2))]
+    for one, steps, device in ((edits[0], 80, "cpu"), (edits[1], 7, "cuda")):
+        one["healing"] = {
+            "sources": [{"name": f"{device}.txt"}], "tokens": 9, "window": 3, "sha256": "ab" * 32,
+            "steps": steps, "rows": 16, "learning_rate": 3e-4, "seed": 0, "device": device,
+            "threads": 2, "losses": [1.0],
+        }  # fmt: skip
+    edits[2]["max_shard_size"] = 5000
+    card = render_card(manifest(*edits), None, name="x")
+    assert "single attention heads of blocks 2,9,16 (of 24" in card
+    assert "for\n80 steps on 9 tokens and for 7 steps on 9 tokens of other text" in card
+    assert "not trained" not in card
+    assert "Healing needs the same text (`cpu.txt`, `cuda.txt`)" in card
+    assert "device (2, cpu; 2, cuda) can it be" in card
+    assert "--variant zero --layout stock --max-shard-size 5000\n" in card
+    once = render_card(manifest(edits[0]), None, name="x")
+    assert "for\n80 steps on 9 tokens of other text" in once
+
+
 def test_the_measurements_are_those_of_the_report() -> None:
     card = render_card(manifest(), None, name="me/edited", measured=measured())
     page = render_markdown(whole_report())

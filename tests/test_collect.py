@@ -300,7 +300,8 @@ def test_mistakes_in_a_corpus(tmp_path):
         f"{tmp_path / 'a.jsonl'} line 2: no text in column 'text' (got no such column)"
     )
     (tmp_path / "a.jsonl.zst").write_bytes(b"no zstandard at all")
-    assert "line 1: cannot be read (got ZSTD decompress failed" in message(tmp_path / "a.jsonl.zst")
+    found = message(tmp_path / "a.jsonl.zst")
+    assert "a.jsonl.zst: cannot be read (got ZSTD decompress failed" in found
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
     assert message(tmp_path / "a.jsonl") == (
         f"{tmp_path / 'a.jsonl'} line 2: no text in column 'text' (got int)"

@@ -23,7 +23,7 @@ from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
 from command_line import ROOT, attn_surgery
 from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, write_decoder
 from fits import export_with_any, load_aligned, random_fits, record_of
-from forging import assert_refused, edit_json, edit_weights, seal
+from forging import assert_fails, assert_refused, edit_json, edit_weights, seal
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -260,6 +260,24 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
     )
     verification = surgery.verify(tmp_path / "third")
     assert verification.ok, verification.verdict
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mistral"])
+def test_a_compact_edit_drops_biases_that_a_stock_one_added(
+    sources: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    surgery.export(sources[kind], "1", output=once, layout="stock")
+    surgery.export(once, "2", output=twice, variant="zero", layout="compact")
+    for given in (None, once):
+        verification = surgery.verify(twice, source=given)
+        assert verification.ok, verification.verdict
+    name = "model.layers.0.self_attn.v_proj.bias"
+    edit_weights(twice, lambda tensors: tensors[name].add_(1))
+    if kind in ("qwen2", "phi"):  # which has it from the start
+        assert_fails(twice, "untouched", name, once)
+    else:
+        assert_refused(twice, "tensors", name, once)
 
 
 @pytest.mark.parametrize("kind", KINDS)

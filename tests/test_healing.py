@@ -36,7 +36,7 @@ from evals.inputs import open_passages
 from evals.publication.report import check_report
 from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import SamplesError
-from surgery.healing import training
+from surgery.healing import healing, training
 from surgery.hub.finding import find_model
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.reproduction import HEALED_TOLERANCE
@@ -82,7 +82,7 @@ def test_it_learns_the_text_and_records_how(work: Path) -> None:
     assert [source.name for source in healing.sources] == ["text.txt"]
     assert healing.passages is None
     card = (work / "healed" / "README.md").read_text()
-    assert "Then the model was healed" in card
+    assert "The model was also healed" in card
     assert "--heal TEXT --heal-steps 6" in card
     assert "not trained" not in card
     assert [path.name for path in work.iterdir() if path.name.startswith(".")] == []
@@ -225,6 +225,32 @@ def test_reproduce_heals_again(work: Path, tmp_path: Path) -> None:
     assert (done.code, done.json["exact"], done.json["tolerance"]) == (0, True, None)
     again, healed = snapshot(tmp_path / "again"), snapshot(work / "healed")
     assert {name for name in healed if again[name] != healed[name]} == {"README.md"}  # its name
+    (tmp_path / "again" / "README.md").unlink()
+    kept = ("--output", tmp_path / "again")
+    reproduce(work, work / "healed", *kept).assert_error("already exists", "--overwrite")
+    assert reproduce(work, work / "healed", *kept, "--overwrite").json["exact"]
+    assert snapshot(tmp_path / "again") == again
+
+
+def test_reproduce_keeps_the_source(work: Path, tmp_path: Path) -> None:
+    """An edited one, too, whose files --overwrite could take."""
+    source = shutil.copytree(work / "cut", tmp_path / "source")
+    before = snapshot(source)
+    healed = ("--heal", work / "text.txt", *STEPS)
+    assert export(tmp_path, "source", "3", tmp_path / "healed", *healed).code == 0
+    for output in (source, source / "inside"):
+        given = ("--source", source, "--heal", work / "text.txt", "--output", output, "--overwrite")
+        attn_surgery("reproduce", tmp_path / "healed", *given).assert_error("the source overlap")
+    assert snapshot(source) == before
+
+
+def test_a_loss_that_is_not_finite(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healing, "train", lambda *given, **options: [6.0, float("nan"), 5.0])
+    done = heal(work, "neox", "1", tmp_path / "out")
+    done.assert_error("the loss is not finite", "got nan before step 2", "other text or fewer")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_path: Path) -> None:
@@ -262,7 +288,9 @@ def test_reproduce_needs_the_same_text(work: Path, tmp_path: Path) -> None:
     other.assert_error("other.txt: is not the text that the model was healed on")
 
 
-def evaluate_healed(work: Path, **more: Any) -> Report:
+def evaluate_healed(
+    work: Path, *, model: str = "healed", baseline: str = "neox", **more: Any
+) -> Report:
     """The report of the healed model without benchmarks, from Python."""
     lengths = {"prefix_length": 8, "suffix_length": 8, "device": "cpu"}
     samples = work / "samples.jsonl"
@@ -271,8 +299,8 @@ def evaluate_healed(work: Path, **more: Any) -> Report:
         lines = [json.dumps({"id": str(n), "tokens": row}) for n, row in enumerate(rows)]
         samples.write_text("\n".join(lines))
     request = EvaluationRequest(
-        models=(str(work / "healed"),),
-        baseline=str(work / "neox"),
+        models=(str(work / model),),
+        baseline=str(work / baseline),
         samples=str(samples),
         control=(work / "heldout.txt",),
         **lengths,
@@ -285,7 +313,7 @@ def evaluate_healed(work: Path, **more: Any) -> Report:
         heldout=[(work / "heldout.txt").read_text()],
         healing=find_healing_text(request.heal) if request.heal else None,
     )
-    return evaluate([find_model(work / "healed")], find_model(work / "neox"), materials).report
+    return evaluate([find_model(work / model)], find_model(work / baseline), materials).report
 
 
 def test_the_cost_is_told_against_the_base_healed_the_same_way(work: Path, tmp_path: Path) -> None:
@@ -319,6 +347,23 @@ def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None
     assert [attack.name for attack in edit.audit.attacks] == ["greedy", *HEALED]
     assert edit.healed_base is None
     assert [text for text in edit.warnings if "give the text with --heal" in text]
+
+
+def test_an_edit_of_a_healed_model_is_healed_too(work: Path) -> None:
+    """In its card, in warnings, and for the base that it is compared with."""
+    assert export(work, "healed", "3", work / "further").code == 0
+    assert verify(work / "further", source=work / "healed").ok
+    card = (work / "further" / "README.md").read_text()
+    assert "The model was also healed" in card
+    assert "Healing needs the same text (`text.txt`)" in card
+    (edit,) = evaluate_healed(work, model="further").edits
+    assert [text for text in edit.warnings if "give the text with --heal" in text]
+    text = (str(work / "text.txt"),)
+    (edit,) = evaluate_healed(work, model="further", heal=text).edits
+    assert edit.healed_base is not None
+    assert not [text for text in edit.warnings if "healed" in text]
+    (edit,) = evaluate_healed(work, model="further", baseline="healed", heal=text).edits
+    assert edit.healed_base is None, "healed already"
 
 
 def test_what_was_healed_on_must_be_given_to_heal_the_base(

@@ -100,6 +100,15 @@ def test_a_part_of_a_text_begins_and_ends_with_a_line(
     assert found == expected
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for text in ("", "é", "one\ntwo\n", "\ufeff"):
+        path.write_text(text, encoding="utf-8-sig")
+        for part in (None, range(100)):
+            (pieces,) = read_documents(TextOrTable(path), part)
+            assert "".join(pieces) == text
+
+
 def test_long_lines_are_begun_anywhere(tmp_path: Path) -> None:
     """Never within a character."""
     path = tmp_path / "a.txt"

@@ -11,8 +11,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,16 @@ import numpy as np
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import attn_surgery, snapshot
-from forging import edit_json, seal
+from decoders import HEADS, SIZE, D, write_decoder
+from fits import export_with_any, random_fits, record_of
+from forging import edit_json, edit_weights, seal
 from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from surgery.checkpoint.content import hash_content
-from surgery.proof.reproduction import TOLERANCE
+from surgery.editing.preparing import Fitting, Prepared
+from surgery.proof.reproduction import TOLERANCE, open_original, reproduce
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +248,40 @@ def test_a_fitted_tensor_may_differ_within_the_tolerance(
         assert done.json["tolerance"] == TOLERANCE
     else:
         assert file["difference"] is None, "bytes must be equal"
+
+
+@pytest.mark.parametrize(
+    ("variant", "layout"),
+    [("mean", "stock"), ("linear", "stock"), ("mean", "compact"), ("linear", "compact")],
+)
+def test_added_tensors_may_differ_within_the_tolerance(
+    tmp_path: Path, variant: str, layout: str
+) -> None:
+    """Fits of Llama are partly in biases and maps that its blocks did not have."""
+    source, out = write_decoder(tmp_path / "source", "llama"), tmp_path / "out"
+    export = export_with_any(source, "1", out, variant=variant, layout=layout)
+    kept = shutil.copytree(out, tmp_path / "kept")
+
+    def fit(prepared: Prepared) -> Fitting:
+        fits, up = random_fits([1], HEADS, D, SIZE), np.float32(1 + 1e-6)
+        for block, one in fits.items():
+            moved = {"mean": one.mean * up, "weight": one.weight * up, "bias": one.bias * up}
+            fits[block] = replace(one, **moved)
+        return Fitting(fits, record_of(fits))
+
+    found = reproduce(open_original(out), source=source, fit=fit)
+    assert found.first_difference is None
+    assert not found.exact
+    difference = next(file.difference for file in found.files if not file.equal)
+    assert difference is not None
+    assert 0 < difference < 1e-5
+    zeros = [n for n in export.manifest.edit.changed.added if ".layers.0." in n]  # -0.0: no fit
+    changes = [(name, change) for name in zeros[:1] for change in (0.0, 1e-6)]
+    for name, change in [*changes, (export.plan.rewritten[-1], math.nan)]:
+        edit_weights(out, lambda tensors, name=name, to=change: tensors[name].fill_(to))
+        again = reproduce(open_original(out), source=source, fit=fit)
+        assert again.first_difference == "model.safetensors", (name, change)
+        shutil.copytree(kept, out, dirs_exist_ok=True)
 
 
 @pytest.mark.slow

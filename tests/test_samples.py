@@ -254,6 +254,10 @@ FORMS = {
     "s.json": json.dumps([{"text": text} for text in PASSAGES], indent=2),
     "array.jsonl": json.dumps([{"text": text} for text in PASSAGES]),
     "s.jsonl.zst": "".join(json.dumps({"text": text}) + "\n" for text in PASSAGES),
+    "bom.txt": "\ufeff" + "\r\n".join(PASSAGES),  # as programs of Windows write it
+    "bom.txt.gz": "\ufeff" + "\n".join(PASSAGES),
+    "bom.jsonl": "\ufeff" + "".join(json.dumps({"text": text}) + "\r\n" for text in PASSAGES),
+    "bom.json": "\ufeff" + json.dumps([{"text": text} for text in PASSAGES]),
     "s.csv": "\ufeffother,text\r\n" + "".join(f'1,"{text}"\r\n' for text in PASSAGES),
     "s.csv.gz": "text\n" + "".join(f'"{text}"\n' for text in PASSAGES),
     "s.tsv": 'text\tother\n"{}"\t1\n"{}"\t2\n'.format(*PASSAGES),

@@ -79,6 +79,17 @@ def test_output_for_people(stock: Path, source: Path) -> None:
     assert ": verified against its source: " in done.stdout.splitlines()[-1]
 
 
+def test_what_tensors_show_is_counted(originals: dict[str, Path], source: Path) -> None:
+    """The compact layout leaves none of those that it computes from."""
+    zero = surgery.export(source, "1", variant="zero", output=source.parent / "zero").output
+    for folder, detail in (
+        (originals["compact"], "without the source, there is nothing to compare"),
+        (zero, "3 tensors equal to what the layout computes"),
+    ):
+        details = {check.name: check.detail for check in surgery.verify(folder).checks}
+        assert details["tensors"] == detail
+
+
 def test_the_card_says_what_the_manifest_says(folder: Path) -> None:
     """Or one part of it is named; text around the parts is its author's own."""
     card = folder / "README.md"

@@ -90,7 +90,7 @@ def evaluate(
     relations = [find_relation(model.manifest, base) for model in edited]
     for _ in range(relations.count("unrelated")):  # a mistake, most likely
         say(f"warning: {RELATIONS['unrelated']}")
-    for record in (_find_healing(model, materials) for model in edited):
+    for record in (_find_healing(model, base, materials) for model in edited):
         if record is not None and materials.healing is not None:
             check_recorded_text(materials.healing, record, base)
     materials = _attack_healed(materials, edited)
@@ -159,7 +159,7 @@ def _measure_healed(
     found: dict[object, ModelResults | None] = {None: None}
     schedules = []
     for model in edited:
-        record = _find_healing(model, materials)
+        record = _find_healing(model, base, materials)
         schedule = record and (record.sha256, record.steps, record.seed, record.rank)
         if schedule not in found:
             found[schedule] = measure_model(base, materials, before, heal=record, **shown)
@@ -167,9 +167,12 @@ def _measure_healed(
     return [found[schedule] for schedule in schedules]
 
 
-def _find_healing(model: ResolvedModel, materials: Materials) -> HealingRecord | None:
-    """How an edit was healed; None if it was not, or if there is no text to heal the base on."""
-    return model.manifest.edit.healing if model.manifest and materials.healing else None
+def _find_healing(
+    model: ResolvedModel, base: ResolvedModel, materials: Materials
+) -> HealingRecord | None:
+    """How an edited model was healed after the base; None if it was not, or without text for it."""
+    record = model.manifest.healing if model.manifest and materials.healing else None
+    return None if base.manifest and record == base.manifest.healing else record
 
 
 def _compare_models(
@@ -290,11 +293,13 @@ def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:
 
 
 def summarize_edit(manifest: Manifest) -> EditSummary:
-    """A manifest's latest edit, as the report shows it."""
-    edit, record = manifest.edit, manifest.edit.model_dump(mode="json")
+    """A manifest's latest edit, as the report shows it, and the last healing of any edit."""
+    edit, healing = manifest.edit, manifest.healing
+    record = edit.model_dump(mode="json")
     alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
     return EditSummary(
-        **{key: record[key] for key in (*alike, "healing")},
+        **{key: record[key] for key in alike},
+        healing=healing and healing.model_dump(mode="json"),
         source=edit.source.model,
         commit=edit.source.commit,
         drop_attn=format_selection(tuple(edit.parts), edit.num_heads),

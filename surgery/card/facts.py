@@ -20,7 +20,9 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
     edits, edit = [*manifest.history, manifest.edit], manifest.edit
     family = family_of({"model_type": edit.family})
     whole = format_blocks(tuple(manifest.attention_free))
-    partial = format_blocks(tuple(set(manifest.edited_heads) - set(manifest.attention_free)))
+    partial = set(manifest.edited_heads) - set(manifest.attention_free)
+    healed = [e.healing for e in edits if e.healing]
+    machines = dict.fromkeys(f"{healing.threads}, {healing.device}" for healing in healed)
     modeling = next((file for file in manifest.files if file.endswith(".py")), None)
     return {
         "title": name,
@@ -28,7 +30,7 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "quoted": as_python(name),
         "base": _link_base(edits[0]),
         "whole": whole,
-        "partial": partial,
+        "partial": format_blocks(tuple(sorted(partial))),
         "num_blocks": edit.num_blocks,
         "edits": [_describe_edit(edit) for edit in edits],
         "layout": "stock" if modeling is None else "compact",
@@ -37,8 +39,9 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "one_hot": any(e.one_hot is not None for e in edits),
         "tokenizer": any(file.startswith("tokenizer") for file in manifest.files),
         "fitted": _join_names(*(e.calibration for e in edits)),
-        "healed": edit.healing,
-        "healing_text": _join_names(edit.healing),
+        "healed": healed,
+        "healed_on": _join_names(*healed),
+        "machines": "; ".join(machines),
         "files": list(manifest.files.items()),
         "versions": edit.versions,
     }
@@ -72,6 +75,7 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
     calibration = ["--calibration", "TEXT"] if edit.calibration else []
     if edit.healing:
         calibration += ["--heal", "TEXT", "--heal-steps", str(edit.healing.steps)]
+    size = ["--max-shard-size", str(edit.max_shard_size)] if edit.max_shard_size else []
     return {
         "source": _name_source(edit),
         "commit": edit.source.commit,
@@ -83,7 +87,7 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
             shlex.join(["attn-surgery", "export", _name_source(edit), *revision])
         ),
         "options": as_command(
-            shlex.join([*chosen, *calibration, *name_form(edit.layout, edit.family)])
+            shlex.join([*chosen, *calibration, *name_form(edit.layout, edit.family), *size])
         ),
     }
 

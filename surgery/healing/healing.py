@@ -29,6 +29,8 @@ from surgery.output import create_folder
 from surgery.proof.expected import find_constants, replan
 from surgery.record.manifest import FileRecord, HealingRecord, Manifest, list_versions
 
+_FIX = "heal with other text or fewer steps"
+
 
 def heal(
     cut: Export,
@@ -43,8 +45,8 @@ def heal(
     """Trains an exported cut on `text` and writes the result to `output`.
 
     `passages`: SHA-256 of the passages that the text was checked against; `advance` counts steps.
-    Raises `UnsupportedError` for a model that does not fit into memory, `CheckpointError` if a
-    weight is no longer finite, `OutputError`.
+    Raises `UnsupportedError` for a model that does not fit into memory, `CheckpointError` if the
+    loss or a weight is no longer finite, `OutputError`.
     """
     checkpoint, manifest = open_checkpoint(cut.output), cut.manifest
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
@@ -53,6 +55,10 @@ def heal(
         model = load_model(checkpoint, device=device).float()
         schedule = schedule.settle(model)
         losses = train(model, text.windows, schedule, constants=constants, advance=advance)
+        if not np.isfinite(losses).all():
+            step = int(np.argmin(np.isfinite(losses)))
+            got = f"{losses[step]} before step {step + 1}"
+            raise CheckpointError("the loss is not finite while healing", got=got, fix=_FIX)
         record = HealingRecord(
             **dict(text.record_text()),
             steps=schedule.steps,
@@ -120,6 +126,6 @@ def _take(
     if not np.isfinite(array).all():
         raise CheckpointError(
             f"{info.name!r} is not finite in {info.dtype} after healing",
-            fix="heal with other text or fewer steps",
+            fix=_FIX,
         )
     return array

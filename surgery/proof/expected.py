@@ -98,7 +98,8 @@ def check_repeats(
     """Repeats an edit and compares, bit for bit, what was not fitted to text.
 
     **Arguments:** `read`: reads a tensor of the source, or of the result itself, by name;
-    `actions`: the changes to compare; `later`: tensors that later edits have also changed.
+    `actions`: the changes to compare; `later`: tensors that later edits have also changed,
+    or dropped.
 
     **Returns:** how many tensors were compared, and how many of them hold fitted numbers.
 

@@ -23,7 +23,7 @@ from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import ManifestError, SamplesError, SourceError
-from surgery.exporting import Export, write
+from surgery.exporting import Export, check_target, write
 from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
@@ -34,7 +34,7 @@ TOLERANCE = 0.01  # a few roundings of bfloat16
 """Largest |repeated - recorded| / |recorded| (Frobenius) of a tensor of a fitted variant."""
 HEALED_TOLERANCE = 0.05
 """Largest |repeated - recorded| / |recorded - cut| (Frobenius) of all trained weights together."""
-_TINY = 1e-30  # a norm of zero allows no difference
+_TINY = 1e-30  # where healing changed nothing, no difference is allowed
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,9 @@ def reproduce(
     prepared export on the recorded calibration text; `heal`: heals a repeated cut on the recorded
     text into a folder, if the original was healed.
 
-    **Raises:** a `SurgeryError` if the source or the text is missing or differs. A source with
-    another content hash passes if all files are equal: it may be split into other files.
+    **Raises:** a `SurgeryError` if the source or the text is missing or differs, or if the output
+    cannot be written. A source with another content hash passes if all files are equal: it may be
+    split into other files.
     """
     edit = original.manifest.edit
     model = _find_source(original) if source is None else source
@@ -176,6 +177,8 @@ def reproduce(
         name=edit.source.model,
         save_as=None if edit.layout == "compact" else edit.family,
     )
+    if output is not None:
+        check_target(prepared.checkpoint.folder, Path(output), overwrite=overwrite)
     fitting = None if fit is None else fit(prepared)
     if edit.calibration is not None and fitting is not None and fitting.record is not None:
         _check_text(edit.calibration, fitting.record)
@@ -257,7 +260,8 @@ def _compare_files(original: Original, export: Export, cut: Export) -> tuple[Fil
             tolerance, before = HEALED_TOLERANCE, open_checkpoint(cut.output)
             found = _measure_healed(ours, theirs, before, export.manifest)
         else:
-            found = _measure_fitted(ours, theirs, export.manifest.edit.changed.rewritten)
+            changed = export.manifest.edit.changed
+            found = _measure_fitted(ours, theirs, {*changed.rewritten, *changed.added})
         update: dict[str, Any] = {"difference": found, "tolerance": tolerance}
         results = [file if file.equal else replace(file, **update) for file in results]
     return tuple(results)
@@ -290,17 +294,18 @@ def _measure_healed(
 def _measure_fitted(one: Checkpoint, other: Checkpoint, changed: Collection[str]) -> float | None:
     """Returns the largest |other - one| / |one| (Frobenius) of a tensor in `changed`.
 
-    None if any other tensor is not byte-equal, or names, dtypes or shapes differ.
+    None if any other tensor, or one of zeros, is not byte-equal, if a number is not finite, or if
+    names, dtypes or shapes differ.
     """
     if one.infos != other.infos:
         return None
     largest = 0.0
     for name in one.tensors:
         a, b = one.read(name), other.read(name)
-        if name in changed:
-            a, b = a.astype(np.float64), b.astype(np.float64)
-            norm, distance = float(np.linalg.norm(a)), float(np.linalg.norm(b - a))
-            largest = max(largest, distance / max(norm, _TINY))
-        elif a.tobytes() != b.tobytes():
+        if a.tobytes() == b.tobytes():
+            continue
+        if name not in changed or not a.any() or not np.isfinite(a).all():
             return None
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        largest = max(largest, float(np.linalg.norm(b - a) / np.linalg.norm(a)))
     return largest

@@ -185,7 +185,7 @@ def _read_csv(source: TextOrTable, columns: Sequence[str]) -> Rows:
             taken += len(line)
             if taken > LIMIT:
                 raise ValueError(f"a row of more than {LIMIT:,} bytes")
-            yield line.decode("utf-8").removeprefix("\ufeff")
+            yield line.decode("utf-8")
 
     csv.field_size_limit(LIMIT)
     with source.open() as file:

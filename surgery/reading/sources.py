@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from surgery.errors import SamplesError
 from surgery.hub.datasets import PREFIX, HubDataset
 from surgery.hub.finding import make_public_name
+from surgery.untrusted import guard
 
 TEXT = (".txt", ".md", ".rst", ".py", ".text")
 TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -52,14 +54,22 @@ class TextOrTable:
         return self.place.stat().st_size if is_file else None  # type: ignore[union-attr]
 
     def open(self) -> io.BufferedReader:
-        """Opens a file. Its bytes are unpacked while you read."""
-        assert isinstance(self.place, Path)
-        if not self.is_packed:
-            return self.place.open("rb")
-        import pyarrow  # notices truncated frames and reads several in a row
+        """Opens a file, after its byte order mark. Its bytes are unpacked while you read.
 
-        packing = PACKED[self.place.suffix]
-        return io.BufferedReader(pyarrow.input_stream(str(self.place), compression=packing))
+        Raises `SamplesError` if it cannot be read.
+        """
+        assert isinstance(self.place, Path)
+        with guard(SamplesError, "cannot be read", self.place):
+            if self.is_packed:
+                import pyarrow  # notices truncated frames and reads several in a row
+
+                packing = PACKED[self.place.suffix]
+                file = io.BufferedReader(pyarrow.input_stream(str(self.place), compression=packing))
+            else:
+                file = self.place.open("rb")
+            if file.peek(len(BOM_UTF8)).startswith(BOM_UTF8):
+                file.read(len(BOM_UTF8))
+        return file
 
 
 def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> list[TextOrTable]:

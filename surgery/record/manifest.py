@@ -255,9 +255,15 @@ class Manifest(Record):
         return {b: one_name(h.values()) for b, h in edited.items() if len(h) == all_heads}
 
     @property
+    def healing(self) -> HealingRecord | None:
+        """The last training after any edit."""
+        edits = (self.edit, *reversed(self.history))
+        return next((edit.healing for edit in edits if edit.healing), None)
+
+    @property
     def is_healed(self) -> bool:
         """Whether weights were trained after any edit."""
-        return any(edit.healing for edit in (self.edit, *self.history))
+        return self.healing is not None
 
     def accounts_for(self, name: str) -> bool:
         """Whether the folder may hold this file: it is recorded, `UNLISTED`, or the Hub's."""
