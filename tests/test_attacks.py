@@ -24,10 +24,13 @@ from evals.attacks.audit import AttackPlan, try_attacks
 from evals.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.attacks.perturbed import change_prefixes
 from evals.attacks.quantized import GROUP, quantize_matrices, round_to_levels
+from evals.attacks.request import AuditRequest
 from evals.attacks.tuning import ROWS, STEPS, fine_tune
+from evals.evaluation.request import EvaluationRequest
 from evals.memorization.recovery import NAMES, Evidence, make_recovery
 from evals.models import open_model
 from evals.samples import Samples
+from evals.search.request import SearchRequest
 from surgery.errors import MeasurementError
 
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
@@ -91,12 +94,24 @@ def test_the_chance_is_that_of_tokens_that_are_right_independently(name) -> None
     assert measure.chance(p) == pytest.approx(weights[flags].sum())
 
 
-@pytest.mark.parametrize("name", ["hint:2", "hints:", "hints:0", "hints:x", "span", "near:1", ""])
+@pytest.mark.parametrize("name", ["hint:2", "hints:", "hints:0", "hints:02", "span", "near:1", ""])
 def test_unknown_names(name) -> None:
     with pytest.raises(ValueError, match="no measure"):
         make_recovery(name)
     with pytest.raises(MeasurementError, match=r"no attack .*expected any, greedy"):
         make_attack(name)
+
+
+@pytest.mark.parametrize("name", ["membership", "cheap", "quantized:04"])
+def test_no_limit_is_dropped_in_silence(name) -> None:
+    lab = {"max": {name: 0.1}, "baseline": "lab:pythia"}
+    for ask in (
+        lambda: AuditRequest(model="edited", **lab),
+        lambda: EvaluationRequest(models=("edited",), **lab).attacks,
+        lambda: SearchRequest(model="m", samples="s", max=lab["max"]),
+    ):
+        with pytest.raises(MeasurementError, match=rf"no attack '{name}'|{name} has a limit"):
+            ask()
 
 
 def test_names_of_groups_and_of_settings() -> None:

@@ -144,8 +144,12 @@ def _describe_failure(path: str, error: Exception) -> MeasurementError:
 def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple[str, ...]:
     """The attacks to run, each once: the `named` ones (by default `DEFAULT`) and those limited.
 
-    Raises as `find_attack`.
+    Raises as `find_attack`, and for a limit on what is not the share of one attack.
     """
+    for name in limited:
+        if name not in ALL[:-1] and find_attack(name).tells_members:
+            what = f"{name} has a limit and is not a share of passages"
+            raise MeasurementError(what, fix="leave out the limit")
     every = [*(named or ("default",)), *limited]
     found = dict.fromkeys(name for given in every for name in GROUPS.get(given, (given,)))
     for name in found:

@@ -92,7 +92,7 @@ def make_named(name: str, kinds: Mapping[str, Callable[..., Made]]) -> Made:
         plain, _, letter = form.partition(":")
         if form == name and not letter.isupper():
             return make()
-        if plain == kind and letter.isupper() and re.fullmatch("0{0,8}[1-9][0-9]{0,7}", number):
+        if plain == kind and letter.isupper() and re.fullmatch("[1-9][0-9]{0,7}", number):
             return make(int(number))
     raise ValueError(f"no {name!r}")
 

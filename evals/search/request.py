@@ -37,7 +37,7 @@ class SearchRequest(Choosing):
 
     @model_validator(mode="after")
     def _limits_agree(self) -> SearchRequest:
-        from evals.attacks.names import find_attack
+        from evals.attacks.names import choose_attacks
 
         stated = self.max_extraction is not None
         if (stated or bool(self.max)) == (self.max_loss_increase is not None):
@@ -48,11 +48,7 @@ class SearchRequest(Choosing):
             raise ValueError("`heal` needs a limit: give `max_extraction` or `max`")
         if stated and self.measure in self.max:
             raise ValueError(f"`max_extraction` and `max` both limit {self.measure}: give one")
-        for name in self.max:
-            attack = find_attack(name)
-            if attack.tells_members or attack.name != name:
-                what = "is not a share" if attack.tells_members else f"is written {attack.name}"
-                raise ValueError(f"`max`: {name} {what}")
+        choose_attacks((), self.max)  # raises for one that cannot have a limit
         return self
 
     @field_validator("measure")
