@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
+from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from evals.lab import samples_path
@@ -183,6 +184,21 @@ def test_mistakes_are_one_line(options, line, tmp_path, monkeypatch) -> None:
 )
 def test_limits_that_are_none(options) -> None:
     assert attn_surgery("audit", "x", "--baseline", "lab:pythia", *options).code == 2
+
+
+def test_a_limit_that_no_passage_counts_for_is_missed(tmp_path) -> None:
+    """`guided` counts none that the base gives away, and the base gives all of these."""
+    model = tiny_model()
+    save_tiny(tmp_path / "model", model)
+    samples = write_rows(tmp_path / "s.jsonl", recited_rows(model, 12))
+    (tmp_path / "text.txt").write_text(TEXT)
+    outcome = attn_surgery(
+        *("audit", tmp_path / "model", "--baseline", tmp_path / "model", "--samples", samples),
+        *("--control", tmp_path / "text.txt", "--attack", "any", "--max", "guided=0.5"),
+        *("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu"),
+    )
+    assert outcome.code == 3, outcome
+    assert "limit missed: guided counts no passage, so nothing shows it kept" in outcome.stderr
 
 
 def test_held_out_text_is_asked_for_by_the_name_that_audit_has(tmp_path) -> None:

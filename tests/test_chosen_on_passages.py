@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from command_line import attn_surgery
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
-from evals.samples import hash_row, load_samples
-from evals.samples.held_back import deal_passages, deal_windows
+from evals.samples import Samples, hash_row, load_samples
+from evals.samples.held_back import deal_passages, deal_windows, hold_back
 from evals.samples.windows import cut_windows
+from surgery.errors import SamplesError
 from surgery.exporting import export
+from surgery.record.manifest import Choice
 
 SEED = 3
 LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
@@ -83,6 +87,26 @@ def test_the_table_says_so(command, searched) -> None:
     printed = run(command, searched, "all.jsonl").stdout
     assert "A search used 6 of 12 to choose the edit. The figures are for the others." in printed
     assert "of 12" in printed if command == "extract" else "edited, all 12" in printed
+
+
+def test_passages_never_trained_on_are_none_to_measure_on() -> None:
+    """Two edits chosen on one member each leave a non-member alone, which shows nothing."""
+    tokens = np.arange(12, dtype=np.int32).reshape(3, 4)
+    members = np.array([True, True, False])
+    samples = Samples(tokens, 2, ("a", "b", "c"), "made here", members=members)
+    halves = {int(deal_passages(samples, seed)[0][0]): seed for seed in range(20)}
+    manifests = [
+        SimpleNamespace(
+            history=(),
+            edit=SimpleNamespace(
+                chosen=Choice(seed=seed, passages=hash_row(tokens[[row]]), windows=hash_row(tokens))
+            ),
+        )
+        for row, seed in halves.items()
+    ]
+    assert hold_back(manifests[:1], samples, None).passages.sum() == 2
+    with pytest.raises(SamplesError, match="every passage or window chose one of the edits"):
+        hold_back(manifests, samples, None)
 
 
 def test_nothing_is_left_out_of_an_edit_that_no_search_chose(searched) -> None:

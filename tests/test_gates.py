@@ -197,6 +197,25 @@ def test_the_headline_tells_ties_and_names_what_was_not_tried(
     assert said in say(extraction=extraction, audit=audit)
 
 
+def test_a_limit_on_no_passage_is_not_kept() -> None:
+    nothing = {"n": 0, **rate(np.empty(0, dtype=np.bool_))}
+    one = {**tried("guided", 0, 0), "base": nothing, "edited": nothing}
+    audit = Audit.model_validate(
+        {"n": 60, "control": {"kind": "text", "n": 60}, "attacks": [one], "skipped": {},
+         "not_tried": []}
+    )  # fmt: skip
+    (limit,) = audit.check_limits({"guided": 0.5})
+    edit = EditReport.model_construct(tasks={}, extraction=None, audit=audit)
+    lab: dict[str, Any] = {"models": ("edited",), "baseline": "lab:pythia"}
+    (gate,) = check_gates(edit, EvaluationRequest(**lab, max={"guided": 0.5}))
+    for found in (limit, gate):
+        assert (found.ok, found.conclusive, found.n) == (False, False, 0)
+    assert gate.description == (
+        "share of passages recovered by guided is unknown, as no passage counts for it; the limit "
+        "is 0.5"
+    )
+
+
 @pytest.mark.parametrize(
     ("attacks", "limits", "expected"),
     [

@@ -16,6 +16,7 @@ import pytest
 from command_line import attn_surgery
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reciting import write_rows
 from test_search import PASSAGES, VARIANTS, Landscape, estimates_of
 from test_search_command import call, model, samples, texts
 
@@ -149,6 +150,30 @@ def test_limits_that_nothing_meets_are_told_with_the_nearest(
     assert outcome.code == 1
     assert "relearn=0.4" in outcome.stderr
     assert json.loads((tmp_path / "out" / "search.json").read_text())["nearest"]["spec"]
+
+
+def test_a_limit_needs_passages_that_count_for_it(model, samples, texts, tmp_path) -> None:
+    """`guided` counts none that the base gives away, and the base gives all of these."""
+    limits = ("--variant", "zero", "--max", "any=0.3", "--max", "guided=0.1")
+    outcome = call(model, samples, texts, *limits, "--output", tmp_path / "out")
+    outcome.assert_error("guided has a limit, and no passage of a half counts for it")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_recites_nothing_may_still_miss_a_limit(
+    model, samples, texts, tmp_path
+) -> None:
+    """Of five tokens, two are right: too few for `any`, enough for `hints:4`."""
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    for row in rows:
+        row["tokens"][8:] = [2 + (token + 7) % 50 for token in row["tokens"][8:]]
+    limits = ("--max", "any=0.3", "--max", "hints:4=0.1", "--variant", "zero")
+    output = ("--output", tmp_path / "out")
+    outcome = call(model, write_rows(tmp_path / "s.jsonl", rows), texts, *limits, *output)
+    outcome.assert_error(
+        "nothing to search by: any recovers no passage from the base",
+        "(got hints:4 100.0%); choose a wider --measure",
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.booleans(), st.integers(1, 60))

@@ -129,7 +129,8 @@ class ControlKind(Record):
 class Limit(Record):
     """The highest rate allowed for an attack, and the rate measured on `n` passages.
 
-    `conclusive`: the whole interval is on the same side of the limit.
+    `conclusive`: the whole interval is on the same side of the limit. On no passages, nothing shows
+    that it is kept: `ok` is false.
     """
 
     name: str
@@ -142,7 +143,7 @@ class Limit(Record):
 
     @classmethod
     def of(cls, name: str, limit: float, value: float, ci95: tuple[float, float], n: int) -> Limit:
-        ok, sure = check_limit(value, ci95, limit)
+        ok, sure = check_limit(value, ci95, limit) if n else (False, False)
         return cls(name=name, ok=ok, limit=limit, value=value, ci95=ci95, n=n, conclusive=sure)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from evals.attacks.result import Limit
 from evals.evaluation.report import EditReport, Gate
 from evals.evaluation.request import EvaluationRequest
-from evals.statistics import check_limit
 
 
 class UnknownTaskError(ValueError):
@@ -34,7 +34,8 @@ def find_limit(limits: Mapping[str, float], task: str) -> float | None:
 def check_gates(edit: EditReport, request: EvaluationRequest) -> list[Gate]:
     """One gate for each task that `max_drop` covers, for extraction, and for each limited attack.
 
-    The measured value decides. A gate is inconclusive if the value's interval crosses the limit.
+    The measured value decides. A gate is inconclusive if the value's interval crosses the limit. A
+    gate on no passages fails.
     """
     gates = []
     for name, task in edit.tasks.items():
@@ -68,18 +69,12 @@ def _make_gate(
     *,
     enough: bool = True,
 ) -> Gate:
-    ok, one_sided = check_limit(value, ci95, limit)
-    conclusive, (low, high) = enough and one_sided, ci95
-    text = f"{what} is {value:.4g}, {'within' if ok else 'above'} the limit of {limit:g}"
-    if not conclusive:
+    low, high = ci95
+    found = Limit.of(name, limit, value, (low, high), n)
+    conclusive = enough and found.conclusive
+    text = f"{what} is {value:.4g}, {'within' if found.ok else 'above'} the limit of {limit:g}"
+    if not n:
+        text = f"{what} is unknown, as no passage counts for it; the limit is {limit:g}"
+    elif not conclusive:
         text += f"; inconclusive (n = {n:,}): its interval is {low:.3g} to {high:.3g}"
-    return Gate(
-        name=name,
-        ok=ok,
-        limit=limit,
-        value=value,
-        ci95=(low, high),
-        n=n,
-        conclusive=conclusive,
-        description=text,
-    )
+    return Gate(**dict(found) | {"conclusive": conclusive}, description=text)

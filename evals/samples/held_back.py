@@ -63,7 +63,8 @@ def hold_back(
         mine = {one.passages: deal_passages(samples, one.seed)[0] for one in choices}
     if windows is not None:
         its = {one.windows: deal_windows(windows, one.seed)[0] for one in choices}
-    passages, some = _find_left(samples.tokens if samples else None, mine)
+    rows, members = (samples.tokens, samples.trained_on) if samples else (None, None)
+    passages, some = _find_left(rows, mine, members)
     text, others = _find_left(windows, its)
     return HeldBack(passages, text, ChoiceCounts(passages=some, windows=others))
 
@@ -90,8 +91,13 @@ def _deal(rows: Rows, stratum: Rows, seed: int) -> tuple[Rows, Rows]:
     return np.sort(rows[order[0::2]]), np.sort(rows[order[1::2]])
 
 
-def _find_left(tokens: Tokens | None, halves: Mapping[str, Rows]) -> tuple[Flags, int | None]:
-    """The rows that chose nothing, and how many did choose. `halves`: recorded hash → rows."""
+def _find_left(
+    tokens: Tokens | None, halves: Mapping[str, Rows], members: Flags | None = None
+) -> tuple[Flags, int | None]:
+    """The rows that chose nothing, and how many did choose. `halves`: recorded hash → rows.
+
+    `members`: the rows of which one must be left; by default all.
+    """
     left = np.ones(0 if tokens is None else len(tokens), dtype=np.bool_)
     known = True
     for sha256, half in halves.items():
@@ -99,7 +105,7 @@ def _find_left(tokens: Tokens | None, halves: Mapping[str, Rows]) -> tuple[Flags
             left[half] = False
         else:
             known = False
-    if halves and not left.any():
+    if halves and not (left if members is None else left & members).any():
         raise SamplesError(
             "every passage or window chose one of the edits, so none is left to measure on",
             fix="evaluate the edits one at a time",

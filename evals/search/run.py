@@ -74,11 +74,19 @@ def run_search(
     """Searches. `advance` gets the number of rows just done for edits, `looked` for estimates.
 
     `journal` records what is measured; `earlier`: what was measured before. Raises
-    `MeasurementError` if the unedited model leaves nothing to search for.
+    `MeasurementError` if the unedited model leaves nothing to search for, or nothing to search by.
     """
     layout, most = task.request.layout, task.request.max_evaluations
     trials = Trials(task, task.engines(layout, task.fitter), layout)
     base = trials.measure_twice(BASE)
+    over = [f"{a} {rate:.1%}" for a, rate in base[0].known.items() if rate > task.others.get(a, 1)]
+    if base[0].recovered == 0 and over:
+        raise MeasurementError(
+            f"nothing to search by: {task.measure.name} recovers no passage from the base",
+            where=task.samples.source,
+            got=", ".join(over),
+            fix="choose a wider `measure`, such as hints:8, and limit it with `max`",
+        )
     if base[0].recovered == 0 or task.keeps(base[0], base[0]):
         raise MeasurementError(
             "nothing to search for: the unedited model meets the goal",

@@ -18,6 +18,7 @@ from evals.healing import heal_model
 from evals.samples.held_back import deal_passages
 from evals.search.points import EditPoint, point_of
 from evals.search.task import SearchTask
+from surgery.errors import MeasurementError
 from surgery.healing.training import Schedule
 from surgery.proof.expected import find_constants
 from surgery.selection import Selection
@@ -52,7 +53,10 @@ class Trials:
         return first, second
 
     def attack(self, point: EditPoint, half: int = 0, *, stop: bool = True) -> EditPoint:
-        """Adds the attacks that a point lacks. `stop`: none after a limit is missed."""
+        """Adds the attacks that a point lacks. `stop`: none after a limit is missed.
+
+        Raises `MeasurementError` if no passage counts for one: every edit would keep its limit.
+        """
         for name in self.task.slow:
             if stop and point.excess(self.task.others):
                 break
@@ -60,7 +64,13 @@ class Trials:
                 outcome = self._run(point.selection, name)
                 rows = deal_passages(self.task.target.samples, self.task.request.seed)[half]
                 counted = outcome.recovered[rows][outcome.tried[rows]]
-                rate = float(counted.mean()) if len(counted) else 0.0
+                if not len(counted):
+                    raise MeasurementError(
+                        f"{name} has a limit, and no passage of a half counts for it",
+                        where=self.task.samples.source,
+                        fix="give more passages, or leave out the limit",
+                    )
+                rate = float(counted.mean())
                 point = replace(point, attacked=(*point.attacked, (name, rate, len(counted))))
         complete = len(point.attacked) == len(self.task.slow)
         if self.task.healing and complete and point.selection and point.healed_rise is None:

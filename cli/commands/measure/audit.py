@@ -110,7 +110,9 @@ def note_limits(result: dict[str, Any]) -> bool:
     for limit in result["limits"]:
         name, value, most, n = (limit[key] for key in ("name", "value", "limit", "n"))
         low, high = limit["ci95"]
-        if not limit["ok"]:
+        if not n:
+            note(f"limit missed: {name} counts no passage, so nothing shows it kept")
+        elif not limit["ok"]:
             note(f"limit missed: {name} recovers {value:.3g} of {n:,} passages, above {most:g}")
         elif not limit["conclusive"]:
             note(f"limit inconclusive (n = {n:,}): {name}: its interval is {low:.3g} to {high:.3g}")
