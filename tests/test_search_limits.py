@@ -174,6 +174,14 @@ def test_a_model_that_recites_nothing_may_still_miss_a_limit(
         "nothing to search by: any recovers no passage from the base",
         "(got hints:4 100.0%); choose a wider --measure",
     )
+def test_the_budget_is_for_deeper_cuts_only_once_the_goal_is_met(
+    model, samples, texts, tmp_path
+) -> None:
+    limits = ("--max", "any=0.1", "--max", "relearn=1", "--variant", "zero")
+    outcome = call(model, samples, texts, *limits, "--max-evaluations", 8, "--json",
+                   "--output", tmp_path / "out")  # fmt: skip
+    assert outcome.code == 0, outcome
+    assert outcome.json["evaluations"] > 2, "more than a quarter"
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.booleans(), st.integers(1, 60))

@@ -162,14 +162,18 @@ def _find(
         return [known[selection] for selection in selections]
 
     most = task.request.max_evaluations
-    return find(
-        evaluate,
-        task.offered,
-        task.goal,
-        estimates,
-        holds=lambda selection: task.refusal(selection) is None,
-        max_evaluations=most if task.exhaustive or not task.others else -(-most // 4),
-    )
+    for share in (1,) if task.exhaustive or not task.others else (4, 2, 1):
+        found = find(
+            evaluate,
+            task.offered,
+            task.goal,
+            estimates,
+            holds=lambda selection: task.refusal(selection) is None,
+            max_evaluations=-(-most // share),
+        )
+        if found.met:  # the rest of the budget is for deeper cuts
+            break
+    return found
 
 
 def _deep_blocks(
