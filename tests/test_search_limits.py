@@ -174,12 +174,14 @@ def test_a_model_that_recites_nothing_may_still_miss_a_limit(
         "nothing to search by: any recovers no passage from the base",
         "(got hints:4 100.0%); choose a wider --measure",
     )
+
+
 def test_the_budget_is_for_deeper_cuts_only_once_the_goal_is_met(
     model, samples, texts, tmp_path
 ) -> None:
-    limits = ("--max", "any=0.1", "--max", "relearn=1", "--variant", "zero")
-    outcome = call(model, samples, texts, *limits, "--max-evaluations", 8, "--json",
-                   "--output", tmp_path / "out")  # fmt: skip
+    limits = ("--max", "any=0", "--max", "relearn=1", "--variant", "zero", "--grain", "heads")
+    most = ("--max-evaluations", 8, "--output", tmp_path / "out", "--json")
+    outcome = call(model, samples, texts, *limits, *most)
     assert outcome.code == 0, outcome
     assert outcome.json["evaluations"] > 2, "more than a quarter"
 
