@@ -131,8 +131,9 @@ def run_export(
     `dry_run` reads no weights and writes nothing. `keep` leaves an export of the same edit as it
     is. Both then return no export. Raises a `SurgeryError`; the output is then as it was before.
     """
-    from surgery.conversion.gguf_file import check_convertible, convert_to_gguf
+    from surgery.conversion.gguf_file import check_convertible, check_tensors, convert_to_gguf
     from surgery.editing.preparing import list_variants, prepare
+    from surgery.editing.rewriting import read_result
     from surgery.families import left_out
 
     edit, variant = request.read_edit(), request.variant or "identity"
@@ -153,13 +154,15 @@ def run_export(
     )
     default = _name_default(request, prepared)
     if request.gguf:
-        check_convertible(prepared.model.inventory)
+        check_convertible(prepared.plan.result, prepared.model.folder)
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     if early:
         request.check_output(default)
     if dry_run or (keep and _is_export_of(request, prepared)):
         return prepared, None
+    if request.gguf:
+        check_tensors(prepared.plan.result, read_result(prepared.plan, prepared.checkpoint.read))
     export = _write(request, prepared, request.output or default, text, healing, say, progress)
     if request.gguf:
         with progress("convert", None) as advance:

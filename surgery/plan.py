@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from surgery.checkpoint.inventory import Inventory, take_inventory
-from surgery.checkpoint.tensors import Array
+from surgery.checkpoint.inventory import Inventory, make_inventory, take_inventory
+from surgery.checkpoint.tensors import Array, TensorInfo
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, Family, config_saved_as
 from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, layout_of
@@ -98,6 +98,16 @@ class Plan:
     @property
     def dropped(self) -> tuple[str, ...]:
         return tuple(change.name for change in self.changes if change.action == "drop")
+
+    @property
+    def result(self) -> Inventory:
+        """The inventory of the result."""
+        infos, dtype = dict(self.inventory.infos), self.inventory.dtype
+        for change in self.changes:
+            infos.pop(change.name, None)
+            if change.action != "drop":
+                infos[change.name] = TensorInfo(change.name, dtype, change.shape)
+        return make_inventory(self.config, infos)
 
     def compute(
         self, change: Change, read: Callable[[str], Array], fits: Mapping[int, Fit]

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import neox_config, write_checkpoint
-from command_line import attn_surgery
+from command_line import attn_surgery, snapshot
 from decoders import write_decoder
 from safetensors.numpy import load_file
-from tiny_tokenizer import tiny_tokenizer
+from tiny_tokenizer import TEXT, tiny_tokenizer
 from tokenizers import (
     Regex,
     Tokenizer,
@@ -138,6 +138,32 @@ def test_export_writes_the_same_file_beside_its_folder(tmp_path: Path) -> None:
     both = attn_surgery(*command, "--as-patch")
     assert both.code == 2
     assert "--as-patch or --gguf, not both" in both.stderr
+
+
+def test_export_refuses_before_any_work_what_cannot_be_converted(tmp_path: Path) -> None:
+    """By the layout, the tokenizer, and what the edit stores, not by the source alone."""
+    (tmp_path / "text.txt").write_text(TEXT * 20)
+    neox, qwen3 = (write_model(tmp_path / name, name) for name in ("gpt_neox", "qwen3"))
+    lower = write_model(tmp_path / "lower")
+    tokenizer = json.loads((lower / "tokenizer.json").read_text())
+    changed = {**tokenizer, "normalizer": {"type": "Lowercase"}}
+    (lower / "tokenizer.json").write_text(json.dumps(changed))
+    export(neox, "1", output=tmp_path / "OUT")
+    before = snapshot(tmp_path)
+    fitted = ("--variant", "mean", "--calibration", tmp_path / "text.txt")
+    for model, spec, more, text in (
+        (neox, "1", ("--layout", "compact"), "does not run compact GPT-NeoX"),
+        (lower, "1", (), "Lowercase"),
+        (qwen3, "1.2", fitted, "o_proj.bias: llama.cpp's qwen3 does not read this bias"),
+    ):
+        command = ("export", model, "--drop-attn", spec, "--gguf", "--output", tmp_path / "OUT")
+        attn_surgery(*command, "--overwrite", *more).assert_error(text)
+        assert snapshot(tmp_path) == before
+    bare = write_checkpoint(tmp_path / "bare", neox_config(attention_bias=False, vocab_size=400))
+    tiny_tokenizer().save_pretrained(bare)  # the edit adds the biases that llama.cpp needs
+    command = ("export", bare, "--drop-attn", "1", "--gguf", "--output", tmp_path / "BARE")
+    assert attn_surgery(*command).code == 0
+    assert (tmp_path / "BARE.gguf").is_file()
 
 
 @pytest.mark.parametrize("name", MODELS)

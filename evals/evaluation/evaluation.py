@@ -299,7 +299,7 @@ def summarize_edit(manifest: Manifest) -> EditSummary:
     alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
     return EditSummary(
         **{key: record[key] for key in alike},
-        healing=healing and healing.model_dump(mode="json"),
+        healing=None if healing is None else healing.model_dump(mode="json"),
         source=edit.source.model,
         commit=edit.source.commit,
         drop_attn=format_selection(tuple(edit.parts), edit.num_heads),

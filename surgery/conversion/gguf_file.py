@@ -22,12 +22,11 @@ from surgery.conversion.architectures import STOCK, Architecture, architecture_o
 from surgery.conversion.vocabulary import write_vocabulary
 from surgery.errors import CheckpointError, OutputError, UnsupportedError
 from surgery.hub.finding import find_model, get_last_name
-from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_output, create_folder
 from surgery.untrusted import guard
 
 if TYPE_CHECKING:
-    from gguf import GGMLQuantizationType
+    from gguf import GGMLQuantizationType, GGUFWriter
 
 TYPES = ("f16", "bf16", "f32", "q8_0", "q4_0")
 _ROUNDING = {
@@ -90,33 +89,68 @@ def convert_to_gguf(
     target = Path(output)
     check_output(target, None, overwrite=overwrite)
     found = find_model(model)
-    architecture = check_convertible(found.inventory)
     check_tokenizer(found.folder)
     for path in found.checkpoint.files:
         check_link(path, found.folder)
-    tensors, left_out = _list_tensors(found, architecture, kind)
+    name = get_last_name(Path(found.source.model))
+    architecture, writer, more = _make_header(found.inventory, found.folder, name, kind)
+    tensors, left_out = _list_tensors(found.inventory, found.checkpoint.read, architecture, kind)
+    written = [*tensors, *more]
     with create_folder(target, None, overwrite=overwrite) as partial:
         with guard(CheckpointError, "cannot be converted", found.folder):
-            written = _write(partial, found, architecture, tensors, kind, progress)
+            _write(partial, writer, written, progress)
         worst = max(_compare(partial, written))
     return Conversion(target, architecture.name, kind, len(written), left_out, worst)
 
 
-def check_convertible(inventory: Inventory) -> Architecture:
-    """Returns what llama.cpp runs such a model as. Errors: those of `convert_to_gguf`."""
+def check_convertible(inventory: Inventory, folder: Path) -> None:
+    """Raises the errors of `convert_to_gguf` that need no tensor.
+
+    `folder`: of the tokenizer.
+    """
+    _make_header(inventory, folder, folder.name, TYPES[0])
+
+
+def check_tensors(inventory: Inventory, read: Callable[[str], Array]) -> None:
+    """Raises `UnsupportedError` for tensors that llama.cpp lacks or would lose."""
+    _list_tensors(inventory, read, architecture_of(inventory), TYPES[0])
+
+
+def _make_header(
+    inventory: Inventory, folder: Path, name: str, kind: str
+) -> tuple[Architecture, GGUFWriter, list[_Tensor]]:
+    """Returns a writer that holds the settings and the vocabulary, and tensors of settings."""
     if find_spec("gguf") is None:
         fix = "pip install 'attn-surgery[gguf]'"
         raise UnsupportedError("a GGUF file needs the gguf package", fix=fix)
-    return architecture_of(inventory)
+    import gguf
+
+    architecture = architecture_of(inventory)
+    writer = gguf.GGUFWriter(None, architecture.name)
+    writer.add_name(name)
+    writer.add_file_type(
+        gguf.LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"]
+    )
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    with guard(CheckpointError, "cannot be converted", folder):
+        divisors = write_settings(writer, architecture, inventory)
+        write_vocabulary(writer, folder, inventory.dimensions.vocabulary)
+    if divisors is None:
+        return architecture, writer, []
+    form = gguf.GGMLQuantizationType.F32
+    return (
+        architecture,
+        writer,
+        [_Tensor("rope_freqs.weight", form, divisors.shape, lambda: divisors)],
+    )
 
 
 def _list_tensors(
-    found: ResolvedModel, architecture: Architecture, kind: str
+    inventory: Inventory, read: Callable[[str], Array], architecture: Architecture, kind: str
 ) -> tuple[list[_Tensor], tuple[str, ...]]:
     """Returns the file's tensors, and the names of those without effect that it leaves out."""
     import gguf
 
-    inventory, read = found.inventory, found.checkpoint.read
     (arch,) = (key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(arch, inventory.dimensions.num_blocks)
     tensors: dict[str, _Tensor] = {}
@@ -169,33 +203,16 @@ def _choose_form(name: str, shape: tuple[int, ...], kind: str) -> GGMLQuantizati
 
 
 def _write(
-    path: Path,
-    found: ResolvedModel,
-    architecture: Architecture,
-    tensors: list[_Tensor],
-    kind: str,
-    progress: Callable[[int], None],
-) -> list[_Tensor]:
-    """Writes the file. Returns its tensors: those given, and what settings add to them."""
+    path: Path, writer: GGUFWriter, tensors: list[_Tensor], progress: Callable[[int], None]
+) -> None:
     import gguf
 
-    writer = gguf.GGUFWriter(path, architecture.name)
-    writer.add_name(get_last_name(Path(found.source.model)))
-    writer.add_file_type(
-        gguf.LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"]
-    )
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    divisors = write_settings(writer, architecture, found.inventory)
-    write_vocabulary(writer, found.folder, found.inventory.dimensions.vocabulary)
-    if divisors is not None:
-        form, name = gguf.GGMLQuantizationType.F32, "rope_freqs.weight"
-        tensors = [*tensors, _Tensor(name, form, divisors.shape, lambda: divisors)]
     for tensor in tensors:
         size = gguf.quant_shape_to_byte_shape(tensor.shape, tensor.form)
         nbytes = int(np.prod(size))
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), nbytes, tensor.form)
     with closing(writer):
-        writer.write_header_to_file()
+        writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in tensors:
@@ -203,7 +220,6 @@ def _write(
                 data = gguf.quants.quantize(tensor.read(), tensor.form)
             writer.write_tensor_data(np.ascontiguousarray(data))
             progress(data.nbytes)
-    return tensors
 
 
 def _compare(path: Path, written: list[_Tensor]) -> Iterator[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -92,6 +93,28 @@ def compute_content(
             fix="check the source for infinities or NaN, or convert it to a wider dtype",
         )
     return array
+
+
+def read_result(plan: Plan, read: Callable[[str], Array]) -> Callable[[str], Array]:
+    """Makes a reader of the result's tensors, with NaN for numbers that are not fitted yet.
+
+    `read`: reads those of the source.
+    """
+    changes, fits = {change.name: change for change in plan.changes}, make_unknown_fits(plan)
+
+    def read_changed(name: str) -> Array:
+        change = changes.get(name)
+        return read(name) if change is None else plan.compute(change, read, fits)
+
+    return read_changed
+
+
+def make_unknown_fits(plan: Plan) -> Fits:
+    """Makes fits of NaN, to mark every number that an edit takes from a fit."""
+    size = plan.inventory.dimensions
+    weight = np.broadcast_to(np.float32(math.nan), (size.num_heads, size.head_size, size.d))
+    unknown = Fit(weight[..., 0], weight, weight[..., 0], ridge=math.nan, r2=math.nan)
+    return dict.fromkeys(plan.fitted, unknown)
 
 
 def list_changes(plan: Plan) -> Changed:

@@ -20,13 +20,12 @@ import numpy.typing as npt
 from surgery.checkpoint.inventory import Inventory, take_inventory
 from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
-from surgery.editing.rewriting import list_changes
+from surgery.editing.rewriting import list_changes, make_unknown_fits
 from surgery.errors import CheckpointError, ManifestError
-from surgery.families import Dimensions, config_saved_as
+from surgery.families import config_saved_as
 from surgery.layouts import Change, layout_of
 from surgery.plan import Plan, block_edits, make_plan
 from surgery.record.manifest import Edit, Manifest, list_edited_heads
-from surgery.variants import Fit
 
 Flags = npt.NDArray[np.bool_]
 
@@ -146,7 +145,7 @@ def find_constants(plans: Iterable[Plan], names: Container[str]) -> dict[str, Fl
 
 def _recompute(plan: Plan, change: Change, read: Callable[[str], Array]) -> tuple[Array, Flags]:
     """Computes a changed tensor with unknown fits. Returns it, and which numbers are known."""
-    fits = dict.fromkeys(plan.fitted, _make_unknown_fit(plan.inventory.dimensions))
+    fits = make_unknown_fits(plan)
     with np.errstate(over="ignore", invalid="ignore"):
         array = plan.compute(change, read, fits).astype(DTYPES[plan.inventory.dtype])
     return array, ~np.isnan(array)
@@ -155,10 +154,3 @@ def _recompute(plan: Plan, change: Change, read: Callable[[str], Array]) -> tupl
 def make_unknown(infos: Mapping[str, TensorInfo]) -> Callable[[str], Array]:
     """Makes a reader of NaN, to mark every number that an edit takes from a source."""
     return lambda name: np.full(infos[name].shape, math.nan, DTYPES[infos[name].dtype])
-
-
-def _make_unknown_fit(dimensions: Dimensions) -> Fit:
-    """Makes a fit of NaN, to mark every number that an edit takes from a fit."""
-    heads, size = dimensions.num_heads, dimensions.head_size
-    weight = np.broadcast_to(np.float32(math.nan), (heads, size, dimensions.d))
-    return Fit(weight[..., 0], weight, weight[..., 0], ridge=math.nan, r2=math.nan)
