@@ -71,6 +71,8 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         color = colors.setdefault(rival, f"C{len(colors)}")
         marker = "P" if also else "*" if rival.startswith("search") else "o"
         axes.plot(*place, marker, color=color, markersize=9, label=", ".join(names))
+    if max(cost for cost, _ in places) > 1:  # one broken model would crowd all others
+        axes.set_xscale("symlog", linthresh=1)
     axes.set_xlabel("held-out loss, increase in nats per token")
     axes.set_ylabel("recovered after relearning, %")
     axes.set_ylim(bottom=-2)
