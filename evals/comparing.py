@@ -184,7 +184,7 @@ def compare_passages(
     from evals.memorization.extraction import extract
 
     tests = [extract(one.model, samples, batch_size=request.batch_size) for one in models]
-    changes = np.max([np.abs(test.nll - tests[0].nll) for test in tests], axis=0)
+    changes: Any = np.abs([test.nll - tests[0].nll for test in tests]).max(axis=0)
     rows = []
     for at in np.argsort(-changes, kind="stable")[: request.rows]:
         row: dict[str, Any] = {"outputs": [{"model": one.name, "text": None} for one in models]}

@@ -74,7 +74,7 @@ def check_apart(samples: Samples, text: Calibration) -> None:
             f"{within.sum():,} of {len(passages):,} passages share {size} tokens in a row with the "
             "text to heal on, so healing would teach them again",
             where=", ".join(source.name for source in text.sources),
-            got=f"the first is {passages.ids[int(within.argmax())]!r}",
+            got=f"the first is {passages.ids[int(np.argmax(within))]!r}",
             fix="leave out the files that hold them, or give other text",
         )
 

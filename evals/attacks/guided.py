@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import logsumexp
 
 from evals.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
 from evals.memorization.measures import Flags
@@ -79,7 +80,7 @@ def recover(candidates: Candidates, scores: Any, suffixes: Tokens) -> Flags:
     """Whether an attacker who decodes by `scores` [N, S, K] recovers `suffixes` (`any`): [N]."""
     places = np.expand_dims(scores.argmax(axis=-1), -1)
     right = np.take_along_axis(candidates.tokens, places, axis=-1)[..., 0] == suffixes
-    total = np.logaddexp.reduce(scores.astype(np.float64), axis=-1)
+    total = logsumexp(scores.astype(np.float64), axis=-1)
     true = np.where(candidates.tokens == suffixes[..., None], scores, -np.inf).max(axis=-1)
     return make_recovery("any").recovered(Evidence(right, (true - total).sum(axis=-1)))
 

@@ -208,7 +208,7 @@ def compose(estimates: Estimates, rate: float, pool: Indices) -> Indices:
         after = estimates.predict(chosen, changes)
         fall = _measure_excess(before, rate) - _measure_excess(after, rate)
         price = np.maximum(after.kl - before.kl, _LEAST) / np.maximum(fall, _LEAST)
-        best = int(price.argmin())
+        best = int(np.argmin(price))
         if fall[best] <= _LEAST:
             return chosen
         chosen = _apply_change(chosen, changes[best])
