@@ -199,7 +199,7 @@ def parse_python(arguments: Sequence[str], where: str) -> None:
         script = next((ROOT / name for name in names if (ROOT / name).is_file()), ROOT / names[0])
     source = script.read_text()
     assert '__name__ == "__main__"' in source, where
-    for option in filter(re.compile("--").match, arguments):
+    for option in filter(re.compile(r"--[^ ]+$").match, arguments):
         assert f'"{option}"' in source, f"{where}: {option}"
 
 
