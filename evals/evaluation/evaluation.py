@@ -90,10 +90,7 @@ def evaluate(
     relations = [find_relation(model.manifest, base) for model in edited]
     for _ in range(relations.count("unrelated")):  # a mistake, most likely
         say(f"warning: {RELATIONS['unrelated']}")
-    for record in (_find_healing(model, base, materials) for model in edited):
-        if record is not None and materials.healing is not None:
-            check_recorded_text(materials.healing, record, base)
-    materials = _attack_healed(materials, edited)
+    materials = _prepare_for_healed(materials, edited, base)
     request = materials.request
     shown: dict[str, Any] = {"say": say, "progress": progress}
     before = measure_model(base, materials, **shown)
@@ -137,8 +134,16 @@ def evaluate(
     return Evaluation(write_sentences(report), before.runs, runs, texts)
 
 
-def _attack_healed(materials: Materials, edited: Sequence[ResolvedModel]) -> Materials:
-    """Adds the attacks that a healed model must face, if one is there and attacks are wanted."""
+def _prepare_for_healed(
+    materials: Materials, edited: Sequence[ResolvedModel], base: ResolvedModel
+) -> Materials:
+    """Adds the attacks that a healed model must face, if one is there and attacks are wanted.
+
+    Raises `SamplesError` if the text to heal the base on is not what an edit was healed on.
+    """
+    for record in (_find_healing(model, base, materials) for model in edited):
+        if record is not None and materials.healing is not None:
+            check_recorded_text(materials.healing, record, base)
     healed = any(model.manifest and model.manifest.is_healed for model in edited)
     if not (materials.request.attacks and healed):
         return materials

@@ -113,8 +113,7 @@ def collect(
     One JSON line for each different window, at its first place: `id` (with the file's number if
     files share a name), `tokens`, `file`, `document`, `position` (of its first token in the
     document), `next_token_accuracy`, `hash`, `seen` (windows of the corpus that equal it), and with
-    `text` also `text`. A killed run continues from `output`
-    + ".progress" when you start it again with the same arguments.
+    `text` also `text`. Started again with the same arguments, a killed run continues.
 
     `settings` returns what identifies the model, and raises if the model has changed. It may hash
     the weights, so only the main process calls it, before each step. `advance` takes the number of

@@ -204,10 +204,14 @@ def reproduce(
             got=(found.source.content or "")[:12],
             fix="give a copy of the edited one as `source`",
         )
-    then, now = edit.versions, list_versions()
+    return Reproduction(original, prepared.model, files, _compare_versions(edit.versions))
+
+
+def _compare_versions(then: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """Recorded and present versions of packages, where they differ."""
+    now = list_versions()
     both = {name: (then.get(name), now.get(name)) for name in {**then, **now}}
-    changed = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
-    return Reproduction(original, prepared.model, files, changed)
+    return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
 
 
 def _find_source(original: Original) -> str:
