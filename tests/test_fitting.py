@@ -31,8 +31,7 @@ from surgery.errors import CheckpointError, OutputError
 from surgery.families import Dimensions
 from surgery.fitting import fitter
 from surgery.fitting.calibration import ROWS, Calibration, make_calibration, open_calibration
-from surgery.fitting.fitter import Fitter
-from surgery.fitting.kept import KeptFits
+from surgery.fitting.fitter import Fitter, KeptFits
 from surgery.fitting.moments import RIDGES, Moments, count_bytes, fit_moments
 from surgery.fitting.some_blocks import find_layers
 from surgery.record.manifest import read_manifest
@@ -309,7 +308,7 @@ def test_no_room_for_fits(source: Path, monkeypatch: pytest.MonkeyPatch) -> None
     def full(*args: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("surgery.fitting.kept.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("surgery.fitting.passes.tempfile.TemporaryFile", full)
     with pytest.raises(OutputError, match=r"no room for fits .*no space left .*set TMPDIR"):
         Fitter(load_model(source), calibration()).fit_alone([0], ["linear"])
 
