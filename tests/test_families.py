@@ -29,7 +29,7 @@ from torch.nn import functional
 
 import surgery
 from surgery import families as records
-from surgery.editing.in_memory import Editable, make_replacements
+from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import Fitting, prepare
 from surgery.errors import BlockSpecError, MarginError, UnsupportedError
@@ -169,9 +169,9 @@ def test_every_cell_is_exact_or_refused(
         assert (refused is None) == (says in ("=", "~")), (variant, says)
         if refused is not None:
             with pytest.raises(UnsupportedError, match=refused):
-                make_replacements(model, spec, fits, variant=variant, layout=layout)
+                Editable(model).plan(spec, variant, layout=layout)
             continue
-        with make_replacements(model, spec, fits, variant=variant, layout=layout).activate():
+        with surgery.short_circuit(model, spec, variant, layout=layout, fits=fits):
             found = logits(model)
         reference = load_model(sources[kind])
         put_in_place(reference, spec, variant, shared=layout == "stock", fits=fits)
@@ -523,7 +523,7 @@ def test_full_heads_need_no_groups(tmp_path: Path) -> None:
     model = load_model(source)
     fits = random_fits(range(BLOCKS), HEADS, model.config.hidden_size, SIZE)
     for variant in VARIANTS:
-        with make_replacements(model, "1.2,2", fits, variant=variant, layout="stock").activate():
+        with surgery.short_circuit(model, "1.2,2", variant, layout="stock", fits=fits):
             found = logits(model)
         reference = load_model(source)
         for spec in ("1.2", "2"):

@@ -26,14 +26,12 @@ from threads import by_threads
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from surgery.editing.in_memory import make_replacements
 from surgery.editing.loading import load_model
 from surgery.errors import CheckpointError, OutputError
 from surgery.families import Dimensions
 from surgery.fitting import fitter
 from surgery.fitting.calibration import ROWS, Calibration, make_calibration, open_calibration
-from surgery.fitting.fitter import Fitter
-from surgery.fitting.kept import KeptFits
+from surgery.fitting.fitter import Fitter, KeptFits
 from surgery.fitting.moments import RIDGES, Moments, count_bytes, fit_moments
 from surgery.fitting.some_blocks import find_layers
 from surgery.record.manifest import read_manifest
@@ -163,7 +161,7 @@ def test_fits_are_of_the_inputs_after_earlier_edits(source: Path) -> None:
     _, z = activations(model, 1, words)
     np.testing.assert_allclose(fits[1].mean.reshape(-1), z.mean(0), atol=1e-5)
     _, unedited = activations(model, 3, words)
-    with make_replacements(model, selection[:1], fits).activate():
+    with surgery.short_circuit(model, selection[:1], fits=fits):
         _, z = activations(model, 3, words)
     np.testing.assert_allclose(fits[3].mean.reshape(-1), z.mean(0), atol=1e-5)
     assert np.abs(z.mean(0) - unedited.mean(0)).max() > 1e-3
@@ -224,10 +222,10 @@ def test_several_blocks_are_one_walk(source: Path) -> None:
     assert len(called) <= (4 + 2) * batches
     for part in selection:
         below = tuple(other for other in selection if other.block < part.block)
-        edit = (
-            make_replacements(model, below, found, layout="compact").activate() if below else None
-        )
-        with edit or nullcontext():
+        edit: Any = nullcontext()
+        if below:
+            edit = surgery.short_circuit(model, below, layout="compact", fits=found)
+        with edit:
             x, z = activations(model, part.block, words)
         expected = fit_rows(x, z, (np.arange(len(x)) // WINDOW + 1) % 5 != 0, HEADS)
         np.testing.assert_allclose(found[part.block].mean, expected.mean, atol=1e-6)
@@ -310,7 +308,7 @@ def test_no_room_for_fits(source: Path, monkeypatch: pytest.MonkeyPatch) -> None
     def full(*args: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("surgery.fitting.kept.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("surgery.fitting.passes.tempfile.TemporaryFile", full)
     with pytest.raises(OutputError, match=r"no room for fits .*no space left .*set TMPDIR"):
         Fitter(load_model(source), calibration()).fit_alone([0], ["linear"])
 

@@ -21,7 +21,7 @@ from fits import export_with_any, load_aligned, random_fits
 from torch.nn import functional
 
 import surgery
-from surgery.editing.in_memory import make_replacements
+from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, family_of
@@ -320,8 +320,8 @@ def test_in_memory_equals_the_export(
     stored = "F16" if config["torch_dtype"] == "float16" else "F32"
     fits = random_fits(range(4), HEADS, D)
     before = logits(model)
-    edited = make_replacements(model, spec, fits, variant=variant, stored_dtype=stored)
-    with edited.activate():
+    editable = Editable(model, stored_dtype=stored)
+    with editable.make_replacements(editable.plan(spec, variant), fits).activate():
         inside = logits(model)
     assert torch.equal(inside, logits(load_model(tmp_path / "out").float()))
     assert torch.equal(logits(model), before), "the model was not restored"

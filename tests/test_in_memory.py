@@ -14,7 +14,7 @@ from accelerate import disk_offload
 from checkpoints import neo_config, neox_config, write_checkpoint
 
 import surgery
-from surgery.editing.in_memory import make_replacements
+from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
 
@@ -114,7 +114,8 @@ def test_block_by_block_an_edit_is_the_same_and_restores(
 ) -> None:
     model = load_model(source)
     before, parameters = logits(model), dict(model.named_parameters())
-    edit = make_replacements(model, "0,2-3", variant=variant, layout=layout)
+    editable = Editable(model)
+    edit = editable.make_replacements(editable.plan("0,2-3", variant, layout=layout))
     with edit.activate():
         edited = logits(model)
     with edit.activate_in_turn():
@@ -164,7 +165,9 @@ def test_offloaded_weights_are_edited_as_others(
         assert not torch.equal(edited, before)
         assert torch.equal(edited, logits(whole))
     assert torch.equal(logits(model), before)
-    with make_replacements(model, "0,2", variant=variant, layout=layout).activate_in_turn():
+    editable = Editable(model)
+    edit = editable.make_replacements(editable.plan("0,2", variant, layout=layout))
+    with edit.activate_in_turn():
         assert torch.equal(logits(model), edited)
     assert torch.equal(logits(model), before)
     assert all(parameter.is_meta for parameter in model.parameters())

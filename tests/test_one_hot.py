@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from surgery.errors import CheckpointError, MarginError
-from surgery.families.gpt_neox import GPT_NEOX
+from surgery.families.gpt import GPT_NEOX
 from surgery.families.rotary import Rotary, rotary_positions
-from surgery.layouts.frequencies import frequencies
-from surgery.layouts.one_hot import UNDERFLOW, find_cast_context, one_hot
+from surgery.layouts.one_hot import UNDERFLOW, find_cast_context, frequencies, one_hot
 
 # model: head size, rotary share, worst gap measured for the model before
 SUITE = {

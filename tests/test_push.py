@@ -283,7 +283,7 @@ import sys
 from pathlib import Path
 from typing import Any
 from surgery.errors import OutputError
-from surgery.proof.claims import RenderedReport
+from surgery.proof.verification import RenderedReport
 from surgery.publishing.upload import push
 
 def render(report, where, manifest):  # called after the folder was verified

@@ -16,8 +16,7 @@ import torch
 
 from surgery.families import GPT_NEOX
 from surgery.families.rotary import Positions
-from surgery.layouts.frequencies import frequencies
-from surgery.layouts.one_hot import UNDERFLOW, one_hot
+from surgery.layouts.one_hot import UNDERFLOW, frequencies, one_hot
 
 SHAPES = {  # rotary_pct 0.25, base 10,000: head size, positions
     "lab:pythia": (32, 256),

@@ -32,8 +32,7 @@ from transformers import PreTrainedModel
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.forward import POSITIONS_AT_ONCE, check_head, head_of
 from evals.running.runs import Run, run_from_block, run_tokens
-from surgery.editing.in_memory import Editable
-from surgery.editing.replacements import Replacements
+from surgery.editing.in_memory import Editable, Replacements
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import Dimensions, family_of
 from surgery.layouts import Block

@@ -12,8 +12,7 @@ from typing import Protocol
 
 import torch
 
-from surgery.editing.in_memory import Editable
-from surgery.editing.replacements import Replacements
+from surgery.editing.in_memory import Editable, Replacements
 from surgery.editing.rewriting import check_fitted
 from surgery.plan import Plan
 from surgery.selection import Part, Selection

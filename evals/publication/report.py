@@ -27,7 +27,7 @@ from evals.memorization.measures import MEASURES
 from evals.samples.windows import SELECTIVITY
 from evals.statistics import Interval
 from surgery.errors import MeasurementError, OutputError
-from surgery.proof.claims import TOOL, RenderedReport
+from surgery.proof.verification import TOOL, RenderedReport
 from surgery.record.manifest import REPORTS, Line, Manifest, Record, Sha256, Word
 from surgery.variants import VARIANTS
 

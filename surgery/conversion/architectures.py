@@ -17,7 +17,7 @@ from surgery.checkpoint.tensors import Array
 from surgery.errors import UnsupportedError
 from surgery.families import Role
 from surgery.families.rotary import SLIDING, Positions, Rotary, rotary_positions
-from surgery.layouts.frequencies import frequencies
+from surgery.layouts.one_hot import frequencies
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -8,8 +8,7 @@ from typing import Any
 
 from surgery.errors import UnsupportedError
 from surgery.families import llama
-from surgery.families.gpt_neo import GPT_NEO
-from surgery.families.gpt_neox import GPT_NEOX
+from surgery.families.gpt import GPT_NEO, GPT_NEOX
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
 
 __all__ = [

@@ -7,8 +7,12 @@ block runs again for the blocks above it.
 from __future__ import annotations
 
 import itertools
+import shutil
+import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,15 +21,43 @@ from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared
 from surgery.fitting.calibration import Calibration, Text
-from surgery.fitting.kept import KeptFits
 from surgery.fitting.moments import count_bytes, fit_moments
-from surgery.fitting.passes import Passes, Sums
+from surgery.fitting.passes import Passes, Sums, map_to_disk
 from surgery.processes import ALONE, current_processes, use_processes
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
 _ROOM = 1 << 29
 """Bytes for the sums of blocks that are fitted together; more on a device with more memory."""
+_SHARE = 0.5
+"""Share of the free space for fits."""
+
+
+class KeptFits:
+    """Fits by key, memory-mapped. Beyond `room` bytes, drops the least recently used."""
+
+    def __init__(self, room: int | None = None) -> None:
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        self._room = int(_SHARE * free) if room is None else room
+        self._fits: OrderedDict[Hashable, Fit] = OrderedDict()
+
+    def get(self, key: Hashable) -> Fit | None:
+        """Returns a fit if it is still there."""
+        if key in self._fits:
+            self._fits.move_to_end(key)
+        return self._fits.get(key)
+
+    def put(self, key: Hashable, fit: Fit) -> Fit:
+        """Keeps a fit and returns the kept copy. Raises `OutputError` if the disk is full."""
+        if fit.weight is not None:
+            fit = replace(fit, weight=map_to_disk(fit.weight))
+        self._fits[key] = fit
+        while self._count_bytes() > self._room and len(self._fits) > 1:
+            self._fits.popitem(last=False)
+        return fit
+
+    def _count_bytes(self) -> int:
+        return sum(fit.weight.nbytes for fit in self._fits.values() if fit.weight is not None)
 
 
 class Fitter:

@@ -7,9 +7,8 @@ float64.
 
 from __future__ import annotations
 
-import functools
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -68,35 +67,25 @@ class Moments:
         for name, total in self.sums.items():
             total += other.sums[name]
 
-
-@dataclass(frozen=True)
-class _Means:
-    """Means over tokens: of x [d], z and z² [c], x x' [d, d] and x z' [d, c]."""
-
-    z: torch.Tensor
-    x: torch.Tensor
-    zz: torch.Tensor
-    xx: torch.Tensor
-    xz: torch.Tensor
-
-    @classmethod
-    def of(cls, *moments: Moments) -> _Means:
-        names = moments[0].sums
-        return cls(**{name: _average(name, *moments) for name in names})
+    def mean(self, name: str) -> torch.Tensor:
+        """The mean over tokens of z or z² [c], x [d], x x' [d, d], or x z' [d, c]."""
+        return self.sums[name] / self.n
 
     @property
     def varies(self) -> bool:
         """Whether x and z vary beyond rounding."""
-        xx = self.xx.diagonal()
-        return _does_vary(xx - self.x**2, xx) and _does_vary(self.zz - self.z**2, self.zz)
+        xx, zz = self.sums["xx"].diagonal() / self.n, self.mean("zz")
+        x, z = self.mean("x"), self.mean("z")
+        return _does_vary(xx - x**2, xx) and _does_vary(zz - z**2, zz)
 
     def center(
         self, x: torch.Tensor, z: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Second moments about `x` and `z`: of x x' [d, d] and x z' [d, c], and of z² [c]."""
-        xx = self.xx - self.x.outer(x) - x.outer(self.x) + x.outer(x)
-        xz = self.xz - self.x.outer(z) - x.outer(self.z) + x.outer(z)
-        return xx, xz, self.zz - 2 * self.z * z + z**2
+        mean_x, mean_z = self.mean("x"), self.mean("z")
+        xx = self.mean("xx") - mean_x.outer(x) - x.outer(mean_x) + x.outer(x)
+        xz = self.mean("xz") - mean_x.outer(z) - x.outer(mean_z) + x.outer(z)
+        return xx, xz, self.mean("zz") - 2 * mean_z * z + z**2
 
 
 def fit_moments(
@@ -110,7 +99,9 @@ def fit_moments(
 
     Raises `CheckpointError` for sums that are not finite.
     """
-    mean = _average("z", train, heldout)
+    both = copy.deepcopy(train)
+    both.include(heldout)
+    mean = both.mean("z")
     found = Fit(mean=_split_heads(mean, num_heads))
     sums = (one.sums[name] for one in (train, heldout) for name in train.sums)
     if not (np.isfinite(found.mean).all() and all(total.isfinite().all() for total in sums)):
@@ -121,20 +112,14 @@ def fit_moments(
         )
     if "x" not in train.sums:
         return found
-    both, trained_on = _Means.of(train, heldout), _Means.of(train)
-    if both.varies and trained_on.varies:
+    if both.varies and train.varies:
         shape = num_groups or num_heads, num_heads // (num_groups or num_heads)
-        ridge, *r2 = _choose_ridge(trained_on, _Means.of(heldout), *shape)
-        weight = _solve(*both.center(both.x, mean)[:2], ridge)
+        ridge, *r2 = _choose_ridge(train, heldout, *shape)
+        weight = _solve(*both.center(both.mean("x"), mean)[:2], ridge)
     else:
-        ridge, r2, weight = RIDGES[-1], [None, None], torch.zeros_like(both.xz).T
-    maps = [_split_heads(values, num_heads) for values in (weight, mean - weight @ both.x)]
+        ridge, r2, weight = RIDGES[-1], [None, None], torch.zeros_like(both.sums["xz"]).T
+    maps = [_split_heads(values, num_heads) for values in (weight, mean - weight @ both.mean("x"))]
     return Fit(found.mean, maps[0], maps[1], ridge, *r2)
-
-
-def _average(name: str, *moments: Moments) -> torch.Tensor:
-    total = functools.reduce(torch.add, (one.sums[name] for one in moments))
-    return total / sum(one.n for one in moments)
 
 
 def _split_heads(values: torch.Tensor, num_heads: int) -> npt.NDArray[np.float32]:
@@ -149,7 +134,7 @@ def _does_vary(variance: torch.Tensor, moment: torch.Tensor) -> bool:
 
 
 def _choose_ridge(
-    train: _Means, heldout: _Means, num_groups: int, each: int
+    train: Moments, heldout: Moments, num_groups: int, each: int
 ) -> tuple[float, float | None, float | None]:
     """Returns the best penalty, its R² on held-out tokens, and R² with one map for each group.
 
@@ -158,13 +143,14 @@ def _choose_ridge(
     x z' and x x' in the basis V, the unexplained part is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g. The one
     map of `each` heads is the mean of theirs: then R, and z about which A is, are such means.
     """
-    covariance, cross, _ = train.center(train.x, train.z)
+    x, z = train.mean("x"), train.mean("z")
+    covariance, cross, _ = train.center(x, z)
     values, vectors = torch.linalg.eigh(covariance)
-    zz = heldout.center(train.x, train.z)[2]
+    zz = heldout.center(x, z)[2]
     total = zz.sum().clamp(min=torch.finfo(zz.dtype).tiny)
 
     def explain(seen: torch.Tensor, z: torch.Tensor, ridges: Sequence[float]) -> list[float]:
-        xx, xz, zz = heldout.center(train.x, z)
+        xx, xz, zz = heldout.center(x, z)
         linear = (seen * (vectors.T @ xz)).sum(1)
         quadratic = (vectors.T @ xx @ vectors) * (seen @ seen.T)
         gains = (1 / (values.clamp(min=0) + ridge * values.mean()) for ridge in ridges)
@@ -176,10 +162,10 @@ def _choose_ridge(
         return split.mean(-2, keepdim=True).expand_as(split).flatten(-3)
 
     seen = vectors.T @ cross
-    r2, weakest = max(zip(explain(seen, train.z, RIDGES), (-r for r in RIDGES), strict=True))
-    if not _does_vary(zz, heldout.zz):
+    r2, weakest = max(zip(explain(seen, z, RIDGES), (-r for r in RIDGES), strict=True))
+    if not _does_vary(zz, heldout.mean("zz")):
         return -weakest, None, None
-    shared = explain(share(seen), share(train.z), [-weakest]) if each > 1 else [None]
+    shared = explain(share(seen), share(z), [-weakest]) if each > 1 else [None]
     return -weakest, min(1.0, r2), *shared
 
 

@@ -5,28 +5,35 @@ Shape letters: B windows, T tokens, d width.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from surgery.editing.loading import place_ids
+from surgery.errors import OutputError
 from surgery.families import Dimensions, Family
 from surgery.fitting.calibration import ROWS, Calibration
-from surgery.fitting.kept import KeptStates, keep_states
 from surgery.fitting.moments import Moments
 from surgery.fitting.some_blocks import find_layers, run_only
 from surgery.processes import current_processes
+from surgery.untrusted import guard
 
 _HELD_OUT = 5
 """Every fifth window is held out to choose the ridge penalty."""
 _SLICES = 8
 """Slices of the text. Each is summed alone, so that totals do not depend on the processes."""
 
+Number = TypeVar("Number", bound=np.generic)
 Sums = dict[int, tuple[Moments, Moments]]
+KeptStates = list[tuple[torch.Tensor, torch.device]]
+"""Hidden states [B, T, d], batch after batch, and the device of each."""
 States = dict[int, KeptStates]
 """By slice, for this process's slices."""
 
@@ -151,7 +158,7 @@ class Passes:
 
         def take_states(module: Any, args: tuple[Any, ...]) -> None:
             assert kept is not None
-            kept.append(keep_states(args[0]))
+            kept.append(_keep_states(args[0]))
             if keep not in blocks:
                 raise _DeepEnough
 
@@ -168,3 +175,23 @@ class Passes:
 
 class _DeepEnough(Exception):  # noqa: N818  # not an error: the rest of the pass is not needed
     pass
+
+
+def _keep_states(states: torch.Tensor) -> tuple[torch.Tensor, torch.device]:
+    """Returns a copy in a file, and the device of the states. Raises `OutputError`."""
+    data = map_to_disk(states.contiguous().cpu().view(torch.uint8).numpy())
+    return torch.from_numpy(data).view(states.dtype), states.device
+
+
+def map_to_disk(array: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Returns a copy in an unnamed file of TMPDIR, so that no run leaves any behind.
+
+    Raises `OutputError` if the disk is full.
+    """
+    folder, fix = tempfile.gettempdir(), "set TMPDIR to a folder with more room"
+    with guard(OutputError, "no room for fits", folder, fix), tempfile.TemporaryFile() as file:
+        file.write(np.ascontiguousarray(array).data)
+        file.flush()
+        mapped = np.memmap(file, array.dtype, "c", shape=array.shape)
+    plain: npt.NDArray[Number] = mapped.view(np.ndarray)
+    return plain

@@ -7,18 +7,22 @@ query equals every key before rotation. Rotation by position then leaves, for an
 
 which is largest at Δ = 0. Once the gap to every other offset exceeds ln of the smallest positive
 float32, every other weight underflows to exactly zero and the token's own weight is exactly one.
+`frequencies` has θ_m as the library computes it, for every kind of scaled positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np  # isort: skip # before ml_dtypes, whose extension prints import errors
 import ml_dtypes
 import numpy.typing as npt
 
 from surgery.errors import MarginError
+from surgery.families.rotary import Positions, Rotary
 
 UNDERFLOW = 104.0  # exp(-104) rounds to zero in float32: its smallest positive number is e^-103.28
 SCORE_LIMIT = 30_000.0  # κ² k before scaling; float16 ends at 65,504
@@ -30,6 +34,7 @@ ANGLE = 2.0**-23  # relative error of the difference of two angles, each rounded
 _CHUNK = 1 << 15  # offsets at a time
 
 Frequencies = npt.NDArray[np.float64]
+Scaled = tuple[Frequencies, float]
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class OneHot:
 
 
 def one_hot(
-    frequencies: Frequencies,
+    theta: Frequencies,
     head_size: int,
     max_positions: int,
     *,
@@ -63,7 +68,7 @@ def one_hot(
     In long contexts the gap is that of frequencies in float32 whose angles are rounded to float32
     where it hurts most, as a loaded model has them; `find_cast_context` has those of a cast one.
 
-    **Arguments:** `frequencies` [pairs], radians per position; offsets run from 1 to
+    **Arguments:** `theta` [pairs], radians per position; offsets run from 1 to
     `max_positions` - 1. `growth`: what rotated queries and keys are multiplied by; `limit`: the
     largest value that queries and keys may have; `scale`: what else scores are multiplied by.
 
@@ -78,7 +83,7 @@ def one_hot(
             fix="use `layout=compact`",
         )
     best: OneHot | None = None
-    for num_pairs, (lost, worst) in enumerate(_lost(frequencies, max_positions), 1):
+    for num_pairs, (lost, worst) in enumerate(_lost(theta, max_positions), 1):
         kappa = int(np.sqrt(SCORE_LIMIT / num_pairs) / growth)
         if limit is not None:
             kappa = min(kappa, int(limit))
@@ -107,7 +112,7 @@ def one_hot(
 
 
 def find_cast_context(
-    found: OneHot, frequencies: Frequencies, head_size: int, factor: float = 1.0
+    found: OneHot, theta: Frequencies, head_size: int, factor: float = 1.0
 ) -> int:
     """The longest context that stays one-hot in a model that is cast to half precision.
 
@@ -115,11 +120,11 @@ def find_cast_context(
     loading in that dtype does not. `factor`: what else scores are multiplied by. Arguments as for
     `one_hot`, which gave `found`.
     """
-    theta = np.asarray(frequencies, np.float32)[: found.num_pairs]
+    stored = np.asarray(theta, np.float32)[: found.num_pairs]
     unit = found.kappa**2 * factor / np.sqrt(head_size)
     longest = found.num_offsets + 1
     for dtype in (ml_dtypes.bfloat16, np.float16):
-        for begin, losses in _scan(theta.astype(dtype).astype(np.float64), longest):
+        for begin, losses in _scan(stored.astype(dtype).astype(np.float64), longest):
             *_, lost = losses
             short = np.flatnonzero(unit * lost <= found.required)
             if short.size:
@@ -128,9 +133,9 @@ def find_cast_context(
     return longest
 
 
-def _lost(frequencies: Frequencies, max_positions: int) -> Iterator[tuple[float, int]]:
+def _lost(theta: Frequencies, max_positions: int) -> Iterator[tuple[float, int]]:
     """For 1, 2, … pairs: the least Σ_{m<k} (1 - cos θ_m Δ) over all offsets Δ, and where it is."""
-    theta = np.asarray(frequencies, np.float64)[:MOST_PAIRS]
+    theta = np.asarray(theta, np.float64)[:MOST_PAIRS]
     if max_positions > SHORT:
         theta = theta.astype(np.float32).astype(np.float64)
     found = [(np.inf, 1)] * len(theta)
@@ -163,3 +168,76 @@ def _sum_lost(
         if error:
             lost -= error * np.abs(np.sin(angle * offsets)) + error**2 / 2
         yield lost
+
+
+def frequencies(positions: Positions, rotary: Rotary) -> Scaled:
+    """θ_m, radians per position, [pairs], and the factor that rotated queries and keys grow by.
+
+    **Raises:** `MarginError` for a scaling that cannot be proved, or whose parameters are missing.
+    """
+    kind, size = positions.kind, positions.dimensions
+    theta = positions.base ** -(np.arange(0, size, 2, dtype=np.float64) / max(size, 1))
+    if kind == "default":
+        return theta, 1.0
+    if kind not in rotary.scalings:
+        raise MarginError(
+            f"rotary scaling {kind!r} is not supported by the stock layout",
+            where="config.json",
+            expected=" or ".join(("default rotary positions", *rotary.scalings)),
+            fix="use `layout=compact`",
+        )
+    try:
+        if kind == "linear":
+            return theta / float(positions.parameters["factor"]), 1.0
+        return (_yarn if kind == "yarn" else _llama3)(theta, positions)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise MarginError(
+            f"the parameters of rotary scaling {kind!r} make no sense",
+            where="config.json",
+            got=f"{type(error).__name__}: {error}"[:80],
+            fix="use `layout=compact`",
+        ) from error
+
+
+def _llama3(theta: Frequencies, positions: Positions) -> Scaled:
+    """Long waves slow down by the factor, short ones stay, and those between are interpolated."""
+    given = positions.parameters
+    factor, low, high = (
+        float(given[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")
+    )
+    turns = _original(given) * theta / (2 * math.pi)
+    smooth = ((turns - low) / (high - low)).clip(0, 1)
+    return (1 - smooth) * theta / factor + smooth * theta, 1.0
+
+
+def _yarn(theta: Frequencies, positions: Positions) -> Scaled:
+    """As llama3, between two pairs; queries and keys grow by the attention factor."""
+    given, size = positions.parameters, positions.dimensions
+    factor, original = float(given["factor"]), _original(given)
+
+    def pair_of(turns: float) -> float:
+        waves = math.log(original / (turns * 2 * math.pi))
+        return size * waves / (2 * math.log(positions.base))
+
+    low, high = pair_of(given.get("beta_fast") or 32), pair_of(given.get("beta_slow") or 1)
+    if given.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    ramp = ((np.arange(size // 2) - low) / ((high - low) or 0.001)).clip(0, 1)
+    attention = given.get("attention_factor")
+    if attention is None:
+        scale, all_dims = given.get("mscale"), given.get("mscale_all_dim")
+        attention = _mscale(factor, 1)
+        if scale and all_dims:
+            attention = _mscale(factor, scale) / _mscale(factor, all_dims)
+    return theta / factor * ramp + theta * (1 - ramp), float(attention)
+
+
+def _mscale(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1
+
+
+def _original(given: Mapping[str, Any]) -> float:
+    """The positions before scaling."""
+    key = "original_max_position_embeddings"
+    return float(given.get(key) or given["max_position_embeddings"])

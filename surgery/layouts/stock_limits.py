@@ -15,8 +15,7 @@ from surgery.errors import MarginError, UnsupportedError
 from surgery.families import Family, Role
 from surgery.families.rotary import rotary_positions
 from surgery.layouts.block import Block, BlockEdit
-from surgery.layouts.frequencies import frequencies
-from surgery.layouts.one_hot import OneHot, find_cast_context
+from surgery.layouts.one_hot import OneHot, find_cast_context, frequencies
 from surgery.layouts.one_hot import one_hot as search_one_hot
 
 _FIX = "use `layout=compact`, or `variant=zero`"

@@ -14,8 +14,7 @@ from surgery.card.text import Measurements, merge_cards, read_card, render_card
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
-from surgery.proof.claims import Render, read_report_in
-from surgery.proof.verification import verify
+from surgery.proof.verification import Render, read_report_in, verify
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
 from surgery.untrusted import read_bytes
 

@@ -1,0 +1,194 @@
+"""The one idea: a head's context vector as an affine map of its own token.
+
+Attention gives head h of token t the context vector z_h(t) = Σ_j a_tj v_j. An attention-free
+variant puts z_h(t) = M_h x_t + c_h in its place, x_t being the block's attention input after its
+layer norm. The output projection stays: the branch adds Σ_h W_O^h z_h + b_O to the residual.
+
+A new variant is a record here and its place in `VARIANTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from surgery.errors import UnsupportedError
+
+if TYPE_CHECKING:  # help texts name the variants, and numpy takes long to import
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+Kind = Literal["affine", "constant", "none"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What calibration text says about one block's heads, each with attention as it is.
+
+    Arrays are float32, so that whatever dtype they end in is rounded from the same numbers.
+
+    - `mean`: [num_heads, head_size], the mean of z_h.
+    - `weight`, `bias`: [num_heads, head_size, d] and [num_heads, head_size], the least squares of
+      z_h on x; None, as the rest, where only the mean was asked for.
+    - `ridge`: the penalty that was chosen, as a share of the mean variance of x.
+    - `r2`: the share of the variance of z (all heads) that the map explains on held-out text, at
+      most 1; None where x or z does not vary. `r2_shared`: that share if the heads of each group
+      had one map, the mean of theirs, as the stock layout stores it; None without such groups.
+    """
+
+    mean: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32] | None = None
+    bias: npt.NDArray[np.float32] | None = None
+    ridge: float | None = None
+    r2: float | None = None
+    r2_shared: float | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a variant may look at in a block.
+
+    `weight` [num_heads, head_size, d] is W_V; `bias` [num_heads, head_size] is b_V, or None where
+    the architecture has no value bias. `fit` is there for variants that are `FITTED`.
+    """
+
+    weight: Array
+    bias: Array | None
+    fit: Fit | None = None
+
+    @property
+    def fitted(self) -> Fit:
+        """The fit, for a variant that cannot be without one."""
+        if self.fit is None:
+            raise ValueError("a fitted variant needs the fit of its block")
+        return self.fit
+
+
+@dataclass(frozen=True)
+class Affine:
+    """The maps (M_h, c_h) of heads of a block.
+
+    `weight` [num_heads, head_size, d] is M, `bias` [num_heads, head_size] is c; None stands for
+    exactly zero.
+    """
+
+    weight: Array | None
+    bias: Array | None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An attention-free variant.
+
+    `KIND` says what the branch becomes, so that a plan can be made without reading a tensor: an
+    "affine" map of the token, a "constant" (M = 0), or "none" (nothing is added). `FITTED` says
+    whether it needs calibration text. `affine` makes the maps.
+    """
+
+    NAME: str
+    SUMMARY: str
+    KIND: Kind
+    FITTED: bool
+    affine: Callable[[Sources], Affine]
+
+
+_IDENTITY = Variant(
+    "identity",
+    "each token attends to itself alone (the short-circuit): W_O (W_V x + b_V) + b_O",
+    "affine",
+    FITTED=False,
+    affine=lambda sources: Affine(sources.weight, sources.bias),  # the very tensors
+)
+"""`identity`: every token attends to itself alone.
+
+**Formula:** M_h = W_V^h, c_h = b_V^h, so the branch is W_O (W_V x + b_V) + b_O.
+
+**Limits:** later blocks get the values of the token itself at a scale that training never showed
+them; a single block can cost more than removing the branch (measure before choosing).
+
+**Source:** the short-circuit of Menta, Agrawal and Agarwal, *Analyzing Memorization in Large
+Language Models through the Lens of Model Attribution*, NAACL 2025 (arXiv 2501.05078), section 3:
+the attention matrix is replaced by the identity matrix.
+"""
+
+_ZERO = Variant(
+    "zero",
+    "the attention branch is removed and adds nothing",
+    "none",
+    FITTED=False,
+    affine=lambda sources: Affine(None, None),
+)
+"""`zero`: the attention branch adds nothing.
+
+**Formula:** M_h = 0, c_h = 0, and the output bias b_O is dropped when the whole block goes.
+
+**Limits:** where a branch mostly adds a constant, its mean is lost too.
+
+**Source:** the attention drop of He, Sun, Shen and Li, *What Matters in Transformers? Not All
+Attention is Needed* (LLM-Drop, arXiv 2406.15786), section 3.
+"""
+
+_MEAN = Variant(
+    "mean",
+    "the branch adds its mean on calibration text",
+    "constant",
+    FITTED=True,
+    affine=lambda sources: Affine(None, sources.fitted.mean),
+)
+"""`mean`: the attention branch adds what it adds on average.
+
+**Formula:** M_h = 0, c_h = the mean of z_h over the tokens of calibration text.
+
+**Limits:** needs calibration text that resembles the model's use; keeps nothing of what attention
+says about one token in particular.
+
+**Source:** mean ablation, as in Wang, Variengien, Conmy, Shlegeris and Steinhardt,
+*Interpretability in the Wild* (arXiv 2211.00593), section 2.
+"""
+
+
+def _map_linearly(sources: Sources) -> Affine:
+    fit = sources.fitted
+    if fit.weight is None:
+        raise ValueError("the fit of the block holds its mean alone")
+    return Affine(fit.weight, fit.bias)
+
+
+_LINEAR = Variant(
+    "linear",
+    "the branch becomes its best affine fit from the token alone, on calibration text",
+    "affine",
+    FITTED=True,
+    affine=_map_linearly,
+)
+"""`linear`: the best affine guess of what attention adds, from the token alone.
+
+**Formula:** (M_h, c_h) minimize the mean over calibration tokens of |z_h - M_h x - c_h|² plus a
+ridge penalty on M_h, in closed form.
+
+**Limits:** needs calibration text, many more tokens than the model is wide; the more a block
+depends on other tokens, the less it explains (R² on held-out text is recorded with the result).
+
+**Source:** ridge regression of z_h on x. Fitting z_h in place of the branch's output loses nothing:
+where W_O has full rank, the least squares of W_O z on x are W_O times those of z.
+"""
+
+VARIANTS = {variant.NAME: variant for variant in (_IDENTITY, _ZERO, _MEAN, _LINEAR)}
+
+
+def needs_text(names: Iterable[str]) -> UnsupportedError:
+    """What to say where fitted variants have no calibration text."""
+    return UnsupportedError(
+        f"variant {' and '.join(sorted(set(names)))} needs calibration text",
+        fix="name text files that resemble the model's use with `calibration`",
+    )
+
+
+def variant_of(name: str) -> Variant:
+    """The variant of that name. Raises `UnsupportedError` for an unknown one."""
+    if name not in VARIANTS:
+        raise UnsupportedError(f"unknown variant {name!r}", expected=" or ".join(VARIANTS))
+    return VARIANTS[name]
