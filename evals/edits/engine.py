@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from evals.samples import Samples, Tokens
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
 from surgery.processes import current_processes
-from surgery.selection import Selection, blocks_of
+from surgery.selection import Selection, blocks_of, format_selection, heads_of, variant_name
 
 Columns = dict[str, npt.NDArray[Any]]
 """Measure → its value for each row [B]; of `right`, for each suffix token [B, S]."""
@@ -267,3 +267,22 @@ class Engine:
 def _stored_columns(step: Any) -> list[Columns]:
     """A step of a sweep's journal: the columns of each edit."""
     return [arrays_from_json(columns) for columns in step["edits"]]
+
+
+def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
+    """An edit as plain JSON values; `spec` names blocks and heads as you type them.
+
+    `heads` is there only if some blocks are not whole, `parts` only if variants are mixed.
+    """
+    variant = variant_name(selection)
+    record: dict[str, Any] = {
+        "spec": format_selection(selection, num_heads),
+        "blocks": list(blocks_of(selection)),
+        "variant": variant,
+    }
+    heads = heads_of(selection)
+    if any(len(some) < num_heads for some in heads.values()):
+        record["heads"] = {str(block): list(some) for block, some in heads.items()}
+    if variant == "mixed":
+        record["parts"] = [asdict(part) | {"heads": list(part.heads)} for part in selection]
+    return record
