@@ -33,14 +33,15 @@ _SETTINGS: Any = {
     "lines.markersize": 5.0,
     "svg.hashsalt": "attn-surgery",
 }
-_LINES: dict[str, dict[str, Any]] = {  # from dark to light
+LINES: dict[str, dict[str, Any]] = {  # from dark to light
     "identity": {"color": "#000000", "marker": "o", "linestyle": "-", "markersize": 8.5},
     "zero": {"color": "#8f2d00", "marker": "s", "linestyle": "--", "markersize": 6.5},
     "mean": {"color": "#009e73", "marker": "^", "linestyle": "-.", "markersize": 5.0},
     "linear": {"color": "#4a9bd9", "marker": "D", "linestyle": ":", "markersize": 3.0},
     "mixed": {"color": "0.35", "marker": "P", "linestyle": "-", "markersize": 5.0},
 }
-"""Later ones are smaller, so that points in one place all show."""
+"""How a variant, or "mixed", looks in every picture. Later ones are smaller, so that points in one
+place all show."""
 _DEPTH = "viridis_r"
 _PLAIN: Any = {"Date": None, "Creator": None}
 ALONE = {
@@ -93,11 +94,6 @@ def _paint_figure(
         paint(figure)
         _add_legend(figure)
         yield figure
-
-
-def line_of(variant: str) -> dict[str, Any]:
-    """Color, marker, and line style of a variant or of "mixed", the same in every picture."""
-    return _LINES[variant]
 
 
 def draw_panels(
@@ -162,11 +158,6 @@ def add_block_colors(figure: Figure, axes: Iterable[Axes], num_blocks: int) -> N
 
     colors = ScalarMappable(Normalize(0, num_blocks - 1), _DEPTH)
     figure.colorbar(colors, ax=list(axes), label="block", shrink=0.8)
-
-
-def number_blocks(axes: Axes) -> None:
-    """Puts ticks at whole numbers only."""
-    axes.locator_params(axis="x", integer=True)
 
 
 def _add_legend(figure: Figure) -> None:

@@ -13,15 +13,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from evals.bounds.pictures import draw_divergence
-from evals.drawing import (
-    ALONE,
-    add_block_colors,
-    draw,
-    draw_panels,
-    line_of,
-    number_blocks,
-    scatter_by_block,
-)
+from evals.drawing import ALONE, LINES, add_block_colors, draw, draw_panels, scatter_by_block
 from evals.model_map import draw_map, make_map
 from evals.sweep.report import find_best_edits, find_front
 from surgery.selection import Selection, parse_selection
@@ -96,7 +88,7 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 axes.axhline(value(base), label="unedited", **_BEFORE)
                 for variant in variants:
                     points = [("block", x, value(e), 0) for x, e in some if e["variant"] == variant]
-                    _draw_line(axes, points, {"label": variant, **line_of(variant)})
+                    _draw_line(axes, points, {"label": variant, **LINES[variant]})
                 axes.set(xlabel=xlabel, ylabel=ylabel)
                 axes.label_outer()
         for axes, (title, _) in zip(grid[0], columns.values(), strict=True):
@@ -179,7 +171,7 @@ def draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
             for variant in _list_variants(result):
                 points = _list_points(result, variant, value)
-                _draw_line(axes, points, {"label": variant, **line_of(variant)})
+                _draw_line(axes, points, {"label": variant, **LINES[variant]})
             axes.set(xlabel="block", ylabel=label)
 
     return draw(paint, folder, "tokens", title=_write_title(result), size=(8.0, 3.4))
@@ -244,7 +236,7 @@ def _draw_line(axes: Axes, points: Sequence[Point], style: dict[str, Any]) -> No
         else:
             mark = {"s": 4} if kind == "head" else {"s": 8, "marker": "D"}
             axes.scatter(at, values, label=label, color=style["color"], alpha=0.6, **mark)
-    number_blocks(axes)
+    axes.locator_params(axis="x", integer=True)
 
 
 def _find_usual_error(result: Mapping[str, Any], task: str) -> float:
