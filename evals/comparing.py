@@ -75,7 +75,7 @@ def compare(
             rows.append(compare_prompt(models, prompt, request))
             advance(1)
     if passages is not None:
-        samples = tokenize_passages(passages, models[0], say)
+        samples = tokenize_passages(passages, models[0].tokenizer, say)
         rows += compare_passages(models, samples.select(samples.trained_on), request)
     return {
         "models": [loaded.name for loaded in models],

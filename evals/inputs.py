@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from surgery.hub.embedded import find_lab
 from surgery.processes import current_processes
@@ -111,14 +111,14 @@ def open_passages(samples: str, request: Measuring) -> Passages:
     )
 
 
-def tokenize_passages(passages: Passages, loaded: LoadedModel, say: Say = say_nothing) -> Samples:
+def tokenize_passages(passages: Passages, tokenizer: Any, say: Say) -> Samples:
     """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
 
     Raises as `Passages.tokenize`.
     """
     from evals.samples import list_row_warnings
 
-    samples = passages.tokenize(loaded.tokenizer)
+    samples = passages.tokenize(tokenizer)
     for warning in list_row_warnings(samples.description):
         say(f"warning: {warning}")
     return samples

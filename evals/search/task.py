@@ -206,7 +206,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     text = find_healing_text(request.heal) if request.heal else None
     join_launch(say)
     loaded = open_model(request.model, request, request.revision, say=say)
-    rows = tokenize_passages(passages, loaded, say)
+    rows = tokenize_passages(passages, loaded.tokenizer, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     healing = None
     if text is not None:

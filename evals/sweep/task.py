@@ -112,7 +112,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     join_launch(say)
     benchmarks = _load_tasks(request, progress)
     loaded = open_model(model, request, request.revision, say=say)
-    rows, heldout = tokenize_passages(passages, loaded, say), None
+    rows, heldout = tokenize_passages(passages, loaded.tokenizer, say), None
     if not request.exact_only:
         heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
