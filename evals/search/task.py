@@ -9,7 +9,7 @@ from itertools import islice
 from evals.attacks.attack import Target
 from evals.attacks.audit import AttackPlan
 from evals.edits.engine import Engine
-from evals.edits.sharing import FitsBlocks
+from evals.edits.sharing import FitEdit
 from evals.healing import check_apart, find_healing_text
 from evals.inputs import (
     Progress,
@@ -152,7 +152,7 @@ class SearchTask:
         """The number of rows to measure one edit on."""
         return len(self.halves[0].samples) + len(self.halves[0].windows)
 
-    def engines(self, layout: str, fitter: FitsBlocks | None = None) -> tuple[Engine, Engine]:
+    def engines(self, layout: str, fit: FitEdit | None = None) -> tuple[Engine, Engine]:
         """One for each half."""
         first, second = (
             Engine(
@@ -160,7 +160,7 @@ class SearchTask:
                 half.samples,
                 half.windows,
                 batch_size=self.request.batch_size,
-                fitter=fitter,
+                fit=fit,
                 layout=layout,
                 editable=self.loaded.editable,
             )

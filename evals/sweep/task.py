@@ -137,7 +137,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
         heldout,
         exact_only=request.exact_only,
         batch_size=request.batch_size,
-        fitter=fitter,
+        fit=fitter.fit if fitter else None,
         editable=editable,
     )
     return SweepTask(
