@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from surgery.hub.embedded import find_lab
-from surgery.processes import current_processes
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
@@ -124,26 +123,6 @@ def tokenize_passages(passages: Passages, tokenizer: Any, say: Say) -> Samples:
     return samples
 
 
-def open_model(
-    model: str | ResolvedModel,
-    request: Running,
-    revision: str | None = None,
-    *,
-    say: Say = say_nothing,
-) -> LoadedModel:
-    """Loads a model from its name, or from where it was found."""
-    from evals.models import open_model
-
-    return open_model(
-        model,
-        revision=revision,
-        dtype=request.dtype,
-        device=request.device or current_processes().device,
-        device_map=request.device_map,
-        say=say,
-    )
-
-
 def find_last(model: str, request: Measuring) -> ResolvedModel:
     """Finds the model that is measured last, and checks the device, before the first is measured.
 
@@ -195,11 +174,11 @@ def measure_in_turn(
     `prepare` gets the first model and returns the plan for all. The third argument of `measure`
     says whether the model is the last. Raises `MeasurementError` if precisions differ.
     """
-    from evals.models import check_precision
+    from evals.models import check_precision, open_model
 
     plan, dtype, results = None, None, []
     for number, model in enumerate(models, 1):
-        loaded = open_model(model, request, say=say)
+        loaded = open_model(model, say=say, **request.running)
         if plan is None:
             plan, dtype = prepare(loaded), loaded.dtype
         check_precision(str(dtype), loaded.dtype, loaded.name)

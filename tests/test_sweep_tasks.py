@@ -255,7 +255,7 @@ def test_people_get_a_column_for_each_task(files, swept):
 def test_a_model_is_looked_up_before_its_tasks_and_loaded_after_them(files):
     """What takes seconds comes first, tasks then, gigabytes last."""
     sweep(("/no/such/model", *files[1:]), "--tasks", "local_choise").assert_error("/no/such/model")
-    with mock.patch("evals.models.open_model", side_effect=AssertionError):
+    with mock.patch("evals.sweep.task.open_model", side_effect=AssertionError):
         sweep(files, "--tasks", "local_choise").assert_error(
             "no benchmark task is called 'local_choise'", "near names: local_choice"
         )

@@ -18,10 +18,10 @@ from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.materials import Materials
 from evals.evaluation.report import MeasuredModel, ModelSize
 from evals.healing import heal_loaded
-from evals.inputs import Progress, Say, open_model
+from evals.inputs import Progress, Say
 from evals.memorization.comparison import ExtractionResults, Protocol, measure, measure_control
 from evals.memorization.summary import ControlLoss
-from evals.models import LoadedModel, check_precision
+from evals.models import LoadedModel, check_precision, open_model
 from evals.running.forward import cache_bytes, hidden_states
 from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
@@ -77,7 +77,7 @@ def measure_model(
     `heal`: heals the model before, as recorded. Raises `MeasurementError` if the models cannot be
     compared, and `SamplesError` if the healing text is not the recorded one.
     """
-    loaded = open_model(model, materials.request, say=say)
+    loaded = open_model(model, say=say, **materials.request.running)
     name = f"{loaded.name} healed" if heal else loaded.name
     if base is None:
         protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)

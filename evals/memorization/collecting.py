@@ -18,11 +18,11 @@ from pydantic import BaseModel
 from transformers import PreTrainedModel
 
 from evals.files import Journal
-from evals.inputs import Progress, Say, open_model, say_nothing, show_nothing
+from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.extraction import run_pass
 from evals.memorization.measures import token_accuracy
 from evals.memorization.request import CollectRequest, Cut
-from evals.models import LoadedModel
+from evals.models import LoadedModel, open_model
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.early_exit import read_divergences
 from evals.running.forward import check_head
@@ -72,7 +72,7 @@ def collect(
     check_output(output, overwrite=overwrite)
     corpus = open_corpus(request.corpus)
     join_launch(say)
-    loaded = open_model(request.model, request, request.revision, say=say)
+    loaded = open_model(request.model, revision=request.revision, say=say, **request.running)
     _check_length(loaded, request.cut)
     begun, journal = time.perf_counter(), None
     if current_processes().is_main:  # only this one hashes the model

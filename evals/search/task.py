@@ -16,13 +16,12 @@ from evals.inputs import (
     Say,
     find_calibration_text,
     make_fitter,
-    open_model,
     open_passages,
     require_heldout_texts,
     tokenize_passages,
 )
 from evals.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
-from evals.models import LoadedModel
+from evals.models import LoadedModel, open_model
 from evals.samples import Samples, Tokens
 from evals.samples.held_back import deal_passages, deal_windows
 from evals.samples.windows import cut_windows
@@ -205,7 +204,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     calibrated = find_calibration_text(request.calibration, request.model, variants)
     text = find_healing_text(request.heal) if request.heal else None
     join_launch(say)
-    loaded = open_model(request.model, request, request.revision, say=say)
+    loaded = open_model(request.model, revision=request.revision, say=say, **request.running)
     rows = tokenize_passages(passages, loaded.tokenizer, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     healing = None
