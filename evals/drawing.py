@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -94,22 +94,6 @@ def _paint_figure(
         paint(figure)
         _add_legend(figure)
         yield figure
-
-
-def draw_panels(
-    figure: Figure, names: Sequence[str], *, xlabel: str, ylabel: str
-) -> dict[str, Axes]:
-    """Makes a panel for each name, two in a row, with shared axes labeled at the edges."""
-    columns = min(2, len(names))
-    rows = -(-len(names) // columns)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(names) :]:
-        axes.set_axis_off()
-    found = dict(zip(names, grid.flat, strict=False))
-    for name, axes in found.items():
-        axes.set(title=name, xlabel=xlabel, ylabel=ylabel)
-        axes.label_outer()
-    return found
 
 
 def scatter_by_block(
