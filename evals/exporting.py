@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from evals.healing import find_healing_text, heal_export, open_recorded_text, read_healing_text
+from evals.healing import find_healing_text, open_recorded_text, read_healing_text
 from evals.inputs import (
     Progress,
     Say,
@@ -198,8 +198,10 @@ def _write(
             )
         if healed_on is None:
             return export
-        overwrite = request.overwrite
-        return heal_export(export, target, *healed_on, overwrite=overwrite, progress=progress)
+        from surgery.healing.healing import heal
+
+        with progress("heal", request.heal_steps) as advance:
+            return heal(export, target, *healed_on, overwrite=request.overwrite, advance=advance)
 
 
 def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
@@ -210,7 +212,7 @@ def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
 def _read_text_apart(
     request: ExportRequest, prepared: Prepared, text: Text, say: Say
 ) -> tuple[Calibration, Schedule, str | None]:
-    """What `heal_export` takes, once the text is known to hold no passage."""
+    """What `heal` takes of text, once the text is known to hold no passage."""
     from evals.samples import open_samples
     from surgery.healing.training import Schedule
 

@@ -160,27 +160,12 @@ def open_recorded_text(
 
     def heal_again(cut: Export, output: Path) -> Export:
         from surgery.editing.loading import load_tokenizer
+        from surgery.healing.healing import heal
 
         tokenizer, size = load_tokenizer(cut.output), cut.plan.inventory.dimensions
         schedule, tokens = _read_again(record, text, tokenizer, size)
-        options: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
-        return heal_export(cut, output, tokens, schedule, record.passages, **options)
+        given = (tokens, schedule, record.passages)
+        with progress("heal", schedule.steps) as advance:
+            return heal(cut, output, *given, overwrite=overwrite, advance=advance)
 
     return heal_again
-
-
-def heal_export(
-    cut: Export,
-    output: Path,
-    text: Calibration,
-    schedule: Schedule,
-    passages: str | None,
-    *,
-    overwrite: bool = False,
-    progress: Progress,
-) -> Export:
-    """Heals an exported cut into `output`. Arguments and errors: `surgery.healing.healing.heal`."""
-    from surgery.healing.healing import heal
-
-    with progress("heal", schedule.steps) as advance:
-        return heal(cut, output, text, schedule, passages, overwrite=overwrite, advance=advance)
