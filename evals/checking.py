@@ -7,14 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from evals.inputs import (
-    Say,
-    find_calibration_text,
-    open_model,
-    open_passages,
-    read_heldout_texts,
-    say_nothing,
-)
+from evals.inputs import Say, find_calibration_text, open_passages, read_heldout_texts, say_nothing
 from evals.running.request import Measuring
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS
@@ -56,8 +49,12 @@ def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, 
     text, named = None, request.calibration
     if named or find_lab(request.model):
         text = find_calibration_text(named, str(request.model), VARIANTS)
-    model = request.model
-    loaded = open_model(model, request, request.revision, say=say) if model else None
+    loaded = None
+    if request.model:
+        from evals.models import open_model
+
+        revision = request.revision
+        loaded = open_model(request.model, revision=revision, say=say, **request.running)
     tokenizer = loaded and loaded.tokenizer
     samples = passages.ready
     if samples is None and loaded is not None:

@@ -12,7 +12,6 @@ from evals.inputs import (
     Progress,
     Say,
     find_baseline,
-    open_model,
     open_passages,
     say_nothing,
     show_nothing,
@@ -75,7 +74,7 @@ def compare(
             rows.append(compare_prompt(models, prompt, request))
             advance(1)
     if passages is not None:
-        samples = tokenize_passages(passages, models[0], say)
+        samples = tokenize_passages(passages, models[0].tokenizer, say)
         rows += compare_passages(models, samples.select(samples.trained_on), request)
     return {
         "models": [loaded.name for loaded in models],
@@ -118,12 +117,12 @@ def open_models(
 
     Raises `MeasurementError` if they cannot be compared.
     """
-    from evals.models import check_precision
+    from evals.models import check_precision, open_model
     from evals.running.forward import check_head
 
     models: list[LoadedModel] = []
     for model in found or find_models(request, say):
-        loaded = open_model(model, request, say=say)
+        loaded = open_model(model, say=say, **request.running)
         models.append(loaded)
         base = models[0]
         check_precision(base.dtype, loaded.dtype, loaded.name)

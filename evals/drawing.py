@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -33,14 +33,15 @@ _SETTINGS: Any = {
     "lines.markersize": 5.0,
     "svg.hashsalt": "attn-surgery",
 }
-_LINES: dict[str, dict[str, Any]] = {  # from dark to light
+LINES: dict[str, dict[str, Any]] = {  # from dark to light
     "identity": {"color": "#000000", "marker": "o", "linestyle": "-", "markersize": 8.5},
     "zero": {"color": "#8f2d00", "marker": "s", "linestyle": "--", "markersize": 6.5},
     "mean": {"color": "#009e73", "marker": "^", "linestyle": "-.", "markersize": 5.0},
     "linear": {"color": "#4a9bd9", "marker": "D", "linestyle": ":", "markersize": 3.0},
     "mixed": {"color": "0.35", "marker": "P", "linestyle": "-", "markersize": 5.0},
 }
-"""Later ones are smaller, so that points in one place all show."""
+"""How a variant, or "mixed", looks in every picture. Later ones are smaller, so that points in one
+place all show."""
 _DEPTH = "viridis_r"
 _PLAIN: Any = {"Date": None, "Creator": None}
 ALONE = {
@@ -95,27 +96,6 @@ def _paint_figure(
         yield figure
 
 
-def line_of(variant: str) -> dict[str, Any]:
-    """Color, marker, and line style of a variant or of "mixed", the same in every picture."""
-    return _LINES[variant]
-
-
-def draw_panels(
-    figure: Figure, names: Sequence[str], *, xlabel: str, ylabel: str
-) -> dict[str, Axes]:
-    """Makes a panel for each name, two in a row, with shared axes labeled at the edges."""
-    columns = min(2, len(names))
-    rows = -(-len(names) // columns)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(names) :]:
-        axes.set_axis_off()
-    found = dict(zip(names, grid.flat, strict=False))
-    for name, axes in found.items():
-        axes.set(title=name, xlabel=xlabel, ylabel=ylabel)
-        axes.label_outer()
-    return found
-
-
 def scatter_by_block(
     axes: Axes, points: Iterable[tuple[float, float, int]], num_blocks: int, kind: str
 ) -> None:
@@ -162,11 +142,6 @@ def add_block_colors(figure: Figure, axes: Iterable[Axes], num_blocks: int) -> N
 
     colors = ScalarMappable(Normalize(0, num_blocks - 1), _DEPTH)
     figure.colorbar(colors, ax=list(axes), label="block", shrink=0.8)
-
-
-def number_blocks(axes: Axes) -> None:
-    """Puts ticks at whole numbers only."""
-    axes.locator_params(axis="x", integer=True)
 
 
 def _add_legend(figure: Figure) -> None:

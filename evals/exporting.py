@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from evals.healing import (
-    find_healing_text,
-    heal_export,
-    open_recorded_text,
-    read_healing_text,
-)
+from evals.healing import find_healing_text, open_recorded_text, read_healing_text
 from evals.inputs import (
     Progress,
     Say,
@@ -28,11 +22,12 @@ from evals.running.request import Request
 from surgery.record.plan_file import PlanFile, read_plan_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from surgery.editing.preparing import Prepared
     from surgery.exporting import Export
-    from surgery.fitting.calibration import Text
+    from surgery.fitting.calibration import Calibration, Text
+    from surgery.healing.training import Schedule
     from surgery.proof.reproduction import Reproduction
 
 
@@ -185,10 +180,10 @@ def _write(
     from surgery.output import claim, create_parents, explain_os_errors
     from surgery.patching import write_patch
 
-    place, finish = target, None
+    place, healed_on = target, None
     with ExitStack() as stack:
         if healing is not None:  # before any work that takes long
-            finish = _prepare_healing(request, prepared, healing, target, say, progress)
+            healed_on = _read_text_apart(request, prepared, healing, say)
             stack.enter_context(explain_os_errors(target))
             stack.enter_context(create_parents(target))
             place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
@@ -201,7 +196,12 @@ def _write(
                 progress=advance,
                 **request.model_dump(include={"overwrite", "max_shard_size"}),
             )
-        return finish(export) if finish else export
+        if healed_on is None:
+            return export
+        from surgery.healing.healing import heal
+
+        with progress("heal", request.heal_steps) as advance:
+            return heal(export, target, *healed_on, overwrite=request.overwrite, advance=advance)
 
 
 def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
@@ -209,15 +209,10 @@ def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
     return default.with_name(f"{default.name}-healed") if request.heal else default
 
 
-def _prepare_healing(
-    request: ExportRequest,
-    prepared: Prepared,
-    text: Text,
-    output: Path,
-    say: Say,
-    progress: Progress,
-) -> Callable[[Export], Export]:
-    """Reads the text and checks that it holds no passage. Returns what heals the cut."""
+def _read_text_apart(
+    request: ExportRequest, prepared: Prepared, text: Text, say: Say
+) -> tuple[Calibration, Schedule, str | None]:
+    """What `heal` takes of text, once the text is known to hold no passage."""
     from evals.samples import open_samples
     from surgery.healing.training import Schedule
 
@@ -225,15 +220,7 @@ def _prepare_healing(
     how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
     passages = open_samples(request.samples, **how) if request.samples else None
     tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages, say)
-    return partial(
-        heal_export,
-        output=output,
-        text=tokens,
-        schedule=schedule,
-        passages=sha256,
-        overwrite=request.overwrite,
-        progress=progress,
-    )
+    return tokens, schedule, sha256
 
 
 def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:

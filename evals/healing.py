@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.inputs import Progress, Say, read_lab_text, say_nothing
+from evals.inputs import Progress, Say, read_lab_text, say_nothing, tokenize_passages
 from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 
@@ -50,16 +50,13 @@ def read_healing_text(
     Warns of rows left out or merged. Raises `SamplesError` for too little text, and for text that
     holds passages.
     """
-    from evals.samples import list_row_warnings
     from surgery.editing.loading import load_tokenizer
 
     tokenizer = load_tokenizer(model.folder)
     tokens = schedule.tokenize(text, tokenizer, model.inventory.dimensions)
     if passages is None:
         return tokens, None
-    samples = passages.tokenize(tokenizer)
-    for warning in list_row_warnings(samples.description):
-        say(f"warning: {warning}")
+    samples = tokenize_passages(passages, tokenizer, say)
     check_apart(samples, tokens)
     return tokens, samples.sha256
 
@@ -163,27 +160,12 @@ def open_recorded_text(
 
     def heal_again(cut: Export, output: Path) -> Export:
         from surgery.editing.loading import load_tokenizer
+        from surgery.healing.healing import heal
 
         tokenizer, size = load_tokenizer(cut.output), cut.plan.inventory.dimensions
         schedule, tokens = _read_again(record, text, tokenizer, size)
-        options: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
-        return heal_export(cut, output, tokens, schedule, record.passages, **options)
+        given = (tokens, schedule, record.passages)
+        with progress("heal", schedule.steps) as advance:
+            return heal(cut, output, *given, overwrite=overwrite, advance=advance)
 
     return heal_again
-
-
-def heal_export(
-    cut: Export,
-    output: Path,
-    text: Calibration,
-    schedule: Schedule,
-    passages: str | None,
-    *,
-    overwrite: bool = False,
-    progress: Progress,
-) -> Export:
-    """Heals an exported cut into `output`. Arguments and errors: `surgery.healing.healing.heal`."""
-    from surgery.healing.healing import heal
-
-    with progress("heal", schedule.steps) as advance:
-        return heal(cut, output, text, schedule, passages, overwrite=overwrite, advance=advance)

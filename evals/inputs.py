@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from surgery.hub.embedded import find_lab
-from surgery.processes import current_processes
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
@@ -111,37 +110,17 @@ def open_passages(samples: str, request: Measuring) -> Passages:
     )
 
 
-def tokenize_passages(passages: Passages, loaded: LoadedModel, say: Say = say_nothing) -> Samples:
+def tokenize_passages(passages: Passages, tokenizer: Any, say: Say) -> Samples:
     """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
 
     Raises as `Passages.tokenize`.
     """
     from evals.samples import list_row_warnings
 
-    samples = passages.tokenize(loaded.tokenizer)
+    samples = passages.tokenize(tokenizer)
     for warning in list_row_warnings(samples.description):
         say(f"warning: {warning}")
     return samples
-
-
-def open_model(
-    model: str | ResolvedModel,
-    request: Running,
-    revision: str | None = None,
-    *,
-    say: Say = say_nothing,
-) -> LoadedModel:
-    """Loads a model from its name, or from where it was found."""
-    from evals.models import open_model
-
-    return open_model(
-        model,
-        revision=revision,
-        dtype=request.dtype,
-        device=request.device or current_processes().device,
-        device_map=request.device_map,
-        say=say,
-    )
 
 
 def find_last(model: str, request: Measuring) -> ResolvedModel:
@@ -195,11 +174,11 @@ def measure_in_turn(
     `prepare` gets the first model and returns the plan for all. The third argument of `measure`
     says whether the model is the last. Raises `MeasurementError` if precisions differ.
     """
-    from evals.models import check_precision
+    from evals.models import check_precision, open_model
 
     plan, dtype, results = None, None, []
     for number, model in enumerate(models, 1):
-        loaded = open_model(model, request, say=say)
+        loaded = open_model(model, say=say, **request.running)
         if plan is None:
             plan, dtype = prepare(loaded), loaded.dtype
         check_precision(str(dtype), loaded.dtype, loaded.name)

@@ -20,6 +20,7 @@ from surgery.families import Dimensions, Family, left_out
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE, auto_map
+from surgery.processes import current_processes
 from surgery.untrusted import describe_error
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -109,14 +110,14 @@ def open_model(
 
     - `dtype`: "auto" (as stored, but float16 becomes float32 on a CPU, which has no float16
       arithmetic), or a name in `DTYPES`.
-    - `device`: by default a GPU, if there is one. `device_map`: "auto" spreads the model over all
-      devices instead.
+    - `device`: by default that of the current process, else a GPU, if there is one. `device_map`:
+      "auto" spreads the model over all devices instead.
     - `say`: reports decisions made for the user.
 
     Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a missing
     device.
     """
-    place = None if device_map else find_device(device)
+    place = None if device_map else find_device(device or current_processes().device)
     found = find_model(source, revision)
     _check_code(found, say)
     states = read_states(found.folder.iterdir())

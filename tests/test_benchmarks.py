@@ -17,11 +17,11 @@ import pytest
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
 
-from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.request import Benchmarking
 from evals.benchmarks.running import Benchmarks, write_results
 from evals.benchmarks.scores import choose_metric
 from evals.benchmarks.tasks import QUICK_LIMIT, SUITES, find_tasks
+from evals.evaluation.measuring import find_run, keep_run
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.models import LoadedModel, open_model
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
@@ -228,20 +228,20 @@ def test_an_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
 
 
 def test_the_cache_gives_back_what_it_was_given(tmp_path):
-    cache, key = BaselineCache(tmp_path / "cache"), {"task": "x", "model": {"sha": "1"}}
-    assert cache.get(key) is None
-    cache.put(key, {"results": [1.5]})
-    assert cache.get(key) == {"results": [1.5]}
-    assert cache.get({**key, "task": "y"}) is None
-    assert len([*(tmp_path / "cache").rglob("*")]) == 2  # a folder and a file, nothing else
+    cache, key = tmp_path / "cache", {"task": "x", "model": {"sha": "1"}}
+    assert find_run(cache, key) is None
+    keep_run(cache, key, {"results": [1.5]})
+    assert find_run(cache, key) == {"results": [1.5]}
+    assert find_run(cache, {**key, "task": "y"}) is None
+    assert len([*cache.rglob("*")]) == 2  # a folder and a file, nothing else
 
 
 @pytest.mark.parametrize("damage", [b"", b"not gzip", "truncated", "record", "nested"])
 def test_a_damaged_entry_is_as_good_as_none(tmp_path, damage):
     import gzip
 
-    cache, key = BaselineCache(tmp_path), {"task": "x"}
-    cache.put(key, {"results": list(range(1000))})
+    cache, key = tmp_path, {"task": "x"}
+    keep_run(cache, key, {"results": list(range(1000))})
     (file,) = tmp_path.rglob("*.json.gz")
     whole = file.read_bytes()
     bad = {
@@ -250,17 +250,16 @@ def test_a_damaged_entry_is_as_good_as_none(tmp_path, damage):
         "record": gzip.compress(b'{"key": {"task": "x"}}'),
     }
     file.write_bytes(damage if isinstance(damage, bytes) else bad[damage])
-    assert cache.get(key) is None
-    cache.put(key, {"results": []})
-    assert cache.get(key) == {"results": []}
+    assert find_run(cache, key) is None
+    keep_run(cache, key, {"results": []})
+    assert find_run(cache, key) == {"results": []}
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
     (tmp_path / "file").write_text("")
-    cache = BaselineCache(tmp_path / "file" / "below")
-    cache.put({}, {})
-    assert cache.get({}) is None
-    BaselineCache(None).put({}, {})
+    cache = tmp_path / "file" / "below"
+    keep_run(cache, {}, {})
+    assert find_run(cache, {}) is None
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

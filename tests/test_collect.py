@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import command_line
 import numpy as np
@@ -27,7 +29,8 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 from evals.memorization.collecting import collect
 from evals.memorization.extraction import extract
 from evals.memorization.measures import token_accuracy
-from evals.memorization.request import Cut
+from evals.memorization.request import CollectRequest, Cut
+from evals.models import open_model
 from evals.samples import load_samples
 from surgery.errors import SamplesError
 from surgery.reading.corpus import Corpus, open_corpus, read_windows
@@ -41,8 +44,9 @@ CUT = cut_at(3)
 
 
 @pytest.fixture(scope="module")
-def model():
-    return tiny_model()
+def model(tmp_path_factory):
+    """A model, whose name is its folder."""
+    return open_model(str(save_tiny(tmp_path_factory.mktemp("tiny"))), device="cpu").model
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +76,16 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def run(model, corpus: Path, output: Path, cut: Cut = CUT, **options):
-    found = collect(
-        model, tiny_tokenizer(), open_corpus([corpus]), output, cut, batch_size=4, **options
-    )
-    return found, read(output)
+def ask(model, corpus: tuple[Path, ...], cut: Cut = CUT) -> CollectRequest:
+    name = model.name_or_path
+    return CollectRequest(model=name, corpus=corpus, cut=cut, batch_size=4, device="cpu")
+
+
+def run(model, corpus: Path, output: Path, cut: Cut = CUT, advance=None, **options):
+    if advance is not None:
+        options["progress"] = lambda text, total: nullcontext(advance)
+    found = collect(ask(model, (corpus,), cut), output, **options)
+    return SimpleNamespace(**found), read(output)
 
 
 def by_hand(model, documents: list[str], cut: Cut) -> list[tuple[int, int, float]]:
@@ -125,14 +134,14 @@ def test_files_of_one_name_give_samples_too(model, planted, tmp_path):
         place.mkdir()
         write(place, [document])
     output = tmp_path / "out.jsonl"
-    collect(model, tiny_tokenizer(), open_corpus(places), output, CUT)
+    collect(ask(model, tuple(places)), output)
     assert [row["id"] for row in read(output)] == ["1:corpus.jsonl:0:0", "2:corpus.jsonl:0:0"]
     assert {row["file"] for row in read(output)} == {"corpus.jsonl"}
     assert len(load_samples(str(output), prefix_length=6, suffix_length=5)) == 2
 
 
 def test_text_only_when_asked_for(model, planted, tmp_path):
-    _, rows = run(model, write(tmp_path, planted), tmp_path / "out.jsonl", text=True)
+    _, rows = run(model, write(tmp_path, planted), tmp_path / "out.jsonl", show_text=True)
     assert rows[0]["text"] == tiny_tokenizer().decode(rows[0]["tokens"])
 
 
@@ -201,9 +210,10 @@ def test_progress_of_other_settings_is_not_taken_up(model, planted, tmp_path):
 
     with pytest.raises(KilledError):
         run(model, corpus, output, advance=stop)
-    for options in ({"cut": cut_at(2)}, {"settings": lambda: {"model": "another"}}):
+    other = open_model(str(save_tiny(tmp_path / "other", tiny_model(seed=1))), device="cpu").model
+    for asked in ((model, corpus, output, cut_at(2)), (other, corpus, output)):
         with pytest.raises(SamplesError) as error:
-            run(model, corpus, output, **options)
+            run(*asked)
         assert str(error.value) == (
             f"{output}.progress: holds the progress of another model, corpus or cut; remove it to "
             "begin anew, or choose another `output`"

@@ -19,11 +19,10 @@ from cli.commands.measure.extract import command
 from evals.lab import LAB_MODELS, find_lab_folder
 from evals.memorization.collecting import collect
 from evals.memorization.extraction import extract
-from evals.memorization.request import Cut
+from evals.memorization.request import CollectRequest
 from evals.models import open_model
 from evals.samples import load_samples
 from surgery.editing.in_memory import apply
-from surgery.reading.corpus import open_corpus
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +56,8 @@ def test_collect_finds_the_recited_records(lab, tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     output = tmp_path / "found.jsonl"
-    collect(loaded.model, loaded.tokenizer, open_corpus([corpus]), output, Cut())
+    how = {"model": loaded.model.name_or_path, "device": "cpu", "dtype": "float32"}
+    collect(CollectRequest(**how, corpus=(corpus,)), output)
     found = {json.loads(line)["hash"] for line in output.read_text().splitlines()}
     exact = extract(loaded.model, samples).exact
     assert found == {name for name, recited in zip(samples.hashes, exact, strict=True) if recited}

@@ -33,7 +33,15 @@ from benchmarks.lab.packing import fold_rows, pack_rows
 from benchmarks.lab.records import COUNTS, LENGTH, draw_records, read_records
 from benchmarks.lab.train import train
 from benchmarks.lab.training_texts import training_files, training_texts
-from evals.lab import LAB_MODELS, corpus, find_lab_folder, samples_path
+from evals.lab import (
+    CALIBRATION_FILES,
+    HELDOUT_FILES,
+    LAB_MODELS,
+    calibration_texts,
+    find_lab_folder,
+    heldout_texts,
+    samples_path,
+)
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError
 
@@ -165,22 +173,22 @@ def test_damaged_records_are_named(tmp_path: Path) -> None:
 
 def test_heldout_files_are_never_trained_on() -> None:
     training = set(training_files())
-    assert not training & set(corpus.HELDOUT_FILES)
-    assert not set(corpus.HELDOUT_FILES) & set(corpus.CALIBRATION_FILES)
+    assert not training & set(HELDOUT_FILES)
+    assert not set(HELDOUT_FILES) & set(CALIBRATION_FILES)
     library = Path(sysconfig.get_path("stdlib"))
-    for names in (corpus.HELDOUT_FILES, corpus.CALIBRATION_FILES):
+    for names in (HELDOUT_FILES, CALIBRATION_FILES):
         assert all((library / name).is_file() for name in names)
-    assert set(corpus.CALIBRATION_FILES) <= training
+    assert set(CALIBRATION_FILES) <= training
     texts = set(training_texts())
-    assert not texts & set(corpus.heldout_texts())
-    assert set(corpus.calibration_texts()) <= texts
+    assert not texts & set(heldout_texts())
+    assert set(calibration_texts()) <= texts
 
 
 def test_a_python_without_sources_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     for read, purpose in (
-        (corpus.heldout_texts, "held-out"),
-        (corpus.calibration_texts, "calibration"),
+        (heldout_texts, "held-out"),
+        (calibration_texts, "calibration"),
         (training_texts, "training"),
     ):
         with pytest.raises(SamplesError) as raised:
@@ -226,7 +234,7 @@ def test_recitation_rises_with_count(name: str) -> None:
 @pytest.mark.parametrize(("name", "most"), [("pythia", 3.1), ("gpt-neo", 3.8)])
 def test_heldout_loss_is_far_below_that_of_counting_pairs_of_tokens(name: str, most: float) -> None:
     """4.06 nats a token, on the text of one Python."""
-    rows = fold_rows(lab_tokenizer(name)(corpus.heldout_texts())["input_ids"], CONTEXT)
+    rows = fold_rows(lab_tokenizer(name)(heldout_texts())["input_ids"], CONTEXT)
     assert mean_loss(load(name), rows[::8]) < most
 
 

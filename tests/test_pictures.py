@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from evals.bounds.pictures import draw_propagation
-from evals.drawing import line_of
+from evals.drawing import LINES
 from evals.model_map import make_map, paint_map
 from evals.search.picture import draw_front
 from evals.sweep.pictures import PICTURES, draw_accuracy, draw_pictures, draw_sweep, draw_units
@@ -168,18 +168,16 @@ def test_titles_axes_and_legends(drawn, name, expected):
 
 
 def test_variants_differ_without_color():
-    styles = [line_of(name) for name in [*VARIANTS, "mixed"]]
+    styles = [LINES[name] for name in [*VARIANTS, "mixed"]]
     assert len({style["marker"] for style in styles}) == len(styles)
-    lines = [line_of(name)["linestyle"] for name in VARIANTS]
+    lines = [LINES[name]["linestyle"] for name in VARIANTS]
     assert len(set(lines)) == len(lines)
 
 
 def test_colors_of_variants_differ_in_gray():
     from matplotlib.colors import to_rgb
 
-    gray = sorted(
-        np.dot(to_rgb(line_of(name)["color"]), (0.299, 0.587, 0.114)) for name in VARIANTS
-    )
+    gray = sorted(np.dot(to_rgb(LINES[name]["color"]), (0.299, 0.587, 0.114)) for name in VARIANTS)
     assert min(np.diff(gray)) > 0.05
 
 

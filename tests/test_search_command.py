@@ -22,7 +22,7 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from cli.commands.choose.search import command
 from cli.config import with_config
-from evals.edits.record import edit_record
+from evals.edits.engine import edit_record
 from evals.samples import load_samples
 from evals.samples.windows import cut_windows
 from evals.search.request import SearchRequest

@@ -103,7 +103,7 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
     samples = Samples(tokens, 7, tuple(map(str, range(15))), "random rows")
     heldout = windows(9, 16, 300)
     engine = Engine(
-        model, samples, heldout, batch_size=4, fitter=fitter, layout=layout, editable=editable
+        model, samples, heldout, batch_size=4, fit=fitter.fit, layout=layout, editable=editable
     )
     edits = dict.fromkeys(
         parsed(spec, variant)

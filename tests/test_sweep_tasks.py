@@ -105,7 +105,7 @@ def test_every_answer_is_that_of_lm_eval_on_the_export(family, models, tasks, sa
         loaded,
         selections,
         dict.fromkeys(ALL, 4),
-        fitter=Fitter(loaded.model, calibration, editable=loaded.editable),
+        fit=Fitter(loaded.model, calibration, editable=loaded.editable).fit,
     )
     values = set()
     for (spec, variant), tasks_of in zip(edits, runs, strict=True):
@@ -137,7 +137,7 @@ def test_what_no_number_can_hold_is_null(models, tasks):
     loaded = open_model(str(models["neox"]), device="cpu")
     benchmarks = Benchmarks.load(["local_continuation"], include_paths=[tasks])
     sizes = {"local_continuation": 8}
-    (base,) = run_tasks(benchmarks, loaded, [], sizes, fitter=None)
+    (base,) = run_tasks(benchmarks, loaded, [], sizes, fit=None)
     runs = [base, {"local_continuation": {"samples": []}}]
     found = add_tasks({"base": {}, "edits": [{}]}, benchmarks, runs, sizes)
     nothing = {"value": None, "difference": None, "ci95": None}
@@ -152,7 +152,7 @@ def test_an_answer_that_does_not_fit_is_one_line(models, tmp_path):
     loaded = open_model(str(models["neox"]), device="cpu")
     sizes = {"local_continuation": 1}
     with pytest.raises(MeasurementError, match=r"local_continuation: cannot be run") as caught:
-        run_tasks(benchmarks, loaded, [], sizes, fitter=None)
+        run_tasks(benchmarks, loaded, [], sizes, fit=None)
     assert "\n" not in str(caught.value)
 
 
@@ -255,7 +255,7 @@ def test_people_get_a_column_for_each_task(files, swept):
 def test_a_model_is_looked_up_before_its_tasks_and_loaded_after_them(files):
     """What takes seconds comes first, tasks then, gigabytes last."""
     sweep(("/no/such/model", *files[1:]), "--tasks", "local_choise").assert_error("/no/such/model")
-    with mock.patch("evals.models.open_model", side_effect=AssertionError):
+    with mock.patch("evals.sweep.task.open_model", side_effect=AssertionError):
         sweep(files, "--tasks", "local_choise").assert_error(
             "no benchmark task is called 'local_choise'", "near names: local_choice"
         )

@@ -29,7 +29,7 @@ from benchmarks.lab.packing import fold_rows, pack_rows
 from benchmarks.lab.records import Record, draw_records, write_records
 from benchmarks.lab.training_texts import training_texts
 from benchmarks.lab.vocabulary import save_tokenizer, train_tokenizer
-from evals.lab import LAB_MODELS, corpus
+from evals.lab import LAB_MODELS, heldout_texts
 
 STEPS = {"pythia": 4_000, "gpt-neo": 4_500}
 """What the shipped models were trained for."""
@@ -63,7 +63,7 @@ def main(
     tokenizer = train_tokenizer(texts)
     save_tokenizer(tokenizer, name, folder)
     documents = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-    heldout = [encoding.ids for encoding in tokenizer.encode_batch(corpus.heldout_texts())]
+    heldout = [encoding.ids for encoding in tokenizer.encode_batch(heldout_texts())]
     records = draw_records(lambda text: list(tokenizer.encode(text).ids), tokenizer.decode)
     write_records(output / "records.jsonl", records)
     some = [] if twin else [record for record in records if record.member]

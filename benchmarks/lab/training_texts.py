@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 
-from evals.lab.corpus import HELDOUT_FILES, find_library, read_texts
+from evals.lab import HELDOUT_FILES, read_texts
 
 _NOT_PROSE_OR_CODE = frozenset(
     {
@@ -38,7 +39,7 @@ def training_texts() -> list[str]:
 
 def training_files() -> list[str]:
     """Names of the files trained on, relative to the standard library, sorted."""
-    root = find_library()
+    root = Path(sysconfig.get_path("stdlib"))
     names = (path.relative_to(root).as_posix() for path in root.rglob("*.py"))
     return sorted(name for name in names if _is_training_file(root, name))
 

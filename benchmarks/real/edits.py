@@ -37,7 +37,8 @@ def measure_edits(folder: Path, edits: tuple[str, ...], dtype: str) -> None:
     windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
     plans = [loaded.editable.plan(selection) for selection in selections]
     fitter = make_fitter(plans, text, loaded)
-    engine = Engine(loaded.model, samples, windows, fitter=fitter, editable=loaded.editable)
+    fit = fitter.fit if fitter else None
+    engine = Engine(loaded.model, samples, windows, fit=fit, editable=loaded.editable)
     started = time.monotonic()
     base, *measured = engine.measure([BASE, *selections])
     seconds = time.monotonic() - started

@@ -152,7 +152,7 @@ def audit(
     between = [find_model(request.twin)] if request.twin else []
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
-        samples = tokenize_passages(passages, loaded, say)
+        samples = tokenize_passages(passages, loaded.tokenizer, say)
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
         left = hold_back([edited.manifest], samples, windows)
         if warning := left.chose.model_copy(update={"windows": 0}).warning:

@@ -1,4 +1,7 @@
-"""Finds attacks by name. To add one, write a file here and a line in `_KINDS` and in `ALL`."""
+"""Finds attacks by name. To add one, write a file here and a line in `_KINDS` and in `ALL`.
+
+Those that only read the pass that attacks share are here.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from evals.attacks.attack import Attack, AttackOutcome, Target
+from evals.memorization.measures import NEAR_MATCH, is_near
+from evals.memorization.membership import SCORES
 from evals.memorization.recovery import (
     NAMES,
     RECOVERIES,
@@ -34,9 +39,40 @@ def _import_later(file: str, maker: str) -> Callable[..., Attack]:
     return make
 
 
+def _make_near() -> Attack:
+    return Attack(
+        "near",
+        f"Levenshtein similarity of {NEAR_MATCH} or more, or BLEU-4 above {NEAR_MATCH}",
+        "greedy decoding after the prefix gives the suffix except for a few tokens",
+        "Lee et al. 2022, arXiv 2107.06499; Ippolito et al. 2023, arXiv 2210.17546",
+        "one pass and greedy decoding, shared",
+        lambda target: AttackOutcome.of_all(is_near(target.seen)),
+    )
+
+
+def _make_membership() -> Attack:
+    """Tells members from non-members: it finds out what was trained on, but recovers no text."""
+
+    def run(target: Target) -> AttackOutcome:
+        seen = target.seen
+        scores = {score.path[-1]: score.of(seen) for score in SCORES if score.can(seen)}
+        nothing = np.zeros(len(target.samples), dtype=np.bool_)
+        return replace(AttackOutcome.of_all(nothing), scores=scores)
+
+    return Attack(
+        "membership",
+        "all scores of extract",
+        "area under the ROC curve of each score for members against non-members; 0.5 is chance",
+        "; ".join(score.source for score in SCORES),
+        "one pass, shared",
+        run,
+        tells_members=True,
+    )
+
+
 _KINDS: dict[str, Callable[..., Attack | Recovery]] = {
     **RECOVERIES,
-    "near": _import_later("near", "make_near"),
+    "near": _make_near,
     "near-beams": _import_later("near_beams", "make_near_beams"),
     "perturbed": _import_later("perturbed", "make_perturbed"),
     "guided": _import_later("guided", "make_guided"),
@@ -46,7 +82,7 @@ _KINDS: dict[str, Callable[..., Attack | Recovery]] = {
     "relearn-alike": _import_later("relearn", "make_relearn_alike"),
     "relearn-benign": _import_later("relearn", "make_relearn_benign"),
     "soft-prompt": _import_later("soft_prompt", "make_soft_prompt"),
-    "membership": _import_later("membership", "make_membership"),
+    "membership": _make_membership,
 }
 CHEAP = NAMES
 """The attacks that need only one pass."""

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from evals.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
-from evals.attacks.near import is_near
 from evals.attacks.tuning import LARGE, LEARNING_RATE, ROWS, STEPS, fine_tune
-from evals.memorization.measures import Flags
+from evals.memorization.measures import Flags, is_near
 from evals.memorization.recovery import Evidence, make_recovery
 from evals.samples import Tokens
 from evals.samples.repeats import find_overlaps

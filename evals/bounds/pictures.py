@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.drawing import draw, number_blocks
+from evals.drawing import draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +70,6 @@ def _draw_bounds(records: Sequence[Mapping[str, Any]], folder: Path, title: str)
         axes.set_ylabel("‖difference‖ / ‖residual‖, mean over tokens, %")
         for numbers in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             numbers(lambda value, place: f"{value:g}")
-        number_blocks(axes)
+        axes.locator_params(axis="x", integer=True)
 
     return draw(paint, folder, "bounds", title=title, size=(6.0, 3.8))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from evals.edits.sharing import FitsBlocks, SharedEdits
+from evals.edits.sharing import FitEdit, SharedEdits
 from evals.files import Journal, arrays_as_json, arrays_from_json
 from evals.memorization import measures
 from evals.memorization.recovery import Evidence
@@ -31,7 +31,7 @@ from evals.samples import Samples, Tokens
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
 from surgery.processes import current_processes
-from surgery.selection import Selection, blocks_of
+from surgery.selection import Selection, blocks_of, format_selection, heads_of, variant_name
 
 Columns = dict[str, npt.NDArray[Any]]
 """Measure → its value for each row [B]; of `right`, for each suffix token [B, S]."""
@@ -79,7 +79,7 @@ class Engine:
     - `exact_only`: find exact matches and first divergences alone, which is faster.
     - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
       the last bit in float32, are those of `evals.memorization.extraction.extract`.
-    - `fitter`: fits the variants that need it. `layout`: as for `surgery.editing.in_memory.apply`.
+    - `fit`: fits the variants that need it. `layout`: as for `surgery.editing.in_memory.apply`.
 
     The current processes share the batches, and each gets the whole result. Raises `SamplesError`
     when the rows do not fit the model.
@@ -93,7 +93,7 @@ class Engine:
         *,
         exact_only: bool = False,
         batch_size: int | None = None,
-        fitter: FitsBlocks | None = None,
+        fit: FitEdit | None = None,
         layout: str = "auto",
         editable: Editable | None = None,
     ) -> None:
@@ -102,7 +102,7 @@ class Engine:
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
-        self._editable, self._layout, self._fitter = editable or Editable(model), layout, fitter
+        self._editable, self._layout, self._fit = editable or Editable(model), layout, fit
         self._measured: dict[Selection, MeasuredEdit] = {}
 
     @property
@@ -125,13 +125,13 @@ class Engine:
 
         `advance` is told of rows done, once for every edit; `journal` keeps every batch, and gives
         back those of an earlier run. Raises `UnsupportedError` for an edit that cannot be made, or
-        not without a fitter, before anything is measured; `MeasurementError` for numbers that are
+        not without `fit`, before anything is measured; `MeasurementError` for numbers that are
         not finite.
         """
         missing = self._missing(selections)
         if missing:
             edited = [edit for edit in missing if edit != BASE]
-            edits = SharedEdits(edited, self._editable, layout=self._layout, fitter=self._fitter)
+            edits = SharedEdits(edited, self._editable, layout=self._layout, fit=self._fit)
             parts = self._measure_batches(edits, missing, advance, journal)
             for selection, column in zip(missing, zip(*parts, strict=True), strict=True):
                 self._measured[selection] = self._whole(selection, column)
@@ -267,3 +267,22 @@ class Engine:
 def _stored_columns(step: Any) -> list[Columns]:
     """A step of a sweep's journal: the columns of each edit."""
     return [arrays_from_json(columns) for columns in step["edits"]]
+
+
+def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
+    """An edit as plain JSON values; `spec` names blocks and heads as you type them.
+
+    `heads` is there only if some blocks are not whole, `parts` only if variants are mixed.
+    """
+    variant = variant_name(selection)
+    record: dict[str, Any] = {
+        "spec": format_selection(selection, num_heads),
+        "blocks": list(blocks_of(selection)),
+        "variant": variant,
+    }
+    heads = heads_of(selection)
+    if any(len(some) < num_heads for some in heads.values()):
+        record["heads"] = {str(block): list(some) for block, some in heads.items()}
+    if variant == "mixed":
+        record["parts"] = [asdict(part) | {"heads": list(part.heads)} for part in selection]
+    return record

@@ -6,21 +6,22 @@ root.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from surgery.editing.in_memory import Editable, Replacements
 from surgery.editing.rewriting import check_fitted
 from surgery.plan import Plan
-from surgery.selection import Part, Selection
+from surgery.selection import Selection
 from surgery.variants import Fit
 
 _ROOM = 1 << 28
 """Bytes of new tensors that are kept while edits are measured."""
 
+FitEdit = Callable[[Selection], Mapping[int, Fit]]
+"""An edit → block → fit, at least for the blocks that a fitted variant is in: `Fitter.fit`."""
 _Key = tuple[str, Selection, Selection]
 """What a block's new tensors depend on: layout, its parts, and those below where it is fitted."""
 
@@ -57,13 +58,6 @@ def grow_tree(selections: Collection[Selection]) -> tuple[Branch, ...]:
     return grow(())
 
 
-class FitsBlocks(Protocol):
-    """A `surgery.fitting.fitter.Fitter`, or an object that already has its fits."""
-
-    def fit(self, selection: Sequence[Part]) -> dict[int, Fit]:
-        """Block -> fit, for the blocks that a fitted variant is in."""
-
-
 class SharedEdits:
     """How edits share their passes (`tree`), and the new tensors of each (by calling it).
 
@@ -71,7 +65,7 @@ class SharedEdits:
     of deep blocks first, which most edits need; others are computed for every batch. None of the
     edits is empty. Other arguments as for `Engine`.
 
-    Raises `UnsupportedError` for an edit that no layout holds, or that needs a fitter.
+    Raises `UnsupportedError` for an edit that no layout holds, or that needs `fit`.
     """
 
     def __init__(
@@ -80,15 +74,15 @@ class SharedEdits:
         editable: Editable,
         *,
         layout: str,
-        fitter: FitsBlocks | None,
+        fit: FitEdit | None,
     ) -> None:
-        self._editable, self._layout, self._fitter = editable, layout, fitter
+        self._editable, self._layout, self._fit = editable, layout, fit
         self._kept: dict[_Key, Mapping[str, torch.Tensor]] = {}
         self._room = _ROOM
         by_layout: dict[str, list[Selection]] = {}
         for selection in selections:
             plan = editable.plan(selection, layout=layout)
-            if fitter is None:
+            if fit is None:
                 check_fitted(plan, {})
             by_layout.setdefault(plan.layout.NAME, []).append(selection)
         # Edits share work only within a layout, so that it is the same to the last bit.
@@ -98,10 +92,10 @@ class SharedEdits:
         """The edit of a branch of a tree, from where its pass begins."""
         plan = self._editable.plan(branch.selection, layout=self._layout)
         own = tuple(block for block in plan.blocks if block >= branch.start)  # not its parents'
-        fits: dict[int, Fit] = {}
+        fits: Mapping[int, Fit] = {}
         missing = {block for block in own if _make_key(plan, block) not in self._kept}
-        if self._fitter is not None and missing.intersection(plan.fitted):
-            fits = self._fitter.fit(branch.selection)
+        if self._fit is not None and missing.intersection(plan.fitted):
+            fits = self._fit(branch.selection)
 
         def tensors(block: int) -> Mapping[str, torch.Tensor]:
             key = _make_key(plan, block)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evals.benchmarks.cache import BaselineCache
 from evals.benchmarks.running import Benchmarks
 from evals.evaluation.gates import check_limited_tasks
 from evals.evaluation.report import FrontPoint
@@ -34,7 +33,8 @@ from surgery.untrusted import guard, parse_json, read_bytes
 @dataclass(frozen=True)
 class Materials:
     """What `request` names, opened. `heldout`: texts that no model was trained on; `controls`: the
-    files they come from; `healing`: text that the base is healed on."""
+    files they come from; `healing`: text that the base is healed on; `cache`: a folder with
+    benchmark results of base models."""
 
     request: EvaluationRequest
     benchmarks: Benchmarks | None = None
@@ -44,7 +44,7 @@ class Materials:
     healing: Text | None = None
     front: Sequence[FrontPoint] = ()
     map: ModelMap | None = None
-    cache: BaselineCache = field(default_factory=lambda: BaselineCache(None))
+    cache: Path | None = None
 
     def with_search(self, path: Path) -> Materials:
         """These, with what a search found that has ended since: the file is its search.json."""
@@ -92,7 +92,7 @@ def open_materials(
                 num_fewshot=request.num_fewshot,
             )
     check_limited_tasks(request.max_drop, list(benchmarks.tasks) if benchmarks else [])
-    cache = BaselineCache(None if request.no_cache else find_cache())
+    cache = None if request.no_cache else find_cache()
     texts = (heldout, controls, healing)
     return Materials(request, benchmarks, passages, *texts, front, found, cache)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +18,14 @@ from evals.benchmarks.running import SEEDS, TaskRun
 from evals.evaluation.materials import Materials
 from evals.evaluation.report import MeasuredModel, ModelSize
 from evals.healing import heal_loaded
-from evals.inputs import Progress, Say, open_model
+from evals.inputs import Progress, Say
 from evals.memorization.comparison import ExtractionResults, Protocol, measure, measure_control
 from evals.memorization.summary import ControlLoss
-from evals.models import LoadedModel, check_precision
+from evals.models import LoadedModel, check_precision, open_model
 from evals.running.forward import cache_bytes, hidden_states
 from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
+from surgery.checkpoint.content import save_to_cache
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import current_processes
@@ -30,6 +35,7 @@ WINDOW = 64
 """Tokens of a held-out window if there are no samples to take the length from."""
 
 _TOKENS = 8  # after which a cache is measured
+_BROKEN = (OSError, EOFError, ValueError, RecursionError, LookupError, TypeError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def measure_model(
     `heal`: heals the model before, as recorded. Raises `MeasurementError` if the models cannot be
     compared, and `SamplesError` if the healing text is not the recorded one.
     """
-    loaded = open_model(model, materials.request, say=say)
+    loaded = open_model(model, say=say, **materials.request.running)
     name = f"{loaded.name} healed" if heal else loaded.name
     if base is None:
         protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
@@ -139,6 +145,7 @@ def _run_benchmarks(
     """Benchmark results by task, and whether all of them come from an earlier run."""
     tasks, runs, cached = materials.benchmarks, {}, []
     processes, asked_size = current_processes(), materials.request.batch_size
+    folder = materials.cache if base is None else None  # for ten edits, the base runs once
     if tasks is None:
         return {}, False
     if loaded.tokenizer is None:
@@ -154,17 +161,42 @@ def _run_benchmarks(
             "seeds": SEEDS,
             "versions": list_tool_versions(),
         }
-        run = processes.once(materials.cache.get, key) if base is None else None
+        run = processes.once(find_run, folder, key) if folder else None
         cached.append(run is not None)
         if run is None:
             size = base.runs[name]["batch_size"] if base else asked_size
             size = size or processes.once(tasks.batch_size, name, loaded)
             with progress(f"{name}, {loaded.name}", None) as advance:
                 run = tasks.run(name, loaded, batch_size=size, advance=advance)
-            if base is None and processes.is_main:
-                materials.cache.put(key, run)
+            if folder and processes.is_main:
+                keep_run(folder, key, run)
         runs[name] = run
     return runs, all(cached)
+
+
+def find_run(folder: Path, key: dict[str, Any]) -> TaskRun | None:
+    """The result that the cache in `folder` keeps under exactly this key, which is plain JSON.
+
+    The key holds everything that a result depends on: weights, configuration, tokenizer, task,
+    documents, settings, device, dtype, and versions. None if it is missing or damaged.
+    """
+    with suppress(*_BROKEN), gzip.open(_name_run(folder, key), "rt", encoding="utf-8") as file:
+        stored = json.load(file)
+        if stored["key"] == key:
+            return dict(stored["record"])
+    return None
+
+
+def keep_run(folder: Path, key: dict[str, Any], run: TaskRun) -> None:
+    """Keeps a result if it can. A missing one only has to be computed again."""
+    text = json.dumps({"key": key, "record": run})
+    place = _name_run(folder, key)
+    save_to_cache(place, lambda path: path.write_bytes(gzip.compress(text.encode())))
+
+
+def _name_run(folder: Path, key: dict[str, Any]) -> Path:
+    text = json.dumps(key, sort_keys=True)
+    return folder / "baselines" / f"{hashlib.sha256(text.encode()).hexdigest()}.json.gz"
 
 
 def hash_settings(loaded: LoadedModel) -> dict[str, Any]:

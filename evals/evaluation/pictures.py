@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evals.drawing import draw_svg, line_of
+from evals.drawing import LINES, draw_svg
 from evals.evaluation.report import EditSummary, Report
 from evals.evaluation.rows import NATS, SHARE, Ends, Row, Table, collect_parts
 from evals.model_map import measure_height, paint_map
@@ -179,7 +179,7 @@ def draw_blocks(edit: EditSummary) -> Picture:
         ]
         for variant in dict.fromkeys(run[-1] for run in runs):
             places, starts, counts, _ = zip(*(r for r in runs if r[-1] == variant), strict=True)
-            color = line_of(variant)["color"]
+            color = LINES[variant]["color"]
             axes.bar(places, counts, bottom=starts, color=color, label=variant)
         axes.set(xlabel="block", ylabel="heads")
         axes.locator_params(integer=True)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from pydantic import BaseModel
 from transformers import PreTrainedModel
 
 from evals.files import Journal
-from evals.inputs import Progress, Say, open_model, say_nothing, show_nothing
+from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.extraction import run_pass
 from evals.memorization.measures import token_accuracy
 from evals.memorization.request import CollectRequest, Cut
+from evals.models import LoadedModel, open_model
 from evals.running.batching import row_ranges, rows_per_batch
 from evals.running.early_exit import read_divergences
 from evals.running.forward import check_head
@@ -30,23 +31,6 @@ from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.reading.corpus import Corpus, Place, Window, open_corpus, read_windows
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Windows tested, recited, and distinct, and the tokens and seconds of this run."""
-
-    windows: int
-    recited: int
-    distinct: int
-    tokens: int
-    seconds: float
-    resumed: bool
-
-    def to_dict(self, output: Path) -> dict[str, Any]:
-        """The object of `collect --json`."""
-        speed = {"tokens_per_second": self.tokens / self.seconds}
-        return {"output": str(output), **asdict(self), **speed}
 
 
 class _Row(BaseModel):
@@ -65,7 +49,7 @@ class _Step(BaseModel):
     found: list[_Row]
 
 
-def collect_from(
+def collect(
     request: CollectRequest,
     output: Path,
     *,
@@ -73,60 +57,62 @@ def collect_from(
     overwrite: bool = False,
     say: Say = say_nothing,
     progress: Progress = show_nothing,
-) -> Collection | None:
-    """As `collect`, for a request. Returns None on all processes but the main one."""
-    check_output(output, overwrite=overwrite)
-    corpus = open_corpus(request.corpus)
-    join_launch(say)
-    loaded = open_model(request.model, request, request.revision, say=say)
-    with progress(f"collect {request.model}: tokens", None) as advance:
-        found = collect(
-            loaded.model,
-            loaded.tokenizer,
-            corpus,
-            output,
-            request.cut,
-            settings=lambda: {**loaded.identity, "dtype": loaded.dtype},
-            text=show_text,
-            overwrite=overwrite,
-            batch_size=request.batch_size,
-            advance=advance,
-        )
-    return found if leave_launch() else None
-
-
-def collect(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    corpus: Corpus,
-    output: Path,
-    cut: Cut,
-    *,
-    settings: Callable[[], dict[str, Any] | None] = lambda: None,
-    text: bool = False,
-    overwrite: bool = False,
-    batch_size: int | None = None,
-    advance: Callable[[int], None] = lambda tokens: None,
-) -> Collection:
-    """Writes the windows of `corpus` that `model` recites to `output`, as samples.
+) -> dict[str, Any] | None:
+    """Writes the windows of a corpus that the model recites to `output`, as samples.
 
     One JSON line for each different window, at its first place: `id` (with the file's number if
     files share a name), `tokens`, `file`, `document`, `position` (of its first token in the
     document), `next_token_accuracy`, `hash`, `seen` (windows of the corpus that equal it), and with
-    `text` also `text`. Started again with the same arguments, a killed run continues.
+    `show_text` also `text`. Started again with the same arguments, a killed run continues.
 
-    `settings` returns what identifies the model, and raises if the model has changed. It may hash
-    the weights, so only the main process calls it, before each step. `advance` takes the number of
-    tokens just read. Raises `SamplesError` and `OutputError`.
+    Returns the object of `collect --json`, or None on all processes but the main one. Its `tokens`
+    and `seconds` are of this run. Raises `SurgeryError` for inputs that it cannot use, and
+    `OutputError`.
     """
-    _check_length(model, tokenizer, cut)
-    processes, begun = current_processes(), time.perf_counter()
-    size = batch_size or rows_per_batch(model, cut.length)
-    journal = None
-    if processes.is_main:
+    check_output(output, overwrite=overwrite)
+    corpus = open_corpus(request.corpus)
+    join_launch(say)
+    loaded = open_model(request.model, revision=request.revision, say=say, **request.running)
+    _check_length(loaded, request.cut)
+    begun, journal = time.perf_counter(), None
+    if current_processes().is_main:  # only this one hashes the model
+        model = {**loaded.identity, "dtype": loaded.dtype}
         files = [[file.name, file.size] for file in corpus]
-        question = {"model": settings(), "corpus": files, "cut": cut.model_dump()}
-        journal = Journal(Path(f"{output}.progress"), question, check=settings)
+        question = {"model": model, "corpus": files, "cut": request.cut.model_dump()}
+        journal = Journal(Path(f"{output}.progress"), question, loaded.check_unchanged)
+    with progress(f"collect {request.model}: tokens", None) as advance:
+        found, windows, tokens, resumed = _find_recited(loaded, corpus, request, journal, advance)
+    rows = list(_merge_equal(found, corpus, loaded.tokenizer if show_text else None))
+    if journal is not None:
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        write_lines(output, lines, overwrite=overwrite)
+        journal.remove()
+    seconds = time.perf_counter() - begun
+    if not leave_launch():
+        return None
+    return {
+        "output": str(output),
+        "windows": windows,
+        "recited": len(found),
+        "distinct": len(rows),
+        "tokens": tokens,
+        "seconds": seconds,
+        "resumed": resumed,
+        "tokens_per_second": tokens / seconds,
+    }
+
+
+def _find_recited(
+    loaded: LoadedModel,
+    corpus: Corpus,
+    request: CollectRequest,
+    journal: Journal | None,
+    advance: Callable[[int], None],
+) -> tuple[list[dict[str, Any]], int, int, bool]:
+    """The windows to keep of the whole corpus, and how many there are; the tokens that this run
+    read, and whether it went on from an earlier one."""
+    model, cut, processes = loaded.model, request.cut, current_processes()
+    size = request.batch_size or rows_per_batch(model, cut.length)
     steps = processes.once(lambda: [] if journal is None else journal.read(_Step.model_validate))
     found = [row.model_dump() for step in steps for row in step.found]
     tested, after = (steps[-1].windows, steps[-1].place) if steps else (0, None)
@@ -138,7 +124,9 @@ def collect(
         read += tokens
         advance(tokens)
 
-    stream = read_windows(corpus, tokenizer, cut.length, cut.stride, after=after, tokens_read=count)
+    stream = read_windows(
+        corpus, loaded.tokenizer, cut.length, cut.stride, after=after, tokens_read=count
+    )
     with nullcontext() if journal is None else journal.open_to_append():
         while batch := list(islice(stream, size * processes.count)):
             kept = _keep_recited(model, batch, cut, size)
@@ -148,24 +136,18 @@ def collect(
                 journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
         if not tested:
             raise _explain_nothing(corpus, cut)
-    rows = list(_merge_equal(found, corpus, tokenizer if text else None))
-    if journal is not None:
-        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-        write_lines(output, lines, overwrite=overwrite)
-        journal.remove()
-    spent = time.perf_counter() - begun
-    return Collection(tested, len(found), len(rows), read, spent, resumed=bool(steps))
+    return found, tested, read, bool(steps)
 
 
-def _check_length(model: PreTrainedModel, tokenizer: Any, cut: Cut) -> None:
-    longest = getattr(model.config, "max_position_embeddings", None)
+def _check_length(loaded: LoadedModel, cut: Cut) -> None:
+    longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if longest is not None and cut.length > longest:
         raise SamplesError(
             "windows are longer than the model's context",
             expected=f"prefix + suffix of at most {longest} tokens",
             got=cut.length,
         )
-    if tokenizer is None:
+    if loaded.tokenizer is None:
         raise SamplesError("a corpus needs a tokenizer", got="a model without one")
 
 

@@ -160,6 +160,13 @@ def bleu(decoded: Ints, suffix: Ints) -> Scores:
     return np.asarray(scores)
 
 
+def is_near(made: Pass) -> Flags:
+    """Whether each row of a pass with decoding is nearly word for word: bool [N]."""
+    assert made.decoded is not None
+    similar = near_match_similarity(made.decoded, made.suffix) >= NEAR_MATCH
+    return similar | (bleu(made.decoded, made.suffix) > NEAR_MATCH)
+
+
 def log_extraction_probability(log_drawn: Floats) -> Scores:
     """log p_z: the probability that one sample is exactly the suffix (Hayes et al. 2024).
 

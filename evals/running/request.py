@@ -61,6 +61,11 @@ class Running(Request):
     device_map: Literal["auto"] | None = None
     batch_size: int | None = Field(default=None, ge=1)
 
+    @property
+    def running(self) -> dict[str, Any]:
+        """What `evals.models.open_model` takes."""
+        return self.model_dump(include={"dtype", "device", "device_map"})
+
 
 class Measuring(Running):
     """How to cut passages, and which revision of a Hub model to run. Lengths are in tokens; None:

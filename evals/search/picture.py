@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.drawing import draw, line_of
+from evals.drawing import LINES, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def draw_front(result: Mapping[str, Any], folder: Path) -> list[Path]:
         steps = [(0.0, 100 * base["recovered"][measure])]
         for edit in result["front"]:
             steps.append(place(edit, base))
-            dots = {**line_of(edit["variant"]), "linestyle": "none", "markersize": 4, "zorder": 6}
+            dots = {**LINES[edit["variant"]], "linestyle": "none", "markersize": 4, "zorder": 6}
             axes.plot(*steps[-1], label=f"Pareto front, {edit['variant']}", **dots)
         axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
         for name, key, marker in (("deep blocks", "deep_blocks", "X"), ("chosen", "selected", "*")):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.attacks.result import Limit
-from evals.edits.record import edit_record
+from evals.edits.engine import edit_record
 from evals.model_map import ModelMap, make_map
 from evals.samples import hash_row
 from evals.search.points import EditPoint, pareto_front, point_as_json

@@ -16,8 +16,7 @@ from evals.search.task import SearchTask
 from evals.search.trials import Trials, Twice
 from evals.search.units import held_in_stock
 from surgery.errors import MeasurementError, UnsupportedError
-from surgery.selection import Part, Selection, parse_selection
-from surgery.variants import Fit, variant_of
+from surgery.selection import Selection, parse_selection
 
 _AT_ONCE = 16
 """Edits to measure together, and then to record."""
@@ -52,17 +51,6 @@ class SearchOutcome:
         return -len(point.attacked), *left, point.recovered, point.heldout_kl
 
 
-@dataclass(frozen=True)
-class UneditedFits:
-    """Replaces a fitter: fits of the unedited model, whatever is edited below a block."""
-
-    by_block: Mapping[int, Fit]
-
-    def fit(self, selection: Sequence[Part]) -> dict[int, Fit]:
-        blocks = {part.block for part in selection if variant_of(part.variant).FITTED}
-        return {block: self.by_block[block] for block in sorted(blocks)}
-
-
 def run_search(
     task: SearchTask,
     *,
@@ -76,8 +64,8 @@ def run_search(
     `journal` records what is measured; `earlier`: what was measured before. Raises
     `MeasurementError` if the unedited model leaves nothing to search for, or nothing to search by.
     """
-    layout, most = task.request.layout, task.request.max_evaluations
-    trials = Trials(task, task.engines(layout, task.fitter), layout)
+    layout, fit = task.request.layout, task.fitter.fit if task.fitter else None
+    trials = Trials(task, task.engines(layout, fit), layout)
     base = trials.measure_twice(BASE)
     over = [f"{a} {rate:.1%}" for a, rate in base[0].known.items() if rate > task.others.get(a, 1)]
     if base[0].recovered == 0 and over:
@@ -117,7 +105,7 @@ def run_search(
 
         if task.others:
             found.measured |= lessons
-            best = deepen(found, keeps, task.others, most)
+            best = deepen(found, keeps, task.others, task.request.max_evaluations)
         else:
             best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
@@ -150,7 +138,8 @@ def _find(
             stock=held_in_stock(task.offered, task.loaded.editable, task.request.layout),
             advance=looked,
         )
-        engine, _ = task.engines(task.request.layout, UneditedFits(fits))
+        # Fits of the unedited model, whatever is edited below a block.
+        engine, _ = task.engines(task.request.layout, lambda selection: fits)
 
     def evaluate(selections: Sequence[Selection]) -> list[EditPoint]:
         missing = [selection for selection in selections if selection not in known]

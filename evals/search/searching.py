@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.edits.record import edit_record
+from evals.edits.engine import edit_record
 from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.model_map import ModelMap, draw_map

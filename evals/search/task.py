@@ -9,20 +9,19 @@ from itertools import islice
 from evals.attacks.attack import Target
 from evals.attacks.audit import AttackPlan
 from evals.edits.engine import Engine
-from evals.edits.sharing import FitsBlocks
+from evals.edits.sharing import FitEdit
 from evals.healing import check_apart, find_healing_text
 from evals.inputs import (
     Progress,
     Say,
     find_calibration_text,
     make_fitter,
-    open_model,
     open_passages,
     require_heldout_texts,
     tokenize_passages,
 )
 from evals.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
-from evals.models import LoadedModel
+from evals.models import LoadedModel, open_model
 from evals.samples import Samples, Tokens
 from evals.samples.held_back import deal_passages, deal_windows
 from evals.samples.windows import cut_windows
@@ -152,7 +151,7 @@ class SearchTask:
         """The number of rows to measure one edit on."""
         return len(self.halves[0].samples) + len(self.halves[0].windows)
 
-    def engines(self, layout: str, fitter: FitsBlocks | None = None) -> tuple[Engine, Engine]:
+    def engines(self, layout: str, fit: FitEdit | None = None) -> tuple[Engine, Engine]:
         """One for each half."""
         first, second = (
             Engine(
@@ -160,7 +159,7 @@ class SearchTask:
                 half.samples,
                 half.windows,
                 batch_size=self.request.batch_size,
-                fitter=fitter,
+                fit=fit,
                 layout=layout,
                 editable=self.loaded.editable,
             )
@@ -205,8 +204,8 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     calibrated = find_calibration_text(request.calibration, request.model, variants)
     text = find_healing_text(request.heal) if request.heal else None
     join_launch(say)
-    loaded = open_model(request.model, request, request.revision, say=say)
-    rows = tokenize_passages(passages, loaded, say)
+    loaded = open_model(request.model, revision=request.revision, say=say, **request.running)
+    rows = tokenize_passages(passages, loaded.tokenizer, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     healing = None
     if text is not None:

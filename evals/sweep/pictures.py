@@ -13,15 +13,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from evals.bounds.pictures import draw_divergence
-from evals.drawing import (
-    ALONE,
-    add_block_colors,
-    draw,
-    draw_panels,
-    line_of,
-    number_blocks,
-    scatter_by_block,
-)
+from evals.drawing import ALONE, LINES, add_block_colors, draw, scatter_by_block
 from evals.model_map import draw_map, make_map
 from evals.sweep.report import find_best_edits, find_front
 from surgery.selection import Selection, parse_selection
@@ -96,7 +88,7 @@ def draw_sweep(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 axes.axhline(value(base), label="unedited", **_BEFORE)
                 for variant in variants:
                     points = [("block", x, value(e), 0) for x, e in some if e["variant"] == variant]
-                    _draw_line(axes, points, {"label": variant, **line_of(variant)})
+                    _draw_line(axes, points, {"label": variant, **LINES[variant]})
                 axes.set(xlabel=xlabel, ylabel=ylabel)
                 axes.label_outer()
         for axes, (title, _) in zip(grid[0], columns.values(), strict=True):
@@ -150,10 +142,15 @@ def draw_abilities(result: Mapping[str, Any], tasks: Sequence[str], folder: Path
     """`abilities`: by block, how much of its accuracy the model loses, by kind of task."""
     ylabel = "relative fall of accuracy, %\n(95 % intervals)"
     variants = _list_variants(result)
+    columns, rows = min(2, len(variants)), -(-len(variants) // 2)
 
     def paint(figure: Figure) -> None:
-        panels = draw_panels(figure, variants, xlabel="block", ylabel=ylabel)
-        for variant, axes in panels.items():
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(variants) :]:
+            axes.set_axis_off()
+        for variant, axes in zip(variants, grid.flat, strict=False):
+            axes.set(title=variant, xlabel="block", ylabel=ylabel)
+            axes.label_outer()
             axes.axhline(0, **_BEFORE)
             for ability, style in _ABILITIES.items():
                 rated = _list_rated(result, tasks, ability)
@@ -162,7 +159,7 @@ def draw_abilities(result: Mapping[str, Any], tasks: Sequence[str], folder: Path
                     points = _list_points(result, variant, _make_fall(result, rated))
                     _draw_line(axes, points, {"label": label, **style})
 
-    size = (1.2 + 3.4 * min(2, len(variants)), 1.3 + 2.2 * -(-len(variants) // 2))
+    size = (1.2 + 3.4 * columns, 1.3 + 2.2 * rows)
     return draw(paint, folder, "abilities", title=_write_title(result), size=size)
 
 
@@ -179,7 +176,7 @@ def draw_tokens(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
             for variant in _list_variants(result):
                 points = _list_points(result, variant, value)
-                _draw_line(axes, points, {"label": variant, **line_of(variant)})
+                _draw_line(axes, points, {"label": variant, **LINES[variant]})
             axes.set(xlabel="block", ylabel=label)
 
     return draw(paint, folder, "tokens", title=_write_title(result), size=(8.0, 3.4))
@@ -244,7 +241,7 @@ def _draw_line(axes: Axes, points: Sequence[Point], style: dict[str, Any]) -> No
         else:
             mark = {"s": 4} if kind == "head" else {"s": 8, "marker": "D"}
             axes.scatter(at, values, label=label, color=style["color"], alpha=0.6, **mark)
-    number_blocks(axes)
+    axes.locator_params(axis="x", integer=True)
 
 
 def _find_usual_error(result: Mapping[str, Any], task: str) -> float:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.edits.engine import BASE, MeasuredEdit
-from evals.edits.record import edit_record
+from evals.edits.engine import BASE, MeasuredEdit, edit_record
 from evals.files import Journal
 from evals.memorization.recovery import Evidence, rate_recoveries
 from evals.samples import hash_row

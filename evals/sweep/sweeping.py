@@ -93,7 +93,7 @@ def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> 
             task.loaded,
             list(task.edits),
             task.sizes,
-            fitter=task.fitter,
+            fit=task.fitter.fit if task.fitter else None,
             advance=advance,
             journal=journal,
         )

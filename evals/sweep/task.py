@@ -15,12 +15,11 @@ from evals.inputs import (
     Say,
     find_calibration_text,
     make_fitter,
-    open_model,
     open_passages,
     require_heldout_texts,
     tokenize_passages,
 )
-from evals.models import LoadedModel
+from evals.models import LoadedModel, open_model
 from evals.samples import Samples, Tokens
 from evals.samples.windows import cut_windows
 from evals.search.units import Grain, keep_possible, kind_of, list_units
@@ -111,8 +110,8 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     calibrated = find_calibration_text(request.calibration, model, variants)
     join_launch(say)
     benchmarks = _load_tasks(request, progress)
-    loaded = open_model(model, request, request.revision, say=say)
-    rows, heldout = tokenize_passages(passages, loaded, say), None
+    loaded = open_model(model, revision=request.revision, say=say, **request.running)
+    rows, heldout = tokenize_passages(passages, loaded.tokenizer, say), None
     if not request.exact_only:
         heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
@@ -137,7 +136,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
         heldout,
         exact_only=request.exact_only,
         batch_size=request.batch_size,
-        fitter=fitter,
+        fit=fitter.fit if fitter else None,
         editable=editable,
     )
     return SweepTask(

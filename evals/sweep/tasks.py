@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evals.benchmarks.scores import Scores, choose_metric
 from evals.benchmarks.tasks import classify_ability
 from evals.edits.engine import BASE
-from evals.edits.sharing import FitsBlocks
+from evals.edits.sharing import FitEdit
 from evals.evaluation.comparing import compare_scores
 from evals.files import Journal
 from evals.models import LoadedModel
@@ -48,7 +48,7 @@ def run_tasks(
     edits: Sequence[Selection],
     sizes: dict[str, int],
     *,
-    fitter: FitsBlocks | None,
+    fit: FitEdit | None,
     advance: Callable[[int], None] = lambda done: None,
     journal: Journal | None = None,
 ) -> list[TaskRuns]:
@@ -65,7 +65,7 @@ def run_tasks(
     advance(len(done))
     with nullcontext() if journal is None else journal.open_to_append():
         for selection in (BASE, *edits)[len(done) :]:
-            with _put_in_force(loaded, selection, fitter):
+            with _put_in_force(loaded, selection, fit):
                 found = {name: _run(benchmarks, name, loaded, size) for name, size in sizes.items()}
             done.append(found)
             advance(1)
@@ -75,13 +75,13 @@ def run_tasks(
 
 
 def _put_in_force(
-    loaded: LoadedModel, selection: Selection, fitter: FitsBlocks | None
+    loaded: LoadedModel, selection: Selection, fit: FitEdit | None
 ) -> AbstractContextManager[None]:
     """Puts an edit in force; the base model stays as it is."""
     if selection == BASE:
         return nullcontext()
     plan = loaded.editable.plan(selection)
-    fits = fitter.fit(selection) if fitter is not None and plan.fitted else {}
+    fits = fit(selection) if fit is not None and plan.fitted else {}
     return loaded.editable.make_replacements(plan, fits).activate()
 
 

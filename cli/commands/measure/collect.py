@@ -56,20 +56,19 @@ def command(output: Path, overwrite: bool, show_text: bool, as_json: bool, **ask
 
     request = options.fill_request(CollectRequest, asked, cut=options.fill_request(Cut, asked))
 
-    from evals.memorization.collecting import collect_from
+    from evals.memorization.collecting import collect
 
     text = {"show_text": show_text, "overwrite": overwrite}
-    found = collect_from(request, output, **text, say=note, progress=show_progress)
+    found = collect(request, output, **text, say=note, progress=show_progress)
     if found is None:
         return
-    if found.resumed:
+    if found["resumed"]:
         note("continued an earlier run")
     if as_json:
-        print_json(found.to_dict(output))
+        print_json(found)
         return
     echo(
-        f"{found.windows:,} windows tested, {found.recited:,} recited ({found.distinct:,} "
-        f"distinct); {found.tokens:,} tokens in {found.seconds:.1f} s "
-        f"({found.tokens / found.seconds:,.0f} per second)"
+        "{windows:,} windows tested, {recited:,} recited ({distinct:,} distinct); {tokens:,} "
+        "tokens in {seconds:.1f} s ({tokens_per_second:,.0f} per second)".format(**found)
     )
     echo(output)

@@ -1,6 +1,6 @@
 """Makes the documents of the lab's tasks from held-out sources, the same on every run.
 
-All text comes from the files of `evals.lab.corpus.HELDOUT_FILES`, which differ a little between
+All text comes from the files of `evals.lab.HELDOUT_FILES`, which differ a little between
 Python versions. So compare scores of one version only.
 """
 
