@@ -391,6 +391,15 @@ def test_what_cannot_be_held_is_refused_with_the_figure(
         export_with_any(source, "1", tmp_path / "out", variant=variant, layout=layout)
 
 
+@pytest.mark.parametrize(("kind", "factor"), [("linear", 4.0), ("dynamic", 2.0)])
+def test_positions_that_leave_no_margin_are_compact(
+    tmp_path: Path, kind: str, factor: float
+) -> None:
+    scaling = {"rope_type": kind, "factor": factor}
+    source = write_decoder(tmp_path / "source", "llama", rope_scaling=scaling)
+    assert prepare(source, "1").plan.layout.NAME == "compact"
+
+
 @pytest.mark.parametrize("groups", [GROUPS, HEADS])
 @pytest.mark.parametrize("clip", [8.0, 120.0])
 def test_a_clip_cuts_no_constant(tmp_path: Path, clip: float, groups: int) -> None:
