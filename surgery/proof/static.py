@@ -1,7 +1,7 @@
 """Checks of an exported folder that run no model. Each relies on those before it.
 
-1. `files`: each file has its recorded SHA-256; other files are only the card, reports, and what a
-   killed evaluation left; no link leads out of the folder.
+1. `files`: each file has its recorded SHA-256; other files are only the card, reports, what a
+   killed evaluation left, and notes of git and the Hub's client; no link leads out of the folder.
 2. `contents`: weights, tokenizer, and license; no code except the compact layout's own file, byte
    for byte; no key of config.json that the family does not know.
 3. `edit`: the edits, planned again, match the manifest and config.json; with a source, the latest
