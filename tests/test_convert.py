@@ -343,6 +343,9 @@ def test_what_llama_cpp_would_not_run_is_refused(tmp_path: Path) -> None:
     assert_refused(biased, "o_proj.bias", "qwen3 does not read this bias")
     windows = write_model(tmp_path / "windows", "qwen2", use_sliding_window=True, sliding_window=8)
     assert_refused(windows, "sliding_window", "got 8")
+    mixed = ["full_attention", "sliding_attention", "sliding_attention"]
+    olmo3 = write_model(tmp_path / "olmo3", "olmo3", layer_types=mixed)
+    assert_refused(olmo3, "layer_types", "every fourth block", "got blocks [0]")
     squared = write_model(tmp_path / "squared", hidden_act="relu")
     assert_refused(squared, "hidden_act", "got relu", "expected silu")
     scaled = write_model(tmp_path / "scaled", rope_scaling={"rope_type": "dynamic", "factor": 2.0})

@@ -646,6 +646,7 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         (["export", "--drop-attn", "1", "--max-shard-size", "9" * 5000], "is not a size"),
         (["export", "--drop", "1"], "No such option"),
         (["inspect"], "Missing argument 'MODEL'"),
+        (["verify", "OUT", "--revision", "main"], "--revision needs --source"),
     ],
 )
 def test_usage(

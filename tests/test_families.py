@@ -36,6 +36,7 @@ from surgery.errors import BlockSpecError, MarginError, UnsupportedError
 from surgery.exporting import write
 from surgery.families.llama import BLOCK, attention, decoder, gated
 from surgery.families.record import module
+from surgery.proof.reproduction import open_original, reproduce
 from surgery.selection import Part, parse_selection
 
 KINDS = tuple(decoders.CONFIGS)
@@ -390,6 +391,15 @@ def test_what_cannot_be_held_is_refused_with_the_figure(
         export_with_any(source, "1", tmp_path / "out", variant=variant, layout=layout)
 
 
+@pytest.mark.parametrize(("kind", "factor"), [("linear", 4.0), ("dynamic", 2.0)])
+def test_positions_that_leave_no_margin_are_compact(
+    tmp_path: Path, kind: str, factor: float
+) -> None:
+    scaling = {"rope_type": kind, "factor": factor}
+    source = write_decoder(tmp_path / "source", "llama", rope_scaling=scaling)
+    assert prepare(source, "1").plan.layout.NAME == "compact"
+
+
 @pytest.mark.parametrize("groups", [GROUPS, HEADS])
 @pytest.mark.parametrize("clip", [8.0, 120.0])
 def test_a_clip_cuts_no_constant(tmp_path: Path, clip: float, groups: int) -> None:
@@ -445,6 +455,24 @@ def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, var
     for given in (None, source):
         verification = surgery.verify(out, source=given)
         assert verification.ok, verification.verdict
+
+
+@pytest.mark.parametrize("layout", ["stock", "compact"])
+def test_an_edited_mistral_is_saved_as_llama(
+    sources: dict[str, Path], tmp_path: Path, layout: str
+) -> None:
+    """Each edit of a chain is proved, repeated, and told, whichever of them changed the type."""
+    first = surgery.export(sources["mistral"], "0", variant="zero", output=tmp_path / "1").output
+    options: dict[str, Any] = {"save_as": "llama", "layout": layout}
+    second = surgery.export(first, "1", output=tmp_path / "2", **options).output
+    third = surgery.export(second, "2", output=tmp_path / "3").output
+    for out, source in ((second, None), (second, first), (third, second)):
+        verification = surgery.verify(out, source=source)
+        assert verification.ok, verification.verdict
+    assert reproduce(open_original(second), source=first).exact
+    assert f"--layout {layout} --as llama\n" in (second / "README.md").read_text()
+    edit_json(second / "surgery.json", lambda manifest: manifest["edit"].update(family="mistral"))
+    assert_fails(second, "edit", "the manifest's family is not what the edit does", first)
 
 
 def test_a_window_that_bites_is_no_llama(tmp_path: Path) -> None:

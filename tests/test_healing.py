@@ -149,10 +149,27 @@ def test_verify_says_what_was_trained(work: Path) -> None:
     checked = verify(work / "healed", source=work / "neox")
     assert checked.ok
     details = {check.name: check.detail for check in checked.checks}
-    assert "differ from it by training on other text, not by the edit" in details["untouched"]
+    assert details["untouched"].endswith(" changed by training, as the manifest claims")
     assert "the rest is trained" in details["rewritten"]
     assert "healing" in checked.verdict
     assert not any(claim.name == "healing" for claim in verify(work / "cut").claims)
+
+
+def test_only_tensors_that_differ_are_counted_as_trained(work: Path, tmp_path: Path) -> None:
+    """A record of healing proves no training, so the cause is called a claim."""
+    forged = shutil.copytree(work / "cut", tmp_path / "forged")
+    (forged / "README.md").unlink()
+    healing = json.loads((work / "healed" / "surgery.json").read_text())["edit"]["healing"]
+    edit_json(forged / "surgery.json", lambda manifest: manifest["edit"].update(healing=healing))
+    edit_weights(forged, lambda t: t["gpt_neox.layers.0.mlp.dense_4h_to_h.weight"].zero_())
+    checked = verify(forged, source=work / "neox")
+    details = {check.name: check.detail for check in checked.checks}
+    rewritten = json.loads((forged / "surgery.json").read_text())["edit"]["changed"]["rewritten"]
+    equal = len(open_checkpoint(work / "neox").tensors) - len(rewritten) - 1
+    assert details["untouched"] == (
+        f"{equal} tensors byte-equal to the source; 1 changed by training, as the manifest claims"
+    )
+    assert "healing" in [claim.name for claim in checked.claims]
 
 
 def test_healing_excuses_no_change_of_a_constant(work: Path, tmp_path: Path) -> None:

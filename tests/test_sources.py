@@ -149,6 +149,18 @@ def test_a_tied_head_is_written_once(tmp_path: Path, head_first: bool) -> None:
     assert model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
 
 
+def test_a_tied_head_may_be_listed_in_an_index(tmp_path: Path) -> None:
+    """As torch saves a tied model in several files: two names of one tensor, both in the index."""
+    tensors = make_tensors(NEO)
+    tensors = {"lm_head.weight": tensors["lm_head.weight"], **tensors}
+    source = write_checkpoint(
+        tmp_path / "source", NEO, tensors=tensors, weights="bin", num_shards=2
+    )
+    out = surgery.export(source, "1", output=tmp_path / "out", variant="zero").output
+    assert "lm_head.weight" not in result_tensors(out)
+    assert surgery.verify(out, source=source).ok
+
+
 def test_a_shared_head_that_the_config_does_not_tie_is_kept(tmp_path: Path) -> None:
     tensors = make_tensors(NEOX)
     tensors["embed_out.weight"] = tensors["gpt_neox.embed_in.weight"]

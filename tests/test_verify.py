@@ -21,6 +21,7 @@ from forging import WEIGHTS, assert_fails, edit_json, edit_weights, seal
 import surgery
 from surgery.errors import SurgeryError
 from surgery.proof.behavior import find_mixing_heads
+from surgery.publishing.upload import find_publishable
 
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
@@ -120,6 +121,17 @@ def test_extra_papers_are_welcome(folder: Path) -> None:
     assert surgery.verify(folder).ok
 
 
+def test_what_a_download_or_a_clone_brings(folder: Path) -> None:
+    """`hf download --local-dir` and git keep notes beside the model, which are never published."""
+    for name in (".cache/huggingface/.gitignore", ".cache/huggingface/download/x.metadata"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text("x")
+    (folder / ".git" / "objects" / "ab").mkdir(parents=True)
+    (folder / ".git" / "objects" / "ab" / "cdef").write_text("x")
+    assert surgery.verify(folder).ok
+    assert not [name for name in find_publishable(folder).contents if name.startswith(".")]
+
+
 def positions(size: int) -> list[int]:
     return sorted({0, 1, 7, 8, 9, size // 3, size // 2, size - 2, size - 1} & set(range(size)))
 
@@ -172,6 +184,9 @@ def test_a_missing_file(folder: Path, name: str) -> None:
         "notes.txt",
         ".env",
         "lm_eval/edited/model/code.py",
+        ".git/hooks/code.py",
+        ".cache/huggingface/model.safetensors",
+        ".cache/notes.txt",
         ".m.attn-surgery-2.safetensors",
         ".staging.attn-surgery-partial/modeling_other.py",
         ".m.attn-surgery-partial/model.safetensors",
@@ -228,6 +243,8 @@ def test_another_source(folder: Path, source: Path, tmp_path: Path) -> None:
     assert_fails(folder, "edit", text, neo)
     copy = Path(shutil.copytree(source, tmp_path / "elsewhere"))
     assert surgery.verify(folder, source=copy).ok
+    with pytest.raises(ValueError, match="`revision` goes with `source`"):
+        surgery.verify(folder, revision="main")
 
 
 # --- behavior: found by running the model

@@ -97,8 +97,7 @@ def name_form(layout: str, family: str) -> list[str]:
 
     No record tells whether the source had another model type. `--as` changes nothing if not.
     """
-    saved_as = ["--as", family] if layout == "stock" and family in SAVED_AS else []
-    return ["--layout", layout, *saved_as]
+    return ["--layout", layout, *(["--as", family] if family in SAVED_AS else [])]
 
 
 class Markdown(str):

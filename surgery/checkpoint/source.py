@@ -157,6 +157,8 @@ def _open_index(folder: Path, config: dict[str, Any], entry: str) -> Checkpoint:
     stored = {(tensor.info.name, file) for file in shards for tensor in shards[file].tensors}
     for name, _ in sorted(stored ^ weight_map.items()):
         found = sorted(file for stored_name, file in stored if stored_name == name)
+        if not found and name in HEADS and entry == PICKLE_INDEX:
+            continue  # left out as a second name; an inventory misses a head that is not tied
         raise CheckpointError(
             f"tensor {name!r} is not where the index says",
             where=entry,

@@ -167,6 +167,9 @@ def _write_positions(writer: GGUFWriter, found: Architecture, inventory: Invento
         sliding = of_type[SLIDING]
         if (sliding.kind, sliding.base) != ("default", full.base):
             raise _refuse("rope_parameters", sliding.kind, "one base, and no scaling in windows")
+        whole = [block for block, t in enumerate(types) if t != SLIDING]
+        if whole != list(range(3, size.num_blocks, 4)):  # it reads no other pattern
+            raise _refuse("layer_types", f"blocks {whole}", "full attention in every fourth block")
         writer.add_sliding_window(config.get("sliding_window", 4096))
         writer.add_sliding_window_pattern([t == SLIDING for t in types])
     writer.add_rope_dimension_count(full.dimensions)

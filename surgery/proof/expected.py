@@ -22,7 +22,7 @@ from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
 from surgery.editing.rewriting import list_changes, make_unknown_fits
 from surgery.errors import CheckpointError, ManifestError
-from surgery.families import config_saved_as
+from surgery.families import FAMILIES, config_saved_as
 from surgery.layouts import Change, layout_of
 from surgery.plan import Plan, block_edits, make_plan
 from surgery.record.manifest import Edit, Manifest, list_edited_heads
@@ -50,6 +50,9 @@ def replan(
             before = _undo(edit, inventory)
         earlier, inventory = list_edited_heads(edits), take_inventory(*before)
         plan = make_plan(inventory, tuple(edit.parts), layout=edit.layout, earlier=earlier)
+        name = plan.family.model_type
+        if plans and edit.family in {f.model_type for f in FAMILIES if name in f.saved_as}:
+            edit = edit.model_copy(update={"family": name})  # a later edit changed the type
         _compare(edit, plan, config)
         plans.append(plan)
         config = inventory.config

@@ -175,7 +175,7 @@ def reproduce(
         layout=edit.layout,
         revision=edit.source.commit if source is None else None,
         name=edit.source.model,
-        save_as=None if edit.layout == "compact" else edit.family,
+        save_as=edit.family,
     )
     if output is not None:
         check_target(prepared.checkpoint.folder, Path(output), overwrite=overwrite)

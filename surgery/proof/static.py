@@ -1,7 +1,7 @@
 """Checks of an exported folder that run no model. Each relies on those before it.
 
-1. `files`: each file has its recorded SHA-256; other files are only the card, reports, and what a
-   killed evaluation left; no link leads out of the folder.
+1. `files`: each file has its recorded SHA-256; other files are only the card, reports, what a
+   killed evaluation left, and notes of git and the Hub's client; no link leads out of the folder.
 2. `contents`: weights, tokenizer, and license; no code except the compact layout's own file, byte
    for byte; no key of config.json that the family does not know.
 3. `edit`: the edits, planned again, match the manifest and config.json; with a source, the latest
@@ -174,18 +174,18 @@ class FileChecks:
         result, original, plan = self.result, self.original, self.plans[0]
         untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
         wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing or unexpected
-        healed = self.manifest.edit.healing is not None
-        trained = untouched & set(plan.inventory.parameters) if healed else set()
+        parameters = plan.inventory.parameters if self.manifest.edit.healing else {}
+        trained = set[str]()
         for name in untouched & set(result.tensors):
             one, other = result.tensors[name], original.tensors[name]
-            if one.info != other.info or (name not in trained and one.read() != other.read()):
+            if one.info != other.info:
                 wrong.add(name)
+            elif one.read() != other.read():
+                (trained if name in parameters else wrong).add(name)
         if wrong:
             raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
-        equal = f"{len(untouched - trained)} tensors byte-equal to the source"
-        if not trained:
-            return equal
-        return f"{equal}; {len(trained)} differ from it by training on other text, not by the edit"
+        more = f"; {len(trained)} changed by training, as the manifest claims" if trained else ""
+        return f"{len(untouched - trained)} tensors byte-equal to the source{more}"
 
     def check_rewritten(self) -> str:
         healed, plan = self.manifest.edit.healing, self.plans[0]

@@ -112,8 +112,11 @@ def verify(
     renders a report (`evals.publication.report.render_report`); without it, neither a report nor a
     card beside one is checked. `card`: whether to compare README.md.
 
-    **Raises:** `ManifestError` if the folder has no manifest; as `find_model` for the source.
+    **Raises:** `ManifestError` if the folder has no manifest; as `find_model` for the source;
+    ValueError for `revision` without `source`.
     """
+    if revision is not None and source is None:
+        raise ValueError("`revision` goes with `source`, whose revision it is")
     path = Path(folder)
     manifest = read_manifest(path)
     if manifest is None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from surgery.checkpoint.source import CARD, MANIFEST
+from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, SurgeryError
 from surgery.families import family_of
 from surgery.layouts.one_hot import OneHot
@@ -266,8 +266,10 @@ class Manifest(Record):
         return self.healing is not None
 
     def accounts_for(self, name: str) -> bool:
-        """Whether the folder may hold this file: it is recorded, `UNLISTED`, or the Hub's."""
-        patterns = (*UNLISTED, ".gitattributes")
+        """Whether the folder may hold this file: recorded, `UNLISTED`, or a client's notes."""
+        notes = (".gitattributes", ".git/*", ".cache/huggingface/*")
+        loads = PurePosixPath(name).suffix in CODE_OR_WEIGHTS
+        patterns = UNLISTED if loads else (*UNLISTED, *notes)
         return name in self.files or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
