@@ -234,7 +234,7 @@ def test_another_export_that_is_there_is_not_replaced(
         ("output: elsewhere", "pass --output"),
         ("--seeed: 1", "did you mean 'seed'?"),
         ("a: &x [1]\nb: *x", "refers to parts of itself"),
-        ("- list", "is not valid YAML"),
+        ("- list", "is not valid YAML (expected options, one `name: value` a line)"),
         (r'corpus: ["a\0b"]', "corpus"),
     ],
 )
