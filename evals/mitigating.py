@@ -90,7 +90,8 @@ class MitigationRequest(SearchRequest, Benchmarking):
             "output": output,
             "overwrite": overwrite,
         }
-        return ExportRequest.of(dict(self), **edit, **({} if healed else {"heal": ()}))
+        given = {name: value for name, value in self if healed or not name.startswith("heal")}
+        return ExportRequest.of(given, **edit)
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
