@@ -145,7 +145,7 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     others = evaluated(some)
     assert others["chose"] == {"passages": None, "windows": edit.chose.windows}
     assert others["extraction"]["n"] == 20
-    assert any("may be among these" in warning for warning in others["warnings"])
+    assert any("the two sets may overlap" in warning for warning in others["warnings"])
 
 
 def test_a_recipe_repeats_it_and_holds_no_path(
