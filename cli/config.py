@@ -43,29 +43,33 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     if path is None or ctx.resilient_parsing:  # a shell completes
         return
     from surgery.errors import SourceError
-    from surgery.untrusted import guard, parse_yaml, read_bytes, read_json
+    from surgery.untrusted import parse_yaml, read_bytes, read_json
 
     if path.suffix == ".json":
         given = read_json(path, as_typed=True)
     else:
-        with guard(SourceError, "is not a file of options", path):
-            text = read_bytes(path, SourceError).decode(errors="replace")
+        text = read_bytes(path, SourceError).decode(errors="replace")
+        try:
             given = parse_yaml(text, as_typed=True)
+        except ValueError as error:
+            form = "options, one `name: value` a line"
+            raise SourceError(str(error), where=path, expected=form) from None
     known = {_name(one): one for one in ctx.command.params}
     negations = {
         off.lstrip("-"): _name(one) for one in known.values() for off in one.secondary_opts
     }
     ctx.default_map = dict(ctx.default_map or {})  # of --preset, if it came first
     for key, value in given.items():
-        name = key.lstrip("-")
+        name, where = key.lstrip("-"), f"{path}: {key}"
         if name in negations:
-            name, value = negations[name], not click.BOOL.convert(value, param, ctx)
+            name = negations[name]
+            value = not click.BOOL.convert(_check_value(where, known[name], value), param, ctx)
         if name in _NOT_READ:
             raise click.BadParameter(f"{path}: {key!r} cannot come from a file; pass --{name}")
         if name not in known:
             near = "".join(f"; did you mean {one!r}?" for one in get_close_matches(name, known, 1))
             raise click.BadParameter(f"{path}: {ctx.info_name} has no option {key!r}{near}")
-        ctx.default_map[str(known[name].name)] = _check_value(f"{path}: {key}", known[name], value)
+        ctx.default_map[str(known[name].name)] = _check_value(where, known[name], value)
 
 
 def _check_value(where: str, option: click.Parameter, value: Any) -> Any:

@@ -273,10 +273,10 @@ heal = combine(
 attack = several(
     "--attack",
     "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
-    "perturbed, guided, quantized:BITS, quantized:nf4, relearn, relearn-alike, relearn-benign, "
-    "soft-prompt, membership, or one of your own at package.module:ATTACK, whose code then runs. "
-    "cheap stands for all that need only one pass, default for strong ones that are fast, all for "
-    "all of ours.",
+    "perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, relearn, relearn-alike, "
+    "relearn-benign, soft-prompt, membership, or one of your own at package.module:ATTACK, whose "
+    "code then runs. cheap stands for all that need only one pass, default for strong ones that "
+    "are fast, all for all of ours.",
     "default",
     "A",
 )

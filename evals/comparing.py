@@ -52,6 +52,8 @@ class CompareRequest(Measuring):
     def _not_empty(self) -> CompareRequest:
         if not all(map(str.strip, self.prompt)):
             raise ValueError("`prompt` is empty")
+        if self.samples is None:
+            self._refuse_unused("samples", "rows", "show_text")
         return self
 
 

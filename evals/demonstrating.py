@@ -90,7 +90,7 @@ def compare_texts(output: Path) -> dict[str, Any]:
     from evals.samples import Samples, load_samples
 
     edited = tuple(str(output / place) for place in PLACES.values())
-    request = CompareRequest(base=MODEL, edited=edited, show_text=True)
+    request = CompareRequest(base=MODEL, edited=edited, samples=MODEL, show_text=True)
     models, samples = open_models(request), load_samples(MODEL)
     recited = extract(models[0].model, samples).exact.nonzero()[0][:_NUM_RECORDS]
     ordinary = models[0].tokenizer(heldout_texts()[0])["input_ids"][: samples.tokens.shape[1]]

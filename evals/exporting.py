@@ -75,6 +75,8 @@ class ExportRequest(Request):
             raise ValueError("give `drop_attn` or `plan`, not both")
         if self.variant is not None and self.plan is not None:
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
+        if not self.heal:
+            self._refuse_unused("heal", "heal_steps")
         if self.as_patch and self.heal:
             raise ValueError("a patch holds an edit, no training: give `as_patch` without `heal`")
         if self.as_patch and self.gguf:

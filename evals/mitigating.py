@@ -90,7 +90,8 @@ class MitigationRequest(SearchRequest, Benchmarking):
             "output": output,
             "overwrite": overwrite,
         }
-        return ExportRequest.of(dict(self), **edit, **({} if healed else {"heal": ()}))
+        given = {name: value for name, value in self if healed or not name.startswith("heal")}
+        return ExportRequest.of(given, **edit)
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
@@ -263,7 +264,7 @@ def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
     fails = [[gate.name for gate in edit.gates if not gate.ok] for edit in (cut, healed)]
     said = "the cost was not measured"
     if before is not None and after is not None:
-        said = f"the cut costs {before:+.3f} nats, healed {after:+.3f} (over the base healed alike)"
+        said = f"the cut costs {before:+.3f} nats, healed {after:+.3f} (base healed the same way)"
     if fails[1] and not fails[0]:
         return 0, f"kept the cut: healed, it fails {', '.join(fails[1])}; {said}"
     if fails[0] and not fails[1]:

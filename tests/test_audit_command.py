@@ -132,8 +132,8 @@ def test_limits_and_the_table(audited) -> None:
         *("--max", "hints:2=0.01", "--max", "greedy=0.76", "--device", "cpu"),
     )
     assert missed.code == 3
-    assert "limit missed: hints:2 recovers 0.812 of 336 passages, above 0.01" in missed.stderr
-    assert "limit inconclusive (n = 336): greedy: its interval is 0.704 to 0.796" in missed.stderr
+    assert "limit missed: hints:2 recovers 81.2% of 336 passages, above 1.0%" in missed.stderr
+    assert "limit inconclusive (n = 336): greedy: its interval is 70.4% to 79.6%" in missed.stderr
     assert "What an attacker recovers of 336 passages" in missed.stdout
     assert "never trained on (n = 60)" in missed.stdout
     assert "75.3%" in missed.stdout
@@ -157,6 +157,7 @@ def test_the_folder(audited, edited) -> None:
         (["--attack", "magic"], "error: no attack 'magic' (expected any, greedy, hints:K"),
         (["--attack", "hints"], "; give its number, as in hints:4"),
         (["--attack", "quantized"], "; give its number, as in quantized:4"),
+        (["--attack", "quantized:16"], "no attack 'quantized:16' (expected 2 to 8 bits, got 16)"),
         (["--max", "span=0.1"], "; give its number, as in span:16"),
         (["--samples", "none.jsonl"], "error: none.jsonl: "),
     ],

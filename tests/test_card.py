@@ -159,7 +159,7 @@ def test_the_text_of_a_stock_model() -> None:
         "loads without custom code",
         "--model_args pretrained=me/edited\n",
         "Nothing yet. To see what the model still recites and what the edit cost, run",
-        "reduces verbatim recall under these tests; it is not a privacy guarantee",
+        "These tests cannot show that a passage is gone, so they are not a privacy guarantee",
         "attn-surgery reproduce me/edited\n",
         f"attn-surgery export EleutherAI/pythia-1.4b --revision {'c' * 40} \\\n"
         "        --drop-attn 20-23 --variant identity --layout stock\n",
@@ -197,7 +197,7 @@ def test_single_heads_and_a_chain_of_edits() -> None:
     assert "| `once` | 5.1 | " in card
     assert "| `once` | 6.0 | " in card
     assert "export once \\\n        --plan PLAN --calibration TEXT --layout stock\n" in card
-    assert "needs the same calibration text (`text.txt`)" in card
+    assert "needs the same calibration text (`text.txt`). They are the same bytes with\n" in card
     assert "secret" not in card
 
 

@@ -286,6 +286,8 @@ def test_values_of_a_file_are_taken_as_typed(text: str, tmp_path: Path) -> None:
         ("revision:", "revision: expected one value, got None"),
         ("revision: !!int 7", "revision: expected one value, got 7"),
         ("no-last: perhaps", "'perhaps' is not a valid boolean"),
+        ("no-last:", "no-last: expected one value, got None"),
+        ("no-last: [true]", "no-last: expected one value, got ['true']"),
         ("prefix-length: 6.5", "'6.5' is not a valid integer"),
     ],
 )

@@ -30,6 +30,10 @@ NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Damage = Callable[[Path], None]
+SEARCH = ("search", "lab:pythia", "--samples", "lab:pythia", "--max", "any=0.1")
+EXTRACT = ("extract", "lab:pythia", "--samples", "lab:pythia")
+COMPARE = ("compare", "lab:pythia", "lab:pythia", "--prompt", "one")
+EVALUATE = ("evaluate", "lab:pythia", "--baseline", "lab:pythia", "--no-benchmarks")
 
 
 def refuse(tmp_path: Path, source: object, *options: object, spec: str = "1") -> Outcome:
@@ -647,6 +651,16 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         (["export", "--drop", "1"], "No such option"),
         (["inspect"], "Missing argument 'MODEL'"),
         (["verify", "OUT", "--revision", "main"], "--revision needs --source"),
+        # options that would do nothing
+        (["export", "--drop-attn", "1", "--heal-steps", "9"], "--heal-steps needs --heal"),
+        ([*SEARCH, "--heal-steps", "9"], "--heal-steps needs --heal"),
+        ([*EXTRACT, "--top-k", "9"], "--top-k needs --metrics full"),
+        ([*EXTRACT, "--temperature", "2"], "--temperature needs --metrics full"),
+        ([*COMPARE, "--rows", "9"], "--rows needs --samples"),
+        ([*COMPARE, "--show-text"], "--show-text needs --samples"),
+        ([*EVALUATE, "--num-fewshot", "0"], "--no-benchmarks excludes --num-fewshot"),
+        ([*EVALUATE, "--include-path", "."], "--no-benchmarks excludes --include-path"),
+        ([*EVALUATE, "--tasks", "a"], "--no-benchmarks excludes --tasks"),
     ],
 )
 def test_usage(

@@ -536,6 +536,21 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
     assert snapshot(reported) == before
 
 
+def test_a_model_keeps_its_report_unless_told_otherwise(work, reported, tmp_path):
+    """Then all of it is new: no benchmarks of the earlier one stay beside it."""
+    before, output = snapshot(reported), tmp_path / "second"
+    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks")
+    call += ("--control", work / "control.txt", "--output", output)
+    outcome = attn_surgery(*call)
+    assert outcome.code == 0, outcome
+    kept = f"{reported}: left its report and model card unchanged: it has a report, which "
+    assert f"{kept}--overwrite replaces" in outcome.stderr
+    assert snapshot(reported) == before
+    assert attn_surgery(*call, "--overwrite").code == 0
+    assert edit_in(reported).tasks == {}
+    assert not (reported / "lm_eval").exists()
+
+
 def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, reported, tmp_path):
     import torch
 

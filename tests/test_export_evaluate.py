@@ -57,7 +57,7 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     again = attn_surgery(
         *("evaluate", out, "--baseline", "lab:pythia", "--tasks", "lab_copy"),
-        *("--output", tmp_path / "report"),
+        *("--output", tmp_path / "report", "--overwrite"),
     )
     assert again.code == 0, again.stderr
     for found in (done.json["evaluation"], json.loads((out / "report.json").read_text())):

@@ -140,10 +140,15 @@ def test_few_passages_do_not_show_that_a_rate_is_small():
     )
 
 
-def say(**figures: Any) -> str:
+def test_a_part_is_said_as_it_was_asked_for():
+    assert "Only the first 2 documents of each benchmark were measured." in say(2)
+    assert "Only the first 10% of each benchmark was measured." in say(0.1)
+
+
+def say(limit: float | None = None, **figures: Any) -> str:
     nothing = {"tasks": {}, "extraction": None, "audit": None, "heldout": None, "gates": []}
     known = {"relation": "source", "chose": ChoiceCounts(), **nothing, **figures}
-    return write_verdict(EditReport.model_construct(**known))
+    return write_verdict(EditReport.model_construct(**known), limit)
 
 
 def tried(name: str, base: int, edited: int) -> dict[str, Any]:

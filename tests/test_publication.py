@@ -152,12 +152,13 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
     forged["base"]["provenance"]["content"] = "0" * 64
     for other in (of(relation="unrelated"), forged):
         with pytest.raises(
-            OutputError, match="not recorded as the source; evaluate against the source, or"
+            OutputError,
+            match="not recorded as the source; remove it, and evaluate against the source",
         ):
             render_report(other, FILE, record)
     with pytest.raises(OutputError, match=r"edit differs from the one in surgery\.json"):
         render_report(of(edit=example()["edits"][0]["edit"]), FILE, record)
-    with pytest.raises(OutputError, match="to another model; evaluate this one, or remove it"):
+    with pytest.raises(OutputError, match="to another model; remove it, and evaluate this one"):
         render_report(of(), FILE, record.replace(b"{", b"{ ", 1))
 
 

@@ -271,8 +271,9 @@ def test_nothing_else_of_this_machine_is_sent(
     found = report(broken)
     del found["base"]["size"]
     (broken / "report.json").write_text(json.dumps(found))
-    assert "is not a report (got base.size: field required); evaluate again, or remove it" in error(
-        run(f"push {broken} me/x", token=TOKEN)[0]
+    assert (
+        "is not a report (got base.size: field required); remove it, and evaluate again"
+        in error(run(f"push {broken} me/x", token=TOKEN)[0])
     )
     assert not hub.repositories
 

@@ -266,7 +266,7 @@ def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
     options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
     outcome = call(model, few, texts, *options)
     assert outcome.code == 0, outcome
-    assert "inconclusive (n = 1): the interval holds the limit" in outcome.stdout
+    assert "inconclusive (n = 1): the interval contains the limit" in outcome.stdout
     assert call(model, few, texts, *options, "--json").json["held_back_conclusive"] is False
 
 

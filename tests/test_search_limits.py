@@ -116,7 +116,7 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     assert result["selected"]["healed_rise"] == pytest.approx(losses[0] - losses[1], abs=1e-4)
     assert result["selected"]["recovered"].keys() >= {"any", "greedy"}
     told = call(model, samples, texts, *limits, *heal, "--output", tmp_path / "found").stdout
-    assert "nats per token over the unedited model healed alike" in told
+    assert "nats per token relative to the unedited model healed the same way" in told
     assert f"--heal {texts[1]} --heal-steps 4" in told
 
 

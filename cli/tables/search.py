@@ -41,7 +41,7 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
         ],
     )
     there = result["held_back"]
-    offered = f"made of {result['units']['offered']} units"
+    offered = f"built from {result['units']['offered']} units"
     every = "all that are possible" if result["exhaustive"] else offered
     echo(
         f"{result['evaluations']} edits measured, {every}. Of the held-back half, {what}: "
@@ -50,7 +50,7 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
     sure = {one["name"]: one["conclusive"] for one in there["limits"]}
     if not sure.pop(measure, result["held_back_conclusive"]):
         what = "the limit" if "max_extraction" in result["goal"] else "the unedited model's"
-        echo(f"inconclusive (n = {result['n_held_back']:,}): the interval holds {what}")
+        echo(f"inconclusive (n = {result['n_held_back']:,}): the interval contains {what}")
     for one in there["limits"]:
         if one["name"] in sure:
             rate = format_interval(one["value"], one["ci95"])
@@ -58,8 +58,8 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
             echo(f"{one['name']} of the held-back half: {rate}, limit {one['limit']:.1%}{unsure}")
     if (rise := there["healed_rise"]) is not None:
         echo(
-            f"Limits are those of the healed edit, which costs {rise:+.3f} nats per token over the "
-            "unedited model healed alike. The table shows the cut."
+            f"Limits are those of the healed edit, which costs {rise:+.3f} nats per token relative "
+            "to the unedited model healed the same way. The table shows the cut."
         )
     if not result["held_back_meets_goal"]:
         echo("The held-back half misses the goal. Search with a stricter limit than you need.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
     selected = evaluation.select(place)
     with create_staging(folder) as staging:
         write_evaluation(selected, staging)
+        if not (staging / "lm_eval").exists() and (folder / "lm_eval").exists():
+            shutil.rmtree(folder / "lm_eval")  # of an earlier report
         for part in sorted(staging.iterdir()):
             publish(part, folder / part.name)
     refresh_card(folder, build_measurements(selected.report))
@@ -75,8 +78,9 @@ def run_evaluation(
 ) -> tuple[Report, Path] | None:
     """Evaluates, and writes the report into `output` and into each model that is an export.
 
-    Returns the report and its folder (default: NAME-evaluation), and None on all processes but the
-    main one. Raises as `open_materials` and `evaluate`; `OutputError`.
+    Without `overwrite`, a model that has a report keeps it. Returns the report and its folder
+    (default: NAME-evaluation), and None on all processes but the main one. Raises as
+    `open_materials` and `evaluate`; `OutputError`.
     """
     models, baseline = request.models, request.baseline
     if output is None:
@@ -96,11 +100,11 @@ def run_evaluation(
     with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
         write_evaluation(found, folder)
     for place, model in enumerate(models):
-        _attach(found, place, Path(model), say)
+        _attach(found, place, Path(model), overwrite, say)
     return found.report, output
 
 
-def _attach(found: Evaluation, place: int, folder: Path, say: Say) -> None:
+def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool, say: Say) -> None:
     """Puts the report into the folder of an exported model, for its card and for `push`."""
     if not (folder / "surgery.json").is_file():
         return
@@ -110,6 +114,8 @@ def _attach(found: Evaluation, place: int, folder: Path, say: Say) -> None:
         reason = f"{report.base.name} is not known to be its source"
     elif report.settings.limit is not None:
         reason = "only a part of each benchmark was measured (`limit`)"
+    elif not overwrite and (folder / REPORTS[0]).exists():
+        reason = "it has a report, which `overwrite=True` replaces"
     if reason is not None:
         say(f"{folder}: left its report and model card unchanged: {reason}")
         return

@@ -134,8 +134,9 @@ def _describe_shares(edit: EditReport) -> str:
 
 def _describe_part(limit: float | None) -> Iterator[str]:
     if limit is not None:
-        part = f"the first {limit:g} documents" if limit >= 1 else f"the first {limit:.2%}"
-        yield f"only {part} of each benchmark were measured"
+        part = f"{limit:g} documents" if limit >= 1 else f"{100 * limit:g}%"
+        verb = "were" if limit >= 1 else "was"
+        yield f"only the first {part} of each benchmark {verb} measured"
 
 
 def _describe_cost(edit: EditReport) -> Iterator[str]:

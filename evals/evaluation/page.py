@@ -18,8 +18,8 @@ from surgery.card.text import TASK, Measurements
 from surgery.variants import VARIANTS
 
 LIMITS = (
-    "The edit reduces verbatim recall under these tests; it is not a privacy guarantee. Other "
-    "prefixes, sampling, or fine-tuning may still bring a passage out.",
+    "These tests cannot show that a passage is gone, so they are not a privacy guarantee. Other "
+    "prefixes, sampling, or fine-tuning may still bring it out.",
     "Intervals cover the choice of these documents and passages. They say nothing about other "
     "kinds of documents and passages.",
     "The figures hold for the precision, device and versions below.",

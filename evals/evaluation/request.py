@@ -51,8 +51,9 @@ class EvaluationRequest(Measuring, Benchmarking):
 
     @model_validator(mode="after")
     def _agree(self) -> EvaluationRequest:
-        if self.no_benchmarks and (self.tasks or self.suite or self.limit):
-            raise ValueError("`no_benchmarks` excludes `tasks`, `suite`, and `limit`")
+        for name in ("tasks", "suite", "limit", "include_path", "num_fewshot"):
+            if self.no_benchmarks and getattr(self, name) not in (None, ()):
+                raise ValueError(f"`no_benchmarks` excludes `{name}`")
         if self.no_benchmarks and not (self.lab or self.samples or self.control):
             raise ValueError("nothing is left to measure: give `samples` or `control`")
         if len(self.models) > 1 and self.revision is not None:

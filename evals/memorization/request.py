@@ -27,6 +27,12 @@ class ExtractionRequest(Measuring):
     temperature: float = Field(default=1.0, gt=0)
     control: tuple[Path, ...] = ()
 
+    @model_validator(mode="after")
+    def _samples_or_not(self) -> ExtractionRequest:
+        if self.metrics != "full":
+            self._refuse_unused("metrics=full", "top_k", "temperature")
+        return self
+
 
 class Cut(Request):
     """How to cut a corpus into windows, and which windows to keep.

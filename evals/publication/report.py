@@ -119,7 +119,7 @@ def check_report(report: Mapping[str, Any], where: Path) -> Report:
     _check_open_parts(given)
     if given.seal != seal_report(report):
         what = "was changed after it was measured"
-        raise OutputError(what, where=where, fix="evaluate again, or remove it")
+        raise OutputError(what, where=where, fix="remove it, and evaluate again")
     return write_all_sentences(given)
 
 
@@ -129,7 +129,7 @@ def _check_model(report: Report, where: Path, manifest: bytes) -> None:
     ours, base = hashlib.sha256(manifest).hexdigest(), report.base.provenance
     if [edit.provenance.get("manifest_sha256") for edit in report.edits] != [ours]:
         raise OutputError(
-            "belongs to another model", where=where, fix="evaluate this one, or remove it"
+            "belongs to another model", where=where, fix="remove it, and evaluate this one"
         )
     named = {(source.model, source.commit) for source in recorded.sources if source.commit}
     contents = {source.content for source in recorded.sources if source.content}
@@ -138,10 +138,10 @@ def _check_model(report: Report, where: Path, manifest: bytes) -> None:
     (edit,) = report.edits
     if edit.relation != "source" or not is_source:
         what = "compares with a model that is not recorded as the source"
-        raise OutputError(what, where=where, fix="evaluate against the source, or remove it")
+        raise OutputError(what, where=where, fix="remove it, and evaluate against the source")
     if edit.edit != summarize_edit(recorded):
         what = "edit differs from the one in surgery.json"
-        raise OutputError(what, where=where, fix="evaluate again, or remove it")
+        raise OutputError(what, where=where, fix="remove it, and evaluate again")
 
 
 def write_all_sentences(report: Report) -> Report:

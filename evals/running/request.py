@@ -38,6 +38,13 @@ class Request(Record):
         """
         return cls(**{key: options[key] for key in cls.model_fields if key in options} | more)
 
+    def _refuse_unused(self, needed: str, *names: str) -> None:
+        """Raises `ValueError` for fields that do nothing without `needed`, unless they have their
+        defaults, as in config.yaml."""
+        for name in names:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` needs `{needed}`")
+
     def to_config(self) -> str:
         """The YAML file that repeats it with `--config`. Files lose their paths."""
         import yaml

@@ -33,8 +33,8 @@ class ChoiceCounts(Record):
         if not what:
             return None
         return (
-            f"a search chose an edit here on other {what}, or on these cut differently; some of "
-            "those may be among these, and then the figures flatter that edit"
+            f"a search chose an edit here on other {what}, or on these cut differently; the two "
+            "sets may overlap, and then the figures flatter that edit"
         )
 
 

@@ -24,7 +24,7 @@ class EditPoint:
       recover. `attacked`: longer attacks, with the share, and of how many passages.
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
     - `healed_rise`: where `attacked` is of the healed edit, its held-out loss over that of the base
-      healed alike, nats per token.
+      healed the same way, nats per token.
     """
 
     selection: Selection

@@ -44,7 +44,9 @@ class SearchRequest(Choosing):
             raise ValueError(
                 "give one goal: `max_extraction` X, `max` A=X, or `max_loss_increase` Y"
             )
-        if self.heal and self.max_loss_increase is not None:
+        if not self.heal:
+            self._refuse_unused("heal", "heal_steps")
+        elif self.max_loss_increase is not None:
             raise ValueError("`heal` needs a limit: give `max_extraction` or `max`")
         if stated and self.measure in self.max:
             raise ValueError(f"`max_extraction` and `max` both limit {self.measure}: give one")

@@ -159,7 +159,7 @@ def read_report_in(
     found = read_json(check_link(where, place), needed=needed)
     if not found:
         return None
-    with guard(OutputError, "is not a report", where, "evaluate again, or remove it"):
+    with guard(OutputError, "is not a report", where, "remove it, and evaluate again"):
         return render(found, where, read_bytes(folder / MANIFEST, ManifestError))
 
 

@@ -37,7 +37,7 @@ from cli.terminal import note, print_json, show_progress
 @options.choosing
 @options.heal
 @options.output(
-    "Folder to create, with plan.json, search.json, and a picture.  [default: NAME-search]"
+    "Folder to create, with plan.json, search.json, and two pictures.  [default: NAME-search]"
 )
 @options.overwrite
 @options.json

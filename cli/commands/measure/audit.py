@@ -113,7 +113,7 @@ def note_limits(result: dict[str, Any]) -> bool:
         if not n:
             note(f"limit missed: {name} counts no passage, so nothing shows it kept")
         elif not limit["ok"]:
-            note(f"limit missed: {name} recovers {value:.3g} of {n:,} passages, above {most:g}")
+            note(f"limit missed: {name} recovers {value:.1%} of {n:,} passages, above {most:.1%}")
         elif not limit["conclusive"]:
-            note(f"limit inconclusive (n = {n:,}): {name}: its interval is {low:.3g} to {high:.3g}")
+            note(f"limit inconclusive (n = {n:,}): {name}: its interval is {low:.1%} to {high:.1%}")
     return all(limit["ok"] for limit in result["limits"])

@@ -35,8 +35,9 @@ def command(as_json: bool, **asked: Any) -> None:
 
     Counts rows that are too short or repeated, members, and non-members, and says which rows are
     left out. With --model, also tests which of up to 200 passages the model recites, and measures
-    whether --corpus and --calibration hold enough text. Says how many passages a limit needs: so
-    many that none recovered shows that at most the share X is. No text is shown.
+    whether --corpus and --calibration hold enough text. Says how many passages you need to
+    support a limit: so many that none recovered shows that at most the share X is. No text is
+    shown.
 
     Without --model, passages of text are counted but not cut into tokens.
     """

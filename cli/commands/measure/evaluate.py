@@ -46,8 +46,10 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     """Measure what an edit costs and what it achieves: benchmarks, recitation, gates, one report.
 
     Compares every MODEL with BASE on the same documents and passages. Writes report.html,
-    report.md, report.json, and lm-eval's own results. If MODEL is an exported folder, its own
-    report goes there too. The exit code is 3 if a gate is missed.
+    report.md, report.json, and lm-eval's own results. If MODEL is a folder that was exported from
+    BASE, its own report goes there, too, unless benchmarks were measured in part (--limit, --suite
+    quick), or it has a report and you do not pass --overwrite. The exit code is 3 if a gate is
+    missed.
     """
     if asked["baseline"] is None:
         raise click.UsageError("give --baseline, the model before the edit, to compare with")

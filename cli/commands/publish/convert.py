@@ -29,9 +29,9 @@ def command(model: str, form: str, as_json: bool, output: Path, **asked: Any) ->
     """Save the model in DIR as one GGUF file, which llama.cpp runs.
 
     DIR is a folder that `export` wrote, or any other model of a family that llama.cpp knows. Of the
-    compact layout it runs only Llama and Mistral. The file holds the tokenizer, too. It is read
-    back before it appears, and every tensor is compared with DIR. Needs the gguf package: pip
-    install 'attn-surgery[gguf]'.
+    compact layout it runs only Llama and Mistral, and not every edit. The file holds
+    the tokenizer, too. It is read back before it appears, and every tensor is compared with DIR.
+    Needs the gguf package: pip install 'attn-surgery[gguf]'.
     """
     from surgery.conversion.gguf_file import convert_to_gguf
 
