@@ -171,6 +171,7 @@ def describe_question(task: SearchTask) -> dict[str, Any]:
         "model": task.loaded.identity,
         "dtype": task.loaded.provenance["dtype"],
         "samples": [task.samples.sha256, task.samples.prefix_length],
+        "halves": [half.samples.sha256 for half in task.halves],  # counts and members deal them
         "heldout": hash_row(task.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
         "batch_size": task.request.batch_size,
