@@ -180,10 +180,13 @@ def heal_export(
     passages: str | None,
     *,
     overwrite: bool = False,
+    device: str | None = None,
     progress: Progress,
 ) -> Export:
     """Heals an exported cut into `output`. Arguments and errors: `surgery.healing.healing.heal`."""
+    from evals.models import find_device
     from surgery.healing.healing import heal
 
+    how: dict[str, Any] = {"overwrite": overwrite, "device": find_device(device)}
     with progress("heal", schedule.steps) as advance:
-        return heal(cut, output, text, schedule, passages, overwrite=overwrite, advance=advance)
+        return heal(cut, output, text, schedule, passages, advance=advance, **how)
