@@ -341,6 +341,10 @@ def test_what_holds_best_is_kept_healed_or_not(
         manifest = read_manifest(folder)
         assert manifest is not None
         assert manifest.is_healed == trained
+        written = Report.model_validate_json((folder / "report.json").read_text())
+        assert {written.edits[0].name, written.edits[0].provenance["model"]} == {folder.name}
+        assert written.settings.models == (folder.name,)
+        assert f"evaluate {folder.name} " in written.commands[-1]
 
     def costs(edit: Any, value: float) -> Any:
         loss = edit.heldout.model_copy(
