@@ -255,6 +255,8 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     assert "no edit meets the limit of 0 (hints:4): continuing with the best one" in outcome.stderr
     report = Report.model_validate_json((out / "report.json").read_text())
     assert report.edits[0].passed is False
+    assert report.edits[0].edit is not None
+    assert report.edits[0].edit.missed  # said also where the half held back keeps the limit
     assert verify(out, source=work / "tiny").ok
     assert "next: " not in outcome.stderr
 

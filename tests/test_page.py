@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from lxml import html as lxml_html
 
 from evals.benchmarks.tasks import SUITES, describe_task
-from evals.evaluation.headline import summarize
+from evals.evaluation.headline import summarize, write_verdict
 from evals.evaluation.page import render_html, render_pages
 from evals.evaluation.pictures import draw_model, draw_table, draw_trade_off
 from evals.evaluation.report import Report
@@ -274,6 +274,17 @@ def test_gates_are_told_in_words() -> None:
         for text in (parse(made["report.html"]).text_content(), made["report.md"]):
             missed = sum(not one["ok"] for one in gates)
             assert text.count(": FAILED: ") == missed
+
+
+def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
+    """By luck, the half held back may keep it."""
+    edit = {**example()["edits"][0]["edit"], "missed": True}
+    (missed,) = Report.model_validate(example(edit=edit, gates=[gate()])).edits
+    said = (
+        "No edit of the search kept its limits on the half that chose; here, it passes every gate."
+    )
+    assert summarize(missed).line == said
+    assert said in write_verdict(missed)
 
 
 def test_it_starts_with_one_line_and_three_points() -> None:

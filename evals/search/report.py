@@ -202,6 +202,7 @@ def make_plan(task: SearchTask, selection: Selection, result: Mapping[str, Any])
             seed=task.request.seed,
             passages=here.samples.sha256,
             windows=hash_row(here.windows),
+            met=result["selected"] is not None,
         ),
         provenance={"command": "search", **{key: result[key] for key in kept}},
     )
