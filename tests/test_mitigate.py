@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
+from forging import edit_json
 from local_tasks import write_tasks
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
@@ -205,6 +206,25 @@ def test_what_was_done_is_not_done_again(
     assert (out / "report.json").exists()
     refused = mitigate(work, out)
     refused.assert_error("already exists", "--overwrite")
+
+
+def test_a_larger_budget_may_choose_another_edit_after_an_interruption(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """The export of the smaller budget makes room for that of the larger one."""
+    out, search = tmp_path / "out", tmp_path / "out-search"
+    shutil.copytree(work / "out-search", search)
+    edit_json(search / "search.json", lambda result: result.update(max_evaluations=1))
+    plan = json.loads((search / "plan.json").read_text())
+    plan["edits"][0]["drop_attn"] = "0" if plan["edits"][0]["drop_attn"] != "0" else "1"
+    (tmp_path / "smaller.json").write_text(json.dumps(plan))
+    smaller = ("--plan", tmp_path / "smaller.json", "--output", out)
+    made = attn_surgery("export", work / "tiny", *smaller)
+    assert made.code == 0, made.stderr
+    outcome = mitigate(work, out)
+    assert outcome.code == 0, outcome.stderr
+    weights = [folder / "model.safetensors" for folder in (done[1], out)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_another_export_that_is_there_is_not_replaced(
