@@ -142,7 +142,7 @@ def test_few_passages_do_not_show_that_a_rate_is_small():
 
 def say(**figures: Any) -> str:
     nothing = {"tasks": {}, "extraction": None, "audit": None, "heldout": None, "gates": []}
-    known = {"relation": "source", "chose": ChoiceCounts(), **nothing, **figures}
+    known = {"relation": "source", "chose": ChoiceCounts(), "edit": None, **nothing, **figures}
     return write_verdict(EditReport.model_construct(**known))
 
 
