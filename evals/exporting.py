@@ -41,6 +41,7 @@ class ExportRequest(Request):
     - `heal`: other text to train the edited model on, for `heal_steps` steps. It may hold none of
       `samples`, if given; `prefix_length`, `suffix_length`: of these; `skip_short`: leave out those
       that are shorter.
+    - `device`: where to fit and to heal (default: a GPU if there is one).
     - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
     - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
     - `as_patch`: write one file with what the edit changes (`surgery.patching`).
@@ -61,6 +62,7 @@ class ExportRequest(Request):
     prefix_length: int | None = None
     suffix_length: int | None = None
     skip_short: bool = False
+    device: str | None = None
     output: Path | None = None
     overwrite: bool = False
     max_shard_size: int | None = Field(default=None, gt=0)
@@ -189,7 +191,9 @@ def _write(
             stack.enter_context(explain_os_errors(target))
             stack.enter_context(create_parents(target))
             place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
-        fitting = None if text is None else fit_prepared(prepared, text, progress)
+        fitting = None
+        if text is not None:
+            fitting = fit_prepared(prepared, text, progress, request.device)
         with progress("export", prepared.total_bytes) as advance:
             export = (write_patch if request.as_patch else write)(
                 prepared,
@@ -200,10 +204,14 @@ def _write(
             )
         if healed_on is None:
             return export
+        from evals.models import find_device
         from surgery.healing.healing import heal
 
+        device, overwrite = find_device(request.device), request.overwrite
         with progress("heal", request.heal_steps) as advance:
-            return heal(export, target, *healed_on, overwrite=request.overwrite, advance=advance)
+            return heal(
+                export, target, *healed_on, overwrite=overwrite, device=device, advance=advance
+            )
 
 
 def _name_default(request: ExportRequest, prepared: Prepared) -> Path:

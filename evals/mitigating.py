@@ -82,13 +82,19 @@ class MitigationRequest(SearchRequest, Benchmarking):
     def make_export_request(
         self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
+        """Also replaces what an earlier run exported, if a smaller budget found another edit."""
+        from surgery.record.manifest import read_manifest
+
+        there = read_manifest(output)
+        made, chosen = there and there.edit.chosen, plan.chosen
+        ours = bool(made and chosen and made.passages == chosen.passages)
         fitted = any(variant_of(edit.variant).FITTED for edit in plan.edits)
         edit = {
             "plan": plan,
             "variant": None,
             "calibration": self.calibration if fitted else (),
             "output": output,
-            "overwrite": overwrite,
+            "overwrite": overwrite or ours,
         }
         given = {name: value for name, value in self if healed or not name.startswith("heal")}
         return ExportRequest.of(given, **edit)

@@ -14,7 +14,7 @@ from typing import Any
 
 from surgery.card.text import read_card, render_card
 from surgery.checkpoint.content import check_unchanged, hash_content, recall_hash
-from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint
+from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint, drop_paths
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.editing.rewriting import check_fitted, list_changes, plan_shards
@@ -36,6 +36,7 @@ from surgery.record.manifest import (
 )
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
+from surgery.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -219,16 +220,25 @@ def _collect_files(
     contents: dict[str, list[bytes]] = {}
     if list(shards) != name_shards(1):
         contents[SAFETENSORS_INDEX] = [_to_json(make_index(shards, checkpoint.index_metadata))]
-    contents |= {name: [path.read_bytes()] for name, path in checkpoint.sidecars.items()}
+    contents |= {name: [read_sidecar(path)] for name, path in checkpoint.sidecars.items()}
     if plan.layout.NAME == "compact":
         contents[MODELING_FILE.name] = [MODELING_FILE.read_bytes()]
     return contents
 
 
+def read_sidecar(path: Path) -> bytes:
+    """Returns a file of the source as the export holds it: byte for byte but for local paths."""
+    settings = read_json(path) if path.name == "tokenizer_config.json" else {}
+    if drop_paths(settings) == settings:
+        return path.read_bytes()
+    return _to_json(drop_paths(json.loads(path.read_bytes())))  # with integers of any length
+
+
 def _make_config(checkpoint: Checkpoint, plan: Plan) -> bytes:
-    if plan.config == checkpoint.config:
+    config = drop_paths(plan.config)
+    if config == checkpoint.config:
         return (checkpoint.folder / "config.json").read_bytes()
-    return _to_json(plan.config)
+    return _to_json(config)
 
 
 def _to_json(value: object) -> bytes:

@@ -147,7 +147,7 @@ def test_a_part_is_said_as_it_was_asked_for():
 
 def say(limit: float | None = None, **figures: Any) -> str:
     nothing = {"tasks": {}, "extraction": None, "audit": None, "heldout": None, "gates": []}
-    known = {"relation": "source", "chose": ChoiceCounts(), **nothing, **figures}
+    known = {"relation": "source", "chose": ChoiceCounts(), "edit": None, **nothing, **figures}
     return write_verdict(EditReport.model_construct(**known), limit)
 
 

@@ -31,6 +31,7 @@ from evals.evaluation.materials import Materials
 from evals.evaluation.report import Report, seal_report
 from evals.evaluation.request import EvaluationRequest
 from evals.evaluation.rows import make_tables
+from evals.exporting import ExportRequest, run_export
 from evals.healing import find_healing_text
 from evals.inputs import open_passages
 from evals.publication.report import check_report
@@ -70,6 +71,22 @@ def export(work: Path, model: str, spec: str, output: Path, *more: object) -> An
 
 def heal(work: Path, model: str, spec: str, output: Path, *more: object) -> Any:
     return export(work, model, spec, output, "--heal", work / "text.txt", *STEPS, *more)
+
+
+def test_fitting_and_healing_run_on_the_device_asked_for(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the first GPU, which others may use or which may be too small."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    text = (str(work / "text.txt"),)
+    request = ExportRequest(
+        model=str(work / "neox"), drop_attn="1", variant="linear", calibration=text, heal=text,
+        heal_steps=1, device="cpu", output=tmp_path / "out",
+    )  # fmt: skip
+    _, made = run_export(request)
+    assert made is not None
+    assert made.manifest.healing is not None
+    assert made.manifest.healing.device == "cpu"
 
 
 def test_it_learns_the_text_and_records_how(work: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
+from forging import edit_json
 from local_tasks import write_tasks
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
@@ -207,6 +208,25 @@ def test_what_was_done_is_not_done_again(
     refused.assert_error("already exists", "--overwrite")
 
 
+def test_a_larger_budget_may_choose_another_edit_after_an_interruption(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """The export of the smaller budget makes room for that of the larger one."""
+    out, search = tmp_path / "out", tmp_path / "out-search"
+    shutil.copytree(work / "out-search", search)
+    edit_json(search / "search.json", lambda result: result.update(max_evaluations=1))
+    plan = json.loads((search / "plan.json").read_text())
+    plan["edits"][0]["drop_attn"] = "0" if plan["edits"][0]["drop_attn"] != "0" else "1"
+    (tmp_path / "smaller.json").write_text(json.dumps(plan))
+    smaller = ("--plan", tmp_path / "smaller.json", "--output", out)
+    made = attn_surgery("export", work / "tiny", *smaller)
+    assert made.code == 0, made.stderr
+    outcome = mitigate(work, out)
+    assert outcome.code == 0, outcome.stderr
+    weights = [folder / "model.safetensors" for folder in (done[1], out)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_another_export_that_is_there_is_not_replaced(
     work: Path, done: tuple[Outcome, Path], tmp_path: Path
 ) -> None:
@@ -255,6 +275,8 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     assert "no edit meets the limit of 0 (hints:4): continuing with the best one" in outcome.stderr
     report = Report.model_validate_json((out / "report.json").read_text())
     assert report.edits[0].passed is False
+    assert report.edits[0].edit is not None
+    assert report.edits[0].edit.missed  # said also where the half held back keeps the limit
     assert verify(out, source=work / "tiny").ok
     assert "next: " not in outcome.stderr
 
@@ -341,6 +363,10 @@ def test_what_holds_best_is_kept_healed_or_not(
         manifest = read_manifest(folder)
         assert manifest is not None
         assert manifest.is_healed == trained
+        written = Report.model_validate_json((folder / "report.json").read_text())
+        assert {written.edits[0].name, written.edits[0].provenance["model"]} == {folder.name}
+        assert written.settings.models == (folder.name,)
+        assert f"evaluate {folder.name} " in written.commands[-1]
 
     def costs(edit: Any, value: float) -> Any:
         loss = edit.heldout.model_copy(

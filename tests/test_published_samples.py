@@ -59,6 +59,8 @@ def test_the_extraction_challenge_is_a_pair_of_arrays(place: Path) -> None:
         np.save(place / f"train_{part}.npy", np.arange(100, dtype=np.uint16).reshape(2, 50))
     samples = load_samples("lm-extraction:.")
     assert (samples.prefix_length, samples.suffix_length) == (50, 50)
+    for folder in (place, "."):
+        assert load_samples(f"lm-extraction:{folder}").source == f"lm-extraction:{place.name}"
 
 
 def test_sets_of_64_and_48_ids_need_their_lengths_only(place: Path) -> None:

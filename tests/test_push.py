@@ -29,6 +29,7 @@ import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT
 from example_report import example, example_of
+from forging import seal
 from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
 from hub_uploads import UploadHub
@@ -38,6 +39,9 @@ from evals.benchmarks.tasks import describe_task
 from evals.evaluation.page import render_pages
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
+from surgery.errors import SurgeryError
+from surgery.proof.reproduction import open_original, reproduce
+from surgery.proof.verification import verify
 from surgery.publishing.upload import find_publishable
 
 READER = "hf_readerreaderreaderreaderreader"
@@ -276,6 +280,30 @@ def test_nothing_else_of_this_machine_is_sent(
         in error(run(f"push {broken} me/x", token=TOKEN)[0])
     )
     assert not hub.repositories
+
+
+def test_paths_that_a_library_wrote_into_settings_stay_here(tmp_path: Path) -> None:
+    config = neox_config(num_hidden_layers=2, _name_or_path="/home/alice/acme")
+    source, out = write_checkpoint(tmp_path / "source", config), tmp_path / "out"
+    length = 1000000000000000019884624838656  # as the library writes it where there is no limit
+    settings = {"name_or_path": "me/acme", "model_max_length": length}
+    local = {"tokenizer_file": "C:\\alice\\tokenizer.json", "special_tokens_map_file": "./map.json"}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings | local))
+    surgery.export(source, "0", output=out)
+    assert "_name_or_path" not in json.loads((out / "config.json").read_text())
+    assert json.loads((out / "tokenizer_config.json").read_text()) == settings
+    assert surgery.verify(out).ok
+    assert surgery.verify(out, source=source).ok
+    assert reproduce(open_original(out), source=source).exact
+    assert find_publishable(out)
+
+    for name in ("config.json", "tokenizer_config.json"):  # an export of 0.2.0 kept them
+        shutil.copy(source / name, out)
+        seal(out)
+        assert verify(out, source=source, card=False).ok
+        with pytest.raises(SurgeryError, match=f"{name}: holds a path .* export it again"):
+            find_publishable(out)
+        surgery.export(source, "0", output=out, overwrite=True)
 
 
 CHANGED = """

@@ -349,7 +349,7 @@ def test_rows_too_short(tmp_path):
 
 
 def test_rows_too_short_are_left_out_on_request(tmp_path):
-    rows = [{"tokens": [1] * 60}, {"tokens": [2] * 64}, {"tokens": [3] * 63, "member": True}]
+    rows = [{"tokens": [1] * 60}, {"tokens": [2] * 64}, {"tokens": [3] * 63}]
     samples = load_samples(lines(tmp_path / "s.jsonl", rows), skip_short=True)
     assert (samples.ids, samples.tokens.tolist()) == (("1",), [[2] * 64])
     assert list_row_warnings(samples.description) == [
@@ -437,6 +437,10 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
     )
     at = f"{path} line 2: cannot be used as samples (got"
     assert message(lines(path, [{"tokens": row}, {"id": 2}])) == f"{at} no 'tokens')"
+    for label in ({"member": False}, {"count": 3}, {"duplicates": 0}):
+        rows = [{"tokens": row}, {"tokens": row, **label}]
+        name = next(iter(label)).replace("duplicates", "count")
+        assert message(lines(path, rows)) == f"{at} {name!r}, which the first row lacks)"
     for wrong in (1.5, True):
         assert message(lines(path, [{"tokens": row}, {"tokens": [wrong] * 64}])) == (
             f"{at} 'tokens' is a list with entries that are not token ids)"

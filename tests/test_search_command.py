@@ -241,6 +241,16 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
     assert call(model, samples, texts, *another, "--overwrite").code == 0
 
 
+def test_other_labels_deal_other_halves_so_nothing_is_taken_up(model, samples, texts, tmp_path):
+    options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
+    assert call(model, samples, texts, *options).code == 0
+    for label in ("count", "member"):
+        rows = [json.loads(line) for line in samples.read_text().splitlines()]
+        assert all(row.pop(label) is not None for row in rows)
+        others = write_rows(tmp_path / f"no-{label}.jsonl", rows)
+        call(model, others, texts, *options).assert_error("holds a search with another")
+
+
 @pytest.mark.parametrize("change", ["drop_attn", "variant", "provenance"])
 def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
     model, samples, texts, tmp_path, change

@@ -58,7 +58,7 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
 
     `push` then publishes both. Raises `OutputError` if the folder cannot be written.
     """
-    selected = evaluation.select(place)
+    selected = evaluation.select(place, get_last_name(folder))
     with create_staging(folder) as staging:
         write_evaluation(selected, staging)
         if not (staging / "lm_eval").exists() and (folder / "lm_eval").exists():

@@ -64,10 +64,12 @@ class Evaluation:
     edited_runs: list[dict[str, TaskRun]]
     texts: list[dict[str, Any]] = field(default_factory=list)
 
-    def select(self, place: int) -> Evaluation:
-        """The evaluation of one edit, for its model's folder."""
+    def select(self, place: int, name: str) -> Evaluation:
+        """The evaluation of one edit, for its model's folder, which may have another name now."""
         edit = self.report.edits[place]
-        settings = self.report.settings.model_copy(update={"models": (edit.name,)})
+        update = {"name": name, "provenance": {**edit.provenance, "model": name}}
+        edit = edit.model_copy(update=update)
+        settings = self.report.settings.model_copy(update={"models": (name,)})
         report = self.report.model_copy(update={"edits": [edit], "settings": settings})
         return Evaluation(write_sentences(report), self.base_runs, [self.edited_runs[place]])
 
@@ -312,6 +314,7 @@ def summarize_edit(manifest: Manifest) -> EditSummary:
         variant=edit.variant,
         attention_free={str(block): name for block, name in manifest.attention_free.items()},
         earlier_edits=len(manifest.history),
+        missed=edit.chosen is not None and not edit.chosen.met,
     )
 
 

@@ -11,7 +11,6 @@ from evals.evaluation.gates import check_gates
 from evals.evaluation.report import (
     EditReport,
     EditSummary,
-    Gate,
     HeldOut,
     MeasuredModel,
     Relation,
@@ -90,7 +89,7 @@ def write_verdict(edit: EditReport, limit: float | None = None) -> str:
     said += [*_describe_choice(edit), _describe_recital(edit), *_describe_attacks(edit)]
     said += _describe_cost(edit)
     if edit.gates:
-        said.append(_describe_gates(edit.gates))
+        said.append(_describe_gates(edit))
     return _join(said)
 
 
@@ -106,7 +105,7 @@ class Summary(NamedTuple):
 def summarize(edit: EditReport, limit: float | None = None) -> Summary:
     """The same for a reader in a hurry, in sentences. `limit`: of the request."""
     line = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
-    line.append(_describe_gates(edit.gates) if edit.gates else _describe_shares(edit))
+    line.append(_describe_gates(edit) if edit.gates else _describe_shares(edit))
     measured = edit.extraction is not None
     attacked = list(_describe_attacks(edit)) if measured else ["no attack was tried"]
     if len(attacked) == 1 and edit.audit is not None and edit.audit.strongest is not None:
@@ -236,14 +235,17 @@ def _describe_loss(heldout: HeldOut) -> str:
     return f"held-out loss: {change}"
 
 
-def _describe_gates(gates: Sequence[Gate]) -> str:
-    failed = [gate.name for gate in gates if not gate.ok]
+def _describe_gates(edit: EditReport) -> str:
+    failed = [gate.name for gate in edit.gates if not gate.ok]
     if failed:
         return f"do not ship it: it fails {_shorten_list(failed)}"
-    unsure = [f"{gate.name} (n = {gate.n:,})" for gate in gates if not gate.conclusive]
+    unsure = [f"{gate.name} (n = {gate.n:,})" for gate in edit.gates if not gate.conclusive]
+    said = "it passes every gate"
     if unsure:
-        return f"it passes every gate as measured, but inconclusively: {_shorten_list(unsure)}"
-    return "it passes every gate"
+        said += f" as measured, but inconclusively: {_shorten_list(unsure)}"
+    if edit.edit is not None and edit.edit.missed:
+        said = f"no edit of the search kept its limits on the half that chose; here, {said}"
+    return said
 
 
 def _shorten_list(names: Sequence[str], most: int = 5) -> str:

@@ -117,7 +117,7 @@ class Gate(Limit):
 
 
 class EditSummary(Record):
-    """The edit, from the edited folder's manifest."""
+    """The edit, from the edited folder's manifest. `missed`: its search met no limits."""
 
     source: str
     commit: str | None = None
@@ -134,6 +134,7 @@ class EditSummary(Record):
     calibration: dict[str, Any] | None = None
     healing: dict[str, Any] | None = None
     earlier_edits: int = 0
+    missed: bool = False
 
 
 class ModelSize(Record):

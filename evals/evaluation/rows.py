@@ -135,10 +135,11 @@ def make_recital_table(report: Report) -> Table:
         cells = tuple(Cell(SHARE, None, note=way) for way in ways)
         label = "recited by the twin, which never saw the passages"
         rows.append(Row(label, share.n, _make_share(share), cells))
-    healed = collect_parts(report, "healed_base")
-    if healed and (share := healed[0].recited):
-        label = "recited by the base, healed the same way"
-        rows.append(Row(label, share.n, _make_share(share), (None,) * len(healed)))
+    if shares := [one.recited for one in collect_parts(report, "healed_base") if one.recited]:
+        label, base = "recited by the base, healed the same way", _make_share(shares[0])
+        alike = all(share == shares[0] for share in shares)
+        own = tuple(None if alike else _make_share(share) for share in shares)
+        rows.append(Row(label, shares[0].n, base if alike else None, own))
     return Table(heading, text, (*rows, *_make_minor_rows(tests)))
 
 
@@ -315,14 +316,16 @@ def _make_task_row(name: str, scored: Sequence[TaskResult]) -> Row:
 
 
 def _make_loss_row(texts: Sequence[HeldOut], more: str = "") -> Row:
-    first = texts[0]
-    cells = []
+    first, cells = texts[0], []
+    same = all(one.base == first.base for one in texts)  # bases healed as their edits may differ
     for one in texts:
         rise, note = one.difference, f"{one.verdict}, {_format_p(one.difference.p_value)}"
+        note += "" if same else f"; its base {NATS.show(one.base.mean)}"
         cells.append(Cell(NATS, one.edited.mean, one.edited.ci95, rise.mean, rise.ci95, note))
     what = "held-out text" if first.kind == "text" else "passages that no model was trained on"
     label = f"loss on {what}, nats per token{more}"
-    return Row(label, first.n, Cell(NATS, first.base.mean, first.base.ci95), tuple(cells))
+    base = Cell(NATS, first.base.mean, first.base.ci95) if same else None
+    return Row(label, first.n, base, tuple(cells))
 
 
 def make_full_table(report: Report) -> Table:

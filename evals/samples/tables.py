@@ -144,6 +144,9 @@ def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:
                 found = _read_cells(source, row)
                 if columns is None:
                     columns = {name: [] for name in PASSAGES + LABELS if name in found}
+                for name in ("count", "member"):
+                    if name not in columns and found.get(name) is not None:
+                        raise ValueError(f"{name!r}, which the first row lacks")
                 for name, cells in columns.items():
                     if found.get(name) is None:
                         raise ValueError(f"no {name!r}")

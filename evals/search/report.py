@@ -171,6 +171,7 @@ def describe_question(task: SearchTask) -> dict[str, Any]:
         "model": task.loaded.identity,
         "dtype": task.loaded.provenance["dtype"],
         "samples": [task.samples.sha256, task.samples.prefix_length],
+        "halves": [half.samples.sha256 for half in task.halves],  # counts and members deal them
         "heldout": hash_row(task.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
         "batch_size": task.request.batch_size,
@@ -201,6 +202,7 @@ def make_plan(task: SearchTask, selection: Selection, result: Mapping[str, Any])
             seed=task.request.seed,
             passages=here.samples.sha256,
             windows=hash_row(here.windows),
+            met=result["selected"] is not None,
         ),
         provenance={"command": "search", **{key: result[key] for key in kept}},
     )

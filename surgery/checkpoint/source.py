@@ -7,7 +7,8 @@ weights_only). Never runs code of the source, and never follows an index out of 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +96,14 @@ class Checkpoint:
         found = sorted({path for pattern in SIDECARS for path in self.folder.glob(pattern)})
         kept = (p for p in found if p.is_file() and p.suffix not in CODE_OR_WEIGHTS)
         return {path.relative_to(self.folder).as_posix(): path for path in kept}
+
+
+def drop_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a model's or tokenizer's settings without paths of the machine that saved them."""
+    local = re.compile(r"[./\\~]|[A-Za-z]:")  # as no Hub id begins
+    named = (key for key in settings if key.endswith(("name_or_path", "_file")))
+    paths = {key for key in named if local.match(str(settings[key]))}
+    return {key: value for key, value in settings.items() if key not in paths}
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

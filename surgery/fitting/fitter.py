@@ -163,9 +163,9 @@ class Fitter:
 
     def _group(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:
         """Groups blocks, ascending, so that a group's sums fit into memory."""
-        room = _ROOM
-        if torch.cuda.is_available():
-            room = max(room, torch.cuda.mem_get_info()[0] // 4)
+        room, device = _ROOM, self._passes.model.device
+        if device.type == "cuda":
+            room = max(room, torch.cuda.mem_get_info(device)[0] // 4)
         maps = any(blocks.values())
         each = count_bytes(self._dimensions.d, self._dimensions.context)
         size = max(1, room // each if maps else len(blocks))
@@ -177,15 +177,16 @@ def fit_checkpoint(
     prepared: Prepared,
     text: Text,
     *,
+    device: torch.device | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Fitting:
-    """Fits what a prepared export needs.
+    """Fits what a prepared export needs, on a GPU if there is one, unless `device` names another.
 
     **Raises:** `SamplesError` for unusable text, `SourceError` without a tokenizer.
     """
     checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
     calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(checkpoint, device=device)
     if model.dtype == torch.float16 and device.type == "cpu":
         model = model.float()  # CPUs have no float16 arithmetic

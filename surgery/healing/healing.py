@@ -40,18 +40,20 @@ def heal(
     passages: str | None = None,
     *,
     overwrite: bool = False,
+    device: torch.device | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Export:
     """Trains an exported cut on `text` and writes the result to `output`.
 
-    `passages`: SHA-256 of the passages that the text was checked against; `advance` counts steps.
+    `passages`: SHA-256 of the passages that the text was checked against; `device`: by default a
+    GPU, if there is one; `advance` counts steps.
     Raises `UnsupportedError` for a model that does not fit into memory, `CheckpointError` if the
     loss or a weight is no longer finite, `OutputError`.
     """
     checkpoint, manifest = open_checkpoint(cut.output), cut.manifest
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(checkpoint, device=device).float()
         schedule = schedule.settle(model)
         losses = train(model, text.windows, schedule, constants=constants, advance=advance)

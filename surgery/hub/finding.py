@@ -131,8 +131,8 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
 def make_public_name(model: str | Path) -> str:
     """Makes the name of a model or file for what may leave this machine: without a path.
 
-    Shortens each of `PREFIX.npy,SUFFIX.npy`, the data set of `hf:DATASET:SPLIT:COLUMN`, and the
-    file of `FILE:COLUMN`.
+    Shortens each of `PREFIX.npy,SUFFIX.npy`, the data set of `hf:DATASET:SPLIT:COLUMN`, the file of
+    `FILE:COLUMN`, and the folder of `KIND:FOLDER`.
     """
     path, name = Path(model).expanduser(), str(model)
     if name.startswith(DATASET):
@@ -143,6 +143,9 @@ def make_public_name(model: str | Path) -> str:
     file, _, column = name.rpartition(":")
     if file and not name.startswith(PREFIX) and Path(file).exists():
         return f"{get_last_name(Path(file))}:{column}"
+    kind, _, folder = name.partition(":")
+    if folder and not name.startswith(PREFIX) and Path(folder).exists():
+        return f"{kind}:{get_last_name(Path(folder))}"
     return ",".join(map(make_public_name, name.split(","))) if "," in name else name
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.checkpoint.inventory import Inventory, take_inventory
-from surgery.checkpoint.source import Checkpoint
+from surgery.checkpoint.source import Checkpoint, drop_paths
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
 from surgery.editing.rewriting import list_changes, make_unknown_fits
 from surgery.errors import CheckpointError, ManifestError
@@ -74,7 +74,8 @@ def _undo(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, Tens
 
 def _compare(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
     """Raises `ManifestError` if a plan differs from the manifest or config.json."""
-    if json.dumps(plan.config, sort_keys=True) != json.dumps(config, sort_keys=True):
+    made, given = (json.dumps(drop_paths(one), sort_keys=True) for one in (plan.config, config))
+    if made != given:
         raise ManifestError("config.json is not what the edit makes of the source's")
     dimensions, record = plan.inventory.dimensions, edit.calibration
     planned = {

@@ -7,9 +7,10 @@
 3. `edit`: the edits, planned again, match the manifest and config.json; with a source, the latest
    is an edit of it.
 4. `tensors`: edited heads hold exactly what makes them attention-free (`surgery.proof.expected`).
-5. With a source: `carried`: tokenizer, license, and other sidecars are the source's; `untouched`:
-   each tensor that the plan does not change is byte-equal to the source's; `rewritten`: each other
-   tensor is what the edit computes from it, except for numbers fitted to text.
+5. With a source: `carried`: tokenizer, license, and other sidecars are the source's, but for local
+   paths; `untouched`: each tensor that the plan does not change is byte-equal to the source's;
+   `rewritten`: each other tensor is what the edit computes from it, except for numbers fitted to
+   text.
 
 Healing trains every parameter, but no number that the edit sets whatever the source holds. So for a
 healed folder, 4 proves as much as for any other; 5 compares buffers, and constants of the edit.
@@ -17,6 +18,7 @@ healed folder, 4 proves as much as for any other; 5 compares buffers, and consta
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +33,7 @@ from surgery.checkpoint.source import (
     open_checkpoint,
 )
 from surgery.errors import CheckpointError, ManifestError
+from surgery.exporting import read_sidecar
 from surgery.families import family_of
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
@@ -166,7 +169,9 @@ class FileChecks:
         theirs = self.original.sidecars
         for name in sorted({*self.result.sidecars, *theirs}):
             record = self.manifest.files.get(name)
-            if name not in theirs or record is None or record.sha256 != hash_file(theirs[name]):
+            path = theirs.get(name)
+            hashes = path and (hash_file(path), hashlib.sha256(read_sidecar(path)).hexdigest())
+            if not hashes or record is None or record.sha256 not in hashes:  # 0.2.0 kept paths
                 raise CheckpointError(f"{name} is not the source's")
         return f"{len(theirs)} files equal to the source's"
 

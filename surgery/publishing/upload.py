@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.card.text import Measurements, merge_cards, read_card, render_card
-from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
+from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST, drop_paths
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
 from surgery.proof.verification import Render, read_report_in, verify
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
-from surgery.untrusted import read_bytes
+from surgery.untrusted import read_bytes, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -122,6 +122,11 @@ def find_publishable(
         if Path(edit.source.model).is_absolute():  # as early versions recorded it
             what = "records the path of its source, which is never published"
             raise OutputError(what, where=folder / MANIFEST, fix="export it again")
+    for name in ("config.json", "tokenizer_config.json"):  # as early versions copied them
+        settings = read_json(folder / name)
+        if settings.keys() != drop_paths(settings).keys():
+            what = "holds a path of the machine that saved it, which is never published"
+            raise OutputError(what, where=folder / name, fix="export it again")
     place, needed = evaluation or folder, evaluation is not None
     report = read_report_in(place, folder, render, needed=needed) if render else None
     written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}

@@ -168,11 +168,13 @@ class Choice(Record):
     """The half of the passages and held-out text on which a search chose an edit.
 
     `passages`, `windows`: SHA-256 of that half's tokens; `seed`: decides which rows are in it.
+    `met`: whether the edit kept the search's limits there. If none did, it came nearest.
     """
 
     seed: int
     passages: Sha256
     windows: Sha256
+    met: bool = True
 
 
 class Edit(EditedModel):
