@@ -20,7 +20,7 @@ from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.attacks.attack import Target
-from evals.attacks.audit import AttackPlan, try_attacks
+from evals.attacks.audit import AttackPlan, compare_models, try_attacks
 from evals.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.attacks.perturbed import change_prefixes
 from evals.attacks.quantized import GROUP, quantize_matrices, round_to_levels
@@ -316,6 +316,15 @@ def test_what_was_learned_again_does_not_count(target) -> None:
     assert benign.tried.all()
 
 
+def test_the_control_is_never_text_that_the_attack_trained_on(loaded) -> None:
+    rng = np.random.default_rng(3)
+    rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
+    plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn-benign",))
+    found = try_attacks(loaded, plan)
+    (result,) = compare_models(plan, found, found).rated
+    assert (result.edited.n, result.control) == (24, None)
+
+
 @pytest.mark.parametrize("shift", [0, 2])
 def test_nothing_is_tried_that_was_learned_again(shift, loaded) -> None:
     """Not a copy of a passage, nor a window that overlaps it."""
@@ -350,6 +359,6 @@ def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     plan = AttackPlan(never, windows, tuple(name for name in ALL if name != "membership"))
     found = try_attacks(loaded, plan)
     for name, outcome in found.passages.items():
-        control = found.control[name]
-        assert outcome.recovered[outcome.tried].mean() <= 0.05, name
-        assert control.recovered[control.tried].mean() <= 0.05, name
+        assert outcome.counted.mean() <= 0.05, name
+        control = found.control[name].counted  # none where the attack trains on that text
+        assert control.sum() <= 0.05 * len(control), name
