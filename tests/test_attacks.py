@@ -166,7 +166,7 @@ def test_perturbed_prefixes_are_really_decoded(target) -> None:
 
 def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
     tokenizer = tiny_tokenizer()
-    ids = np.asarray(tokenizer(TEXT)["input_ids"][:20], dtype=np.int32)
+    ids = np.asarray(tokenizer(TEXT.title())["input_ids"][:20], dtype=np.int32)
     unrelated = np.full((1, 20), 5, dtype=np.int32)
     target = Target(tiny_model(), tokenizer, rows_of(np.stack([ids, ids[::-1]]), 18), unrelated)
     one, four, sixteen, *replaced, moved, upper, lower = (
@@ -178,6 +178,18 @@ def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
     text = tokenizer.decode(ids[:18].tolist())
     assert tokenizer.decode(upper.tolist()) == text.upper()
     assert tokenizer.decode(lower.tolist()) == text.lower()
+
+
+def test_a_case_that_changes_nothing_is_no_change() -> None:
+    """Else plain greedy decoding would count as a changed prefix."""
+    tokenizer = tiny_tokenizer()
+    ids = np.asarray(tokenizer(TEXT.lower())["input_ids"][:20], dtype=np.int32)
+    rows = rows_of(ids[None], 18)
+    *_, upper, lower = change_prefixes(Target(tiny_model(), tokenizer, rows, rows.tokens))
+    assert len(upper[0])
+    assert len(lower[0]) == 0
+    *_, upper, lower = change_prefixes(Target(tiny_model(), None, rows, rows.tokens))
+    assert len(upper[0]) == len(lower[0]) == 0
 
 
 @given(arrays(np.int32, (4, 6), elements=st.integers(0, 3)), st.integers(0, 3))
