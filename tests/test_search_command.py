@@ -270,6 +270,18 @@ def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
     assert call(model, few, texts, *options, "--json").json["held_back_conclusive"] is False
 
 
+def test_few_windows_are_inconclusive_for_a_limit_on_the_loss(model, samples, texts, tmp_path):
+    """Twenty passages of which none is left tell enough; three windows of text do not."""
+    (tmp_path / "few.txt").write_text(" ".join(texts[0].read_text().split()[:30]))
+    for text, sure in ((texts[0], True), (tmp_path / "few.txt", False)):
+        options = ["--max-loss-increase", 5, "--variant", "zero", "--output", tmp_path / text.stem]
+        outcome = call(model, samples, (text, None), *options)
+        assert ("inconclusive (n = 20): too few passages" in outcome.stdout) == (not sure)
+        found = json.loads((tmp_path / text.stem / "search.json").read_text())
+        assert found["held_back_conclusive"] is sure
+        assert (found["heldout"]["held_back"]["windows"] < 30) == (not sure)
+
+
 def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
     from evals.search import algorithm
 
