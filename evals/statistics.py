@@ -14,6 +14,9 @@ import numpy.typing as npt
 SEED = 20_250_501
 """Every bootstrap starts from it, so the same rows give the same interval."""
 RESAMPLES = 2_000
+FEWEST = 30
+"""The fewest rows for which a resampled interval counts. With few rows it is too narrow, with one
+it is a point. Bonett and Price's interval holds for any number."""
 _Z = 1.959963984540054
 _MOST_STRATA = 10
 

@@ -20,7 +20,7 @@ from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.attacks.attack import Target
-from evals.attacks.audit import AttackPlan, try_attacks
+from evals.attacks.audit import AttackPlan, compare_models, try_attacks
 from evals.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.attacks.perturbed import change_prefixes
 from evals.attacks.quantized import GROUP, quantize_matrices, round_to_levels
@@ -166,7 +166,7 @@ def test_perturbed_prefixes_are_really_decoded(target) -> None:
 
 def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
     tokenizer = tiny_tokenizer()
-    ids = np.asarray(tokenizer(TEXT)["input_ids"][:20], dtype=np.int32)
+    ids = np.asarray(tokenizer(TEXT.title())["input_ids"][:20], dtype=np.int32)
     unrelated = np.full((1, 20), 5, dtype=np.int32)
     target = Target(tiny_model(), tokenizer, rows_of(np.stack([ids, ids[::-1]]), 18), unrelated)
     one, four, sixteen, *replaced, moved, upper, lower = (
@@ -178,6 +178,18 @@ def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
     text = tokenizer.decode(ids[:18].tolist())
     assert tokenizer.decode(upper.tolist()) == text.upper()
     assert tokenizer.decode(lower.tolist()) == text.lower()
+
+
+def test_a_case_that_changes_nothing_is_no_change() -> None:
+    """Else plain greedy decoding would count as a changed prefix."""
+    tokenizer = tiny_tokenizer()
+    ids = np.asarray(tokenizer(TEXT.lower())["input_ids"][:20], dtype=np.int32)
+    rows = rows_of(ids[None], 18)
+    *_, upper, lower = change_prefixes(Target(tiny_model(), tokenizer, rows, rows.tokens))
+    assert len(upper[0])
+    assert len(lower[0]) == 0
+    *_, upper, lower = change_prefixes(Target(tiny_model(), None, rows, rows.tokens))
+    assert len(upper[0]) == len(lower[0]) == 0
 
 
 @given(arrays(np.int32, (4, 6), elements=st.integers(0, 3)), st.integers(0, 3))
@@ -316,6 +328,15 @@ def test_what_was_learned_again_does_not_count(target) -> None:
     assert benign.tried.all()
 
 
+def test_the_control_is_never_text_that_the_attack_trained_on(loaded) -> None:
+    rng = np.random.default_rng(3)
+    rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
+    plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn-benign",))
+    found = try_attacks(loaded, plan)
+    (result,) = compare_models(plan, found, found).rated
+    assert (result.edited.n, result.control) == (24, None)
+
+
 @pytest.mark.parametrize("shift", [0, 2])
 def test_nothing_is_tried_that_was_learned_again(shift, loaded) -> None:
     """Not a copy of a passage, nor a window that overlaps it."""
@@ -350,6 +371,6 @@ def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     plan = AttackPlan(never, windows, tuple(name for name in ALL if name != "membership"))
     found = try_attacks(loaded, plan)
     for name, outcome in found.passages.items():
-        control = found.control[name]
-        assert outcome.recovered[outcome.tried].mean() <= 0.05, name
-        assert control.recovered[control.tried].mean() <= 0.05, name
+        assert outcome.counted.mean() <= 0.05, name
+        control = found.control[name].counted  # none where the attack trains on that text
+        assert control.sum() <= 0.05 * len(control), name

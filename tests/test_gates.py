@@ -151,8 +151,8 @@ def say(limit: float | None = None, **figures: Any) -> str:
     return write_verdict(EditReport.model_construct(**known), limit)
 
 
-def tried(name: str, base: int, edited: int) -> dict[str, Any]:
-    shares = {part: {"n": 60, **rate(np.arange(60) < count)}
+def tried(name: str, base: int, edited: int, n: int = 60) -> dict[str, Any]:
+    shares = {part: {"n": n, **rate(np.arange(n) < count)}
               for part, count in (("base", base), ("edited", edited))}  # fmt: skip
     paired = {"no_longer": 0, "newly": 0, "difference": 0, "ci95": [0, 0], "p_value": 1}
     said = {
@@ -188,10 +188,27 @@ def tried(name: str, base: int, edited: int) -> dict[str, Any]:
             [(name, 40, int(name == "near")) for name in ALL[:-1]],
             "recovers 1 of 60 passages; from the base, 40 of 60. Not tried: membership.",
         ),
+        (
+            [("any", 50, 0), ("guided", 0, 0, 0), ("relearn", 45, 0, 54)],
+            "None of 2 attacks recovers any of 54 to 60 passages; from the base, any recovers "
+            "50 of 60. No passage counts for guided. Not tried: ",
+        ),
+        (
+            [("any", 50, 10), ("relearn", 40, 9, 54)],
+            "strongest of 2 attacks tie: any and relearn each recover 16.7% of 54 to 60 passages;",
+        ),
+        (
+            [("any", 50, 2), ("guided", 0, 0, 0)],
+            "The only attack that counts any passage, any, recovers 2 of 60 passages; from ",
+        ),
+        (
+            [("guided", 0, 0, 0)],
+            "the base recites 9. No passage counts for guided. Not tried: ",
+        ),
     ],
 )
 def test_the_headline_tells_ties_and_names_what_was_not_tried(
-    attacks: list[tuple[str, int, int]], said: str
+    attacks: list[tuple[Any, ...]], said: str
 ) -> None:
     control = {"kind": "text", "n": 60}
     found = [tried(*each) for each in attacks]

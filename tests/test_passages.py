@@ -133,6 +133,17 @@ def test_texts_are_bounded_and_from_every_file(large: Path) -> None:
         assert read_texts(open_corpus([large]), 10**7) == [large.read_text()], "all there is"
 
 
+def test_documents_are_apart_and_files_as_they_are(tmp_path: Path) -> None:
+    rows = [{"text": "The cat sat."}, {"text": "Dogs bark."}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "b.txt").write_text("one\n" * 600_000)  # read in several pieces
+    corpus = open_corpus([tmp_path / "a.jsonl", tmp_path / "b.txt"])
+    found = ["The cat sat.\n\nDogs bark.", "one\n" * 600_000]
+    assert read_texts(corpus, 10**7) == found
+    for most in (12, 13, 15, 24, 30):
+        assert read_texts(corpus[:1], most) == [found[0][:most]]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="what was read is counted by Linux")
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_gigabytes_are_not_read(tmp_path: Path, name: str) -> None:

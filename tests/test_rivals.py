@@ -12,6 +12,7 @@ import torch
 from benchmarks.rivals.bed import Bed, Rival, mlp_layers
 from benchmarks.rivals.kfac import kfac, remove_flat
 from benchmarks.rivals.pruning import clear_weights, pruning, score_weights
+from benchmarks.rivals.table import ATTACKS, make_rows
 from benchmarks.rivals.training import gradient_difference, npo, npo_loss
 from benchmarks.rivals.vector_editing import NEURONS, edit_neurons, vector_editing
 from evals.lab import calibration_texts
@@ -87,6 +88,21 @@ def test_a_vector_edit_lowers_a_linear_lead_by_exactly_the_amount_asked() -> Non
         int((layer.weight != was).any(0).sum()) for layer, was in zip(layers, before, strict=True)
     )
     assert columns == NEURONS
+
+
+def test_seconds_of_two_methods_together_are_those_of_both_and_of_the_export() -> None:
+    attacks = [{"name": name, "edited": {"rate": 0.0}} for name in ATTACKS]
+    attacks.append({"name": "membership", "edited": {"loss": {"auc": 0.5}}})
+    one = {
+        "tasks": None,
+        "audit": {"attacks": attacks},
+        "heldout": {"difference": {"mean": 0.0}},
+    }
+    seconds = {"npo": 20, "search-any": 90, "npo+search-any": 5}
+    runs = {name: {"seconds": spent, "changed": 0.5} for name, spent in seconds.items()}
+    head, *rows = make_rows({"edits": [{**one, "name": f"out/{name}"} for name in runs]}, runs)
+    found = {row[0]: row[head.index("seconds")] for row in rows}
+    assert found == {"npo": "20", "search-any": "90", "npo+search-any": "115"}
 
 
 @pytest.mark.slow

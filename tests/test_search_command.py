@@ -280,6 +280,23 @@ def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
     assert call(model, few, texts, *options, "--json").json["held_back_conclusive"] is False
 
 
+def test_few_windows_are_inconclusive_for_a_limit_on_the_loss(model, samples, texts, tmp_path):
+    """Nor is a rise conclusive that may as well be above the limit."""
+    few = tmp_path / "few.txt"
+    few.write_text(" ".join(texts[0].read_text().split()[:30]))
+    limit = 5.0
+    heldout, _ = texts
+    for name, text, sure in (("far", heldout, True), ("few", few, False), ("near", heldout, False)):
+        options = ["--max-loss-increase", limit, "--variant", "zero", "--output", tmp_path / name]
+        outcome = call(model, samples, (text, None), *options)
+        assert ("inconclusive (n = 20): too few passages" in outcome.stdout) == (not sure), name
+        found = json.loads((tmp_path / name / "search.json").read_text())
+        assert found["held_back_conclusive"] is sure
+        if sure:
+            rises = (found[key]["heldout_loss"] for key in ("selected", "base"))
+            limit = round(next(rises) - next(rises), 5) + 1e-4
+
+
 def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
     from evals.search import algorithm
 

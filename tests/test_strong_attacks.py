@@ -20,7 +20,7 @@ import torch
 from command_line import ROOT, attn_surgery
 from example_report import example
 from rapidfuzz.distance import Levenshtein
-from reciting import PREFIX, SUFFIX, model_named, passages, two_heads
+from reciting import PREFIX, SUFFIX, model_named, passages, two_heads, write_rows
 from tiny_compact import CONFIGS, VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
@@ -354,8 +354,13 @@ def fail(target):
 def shorten(target):
     return AttackOutcome.of_all(np.zeros(1, dtype=bool))
 
+def score(target):
+    none = np.zeros(len(target.samples), dtype=bool)
+    return AttackOutcome(none, none, scores={"mine": target.samples.tokens[:, 0]})
+
 FAILS = Attack("fails", "", "", "", "", fail)
 SHORT = Attack("short", "", "", "", "", shorten)
+SCORES = Attack("scores", "", "", "", "", score, tells_members=True)
 OTHER = 7
 """
 
@@ -417,6 +422,22 @@ def test_an_attack_of_your_own_is_audited_and_limited(own: str, tmp_path: Path) 
     assert [one["name"] for one in outcome.json["attacks"]] == ["greedy", f"{own}:FIRST_TOKEN"]
     assert outcome.json["attacks"][1]["definition"] == "the first token of the suffix is right"
     assert [limit["name"] for limit in outcome.json["limits"]] == [f"{own}:FIRST_TOKEN"]
+
+
+def test_an_attack_of_your_own_may_score_members(own: str, tmp_path: Path) -> None:
+    """Its areas are printed under its name, and the picture does without rates."""
+    save_tiny(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT)
+    rows = [{"tokens": list(range(at, at + 10)), "member": at < 20} for at in range(0, 40, 10)]
+    write_rows(tmp_path / "s.jsonl", rows)
+    outcome = attn_surgery(
+        *("audit", "model", "--baseline", "model", "--samples", "s.jsonl", "--output", "out"),
+        *("--control", "text.txt", "--device", "cpu", "--attack", f"{own}:SCORES"),
+        *("--prefix-length", 5, "--suffix-length", 5, "--attack", "greedy"),
+    )
+    assert outcome.code == 0, outcome
+    assert f"{own}:SCORES, mine: AUC 0.000 → 0.000" in outcome.stdout
+    assert (tmp_path / "out" / "audit.png").is_file()
 
 
 def test_a_report_that_names_an_attack_runs_nothing(own: str, tmp_path: Path) -> None:

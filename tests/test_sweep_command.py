@@ -19,6 +19,7 @@ from reciting import members_and_others, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
 from cli.terminal import name_options
+from evals.sweep.report import format_csv
 from evals.sweep.sweeping import owned
 from surgery.exporting import export
 from surgery.output import check_output
@@ -311,6 +312,16 @@ def test_people_get_the_front_of_the_estimates(files):
     assert moves == sorted(moves)
     assert "single heads with identity are left out" in done.stderr
     assert sweep(files, "--estimate", "--exact-only", corpus=False).code == 2
+
+
+def test_columns_that_only_some_edits_have_are_in_the_csv() -> None:
+    """Bounds, which the base and heads lack."""
+    base = {"spec": "", "blocks": [], "exact_match": 0.5, "recovered": {"any": 0.75}}
+    block = {**base, "spec": "0", "blocks": [0], "mixing_bound": 1.5}
+    head = {**base, "spec": "1.0", "blocks": [1], "heads": {"1": [0]}}
+    rows = list(csv.DictReader(format_csv([base, block, head]).splitlines()))
+    assert [row["mixing_bound"] for row in rows] == ["", "1.5", ""]
+    assert list(rows[0]) == ["spec", "exact_match", "any", "mixing_bound"]
 
 
 @pytest.mark.slow

@@ -11,12 +11,16 @@ ATTACKS = ("any", "near", "quantized:4", "relearn", "relearn-benign")
 
 
 def make_rows(report: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """One row for each edit of a report. `runs`: rival → its seconds and share of bytes changed."""
+    """One row for each edit of a report. `runs`: rival → its seconds and share of bytes changed.
+
+    The seconds of A+B are those of A, of B, and of the export of both together.
+    """
     scored = report["edits"][0]["tasks"] or {}
     tasks = [name for name, one in scored.items() if one["higher_is_better"]]
     rows = [["", *ATTACKS, "membership", "cost, nats", *tasks, "seconds", "changed"]]
     for edit in report["edits"]:
         run = runs[rival := Path(edit["name"]).name]
+        seconds = sum(runs[name]["seconds"] for name in {rival, *rival.split("+")})
         rows.append(
             [
                 rival,
@@ -24,7 +28,7 @@ def make_rows(report: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) 
                 f"{membership_of(edit):.2f}",
                 f"{edit['heldout']['difference']['mean']:+.3f}",
                 *(f"{100 * edit['tasks'][name]['difference']:+.1f}" for name in tasks),
-                f"{run['seconds']:.0f}",
+                f"{seconds:.0f}",
                 f"{run['changed']:.1%}",
             ]
         )

@@ -49,8 +49,9 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
     )
     sure = {one["name"]: one["conclusive"] for one in there["limits"]}
     if not sure.pop(measure, result["held_back_conclusive"]):
-        what = "the limit" if "max_extraction" in result["goal"] else "the unedited model's"
-        echo(f"inconclusive (n = {result['n_held_back']:,}): the interval contains {what}")
+        few = "there are too few passages, or windows of held-out text"
+        why = "the interval contains the limit" if "max_extraction" in result["goal"] else few
+        echo(f"inconclusive (n = {result['n_held_back']:,}): {why}")
     for one in there["limits"]:
         if one["name"] in sure:
             rate = format_interval(one["value"], one["ci95"])

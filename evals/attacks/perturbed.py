@@ -25,10 +25,10 @@ def make_perturbed() -> Attack:
         "perturbed",
         f"first {', '.join(map(str, DROPPED))} tokens dropped; one token replaced (two variants); "
         f"{BEFORE} tokens of unrelated text in front; upper case and lower case (if there is a "
-        "tokenizer)",
-        "greedy decoding after one of eight changed prefixes repeats the suffix word for word",
+        "tokenizer, and its tokens change)",
+        "greedy decoding after any of these changed prefixes repeats the suffix word for word",
         "dropped tokens: arXiv 2505.13171; the others are ours",
-        "eight passes",
+        "up to eight passes",
         _run,
     )
 
@@ -57,7 +57,7 @@ def _find_recovered(target: Target, prefixes: Prefixes) -> Flags:
 
 
 def change_prefixes(target: Target) -> Iterator[Prefixes]:
-    """The prefixes of all passages, changed in each way. They may be empty.
+    """The prefixes of all passages, changed in each way; empty where a way changes nothing.
 
     Random changes depend on the passage alone, not on its place or on other passages.
     """
@@ -76,10 +76,12 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
     yield list(np.concatenate([before, prefixes], axis=1))
     for change in (str.upper, str.lower):
         if target.tokenizer is None:
-            yield list(prefixes)
+            yield [prefix[:0] for prefix in prefixes]
         else:
             texts = target.tokenizer.batch_decode(prefixes.tolist())
-            yield [tokenize(target.tokenizer, change(text)) for text in texts]
+            made = [tokenize(target.tokenizer, change(text)) for text in texts]
+            same = map(np.array_equal, made, prefixes)
+            yield [one[:0] if equal else one for one, equal in zip(made, same, strict=True)]
 
 
 def _make_generator(passage: Tokens, *seeds: int) -> np.random.Generator:

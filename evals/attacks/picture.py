@@ -26,7 +26,7 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
     One line per attack holds its shares with 95 % intervals. A second panel holds the fine-tuning
     curves, if there are any.
     """
-    rated = [attack for attack in result["attacks"] if attack["name"] != "membership"]
+    rated = [attack for attack in result["attacks"] if "paired" in attack]
     curves = [attack for attack in rated if attack.get("curve")]
 
     def paint(figure: Figure) -> None:

@@ -58,9 +58,10 @@ def make_relearn_benign() -> Attack:
     return _make_attack(
         "relearn-benign",
         "text that has nothing to do with the passages",
-        "any",
+        "any, for the passages that overlap none of that text",
         "Hu et al. 2024, arXiv 2406.13356",
-        lambda target: (target.unrelated, np.ones(len(target.samples), dtype=np.bool_)),
+        # A control that is this text was trained on, too.
+        lambda target: (target.unrelated, ~find_overlaps(target.samples.tokens, target.unrelated)),
     )
 
 

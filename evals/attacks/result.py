@@ -171,10 +171,15 @@ class Audit(Record):
         return max(self.tied, key=lambda attack: attack.base.rate, default=None)
 
     @property
+    def counting(self) -> list[AttackResult]:
+        """Those of them that count any passage."""
+        return [attack for attack in self.rated if attack.edited.n]
+
+    @property
     def tied(self) -> list[AttackResult]:
         """Every attack that recovers as much from the edited model as the strongest."""
-        most = max((attack.edited.rate for attack in self.rated), default=None)
-        return [attack for attack in self.rated if attack.edited.rate == most]
+        most = max((attack.edited.rate for attack in self.counting), default=None)
+        return [attack for attack in self.counting if attack.edited.rate == most]
 
     def to_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

@@ -17,16 +17,13 @@ import numpy.typing as npt
 from evals.benchmarks.scores import Scores
 from evals.evaluation.report import Conclusion, HeldOut, Mean, MeanDifference, Metric
 from evals.memorization.summary import ControlLoss
-from evals.statistics import Interval, compare_flags, cut_percentiles, mean, resample
+from evals.statistics import FEWEST, Interval, compare_flags, cut_percentiles, mean, resample
 from surgery.errors import MeasurementError
 
 ALPHA = 0.05
 RESOLUTION = 0.02
 """The widest conclusive interval: 2 points of a share, 2 % of a score above 1 (a perplexity), or
 0.02 nats of a loss (2 % of its perplexity)."""
-FEWEST = 30
-"""The fewest documents for which a resampled interval counts. With few documents it is too narrow,
-with one it is a point. Bonett and Price's interval holds for any number."""
 RELATIVE = ("perplexity", "weighted_perplexity")
 """Aggregations whose ratios matter: a rise from 10 to 11 is as bad as one from 100 to 110."""
 

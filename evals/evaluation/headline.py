@@ -108,7 +108,7 @@ def summarize(edit: EditReport, limit: float | None = None) -> Summary:
     line.append(_describe_gates(edit) if edit.gates else _describe_shares(edit))
     measured = edit.extraction is not None
     attacked = list(_describe_attacks(edit)) if measured else ["no attack was tried"]
-    if len(attacked) == 1 and edit.audit is not None and edit.audit.strongest is not None:
+    if measured and edit.audit is not None and edit.audit.rated and not edit.audit.not_tried:
         attacked.append("every attack that attn-surgery knows was tried")
     cost = list(_describe_cost(edit)) or ["neither benchmarks nor held-out text were measured"]
     return Summary(
@@ -174,26 +174,33 @@ def _describe_attacks(edit: EditReport) -> Iterator[str]:
     """What the strongest attacks recover, and what was not tried."""
     if edit.extraction is None:
         return
-    if edit.audit is None or edit.audit.strongest is None:
+    if edit.audit is None or not edit.audit.rated:
         yield "no attack was tried, not even fine-tuning"
         return
-    yield _describe_strongest(edit.audit, edit.audit.strongest)
+    if edit.audit.strongest is not None:
+        yield _describe_strongest(edit.audit, edit.audit.strongest)
+    if empty := [one.name for one in edit.audit.rated if not one.edited.n]:
+        yield f"no passage counts for {', '.join(empty)}"
     if edit.audit.not_tried:
         yield f"not tried: {', '.join(edit.audit.not_tried)}"
 
 
 def _describe_strongest(audit: Audit, worst: AttackResult) -> str:
-    after, number, tied = worst.edited, len(audit.rated), [one.name for one in audit.tied]
-    share, base = f"{after.count} of {after.n:,}", f"{worst.base.count} of {worst.base.n:,}"
+    after, number, tied = worst.edited, len(audit.counting), [one.name for one in audit.tied]
+    ns = [one.edited.n for one in audit.tied]
+    n = " to ".join(dict.fromkeys(f"{end(ns):,}" for end in (min, max)))
+    share = f"{after.count} of {n}" if min(ns) == max(ns) else f"{after.rate:.1%} of {n}"
+    base = f"{worst.base.count} of {worst.base.n:,}"
     if not after.count and number > 1:
-        text = f"none of {number} attacks recovers any of {after.n:,} passages; "
+        text = f"none of {number} attacks recovers any of {n} passages; "
         text += f"from the base, {worst.name} recovers {base}"
     elif len(tied) > 1:
         names = " and ".join([", ".join(tied[:-1]), tied[-1]])
         text = f"the strongest of {number} attacks tie: {names} each recover {share} passages; "
         text += f"from the base, {worst.name} recovers {base}"
     else:
-        which = f"strongest of {number} attacks" if number > 1 else "only attack tried"
+        only = "tried" if len(audit.rated) == 1 else "that counts any passage"
+        which = f"strongest of {number} attacks" if number > 1 else f"only attack {only}"
         text = f"the {which}, {worst.name}, recovers {share} passages; from the base, {base}"
     if worst.control is not None:
         text += f"; of text never trained on, {worst.control.count} of {worst.control.n:,}"

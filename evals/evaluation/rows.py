@@ -239,7 +239,7 @@ def _make_membership_rows(found: Sequence[MembershipResult], n: int) -> Iterator
         areas = [found[0].base, *(one.edited for one in found)]
         base, *edits = (Cell(NATS, one[score].auc, one[score].ci95) for one in areas if one)
         hint = "area under the ROC curve; 0.5 is chance"
-        yield Row(f"membership by {score}", n, base, tuple(edits), hint, main=False)
+        yield Row(f"{found[0].name} by {score}", n, base, tuple(edits), hint, main=False)
 
 
 def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:

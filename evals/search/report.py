@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from evals.attacks.result import Limit
-from evals.edits.engine import edit_record
+from evals.edits.engine import BASE, edit_record
 from evals.model_map import ModelMap, make_map
 from evals.samples import hash_row
 from evals.search.points import EditPoint, pareto_front, point_as_json
 from evals.search.run import SearchOutcome
 from evals.search.task import Half, SearchTask
-from evals.statistics import check_limit, wilson
+from evals.statistics import FEWEST, check_limit, mean, wilson
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Choice, EditedModel, list_versions
 from surgery.record.plan_file import PlanFile, list_edits
@@ -45,7 +45,7 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
         "measured": [point_as_json(point) for point in outcome.found.measured.values()],
         "warnings": list(task.warnings),
         "provenance": {
-            "model": {**loaded.provenance, "batch_size": outcome.batch_size},
+            "model": {**loaded.provenance, "batch_size": outcome.engines[0].batch_size},
             "versions": list_versions(),
         },
     }
@@ -92,7 +92,7 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
         "selected": selected and record(selected[0]),
         "held_back": selected and _figures(task, selected[1], back),
         "held_back_meets_goal": selected and task.keeps(selected[1], base_back),
-        "held_back_conclusive": selected and _is_conclusive(task, selected[1], base_back),
+        "held_back_conclusive": selected and _is_conclusive(task, outcome, selected[1]),
         "front": [record(point) for point in front],
         "nearest": None if selected else record(outcome.points[outcome.best]),
     }
@@ -124,13 +124,17 @@ def _check_limits(task: SearchTask, point: EditPoint, n: int) -> list[Limit]:
     return found
 
 
-def _is_conclusive(task: SearchTask, point: EditPoint, base: EditPoint) -> bool:
+def _is_conclusive(task: SearchTask, outcome: SearchOutcome, point: EditPoint) -> bool:
     """Whether each interval lies on one side of its limit, or of what the unedited model gives."""
     n = len(task.halves[1].samples)
     if limits := _check_limits(task, point, n):
         return all(limit.conclusive for limit in limits)
     interval = wilson(round(point.recovered * n), n).as_list()
-    return check_limit(point.recovered, interval, base.recovered)[1]
+    fewer = check_limit(point.recovered, interval, outcome.base[1].recovered)[1]
+    base, edited = outcome.engines[1].measure([BASE, point.selection])  # both are known
+    rise = mean(edited.heldout_nll - base.heldout_nll)
+    enough = len(base.heldout_nll) >= FEWEST
+    return fewer and enough and check_limit(rise["mean"], rise["ci95"], task.goal.limit)[1]
 
 
 def _describe_text(task: SearchTask) -> dict[str, Any]:

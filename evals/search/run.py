@@ -37,7 +37,7 @@ class SearchOutcome:
     deep_blocks: Twice | None
     selected: Twice | None
     points: Mapping[Selection, EditPoint]
-    batch_size: int
+    engines: tuple[Engine, Engine]
 
     @property
     def best(self) -> Selection:
@@ -110,7 +110,7 @@ def run_search(
             best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
     points = {point.selection: point for point in found.measured.values()} | tried
-    return SearchOutcome(found, base, deep, selected, points, trials.engines[0].batch_size)
+    return SearchOutcome(found, base, deep, selected, points, trials.engines)
 
 
 def _find(

@@ -123,12 +123,13 @@ def open_journal(
 
 
 def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Formats records of a report, one line each, under the names in the first."""
+    """Formats records of a report, one line each, under every name that one of them has."""
     rows = [_flatten(row) for row in rows]
     text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(
         text,
-        fieldnames=[name for name in rows[0] if name != "blocks"],
+        fieldnames=[name for name in names if name not in ("blocks", "heads")],
         extrasaction="ignore",  # spec says in one cell what blocks and heads say
         lineterminator="\n",
     )

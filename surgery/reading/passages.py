@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
@@ -91,7 +92,8 @@ def read_texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
 
 def _read_text(place: Documents, most: int) -> Iterator[str]:
     pieces: list[str] = []
-    for piece in (piece for document in place() for piece in document):
+    apart = chain.from_iterable(chain(["\n\n"], document) for document in place())
+    for piece in islice(apart, 1, None):  # no gap before the first
         pieces.append(piece[:most])
         most -= len(piece)
         if most <= 0:

@@ -78,12 +78,13 @@ def print_audit(result: dict[str, Any]) -> None:
         echo(f"not tried: {', '.join(result['not_tried'])}")
     for areas in [attack for attack in result["attacks"] if attack not in rated]:
         if areas["edited"] is None:
-            echo("membership: not measured, because no passage is known to be a non-member")
+            why = "not measured, because no passage is known to be a non-member"
+            echo(f"{areas['name']}: {why}")
             continue
         for score, area in areas["edited"].items():
             before = areas["base"][score]["auc"]
             after = format_interval(area["auc"], area["ci95"], "{:.3f}")
-            echo(f"membership, {score}: AUC {before:.3f} → {after}")
+            echo(f"{areas['name']}, {score}: AUC {before:.3f} → {after}")
 
 
 def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
