@@ -83,12 +83,13 @@ def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, 
 
 def _count_usable(passages: Passages, samples: Samples, tokenizer: Any) -> dict[str, Any]:
     """Rows by what becomes of them, and their lengths in tokens."""
+    from evals.samples import describe_samples
     from evals.samples.cutting import SHORT
     from evals.samples.repeats import MERGED, OVERLAPS
     from surgery.reading.corpus import tokenize
 
     numbers = {name: at for at, name in enumerate(passages.table.ids, 1)}
-    left_out = [{"row": numbers[row["id"]], **row} for row in samples.description["left_out"]]
+    left_out = [{"row": numbers[row["id"]], **row} for row in describe_samples(samples)["left_out"]]
     reasons = [note.reason for note in samples.notes]
     lengths = [
         sum(len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row)

@@ -64,7 +64,7 @@ def forecast(
         update={"variant": tuple(plain or ["zero"]), "calibration": ()}
     )
     task = open_task(unfitted, say, progress)
-    calibration = text.tokenize(task.loaded.tokenizer, task.dimensions) if text else None
+    calibration = text.tokenize(task.loaded.tokenizer, task.loaded.dimensions) if text else None
     with progress("time every step", None):
         steps = [_time_search(task, variants), _time_export(task)]
         if calibration is not None:
@@ -90,7 +90,7 @@ def forecast(
 def _describe_inputs(
     task: SearchTask, materials: Materials, calibration: Any, variants: tuple[str, ...]
 ) -> Iterator[dict[str, str]]:
-    size, loaded, samples = task.dimensions, task.loaded, task.samples
+    size, loaded, samples = task.loaded.dimensions, task.loaded, task.samples
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     found = {
         "model": f"{loaded.name}: {loaded.family.model_type}, {size.num_blocks} blocks of "
@@ -126,8 +126,8 @@ def _time_calibration(
     part = replace(calibration, windows=calibration.windows[:WINDOWS])
     fitted = {name for name in variants if VARIANTS[name].FITTED}
     fitter = Fitter(task.loaded.model, part, editable=task.loaded.editable)
-    seconds = _take(lambda: fitter.fit_alone(range(task.dimensions.num_blocks), fitted))
-    what = f"fit {' and '.join(sorted(fitted))} for {task.dimensions.num_blocks} blocks"
+    seconds = _take(lambda: fitter.fit_alone(range(task.loaded.dimensions.num_blocks), fitted))
+    what = f"fit {' and '.join(sorted(fitted))} for {task.loaded.dimensions.num_blocks} blocks"
     return _step("calibrate", what, seconds * len(calibration.windows) / len(part.windows))
 
 
@@ -140,7 +140,7 @@ def _time_search(task: SearchTask, variants: tuple[str, ...]) -> dict[str, Any]:
     engine = Engine(loaded.model, small.samples, small.windows, editable=loaded.editable, **how)
     engine.measure([])  # the first pass is slower
     units = [(unit,) for unit in task.offered[:: -(-len(task.offered) // FEW)]]
-    rows = task.rows / (len(small.samples) + len(small.windows))
+    rows = len(task.halves[0]) / len(small)
     one = _take(lambda: engine.measure(units)) / len(units) * rows
     seconds, what = request.max_evaluations * one, f"at most {request.max_evaluations} edits"
     if not task.exhaustive:
@@ -174,7 +174,7 @@ def _time_healing(task: SearchTask, text: Text, steps: int) -> dict[str, Any]:
     from surgery.healing.training import Schedule, train
 
     model: Any = copy.deepcopy(task.loaded.model)
-    tokens = Schedule(steps).tokenize(text, task.loaded.tokenizer, task.dimensions)
+    tokens = Schedule(steps).tokenize(text, task.loaded.tokenizer, task.loaded.dimensions)
     seconds = _take(lambda: train(model.float(), tokens.windows, Schedule(1)))
     return _step("heal", f"train the edit and the base, {steps} steps each", 2 * steps * seconds)
 

@@ -121,10 +121,10 @@ def tokenize_passages(passages: Passages, tokenizer: Any, say: Say) -> Samples:
 
     Raises as `Passages.tokenize`.
     """
-    from evals.samples import list_row_warnings
+    from evals.samples import describe_samples, list_row_warnings
 
     samples = passages.tokenize(tokenizer)
-    for warning in list_row_warnings(samples.description):
+    for warning in list_row_warnings(describe_samples(samples)):
         say(f"warning: {warning}")
     return samples
 

@@ -23,7 +23,7 @@ from surgery.fitting.calibration import find_calibration
 from surgery.hub.finding import get_last_name
 from surgery.modeling import MODELING_FILE
 from surgery.output import check_output, create_folder, is_unfinished
-from surgery.plan import Plan
+from surgery.plan import Plan, describe_edit
 from surgery.record.manifest import (
     UNLISTED,
     Edit,
@@ -51,7 +51,7 @@ class Export:
         record, healing = self.manifest.edit.calibration, self.manifest.edit.healing
         return {
             "output": str(self.output),
-            **self.plan.described(),
+            **describe_edit(self.plan),
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
             "calibration": record and record.model_dump(mode="json"),

@@ -58,11 +58,6 @@ class Plan:
         return blocks_of(self.selection)
 
     @property
-    def variant(self) -> str:
-        """The name of the one variant, or "mixed"."""
-        return variant_name(self.selection)
-
-    @property
     def spec(self) -> str:
         """The blocks and heads, as they are typed."""
         return format_selection(self.selection, self.inventory.dimensions.num_heads)
@@ -122,30 +117,6 @@ class Plan:
             return np.full(change.shape, -0.0)
         return self.layout.compute(change, block, edit, fit)
 
-    def described(self) -> dict[str, Any]:
-        """What is done, and how it is stored, as plain JSON values."""
-        return {
-            "family": self.family.model_type,
-            "variant": self.variant,
-            "layout": self.layout.NAME,
-            "blocks": list(self.blocks),
-            "parts": [asdict(part) for part in self.selection],
-            "one_hot": None if self.one_hot is None else asdict(self.one_hot),
-            "cast_context": self.cast_context,
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **self.described(),
-            "reason": self.reason,
-            "num_blocks": self.inventory.dimensions.num_blocks,
-            "dtype": self.inventory.dtype,
-            "changes": [
-                {key: value for key, value in asdict(change).items() if key != "role"}
-                for change in self.changes
-            ],
-        }
-
 
 def make_plan(
     inventory: Inventory,
@@ -189,6 +160,33 @@ def make_plan(
         config=where.config(inventory.config, inventory.family, edits, added),
         inventory=inventory,
     )
+
+
+def describe_edit(plan: Plan) -> dict[str, Any]:
+    """What is done, and how it is stored, as plain JSON values."""
+    return {
+        "family": plan.family.model_type,
+        "variant": variant_name(plan.selection),
+        "layout": plan.layout.NAME,
+        "blocks": list(plan.blocks),
+        "parts": [asdict(part) for part in plan.selection],
+        "one_hot": None if plan.one_hot is None else asdict(plan.one_hot),
+        "cast_context": plan.cast_context,
+    }
+
+
+def plan_as_json(plan: Plan) -> dict[str, Any]:
+    """What `export --dry-run` prints."""
+    return {
+        **describe_edit(plan),
+        "reason": plan.reason,
+        "num_blocks": plan.inventory.dimensions.num_blocks,
+        "dtype": plan.inventory.dtype,
+        "changes": [
+            {key: value for key, value in asdict(change).items() if key != "role"}
+            for change in plan.changes
+        ],
+    }
 
 
 def selected(drop_attn: str | Selection, variant: str, size: Dimensions) -> Selection:

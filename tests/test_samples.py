@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.samples import hash_row, list_row_warnings, load_samples
+from evals.samples import describe_samples, hash_row, list_row_warnings, load_samples
 from evals.samples.repeats import find_overlaps
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
@@ -210,7 +210,7 @@ def test_equal_rows_are_one_passage_with_their_counts_added(tmp_path, counted):
     assert (samples.counts.tolist() if counted else samples.counts) == (
         [9, 2, 4] if counted else None
     )
-    (warning,) = list_row_warnings(samples.description)
+    (warning,) = list_row_warnings(describe_samples(samples))
     assert warning == (
         "2 rows left out, the first 'row-3': its tokens equal an earlier row's, so the two count "
         "as one passage"
@@ -224,7 +224,7 @@ def test_windows_of_one_text_that_overlap_are_told(tmp_path, stride, overlap):
     samples = load_samples(save(tmp_path / "s.npy", rows))
     assert len(samples) == len(rows)
     assert told(samples) == [(str(at), True) for at in range(len(rows) - 1) if overlap]
-    for warning in list_row_warnings(samples.description):
+    for warning in list_row_warnings(describe_samples(samples)):
         assert "kept with a reservation, the first '0': it overlaps another row" in warning
 
 
@@ -352,7 +352,7 @@ def test_rows_too_short_are_left_out_on_request(tmp_path):
     rows = [{"tokens": [1] * 60}, {"tokens": [2] * 64}, {"tokens": [3] * 63}]
     samples = load_samples(lines(tmp_path / "s.jsonl", rows), skip_short=True)
     assert (samples.ids, samples.tokens.tolist()) == (("1",), [[2] * 64])
-    assert list_row_warnings(samples.description) == [
+    assert list_row_warnings(describe_samples(samples)) == [
         "2 rows left out, the first '0': it has fewer than 64 tokens (prefix 32 + suffix 32)"
     ]
     text = "the quick brown fox jumps over the lazy dog"

@@ -235,12 +235,14 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     rows = np.sort(np.random.default_rng(1).permutation(members)[:120])
     task = replace(task, samples=task.samples.select(rows), windows=task.windows[:96])
     outcome = run_search(task, advance=lambda done: None)
-    blocks = list_units(task.dimensions.num_blocks, task.dimensions.num_heads, "blocks", VARIANTS)
+    blocks = list_units(
+        task.loaded.dimensions.num_blocks, task.loaded.dimensions.num_heads, "blocks", VARIANTS
+    )
     pairs = [(a, b) for a, b in combinations(blocks, 2) if not units_clash(a, b)]
     selections = [*((unit,) for unit in blocks), *pairs][: request.max_evaluations]
     engine, _ = task.engines("auto")
     points = [point_of(one, task.measure) for one in engine.measure(selections)]
-    met = [point for point in points if task.goal.met(point, outcome.base[0])]
+    met = [point for point in points if task.request.goal.met(point, outcome.base[0])]
     assert met
     assert outcome.selected is not None
     assert outcome.selected[0].heldout_kl <= min(point.heldout_kl for point in met)

@@ -34,7 +34,7 @@ from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.fitting.calibration import open_calibration
 from surgery.fitting.fitter import Fitter
-from surgery.selection import Part, Selection, parse_selection
+from surgery.selection import Part, Selection, parse_selection, variant_name
 from surgery.variants import variant_of
 
 BLOCKS = 4
@@ -201,7 +201,7 @@ def test_the_new_tensors_of_a_block_are_computed_once_where_there_is_room(kept, 
     tensors = Editable.compute_tensors
 
     def compute(self, plan, block, fits):
-        computed.append((block, plan.variant))
+        computed.append((block, variant_name(plan.selection)))
         new = tensors(self, plan, block, fits)
         held.update(new.values())
         return new

@@ -33,7 +33,7 @@ from evals.memorization.summary import (
 from evals.models import LoadedModel
 from evals.running.batching import rows_per_batch
 from evals.running.predictions import Sampling
-from evals.samples import Samples, Tokens, list_row_warnings
+from evals.samples import Samples, Tokens, describe_samples, list_row_warnings
 from evals.samples.held_back import HeldBack, hold_back
 from evals.samples.windows import cut_windows
 from evals.statistics import SEED, rate
@@ -208,7 +208,7 @@ def report_extraction(
     result = {
         "metrics": "full" if test.sampling else "exact",
         **summarize_extraction(test, measured.control),
-        "samples": test.samples.description,
+        "samples": describe_samples(test.samples),
     }
     if baseline is not None:
         before, after = baseline.control, measured.control

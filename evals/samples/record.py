@@ -78,22 +78,6 @@ class Samples:
         """`hash_row` of every row."""
         return tuple(hash_row(row) for row in self.tokens)
 
-    @property
-    def description(self) -> dict[str, Any]:
-        """How reports describe them: plain JSON values."""
-
-        left_out, reservations = (
-            [{"id": note.id, "reason": note.reason} for note in self.notes if note.kept == kept]
-            for kept in (False, True)
-        )
-        return {
-            "source": self.source,
-            "sha256": self.sha256,
-            "rows": len(self),
-            "left_out": left_out,
-            "reservations": reservations,
-        }
-
     def select(self, mask: npt.NDArray[np.bool_ | np.int64]) -> Samples:
         """The rows in a mask (bool [N]), or with these numbers (int64 [M])."""
         return replace(
@@ -134,8 +118,23 @@ class Samples:
             )
 
 
+def describe_samples(samples: Samples) -> dict[str, Any]:
+    """How reports describe passages: plain JSON values."""
+    left_out, reservations = (
+        [{"id": note.id, "reason": note.reason} for note in samples.notes if note.kept == kept]
+        for kept in (False, True)
+    )
+    return {
+        "source": samples.source,
+        "sha256": samples.sha256,
+        "rows": len(samples),
+        "left_out": left_out,
+        "reservations": reservations,
+    }
+
+
 def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
-    """One warning for each reason in `Samples.description`. Published reports hold no reasons."""
+    """One warning for each reason in `describe_samples`. Published reports hold no reasons."""
     found = []
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
         by_reason: dict[str | None, list[str]] = {}

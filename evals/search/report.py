@@ -26,8 +26,8 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
     return {
         "model": loaded.name,
         "family": loaded.family.model_type,
-        "num_blocks": task.dimensions.num_blocks,
-        "num_heads": task.dimensions.num_heads,
+        "num_blocks": task.loaded.dimensions.num_blocks,
+        "num_heads": task.loaded.dimensions.num_heads,
         **_describe_aim(task),
         "max_evaluations": task.request.max_evaluations,
         **_describe_choice(task, outcome),
@@ -53,7 +53,7 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
 
 def make_search_map(task: SearchTask, outcome: SearchOutcome) -> ModelMap | None:
     """What each unit offered is worth and costs: as estimated, or as measured without estimates."""
-    estimates, base, size = outcome.found.estimates, outcome.base[0], task.dimensions
+    estimates, base, size = outcome.found.estimates, outcome.base[0], task.loaded.dimensions
     if estimates is not None:
         found = {unit: estimates.predict_one((unit,)) for unit in estimates.units}
         units = {unit: (one["margin"], one["kl"]) for unit, one in found.items()}
@@ -77,10 +77,10 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
     (base, base_back), deep, selected = outcome.base, outcome.deep_blocks, outcome.selected
 
     def record(point: EditPoint) -> dict[str, Any]:
-        named = edit_record(point.selection, task.dimensions.num_heads)
+        named = edit_record(point.selection, task.loaded.dimensions.num_heads)
         return {**named, **_figures(task, point, here)}
 
-    front = pareto_front(outcome.points.values(), task.goal.cost)
+    front = pareto_front(outcome.points.values(), task.request.goal.cost)
     return {
         "base": {**_figures(task, base, here), "held_back": _figures(task, base_back, back)},
         "deep_blocks": deep
@@ -134,7 +134,7 @@ def _is_conclusive(task: SearchTask, outcome: SearchOutcome, point: EditPoint) -
     base, edited = outcome.engines[1].measure([BASE, point.selection])  # both are known
     rise = mean(edited.heldout_nll - base.heldout_nll)
     enough = len(base.heldout_nll) >= FEWEST
-    return fewer and enough and check_limit(rise["mean"], rise["ci95"], task.goal.limit)[1]
+    return fewer and enough and check_limit(rise["mean"], rise["ci95"], task.request.goal.limit)[1]
 
 
 def _describe_text(task: SearchTask) -> dict[str, Any]:
@@ -187,7 +187,11 @@ def describe_question(task: SearchTask) -> dict[str, Any]:
 def _describe_aim(task: SearchTask) -> dict[str, Any]:
     asked = task.request.model_dump(mode="json", include={"grain", "layout", "seed"})
     goal = "max_extraction" if task.request.max_loss_increase is None else "max_loss_increase"
-    chosen = {"goal": {goal: task.goal.limit}, "measure": task.measure.name, "max": task.others}
+    chosen = {
+        "goal": {goal: task.request.goal.limit},
+        "measure": task.measure.name,
+        "max": task.others,
+    }
     return {**asked, **chosen, "variants": list(task.variants)}
 
 
@@ -199,7 +203,7 @@ def make_plan(task: SearchTask, selection: Selection, result: Mapping[str, Any])
     )  # fmt: skip
     found, (here, _) = task.loaded.found, task.halves
     return PlanFile(
-        edits=list_edits(selection, task.dimensions.num_heads),
+        edits=list_edits(selection, task.loaded.dimensions.num_heads),
         layout=task.request.layout,
         model=EditedModel.of(found.identified, found.checkpoint.config),
         chosen=Choice(

@@ -124,7 +124,7 @@ def _find(
     """Searches with estimates and fits of the unedited model, unless it can measure all sets."""
     estimates = None
     if not task.exhaustive:
-        blocks = range(task.dimensions.num_blocks)
+        blocks = range(task.loaded.dimensions.num_blocks)
         fits = task.fitter.fit_alone(blocks, task.variants) if task.fitter else {}
         recovered = task.measure.recovered(engine.base.evidence)
         estimates = estimate_units(
@@ -150,14 +150,14 @@ def _find(
                     journal.append(point_as_json(known[one.selection]))
         return [known[selection] for selection in selections]
 
-    most = task.request.max_evaluations
+    most, find_refusal = task.request.max_evaluations, task.loaded.editable.find_refusal
     for share in (1,) if task.exhaustive or not task.others else (4, 2, 1):
         found = find(
             evaluate,
             task.offered,
-            task.goal,
+            task.request.goal,
             estimates,
-            holds=lambda selection: task.refusal(selection) is None,
+            holds=lambda some: find_refusal(some, layout=task.request.layout) is None,
             max_evaluations=-(-most // share),
         )
         if found.met:  # the rest of the budget is for deeper cuts
@@ -176,8 +176,8 @@ def _deep_blocks(
     """
     lessons: dict[Indices, EditPoint] = {}
     offered = {unit: index for index, unit in enumerate(task.offered)}
-    trials, goal = Trials(task, task.engines("auto"), "auto"), task.goal
-    blocks, heads = task.dimensions.num_blocks, task.dimensions.num_heads
+    trials, goal = Trials(task, task.engines("auto"), "auto"), task.request.goal
+    blocks, heads = task.loaded.dimensions.num_blocks, task.loaded.dimensions.num_heads
     edits = [parse_selection(f"last:{n + 1}", "identity", blocks, heads) for n in range(blocks)]
     best, least = edits[-(-blocks // 4) - 1], None
     try:

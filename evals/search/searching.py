@@ -68,9 +68,10 @@ def search(
     if earlier:
         say(f"{len(earlier)} edits are already measured")
     earlier = processes.agree(earlier)
+    most = request.max_evaluations * len(task.halves[0])
     with (
         progress(f"estimate {request.model}", None) as looked,
-        progress(f"search {request.model}", request.max_evaluations * task.rows) as advance,
+        progress(f"search {request.model}", most) as advance,
     ):
         outcome = run_search(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
     if not leave_launch() or journal is None:
@@ -112,7 +113,7 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
         selected = result["selected"]
         if selected is None or result["max_evaluations"] < task.request.max_evaluations:
             return None, earlier
-        heads = task.dimensions.num_heads
+        heads = task.loaded.dimensions.num_heads
         best = next(one for one in earlier if edit_record(one, heads).items() <= selected.items())
         plan = make_plan(task, best, result)
     if read_plan_file(folder / _PLAN) != plan:

@@ -25,18 +25,16 @@ from evals.models import LoadedModel, open_model
 from evals.samples import Samples, Tokens
 from evals.samples.held_back import deal_passages, deal_windows
 from evals.samples.windows import cut_windows
-from evals.search.goals import Goal
 from evals.search.points import EditPoint
 from evals.search.request import SearchRequest
 from evals.search.units import keep_possible, list_sets, list_units
-from surgery.errors import SamplesError, UnsupportedError
-from surgery.families import Dimensions
+from surgery.errors import SamplesError
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
 from surgery.healing.training import Schedule
 from surgery.hub.embedded import find_lab
 from surgery.processes import join_launch
-from surgery.selection import Part, Selection
+from surgery.selection import Part
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,10 @@ class Half:
 
     samples: Samples
     windows: Tokens
+
+    def __len__(self) -> int:
+        """The number of rows to measure one edit on."""
+        return len(self.samples) + len(self.windows)
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,6 @@ class SearchTask:
     healing: Calibration | None
     warnings: tuple[str, ...]
 
-    @property
-    def goal(self) -> Goal:
-        return self.request.goal
-
-    @property
-    def dimensions(self) -> Dimensions:
-        return self.loaded.dimensions
-
     @cached_property
     def measure(self) -> Recovery:
         """What counts as recovering a passage, for the estimates."""
@@ -92,7 +86,7 @@ class SearchTask:
 
     def keeps(self, point: EditPoint, base: EditPoint) -> bool:
         """Whether an edit meets the goal and exceeds no limit that was measured."""
-        return self.goal.met(point, base) and not point.excess(self.others)
+        return self.request.goal.met(point, base) and not point.excess(self.others)
 
     @property
     def slow(self) -> tuple[str, ...]:
@@ -122,19 +116,15 @@ class SearchTask:
         """The half to choose on, and the one held back. Raises `SamplesError` for too little."""
         return split_halves(self.samples, self.windows, self.request.seed)
 
-    def refusal(self, selection: Selection, layout: str | None = None) -> UnsupportedError | None:
-        """Why the model cannot be exported with a selection; None if it can."""
-        return self.loaded.editable.find_refusal(selection, layout=layout or self.request.layout)
-
     @cached_property
     def pools(self) -> tuple[frozenset[int], ...]:
         """The units that a layout holds together, by index; none that lies within another."""
-        layout = self.request.layout
+        layout, editable = self.request.layout, self.loaded.editable
         held = {
             frozenset(
                 index
                 for index, unit in enumerate(self.offered)
-                if self.refusal((unit,), name) is None
+                if editable.find_refusal((unit,), layout=name) is None
             )
             for name in (("stock", "compact") if layout == "auto" else (layout,))
         }
@@ -145,11 +135,6 @@ class SearchTask:
         """Whether the search can measure every set of units."""
         most = self.request.max_evaluations
         return len(list(islice(list_sets(self.offered), most + 1))) <= most
-
-    @property
-    def rows(self) -> int:
-        """The number of rows to measure one edit on."""
-        return len(self.halves[0].samples) + len(self.halves[0].windows)
 
     def engines(self, layout: str, fit: FitEdit | None = None) -> tuple[Engine, Engine]:
         """One for each half."""

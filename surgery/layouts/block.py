@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from surgery.families import Dimensions, Family, Role, Switch
+from surgery.families import Dimensions, Family, Role
 from surgery.layouts.product import reproducible_product
 from surgery.variants import Affine, Fit, Kind, Sources, Variant
 
@@ -71,11 +71,6 @@ class Block:
         name: Any = f"{'query_key_value' if self.family.fused else part}_{what}"
         role: Role = name
         return role
-
-    def switch(self, role: Role) -> Switch | None:
-        """What has to be switched in config.json before the block can hold such a tensor."""
-        rule = self.family.rule(role)
-        return None if rule is None or self.has(role) else rule.when
 
     @property
     def clip(self) -> float | None:

@@ -46,11 +46,12 @@ def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
     switches: set[Switch | None] = set()
     for block, edit in edits:
         for role in _roles(block, edit):
+            rule = block.family.rule(role)
             if block.has(role):
                 own.append(block.change("rewrite", role))
-            elif switch := block.switch(role):
+            elif rule is not None and rule.when:
                 own.append(block.change("add", role))
-                switches.add(switch)
+                switches.add(rule.when)
     if not switches:
         return tuple(own)
     named = {change.name for change in own}

@@ -26,6 +26,7 @@ from surgery.families import FAMILIES, config_saved_as
 from surgery.layouts import Change, layout_of
 from surgery.plan import Plan, block_edits, make_plan
 from surgery.record.manifest import Edit, Manifest, list_edited_heads
+from surgery.selection import variant_name
 
 Flags = npt.NDArray[np.bool_]
 
@@ -124,7 +125,9 @@ def check_repeats(
             or not np.isfinite(found).all()
             or found[known].tobytes() != expected[known].tobytes()
         ):
-            raise CheckpointError(f"tensor {change.name!r} is not what {plan.variant} makes of it")
+            raise CheckpointError(
+                f"tensor {change.name!r} is not what {variant_name(plan.selection)} makes of it"
+            )
         compared += 1
         fitted += not known.all()
     return compared, fitted

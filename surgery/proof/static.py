@@ -41,6 +41,7 @@ from surgery.output import is_unfinished
 from surgery.plan import Plan
 from surgery.proof.expected import check_repeats, make_unknown, replan
 from surgery.record.manifest import UNLISTED, Manifest
+from surgery.selection import variant_name
 
 ALONE = ("files", "contents", "edit", "tensors")
 WITH_SOURCE = ("carried", "untouched", "rewritten")
@@ -147,7 +148,7 @@ class FileChecks:
             earlier = self.found.manifest
             if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
                 raise ManifestError("the manifest's history is not the source's")
-        return f"blocks {self.plans[0].spec}, {self.plans[0].variant}"
+        return f"blocks {self.plans[0].spec}, {variant_name(self.plans[0].selection)}"
 
     def check_tensors(self) -> str:
         later, compared = set[str](), 0

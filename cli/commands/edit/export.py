@@ -112,6 +112,7 @@ def command(
         raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
     from evals.exporting import ExportRequest, name_gguf, run_export
+    from surgery.plan import plan_as_json
     from surgery.publishing.upload import check_destination
 
     request = options.fill_request(ExportRequest, asked)
@@ -129,7 +130,7 @@ def command(
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
     if export is None:
-        _print_plan(prepared.plan.to_json(), as_json)
+        _print_plan(plan_as_json(prepared.plan), as_json)
         return
     one_hot, context = export.plan.one_hot, export.plan.cast_context or 0
     if one_hot is not None and context <= one_hot.num_offsets:
@@ -187,7 +188,7 @@ def _finish_export(
     if gguf is not None:
         result["gguf"] = str(gguf)
     if not as_json:
-        how = f"{export.plan.variant}, {export.plan.layout.NAME}"
+        how = f"{result['variant']}, {result['layout']}"
         size = decimal(result["bytes"])
         echo(f"{export.output}: {export.plan.spec} attention-free ({how}), {size}")
         if gguf is not None:
