@@ -238,11 +238,11 @@ def texts(corpus: Corpus, length: int = 4, stride: int = 1, **options) -> list[s
 
 
 def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
-    """Of `--control` and `--corpus` alike; a row of a table is no longer text with its braces."""
+    """Of `--control` and `--corpus` alike; rows of a table have an empty line between them."""
     from evals.inputs import read_heldout_texts
 
     rows = [{"text": "one fish\n"}, {"text": "two fish\n"}]
-    (tmp_path / "a.txt").write_text("one fish\ntwo fish\n")
+    (tmp_path / "a.txt").write_text("one fish\n\n\ntwo fish\n")
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     raw = (tmp_path / "a.jsonl").read_bytes()
     (tmp_path / "a.jsonl.zst").write_bytes(pa.compress(raw, "zstd", asbytes=True))
@@ -251,7 +251,7 @@ def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / file)
     named = [tmp_path / name for name in ("a.txt", "a.jsonl", "a.jsonl.zst", "a.parquet")]
     named.append(Path(f"hf:{tmp_path / 'set'}:train:text"))
-    assert read_heldout_texts(named) == ["one fish\ntwo fish\n"] * 5
+    assert read_heldout_texts(named) == ["one fish\n\n\ntwo fish\n"] * 5
 
 
 def test_a_folder_is_read_by_name_and_only_its_texts(tmp_path):

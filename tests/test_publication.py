@@ -126,11 +126,13 @@ def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
     assert (hub["model"], hub["revision"], hub["save_as"]) == ("me/mistral", "c" * 40, "llama")
     assert (hub["calibration"], hub["heal"]) == ((data["name"],), ())
     healing = {"sources": [lab], "steps": 8}
-    own = parse(source="lab:gpt-neo", calibration={"sources": [lab]}, healing=healing)
+    own = parse(source="lab:gpt-neo", family="gpt_neo", healing=healing,
+                calibration={"sources": [lab]})  # fmt: skip
     assert (own["revision"], own["save_as"], own["calibration"]) == (None, None, ())
     assert (own["heal"], own["heal_steps"]) == (("lab:gpt-neo",), 8)
-    assert parse(source="me/model", healing=healing)["heal"] == ("lab:pythia",)
-    assert parse(family="llama", layout="compact")["save_as"] is None
+    other = parse(source="me/model", healing=healing)
+    assert other["heal"] == ("lab:pythia",)
+    assert parse(family="llama", layout="compact")["save_as"] == "llama"
 
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:

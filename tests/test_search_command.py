@@ -289,7 +289,7 @@ def test_few_windows_are_inconclusive_for_a_limit_on_the_loss(model, samples, te
     for name, text, sure in (("far", heldout, True), ("few", few, False), ("near", heldout, False)):
         options = ["--max-loss-increase", limit, "--variant", "zero", "--output", tmp_path / name]
         outcome = call(model, samples, (text, None), *options)
-        assert ("inconclusive (n = 20): too few passages" in outcome.stdout) == (not sure), name
+        assert ("(n = 20): there are too few passages" in outcome.stdout) == (not sure), name
         found = json.loads((tmp_path / name / "search.json").read_text())
         assert found["held_back_conclusive"] is sure
         if sure:
