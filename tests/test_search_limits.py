@@ -228,6 +228,21 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive, budget) -> 
         assert best == asked[0] or len(asked) > 1
 
 
+def test_a_larger_budget_cuts_deeper_than_what_an_earlier_run_attacked() -> None:
+    """Sets that met the goal, and missed the other limit when the budget was used up."""
+    landscape, units = Landscape(0, 4, 2), list_units(4, 2, "mixed", VARIANTS)
+    estimates = estimates_of(landscape, units, noise=0.3)
+    found = find(landscape, units, MaxExtraction(0.05), estimates, max_evaluations=8)
+    attacked = (("relearn", 0.3, PASSAGES),)
+    before = {one: replace(found.measured[one], attacked=attacked) for one in found.met}
+    assert before
+    found.measured |= before
+
+    best = deepen(found, lambda chosen: True, {"relearn": 0.1}, 60)
+    assert best is not None
+    assert best not in before
+
+
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [

@@ -52,7 +52,11 @@ def deepen(
         if not best and held is None:
             best = sorted(some, key=right.__getitem__)
         if not best:
-            break
+            over = [chosen for chosen in found.met if found.measured[chosen].excess(limits)]
+            if missed is not None or not over:
+                break
+            tried, missed = over[:1], over[0]  # an earlier run attacked it
+            continue
         tried.append(best[0])
         if keeps(best[0]):
             held = best[0]
