@@ -228,6 +228,22 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive, budget) -> 
         assert best == asked[0] or len(asked) > 1
 
 
+def test_a_set_that_missed_is_cut_deeper_where_none_can_be_composed() -> None:
+    """Seen here: a few units alone lower no estimate, so that composing ends with no unit."""
+    landscape, units = Landscape(7, 4, 2), list_units(4, 2, "mixed", VARIANTS)
+    estimates = estimates_of(landscape, units, noise=0.3)
+    found = find(landscape, units, MaxExtraction(0.05), estimates, max_evaluations=8)
+    before = len(found.measured)
+
+    def keeps(chosen: frozenset[int]) -> bool:
+        attacked = (("relearn", 0.3, PASSAGES),)
+        found.measured[chosen] = replace(found.measured[chosen], attacked=attacked)
+        return False
+
+    deepen(found, keeps, {"relearn": 0.1}, 60)
+    assert len(found.measured) > before
+
+
 def test_a_larger_budget_cuts_deeper_than_what_an_earlier_run_attacked() -> None:
     """Sets that met the goal, and missed the other limit when the budget was used up."""
     landscape, units = Landscape(0, 4, 2), list_units(4, 2, "mixed", VARIANTS)

@@ -195,12 +195,13 @@ def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[I
     return sorted(values, key=lambda chosen: (values[chosen], sorted(chosen)))
 
 
-def compose(estimates: Estimates, rate: float, pool: Indices) -> Indices:
+def compose(estimates: Estimates, rate: float, pool: Indices, begin: Iterable[int] = ()) -> Indices:
     """Composes a set that should leave at most `rate` recovered, at little cost.
 
-    Greedy: each step changes the unit that lowers the rate most for its cost.
+    Greedy: from the set `begin` on, each step changes the unit that lowers the rate most for its
+    cost.
     """
-    chosen = Indices()
+    chosen = Indices(begin)
     while True:
         before, changes = estimates.predict(chosen), _list_changes(estimates, chosen, pool)
         if before.rate[0] <= rate or not len(changes):

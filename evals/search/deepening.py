@@ -38,7 +38,7 @@ def deepen(
         if missed is not None:
             point = found.measured[missed]
             name = max(limits, key=lambda one: point.known.get(one, 0.0) - limits[one])
-            _compose_deeper(found, name, limits[name])
+            _compose_deeper(found, missed, name, limits[name])
             allowed = _allow([found.measured[one] for one in tried], name, limits[name])
         some = [
             chosen
@@ -82,8 +82,12 @@ def _allow(tried: Sequence[EditPoint], name: str, limit: float) -> float:
     return float(right.mean() - (logs.mean() - np.log(_AIM * limit + 1e-3)) / slope)
 
 
-def _compose_deeper(found: Found, name: str, limit: float) -> None:
-    """Measures new sets that should leave less to the attack `name`, if there are estimates."""
+def _compose_deeper(found: Found, missed: Indices, name: str, limit: float) -> None:
+    """Measures new sets that should leave less to the attack `name`, if there are estimates.
+
+    If none is new, changes the set that missed its limit: where few units lower nothing, no set
+    can be composed from them.
+    """
     if found.estimates is None:
         return
     tried = {chosen for chosen, one in found.measured.items() if name in one.tried}
@@ -99,6 +103,11 @@ def _compose_deeper(found: Found, name: str, limit: float) -> None:
         fitted[:, 1] = np.asarray(attacked.correct(known).corrections)[:, 1]
         attacked = replace(attacked, corrections=fitted)
     rate = max(limit, 0.5 / guide.passages)
-    found.measure(
-        compose(attacked, share * rate, pool) for share in _STRICTER for pool in guide.pools
-    )
+    for begin in (Indices(), missed):
+        if found.measure(
+            compose(attacked, share * rate, pool, begin)
+            for share in _STRICTER
+            for pool in guide.pools
+            if begin <= pool
+        ):
+            break
