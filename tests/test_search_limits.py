@@ -229,7 +229,7 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive, budget) -> 
 
 
 def test_a_set_that_missed_is_cut_deeper_where_none_can_be_composed() -> None:
-    """Seen here: a few units alone lower no estimate, so that composing ends with no unit."""
+    """Few units alone lower no estimate, so composing from nothing ends with no unit."""
     landscape, units = Landscape(7, 4, 2), list_units(4, 2, "mixed", VARIANTS)
     estimates = estimates_of(landscape, units, noise=0.3)
     found = find(landscape, units, MaxExtraction(0.05), estimates, max_evaluations=8)
