@@ -94,7 +94,8 @@ def main() -> None:
 
     `attn-surgery help COMMAND` explains a command.
 
-    Exit codes: 0 done, 1 an error, 2 usage, 3 a gate failed, 130 interrupted.
+    Exit codes: 0 done, 1 an error, 2 usage, 3 a limit is missed, 4 a
+    limit is not decided (0 with --allow-undecided), 130 interrupted.
     """
 
 

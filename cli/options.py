@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cli.terminal import note
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -82,6 +83,16 @@ def refuse_misuse() -> Iterator[None]:
                 raise
             text = str(error)
         raise click.UsageError(text) from None
+
+
+def end_with(state: str | None, *, allow_undecided: bool) -> None:
+    """Ends a command with the exit code of its verdict: 3 for a missed limit, and 4 for one that is
+    not decided, unless that is allowed."""
+    if state == "missed":
+        raise click.exceptions.Exit(3)
+    if state == "undecided" and not allow_undecided:
+        note("not decided, so the exit code is 4; --allow-undecided makes it 0")
+        raise click.exceptions.Exit(4)
 
 
 COMMAS = "A,B"
@@ -270,6 +281,10 @@ heal = combine(
     ),
     count("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
 )
+allow_undecided = flag(
+    "--allow-undecided",
+    "Exit with 0, not 4, if no limit is missed and one is not decided.",
+)
 attack = several(
     "--attack",
     "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
@@ -335,6 +350,7 @@ evaluation = combine(
     ),
     flag("--audit", "Also try the default attacks. --attack and --max imply this option."),
     attacks,
+    allow_undecided,
 )
 """What is measured: tasks, passages, held-out text, and the gates."""
 choosing = combine(

@@ -24,6 +24,7 @@ from evals.search.deepening import TRIES
 from evals.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
 from evals.search.task import Half, SearchTask, open_task
 from evals.search.units import held_in_stock
+from evals.verdicts import foresee
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.calibration import Text
 from surgery.fitting.fitter import Fitter
@@ -97,11 +98,13 @@ def _describe_inputs(
         f"{size.num_heads} heads, {parameters:,} parameters, {loaded.dtype} on "
         f"{loaded.model.device}",
         "passages": f"{len(samples):,} from {samples.source}: {samples.prefix_length} tokens of "
-        f"prefix, {samples.suffix_length} of suffix",
+        f"prefix, {samples.suffix_length} of suffix; {len(task.halves[1].samples):,} are held back "
+        "to test the choice",
         "held-out text": f"{len(task.windows):,} windows of {task.windows.shape[1]} tokens",
         "calibration": f"{calibration.windows.size:,} tokens" if calibration else "none needed",
         "variants": ", ".join(variants),
         "attacks": ", ".join(materials.request.attacks),
+        "limits": "; ".join(foresee(task.request.limits.values(), len(task.halves[1].samples))),
         "not tried": ", ".join(list_untried(materials.request.attacks)) or "none",
         "benchmarks": ", ".join(materials.benchmarks.tasks) if materials.benchmarks else "none",
     }

@@ -17,6 +17,7 @@ from evals.exporting import ExportRequest, run_export
 from evals.healing import read_healing_text
 from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.search.request import SearchRequest
+from evals.verdicts import OK, settle, shorten_list
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
 from surgery.output import publish, write_text
@@ -25,6 +26,7 @@ from surgery.variants import variant_of
 if TYPE_CHECKING:
     from evals.evaluation.materials import Materials
     from evals.evaluation.report import EditReport, Report
+    from evals.verdicts import State
     from surgery.record.plan_file import PlanFile
 
 
@@ -129,22 +131,23 @@ class Mitigation:
         return choose_healed(*self.report.edits)[0] if len(self.report.edits) > 1 else 0
 
     @property
-    def passed(self) -> bool:
-        """Whether the search met its limit and every gate holds."""
-        gates = (gate.ok for gate in self.report.edits[self.place].gates)
-        return self.search["selected"] is not None and all(gates)
+    def state(self) -> State | None:
+        """The state of every gate together; also missed if the search met no limit."""
+        met = self.search["selected"] is not None
+        return self.report.edits[self.place].state if met else "missed"
 
     @property
     def next_command(self) -> str | None:
-        """The command that publishes it; None if a limit is missed or benchmarks are partial."""
-        whole = self.report.settings.limit is None
-        return f"attn-surgery push {self.output} OWNER/NAME" if self.passed and whole else None
+        """The command that publishes it, if every limit is kept and benchmarks are whole."""
+        ready = self.state == "kept" and self.report.settings.limit is None
+        return f"attn-surgery push {self.output} OWNER/NAME" if ready else None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of `mitigate --json`."""
         return {
             "output": str(self.output),
-            "passed": self.passed,
+            "state": self.state,
+            "passed": OK.get(self.state),
             "healed": self.place == 1,
             "search": self.search,
             "report": self.report.to_dict(),
@@ -262,19 +265,24 @@ def _keep_best(
 def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
     """Whether to keep the healed result (1) or the cut (0), and a sentence that says why.
 
-    What passes every gate beats what fails one. Of two alike, the healed one must cost less, where
-    its base is healed the same way.
+    A result that keeps every gate beats one that does not decide it, and that one beats one that
+    misses it. Of two alike, the healed one must cost less, where its base is healed the same way.
     """
     costs = [cut.heldout, healed.healed_base and healed.healed_base.heldout]
     before, after = (cost.difference.mean if cost else None for cost in costs)
-    fails = [[gate.name for gate in edit.gates if not gate.ok] for edit in (cut, healed)]
     said = "the cost was not measured"
     if before is not None and after is not None:
         said = f"the cut costs {before:+.3f} nats, healed {after:+.3f} (base healed the same way)"
-    if fails[1] and not fails[0]:
-        return 0, f"kept the cut: healed, it fails {', '.join(fails[1])}; {said}"
-    if fails[0] and not fails[1]:
-        return 1, f"kept the healed result: the cut fails {', '.join(fails[0])}; {said}"
+    if cut.state != healed.state:  # all have gates
+        if settle((cut.state, healed.state)) == healed.state:
+            return 0, f"kept the cut: healed, it {_describe_open(healed)}; {said}"
+        return 1, f"kept the healed result: the cut {_describe_open(cut)}; {said}"
     if before is None or after is None or after >= before:
         return 0, f"kept the cut: {said}"
     return 1, f"kept the healed result: {said}"
+
+
+def _describe_open(edit: EditReport) -> str:
+    """Which gates keep a result from being the better one."""
+    names = [gate.name for gate in edit.gates if gate.state == edit.state]
+    return f"{'misses' if edit.state == 'missed' else 'does not decide'} {shorten_list(names)}"

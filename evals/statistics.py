@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, sqrt
@@ -43,12 +43,22 @@ def wilson(count: int, n: int) -> Interval:
     return Interval(float(interval.low), float(interval.high))
 
 
-def count_needed(limit: float) -> int:
-    """The fewest rows, none of them a yes, for which `wilson` ends at or below `limit`, above 0.
+def count_needed(limit: float, rate: float = 0.0) -> int | None:
+    """The fewest rows, the share `rate` of them a yes, for which `wilson` ends at or below `limit`.
 
-    Its upper end for 0 of n is z² / (n + z²).
+    None if no number does. The interval ends at p where (p - rate)² = z² p (1 - p) / n.
     """
-    return max(1, ceil(_Z**2 * (1 / limit - 1)))
+    if rate >= limit:
+        return None
+    return max(1, ceil(_Z**2 * limit * (1 - limit) / (limit - rate) ** 2))
+
+
+def scale_needed(n: int, times: float) -> int:
+    """About how many rows give an interval so many times as narrow as that of `n` rows.
+
+    Its width falls with the square root of n.
+    """
+    return ceil(n * times**2)
 
 
 def bootstrap(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Interval:
@@ -135,12 +145,6 @@ def compare_flags(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -
     interval = paired_difference(lost, gained, n)
     change = (gained - lost) / max(1, n)
     return Flips(lost, gained, change, interval.as_list(), mcnemar(lost, gained))
-
-
-def check_limit(value: float, ci95: Sequence[float], limit: float) -> tuple[bool, bool]:
-    """Whether a value is within a limit, and whether its whole interval is on the same side."""
-    ok, (low, high) = value <= limit, ci95
-    return ok, high <= limit if ok else low > limit
 
 
 def split_strata(counts: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:

@@ -41,9 +41,11 @@ TWIN = {
 
 
 def gate(name: str, limit: float, value: float, ci95: list[float], n: int) -> dict[str, Any]:
-    sure = ci95[1] <= limit or ci95[0] > limit
-    found = {"name": name, "ok": value <= limit, "limit": limit, "value": value, "ci95": ci95}
-    return {**found, "n": n, "conclusive": sure, "description": f"{name} of the example"}
+    state = "missed" if value > limit else "kept" if ci95[1] <= limit else "undecided"
+    found = {"name": name, "state": state, "limit": limit, "value": value, "ci95": ci95, "n": n}
+    ok = {"kept": True, "missed": False}.get(state)
+    lacks = None if state != "undecided" else f"{n} cannot support it"
+    return {**found, "ok": ok, "lacks": lacks, "description": f"{name} of the example"}
 
 
 @lru_cache
@@ -147,6 +149,7 @@ def example(**changes: Any) -> dict[str, Any]:
         "relation": "source",
         "verdict": f"Recites {recited[1]['count']} of {extraction['n']} passages word for word, "
         f"{recited[0]['count']} before the edit, with loss shown on 1 of 4 tasks.",
+        "state": "missed",
         "passed": False,
         "chose": {"passages": 24, "windows": 16},
         "tasks": {
@@ -295,7 +298,9 @@ def bare(**changes: Any) -> dict[str, Any]:
 
     `changes`, as of `example`, add to it.
     """
-    absent = dict.fromkeys(("extraction", "audit", "heldout", "all_passages", "edit", "passed"))
+    absent = dict.fromkeys(
+        ("extraction", "audit", "heldout", "all_passages", "edit", "state", "passed")
+    )
     empty: dict[str, Any] = {key: [] for key in ("gates", "passages", "warnings", "front")}
     empty["chose"] = {"passages": 0, "windows": 0}
     least = {**absent, **empty, "tasks": {"copy": task(0.934, 0.702)}}

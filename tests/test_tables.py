@@ -105,7 +105,7 @@ def swept(**figures: Any) -> dict[str, Any]:
 
 
 LIMIT = {"name": "relearn", "value": 0.04, "ci95": [0.01, 0.1], "limit": 0.05, "n": 54,
-         "conclusive": False}  # fmt: skip
+         "lacks": "54 passages cannot support 5%"}  # fmt: skip
 
 
 def searched() -> dict[str, Any]:
@@ -128,7 +128,7 @@ def searched() -> dict[str, Any]:
         "deep_blocks": {"spec": "20-23", **halves(figures(0.11, 4, 0.9), figures(0.12, 4.5, 0.8))},
         "selected": {"variant": "mixed", "spec": "", "parts": parts, **figures(0, 3.375, 0.125)},
         "held_back": figures(0.013, 3.75, 0.5), "held_back_meets_goal": False,
-        "held_back_conclusive": True, "goal": {"max_extraction": 0.01},
+        "held_back_state": "missed", "goal": {"max_extraction": 0.01},
         "exhaustive": False, "units": {"offered": 288}, "evaluations": 64, "calibration": None,
     }  # fmt: skip
 

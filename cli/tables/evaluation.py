@@ -11,23 +11,26 @@ from cli.terminal import echo, note
 
 if TYPE_CHECKING:
     from evals.evaluation.report import Report
+    from evals.verdicts import State
 
 
-def print_evaluation(report: Report, *places: Path, table: bool = True) -> bool:
+def print_evaluation(report: Report, *places: Path, table: bool = True) -> State | None:
     """Verdicts, one table of the main figures, gates, and where the pages are.
 
-    On stderr, also without `table`: each warning once, and gates that failed or are inconclusive.
-    Returns whether all gates hold.
+    On stderr, also without `table`: each warning once, and gates that are not shown to be kept.
+    Returns the state of all gates together, None without any.
     """
+    from evals.verdicts import WORDS, settle
+
     several = len(report.edits) > 1
     edits = [(f"{edit.name}: " if several else "", edit) for edit in report.edits]
     gates = [(whose, gate) for whose, edit in edits for gate in edit.gates]
     for line in dict.fromkeys(f"{whose}{text}" for whose, edit in edits for text in edit.warnings):
         note(f"warning: {line}")
     for whose, gate in gates:
-        if not (gate.ok and gate.conclusive):
-            state = "inconclusive" if gate.ok else "failed"
-            note(f"{whose}gate {state}: {gate.name}: {gate.description}")
+        if not gate.ok:
+            word = WORDS[gate.state].lower()
+            note(f"{whose}gate {word}: {gate.name}: {gate.description}")
     if table:
         from evals.evaluation.page import describe_gate
 
@@ -40,7 +43,7 @@ def print_evaluation(report: Report, *places: Path, table: bool = True) -> bool:
             echo(f"{whose}gate {describe_gate(gate)}")
         for place in places:
             echo(f"report: {place / 'report.html'}")
-    return all(gate.ok for _, gate in gates)
+    return settle(gate.state for _, gate in gates)
 
 
 def _rows(report: Report, several: bool) -> Iterator[tuple[str, ...]]:

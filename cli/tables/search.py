@@ -47,24 +47,29 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
         f"{result['evaluations']} edits measured, {every}. Of the held-back half, {what}: "
         + format_interval(there["recovered"][measure], there["recovered_ci95"])
     )
-    sure = {one["name"]: one["conclusive"] for one in there["limits"]}
-    if not sure.pop(measure, result["held_back_conclusive"]):
-        few = "there are too few passages, or windows of held-out text"
-        why = "the interval contains the limit" if "max_extraction" in result["goal"] else few
-        echo(f"inconclusive (n = {result['n_held_back']:,}): {why}")
     for one in there["limits"]:
-        if one["name"] in sure:
+        if one["name"] != measure:
             rate = format_interval(one["value"], one["ci95"])
-            unsure = "" if one["conclusive"] else f"; inconclusive (n = {one['n']:,})"
-            echo(f"{one['name']} of the held-back half: {rate}, limit {one['limit']:.1%}{unsure}")
+            echo(f"{one['name']} of the held-back half: {rate}, limit {one['limit']:.1%}")
     if (rise := there["healed_rise"]) is not None:
         echo(
             f"Limits are those of the healed edit, which costs {rise:+.3f} nats per token relative "
             "to the unedited model healed the same way. The table shows the cut."
         )
-    if not result["held_back_meets_goal"]:
-        echo("The held-back half misses the goal. Search with a stricter limit than you need.")
+    echo(_describe_held_back(result))
     echo(f"To export it, run: {_write_export_command(result, request, plan)}")
+
+
+def _describe_held_back(result: dict[str, Any]) -> str:
+    """The verdict on the held-back half, and what to do about it."""
+    state, limits = result["held_back_state"], result["held_back"]["limits"]
+    if state == "kept":
+        return "On the held-back half: kept."
+    if state == "missed":
+        return "On the held-back half: missed. Search with a stricter limit than you need."
+    lacks = dict.fromkeys(one["lacks"] for one in limits if one["lacks"])
+    why = "; ".join(lacks) or "there are too few passages, or windows of held-out text"
+    return f"On the held-back half: not decided. {why[0].upper()}{why[1:]}."
 
 
 def _write_export_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:

@@ -24,6 +24,7 @@ from evals.attacks.result import (
     MembershipResult,
     compare_outcomes,
 )
+from evals.attacks.sentences import UNTRAINED, describe_attacks, has_trained
 from evals.inputs import (
     Progress,
     Say,
@@ -41,6 +42,7 @@ from evals.models import LoadedModel
 from evals.samples import Samples, Tokens
 from evals.samples.held_back import HeldBack, hold_back
 from evals.samples.windows import cut_windows
+from evals.verdicts import describe_limits, foresee, join_sentences, settle
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.finding import find_model
 from surgery.output import check_output, create_folder, recognize_by, write_lines
@@ -163,6 +165,8 @@ def audit(
         plan = AttackPlan(samples, windows, tried, request.batch_size, request.max)
         for name, needs in plan.skipped.items():
             say(f"skipped: {name} needs {needs}")
+        for line in foresee(request.max.values(), int(left.passages[samples.trained_on].sum())):
+            say(line)
         return plan, left
 
     def attack(
@@ -202,13 +206,18 @@ def _make_report(
     if not counted.all():
         every = compare_models(plan, base, after)
         all_passages = AllRecovered(n=every.n, recovered=every.recovered)
+    limits = figures.check_limits(request.max)
+    said = [describe_limits(limits), *describe_attacks(figures)]
+    said += [] if has_trained(figures) else [UNTRAINED]
     return AuditReport(
         **dict(figures),
         chose=left.chose,
         all_passages=all_passages,
         prefix_length=plan.samples.prefix_length,
         suffix_length=plan.samples.suffix_length,
-        limits=figures.check_limits(request.max),
+        limits=limits,
+        state=settle(limit.state for limit in limits),
+        verdict=join_sentences(said),
         provenance={
             "base": base.provenance,
             "edited": after.provenance,

@@ -93,6 +93,8 @@ ALL = (
     "quantized:nf4", "soft-prompt", "relearn-benign", "relearn-alike", "relearn", "membership",
 )  # fmt: skip
 """From the cheapest to those that train on passages; `membership`, which recovers none, is last."""
+TRAINING = ("relearn", "relearn-alike", "relearn-benign")
+"""Those that train the model itself."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": CHEAP}
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 HEALED = ("relearn", "relearn-benign", "hints:8", "quantized:4")

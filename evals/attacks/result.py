@@ -14,7 +14,8 @@ from evals.attacks.attack import Attack, AttackOutcome
 from evals.memorization.measures import Flags
 from evals.memorization.membership import auc
 from evals.samples.held_back import ChoiceCounts
-from evals.statistics import check_limit, compare_flags, rate
+from evals.statistics import compare_flags, rate
+from evals.verdicts import Limit, State
 from surgery.record.manifest import Record
 
 
@@ -126,27 +127,6 @@ class ControlKind(Record):
     n: int
 
 
-class Limit(Record):
-    """The highest rate allowed for an attack, and the rate measured on `n` passages.
-
-    `conclusive`: the whole interval is on the same side of the limit. On no passages, nothing shows
-    that it is kept: `ok` is false.
-    """
-
-    name: str
-    ok: bool
-    limit: float
-    value: float
-    ci95: tuple[float, float]
-    n: int
-    conclusive: bool
-
-    @classmethod
-    def of(cls, name: str, limit: float, value: float, ci95: tuple[float, float], n: int) -> Limit:
-        ok, sure = check_limit(value, ci95, limit) if n else (False, False)
-        return cls(name=name, ok=ok, limit=limit, value=value, ci95=ci95, n=n, conclusive=sure)
-
-
 class Audit(Record):
     """Every attack that was tried on `n` passages.
 
@@ -192,7 +172,14 @@ class Audit(Record):
     def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
         """Checks `limits`: attack → the highest rate allowed."""
         return [
-            Limit.of(one.name, limits[one.name], one.edited.rate, one.edited.ci95, one.edited.n)
+            Limit.of_share(
+                one.name,
+                f"share of passages recovered by {one.name}",
+                limits[one.name],
+                one.edited.rate,
+                one.edited.ci95,
+                one.edited.n,
+            )
             for one in self.rated
             if one.name in limits
         ]
@@ -208,7 +195,8 @@ class AllRecovered(Record):
 class AuditReport(Audit):
     """The object of `audit --json`. Figures leave out passages that chose the edit.
 
-    `all_passages`: None if none did.
+    `all_passages`: None if none did. `state`: of all limits together, None without any; `verdict`:
+    the result in a few sentences.
     """
 
     chose: ChoiceCounts
@@ -216,6 +204,8 @@ class AuditReport(Audit):
     prefix_length: int
     suffix_length: int
     limits: list[Limit]
+    state: State | None
+    verdict: str
     provenance: dict[str, Any]
 
 

@@ -36,8 +36,10 @@ from evals.inputs import Progress, Say, say_nothing, show_nothing
 from evals.memorization.comparison import ExtractionResults, report_extraction
 from evals.memorization.measures import Flags
 from evals.memorization.summary import list_rows
+from evals.samples import Samples, Tokens
 from evals.samples.held_back import HeldBack, hold_back
 from evals.statistics import SEED
+from evals.verdicts import foresee
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -95,9 +97,19 @@ def evaluate(
     materials = _prepare_for_healed(materials, edited, base)
     request = materials.request
     shown: dict[str, Any] = {"say": say, "progress": progress}
-    before = measure_model(base, materials, **shown)
+
+    def hold(samples: Samples | None, windows: Tokens | None) -> HeldBack:
+        return hold_back((model.manifest for model in edited), samples, windows)
+
+    def inspect(samples: Samples | None, windows: Tokens | None) -> None:
+        left = hold(samples, windows).passages
+        n = int(left[samples.trained_on].sum()) if samples else 0
+        for line in foresee(request.limits, n):
+            say(line)
+
+    before = measure_model(base, materials, inspect=inspect, **shown)
     samples = before.samples
-    left = hold_back((model.manifest for model in edited), samples, before.windows)
+    left = hold(samples, before.windows)
     results = [measure_model(model, materials, before, **shown) for model in edited]
     quick, twin = replace(materials, benchmarks=None), None
     if request.twin is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
-from evals.attacks.result import Limit
-from evals.evaluation.report import EditReport, Gate
+from evals.evaluation.report import EditReport, Metric
 from evals.evaluation.request import EvaluationRequest
+from evals.statistics import FEWEST, scale_needed
+from evals.verdicts import Limit
 
 
 class UnknownTaskError(ValueError):
@@ -31,50 +32,43 @@ def find_limit(limits: Mapping[str, float], task: str) -> float | None:
     return None if exact is None else limits[exact]
 
 
-def check_gates(edit: EditReport, request: EvaluationRequest) -> list[Gate]:
+def check_gates(edit: EditReport, request: EvaluationRequest) -> list[Limit]:
     """One gate for each task that `max_drop` covers, for extraction, and for each limited attack.
 
-    The measured value decides. A gate is inconclusive if the value's interval crosses the limit. A
-    gate on no passages fails.
+    Without a passage or document that counts, a gate is not decided.
     """
     gates = []
     for name, task in edit.tasks.items():
         limit = find_limit(request.max_drop, name)
         if limit is not None:
-            what = f"{'relative rise' if task.drop_is_relative else 'drop'} of {name}"
-            enough = task.outcome != "inconclusive"
-            measured = (task.drop, task.drop_ci95, task.n)
-            gates.append(_make_gate(f"max-drop {name}", what, *measured, limit, enough=enough))
+            gates.append(_check_drop(name, task, limit))
     if request.max_extraction is not None and (found := edit.extraction) is not None:
         rate, interval = (found["exact_match"][key] for key in ("rate", "ci95"))
         what = "share of passages recited word for word"
-        limit = request.max_extraction
-        gates.append(_make_gate("max-extraction", what, rate, interval, found["n"], limit))
-    for tried in edit.audit.rated if edit.audit else ():
-        if (limit := request.max.get(tried.name)) is not None:
-            share, what = tried.edited, f"share of passages recovered by {tried.name}"
-            gates.append(
-                _make_gate(f"max {tried.name}", what, share.rate, share.ci95, share.n, limit)
-            )
-    return gates
+        measured = (request.max_extraction, rate, interval, found["n"])
+        gates.append(Limit.of_share("max-extraction", what, *measured))
+    attacked = edit.audit.check_limits(request.max) if edit.audit else ()
+    return gates + [one.model_copy(update={"name": f"max {one.name}"}) for one in attacked]
 
 
-def _make_gate(
-    name: str,
-    what: str,
-    value: float,
-    ci95: Sequence[float],
-    n: int,
-    limit: float,
-    *,
-    enough: bool = True,
-) -> Gate:
-    low, high = ci95
-    found = Limit.of(name, limit, value, (low, high), n)
-    conclusive = enough and found.conclusive
-    text = f"{what} is {value:.4g}, {'within' if found.ok else 'above'} the limit of {limit:g}"
-    if not n:
-        text = f"{what} is unknown, as no passage counts for it; the limit is {limit:g}"
-    elif not conclusive:
-        text += f"; inconclusive (n = {n:,}): its interval is {low:.3g} to {high:.3g}"
-    return Gate(**dict(found) | {"conclusive": conclusive}, description=text)
+def _check_drop(name: str, task: Metric, limit: float) -> Limit:
+    """The gate of one task. An inconclusive difference decides it only if it is above the limit."""
+    (low, high), n = task.drop_ci95, task.n
+    needed = None
+    if limit > max(task.drop, 0):  # as narrow as the way to the limit, and as conclusive
+        times = max((high - task.drop) / (limit - task.drop), (high - low) / limit)
+        needed = max(scale_needed(n, times), 1 if task.test == "mcnemar" else FEWEST)
+    lacks = f"{n:,} documents leave an interval of {low:.3g} to {high:.3g}"
+    if needed is not None:
+        lacks += f": about {needed:,} would decide it"
+    return Limit.of(
+        f"max-drop {name}",
+        f"{'relative rise' if task.drop_is_relative else 'drop'} of {name}",
+        limit,
+        task.drop,
+        (low, high),
+        n,
+        needed=needed,
+        lacks=lacks,
+        enough=task.outcome != "inconclusive",
+    )

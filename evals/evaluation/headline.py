@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from evals.attacks.result import AttackResult, Audit
+from evals.attacks.sentences import UNTRAINED, describe_attacks, has_trained
 from evals.evaluation.gates import check_gates
 from evals.evaluation.report import (
     EditReport,
@@ -18,6 +18,7 @@ from evals.evaluation.report import (
     TaskResult,
 )
 from evals.inputs import LAB_TEXT
+from evals.verdicts import OK, describe_limits, join_sentences, settle, shorten_list
 from surgery.card.facts import name_form
 from surgery.hub.embedded import find_lab
 
@@ -33,9 +34,11 @@ def write_sentences(report: Report) -> Report:
     settings, edits = report.settings, []
     for edit in report.edits:
         gates = check_gates(edit, settings)
+        state = settle(gate.state for gate in gates)
         known = {
             "gates": gates,
-            "passed": all(gate.ok for gate in gates) if gates else None,
+            "state": state,
+            "passed": OK.get(state),
             "warnings": _list_warnings(edit, report.base, settings.limit),
         }
         edit = edit.model_copy(update=known)
@@ -87,10 +90,11 @@ def write_verdict(edit: EditReport, limit: float | None = None) -> str:
     said = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
     said += _describe_part(limit)
     said += [*_describe_choice(edit), _describe_recital(edit), *_describe_attacks(edit)]
+    said += _describe_training(edit) if edit.audit and edit.audit.rated else ()
     said += _describe_cost(edit)
     if edit.gates:
         said.append(_describe_gates(edit))
-    return _join(said)
+    return join_sentences(said)
 
 
 class Summary(NamedTuple):
@@ -106,22 +110,18 @@ def summarize(edit: EditReport, limit: float | None = None) -> Summary:
     """The same for a reader in a hurry, in sentences. `limit`: of the request."""
     line = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
     line.append(_describe_gates(edit) if edit.gates else _describe_shares(edit))
+    line += _describe_training(edit)
     measured = edit.extraction is not None
     attacked = list(_describe_attacks(edit)) if measured else ["no attack was tried"]
     if measured and edit.audit is not None and edit.audit.rated and not edit.audit.not_tried:
         attacked.append("every attack that attn-surgery knows was tried")
     cost = list(_describe_cost(edit)) or ["neither benchmarks nor held-out text were measured"]
     return Summary(
-        _join(line),
-        _join([_describe_recital(edit), *_describe_choice(edit)]),
-        _join(attacked),
-        _join([*cost, *_describe_part(limit)]),
+        join_sentences(line),
+        join_sentences([_describe_recital(edit), *_describe_choice(edit)]),
+        join_sentences(attacked),
+        join_sentences([*cost, *_describe_part(limit)]),
     )
-
-
-def _join(said: Iterable[str]) -> str:
-    """Parts of sentences as sentences."""
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
 def _describe_shares(edit: EditReport) -> str:
@@ -176,35 +176,10 @@ def _describe_attacks(edit: EditReport) -> Iterator[str]:
         return
     if edit.audit is None or not edit.audit.rated:
         yield "no attack was tried, not even fine-tuning"
-        return
-    if edit.audit.strongest is not None:
-        yield _describe_strongest(edit.audit, edit.audit.strongest)
-    if empty := [one.name for one in edit.audit.rated if not one.edited.n]:
-        yield f"no passage counts for {', '.join(empty)}"
-    if edit.audit.not_tried:
-        yield f"not tried: {', '.join(edit.audit.not_tried)}"
-
-
-def _describe_strongest(audit: Audit, worst: AttackResult) -> str:
-    after, number, tied = worst.edited, len(audit.counting), [one.name for one in audit.tied]
-    ns = [one.edited.n for one in audit.tied]
-    n = " to ".join(dict.fromkeys(f"{end(ns):,}" for end in (min, max)))
-    share = f"{after.count} of {n}" if min(ns) == max(ns) else f"{after.rate:.1%} of {n}"
-    base = f"{worst.base.count} of {worst.base.n:,}"
-    if not after.count and number > 1:
-        text = f"none of {number} attacks recovers any of {n} passages; "
-        text += f"from the base, {worst.name} recovers {base}"
-    elif len(tied) > 1:
-        names = " and ".join([", ".join(tied[:-1]), tied[-1]])
-        text = f"the strongest of {number} attacks tie: {names} each recover {share} passages; "
-        text += f"from the base, {worst.name} recovers {base}"
     else:
-        only = "tried" if len(audit.rated) == 1 else "that counts any passage"
-        which = f"strongest of {number} attacks" if number > 1 else f"only attack {only}"
-        text = f"the {which}, {worst.name}, recovers {share} passages; from the base, {base}"
-    if worst.control is not None:
-        text += f"; of text never trained on, {worst.control.count} of {worst.control.n:,}"
-    return text
+        yield from describe_attacks(edit.audit)
+        if edit.audit.not_tried:
+            yield f"not tried: {', '.join(edit.audit.not_tried)}"
 
 
 def _describe_tasks(tasks: Mapping[str, TaskResult]) -> str:
@@ -221,15 +196,13 @@ def _describe_tasks(tasks: Mapping[str, TaskResult]) -> str:
     every = "the one task" if len(tasks) == 1 else f"any of {len(tasks)} tasks"
     parts = []
     if losses:
-        parts.append(f"loss on {len(losses)} of {len(tasks)} tasks: {_shorten_list(losses)}")
+        parts.append(f"loss on {len(losses)} of {len(tasks)} tasks: {shorten_list(losses)}")
     elif others:
         n = " to ".join(dict.fromkeys(f"{end(others):,}" for end in (min, max)))
         where = f"{len(others)} of {len(tasks)} tasks" if unsure else every
         parts.append(f"no loss shown on {where} (n = {n})")
     if unsure:
-        parts.append(
-            f"inconclusive on {len(unsure)} of {len(tasks)} tasks: {_shorten_list(unsure)}"
-        )
+        parts.append(f"inconclusive on {len(unsure)} of {len(tasks)} tasks: {shorten_list(unsure)}")
     return ", ".join(parts)
 
 
@@ -243,18 +216,13 @@ def _describe_loss(heldout: HeldOut) -> str:
 
 
 def _describe_gates(edit: EditReport) -> str:
-    failed = [gate.name for gate in edit.gates if not gate.ok]
-    if failed:
-        return f"do not ship it: it fails {_shorten_list(failed)}"
-    unsure = [f"{gate.name} (n = {gate.n:,})" for gate in edit.gates if not gate.conclusive]
-    said = "it passes every gate"
-    if unsure:
-        said += f" as measured, but inconclusively: {_shorten_list(unsure)}"
-    if edit.edit is not None and edit.edit.missed:
+    said = describe_limits(edit.gates)
+    if edit.state != "missed" and edit.edit is not None and edit.edit.missed:
         said = f"no edit of the search kept its limits on the half that chose; here, {said}"
     return said
 
 
-def _shorten_list(names: Sequence[str], most: int = 5) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def _describe_training(edit: EditReport) -> Iterator[str]:
+    """Says where the passages met no attack that trains, which brings back most."""
+    if edit.extraction is not None and not has_trained(edit.audit):
+        yield UNTRAINED

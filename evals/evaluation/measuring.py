@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,18 +70,21 @@ def measure_model(
     base: ModelResults | None = None,
     *,
     heal: HealingRecord | None = None,
+    inspect: Callable[[Samples | None, Tokens | None], None] = lambda samples, windows: None,
     say: Say,
     progress: Progress,
 ) -> ModelResults:
     """Measures the first model or, given its results as `base`, another one in the same way.
 
-    `heal`: heals the model before, as recorded. Raises `MeasurementError` if the models cannot be
+    `heal`: heals the model before, as recorded. `inspect`: gets the first model's passages and
+    held-out windows before it is measured. Raises `MeasurementError` if the models cannot be
     compared, and `SamplesError` if the healing text is not the recorded one.
     """
     loaded = open_model(model, say=say, **materials.request.running)
     name = f"{loaded.name} healed" if heal else loaded.name
     if base is None:
         protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
+        inspect(protocol and protocol.samples, windows)
     else:
         protocol, windows, attacked = base.protocol, base.windows, base.attacked
         check_precision(base.dtype, loaded.dtype, loaded.name)

@@ -11,8 +11,9 @@ from typing import Any
 
 from evals.evaluation.headline import summarize
 from evals.evaluation.pictures import draw_model, draw_table, draw_trade_off, name_edits
-from evals.evaluation.report import EditReport, EditSummary, Gate, Report
+from evals.evaluation.report import EditReport, EditSummary, Report
 from evals.evaluation.rows import Table, make_size_table, make_tables
+from evals.verdicts import WORDS, Limit, State
 from surgery.card.facts import as_code, as_line, make_printable
 from surgery.card.text import TASK, Measurements
 from surgery.variants import VARIANTS
@@ -56,6 +57,7 @@ def render_html(report: Report) -> str:
         provenance=ran,
         list_leaves=list_leaves,
         describe_gate=describe_gate,
+        signs=_SIGNS,
         list_facts=list_facts,
     )
     return text
@@ -75,9 +77,12 @@ def _load_template() -> Any:
     return environment.get_template("report.html.jinja")
 
 
-def describe_gate(gate: Gate) -> str:
+_SIGNS: dict[State | None, str] = {"kept": "✓ ", "missed": "✕ ", "undecided": "? ", None: ""}
+
+
+def describe_gate(gate: Limit) -> str:
     """A gate in one line."""
-    return f"{gate.name}: {'ok' if gate.ok else 'FAILED'}: {gate.description}"
+    return f"{gate.name}: {WORDS[gate.state]}: {gate.description}"
 
 
 def list_facts(edit: EditSummary) -> list[tuple[str, str]]:

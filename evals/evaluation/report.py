@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals.attacks.result import Audit, Limit, Share, SharePair
+from evals.attacks.result import Audit, Share, SharePair
 from evals.evaluation.request import EvaluationRequest
 from evals.model_map import ModelMap
 from evals.samples.held_back import ChoiceCounts
+from evals.verdicts import Limit, State
 from surgery.record.manifest import Line, Record, Sha256, TextSource, Word
 
 Conclusion = Literal["loss", "gain", "none", "inconclusive"]
@@ -107,15 +108,6 @@ class AllPassages(Record):
     heldout: HeldOut | None
 
 
-class Gate(Limit):
-    """A limit of an evaluation, with the value measured on `n` documents or passages.
-
-    `conclusive` also means that there was enough data for a verdict.
-    """
-
-    description: str
-
-
 class EditSummary(Record):
     """The edit, from the edited folder's manifest. `missed`: its search met no limits."""
 
@@ -185,11 +177,13 @@ class EditReport(MeasuredModel):
     """One edited model, compared with the base.
 
     `relation`: whether the base is its recorded source. Figures of passages and held-out text
-    leave out those that chose an edit; if any did, `all_passages` has the figures of all.
+    leave out those that chose an edit; if any did, `all_passages` has the figures of all. `state`:
+    of all gates together, None without any; `passed`: true if kept, false if missed.
     """
 
     relation: Relation
     verdict: str = ""
+    state: State | None = None
     passed: bool | None = None
     chose: ChoiceCounts
     tasks: dict[Word, TaskResult]
@@ -199,7 +193,7 @@ class EditReport(MeasuredModel):
     healed_base: HealedBase | None = None
     twin: TwinFigures | None = None
     all_passages: AllPassages | None
-    gates: list[Gate] = Field(default_factory=list)
+    gates: list[Limit] = Field(default_factory=list)
     edit: EditSummary | None
     passages: list[dict[str, Any]] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)

@@ -89,6 +89,11 @@ class EvaluationRequest(Measuring, Benchmarking):
         return choose_attacks(self.attack, self.max) if self._attacked else ()
 
     @property
+    def limits(self) -> list[float]:
+        """The limits on shares of passages."""
+        return [*([] if self.max_extraction is None else [self.max_extraction]), *self.max.values()]
+
+    @property
     def _attacked(self) -> bool:
         return bool(self.audit or self.attack or self.max)
 

@@ -106,7 +106,9 @@ def render_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> Re
     _check_model(Report.model_validate(report), where, manifest)
     made = check_report(report, where)
     files = {REPORTS[0]: made.to_text(), **render_pages(made.to_dict())}
-    return RenderedReport(files, build_measurements(made), made.provenance.versions.get(TOOL))
+    (edit,) = made.edits
+    version = made.provenance.versions.get(TOOL)
+    return RenderedReport(files, build_measurements(made), version, edit.state)
 
 
 def check_report(report: Mapping[str, Any], where: Path) -> Report:

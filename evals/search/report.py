@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.attacks.result import Limit
 from evals.edits.engine import BASE, edit_record
 from evals.model_map import ModelMap, make_map
 from evals.samples import hash_row
 from evals.search.points import EditPoint, pareto_front, point_as_json
 from evals.search.run import SearchOutcome
 from evals.search.task import Half, SearchTask
-from evals.statistics import FEWEST, check_limit, mean, wilson
+from evals.statistics import FEWEST, mean, wilson
+from evals.verdicts import OK, Limit, State, judge, settle
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Choice, EditedModel, list_versions
 from surgery.record.plan_file import PlanFile, list_edits
@@ -69,9 +69,10 @@ def make_search_map(task: SearchTask, outcome: SearchOutcome) -> ModelMap | None
 def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
     """The choice, the unedited model, and the deepest blocks, on both halves.
 
-    `held_back_meets_goal`: whether the choice keeps every limit on the half it was not made on;
-    `held_back_conclusive`: whether that half is large enough to say. They, `selected`, and
-    `held_back` are None if nothing meets the goal; `deep_blocks`, if the model cannot hold it.
+    `held_back_state`: whether the choice keeps every limit on the half it was not made on, as
+    `held_back_meets_goal` says, too: true, false, or None if that half cannot decide it. They,
+    `selected`, and `held_back` are None if nothing meets the goal; `deep_blocks`, if the model
+    cannot hold it.
     """
     here, back = task.halves
     (base, base_back), deep, selected = outcome.base, outcome.deep_blocks, outcome.selected
@@ -80,6 +81,7 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
         named = edit_record(point.selection, task.loaded.dimensions.num_heads)
         return {**named, **_figures(task, point, here)}
 
+    state = _judge_held_back(task, outcome, selected[1]) if selected else None
     front = pareto_front(outcome.points.values(), task.request.goal.cost)
     return {
         "base": {**_figures(task, base, here), "held_back": _figures(task, base_back, back)},
@@ -91,8 +93,8 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
         },
         "selected": selected and record(selected[0]),
         "held_back": selected and _figures(task, selected[1], back),
-        "held_back_meets_goal": selected and task.keeps(selected[1], base_back),
-        "held_back_conclusive": selected and _is_conclusive(task, outcome, selected[1]),
+        "held_back_meets_goal": OK.get(state),
+        "held_back_state": state,
         "front": [record(point) for point in front],
         "nearest": None if selected else record(outcome.points[outcome.best]),
     }
@@ -119,22 +121,25 @@ def _check_limits(task: SearchTask, point: EditPoint, n: int) -> list[Limit]:
     rates = {name: (rate, n) for name, rate in point.rates}
     for name, (value, counted) in (rates | {a: (rate, k) for a, rate, k in point.attacked}).items():
         if name in limits:
-            low, high = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
-            found.append(Limit.of(name, limits[name], value, (low, high), counted))
+            ends = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
+            what = f"share of passages recovered by {name}"
+            found.append(Limit.of_share(name, what, limits[name], value, ends, counted))
     return found
 
 
-def _is_conclusive(task: SearchTask, outcome: SearchOutcome, point: EditPoint) -> bool:
-    """Whether each interval lies on one side of its limit, or of what the unedited model gives."""
-    n = len(task.halves[1].samples)
+def _judge_held_back(task: SearchTask, outcome: SearchOutcome, point: EditPoint) -> State | None:
+    """Whether a point of the held-back half keeps every limit there, and what it may cost."""
+    base, n = outcome.base[1], len(task.halves[1].samples)
+    if not task.keeps(point, base):
+        return "missed"
     if limits := _check_limits(task, point, n):
-        return all(limit.conclusive for limit in limits)
+        return settle(limit.state for limit in limits)
     interval = wilson(round(point.recovered * n), n).as_list()
-    fewer = check_limit(point.recovered, interval, outcome.base[1].recovered)[1]
-    base, edited = outcome.engines[1].measure([BASE, point.selection])  # both are known
-    rise = mean(edited.heldout_nll - base.heldout_nll)
-    enough = len(base.heldout_nll) >= FEWEST
-    return fewer and enough and check_limit(rise["mean"], rise["ci95"], task.request.goal.limit)[1]
+    fewer = judge(point.recovered, interval, base.recovered, n)
+    before, after = outcome.engines[1].measure([BASE, point.selection])  # both are known
+    rise, windows = mean(after.heldout_nll - before.heldout_nll), len(before.heldout_nll)
+    limit, enough = task.request.goal.limit, windows >= FEWEST
+    return settle((fewer, judge(rise["mean"], rise["ci95"], limit, windows, enough=enough)))
 
 
 def _describe_text(task: SearchTask) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from evals.search.report import describe_question, make_plan, make_search_report
 from evals.search.request import SearchRequest
 from evals.search.run import run_search
 from evals.search.task import SearchTask, open_task
+from evals.verdicts import foresee
 from surgery.errors import SamplesError
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 from surgery.processes import current_processes, leave_launch
@@ -68,6 +69,8 @@ def search(
     if earlier:
         say(f"{len(earlier)} edits are already measured")
     earlier = processes.agree(earlier)
+    for line in foresee(request.limits.values(), len(task.halves[1].samples)):
+        say(f"held-back half: {line}")
     most = request.max_evaluations * len(task.halves[0])
     with (
         progress(f"estimate {request.model}", None) as looked,
@@ -111,7 +114,9 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
         points = [point_from_json(stored) for stored in result["measured"]]
         earlier = {point.selection: point for point in points}
         selected = result["selected"]
-        if selected is None or result["max_evaluations"] < task.request.max_evaluations:
+        if selected is None or "held_back_state" not in result:  # the latter by 0.2.0
+            return None, earlier
+        if result["max_evaluations"] < task.request.max_evaluations:
             return None, earlier
         heads = task.loaded.dimensions.num_heads
         best = next(one for one in earlier if edit_record(one, heads).items() <= selected.items())

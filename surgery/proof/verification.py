@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from surgery.card.text import Measurements, extract_own_text, find_disagreement, read_card
 from surgery.checkpoint.source import CARD, MANIFEST, check_link
@@ -33,12 +33,14 @@ class RenderedReport:
     """A report that agrees with itself and with the manifest.
 
     `files`: name → text of report.json and its pages, rendered again from its figures; `measured`:
-    its part of the card; `version`: of the attn-surgery that wrote it.
+    its part of the card; `version`: of the attn-surgery that wrote it; `state`: of its limits, None
+    without any.
     """
 
     files: Mapping[str, str]
     measured: Measurements | None
     version: str | None
+    state: Literal["kept", "missed", "undecided"] | None = None
 
 
 Render = Callable[[Mapping[str, Any], Path, bytes], RenderedReport]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from evals.evaluation.materials import Materials
     from evals.exporting import ExportRequest
+    from evals.verdicts import State
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
 
@@ -84,14 +85,16 @@ _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
 @options.flag(
     "--evaluate",
     "Verify the result, evaluate it against MODEL, and put the report into DIR. The options "
-    "below say what is measured. The exit code is 3 if a gate is missed.",
+    "below say what is measured. The exit code is 3 if a gate is missed, and else 4 if one is not "
+    "decided.",
     "with_evaluation",
 )
 @options.evaluation
 @options.option(
     "--push-to-hub",
     "REPO",
-    "Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is missed.",
+    "Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is "
+    "missed or, without --allow-undecided, not decided.",
     None,
     "repo",
 )
@@ -149,8 +152,12 @@ def command(
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
     gguf = name_gguf(export.output) if request.gguf else None
-    if not _finish_export(prepared.model, export, materials, repo, gguf, as_json):
-        raise click.exceptions.Exit(3)
+    allow_undecided = asked["allow_undecided"]
+    given = (materials, repo, gguf)
+    state = _finish_export(
+        prepared.model, export, *given, allow_undecided=allow_undecided, as_json=as_json
+    )
+    options.end_with(state, allow_undecided=allow_undecided)
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
@@ -181,10 +188,12 @@ def _finish_export(
     materials: Materials | None,
     repo: str | None,
     gguf: Path | None,
+    *,
+    allow_undecided: bool,
     as_json: bool,
-) -> bool:
-    """Evaluates, pushes, and prints an export. Returns whether all gates hold."""
-    result, passed = export.to_json(), True
+) -> State | None:
+    """Evaluates, pushes, and prints an export. Returns the state of all gates together."""
+    result, state = export.to_json(), None
     if gguf is not None:
         result["gguf"] = str(gguf)
     if not as_json:
@@ -207,22 +216,26 @@ def _finish_export(
                 source, materials, [export.output], say=note, progress=show_progress
             )
             result["evaluation"] = report.to_dict()
-            passed = print_evaluation(report, export.output, table=not as_json)
+            state = print_evaluation(report, export.output, table=not as_json)
         if repo is not None:
             result["push"] = None
-            if passed:
+            if state in ("kept", None) or (state == "undecided" and allow_undecided):
                 from evals.publication.report import render_report
                 from surgery.publishing.upload import push
 
-                result["push"] = push(export.output, repo, render=render_report).to_json()
+                done = push(
+                    export.output, repo, render=render_report, allow_undecided=allow_undecided
+                )
+                result["push"] = done.to_json()
             else:
-                note(f"not pushed to {repo}: a gate failed")
+                how = "missed" if state == "missed" else "not decided"
+                note(f"not pushed to {repo}: a gate is {how}")
     finally:  # the export is there, whatever becomes of the rest
         if as_json:
             print_json(result)
     if result.get("push") and not as_json:
         echo(f"pushed to {result['push']['url']}")
-    return passed
+    return state
 
 
 def _print_plan(plan: dict[str, Any], as_json: bool) -> None:

@@ -24,17 +24,20 @@ from cli.terminal import echo, note, print_json, show_progress
 @options.control("a lab model's own")
 @options.twin
 @options.attacks
+@options.allow_undecided
 @options.measuring
 @options.output("Folder to create, with audit.json and a picture.")
 @options.overwrite
 @options.json
-def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
+def command(
+    output: Path | None, overwrite: bool, allow_undecided: bool, as_json: bool, **asked: Any
+) -> None:
     """Measure what an attacker recovers from MODEL and from BASE.
 
     An exact match is brittle: a passage with one wrong token counts as forgotten. The attacks test
     whether it really is. docs/threat-model.md says what each of them assumes. The same attacks run
     on text that the models were not trained on, for comparison. The exit code is 3 if a limit is
-    missed.
+    missed, and else 4 if one is not decided.
 
     If a search chose the edit on some of the passages, the figures are for the others.
     """
@@ -49,8 +52,8 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
         return
     result = found.to_dict()
     (print_json if as_json else print_audit)(result)
-    if not note_limits(result):
-        raise click.exceptions.Exit(3)
+    note_limits(result)
+    options.end_with(found.state, allow_undecided=allow_undecided)
 
 
 def print_audit(result: dict[str, Any]) -> None:
@@ -85,6 +88,7 @@ def print_audit(result: dict[str, Any]) -> None:
             before = areas["base"][score]["auc"]
             after = format_interval(area["auc"], area["ci95"], "{:.3f}")
             echo(f"{areas['name']}, {score}: AUC {before:.3f} → {after}")
+    echo(f"verdict: {result['verdict']}")
 
 
 def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
@@ -106,15 +110,10 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
     print_table(headings, rows)
 
 
-def note_limits(result: dict[str, Any]) -> bool:
-    """Prints every limit that is missed or inconclusive. Returns whether all hold."""
+def note_limits(result: dict[str, Any]) -> None:
+    """Prints every limit that is not shown to be kept."""
+    from evals.verdicts import WORDS
+
     for limit in result["limits"]:
-        name, value, most, n = (limit[key] for key in ("name", "value", "limit", "n"))
-        low, high = limit["ci95"]
-        if not n:
-            note(f"limit missed: {name} counts no passage, so nothing shows it kept")
-        elif not limit["ok"]:
-            note(f"limit missed: {name} recovers {value:.1%} of {n:,} passages, above {most:.1%}")
-        elif not limit["conclusive"]:
-            note(f"limit inconclusive (n = {n:,}): {name}: its interval is {low:.1%} to {high:.1%}")
-    return all(limit["ok"] for limit in result["limits"])
+        if not limit["ok"]:
+            note(f"limit {WORDS[limit['state']].lower()}: {limit['name']}: {limit['description']}")
