@@ -229,7 +229,7 @@ def test_the_measurements_are_those_of_the_report() -> None:
         table = page[page.index(f"**{heading}") :].partition("\n\n**")[0].partition("\n\nSettings")
         assert table[0] in card
     assert as_line(whole_report().edits[0].verdict) in card
-    assert "- gate max-drop copy: FAILED: drop of copy is 0.232" in card
+    assert "- gate max-drop copy: MISSED: drop of copy is 0.232" in card
     assert "Settings: dtype float32, device cpu, lm-eval 0.4.13." in card
     assert "Nothing yet" not in card
 

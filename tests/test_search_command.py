@@ -270,18 +270,21 @@ def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
     )
 
 
-def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
+def test_few_passages_decide_nothing(model, samples, texts, tmp_path):
     rows = [json.loads(line) for line in samples.read_text().splitlines()[:3]]
     few = write_rows(tmp_path / "few.jsonl", rows)
     options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
     outcome = call(model, few, texts, *options)
     assert outcome.code == 0, outcome
-    assert "inconclusive (n = 1): the interval contains the limit" in outcome.stdout
-    assert call(model, few, texts, *options, "--json").json["held_back_conclusive"] is False
+    said = "1 passages cannot support 30%: that takes 9"
+    assert f"On the held-back half: not decided. {said}." in outcome.stdout
+    assert f"held-back half: {said}; unless the limit is missed" in outcome.stderr  # beforehand
+    found = call(model, few, texts, *options, "--json").json
+    assert (found["held_back_state"], found["held_back_meets_goal"]) == ("undecided", None)
 
 
-def test_few_windows_are_inconclusive_for_a_limit_on_the_loss(model, samples, texts, tmp_path):
-    """Nor is a rise conclusive that may as well be above the limit."""
+def test_few_windows_decide_no_limit_on_the_loss(model, samples, texts, tmp_path):
+    """Nor does a rise that may as well be above the limit."""
     few = tmp_path / "few.txt"
     few.write_text(" ".join(texts[0].read_text().split()[:30]))
     limit = 5.0
@@ -289,9 +292,10 @@ def test_few_windows_are_inconclusive_for_a_limit_on_the_loss(model, samples, te
     for name, text, sure in (("far", heldout, True), ("few", few, False), ("near", heldout, False)):
         options = ["--max-loss-increase", limit, "--variant", "zero", "--output", tmp_path / name]
         outcome = call(model, samples, (text, None), *options)
-        assert ("(n = 20): there are too few passages" in outcome.stdout) == (not sure), name
+        said = "not decided. There are too few passages, or windows" in outcome.stdout
+        assert said == (not sure), name
         found = json.loads((tmp_path / name / "search.json").read_text())
-        assert found["held_back_conclusive"] is sure
+        assert found["held_back_state"] == ("kept" if sure else "undecided")
         if sure:
             rises = (found[key]["heldout_loss"] for key in ("selected", "base"))
             limit = round(next(rises) - next(rises), 5) + 1e-4

@@ -84,7 +84,7 @@ def measure_model(
     name = f"{loaded.name} healed" if heal else loaded.name
     if base is None:
         protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
-        inspect(protocol and protocol.samples, windows)
+        inspect(protocol.samples if protocol else None, windows)
     else:
         protocol, windows, attacked = base.protocol, base.windows, base.attacked
         check_precision(base.dtype, loaded.dtype, loaded.name)
