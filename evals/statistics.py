@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, sqrt
+from math import ceil, isfinite, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,15 +50,17 @@ def count_needed(limit: float, rate: float = 0.0) -> int | None:
     """
     if rate >= limit:
         return None
-    return max(1, ceil(_Z**2 * limit * (1 - limit) / (limit - rate) ** 2))
+    rows = _Z**2 * (limit / (limit - rate)) * ((1 - limit) / (limit - rate))
+    return max(1, ceil(rows)) if isfinite(rows) else None
 
 
-def scale_needed(n: int, times: float) -> int:
+def scale_needed(n: int, times: float) -> int | None:
     """About how many rows give an interval so many times as narrow as that of `n` rows.
 
-    Its width falls with the square root of n.
+    Its width falls with the square root of n. None if no number does.
     """
-    return ceil(n * times**2)
+    rows = n * times * times
+    return ceil(rows) if isfinite(rows) else None
 
 
 def bootstrap(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Interval:

@@ -305,7 +305,7 @@ def test_it_starts_with_one_line_and_three_points() -> None:
         return line.text_content(), [one.text_content() for one in listed]
 
     line, (recited, attacked, cost) = points(pages_of("whole"))
-    assert line == "✕ Do not ship it: it fails max-drop copy."
+    assert line == "✕ Do not ship it: it misses max-drop copy."
     assert recited.startswith(
         f"Recited. Recites {found['count']} of {edit['extraction']['n']} passages word for word; "
         f"the base recites {before['count']}. A search chose the edit on 24 of "

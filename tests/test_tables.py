@@ -32,7 +32,7 @@ from evals.search.request import SearchRequest
 
 WIDTHS = [60, 80, 120]
 ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}
-ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32}
+ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32, "verdict": "It keeps every limit."}
 
 
 def speed() -> dict[str, Any]:
@@ -173,7 +173,10 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         lambda: print_extraction(example()["edits"][0]["extraction"]),
         [r"\d%\] +0\.0% \[0\.0%, "],
     ),
-    "audit": (lambda: print_audit(ATTACKED), [r"greedy +87\.5% \[69\.0%, 95\.7%\] +4\.2% \["]),
+    "audit": (
+        lambda: print_audit(ATTACKED),
+        [r"greedy +87\.5% \[69\.0%, 95\.7%\] +4\.2% \[", r"verdict: It keeps\s+every limit\."],
+    ),
     "evaluate": (
         lambda: print_evaluation(report(), Path("out")),
         [r"0\.612 +0\.587 +−0\.025 \[−0\.045, −0\.005\]"],

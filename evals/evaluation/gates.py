@@ -57,7 +57,9 @@ def _check_drop(name: str, task: Metric, limit: float) -> Limit:
     needed = None
     if limit > max(task.drop, 0):  # as narrow as the way to the limit, and as conclusive
         times = max((high - task.drop) / (limit - task.drop), (high - low) / limit)
-        needed = max(scale_needed(n, times), 1 if task.test == "mcnemar" else FEWEST)
+        needed = scale_needed(n, times)
+    if needed is not None and task.test != "mcnemar":
+        needed = max(needed, FEWEST)
     lacks = f"{n:,} documents leave an interval of {low:.3g} to {high:.3g}"
     if needed is not None:
         lacks += f": about {needed:,} would decide it"
