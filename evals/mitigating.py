@@ -37,8 +37,8 @@ class MitigationRequest(SearchRequest, Benchmarking):
     `corpus`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates hold
     beside the limits: they are those of `EvaluationRequest`.
 
-    With `heal`, the result is healed only if it then passes every gate, and costs less or the cut
-    fails one.
+    With `heal`, the result is healed only if its verdict is then better than the cut's, or as good
+    at a lower cost.
     """
 
     samples: str = ""
