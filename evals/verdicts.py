@@ -119,7 +119,7 @@ def foresee(limits: Collection[float], n: int) -> Iterator[str]:
         needed = count_needed(limit)
         if needed is None or n < needed:
             found = describe_shortage(n, limit, needed)
-            yield f"{found}; unless the limit is missed, the verdict will be “not decided”"
+            yield f'{found}; unless the limit is missed, the verdict will be "not decided"'
         else:
             takes = f"{needed:,} with none recovered"
             yield f"{n:,} passages can support {_percent(limit)}: that takes {takes}"

@@ -166,11 +166,10 @@ def test_the_worst_state_of_all_counts():
 
 
 def test_what_would_decide_is_said_before_and_after():
+    then = 'unless the limit is missed, the verdict will be "not decided"'
     assert [*foresee([0.05, 0.01, 0.01, 0], 100)] == [
-        "no number of passages can support 0%; unless the limit is missed, the verdict will be "
-        "“not decided”",
-        "100 passages cannot support 1%: that takes 381; unless the limit is missed, the verdict "
-        "will be “not decided”",
+        f"no number of passages can support 0%; {then}",
+        f"100 passages cannot support 1%: that takes 381; {then}",
         "100 passages can support 5%: that takes 73 with none recovered",
     ]
     assert describe_limits([]) == "no limit was set"
