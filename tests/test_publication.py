@@ -80,7 +80,8 @@ SENTENCES = [
     "commands/0", "front/1/label",
     *(f"edits/0/{path}" for path in (
         "verdict", "warnings/0", "tasks/copy/verdict", "tasks/copy/metrics/acc/verdict",
-        "gates/0/name", "gates/0/description", "gates/1/description", "heldout/verdict",
+        "gates/0/name", "gates/0/description", "gates/1/description", "gates/1/lacks",
+        "heldout/verdict",
         "extraction/warnings/0", "extraction/paired/selectivity/definition",
     )),
 ]  # fmt: skip
