@@ -153,9 +153,14 @@ def command(
         )
     gguf = name_gguf(export.output) if request.gguf else None
     allow_undecided = asked["allow_undecided"]
-    given = (materials, repo, gguf)
     state = _finish_export(
-        prepared.model, export, *given, allow_undecided=allow_undecided, as_json=as_json
+        prepared.model,
+        export,
+        materials,
+        repo,
+        gguf,
+        allow_undecided=allow_undecided,
+        as_json=as_json,
     )
     options.end_with(state, allow_undecided=allow_undecided)
 
