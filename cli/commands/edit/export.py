@@ -152,17 +152,8 @@ def command(
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
     gguf = name_gguf(export.output) if request.gguf else None
-    allow_undecided = asked["allow_undecided"]
-    state = _finish_export(
-        prepared.model,
-        export,
-        materials,
-        repo,
-        gguf,
-        allow_undecided=allow_undecided,
-        as_json=as_json,
-    )
-    options.end_with(state, allow_undecided=allow_undecided)
+    allowed = {"allow_undecided": asked["allow_undecided"], "as_json": as_json}
+    _finish_export(prepared.model, export, materials, repo, gguf, **allowed)
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
@@ -196,9 +187,10 @@ def _finish_export(
     *,
     allow_undecided: bool,
     as_json: bool,
-) -> State | None:
-    """Evaluates, pushes, and prints an export. Returns the state of all gates together."""
-    result, state = export.to_json(), None
+) -> None:
+    """Evaluates, pushes, and prints an export. Exits as its gates demand."""
+    result: dict[str, Any] = export.to_json()
+    state: State | None = None
     if gguf is not None:
         result["gguf"] = str(gguf)
     if not as_json:
@@ -240,7 +232,7 @@ def _finish_export(
             print_json(result)
     if result.get("push") and not as_json:
         echo(f"pushed to {result['push']['url']}")
-    return state
+    options.end_with(state, allow_undecided=allow_undecided)
 
 
 def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
