@@ -270,15 +270,24 @@ heal = combine(
     ),
     count("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
 )
-attack = several(
-    "--attack",
-    "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
-    "perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, relearn, relearn-alike, "
-    "relearn-benign, soft-prompt, membership, or one of your own at package.module:ATTACK, whose "
-    "code then runs. cheap stands for all that need only one pass, default for strong ones that "
-    "are fast, all for all of ours.",
-    "default",
-    "A",
+attack = combine(
+    several(
+        "--attack",
+        "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
+        "perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, relearn, relearn-alike, "
+        "relearn-benign, soft-prompt, membership, or one of your own at package.module:ATTACK, "
+        "whose code then runs. cheap stands for all that need only one pass, default for strong "
+        "ones that are fast, all for all of ours.",
+        "default",
+        "A",
+    ),
+    count(
+        "--draws",
+        None,
+        "Runs of each attack that trains, each on other passages or in another order. The rate is "
+        "their mean.  [default: 5, fewer where a run takes over a minute]",
+        least=1,
+    ),
 )
 attacks = combine(
     attack,

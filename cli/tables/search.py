@@ -47,6 +47,7 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
         f"{result['evaluations']} edits measured, {every}. Of the held-back half, {what}: "
         + format_interval(there["recovered"][measure], there["recovered_ci95"])
     )
+    _explain_choice(result)
     sure = {one["name"]: one["conclusive"] for one in there["limits"]}
     if not sure.pop(measure, result["held_back_conclusive"]):
         few = "there are too few passages, or windows of held-out text"
@@ -65,6 +66,28 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
     if not result["held_back_meets_goal"]:
         echo("The held-back half misses the goal. Search with a stricter limit than you need.")
     echo(f"To export it, run: {_write_export_command(result, request, plan)}")
+
+
+def _explain_choice(result: dict[str, Any]) -> None:
+    """Says why edits that meet the goal, and cost less or leave less, are not the choice."""
+    deep, selected = result["deep_blocks"], result["selected"]
+    limited = "max_extraction" in result["goal"]
+    better, chosen = (
+        edit and (edit["heldout_kl"] if limited else edit["recovered"][result["measure"]])
+        for edit in (deep, selected)
+    )
+    if deep and deep["meets_goal"] and not deep["offered"] and better < chosen:
+        echo(
+            "The deep blocks meet the goal and are better, but were not on offer. To let the "
+            "search choose them, add --variant identity, with --grain blocks or mixed and "
+            "--layout auto."
+        )
+    for key, why in (
+        ("doubtful", "may miss the goal on other passages"),
+        ("untried", "would leave too much to an attack, by the edits that were attacked"),
+    ):
+        if number := result["passed_over"][key]:
+            echo(f"Passed over: {number} better by the table, which {why}.")
 
 
 def _write_export_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
