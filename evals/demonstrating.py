@@ -15,7 +15,7 @@ MODEL = "lab:pythia"
 BLOCKS = "last:2"
 LIMIT = 0.01
 ATTACKS = ("cheap", "relearn")
-DRAWS = 1  # of an attack that trains, which takes half of the time
+DRAWS = 1  # training takes long, and a demo is to be quick
 PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
 _NUM_RECORDS = 2  # their text is shown: they are synthetic, so nobody's

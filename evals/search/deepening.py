@@ -22,6 +22,7 @@ TRIES = 10  # sets to try
 _STRICTER = (1.0, 0.5, 0.25)  # shares of a limit to compose sets for
 _AIM = 0.7  # share of a limit to expect of a set, so that it also holds on other passages
 _SLOPE = 10.0  # least fall of a rate's logarithm for each unit of the share of right tokens
+_PATIENCE = 2  # times that may find nothing cheaper, once a set holds
 _CHANGED = 6  # sets to measure at a time that differ from the one that held
 
 
@@ -34,7 +35,7 @@ def deepen(
     """
     tried: list[Indices] = []
     held, missed, found.budget = None, None, most
-    allowed = 1.0
+    allowed, stale = 1.0, 0
     while len(tried) < TRIES:
         if missed is not None:
             point = found.measured[missed]
@@ -47,8 +48,9 @@ def deepen(
         if not best and held is None:
             best = sorted(some, key=right.__getitem__)
         if not best and held is not None:
-            measured = len(found.measured)
-            _seek_cheaper(found, held, missed, limits)
+            measured, stale = len(found.measured), stale + 1
+            if stale <= _PATIENCE:
+                _seek_cheaper(found, held, missed, limits)
             if len(found.measured) == measured:
                 break
             continue
@@ -60,7 +62,7 @@ def deepen(
             continue
         tried.append(best[0])
         if keeps(best[0]):
-            held = best[0]
+            held, stale = best[0], 0
         elif found.measured[best[0]].attacked or (missed is None and len(some) == 1):
             missed = best[0]  # else the fits of an export miss the goal, and another set may do
     attacked = (

@@ -110,7 +110,9 @@ def _count_better(task: SearchTask, outcome: SearchOutcome) -> dict[str, int]:
     for units in found.measured:
         point = outcome.points[found.measured[units].selection]
         if goal.order(point) < goal.order(chosen) and task.keeps(point, found.base):
-            why["doubtful" if found.is_doubtful(units) else "untried"] += 1
+            doubtful, untried = found.is_doubtful(units), bool(set(task.slow) - point.tried)
+            why["doubtful"] += doubtful
+            why["untried"] += untried and not doubtful
     return why
 
 

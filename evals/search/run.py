@@ -154,6 +154,9 @@ def _find(
         for begin in range(0, len(missing), _AT_ONCE):
             for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=advance):
                 point = point_of(one, task.measure, task.names)
+                if before := known.get(one.selection):  # attacks are of the fits of an export
+                    rise = before.healed_rise
+                    point = replace(point, attacked=before.attacked, healed_rise=rise)
                 known[one.selection] = replace(point, refitted=refits(one.selection))
                 if journal is not None:
                     journal.append(point_as_json(known[one.selection]))
