@@ -262,7 +262,7 @@ def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
         shown = [curves[0].base, *(one.edited for one in curves)]
         for place, steps in enumerate(shown[0].stages):
             base, *edits = (Cell(SHARE, curve.any[place]) for curve in shown)
-            label = f"by any, after {steps:,} steps of {first.name}, one run"
+            label = f"by any, after {steps:,} steps of {first.name}{runs and ', one run'}"
             yield Row(label, n, base, tuple(edits), main=False)
 
 
