@@ -255,7 +255,7 @@ def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
         change = (one.paired.difference, one.paired.ci95)
         cells.append(Cell(SHARE, one.edited.rate, one.edited.ci95, *change, "; ".join(notes)))
     n, runs = first.edited.n, first.edited.runs
-    label = f"recovered by {first.name}{runs and f' ({runs})'}"
+    label = f"recovered by {first.name}{runs and f', {runs}'}"
     yield Row(label, n, _make_share(first.base), tuple(cells), first.definition)
     curves = [one.curve for one in found if one.curve is not None]
     if len(curves) == len(found):
