@@ -285,15 +285,24 @@ allow_undecided = flag(
     "--allow-undecided",
     "Exit with 0, not 4, if no limit is missed and one is not decided.",
 )
-attack = several(
-    "--attack",
-    "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
-    "perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, relearn, relearn-alike, "
-    "relearn-benign, soft-prompt, membership, or one of your own at package.module:ATTACK, whose "
-    "code then runs. cheap stands for all that need only one pass, default for strong ones that "
-    "are fast, all for all of ours.",
-    "default",
-    "A",
+attack = combine(
+    several(
+        "--attack",
+        "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
+        "perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, relearn, relearn-alike, "
+        "relearn-benign, soft-prompt, membership, or one of your own at package.module:ATTACK, "
+        "whose code then runs. cheap stands for all that need only one pass, default for strong "
+        "ones that are fast, all for all of ours.",
+        "default",
+        "A",
+    ),
+    count(
+        "--draws",
+        None,
+        "Runs of each attack that trains, each on other passages or in another order. The rate is "
+        "their mean.  [default: 5, fewer where a run takes over a minute]",
+        least=1,
+    ),
 )
 attacks = combine(
     attack,

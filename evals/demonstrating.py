@@ -15,6 +15,7 @@ MODEL = "lab:pythia"
 BLOCKS = "last:2"
 LIMIT = 0.01
 ATTACKS = ("cheap", "relearn")
+DRAWS = 1  # training takes long, and a demo is to be quick
 PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
 _NUM_RECORDS = 2  # their text is shown: they are synthetic, so nobody's
@@ -42,7 +43,7 @@ def run_demo(
     from surgery.output import check_output, create_folder
 
     check_output(output, _list_owned, overwrite=overwrite)
-    wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=ATTACKS)
+    wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=ATTACKS, draws=DRAWS)
     materials = open_materials(wanted, progress=progress)
     deep, chosen = (output / place for place in PLACES.values())
     found = output / "search"
@@ -62,6 +63,7 @@ def run_demo(
         prepared, _ = run_export(asked, progress=progress)
         attacks = " ".join(f"--attack {name}" for name in ATTACKS)
         command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} {attacks}"
+        command += f" --draws {DRAWS}"
         announce("3. Verify, attack, and evaluate both, on what did not choose the edit", [command])
         outputs = [deep_made, chosen_made]
         materials = materials.with_search(made / "search" / "search.json")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.attacks.audit import AttackPlan, try_attacks
+from evals.attacks.draws import count_draws
 from evals.attacks.names import HEALED, choose_attacks, find_attack, list_untried
 from evals.attacks.relearn import SHARE
 from evals.attacks.tuning import ROWS
@@ -187,13 +188,14 @@ def _time_limits(task: SearchTask, healed: float) -> dict[str, Any]:
 
     `healed`: seconds to heal one, before it is attacked.
     """
-    passages, windows = int(task.samples.trained_on.sum()), len(task.windows)
+    half, learned = task.halves[0], int(task.samples.trained_on.sum()) // SHARE
     seconds = sum(
-        each * _count_rows(name, passages, windows)
+        each * _count_rows(name, len(half.samples), len(half.windows), learned)
         for name, each in _time_attacks(task, task.slow, task.request.batch_size)
     )
     what = f"{'heal and ' if healed else ''}attack at most {TRIES} edits by {', '.join(task.slow)}"
-    return _step("limits", what, (TRIES + 1) * seconds + TRIES * healed)
+    # the base, deep blocks, and the choice on both halves; the other edits on one
+    return _step("limits", what, (TRIES + 5) * seconds + TRIES * healed)
 
 
 def _time_attacks(
@@ -202,7 +204,7 @@ def _time_attacks(
     """Tries each attack on a few passages. Yields it with the seconds that a row took."""
     samples = task.samples
     some = replace(samples.spread(samples.trained_on, FEW), members=None)
-    plan = AttackPlan(some, task.windows[:FEW], names, batch_size)
+    plan = AttackPlan(some, task.windows[:FEW], names, batch_size, draws=1)
     for name, took in try_attacks(task.loaded, plan, with_control=False).seconds.items():
         yield name, took / _count_rows(name, len(some), len(plan.unrelated))
 
@@ -214,8 +216,10 @@ def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[st
     controls = len(task.samples) - passages or windows
     models, seconds = 3 if materials.healing else 2, 0.0
     for name, each in _time_attacks(task, request.attacks, request.batch_size):
-        full = models * _count_rows(name, passages, windows)
-        seconds += each * (full + (models - 1) * _count_rows(name, controls, windows))
+        one, control = (each * _count_rows(name, rows, windows) for rows in (passages, controls))
+        once = models * one + (models - 1) * control
+        draws = request.draws or count_draws(one)
+        seconds += once * (draws if find_attack(name).in_draws else 1)
     what = f"{len(request.attacks)} attacks on {passages:,} passages, {models} models"
     yield _step("attack", what, seconds)
     benchmarks = materials.benchmarks
@@ -234,10 +238,14 @@ def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[st
     yield _step("benchmark", what, seconds)
 
 
-def _count_rows(attack: str, passages: int, windows: int) -> int:
-    """About how many rows go through the model in an attack; a row of training counts as three."""
+def _count_rows(attack: str, passages: int, windows: int, learned: int | None = None) -> int:
+    """About how many rows go through the model in an attack; a row of training counts as three.
+
+    `learned`: the passages that `relearn` trains on; None: its share of `passages`.
+    """
     steps = find_attack(attack).stages
     if not steps:
         return passages
-    learned = windows if attack == "relearn-benign" else passages // SHARE
+    learned = passages // SHARE if learned is None else learned
+    learned = windows if attack == "relearn-benign" else learned
     return 3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages

@@ -47,6 +47,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
     num_fewshot: int | None = Field(default=None, ge=0)
     max_drop: dict[str, float] = Field(default_factory=dict)
     attack: tuple[str, ...] = ()
+    draws: int | None = Field(default=None, ge=1)
     twin: str | None = None
 
     @model_validator(mode="before")

@@ -21,6 +21,7 @@ _Z = 1.959963984540054
 _MOST_STRATA = 10
 
 Values = npt.NDArray[np.floating[Any]]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def scale_needed(n: int, times: float) -> int | None:
     return ceil(rows) if isfinite(rows) else None
 
 
-def bootstrap(groups: tuple[Values, ...], statistic: Callable[..., Any]) -> Interval:
+def bootstrap(groups: tuple[npt.NDArray[Any], ...], statistic: Callable[..., Any]) -> Interval:
     """Percentile bootstrap interval (Efron 1979) of `statistic(*groups)`."""
     return cut_percentiles(resample(groups, statistic))
 
@@ -95,6 +96,42 @@ def rate(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"count": count, "rate": count / n, "ci95": wilson(count, n).as_list()}
 
 
+def rate_draws(hits: Flags, counted: Flags) -> dict[str, Any]:
+    """The share of rows that are hits, in the mean of D draws: bool [D, N] each, as JSON.
+
+    `n` and `count`: rows that are counted, and hits, in at least one draw. The interval covers
+    draws and rows. It is never narrower than that of one draw.
+    """
+    hits, n = hits & counted, int(counted.any(axis=0).sum())
+    if len(hits) == 1 or n == 0:
+        return {"n": n, **rate(hits[counted])}
+    middle, each = _mean_rate(hits, counted), max(1, round(float(counted.sum(axis=1).mean())))
+    interval = _widen(
+        wilson(round(middle * each), each), lambda some: _mean_rate(hits[some], counted[some]), hits
+    )
+    return {
+        "n": n,
+        "count": int(hits.any(axis=0).sum()),
+        "rate": middle,
+        "ci95": interval.as_list(),
+    }
+
+
+def _mean_rate(hits: Flags, counted: Flags) -> float:
+    numbers = counted.sum(axis=1)
+    return float((hits.sum(axis=1)[numbers > 0] / numbers[numbers > 0]).mean())
+
+
+def _widen(one: Interval, statistic: Callable[[Any], float], rows: Flags) -> Interval:
+    """An interval of one draw, widened to the bootstrap over draws and rows.
+
+    `statistic`: of an index into [D, N].
+    """
+    places = np.arange(rows.shape[0]), np.arange(rows.shape[1])
+    both = bootstrap(places, lambda draws, some: statistic(np.ix_(draws, some)))
+    return Interval(min(one.low, both.low), max(one.high, both.high))
+
+
 def mean(values: Values) -> dict[str, Any]:
     """The mean of [N], N at least 1, and its bootstrap interval, as JSON."""
     return {"mean": float(values.mean()), "ci95": bootstrap((values,), np.mean).as_list()}
@@ -115,7 +152,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(min(only_first, only_second), discordant, 0.5).pvalue)
 
 
-def paired_difference(only_first: int, only_second: int, n: int) -> Interval:
+def paired_difference(only_first: float, only_second: float, n: float) -> Interval:
     """Interval for the rate of the second minus that of the first, on the same n rows.
 
     Bonett and Price 2012, "Adjusted Wald Confidence Interval for a Difference of Binomial
@@ -147,6 +184,30 @@ def compare_flags(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -
     interval = paired_difference(lost, gained, n)
     change = (gained - lost) / max(1, n)
     return Flips(lost, gained, change, interval.as_list(), mcnemar(lost, gained))
+
+
+def compare_draws(before: Flags, after: Flags, counted: Flags) -> Flips:
+    """As `compare_flags`, in the mean of D draws that both sides share: bool [D, N] each.
+
+    The interval covers draws and rows. It is never narrower than that of one draw.
+    """
+    if len(after) == 1 or not counted.any():
+        return compare_flags(before[counted], after[counted])
+    lost, gained = (
+        float((one & ~other & counted).sum() / len(counted))
+        for one, other in ((before, after), (after, before))
+    )
+    each = float(counted.sum(axis=1).mean())
+
+    def differ(some: Any) -> float:
+        return _mean_rate(after[some] & counted[some], counted[some]) - _mean_rate(
+            before[some] & counted[some], counted[some]
+        )
+
+    interval = _widen(paired_difference(lost, gained, each), differ, after)
+    p_value = mcnemar(round(lost), round(gained))
+    change = differ(np.ix_(range(len(after)), range(after.shape[1])))
+    return Flips(round(lost), round(gained), change, interval.as_list(), p_value)
 
 
 def split_strata(counts: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:

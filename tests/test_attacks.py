@@ -21,6 +21,7 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.attacks.attack import Target
 from evals.attacks.audit import AttackPlan, compare_models, try_attacks
+from evals.attacks.draws import count_draws
 from evals.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.attacks.perturbed import change_prefixes
 from evals.attacks.quantized import GROUP, quantize_matrices, round_to_levels
@@ -128,7 +129,8 @@ def test_names_of_groups_and_of_settings() -> None:
 def target(request) -> Target:
     rows = passages(request.param)
     unrelated = np.random.default_rng(1).integers(2, VOCABULARY, (6, PREFIX + SUFFIX))
-    return Target(model_named(request.param), None, rows, unrelated.astype(np.int32))
+    unrelated = unrelated.astype(np.int32)
+    return Target(model_named(request.param), None, rows, unrelated, draws=1)
 
 
 def rows_of(tokens, prefix_length: int) -> Samples:
@@ -219,7 +221,7 @@ def test_base_and_edited_model_read_the_same(name, labeled, loaded, monkeypatch)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
     members = np.arange(24) % 3 > 0 if labeled else None
     samples = replace(rows_of(rows, 11), members=members)
-    plan = AttackPlan(samples, unrelated, (name,), batch_size=7)
+    plan = AttackPlan(samples, unrelated, (name,), batch_size=7, draws=2)
     read: list[list[list[int]]] = []
     hook = loaded.model.get_input_embeddings().register_forward_pre_hook(
         lambda module, inputs: read.append(inputs[0].tolist())
@@ -328,10 +330,41 @@ def test_what_was_learned_again_does_not_count(target) -> None:
     assert benign.tried.all()
 
 
+def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatch) -> None:
+    """Each draw learns another tenth; a run that takes a minute or more leaves room for fewer."""
+    rng = np.random.default_rng(3)
+    rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
+    monkeypatch.setattr("evals.attacks.tuning.STEPS", (1, 2, 3))
+    monkeypatch.setattr("evals.attacks.relearn.STEPS", (1, 2, 3))
+    plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn",))
+    monkeypatch.setattr("evals.attacks.draws.DRAWS", 3)
+    base = try_attacks(loaded, plan)
+    monkeypatch.setattr("evals.attacks.draws.SECONDS", 0.0)  # of use only where no base is given
+    edited = try_attacks(loaded, plan, base)
+    (result,) = compare_models(plan, base, edited).rated
+    assert {share.draws for share in (result.base, result.edited, result.control)} == {3}
+    tried = base.passages["relearn"].tried
+    assert np.array_equal(tried, edited.passages["relearn"].tried)
+    assert len({row.tobytes() for row in tried}) == 3
+    assert (result.edited.n, tried.sum(axis=1).tolist()) == (24, [22, 22, 22])
+    alone = try_attacks(loaded, plan, with_control=False).passages["relearn"]
+    assert (alone.draws, result.edited.runs) == (1, "mean of 3 runs")
+    assert np.array_equal(alone.tried[0], tried[0])
+
+
+def test_long_runs_leave_room_for_fewer_draws() -> None:
+    assert [count_draws(seconds) for seconds in (0, 60, 61, 100, 150, 999)] == [5, 5, 4, 3, 2, 1]
+
+
+def test_a_draw_that_cannot_differ_runs_once(target) -> None:
+    """Six windows of other text are one batch, in whatever order."""
+    assert make_attack("relearn-benign").run(replace(target, draws=None)).draws == 1
+
+
 def test_the_control_is_never_text_that_the_attack_trained_on(loaded) -> None:
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
-    plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn-benign",))
+    plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn-benign",), draws=1)
     found = try_attacks(loaded, plan)
     (result,) = compare_models(plan, found, found).rated
     assert (result.edited.n, result.control) == (24, None)
@@ -342,10 +375,12 @@ def test_nothing_is_tried_that_was_learned_again(shift, loaded) -> None:
     """Not a copy of a passage, nor a window that overlaps it."""
     text = np.random.default_rng(4).integers(1, 300, (30, 22))
     rows = np.concatenate([text[:, :20], text[:, shift : shift + 20]]).astype(np.int32)
-    outcome = make_attack("relearn").run(Target(loaded.model, None, rows_of(rows, 4), rows))
-    learned = np.random.default_rng(0).permutation(60)[:6]
-    twins = np.concatenate([learned % 30, learned % 30 + 30])
-    assert sorted(np.flatnonzero(~outcome.tried)) == sorted(set(twins.tolist()))
+    target = Target(loaded.model, None, rows_of(rows, 4), rows, draws=2)
+    outcome = make_attack("relearn").run(target)
+    for draw, tried in enumerate(outcome.tried):
+        learned = np.random.default_rng(draw).permutation(60)[:6]
+        twins = np.concatenate([learned % 30, learned % 30 + 30])
+        assert sorted(np.flatnonzero(~tried)) == sorted(set(twins.tolist()))
 
 
 def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
@@ -368,7 +403,8 @@ def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     loaded, samples = open_model("lab:pythia", dtype="float32"), load_samples("lab:pythia")
     never = replace(samples.select(~samples.members), members=None)
     windows = cut_windows(heldout_texts(), loaded.tokenizer, samples.tokens.shape[1])
-    plan = AttackPlan(never, windows, tuple(name for name in ALL if name != "membership"))
+    names = tuple(name for name in ALL if name != "membership")
+    plan = AttackPlan(never, windows, names, draws=1)
     found = try_attacks(loaded, plan)
     for name, outcome in found.passages.items():
         assert outcome.counted.mean() <= 0.05, name

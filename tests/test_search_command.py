@@ -150,7 +150,8 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert found["units"] == {"offered": 4, "estimated": 0, "measured": 4}
     assert set(found["held_back"]) == FIGURES
     assert set(found["base"]) == FIGURES | {"held_back"}
-    assert set(found["deep_blocks"]) == EDIT | FIGURES | {"held_back", "meets_goal"}
+    assert set(found["deep_blocks"]) == EDIT | FIGURES | {*("held_back", "meets_goal", "offered")}
+    assert found["passed_over"] == {"doubtful": 0, "untried": 0}
     assert found["deep_blocks"]["spec"] == "1"
     assert found["goal"] == {"max_extraction": 0.3}
     assert found["exhaustive"]
@@ -239,6 +240,21 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
     )
     assert snapshot(folder) == before
     assert call(model, samples, texts, *another, "--overwrite").code == 0
+
+
+def test_a_budget_that_pays_for_every_set_goes_on_from_one_that_does_not(
+    model, samples, texts, tmp_path
+):
+    """The fits of several blocks are then those of an export, so such sets are measured anew."""
+    fit = ["--grain", "blocks", "--variant", "mean", "--variant", "zero", "--calibration", texts[1]]
+    options = ["--max-extraction", 0.3, *fit, "--output", tmp_path / "found", "--max-evaluations"]
+    assert not search(model, samples, texts, *options, 6)["exhaustive"]
+    more = call(model, samples, texts, *options, 8, "--json")
+    assert "edits are already measured" in more.stderr
+    assert more.json["exhaustive"]
+    shutil.rmtree(tmp_path / "found")
+    once = search(model, samples, texts, *options, 8)
+    assert once | {"plan": ""} == more.json | {"plan": ""}
 
 
 def test_other_labels_deal_other_halves_so_nothing_is_taken_up(model, samples, texts, tmp_path):

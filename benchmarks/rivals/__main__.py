@@ -142,7 +142,7 @@ def main(
         "evaluate", *(str(output / name) for name in runs), "--baseline", model,
         "--samples", str(rest), *(word for one in heldout for word in ("--control", str(one))),
         *(word for one in (*ATTACKS, "membership") for word in ("--attack", one)),
-        "--output", str(output / "report"), "--dtype", dtype,
+        "--draws", "1", "--output", str(output / "report"), "--dtype", dtype,
         *(("--no-benchmarks",) if suite == "none" else ("--suite", suite) if suite else ()),
     )  # fmt: skip
     print_table(output)

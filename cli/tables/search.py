@@ -47,6 +47,7 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
         f"{result['evaluations']} edits measured, {every}. Of the held-back half, {what}: "
         + format_interval(there["recovered"][measure], there["recovered_ci95"])
     )
+    _explain_choice(result)
     for one in there["limits"]:
         if one["name"] != measure:
             rate = format_interval(one["value"], one["ci95"])
@@ -70,6 +71,28 @@ def _describe_held_back(result: dict[str, Any]) -> str:
     lacks = dict.fromkeys(one["lacks"] for one in limits if one["lacks"])
     why = "; ".join(lacks) or "there are too few passages, or windows of held-out text"
     return f"On the held-back half: not decided. {why[0].upper()}{why[1:]}."
+
+
+def _explain_choice(result: dict[str, Any]) -> None:
+    """Says why edits that meet the goal, and cost less or leave less, are not the choice."""
+    deep, selected = result["deep_blocks"], result["selected"]
+    limited = "max_extraction" in result["goal"]
+    better, chosen = (
+        edit and (edit["heldout_kl"] if limited else edit["recovered"][result["measure"]])
+        for edit in (deep, selected)
+    )
+    if deep and deep["meets_goal"] and not deep["offered"] and better < chosen:
+        echo(
+            "The deep blocks meet the goal and are better, but were not on offer. To let the "
+            "search choose them, add --variant identity, with --grain blocks or mixed and "
+            "--layout auto."
+        )
+    for key, why in (
+        ("doubtful", "may miss the goal on other passages"),
+        ("untried", "would leave too much to an attack, by the edits that were attacked"),
+    ):
+        if number := result["passed_over"][key]:
+            echo(f"Passed over: {number} better by the table, which {why}.")
 
 
 def _write_export_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:

@@ -15,7 +15,6 @@ from evals.samples.repeats import find_overlaps
 from surgery.errors import MeasurementError
 
 NEEDS = "passages that do not overlap those that the attacker holds"
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,8 @@ class Target:
     - `unrelated`: int32 [M, T], text that no model was trained on. `batch_size`: rows per batch.
     - `alike`: int32 [L, P + S], passages of the same form, none of which was trained on, if known.
     - `base`: the outcome of the same attack on the same passages of the base, if the model is not
-      the base. `brief`: leave out what only curves show.
+      the base. `draws`: how often to run an attack that trains; None: as `draws.repeat` says.
+    - `brief`: as a search attacks one half of the passages: leave out what only curves show.
     """
 
     model: Any
@@ -35,6 +35,7 @@ class Target:
     batch_size: int | None = None
     alike: Tokens | None = None
     base: AttackOutcome | None = None
+    draws: int | None = None
     brief: bool = False
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
@@ -72,8 +73,9 @@ class Target:
 class AttackOutcome:
     """The outcome of an attack on N passages.
 
-    - `recovered`: bool [N]. `tried`: bool [N], the passages that count.
-    - `curve`: measure → bool [K, N], recovered at each of the attack's K stages.
+    - `recovered`: bool [N], or [D, N] for an attack that ran in D draws. `tried`: bool, as large:
+      the passages that count.
+    - `curve`: measure → bool [K, N], recovered at each of the attack's K stages, in the first draw.
     - `scores`: name → [N], how much each passage looks like training text.
     - `kept`: what the attack on the edited model needs to know of the base.
     """
@@ -92,16 +94,25 @@ class AttackOutcome:
     def select(self, rows: Flags) -> AttackOutcome:
         """The outcome for some of the passages: bool [N]."""
         return AttackOutcome(
-            self.recovered[rows],
-            self.tried[rows],
+            self.recovered[..., rows],
+            self.tried[..., rows],
             {name: flags[:, rows] for name, flags in self.curve.items()},
             {name: values[rows] for name, values in self.scores.items()},
         )
 
     @property
     def counted(self) -> Flags:
-        """`recovered`, for the passages that count (possibly none)."""
+        """`recovered`, for the passages that count (possibly none), draw after draw."""
         return self.recovered[self.tried]
+
+    @property
+    def draws(self) -> int:
+        return len(self.by_draw[0])
+
+    @property
+    def by_draw(self) -> tuple[Flags, Flags]:
+        """`recovered` and `tried`, bool [D, N] each."""
+        return np.atleast_2d(self.recovered), np.atleast_2d(self.tried)
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,8 @@ class Attack:
     - `run`: deterministic for the same model and passages.
     - `can`: whether it can be tried on samples; `needs`: what it needs for that, in words.
     - `tells_members`: it recovers no passage, but scores members against non-members.
-    - `reads_base`: on the edited model, its target has the outcome of the base.
+    - `reads_base`: on the edited model, its target has the outcome of the base. `in_draws`: it runs
+      several times, as often on each model.
     """
 
     name: str
@@ -128,6 +140,7 @@ class Attack:
     needs: str = ""
     tells_members: bool = False
     reads_base: bool = False
+    in_draws: bool = False
 
     @property
     def description(self) -> dict[str, str]:
@@ -137,12 +150,12 @@ class Attack:
         }
 
 
-def split(passages: Tokens, share: int) -> tuple[Flags, Flags]:
+def split(passages: Tokens, share: int, draw: int = 0) -> tuple[Flags, Flags]:
     """Passages for the attacker: one in `share`, at random; and those that overlap none of them.
 
     Two bool [N].
     """
-    order = np.random.default_rng(_SEED).permutation(len(passages))
+    order = np.random.default_rng(draw).permutation(len(passages))
     held = np.zeros(len(passages), dtype=np.bool_)
     held[order[: max(1, len(passages) // share)]] = True
     return held, ~find_overlaps(passages, passages[held])

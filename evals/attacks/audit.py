@@ -59,7 +59,7 @@ class AttackPlan:
     - `samples`: if membership is known, members are attacked, and non-members are the control.
     - `unrelated`: int32 [M, T], windows of held-out text as long as a passage. They are the control
       if no non-members are known, and `perturbed` and `relearn-benign` need them.
-    - `attacks`: names; `limited`: those whose share has a limit.
+    - `attacks`: names; `limited`: those whose share has a limit. `draws`: as for `Target`.
 
     Raises `SamplesError` for fewer than two passages, and `MeasurementError` if an attack with a
     limit cannot be tried on them. Others are skipped.
@@ -70,6 +70,7 @@ class AttackPlan:
     attacks: tuple[str, ...]
     batch_size: int | None = None
     limited: Collection[str] = ()
+    draws: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.passages) < 2:
@@ -162,7 +163,7 @@ def audit(
         tried = request.tried
         if edited.manifest is not None and edited.manifest.is_healed:
             tried = choose_attacks((*tried, *HEALED))
-        plan = AttackPlan(samples, windows, tried, request.batch_size, request.max)
+        plan = AttackPlan(samples, windows, tried, request.batch_size, request.max, request.draws)
         for name, needs in plan.skipped.items():
             say(f"skipped: {name} needs {needs}")
         for line in foresee(request.max.values(), int(left.passages[samples.trained_on].sum())):
@@ -243,7 +244,15 @@ def try_attacks(
       do). The control runs apart from the passages, so that their batches do not depend on it.
     """
     on, beside = (
-        Target(loaded.model, loaded.tokenizer, samples, plan.unrelated, plan.batch_size, plan.alike)
+        Target(
+            loaded.model,
+            loaded.tokenizer,
+            samples,
+            plan.unrelated,
+            plan.batch_size,
+            plan.alike,
+            draws=plan.draws,
+        )
         for samples in (plan.passages, plan.control)
     )
     found: dict[str, AttackOutcome] = {}
@@ -256,9 +265,14 @@ def try_attacks(
             known = (base.passages[name], base.control[name])
             targets = (replace(on, base=known[0]), replace(beside, base=known[1]))
         if not attack.tells_members or plan.control_kind == "non-members":
-            found[name] = attack.run(targets[0])
+            first, second = targets
+            if base is not None and attack.in_draws:  # every model and control in as many
+                first = replace(first, draws=base.passages[name].draws)
+            found[name] = attack.run(first)
+            if attack.in_draws:
+                second = replace(second, draws=found[name].draws)
             if with_control or attack.tells_members or attack.reads_base:
-                control[name] = attack.run(targets[1])
+                control[name] = attack.run(second)
         seconds[name] = time.perf_counter() - begun
         advance(1)
     provenance = current_processes().once(lambda: loaded.provenance)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from evals.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
+from evals.attacks.draws import SETTING, repeat
 from evals.attacks.tuning import LARGE, LEARNING_RATE, ROWS, STEPS, fine_tune
 from evals.memorization.measures import Flags, is_near
 from evals.memorization.recovery import Evidence, make_recovery
@@ -23,8 +25,9 @@ SHARE = 10
 
 
 def make_relearn() -> Attack:
-    def choose(target: Target) -> tuple[Tokens, Flags]:
-        held, others = split(target.samples.tokens, SHARE)
+    def choose(target: Target, draw: int) -> tuple[Tokens, Flags]:
+        # a tenth of all passages is a fifth of a half, so a search attacks as hard as an audit
+        held, others = split(target.samples.tokens, SHARE // 2 if target.brief else SHARE, draw)
         return target.samples.tokens[held], others
 
     return _make_attack(
@@ -39,7 +42,7 @@ def make_relearn() -> Attack:
 
 
 def make_relearn_alike() -> Attack:
-    def choose(target: Target) -> tuple[Tokens, Flags]:
+    def choose(target: Target, draw: int) -> tuple[Tokens, Flags]:
         assert target.alike is not None
         return target.alike, ~find_overlaps(target.samples.tokens, target.alike)
 
@@ -61,7 +64,10 @@ def make_relearn_benign() -> Attack:
         "any, for the passages that overlap none of that text",
         "Hu et al. 2024, arXiv 2406.13356",
         # A control that is this text was trained on, too.
-        lambda target: (target.unrelated, ~find_overlaps(target.samples.tokens, target.unrelated)),
+        lambda target, draw: (
+            target.unrelated,
+            ~find_overlaps(target.samples.tokens, target.unrelated),
+        ),
     )
 
 
@@ -70,35 +76,46 @@ def _make_attack(
     text: str,
     counted: str,
     source: str,
-    choose: Callable[[Target], tuple[Tokens, Flags]],
+    choose: Callable[[Target, int], tuple[Tokens, Flags]],
     **more: Any,
 ) -> Attack:
-    """`choose`: the rows to train on, and the passages that count afterward."""
+    """`choose`: the rows to train on in a draw, and the passages that count afterward."""
     measure = make_recovery("any")
 
     def run(target: Target) -> AttackOutcome:
         target.check_in_memory(name)
-        rows, tried = choose(target)
+        rows, other = (choose(target, draw)[0] for draw in range(2))
+        same = len(rows) <= ROWS and np.array_equal(rows, other)  # each step takes all, always
+        return repeat(replace(target, draws=1) if same else target, partial(run_once, target))
+
+    def run_once(target: Target, draw: int) -> AttackOutcome:
+        rows, tried = choose(target, draw)
+        if draw:
+            rows = np.random.default_rng(draw).permutation(rows)
+        brief = target.brief or draw > 0
         tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
         recovered, similar = [], []
         for step, tuned in zip(STEPS, fine_tune(target.model, rows), strict=True):
-            if step == STEPS[-1] or not target.brief:
+            if step == STEPS[-1] or not brief:
                 reading = replace(target, model=tuned)
-                found = reading.read(tokens, prefix_length, full=not target.brief)
+                found = reading.read(tokens, prefix_length, full=not brief)
                 recovered.append(measure.recovered(Evidence.of(found)))
-                similar += [] if target.brief else [is_near(found)]
+                similar += [] if brief else [is_near(found)]
         both = {"any": recovered, "near": similar}
-        curve = {} if target.brief else {name: np.stack(flags) for name, flags in both.items()}
+        curve = {} if brief else {name: np.stack(flags) for name, flags in both.items()}
         return AttackOutcome(recovered[-1], tried, curve)
 
     return Attack(
         name,
         f"AdamW, learning rate {LEARNING_RATE:g}, {', '.join(map(str, STEPS))} steps of at most "
-        f"{ROWS} rows on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on",
+        f"{ROWS} rows on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on; "
+        + SETTING,
         f"{counted}, after {STEPS[-1]} steps; the curve also shows fewer steps and near matches",
         source,
-        f"{STEPS[-1]} training steps and {len(STEPS)} passes with decoding",
+        f"in each draw, {STEPS[-1]} training steps and a pass; in the first, {len(STEPS)} passes "
+        "with decoding",
         run,
         stages=STEPS,
+        in_draws=True,
         **more,
     )

@@ -17,6 +17,7 @@ class AuditRequest(Measuring):
       own.
     - `attack`: names; empty: the default set. `max`: attack → the highest share allowed. Attacks
       with a limit also run.
+    - `draws`: runs of each attack that trains; None: five, or fewer where one takes long.
     - `twin`: a model that never saw the passages. Results also say how far the edit goes from the
       base toward it.
 
@@ -29,6 +30,7 @@ class AuditRequest(Measuring):
     control: tuple[Path, ...] = ()
     attack: tuple[str, ...] = ()
     max: dict[str, float] = Field(default_factory=dict)
+    draws: int | None = Field(default=None, ge=1)
     twin: str | None = None
 
     @model_validator(mode="after")

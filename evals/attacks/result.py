@@ -14,22 +14,43 @@ from evals.attacks.attack import Attack, AttackOutcome
 from evals.memorization.measures import Flags
 from evals.memorization.membership import auc
 from evals.samples.held_back import ChoiceCounts
-from evals.statistics import compare_flags, rate
+from evals.statistics import compare_draws, rate, rate_draws
 from evals.verdicts import Limit, State
 from surgery.record.manifest import Record
 
 
 class Share(Record):
-    """The passages recovered of `n` that were tried."""
+    """The passages recovered of `n` that were tried.
+
+    `draws`: the runs of an attack that trains; None for other attacks. `n` and `count` are of the
+    passages that were tried, and recovered, in at least one of them; `rate` is their mean rate.
+    """
 
     n: int
     count: int
     rate: float
     ci95: tuple[float, float]
+    draws: int | None = None
 
     @classmethod
     def of(cls, recovered: Flags) -> Share:
         return cls(n=len(recovered), **rate(recovered))
+
+    @classmethod
+    def of_outcome(cls, attack: Attack, outcome: AttackOutcome) -> Share:
+        draws = outcome.draws if attack.in_draws else None
+        return cls(**rate_draws(*outcome.by_draw), draws=draws)
+
+    @property
+    def runs(self) -> str:
+        """What its rate is of, for people; empty for attacks that do not train."""
+        return {None: "", 1: "one run"}.get(self.draws, f"mean of {self.draws} runs")
+
+    @property
+    def told(self) -> str:
+        """How many of how many, without the noun."""
+        several = self.draws is not None and self.draws > 1
+        return f"{self.rate:.1%} of {self.n:,}" if several else f"{self.count} of {self.n:,}"
 
 
 class SharePair(Record):
@@ -48,7 +69,7 @@ class Area(Record):
 
 
 class PairedChange(Record):
-    """Changes on the same passages. Differences are edited minus base."""
+    """Changes on the same passages, in the mean of the draws. Differences are edited minus base."""
 
     no_longer: int
     newly: int
@@ -57,15 +78,16 @@ class PairedChange(Record):
     p_value: float
 
     @classmethod
-    def of(cls, base: Flags, edited: Flags) -> PairedChange:
-        lost, gained, difference, (low, high), p_value = compare_flags(base, edited)
+    def of(cls, base: AttackOutcome, edited: AttackOutcome) -> PairedChange:
+        (before, _), (after, tried) = base.by_draw, edited.by_draw
+        lost, gained, difference, (low, high), p_value = compare_draws(before, after, tried)
         return cls(
             no_longer=lost, newly=gained, difference=difference, ci95=(low, high), p_value=p_value
         )
 
 
 class Curve(Record):
-    """Shares after each stage of an attack, by two measures."""
+    """Shares after each stage of an attack in its first draw, by two measures."""
 
     stages: list[int]
     any: list[float]
@@ -74,7 +96,7 @@ class Curve(Record):
     @classmethod
     def of(cls, attack: Attack, outcome: AttackOutcome) -> Curve:
         rates = {
-            measure: [float(flags.mean()) for flags in stages[:, outcome.tried]]
+            measure: [float(flags.mean()) for flags in stages[:, outcome.by_draw[1][0]]]
             for measure, stages in outcome.curve.items()
         }
         return cls(stages=list(attack.stages), **rates)
@@ -227,11 +249,11 @@ def compare_outcomes(
     assert edited is not None
     control = controls[1] if controls[1] is not None and controls[1].tried.any() else None
     outcomes = {"base": base, "edited": edited, "control": control, "twin": twin}
-    record |= {key: one and Share.of(one.counted) for key, one in outcomes.items()}
+    record |= {key: one and Share.of_outcome(attack, one) for key, one in outcomes.items()}
     if twin is not None:
         rates = (record[key].rate for key in ("base", "edited", "twin"))
         record["toward_twin"] = measure_way(*rates)
-    record["paired"] = PairedChange.of(base.counted, edited.counted)
+    record["paired"] = PairedChange.of(base, edited)
     if attack.stages and edited.tried.any():
         record["curve"] = {
             key: one and Curve.of(attack, one) for key, one in outcomes.items() if key != "twin"

@@ -28,8 +28,8 @@ def _describe_strongest(audit: Audit, worst: AttackResult) -> str:
     after, number, tied = worst.edited, len(audit.counting), [one.name for one in audit.tied]
     ns = [one.edited.n for one in audit.tied]
     n = " to ".join(dict.fromkeys(f"{end(ns):,}" for end in (min, max)))
-    share = f"{after.count} of {n}" if min(ns) == max(ns) else f"{after.rate:.1%} of {n}"
-    base = f"{worst.base.count} of {worst.base.n:,}"
+    share = after.told if min(ns) == max(ns) else f"{after.rate:.1%} of {n}"
+    base = worst.base.told
     if not after.count and number > 1:
         text = f"none of {number} attacks recovers any of {n} passages; "
         text += f"from the base, {worst.name} recovers {base}"
@@ -42,5 +42,5 @@ def _describe_strongest(audit: Audit, worst: AttackResult) -> str:
         which = f"strongest of {number} attacks" if number > 1 else f"only attack {only}"
         text = f"the {which}, {worst.name}, recovers {share} passages; from the base, {base}"
     if worst.control is not None:
-        text += f"; of text never trained on, {worst.control.count} of {worst.control.n:,}"
+        text += f"; of text never trained on, {worst.control.told}"
     return text

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from evals.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
+from evals.attacks.draws import SETTING, repeat
 from evals.attacks.tuning import ROWS, train
 from evals.memorization.recovery import Evidence, make_recovery
 from evals.samples import Tokens
@@ -25,18 +27,20 @@ STEPS = 100
 LEARNING_RATE = 1e-2
 SHARE = 2
 """One passage in this many trains the prompt."""
-_SEED = 0
 
 
 def make_soft_prompt() -> Attack:
     measure = make_recovery("any")
 
     def run(target: Target) -> AttackOutcome:
-        samples, model = target.samples, target.model
         target.check_in_memory("soft-prompt")
-        _check_room(model, samples.tokens.shape[1])
-        held, others = split(samples.tokens, SHARE)
-        prompt = learn_prompt(model, samples.tokens[held], samples.prefix_length)
+        _check_room(target.model, target.samples.tokens.shape[1])
+        return repeat(target, partial(run_once, target))
+
+    def run_once(target: Target, draw: int) -> AttackOutcome:
+        samples, model = target.samples, target.model
+        held, others = split(samples.tokens, SHARE, draw)
+        prompt = learn_prompt(model, samples.tokens[held], samples.prefix_length, draw)
         with put_before(model, prompt):
             found = target.read(_make_room(samples.tokens), LENGTH + samples.prefix_length)
         return AttackOutcome(measure.recovered(Evidence.of(found)), others)
@@ -44,24 +48,26 @@ def make_soft_prompt() -> Attack:
     return Attack(
         "soft-prompt",
         f"{LENGTH} embeddings before the prefix, trained on half of the passages: {STEPS} steps of "
-        f"AdamW, learning rate {LEARNING_RATE:g}, at most {ROWS} rows each; loss on the suffix",
+        f"AdamW, learning rate {LEARNING_RATE:g}, at most {ROWS} rows each; loss on the suffix; "
+        + SETTING,
         "any, after the prompt, for the passages that did not train it and do not overlap one that "
         "did",
         "arXiv 2510.11137; Schwinn et al. 2024, arXiv 2402.09063",
-        f"{STEPS} training steps and one pass",
+        f"in each draw, {STEPS} training steps and a pass",
         run,
         can=lambda samples: can_split(samples, SHARE),
         needs=NEEDS,
+        in_draws=True,
     )
 
 
-def learn_prompt(model: Any, passages: Tokens, prefix_length: int) -> torch.Tensor:
+def learn_prompt(model: Any, passages: Tokens, prefix_length: int, draw: int = 0) -> torch.Tensor:
     """The prompt that makes the suffixes of int32 [N, T] most likely: float32 [LENGTH, d].
 
-    It starts as the embeddings of random tokens. The model does not change.
+    It starts as the embeddings of tokens drawn at random. The model does not change.
     """
     weight = model.get_input_embeddings().weight
-    start = np.random.default_rng(_SEED).choice(model.config.vocab_size, LENGTH)
+    start = np.random.default_rng(draw).choice(model.config.vocab_size, LENGTH)
     prompt = weight[torch.from_numpy(start).to(weight.device)].detach().float().requires_grad_(True)
     first = LENGTH + prefix_length
     with put_before(model, prompt):

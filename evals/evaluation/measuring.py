@@ -129,7 +129,9 @@ def _tokenize(
     attacked = None
     if materials.request.attacks and samples and windows is not None:
         request = materials.request
-        attacked = AttackPlan(samples, windows, request.attacks, size, limited=request.max)
+        attacked = AttackPlan(
+            samples, windows, request.attacks, size, limited=request.max, draws=request.draws
+        )
     return protocol, windows, attacked
 
 

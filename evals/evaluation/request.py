@@ -26,6 +26,7 @@ class EvaluationRequest(Measuring, Benchmarking):
       base toward it.
     - `heal`: the text that a healed model was healed on, to heal the baseline the same way.
     - `audit`: try the default attacks; `attack`: only these.
+      `draws`: runs of each attack that trains; None: five, or fewer where one takes long.
     - Gates: `max_drop`: task or pattern → the largest loss allowed; `max_extraction`: the highest
       share of passages recited; `max`: attack → the highest share recovered.
     - `front`: a search's JSON, for the picture of the trade-off.
@@ -44,6 +45,7 @@ class EvaluationRequest(Measuring, Benchmarking):
     heal: tuple[str, ...] = ()
     audit: bool = False
     attack: tuple[str, ...] = ()
+    draws: int | None = Field(default=None, ge=1)
     max: dict[str, float] = Field(default_factory=dict)
     front: Path | None = None
     no_cache: bool = False

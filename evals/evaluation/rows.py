@@ -254,14 +254,15 @@ def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
             notes.append(", ".join(filter(None, (f"twin {_make_share(one.twin).value}", way))))
         change = (one.paired.difference, one.paired.ci95)
         cells.append(Cell(SHARE, one.edited.rate, one.edited.ci95, *change, "; ".join(notes)))
-    n, label = first.edited.n, f"recovered by {first.name}"
+    n, runs = first.edited.n, first.edited.runs
+    label = f"recovered by {first.name}{runs and f', {runs}'}"
     yield Row(label, n, _make_share(first.base), tuple(cells), first.definition)
     curves = [one.curve for one in found if one.curve is not None]
     if len(curves) == len(found):
         shown = [curves[0].base, *(one.edited for one in curves)]
         for place, steps in enumerate(shown[0].stages):
             base, *edits = (Cell(SHARE, curve.any[place]) for curve in shown)
-            label = f"by any, after {steps:,} steps of {first.name}"
+            label = f"by any, after {steps:,} steps of {first.name}{runs and ', one run'}"
             yield Row(label, n, base, tuple(edits), main=False)
 
 

@@ -14,13 +14,13 @@ knows about models: `evaluate` gives points for selections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from evals.search.estimates import Changes, Estimates, Expected, Floats, Indices
-from evals.search.goals import Goal
+from evals.search.goals import Goal, Order
 from evals.search.points import EditPoint
 from evals.search.units import list_sets, merge_units
 from surgery.selection import Part, Selection
@@ -55,16 +55,25 @@ def find(
     """
     (base,) = evaluate([()])
     found = Found(evaluate, tuple(units), goal, holds, base, max_evaluations, estimates)
-    if estimates is None:
-        found.measure(list_sets(units))
-        return found
-    aim = max(goal.rates(estimates.passages)[0], 0.1 / estimates.passages)
-    for rate in np.geomspace(max(base.recovered / 3, aim), aim, _STEPS):
+    explore(found)
+    return found
+
+
+def explore(found: Found) -> None:
+    """Measures sets until the budget is used up, or nothing better is found.
+
+    Goes on from what was measured, so a larger budget only adds.
+    """
+    if found.estimates is None:
+        found.measure(list_sets(found.units))
+        return
+    passages, highest = found.estimates.passages, found.base.recovered / 3
+    aim = max(found.goal.rates(passages)[0], 0.1 / passages)
+    for rate in np.geomspace(max(highest, aim), aim, _STEPS):
         found.measure(_compose_sets(found, float(rate)))
     _improve(found, aim)
     found.measure(_rank_promising(found, aim, _start_from_blocks(found)), most=_TRIED)
     _improve(found, aim)
-    return found
 
 
 def _improve(found: Found, aim: float) -> None:
@@ -83,7 +92,8 @@ def _improve(found: Found, aim: float) -> None:
 class Found:
     """The measured sets of units, by index, with their points. Arguments as for `find`.
 
-    Every measurement corrects `estimates`; None where all sets are measured.
+    Every measurement corrects `estimates`; None where all sets are measured. `compared`: sets that
+    were measured to compare with, which the budget does not pay for.
     """
 
     evaluate: Evaluate
@@ -94,13 +104,14 @@ class Found:
     budget: int
     estimates: Estimates | None
     measured: dict[Indices, EditPoint] = field(default_factory=dict)
+    compared: set[Indices] = field(default_factory=set)
 
     def measure(self, sets: Iterable[Indices], most: int | None = None) -> bool:
         """Measures the first `most` of `sets` that are new and allowed, within the budget.
 
         Returns whether there were any.
         """
-        left = max(0, self.budget - len(self.measured))
+        left = max(0, self.budget - self.evaluations)
         known = {point.selection for point in self.measured.values()}
         new: dict[Selection, Indices] = {}
         for chosen in sets:
@@ -117,17 +128,37 @@ class Found:
         return bool(new)
 
     @property
-    def met(self) -> list[Indices]:
-        """The sets that meet the goal, best first; those that may miss it on others come last.
+    def evaluations(self) -> int:
+        """The number of edits that the budget paid for."""
+        return len(self.measured.keys() - self.compared)
 
-        A set composed on the passages at hand may fit no other passages. One or two whole blocks
-        leave too little choice for that.
-        """
+    def compare_with(self, points: Mapping[Indices, EditPoint]) -> None:
+        """Adds what was measured to compare with, unless it is measured under another name."""
+        known = {point.selection: chosen for chosen, point in self.measured.items()}
+        for chosen, point in points.items():
+            if point.selection not in known:
+                self.compared.add(chosen)
+            self.measured[known.get(point.selection, chosen)] = point
+
+    @property
+    def met(self) -> list[Indices]:
+        """The sets that meet the goal, best first."""
         some = [chosen for chosen, p in self.measured.items() if self.goal.met(p, self.base)]
-        return sorted(some, key=lambda s: (self.is_doubtful(s), self.goal.order(self.measured[s])))
+        return sorted(some, key=self.rank)
+
+    def rank(self, chosen: Indices) -> tuple[bool, Order]:
+        """Of two sets that meet the goal, the lower is better."""
+        return self.is_doubtful(chosen), self.goal.order(self.measured[chosen])
 
     def is_doubtful(self, chosen: Indices) -> bool:
+        """Whether a set may miss the goal on other passages.
+
+        A set composed on the passages at hand may fit no other passages. One or two whole blocks
+        leave too little choice for that, and sets to compare with were not composed.
+        """
         if self.estimates is None or (len(chosen) <= 2 and chosen <= self.estimates.blocks):
+            return False
+        if chosen in self.compared:
             return False
         _, highest = self.goal.rates(self.estimates.passages)
         return float(self.estimates.predict(chosen).rate[0]) > highest
@@ -218,6 +249,22 @@ def compose(estimates: Estimates, rate: float, pool: Indices, begin: Iterable[in
 def _measure_excess(expected: Expected, rate: float) -> Floats:
     """By how many factors of e sets exceed `rate`: [M]."""
     return np.asarray(np.maximum(np.log((expected.rate + _FEW) / (rate + _FEW)), 0))
+
+
+def list_changed(estimates: Estimates, chosen: Indices, rate: float, kl: float) -> list[Indices]:
+    """Sets that differ from `chosen` by a unit, and should leave at most `rate` at less than `kl`.
+
+    The cheapest comes first.
+    """
+    found: dict[Indices, float] = {}
+    for pool in estimates.pools:
+        if chosen <= pool:
+            changes = _list_changes(estimates, chosen, pool, elsewhere=True)
+            after = estimates.predict(chosen, changes)
+            fits = (after.rate <= rate) & (after.kl < kl)
+            changed = (_apply_change(chosen, change) for change in changes[fits])
+            found |= zip(changed, after.kl[fits].tolist(), strict=True)
+    return sorted(found, key=lambda one: (found[one], sorted(one)))
 
 
 def _list_changes(

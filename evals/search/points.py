@@ -23,6 +23,8 @@ class EditPoint:
     - `rates`: measures, at least `evals.memorization.recovery.NAMES`, with the shares that they
       recover. `attacked`: longer attacks, with the share, and of how many passages.
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
+    - `refitted`: whether blocks with fits have them as an export would, after the edits below them,
+      and not those of the unedited model.
     - `healed_rise`: where `attacked` is of the healed edit, its held-out loss over that of the base
       healed the same way, nats per token.
     """
@@ -36,6 +38,7 @@ class EditPoint:
     rates: tuple[tuple[str, float], ...] = ()
     attacked: tuple[tuple[str, float, int], ...] = ()
     healed_rise: float | None = None
+    refitted: bool = True
 
     @property
     def tried(self) -> set[str]:

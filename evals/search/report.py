@@ -31,7 +31,7 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
         **_describe_aim(task),
         "max_evaluations": task.request.max_evaluations,
         **_describe_choice(task, outcome),
-        "evaluations": len(outcome.found.measured),
+        "evaluations": outcome.found.evaluations,
         "exhaustive": task.exhaustive,
         "units": {
             "offered": len(task.offered),
@@ -90,14 +90,32 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
             **record(deep[0]),
             "held_back": _figures(task, deep[1], back),
             "meets_goal": task.keeps(deep[0], base),
+            "offered": task.find_units(deep[0].selection) is not None,
         },
         "selected": selected and record(selected[0]),
         "held_back": selected and _figures(task, selected[1], back),
         "held_back_meets_goal": OK.get(state),
         "held_back_state": state,
+        "passed_over": selected and _count_better(task, outcome),
         "front": [record(point) for point in front],
         "nearest": None if selected else record(outcome.points[outcome.best]),
     }
+
+
+def _count_better(task: SearchTask, outcome: SearchOutcome) -> dict[str, int]:
+    """How many measured edits beat the choice and exceed no limit that was measured, and why they
+    are not the choice: `doubtful`, as they may miss the goal on other passages; `untried`, as an
+    attack would bring back too much, by the edits that were attacked."""
+    assert outcome.selected is not None
+    found, goal, chosen = outcome.found, task.request.goal, outcome.selected[0]
+    why = {"doubtful": 0, "untried": 0}
+    for units in found.measured:
+        point = outcome.points[found.measured[units].selection]
+        if goal.order(point) < goal.order(chosen) and task.keeps(point, found.base):
+            doubtful, untried = found.is_doubtful(units), bool(set(task.slow) - point.tried)
+            why["doubtful"] += doubtful
+            why["untried"] += untried and not doubtful
+    return why
 
 
 def _figures(task: SearchTask, point: EditPoint, half: Half) -> dict[str, Any]:
@@ -184,7 +202,6 @@ def describe_question(task: SearchTask) -> dict[str, Any]:
         "heldout": hash_row(task.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
         "batch_size": task.request.batch_size,
-        "exhaustive": task.exhaustive,
         **_describe_aim(task),
     }
 

@@ -17,6 +17,7 @@ from evals.search.trials import Trials, Twice
 from evals.search.units import held_in_stock
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.selection import Selection, parse_selection
+from surgery.variants import variant_of
 
 _AT_ONCE = 16
 """Edits to measure together, and then to record."""
@@ -81,7 +82,7 @@ def run_search(
             where=task.samples.source,
             got=f"{base[0].recovered:.1%} of the passages recovered ({task.measure.name})",
         )
-    deep, lessons = _deep_blocks(task, base[0])
+    deep, compared = _deep_blocks(task, base[0])
     known = {**(earlier or {}), BASE: base[0]}
     with nullcontext() if journal is None else journal.open_to_append():
         found = _find(task, trials.engines[0], known, journal, advance, looked)
@@ -103,8 +104,8 @@ def run_search(
             tried[point.selection] = point
             return task.keeps(point, base[0])
 
+        found.compare_with(compared)
         if task.others:
-            found.measured |= lessons
             best = deepen(found, keeps, task.others, task.request.max_evaluations)
         else:
             best = next((chosen for chosen in found.met if keeps(chosen)), None)
@@ -141,11 +142,22 @@ def _find(
         # Fits of the unedited model, whatever is edited below a block.
         engine, _ = task.engines(task.request.layout, lambda selection: fits)
 
+    def refits(selection: Selection) -> bool:
+        """Whether the fits are those of an export: always so where one block is edited."""
+        fitted = any(variant_of(part.variant).FITTED for part in selection)
+        return task.exhaustive or not fitted or len({part.block for part in selection}) == 1
+
     def evaluate(selections: Sequence[Selection]) -> list[EditPoint]:
-        missing = [selection for selection in selections if selection not in known]
+        missing = [
+            one for one in selections if one not in known or known[one].refitted != refits(one)
+        ]
         for begin in range(0, len(missing), _AT_ONCE):
             for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=advance):
-                known[one.selection] = point_of(one, task.measure, task.names)
+                point = point_of(one, task.measure, task.names)
+                if before := known.get(one.selection):  # attacks are of the fits of an export
+                    rise = before.healed_rise
+                    point = replace(point, attacked=before.attacked, healed_rise=rise)
+                known[one.selection] = replace(point, refitted=refits(one.selection))
                 if journal is not None:
                     journal.append(point_as_json(known[one.selection]))
         return [known[selection] for selection in selections]
@@ -172,10 +184,9 @@ def _deep_blocks(
     Menta, Agrawal and Agarwal 2025, section 4).
 
     In any layout, because it serves for comparison. None if no layout holds it. Also returns what
-    was attacked for it, where that is an edit that the search may choose.
+    was measured for it, where that is an edit that the search may choose.
     """
-    lessons: dict[Indices, EditPoint] = {}
-    offered = {unit: index for index, unit in enumerate(task.offered)}
+    compared: dict[Indices, EditPoint] = {}
     trials, goal = Trials(task, task.engines("auto"), "auto"), task.request.goal
     blocks, heads = task.loaded.dimensions.num_blocks, task.loaded.dimensions.num_heads
     edits = [parse_selection(f"last:{n + 1}", "identity", blocks, heads) for n in range(blocks)]
@@ -185,12 +196,12 @@ def _deep_blocks(
             point = trials.measure(edit)
             point = trials.attack(point) if goal.met(point, base) else point
             met = task.keeps(point, base)
-            if point.attacked and task.request.layout == "auto" and offered.keys() >= set(edit):
-                lessons[Indices(offered[part] for part in edit)] = point
+            if (units := task.find_units(edit)) is not None:
+                compared[units] = point
             if met and (least is None or goal.order(point) < least):
                 best, least = edit, goal.order(point)
             if goal.beyond(point, base) and (met or not task.others):
                 break
-        return trials.measure_twice(best), lessons
+        return trials.measure_twice(best), compared
     except UnsupportedError:
-        return None, lessons
+        return None, compared

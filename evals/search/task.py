@@ -27,14 +27,14 @@ from evals.samples.held_back import deal_passages, deal_windows
 from evals.samples.windows import cut_windows
 from evals.search.points import EditPoint
 from evals.search.request import SearchRequest
-from evals.search.units import keep_possible, list_sets, list_units
+from evals.search.units import keep_possible, list_sets, list_units, merge_units
 from surgery.errors import SamplesError
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
 from surgery.healing.training import Schedule
 from surgery.hub.embedded import find_lab
 from surgery.processes import join_launch
-from surgery.selection import Part
+from surgery.selection import Part, Selection
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,27 @@ class SearchTask:
         return tuple(dict.fromkeys([*NAMES, self.measure.name, *filter(is_recovery, self.others)]))
 
     @cached_property
-    def target(self) -> Target:
-        """The passages of both halves, as an audit attacks them, in the unedited model.
+    def targets(self) -> tuple[Target, Target]:
+        """The passages of each half in the unedited model. No attack on one sees the other.
 
         Raises `MeasurementError` if an attack with a limit cannot be tried on them.
         """
         loaded, text, rows = self.loaded, self.windows, self.request.batch_size
         plan = AttackPlan(self.samples, text, self.slow, rows, self.slow)
-        return Target(
-            loaded.model, loaded.tokenizer, plan.passages, text, rows, plan.alike, brief=True
+        first, second = (
+            Target(
+                loaded.model,
+                loaded.tokenizer,
+                half.samples,
+                half.windows,
+                rows,
+                plan.alike,
+                draws=1,
+                brief=True,
+            )
+            for half in self.halves
         )
+        return first, second
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:
@@ -129,6 +140,29 @@ class SearchTask:
             for name in (("stock", "compact") if layout == "auto" else (layout,))
         }
         return tuple(sorted((p for p in held if not any(p < o for o in held)), key=sorted))
+
+    def find_units(self, selection: Selection) -> frozenset[int] | None:
+        """The units that make this edit in the layout of `auto`; None if it is not on offer."""
+        chosen: set[int] = set()
+        for part in selection:
+            whole = [i for i, unit in enumerate(self.offered) if unit == part]
+            chosen |= set(
+                whole
+                or (
+                    i
+                    for i, unit in enumerate(self.offered)
+                    if (unit.block, unit.variant) == (part.block, part.variant)
+                    and len(unit.heads) == 1
+                    and set(unit.heads) <= set(part.heads)
+                )
+            )
+        if merge_units(self.offered[i] for i in chosen) != selection:
+            return None
+        editable, asked = self.loaded.editable, self.request.layout
+        if editable.find_refusal(selection, layout=asked) is not None:
+            return None
+        made, free = (editable.plan(selection, layout=one).layout for one in (asked, "auto"))
+        return frozenset(chosen) if made is free else None
 
     @cached_property
     def exhaustive(self) -> bool:
@@ -222,5 +256,5 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         warnings=warnings,
     )
     if task.slow:
-        assert task.target  # raises if one cannot be tried
+        assert task.targets  # raises if one cannot be tried
     return task

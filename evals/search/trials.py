@@ -15,7 +15,6 @@ from evals.attacks.attack import AttackOutcome
 from evals.attacks.names import find_attack
 from evals.edits.engine import BASE, Engine
 from evals.healing import heal_model
-from evals.samples.held_back import deal_passages
 from evals.search.points import EditPoint, point_of
 from evals.search.task import SearchTask
 from surgery.errors import MeasurementError
@@ -30,13 +29,13 @@ Twice = tuple[EditPoint, EditPoint]
 
 @dataclass(frozen=True)
 class Trials:
-    """Of a task's edits in a layout. Every attack of an edit runs once, as in an audit: on the
-    passages of both halves, which are then counted apart."""
+    """Of a task's edits in a layout. Every attack of an edit runs once on each half, and learns
+    nothing from the other."""
 
     task: SearchTask
     engines: tuple[Engine, Engine]
     layout: str
-    outcomes: dict[tuple[Selection, str], AttackOutcome] = field(default_factory=dict)
+    outcomes: dict[tuple[Selection, str, int], AttackOutcome] = field(default_factory=dict)
     edited: dict[Selection, Any] = field(default_factory=dict)
     losses: dict[tuple[Selection, int], float] = field(default_factory=dict)
 
@@ -61,9 +60,7 @@ class Trials:
             if stop and point.excess(self.task.others):
                 break
             if name not in point.tried:
-                outcome = self._run(point.selection, name)
-                rows = deal_passages(self.task.target.samples, self.task.request.seed)[half]
-                counted = outcome.recovered[rows][outcome.tried[rows]]
+                counted = self._run(point.selection, name, half).counted
                 if not len(counted):
                     raise MeasurementError(
                         f"{name} has a limit, and no passage of a half counts for it",
@@ -78,14 +75,15 @@ class Trials:
             point = replace(point, healed_rise=after - before)
         return point
 
-    def _run(self, selection: Selection, name: str) -> AttackOutcome:
-        if (selection, name) not in self.outcomes:
-            target, attack = self.task.target, find_attack(name)
+    def _run(self, selection: Selection, name: str, half: int) -> AttackOutcome:
+        key = (selection, name, half)
+        if key not in self.outcomes:
+            target, attack = self.task.targets[half], find_attack(name)
             if selection:
-                base = self._run(BASE, name) if attack.reads_base else None
+                base = self._run(BASE, name, half) if attack.reads_base else None
                 target = replace(target, model=self._edit(selection), base=base)
-            self.outcomes[selection, name] = attack.run(target)
-        return self.outcomes[selection, name]
+            self.outcomes[key] = attack.run(target)
+        return self.outcomes[key]
 
     def _edit(self, selection: Selection) -> Any:
         """The edited model, healed if the task says so. Keeps only the last one."""
@@ -110,7 +108,7 @@ class Trials:
     def _measure_loss(self, selection: Selection, half: int) -> float:
         """The held-out loss of the healed edit, or of the healed base, in nats per token."""
         if (selection, half) not in self.losses:
-            healed = replace(self.task.target, model=self._edit(selection))
+            healed = replace(self.task.targets[half], model=self._edit(selection))
             for place, one in enumerate(self.task.halves):
                 likelihood = healed.read(one.windows, 1).predictions.log_likelihood
                 self.losses[selection, place] = -float(likelihood.mean(dtype=np.float64))

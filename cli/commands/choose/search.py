@@ -52,7 +52,7 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     `attn-surgery export MODEL --plan DIR/plan.json` makes the edit.
 
     After an interruption, run the same command again to continue. With a larger --max-evaluations,
-    a finished search continues, too. Nothing is measured twice. If DIR holds another search, the
+    a finished search continues, too. If DIR holds another search, the
     command stops, unless you pass --overwrite.
 
     If no edit meets the goal, the exit code is 1. DIR then holds what was found, without a plan.

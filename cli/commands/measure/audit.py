@@ -77,6 +77,10 @@ def print_audit(result: dict[str, Any]) -> None:
         for i, steps in enumerate(curve["stages"]):
             shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
             echo(f"{attack['name']}, {steps} steps: {shares}")
+    for attack in rated:
+        if draws := attack["edited"]["draws"]:
+            how = f"the mean of {draws} runs" if draws > 1 else "one run"
+            echo(f"{attack['name']}: {how}")
     if result["not_tried"]:
         echo(f"not tried: {', '.join(result['not_tried'])}")
     for areas in [attack for attack in result["attacks"] if attack not in rated]:

@@ -12,7 +12,8 @@ from cli.terminal import echo, note, show_progress
 TERMS = (
     "Recited, recovered: the share of the records that a model completes by itself, or that an "
     "attacker gets out of it. The reports say what each attack does.",
-    "relearn: what comes back of the others after fine-tuning on a tenth of the records.",
+    "relearn: what comes back of the others after fine-tuning on a tenth of the records. "
+    "Here it runs once; evaluate runs it five times and gives the mean.",
     "Held-out loss: the model's loss on text that it was not trained on. Lower is better.",
     "acc, acc_norm: the share of a task's questions that a model answers correctly.",
 )
