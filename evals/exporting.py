@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
     from surgery.healing.training import Schedule
-    from surgery.proof.reproduction import Reproduction
+    from surgery.reproduction import Reproduction
 
 
 class ExportRequest(Request):
@@ -259,11 +259,11 @@ def repeat_export(
     """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, and
     healed on the text `heal`.
 
-    Arguments and errors are those of `surgery.proof.reproduction.reproduce`. Raises `SamplesError`
+    Arguments and errors are those of `surgery.reproduction.reproduce`. Raises `SamplesError`
     for a healed model without its text.
     """
     from surgery.exporting import check_target
-    from surgery.proof.reproduction import open_original, reproduce
+    from surgery.reproduction import open_original, reproduce
 
     if output is not None:
         check_target(model, output, overwrite=overwrite)

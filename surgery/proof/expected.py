@@ -54,7 +54,7 @@ def replan(
         name = plan.family.model_type
         if plans and edit.family in {f.model_type for f in FAMILIES if name in f.saved_as}:
             edit = edit.model_copy(update={"family": name})  # a later edit changed the type
-        _compare(edit, plan, config)
+        check_planned(edit, plan, config)
         plans.append(plan)
         config = inventory.config
     return tuple(plans)
@@ -73,8 +73,8 @@ def _undo(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, Tens
     return layout.source_config(result.config, family, edits, added), infos
 
 
-def _compare(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
-    """Raises `ManifestError` if a plan differs from the manifest or config.json."""
+def check_planned(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
+    """Raises `ManifestError` if a plan differs from a recorded edit or its config.json."""
     made, given = (json.dumps(drop_paths(one), sort_keys=True) for one in (plan.config, config))
     if made != given:
         raise ManifestError("config.json is not what the edit makes of the source's")

@@ -36,6 +36,7 @@ Word = Annotated[str, Field(pattern="^[!-~]{1,200}$")]
 """A name without blanks."""
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]{1,200}$")]
 """A name, or a few words, in one line."""
+_FILE_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,1000}")
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
 
 
@@ -236,8 +237,9 @@ class Manifest(Record):
     def _within_the_folder(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         for name in files:
             path = PurePosixPath(name)
-            if str(path) != name or not path.name or path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"{name!r} is not a file of the folder")
+            outside = path.is_absolute() or ".." in path.parts or not path.name
+            if str(path) != name or outside or not _FILE_NAME.fullmatch(name):
+                raise ValueError(f"{name[:60]!r} is not a file of the folder")
         return files
 
     @property
@@ -288,14 +290,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    with guard(ManifestError, "is not valid", path):
-        text = read_bytes(path, ManifestError)
+    return parse_manifest(read_bytes(path, ManifestError), path)
+
+
+def parse_manifest(text: bytes, where: object) -> Manifest:
+    """Parses the content of a manifest. `where`: for messages. Raises as `read_manifest`."""
+    with guard(ManifestError, "is not valid", where):
         data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise ManifestError(
                 "has another schema",
-                where=path,
+                where=where,
                 expected=f"schema_version {SCHEMA}",
                 got=schema,
                 fix="use the version of attn-surgery that wrote it",
