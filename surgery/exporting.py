@@ -24,7 +24,7 @@ from surgery.checkpoint.source import (
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.editing.rewriting import check_fitted, list_changes, plan_shards
-from surgery.errors import OutputError, SourceError
+from surgery.errors import ManifestError, OutputError, SourceError
 from surgery.fitting.calibration import find_calibration
 from surgery.hub.finding import get_last_name
 from surgery.modeling import MODELING_FILE
@@ -43,6 +43,7 @@ from surgery.record.manifest import (
 )
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
+from surgery.untrusted import guard
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def write(
         known = {path: files[name].sha256 for path, name in copies_of.items()}
         content = hash_content(checkpoint, known | wait_for_hashes())
         source = prepared.model.source.model_copy(update={"content": content})
-        manifest = _make_manifest(prepared, source, fitting, files, max_shard_size)
+        with guard(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
+            manifest = _make_manifest(prepared, source, fitting, files, max_shard_size)
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
@@ -206,6 +208,7 @@ def _make_manifest(
         one_hot=plan.one_hot,
         calibration=fitting.record,
         chosen=prepared.chosen,
+        job=prepared.job,
         max_shard_size=max_shard_size,
         changed=list_changes(plan),
         versions=list_versions(),

@@ -40,7 +40,9 @@ def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """The files that are read to be hashed, from an empty memory on."""
     read: list[Path] = []
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(content, "hash_file", lambda path: read.append(path) or sha256(path))
+    monkeypatch.setattr(
+        content, "hash_file", lambda path, stop=None: read.append(path) or sha256(path)
+    )
     return read
 
 

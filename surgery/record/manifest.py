@@ -180,6 +180,7 @@ class Choice(Record):
 
 class Edit(EditedModel):
     """One edit of a model. `chosen`: what a search chose it on. `healing`: the training after it.
+    `job`: names the `mitigate` that made it, which may replace it while it is not done.
 
     `one_hot`: constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
     """
@@ -190,6 +191,7 @@ class Edit(EditedModel):
     calibration: CalibrationRecord | None = None
     healing: HealingRecord | None = None
     chosen: Choice | None = None
+    job: Sha256 | None = None
     max_shard_size: int | None = Field(default=None, ge=1)
     changed: Changed
     versions: dict[str, str]
