@@ -183,7 +183,7 @@ def find_job(request: MitigationRequest, output: Path, *, overwrite: bool = Fals
     from surgery.exporting import check_target
 
     job = Job(output, Path(f"{output}-search"))
-    for place in {output, *request.list_exports(output)}:
+    for place in dict.fromkeys((output, *request.list_exports(output))):
         check_target(request.model, place, overwrite=overwrite or job.made(place))
     return job
 
