@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
     from surgery.healing.training import Schedule
-    from surgery.proof.reproduction import Reproduction
+    from surgery.reproduction import Reproduction
 
 
 class ExportRequest(Request):
@@ -122,13 +122,16 @@ def run_export(
     *,
     dry_run: bool = False,
     keep: bool = False,
+    job: str | None = None,
     say: Say = say_nothing,
     progress: Progress = show_nothing,
 ) -> tuple[Prepared, Export | None]:
     """Plans the edit, fits what it needs, and writes the checkpoint.
 
     `dry_run` reads no weights and writes nothing. `keep` leaves an export of the same edit as it
-    is. Both then return no export. Raises a `SurgeryError`; the output is then as it was before.
+    is. Both then return no export. `job`: as for `surgery.record.manifest.Edit`.
+
+    Raises a `SurgeryError`; the output is then as it was before.
     """
     from surgery.conversion.gguf_file import check_convertible, check_tensors, convert_to_gguf
     from surgery.editing.preparing import list_variants, prepare
@@ -151,6 +154,7 @@ def run_export(
         revision=request.revision,
         check_default=request.check_output if early and not request.heal else None,
     )
+    prepared = replace(prepared, job=job)
     default = _name_default(request, prepared)
     if request.gguf:
         check_convertible(prepared.plan.result, prepared.model.folder)
@@ -259,11 +263,11 @@ def repeat_export(
     """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, and
     healed on the text `heal`.
 
-    Arguments and errors are those of `surgery.proof.reproduction.reproduce`. Raises `SamplesError`
+    Arguments and errors are those of `surgery.reproduction.reproduce`. Raises `SamplesError`
     for a healed model without its text.
     """
     from surgery.exporting import check_target
-    from surgery.proof.reproduction import open_original, reproduce
+    from surgery.reproduction import open_original, reproduce
 
     if output is not None:
         check_target(model, output, overwrite=overwrite)

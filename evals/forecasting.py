@@ -20,7 +20,7 @@ from evals.attacks.tuning import ROWS
 from evals.edits.engine import Engine
 from evals.evaluation.materials import Materials, open_materials
 from evals.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
-from evals.mitigating import MitigationRequest, find_begun
+from evals.mitigating import MitigationRequest, find_job
 from evals.search.deepening import TRIES
 from evals.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
 from evals.search.task import Half, SearchTask, open_task
@@ -51,7 +51,7 @@ def forecast(
     Returns `inputs` ([{`name`, `what`}]), `steps` ([{`name`, `what`, `seconds`}]), `seconds`, and
     `disk` {`needed`, `free`} in bytes. Raises as `mitigate`.
     """
-    find_begun(request, output, overwrite=overwrite)
+    find_job(request, output, overwrite=overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(request.evaluation_request, models, progress=progress)
     if materials.healing is not None:  # an audit of a healed model tries more

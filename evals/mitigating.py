@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from evals.verdicts import OK, settle, shorten_list
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
 from surgery.output import publish, write_text
+from surgery.untrusted import read_json
 from surgery.variants import variant_of
 
 if TYPE_CHECKING:
@@ -85,19 +88,13 @@ class MitigationRequest(SearchRequest, Benchmarking):
     def make_export_request(
         self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
-        """Also replaces what an earlier run exported, if a smaller budget found another edit."""
-        from surgery.record.manifest import read_manifest
-
-        there = read_manifest(output)
-        made, chosen = there and there.edit.chosen, plan.chosen
-        ours = bool(made and chosen and made.passages == chosen.passages)
         fitted = any(variant_of(edit.variant).FITTED for edit in plan.edits)
         edit = {
             "plan": plan,
             "variant": None,
             "calibration": self.calibration if fitted else (),
             "output": output,
-            "overwrite": overwrite or ours,
+            "overwrite": overwrite,
         }
         given = {name: value for name, value in self if healed or not name.startswith("heal")}
         return ExportRequest.of(given, **edit)
@@ -156,22 +153,43 @@ class Mitigation:
         }
 
 
-def find_begun(
-    request: MitigationRequest, output: Path, *, overwrite: bool = False
-) -> tuple[Path, bool]:
-    """The search's folder, and whether an interrupted run left the two.
+@dataclass(frozen=True)
+class Job:
+    """The work towards one output. `search`: the folder of its search.
 
-    Raises `OutputError` if something else is at `output`.
+    Its exports record its name, the hash of the question that the search answers. So it takes up
+    and replaces its own exports, as long as the output is not done, and nobody else's.
     """
-    from surgery.exporting import check_target
-    from surgery.record.manifest import RECIPE
 
-    folder, exports = Path(f"{output}-search"), request.list_exports(output)
-    begun = folder.exists() and not (output / RECIPE).exists()
-    begun = begun and any(place.exists() for place in exports)
-    for place in {output, *exports}:  # what it left is taken up, and nothing else
-        check_target(request.model, place, overwrite=overwrite or begun)
-    return folder, begun
+    output: Path
+    search: Path
+
+    @property
+    def name(self) -> str | None:
+        """None before the search is done: then there is no export yet."""
+        question = read_json(self.search / "search.json").get("question")
+        if question is None:
+            return None
+        return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+
+    def made(self, place: Path) -> bool:
+        """Whether it exported what is at `place`, and nothing there is done."""
+        from surgery.record.manifest import RECIPE, read_manifest
+
+        if any((folder / RECIPE).exists() for folder in (self.output, place)):
+            return False
+        there, name = read_manifest(place), self.name
+        return there is not None and name is not None and there.edit.job == name
+
+
+def find_job(request: MitigationRequest, output: Path, *, overwrite: bool = False) -> Job:
+    """Returns the job. Raises `OutputError` if something else is at `output`."""
+    from surgery.exporting import check_target
+
+    job = Job(output, Path(f"{output}-search"))
+    for place in dict.fromkeys((output, *request.list_exports(output))):
+        check_target(request.model, place, overwrite=overwrite or job.made(place))
+    return job
 
 
 def mitigate(
@@ -191,7 +209,8 @@ def mitigate(
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
     assert evaluation_request.attacks  # all are known
-    folder, begun = find_begun(request, output, overwrite=overwrite)
+    job = find_job(request, output, overwrite=overwrite)
+    folder = job.search
     find_outline(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.evaluation.evaluating import evaluate_exports
@@ -215,15 +234,20 @@ def mitigate(
     show_search(result, folder)
     say("2 of 3: export")
     for place in exports:
-        healed, keep = place != exports[0], begun and not overwrite
-        wanted = request.make_export_request(plan, place, overwrite=overwrite, healed=healed)
-        prepared, made = run_export(wanted, keep=keep, say=say, progress=progress)
+        healed, ours = place != exports[0], job.made(place)
+        replaces = overwrite or ours  # a smaller budget may have found another edit
+        wanted = request.make_export_request(plan, place, overwrite=replaces, healed=healed)
+        keep = ours and not overwrite
+        prepared, made = run_export(wanted, keep=keep, job=job.name, say=say, progress=progress)
         if made is None:
             say(f"{place}: exported by an earlier run")
     say("3 of 3: verify, attack, and evaluate")
     materials = materials.with_search(folder / "search.json")
-    replaces = partial(check_target, request.model, output, overwrite=overwrite or begun)
-    arrange = partial(_keep_best, output, exports, replaces, say) if request.heal else None
+
+    def check() -> None:
+        check_target(request.model, output, overwrite=overwrite or job.made(output))
+
+    arrange = partial(_keep_best, output, exports, check, say) if request.heal else None
     report = evaluate_exports(
         prepared.model, materials, exports, arrange=arrange, say=say, progress=progress
     )

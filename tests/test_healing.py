@@ -40,9 +40,9 @@ from surgery.errors import SamplesError
 from surgery.healing import healing, training
 from surgery.hub.finding import find_model
 from surgery.proof.expected import find_constants, replan
-from surgery.proof.reproduction import HEALED_TOLERANCE
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
+from surgery.reproduction import HEALED_TOLERANCE
 
 STEPS = ("--heal-steps", 6)
 

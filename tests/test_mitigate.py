@@ -221,6 +221,13 @@ def test_a_larger_budget_may_choose_another_edit_after_an_interruption(
     smaller = ("--plan", tmp_path / "smaller.json", "--output", out)
     made = attn_surgery("export", work / "tiny", *smaller)
     assert made.code == 0, made.stderr
+    own = read_manifest(done[1])
+    assert own is not None
+    before = snapshot(out)
+    refused = mitigate(work, out)
+    assert refused.stderr.splitlines()[-1].startswith(f"error: {out}: already exists"), refused
+    assert snapshot(out) == before  # the user exported the plan; the job did not
+    edit_json(out / "surgery.json", lambda manifest: manifest["edit"].update(job=own.edit.job))
     outcome = mitigate(work, out)
     assert outcome.code == 0, outcome.stderr
     weights = [folder / "model.safetensors" for folder in (done[1], out)]
@@ -241,6 +248,30 @@ def test_another_export_that_is_there_is_not_replaced(
     assert outcome.code == 1
     assert f"error: {out}: already exists; choose another --output" in outcome.stderr
     assert snapshot(out) == before
+
+
+def test_healing_replaces_only_what_the_job_made(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """Its search and its cut are there; what is at the output is the user's own export."""
+    out, cut = tmp_path / "out", tmp_path / "out-cut"
+    shutil.copytree(work / "out-search", tmp_path / "out-search")
+    shutil.copytree(work / "out", cut)
+    plan = ("--plan", work / "out-search" / "plan.json", "--output", out)
+    assert attn_surgery("export", work / "tiny", *plan).code == 0
+    (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
+    healing = ("--heal", tmp_path / "other.txt", "--heal-steps", 2)
+    before = snapshot(tmp_path)
+    mitigate(work, out, *healing).assert_error(f"{out}: already exists")
+    shutil.rmtree(out)
+    mitigate(work, out, *healing).assert_error(f"{cut}: already exists")  # done: it has a recipe
+    shutil.copytree(cut, out)
+    mitigate(work, out, *healing).assert_error(": already exists")
+    assert snapshot(cut) == {
+        name.removeprefix("out-cut/"): content
+        for name, content in before.items()
+        if name.startswith("out-cut/")
+    }
 
 
 @pytest.mark.parametrize(
@@ -365,7 +396,7 @@ def test_what_holds_best_is_kept_healed_or_not(
         late = mitigate(work, out, *healing)
     assert late.code == 1
     assert late.stderr.splitlines()[-1].startswith(f"error: {out}: already exists")
-    mitigate(work, out, *healing).assert_error("mine.txt, which attn-surgery did not write")
+    mitigate(work, out, *healing).assert_error(f"{out}: already exists")
     assert (out / "mine.txt").read_text() == "mine"
     shutil.rmtree(out)
     outcome = mitigate(work, out, *healing, "--json")

@@ -40,9 +40,9 @@ from evals.evaluation.page import render_pages
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
 from surgery.errors import SurgeryError
-from surgery.proof.reproduction import open_original, reproduce
 from surgery.proof.verification import verify
 from surgery.publishing.upload import find_publishable
+from surgery.reproduction import open_original, reproduce
 
 READER = "hf_readerreaderreaderreaderreader"
 WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -31,7 +31,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 import surgery
 from surgery.checkpoint.content import hash_content
 from surgery.editing.preparing import Fitting, Prepared
-from surgery.proof.reproduction import TOLERANCE, open_original, reproduce
+from surgery.reproduction import TOLERANCE, open_original, reproduce
 
 
 @pytest.fixture(scope="module")

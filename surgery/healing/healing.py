@@ -27,6 +27,7 @@ from surgery.healing.training import LEARNING_RATE, ROWS, Flags, Schedule, train
 from surgery.hub.finding import get_last_name
 from surgery.output import create_folder
 from surgery.proof.expected import find_constants, replan
+from surgery.proof.static import check_written
 from surgery.record.manifest import FileRecord, HealingRecord, Manifest, list_versions
 
 _FIX = "heal with other text or fewer steps"
@@ -83,6 +84,7 @@ def heal(
         write_file(folder / CARD, [card.encode()])
         config = (cut.output / "config.json").read_bytes()
         write_file(folder / "config.json", [config])  # last: without it, nothing loads
+        check_written(folder, healed, None)
     return replace(cut, output=output, manifest=healed)
 
 

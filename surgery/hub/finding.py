@@ -28,6 +28,7 @@ from surgery.hub.client import TIMEOUT, UnreachableError, open_client, show_prog
 from surgery.hub.datasets import PREFIX as DATASET
 from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.resolved import ResolvedModel
+from surgery.modeling import MODELING_FILE
 from surgery.record.manifest import Source
 from surgery.untrusted import read_json
 
@@ -172,7 +173,8 @@ class _HubModel:
         """Downloads what the cache lacks, weights last: once they are there, everything is."""
         from huggingface_hub import snapshot_download
 
-        beside = (*SIDECARS, CARD)  # the source's card states its license
+        # the source's card states its license; code is compared with ours, and never run
+        beside = (*SIDECARS, CARD, MODELING_FILE.name)
         along = [file for file in self.files if any(fnmatch(file, name) for name in beside)]
         for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
             missing = [file for file in wanted if not (self.folder / file).exists()]

@@ -20,7 +20,7 @@ from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import CheckpointError, ManifestError, OutputError, SurgeryError
 from surgery.hub.finding import find_recorded, get_last_name
 from surgery.hub.resolved import ResolvedModel
-from surgery.proof.static import ALONE, WITH_SOURCE, Check, FileChecks
+from surgery.proof.static import WITH_SOURCE, Check, FileChecks
 from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions, read_manifest
 from surgery.untrusted import guard, read_bytes, read_json
 
@@ -126,18 +126,15 @@ def verify(
         raise ManifestError(f"has no {MANIFEST}", where=path, fix=fix)
     found = None if source is None else find_recorded(source, revision, manifest.edit.source)
     seed = secrets.randbits(32) if seed is None else seed
-    files, report, name = FileChecks(path, manifest, found), None, ""
-    checks: list[Check] = []
+    checks, report, name = list(FileChecks(path, manifest, found).run()), None, "loads"
+    fine = all(check.ok for check in checks)
     try:
-        for name in (*ALONE, *(WITH_SOURCE if found is not None else ())):
-            with guard(CheckpointError, "cannot be verified", path):
-                checks.append(Check(name, True, getattr(files, f"check_{name}")()))
-        name = "loads"
-        from surgery.proof.behavior import check_behavior  # needs torch and transformers
+        if fine:
+            from surgery.proof.behavior import check_behavior  # needs torch and transformers
 
-        checks += check_behavior(path, manifest, seed)
+            checks += check_behavior(path, manifest, seed)
+            fine = all(check.ok for check in checks)
         name = "report"
-        fine = all(check.ok for check in checks)
         if fine and render is not None:
             report = read_report_in(path, path, render)
         if report is not None:

@@ -36,6 +36,7 @@ Word = Annotated[str, Field(pattern="^[!-~]{1,200}$")]
 """A name without blanks."""
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]{1,200}$")]
 """A name, or a few words, in one line."""
+_FILE_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,1000}")
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
 
 
@@ -179,6 +180,7 @@ class Choice(Record):
 
 class Edit(EditedModel):
     """One edit of a model. `chosen`: what a search chose it on. `healing`: the training after it.
+    `job`: names the `mitigate` that made it, which may replace it while it is not done.
 
     `one_hot`: constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
     """
@@ -189,6 +191,7 @@ class Edit(EditedModel):
     calibration: CalibrationRecord | None = None
     healing: HealingRecord | None = None
     chosen: Choice | None = None
+    job: Sha256 | None = None
     max_shard_size: int | None = Field(default=None, ge=1)
     changed: Changed
     versions: dict[str, str]
@@ -236,8 +239,9 @@ class Manifest(Record):
     def _within_the_folder(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         for name in files:
             path = PurePosixPath(name)
-            if str(path) != name or not path.name or path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"{name!r} is not a file of the folder")
+            outside = path.is_absolute() or ".." in path.parts or not path.name
+            if str(path) != name or outside or not _FILE_NAME.fullmatch(name):
+                raise ValueError(f"{name[:60]!r} is not a file of the folder")
         return files
 
     @property
@@ -288,14 +292,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    with guard(ManifestError, "is not valid", path):
-        text = read_bytes(path, ManifestError)
+    return parse_manifest(read_bytes(path, ManifestError), path)
+
+
+def parse_manifest(text: bytes, where: object) -> Manifest:
+    """Parses the content of a manifest. `where`: for messages. Raises as `read_manifest`."""
+    with guard(ManifestError, "is not valid", where):
         data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise ManifestError(
                 "has another schema",
-                where=path,
+                where=where,
                 expected=f"schema_version {SCHEMA}",
                 got=schema,
                 fix="use the version of attn-surgery that wrote it",
