@@ -7,16 +7,16 @@ import os
 import signal
 import sys
 import threading
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
 from cli.config import with_config
-from cli.terminal import note
-from surgery.errors import SurgeryError
+from cli.terminal import name_options, note
+from surgery.errors import SurgeryError, UnknownNameError, suggest
 
 GROUPS: dict[str, dict[str, str]] = {
     "edit": {
@@ -74,10 +74,27 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        close = get_close_matches(args[0], COMMANDS, n=1)
-        if args[0] not in COMMANDS and close and not ctx.resilient_parsing:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
+        near = suggest(args[0], COMMANDS)
+        if args[0] not in COMMANDS and near and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}; {near}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command. Its errors name arguments of the Python API, and leave with options."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            _correct_usage(error)
+            raise
+        except SurgeryError as error:
+            name = str(ctx.invoked_subcommand)
+            command = self.get_command(ctx, name)
+            assert command is not None  # it ran
+            ran = click.Context(command, ctx, name)
+            error.args = (name_options(error, ran),)
+            if isinstance(error, UnknownNameError):
+                raise click.UsageError(str(error), ran) from None
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))  # so that all groups have their texts in one column
@@ -97,6 +114,18 @@ def main() -> None:
     Exit codes: 0 done, 1 an error, 2 usage, 3 a limit is missed, 4 a
     limit is not decided (0 with --allow-undecided), 130 interrupted.
     """
+
+
+def _correct_usage(error: click.UsageError) -> None:
+    """Makes the message name the options of the command, and the one that may have been meant."""
+    if error.ctx is None:
+        return
+    if isinstance(error, click.NoSuchOption):
+        known = [one for option in error.ctx.command.params for one in option.opts]
+        near = suggest(error.option_name, known)
+        error.message = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
+        error.possibilities = None
+    error.message = name_options(error.message, error.ctx)
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -164,9 +193,11 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
 def _report_error(error: BaseException) -> int:
     """Prints one line and returns the exit code. Raises an error that no user can fix."""
     if isinstance(error, click.ClickException):
-        usage = io.StringIO()
-        error.show(usage)
-        for line in usage.getvalue().splitlines():
+        shown = io.StringIO()
+        error.show(shown)
+        usage, _, mistakes = f"\n{shown.getvalue()}".partition("\nError: ")
+        mistakes = "".join(f"\nerror: {line}" for line in mistakes.splitlines())
+        for line in (usage + mistakes).splitlines()[1:]:
             note(line, anywhere=True)
         return error.exit_code
     if isinstance(error, BrokenPipeError):

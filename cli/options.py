@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cli.terminal import note
+from surgery.errors import suggest
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -47,6 +47,18 @@ class Number(click.FloatRange):
         return float(number)
 
 
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the newest click
+    """One of some names. For any other it says which is closest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if near := suggest(value, self.choices):
+                error.message = f"{error.message.rstrip('.')}; {near}"
+            raise
+
+
 def combine(*options: Decorator) -> Decorator:
     """One decorator for several options, in the order of `--help`."""
 
@@ -59,30 +71,15 @@ def combine(*options: Decorator) -> Decorator:
 
 
 def fill_request(kind: type[R], options: Mapping[str, Any], **more: Any) -> R:
-    """The request that options fill. Raises `UsageError` for what it refuses."""
-    with refuse_misuse():
-        return kind.of(options, **more)
+    """The request that options fill. Raises `UsageError`, one line for each mistake."""
+    from pydantic import ValidationError
 
+    from evals.running.request import describe_mistakes
 
-@contextmanager
-def refuse_misuse() -> Iterator[None]:
-    """Raises `UsageError` for requests that contradict themselves or name tasks that do not run."""
     try:
-        yield
-    except ValueError as error:
-        from pydantic import ValidationError
-
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            where = "".join(f"`{name}`: " for name in first["loc"][:1])
-            text = where + first["msg"].removeprefix("Value error, ")
-        else:
-            from evals.evaluation.gates import UnknownTaskError
-
-            if not isinstance(error, UnknownTaskError):
-                raise
-            text = str(error)
-        raise click.UsageError(text) from None
+        return kind.of(options, **more)
+    except ValidationError as error:
+        raise click.UsageError(describe_mistakes(error)) from None
 
 
 def end_with(state: str | None, *, allow_undecided: bool) -> None:
@@ -138,7 +135,7 @@ def count(name: str, default: int | None, text: str, *, least: int | None = None
 def choice(
     name: str, values: Collection[str], text: str, default: str | None = None, *names: str
 ) -> Decorator:
-    kind = click.Choice(list(values))
+    kind = Choice(list(values))
     return click.option(
         name, *names, type=kind, default=default, show_default=default is not None, help=text
     )
@@ -195,7 +192,7 @@ def layout(text: str) -> Decorator:
 
 
 def variants(text: str, default: str) -> Decorator:
-    return several("--variant", text, default, None, click.Choice(list(VARIANTS)))
+    return several("--variant", text, default, None, Choice(list(VARIANTS)))
 
 
 def output(text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any) -> Decorator:

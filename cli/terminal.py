@@ -11,8 +11,6 @@ from contextlib import contextmanager
 
 import click
 
-_OPTIONS = {"include_paths": "include_path", "save_as": "as"}
-
 
 def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))  # ASCII, so that any terminal and pipe takes it
@@ -40,18 +38,39 @@ def escape_text(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def name_options(line: object) -> str:
+def name_options(line: object, ctx: click.Context | None = None) -> str:
     """A line that names arguments of the Python API, with options of the command line instead.
 
-    `overwrite=True` → --overwrite, `layout=compact` → --layout compact, `output` → --output.
-    `_OPTIONS` has the arguments whose options have other names.
+    `overwrite=True` → --overwrite, `layout=compact` → --layout compact, `output` → --output, and of
+    another command: `export(layout=compact)` → `export --layout compact`. What is no option stays.
+    `ctx`: the command, by default the one that runs.
     """
+    ctx = ctx or click.get_current_context(silent=True)
+    if ctx is None:
+        return str(line)
+    group = ctx.find_root().command
 
     def name_option(match: re.Match[str]) -> str:
-        name, value = "--" + _OPTIONS.get(match[1], match[1]).replace("_", "-"), match[2]
-        return name if value in (None, "True") else f"{name} {value}"
+        other, name, value = match.groups()
+        command = ctx.command
+        if other is not None:
+            command = isinstance(group, click.Group) and group.get_command(ctx, other)
+        option = _find_option(command, name) if command else None
+        if option is None:
+            return match[0]
+        text = option if value in (None, "True") else f"{option} {value}"
+        return f"`{other} {text}`" if other else text
 
-    return re.sub(r"`([a-z_]+)(?:=([\w.+-]+))?`", name_option, str(line))
+    return re.sub(r"`(?:([a-z-]+)\()?([a-z_]+)(?:=([\w.+-]+))?\)?`", name_option, str(line))
+
+
+def _find_option(command: click.Command, name: str) -> str | None:
+    """What you type for the argument of that name; None if the command has none."""
+    for one in command.params:
+        names = {str(one.name), *(opt.lstrip("-").replace("-", "_") for opt in one.opts)}
+        if name in names:
+            return one.opts[0] if isinstance(one, click.Option) else one.human_readable_name
+    return None
 
 
 def is_first_process() -> bool:

@@ -18,6 +18,7 @@ from evals.evaluation.request import EvaluationRequest
 from evals.exporting import ExportRequest, run_export
 from evals.healing import read_healing_text
 from evals.inputs import Progress, Say, say_nothing, show_nothing
+from evals.running.request import describe_mistakes
 from evals.search.request import SearchRequest
 from evals.verdicts import OK, settle, shorten_list
 from surgery.hub.embedded import find_lab
@@ -74,7 +75,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
         try:
             assert self.evaluation_request
         except ValidationError as error:  # a message of its own, without the other's frame
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            raise ValueError(describe_mistakes(error)) from None
         return self
 
     @property
@@ -205,7 +206,7 @@ def mitigate(
 
     A run that was interrupted continues where it stopped. `show_search` gets the search's answer
     and folder before the export starts. Returns None on all processes but the main one. Raises
-    `SurgeryError`, and a `ValueError` for a request that contradicts itself.
+    `SurgeryError`.
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
     assert evaluation_request.attacks  # all are known

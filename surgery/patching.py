@@ -105,7 +105,7 @@ def apply_patch(
     check_target(model, output, overwrite=overwrite)
     held = {tensor.info.name: tensor for tensor in read_header(patch)[0]}
     if _FILE + MANIFEST not in held:
-        fix = "give a file that `export` wrote with `as_patch`"
+        fix = "give a file that `export(as_patch=True)` wrote"
         raise ManifestError("is not a patch", where=patch, fix=fix)
     record = _read_small(held[_FILE + MANIFEST], MANIFEST)
     manifest = parse_manifest(record, f"{MANIFEST} in {patch}")

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from cli.main import run
+import click
+
+from cli.main import main, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ("-m", "cli.main")
@@ -69,6 +71,14 @@ def attn_surgery(*arguments: object) -> Outcome:
             code = stop.code
     assert isinstance(code, int)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def running(name: str) -> click.Context:
+    """The context in which a command runs."""
+    group = click.Context(main, info_name="attn-surgery")
+    command = main.get_command(group, name)
+    assert command is not None
+    return click.Context(command, group, name)
 
 
 def on_terminal(columns: int, work: Callable[[], object]) -> str:

@@ -172,16 +172,21 @@ def test_the_folder(audited, edited) -> None:
         (["--attack", "quantized"], "; give its number, as in quantized:4"),
         (["--attack", "quantized:16"], "no attack 'quantized:16' (expected 2 to 8 bits, got 16)"),
         (["--max", "span=0.1"], "; give its number, as in span:16"),
-        (["--samples", "none.jsonl"], "error: none.jsonl: "),
     ],
 )
-def test_mistakes_are_one_line(options, line, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_name_that_does_not_exist(options, line) -> None:
     outcome = attn_surgery("audit", "missing", "--baseline", "lab:pythia", *options)
-    assert outcome.code == 1
-    assert outcome.stderr.startswith("error: ")
-    assert line in outcome.stderr
-    assert outcome.stderr.count("\n") == 1
+    assert outcome.code == 2
+    *_, last = outcome.stderr.splitlines()
+    assert last.startswith("error: ")
+    assert line in last
+
+
+def test_samples_that_do_not_exist(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples = ("--samples", "none.jsonl")
+    outcome = attn_surgery("audit", "missing", "--baseline", "lab:pythia", *samples)
+    outcome.assert_error("none.jsonl: ")
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ def test_help_lists_the_commands() -> None:
 def test_help_explains_a_command() -> None:
     assert attn_surgery("help", "apply-patch") == attn_surgery("apply-patch", "--help")
     unknown = attn_surgery("help", "exprot")
-    assert (unknown.code, "Did you mean 'export'?" in unknown.stderr) == (2, True)
+    assert (unknown.code, "did you mean 'export'?" in unknown.stderr) == (2, True)
 
 
 def test_version() -> None:
@@ -343,7 +343,7 @@ def test_unknown_commands(name: str) -> None:
 def test_a_command_that_was_meant(typed: str) -> None:
     outcome = attn_surgery(typed, "lab:pythia")
     assert outcome.code == 2
-    assert f"No such command {typed!r}. Did you mean 'export'?" in outcome.stderr
+    assert f"No such command {typed!r}; did you mean 'export'?" in outcome.stderr
 
 
 def test_no_command() -> None:

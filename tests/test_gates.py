@@ -28,6 +28,7 @@ from evals.evaluation.report import ChoiceCounts, EditReport, Metric
 from evals.evaluation.request import EvaluationRequest
 from evals.statistics import count_needed, rate, wilson
 from evals.verdicts import Limit, describe_limits, foresee, judge, settle
+from surgery.errors import UnknownNameError
 
 
 def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:
@@ -57,7 +58,9 @@ def gates_of(tasks: dict[str, Metric], extraction: Any = None, **limits: Any) ->
 
 def test_a_gate_on_a_task_that_is_not_run():
     check_limited_tasks({"arc_*": 0.1, "piqa": 0}, ["arc_easy", "piqa"])
-    with pytest.raises(ValueError, match=r"no task of this run matches 'boolq' \(tasks: piqa\)"):
+    with pytest.raises(
+        UnknownNameError, match=r"no task of this run matches 'boolq' \(tasks: piqa\)"
+    ):
         check_limited_tasks({"boolq": 0.1}, ["piqa"])
 
 

@@ -345,11 +345,11 @@ def test_a_larger_budget_cuts_deeper_than_what_an_earlier_run_attacked() -> None
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
-        ("--max most=0.1", 1, "no attack 'most'"),
+        ("--max most=0.1", 2, "no attack 'most'"),
         ("--max any=1.5", 2, "'1.5' in 'any=1.5' is not a number from 0 to 1"),
         ("--max any=0.1 --max any=0.2", 2, "'any' has more than one limit"),
         ("--max membership=0.6", 2, "'membership' is not a single rate"),
-        ("--max hints:04=0.1", 1, "no attack 'hints:04'"),
+        ("--max hints:04=0.1", 2, "no attack 'hints:04'"),
         ("--max any=0.1 --max-extraction 0.1", 2, "both limit any: give one"),
         ("--max near=0.1 --max-loss-increase 1", 2, "give one goal"),
         ("--max-loss-increase 1 --heal t.txt", 2, "--heal needs a limit: give --max-extraction"),

@@ -25,8 +25,9 @@ from evals.memorization.recovery import (
     Recovery,
     hint_number,
     make_named,
+    name_alike,
 )
-from surgery.errors import MeasurementError
+from surgery.errors import MeasurementError, UnknownNameError, suggest
 
 
 def _import_later(file: str, maker: str) -> Callable[..., Attack]:
@@ -104,7 +105,7 @@ HEALED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
 def find_attack(name: str) -> Attack:
     """The attack of this name, or your own at `package.module:ATTACK`. That runs its code.
 
-    Raises `MeasurementError` if there is none, or if that code fails.
+    Raises `UnknownNameError` if there is none, and `MeasurementError` if that code fails.
     """
     kinds = {form.partition(":")[0] for form in _KINDS}
     own = _PATH.fullmatch(name) and name.partition(":")[0] not in kinds
@@ -114,14 +115,14 @@ def find_attack(name: str) -> Attack:
 def make_attack(name: str) -> Attack:
     """Makes the attack of this name, and imports nothing of yours.
 
-    Raises `MeasurementError` for an unknown name.
+    Raises `UnknownNameError` for an unknown name.
     """
     try:
         found = make_named(name, _KINDS)
     except ValueError:
-        raise MeasurementError(
-            f"no attack {name!r}", expected=", ".join(_KINDS), fix=hint_number(name, DEFAULT)
-        ) from None
+        hint = hint_number(name, DEFAULT) or suggest(name, name_alike(name, (*_KINDS, *GROUPS)))
+        expected = ", ".join(_KINDS)
+        raise UnknownNameError(f"no attack {name!r}", expected=expected, fix=hint) from None
     if isinstance(found, Attack):
         return found
     recovered = found.recovered
@@ -187,7 +188,7 @@ def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple
     for name in limited:
         if name not in ALL[:-1] and find_attack(name).tells_members:
             what = f"{name} has a limit and is not a share of passages"
-            raise MeasurementError(what, fix="leave out the limit")
+            raise UnknownNameError(what, fix="leave out the limit")
     every = [*(named or ("default",)), *limited]
     found = dict.fromkeys(name for given in every for name in GROUPS.get(given, (given,)))
     for name in found:

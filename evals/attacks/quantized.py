@@ -12,7 +12,7 @@ from torch import nn
 
 from evals.attacks.attack import Attack, AttackOutcome, Target
 from evals.memorization.recovery import Evidence, make_recovery
-from surgery.errors import MeasurementError
+from surgery.errors import UnknownNameError
 
 GROUP = 32
 NF4_GROUP = 64
@@ -24,7 +24,7 @@ Round = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 def make_quantized(bits: int) -> Attack:
     """`bits`: 2 to 8. Raises `MeasurementError` for any other number."""
     if not 2 <= bits <= 8:
-        raise MeasurementError(f"no attack 'quantized:{bits}'", expected="2 to 8 bits", got=bits)
+        raise UnknownNameError(f"no attack 'quantized:{bits}'", expected="2 to 8 bits", got=bits)
     return _make_attack(
         f"quantized:{bits}",
         f"every matrix rounded to nearest, with {2**bits - 1} levels per group of {GROUP} weights",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from evals.tasks import INCLUDE_PATH
-from surgery.errors import MeasurementError
+from surgery.errors import MeasurementError, UnknownNameError, find_near
 from surgery.hub.client import go_offline, is_hub_reachable
 from surgery.untrusted import describe_error
 
@@ -124,9 +123,9 @@ def load_task(manager: Any, name: str) -> dict[str, Any]:
     ) from None
 
 
-def _explain_unknown(name: str, known: Sequence[str]) -> MeasurementError:
-    near = get_close_matches(name, known, n=3) or [task for task in known if name in task][:3]
-    return MeasurementError(
+def _explain_unknown(name: str, known: Sequence[str]) -> UnknownNameError:
+    near = find_near(name, known, 3) or [task for task in known if name in task][:3]
+    return UnknownNameError(
         f"no benchmark task is called {name!r}",
         fix=(f"near names: {', '.join(near)}; " if near else "") + "`lm_eval ls tasks` lists all",
     )

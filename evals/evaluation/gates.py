@@ -9,19 +9,16 @@ from evals.evaluation.report import EditReport, Metric
 from evals.evaluation.request import EvaluationRequest
 from evals.statistics import FEWEST, scale_needed
 from evals.verdicts import Limit
-
-
-class UnknownTaskError(ValueError):
-    """A gate limits a task that is not run."""
+from surgery.errors import UnknownNameError
 
 
 def check_limited_tasks(limits: Mapping[str, float], tasks: Collection[str]) -> None:
-    """Raises `UnknownTaskError` if a limit names none of `tasks`."""
+    """Raises `UnknownNameError` if a limit names none of `tasks`."""
     for pattern in limits:
         if not any(fnmatchcase(task, pattern) for task in tasks):
             run = ", ".join(tasks) or "none"
-            raise UnknownTaskError(
-                f"`max_drop`: no task of this run matches {pattern!r} (tasks: {run})"
+            raise UnknownNameError(
+                f"no task of this run matches {pattern!r} (tasks: {run})", where="`max_drop`"
             )
 
 

@@ -64,7 +64,7 @@ def open_materials(
 
     `models`: names and revisions, looked up once the texts are read, as are the twin and `base`,
     at the commit that one of the models records. Raises `SurgeryError` for anything unusable, and
-    `UnknownTaskError` if a gate limits a task that is not run.
+    `UnknownNameError` if a gate limits a task that is not run.
     """
     front, found = read_search(request.front) if request.front else ([], None)
     lab, samples = request.lab, request.samples or request.lab

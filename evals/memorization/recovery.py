@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.memorization.measures import Flags, Pass, attempts_needed, log_extraction_probability
+from surgery.errors import suggest
 
 Made = TypeVar("Made")
 Chances = npt.NDArray[np.floating[Any]]
@@ -72,7 +73,7 @@ def make_recovery(name: str) -> Recovery:
     try:
         return make_named(name, RECOVERIES)
     except ValueError:
-        hint = hint_number(name, NAMES)
+        hint = hint_number(name, NAMES) or suggest(name, name_alike(name, RECOVERIES))
         more = f"; {hint}" if hint else ""
         raise ValueError(f"no measure {name!r} (expected {FORMS})" + more) from None
 
@@ -101,6 +102,16 @@ def hint_number(name: str, known: Sequence[str]) -> str | None:
     """A hint for a name without its number, with the last such name of `known` as an example."""
     meant = [one for one in known if one.startswith(f"{name}:")]
     return f"give its number, as in {meant[-1]}" if meant else None
+
+
+def name_alike(name: str, kinds: Iterable[str]) -> list[str]:
+    """What a mistyped name may have meant: the forms `kinds`, with its number for their letter."""
+    _, _, number = name.partition(":")
+    found = []
+    for form in kinds:
+        plain, _, letter = form.partition(":")
+        found.append(f"{plain}:{number}" if number and letter.isupper() else form)
+    return found
 
 
 def _make_greedy() -> Recovery:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 
 from surgery.hub.finding import make_public_name
 from surgery.record.manifest import Record
@@ -25,6 +25,14 @@ def _split_names(given: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 """Names, each once. Text may hold several of them, separated by commas."""
+
+
+def describe_mistakes(error: ValidationError) -> str:
+    """One line for each value that a request refuses."""
+    return "\n".join(
+        "".join(f"`{name}`: " for name in one["loc"][:1]) + one["msg"].removeprefix("Value error, ")
+        for one in error.errors()
+    )
 
 
 class Request(Record):

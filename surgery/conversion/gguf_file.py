@@ -173,7 +173,9 @@ def _list_tensors(
                 raise UnsupportedError(
                     f"llama.cpp's {architecture.name} does not read this bias",
                     where=stored,
-                    fix=STOCK if role == "affine_bias" else "use `variant=identity` or zero there",
+                    fix=STOCK
+                    if role == "affine_bias"
+                    else "make it with `export(variant=identity)` or zero there",
                 )
             left_out.append(stored)
             continue

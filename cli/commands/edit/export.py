@@ -166,8 +166,7 @@ def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
 
     from evals.evaluation.materials import open_materials
 
-    with options.refuse_misuse():
-        return open_materials(wanted, [(model, request.revision)], progress=show_progress)
+    return open_materials(wanted, [(model, request.revision)], progress=show_progress)
 
 
 def _refuse_unused(names: Iterable[str]) -> None:

@@ -61,10 +61,7 @@ def command(
 
     from evals.evaluation.evaluating import run_evaluation
 
-    with options.refuse_misuse():
-        found = run_evaluation(
-            request, output, overwrite=overwrite, say=note, progress=show_progress
-        )
+    found = run_evaluation(request, output, overwrite=overwrite, say=note, progress=show_progress)
     if found is None:
         return
     report, folder = found

@@ -66,7 +66,7 @@ def _describe_preset(name: str) -> str:
 @options.heal
 @click.option(
     "--preset",
-    type=click.Choice(list(PRESETS)),
+    type=options.Choice(list(PRESETS)),
     is_eager=True,
     expose_value=False,
     callback=_apply_preset,
@@ -118,15 +118,14 @@ def command(
         if result["selected"] is not None and not as_json:
             print_search(result, request, folder / "plan.json")
 
-    with options.refuse_misuse():
-        done = mitigate(
-            request,
-            output,
-            overwrite=overwrite,
-            say=note,
-            progress=show_progress,
-            show_search=show_search,
-        )
+    done = mitigate(
+        request,
+        output,
+        overwrite=overwrite,
+        say=note,
+        progress=show_progress,
+        show_search=show_search,
+    )
     if done is None:
         return
     print_evaluation(done.report, output, table=not as_json)
@@ -145,8 +144,7 @@ def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json
     find_outline(request.model, request.revision)  # before the imports, which take seconds
     from evals.forecasting import forecast
 
-    with options.refuse_misuse():
-        found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
     print_json(found) if as_json else _print_forecast(found)
 
 
