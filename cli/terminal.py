@@ -1,4 +1,4 @@
-"""What people read: results on stdout, notes and progress bars on stderr."""
+"""What people read: results on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import json
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import click
 
@@ -79,13 +83,19 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def show_progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Shows a bar over bytes, rows, or tokens while stderr is a terminal.
+def show_progress(
+    description: str, total: int | None, *, interval: float = 60
+) -> Iterator[Callable[[int], None]]:
+    """Shows a bar over bytes, rows, or tokens; where stderr is no terminal, a line each minute.
 
-    Yields a function that takes how much has just been done.
+    Yields a function that takes how much has just been done. `interval`: seconds between lines.
     """
-    if not (sys.stderr.isatty() and is_first_process()):
+    if not is_first_process():
         yield lambda done: None
+        return
+    if not sys.stderr.isatty():
+        with _note_progress(description, total, interval) as advance:
+            yield advance
         return
     from rich.console import Console
     from rich.markup import escape
@@ -101,3 +111,48 @@ def show_progress(description: str, total: int | None) -> Iterator[Callable[[int
     ) as bar:
         task = bar.add_task(escape(escape_text(description)), total=total)
         yield lambda done: bar.update(task, advance=done)
+
+
+@contextmanager
+def _note_progress(
+    description: str, total: int | None, interval: float
+) -> Iterator[Callable[[int], None]]:
+    """Prints a line once in an interval, however many bars the command has: that of the last one
+    to move. A thread does, since one step may take longer than an interval.
+    """
+    ctx = click.get_current_context(silent=True)
+    shared: dict[str, Any] = {} if ctx is None else ctx.meta.setdefault(__name__, {})
+    began, done, over = time.monotonic(), 0, threading.Event()
+    shared.setdefault("due", began + interval)
+
+    def advance(number: int) -> None:
+        nonlocal done
+        done += number
+        shared["moving"] = advance
+
+    def report() -> None:
+        while not over.wait(max(shared["due"] - time.monotonic(), interval / 10)):
+            now = time.monotonic()
+            if now >= shared["due"] and shared["moving"] is advance:
+                shared["due"] = now + interval
+                note(f"{description}: {_describe_progress(done, total, now - began)}")
+
+    before, shared["moving"] = shared.get("moving"), advance
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        over.set()
+        thread.join()
+        shared["moving"] = before
+
+
+def _describe_progress(done: int, total: int | None, seconds: float) -> str:
+    passed = timedelta(seconds=round(seconds))
+    if total is None:
+        return f"{done:,} after {passed}" if done else f"{passed} so far"
+    if not done:
+        return f"0 of {total:,} after {passed}"
+    left = timedelta(seconds=round(seconds * max(total - done, 0) / done))
+    return f"{done:,} of {total:,}, about {left} left"

@@ -1,1 +1,18 @@
-"""What may be published of a report: figures, names, and sentences written from them."""
+"""What of a report may leave the machine: its figures, with new sentences and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surgery.proof.verification import RenderedReport
+
+
+def render_report(report: Mapping[str, Any], where: Path, manifest: bytes) -> RenderedReport:
+    """As `evals.publication.report.render_report`, which takes seconds to import: most folders
+    that are refused are refused before their report is read."""
+    from evals.publication import report as publication
+
+    return publication.render_report(report, where, manifest)

@@ -216,7 +216,7 @@ def _finish_export(
         if repo is not None:
             result["push"] = None
             if state in ("kept", None) or (state == "undecided" and allow_undecided):
-                from evals.publication.report import render_report
+                from evals.publication import render_report
                 from surgery.publishing.upload import push
 
                 done = push(

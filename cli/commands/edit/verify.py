@@ -30,7 +30,7 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
     """
     if revision is not None and source is None:
         raise click.UsageError("--revision needs --source, the model that has this revision")
-    from evals.publication.report import render_report
+    from evals.publication import render_report
     from surgery.proof.verification import verify
 
     result = verify(folder, source=source, revision=revision, render=render_report)
