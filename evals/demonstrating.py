@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def run_demo(
     from evals.search.request import SearchRequest
     from evals.search.searching import search
     from surgery.output import check_output, create_folder
+    from surgery.record.command import write_export_command
 
     check_output(output, _list_owned, overwrite=overwrite)
     wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=ATTACKS, draws=DRAWS)
@@ -49,13 +51,13 @@ def run_demo(
     found = output / "search"
     with create_folder(output, _list_owned, overwrite=overwrite) as made:
         deep_made, chosen_made = (made / place for place in PLACES.values())
-        export = f"attn-surgery export {MODEL}"
-        announce("1. Edit the deep blocks", [f"{export} --drop-attn {BLOCKS} --output {deep}"])
+        words = write_export_command(MODEL, drop_attn=BLOCKS, output=deep)
+        announce("1. Edit the deep blocks", [shlex.join(words)])
         run_export(ExportRequest(model=MODEL, drop_attn=BLOCKS, output=deep_made))
         goal = f"--max-extraction {LIMIT} --output {found}"
         command = f"attn-surgery search {MODEL} --samples {MODEL} {goal}"
-        exporting = f"{export} --plan {found / 'plan.json'} --output {chosen}"
-        announce("2. Search for the edit that costs least", [command, exporting])
+        words = write_export_command(MODEL, plan=found / "plan.json", output=chosen)
+        announce("2. Search for the edit that costs least", [command, shlex.join(words)])
         request = SearchRequest(model=MODEL, samples=MODEL, max_extraction=LIMIT)
         answer = search(request, made / "search", say=say, progress=progress)
         assert answer is not None

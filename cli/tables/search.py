@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.tables import format_interval, print_table
 from cli.terminal import echo
+from surgery.record.command import write_export_command
 
 if TYPE_CHECKING:
     from evals.search.request import SearchRequest
@@ -97,16 +98,14 @@ def _explain_choice(result: dict[str, Any]) -> None:
 
 def _write_export_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
     """The command that makes the chosen edit."""
-    needed = request.calibration if result["calibration"] else ()
-    steps = (str(request.heal_steps),) if request.heal and request.heal_steps != 80 else ()
-    given = {
-        "--revision": (request.revision,) if request.revision else (),
-        "--calibration": needed,
-        "--heal": request.heal,
-        "--heal-steps": steps,
-    }
-    words = ["attn-surgery", "export", request.model, "--plan", str(plan)]
-    words += [word for option, values in given.items() for one in values for word in (option, one)]
+    words = write_export_command(
+        request.model,
+        revision=request.revision,
+        plan=plan,
+        calibration=request.calibration if result["calibration"] else (),
+        heal=request.heal,
+        heal_steps=request.heal_steps if request.heal and request.heal_steps != 80 else None,
+    )
     return shlex.join(words)
 
 

@@ -22,7 +22,7 @@ Round = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
 
 def make_quantized(bits: int) -> Attack:
-    """`bits`: 2 to 8. Raises `MeasurementError` for any other number."""
+    """`bits`: 2 to 8. Raises `UnknownNameError` for any other number."""
     if not 2 <= bits <= 8:
         raise UnknownNameError(f"no attack 'quantized:{bits}'", expected="2 to 8 bits", got=bits)
     return _make_attack(

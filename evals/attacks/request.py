@@ -21,7 +21,7 @@ class AuditRequest(Measuring):
     - `twin`: a model that never saw the passages. Results also say how far the edit goes from the
       base toward it.
 
-    Raises `MeasurementError` for an unknown attack.
+    Raises `UnknownNameError` for an unknown attack.
     """
 
     model: str

@@ -326,6 +326,7 @@ def summarize_edit(manifest: Manifest) -> EditSummary:
         variant=edit.variant,
         attention_free={str(block): name for block, name in manifest.attention_free.items()},
         earlier_edits=len(manifest.history),
+        max_shard_size=edit.max_shard_size,
         missed=edit.chosen is not None and not edit.chosen.met,
     )
 

@@ -19,8 +19,8 @@ from evals.evaluation.report import (
 )
 from evals.inputs import LAB_TEXT
 from evals.verdicts import OK, describe_limits, join_sentences, settle, shorten_list
-from surgery.card.facts import name_form
 from surgery.hub.embedded import find_lab
+from surgery.record.command import write_export_command
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is not a recorded source of the edited model",
@@ -70,19 +70,25 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
     """The command that made the edit; empty if no single command did."""
     if edit is None or edit.variant == "mixed" or edit.earlier_edits:
         return []
-    command = ["attn-surgery", "export", edit.source]
-    command += ["--revision", edit.commit] if edit.commit else []
-    command += ["--drop-attn", edit.drop_attn]
-    command += ["--variant", edit.variant, *name_form(edit.layout, edit.family)]
-    for source in (edit.calibration or {}).get("sources", ()):
-        if source["name"] != LAB_TEXT:  # a lab model's default
-            command += ["--calibration", source["name"]]
-    if edit.healing:
-        lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
-        for source in edit.healing["sources"]:
-            command += ["--heal", lab if source["name"] == LAB_TEXT else source["name"]]
-        command += ["--heal-steps", str(edit.healing["steps"])]
-    return [shlex.join([*command, "--output", "OUT"])]
+    fitted, healed = (
+        [source["name"] for source in (text or {}).get("sources", ())]
+        for text in (edit.calibration, edit.healing)
+    )
+    lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
+    words = write_export_command(
+        edit.source,
+        revision=edit.commit,
+        drop_attn=edit.drop_attn,
+        variant=edit.variant,
+        calibration=[name for name in fitted if name != LAB_TEXT],  # a lab model's default
+        heal=[lab if name == LAB_TEXT else name for name in healed],
+        heal_steps=edit.healing["steps"] if edit.healing else None,
+        layout=edit.layout,
+        family=edit.family,
+        max_shard_size=edit.max_shard_size,
+        output="OUT",
+    )
+    return [shlex.join(words)]
 
 
 def write_verdict(edit: EditReport, limit: float | None = None) -> str:

@@ -126,6 +126,7 @@ class EditSummary(Record):
     calibration: dict[str, Any] | None = None
     healing: dict[str, Any] | None = None
     earlier_edits: int = 0
+    max_shard_size: int | None = None
     missed: bool = False
 
 

@@ -138,6 +138,6 @@ def _type_option(option: str, value: Any) -> list[str]:
     if value is None or isinstance(value, bool):
         return [option] if value else []
     if isinstance(value, Mapping):
-        value = [f"{name}={limit:g}" for name, limit in value.items()]
+        value = [f"{name}={str(limit).removesuffix('.0')}" for name, limit in value.items()]
     values = value if isinstance(value, list | tuple) else [value]
     return [word for one in values for word in (option, str(one))]

@@ -16,7 +16,7 @@ class ExtractionRequest(Measuring):
 
     - `metrics`: "exact" takes one pass; "full" also decodes and measures distributions.
     - `top_k`, `temperature`: the sampling scheme of probabilistic extraction, under "full".
-    - `controls`: text that no model was trained on. Empty: a lab model's own, or the non-members.
+    - `control`: text that no model was trained on. Empty: a lab model's own, or the non-members.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Cut(Request):
 
 
 class CollectRequest(Running):
-    """Collects what a model recites of `corpora`: files, folders or data sets of text."""
+    """Collects what a model recites of `corpus`: files, folders, or data sets of text."""
 
     model: str
     corpus: tuple[Path, ...]

@@ -9,7 +9,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from surgery.families import SAVED_AS, family_of
+from surgery.families import family_of
+from surgery.record.command import write_export_command
 from surgery.record.manifest import Edit, Manifest, TextRecord
 from surgery.selection import by_variant, format_blocks, format_selection
 from surgery.variants import VARIANTS
@@ -68,14 +69,21 @@ def _name_source(edit: Edit) -> str:
 
 def _describe_edit(edit: Edit) -> dict[str, Any]:
     spec = format_selection(edit.parts, edit.num_heads)
-    chosen = ["--drop-attn", spec, "--variant", edit.variant]
-    if edit.variant == "mixed":
-        chosen = ["--plan", "PLAN"]  # a file of the rows of the table
-    revision = ["--revision", edit.source.commit] if edit.source.commit else []
-    calibration = ["--calibration", "TEXT"] if edit.calibration else []
-    if edit.healing:
-        calibration += ["--heal", "TEXT", "--heal-steps", str(edit.healing.steps)]
-    size = ["--max-shard-size", str(edit.max_shard_size)] if edit.max_shard_size else []
+    mixed = edit.variant == "mixed"
+    words = write_export_command(
+        _name_source(edit),
+        revision=edit.source.commit,
+        drop_attn=None if mixed else spec,
+        plan="PLAN" if mixed else None,  # a file of the rows of the table
+        variant=None if mixed else edit.variant,
+        calibration=("TEXT",) if edit.calibration else (),
+        heal=("TEXT",) if edit.healing else (),
+        heal_steps=edit.healing.steps if edit.healing else None,
+        layout=edit.layout,
+        family=edit.family,
+        max_shard_size=edit.max_shard_size,
+    )
+    source = 5 if edit.source.commit else 3  # words that name it
     return {
         "source": _name_source(edit),
         "commit": edit.source.commit,
@@ -83,21 +91,9 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
             (format_selection(parts, edit.num_heads), variant, VARIANTS[variant].SUMMARY)
             for variant, parts in by_variant(edit.parts).items()
         ],
-        "command": as_command(
-            shlex.join(["attn-surgery", "export", _name_source(edit), *revision])
-        ),
-        "options": as_command(
-            shlex.join([*chosen, *calibration, *name_form(edit.layout, edit.family), *size])
-        ),
+        "command": as_command(shlex.join(words[:source])),
+        "options": as_command(shlex.join(words[source:])),
     }
-
-
-def name_form(layout: str, family: str) -> list[str]:
-    """The options of an export that say how the result is stored.
-
-    No record tells whether the source had another model type. `--as` changes nothing if not.
-    """
-    return ["--layout", layout, *(["--as", family] if family in SAVED_AS else [])]
 
 
 class Markdown(str):
