@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cli.options import COMMAS, EXISTING_FILE, Decorator
+from cli.terminal import escape_text
 
 _NOT_READ = {"config", "output", "overwrite", "json"}
 _MANY = 5
@@ -76,7 +77,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
                 option.process_value(ctx, value)
             ctx.default_map[str(option.name)] = value
         except click.BadParameter as error:
-            mistakes.append(f"{path}: {key}: {error.message}")
+            mistakes.append(escape_text(f"{path}: {key}: {error.message or 'a value is missing'}"))
     if mistakes:
         raise click.UsageError("\n".join(mistakes))
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -56,10 +56,10 @@ def name_options(line: object, ctx: click.Context | None = None) -> str:
 
     def name_option(match: re.Match[str]) -> str:
         other, name, value = match.groups()
-        command = ctx.command
+        command: click.Command | None = ctx.command
         if other is not None:
-            command = isinstance(group, click.Group) and group.get_command(ctx, other)
-        option = _find_option(command, name) if command else None
+            command = group.get_command(ctx, other) if isinstance(group, click.Group) else None
+        option = None if command is None else _find_option(command, name)
         if option is None:
             return match[0]
         text = option if value in (None, "True") else f"{option} {value}"
@@ -135,7 +135,8 @@ def _note_progress(
             now = time.monotonic()
             if now >= shared["due"] and shared["moving"] is advance:
                 shared["due"] = now + interval
-                note(f"{description}: {_describe_progress(done, total, now - began)}")
+                with suppress(OSError):  # whoever reads our notes has seen enough
+                    note(f"{description}: {_describe_progress(done, total, now - began)}")
 
     before, shared["moving"] = shared.get("moving"), advance
     thread = threading.Thread(target=report, daemon=True)
