@@ -101,8 +101,14 @@ def find_near(name: object, known: Iterable[str], most: int) -> list[str]:
     """The names of `known` that are most like a mistyped one, the closest first."""
     from rapidfuzz import fuzz, process
 
-    given, alike = str(name)[:60], {"scorer": fuzz.ratio, "processor": str.casefold}
-    found = process.extract(given, list(known), limit=most, score_cutoff=60, **alike)
+    found = process.extract(
+        str(name)[:60],
+        list(known),
+        scorer=fuzz.ratio,
+        processor=str.casefold,
+        limit=most,
+        score_cutoff=60,
+    )
     return [one for one, *_ in found]
 
 
