@@ -101,20 +101,31 @@ MISUSES = [
     "push d",
     "reproduce",
     "reproduce d --samples s",
-]
-UNKNOWN = [
     "audit lab:pythia --baseline lab:pythia --attack nearest",
     "search lab:pythia --samples s --max nearest=0.1",
     "mitigate lab:pythia --output o --attack nearest",
+]
+UNKNOWN = [
+    "push nobody/nothing me/model",
+    "verify nobody/nothing",
+    "inspect nobody/nothing",
+    "convert nobody/nothing --to gguf --output x.gguf",
+    "apply-patch nobody/nothing absent --output o",
+    "reproduce nobody/nothing",
+    "export nobody/nothing --drop-attn 1",
+    "compare nobody/nothing nobody/nothing --prompt x",
     "mitigate nobody/nothing --output o --samples hf:a/b:train:text --corpus README.md",
 ]
 
 
-def test_what_is_missing_is_said_at_once() -> None:
+def test_what_is_missing_is_said_at_once(tmp_path: Path) -> None:
     """Before anything is imported that takes seconds."""
+    made = tmp_path / "made"
+    exported = attn_surgery("export", "lab:gpt-neo", "--drop-attn", "1", "--output", made)
+    assert exported.code == 0, exported
     slow = {"torch", "transformers", "scipy", "datasets", "lm_eval", "accelerate"}
     assert imported_by(*MISUSES, code=2) & slow == set()
-    assert imported_by(*UNKNOWN, code=1) & slow == set()
+    assert imported_by(*UNKNOWN, f"push {made} bad-id", code=1) & slow == set()
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its bash is too old to complete")

@@ -7,13 +7,12 @@ it is not, the input is what the one line is about.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import ROOT, attn_surgery, finish, snapshot, start
+from command_line import attn_surgery, finish, snapshot, start
 
 NOWHERE = "nobody/there-is-no-such-model"
 Files = dict[str, Path]
@@ -197,38 +196,3 @@ def test_with_good_input_the_model_is_missed() -> None:
         ("export", NOWHERE, "--plan", "plan.json"),
     ):
         attn_surgery(*command).assert_error(NOWHERE)
-
-
-_REFUSED = """
-import sys
-from command_line import attn_surgery
-for line in sys.argv[1:]:
-    outcome = attn_surgery(*line.split())
-    heavy = {"torch", "transformers", "lm_eval", "datasets"} & set(sys.modules)
-    assert outcome.code in (1, 2), outcome
-    assert not heavy, (line, heavy)
-"""
-
-
-def test_arguments_are_checked_before_heavy_imports(tmp_path: Path) -> None:
-    """Which take half a minute on a busy machine."""
-    source = write_checkpoint(tmp_path / "source", neox_config(max_position_embeddings=64))
-    made = tmp_path / "made"
-    assert attn_surgery("export", source, "--drop-attn", "1", "--output", made).code == 0
-    refused = (
-        f"push {made} bad-id",
-        f"push {NOWHERE} me/model",
-        f"verify {NOWHERE}",
-        f"inspect {NOWHERE}",
-        f"convert {NOWHERE} --to gguf --output x.gguf",
-        f"apply-patch {NOWHERE} absent --output o",
-        f"reproduce {NOWHERE}",
-        f"export {NOWHERE} --drop-attn 1",
-        f"compare {NOWHERE} {NOWHERE} --prompt x",
-        f"audit {NOWHERE} --baseline {NOWHERE} --samples ids.npy --attack relern",
-        f"search {NOWHERE} --samples ids.npy --max relern=0.1",
-        f"mitigate {NOWHERE} --samples ids.npy --corpus text.txt --output o",
-    )
-    path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    done = finish(start(*refused, program=("-c", _REFUSED), env=path))
-    assert done.code == 0, done.stderr
