@@ -131,12 +131,14 @@ def _note_progress(
         shared["moving"] = advance
 
     def report() -> None:
-        while not over.wait(max(shared["due"] - time.monotonic(), interval / 10)):
+        pause = 0.0  # so that bars shorter than any pause are seen, too
+        while not over.wait(pause):
             now = time.monotonic()
             if now >= shared["due"] and shared["moving"] is advance:
                 shared["due"] = now + interval
                 with suppress(OSError):  # whoever reads our notes has seen enough
                     note(f"{description}: {_describe_progress(done, total, now - began)}")
+            pause = max(shared["due"] - now, interval / 10)
 
     before, shared["moving"] = shared.get("moving"), advance
     thread = threading.Thread(target=report, daemon=True)
