@@ -21,7 +21,7 @@ from surgery.errors import CheckpointError, ManifestError, OutputError, SurgeryE
 from surgery.hub.finding import find_export, find_folder, find_recorded
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.static import WITH_SOURCE, Check, FileChecks
-from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions, read_manifest
+from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions
 from surgery.untrusted import guard, read_bytes, read_json
 
 TOOL = "attn-surgery"
@@ -115,9 +115,10 @@ def verify(
     """Checks an exported folder, or a published one. Stops at the first check that fails.
 
     **Arguments:** `model`, `source`: a folder or Hub id. `revision`: of `model` if it is a Hub id,
-    else of `source` (default: the recorded commit). `seed`: repeats the random input of an earlier run (default: a new one). `render`: reads and
-    renders a report (`evals.publication.report.render_report`); without it, neither a report nor a
-    card beside one is checked. `card`: whether to compare README.md.
+    else of `source` (default: the recorded commit). `seed`: repeats the random input of an earlier
+    run (default: a new one). `render`: reads and renders a report
+    (`evals.publication.report.render_report`); without it, neither a report nor a card beside one
+    is checked. `card`: whether to compare README.md.
 
     **Raises:** `ManifestError` if the model has no manifest; as `find_model`.
     """
