@@ -37,7 +37,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "choose": {
         "sweep": "Measure the effect of editing each block or head.",
-        "search": "Find the edit that meets a goal at the least cost.",
+        "search": "Look for the cheapest edit that meets a goal.",
     },
     "publish": {
         "push": "Publish an exported folder on the Hub, with its model card.",

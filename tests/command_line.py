@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pty
+import shlex
 import struct
 import subprocess
 import sys
@@ -69,6 +70,20 @@ def attn_surgery(*arguments: object) -> Outcome:
             code = stop.code
     assert isinstance(code, int)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def run_card(card: Path) -> list[tuple[str, Outcome]]:
+    """Runs what a model card says to make the model again, line by line, in the current folder."""
+    part = card.read_text().partition("## Make it again")[2].partition("<details>")[0]
+    block = "\n".join(line[4:] for line in part.splitlines() if line.startswith("    "))
+    done = []
+    for line in block.replace("\\\n", "").splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "attn-surgery":
+            done.append((arguments[0], attn_surgery(*arguments)))
+        else:
+            subprocess.run(line, shell=True, check=True)
+    return done
 
 
 def on_terminal(columns: int, work: Callable[[], object]) -> str:

@@ -17,9 +17,8 @@ from evals.evaluation.report import (
     Report,
     TaskResult,
 )
-from evals.inputs import LAB_TEXT
 from evals.verdicts import OK, describe_limits, join_sentences, settle, shorten_list
-from surgery.card.facts import name_form
+from surgery.card.facts import name_form, name_texts
 from surgery.hub.embedded import find_lab
 
 RELATIONS: dict[Relation, str] = {
@@ -74,14 +73,13 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
     command += ["--revision", edit.commit] if edit.commit else []
     command += ["--drop-attn", edit.drop_attn]
     command += ["--variant", edit.variant, *name_form(edit.layout, edit.family)]
-    for source in (edit.calibration or {}).get("sources", ()):
-        if source["name"] != LAB_TEXT:  # a lab model's default
-            command += ["--calibration", source["name"]]
-    if edit.healing:
-        lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
-        for source in edit.healing["sources"]:
-            command += ["--heal", lab if source["name"] == LAB_TEXT else source["name"]]
-        command += ["--heal-steps", str(edit.healing["steps"])]
+    fitted, healed = (
+        [source["name"] for source in (text or {}).get("sources", ())]
+        for text in (edit.calibration, edit.healing)
+    )
+    lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
+    command += [*name_texts("--calibration", fitted), *name_texts("--heal", healed, lab)]
+    command += ["--heal-steps", str(edit.healing["steps"])] if edit.healing else []
     return [shlex.join([*command, "--output", "OUT"])]
 
 

@@ -6,11 +6,14 @@ import html
 import json
 import re
 import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from surgery.families import SAVED_AS, family_of
+from surgery.hub.embedded import LAB_MODELS, LAB_TEXT, PREFIX, find_lab
 from surgery.record.manifest import Edit, Manifest, TextRecord
+from surgery.record.plan_file import list_edits
 from surgery.selection import by_variant, format_blocks, format_selection
 from surgery.variants import VARIANTS
 
@@ -33,6 +36,9 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "partial": format_blocks(tuple(sorted(partial))),
         "num_blocks": edit.num_blocks,
         "edits": [_describe_edit(edit) for edit in edits],
+        "again": _as_lines(["attn-surgery", "reproduce", name], _name_texts(edit, again=True)),
+        "steps": list(_list_steps(edits)),
+        "local": _list_files(edits),
         "layout": "stock" if modeling is None else "compact",
         "modeling": modeling,
         "architecture": family.architecture,
@@ -67,15 +73,6 @@ def _name_source(edit: Edit) -> str:
 
 
 def _describe_edit(edit: Edit) -> dict[str, Any]:
-    spec = format_selection(edit.parts, edit.num_heads)
-    chosen = ["--drop-attn", spec, "--variant", edit.variant]
-    if edit.variant == "mixed":
-        chosen = ["--plan", "PLAN"]  # a file of the rows of the table
-    revision = ["--revision", edit.source.commit] if edit.source.commit else []
-    calibration = ["--calibration", "TEXT"] if edit.calibration else []
-    if edit.healing:
-        calibration += ["--heal", "TEXT", "--heal-steps", str(edit.healing.steps)]
-    size = ["--max-shard-size", str(edit.max_shard_size)] if edit.max_shard_size else []
     return {
         "source": _name_source(edit),
         "commit": edit.source.commit,
@@ -83,13 +80,57 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
             (format_selection(parts, edit.num_heads), variant, VARIANTS[variant].SUMMARY)
             for variant, parts in by_variant(edit.parts).items()
         ],
-        "command": as_command(
-            shlex.join(["attn-surgery", "export", _name_source(edit), *revision])
-        ),
-        "options": as_command(
-            shlex.join([*chosen, *calibration, *name_form(edit.layout, edit.family), *size])
-        ),
     }
+
+
+def _list_steps(edits: Sequence[Edit]) -> Iterator[Markdown]:
+    """Yields the commands that make all edits again, oldest first, in a shell."""
+    for edit, following in zip(edits, [*edits[1:], None], strict=True):
+        chosen = ["--drop-attn", format_selection(edit.parts, edit.num_heads)]
+        chosen += ["--variant", edit.variant]
+        if edit.variant == "mixed":
+            plan = {"edits": [one.model_dump() for one in list_edits(edit.parts, edit.num_heads)]}
+            yield as_command(f"echo {shlex.quote(json.dumps(plan))} > plan.json")
+            chosen = ["--plan", "plan.json"]
+        revision = ["--revision", edit.source.commit] if edit.source.commit else []
+        steps = ["--heal-steps", str(edit.healing.steps)] if edit.healing else []
+        size = ["--max-shard-size", str(edit.max_shard_size)] if edit.max_shard_size else []
+        is_local = following is not None and following.source.commit is None
+        output = ["--output", _name_source(following)] if following and is_local else []
+        texts, form = _name_texts(edit, again=False), name_form(edit.layout, edit.family)
+        yield _as_lines(
+            ["attn-surgery", "export", _name_source(edit), *revision],
+            [*chosen, *texts, *steps, *form, *size, *output],
+        )
+
+
+def _name_texts(edit: Edit, *, again: bool) -> list[str]:
+    """The options that name an edit's texts, for `reproduce` (`again`) or for `export`."""
+    fitted, healed = (
+        [source.name for source in text.sources] if text else []
+        for text in (edit.calibration, edit.healing)
+    )
+    lab = None if again else find_lab(edit.source.model) or f"{PREFIX}{LAB_MODELS[0]}"
+    return [*name_texts("--calibration", fitted), *name_texts("--heal", healed, lab)]
+
+
+def name_texts(option: str, names: Iterable[str], lab: str | None = None) -> list[str]:
+    """The options that name recorded texts, for a command that runs in their folder.
+
+    `lab`: names the lab's text; None: it is what the command takes without an option.
+    """
+    named = (lab if name == LAB_TEXT else name for name in dict.fromkeys(names))
+    return [word for name in named if name is not None for word in (option, name)]
+
+
+def _list_files(edits: Sequence[Edit]) -> Markdown:
+    """The folders and files that the commands take from the folder that they run in."""
+    found = [_name_source(e) for e in edits if not e.source.commit and not find_lab(e.source.model)]
+    for edit in edits:
+        found += [
+            name for name in _name_texts(edit, again=True)[1::2] if not name.startswith("hf:")
+        ]
+    return Markdown(", ".join(map(as_code, dict.fromkeys(found))))
 
 
 def name_form(layout: str, family: str) -> list[str]:
@@ -120,6 +161,11 @@ def as_code(text: object) -> Markdown:
 def as_command(text: object) -> Markdown:
     """One line for a block of code, in which no comment of ours can start."""
     return Markdown(make_printable(text).replace("<", "‹"))
+
+
+def _as_lines(*parts: Sequence[str]) -> Markdown:
+    """A command for a block of code, with a line for each part that is not empty."""
+    return Markdown(" \\\n        ".join(as_command(shlex.join(part)) for part in parts if part))
 
 
 def as_python(text: str) -> Markdown:
