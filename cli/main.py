@@ -22,7 +22,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "edit": {
         "export": "Make chosen blocks attention-free and save a checkpoint.",
         "inspect": "Show a model's size and which of its blocks are attention-free.",
-        "verify": "Check that an exported folder is what its manifest says.",
+        "verify": "Check that an exported model is what its manifest says.",
         "apply-patch": "Make the checkpoint that a patch of `export --as-patch` describes.",
     },
     "measure": {
@@ -37,7 +37,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "choose": {
         "sweep": "Measure the effect of editing each block or head.",
-        "search": "Find the edit that meets a goal at the least cost.",
+        "search": "Look for the cheapest edit that meets a goal.",
     },
     "publish": {
         "push": "Publish an exported folder on the Hub, with its model card.",

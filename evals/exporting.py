@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from evals.healing import find_healing_text, open_recorded_text, read_healing_text
+from evals.healing import find_healing_text, find_recorded_text, heal_on, read_healing_text
 from evals.inputs import (
     Progress,
     Say,
@@ -263,8 +263,8 @@ def repeat_export(
     """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, and
     healed on the text `heal`.
 
-    Arguments and errors are those of `surgery.reproduction.reproduce`. Raises `SamplesError`
-    for a healed model without its text.
+    Arguments and errors are those of `surgery.reproduction.reproduce`. Raises `SamplesError`,
+    which names the recorded text, for a fitted or healed model without it.
     """
     from surgery.exporting import check_target
     from surgery.reproduction import open_original, reproduce
@@ -274,12 +274,15 @@ def repeat_export(
     original = open_original(model, revision)
     edit = original.manifest.edit
     variants = [part.variant for part in edit.parts]
-    text = find_calibration_text(calibration, edit.source.model, variants)
-    if text is not None and edit.calibration is not None:
+    if edit.calibration is None:
+        text = find_calibration_text(calibration, edit.source.model, variants)
+    else:
+        text = find_recorded_text(calibration, edit.calibration, model, "calibration")
         text = replace(text, spread=edit.calibration.spread)
     healing = None
     if edit.healing:
-        healing = open_recorded_text(heal, edit.healing, model, overwrite, progress)
+        healed_on = find_recorded_text(heal, edit.healing, model, "heal")
+        healing = heal_on(healed_on, edit.healing, overwrite, progress)
     with progress("reproduce", None) as advance:
         return reproduce(
             original,

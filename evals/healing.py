@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from evals.inputs import Progress, Say, read_lab_text, say_nothing, tokenize_passages
 from surgery.errors import SamplesError
-from surgery.hub.embedded import find_lab
+from surgery.hub.embedded import LAB_TEXT, find_lab
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from surgery.fitting.calibration import Calibration, Text
     from surgery.healing.training import Flags, Schedule
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.manifest import HealingRecord
+    from surgery.record.manifest import HealingRecord, TextRecord
 
 SHARED = 16
 """Tokens in a row that a passage and the text may not share; fewer for a shorter passage."""
@@ -129,34 +129,42 @@ def _read_again(
     from surgery.healing.training import Schedule
 
     schedule = Schedule(recorded.steps, recorded.seed, recorded.rank)
-    found = schedule.tokenize(text, tokenizer, dimensions)
+    named = ", ".join(map(str, recorded.sources))
+    found = schedule.tokenize(
+        text, tokenizer, dimensions, lambda windows: f"give the recorded text, {named}"
+    )
     now = found.record_text()
     if now.sha256 != recorded.sha256:
         raise SamplesError(
             "is not the text that the model was healed on",
             where=", ".join(source.name for source in now.sources),
-            expected=f"{', '.join(source.name for source in recorded.sources)}, tokens of SHA-256 "
-            f"{recorded.sha256[:12]}",
+            expected=f"{named}, tokens of SHA-256 {recorded.sha256[:12]}",
             got=now.sha256[:12],
         )
     return schedule, found
 
 
-def open_recorded_text(
-    named: Sequence[str], record: HealingRecord, model: str, overwrite: bool, progress: Progress
-) -> Callable[[Export, Path], Export]:
-    """Finds the text that `model` was healed on. Returns what heals a cut again: `(cut, output)`.
+def find_recorded_text(named: Sequence[str], record: TextRecord, model: str, option: str) -> Text:
+    """The recorded text, which `option` names, or which is the lab's.
 
-    Raises `SamplesError` if no text is `named`; what it returns raises one for other text.
+    Raises `SamplesError` if no text is `named`; whoever reads the text compares its tokens.
     """
-    if not named:
-        raise SamplesError(
-            "was healed on text that is not here",
-            where=model,
-            expected=", ".join(source.name for source in record.sources),
-            fix="give it with `heal`",
-        )
-    text = find_healing_text(named)
+    if named:
+        return find_healing_text(named)
+    if {source.name for source in record.sources} == {LAB_TEXT}:
+        return read_lab_text()
+    raise SamplesError(
+        "needs the text that it was made with",
+        where=model,
+        expected=", ".join(map(str, record.sources)),
+        fix=f"give each file with `{option}`",
+    )
+
+
+def heal_on(
+    text: Text, record: HealingRecord, overwrite: bool, progress: Progress
+) -> Callable[[Export, Path], Export]:
+    """Returns what heals a cut again: `(cut, output)`. It raises `SamplesError` for other text."""
 
     def heal_again(cut: Export, output: Path) -> Export:
         from surgery.editing.loading import load_tokenizer

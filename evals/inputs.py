@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from surgery.hub.embedded import find_lab
+from surgery.hub.embedded import LAB_TEXT, find_lab
 
 if TYPE_CHECKING:
     from evals.models import LoadedModel
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from surgery.plan import Plan as EditPlan
 
 
-LAB_TEXT = "lab calibration text"
-"""The name of the lab's text in records."""
 Plan = TypeVar("Plan")
 Result = TypeVar("Result")
 Say = Callable[[str], None]

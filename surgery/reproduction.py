@@ -231,7 +231,8 @@ def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
         raise SamplesError(
             "is not the recorded calibration text",
             where=", ".join(text.name for text in found.sources),
-            expected=f"tokens of SHA-256 {recorded.sha256[:12]}",
+            expected=f"{', '.join(map(str, recorded.sources))}, tokens of SHA-256 "
+            f"{recorded.sha256[:12]}",
             got=found.sha256[:12],
         )
     sizes = [(one.tokens, one.window, [*one.blocks]) for one in (recorded, found)]

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -196,7 +197,14 @@ def test_single_heads_and_a_chain_of_edits() -> None:
     assert "| `EleutherAI/pythia-1.4b` | 3 |" in card
     assert "| `once` | 5.1 | " in card
     assert "| `once` | 6.0 | " in card
-    assert "export once \\\n        --plan PLAN --calibration TEXT --layout stock\n" in card
+    assert "    attn-surgery reproduce me/twice \\\n        --calibration text.txt\n\n" in card
+    assert "--variant zero --layout stock --output once\n    echo '" in card
+    plan = [{"drop_attn": "5.1", "variant": "mean"}, {"drop_attn": "6.0", "variant": "linear"}]
+    assert f"    echo '{json.dumps({'edits': plan})}' > plan.json\n" in card
+    export = "export once \\\n        --plan plan.json --calibration text.txt --layout stock\n"
+    assert (
+        f"    attn-surgery {export}\nRun these in the folder that holds `once`, `text.txt`." in card
+    )
     assert "needs the same calibration text (`text.txt`). They are the same bytes with\n" in card
     assert "secret" not in card
 

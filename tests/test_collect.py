@@ -318,7 +318,8 @@ def test_mistakes_in_a_corpus(tmp_path):
     )
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "a.parquet")
     assert message(tmp_path / "a.parquet") == (
-        f"{tmp_path / 'a.parquet'} row 1: no text in column 'text' (got no such column)"
+        f"{tmp_path / 'a.parquet'} row 1: no text in column 'text' (got no such column); columns "
+        "found: words; name the one to use: FILE:COLUMN"
     )
     for column, got in (
         (["a", None], "row 2: no text in column 'text' (got NoneType)"),

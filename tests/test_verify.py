@@ -243,7 +243,7 @@ def test_another_source(folder: Path, source: Path, tmp_path: Path) -> None:
     assert_fails(folder, "edit", text, neo)
     copy = Path(shutil.copytree(source, tmp_path / "elsewhere"))
     assert surgery.verify(folder, source=copy).ok
-    with pytest.raises(ValueError, match="`revision` goes with `source`"):
+    with pytest.raises(SurgeryError, match="`revision` goes with a Hub id"):
         surgery.verify(folder, revision="main")
 
 

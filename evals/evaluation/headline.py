@@ -17,10 +17,9 @@ from evals.evaluation.report import (
     Report,
     TaskResult,
 )
-from evals.inputs import LAB_TEXT
 from evals.verdicts import OK, describe_limits, join_sentences, settle, shorten_list
 from surgery.hub.embedded import find_lab
-from surgery.record.command import write_export_command
+from surgery.record.command import name_texts, write_export_command
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is not a recorded source of the edited model",
@@ -80,8 +79,8 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
         revision=edit.commit,
         drop_attn=edit.drop_attn,
         variant=edit.variant,
-        calibration=[name for name in fitted if name != LAB_TEXT],  # a lab model's default
-        heal=[lab if name == LAB_TEXT else name for name in healed],
+        calibration=name_texts(fitted),
+        heal=name_texts(healed, lab),
         heal_steps=edit.healing["steps"] if edit.healing else None,
         layout=edit.layout,
         family=edit.family,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,23 @@ def cut_passages(
     """
     is_text, is_pair = _check_kind(table, tokenizer), len(table.columns) == 2
     length = prefix + suffix
+    wanted: list[dict[str, int]] = [{"prefix": prefix, "suffix": suffix}]  # of each part of a row
     needed = {f"{length} tokens (prefix {prefix} + suffix {suffix})": length}
     if is_pair:
+        wanted = [{"prefix": prefix}, {"suffix": suffix}]
         needed = {f"{prefix} prefix tokens": prefix, f"{suffix} suffix tokens": suffix}
     rows, kept, notes, short = [], [], [], []
+    lengths: list[tuple[int, ...]] = []
     for at, (name, passage) in enumerate(zip(table.ids, table.rows, strict=True)):
         parts = _tokenize(passage, tokenizer) if is_text else passage
         if parts is None:
             notes.append(RowNote(name, TORN, kept=False))
             continue
-        sizes = zip(needed.items(), map(len, parts), strict=True)
-        if missing := [(what, size) for (what, least), size in sizes if size < least]:
+        sizes = tuple(map(len, parts))
+        fits = zip(needed.items(), sizes, strict=True)
+        if missing := [(what, size) for (what, least), size in fits if size < least]:
             short.append((at, *missing[0]))
+            lengths.append(sizes)
             notes.append(RowNote(name, f"{SHORT} {missing[0][0]}", kept=False))
             continue
         row = parts[0][:length]
@@ -48,6 +54,8 @@ def cut_passages(
             notes.append(RowNote(name, reason, kept=True))
         rows.append(row)
         kept.append(at)
+    if short and not rows and (skip_short or len(short) == table.number):
+        raise _refuse_lengths(table, wanted, lengths)
     if short and not skip_short:
         at, what, size = short[0]
         raise SamplesError(
@@ -60,6 +68,37 @@ def cut_passages(
     if not rows:
         raise SamplesError("no row can be used", where=table.where, got=notes[0].reason)
     return _stack(table, rows, kept), kept, notes
+
+
+def _refuse_lengths(
+    table: PassageTable, wanted: Sequence[Mapping[str, int]], short: Sequence[tuple[int, ...]]
+) -> SamplesError:
+    """Says how long the rows are if none is long enough, and proposes lengths that fit.
+
+    `wanted`: the lengths wanted of each part of a row; `short`: those of the rows too short.
+    """
+    found, tries, leaves_out = [], [], False
+    for part, sizes in zip(wanted, zip(*short, strict=True), strict=True):
+        least, middle = sum(part.values()), median(sizes)
+        if min(sizes) >= least:
+            continue
+        kind = "" if len(part) > 1 else f"{min(part)} "
+        found.append(f"{least} {kind}tokens (median {middle:g})")
+        room = min(sizes) if 2 * min(sizes) >= middle else min(int(middle), least)
+        leaves_out |= room > min(sizes)
+        for name, length in part.items():
+            fit = room * length // least
+            tries.append((name, fit - fit % 8 if fit > 8 else fit))
+    fix = "give longer passages"
+    if all(length for _, length in tries):
+        fix = "try " + " ".join(f"`{name}_length={length}`" for name, length in tries)
+        fix += " `skip_short`" if leaves_out else ""
+    number, torn = table.number, table.number - len(short)
+    rows = f"{len(short)} of {number} rows have" if torn else f"all {number} rows have"
+    what = f"{rows} fewer than {' or '.join(found)}"
+    return SamplesError(
+        f"{what}, and in the others {TORN}" if torn else what, where=table.where, fix=fix
+    )
 
 
 def _check_kind(table: PassageTable, tokenizer: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.errors import SamplesError
-from surgery.reading.rows import read_rows
+from surgery.reading.rows import propose_column, read_rows
 from surgery.reading.sources import TextOrTable
 from surgery.untrusted import guard, parse_json
 
@@ -93,24 +93,22 @@ def _make_table(
                 expected="text in every row, or a list of token ids in every row",
                 got=f"{got}, first in row {bad[0] + 1}",
             )
-    pair = ("prefix", "suffix")
-    used = [p for p in (("tokens",), ("text",), pair) if passages.keys() >= set(p)]
-    if not used:
-        raise SamplesError(
-            "no passages",
-            where=where,
-            expected="a column tokens, columns prefix and suffix, or a column text",
-            got=", ".join(passages) or "none of them",
-            fix="name the column: FILE:COLUMN",
-        )
+    used = _find_passages(passages)
+    assert used is not None
     names = tuple(map(str, labels.id or ids))
     ((name, times),) = Counter(names).most_common(1)
     if times > 1:
         rows = [str(at) for at, one in enumerate(names, 1) if one == name][:2]
         got = f"{name!r} {times} times, first in rows {' and '.join(rows)}"
         raise SamplesError("ids are not unique", where=where, got=got)
-    found = tuple(passages[name] for name in used[0])
+    found = tuple(passages[name] for name in used)
     return PassageTable(str(where), names, found, labels, shape)
+
+
+def _find_passages(columns: Container[str]) -> tuple[str, ...] | None:
+    """Returns which of the columns hold the passages; None if they do not."""
+    forms = (("tokens",), ("text",), ("prefix", "suffix"))
+    return next((form for form in forms if all(name in columns for name in form)), None)
 
 
 def read_arrays(paths: Sequence[Path]) -> PassageTable:
@@ -155,6 +153,14 @@ def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:
                 if len(ids) >= MOST_ROWS or size > MOST_BYTES:
                     raise ValueError(f"more than {MOST_ROWS:,} rows, or {MOST_BYTES:,} bytes")
             ids.append(number if len(sources) == 1 else f"{source.name}:{number}")
+    if columns is not None and _find_passages(columns) is None:
+        column = sources[0].column
+        raise SamplesError(
+            "no passages" if column is None else f"no column {column!r}",
+            where=named,
+            expected=None if column else "columns tokens, prefix and suffix, or text",
+            fix=propose_column(sources[0]),
+        )
     return _make_table(named, ids, columns or {})
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from surgery.families import SAVED_AS
+from surgery.hub.embedded import LAB_TEXT
+
+
+def name_texts(names: Iterable[str], lab: str | None = None) -> list[str]:
+    """Recorded texts as a command that runs in their folder takes them, each once.
+
+    `lab`: names the lab's text; None: it is what the command takes without an option.
+    """
+    named = (lab if name == LAB_TEXT else name for name in dict.fromkeys(names))
+    return [name for name in named if name is not None]
 
 
 def write_export_command(

@@ -88,6 +88,11 @@ class TextSource(Record):
     size: int | None = Field(default=None, ge=0)
     sha256: Sha256 | None = None
 
+    def __str__(self) -> str:
+        known = [] if self.size is None else [f"{self.size:,} bytes"]
+        known += [] if self.sha256 is None else [f"text read of SHA-256 {self.sha256[:12]}"]
+        return f"{self.name} ({', '.join(known)})" if known else self.name
+
 
 class BlockFit(Record):
     """How well a token alone predicts a block's context vectors (see `Fit`).

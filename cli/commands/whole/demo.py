@@ -21,8 +21,8 @@ CONTINUED = (
     "Each model gets the first half of a text and writes as many tokens more, always the most "
     "likely one. Tokens that differ from what the base writes are colored.",
     "The figures are of the second half as it really is: the share of its tokens that a model "
-    "predicts, each after the true ones, and its loss. The loss is high for a record that is gone, "
-    "and low for ordinary text that a model still predicts well.",
+    "predicts, each after the true ones, and its loss. The loss is high for a record that it no "
+    "longer predicts, and low for ordinary text that a model still predicts well.",
     "A model that has lost a record must write something else. A model this small often repeats "
     "itself then.",
 )

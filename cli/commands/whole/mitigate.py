@@ -90,7 +90,7 @@ def command(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Remove what MODEL recites: search, export, verify, attack, and evaluate in one command.
+    """Reduce what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
     Searches for the edit that keeps --max-extraction and every --max at the least cost (into
     OUT-search). Exports it to OUT, verifies it, and attacks it. Report, model card, and recipe go
