@@ -72,7 +72,7 @@ def chart_map(found: ModelMap, chosen: Sequence[Part], title: str = "") -> Chart
     rows = {grid.kind: len(grid.worths) for grid in found.grids}
     rows = dict(sorted(rows.items(), key=lambda pair: pair[1]))  # whole blocks first
 
-    def make_grid(variant: str, cells: Mapping[tuple[str, str], Cells]) -> Grid:
+    def make_grid(variant: str, cells: Mapping[tuple[Kind, str], Cells]) -> Grid:
         missing: list[float | None] = [None] * found.num_blocks
         sections = [
             (

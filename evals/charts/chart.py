@@ -81,16 +81,17 @@ class Chart(NamedTuple):
 
     def embed(self) -> Picture:
         """Makes SVGs for a page, which has its own heading. Text stays text."""
-        urls = []
-        for narrow in (False, True):
+
+        def make_url(narrow: bool) -> str:
             file = StringIO()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # its own font lacks letters that browsers have
                 with self.open({"svg.fonttype": "none"}, narrow=narrow) as figure:
                     figure.savefig(file, format="svg", metadata=_PLAIN)
             data = base64.b64encode(file.getvalue().encode()).decode()
-            urls.append(f"data:image/svg+xml;base64,{data}")
-        return Picture(*urls, self.alt)
+            return f"data:image/svg+xml;base64,{data}"
+
+        return Picture(make_url(narrow=False), make_url(narrow=True), self.alt)
 
     @contextmanager
     def open(self, more: Any = None, *, title: str = "", narrow: bool = False) -> Iterator[Figure]:

@@ -49,8 +49,7 @@ def draw_dots(
         axes.axvline(0, color="0.6", linewidth=0.8, zorder=1)
         for at, limit in enumerate(limits):
             if limit is not None:
-                style = {"label": "limit" if not any(limits[:at]) else ""}
-                axes.vlines(100 * limit, at - 0.45, at + 0.45, "0.3", **style)
+                axes.vlines(100 * limit, at - 0.45, at + 0.45, "0.3", label="limit")
         names = [clean(name) for name in rows]
         names = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in names]
         axes.set_yticks(range(len(rows)), [] if narrow else names)

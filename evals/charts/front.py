@@ -104,15 +104,14 @@ def _paint_blocks(axes: Axes, points: Sequence[BlockPoint], num_blocks: int) -> 
     middle = {"ha": "center", "va": "center_baseline"}
     for kind, (label, marker, size) in {"block": ("one block alone", "s", 60), **SMALL}.items():
         for number, (_, block, x, y) in enumerate(p for p in points if p.kind == kind):
+            place, numbered = (round(x, 1), round(y, 1)), kind == "block"
+            shift = 8 * taken[place] if numbered else 0
+            taken[place] += numbered
+            moved = offset_copy(axes.transData, figure, x=shift, units="points")
+            where: Any = {"transform": moved if shift else axes.transData}
+            where["zorder"] = 3 + number / 1000 if numbered else 2  # hides the number of one below
             look: Any = {"marker": marker, "s": size, "cmap": _DEPTH, "label": label}
-            look |= {"vmin": 0, "vmax": num_blocks - 1, "zorder": 2}
-            if kind == "block":
-                place = round(x, 1), round(y, 1)
-                shift, taken[place] = 8 * taken[place], taken[place] + 1
-                moved = offset_copy(axes.transData, figure, x=shift, units="points")
-                above = 3 + number / 1000  # a point hides the number of one below it
-                where: Any = {"transform": moved if shift else axes.transData, "zorder": above}
+            axes.scatter(x, y, c=[block], vmin=0, vmax=num_blocks - 1, **look, **where)
+            if numbered:
                 color = "white" if 2 * block >= num_blocks else "black"
                 axes.text(x, y, str(block), middle, color=color, size=5, **where)
-                look |= where
-            axes.scatter(x, y, c=[block], **look)
