@@ -28,7 +28,7 @@ def draw_table(table: Table, names: Sequence[str]) -> Picture | None:
         rows = [row for row in table.rows if _is_score(row)]
         label = "change from the base in percentage points, 95 % intervals"
         cells = [
-            [None, *(one and Dot(one.change or 0.0, one.change_ci95) for one in row.edits)]
+            [None, *(Dot(one.change or 0.0, one.change_ci95) if one else None for one in row.edits)]
             for row in rows
         ]
     if not rows:
@@ -65,7 +65,7 @@ def draw_trade_off(report: Report) -> Picture | None:
     if not (losses and collect_parts(report, "extraction")):
         return None
     points = [*collect_parts(report, "audit"), *report.front]
-    limited = report.settings.max if report.edits[0].audit else ()
+    limited = report.settings.max if report.edits[0].audit else {}
     attack = next((name for name in limited if all(name in one.recovered for one in points)), "")
     rises = [0.0, *(loss.difference.mean for loss in losses)]
     base, *edits = [

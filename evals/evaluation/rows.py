@@ -256,8 +256,8 @@ def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
         if one.twin is not None:
             way = _describe_way(one.toward_twin)
             notes.append(", ".join(filter(None, (f"twin {_make_share(one.twin).value}", way))))
-        change = {"change": one.paired.difference, "change_ci95": one.paired.ci95}
-        cells.append(replace(edited, **change, note="; ".join(notes)))
+        change, ends = one.paired.difference, one.paired.ci95
+        cells.append(replace(edited, change=change, change_ci95=ends, note="; ".join(notes)))
     n, runs = first.edited.n, first.edited.runs
     label = f"recovered by {first.name}{runs and f', {runs}'}"
     yield Row(label, n, _make_share(first.base), tuple(cells), first.definition)
