@@ -200,12 +200,12 @@ def mitigate(
     overwrite: bool = False,
     say: Say = say_nothing,
     progress: Progress = show_nothing,
-    show_search: Callable[[dict[str, Any], Path], None] = lambda found, folder: None,
+    show_search: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> Mitigation | None:
     """Searches into OUTPUT-search, exports into `output`, and puts report, card, and recipe there.
 
     A run that was interrupted continues where it stopped. `show_search` gets the search's answer
-    and folder before the export starts. Returns None on all processes but the main one. Raises
+    before the export starts. Returns None on all processes but the main one. Raises
     `SurgeryError`.
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
@@ -232,7 +232,7 @@ def mitigate(
     if result["selected"] is None:
         limits = ", ".join(f"{most:g} ({name})" for name, most in request.limits.items())
         say(f"no edit meets the limit of {limits}: continuing with the best one")
-    show_search(result, folder)
+    show_search(result)
     say("2 of 3: export")
     for place in exports:
         healed, ours = place != exports[0], job.made(place)

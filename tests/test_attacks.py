@@ -60,6 +60,8 @@ def test_prefix_of_a_short_suffix_is_greedy_and_says_so(right) -> None:
     """No cut but the suffix's own beginning leaves 16 tokens or more."""
     assert recovered("prefix", right) == recovered("greedy", right)
     assert "a suffix of 16 tokens or fewer" in make_attack("prefix").definition
+    assert make_attack("hints:1").definition.startswith("at most 1 token of the suffix is wrong:")
+    assert make_attack("hints:2").definition.startswith("at most 2 tokens of the suffix are wrong:")
 
 
 @given(RIGHT, st.integers(1, 24))

@@ -148,7 +148,7 @@ def test_limits_and_the_table(audited) -> None:
     assert last.startswith("verdict: Do not ship it: it misses hints:2. ")
     assert last.endswith(" No attack that trains the model was run.")
     assert "What an attacker recovers of 336 passages" in missed.stdout
-    assert "never trained on (n = 60)" in missed.stdout
+    assert "never trained on (n ≤ 60)" in missed.stdout
     assert "75.3%" in missed.stdout
 
 

@@ -38,7 +38,7 @@ def print_evaluation(report: Report, *places: Path, table: bool = True) -> State
             echo(f"{whose}{edit.verdict}")
         each = ["edited", "difference [95% interval]", "verdict"]
         names = [edit.name for edit in report.edits] if several else each
-        print_table(["", "base", *names], _rows(report, several))
+        print_table(["", "base", *names], _rows(report, several), words=0 if several else 1)
         for whose, gate in gates:
             echo(f"{whose}gate {describe_gate(gate)}")
         for place in places:
@@ -50,7 +50,7 @@ def _rows(report: Report, several: bool) -> Iterator[tuple[str, ...]]:
     from evals.evaluation.rows import make_tables
 
     for row in (row for table in make_tables(report) for row in table.rows if row.main):
-        cells = [row.base.value if row.base else ""]
+        cells = [row.base.value or row.base.note if row.base else ""]
         for cell in row.edits:
             texts = ("", "", "") if cell is None else (cell.value, cell.difference, cell.note)
             cells += [texts[0] or texts[2]] if several else texts

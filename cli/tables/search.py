@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.tables import format_interval, print_table
+from cli.tables import format_figure, format_interval, print_table
 from cli.terminal import echo
 from surgery.record.command import write_export_command
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 HALVES = ("held back", "chosen on")
 
 
-def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> None:
-    """Prints the table of a report, and the command that makes the chosen edit."""
+def print_search(result: dict[str, Any]) -> None:
+    """Prints the table of a report, and what the held-back half says of each limit."""
     base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     rows = [("unedited", base, base["held_back"])]
     if deep is not None:
@@ -51,15 +51,16 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
     _explain_choice(result)
     for one in there["limits"]:
         if one["name"] != measure:
-            rate = format_interval(one["value"], one["ci95"])
-            echo(f"{one['name']} of the held-back half: {rate}, limit {one['limit']:.1%}")
+            echo(
+                f"{one['name']} of the held-back half (n = {one['n']:,}): {format_figure(one)}, "
+                f"limit {one['limit']:.1%}"
+            )
     if (rise := there["healed_rise"]) is not None:
         echo(
             f"Limits are those of the healed edit, which costs {rise:+.3f} nats per token relative "
             "to the unedited model healed the same way. The table shows the cut."
         )
     echo(_describe_held_back(result))
-    echo(f"To export it, run: {_write_export_command(result, request, plan)}")
 
 
 def _describe_held_back(result: dict[str, Any]) -> str:
@@ -96,7 +97,7 @@ def _explain_choice(result: dict[str, Any]) -> None:
             echo(f"Passed over: {number} better by the table, which {why}.")
 
 
-def _write_export_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
+def write_export_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
     """The command that makes the chosen edit."""
     words = write_export_command(
         request.model,

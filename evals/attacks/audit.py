@@ -14,7 +14,7 @@ import numpy as np
 
 from evals.attacks.attack import Attack, AttackOutcome, Target, split
 from evals.attacks.names import HEALED, choose_attacks, find_attack, list_untried
-from evals.attacks.picture import draw_audit
+from evals.attacks.picture import PICTURES, draw_audit
 from evals.attacks.request import AuditRequest
 from evals.attacks.result import (
     AllRecovered,
@@ -49,7 +49,8 @@ from surgery.output import check_output, create_folder, recognize_by, write_line
 from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.record.manifest import list_versions
 
-owned = recognize_by("audit.json", ("attacks", "limits"), "audit.png", "audit.svg")
+_PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
+owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
 
 
 @dataclass(frozen=True)

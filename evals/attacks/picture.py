@@ -4,53 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+from evals.charts.dots import Dot, draw_dots
+from evals.charts.lines import LinePanel, draw_lines
+from evals.charts.panels import Point, Series
 
-from evals.drawing import draw
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_LOOKS: dict[str, dict[str, Any]] = {
-    "base": {"color": "#8f2d00", "marker": "s"},
-    "edited": {"color": "#000000", "marker": "o"},
-    "control": {"color": "#4a9bd9", "marker": "|", "markersize": 9.0},
-}
+PICTURES = ("audit", "curves")
 
 
 def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draws audit.png and audit.svg from the object of `audit --json`.
+    """Draws the object of `audit --json`.
 
-    One line per attack holds its shares with 95 % intervals. A second panel holds the fine-tuning
-    curves, if there are any.
+    `audit`: a line per attack, with its shares and 95 % intervals. `curves`: what comes back over
+    the steps of fine-tuning, for attacks that train.
     """
     rated = [attack for attack in result["attacks"] if "paired" in attack]
-    curves = [attack for attack in rated if attack.get("curve")]
+    drawn, n = [], result["n"]
+    if rated:
+        names = {"base": "base", "edited": "edited", "control": "never trained on"}
+        dots = {name: [_make_dot(attack[key]) for attack in rated] for key, name in names.items()}
+        limits = {limit["name"]: limit["limit"] for limit in result["limits"]}
+        chart = draw_dots(
+            f"What an attacker recovers of {n} passages",
+            "passages recovered, 95 % intervals",
+            [_name_row(attack, n) for attack in rated],
+            dots,
+            [limits.get(attack["name"]) for attack in rated],
+        )
+        drawn += chart.save(folder, "audit")
+    curves = {one["name"]: one["curve"]["edited"] for one in rated if one.get("curve")}
+    if curves:
+        series = [
+            Series(
+                name, [Point(x, 100 * y) for x, y in zip(one["stages"], one["any"], strict=True)]
+            )
+            for name, one in curves.items()
+        ]
+        panel = LinePanel("steps of fine-tuning", "recovered (any), %", series)
+        title = "What comes back of the edited model's passages by fine-tuning"
+        drawn += draw_lines(title, [[panel]]).save(folder, "curves")
+    return drawn
 
-    def paint(figure: Figure) -> None:
-        widths = [2, 1] if curves else [2]
-        left, *others = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
-        for look, offset in zip(_LOOKS, (-0.2, 0.0, 0.2), strict=True):
-            some = {i + offset: a[look] for i, a in enumerate(rated) if a[look] is not None}
-            shares = [(share["rate"], *share["ci95"]) for share in some.values()]
-            rates, *ends = 100 * np.reshape(shares, (-1, 3)).T
-            known = {"linestyle": "none", "xerr": np.abs(ends - rates), **_LOOKS[look]}
-            label = "never trained on" if look == "control" else look
-            left.errorbar(rates, list(some), label=label, **known)
-        left.set_yticks(range(len(rated)), [attack["name"] for attack in rated])
-        left.invert_yaxis()
-        left.set_xlabel("passages recovered, %")
-        for right in others:
-            for attack, style in zip(curves, ("-", "--", ":"), strict=False):
-                curve, label = attack["curve"]["edited"], f"edited, {attack['name']}"
-                looks = {"linestyle": style, "marker": "o", "color": "black"}
-                shares = [100 * share for share in curve["any"]]
-                right.plot(curve["stages"], shares, label=label, **looks)
-            right.set_xlabel("steps of fine-tuning")
-            right.set_ylabel("recovered (any), %")
-            right.set_ylim(bottom=0)
 
-    title = f"What an attacker recovers of {result['n']} passages (95 % intervals)"
-    return draw(paint, folder, "audit", title=title, size=(9.0, 1.9 + 0.35 * len(rated)))
+def _make_dot(share: Mapping[str, Any] | None) -> Dot | None:
+    return Dot(share["rate"], share["ci95"]) if share is not None and share["n"] else None
+
+
+def _name_row(attack: Mapping[str, Any], n: int) -> str:
+    """With the number of passages that the attack counts, where it is not the number of all."""
+    counted, name = attack["edited"]["n"], str(attack["name"])
+    return (
+        name if counted == n else f"{name} (n = {counted})" if counted else f"{name} (none counts)"
+    )

@@ -1,86 +1,44 @@
-"""Draws a report's pictures as SVG inside the page. Its tables hold the same figures."""
+"""A report's pictures inside the page. Its tables hold the same figures."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
 
-from evals.drawing import LINES, draw_svg
+from evals.charts.chart import Picture
+from evals.charts.dots import Dot, draw_dots
+from evals.charts.front import FrontPanel, draw_front
+from evals.charts.grid import Grid, Scale, draw_grid
+from evals.charts.panels import Point, Series
 from evals.evaluation.report import EditSummary, Report
-from evals.evaluation.rows import NATS, SHARE, Ends, Row, Table, collect_parts
-from evals.model_map import measure_height, paint_map
-from surgery.card.facts import make_printable
+from evals.evaluation.rows import NATS, SHARE, Cell, Ends, Row, Table, collect_parts
+from evals.model_map import chart_map
 from surgery.selection import Part
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Dot = tuple[float, Ends] | None
-"""A figure and its interval; None: not measured."""
-
-_BASE = {"color": "#6a7077", "marker": "o", "markerfacecolor": "none", "markersize": 9.0}
-_EDITS = [("#0b57b0", "o"), ("#8f2d00", "s"), ("#00754f", "^"), ("#8a5a00", "D"), ("#6b3fa0", "v")]
-_WIDTH, _NARROW = 7.2, 3.7
-"""Inches; the second for small screens, where the first would shrink its text and intervals."""
-
-
-class Picture(NamedTuple):
-    """`wide`, `narrow`: SVGs as data: URLs. `alt`: a description for screen readers."""
-
-    wide: str
-    narrow: str
-    alt: str
 
 
 def draw_table(table: Table, names: Sequence[str]) -> Picture | None:
-    """A line per row, with a dot and its 95 % interval, in percent, for every model.
+    """A line per row, with a dot and its 95 % interval for every model.
 
     Shares of passages, or else differences from the base of scores between 0 and 1. None if the
     table has neither.
     """
     rows = [row for row in table.rows if _is_share(row)]
     label = "share of passages, 95 % intervals"
-    alt = f"{table.heading}: every model's shares in the table, with their intervals."
-    dots: list[list[Dot]] = [
-        [
-            None if one is None or one.number is None else (one.number, one.ci95)
-            for one in (row.base, *row.edits)
-        ]
-        for row in rows
-    ]
+    cells = [[_make_dot(cell) for cell in (row.base, *row.edits)] for row in rows]
     if not rows:
         rows = [row for row in table.rows if _is_score(row)]
         label = "change from the base in percentage points, 95 % intervals"
-        alt = "The differences from the base in the table, with their intervals."
-        dots = [
-            [None, *((one.change or 0.0, one.change_ci95) for one in row.edits if one)]
+        cells = [
+            [None, *(Dot(one.change or 0.0, one.change_ci95) if one else None for one in row.edits)]
             for row in rows
         ]
     if not rows:
         return None
-    shown = [at for at in range(len(names) + 1) if any(row[at] for row in dots)]
+    dots = dict(zip(("base", *names), zip(*cells, strict=True), strict=True))
+    return draw_dots("", label, [row.label for row in rows], dots).embed()
 
-    def paint(narrow: bool, figure: Figure) -> None:
-        axes = figure.subplots()
-        for k, at in enumerate(shown):
-            shift = 0.5 * ((k + 0.5) / len(shown) - 0.5)
-            for place, found in enumerate(row[at] for row in dots):
-                if found:
-                    x, ends = [100 * found[0]], _measure_sides(*found)
-                    name = ("base", *names)[at]
-                    axes.errorbar(
-                        x, [place + shift], xerr=ends, ls="", label=name, **_choose_style(at)
-                    )
-        axes.axvline(0, color="0.6", linewidth=0.8, zorder=1)
-        _name_rows(axes, rows, narrow=narrow)
-        axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}%".replace("-", "−"))
-        axes.set_xlabel(label.replace(", 95", "\n95") if narrow else label)
 
-    return _make_picture(paint, 0.8 + 0.34 * len(rows), alt, narrow=1.0 + 0.5 * len(rows))
+def _make_dot(cell: Cell | None) -> Dot | None:
+    return None if cell is None or cell.number is None else Dot(cell.number, cell.ci95)
 
 
 def _is_share(row: Row) -> bool:
@@ -97,12 +55,6 @@ def _is_score(row: Row) -> bool:
     return known and between and all(one.change is not None for one in cells[1:])
 
 
-def _measure_sides(value: float, ends: Ends) -> list[list[float]]:
-    """How far an interval reaches below and above a value, in percent."""
-    low, high = ends or (value, value)
-    return [[100 * max(0.0, value - low)], [100 * max(0.0, high - value)]]
-
-
 def draw_trade_off(report: Report) -> Picture | None:
     """What is recovered against the rise of held-out loss; None if either was not measured.
 
@@ -112,32 +64,30 @@ def draw_trade_off(report: Report) -> Picture | None:
     losses = collect_parts(report, "heldout")
     if not (losses and collect_parts(report, "extraction")):
         return None
-    points: list[Any] = [*collect_parts(report, "audit"), *report.front]
-    limited = report.settings.max if report.edits[0].audit else ()
+    points = [*collect_parts(report, "audit"), *report.front]
+    limited = report.settings.max if report.edits[0].audit else {}
     attack = next((name for name in limited if all(name in one.recovered for one in points)), "")
-    names, shares = ["base", *name_edits(report)], _list_shares(report, attack)
     rises = [0.0, *(loss.difference.mean for loss in losses)]
-    what = f"recovered by {attack}" if attack else "recited word for word"
-
-    def paint(narrow: bool, figure: Figure) -> None:
-        axes, front = figure.subplots(), report.front
-        if front:
-            found = sorted((p.loss_increase, p.recovered.get(attack, p.exact_match)) for p in front)
-            costs, left = zip((0.0, shares[0][0]), *found, strict=True)
-            style: dict[str, Any] = {"color": "0.45", "linestyle": ":", "drawstyle": "steps-post"}
-            style |= {"marker": "o", "markersize": 4, "markeredgecolor": "white", "zorder": 5}
-            axes.plot(costs, [100 * share for share in left], label="found by the search", **style)
-        for at, (name, x, (share, ends)) in enumerate(zip(names, rises, shares, strict=True)):
-            sides, style = _measure_sides(share, ends), _choose_style(at)
-            axes.errorbar([x], [100 * share], yerr=sides, ls="", label=name, **style)
-        axes.set_ylim(bottom=-3)
-        axes.yaxis.set_major_formatter(lambda share, _: f"{share:g}%")
-        axes.set(ylabel=what, xlabel="rise of held-out loss, nats per token")
-
-    alt = f"The share of passages {what} against the rise of held-out loss: the base, the edits" + (
-        " and what a search found." if report.front else "."
+    base, *edits = [
+        Series(name, [Point(rise, 100 * share, y_ends=[100 * end for end in ends])])
+        for name, rise, (share, ends) in zip(
+            ["base", *name_edits(report)], rises, _list_shares(report, attack), strict=True
+        )
+    ]
+    found = [
+        Point(one.loss_increase, 100 * one.recovered.get(attack, one.exact_match))
+        for one in report.front
+    ]
+    front = [base, Series("found by the search", found, "mixed")] if found else []
+    what = f"recovered by {attack}, %" if attack else "recited word for word, %"
+    panel = FrontPanel(
+        "rise of held-out loss, nats per token",
+        what,
+        edits if front else [base, *edits],
+        front=front,
+        limit=("y", 100 * limited[attack]) if attack else None,
     )
-    return _make_picture(paint, 3.2, alt)
+    return draw_front("", [[panel]]).embed()
 
 
 def _list_shares(report: Report, attack: str) -> list[tuple[float, Ends]]:
@@ -156,80 +106,27 @@ def draw_model(report: Report, edit: EditSummary) -> Picture:
     if found is None or (found.num_blocks, found.num_heads) != size:
         return draw_blocks(edit)
     parts = [Part(p["block"], tuple(p["heads"]), p["variant"]) for p in edit.parts]
-
-    def paint(narrow: bool, figure: Figure) -> None:
-        paint_map(figure, found, parts, narrow=narrow)
-
-    alt = f"What each unit is worth and costs alone; the edit, {edit.drop_attn}, is outlined"
-    return _make_picture(
-        paint, measure_height(found), alt, narrow=measure_height(found, narrow=True)
-    )
+    return chart_map(found, parts).embed()
 
 
 def draw_blocks(edit: EditSummary) -> Picture:
     """The heads of every block; edited ones have the color of their variant."""
     heads = edit.num_heads or 1
-
-    def paint(narrow: bool, figure: Figure) -> None:
-        axes, blocks = figure.subplots(), range(edit.num_blocks)
-        axes.bar(blocks, heads, color="0.94", edgecolor="0.8", linewidth=0.5)
-        runs = [(int(block), 0, heads, v) for block, v in edit.attention_free.items()]
-        runs += [
-            (p["block"], *run, p["variant"]) for p in edit.parts for run in _find_runs(p["heads"])
-        ]
-        for variant in dict.fromkeys(run[-1] for run in runs):
-            places, starts, counts, _ = zip(*(r for r in runs if r[-1] == variant), strict=True)
-            color = LINES[variant]["color"]
-            axes.bar(places, counts, bottom=starts, color=color, label=variant)
-        axes.set(xlabel="block", ylabel="heads")
-        axes.locator_params(integer=True)
-        axes.grid(False)
-
-    return _make_picture(paint, 1.8, f"{edit.num_blocks} blocks; edited: {edit.drop_attn}")
+    cells: list[list[str | None]] = [[None] * edit.num_blocks for _ in range(heads)]
+    whole = [(int(block), range(heads), name) for block, name in edit.attention_free.items()]
+    for block, some, variant in (
+        *whole,
+        *((p["block"], p["heads"], p["variant"]) for p in edit.parts),
+    ):
+        for head in some:
+            cells[head][block] = variant
+    grid = Grid("heads", [("", cells)])
+    return draw_grid(
+        "", [Scale(f"{edit.num_blocks} blocks; edited: {edit.drop_attn}", [grid])]
+    ).embed()
 
 
 def name_edits(report: Report) -> list[str]:
     """Names for the edits in headings: "edited", or their numbers."""
     many = len(report.edits) > 1
     return [str(n) if many else "edited" for n in range(1, len(report.edits) + 1)]
-
-
-def _make_picture(
-    paint: Callable[[bool, Figure], None], height: float, alt: str, *, narrow: float | None = None
-) -> Picture:
-    """`paint` gets whether the figure is narrow, and the figure; heights are in inches."""
-    urls = []
-    for thin, size in ((False, (_WIDTH, height)), (True, (_NARROW, narrow or height))):
-        svg = draw_svg(partial(paint, thin), size=size)
-        urls.append("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode())
-    return Picture(urls[0], urls[1], alt)
-
-
-def _choose_style(place: int) -> dict[str, Any]:
-    """Color and marker of the base (0) or of an edit; smaller ones lie on top of larger ones."""
-    if place == 0:
-        return _BASE
-    color, marker = _EDITS[(place - 1) % len(_EDITS)]
-    return {"color": color, "marker": marker, "markersize": max(8.0 - 1.3 * place, 3.5)}
-
-
-def _name_rows(axes: Axes, rows: Sequence[Row], *, narrow: bool) -> None:
-    """Names beside the rows, or above them if there is no room."""
-    labels = [_shorten(row.label) for row in rows]
-    axes.set_yticks(range(len(rows)), [] if narrow else labels)
-    axes.set_ylim(len(rows) - 0.5, -0.75 if narrow else -0.5)
-    for place, label in enumerate(labels if narrow else ()):
-        axes.annotate(label, (0, place - 0.36), xycoords=("axes fraction", "data"), va="center")
-
-
-def _shorten(label: str) -> str:
-    """A name as short plain text; unescaped dollar signs would start a formula."""
-    text = make_printable(label).replace("$", r"\$")
-    return text if len(text) <= 48 else text[:47] + "…"
-
-
-def _find_runs(heads: Iterable[int]) -> list[tuple[int, int]]:
-    """Ascending heads → (first, count) of each stretch without a gap."""
-    stretches = groupby(enumerate(heads), key=lambda pair: pair[1] - pair[0])
-    found = [[head for _, head in stretch] for _, stretch in stretches]
-    return [(stretch[0], len(stretch)) for stretch in found]

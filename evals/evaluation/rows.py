@@ -6,7 +6,7 @@ The page, Markdown, the model card and the terminal all show these rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from rich.filesize import decimal
@@ -246,14 +246,18 @@ def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
     first, cells = found[0], []
     for one in found:
         notes = []
+        edited = _make_share(one.edited)
+        if edited.number is None:
+            cells.append(edited)
+            continue
         if one.control is not None:
             control = _make_share(one.control)
             notes.append(f"never trained on {control.value} {control.interval}")
         if one.twin is not None:
             way = _describe_way(one.toward_twin)
             notes.append(", ".join(filter(None, (f"twin {_make_share(one.twin).value}", way))))
-        change = (one.paired.difference, one.paired.ci95)
-        cells.append(Cell(SHARE, one.edited.rate, one.edited.ci95, *change, "; ".join(notes)))
+        change, ends = one.paired.difference, one.paired.ci95
+        cells.append(replace(edited, change=change, change_ci95=ends, note="; ".join(notes)))
     n, runs = first.edited.n, first.edited.runs
     label = f"recovered by {first.name}{runs and f', {runs}'}"
     yield Row(label, n, _make_share(first.base), tuple(cells), first.definition)
@@ -267,7 +271,8 @@ def _make_attack_rows(found: Sequence[AttackResult]) -> Iterator[Row]:
 
 
 def _make_share(share: Share) -> Cell:
-    return Cell(SHARE, share.rate, share.ci95)
+    """A share of no passages has no value, so it says that none counts."""
+    return Cell(SHARE, share.rate, share.ci95) if share.n else Cell(SHARE, None, note="none counts")
 
 
 _METRICS = {
@@ -316,7 +321,7 @@ def _make_task_row(name: str, scored: Sequence[TaskResult]) -> Row:
     return Row(f"{name}, {first.metric}{lower}", first.n, Cell(form, first.base), edits, hint)
 
 
-def _make_loss_row(texts: Sequence[HeldOut], more: str = "") -> Row:
+def _make_loss_row(texts: Sequence[HeldOut], more: str = "", *, main: bool = True) -> Row:
     first, cells = texts[0], []
     same = all(one.base == first.base for one in texts)  # bases healed as their edits may differ
     for one in texts:
@@ -326,7 +331,7 @@ def _make_loss_row(texts: Sequence[HeldOut], more: str = "") -> Row:
     what = "held-out text" if first.kind == "text" else "passages that no model was trained on"
     label = f"loss on {what}, nats per token{more}"
     base = Cell(NATS, first.base.mean, first.base.ci95) if same else None
-    return Row(label, first.n, base, tuple(cells))
+    return Row(label, first.n, base, tuple(cells), main=main)
 
 
 def make_full_table(report: Report) -> Table:
@@ -341,7 +346,7 @@ def make_full_table(report: Report) -> Table:
             base, edits = shares[0].base, tuple(_make_share(one.edited) for one in shares)
             rows.append(Row(label, base.n, _make_share(base), edits, main=False))
         if all(one.heldout for one in found):
-            rows.append(_make_loss_row([one.heldout for one in found]))
+            rows.append(_make_loss_row([one.heldout for one in found], main=False))
     text = (
         "A search chose an edit on some of the passages and held-out text. The tables above leave "
         "those out. This one includes them, so it flatters the edit."

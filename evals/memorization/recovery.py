@@ -133,10 +133,10 @@ def _make_hints(most: int) -> Recovery:
             by_errors[0] = by_errors[0] * right
         return np.asarray(np.sum(by_errors, axis=0))
 
+    wrong = "1 token of the suffix is" if most == 1 else f"{most} tokens of the suffix are"
     return Recovery(
         f"hints:{most}",
-        f"at most {most} tokens of the suffix are wrong: an attacker who corrects each as it "
-        "occurs gets all the others",
+        f"at most {wrong} wrong: an attacker who corrects each as it occurs gets all the others",
         "ours",
         lambda seen: (~seen.right).sum(axis=-1) <= most,
         chance,

@@ -10,8 +10,8 @@ from typing import Any
 from evals.edits.engine import edit_record
 from evals.files import Journal
 from evals.inputs import Progress, Say, say_nothing, show_nothing
-from evals.model_map import ModelMap, draw_map
-from evals.search.picture import draw_front
+from evals.model_map import ModelMap, chart_map
+from evals.search.picture import chart_search
 from evals.search.points import EditPoint, point_from_json
 from evals.search.report import describe_question, make_plan, make_search_report
 from evals.search.request import SearchRequest
@@ -86,11 +86,12 @@ def search(
     ) as partial:
         result["plan"] = _PLAN if met else None
         write_lines(partial / _RESULT, [json.dumps(result, indent=2)])
-        draw_front(result, partial)
+        chart_search(result).save(partial, "front")
         if result["map"] is not None:
             title = f"{result['model']}: one edit at a time"
             chosen = outcome.selected[0].selection if outcome.selected else ()
-            draw_map(ModelMap.model_validate(result["map"]), chosen, partial, title)
+            found = ModelMap.model_validate(result["map"])
+            chart_map(found, chosen, title).save(partial, "model")
         if met:
             write_text(partial / _PLAN, plan.to_text())
     journal.remove()

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from cli import options
-from cli.tables.search import print_search
-from cli.terminal import note, print_json, show_progress
+from cli.tables.search import print_search, write_export_command
+from cli.terminal import echo, note, print_json, show_progress
 
 
 @click.command("search")
@@ -72,4 +72,8 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     result, _ = found
     if result["selected"] is None:
         raise explain_miss(result, folder)
-    print_json(result) if as_json else print_search(result, request, folder / "plan.json")
+    if as_json:
+        print_json(result)
+        return
+    print_search(result)
+    echo(f"To export it, run: {write_export_command(result, request, folder / 'plan.json')}")

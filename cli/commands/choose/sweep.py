@@ -108,7 +108,7 @@ def print_sweep(result: dict[str, Any]) -> None:
         ("edit", "variant", *(name for name, _, _ in columns)),
         rows,
         labels=2,
-        rest="To see them, use a wider terminal, a pipe, or --output.",
+        rest="To see them, use a wider terminal, --output, or --json.",
     )
     if tasks:
         asked = (f"{k} ({t['metric']}, n = {t['n']:,})" for k, t in tasks.items())

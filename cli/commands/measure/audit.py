@@ -26,7 +26,7 @@ from cli.terminal import echo, note, print_json, show_progress
 @options.attacks
 @options.allow_undecided
 @options.measuring
-@options.output("Folder to create, with audit.json and a picture.")
+@options.output("Folder to create, with audit.json and pictures.")
 @options.overwrite
 @options.json
 def command(
@@ -73,10 +73,11 @@ def print_audit(result: dict[str, Any]) -> None:
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")
     for attack in rated:
+        counted = f"n = {attack['edited']['n']:,}"
         curve = (attack.get("curve") or {}).get("edited", {"stages": []})
         for i, steps in enumerate(curve["stages"]):
             shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
-            echo(f"{attack['name']}, {steps} steps: {shares}")
+            echo(f"{attack['name']}, {steps} steps ({counted}): {shares}")
     for attack in rated:
         if draws := attack["edited"]["draws"]:
             how = f"the mean of {draws} runs" if draws > 1 else "one run"
@@ -97,15 +98,15 @@ def print_audit(result: dict[str, Any]) -> None:
 
 def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
     """`every`: the rates for all passages, if some of them chose the edit."""
-    headings = ["attack", "base", "edited", f"never trained on (n = {controls})", "seconds"]
+    headings = ["attack", "n", "base", "edited", f"never trained on (n ≤ {controls})", "seconds"]
     rows = []
     for one in rated:
         rates = [format_figure(one[key]) for key in ("base", "edited", "control")]
-        rows.append([one["name"], *rates, f"{one['seconds']:.1f}"])
+        rows.append([one["name"], f"{one['edited']['n']:,}", *rates, f"{one['seconds']:.1f}"])
     if every:
-        headings.insert(3, f"edited, all {every['n']}")
+        headings.insert(4, f"edited, all {every['n']}")
         for row in rows:
-            row.insert(3, format_figure(every["recovered"][row[0]]["edited"]))
+            row.insert(4, format_figure(every["recovered"][row[0]]["edited"]))
     if rated[0].get("twin"):
         headings += ["twin", "of the way to it"]
         for one, row in zip(rated, rows, strict=True):

@@ -114,9 +114,9 @@ def command(
     from cli.tables.evaluation import print_evaluation
     from cli.tables.search import print_search
 
-    def show_search(result: dict[str, Any], folder: Path) -> None:
+    def show_search(result: dict[str, Any]) -> None:
         if result["selected"] is not None and not as_json:
-            print_search(result, request, folder / "plan.json")
+            print_search(result)
 
     done = mitigate(
         request,
