@@ -151,8 +151,8 @@ def write(
         sha256 = hashlib.sha256(config).hexdigest()
         files["config.json"] = FileRecord(size=len(config), sha256=sha256)
         known = {path: files[name].sha256 for path, name in copies_of.items()}
-        content = hash_content(checkpoint, known | wait_for_hashes())
-        source = prepared.model.source.model_copy(update={"content": content})
+        update = {"content": hash_content(checkpoint, known | wait_for_hashes())}
+        source = prepared.model.source.model_copy(update=update)
         with guard(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
             manifest = _make_manifest(prepared, source, fitting, files, max_shard_size)
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
@@ -104,8 +104,8 @@ def _try_to_build(config: dict[str, Any]) -> Exception | None:
     try:
         with _silence(), warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
-            made = _make_config(config, family_of(config))
-            AutoModelForCausalLM.from_config(made, trust_remote_code=False)
+            made, auto = _make_config(config, family_of(config)), cast(Any, AutoModelForCausalLM)
+            auto.from_config(made, trust_remote_code=False)
     except Exception as problem:  # the library has no error of its own for this
         return problem
     return None
