@@ -34,7 +34,7 @@ PUBLIC = "lab:pythia"
 SEED = 20_260_401
 CUTS = (("0", "linear"), ("4-5", "identity"), ("3", "identity"))
 ATTACKS = ("any", "graft", "revive")
-STEPS, LEARNING_RATE, HALF = 50, 1e-3, 16
+STEPS, LEARNING_RATE, HALF = 60, 1e-3, 16
 
 
 def draw_private(tokenizer: Any) -> list[Record]:
@@ -105,6 +105,7 @@ def main(output: Path, layout: str, attack: tuple[str, ...]) -> None:
                 samples=str(output / "records.jsonl"),
                 control=(output / "heldout.txt",),
                 attack=attack,
+                draws=1,
                 sibling=PUBLIC,
                 device="cpu",
             )

@@ -263,7 +263,7 @@ def test_the_names_of_leaks_and_grafts() -> None:
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
-        ({"attack": ("graft:a",), "sibling": "b"}, "give one sibling, not a and b"),
+        ({"attack": ("graft:a",), "sibling": "b"}, "give one sibling, not b and a"),
         ({"attack": ("graft:",)}, "names no model"),
         ({"max": {"leak@5": 0.1, "sampling:5": 0.2}}, "limits one attack twice"),
     ],
