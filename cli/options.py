@@ -244,6 +244,12 @@ twin = option(
     "A model that never saw the passages, as a yardstick: results say how far the edit goes from "
     "the base toward it.",
 )
+sibling = option(
+    "--sibling",
+    "MODEL",
+    "A checkpoint that an attacker may copy attention back from (graft): the public base of a "
+    "fine-tune, or an earlier checkpoint.",
+)
 lengths = combine(
     count(
         "--prefix-length",
@@ -285,11 +291,12 @@ allow_undecided = flag(
 attack = combine(
     several(
         "--attack",
-        "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
-        "perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, relearn, relearn-alike, "
-        "relearn-benign, soft-prompt, membership, or one of your own at package.module:ATTACK, "
-        "whose code then runs. cheap stands for all that need only one pass, default for strong "
-        "ones that are fast, all for all of ours.",
+        "Attack to try: greedy, hints:K, prefix, sampling:N (or leak@N), span:M, any, near, "
+        "near-beams, early-exit, perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, graft "
+        "(or graft:MODEL, which names --sibling, too), soft-prompt, relearn, relearn-alike, "
+        "relearn-benign, revive, membership, or one of your own at package.module:ATTACK, whose "
+        "code then runs. cheap stands for all that need only one pass, default for strong ones "
+        "that are fast, all for all of ours; each of these includes graft if there is a sibling.",
         "default",
         "A",
     ),
@@ -370,8 +377,8 @@ choosing = combine(
         "--measure",
         "M",
         "What counts as recovered: greedy (word for word), hints:K (after at most K wrong tokens "
-        "are corrected), prefix, sampling:N, span:M, or any (by greedy, hints:2, prefix, or "
-        "sampling:100). See docs/threat-model.md.",
+        "are corrected), prefix, sampling:N (or leak@N), span:M, or any (by greedy, hints:2, "
+        "prefix, or sampling:100). See docs/threat-model.md.",
         default="any",
         show_default=True,
     ),

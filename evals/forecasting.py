@@ -201,11 +201,14 @@ def _time_limits(task: SearchTask, healed: float) -> dict[str, Any]:
 def _time_attacks(
     task: SearchTask, names: tuple[str, ...], batch_size: int | None
 ) -> Iterator[tuple[str, float]]:
-    """Tries each attack on a few passages. Yields it with the seconds that a row took."""
-    samples = task.samples
+    """Tries each attack on a few passages and some edit. Yields it with the seconds of a row."""
+    samples, editable, unit = task.samples, task.loaded.editable, task.offered[0]
     some = replace(samples.spread(samples.trained_on, FEW), members=None)
-    plan = AttackPlan(some, task.windows[:FEW], names, batch_size, draws=1)
-    for name, took in try_attacks(task.loaded, plan, with_control=False).seconds.items():
+    plan = AttackPlan(some, task.windows[:FEW], names, batch_size, draws=1, sibling=task.sibling)
+    cut = editable.apply(editable.plan((unit,), layout=task.request.layout))
+    edited = replace(task.loaded, model=cut)
+    tried = try_attacks(edited, plan, with_control=False, cut=(unit.block,))
+    for name, took in tried.seconds.items():
         yield name, took / _count_rows(name, len(some), len(plan.unrelated))
 
 
@@ -243,9 +246,10 @@ def _count_rows(attack: str, passages: int, windows: int, learned: int | None = 
 
     `learned`: the passages that `relearn` trains on; None: its share of `passages`.
     """
-    steps = find_attack(attack).stages
+    found = find_attack(attack)
+    steps = found.stages
     if not steps:
-        return passages
+        return passages + 3 * found.count_trained(passages, windows)
     learned = passages // SHARE if learned is None else learned
     learned = windows if attack == "relearn-benign" else learned
     return 3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages

@@ -73,6 +73,12 @@ class LoadedModel:
         }
 
     @cached_property
+    def cut(self) -> tuple[int, ...]:
+        """The blocks that its files say an edit changed, wholly or partly, ascending."""
+        edited = self.found.manifest.edited_heads if self.found.manifest else {}
+        return tuple(sorted({*edited, *self.found.inventory.compact_blocks}))
+
+    @cached_property
     def editable(self) -> Editable:
         """The model for temporary edits; plans are made once."""
         return Editable(self.model, stored_dtype=self.found.inventory.dtype)

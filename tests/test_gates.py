@@ -234,8 +234,9 @@ def tried(name: str, base: int, edited: int, n: int = 60) -> dict[str, Any]:
         (
             [("greedy", 40, 0), ("any", 50, 0), ("near", 45, 0)],
             "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60. "
-            "Not tried: relearn, relearn-alike, relearn-benign, soft-prompt, quantized:nf4, "
-            "quantized:4, quantized:8, guided, perturbed, near-beams, membership.",
+            "Not tried: relearn, relearn-alike, relearn-benign, revive, soft-prompt, graft, "
+            "quantized:nf4, quantized:4, quantized:8, guided, perturbed, early-exit, near-beams, "
+            "membership.",
         ),
         (
             [("greedy", 40, 1), ("any", 50, 3), ("near", 45, 3), ("relearn", 50, 2)],
@@ -318,11 +319,15 @@ def test_a_limit_on_no_passage_is_not_kept() -> None:
     )
 
 
+USUAL = tuple(name for name in DEFAULT if name != "graft")
+"""Without a sibling."""
+
+
 @pytest.mark.parametrize(
     ("attacks", "limits", "expected"),
     [
-        ((), {"any": 0.1}, DEFAULT),
-        ((), {"hints:9": 0.1}, (*DEFAULT, "hints:9")),
+        ((), {"any": 0.1}, USUAL),
+        ((), {"hints:9": 0.1}, (*USUAL, "hints:9")),
         (("near",), {"any": 0.1, "near": 0.1}, ("near", "any")),
         (("cheap",), {}, CHEAP),
     ],
@@ -334,5 +339,5 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
     assert choose_attacks(attacks, limits) == expected
     lab: dict[str, Any] = {"models": ("edited",), "baseline": "lab:pythia"}
     assert EvaluationRequest(**lab, attack=attacks, max=limits).attacks == expected
-    assert EvaluationRequest(**lab, audit=True).attacks == DEFAULT
+    assert EvaluationRequest(**lab, audit=True).attacks == USUAL
     assert EvaluationRequest(**lab).attacks == ()

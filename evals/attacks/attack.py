@@ -13,6 +13,7 @@ from evals.memorization.measures import Flags, Pass, Scores
 from evals.samples import Samples, Tokens
 from evals.samples.repeats import find_overlaps
 from surgery.errors import MeasurementError
+from surgery.hub.resolved import ResolvedModel
 
 NEEDS = "passages that do not overlap those that the attacker holds"
 
@@ -26,6 +27,8 @@ class Target:
     - `base`: the outcome of the same attack on the same passages of the base, if the model is not
       the base. `draws`: how often to run an attack that trains; None: as `draws.repeat` says.
     - `brief`: as a search attacks one half of the passages: leave out what only curves show.
+    - `cut`: the blocks that an edit changed, wholly or partly. `sibling`: a checkpoint to copy
+      weights from, if the attacker has one.
     """
 
     model: Any
@@ -37,6 +40,8 @@ class Target:
     base: AttackOutcome | None = None
     draws: int | None = None
     brief: bool = False
+    cut: tuple[int, ...] = ()
+    sibling: ResolvedModel | None = None
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
         """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""
@@ -124,9 +129,10 @@ class Attack:
     - `cost`: in passes over the passages.
     - `run`: deterministic for the same model and passages.
     - `can`: whether it can be tried on samples; `needs`: what it needs for that, in words.
+    - `count_trained`: passages, windows of other text → about how many rows go through training.
     - `tells_members`: it recovers no passage, but scores members against non-members.
     - `reads_base`: on the edited model, its target has the outcome of the base. `in_draws`: it runs
-      several times, as often on each model.
+      several times, as often on each model. `reads_sibling`: its target needs a sibling.
     """
 
     name: str
@@ -141,6 +147,8 @@ class Attack:
     tells_members: bool = False
     reads_base: bool = False
     in_draws: bool = False
+    reads_sibling: bool = False
+    count_trained: Callable[[int, int], int] = lambda passages, windows: 0
 
     @property
     def description(self) -> dict[str, str]:

@@ -25,6 +25,7 @@ from evals.attacks.result import (
     compare_outcomes,
 )
 from evals.attacks.sentences import UNTRAINED, describe_attacks, has_trained
+from evals.attacks.sibling import describe_sibling, find_sibling
 from evals.inputs import (
     Progress,
     Say,
@@ -45,6 +46,7 @@ from evals.samples.windows import cut_windows
 from evals.verdicts import describe_limits, foresee, join_sentences, settle
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_output, create_folder, recognize_by, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.record.manifest import list_versions
@@ -60,7 +62,7 @@ class AttackPlan:
     - `samples`: if membership is known, members are attacked, and non-members are the control.
     - `unrelated`: int32 [M, T], windows of held-out text as long as a passage. They are the control
       if no non-members are known, and `perturbed` and `relearn-benign` need them.
-    - `attacks`: names; `limited`: those whose share has a limit. `draws`: as for `Target`.
+    - `attacks`: names; `limited`: those whose share has a limit. `draws`, `sibling`: as `Target`.
 
     Raises `SamplesError` for fewer than two passages, and `MeasurementError` if an attack with a
     limit cannot be tried on them. Others are skipped.
@@ -72,6 +74,7 @@ class AttackPlan:
     batch_size: int | None = None
     limited: Collection[str] = ()
     draws: int | None = None
+    sibling: ResolvedModel | None = None
 
     def __post_init__(self) -> None:
         if len(self.passages) < 2:
@@ -92,8 +95,12 @@ class AttackPlan:
     @cached_property
     def skipped(self) -> dict[str, str]:
         """Attack that cannot be tried → what it needs."""
-        attacks = map(find_attack, self.attacks)
-        return {one.name: one.needs for one in attacks if not one.can(self.samples)}
+        without = self.sibling is None
+        return {
+            one.name: one.needs
+            for one in map(find_attack, self.attacks)
+            if (without and one.reads_sibling) or not one.can(self.samples)
+        }
 
     @cached_property
     def tried(self) -> list[Attack]:
@@ -154,6 +161,9 @@ def audit(
     edited = find_last(request.model, request)
     base = find_baseline(request.baseline, [edited], say=say)
     between = [find_model(request.twin)] if request.twin else []
+    sibling = find_sibling(request.sibling, [edited])
+    if (line := describe_sibling(sibling, base)) is not None:
+        say(line)
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
         samples = tokenize_passages(passages, loaded.tokenizer, say)
@@ -164,7 +174,9 @@ def audit(
         tried = request.tried
         if edited.manifest is not None and edited.manifest.is_healed:
             tried = choose_attacks((*tried, *HEALED))
-        plan = AttackPlan(samples, windows, tried, request.batch_size, request.max, request.draws)
+        plan = AttackPlan(
+            samples, windows, tried, request.batch_size, request.max, request.draws, sibling
+        )
         for name, needs in plan.skipped.items():
             say(f"skipped: {name} needs {needs}")
         for line in foresee(request.max.values(), int(left.passages[samples.trained_on].sum())):
@@ -224,6 +236,7 @@ def _make_report(
             "base": base.provenance,
             "edited": after.provenance,
             **({"twin": twin.provenance} if twin else {}),
+            **({"sibling": plan.sibling.identified.model_dump()} if plan.sibling else {}),
             "samples_sha256": plan.samples.sha256,
             "versions": list_versions(),
         },
@@ -236,26 +249,28 @@ def try_attacks(
     base: AuditedModel | None = None,
     *,
     with_control: bool = True,
+    cut: tuple[int, ...] | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> AuditedModel:
     """Tries every attack of `plan` on one model. `advance` counts finished attacks.
 
     - `base`: the outcomes of the base, if the model is an edit of it.
+    - `cut`: the blocks that an edit changed; by default those that the model's files name.
     - `with_control`: also try the control (attacks that compare with it or with the base always
       do). The control runs apart from the passages, so that their batches do not depend on it.
     """
-    on, beside = (
-        Target(
-            loaded.model,
-            loaded.tokenizer,
-            samples,
-            plan.unrelated,
-            plan.batch_size,
-            plan.alike,
-            draws=plan.draws,
-        )
-        for samples in (plan.passages, plan.control)
+    on = Target(
+        loaded.model,
+        loaded.tokenizer,
+        plan.passages,
+        plan.unrelated,
+        plan.batch_size,
+        plan.alike,
+        draws=plan.draws,
+        cut=loaded.cut if cut is None else cut,
+        sibling=plan.sibling,
     )
+    beside = replace(on, samples=plan.control)
     found: dict[str, AttackOutcome] = {}
     control: dict[str, AttackOutcome] = {}
     seconds = {}

@@ -76,27 +76,35 @@ _KINDS: dict[str, Callable[..., Attack | Recovery]] = {
     "near": _make_near,
     "near-beams": _import_later("near_beams", "make_near_beams"),
     "perturbed": _import_later("perturbed", "make_perturbed"),
+    "early-exit": _import_later("early_exit", "make_early_exit"),
+    "graft": _import_later("graft", "make_graft"),
     "guided": _import_later("guided", "make_guided"),
     "quantized:BITS": _import_later("quantized", "make_quantized"),
     "quantized:nf4": _import_later("quantized", "make_nf4"),
     "relearn": _import_later("relearn", "make_relearn"),
     "relearn-alike": _import_later("relearn", "make_relearn_alike"),
     "relearn-benign": _import_later("relearn", "make_relearn_benign"),
+    "revive": _import_later("revive", "make_revive"),
     "soft-prompt": _import_later("soft_prompt", "make_soft_prompt"),
     "membership": _make_membership,
 }
 CHEAP = NAMES
 """The attacks that need only one pass."""
-DEFAULT = (*CHEAP, "near", "perturbed", "guided", "quantized:4", "relearn", "membership")
-"""What is tried unless you name attacks: strong ones that take little time."""
+DEFAULT = (
+    *CHEAP, "near", "perturbed", "guided", "quantized:4", "graft", "revive", "relearn",
+    "membership",
+)  # fmt: skip
+"""What is tried unless you name attacks: strong ones that take little time. Groups do without
+`graft` where there is no sibling."""
 ALL = (
-    *CHEAP, "near", "near-beams", "perturbed", "guided", "quantized:8", "quantized:4",
-    "quantized:nf4", "soft-prompt", "relearn-benign", "relearn-alike", "relearn", "membership",
+    *CHEAP, "near", "near-beams", "early-exit", "perturbed", "guided", "quantized:8",
+    "quantized:4", "quantized:nf4", "graft", "soft-prompt", "revive", "relearn-benign",
+    "relearn-alike", "relearn", "membership",
 )  # fmt: skip
 """From the cheapest to those that train on passages; `membership`, which recovers none, is last."""
-TRAINING = ("relearn", "relearn-alike", "relearn-benign")
+TRAINING = ("relearn", "relearn-alike", "relearn-benign", "revive")
 """Those that train the model itself."""
-GROUPS = {"all": ALL, "default": DEFAULT, "cheap": CHEAP}
+GROUPS = {"all": ALL, "default": DEFAULT, "cheap": (*CHEAP, "graft")}
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 HEALED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
 """The attacks that every audit of a healed model tries: training may have hidden what it knows."""
@@ -180,9 +188,12 @@ def _describe_failure(path: str, error: Exception) -> MeasurementError:
     return MeasurementError(f"its code fails: {type(error).__name__}: {error}", where=path)
 
 
-def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple[str, ...]:
+def choose_attacks(
+    named: Sequence[str], limited: Collection[str] = (), *, sibling: bool = False
+) -> tuple[str, ...]:
     """The attacks to run, each once: the `named` ones (by default `DEFAULT`) and those limited.
 
+    `sibling`: whether there is one; without it, groups do without the attack that needs it.
     Raises as `find_attack`, and for a limit on what is not the share of one attack.
     """
     for name in limited:
@@ -190,11 +201,20 @@ def choose_attacks(named: Sequence[str], limited: Collection[str] = ()) -> tuple
             what = f"{name} has a limit and is not a share of passages"
             raise UnknownNameError(what, fix="leave out the limit")
     every = [*(named or ("default",)), *limited]
-    found = dict.fromkeys(name for given in every for name in GROUPS.get(given, (given,)))
+    groups = list_groups(sibling=sibling)
+    found = dict.fromkeys(name for given in every for name in groups.get(given, (given,)))
     for name in found:
         if name not in ALL:
             find_attack(name)
     return tuple(found)
+
+
+def list_groups(*, sibling: bool) -> dict[str, tuple[str, ...]]:
+    """The attacks that each name of several stands for."""
+    return {
+        group: tuple(name for name in attacks if sibling or name != "graft")
+        for group, attacks in GROUPS.items()
+    }
 
 
 def list_untried(names: Collection[str]) -> list[str]:
@@ -212,10 +232,10 @@ def _cut_number(name: str) -> str:
     return re.sub(r":\d+$", "", name)
 
 
-def shorten_names(names: Sequence[str]) -> list[str]:
+def shorten_names(names: Sequence[str], *, sibling: bool = False) -> list[str]:
     """The shortest names that `choose_attacks` turns into these: groups replace their attacks."""
     left, found = list(names), []
-    for group, attacks in GROUPS.items():
+    for group, attacks in list_groups(sibling=sibling).items():
         if set(attacks) <= set(left):
             found.append(group)
             left = [name for name in left if name not in attacks]

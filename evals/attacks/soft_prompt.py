@@ -58,6 +58,7 @@ def make_soft_prompt() -> Attack:
         can=lambda samples: can_split(samples, SHARE),
         needs=NEEDS,
         in_draws=True,
+        count_trained=lambda passages, windows: STEPS * min(ROWS, passages // SHARE),
     )
 
 

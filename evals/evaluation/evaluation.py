@@ -12,6 +12,7 @@ import numpy as np
 from evals.attacks.audit import compare_models
 from evals.attacks.names import HEALED, choose_attacks
 from evals.attacks.result import Audit, Share, SharePair, measure_way
+from evals.attacks.sibling import check_sibling, describe_sibling
 from evals.benchmarks.running import SEEDS, Benchmarks, TaskRun
 from evals.benchmarks.scores import choose_metric
 from evals.benchmarks.tasks import describe_task
@@ -94,6 +95,7 @@ def evaluate(
     relations = [find_relation(model.manifest, base) for model in edited]
     for _ in range(relations.count("unrelated")):  # a mistake, most likely
         say(f"warning: {RELATIONS['unrelated']}")
+    _check_sibling(materials, edited, base, say)
     materials = _prepare_for_healed(materials, edited, base)
     request = materials.request
     shown: dict[str, Any] = {"say": say, "progress": progress}
@@ -117,9 +119,8 @@ def evaluate(
     bases = _measure_healed(base, edited, quick, replace(before, attacked=None), **shown)
     edits = []
     for model, after, healed, relation in zip(edited, results, bases, relations, strict=True):
-        edit = summarize_edit(model.manifest) if model.manifest else None
-        measured = (before, after, healed, twin, left, materials)
-        edits.append(_compare_models(*measured, relation=relation, edit=edit))
+        known = {"relation": relation, "edit": model.manifest and summarize_edit(model.manifest)}
+        edits.append(_compare_models(before, after, healed, twin, left, materials, **known))
     report = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         base=before.model,
@@ -146,6 +147,18 @@ def evaluate(
     texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
     runs = [after.runs for after in results]
     return Evaluation(write_sentences(report), before.runs, runs, texts)
+
+
+def _check_sibling(
+    materials: Materials, edited: Sequence[ResolvedModel], base: ResolvedModel, say: Say
+) -> None:
+    """Raises `MeasurementError` for a sibling that does not fit; tells what to know about it."""
+    if materials.sibling is not None:
+        for model in edited:
+            check_sibling(materials.sibling, model)
+    line = describe_sibling(materials.sibling, base)
+    if line is not None and materials.request.attacks:
+        say(line)
 
 
 def _prepare_for_healed(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evals.attacks.sibling import find_sibling
 from evals.benchmarks.running import Benchmarks
 from evals.evaluation.gates import check_limited_tasks
 from evals.evaluation.report import FrontPoint
@@ -24,6 +25,7 @@ from surgery.checkpoint.content import find_cache, hash_file
 from surgery.errors import MeasurementError
 from surgery.fitting.calibration import Text
 from surgery.hub.finding import find_outline
+from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
@@ -33,8 +35,8 @@ from surgery.untrusted import guard, parse_json, read_bytes
 @dataclass(frozen=True)
 class Materials:
     """What `request` names, opened. `heldout`: texts that no model was trained on; `controls`: the
-    files they come from; `healing`: text that the base is healed on; `cache`: a folder with
-    benchmark results of base models."""
+    files they come from; `healing`: text that the base is healed on; `sibling`: what attention may
+    be copied from; `cache`: a folder with benchmark results of base models."""
 
     request: EvaluationRequest
     benchmarks: Benchmarks | None = None
@@ -42,6 +44,7 @@ class Materials:
     heldout: Sequence[str] = ()
     controls: Sequence[TextSource] = ()
     healing: Text | None = None
+    sibling: ResolvedModel | None = None
     front: Sequence[FrontPoint] = ()
     map: ModelMap | None = None
     cache: Path | None = None
@@ -82,6 +85,7 @@ def open_materials(
         find_outline(base, find_recorded_commit(base, found_models))
     if request.twin:
         find_outline(request.twin)
+    sibling = find_sibling(request.sibling, ())
     benchmarks = None
     if request.task_names:
         with progress("loading tasks", None):
@@ -93,7 +97,7 @@ def open_materials(
             )
     check_limited_tasks(request.max_drop, list(benchmarks.tasks) if benchmarks else [])
     cache = None if request.no_cache else find_cache()
-    texts = (heldout, controls, healing)
+    texts = (heldout, controls, healing, sibling)
     return Materials(request, benchmarks, passages, *texts, front, found, cache)
 
 

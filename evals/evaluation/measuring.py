@@ -130,7 +130,7 @@ def _tokenize(
     if materials.request.attacks and samples and windows is not None:
         request = materials.request
         attacked = AttackPlan(
-            samples, windows, request.attacks, size, limited=request.max, draws=request.draws
+            samples, windows, request.attacks, size, request.max, request.draws, materials.sibling
         )
     return protocol, windows, attacked
 

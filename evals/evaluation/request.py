@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from evals.attacks.request import Attacking
 from evals.benchmarks.request import Benchmarking
 from evals.benchmarks.tasks import SUITES
 from evals.running.request import Measuring
@@ -16,7 +17,7 @@ from surgery.hub.embedded import find_lab
 from surgery.hub.finding import make_public_name
 
 
-class EvaluationRequest(Measuring, Benchmarking):
+class EvaluationRequest(Measuring, Benchmarking, Attacking):
     """Compares each of `models` with `baseline` on the same documents, passages and text.
 
     - Neither `tasks` nor `suite`: the suite "lab" for a lab model, and "standard" for others.
@@ -46,7 +47,6 @@ class EvaluationRequest(Measuring, Benchmarking):
     audit: bool = False
     attack: tuple[str, ...] = ()
     draws: int | None = Field(default=None, ge=1)
-    max: dict[str, float] = Field(default_factory=dict)
     front: Path | None = None
     no_cache: bool = False
     show_text: bool = False
@@ -88,7 +88,9 @@ class EvaluationRequest(Measuring, Benchmarking):
         """The attacks to try: none unless `audit`, `attack` or `max` is given."""
         from evals.attacks.names import choose_attacks
 
-        return choose_attacks(self.attack, self.max) if self._attacked else ()
+        if not self._attacked:
+            return ()
+        return choose_attacks(self.attack, self.max, sibling=self.sibling is not None)
 
     @property
     def limits(self) -> list[float]:
@@ -109,6 +111,7 @@ class EvaluationRequest(Measuring, Benchmarking):
                 "suite": None,
                 "include_path": tuple(Path(make_public_name(place)) for place in self.include_path),
                 "twin": self.twin and make_public_name(self.twin),
+                "sibling": self.sibling and make_public_name(self.sibling),
                 "front": self.front and Path(make_public_name(self.front)),
                 "audit": False,
                 "attack": self.attacks,
@@ -126,7 +129,7 @@ class EvaluationRequest(Measuring, Benchmarking):
 
         plain = self.model_dump(exclude={"models"}) | {
             "tasks": ",".join(self.tasks) or None,
-            "attack": shorten_names(self.attack),
+            "attack": shorten_names(self.attack, sibling=self.sibling is not None),
         }
         words = ["attn-surgery", "evaluate", *self.models]
         for name, value in plain.items():

@@ -27,7 +27,7 @@ Chances = npt.NDArray[np.floating[Any]]
 SHORTEST_CUT = 16
 """Tokens that must remain after a cut for the rest to count as recovered."""
 CONFIDENCE = 0.5
-FORMS = "any, greedy, hints:K, prefix, sampling:N or span:M"
+FORMS = "any, greedy, hints:K, prefix, sampling:N (leak@N) or span:M"
 NAMES = ("greedy", "hints:1", "hints:2", "hints:4", "prefix", "sampling:100", "span:16", "any")
 """The measures that reports show."""
 
@@ -78,9 +78,15 @@ def make_recovery(name: str) -> Recovery:
         raise ValueError(f"no measure {name!r} (expected {FORMS})" + more) from None
 
 
+def name_plainly(name: str) -> str:
+    """The name that results use: leak@N (arXiv 2511.04934) is sampling:N."""
+    kind, at, number = name.partition("@")
+    return f"sampling:{number}" if at and kind == "leak" else name
+
+
 def is_recovery(name: str) -> bool:
     """Whether this is the name of a measure, which one pass decides."""
-    return name.partition(":")[0] in {form.partition(":")[0] for form in RECOVERIES}
+    return name_plainly(name).partition(":")[0] in {form.partition(":")[0] for form in RECOVERIES}
 
 
 def make_named(name: str, kinds: Mapping[str, Callable[..., Made]]) -> Made:
@@ -88,6 +94,7 @@ def make_named(name: str, kinds: Mapping[str, Callable[..., Made]]) -> Made:
 
     Raises `ValueError` if the name matches no form.
     """
+    name = name_plainly(name)
     kind, _, number = name.partition(":")
     for form, make in kinds.items():
         plain, _, letter = form.partition(":")

@@ -193,8 +193,10 @@ def describe_question(task: SearchTask) -> dict[str, Any]:
     """Everything that the measured figures and the answer depend on."""
     fitter, text = task.fitter, task.healing
     healing = {"healing": [text.record_text().sha256, task.request.heal_steps]} if text else {}
+    sibling = {"sibling": task.sibling.identified.content} if task.sibling else {}
     return {
         **healing,
+        **sibling,
         "model": task.loaded.identity,
         "dtype": task.loaded.provenance["dtype"],
         "samples": [task.samples.sha256, task.samples.prefix_length],

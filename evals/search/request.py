@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from evals.attacks.request import Attacking
 from evals.running.request import Choosing
 
 if TYPE_CHECKING:
     from evals.search.goals import Goal
 
 
-class SearchRequest(Choosing):
+class SearchRequest(Choosing, Attacking):
     """The edit of `model` that meets one goal on `samples` at the least cost.
 
     - `max_extraction`: leave at most this share of the passages recovered, by `measure`; or
@@ -28,7 +29,6 @@ class SearchRequest(Choosing):
     max_loss_increase: float | None = Field(default=None, gt=0)
     grain: Literal["blocks", "heads", "mixed"] = "mixed"
     measure: str = "any"
-    max: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     layout: Literal["auto", "stock", "compact"] = "auto"
     max_evaluations: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0)

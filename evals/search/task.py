@@ -8,6 +8,7 @@ from itertools import islice
 
 from evals.attacks.attack import Target
 from evals.attacks.audit import AttackPlan
+from evals.attacks.sibling import find_sibling
 from evals.edits.engine import Engine
 from evals.edits.sharing import FitEdit
 from evals.healing import check_apart, find_healing_text
@@ -33,6 +34,8 @@ from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
 from surgery.healing.training import Schedule
 from surgery.hub.embedded import find_lab
+from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.processes import join_launch
 from surgery.selection import Part, Selection
 
@@ -56,6 +59,7 @@ class SearchTask:
     - `windows`: int32 [M, T] held-out text.
     - `variants`: what a block or a head may become. `offered`: the units to choose from.
     - `fitter`: None if no variant needs one. `healing`: the text to heal edits on; None: do not.
+    - `sibling`: what an attacker may copy attention from.
     - `warnings`: which units are left out, and why.
     """
 
@@ -68,6 +72,7 @@ class SearchTask:
     fitter: Fitter | None
     healing: Calibration | None
     warnings: tuple[str, ...]
+    sibling: ResolvedModel | None = None
 
     @cached_property
     def measure(self) -> Recovery:
@@ -106,7 +111,7 @@ class SearchTask:
         Raises `MeasurementError` if an attack with a limit cannot be tried on them.
         """
         loaded, text, rows = self.loaded, self.windows, self.request.batch_size
-        plan = AttackPlan(self.samples, text, self.slow, rows, self.slow)
+        plan = AttackPlan(self.samples, text, self.slow, rows, self.slow, sibling=self.sibling)
         first, second = (
             Target(
                 loaded.model,
@@ -117,6 +122,8 @@ class SearchTask:
                 plan.alike,
                 draws=1,
                 brief=True,
+                cut=loaded.cut,
+                sibling=self.sibling,
             )
             for half in self.halves
         )
@@ -223,7 +230,9 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     calibrated = find_calibration_text(request.calibration, request.model, variants)
     text = find_healing_text(request.heal) if request.heal else None
     join_launch(say)
-    loaded = open_model(request.model, revision=request.revision, say=say, **request.running)
+    found = find_model(request.model, request.revision)
+    sibling = find_sibling(request.sibling, [found])
+    loaded = open_model(found, say=say, **request.running)
     rows = tokenize_passages(passages, loaded.tokenizer, say)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     healing = None
@@ -254,6 +263,7 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         fitter=fitter,
         healing=healing,
         warnings=warnings,
+        sibling=sibling,
     )
     if task.slow:
         assert task.targets  # raises if one cannot be tried

@@ -20,7 +20,7 @@ from evals.search.task import SearchTask
 from surgery.errors import MeasurementError
 from surgery.healing.training import Schedule
 from surgery.proof.expected import find_constants
-from surgery.selection import Selection
+from surgery.selection import Selection, blocks_of
 from surgery.variants import variant_of
 
 Twice = tuple[EditPoint, EditPoint]
@@ -81,7 +81,8 @@ class Trials:
             target, attack = self.task.targets[half], find_attack(name)
             if selection:
                 base = self._run(BASE, name, half) if attack.reads_base else None
-                target = replace(target, model=self._edit(selection), base=base)
+                cut = tuple(sorted({*target.cut, *blocks_of(selection)}))
+                target = replace(target, model=self._edit(selection), base=base, cut=cut)
             self.outcomes[key] = attack.run(target)
         return self.outcomes[key]
 

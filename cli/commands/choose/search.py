@@ -25,8 +25,9 @@ from cli.terminal import echo, note, print_json, show_progress
 @options.max_recovered(
     "Goal: leave at most the share X of the passages to attack A, any attack of audit but "
     "membership, at the least cost. Every limit must hold. Attacks that need more than "
-    "one pass (relearn, near, quantized:BITS…) are tried on few edits, the cheapest first."
+    "one pass (graft, relearn, near…) are tried on few edits, the cheapest first."
 )
+@options.sibling
 @options.option(
     "--max-loss-increase",
     "Y",

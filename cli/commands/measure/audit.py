@@ -23,6 +23,7 @@ from cli.terminal import echo, note, print_json, show_progress
 @options.samples("Passages to attack, as for extract.  [default: a lab model's own]")
 @options.control("a lab model's own")
 @options.twin
+@options.sibling
 @options.attacks
 @options.allow_undecided
 @options.measuring

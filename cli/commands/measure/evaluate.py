@@ -22,6 +22,7 @@ from cli.terminal import note, print_json, show_progress
 @options.revision
 @options.evaluation
 @options.twin
+@options.sibling
 @options.several(
     "--heal",
     "Text that MODEL was healed on. BASE is then healed the same way, to tell the cost against it, "

@@ -63,6 +63,7 @@ def _describe_preset(name: str) -> str:
 )
 @options.allow_undecided
 @options.twin
+@options.sibling
 @options.heal
 @click.option(
     "--preset",
