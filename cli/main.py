@@ -84,8 +84,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            _correct_usage(error)
-            raise
+            raise _correct_usage(error) from None
         except SurgeryError as error:
             name = str(ctx.invoked_subcommand)
             command = self.get_command(ctx, name)
@@ -116,16 +115,17 @@ def main() -> None:
     """
 
 
-def _correct_usage(error: click.UsageError) -> None:
-    """Makes the message name the options of the command, and the one that may have been meant."""
+def _correct_usage(error: click.UsageError) -> click.UsageError:
+    """An error whose message names options of the command, and the one that may have been meant."""
     if error.ctx is None:
-        return
+        return error
+    said = text = error.format_message()
     if isinstance(error, click.NoSuchOption):
         known = [one for option in error.ctx.command.params for one in option.opts]
         near = suggest(error.option_name, known)
-        error.message = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
-        error.possibilities = None
-    error.message = name_options(error.message, error.ctx)
+        text = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
+    text = name_options(text, error.ctx)
+    return error if text == said else click.UsageError(text, error.ctx)
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -54,9 +54,8 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the new
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            if near := suggest(value, self.choices):
-                error.message = f"{error.message.rstrip('.')}; {near}"
-            raise
+            near = suggest(value, self.choices)
+            self.fail(f"{error.message.rstrip('.')}; {near}" if near else error.message, param, ctx)
 
 
 def combine(*options: Decorator) -> Decorator:

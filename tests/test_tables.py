@@ -26,7 +26,7 @@ from cli.commands.measure.extract import print_extraction
 from cli.tables import print_table
 from cli.tables.comparison import print_comparison
 from cli.tables.evaluation import print_evaluation
-from cli.tables.search import print_search, write_export_command
+from cli.tables.search import print_search, write_next_command
 from evals.evaluation.report import Report
 from evals.evaluation.rows import make_tables
 from evals.search.request import SearchRequest
@@ -291,7 +291,7 @@ def test_rows_of_an_evaluation_differ_in_their_names() -> None:
 
 def test_the_command_that_exports_a_choice() -> None:
     request = SearchRequest(**ASKED)
-    command = write_export_command(searched(), request, Path("FOUND/plan.json"))
+    command = write_next_command(searched(), request, Path("FOUND/plan.json"))
     assert command == "attn-surgery export m --plan FOUND/plan.json --heal t.txt"
 
 

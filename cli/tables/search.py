@@ -97,7 +97,7 @@ def _explain_choice(result: dict[str, Any]) -> None:
             echo(f"Passed over: {number} better by the table, which {why}.")
 
 
-def write_export_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
+def write_next_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
     """The command that makes the chosen edit."""
     words = write_export_command(
         request.model,

@@ -38,7 +38,7 @@ def write_export_command(
     `family`: the result's model type. No record tells whether the source had another one, and
     `--as` changes nothing if not.
     """
-    given = {
+    given: dict[str, Sequence[object]] = {
         "--revision": [revision],
         "--drop-attn": [drop_attn],
         "--plan": [plan],

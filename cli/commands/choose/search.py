@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.tables.search import print_search, write_export_command
+from cli.tables.search import print_search, write_next_command
 from cli.terminal import echo, note, print_json, show_progress
 
 
@@ -77,4 +77,4 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
         print_json(result)
         return
     print_search(result)
-    echo(f"To export it, run: {write_export_command(result, request, folder / 'plan.json')}")
+    echo(f"To export it, run: {write_next_command(result, request, folder / 'plan.json')}")
