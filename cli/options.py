@@ -15,7 +15,7 @@ from surgery.errors import suggest
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from evals.running.request import Request
+    from evals.run.request import Request
 
 R = TypeVar("R", bound="Request")
 Decorator = Callable[[Any], Any]
@@ -73,7 +73,7 @@ def fill_request(kind: type[R], options: Mapping[str, Any], **more: Any) -> R:
     """The request that options fill. Raises `UsageError`, one line for each mistake."""
     from pydantic import ValidationError
 
-    from evals.running.request import describe_mistakes
+    from evals.run.request import describe_mistakes
 
     try:
         return kind.of(options, **more)

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
-from evals.attacks.names import list_untried, make_attack
-from evals.evaluation.evaluation import summarize_edit
-from evals.evaluation.report import Report
-from evals.memorization.comparison import Protocol, measure, report_extraction
-from evals.models import LoadedModel
-from evals.publication.report import write_all_sentences
-from evals.statistics import rate
+from evals.measure.attacks.names import list_untried, make_attack
+from evals.measure.memorization.comparison import Protocol, measure, report_extraction
+from evals.report.publication import write_all_sentences
+from evals.report.report import Report, summarize_edit
+from evals.run.models import LoadedModel
+from evals.run.statistics import rate
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source, read_manifest
 

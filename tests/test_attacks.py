@@ -19,19 +19,19 @@ from reciting import PREFIX, SUFFIX, generate, model_named, passages
 from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.attacks.attack import Target
-from evals.attacks.audit import AttackPlan, compare_models, try_attacks
-from evals.attacks.draws import count_draws
-from evals.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
-from evals.attacks.perturbed import change_prefixes
-from evals.attacks.quantized import GROUP, quantize_matrices, round_to_levels
-from evals.attacks.request import AuditRequest
-from evals.attacks.tuning import ROWS, STEPS, fine_tune
-from evals.evaluation.request import EvaluationRequest
-from evals.memorization.recovery import NAMES, Evidence, make_recovery
-from evals.models import open_model
-from evals.samples import Samples
-from evals.search.request import SearchRequest
+from evals.choose.search.request import SearchRequest
+from evals.data import Samples
+from evals.jobs.auditing import AuditRequest
+from evals.measure.attacks.attack import Target
+from evals.measure.attacks.draws import count_draws
+from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
+from evals.measure.attacks.perturbed import change_prefixes
+from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_levels
+from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
+from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune
+from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
+from evals.report.evaluation_request import EvaluationRequest
+from evals.run.models import open_model
 from surgery.errors import MeasurementError
 
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
@@ -219,7 +219,7 @@ def test_base_and_edited_model_read_the_same(name, labeled, loaded, monkeypatch)
 
     The same tokens in the same batches, in the order of the passages.
     """
-    monkeypatch.setattr("evals.attacks.soft_prompt.STEPS", 20)
+    monkeypatch.setattr("evals.measure.attacks.soft_prompt.STEPS", 20)
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
     members = np.arange(24) % 3 > 0 if labeled else None
@@ -295,7 +295,7 @@ def test_a_bfloat16_model_is_tuned_in_float32_and_stays_in_bfloat16(target) -> N
 
 
 def test_large_models_are_tuned_by_adapters_alone(target, monkeypatch) -> None:
-    monkeypatch.setattr("evals.attacks.tuning.LARGE", 0)
+    monkeypatch.setattr("evals.measure.attacks.tuning.LARGE", 0)
     before = copy.deepcopy(target.model.state_dict())
     *_, tuned = fine_tune(target.model, target.samples.tokens[:3])
     after = tuned.state_dict()
@@ -337,12 +337,14 @@ def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatc
     """Each draw learns another tenth; a run that takes a minute or more leaves room for fewer."""
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
-    monkeypatch.setattr("evals.attacks.tuning.STEPS", (1, 2, 3))
-    monkeypatch.setattr("evals.attacks.relearn.STEPS", (1, 2, 3))
+    monkeypatch.setattr("evals.measure.attacks.tuning.STEPS", (1, 2, 3))
+    monkeypatch.setattr("evals.measure.attacks.relearn.STEPS", (1, 2, 3))
     plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn",))
-    monkeypatch.setattr("evals.attacks.draws.DRAWS", 3)
+    monkeypatch.setattr("evals.measure.attacks.draws.DRAWS", 3)
     base = try_attacks(loaded, plan)
-    monkeypatch.setattr("evals.attacks.draws.SECONDS", 0.0)  # of use only where no base is given
+    monkeypatch.setattr(
+        "evals.measure.attacks.draws.SECONDS", 0.0
+    )  # of use only where no base is given
     edited = try_attacks(loaded, plan, base)
     (result,) = compare_models(plan, base, edited).rated
     assert {share.draws for share in (result.base, result.edited, result.control)} == {3}
@@ -399,9 +401,9 @@ def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
 @pytest.mark.slow
 def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     """Every attack on the lab's non-members, as if they were passages, against held-out text."""
+    from evals.data import load_samples
+    from evals.data.windows import cut_windows
     from evals.lab import heldout_texts
-    from evals.samples import load_samples
-    from evals.samples.windows import cut_windows
 
     loaded, samples = open_model("lab:pythia", dtype="float32"), load_samples("lab:pythia")
     never = replace(samples.select(~samples.members), members=None)

@@ -15,7 +15,7 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from evals.lab import samples_path
-from evals.statistics import wilson
+from evals.run.statistics import wilson
 from surgery import export
 
 KEYS = {"count", "n", "rate", "ci95"}
@@ -62,7 +62,7 @@ def test_rates_and_intervals(audited) -> None:
 
 def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
     """An untrained model of the same form never saw the passages."""
-    from evals.models import open_model
+    from evals.run.models import open_model
 
     model = open_model("lab:pythia").model
     twin = type(model)(model.config)

@@ -26,8 +26,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from evals.evaluation.page import build_measurements, render_markdown
-from evals.evaluation.report import Report
+from evals.report.page import build_measurements, render_markdown
+from evals.report.report import Report
 from surgery.card.facts import as_line
 from surgery.card.text import (
     Measurements,

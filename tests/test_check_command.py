@@ -15,13 +15,13 @@ import pytest
 from command_line import attn_surgery
 from tiny_tokenizer import TEXT, save_tiny, tiny_tokenizer
 
-from evals.memorization.extraction import extract
-from evals.models import open_model
-from evals.samples import load_samples
-from evals.samples.repeats import MERGED
-from evals.samples.windows import MOST_WINDOWS
-from evals.statistics import count_needed, wilson
-from evals.verdicts import judge
+from evals.data import load_samples
+from evals.data.repeats import MERGED
+from evals.data.windows import MOST_WINDOWS
+from evals.measure.memorization.extraction import extract
+from evals.measure.verdicts import judge
+from evals.run.models import open_model
+from evals.run.statistics import count_needed, wilson
 from surgery.fitting.calibration import FEWEST_TOKENS
 
 LENGTHS = ("--prefix-length", 4, "--suffix-length", 4)

@@ -21,7 +21,7 @@ import yaml
 from command_line import ROOT, attn_surgery, finish, start
 
 from cli.main import COMMANDS, GROUPS, main
-from evals.sweep.request import SweepRequest
+from evals.choose.sweep.request import SweepRequest
 
 HEAVY = {
     "torch", "transformers", "numpy", "scipy", "datasets", "lm_eval", "accelerate", "matplotlib",

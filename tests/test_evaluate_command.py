@@ -25,9 +25,9 @@ from local_tasks import NAMES, write_tasks
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.evaluation.report import EditReport, Report
-from evals.evaluation.request import EvaluationRequest
-from evals.publication.report import check_report
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.publication import check_report
+from evals.report.report import EditReport, Report
 from surgery.checkpoint.content import hash_file
 from surgery.errors import OutputError
 
@@ -354,7 +354,7 @@ def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
 
 
 def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
-    from evals.benchmarks.running import Benchmarks
+    from evals.run.lm_eval.running import Benchmarks
 
     ran: list[str] = []
     run = Benchmarks.run
@@ -477,7 +477,9 @@ def test_what_a_search_found_is_in_the_picture(work):
     ],
 )
 def test_usage_errors_come_before_any_work(work, more, text, monkeypatch):
-    monkeypatch.setattr("evals.models.load_model", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr(
+        "evals.run.models.load_model", lambda *_, **__: pytest.fail("work was done")
+    )
     before = snapshot(work)
     outcome = attn_surgery(*arguments(work, *more))
     assert outcome.code == 2, outcome

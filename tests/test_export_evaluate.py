@@ -18,11 +18,11 @@ from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.evaluation.evaluating import evaluate_exports
-from evals.evaluation.materials import Materials
-from evals.evaluation.request import EvaluationRequest
-from evals.exporting import ExportRequest, run_export
-from evals.publication.report import check_report
+from evals.jobs.evaluating import evaluate_exports
+from evals.jobs.exporting import ExportRequest, run_export
+from evals.jobs.materials import Materials
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.publication import check_report
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
 

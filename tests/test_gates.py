@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.attacks.names import (
+from evals.measure.attacks.names import (
     ALL,
     CHEAP,
     DEFAULT,
@@ -21,13 +21,13 @@ from evals.attacks.names import (
     list_untried,
     make_attack,
 )
-from evals.attacks.result import Audit
-from evals.evaluation.gates import check_gates, check_limited_tasks, find_limit
-from evals.evaluation.headline import summarize, write_verdict
-from evals.evaluation.report import ChoiceCounts, EditReport, Metric
-from evals.evaluation.request import EvaluationRequest
-from evals.statistics import count_needed, rate, wilson
-from evals.verdicts import Limit, describe_limits, foresee, judge, settle
+from evals.measure.attacks.result import Audit
+from evals.measure.verdicts import Limit, describe_limits, foresee, judge, settle
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.gates import check_gates, check_limited_tasks, find_limit
+from evals.report.headline import summarize, write_verdict
+from evals.report.report import ChoiceCounts, EditReport, Metric
+from evals.run.statistics import count_needed, rate, wilson
 from surgery.errors import UnknownNameError
 
 

@@ -22,24 +22,24 @@ from reciting import PREFIX, SUFFIX, model_named, passages, recited_rows, two_he
 from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
-from evals.attacks import revive
-from evals.attacks.attack import Target
-from evals.attacks.early_exit import find_final_norm, fit_lenses, keep_residuals
-from evals.attacks.graft import copy_weights, list_scopes
-from evals.attacks.names import choose_attacks, make_attack, shorten_names
-from evals.attacks.request import AuditRequest
-from evals.attacks.sibling import check_sibling, describe_sibling
-from evals.attacks.weights import put_weights, restore_modules
-from evals.evaluation.request import EvaluationRequest
-from evals.inputs import say_nothing, show_nothing
-from evals.memorization.recovery import is_recovery, make_recovery
-from evals.models import open_model
-from evals.running.forward import hidden_states
-from evals.samples import Samples
-from evals.search.report import describe_question
-from evals.search.request import SearchRequest
-from evals.search.task import open_task
-from evals.search.trials import Trials
+from evals.choose.search.request import SearchRequest
+from evals.choose.search.task import open_task
+from evals.choose.search.trials import Trials
+from evals.data import Samples
+from evals.data.inputs import say_nothing, show_nothing
+from evals.jobs.auditing import AuditRequest
+from evals.measure.attacks import revive
+from evals.measure.attacks.attack import Target
+from evals.measure.attacks.early_exit import find_final_norm, fit_lenses, keep_residuals
+from evals.measure.attacks.graft import copy_weights, list_scopes
+from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
+from evals.measure.attacks.sibling import check_sibling, describe_sibling
+from evals.measure.attacks.weights import put_weights, restore_modules
+from evals.measure.memorization.recovery import is_recovery, make_recovery
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.search_report import describe_question
+from evals.run.forward import hidden_states
+from evals.run.models import open_model
 from surgery.editing.in_memory import apply
 from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError

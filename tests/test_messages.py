@@ -189,11 +189,12 @@ def test_all_mistakes_of_a_request_at_once() -> None:
 @pytest.mark.parametrize(
     ("worker", "arguments"),
     [
-        ("evals.evaluation.evaluating.run_evaluation",
+        ("evals.jobs.evaluating.run_evaluation",
          ["evaluate", "lab:pythia", "--baseline", "lab:pythia"]),
-        ("evals.mitigating.mitigate", ["mitigate", "lab:pythia", "--output", "out"]),
-        ("evals.forecasting.forecast", ["mitigate", "lab:pythia", "--output", "out", "--dry-run"]),
-        ("evals.evaluation.materials.open_materials",
+        ("evals.jobs.mitigating.mitigate", ["mitigate", "lab:pythia", "--output", "out"]),
+        ("evals.jobs.forecasting.forecast",
+         ["mitigate", "lab:pythia", "--output", "out", "--dry-run"]),
+        ("evals.jobs.materials.open_materials",
          ["export", "lab:pythia", "--drop-attn", "1", "--output", "out", "--evaluate"]),
     ],
 )  # fmt: skip

@@ -20,9 +20,9 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
-from evals.evaluation.report import Report
-from evals.mitigating import MitigationRequest, choose_healed
-from evals.publication.report import check_report
+from evals.jobs.mitigating import MitigationRequest, choose_healed
+from evals.report.publication import check_report
+from evals.report.report import Report
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
 
@@ -392,7 +392,7 @@ def test_what_holds_best_is_kept_healed_or_not(
         return 0, "kept the cut"
 
     with monkeypatch.context() as patch:
-        patch.setattr("evals.mitigating.choose_healed", appear)
+        patch.setattr("evals.jobs.mitigating.choose_healed", appear)
         late = mitigate(work, out, *healing)
     assert late.code == 1
     assert late.stderr.splitlines()[-1].startswith(f"error: {out}: already exists")

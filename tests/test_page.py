@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
 
-from evals.benchmarks.tasks import SUITES, describe_task
-from evals.evaluation.headline import summarize, write_verdict
-from evals.evaluation.page import render_html, render_pages
-from evals.evaluation.pictures import draw_model, draw_table, draw_trade_off
-from evals.evaluation.report import Report
-from evals.evaluation.rows import (
+from evals.measure.verdicts import OK, settle
+from evals.report.headline import summarize, write_verdict
+from evals.report.model_map import make_map
+from evals.report.page import render_html, render_pages
+from evals.report.pictures import draw_model, draw_table, draw_trade_off
+from evals.report.report import Report
+from evals.report.rows import (
     SHARE,
     Cell,
     Form,
@@ -34,8 +35,7 @@ from evals.evaluation.rows import (
     make_size_table,
     make_tables,
 )
-from evals.model_map import make_map
-from evals.verdicts import OK, settle
+from evals.run.lm_eval.tasks import SUITES, describe_task
 from surgery.card.facts import as_line
 from surgery.selection import Part
 

@@ -25,8 +25,8 @@ from example_report import bare, example, example_of, settled, task
 import surgery
 from cli.commands.edit.export import command
 from cli.commands.measure.evaluate import command as evaluate
-from evals.evaluation.report import Report, seal_report
-from evals.publication.report import check_report, render_report, write_all_sentences
+from evals.report.publication import check_report, render_report, write_all_sentences
+from evals.report.report import Report, seal_report
 from surgery.card.facts import as_line
 from surgery.errors import OutputError, SurgeryError
 

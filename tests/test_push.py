@@ -35,8 +35,8 @@ from hub_repository import Repository
 from hub_uploads import UploadHub
 
 import surgery
-from evals.benchmarks.tasks import describe_task
-from evals.evaluation.page import render_pages
+from evals.report.page import render_pages
+from evals.run.lm_eval.tasks import describe_task
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
 from surgery.errors import SurgeryError

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.samples import describe_samples, hash_row, list_row_warnings, load_samples
-from evals.samples.repeats import find_overlaps
+from evals.data import describe_samples, hash_row, list_row_warnings, load_samples
+from evals.data.repeats import find_overlaps
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
 from surgery.reading.corpus import open_corpus

@@ -22,11 +22,11 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from cli.commands.choose.search import command
 from cli.config import with_config
-from evals.edits.engine import edit_record
-from evals.samples import load_samples
-from evals.samples.windows import cut_windows
-from evals.search.request import SearchRequest
-from evals.search.task import split_halves
+from evals.choose.search.request import SearchRequest
+from evals.choose.search.task import split_halves
+from evals.data import load_samples
+from evals.data.windows import cut_windows
+from evals.measure.edits.engine import edit_record
 from surgery.record.plan_file import read_plan_file
 from surgery.selection import Part
 
@@ -318,7 +318,7 @@ def test_few_windows_decide_no_limit_on_the_loss(model, samples, texts, tmp_path
 
 
 def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
-    from evals.search import algorithm
+    from evals.choose.search import algorithm
 
     options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"]
 

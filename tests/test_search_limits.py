@@ -23,24 +23,24 @@ from test_search_command import call, model, samples, texts
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evals.attacks.attack import Target
-from evals.attacks.names import make_attack
-from evals.attacks.tuning import fine_tune
-from evals.edits.engine import BASE
-from evals.healing import find_healing_text
-from evals.inputs import say_nothing, show_nothing
-from evals.mitigating import MitigationRequest
-from evals.models import open_model
-from evals.samples import load_samples
-from evals.samples.held_back import deal_windows
-from evals.samples.windows import cut_windows
-from evals.search.algorithm import find
-from evals.search.deepening import deepen
-from evals.search.goals import MaxExtraction
-from evals.search.request import SearchRequest
-from evals.search.task import open_task
-from evals.search.trials import Trials
-from evals.search.units import list_units
+from evals.choose.search.algorithm import find
+from evals.choose.search.deepening import deepen
+from evals.choose.search.goals import MaxExtraction
+from evals.choose.search.request import SearchRequest
+from evals.choose.search.task import open_task
+from evals.choose.search.trials import Trials
+from evals.choose.search.units import list_units
+from evals.data import load_samples
+from evals.data.held_back import deal_windows
+from evals.data.inputs import say_nothing, show_nothing
+from evals.data.windows import cut_windows
+from evals.jobs.mitigating import MitigationRequest
+from evals.measure.attacks.attack import Target
+from evals.measure.attacks.names import make_attack
+from evals.measure.attacks.tuning import fine_tune
+from evals.measure.edits.engine import BASE
+from evals.measure.healing import find_healing_text
+from evals.run.models import open_model
 from surgery.healing.training import Schedule, train
 
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
@@ -108,7 +108,7 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
         learned.append({row.tobytes() for row in rows})
         return fine_tune(model, rows)
 
-    monkeypatch.setattr("evals.attacks.relearn.fine_tune", noted)
+    monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", noted)
     Trials(task, task.engines("auto"), "auto").measure_twice(BASE)
     assert len(learned) == 4
     for half, (passages, text) in zip(task.halves, (learned[:2], learned[2:]), strict=True):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from evals import statistics
-from evals.samples.windows import cut_windows
+from evals.data.windows import cut_windows
+from evals.run import statistics
 
 
 @given(st.integers(1, 200), st.data())

@@ -28,8 +28,8 @@ from reciting import members_and_others, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
 from cli.terminal import name_options
-from evals.sweep.report import format_csv
-from evals.sweep.sweeping import owned
+from evals.jobs.sweeping import owned
+from evals.report.sweep_report import format_csv
 from surgery.exporting import export
 from surgery.output import check_output
 
@@ -217,7 +217,7 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     output = tmp_path / "swept"
     options = ("--batch-size", "8", "--output", output, "--json")
-    from evals.edits.engine import Engine
+    from evals.measure.edits.engine import Engine
 
     with interrupted(Engine, at=4, method="_measure_batch"):
         done = sweep(files, *options)

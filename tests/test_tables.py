@@ -27,9 +27,9 @@ from cli.tables import print_table
 from cli.tables.comparison import print_comparison
 from cli.tables.evaluation import print_evaluation
 from cli.tables.search import print_search, write_next_command
-from evals.evaluation.report import Report
-from evals.evaluation.rows import make_tables
-from evals.search.request import SearchRequest
+from evals.choose.search.request import SearchRequest
+from evals.report.report import Report
+from evals.report.rows import make_tables
 
 WIDTHS = [60, 80, 120]
 ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}

@@ -10,8 +10,8 @@ from cli.tables import print_table
 from cli.terminal import echo, note
 
 if TYPE_CHECKING:
-    from evals.evaluation.report import Report
-    from evals.verdicts import State
+    from evals.measure.verdicts import State
+    from evals.report.report import Report
 
 
 def print_evaluation(report: Report, *places: Path, table: bool = True) -> State | None:
@@ -20,7 +20,7 @@ def print_evaluation(report: Report, *places: Path, table: bool = True) -> State
     On stderr, also without `table`: each warning once, and gates that are not shown to be kept.
     Returns the state of all gates together, None without any.
     """
-    from evals.verdicts import WORDS, settle
+    from evals.measure.verdicts import WORDS, settle
 
     several = len(report.edits) > 1
     edits = [(f"{edit.name}: " if several else "", edit) for edit in report.edits]
@@ -32,7 +32,7 @@ def print_evaluation(report: Report, *places: Path, table: bool = True) -> State
             word = WORDS[gate.state].lower()
             note(f"{whose}gate {word}: {gate.name}: {gate.description}")
     if table:
-        from evals.evaluation.page import describe_gate
+        from evals.report.page import describe_gate
 
         for whose, edit in edits:
             echo(f"{whose}{edit.verdict}")
@@ -47,7 +47,7 @@ def print_evaluation(report: Report, *places: Path, table: bool = True) -> State
 
 
 def _rows(report: Report, several: bool) -> Iterator[tuple[str, ...]]:
-    from evals.evaluation.rows import make_tables
+    from evals.report.rows import make_tables
 
     for row in (row for table in make_tables(report) for row in table.rows if row.main):
         cells = [row.base.value or row.base.note if row.base else ""]

@@ -11,7 +11,7 @@ from cli.terminal import echo
 from surgery.record.command import write_export_command
 
 if TYPE_CHECKING:
-    from evals.search.request import SearchRequest
+    from evals.choose.search.request import SearchRequest
 
 HALVES = ("held back", "chosen on")
 

@@ -117,7 +117,7 @@ def verify(
     **Arguments:** `model`, `source`: a folder or Hub id. `revision`: of `model` if it is a Hub id,
     else of `source` (default: the recorded commit). `seed`: repeats the random input of an earlier
     run (default: a new one). `render`: reads and renders a report
-    (`evals.publication.report.render_report`); without it, neither a report nor a card beside one
+    (`evals.report.publication.render_report`); without it, neither a report nor a card beside one
     is checked. `card`: whether to compare README.md.
 
     **Raises:** `ManifestError` if the model has no manifest; as `find_model`.

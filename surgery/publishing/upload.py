@@ -69,7 +69,7 @@ def push(
     """Verifies an exported folder and uploads it to the Hub, as one commit.
 
     Sends the manifest, its files, a new card, and the report, rendered again by `render`
-    (`evals.publication.report.render_report`; without it none). Then compares the hashes on the
+    (`evals.report.publication.render_report`; without it none). Then compares the hashes on the
     Hub, which keeps large files that have arrived: after an interruption, push again. A missing
     `repo` (OWNER/NAME) is created, private unless `public`, and so is a missing branch, `revision`.
     `create_pr` opens a pull request. `evaluation`: the folder of the report, if another one.

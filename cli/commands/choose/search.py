@@ -58,12 +58,12 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
 
     If no edit meets the goal, the exit code is 1. DIR then holds what was found, without a plan.
     """
-    from evals.search.request import SearchRequest
+    from evals.choose.search.request import SearchRequest
 
     request = options.fill_request(SearchRequest, asked)
 
-    from evals.search.report import explain_miss
-    from evals.search.searching import search
+    from evals.jobs.searching import search
+    from evals.report.search_report import explain_miss
     from surgery.hub.finding import get_last_name
 
     folder = output or Path(f"{get_last_name(Path(request.model.rpartition(':')[2]))}-search")

@@ -17,9 +17,9 @@ from surgery.variants import VARIANTS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evals.evaluation.materials import Materials
-    from evals.exporting import ExportRequest
-    from evals.verdicts import State
+    from evals.jobs.exporting import ExportRequest
+    from evals.jobs.materials import Materials
+    from evals.measure.verdicts import State
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
 
@@ -114,7 +114,7 @@ def command(
     if asked["as_patch"] and (with_evaluation or repo is not None):
         raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
-    from evals.exporting import ExportRequest, name_gguf, run_export
+    from evals.jobs.exporting import ExportRequest, name_gguf, run_export
     from surgery.plan import plan_as_json
     from surgery.publishing.upload import check_destination
 
@@ -158,13 +158,13 @@ def command(
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
     """Opens what is needed to evaluate, so that mistakes come before any work."""
-    from evals.evaluation.request import EvaluationRequest
+    from evals.report.evaluation_request import EvaluationRequest
 
     model = request.model
     edited = {"models": (model,), "baseline": model, "revision": None}
     wanted = options.fill_request(EvaluationRequest, asked, **edited)
 
-    from evals.evaluation.materials import open_materials
+    from evals.jobs.materials import open_materials
 
     return open_materials(wanted, [(model, request.revision)], progress=show_progress)
 
@@ -205,7 +205,7 @@ def _finish_export(
                 echo(f"  block {block}: R² of the fit {fit['r2']:.3f}{stored}")
     try:
         if materials is not None:
-            from evals.evaluation.evaluating import evaluate_exports
+            from evals.jobs.evaluating import evaluate_exports
 
             result["evaluation"] = None
             report = evaluate_exports(
@@ -216,7 +216,7 @@ def _finish_export(
         if repo is not None:
             result["push"] = None
             if state in ("kept", None) or (state == "undecided" and allow_undecided):
-                from evals.publication import render_report
+                from evals.report import render_report
                 from surgery.publishing.upload import push
 
                 done = push(

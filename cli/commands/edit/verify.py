@@ -35,7 +35,7 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
     """
     if revision is not None and source is None and Path(model).is_dir():
         raise click.UsageError("--revision needs --source, the model that has this revision")
-    from evals.publication import render_report
+    from evals.report import render_report
     from surgery.proof.verification import verify
 
     result = verify(model, source=source, revision=revision, render=render_report)

@@ -42,11 +42,11 @@ def command(
 
     If a search chose the edit on some of the passages, the figures are for the others.
     """
-    from evals.attacks.request import AuditRequest
+    from evals.jobs.auditing import AuditRequest
 
     request = options.fill_request(AuditRequest, asked)
 
-    from evals.attacks.audit import audit
+    from evals.jobs.auditing import audit
 
     found = audit(request, output, overwrite=overwrite, say=note, progress=show_progress)
     if found is None:
@@ -59,7 +59,7 @@ def command(
 
 def print_audit(result: dict[str, Any]) -> None:
     """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
-    from evals.memorization.recovery import SHORTEST_CUT
+    from evals.measure.memorization.recovery import SHORTEST_CUT
 
     rated = [attack for attack in result["attacks"] if "paired" in attack]
     if rated:
@@ -118,7 +118,7 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
 
 def note_limits(result: dict[str, Any]) -> None:
     """Prints every limit that is not shown to be kept."""
-    from evals.verdicts import WORDS
+    from evals.measure.verdicts import WORDS
 
     for limit in result["limits"]:
         if not limit["ok"]:

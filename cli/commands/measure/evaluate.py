@@ -56,11 +56,11 @@ def command(
     """
     if asked["baseline"] is None:
         raise click.UsageError("give --baseline, the model before the edit, to compare with")
-    from evals.evaluation.request import EvaluationRequest
+    from evals.report.evaluation_request import EvaluationRequest
 
     request = options.fill_request(EvaluationRequest, asked)
 
-    from evals.evaluation.evaluating import run_evaluation
+    from evals.jobs.evaluating import run_evaluation
 
     found = run_evaluation(request, output, overwrite=overwrite, say=note, progress=show_progress)
     if found is None:

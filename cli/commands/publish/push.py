@@ -39,7 +39,7 @@ def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     A folder whose report says that a limit is missed is refused. So is one whose report does not
     decide a limit, unless you pass --allow-undecided.
     """
-    from evals.publication import render_report
+    from evals.report import render_report
     from surgery.publishing.upload import push
 
     done = push(folder, repo, **asked, render=render_report)

@@ -44,7 +44,7 @@ def command(output: Path, overwrite: bool) -> None:
     from cli.tables import make_console
     from cli.tables.comparison import print_comparison
     from cli.tables.evaluation import print_evaluation
-    from evals.demonstrating import PLACES, compare_texts, run_demo
+    from evals.jobs.demonstrating import PLACES, compare_texts, run_demo
 
     out = make_console()
 

@@ -15,7 +15,7 @@ from cli.tables import print_table
 from cli.terminal import echo, note, print_json, show_progress
 
 if TYPE_CHECKING:
-    from evals.mitigating import MitigationRequest
+    from evals.jobs.mitigating import MitigationRequest
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -105,7 +105,7 @@ def command(
     --samples and --corpus. The exit code is 3 if the limit or a gate is missed, and else 4 if one
     is not decided: too few passages were held back. OUT then holds the best edit that was found.
     """
-    from evals.mitigating import MitigationRequest, mitigate
+    from evals.jobs.mitigating import MitigationRequest, mitigate
 
     request = options.fill_request(MitigationRequest, asked)
     if dry_run:
@@ -143,7 +143,7 @@ def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json
     from surgery.hub.finding import find_outline
 
     find_outline(request.model, request.revision)  # before the imports, which take seconds
-    from evals.forecasting import forecast
+    from evals.jobs.forecasting import forecast
 
     found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
     print_json(found) if as_json else _print_forecast(found)
