@@ -27,7 +27,7 @@ BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
 
 
 def share(count: int, n: int) -> dict[str, Any]:
-    return {"n": n, **rate(np.arange(n) < count)}
+    return {"n": n, **rate(np.arange(n) < count), "draws": None}
 
 
 TWIN = {
