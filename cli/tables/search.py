@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.tables import format_figure, format_interval, print_table
 from cli.terminal import echo
-from surgery.record.command import write_export_command
+from surgery.card.command import write_export_command
 
 if TYPE_CHECKING:
     from evals.choose.search.request import SearchRequest

@@ -41,8 +41,8 @@ def run_demo(
     from evals.jobs.materials import open_materials
     from evals.jobs.searching import search
     from evals.report.evaluation_request import EvaluationRequest
+    from surgery.card.command import write_export_command
     from surgery.output import check_output, create_folder
-    from surgery.record.command import write_export_command
 
     check_output(output, _list_owned, overwrite=overwrite)
     wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=ATTACKS, draws=DRAWS)

@@ -1,4 +1,4 @@
-"""What people see: tables, sentences, pages, and charts of figures, and which of it may be published."""
+"""What people see: tables, sentences, page, charts; and which of it may be published."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from evals.report.report import (
     Report,
     TaskResult,
 )
+from surgery.card.command import name_texts, write_export_command
 from surgery.hub.embedded import find_lab
-from surgery.record.command import name_texts, write_export_command
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is not a recorded source of the edited model",

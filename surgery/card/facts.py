@@ -11,9 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from surgery.card.command import name_texts, write_export_command
 from surgery.families import family_of
 from surgery.hub.embedded import LAB_MODELS, PREFIX, find_lab
-from surgery.record.command import name_texts, write_export_command
 from surgery.record.manifest import Edit, Manifest, TextRecord
 from surgery.record.plan_file import list_edits
 from surgery.selection import by_variant, format_blocks, format_selection
