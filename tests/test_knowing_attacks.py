@@ -26,7 +26,6 @@ from evals.choose.search.request import SearchRequest
 from evals.choose.search.task import open_task
 from evals.choose.search.trials import Trials
 from evals.data import Samples
-from evals.data.inputs import say_nothing, show_nothing
 from evals.jobs.auditing import AuditRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import Target
@@ -408,7 +407,7 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
 
     def open_with(sibling: Path):
         limits = {"any": 0.5, f"graft:{sibling}": 0.5}
-        return open_task(SearchRequest(**asked, max=limits), say_nothing, show_nothing)
+        return open_task(SearchRequest(**asked, max=limits))
 
     task = open_with(folders["earlier"])
     assert task.slow == ("graft",)

@@ -30,15 +30,8 @@ from evals.choose.search.points import EditPoint, pareto_front, point_of
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import run_search
 from evals.choose.search.task import open_task, split_halves
-from evals.choose.search.units import (
-    keep_possible,
-    list_sets,
-    list_units,
-    merge_units,
-    units_clash,
-)
+from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units, units_clash
 from evals.data import Samples
-from evals.data.inputs import say_nothing, show_nothing
 from evals.measure.memorization.recovery import make_recovery
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
@@ -230,7 +223,7 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
         model="lab:pythia", samples="lab:pythia", max_extraction=0.01, measure=measure,
         variant=VARIANTS, device="cpu",
     )  # fmt: skip
-    task = open_task(request, say_nothing, show_nothing)
+    task = open_task(request)
     members = np.flatnonzero(task.samples.trained_on)
     rows = np.sort(np.random.default_rng(1).permutation(members)[:120])
     task = replace(task, samples=task.samples.select(rows), windows=task.windows[:96])

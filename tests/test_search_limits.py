@@ -32,7 +32,6 @@ from evals.choose.search.trials import Trials
 from evals.choose.search.units import list_units
 from evals.data import load_samples
 from evals.data.held_back import deal_windows
-from evals.data.inputs import say_nothing, show_nothing
 from evals.data.windows import cut_windows
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks.attack import Target
@@ -102,7 +101,7 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
     request = SearchRequest(
         model=str(model), samples=str(samples), max=limits, variant=("zero",), **options
     )
-    task, learned = open_task(request, say_nothing, show_nothing), []
+    task, learned = open_task(request), []
 
     def noted(model, rows):
         learned.append({row.tobytes() for row in rows})

@@ -9,29 +9,23 @@ from pydantic import Field, model_validator
 
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import (
-    Progress,
-    Say,
     find_baseline,
     find_last,
     measure_in_turn,
     open_passages,
     require_heldout_texts,
-    say_nothing,
-    show_nothing,
     tokenize_passages,
 )
 from evals.data.windows import cut_windows
 from evals.measure.attacks.names import HEALED, choose_attacks
 from evals.measure.attacks.request import Attacking
-from evals.measure.attacks.result import (
-    AllRecovered,
-    AuditReport,
-)
+from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.attacks.sibling import describe_sibling, find_sibling
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models, try_attacks
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
 from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
 from evals.report.attacks_picture import PICTURES, draw_audit
+from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel
 from evals.run.request import Measuring
 from surgery.hub.embedded import find_lab
@@ -86,12 +80,7 @@ class AuditRequest(Measuring, Attacking):
 
 
 def audit(
-    request: AuditRequest,
-    folder: Path | None = None,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: AuditRequest, folder: Path | None = None, *, overwrite: bool = False
 ) -> AuditReport | None:
     """Audits a request's models, and writes the result into `folder` if you give one.
 
@@ -104,14 +93,14 @@ def audit(
     texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
     join_launch(say)
     edited = find_last(request.model, request)
-    base = find_baseline(request.baseline, [edited], say=say)
+    base = find_baseline(request.baseline, [edited])
     between = [find_model(request.twin)] if request.twin else []
     sibling = find_sibling(request.sibling, [edited])
     if (line := describe_sibling(sibling, base)) is not None:
         say(line)
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
-        samples = tokenize_passages(passages, loaded.tokenizer, say)
+        samples = tokenize_passages(passages, loaded.tokenizer)
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
         left = hold_back([edited.manifest], samples, windows)
         if warning := left.chose.model_copy(update={"windows": 0}).warning:
@@ -132,13 +121,13 @@ def audit(
         loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool
     ) -> AuditedModel:
         plan, _ = shared
-        with progress(f"audit {loaded.name}", len(plan.tried)) as advance:
+        with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
             done.append(try_attacks(loaded, plan, *done[:1], with_control=is_last, advance=advance))
         return done[-1]
 
     done: list[AuditedModel] = []
     models = [base, *between, edited]
-    (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
+    (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack)
     if not leave_launch():
         return None
     report = _make_report(request, plan, left, before, after, *twins)

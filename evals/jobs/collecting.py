@@ -18,11 +18,11 @@ from pydantic import BaseModel
 from transformers import PreTrainedModel
 
 from evals.data import hash_row
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
 from evals.measure.memorization.extraction import run_pass
 from evals.measure.memorization.measures import token_accuracy
 from evals.measure.memorization.request import CollectRequest, Cut
 from evals.run.batching import row_ranges, rows_per_batch
+from evals.run.console import say, show_progress
 from evals.run.early_exit import read_divergences
 from evals.run.forward import check_head
 from evals.run.journal import Journal
@@ -50,13 +50,7 @@ class _Step(BaseModel):
 
 
 def collect(
-    request: CollectRequest,
-    output: Path,
-    *,
-    show_text: bool = False,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: CollectRequest, output: Path, *, show_text: bool = False, overwrite: bool = False
 ) -> dict[str, Any] | None:
     """Writes the windows of a corpus that the model recites to `output`, as samples.
 
@@ -72,7 +66,7 @@ def collect(
     check_output(output, overwrite=overwrite)
     corpus = open_corpus(request.corpus)
     join_launch(say)
-    loaded = open_model(request.model, revision=request.revision, say=say, **request.running)
+    loaded = open_model(request.model, revision=request.revision, **request.running)
     _check_length(loaded, request.cut)
     begun, journal = time.perf_counter(), None
     if current_processes().is_main:  # only this one hashes the model
@@ -80,7 +74,7 @@ def collect(
         files = [[file.name, file.size] for file in corpus]
         question = {"model": model, "corpus": files, "cut": request.cut.model_dump()}
         journal = Journal(Path(f"{output}.progress"), question, loaded.check_unchanged)
-    with progress(f"collect {request.model}: tokens", None) as advance:
+    with show_progress(f"collect {request.model}: tokens", None) as advance:
         found, windows, tokens, resumed = _find_recited(loaded, corpus, request, journal, advance)
     rows = list(_merge_equal(found, corpus, loaded.tokenizer if show_text else None))
     if journal is not None:

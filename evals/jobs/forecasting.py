@@ -16,7 +16,7 @@ from evals.choose.search.deepening import TRIES
 from evals.choose.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
 from evals.choose.search.task import Half, SearchTask, open_task
 from evals.choose.search.units import held_in_stock
-from evals.data.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
+from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials, open_materials
 from evals.jobs.mitigating import MitigationRequest, find_job
 from evals.measure.attacks.draws import count_draws
@@ -26,6 +26,7 @@ from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.edits.engine import Engine
 from evals.measure.verdicts import foresee
+from evals.run.console import show_progress
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.calibration import Text
 from surgery.fitting.fitter import Fitter
@@ -39,12 +40,7 @@ _READS = 6  # how often a checkpoint goes through memory: hashes, the copy, and 
 
 
 def forecast(
-    request: MitigationRequest,
-    output: Path,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: MitigationRequest, output: Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Opens every input, the model first, and times each step. Writes nothing.
 
@@ -53,7 +49,7 @@ def forecast(
     """
     find_job(request, output, overwrite=overwrite)
     models = [(request.model, request.revision)]
-    materials = open_materials(request.evaluation_request, models, progress=progress)
+    materials = open_materials(request.evaluation_request, models)
     if materials.healing is not None:  # an audit of a healed model tries more
         attacks = choose_attacks((*materials.request.attacks, *HEALED))
         asked = materials.request.model_copy(update={"attack": attacks})
@@ -65,9 +61,9 @@ def forecast(
     unfitted = request.search_request.model_copy(
         update={"variant": tuple(plain or ["zero"]), "calibration": ()}
     )
-    task = open_task(unfitted, say, progress)
+    task = open_task(unfitted)
     calibration = text.tokenize(task.loaded.tokenizer, task.loaded.dimensions) if text else None
-    with progress("time every step", None):
+    with show_progress("time every step", None):
         steps = [_time_search(task, variants), _time_export(task)]
         if calibration is not None:
             steps.insert(0, _time_calibration(task, calibration, variants))

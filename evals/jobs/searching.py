@@ -11,12 +11,12 @@ from evals.choose.search.points import EditPoint, point_from_json
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import run_search
 from evals.choose.search.task import SearchTask, open_task
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
 from evals.measure.edits.engine import edit_record
 from evals.measure.verdicts import foresee
 from evals.report.model_map import ModelMap, chart_map
 from evals.report.search_picture import chart_search
 from evals.report.search_report import describe_question, make_plan, make_search_report
+from evals.run.console import say, show_progress
 from evals.run.journal import Journal
 from surgery.errors import SamplesError
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
@@ -36,14 +36,7 @@ Answer = tuple[dict[str, Any], PlanFile]
 export: the selected edit, else the nearest."""
 
 
-def search(
-    request: SearchRequest,
-    folder: Path,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
-) -> Answer | None:
+def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> Answer | None:
     """Runs the search and writes it into `folder`. Returns None except on the main process.
 
     Continues the same search if `folder` holds it, or if an interrupted run left progress beside
@@ -51,7 +44,7 @@ def search(
     """
     going_on = not overwrite and (folder / _RESULT).is_file()
     check_output(folder, owned, overwrite=overwrite or going_on)
-    task = open_task(request, say, progress)
+    task = open_task(request)
     processes = current_processes()
     journal, done, earlier = None, None, Earlier()
     if processes.is_main:  # only this one hashes the model
@@ -73,8 +66,8 @@ def search(
         say(f"held-back half: {line}")
     most = request.max_evaluations * len(task.halves[0])
     with (
-        progress(f"estimate {request.model}", None) as looked,
-        progress(f"search {request.model}", most) as advance,
+        show_progress(f"estimate {request.model}", None) as looked,
+        show_progress(f"search {request.model}", most) as advance,
     ):
         outcome = run_search(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
     if not leave_launch() or journal is None:

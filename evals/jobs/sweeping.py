@@ -14,12 +14,12 @@ from evals.choose.search.units import held_in_stock
 from evals.choose.sweep.benchmarks import TaskRuns, add_tasks, run_tasks
 from evals.choose.sweep.request import SweepRequest
 from evals.choose.sweep.task import SweepTask, open_sweep
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
 from evals.measure.bounds.divergence import measure_bounds
 from evals.measure.edits.engine import BASE
 from evals.measure.memorization.recovery import make_recovery
 from evals.report.sweep_pictures import PICTURES, draw_pictures
 from evals.report.sweep_report import format_csv, make_sweep_report, open_journal
+from evals.run.console import say, show_progress
 from evals.run.journal import Journal
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 from surgery.processes import current_processes, leave_launch
@@ -31,12 +31,7 @@ owned = recognize_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.cs
 
 
 def sweep(
-    request: SweepRequest,
-    folder: Path | None = None,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: SweepRequest, folder: Path | None = None, *, overwrite: bool = False
 ) -> dict[str, Any] | None:
     """Returns the JSON object of `sweep --json`, or None except on the main process.
 
@@ -46,7 +41,7 @@ def sweep(
     """
     if folder is not None:
         check_output(folder, owned, overwrite=overwrite)
-    task = open_sweep(request, say, progress)
+    task = open_sweep(request)
     journals: list[Journal] = []
     if folder is not None and current_processes().is_main:  # only this one hashes the model
         journals.append(open_journal(folder, task))
@@ -54,16 +49,16 @@ def sweep(
             questions = task.benchmarks.identify(task.sizes)
             journals.append(open_journal(folder, task, questions))
     journal, task_journal = (*journals, None, None)[:2]
-    with progress(f"sweep {request.model}", task.engine.work(task.edits)) as advance:
+    with show_progress(f"sweep {request.model}", task.engine.work(task.edits)) as advance:
         measured = task.engine.measure([BASE, *task.edits], advance=advance, journal=journal)
-    runs = _run_tasks(task, task_journal, progress)
-    estimates = _estimate(task, progress) if request.estimate else None
+    runs = _run_tasks(task, task_journal)
+    estimates = _estimate(task) if request.estimate else None
     if not leave_launch():
         return None
     bounds = None
     if request.bounds and task.heldout is not None:
         windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
-        with progress("bounds", len(windows)) as advance:
+        with show_progress("bounds", len(windows)) as advance:
             bounds = measure_bounds(task.loaded.model, windows, advance=advance)
     result = make_sweep_report(task, measured, estimates, bounds)
     if task.benchmarks is not None:
@@ -83,11 +78,11 @@ def sweep(
     return result
 
 
-def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> list[TaskRuns]:
+def _run_tasks(task: SweepTask, journal: Journal | None) -> list[TaskRuns]:
     """Runs the benchmarks, if there are any, under every edit."""
     if task.benchmarks is None:
         return []
-    with progress("run tasks", len(task.edits) + 1) as advance:
+    with show_progress("run tasks", len(task.edits) + 1) as advance:
         return run_tasks(
             task.benchmarks,
             task.loaded,
@@ -99,12 +94,12 @@ def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> 
         )
 
 
-def _estimate(task: SweepTask, progress: Progress) -> Estimates:
+def _estimate(task: SweepTask) -> Estimates:
     """Estimates every unit on the recited members, or on all members if none is recited."""
     assert task.heldout is not None
     members = task.samples.trained_on
     recited = task.engine.base.exact[members]
-    with progress("estimate", None) as advance:
+    with show_progress("estimate", None) as advance:
         return estimate_units(
             task.loaded.model,
             Half(task.samples.select(members), task.heldout),

@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.tables import print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, print_json
 
 _COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
@@ -78,7 +78,7 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
 
     from evals.jobs.sweeping import sweep
 
-    result = sweep(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    result = sweep(request, output, overwrite=overwrite)
     if result is None:
         return
     (print_json if as_json else print_sweep)(result)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 
 
 @click.command("collect")
@@ -59,7 +59,7 @@ def command(output: Path, overwrite: bool, show_text: bool, as_json: bool, **ask
     from evals.jobs.collecting import collect
 
     text = {"show_text": show_text, "overwrite": overwrite}
-    found = collect(request, output, **text, say=note, progress=show_progress)
+    found = collect(request, output, **text)
     if found is None:
         return
     if found["resumed"]:

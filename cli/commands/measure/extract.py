@@ -10,7 +10,7 @@ import click
 
 from cli import options
 from cli.tables import format_figure, print_choice, print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, print_json
 
 
 @click.command("extract")
@@ -86,8 +86,6 @@ def command(
         output=output,
         overwrite=overwrite,
         show_text=show_text,
-        say=note,
-        progress=show_progress,
     )
     if result is not None:
         (print_json if as_json else print_extraction)(result)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.terminal import echo, note, show_progress
+from cli.terminal import echo
 
 TERMS = (
     "Recited, recovered: the share of the records that a model completes by itself, or that an "
@@ -52,9 +52,7 @@ def command(output: Path, overwrite: bool) -> None:
         out.rule(title)
         out.print("\n".join(commands), style="bold")
 
-    report = run_demo(
-        output, overwrite=overwrite, announce=announce, say=note, progress=show_progress
-    )
+    report = run_demo(output, overwrite=overwrite, announce=announce)
     print_evaluation(report)
     for line in TERMS:
         echo(line)

@@ -12,8 +12,6 @@ from evals.choose.search.units import keep_possible, list_sets, list_units, merg
 from evals.data import Samples, Tokens
 from evals.data.held_back import deal_passages, deal_windows
 from evals.data.inputs import (
-    Progress,
-    Say,
     find_calibration_text,
     make_fitter,
     open_passages,
@@ -28,6 +26,7 @@ from evals.measure.edits.engine import Engine
 from evals.measure.edits.sharing import FitEdit
 from evals.measure.healing import check_apart, find_healing_text
 from evals.measure.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
+from evals.run.console import say
 from evals.run.models import LoadedModel, open_model
 from surgery.errors import SamplesError
 from surgery.fitting.calibration import Calibration
@@ -218,8 +217,8 @@ def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Ha
     return first, second
 
 
-def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTask:
-    """Opens the inputs of a request, texts before the model. `say` gets warnings.
+def open_task(request: SearchRequest) -> SearchTask:
+    """Opens the inputs of a request, texts before the model.
 
     Raises `SurgeryError` for inputs that it cannot use.
     """
@@ -232,8 +231,8 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     join_launch(say)
     found = find_model(request.model, request.revision)
     sibling = find_sibling(request.sibling, [found])
-    loaded = open_model(found, say=say, **request.running)
-    rows = tokenize_passages(passages, loaded.tokenizer, say)
+    loaded = open_model(found, **request.running)
+    rows = tokenize_passages(passages, loaded.tokenizer)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     healing = None
     if text is not None:
@@ -251,7 +250,6 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         calibrated,
         loaded,
         layout=layout,
-        progress=progress,
     )
     task = SearchTask(
         request=request,

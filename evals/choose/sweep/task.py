@@ -14,8 +14,6 @@ from evals.choose.sweep.benchmarks import choose_batch_sizes
 from evals.choose.sweep.request import SweepRequest
 from evals.data import Samples, Tokens
 from evals.data.inputs import (
-    Progress,
-    Say,
     find_calibration_text,
     make_fitter,
     open_passages,
@@ -24,6 +22,7 @@ from evals.data.inputs import (
 )
 from evals.data.windows import cut_windows
 from evals.measure.edits.engine import Engine
+from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
@@ -97,10 +96,10 @@ class SweepTask:
         return self.fitter.fit_alone(blocks, {unit.variant for unit in self.units})
 
 
-def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask:
+def open_sweep(request: SweepRequest) -> SweepTask:
     """Opens the inputs of a request: texts first, then tasks, then the model.
 
-    `say` gets warnings. Raises `SurgeryError` for inputs that it cannot use.
+    Raises `SurgeryError` for inputs that it cannot use.
     """
     model = request.model
     fits = bool(request.calibration) or (request.estimate and find_lab(model) is not None)
@@ -109,9 +108,9 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     texts = [] if request.exact_only else require_heldout_texts(request.corpus, model)
     calibrated = find_calibration_text(request.calibration, model, variants)
     join_launch(say)
-    benchmarks = _load_tasks(request, progress)
-    loaded = open_model(model, revision=request.revision, say=say, **request.running)
-    rows, heldout = tokenize_passages(passages, loaded.tokenizer, say), None
+    benchmarks = _load_tasks(request)
+    loaded = open_model(model, revision=request.revision, **request.running)
+    rows, heldout = tokenize_passages(passages, loaded.tokenizer), None
     if not request.exact_only:
         heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
@@ -126,7 +125,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     plans = [editable.plan(edit) for edit in edits]
     for warning in warnings:
         say(f"warning: {warning}")
-    fitter = make_fitter(plans, calibrated, loaded, progress=progress)
+    fitter = make_fitter(plans, calibrated, loaded)
     sizes = {}
     if benchmarks is not None:
         sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size)
@@ -144,12 +143,12 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     )  # fmt: skip
 
 
-def _load_tasks(request: SweepRequest, progress: Progress) -> Benchmarks | None:
+def _load_tasks(request: SweepRequest) -> Benchmarks | None:
     """Loads the tasks, if there are any. Looks up the model first: tasks may take long to load."""
     if not request.task_names:
         return None
     find_outline(request.model, request.revision)
-    with progress("loading tasks", None):
+    with show_progress("loading tasks", None):
         from evals.run.lm_eval.running import Benchmarks
 
         return Benchmarks.load(

@@ -13,15 +13,11 @@ from transformers import PreTrainedModel
 from evals.data import Samples, Tokens, describe_samples, list_row_warnings
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import (
-    Progress,
-    Say,
     find_baseline,
     find_last,
     measure_in_turn,
     open_passages,
     read_heldout_texts,
-    say_nothing,
-    show_nothing,
 )
 from evals.data.windows import cut_windows
 from evals.measure.memorization.extraction import Extraction, extract, run_pass
@@ -34,6 +30,7 @@ from evals.measure.memorization.summary import (
     summarize_extraction,
 )
 from evals.run.batching import rows_per_batch
+from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel
 from evals.run.predictions import Sampling
 from evals.run.statistics import SEED, rate
@@ -88,8 +85,6 @@ def run_extraction(
     output: Path | None = None,
     overwrite: bool = False,
     show_text: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
 ) -> dict[str, Any] | None:
     """Returns the object of `extract --json`; writes it to `output`, and the rows to `rows_file`.
 
@@ -103,7 +98,7 @@ def run_extraction(
     texts = read_heldout_texts(request.control, request.model, request.baseline, request.samples)
     join_launch(say)
     edited = find_last(request.model, request)
-    bases = [find_baseline(name, [edited], say=say) for name in (request.baseline,) if name]
+    bases = [find_baseline(name, [edited]) for name in (request.baseline,) if name]
     tokenizer: Any = None
 
     def prepare(loaded: LoadedModel) -> tuple[Protocol, HeldBack]:
@@ -122,10 +117,10 @@ def run_extraction(
         loaded: LoadedModel, shared: tuple[Protocol, HeldBack], is_last: bool
     ) -> ExtractionResults:
         protocol, _ = shared
-        with progress(f"extract {loaded.name}", protocol.rows) as advance:
+        with show_progress(f"extract {loaded.name}", protocol.rows) as advance:
             return measure(loaded, protocol, advance=advance)
 
-    shared, results = measure_in_turn([*bases, edited], request, prepare, measure_one, say)
+    shared, results = measure_in_turn([*bases, edited], request, prepare, measure_one)
     if not leave_launch():
         return None
     _, left = shared
@@ -163,10 +158,7 @@ def report_held_back(
 
 
 def measure(
-    loaded: LoadedModel,
-    protocol: Protocol,
-    *,
-    advance: Callable[[int], None] | None = None,
+    loaded: LoadedModel, protocol: Protocol, *, advance: Callable[[int], None] | None = None
 ) -> ExtractionResults:
     """Runs `protocol` on one model. `advance` counts finished rows, including controls."""
     samples, model = protocol.samples, loaded.model
