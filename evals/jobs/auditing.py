@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
@@ -16,23 +17,24 @@ from evals.data.inputs import (
     require_heldout_texts,
     tokenize_passages,
 )
-from evals.data.windows import cut_windows
+from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.names import HEALED, choose_attacks
 from evals.measure.attacks.request import Attacking
 from evals.measure.attacks.result import AllRecovered, AuditReport
-from evals.measure.attacks.sibling import describe_sibling, find_sibling
-from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models, try_attacks
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
 from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
 from evals.report.attacks_picture import PICTURES, draw_audit
 from evals.run.console import say, show_progress
-from evals.run.models import LoadedModel
 from evals.run.request import Measuring
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
-from surgery.output import check_output, create_folder, recognize_by, write_lines
+from surgery.output import recognize_by
 from surgery.processes import join_launch, leave_launch
 from surgery.record.manifest import list_versions
+
+if TYPE_CHECKING:
+    from evals.measure.attacks.trying import AttackPlan, AuditedModel
+    from evals.run.models import LoadedModel
 
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
@@ -74,8 +76,6 @@ class AuditRequest(Measuring, Attacking):
     @property
     def tried(self) -> tuple[str, ...]:
         """The names of the attacks to run."""
-        from evals.measure.attacks.names import choose_attacks
-
         return choose_attacks(self.attack, self.max, sibling=self.sibling is not None)
 
 
@@ -87,8 +87,11 @@ def audit(
     Returns None on all processes but the main one. Raises `SurgeryError` if the request names
     anything unusable, or if the folder cannot be written.
     """
-    if folder is not None:
-        check_output(folder, owned, overwrite=overwrite)
+    from evals.data.windows import cut_windows
+    from evals.measure.attacks.sibling import describe_sibling, find_sibling
+    from evals.measure.attacks.trying import AttackPlan, try_attacks
+
+    output = ResultFolder(request, folder, owned, overwrite)
     passages = open_passages(request.samples or str(request.lab), request)
     texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
     join_launch(say)
@@ -131,11 +134,7 @@ def audit(
     if not leave_launch():
         return None
     report = _make_report(request, plan, left, before, after, *twins)
-    if folder is not None:
-        config = request.to_config()
-        with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
-            write_lines(partial / "audit.json", [json.dumps(report.to_dict(), indent=2)])
-            draw_audit(report.to_dict(), partial)
+    output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
 
 
@@ -148,6 +147,8 @@ def _make_report(
     twin: AuditedModel | None = None,
 ) -> AuditReport:
     """Figures of the passages held back; if some chose the edit, also the rates of all."""
+    from evals.measure.attacks.trying import compare_models
+
     counted = left.passages[plan.samples.trained_on]
     figures = compare_models(plan, base, after, counted, twin)
     all_passages = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ from evals.choose.search.points import EditPoint, point_from_json
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import run_search
 from evals.choose.search.task import SearchTask, open_task
+from evals.jobs.result_folder import ResultFolder
 from evals.measure.edits.engine import edit_record
 from evals.measure.verdicts import foresee
 from evals.report.model_map import ModelMap, chart_map
 from evals.report.search_picture import chart_search
 from evals.report.search_report import describe_question, make_plan, make_search_report
 from evals.run.console import say, show_progress
-from evals.run.journal import Journal
 from surgery.errors import SamplesError
-from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
+from surgery.output import recognize_by, write_text
 from surgery.processes import current_processes, leave_launch
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import Selection
@@ -43,17 +44,15 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     it. Raises `SurgeryError` for inputs that it cannot use and for a folder that it cannot write.
     """
     going_on = not overwrite and (folder / _RESULT).is_file()
-    check_output(folder, owned, overwrite=overwrite or going_on)
+    output = ResultFolder(request, folder, owned, overwrite or going_on)
     task = open_task(request)
     processes = current_processes()
-    journal, done, earlier = None, None, Earlier()
-    if processes.is_main:  # only this one hashes the model
-        if going_on:
-            done, earlier = _read_search(folder, task)
-        if done is None:
-            path = folder.parent / f".{folder.name}.progress"
-            journal = Journal(path, describe_question(task), task.loaded.check_unchanged)
-            earlier |= {point.selection: point for point in journal.read(point_from_json)}
+    done, earlier = None, Earlier()
+    if processes.is_main and going_on:
+        done, earlier = _read_search(folder, task)
+    if done is None:
+        journal = output.open_journal(partial(describe_question, task), task.loaded)
+        earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if processes.agree(done is not None):
         leave_launch()
         if done is not None:
@@ -70,24 +69,23 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
         show_progress(f"search {request.model}", most) as advance,
     ):
         outcome = run_search(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
-    if not leave_launch() or journal is None:
+    if not leave_launch():
         return None
     result = make_search_report(task, outcome)
     plan, met = make_plan(task, outcome.best, result), outcome.selected is not None
-    with create_folder(
-        folder, owned, overwrite=overwrite or going_on, config=request.to_config()
-    ) as partial:
-        result["plan"] = _PLAN if met else None
-        write_lines(partial / _RESULT, [json.dumps(result, indent=2)])
-        chart_search(result).save(partial, "front")
+    result["plan"] = _PLAN if met else None
+
+    def add(folder: Path) -> None:
+        chart_search(result).save(folder, "front")
         if result["map"] is not None:
             title = f"{result['model']}: one edit at a time"
             chosen = outcome.selected[0].selection if outcome.selected else ()
             found = ModelMap.model_validate(result["map"])
-            chart_map(found, chosen, title).save(partial, "model")
+            chart_map(found, chosen, title).save(folder, "model")
         if met:
-            write_text(partial / _PLAN, plan.to_text())
-    journal.remove()
+            write_text(folder / _PLAN, plan.to_text())
+
+    output.write(_RESULT, result, add)
     return _locate_plan(result, folder), plan
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,15 @@ from evals.choose.search.units import held_in_stock
 from evals.choose.sweep.benchmarks import TaskRuns, add_tasks, run_tasks
 from evals.choose.sweep.request import SweepRequest
 from evals.choose.sweep.task import SweepTask, open_sweep
+from evals.jobs.result_folder import ResultFolder
 from evals.measure.bounds.divergence import measure_bounds
 from evals.measure.edits.engine import BASE
 from evals.measure.memorization.recovery import make_recovery
 from evals.report.sweep_pictures import PICTURES, draw_pictures
-from evals.report.sweep_report import format_csv, make_sweep_report, open_journal
+from evals.report.sweep_report import describe_sweep, format_csv, make_sweep_report
 from evals.run.console import say, show_progress
-from evals.run.journal import Journal
-from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
-from surgery.processes import current_processes, leave_launch
+from surgery.output import recognize_by, write_text
+from surgery.processes import leave_launch
 
 BOUND_WINDOWS = 32
 """Windows of held-out text for `measure_bounds`, at least, if there are so many."""
@@ -39,19 +39,12 @@ def sweep(
     interrupted sweep left beside it. Raises `SurgeryError` for inputs that it cannot use and for a
     folder that it cannot write.
     """
-    if folder is not None:
-        check_output(folder, owned, overwrite=overwrite)
+    output = ResultFolder(request, folder, owned, overwrite)
     task = open_sweep(request)
-    journals: list[Journal] = []
-    if folder is not None and current_processes().is_main:  # only this one hashes the model
-        journals.append(open_journal(folder, task))
-        if task.benchmarks is not None:
-            questions = task.benchmarks.identify(task.sizes)
-            journals.append(open_journal(folder, task, questions))
-    journal, task_journal = (*journals, None, None)[:2]
+    journal = output.open_journal(partial(describe_sweep, task), task.loaded)
     with show_progress(f"sweep {request.model}", task.engine.work(task.edits)) as advance:
         measured = task.engine.measure([BASE, *task.edits], advance=advance, journal=journal)
-    runs = _run_tasks(task, task_journal)
+    runs = _run_tasks(task, output)
     estimates = _estimate(task) if request.estimate else None
     if not leave_launch():
         return None
@@ -65,26 +58,27 @@ def sweep(
         result = add_tasks(result, task.benchmarks, runs, task.sizes)
     for warning in result["warnings"][len(task.warnings) :]:
         say(f"warning: {warning}")
-    if folder is not None:
-        config = request.to_config()
-        with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
-            write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
-            write_text(partial / "sweep.csv", format_csv([result["base"], *result["edits"]]))
-            if "estimates" in result:
-                write_text(partial / "estimates.csv", format_csv(result["estimates"]))
-            draw_pictures(result, partial)
-    for file in journals:
-        file.remove()
+    output.write("sweep.json", result, partial(_write_tables, result))
     return result
 
 
-def _run_tasks(task: SweepTask, journal: Journal | None) -> list[TaskRuns]:
+def _write_tables(result: dict[str, Any], folder: Path) -> None:
+    write_text(folder / "sweep.csv", format_csv([result["base"], *result["edits"]]))
+    if "estimates" in result:
+        write_text(folder / "estimates.csv", format_csv(result["estimates"]))
+    draw_pictures(result, folder)
+
+
+def _run_tasks(task: SweepTask, output: ResultFolder) -> list[TaskRuns]:
     """Runs the benchmarks, if there are any, under every edit."""
-    if task.benchmarks is None:
+    if (benchmarks := task.benchmarks) is None:
         return []
+    journal = output.open_journal(
+        lambda: describe_sweep(task, benchmarks.identify(task.sizes)), task.loaded, ".tasks"
+    )
     with show_progress("run tasks", len(task.edits) + 1) as advance:
         return run_tasks(
-            task.benchmarks,
+            benchmarks,
             task.loaded,
             list(task.edits),
             task.sizes,

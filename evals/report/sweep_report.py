@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from evals.choose.sweep.task import SweepTask
 from evals.data import hash_row
 from evals.measure.edits.engine import BASE, MeasuredEdit, edit_record
 from evals.measure.memorization.recovery import Evidence, rate_recoveries
-from evals.run.journal import Journal
 from surgery.record.manifest import list_versions
 from surgery.selection import Part, Selection, format_selection
 
@@ -98,15 +96,10 @@ def _record_estimate(unit: Part, estimates: Estimates, num_heads: int) -> dict[s
     }
 
 
-def open_journal(
-    output: Path, task: SweepTask, questions: Mapping[str, Any] | None = None
-) -> Journal:
-    """Opens the progress of a sweep: a hidden file beside its output folder.
-
-    With `questions`, what each benchmark asks, it is the progress of the benchmarks.
-    """
+def describe_sweep(task: SweepTask, questions: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What decides the figures of a sweep, or of its benchmarks: `questions`, what each asks."""
     loaded, samples = task.loaded, task.samples
-    settings = {
+    return {
         "model": loaded.identity,
         "dtype": loaded.dtype,
         "samples": [samples.sha256, samples.prefix_length],
@@ -117,9 +110,6 @@ def open_journal(
         "tasks": questions,
         "edits": hashlib.sha256(repr(list(task.edits)).encode()).hexdigest(),
     }
-    part = "" if questions is None else ".tasks"
-    path = output.parent / f".{output.name}{part}.progress"
-    return Journal(path, settings, loaded.check_unchanged)
 
 
 def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:

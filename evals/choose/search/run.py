@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from evals.choose.search.algorithm import Found, find
@@ -14,7 +13,7 @@ from evals.choose.search.task import SearchTask
 from evals.choose.search.trials import Trials, Twice
 from evals.choose.search.units import held_in_stock
 from evals.measure.edits.engine import BASE, Engine
-from evals.run.journal import Journal
+from evals.run.journal import KEEP_NOTHING, Journal
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.selection import Selection, parse_selection
 from surgery.variants import variant_of
@@ -57,7 +56,7 @@ def run_search(
     *,
     advance: Advance,
     looked: Advance = lambda done: None,
-    journal: Journal | None = None,
+    journal: Journal = KEEP_NOTHING,
     earlier: Mapping[Selection, EditPoint] | None = None,
 ) -> SearchOutcome:
     """Searches. `advance` gets the number of rows just done for edits, `looked` for estimates.
@@ -84,7 +83,7 @@ def run_search(
         )
     deep, compared = _deep_blocks(task, base[0])
     known = {**(earlier or {}), BASE: base[0]}
-    with nullcontext() if journal is None else journal.open_to_append():
+    with journal.open_to_append():
         found = _find(task, trials.engines[0], known, journal, advance, looked)
         tried: dict[Selection, EditPoint] = {}  # with the fits of an export
 
@@ -99,7 +98,7 @@ def run_search(
                 found.measured[chosen] = replace(
                     before, attacked=point.attacked, healed_rise=point.healed_rise
                 )
-                if journal is not None and point != known:
+                if point != known:
                     journal.append(point_as_json(found.measured[chosen]))
             tried[point.selection] = point
             return task.keeps(point, base[0])
@@ -118,7 +117,7 @@ def _find(
     task: SearchTask,
     engine: Engine,
     known: dict[Selection, EditPoint],
-    journal: Journal | None,
+    journal: Journal,
     advance: Advance,
     looked: Advance,
 ) -> Found:
@@ -158,8 +157,7 @@ def _find(
                     rise = before.healed_rise
                     point = replace(point, attacked=before.attacked, healed_rise=rise)
                 known[one.selection] = replace(point, refitted=refits(one.selection))
-                if journal is not None:
-                    journal.append(point_as_json(known[one.selection]))
+                journal.append(point_as_json(known[one.selection]))
         return [known[selection] for selection in selections]
 
     most, find_refusal = task.request.max_evaluations, task.loaded.editable.find_refusal
