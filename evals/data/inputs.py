@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
     from surgery.hub.resolved import ResolvedModel
-    from surgery.plan import Plan as EditPlan
+    from surgery.plan import Plan
 
 
-Plan = TypeVar("Plan")
+Shared = TypeVar("Shared")
 Result = TypeVar("Result")
 
 
@@ -149,30 +149,30 @@ def find_recorded_commit(model: str, edited: Iterable[ResolvedModel]) -> str | N
 def measure_in_turn(
     models: Sequence[str | ResolvedModel],
     request: Running,
-    prepare: Callable[[LoadedModel], Plan],
-    measure: Callable[[LoadedModel, Plan, bool], Result],
-) -> tuple[Plan, list[Result]]:
+    prepare: Callable[[LoadedModel], Shared],
+    measure: Callable[[LoadedModel, Shared, bool], Result],
+) -> tuple[Shared, list[Result]]:
     """Measures models in the same precision, with one in memory at a time.
 
-    `prepare` gets the first model and returns the plan for all. The third argument of `measure`
+    `prepare` gets the first model and returns what all share. The third argument of `measure`
     says whether the model is the last. Raises `MeasurementError` if precisions differ.
     """
     from evals.run.models import check_precision, open_model
 
-    plan, dtype, results = None, None, []
+    shared, dtype, results = None, None, []
     for number, model in enumerate(models, 1):
         loaded = open_model(model, **request.running)
-        if plan is None:
-            plan, dtype = prepare(loaded), loaded.dtype
+        if shared is None:
+            shared, dtype = prepare(loaded), loaded.dtype
         check_precision(str(dtype), loaded.dtype, loaded.name)
-        results.append(measure(loaded, plan, number == len(models)))
+        results.append(measure(loaded, shared, number == len(models)))
         del loaded
-    assert plan is not None
-    return plan, results
+    assert shared is not None
+    return shared, results
 
 
 def make_fitter(
-    plans: Sequence[EditPlan], text: Text | None, loaded: LoadedModel, *, layout: str = "auto"
+    plans: Sequence[Plan], text: Text | None, loaded: LoadedModel, *, layout: str = "auto"
 ) -> Fitter | None:
     """A fitter that has fitted what `plans` need. None if there is no text."""
     from surgery.errors import SamplesError

@@ -22,8 +22,7 @@ from evals.measure.attacks.names import HEALED, choose_attacks
 from evals.measure.attacks.request import Attacking
 from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
-from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
-from evals.report.attacks_picture import PICTURES, draw_audit
+from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
 from evals.run.request import Measuring
 from surgery.hub.embedded import find_lab

@@ -36,7 +36,7 @@ def run_demo(
     from evals.jobs.exporting import ExportRequest, run_export
     from evals.jobs.materials import open_materials
     from evals.jobs.searching import search
-    from evals.report.evaluation_request import EvaluationRequest
+    from evals.report.request import EvaluationRequest
     from surgery.card.command import write_export_command
     from surgery.output import check_output, create_folder
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals.data.inputs import find_baseline
-from evals.jobs.evaluation import Evaluation, evaluate
 from evals.jobs.materials import Materials, open_materials
-from evals.report.evaluation_request import EvaluationRequest
+from evals.jobs.reporting import Evaluation, evaluate
 from evals.report.page import build_measurements, render_pages
 from evals.report.report import Report
+from evals.report.request import EvaluationRequest
 from evals.run.console import say
 from evals.run.lm_eval.running import write_results
 from surgery.card.text import refresh_card

@@ -22,7 +22,7 @@ from surgery.processes import join_launch, leave_launch
 
 if TYPE_CHECKING:
     from evals.data.held_back import HeldBack
-    from evals.measure.memorization.comparison import ExtractionResults, Protocol
+    from evals.measure.memorization.protocol import ExtractionResults, Protocol
     from evals.run.models import LoadedModel
 
 
@@ -64,7 +64,7 @@ def run_extraction(
     """
     from evals.data.held_back import hold_back
     from evals.data.windows import cut_windows
-    from evals.measure.memorization.comparison import Protocol, measure, report_held_back
+    from evals.measure.memorization.protocol import Protocol, measure, report_held_back
     from evals.measure.memorization.summary import list_rows
     from evals.run.batching import rows_per_batch
     from evals.run.predictions import Sampling

@@ -10,10 +10,10 @@ from evals.data import Passages
 from evals.data.inputs import find_recorded_commit, open_passages, read_heldout_texts
 from evals.measure.attacks.sibling import find_sibling
 from evals.measure.healing import find_healing_text
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.gates import check_limited_tasks
 from evals.report.model_map import ModelMap
 from evals.report.report import FrontPoint
+from evals.report.request import EvaluationRequest
 from evals.run.console import show_progress
 from evals.run.lm_eval.running import Benchmarks
 from surgery.checkpoint.content import find_cache, hash_file

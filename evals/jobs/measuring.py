@@ -19,7 +19,7 @@ from evals.data.windows import cut_windows
 from evals.jobs.materials import Materials
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
 from evals.measure.healing import heal_loaded
-from evals.measure.memorization.comparison import (
+from evals.measure.memorization.protocol import (
     ExtractionResults,
     Protocol,
     measure,

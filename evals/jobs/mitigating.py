@@ -17,7 +17,7 @@ from evals.choose.search.request import SearchRequest
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.measure.healing import read_healing_text
 from evals.measure.verdicts import OK, settle, shorten_list
-from evals.report.evaluation_request import EvaluationRequest
+from evals.report.request import EvaluationRequest
 from evals.run.console import SILENT, say, use_console
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.request import describe_mistakes

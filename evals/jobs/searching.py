@@ -8,16 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evals.choose.search.opened import OpenedSearch, open_search
 from evals.choose.search.points import EditPoint, point_from_json
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import run_search
-from evals.choose.search.task import SearchTask, open_task
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.edits.engine import edit_record
 from evals.measure.verdicts import foresee
 from evals.report.model_map import ModelMap, chart_map
-from evals.report.search_picture import chart_search
-from evals.report.search_report import describe_question, make_plan, make_search_report
+from evals.report.search import chart_search, describe_question, make_plan, make_search_report
 from evals.run.console import say, show_progress
 from surgery.errors import SamplesError
 from surgery.output import recognize_by, write_text
@@ -45,13 +44,13 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     """
     going_on = not overwrite and (folder / _RESULT).is_file()
     output = ResultFolder(request, folder, owned, overwrite or going_on)
-    task = open_task(request)
+    opened = open_search(request)
     processes = current_processes()
     done, earlier = None, Earlier()
     if processes.is_main and going_on:
-        done, earlier = _read_search(folder, task)
+        done, earlier = _read_search(folder, opened)
     if done is None:
-        journal = output.open_journal(partial(describe_question, task), task.loaded)
+        journal = output.open_journal(partial(describe_question, opened), opened.loaded)
         earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if processes.agree(done is not None):
         leave_launch()
@@ -61,18 +60,20 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     if earlier:
         say(f"{len(earlier)} edits are already measured")
     earlier = processes.agree(earlier)
-    for line in foresee(request.limits.values(), len(task.halves[1].samples)):
+    for line in foresee(request.limits.values(), len(opened.halves[1].samples)):
         say(f"held-back half: {line}")
-    most = request.max_evaluations * len(task.halves[0])
+    most = request.max_evaluations * len(opened.halves[0])
     with (
         show_progress(f"estimate {request.model}", None) as looked,
         show_progress(f"search {request.model}", most) as advance,
     ):
-        outcome = run_search(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
+        outcome = run_search(
+            opened, advance=advance, looked=looked, journal=journal, earlier=earlier
+        )
     if not leave_launch():
         return None
-    result = make_search_report(task, outcome)
-    plan, met = make_plan(task, outcome.best, result), outcome.selected is not None
+    result = make_search_report(opened, outcome)
+    plan, met = make_plan(opened, outcome.best, result), outcome.selected is not None
     result["plan"] = _PLAN if met else None
 
     def add(folder: Path) -> None:
@@ -89,14 +90,14 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     return _locate_plan(result, folder), plan
 
 
-def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier]:
+def _read_search(folder: Path, opened: OpenedSearch) -> tuple[Answer | None, Earlier]:
     """The answer of an earlier search, if it is complete, and its points.
 
     Raises `SamplesError` for a search with other options, and for files that no search wrote.
     """
     path = folder / _RESULT
     result = read_json(path)
-    if result.get("question") != json.loads(json.dumps(describe_question(task))):
+    if result.get("question") != json.loads(json.dumps(describe_question(opened))):
         raise SamplesError(
             "holds a search with another model, goal, text, or choice",
             where=path,
@@ -108,11 +109,11 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
         selected = result["selected"]
         if selected is None or "held_back_state" not in result:  # the latter by 0.2.0
             return None, earlier
-        if result["max_evaluations"] < task.request.max_evaluations:
+        if result["max_evaluations"] < opened.request.max_evaluations:
             return None, earlier
-        heads = task.loaded.dimensions.num_heads
+        heads = opened.loaded.dimensions.num_heads
         best = next(one for one in earlier if edit_record(one, heads).items() <= selected.items())
-        plan = make_plan(task, best, result)
+        plan = make_plan(opened, best, result)
     if read_plan_file(folder / _PLAN) != plan:
         raise SamplesError("is not the plan that the search wrote", where=folder / _PLAN, fix=_ANEW)
     return (_locate_plan(result, folder), plan), earlier

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from evals.choose.search.estimates import Estimates, estimate_units
-from evals.choose.search.task import Half
 from evals.choose.search.units import held_in_stock
-from evals.choose.sweep.benchmarks import TaskRuns, add_tasks, run_tasks
+from evals.choose.sweep.opened import OpenedSweep, open_sweep
 from evals.choose.sweep.request import SweepRequest
-from evals.choose.sweep.task import SweepTask, open_sweep
+from evals.choose.sweep.scoring import TaskRuns, add_tasks, run_tasks
+from evals.data.held_back import Half
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.bounds.divergence import measure_bounds
 from evals.measure.edits.engine import BASE
 from evals.measure.memorization.recovery import make_recovery
+from evals.report.sweep import describe_sweep, format_csv, make_sweep_report
 from evals.report.sweep_pictures import PICTURES, draw_pictures
-from evals.report.sweep_report import describe_sweep, format_csv, make_sweep_report
 from evals.run.console import say, show_progress
 from surgery.output import recognize_by, write_text
 from surgery.processes import leave_launch
@@ -40,23 +40,23 @@ def sweep(
     folder that it cannot write.
     """
     output = ResultFolder(request, folder, owned, overwrite)
-    task = open_sweep(request)
-    journal = output.open_journal(partial(describe_sweep, task), task.loaded)
-    with show_progress(f"sweep {request.model}", task.engine.work(task.edits)) as advance:
-        measured = task.engine.measure([BASE, *task.edits], advance=advance, journal=journal)
-    runs = _run_tasks(task, output)
-    estimates = _estimate(task) if request.estimate else None
+    opened = open_sweep(request)
+    journal = output.open_journal(partial(describe_sweep, opened), opened.loaded)
+    with show_progress(f"sweep {request.model}", opened.engine.work(opened.edits)) as advance:
+        measured = opened.engine.measure([BASE, *opened.edits], advance=advance, journal=journal)
+    runs = _run_tasks(opened, output)
+    estimates = _estimate(opened) if request.estimate else None
     if not leave_launch():
         return None
     bounds = None
-    if request.bounds and task.heldout is not None:
-        windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
+    if request.bounds and opened.heldout is not None:
+        windows = opened.heldout[:: max(1, len(opened.heldout) // BOUND_WINDOWS)]
         with show_progress("bounds", len(windows)) as advance:
-            bounds = measure_bounds(task.loaded.model, windows, advance=advance)
-    result = make_sweep_report(task, measured, estimates, bounds)
-    if task.benchmarks is not None:
-        result = add_tasks(result, task.benchmarks, runs, task.sizes)
-    for warning in result["warnings"][len(task.warnings) :]:
+            bounds = measure_bounds(opened.loaded.model, windows, advance=advance)
+    result = make_sweep_report(opened, measured, estimates, bounds)
+    if opened.benchmarks is not None:
+        result = add_tasks(result, opened.benchmarks, runs, opened.sizes)
+    for warning in result["warnings"][len(opened.warnings) :]:
         say(f"warning: {warning}")
     output.write("sweep.json", result, partial(_write_tables, result))
     return result
@@ -69,39 +69,39 @@ def _write_tables(result: dict[str, Any], folder: Path) -> None:
     draw_pictures(result, folder)
 
 
-def _run_tasks(task: SweepTask, output: ResultFolder) -> list[TaskRuns]:
+def _run_tasks(opened: OpenedSweep, output: ResultFolder) -> list[TaskRuns]:
     """Runs the benchmarks, if there are any, under every edit."""
-    if (benchmarks := task.benchmarks) is None:
+    if (benchmarks := opened.benchmarks) is None:
         return []
     journal = output.open_journal(
-        lambda: describe_sweep(task, benchmarks.identify(task.sizes)), task.loaded, ".tasks"
+        lambda: describe_sweep(opened, benchmarks.identify(opened.sizes)), opened.loaded, ".tasks"
     )
-    with show_progress("run tasks", len(task.edits) + 1) as advance:
+    with show_progress("run tasks", len(opened.edits) + 1) as advance:
         return run_tasks(
             benchmarks,
-            task.loaded,
-            list(task.edits),
-            task.sizes,
-            fit=task.fitter.fit if task.fitter else None,
+            opened.loaded,
+            list(opened.edits),
+            opened.sizes,
+            fit=opened.fitter.fit if opened.fitter else None,
             advance=advance,
             journal=journal,
         )
 
 
-def _estimate(task: SweepTask) -> Estimates:
+def _estimate(opened: OpenedSweep) -> Estimates:
     """Estimates every unit on the recited members, or on all members if none is recited."""
-    assert task.heldout is not None
-    members = task.samples.trained_on
-    recited = task.engine.base.exact[members]
+    assert opened.heldout is not None
+    members = opened.samples.trained_on
+    recited = opened.engine.base.exact[members]
     with show_progress("estimate", None) as advance:
         return estimate_units(
-            task.loaded.model,
-            Half(task.samples.select(members), task.heldout),
+            opened.loaded.model,
+            Half(opened.samples.select(members), opened.heldout),
             recited if recited.any() else np.ones_like(recited),
-            task.units,
+            opened.units,
             (),
             make_recovery("greedy"),
-            task.fit_alone(),
-            stock=held_in_stock(task.units, task.loaded.editable),
+            opened.fit_alone(),
+            stock=held_in_stock(opened.units, opened.loaded.editable),
             advance=advance,
         )

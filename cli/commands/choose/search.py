@@ -63,7 +63,7 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     request = options.fill_request(SearchRequest, asked)
 
     from evals.jobs.searching import search
-    from evals.report.search_report import explain_miss
+    from evals.report.search import explain_miss
     from surgery.hub.finding import get_last_name
 
     folder = output or Path(f"{get_last_name(Path(request.model.rpartition(':')[2]))}-search")

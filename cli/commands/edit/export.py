@@ -158,7 +158,7 @@ def command(
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
     """Opens what is needed to evaluate, so that mistakes come before any work."""
-    from evals.report.evaluation_request import EvaluationRequest
+    from evals.report.request import EvaluationRequest
 
     model = request.model
     edited = {"models": (model,), "baseline": model, "revision": None}

@@ -56,7 +56,7 @@ def command(
     """
     if asked["baseline"] is None:
         raise click.UsageError("give --baseline, the model before the edit, to compare with")
-    from evals.report.evaluation_request import EvaluationRequest
+    from evals.report.request import EvaluationRequest
 
     request = options.fill_request(EvaluationRequest, asked)
 

@@ -19,8 +19,8 @@ from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.trying import compare_models
 from evals.measure.differences import compare_heldout, compare_scores
 from evals.measure.healing import check_recorded_text
-from evals.measure.memorization.comparison import ExtractionResults, report_extraction
 from evals.measure.memorization.measures import Flags
+from evals.measure.memorization.protocol import ExtractionResults, report_extraction
 from evals.measure.memorization.summary import list_rows
 from evals.measure.verdicts import foresee
 from evals.report.gates import find_limit

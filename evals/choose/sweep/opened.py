@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evals.choose.search.units import Grain, keep_possible, kind_of, list_units
-from evals.choose.sweep.benchmarks import choose_batch_sizes
 from evals.choose.sweep.request import SweepRequest
+from evals.choose.sweep.scoring import choose_batch_sizes
 from evals.data import Samples, Tokens
 from evals.data.inputs import (
     find_calibration_text,
@@ -34,7 +34,7 @@ from surgery.variants import Fit
 if TYPE_CHECKING:
     from evals.run.lm_eval.running import Benchmarks
 
-Kind = Literal["block", "last", "range", "group", "head"]
+EditKind = Literal["block", "last", "range", "group", "head"]
 
 
 def list_edits(
@@ -43,7 +43,7 @@ def list_edits(
     variants: Sequence[str],
     request: SweepRequest,
     num_groups: int | None = None,
-) -> dict[Selection, Kind]:
+) -> dict[Selection, EditKind]:
     """Lists edits in the order of a report, each under the first kind it belongs to.
 
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
@@ -51,12 +51,12 @@ def list_edits(
     such group. Each in every variant.
     """
     every, whole = range(num_blocks), tuple(range(num_heads))
-    spans: list[tuple[Kind, range]] = [("block", every[block : block + 1]) for block in every]
+    spans: list[tuple[EditKind, range]] = [("block", every[block : block + 1]) for block in every]
     if request.last:
         spans += [("last", every[first:]) for first in reversed(every)]
     if request.ranges:
         spans += [("range", every[first : end + 1]) for first in every for end in every[first:]]
-    found: dict[Selection, Kind] = {}
+    found: dict[Selection, EditKind] = {}
     for kind, blocks in spans:
         for variant in variants:
             found.setdefault(tuple(Part(block, whole, variant) for block in blocks), kind)
@@ -67,7 +67,7 @@ def list_edits(
 
 
 @dataclass(frozen=True)
-class SweepTask:
+class OpenedSweep:
     """A request with its inputs opened.
 
     - `heldout`: int32 [M, T] windows; None if none are measured.
@@ -80,7 +80,7 @@ class SweepTask:
     loaded: LoadedModel
     samples: Samples
     heldout: Tokens | None
-    edits: dict[Selection, Kind]
+    edits: dict[Selection, EditKind]
     units: tuple[Part, ...]
     engine: Engine
     fitter: Fitter | None
@@ -96,7 +96,7 @@ class SweepTask:
         return self.fitter.fit_alone(blocks, {unit.variant for unit in self.units})
 
 
-def open_sweep(request: SweepRequest) -> SweepTask:
+def open_sweep(request: SweepRequest) -> OpenedSweep:
     """Opens the inputs of a request: texts first, then tasks, then the model.
 
     Raises `SurgeryError` for inputs that it cannot use.
@@ -138,7 +138,7 @@ def open_sweep(request: SweepRequest) -> SweepTask:
         fit=fitter.fit if fitter else None,
         editable=editable,
     )
-    return SweepTask(
+    return OpenedSweep(
         request, loaded, rows, heldout, edits, units, engine, fitter, benchmarks, sizes, warnings
     )  # fmt: skip
 
