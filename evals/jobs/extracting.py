@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from evals.data.inputs import (
-    find_baseline,
-    find_last,
-    measure_in_turn,
-    open_passages,
-    read_heldout_texts,
-)
+from evals.data.inputs import open_passages, read_heldout_texts
 from evals.run.console import say, show_progress
+from evals.run.finding import find_baseline
 from evals.run.request import Measuring
 from surgery.output import check_output, write_lines
 from surgery.processes import join_launch, leave_launch
@@ -67,6 +62,7 @@ def run_extraction(
     from evals.measure.memorization.protocol import Protocol, measure, report_held_back
     from evals.measure.memorization.summary import list_rows
     from evals.run.batching import rows_per_batch
+    from evals.run.models import find_last, measure_in_turn
     from evals.run.predictions import Sampling
 
     for file, argument in ((rows_file, "rows"), (output, "output")):

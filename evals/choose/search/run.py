@@ -89,7 +89,8 @@ def run_search(
         found = _find(opened, trials.engines[0], known, journal, advance, looked)
         tried: dict[Selection, EditPoint] = {}  # with the fits of an export
 
-        def keeps(chosen: Indices) -> bool:
+        def try_out(chosen: Indices) -> EditPoint:
+            """Measures a set with the fits of an export, and attacks it if it meets the goal."""
             before = found.measured[chosen]
             if opened.fitter is not None:  # every process must take part
                 opened.fitter.fit(before.selection)
@@ -103,7 +104,10 @@ def run_search(
                 if point != known:
                     journal.append(point_as_json(found.measured[chosen]))
             tried[point.selection] = point
-            return opened.keeps(point, base[0])
+            return point
+
+        def keeps(chosen: Indices) -> bool:
+            return opened.keeps(try_out(chosen), base[0])
 
         found.compare_with(compared)
         if opened.others:
