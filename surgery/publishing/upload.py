@@ -93,15 +93,13 @@ def push(
     """
     if evaluation is not None and render is None:
         raise ValueError("`evaluation` goes with `render`, which makes what is published of it")
-    text = read_record(Path(folder), _FIX, folder)
-    parse_manifest(text, Path(folder) / MANIFEST)
+    folder, place = Path(folder), Path(evaluation) if evaluation is not None else None
+    text = read_record(folder, _FIX, folder)
+    parse_manifest(text, folder / MANIFEST)
     check_destination(repo)
     with open_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
-    place = None if evaluation is None else Path(evaluation)
-    source = find_publishable(
-        Path(folder), place, render, allow_undecided=allow_undecided, text=text
-    )
+    source = find_publishable(folder, place, render, allow_undecided=allow_undecided, text=text)
     with open_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
