@@ -15,13 +15,19 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from surgery.errors import CheckpointError, SamplesError, SourceError, SurgeryError
+from surgery.errors import (
+    CheckpointError,
+    OutputError,
+    SamplesError,
+    SourceError,
+    SurgeryError,
+)
 
 LIMIT = 2**26
 """Most bytes of a file, or of one line of a larger file, to hold in memory: 64 MiB."""
@@ -102,17 +108,20 @@ def copy_checked(files: Mapping[str, Path], error: type[SurgeryError]) -> Iterat
     """Yields a private folder of copies of `files`, by name, for a reader that takes a folder.
 
     A library looks for more files than we know of, and would wait for a pipe or read without end.
-    Raises `error` as `read_bytes`, for each file and for all of them together.
+    Raises `error` as `read_bytes`, for each file and for all of them together, and `OutputError` if
+    a copy cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="attn-surgery-") as place:
-        left = _MOST_COPIED
-        for name, path in files.items():
-            data = read_bytes(path, error, limit=min(left, LIMIT))
-            left -= len(data)
-            copy = Path(place, name)
-            copy.parent.mkdir(exist_ok=True)
-            copy.write_bytes(data)
-        yield Path(place)
+    full, fix = "cannot write copies of files", "make room there, or set TMPDIR to another folder"
+    with ExitStack() as stack:
+        with guard(OutputError, full, tempfile.gettempdir(), fix):
+            made = tempfile.TemporaryDirectory(prefix="attn-surgery-")
+            place, left = Path(stack.enter_context(made)), _MOST_COPIED
+            for name, path in files.items():
+                data = read_bytes(path, error, limit=min(left, LIMIT))
+                left -= len(data)
+                (place / name).parent.mkdir(exist_ok=True)
+                (place / name).write_bytes(data)
+        yield place
 
 
 def read_lines(

@@ -12,6 +12,7 @@ import os
 import resource
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -474,7 +475,11 @@ def test_a_forged_result_is_not_converted(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_not_blamed_on_the_model(tmp_path: Path) -> None:
     model, out = write_model(tmp_path / "source"), tmp_path / "model.gguf"
-    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, 10_000))
-    done = finish(start("convert", model, "--to", "gguf", "--output", out, preexec_fn=limit))
-    done.assert_error(f"error: {out}: cannot write: file too large; ")
-    assert not out.exists()
+    command = ("convert", model, "--to", "gguf", "--output", out)
+    for most, message in (
+        (13_000, f"error: {out}: cannot write: file too large; "),
+        (1_000, f"error: {tempfile.gettempdir()}: cannot write copies of files (got file too"),
+    ):
+        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+        finish(start(*command, preexec_fn=limit)).assert_error(message)
+        assert not out.exists()
