@@ -27,8 +27,8 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from torch.nn import functional
 
 from evals.choose.search.units import held_in_stock, keep_possible, list_units
+from evals.choose.sweep.opened import list_edits
 from evals.choose.sweep.request import SweepRequest
-from evals.choose.sweep.task import list_edits
 from evals.data import Samples
 from evals.measure.bounds.divergence import measure_bounds
 from evals.measure.edits.engine import Engine
