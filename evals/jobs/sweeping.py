@@ -15,7 +15,6 @@ from evals.choose.sweep.benchmarks import TaskRuns, add_tasks, run_tasks
 from evals.choose.sweep.request import SweepRequest
 from evals.choose.sweep.task import SweepTask, open_sweep
 from evals.data.inputs import Progress, Say, say_nothing, show_nothing
-from evals.measure.bounds.divergence import measure_bounds
 from evals.measure.edits.engine import BASE
 from evals.measure.memorization.recovery import make_recovery
 from evals.report.sweep_pictures import PICTURES, draw_pictures
@@ -24,8 +23,6 @@ from evals.run.journal import Journal
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 from surgery.processes import current_processes, leave_launch
 
-BOUND_WINDOWS = 32
-"""Windows of held-out text for `measure_bounds`, at least, if there are so many."""
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
 
@@ -60,12 +57,7 @@ def sweep(
     estimates = _estimate(task, progress) if request.estimate else None
     if not leave_launch():
         return None
-    bounds = None
-    if request.bounds and task.heldout is not None:
-        windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
-        with progress("bounds", len(windows)) as advance:
-            bounds = measure_bounds(task.loaded.model, windows, advance=advance)
-    result = make_sweep_report(task, measured, estimates, bounds)
+    result = make_sweep_report(task, measured, estimates)
     if task.benchmarks is not None:
         result = add_tasks(result, task.benchmarks, runs, task.sizes)
     for warning in result["warnings"][len(task.warnings) :]:
