@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from cli.config import with_config
-from cli.terminal import name_options, note
+from cli.terminal import name_options, note, take_over_messages
 from surgery.errors import SurgeryError, UnknownNameError, suggest
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -131,6 +131,7 @@ def _correct_usage(error: click.UsageError) -> click.UsageError:
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits. Only here do errors become exit codes."""
     _open_streams()
+    take_over_messages()
     stopped = _catch_signals()
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
