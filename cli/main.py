@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from cli.config import with_config
-from cli.terminal import name_options, note, show_progress
+from cli.terminal import name_options, note, show_progress, take_over_messages
 from evals.run.console import Console, use_console
 from surgery.errors import SurgeryError, UnknownNameError, suggest
 
@@ -133,6 +133,7 @@ def _correct_usage(error: click.UsageError) -> click.UsageError:
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits. Only here do errors become exit codes."""
     _open_streams()
+    take_over_messages()
     stopped = _catch_signals()
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)

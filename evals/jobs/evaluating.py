@@ -17,7 +17,7 @@ from evals.run.finding import find_baseline
 from evals.run.lm_eval.running import write_results
 from surgery.card.text import refresh_card
 from surgery.errors import OutputError, SurgeryError
-from surgery.hub.finding import find_model, get_last_name
+from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import (
     check_output,
@@ -28,6 +28,7 @@ from surgery.output import (
     write_lines,
     write_text,
 )
+from surgery.privacy import get_last_name
 from surgery.processes import join_launch, leave_launch
 from surgery.proof.verification import verify
 from surgery.record.manifest import REPORTS, UNLISTED

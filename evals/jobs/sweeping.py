@@ -15,7 +15,6 @@ from evals.choose.sweep.request import SweepRequest
 from evals.choose.sweep.scoring import TaskRuns, add_tasks, run_tasks
 from evals.data.held_back import Half
 from evals.jobs.result_folder import ResultFolder
-from evals.measure.bounds.divergence import measure_bounds
 from evals.measure.edits.engine import BASE
 from evals.measure.memorization.recovery import make_recovery
 from evals.report.sweep import describe_sweep, format_csv, make_sweep_report
@@ -24,8 +23,6 @@ from evals.run.console import say, show_progress
 from surgery.output import recognize_by, write_text
 from surgery.processes import leave_launch
 
-BOUND_WINDOWS = 32
-"""Windows of held-out text for `measure_bounds`, at least, if there are so many."""
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
 
@@ -48,12 +45,7 @@ def sweep(
     estimates = _estimate(opened) if request.estimate else None
     if not leave_launch():
         return None
-    bounds = None
-    if request.bounds and opened.heldout is not None:
-        windows = opened.heldout[:: max(1, len(opened.heldout) // BOUND_WINDOWS)]
-        with show_progress("bounds", len(windows)) as advance:
-            bounds = measure_bounds(opened.loaded.model, windows, advance=advance)
-    result = make_sweep_report(opened, measured, estimates, bounds)
+    result = make_sweep_report(opened, measured, estimates)
     if opened.benchmarks is not None:
         result = add_tasks(result, opened.benchmarks, runs, opened.sizes)
     for warning in result["warnings"][len(opened.warnings) :]:

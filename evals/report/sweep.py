@@ -28,13 +28,11 @@ def make_sweep_report(
     opened: OpenedSweep,
     measured: Sequence[MeasuredEdit],
     estimates: Estimates | None = None,
-    bounds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Makes the JSON object of `sweep --json`. `measured`: the base model, then every edit.
 
     Figures on samples are over members, where membership is known. With `estimates`, all records
-    hold them. With `bounds`, those of single blocks hold `mixing_measured` and `mixing_bound`:
-    means over tokens, relative to the residual's norm.
+    hold them.
     """
     loaded, samples, heldout = opened.loaded, opened.samples, opened.heldout
     heads, calibration = loaded.dimensions.num_heads, opened.fitter and opened.fitter.calibration
@@ -44,10 +42,6 @@ def make_sweep_report(
         if estimates is not None:
             figures = estimates.predict_one(one.selection)
             record |= {f"estimated_{name}": value for name, value in figures.items()}
-        if bounds is not None and record["kind"] == "block":
-            mixing = bounds["blocks"][record["blocks"][0]]
-            record["mixing_measured"] = mixing["measured_mean"]
-            record["mixing_bound"] = mixing["bound_mean"]
         records.append(record)
     nothing = "the unedited model recites none of the passages: there is nothing to remove"
     result = {
@@ -78,8 +72,6 @@ def make_sweep_report(
             "versions": list_versions(),
         },
     }
-    if bounds is not None:
-        result["bounds"] = bounds
     if estimates is not None and heldout is not None:
         passages = len(estimates.margins)
         result["estimates"] = [_record_estimate(unit, estimates, heads) for unit in opened.units]

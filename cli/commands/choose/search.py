@@ -64,7 +64,7 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
 
     from evals.jobs.searching import search
     from evals.report.search import explain_miss
-    from surgery.hub.finding import get_last_name
+    from surgery.privacy import get_last_name
 
     folder = output or Path(f"{get_last_name(Path(request.model.rpartition(':')[2]))}-search")
     found = search(request, folder, overwrite=overwrite)

@@ -21,8 +21,6 @@ _COLUMNS = (
     ("perplexity", "heldout_perplexity", "{:.4g}"),
     ("est. KL", "estimated_kl", "{:.3f}"),
     ("est. margin", "estimated_margin", "{:.3f}"),
-    ("mixing", "mixing_measured", "{:.2f}"),
-    ("bound", "mixing_bound", "{:.2f}"),
 )
 _BEFORE_TASKS = 3
 _MOST = 12
@@ -49,11 +47,6 @@ _MOST = 12
 )
 @options.tasks("no tasks", "none")
 @options.measuring
-@options.flag(
-    "--bounds",
-    "Also bound how much each block's attention adds by mixing tokens, and follow each edit "
-    "through the later blocks.",
-)
 @options.flag(
     "--estimate",
     "Also estimate the effect of editing every head and every block, from a few passes over "

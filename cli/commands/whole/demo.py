@@ -41,7 +41,7 @@ def command(output: Path, overwrite: bool) -> None:
     Edits lab:pythia in two ways: its deep blocks, and what a search chooses. Verifies both, and
     shows side by side what each model recites, what an attacker recovers, and what it still can do.
     """
-    from cli.tables import make_console
+    from cli.console import make_console
     from cli.tables.comparison import print_comparison
     from cli.tables.evaluation import print_evaluation
     from evals.jobs.demonstrating import PLACES, compare_texts, run_demo
@@ -50,7 +50,8 @@ def command(output: Path, overwrite: bool) -> None:
 
     def announce(title: str, commands: list[str]) -> None:
         out.rule(title)
-        out.print("\n".join(commands), style="bold")
+        for line in commands:
+            out.print(line, style="bold")
 
     report = run_demo(output, overwrite=overwrite, announce=announce)
     print_evaluation(report)
