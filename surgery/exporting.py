@@ -128,11 +128,7 @@ def write(
     max_shard_size: int | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
-    """Carries out a plan. Calls `progress` with the number of bytes just written.
-
-    **Raises:** `UnsupportedError` if a variant needs a `fitting` and there is none,
-    `CheckpointError` if the source has changed since it was prepared.
-    """
+    """Carries out a plan. Calls `progress` with the number of bytes just written."""
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)
     plan, checkpoint = prepared.plan, prepared.checkpoint

@@ -188,7 +188,7 @@ def needs_text(names: Iterable[str]) -> UnsupportedError:
 
 
 def variant_of(name: str) -> Variant:
-    """The variant of that name. Raises `UnsupportedError` for an unknown one."""
+    """The variant of that name."""
     if name not in VARIANTS:
         raise UnsupportedError(f"unknown variant {name!r}", expected=" or ".join(VARIANTS))
     return VARIANTS[name]

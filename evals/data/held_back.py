@@ -50,7 +50,7 @@ class HeldBack:
 def hold_back(
     edited: Iterable[Manifest | None], samples: Samples | None, windows: Tokens | None
 ) -> HeldBack:
-    """The rows left to measure all `edited` models on. Raises `SamplesError` if none is left."""
+    """The rows left to measure all `edited` models on."""
     choices = {
         edit.chosen
         for manifest in edited

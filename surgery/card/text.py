@@ -71,8 +71,7 @@ def read_metadata(card: str | None) -> dict[str, Any]:
 def refresh_card(folder: Path, measured: Measurements | None) -> Path:
     """Writes a folder's card again, with the figures of an evaluation. The user's text stays.
 
-    Raises `ManifestError` if the folder has no manifest or its card is broken, and `OutputError` if
-    the card cannot be written. The old card then stays.
+    If that fails, the old card stays.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -151,7 +150,7 @@ def merge_cards(card: str, published: str) -> str:
 
 
 def _split_card(text: str) -> tuple[dict[str, Any], str]:
-    """Splits a card into metadata and the rest. Raises `ManifestError` for bad metadata."""
+    """Splits a card into metadata and the rest."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     text = text.replace("\r\n", "\n")

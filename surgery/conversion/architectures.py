@@ -127,8 +127,7 @@ def _refuse(key: str, got: object, expected: object) -> UnsupportedError:
 def write_settings(writer: GGUFWriter, found: Architecture, inventory: Inventory) -> Array | None:
     """Writes sizes, norms, and positions. Returns the divisors of rotary frequencies, [pairs].
 
-    None stands for positions that need no divisors. Raises `UnsupportedError` for a kind of
-    positions that the architecture does not have.
+    None stands for positions that need no divisors.
     """
     family, config, size = inventory.family, inventory.config, inventory.dimensions
     writer.add_context_length(size.max_positions)

@@ -83,8 +83,6 @@ def compute_content(
     """Computes a changed tensor from the source's tensors.
 
     `dtype`: a safetensors tag (F32, F16, BF16); default: the source's.
-
-    **Raises:** `CheckpointError` if a number is not finite.
     """
     tag = dtype or plan.inventory.dtype
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which is reported below

@@ -65,10 +65,7 @@ _OTHERS = {  # model type: the family that is near, and what keeps the type from
 
 
 def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """config.json of the same weights as another model type, which holds more edits.
-
-    **Raises:** `UnsupportedError` where that would be another model.
-    """
+    """config.json of the same weights as another model type, which holds more edits."""
     family = family_of(config)
     if name in (None, family.model_type):
         return config

@@ -48,7 +48,7 @@ class KeptFits:
         return self._fits.get(key)
 
     def put(self, key: Hashable, fit: Fit) -> Fit:
-        """Keeps a fit and returns the kept copy. Raises `OutputError` if the disk is full."""
+        """Keeps a fit and returns the kept copy."""
         if fit.weight is not None:
             fit = replace(fit, weight=map_to_disk(fit.weight))
         self._fits[key] = fit
@@ -88,9 +88,8 @@ class Fitter:
         """Returns block → fit, for blocks of `selection` with a fitted variant.
 
         A block's fit depends on the parts below it, which are fitted and applied first. It has a
-        map if a variant needs one. The current processes share the text and must all call this;
-        the fits equal those of one process, bit for bit. Raises `CheckpointError` if the model's
-        attention is not finite, and as `Editable.plan`.
+        map if a variant needs one. The current processes share the text and must all call this; the
+        fits equal those of one process, bit for bit.
         """
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
         wanted: dict[int, bool] = {}
@@ -180,9 +179,9 @@ def fit_checkpoint(
     device: torch.device | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Fitting:
-    """Fits what a prepared export needs, on a GPU if there is one, unless `device` names another.
+    """Fits what a prepared export needs, on a GPU if there is one.
 
-    **Raises:** `SamplesError` for unusable text, `SourceError` without a tokenizer.
+    `device` names another place.
     """
     checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
     calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)

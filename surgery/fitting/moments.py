@@ -96,8 +96,6 @@ def fit_moments(
     Chooses the penalty of `RIDGES` that, fitted on `train`, explains most of z on `heldout` (the
     weaker one if equal). R² is that share. The map is then fitted on both. If x or z does not vary
     beyond rounding, the map is the mean and has no R². `num_groups`: key/value heads, if fewer.
-
-    Raises `CheckpointError` for sums that are not finite.
     """
     both = copy.deepcopy(train)
     both.include(heldout)

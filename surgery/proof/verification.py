@@ -122,8 +122,6 @@ def verify(
     (`evals.report.publication.render_report`); without it, neither a report nor a card beside one
     is checked. `card`: whether to compare README.md. `text`: what surgery.json holds, if you have
     read it (`read_record`); the folder is checked against that.
-
-    **Raises:** `ManifestError` if the model has no manifest; as `find_model`.
     """
     is_of_source = source is not None and find_folder(model) is not None
     result, others = find_export(model, None if is_of_source else revision)
