@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def one_hot(self) -> OneHot | None:
-        """Of all blocks' constants, those that leave the narrowest margin."""
+        """The constants that leave the narrowest margin, among those of all blocks."""
         return min(self.one_hots.values(), key=lambda hot: hot.gap - hot.required, default=None)
 
     @property

@@ -77,8 +77,8 @@ def open_original(model: str | Path, revision: str | None = None) -> Original:
 class FileResult:
     """SHA-256 of a file, recorded and repeated; None if it is missing.
 
-    `difference`: of fitted tensors, relative to their norm, or of healed ones, relative to what
-    healing changed; None if bytes must be equal.
+    `difference`: how far fitted tensors are off, relative to their norm, or healed ones, relative
+    to what healing changed; None if bytes must be equal.
     """
 
     name: str

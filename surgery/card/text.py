@@ -1,9 +1,9 @@
 """Renders the model card, README.md: what changed, what was measured, how to load and repeat it.
 
-Generated parts stand between comments, and the text outside of them survives a refresh. Of the
-YAML at the top, which the Hub reads, keys of the edit (base model, library, results) are written
-again each time; tags are added; license, datasets and language come from the source's card unless
-the card has its own; all other keys stay. The card changes with each evaluation and push, so the
+Generated parts stand between comments, and the text outside of them survives a refresh. The Hub
+reads the YAML at the top. A refresh writes its keys of the edit (base model, library, results)
+again and adds tags. It takes license, datasets and language from the source's card, unless the card
+has its own, and leaves all other keys. The card changes with each evaluation and push, so the
 manifest holds no hash of it, and nothing relies on it.
 """
 
@@ -120,7 +120,7 @@ def find_disagreement(
 ) -> str | None:
     """The first generated part or key of a card that `render_card` would make differently.
 
-    Missing parts do not count. `name`: of the model, unless a part gives it.
+    Missing parts do not count. `name`: what the model is called, unless a part says so.
     """
     said = _NAME.search(card)
     with guard(ManifestError, "names no model", CARD):

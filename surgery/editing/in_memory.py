@@ -202,7 +202,7 @@ class Replacements:
 
     @contextmanager
     def activate_in_turn(self) -> Iterator[None]:
-        """As `activate`, but a block's new tensors exist only while a pass is in the block."""
+        """Does what `activate` does, but a block's new tensors exist only while a pass is in it."""
         with ExitStack() as undo, ExitStack() as hooks:
 
             def leave(*_: Any) -> None:

@@ -131,4 +131,4 @@ def check_fitted(plan: Plan, fits: Fits) -> None:
     """Raises `UnsupportedError` if the plan needs fits that are not there."""
     without = [block for block in plan.fitted if block not in fits]
     if without:
-        raise needs_text(v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED)
+        raise needs_text(v.name for v in plan.edits[without[0]].variants.values() if v.fitted)

@@ -160,11 +160,11 @@ def find_calibration(
     None if no variant is fitted.
     """
     chosen = sorted(set(variants))
-    fitted = [name for name in chosen if variant_of(name).FITTED]
+    fitted = [name for name in chosen if variant_of(name).fitted]
     if named and not fitted:
         raise UnsupportedError(
             "calibration text is given, but no variant is fitted",
-            expected="variant " + " or ".join(n for n, v in VARIANTS.items() if v.FITTED),
+            expected="variant " + " or ".join(n for n, v in VARIANTS.items() if v.fitted),
             got=" and ".join(chosen),
         )
     if not fitted:

@@ -65,7 +65,7 @@ class Fitter:
 
     - `model`: a loaded model, on one device, on several, or partly offloaded. It is edited for a
       while and restored. `editable`: the same, if you have it.
-    - `layout`: of the plans of parts below a block.
+    - `layout`: how to plan the parts below a block.
     - `advance`: called with the number of tokens that have just passed through blocks.
     """
 
@@ -95,8 +95,8 @@ class Fitter:
         wanted: dict[int, bool] = {}
         for part in sorted(selection):
             variant = variant_of(part.variant)
-            if variant.FITTED:
-                wanted[part.block] = wanted.get(part.block, False) or variant.KIND == "affine"
+            if variant.fitted:
+                wanted[part.block] = wanted.get(part.block, False) or variant.kind == "affine"
         return self._fit_missing(wanted, tuple(selection), layout)
 
     def fit_alone(self, blocks: Iterable[int], variants: Iterable[str]) -> dict[int, Fit]:
@@ -105,8 +105,8 @@ class Fitter:
         For all `blocks` with attention, in one forward pass. Shares the text and raises as
         `fit`.
         """
-        fitted = [variant for variant in map(variant_of, variants) if variant.FITTED]
-        maps = any(variant.KIND == "affine" for variant in fitted)
+        fitted = [variant for variant in map(variant_of, variants) if variant.fitted]
+        maps = any(variant.kind == "affine" for variant in fitted)
         modules = dict(self._passes.model.named_modules())
         attending = self._passes.family.attending(modules, self._dimensions.num_blocks)
         some = sorted(set(attending).intersection(blocks)) if fitted else ()

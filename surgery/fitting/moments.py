@@ -81,7 +81,7 @@ class Moments:
     def center(
         self, x: torch.Tensor, z: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Second moments about `x` and `z`: of x x' [d, d] and x z' [d, c], and of z² [c]."""
+        """Returns the means of x x' [d, d], x z' [d, c], and z² [c], about `x` and `z`."""
         mean_x, mean_z = self.mean("x"), self.mean("z")
         xx = self.mean("xx") - mean_x.outer(x) - x.outer(mean_x) + x.outer(x)
         xz = self.mean("xz") - mean_x.outer(z) - x.outer(mean_z) + x.outer(z)

@@ -92,7 +92,7 @@ class Passes:
         keep: int | None,
         kept: KeptStates | None,
     ) -> Sums:
-        """As `sum_blocks`, for one slice."""
+        """Does what `sum_blocks` does, for one slice."""
         sums: Sums = {}
         train = torch.empty(0, dtype=torch.bool)
 

@@ -149,7 +149,7 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
 
 @dataclass(frozen=True)
 class _HubModel:
-    """A Hub model that can be edited. `folder`: of the commit in the cache, with its config.
+    """A Hub model that can be edited. `folder` is its commit in the cache, with its config.
 
     `files`: all files of the repository. `weights`: those of the format that is used.
     """

@@ -57,7 +57,7 @@ def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
     attention-free head has the same bits. The unchanged tokens are first the last one, to try every
     offset, then a random half and the other half, to try every position. A head that the output
     projection does not read mixes nothing. Without an attention module, what replaces it stands for
-    all heads. `seed`: of all random choices.
+    all heads. `seed` determines all random choices.
     """
     model = load_model(folder)
     family = family_of(model.config.to_dict())

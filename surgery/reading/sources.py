@@ -21,7 +21,7 @@ PACKED = {".zst": "zstd", ".gz": "gzip"}
 
 @dataclass(frozen=True)
 class TextOrTable:
-    """A file or a data set. `name`: in reports. `column`: of its passages.
+    """A file or a data set. Reports call it `name`. Its passages are in `column`.
 
     `text`: the text itself, if it is not a file.
     """

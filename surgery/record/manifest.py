@@ -80,8 +80,8 @@ class Changed(Record):
 class TextSource(Record):
     """Where calibration text came from.
 
-    `size`: bytes of the file; `sha256`: of the text that was read from it, or of the whole file in
-    records without a size. Both are None if it was not a file.
+    `size`: bytes of the file. `sha256`: the hash of the text that was read from it, or, in records
+    without a size, of the whole file. Both are None if it was not a file.
     """
 
     name: str
@@ -108,8 +108,9 @@ class BlockFit(Record):
 class TextRecord(Record):
     """Text that something was fitted to or trained on.
 
-    `tokens` were read in windows of `window`; `sha256`: of their ids (int32, little-endian).
-    `spread`: from all over large files; earlier versions read from their start.
+    `tokens` were read in windows of `window`. `sha256` is the hash of their ids (int32,
+    little-endian).
+    `spread`: they come from all over large files; earlier versions read from their start.
     """
 
     sources: list[TextSource]

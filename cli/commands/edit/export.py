@@ -43,7 +43,7 @@ _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
 @options.choice(
     "--variant",
     VARIANTS,
-    "; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items())
+    "; ".join(f"{name}: {variant.summary}" for name, variant in VARIANTS.items())
     + ".  [default: identity]",
 )
 @options.layout(
