@@ -158,7 +158,7 @@ def _make_report(
     after: AuditedModel,
     twin: AuditedModel | None = None,
 ) -> AuditReport:
-    """Figures of the passages held back; if some chose the edit, also the rates of all."""
+    """Figures of the passages held back; if a search used some, also the rates of all."""
     counted = left.passages[plan.samples.trained_on]
     figures = compare_models(plan, base, after, counted, twin)
     all_passages = None
