@@ -28,8 +28,8 @@ from torch.nn import functional
 
 from benchmarks.bounds.divergence import measure_bounds
 from evals.choose.search.units import held_in_stock, keep_possible, list_units
+from evals.choose.sweep.opened import list_edits
 from evals.choose.sweep.request import SweepRequest
-from evals.choose.sweep.task import list_edits
 from evals.data import Samples
 from evals.measure.edits.engine import Engine
 from evals.measure.memorization.extraction import extract

@@ -16,15 +16,15 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from evals.report.attacks_picture import PICTURES as OF_AUDITS
-from evals.report.attacks_picture import draw_audit
+from evals.report.attacks import PICTURES as OF_AUDITS
+from evals.report.attacks import draw_audit
 from evals.report.charts.chart import LOOKS, Chart, clean
 from evals.report.charts.dots import Dot, draw_dots
 from evals.report.charts.front import FrontPanel, draw_front
 from evals.report.charts.grid import Grid, Scale, draw_grid
 from evals.report.charts.panels import Point, Series
 from evals.report.model_map import chart_map, make_map
-from evals.report.search_picture import chart_search
+from evals.report.search import chart_search
 from evals.report.sweep_pictures import PICTURES, chart_sweep, chart_units, draw_pictures
 from evals.run.statistics import rate
 from surgery.selection import Part

@@ -29,7 +29,7 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
 from cli.terminal import name_options
 from evals.jobs.sweeping import owned
-from evals.report.sweep_report import format_csv
+from evals.report.sweep import format_csv
 from surgery.exporting import export
 from surgery.output import check_output
 

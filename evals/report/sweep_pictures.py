@@ -17,7 +17,7 @@ from evals.report.charts.front import BlockPoint, FrontPanel, draw_front
 from evals.report.charts.lines import LinePanel, draw_lines
 from evals.report.charts.panels import Point, Series
 from evals.report.model_map import chart_map, make_map
-from evals.report.sweep_report import find_best_edits, find_front
+from evals.report.sweep import find_best_edits, find_front
 from surgery.selection import Selection, parse_selection
 
 Edit = Mapping[str, Any]
