@@ -140,7 +140,7 @@ def _make_report(
     after: AuditedModel,
     twin: AuditedModel | None = None,
 ) -> AuditReport:
-    """Figures of the passages held back; if some chose the edit, also the rates of all."""
+    """Figures of the passages held back; if a search used some, also the rates of all."""
     from evals.measure.attacks.trying import compare_models
 
     counted = left.passages[plan.samples.trained_on]

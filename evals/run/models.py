@@ -121,9 +121,6 @@ def open_model(
       arithmetic), or a name in `DTYPES`.
     - `device`: by default that of the current process, else a GPU, if there is one. `device_map`:
       "auto" spreads the model over all devices instead.
-
-    Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a missing
-    device.
     """
     place = None if device_map else find_device(device or current_processes().device)
     found = find_model(source, revision)
@@ -181,7 +178,7 @@ def check_precision(base: str, other: str, name: str) -> None:
 
 
 def find_device(name: str | None) -> torch.device:
-    """By default a GPU, if there is one. Raises `MeasurementError` for a missing device."""
+    """By default a GPU, if there is one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

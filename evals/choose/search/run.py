@@ -152,7 +152,7 @@ def _find(
 
     def refits(selection: Selection) -> bool:
         """Whether the fits are those of an export: always so where one block is edited."""
-        fitted = any(variant_of(part.variant).FITTED for part in selection)
+        fitted = any(variant_of(part.variant).fitted for part in selection)
         return opened.exhaustive or not fitted or len({part.block for part in selection}) == 1
 
     def evaluate(selections: Sequence[Selection]) -> list[EditPoint]:
