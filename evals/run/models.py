@@ -142,7 +142,7 @@ def open_model(
 def _check_code(found: ResolvedModel, say: Callable[[str], None]) -> None:
     """Raises `CheckpointError` if others would run modeling code other than the measured one.
 
-    Only attn-surgery's own code ever runs. A Hub model's code is not fetched; `say` reports this.
+    Only attn-surgery's own code ever runs. `say` reports a Hub model whose code is not here.
     """
     asked, file = found.checkpoint.config.get("auto_map"), found.folder / MODELING_FILE.name
     if not asked:
