@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.terminal import echo, note, show_progress
+from cli.terminal import echo
 
 TERMS = (
     "Recited, recovered: the share of the records that a model completes by itself, or that an "
@@ -53,9 +53,7 @@ def command(output: Path, overwrite: bool) -> None:
         for line in commands:
             out.print(line, style="bold")
 
-    report = run_demo(
-        output, overwrite=overwrite, announce=announce, say=note, progress=show_progress
-    )
+    report = run_demo(output, overwrite=overwrite, announce=announce)
     print_evaluation(report)
     for line in TERMS:
         echo(line)
