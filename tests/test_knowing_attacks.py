@@ -27,12 +27,12 @@ from evals.choose.search.task import open_task
 from evals.choose.search.trials import Trials
 from evals.data import Samples
 from evals.data.inputs import say_nothing, show_nothing
-from evals.jobs.auditing import AuditRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.early_exit import find_final_norm, fit_lenses, keep_residuals
 from evals.measure.attacks.graft import copy_weights, list_scopes
 from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
+from evals.measure.attacks.request import AuditRequest
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery

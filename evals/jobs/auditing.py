@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import Field, model_validator
-
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import (
     Progress,
@@ -22,7 +20,7 @@ from evals.data.inputs import (
 )
 from evals.data.windows import cut_windows
 from evals.measure.attacks.names import HEALED, choose_attacks
-from evals.measure.attacks.request import Attacking
+from evals.measure.attacks.request import AuditRequest
 from evals.measure.attacks.result import (
     AllRecovered,
     AuditReport,
@@ -33,8 +31,6 @@ from evals.measure.verdicts import describe_limits, foresee, join_sentences, set
 from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
 from evals.report.attacks_picture import PICTURES, draw_audit
 from evals.run.models import LoadedModel
-from evals.run.request import Measuring
-from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.output import check_output, create_folder, recognize_by, write_lines
 from surgery.processes import join_launch, leave_launch
@@ -42,47 +38,6 @@ from surgery.record.manifest import list_versions
 
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
-
-
-class AuditRequest(Measuring, Attacking):
-    """Measures what attackers recover of `samples` from `model` and from `baseline`.
-
-    - `samples`, `control`: passages, and text that no model was trained on. Empty: a lab model's
-      own.
-    - `attack`: names; empty: the default set. Attacks with a limit in `max` also run.
-    - `draws`: runs of each attack that trains; None: five, or fewer where one takes long.
-    - `twin`: a model that never saw the passages. Results also say how far the edit goes from the
-      base toward it.
-
-    Raises `UnknownNameError` for an unknown attack.
-    """
-
-    model: str
-    baseline: str
-    samples: str | None = None
-    control: tuple[Path, ...] = ()
-    attack: tuple[str, ...] = ()
-    draws: int | None = Field(default=None, ge=1)
-    twin: str | None = None
-
-    @model_validator(mode="after")
-    def _can_be_tried(self) -> AuditRequest:
-        if self.samples is None and self.lab is None:
-            raise ValueError("audit needs passages: give `samples`")
-        assert self.tried
-        return self
-
-    @property
-    def lab(self) -> str | None:
-        """The lab model among the two, if any."""
-        return find_lab(self.model, self.baseline)
-
-    @property
-    def tried(self) -> tuple[str, ...]:
-        """The names of the attacks to run."""
-        from evals.measure.attacks.names import choose_attacks
-
-        return choose_attacks(self.attack, self.max, sibling=self.sibling is not None)
 
 
 def audit(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from evals.data.inputs import (
     Say,
@@ -14,7 +15,7 @@ from evals.data.inputs import (
     read_heldout_texts,
     say_nothing,
 )
-from evals.run.request import Measuring
+from evals.run.request import CalibrationText, HeldoutText, Measuring, Option
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS
 
@@ -30,17 +31,20 @@ TESTED = 200
 class CheckRequest(Measuring):
     """Which of `samples` can be used, and whether they and the texts are enough.
 
-    - `model`: its tokenizer cuts the passages, and it is tested on some. Without it, passages of
-      text are only counted.
-    - `corpus`: held-out text; `calibration`: text to fit on. A lab model has its own.
-    - `max_extraction`: limits, as shares above 0, for which to say how many passages they need.
+    Without `model`, passages of text are only counted.
     """
 
     samples: str
-    model: str | None = None
-    corpus: tuple[Path, ...] = ()
-    calibration: tuple[str, ...] = ()
-    max_extraction: tuple[float, ...] = (0.05, 0.01, 0.001)
+    skip_short: bool = True  # as the result says which are too short
+    model: Annotated[str | None, Option("The model that you want to edit.", "input", "MODEL")] = (
+        None
+    )
+    corpus: HeldoutText = ()
+    calibration: CalibrationText = ()
+    max_extraction: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...],
+        Option("A limit for which to say how many passages it needs.", "limits"),
+    ] = (0.05, 0.01, 0.001)
 
 
 def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, Any]:
@@ -50,7 +54,7 @@ def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, 
     """
     from evals.run.statistics import count_needed
 
-    passages = open_passages(request.samples, request.model_copy(update={"skip_short": True}))
+    passages = open_passages(request.samples, request)
     heldout = read_heldout_texts(request.corpus, request.model, request.samples)
     text, named = None, request.calibration
     if named or find_lab(request.model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,7 @@ from evals.data.inputs import (
     show_nothing,
     tokenize_passages,
 )
-from evals.run.request import Measuring
+from evals.run.request import Measuring, Option
 from surgery.errors import MeasurementError, SamplesError
 
 if TYPE_CHECKING:
@@ -27,26 +27,40 @@ if TYPE_CHECKING:
 
 
 class CompareRequest(Measuring):
-    """Lets `base` and each of `edited` continue the same prompts. `revision` is that of the base.
-
-    - `prompt`, and `prompts`: a file of them, one a line, or a table with a column `text`.
-    - `samples`: passages. The `rows` that changed most are compared.
-    - `max_new_tokens`: of each text. `sample`: how many texts to draw beside the greedy one, from
-      `seed` on. `probabilities`: also those of each token of the base's text, under every model.
-    - `show_text`: also show passages, and what the models make of them.
-    """
+    """Lets `base` and each of `edited` continue the same prompts. `revision` is of the base."""
 
     base: str
     edited: tuple[str, ...] = Field(min_length=1)
-    prompt: tuple[str, ...] = ()
-    prompts: Path | None = None
-    samples: str | None = None
-    rows: int = Field(default=10, ge=1)
-    max_new_tokens: int = Field(default=50, ge=1)
-    sample: int = Field(default=0, ge=0)
-    seed: int = Field(default=0, ge=0)
-    probabilities: bool = False
-    show_text: bool = False
+    prompt: Annotated[tuple[str, ...], Option("Text to continue.", "input", "T")] = ()
+    prompts: Annotated[
+        Path | None,
+        Option("File of prompts: one a line, or a table with a column text.", "input"),
+    ] = None
+    samples: Annotated[
+        str | None,
+        Option(
+            "Passages, as for extract, of which those that changed most are shown.",
+            "input",
+            "SAMPLES",
+        ),
+    ] = None
+    rows: Annotated[
+        int, Field(ge=1), Option("With `samples`: how many passages to show.", "output")
+    ] = 10
+    max_new_tokens: Annotated[
+        int, Field(ge=1), Option("Tokens to write after a prompt.", "measure")
+    ] = 50
+    sample: Annotated[
+        int,
+        Field(ge=0),
+        Option("Also draw N texts at random, the same way for each model.", "measure"),
+    ] = 0
+    seed: Annotated[int, Field(ge=0), Option("Decides what is drawn.", "measure")] = 0
+    probabilities: Annotated[
+        bool,
+        Option("Also show how likely each model finds every token of BASE's text.", "output"),
+    ] = False
+    show_text: Annotated[bool, Option("With `samples`: show the texts, too.", "output")] = False
 
     @model_validator(mode="after")
     def _not_empty(self) -> CompareRequest:

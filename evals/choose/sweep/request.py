@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import model_validator
 
 from evals.run.lm_eval.request import Benchmarking
-from evals.run.request import Choosing
+from evals.run.request import Choosing, Option
+from surgery.variants import VARIANTS
 
 
 class SweepRequest(Choosing, Benchmarking):
-    """Edits of `model`, measured on `samples` and on held-out text.
+    """Edits of `model`, measured on `samples`, on held-out text, and on the tasks named."""
 
-    - `last`, `ranges`, `heads`: edits beside every single block.
-    - `exact_only`: measure only which passages are recited.
-    - `tasks` or `suite`: also run these lm-eval tasks under every edit.
-    - `bounds`, `estimate`: also bound what mixing adds to each block; also estimate every head.
-    """
-
-    last: bool = True
-    ranges: bool = False
-    heads: bool = False
-    exact_only: bool = False
-    bounds: bool = False
-    estimate: bool = False
+    samples: Annotated[str, Option("Passages to test, as for extract.", "input", "SAMPLES")]
+    variant: Annotated[
+        tuple[str, ...],
+        Option(
+            "What a block becomes.",
+            "edit",
+            default="identity and zero; all with `calibration`",
+            choices=VARIANTS,
+        ),
+    ] = ()
+    last: Annotated[
+        bool,
+        Option(
+            "Also edit the last 2, 3, … blocks together. Each takes as long as a single block.",
+            "edit",
+            default="--last",
+        ),
+    ] = True
+    ranges: Annotated[bool, Option("Also edit every contiguous range of blocks.", "edit")] = False
+    heads: Annotated[bool, Option("Also edit every head alone.", "edit")] = False
+    exact_only: Annotated[
+        bool,
+        Option(
+            "Measure only which passages are recited. This is much faster: a passage ends at its "
+            "first wrong token, and no held-out text is read. Tasks still run.",
+            "measure",
+        ),
+    ] = False
+    bounds: Annotated[
+        bool,
+        Option(
+            "Also bound how much each block's attention adds by mixing tokens, and follow each "
+            "edit through the later blocks.",
+            "measure",
+        ),
+    ] = False
+    estimate: Annotated[
+        bool,
+        Option(
+            "Also estimate the effect of editing every head and every block, from a few passes "
+            "over the text. A lab model is then swept in all variants, unless you name some.",
+            "measure",
+        ),
+    ] = False
 
     @model_validator(mode="after")
     def _agree(self) -> SweepRequest:

@@ -1,4 +1,4 @@
-"""What every request that names attacks shares."""
+"""What every request that names attacks shares, and the request for an audit."""
 
 from __future__ import annotations
 
@@ -7,19 +7,37 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from evals.measure.memorization.recovery import name_plainly
-from evals.run.request import Request
+from evals.run.request import ControlText, Measuring, Option, Request
+from surgery.hub.embedded import find_lab
+
+Limits = dict[str, Annotated[float, Field(ge=0, le=1)]]
+"""Attack → the highest share of the passages that it may recover."""
 
 
 class Attacking(Request):
-    """Attacks by name, here or in `attack` of those that have it.
-
-    - `max`: attack → the highest share that it may recover.
-    - `sibling`: a checkpoint to copy attention from, such as the public base of a fine-tune.
-      `graft:MODEL` among the attacks names it, too.
+    """Attacks by name, here or in `attack` of those that have it. `graft:MODEL` among the attacks
+    names the sibling, too.
     """
 
-    max: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
-    sibling: str | None = None
+    max: Annotated[
+        Limits,
+        Option(
+            "Gate: attack A may recover at most the share X of the passages. A runs even if "
+            "`attack` does not name it.",
+            "limits",
+            "A=X",
+            example="hints:2=0.02",
+        ),
+    ] = Field(default_factory=dict)
+    sibling: Annotated[
+        str | None,
+        Option(
+            "A checkpoint that an attacker may copy attention back from (graft): the public base "
+            "of a fine-tune, or an earlier checkpoint.",
+            "input",
+            "MODEL",
+        ),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -51,3 +69,83 @@ class Attacking(Request):
         if siblings:
             (found["sibling"],) = siblings
         return found
+
+
+class Auditing(Attacking):
+    """The attacks to try, how often, and a yardstick."""
+
+    attack: Annotated[
+        tuple[str, ...],
+        Option(
+            "Attack to try: greedy, hints:K, prefix, sampling:N (or leak@N), span:M, any, near, "
+            "near-beams, early-exit, perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, "
+            "graft (or graft:MODEL, which names the sibling, too), soft-prompt, relearn, "
+            "relearn-alike, relearn-benign, revive, membership, or one of your own at "
+            "package.module:ATTACK, whose code then runs. cheap stands for all that need only one "
+            "pass, default for strong ones that are fast, all for all of ours; each of these "
+            "includes graft if there is a sibling.",
+            "measure",
+            "A",
+            "default",
+        ),
+    ] = ()
+    draws: Annotated[
+        int | None,
+        Field(ge=1),
+        Option(
+            "Runs of each attack that trains, each on other passages or in another order. The rate "
+            "is their mean.",
+            "measure",
+            default="5, fewer where a run takes over a minute",
+        ),
+    ] = None
+    twin: Annotated[
+        str | None,
+        Option(
+            "A model that never saw the passages, as a yardstick: results say how far the edit "
+            "goes from the base toward it.",
+            "input",
+            "MODEL",
+        ),
+    ] = None
+
+
+class AuditRequest(Measuring, Auditing):
+    """Measures what attackers recover of `samples` from `model` and from `baseline`.
+
+    Raises `UnknownNameError` for an unknown attack.
+    """
+
+    model: str
+    baseline: Annotated[
+        str,
+        Option(
+            "The model before the edit; a Hub id, at the commit that MODEL records.",
+            "input",
+            "BASE",
+        ),
+    ]
+    samples: Annotated[
+        str | None,
+        Option("Passages to attack, as for extract.", "input", "SAMPLES", "a lab model's own"),
+    ] = None
+    control: ControlText = ()
+
+    @model_validator(mode="after")
+    def _can_be_tried(self) -> AuditRequest:
+        if self.samples is None and self.lab is None:
+            raise ValueError("audit needs passages: give `samples`")
+        assert self.tried
+        return self
+
+    @property
+    def lab(self) -> str | None:
+        """The lab model among the two, if any."""
+        return find_lab(self.model, self.baseline)
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The names of the attacks to run."""
+        from evals.measure.attacks.names import choose_attacks
+
+        return choose_attacks(self.attack, self.max, sibling=self.sibling is not None)

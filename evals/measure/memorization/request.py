@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from evals.run.request import Measuring, Request, Running
-from surgery.errors import SamplesError
+from evals.run.request import UNTRAINED, Measuring, Option, Request, Revision, Running
 
 
 class ExtractionRequest(Measuring):
-    """Tests which of `samples` `model` recites, and which `baseline` (the unedited model) does.
-
-    - `metrics`: "exact" takes one pass; "full" also decodes and measures distributions.
-    - `top_k`, `temperature`: the sampling scheme of probabilistic extraction, under "full".
-    - `control`: text that no model was trained on. Empty: a lab model's own, or the non-members.
-    """
+    """Tests which of `samples` `model` recites, and which `baseline` does."""
 
     model: str
-    samples: str
-    baseline: str | None = None
-    metrics: Literal["exact", "full"] = "exact"
-    top_k: int = Field(default=40, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    control: tuple[Path, ...] = ()
+    samples: Annotated[
+        str, Option("Passages to test. The forms are listed above.", "input", "SAMPLES")
+    ]
+    baseline: Annotated[
+        str | None,
+        Option(
+            "The unedited model, to compare with on the same rows; a Hub id, at the commit that "
+            "MODEL records.",
+            "input",
+            "MODEL",
+        ),
+    ] = None
+    metrics: Annotated[
+        Literal["exact", "full"],
+        Option(
+            "exact: one pass and no decoding. full: also near matches, free-running scores, "
+            "entropy, probabilistic extraction, and min-k++.",
+            "measure",
+        ),
+    ] = "exact"
+    top_k: Annotated[
+        int,
+        Field(ge=1),
+        Option(
+            "With `metrics=full`: the k of top-k sampling in probabilistic extraction.", "measure"
+        ),
+    ] = 40
+    temperature: Annotated[
+        float,
+        Field(gt=0),
+        Option("With `metrics=full`: the temperature of that sampling.", "measure"),
+    ] = 1.0
+    control: Annotated[
+        tuple[Path, ...],
+        Option(UNTRAINED, "input", default="a lab model's own, or the samples' non-members"),
+    ] = ()
 
     @model_validator(mode="after")
     def _samples_or_not(self) -> ExtractionRequest:
@@ -37,26 +61,29 @@ class ExtractionRequest(Measuring):
 class Cut(Request):
     """How to cut a corpus into windows, and which windows to keep.
 
-    Windows of prefix + suffix tokens start at every multiple of `stride`. A window stays if at
-    least `min_score` of its suffix is right: 1.0 means exact repetition by greedy decoding, less
-    means next-token accuracy. Raises `SamplesError` for invalid values.
+    Windows of prefix + suffix tokens start at every multiple of `stride`.
     """
 
-    prefix_length: int = 32
-    suffix_length: int = 32
-    stride: int = 16
-    min_score: float = 1.0
-
-    @model_validator(mode="after")
-    def _means_something(self) -> Cut:
-        for name in ("prefix_length", "suffix_length", "stride"):
-            if (value := getattr(self, name)) < 1:
-                what = f"wrong {name.replace('_', ' ')}"
-                raise SamplesError(what, expected="at least 1", got=value)
-        if not 0 < self.min_score <= 1:
-            what, expected = "wrong minimum score", "above 0, at most 1"
-            raise SamplesError(what, expected=expected, got=self.min_score)
-        return self
+    prefix_length: Annotated[
+        int, Field(ge=1), Option("Tokens of a window that the model is given.", "input")
+    ] = 32
+    suffix_length: Annotated[
+        int, Field(ge=1), Option("Tokens of a window that the model must recite.", "input")
+    ] = 32
+    stride: Annotated[
+        int,
+        Field(ge=1),
+        Option("Tokens from one window to the next. 1 finds most and takes longest.", "measure"),
+    ] = 16
+    min_score: Annotated[
+        float,
+        Field(gt=0, le=1),
+        Option(
+            "Keep windows with at least this next-token accuracy on the suffix. 1 is an exact "
+            "match.",
+            "measure",
+        ),
+    ] = 1.0
 
     @property
     def length(self) -> int:
@@ -65,9 +92,16 @@ class Cut(Request):
 
 
 class CollectRequest(Running):
-    """Collects what a model recites of `corpus`: files, folders, or data sets of text."""
+    """Collects what a model recites of `corpus`."""
 
     model: str
-    corpus: tuple[Path, ...]
+    corpus: Annotated[
+        tuple[Path, ...],
+        Option(
+            "Text, or JSON, CSV, or parquet with a column text: a file, a folder, or "
+            "hf:DATASET:SPLIT:COLUMN.",
+            "input",
+        ),
+    ]
     cut: Cut = Cut()
-    revision: str | None = None
+    revision: Revision = None
