@@ -22,10 +22,9 @@ import torch
 from benchmarks.lab.records import NON_MEMBERS_PER_KIND, Record, draw_records, write_records
 from evals.data import Tokens
 from evals.data.windows import cut_windows
-from evals.jobs.auditing import audit
+from evals.jobs.auditing import AuditRequest, audit
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.lab import calibration_texts, heldout_texts
-from evals.measure.attacks.request import AuditRequest
 from evals.measure.attacks.tuning import train
 from evals.run.models import LoadedModel, open_model
 from surgery.healing.training import measure_loss

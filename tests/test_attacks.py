@@ -21,16 +21,16 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
+from evals.jobs.auditing import AuditRequest
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.measure.attacks.perturbed import change_prefixes
 from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_levels
-from evals.measure.attacks.request import AuditRequest
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
 from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
-from evals.report.evaluation_request import EvaluationRequest
+from evals.report.request import EvaluationRequest
 from evals.run.models import open_model
 from surgery.errors import MeasurementError
 

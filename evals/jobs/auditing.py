@@ -2,71 +2,107 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import model_validator
 
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import (
-    Progress,
-    Say,
     find_baseline,
     find_last,
     measure_in_turn,
     open_passages,
     require_heldout_texts,
-    say_nothing,
-    show_nothing,
     tokenize_passages,
 )
-from evals.data.windows import cut_windows
+from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.names import HEALED, choose_attacks
-from evals.measure.attacks.request import AuditRequest
-from evals.measure.attacks.result import (
-    AllRecovered,
-    AuditReport,
-)
-from evals.measure.attacks.sibling import describe_sibling, find_sibling
-from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models, try_attacks
+from evals.measure.attacks.request import Auditing
+from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
-from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
-from evals.report.attacks_picture import PICTURES, draw_audit
-from evals.run.models import LoadedModel
+from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
+from evals.run.console import say, show_progress
+from evals.run.request import ControlText, Measuring, Option
+from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
-from surgery.output import check_output, create_folder, recognize_by, write_lines
+from surgery.output import recognize_by
 from surgery.processes import join_launch, leave_launch
 from surgery.record.manifest import list_versions
+
+if TYPE_CHECKING:
+    from evals.measure.attacks.trying import AttackPlan, AuditedModel
+    from evals.run.models import LoadedModel
 
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
 
 
+class AuditRequest(Measuring, Auditing):
+    """Measures what attackers recover of `samples` from `model` and from `baseline`.
+
+    Raises `UnknownNameError` for an unknown attack.
+    """
+
+    model: str
+    baseline: Annotated[
+        str,
+        Option(
+            "The model before the edit; a Hub id, at the commit that MODEL records.",
+            "input",
+            "BASE",
+        ),
+    ]
+    samples: Annotated[
+        str | None,
+        Option("Passages to attack, as for extract.", "input", "SAMPLES", "a lab model's own"),
+    ] = None
+    control: ControlText = ()
+
+    @model_validator(mode="after")
+    def _can_be_tried(self) -> AuditRequest:
+        if self.samples is None and self.lab is None:
+            raise ValueError("audit needs passages: give `samples`")
+        assert self.tried
+        return self
+
+    @property
+    def lab(self) -> str | None:
+        """The lab model among the two, if any."""
+        return find_lab(self.model, self.baseline)
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The names of the attacks to run."""
+        return choose_attacks(self.attack, self.max, sibling=self.sibling is not None)
+
+
 def audit(
-    request: AuditRequest,
-    folder: Path | None = None,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: AuditRequest, folder: Path | None = None, *, overwrite: bool = False
 ) -> AuditReport | None:
     """Audits a request's models, and writes the result into `folder` if you give one.
 
     Returns None on all processes but the main one. Raises `SurgeryError` if the request names
     anything unusable, or if the folder cannot be written.
     """
-    if folder is not None:
-        check_output(folder, owned, overwrite=overwrite)
+    from evals.data.windows import cut_windows
+    from evals.measure.attacks.sibling import describe_sibling, find_sibling
+    from evals.measure.attacks.trying import AttackPlan, try_attacks
+
+    output = ResultFolder(request, folder, owned, overwrite)
     passages = open_passages(request.samples or str(request.lab), request)
     texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
     join_launch(say)
     edited = find_last(request.model, request)
-    base = find_baseline(request.baseline, [edited], say=say)
+    base = find_baseline(request.baseline, [edited])
     between = [find_model(request.twin)] if request.twin else []
     sibling = find_sibling(request.sibling, [edited])
     if (line := describe_sibling(sibling, base)) is not None:
         say(line)
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
-        samples = tokenize_passages(passages, loaded.tokenizer, say)
+        samples = tokenize_passages(passages, loaded.tokenizer)
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
         left = hold_back([edited.manifest], samples, windows)
         if warning := left.chose.model_copy(update={"windows": 0}).warning:
@@ -87,21 +123,17 @@ def audit(
         loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool
     ) -> AuditedModel:
         plan, _ = shared
-        with progress(f"audit {loaded.name}", len(plan.tried)) as advance:
+        with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
             done.append(try_attacks(loaded, plan, *done[:1], with_control=is_last, advance=advance))
         return done[-1]
 
     done: list[AuditedModel] = []
     models = [base, *between, edited]
-    (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
+    (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack)
     if not leave_launch():
         return None
     report = _make_report(request, plan, left, before, after, *twins)
-    if folder is not None:
-        config = request.to_config()
-        with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
-            write_lines(partial / "audit.json", [json.dumps(report.to_dict(), indent=2)])
-            draw_audit(report.to_dict(), partial)
+    output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
 
 
@@ -114,6 +146,8 @@ def _make_report(
     twin: AuditedModel | None = None,
 ) -> AuditReport:
     """Figures of the passages held back; if some chose the edit, also the rates of all."""
+    from evals.measure.attacks.trying import compare_models
+
     counted = left.passages[plan.samples.trained_on]
     figures = compare_models(plan, base, after, counted, twin)
     all_passages = None

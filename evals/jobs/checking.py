@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from evals.data.inputs import (
-    Say,
-    find_calibration_text,
-    open_passages,
-    read_heldout_texts,
-    say_nothing,
-)
+from evals.data.inputs import find_calibration_text, open_passages, read_heldout_texts
 from evals.run.request import CalibrationText, HeldoutText, Measuring, Option
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS
@@ -47,7 +41,7 @@ class CheckRequest(Measuring):
     ] = (0.05, 0.01, 0.001)
 
 
-def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, Any]:
+def check_inputs(request: CheckRequest) -> dict[str, Any]:
     """Returns the object of `check --json`. What needs the model's tokens is None without it.
 
     Raises `SurgeryError` for anything that cannot be read, or if no passage can be used.
@@ -64,7 +58,7 @@ def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, 
         from evals.run.models import open_model
 
         revision = request.revision
-        loaded = open_model(request.model, revision=revision, say=say, **request.running)
+        loaded = open_model(request.model, revision=revision, **request.running)
     tokenizer = loaded and loaded.tokenizer
     samples = passages.ready
     if samples is None and loaded is not None:

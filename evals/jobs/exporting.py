@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from evals.data.inputs import (
-    Progress,
-    Say,
-    find_calibration_text,
-    fit_prepared,
-    say_nothing,
-    show_nothing,
-)
+from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.measure.healing import find_healing_text, find_recorded_text, heal_on, read_healing_text
+from evals.run.console import say, show_progress
 from evals.run.request import CalibrationText, Cutting, Healing, Option
 from surgery.plan import LayoutChoice
 from surgery.record.plan_file import PlanFile, read_plan_file
@@ -166,13 +160,7 @@ def name_gguf(folder: Path) -> Path:
 
 
 def run_export(
-    request: ExportRequest,
-    *,
-    dry_run: bool = False,
-    keep: bool = False,
-    job: str | None = None,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: ExportRequest, *, dry_run: bool = False, keep: bool = False, job: str | None = None
 ) -> tuple[Prepared, Export | None]:
     """Plans the edit, fits what it needs, and writes the checkpoint.
 
@@ -214,9 +202,9 @@ def run_export(
         return prepared, None
     if request.gguf:
         check_tensors(prepared.plan.result, read_result(prepared.plan, prepared.checkpoint.read))
-    export = _write(request, prepared, request.output or default, text, healing, say, progress)
+    export = _write(request, prepared, request.output or default, text, healing)
     if request.gguf:
-        with progress("convert", None) as advance:
+        with show_progress("convert", None) as advance:
             file, overwrite = name_gguf(export.output), request.overwrite
             convert_to_gguf(export.output, file, overwrite=overwrite, progress=advance)
     return prepared, export
@@ -228,8 +216,6 @@ def _write(
     target: Path,
     text: Text | None,
     healing: Text | None,
-    say: Say,
-    progress: Progress,
 ) -> Export:
     """Writes the checkpoint, fitted on `text`. With `healing`, cuts beside it and heals the cut."""
     from surgery.exporting import write
@@ -239,14 +225,14 @@ def _write(
     place, healed_on = target, None
     with ExitStack() as stack:
         if healing is not None:  # before any work that takes long
-            healed_on = _read_text_apart(request, prepared, healing, say)
+            healed_on = _read_text_apart(request, prepared, healing)
             stack.enter_context(explain_os_errors(target))
             stack.enter_context(create_parents(target))
             place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
         fitting = None
         if text is not None:
-            fitting = fit_prepared(prepared, text, progress, request.device)
-        with progress("export", prepared.total_bytes) as advance:
+            fitting = fit_prepared(prepared, text, request.device)
+        with show_progress("export", prepared.total_bytes) as advance:
             export = (write_patch if request.as_patch else write)(
                 prepared,
                 place,
@@ -260,7 +246,7 @@ def _write(
         from surgery.healing.healing import heal
 
         device, overwrite = find_device(request.device), request.overwrite
-        with progress("heal", request.heal_steps) as advance:
+        with show_progress("heal", request.heal_steps) as advance:
             return heal(
                 export, target, *healed_on, overwrite=overwrite, device=device, advance=advance
             )
@@ -272,7 +258,7 @@ def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
 
 
 def _read_text_apart(
-    request: ExportRequest, prepared: Prepared, text: Text, say: Say
+    request: ExportRequest, prepared: Prepared, text: Text
 ) -> tuple[Calibration, Schedule, str | None]:
     """What `heal` takes of text, once the text is known to hold no passage."""
     from evals.data import open_samples
@@ -281,7 +267,7 @@ def _read_text_apart(
     schedule = Schedule(request.heal_steps)
     how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
     passages = open_samples(request.samples, **how) if request.samples else None
-    tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages, say)
+    tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages)
     return tokens, schedule, sha256
 
 
@@ -306,7 +292,6 @@ def repeat_export(
     calibration: Sequence[str] = (),
     heal: Sequence[str] = (),
     overwrite: bool = False,
-    progress: Progress = show_nothing,
 ) -> Reproduction:
     """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, and
     healed on the text `heal`.
@@ -330,14 +315,14 @@ def repeat_export(
     healing = None
     if edit.healing:
         healed_on = find_recorded_text(heal, edit.healing, model, "heal")
-        healing = heal_on(healed_on, edit.healing, overwrite, progress)
-    with progress("reproduce", None) as advance:
+        healing = heal_on(healed_on, edit.healing, overwrite)
+    with show_progress("reproduce", None) as advance:
         return reproduce(
             original,
             output,
             source=source,
             overwrite=overwrite,
-            fit=None if text is None else lambda prepared: fit_prepared(prepared, text, progress),
+            fit=None if text is None else lambda prepared: fit_prepared(prepared, text),
             heal=healing,
             progress=advance,
         )

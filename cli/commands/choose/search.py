@@ -9,7 +9,7 @@ import click
 from cli import options
 from cli.requests import request_command
 from cli.tables.search import print_search, write_next_command
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, print_json
 from evals.choose.search.request import SearchRequest
 
 
@@ -37,11 +37,11 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
     If no edit meets the goal, the exit code is 1. DIR then holds what was found, without a plan.
     """
     from evals.jobs.searching import search
-    from evals.report.search_report import explain_miss
-    from surgery.hub.finding import get_last_name
+    from evals.report.search import explain_miss
+    from surgery.privacy import get_last_name
 
     folder = output or Path(f"{get_last_name(Path(request.model.rpartition(':')[2]))}-search")
-    found = search(request, folder, overwrite=overwrite, say=note, progress=show_progress)
+    found = search(request, folder, overwrite=overwrite)
     if found is None:
         return
     result, _ = found

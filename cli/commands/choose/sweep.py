@@ -10,7 +10,7 @@ import click
 from cli import options
 from cli.requests import request_command
 from cli.tables import print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, print_json
 from evals.choose.sweep.request import SweepRequest
 
 _COLUMNS = (
@@ -23,8 +23,6 @@ _COLUMNS = (
     ("perplexity", "heldout_perplexity", "{:.4g}"),
     ("est. KL", "estimated_kl", "{:.3f}"),
     ("est. margin", "estimated_margin", "{:.3f}"),
-    ("mixing", "mixing_measured", "{:.2f}"),
-    ("bound", "mixing_bound", "{:.2f}"),
 )
 _BEFORE_TASKS = 3
 _MOST = 12
@@ -47,7 +45,7 @@ def command(request: SweepRequest, output: Path | None, overwrite: bool, as_json
     """
     from evals.jobs.sweeping import sweep
 
-    result = sweep(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    result = sweep(request, output, overwrite=overwrite)
     if result is None:
         return
     (print_json if as_json else print_sweep)(result)
@@ -90,7 +88,7 @@ def print_sweep(result: dict[str, Any]) -> None:
 
 def _print_best(result: dict[str, Any], edits: list[dict[str, Any]]) -> None:
     """Prints the edits that recite least, of equal ones the one that costs least."""
-    from evals.report.sweep_report import find_best_edits
+    from evals.report.sweep import find_best_edits
 
     base = result["base"]
     best, *others = find_best_edits({**result, "edits": edits})
@@ -110,7 +108,7 @@ def _print_best(result: dict[str, Any], edits: list[dict[str, Any]]) -> None:
 
 def _print_estimates(result: dict[str, Any]) -> None:
     """Prints the heads and blocks that no other beats in both estimates."""
-    from evals.report.sweep_report import find_front
+    from evals.report.sweep import find_front
 
     tokens = "recited tokens" if result["base"]["exact_count"] else "the passages' tokens"
     echo(

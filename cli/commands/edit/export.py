@@ -12,9 +12,9 @@ from rich.filesize import decimal
 from cli import options
 from cli.requests import fill_request, options_of, request_command
 from cli.tables.evaluation import print_evaluation
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 from evals.jobs.exporting import ExportRequest, name_gguf, run_export
-from evals.report.evaluation_request import EvaluationRequest
+from evals.report.request import EvaluationRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ def command(
         materials = _open_materials(request, asked)
     else:
         _refuse_unused(asked.keys() if request.heal else asked.keys() | _OF_PASSAGES)
-    prepared, export = run_export(request, dry_run=dry_run, say=note, progress=show_progress)
+    prepared, export = run_export(request, dry_run=dry_run)
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
     if export is None:
@@ -122,7 +122,7 @@ def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
 
     from evals.jobs.materials import open_materials
 
-    return open_materials(wanted, [(model, request.revision)], progress=show_progress)
+    return open_materials(wanted, [(model, request.revision)])
 
 
 def _refuse_unused(names: Iterable[str]) -> None:
@@ -164,9 +164,7 @@ def _finish_export(
             from evals.jobs.evaluating import evaluate_exports
 
             result["evaluation"] = None
-            report = evaluate_exports(
-                source, materials, [export.output], say=note, progress=show_progress
-            )
+            report = evaluate_exports(source, materials, [export.output])
             result["evaluation"] = report.to_dict()
             state = print_evaluation(report, export.output, table=not as_json)
         if repo is not None:

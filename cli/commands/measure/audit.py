@@ -10,8 +10,8 @@ import click
 from cli import options
 from cli.requests import request_command
 from cli.tables import format_figure, format_interval, print_choice, print_table
-from cli.terminal import echo, note, print_json, show_progress
-from evals.measure.attacks.request import AuditRequest
+from cli.terminal import echo, note, print_json
+from evals.jobs.auditing import AuditRequest
 
 
 @request_command("audit", AuditRequest)
@@ -38,7 +38,7 @@ def command(
     """
     from evals.jobs.auditing import audit
 
-    found = audit(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    found = audit(request, output, overwrite=overwrite)
     if found is None:
         return
     result = found.to_dict()

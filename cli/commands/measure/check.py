@@ -30,7 +30,7 @@ def command(request: CheckRequest, as_json: bool) -> None:
 
     Without --model, passages of text are counted but not cut into tokens.
     """
-    result = check_inputs(request, say=note)
+    result = check_inputs(request)
     (print_json if as_json else _print)(result)
 
 

@@ -9,8 +9,8 @@ import click
 
 from cli import options
 from cli.requests import fill_request, options_of, request_command
-from cli.terminal import echo, note, print_json, show_progress
-from evals.measure.memorization.request import CollectRequest, Cut
+from cli.terminal import echo, note, print_json
+from evals.jobs.collecting import CollectRequest, Cut, collect
 
 
 @request_command("collect", CollectRequest)
@@ -44,10 +44,8 @@ def command(
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
     request = request.model_copy(update={"cut": fill_request(Cut, asked)})
 
-    from evals.jobs.collecting import collect
-
     text = {"show_text": show_text, "overwrite": overwrite}
-    found = collect(request, output, **text, say=note, progress=show_progress)
+    found = collect(request, output, **text)
     if found is None:
         return
     if found["resumed"]:

@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.requests import request_command
-from cli.terminal import note, print_json, show_progress
+from cli.terminal import note, print_json
 from evals.jobs.comparing import CompareRequest, compare, compare_prompt, open_models
 
 
@@ -34,10 +34,10 @@ def command(request: CompareRequest, as_json: bool) -> None:
     from cli.tables.comparison import print_comparison
 
     if given:
-        result = compare(request, say=note, progress=show_progress)
+        result = compare(request)
         (print_json if as_json else print_comparison)(result)
         return
-    models = open_models(request, note)
+    models = open_models(request)
     note("Type a prompt. An empty line ends.")
     for prompt in _read_prompts():
         rows = [compare_prompt(models, prompt, request)]

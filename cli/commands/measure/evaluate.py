@@ -9,8 +9,8 @@ import click
 from cli import options
 from cli.requests import request_command
 from cli.tables.evaluation import print_evaluation
-from cli.terminal import note, print_json, show_progress
-from evals.report.evaluation_request import EvaluationRequest
+from cli.terminal import print_json
+from evals.report.request import EvaluationRequest
 
 
 @request_command("evaluate", EvaluationRequest)
@@ -36,7 +36,7 @@ def command(
     """
     from evals.jobs.evaluating import run_evaluation
 
-    found = run_evaluation(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    found = run_evaluation(request, output, overwrite=overwrite)
     if found is None:
         return
     report, folder = found

@@ -13,7 +13,7 @@ from cli import options
 from cli.config import config_option
 from cli.requests import request_command
 from cli.tables import print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 from evals.jobs.mitigating import MitigationRequest, mitigate
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -98,8 +98,6 @@ def command(
         request,
         output,
         overwrite=overwrite,
-        say=note,
-        progress=show_progress,
         show_search=show_search,
     )
     if done is None:
@@ -120,7 +118,7 @@ def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json
     find_outline(request.model, request.revision)  # before the imports, which take seconds
     from evals.jobs.forecasting import forecast
 
-    found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    found = forecast(request, output, overwrite=overwrite)
     print_json(found) if as_json else _print_forecast(found)
 
 

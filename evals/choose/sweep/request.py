@@ -42,14 +42,6 @@ class SweepRequest(Choosing, Benchmarking):
             "measure",
         ),
     ] = False
-    bounds: Annotated[
-        bool,
-        Option(
-            "Also bound how much each block's attention adds by mixing tokens, and follow each "
-            "edit through the later blocks.",
-            "measure",
-        ),
-    ] = False
     estimate: Annotated[
         bool,
         Option(
@@ -61,10 +53,8 @@ class SweepRequest(Choosing, Benchmarking):
 
     @model_validator(mode="after")
     def _agree(self) -> SweepRequest:
-        if self.exact_only and (self.corpus or self.bounds or self.estimate):
-            raise ValueError(
-                "`exact_only` reads no held-out text, so no `corpus`, `bounds`, or `estimate`"
-            )
+        if self.exact_only and (self.corpus or self.estimate):
+            raise ValueError("`exact_only` reads no held-out text, so no `corpus` or `estimate`")
         if not (self.tasks or self.suite) and (self.include_path or self.limit):
             raise ValueError("`include_path` and `limit` say which tasks: give `tasks` or `suite`")
         return self

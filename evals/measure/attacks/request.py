@@ -1,4 +1,4 @@
-"""What every request that names attacks shares, and the request for an audit."""
+"""What every request that names attacks shares."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from evals.measure.memorization.recovery import name_plainly
-from evals.run.request import ControlText, Measuring, Option, Request
-from surgery.hub.embedded import find_lab
+from evals.run.request import Option, Request
 
 Limits = dict[str, Annotated[float, Field(ge=0, le=1)]]
 """Attack → the highest share of the passages that it may recover."""
@@ -108,44 +107,3 @@ class Auditing(Attacking):
             "MODEL",
         ),
     ] = None
-
-
-class AuditRequest(Measuring, Auditing):
-    """Measures what attackers recover of `samples` from `model` and from `baseline`.
-
-    Raises `UnknownNameError` for an unknown attack.
-    """
-
-    model: str
-    baseline: Annotated[
-        str,
-        Option(
-            "The model before the edit; a Hub id, at the commit that MODEL records.",
-            "input",
-            "BASE",
-        ),
-    ]
-    samples: Annotated[
-        str | None,
-        Option("Passages to attack, as for extract.", "input", "SAMPLES", "a lab model's own"),
-    ] = None
-    control: ControlText = ()
-
-    @model_validator(mode="after")
-    def _can_be_tried(self) -> AuditRequest:
-        if self.samples is None and self.lab is None:
-            raise ValueError("audit needs passages: give `samples`")
-        assert self.tried
-        return self
-
-    @property
-    def lab(self) -> str | None:
-        """The lab model among the two, if any."""
-        return find_lab(self.model, self.baseline)
-
-    @property
-    def tried(self) -> tuple[str, ...]:
-        """The names of the attacks to run."""
-        from evals.measure.attacks.names import choose_attacks
-
-        return choose_attacks(self.attack, self.max, sibling=self.sibling is not None)
