@@ -93,24 +93,24 @@ def list_options(kind: type[Request], without: Collection[str] = ()) -> list[cli
 def _make_option(name: str, field: FieldInfo, said: Option) -> GroupedOption:
     form, kind, bounds = _take_apart(field)
     default = field.get_default(call_default_factory=True)
-    required, has_value = field.is_required(), default not in (None, "", (), {})
     typed = (field.serialization_alias or name).replace("_", "-")
     several = form in (tuple, dict) and said.metavar != COMMAS
-    help_ = said.help + " Repeatable." * several
-    help_ += f"  [default: {said.default}]" if said.default else ""
-    more: dict[str, Any] = {"help": help_, "group": said.group, "multiple": several}
+    (text,) = (one for one in field.metadata if isinstance(one, str))
+    text += " Repeatable." * several
+    text += f"  [default: {said.default}]" if said.default else ""
+    more: dict[str, Any] = {"help": text, "group": said.group, "multiple": several}
     if kind is bool:
         typed += f"/--no-{typed}" if default else ""
         return GroupedOption([f"--{typed}", name], is_flag=True, default=default, **more)
     if form is dict:
         more["callback"] = options.collect_limits(said.example, bounds.get("max", math.inf))
-    if has_value and not required:
+    if not field.is_required() and default not in (None, "", (), {}):
         more.update(default=default, show_default=True)
     return GroupedOption(
         [f"--{typed}", name],
         type=None if form is dict else _make_type(kind, bounds, said),
         metavar=said.metavar or _METAVARS.get(kind),
-        required=required,
+        required=field.is_required(),
         **more,
     )
 

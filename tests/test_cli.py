@@ -39,7 +39,7 @@ def command(name: str) -> click.Command:
     return found
 
 
-@pytest.mark.parametrize(("words", "most"), [(["--help"], 0.7), (["mitigate", "--help"], 1.2)])
+@pytest.mark.parametrize(("words", "most"), [(["--help"], 0.7), (["mitigate", "--help"], 1.5)])
 def test_help_is_fast(words: list[str], most: float) -> None:
     """In processor time, which other work on the machine does not stretch as it does the clock."""
 
@@ -177,7 +177,7 @@ _STOPPED = """
 import os, signal, sys, time
 
 def stop(event, arguments):
-    if event == "import" and arguments[0] == "numpy":
+    if event == "import" and arguments[0] == "torch":
         try:
             os.kill(os.getpid(), signal.{signal})
             time.sleep(10)
@@ -190,7 +190,7 @@ run(sys.argv[1:])
 """
 
 
-BROKEN = "ImportError('numpy failed to import')"
+BROKEN = "ImportError('torch failed to import')"
 
 
 @pytest.mark.parametrize(

@@ -23,23 +23,23 @@ from evals.run.request import Names, Option, Request
 
 
 class Base(Request):
-    device: Annotated[str | None, Option("Where.", "run", "D", "here")] = None
+    device: Annotated[str | None, "Where.", Option("run", "D", "here")] = None
 
 
 class Asked(Base):
     model: str
-    text: Annotated[tuple[Path, ...], Option("Text.", "input")]
-    names: Annotated[Names, Option("Names.", "measure", "A,B")] = ()
-    form: Annotated[Literal["a", "b"] | None, Option("How.", "edit")] = "a"
-    rows: Annotated[int, Field(ge=1), Option("Rows, unless `exact`.", "measure")] = 2
-    share: Annotated[float | None, Field(gt=0, le=1), Option("Share.", "limits")] = None
-    part: Annotated[int | float | None, Option("Part.", "measure", "N")] = None
+    text: Annotated[tuple[Path, ...], "Text.", Option("input")]
+    names: Annotated[Names, "Names.", Option("measure", "A,B")] = ()
+    form: Annotated[Literal["a", "b"] | None, "How.", Option("edit")] = "a"
+    rows: Annotated[int, Field(ge=1), "Rows, unless `exact`.", Option("measure")] = 2
+    share: Annotated[float | None, Field(gt=0, le=1), "Share.", Option("limits")] = None
+    part: Annotated[int | float | None, "Part.", Option("measure", "N")] = None
     most: Annotated[
-        dict[str, Annotated[float, Field(ge=0)]], Option("Most.", "limits", "T=X", example="t=1")
+        dict[str, Annotated[float, Field(ge=0)]], "Most.", Option("limits", "T=X", example="t=1")
     ] = Field(default_factory=dict)
-    exact: Annotated[bool, Option("Exactly.", "measure")] = False
-    last: Annotated[bool, Option("Last.", "edit", default="--last")] = True
-    kept_as: Annotated[int | None, Option("Size.", "output", "S", in_bytes=True)] = Field(
+    exact: Annotated[bool, "Exactly.", Option("measure")] = False
+    last: Annotated[bool, "Last.", Option("edit", default="--last")] = True
+    kept_as: Annotated[int | None, "Size.", Option("output", "S", in_bytes=True)] = Field(
         default=None, serialization_alias="as"
     )
     hidden: int = 0

@@ -24,7 +24,7 @@ from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
-from evals.run.request import ControlText, Measuring, Option
+from evals.run.request import ControlText, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.output import recognize_by
@@ -48,16 +48,10 @@ class AuditRequest(Measuring, Auditing):
     model: str
     baseline: Annotated[
         str,
-        Option(
-            "The model before the edit; a Hub id, at the commit that MODEL records.",
-            "input",
-            "BASE",
-        ),
+        "The model before the edit; a Hub id, at the commit that MODEL records.",
+        Option("input", "BASE"),
     ]
-    samples: Annotated[
-        str | None,
-        Option("Passages to attack, as for extract.", "input", "SAMPLES", "a lab model's own"),
-    ] = None
+    samples: Passages = None
     control: ControlText = ()
 
     @model_validator(mode="after")

@@ -30,14 +30,15 @@ class CheckRequest(Measuring):
 
     samples: str
     skip_short: bool = True  # as the result says which are too short
-    model: Annotated[str | None, Option("The model that you want to edit.", "input", "MODEL")] = (
+    model: Annotated[str | None, "The model that you want to edit.", Option("input", "MODEL")] = (
         None
     )
     corpus: HeldoutText = ()
     calibration: CalibrationText = ()
     max_extraction: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
-        Option("A limit for which to say how many passages it needs.", "limits"),
+        "A limit for which to say how many passages it needs.",
+        Option("limits"),
     ] = (0.05, 0.01, 0.001)
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from evals.data import hash_row
 from evals.run.console import say, show_progress
 from evals.run.journal import KEEP_NOTHING, Journal
-from evals.run.request import Option, Request, Revision, Running
+from evals.run.request import Count, Option, Request, Revision, Running
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
@@ -36,24 +36,21 @@ class Cut(Request):
     """
 
     prefix_length: Annotated[
-        int, Field(ge=1), Option("Tokens of a window that the model is given.", "input")
+        Count, "Tokens of a window that the model is given.", Option("input")
     ] = 32
     suffix_length: Annotated[
-        int, Field(ge=1), Option("Tokens of a window that the model must recite.", "input")
+        Count, "Tokens of a window that the model must recite.", Option("input")
     ] = 32
     stride: Annotated[
-        int,
-        Field(ge=1),
-        Option("Tokens from one window to the next. 1 finds most and takes longest.", "measure"),
+        Count,
+        "Tokens from one window to the next. 1 finds most and takes longest.",
+        Option("measure"),
     ] = 16
     min_score: Annotated[
         float,
         Field(gt=0, le=1),
-        Option(
-            "Keep windows with at least this next-token accuracy on the suffix. 1 is an exact "
-            "match.",
-            "measure",
-        ),
+        "Keep windows with at least this next-token accuracy on the suffix. 1 is an exact match.",
+        Option("measure"),
     ] = 1.0
 
     @property
@@ -68,11 +65,9 @@ class CollectRequest(Running):
     model: str
     corpus: Annotated[
         tuple[Path, ...],
-        Option(
-            "Text, or JSON, CSV, or parquet with a column text: a file, a folder, or "
-            "hf:DATASET:SPLIT:COLUMN.",
-            "input",
-        ),
+        "Text, or JSON, CSV, or parquet with a column text: a file, a folder, or "
+        "hf:DATASET:SPLIT:COLUMN.",
+        Option("input"),
     ]
     cut: Cut = Cut()
     revision: Revision = None

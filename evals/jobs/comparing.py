@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from evals.data.inputs import find_baseline, open_passages, tokenize_passages
 from evals.run.console import show_progress
-from evals.run.request import Measuring, Option
+from evals.run.request import Count, Measuring, Option
 from surgery.errors import MeasurementError, SamplesError
 
 if TYPE_CHECKING:
@@ -24,36 +24,28 @@ class CompareRequest(Measuring):
 
     base: str
     edited: tuple[str, ...] = Field(min_length=1)
-    prompt: Annotated[tuple[str, ...], Option("Text to continue.", "input", "T")] = ()
+    prompt: Annotated[tuple[str, ...], "Text to continue.", Option("input", "T")] = ()
     prompts: Annotated[
-        Path | None,
-        Option("File of prompts: one a line, or a table with a column text.", "input"),
+        Path | None, "File of prompts: one a line, or a table with a column text.", Option("input")
     ] = None
     samples: Annotated[
         str | None,
-        Option(
-            "Passages, as for extract, of which those that changed most are shown.",
-            "input",
-            "SAMPLES",
-        ),
+        "Passages, as for extract, of which those that changed most are shown.",
+        Option("input", "SAMPLES"),
     ] = None
-    rows: Annotated[
-        int, Field(ge=1), Option("With `samples`: how many passages to show.", "output")
-    ] = 10
-    max_new_tokens: Annotated[
-        int, Field(ge=1), Option("Tokens to write after a prompt.", "measure")
-    ] = 50
+    rows: Annotated[Count, "With `samples`: how many passages to show.", Option("output")] = 10
+    max_new_tokens: Annotated[Count, "Tokens to write after a prompt.", Option("measure")] = 50
     sample: Annotated[
         int,
         Field(ge=0),
-        Option("Also draw N texts at random, the same way for each model.", "measure"),
+        "Also draw N texts at random, the same way for each model.",
+        Option("measure"),
     ] = 0
-    seed: Annotated[int, Field(ge=0), Option("Decides what is drawn.", "measure")] = 0
+    seed: Annotated[int, Field(ge=0), "Decides what is drawn.", Option("measure")] = 0
     probabilities: Annotated[
-        bool,
-        Option("Also show how likely each model finds every token of BASE's text.", "output"),
+        bool, "Also show how likely each model finds every token of BASE's text.", Option("output")
     ] = False
-    show_text: Annotated[bool, Option("With `samples`: show the texts, too.", "output")] = False
+    show_text: Annotated[bool, "With `samples`: show the texts, too.", Option("output")] = False
 
     @model_validator(mode="after")
     def _not_empty(self) -> CompareRequest:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.measure.healing import find_healing_text, find_recorded_text, heal_on, read_healing_text
 from evals.run.console import say, show_progress
-from evals.run.request import CalibrationText, Cutting, Healing, Option
+from evals.run.request import CalibrationText, Cutting, Healing, Option, Passages
 from surgery.plan import LayoutChoice
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.variants import VARIANTS
@@ -36,81 +36,59 @@ class ExportRequest(Healing, Cutting):
     model: str
     drop_attn: Annotated[
         str | None,
-        Option(
-            "Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads "
-            "of a block, such as 6.0 or 7.1-3.",
-            "edit",
-            "SPEC",
-        ),
+        "Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads "
+        "of a block, such as 6.0 or 7.1-3.",
+        Option("edit", "SPEC"),
     ] = None
     plan: Annotated[
         Path | PlanFile | None,
-        Option("Take blocks, heads, and variants from a file that `search` wrote.", "edit"),
+        "Take blocks, heads, and variants from a file that `search` wrote.",
+        Option("edit"),
     ] = None
     variant: Annotated[
         str | None,
-        Option(
-            "; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items()) + ".",
-            "edit",
-            default="identity",
-            choices=VARIANTS,
-        ),
+        "; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items()) + ".",
+        Option("edit", default="identity", choices=VARIANTS),
     ] = None
     layout: Annotated[
         LayoutChoice,
-        Option(
-            "stock: loads in the library's own class. compact: smaller and without a key/value "
-            "cache for these blocks, but needs its modeling file. auto: stock if it can hold the "
-            "variant exactly.",
-            "edit",
-        ),
+        "stock: loads in the library's own class. compact: smaller and without a key/value "
+        "cache for these blocks, but needs its modeling file. auto: stock if it can hold the "
+        "variant exactly.",
+        Option("edit"),
     ] = "auto"
     save_as: Annotated[
         str | None,
-        Option(
-            "Save the result as another model type that has the same tensors and can hold the "
-            "edit: llama for a Mistral model without a sliding window.",
-            "output",
-            "TYPE",
-        ),
+        "Save the result as another model type that has the same tensors and can hold the "
+        "edit: llama for a Mistral model without a sliding window.",
+        Option("output", "TYPE"),
     ] = Field(default=None, serialization_alias="as")
     calibration: CalibrationText = ()
-    samples: Annotated[
-        str | None,
-        Option("Passages to test, as for extract.", "input", "SAMPLES", "a lab model's own"),
-    ] = None
+    samples: Passages = None
     device: str | None = None
     output: Annotated[
         Path | None,
-        Option("Folder to create, or file of `as_patch`.", "output", "DIR", "NAME-VARIANT-BLOCKS"),
+        "Folder to create, or file of `as_patch`.",
+        Option("output", "DIR", "NAME-VARIANT-BLOCKS"),
     ] = None
     overwrite: bool = False
     max_shard_size: Annotated[
         int | None,
         Field(gt=0),
-        Option(
-            "Largest weight file, such as 5GB.",
-            "output",
-            "S",
-            "as the source is sharded",
-            in_bytes=True,
-        ),
+        "Largest weight file, such as 5GB.",
+        Option("output", "S", "as the source is sharded", in_bytes=True),
     ] = None
     as_patch: Annotated[
         bool,
-        Option(
-            "Write one small file with what the edit changes. apply-patch makes the same "
-            "checkpoint from it and MODEL.",
-            "output",
-        ),
+        "Write one small file with what the edit changes. apply-patch makes the same "
+        "checkpoint from it and MODEL.",
+        Option("output"),
     ] = False
     gguf: Annotated[
         bool,
-        Option(
-            "Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
-            "convert.",
-            "output",
-        ),
+        "Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
+        "convert.",
+        Option("output"),
     ] = False
 
     @model_validator(mode="after")

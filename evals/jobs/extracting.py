@@ -16,7 +16,7 @@ from evals.data.inputs import (
     read_heldout_texts,
 )
 from evals.run.console import say, show_progress
-from evals.run.request import UNTRAINED, Measuring, Option
+from evals.run.request import UNTRAINED, Count, Measuring, Option
 from surgery.output import check_output, write_lines
 from surgery.processes import join_launch, leave_launch
 
@@ -31,40 +31,35 @@ class ExtractionRequest(Measuring):
 
     model: str
     samples: Annotated[
-        str, Option("Passages to test. The forms are listed above.", "input", "SAMPLES")
+        str, "Passages to test. The forms are listed above.", Option("input", "SAMPLES")
     ]
     baseline: Annotated[
         str | None,
-        Option(
-            "The unedited model, to compare with on the same rows; a Hub id, at the commit that "
-            "MODEL records.",
-            "input",
-            "MODEL",
-        ),
+        "The unedited model, to compare with on the same rows; a Hub id, at the commit that "
+        "MODEL records.",
+        Option("input", "MODEL"),
     ] = None
     metrics: Annotated[
         Literal["exact", "full"],
-        Option(
-            "exact: one pass and no decoding. full: also near matches, free-running scores, "
-            "entropy, probabilistic extraction, and min-k++.",
-            "measure",
-        ),
+        "exact: one pass and no decoding. full: also near matches, free-running scores, "
+        "entropy, probabilistic extraction, and min-k++.",
+        Option("measure"),
     ] = "exact"
     top_k: Annotated[
-        int,
-        Field(ge=1),
-        Option(
-            "With `metrics=full`: the k of top-k sampling in probabilistic extraction.", "measure"
-        ),
+        Count,
+        "With `metrics=full`: the k of top-k sampling in probabilistic extraction.",
+        Option("measure"),
     ] = 40
     temperature: Annotated[
         float,
         Field(gt=0),
-        Option("With `metrics=full`: the temperature of that sampling.", "measure"),
+        "With `metrics=full`: the temperature of that sampling.",
+        Option("measure"),
     ] = 1.0
     control: Annotated[
         tuple[Path, ...],
-        Option(UNTRAINED, "input", default="a lab model's own, or the samples' non-members"),
+        UNTRAINED,
+        Option("input", default="a lab model's own, or the samples' non-members"),
     ] = ()
 
     @model_validator(mode="after")

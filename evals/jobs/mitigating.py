@@ -20,7 +20,7 @@ from evals.measure.healing import read_healing_text
 from evals.measure.verdicts import OK, settle, shorten_list
 from evals.report.request import EvaluationRequest, Gating
 from evals.run.console import SILENT, say, use_console
-from evals.run.request import Option, describe_mistakes
+from evals.run.request import Fraction, Option, describe_mistakes
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
 from surgery.output import publish, write_text
@@ -47,31 +47,19 @@ class MitigationRequest(SearchRequest, Gating):
 
     samples: Annotated[
         str,
-        Option(
-            "Passages that must not be recovered, as for extract.",
-            "input",
-            "SAMPLES",
-            "a lab model's own",
-        ),
+        "Passages that must not be recovered, as for extract.",
+        Option("input", "SAMPLES", "a lab model's own"),
     ] = ""
     max_extraction: Annotated[
-        float | None,
-        Field(ge=0, le=1),
-        Option(
-            "Leave at most this share of the passages recovered, by `measure`.",
-            "limits",
-            default="0.01, unless `max` limits the measure",
-        ),
+        Fraction | None,
+        "Leave at most this share of the passages recovered, by `measure`.",
+        Option("limits", default="0.01, unless `max` limits the measure"),
     ] = None
     max: Annotated[
         Limits,
-        Option(
-            "Limit for the search, and gate: attack A may recover at most the share X of the "
-            "passages. A runs even if `attack` does not name it.",
-            "limits",
-            "A=X",
-            example="hints:2=0.02",
-        ),
+        "Limit for the search, and gate: attack A may recover at most the share X of the "
+        "passages. A runs even if `attack` does not name it.",
+        Option("limits", "A=X", example="hints:2=0.02"),
     ] = Field(default_factory=dict)
     max_loss_increase: None = None
 

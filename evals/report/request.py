@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from evals.measure.attacks.request import Auditing
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.lm_eval.tasks import SUITES
-from evals.run.request import ControlText, Measuring, Option
+from evals.run.request import ControlText, Fraction, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
@@ -22,25 +22,20 @@ class Gating(Benchmarking, Auditing):
 
     no_benchmarks: Annotated[
         bool,
-        Option(
-            "Run no benchmark tasks. Otherwise, without `tasks` and `suite`, a lab model runs "
-            "those of the suite lab, and any other model those of standard.",
-            "measure",
-        ),
+        "Run no benchmark tasks. Otherwise, without `tasks` and `suite`, a lab model runs "
+        "those of the suite lab, and any other model those of standard.",
+        Option("measure"),
     ] = False
     num_fewshot: Annotated[
         int | None,
         Field(ge=0),
-        Option("Examples before each question.", "measure", default="the task's own"),
+        "Examples before each question.",
+        Option("measure", default="the task's own"),
     ] = None
     max_drop: Annotated[
         dict[str, Annotated[float, Field(ge=0)]],
-        Option(
-            "Gate: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
-            "limits",
-            "TASK=X",
-            example="lambada_openai=0.03",
-        ),
+        "Gate: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
+        Option("limits", "TASK=X", example="lambada_openai=0.03"),
     ] = Field(default_factory=dict)
 
 
@@ -50,49 +45,37 @@ class EvaluationRequest(Measuring, Gating):
     models: tuple[str, ...] = Field(min_length=1)
     baseline: Annotated[
         str,
-        Option(
-            "The model before the edit; a Hub id, at the commit that MODEL records.",
-            "input",
-            "BASE",
-        ),
+        "The model before the edit; a Hub id, at the commit that MODEL records.",
+        Option("input", "BASE"),
     ]
-    samples: Annotated[
-        str | None,
-        Option("Passages to test, as for extract.", "input", "SAMPLES", "a lab model's own"),
-    ] = None
+    samples: Passages = None
     control: ControlText = ()
     max_extraction: Annotated[
-        float | None,
-        Field(ge=0, le=1),
-        Option("Gate: the model may still recite at most this share of the passages.", "limits"),
+        Fraction | None,
+        "Gate: the model may still recite at most this share of the passages.",
+        Option("limits"),
     ] = None
     heal: Annotated[
         tuple[str, ...],
-        Option(
-            "Text that MODEL was healed on. BASE is then healed the same way, to tell the cost "
-            "against it, too.",
-            "input",
-            "TEXT",
-        ),
+        "Text that MODEL was healed on. BASE is then healed the same way, to tell the cost "
+        "against it, too.",
+        Option("input", "TEXT"),
     ] = ()
     audit: Annotated[
         bool,
-        Option("Also try the default attacks. `attack` and `max` imply this option.", "measure"),
+        "Also try the default attacks. `attack` and `max` imply this option.",
+        Option("measure"),
     ] = False
     front: Annotated[
         Path | None,
-        Option(
-            "JSON of a search, to show its edits in the picture of the trade-off.",
-            "input",
-            place="file",
-        ),
+        "JSON of a search, to show its edits in the picture of the trade-off.",
+        Option("input", place="file"),
     ] = None
-    no_cache: Annotated[bool, Option("Run the base's benchmarks again.", "run")] = False
+    no_cache: Annotated[bool, "Run the base's benchmarks again.", Option("run")] = False
     show_text: Annotated[
         bool,
-        Option(
-            "Write the text of the passages that the report shows into a separate file.", "output"
-        ),
+        "Write the text of the passages that the report shows into a separate file.",
+        Option("output"),
     ] = False
 
     @model_validator(mode="after")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from typing_extensions import Self
 
 from surgery.privacy import make_public_name
 from surgery.record.manifest import Record
@@ -21,15 +20,15 @@ Group = Literal["input", "edit", "measure", "limits", "output", "run"]
 
 @dataclass(frozen=True)
 class Option:
-    """Beside the type of a field: the option that fills it. Without one, a field has no option.
+    """Beside the type of a field and a text for its help: the option that fills it.
 
-    - `help`: one or two sentences. Other fields stand in backquotes.
+    Other fields stand in backquotes in the text. A field without `Option` has no option.
+
     - `metavar`: what stands for its value. `default`: what happens without it, if no value says so.
     - `choices`: the values that it takes, if its type does not say so. `place`: what a path may
       be; a file must exist. `example`: of a limit. `in_bytes`: a size, such as 5GB.
     """
 
-    help: str
     group: Group
     metavar: str | None = None
     default: str | None = None
@@ -60,32 +59,31 @@ def describe_mistakes(error: ValidationError) -> str:
 
 
 Revision = Annotated[
-    str | None, Option("Branch, tag, or commit of a Hub model, such as step143000.", "input", "R")
+    str | None, "Branch, tag, or commit of a Hub model, such as step143000.", Option("input", "R")
+]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Passages = Annotated[
+    str | None, "Passages, as for extract.", Option("input", "SAMPLES", "a lab model's own")
 ]
 UNTRAINED = (
     "Text that the models were not trained on: a file, a folder, or hf:DATASET:SPLIT:COLUMN."
 )
 ControlText = Annotated[
     tuple[Path, ...],
-    Option(UNTRAINED, "input", default="a lab model's own"),
+    UNTRAINED,
+    Option("input", default="a lab model's own"),
 ]
 HeldoutText = Annotated[
     tuple[Path, ...],
-    Option(
-        "Held-out text, which the model was not trained on: it shows what an edit costs. A file, a "
-        "folder, or hf:DATASET:SPLIT:COLUMN.",
-        "input",
-        default="a lab model's own",
-    ),
+    "Held-out text, which the model was not trained on: it shows what an edit costs. A file, a "
+    "folder, or hf:DATASET:SPLIT:COLUMN.",
+    Option("input", default="a lab model's own"),
 ]
 CalibrationText = Annotated[
     tuple[str, ...],
-    Option(
-        "Text to fit mean and linear on: a file, a folder, or hf:DATASET:SPLIT:COLUMN.",
-        "input",
-        "FILE",
-        "a lab model's own",
-    ),
+    "Text to fit mean and linear on: a file, a folder, or hf:DATASET:SPLIT:COLUMN.",
+    Option("input", "FILE", "a lab model's own"),
 ]
 """Options that several requests have."""
 
@@ -127,17 +125,19 @@ class Running(Request):
 
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Option("auto: as stored, but float16 runs as float32 on a CPU.", "run"),
+        "auto: as stored, but float16 runs as float32 on a CPU.",
+        Option("run"),
     ] = "auto"
     device: Annotated[
-        str | None, Option("cpu, cuda, cuda:1, …", "run", "D", "a GPU if there is one")
+        str | None, "cpu, cuda, cuda:1, …", Option("run", "D", "a GPU if there is one")
     ] = None
     device_map: Annotated[
         Literal["auto"] | None,
-        Option("auto: spread a model that is too large for one device over all of them.", "run"),
+        "auto: spread a model that is too large for one device over all of them.",
+        Option("run"),
     ] = None
     batch_size: Annotated[
-        int | None, Field(ge=1), Option("Rows at a time.", "run", default="chosen to fit memory")
+        Count | None, "Rows at a time.", Option("run", default="chosen to fit memory")
     ] = None
 
     @property
@@ -152,19 +152,18 @@ class Cutting(Request):
     revision: Revision = None
     prefix_length: Annotated[
         int | None,
-        Option(
-            "Tokens of a passage that the model is given.", "input", default="32, or a pair's own"
-        ),
+        "Tokens of a passage that the model is given.",
+        Option("input", default="32, or a pair's own"),
     ] = None
     suffix_length: Annotated[
         int | None,
-        Option("Tokens that the model must complete.", "input", default="32, or a pair's own"),
+        "Tokens that the model must complete.",
+        Option("input", default="32, or a pair's own"),
     ] = None
     skip_short: Annotated[
         bool,
-        Option(
-            "Leave out passages that are shorter than prefix and suffix, and say how many.", "input"
-        ),
+        "Leave out passages that are shorter than prefix and suffix, and say how many.",
+        Option("input"),
     ] = False
 
 
@@ -177,20 +176,14 @@ class Healing(Request):
 
     heal: Annotated[
         tuple[str, ...],
-        Option(
-            "Train the edited model on this text, which may hold none of the passages: a file, a "
-            "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
-            "edit",
-            "TEXT",
-            "no training",
-        ),
+        "Train the edited model on this text, which may hold none of the passages: a file, a "
+        "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
+        Option("edit", "TEXT", "no training"),
     ] = ()
-    heal_steps: Annotated[
-        int, Field(ge=1), Option("Steps of 16 x 128 tokens to train for.", "edit")
-    ] = 80
+    heal_steps: Annotated[Count, "Steps of 16 x 128 tokens to train for.", Option("edit")] = 80
 
     @model_validator(mode="after")
-    def _steps_need_text(self) -> Self:
+    def _steps_need_text(self) -> Healing:
         if not self.heal:
             self._refuse_unused("heal", "heal_steps")
         return self
@@ -200,8 +193,16 @@ class Choosing(Measuring):
     """A model to edit in many ways, and the text to measure the edits on."""
 
     model: str
-    samples: str
-    variant: tuple[str, ...] = ()
+    samples: Annotated[str, "Passages, as for extract.", Option("input", "SAMPLES")]
+    variant: Annotated[
+        tuple[str, ...],
+        "What a block or head may become.",
+        Option(
+            "edit",
+            default="all if there is calibration text, else identity and zero",
+            choices=VARIANTS,
+        ),
+    ] = ()
     corpus: HeldoutText = ()
     calibration: CalibrationText = ()
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from evals.measure.attacks.request import Attacking, Limits
-from evals.run.request import Choosing, Healing, Option
+from evals.run.request import Choosing, Count, Fraction, Healing, Option
 from surgery.plan import LayoutChoice
-from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
     from evals.choose.search.goals import Goal
@@ -20,79 +19,51 @@ class SearchRequest(Choosing, Attacking, Healing):
     limits hold for the healed model.
     """
 
-    samples: Annotated[
-        str, Option("Passages that must not be recovered, as for extract.", "input", "SAMPLES")
-    ]
     max_extraction: Annotated[
-        float | None,
-        Field(ge=0, le=1),
-        Option(
-            "Goal: leave at most this share of the passages recovered (0.01 is 1 %), at the least "
-            "cost. Short for `max` M=X, with M from `measure`.",
-            "limits",
-        ),
+        Fraction | None,
+        "Goal: leave at most this share of the passages recovered (0.01 is 1 %), at the least "
+        "cost. Short for `max` M=X, with M from `measure`.",
+        Option("limits"),
     ] = None
     max: Annotated[
         Limits,
-        Option(
-            "Goal: leave at most the share X of the passages to attack A, any attack of audit but "
-            "membership, at the least cost. Every limit must hold. Attacks that need more than "
-            "one pass (graft, relearn, near…) are tried on few edits, the cheapest first.",
-            "limits",
-            "A=X",
-            example="hints:2=0.02",
-        ),
+        "Goal: leave at most the share X of the passages to attack A, any attack of audit but "
+        "membership, at the least cost. Every limit must hold. Attacks that need more than "
+        "one pass (graft, relearn, near…) are tried on few edits, the cheapest first.",
+        Option("limits", "A=X", example="hints:2=0.02"),
     ] = Field(default_factory=dict)
     max_loss_increase: Annotated[
         float | None,
         Field(gt=0),
-        Option(
-            "Goal: leave as few passages recovered as possible, and raise held-out loss by at most "
-            "Y nats per token.",
-            "limits",
-            "Y",
-        ),
+        "Goal: leave as few passages recovered as possible, and raise held-out loss by at most "
+        "Y nats per token.",
+        Option("limits", "Y"),
     ] = None
     grain: Annotated[
         Literal["blocks", "heads", "mixed"],
-        Option("Choose whole blocks, single heads, or both.", "edit"),
+        "Choose whole blocks, single heads, or both.",
+        Option("edit"),
     ] = "mixed"
     measure: Annotated[
         str,
-        Option(
-            "What counts as recovered: greedy (word for word), hints:K (after at most K wrong "
-            "tokens are corrected), prefix, sampling:N (or leak@N), span:M, or any (by greedy, "
-            "hints:2, prefix, or sampling:100). See docs/threat-model.md.",
-            "measure",
-            "M",
-        ),
+        "What counts as recovered: greedy (word for word), hints:K (after at most K wrong "
+        "tokens are corrected), prefix, sampling:N (or leak@N), span:M, or any (by greedy, "
+        "hints:2, prefix, or sampling:100). See docs/threat-model.md.",
+        Option("measure", "M"),
     ] = "any"
-    variant: Annotated[
-        tuple[str, ...],
-        Option(
-            "What a block or head may become.",
-            "edit",
-            default="all if there is calibration text, else identity and zero",
-            choices=VARIANTS,
-        ),
-    ] = ()
     layout: Annotated[
         LayoutChoice,
-        Option("Choose only edits that this layout can hold. auto: either layout.", "edit"),
+        "Choose only edits that this layout can hold. auto: either layout.",
+        Option("edit"),
     ] = "auto"
     max_evaluations: Annotated[
-        int,
-        Field(ge=1),
-        Option(
-            "Measure at most this many edits. If fewer are possible, all are measured. Otherwise, "
-            "estimates choose which.",
-            "measure",
-        ),
+        Count,
+        "Measure at most this many edits. If fewer are possible, all are measured. Otherwise, "
+        "estimates choose which.",
+        Option("measure"),
     ] = 64
     seed: Annotated[
-        int,
-        Field(ge=0),
-        Option("Decides which passages and windows are held back.", "measure"),
+        int, Field(ge=0), "Decides which passages and windows are held back.", Option("measure")
     ] = 0
 
     @model_validator(mode="after")

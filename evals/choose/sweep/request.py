@@ -8,47 +8,29 @@ from pydantic import model_validator
 
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.request import Choosing, Option
-from surgery.variants import VARIANTS
 
 
 class SweepRequest(Choosing, Benchmarking):
     """Edits of `model`, measured on `samples`, on held-out text, and on the tasks named."""
 
-    samples: Annotated[str, Option("Passages to test, as for extract.", "input", "SAMPLES")]
-    variant: Annotated[
-        tuple[str, ...],
-        Option(
-            "What a block becomes.",
-            "edit",
-            default="identity and zero; all with `calibration`",
-            choices=VARIANTS,
-        ),
-    ] = ()
     last: Annotated[
         bool,
-        Option(
-            "Also edit the last 2, 3, … blocks together. Each takes as long as a single block.",
-            "edit",
-            default="--last",
-        ),
+        "Also edit the last 2, 3, … blocks together. Each takes as long as a single block.",
+        Option("edit", default="--last"),
     ] = True
-    ranges: Annotated[bool, Option("Also edit every contiguous range of blocks.", "edit")] = False
-    heads: Annotated[bool, Option("Also edit every head alone.", "edit")] = False
+    ranges: Annotated[bool, "Also edit every contiguous range of blocks.", Option("edit")] = False
+    heads: Annotated[bool, "Also edit every head alone.", Option("edit")] = False
     exact_only: Annotated[
         bool,
-        Option(
-            "Measure only which passages are recited. This is much faster: a passage ends at its "
-            "first wrong token, and no held-out text is read. Tasks still run.",
-            "measure",
-        ),
+        "Measure only which passages are recited. This is much faster: a passage ends at its "
+        "first wrong token, and no held-out text is read. Tasks still run.",
+        Option("measure"),
     ] = False
     estimate: Annotated[
         bool,
-        Option(
-            "Also estimate the effect of editing every head and every block, from a few passes "
-            "over the text. A lab model is then swept in all variants, unless you name some.",
-            "measure",
-        ),
+        "Also estimate the effect of editing every head and every block, from a few passes "
+        "over the text. A lab model is then swept in all variants, unless you name some.",
+        Option("measure"),
     ] = False
 
     @model_validator(mode="after")

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from evals.measure.memorization.recovery import name_plainly
-from evals.run.request import Option, Request
+from evals.run.request import Count, Fraction, Option, Request
 
-Limits = dict[str, Annotated[float, Field(ge=0, le=1)]]
+Limits = dict[str, Fraction]
 """Attack → the highest share of the passages that it may recover."""
 
 
@@ -20,22 +20,15 @@ class Attacking(Request):
 
     max: Annotated[
         Limits,
-        Option(
-            "Gate: attack A may recover at most the share X of the passages. A runs even if "
-            "`attack` does not name it.",
-            "limits",
-            "A=X",
-            example="hints:2=0.02",
-        ),
+        "Gate: attack A may recover at most the share X of the passages. A runs even if "
+        "`attack` does not name it.",
+        Option("limits", "A=X", example="hints:2=0.02"),
     ] = Field(default_factory=dict)
     sibling: Annotated[
         str | None,
-        Option(
-            "A checkpoint that an attacker may copy attention back from (graft): the public base "
-            "of a fine-tune, or an earlier checkpoint.",
-            "input",
-            "MODEL",
-        ),
+        "A checkpoint that an attacker may copy attention back from (graft): the public base "
+        "of a fine-tune, or an earlier checkpoint.",
+        Option("input", "MODEL"),
     ] = None
 
     @model_validator(mode="before")
@@ -75,35 +68,24 @@ class Auditing(Attacking):
 
     attack: Annotated[
         tuple[str, ...],
-        Option(
-            "Attack to try: greedy, hints:K, prefix, sampling:N (or leak@N), span:M, any, near, "
-            "near-beams, early-exit, perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, "
-            "graft (or graft:MODEL, which names the sibling, too), soft-prompt, relearn, "
-            "relearn-alike, relearn-benign, revive, membership, or one of your own at "
-            "package.module:ATTACK, whose code then runs. cheap stands for all that need only one "
-            "pass, default for strong ones that are fast, all for all of ours; each of these "
-            "includes graft if there is a sibling.",
-            "measure",
-            "A",
-            "default",
-        ),
+        "Attack to try: greedy, hints:K, prefix, sampling:N (or leak@N), span:M, any, near, "
+        "near-beams, early-exit, perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, "
+        "graft (or graft:MODEL, which names the sibling, too), soft-prompt, relearn, "
+        "relearn-alike, relearn-benign, revive, membership, or one of your own at "
+        "package.module:ATTACK, whose code then runs. cheap stands for all that need only one "
+        "pass, default for strong ones that are fast, all for all of ours; each of these "
+        "includes graft if there is a sibling.",
+        Option("measure", "A", "default"),
     ] = ()
     draws: Annotated[
-        int | None,
-        Field(ge=1),
-        Option(
-            "Runs of each attack that trains, each on other passages or in another order. The rate "
-            "is their mean.",
-            "measure",
-            default="5, fewer where a run takes over a minute",
-        ),
+        Count | None,
+        "Runs of each attack that trains, each on other passages or in another order. The rate "
+        "is their mean.",
+        Option("measure", default="5, fewer where a run takes over a minute"),
     ] = None
     twin: Annotated[
         str | None,
-        Option(
-            "A model that never saw the passages, as a yardstick: results say how far the edit "
-            "goes from the base toward it.",
-            "input",
-            "MODEL",
-        ),
+        "A model that never saw the passages, as a yardstick: results say how far the edit "
+        "goes from the base toward it.",
+        Option("input", "MODEL"),
     ] = None

@@ -16,32 +16,26 @@ class Benchmarking(Request):
 
     tasks: Annotated[
         Names,
-        Option(
-            "lm-eval tasks, groups, or patterns, separated by commas.",
-            "measure",
-            "A,B",
-            "the tasks of `suite`",
-        ),
+        "lm-eval tasks, groups, or patterns, separated by commas.",
+        Option("measure", "A,B", "the tasks of `suite`"),
     ] = ()
     suite: Annotated[
         Literal["standard", "quick", "lab"] | None,
-        Option(
-            "standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, arithmetic_2da, "
-            "webqs. quick: 250 documents each of three of them. lab: three tasks that need no "
-            "download.",
-            "measure",
-        ),
+        "standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, arithmetic_2da, "
+        "webqs. quick: 250 documents each of three of them. lab: three tasks that need no "
+        "download.",
+        Option("measure"),
     ] = None
     include_path: Annotated[
         tuple[Path, ...],
-        Option("Folder with more lm-eval task files.", "measure", "DIR", place="folder"),
+        "Folder with more lm-eval task files.",
+        Option("measure", "DIR", place="folder"),
     ] = ()
     limit: Annotated[
         int | float | None,
         Field(gt=0),
-        Option(
-            "Use only the first N documents of each task, or this share of them.", "measure", "N"
-        ),
+        "Use only the first N documents of each task, or this share of them.",
+        Option("measure", "N"),
     ] = None
 
     @model_validator(mode="before")
