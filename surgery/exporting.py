@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,15 @@ from surgery.untrusted import guard, read_bytes
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export. `output`: its folder, or a patch (`surgery.patching`)."""
+    """A finished export. `output`: its folder, or a patch (`surgery.patching`).
+
+    `beside`: what was made from the folder and lies beside it, by the name of its format.
+    """
 
     output: Path
     plan: Plan
     manifest: Manifest
+    beside: Mapping[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         record, healing = self.manifest.edit.calibration, self.manifest.edit.healing
@@ -65,6 +69,7 @@ class Export:
             "bytes": self.output.stat().st_size
             if self.output.is_file()
             else sum(record.size for record in self.manifest.files.values()),
+            **{name: str(file) for name, file in self.beside.items()},
         }
 
 
@@ -123,11 +128,7 @@ def write(
     max_shard_size: int | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
-    """Carries out a plan. Calls `progress` with the number of bytes just written.
-
-    **Raises:** `UnsupportedError` if a variant needs a `fitting` and there is none,
-    `CheckpointError` if the source has changed since it was prepared.
-    """
+    """Carries out a plan. Calls `progress` with the number of bytes just written."""
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)
     plan, checkpoint = prepared.plan, prepared.checkpoint

@@ -405,7 +405,7 @@ def test_the_cost_is_told_against_the_base_healed_the_same_way(work: Path, tmp_p
 
 def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None:
     """And without the text, the report warns that the base was not healed."""
-    (edit,) = evaluate_healed(work, attack=("greedy",)).edits
+    (edit,) = evaluate_healed(work, attack=("greedy",), draws=1).edits
     assert edit.audit is not None
     assert [attack.name for attack in edit.audit.attacks] == ["greedy", *HEALED]
     assert edit.healed_base is None

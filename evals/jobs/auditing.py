@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import model_validator
 
 from evals.data.held_back import HeldBack, hold_back
-from evals.data.inputs import (
-    find_baseline,
-    find_last,
-    measure_in_turn,
-    open_passages,
-    require_heldout_texts,
-    tokenize_passages,
-)
+from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.names import HEALED, choose_attacks
 from evals.measure.attacks.request import Auditing
@@ -24,6 +17,7 @@ from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
+from evals.run.finding import find_baseline
 from evals.run.request import ControlText, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
@@ -83,6 +77,7 @@ def audit(
     from evals.data.windows import cut_windows
     from evals.measure.attacks.sibling import describe_sibling, find_sibling
     from evals.measure.attacks.trying import AttackPlan, try_attacks
+    from evals.run.models import find_last, measure_in_turn
 
     output = ResultFolder(request, folder, owned, overwrite)
     passages = open_passages(request.samples or str(request.lab), request)
@@ -139,7 +134,7 @@ def _make_report(
     after: AuditedModel,
     twin: AuditedModel | None = None,
 ) -> AuditReport:
-    """Figures of the passages held back; if some chose the edit, also the rates of all."""
+    """Figures of the passages held back; if a search used some, also the rates of all."""
     from evals.measure.attacks.trying import compare_models
 
     counted = left.passages[plan.samples.trained_on]

@@ -98,7 +98,7 @@ class MitigationRequest(SearchRequest, Gating):
     def make_export_request(
         self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
-        fitted = any(variant_of(edit.variant).FITTED for edit in plan.edits)
+        fitted = any(variant_of(edit.variant).fitted for edit in plan.edits)
         edit = {
             "plan": plan,
             "variant": None,

@@ -13,12 +13,10 @@ from cli import options
 from cli.requests import fill_request, options_of, request_command
 from cli.tables.evaluation import print_evaluation
 from cli.terminal import echo, note, print_json
-from evals.jobs.exporting import ExportRequest, name_gguf, run_export
+from evals.jobs.exporting import ExportRequest, run_export
 from evals.report.request import EvaluationRequest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from evals.jobs.materials import Materials
     from evals.measure.verdicts import State
     from surgery.exporting import Export
@@ -109,9 +107,8 @@ def command(
             "Nothing measured yet. To see what it still recites and what it lost, run: "
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
-    gguf = name_gguf(export.output) if request.gguf else None
     allowed = {"allow_undecided": asked["allow_undecided"], "as_json": as_json}
-    _finish_export(prepared.model, export, materials, repo, gguf, **allowed)
+    _finish_export(prepared.model, export, materials, repo, **allowed)
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
@@ -138,7 +135,6 @@ def _finish_export(
     export: Export,
     materials: Materials | None,
     repo: str | None,
-    gguf: Path | None,
     *,
     allow_undecided: bool,
     as_json: bool,
@@ -146,14 +142,12 @@ def _finish_export(
     """Evaluates, pushes, and prints an export. Exits as its gates demand."""
     result: dict[str, Any] = export.to_json()
     state: State | None = None
-    if gguf is not None:
-        result["gguf"] = str(gguf)
     if not as_json:
         how = f"{result['variant']}, {result['layout']}"
         size = decimal(result["bytes"])
         echo(f"{export.output}: {export.plan.spec} attention-free ({how}), {size}")
-        if gguf is not None:
-            echo(f"{gguf}: the same for llama.cpp, {decimal(gguf.stat().st_size)}")
+        for name, file in export.beside.items():
+            echo(f"{file}: the same as a {name.upper()} file, {decimal(file.stat().st_size)}")
         for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
             if fit["r2"] is not None:
                 shared = fit["r2_shared"] if export.plan.layout.NAME == "stock" else None
