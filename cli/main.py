@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from cli.config import with_config
 from cli.terminal import name_options, note, show_progress, take_over_messages
@@ -66,6 +67,14 @@ class LazyGroup(click.Group):
             return None
         module = import_module(f"cli.commands.{COMMANDS[cmd_name]}.{cmd_name.replace('-', '_')}")
         return with_config(module.command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        commands = {name: text for group in GROUPS.values() for name, text in group.items()}
+        found = [CompletionItem(name, help=text) for name, text in commands.items()]
+        return [
+            *(one for one in found if one.value.startswith(incomplete)),
+            *click.Command.shell_complete(self, ctx, incomplete),
+        ]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args[:1] == ["help"]:  # help COMMAND

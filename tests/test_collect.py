@@ -23,6 +23,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from reciting import generate
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
@@ -32,6 +33,7 @@ from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.measures import token_accuracy
 from evals.run.console import Console, use_console
 from evals.run.models import open_model
+from evals.run.request import describe_mistakes
 from surgery.errors import SamplesError
 from surgery.reading.corpus import Corpus, open_corpus, read_windows
 
@@ -347,16 +349,16 @@ def test_a_run_that_did_nothing_leaves_nothing(model, planted, tmp_path):
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ({"prefix_length": 0}, "wrong prefix length (expected at least 1, got 0)"),
-        ({"suffix_length": 0}, "wrong suffix length (expected at least 1, got 0)"),
-        ({"stride": 0}, "wrong stride (expected at least 1, got 0)"),
-        ({"min_score": 0.0}, "wrong minimum score (expected above 0, at most 1, got 0.0)"),
+        ({"prefix_length": 0}, "`prefix_length`: Input should be greater than or equal to 1"),
+        ({"suffix_length": 0}, "`suffix_length`: Input should be greater than or equal to 1"),
+        ({"stride": 0}, "`stride`: Input should be greater than or equal to 1"),
+        ({"min_score": 0.0}, "`min_score`: Input should be greater than 0"),
     ],
 )
 def test_cuts_that_mean_nothing(cut, message):
-    with pytest.raises(SamplesError) as error:
+    with pytest.raises(ValidationError) as error:
         Cut(**cut)
-    assert str(error.value) == message
+    assert describe_mistakes(error.value) == message
 
 
 # ----------------------------------------------------------------------------------- the command

@@ -494,7 +494,7 @@ def test_usage_errors_come_before_any_work(work, more, text, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ("edited", "give --baseline"),
+        ("edited", "Missing option '--baseline'"),
         ("edited --baseline base --max-extraction 0.1", "needs passages: give --samples"),
         ("edited --baseline base --audit", "need passages and held-out text: give --samples"),
         ("edited --baseline base --audit --samples x", "and held-out text: give --control"),

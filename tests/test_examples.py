@@ -12,7 +12,7 @@ import pytest
 from command_line import ROOT, attn_surgery
 
 from cli.main import main
-from cli.options import fill_request
+from cli.requests import fill_request
 
 EXAMPLES = ROOT / "examples"
 

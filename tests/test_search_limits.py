@@ -362,7 +362,7 @@ def test_a_larger_budget_cuts_deeper_than_what_an_earlier_run_attacked() -> None
         ("--max most=0.1", "no attack 'most'"),
         ("--max any=1.5", "'1.5' in 'any=1.5' is not a number from 0 to 1"),
         ("--max any=0.1 --max any=0.2", "'any' has more than one limit"),
-        ("--max membership=0.6", "'membership' is not a single rate"),
+        ("--max membership=0.6", "membership has a limit and is not a share of passages"),
         ("--max hints:04=0.1", "no attack 'hints:04'"),
         ("--max any=0.1 --max-extraction 0.1", "both limit any: give one"),
         ("--max near=0.1 --max-loss-increase 1", "give one goal"),

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.names import HEALED, choose_attacks
-from evals.measure.attacks.request import Attacking
+from evals.measure.attacks.request import Auditing
 from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
-from evals.run.request import Measuring
+from evals.run.request import ControlText, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.output import recognize_by
@@ -33,26 +33,20 @@ _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
 
 
-class AuditRequest(Measuring, Attacking):
+class AuditRequest(Measuring, Auditing):
     """Measures what attackers recover of `samples` from `model` and from `baseline`.
-
-    - `samples`, `control`: passages, and text that no model was trained on. Empty: a lab model's
-      own.
-    - `attack`: names; empty: the default set. Attacks with a limit in `max` also run.
-    - `draws`: runs of each attack that trains; None: five, or fewer where one takes long.
-    - `twin`: a model that never saw the passages. Results also say how far the edit goes from the
-      base toward it.
 
     Raises `UnknownNameError` for an unknown attack.
     """
 
     model: str
-    baseline: str
-    samples: str | None = None
-    control: tuple[Path, ...] = ()
-    attack: tuple[str, ...] = ()
-    draws: int | None = Field(default=None, ge=1)
-    twin: str | None = None
+    baseline: Annotated[
+        str,
+        "The model before the edit; a Hub id, at the commit that MODEL records.",
+        Option("input", "BASE"),
+    ]
+    samples: Passages = None
+    control: ControlText = ()
 
     @model_validator(mode="after")
     def _can_be_tried(self) -> AuditRequest:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from evals.data.inputs import find_calibration_text, open_passages, read_heldout_texts
-from evals.run.request import Measuring
+from evals.run.request import CalibrationText, HeldoutText, Measuring, Option
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS
 
@@ -24,17 +25,21 @@ TESTED = 200
 class CheckRequest(Measuring):
     """Which of `samples` can be used, and whether they and the texts are enough.
 
-    - `model`: its tokenizer cuts the passages, and it is tested on some. Without it, passages of
-      text are only counted.
-    - `corpus`: held-out text; `calibration`: text to fit on. A lab model has its own.
-    - `max_extraction`: limits, as shares above 0, for which to say how many passages they need.
+    Without `model`, passages of text are only counted.
     """
 
     samples: str
-    model: str | None = None
-    corpus: tuple[Path, ...] = ()
-    calibration: tuple[str, ...] = ()
-    max_extraction: tuple[float, ...] = (0.05, 0.01, 0.001)
+    skip_short: bool = True  # as the result says which are too short
+    model: Annotated[str | None, "The model that you want to edit.", Option("input", "MODEL")] = (
+        None
+    )
+    corpus: HeldoutText = ()
+    calibration: CalibrationText = ()
+    max_extraction: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...],
+        "A limit for which to say how many passages it needs.",
+        Option("limits"),
+    ] = (0.05, 0.01, 0.001)
 
 
 def check_inputs(request: CheckRequest) -> dict[str, Any]:
@@ -44,7 +49,7 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
     """
     from evals.run.statistics import count_needed
 
-    passages = open_passages(request.samples, request.model_copy(update={"skip_short": True}))
+    passages = open_passages(request.samples, request)
     heldout = read_heldout_texts(request.corpus, request.model, request.samples)
     text, named = None, request.calibration
     if named or find_lab(request.model):

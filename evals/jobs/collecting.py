@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field
 
 from evals.data import hash_row
 from evals.run.console import say, show_progress
 from evals.run.journal import KEEP_NOTHING, Journal
-from evals.run.request import Request, Running
+from evals.run.request import Count, Option, Request, Revision, Running
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
@@ -32,26 +32,26 @@ if TYPE_CHECKING:
 class Cut(Request):
     """How to cut a corpus into windows, and which windows to keep.
 
-    Windows of prefix + suffix tokens start at every multiple of `stride`. A window stays if at
-    least `min_score` of its suffix is right: 1.0 means exact repetition by greedy decoding, less
-    means next-token accuracy. Raises `SamplesError` for invalid values.
+    Windows of prefix + suffix tokens start at every multiple of `stride`.
     """
 
-    prefix_length: int = 32
-    suffix_length: int = 32
-    stride: int = 16
-    min_score: float = 1.0
-
-    @model_validator(mode="after")
-    def _means_something(self) -> Cut:
-        for name in ("prefix_length", "suffix_length", "stride"):
-            if (value := getattr(self, name)) < 1:
-                what = f"wrong {name.replace('_', ' ')}"
-                raise SamplesError(what, expected="at least 1", got=value)
-        if not 0 < self.min_score <= 1:
-            what, expected = "wrong minimum score", "above 0, at most 1"
-            raise SamplesError(what, expected=expected, got=self.min_score)
-        return self
+    prefix_length: Annotated[
+        Count, "Tokens of a window that the model is given.", Option("input")
+    ] = 32
+    suffix_length: Annotated[
+        Count, "Tokens of a window that the model must recite.", Option("input")
+    ] = 32
+    stride: Annotated[
+        Count,
+        "Tokens from one window to the next. 1 finds most and takes longest.",
+        Option("measure"),
+    ] = 16
+    min_score: Annotated[
+        float,
+        Field(gt=0, le=1),
+        "Keep windows with at least this next-token accuracy on the suffix. 1 is an exact match.",
+        Option("measure"),
+    ] = 1.0
 
     @property
     def length(self) -> int:
@@ -60,12 +60,17 @@ class Cut(Request):
 
 
 class CollectRequest(Running):
-    """Collects what a model recites of `corpus`: files, folders, or data sets of text."""
+    """Collects what a model recites of `corpus`."""
 
     model: str
-    corpus: tuple[Path, ...]
+    corpus: Annotated[
+        tuple[Path, ...],
+        "Text, or JSON, CSV, or parquet with a column text: a file, a folder, or "
+        "hf:DATASET:SPLIT:COLUMN.",
+        Option("input"),
+    ]
     cut: Cut = Cut()
-    revision: str | None = None
+    revision: Revision = None
 
 
 class _Row(BaseModel):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from evals.data.inputs import open_passages, tokenize_passages
 from evals.run.console import show_progress
 from evals.run.finding import find_baseline
-from evals.run.request import Measuring
+from evals.run.request import Count, Measuring, Option
 from surgery.errors import MeasurementError, SamplesError
 
 if TYPE_CHECKING:
@@ -21,26 +21,32 @@ if TYPE_CHECKING:
 
 
 class CompareRequest(Measuring):
-    """Lets `base` and each of `edited` continue the same prompts. `revision` is that of the base.
-
-    - `prompt`, and `prompts`: a file of them, one a line, or a table with a column `text`.
-    - `samples`: passages. The `rows` that changed most are compared.
-    - `max_new_tokens`: of each text. `sample`: how many texts to draw beside the greedy one, from
-      `seed` on. `probabilities`: also those of each token of the base's text, under every model.
-    - `show_text`: also show passages, and what the models make of them.
-    """
+    """Lets `base` and each of `edited` continue the same prompts. `revision` is of the base."""
 
     base: str
     edited: tuple[str, ...] = Field(min_length=1)
-    prompt: tuple[str, ...] = ()
-    prompts: Path | None = None
-    samples: str | None = None
-    rows: int = Field(default=10, ge=1)
-    max_new_tokens: int = Field(default=50, ge=1)
-    sample: int = Field(default=0, ge=0)
-    seed: int = Field(default=0, ge=0)
-    probabilities: bool = False
-    show_text: bool = False
+    prompt: Annotated[tuple[str, ...], "Text to continue.", Option("input", "T")] = ()
+    prompts: Annotated[
+        Path | None, "File of prompts: one a line, or a table with a column text.", Option("input")
+    ] = None
+    samples: Annotated[
+        str | None,
+        "Passages, as for extract, of which those that changed most are shown.",
+        Option("input", "SAMPLES"),
+    ] = None
+    rows: Annotated[Count, "With `samples`: how many passages to show.", Option("output")] = 10
+    max_new_tokens: Annotated[Count, "Tokens to write after a prompt.", Option("measure")] = 50
+    sample: Annotated[
+        int,
+        Field(ge=0),
+        "Also draw N texts at random, the same way for each model.",
+        Option("measure"),
+    ] = 0
+    seed: Annotated[int, Field(ge=0), "Decides what is drawn.", Option("measure")] = 0
+    probabilities: Annotated[
+        bool, "Also show how likely each model finds every token of BASE's text.", Option("output")
+    ] = False
+    show_text: Annotated[bool, "With `samples`: show the texts, too.", Option("output")] = False
 
     @model_validator(mode="after")
     def _not_empty(self) -> CompareRequest:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.measure.healing import find_healing_text, find_recorded_text, heal_on, read_healing_text
 from evals.run.console import say, show_progress
-from evals.run.request import Request
+from evals.run.request import CalibrationText, Cutting, Healing, Option, Passages
+from surgery.plan import LayoutChoice
 from surgery.record.plan_file import PlanFile, read_plan_file
+from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,43 +27,69 @@ if TYPE_CHECKING:
     from surgery.reproduction import Reproduction
 
 
-class ExportRequest(Request):
-    """Edit `model` and save the checkpoint in `output`.
+class ExportRequest(Healing, Cutting):
+    """Edit `model` and save the checkpoint in `output`. `overwrite` replaces an earlier one.
 
-    - `drop_attn`: blocks and heads as text, or `plan`: what a search chose, or its file.
-    - `variant`: what they become (default: identity). A plan names its own. `layout`: how they are
-      stored. `save_as`: another model type with the same tensors, to save it as.
-    - `calibration`: text to fit on. Empty: a lab model's own.
-    - `heal`: other text to train the edited model on, for `heal_steps` steps. It may hold none of
-      `samples`, if given; `prefix_length`, `suffix_length`: of these; `skip_short`: leave out those
-      that are shorter.
-    - `device`: where to fit and to heal (default: a GPU if there is one).
-    - `output`: the folder to create (default: NAME-VARIANT-BLOCKS). `overwrite` replaces one.
-    - `max_shard_size`: bytes of a weight file (default: as the source is sharded).
-    - `as_patch`: write one file with what the edit changes (`surgery.patching`).
-    - `gguf`: also write the result as one file for llama.cpp, OUTPUT.gguf (`surgery.conversion`).
+    `device`: where to fit and to heal (default: a GPU if there is one).
     """
 
     model: str
-    drop_attn: str | None = None
-    plan: Path | PlanFile | None = None
-    variant: str | None = None
-    layout: Literal["auto", "stock", "compact"] = "auto"
-    save_as: str | None = Field(default=None, serialization_alias="as")
-    revision: str | None = None
-    calibration: tuple[str, ...] = ()
-    heal: tuple[str, ...] = ()
-    heal_steps: int = Field(default=80, ge=1)
-    samples: str | None = None
-    prefix_length: int | None = None
-    suffix_length: int | None = None
-    skip_short: bool = False
+    drop_attn: Annotated[
+        str | None,
+        "Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads "
+        "of a block, such as 6.0 or 7.1-3.",
+        Option("edit", "SPEC"),
+    ] = None
+    plan: Annotated[
+        Path | PlanFile | None,
+        "Take blocks, heads, and variants from a file that `search` wrote.",
+        Option("edit"),
+    ] = None
+    variant: Annotated[
+        str | None,
+        "; ".join(f"{name}: {variant.summary}" for name, variant in VARIANTS.items()) + ".",
+        Option("edit", default="identity", choices=VARIANTS),
+    ] = None
+    layout: Annotated[
+        LayoutChoice,
+        "stock: loads in the library's own class. compact: smaller and without a key/value "
+        "cache for these blocks, but needs its modeling file. auto: stock if it can hold the "
+        "variant exactly.",
+        Option("edit"),
+    ] = "auto"
+    save_as: Annotated[
+        str | None,
+        "Save the result as another model type that has the same tensors and can hold the "
+        "edit: llama for a Mistral model without a sliding window.",
+        Option("output", "TYPE"),
+    ] = Field(default=None, serialization_alias="as")
+    calibration: CalibrationText = ()
+    samples: Passages = None
     device: str | None = None
-    output: Path | None = None
+    output: Annotated[
+        Path | None,
+        "Folder to create, or file of `as_patch`.",
+        Option("output", "DIR", "NAME-VARIANT-BLOCKS"),
+    ] = None
     overwrite: bool = False
-    max_shard_size: int | None = Field(default=None, gt=0)
-    as_patch: bool = False
-    gguf: bool = False
+    max_shard_size: Annotated[
+        int | None,
+        Field(gt=0),
+        "Largest weight file, such as 5GB.",
+        Option("output", "S", "as the source is sharded", in_bytes=True),
+    ] = None
+    as_patch: Annotated[
+        bool,
+        "Write one small file with what the edit changes. apply-patch makes the same "
+        "checkpoint from it and MODEL.",
+        Option("output"),
+    ] = False
+    gguf: Annotated[
+        bool,
+        "Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
+        "convert.",
+        Option("output"),
+    ] = False
 
     @model_validator(mode="after")
     def _one_edit(self) -> ExportRequest:
@@ -71,8 +99,6 @@ class ExportRequest(Request):
             raise ValueError("give `drop_attn` or `plan`, not both")
         if self.variant is not None and self.plan is not None:
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
-        if not self.heal:
-            self._refuse_unused("heal", "heal_steps")
         if self.as_patch and self.heal:
             raise ValueError("a patch holds an edit, no training: give `as_patch` without `heal`")
         if self.as_patch and self.gguf:

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from evals.data.inputs import open_passages, read_heldout_texts
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
-from evals.run.request import Measuring
+from evals.run.request import UNTRAINED, Count, Measuring, Option
 from surgery.output import check_output, write_lines
 from surgery.processes import join_launch, leave_launch
 
@@ -28,20 +28,40 @@ if TYPE_CHECKING:
 
 
 class ExtractionRequest(Measuring):
-    """Tests which of `samples` `model` recites, and which `baseline` (the unedited model) does.
-
-    - `metrics`: "exact" takes one pass; "full" also decodes and measures distributions.
-    - `top_k`, `temperature`: the sampling scheme of probabilistic extraction, under "full".
-    - `control`: text that no model was trained on. Empty: a lab model's own, or the non-members.
-    """
+    """Tests which of `samples` `model` recites, and which `baseline` does."""
 
     model: str
-    samples: str
-    baseline: str | None = None
-    metrics: Literal["exact", "full"] = "exact"
-    top_k: int = Field(default=40, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    control: tuple[Path, ...] = ()
+    samples: Annotated[
+        str, "Passages to test. The forms are listed above.", Option("input", "SAMPLES")
+    ]
+    baseline: Annotated[
+        str | None,
+        "The unedited model, to compare with on the same rows; a Hub id, at the commit that "
+        "MODEL records.",
+        Option("input", "MODEL"),
+    ] = None
+    metrics: Annotated[
+        Literal["exact", "full"],
+        "exact: one pass and no decoding. full: also near matches, free-running scores, "
+        "entropy, probabilistic extraction, and min-k++.",
+        Option("measure"),
+    ] = "exact"
+    top_k: Annotated[
+        Count,
+        "With `metrics=full`: the k of top-k sampling in probabilistic extraction.",
+        Option("measure"),
+    ] = 40
+    temperature: Annotated[
+        float,
+        Field(gt=0),
+        "With `metrics=full`: the temperature of that sampling.",
+        Option("measure"),
+    ] = 1.0
+    control: Annotated[
+        tuple[Path, ...],
+        UNTRAINED,
+        Option("input", default="a lab model's own, or the samples' non-members"),
+    ] = ()
 
     @model_validator(mode="after")
     def _samples_or_not(self) -> ExtractionRequest:

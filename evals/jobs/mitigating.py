@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from evals.choose.search.request import SearchRequest
 from evals.jobs.exporting import ExportRequest, run_export
+from evals.measure.attacks.request import Limits
 from evals.measure.healing import read_healing_text
 from evals.measure.verdicts import OK, settle, shorten_list
-from evals.report.request import EvaluationRequest
+from evals.report.request import EvaluationRequest, Gating
 from evals.run.console import SILENT, say, use_console
-from evals.run.lm_eval.request import Benchmarking
-from evals.run.request import describe_mistakes
+from evals.run.request import Fraction, Option, describe_mistakes
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
 from surgery.output import publish, write_text
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from surgery.record.plan_file import PlanFile
 
 
-class MitigationRequest(SearchRequest, Benchmarking):
+class MitigationRequest(SearchRequest, Gating):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
     `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own `samples` and
@@ -45,14 +45,23 @@ class MitigationRequest(SearchRequest, Benchmarking):
     at a lower cost.
     """
 
-    samples: str = ""
+    samples: Annotated[
+        str,
+        "Passages that must not be recovered, as for extract.",
+        Option("input", "SAMPLES", "a lab model's own"),
+    ] = ""
+    max_extraction: Annotated[
+        Fraction | None,
+        "Leave at most this share of the passages recovered, by `measure`.",
+        Option("limits", default="0.01, unless `max` limits the measure"),
+    ] = None
+    max: Annotated[
+        Limits,
+        "Limit for the search, and gate: attack A may recover at most the share X of the "
+        "passages. A runs even if `attack` does not name it.",
+        Option("limits", "A=X", example="hints:2=0.02"),
+    ] = Field(default_factory=dict)
     max_loss_increase: None = None
-    no_benchmarks: bool = False
-    num_fewshot: int | None = Field(default=None, ge=0)
-    max_drop: dict[str, float] = Field(default_factory=dict)
-    attack: tuple[str, ...] = ()
-    draws: int | None = Field(default=None, ge=1)
-    twin: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -9,47 +9,74 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from evals.measure.attacks.request import Attacking
+from evals.measure.attacks.request import Auditing
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.lm_eval.tasks import SUITES
-from evals.run.request import Measuring
+from evals.run.request import ControlText, Fraction, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
 
-class EvaluationRequest(Measuring, Benchmarking, Attacking):
-    """Compares each of `models` with `baseline` on the same documents, passages and text.
+class Gating(Benchmarking, Auditing):
+    """The tasks to run, the attacks to try, and the limits on what they show."""
 
-    - Neither `tasks` nor `suite`: the suite "lab" for a lab model, and "standard" for others.
-      `no_benchmarks`: no tasks at all.
-    - `samples`: passages. `control`: text that no model was trained on. A lab model has its own.
-    - `twin`: a model that never saw the passages. The report says how far each edit goes from the
-      base toward it.
-    - `heal`: the text that a healed model was healed on, to heal the baseline the same way.
-    - `audit`: try the default attacks; `attack`: only these.
-      `draws`: runs of each attack that trains; None: five, or fewer where one takes long.
-    - Gates: `max_drop`: task or pattern → the largest loss allowed; `max_extraction`: the highest
-      share of passages recited; `max`: attack → the highest share recovered.
-    - `front`: a search's JSON, for the picture of the trade-off.
-    - `no_cache`: run the base's benchmarks again. `show_text`: write the passages' texts, too.
-    """
+    no_benchmarks: Annotated[
+        bool,
+        "Run no benchmark tasks. Otherwise, without `tasks` and `suite`, a lab model runs "
+        "those of the suite lab, and any other model those of standard.",
+        Option("measure"),
+    ] = False
+    num_fewshot: Annotated[
+        int | None,
+        Field(ge=0),
+        "Examples before each question.",
+        Option("measure", default="the task's own"),
+    ] = None
+    max_drop: Annotated[
+        dict[str, Annotated[float, Field(ge=0)]],
+        "Gate: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
+        Option("limits", "TASK=X", example="lambada_openai=0.03"),
+    ] = Field(default_factory=dict)
+
+
+class EvaluationRequest(Measuring, Gating):
+    """Compares each of `models` with `baseline` on the same documents, passages and text."""
 
     models: tuple[str, ...] = Field(min_length=1)
-    baseline: str
-    no_benchmarks: bool = False
-    num_fewshot: int | None = Field(default=None, ge=0)
-    samples: str | None = None
-    control: tuple[Path, ...] = ()
-    max_drop: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    max_extraction: float | None = Field(default=None, ge=0, le=1)
-    twin: str | None = None
-    heal: tuple[str, ...] = ()
-    audit: bool = False
-    attack: tuple[str, ...] = ()
-    draws: int | None = Field(default=None, ge=1)
-    front: Path | None = None
-    no_cache: bool = False
-    show_text: bool = False
+    baseline: Annotated[
+        str,
+        "The model before the edit; a Hub id, at the commit that MODEL records.",
+        Option("input", "BASE"),
+    ]
+    samples: Passages = None
+    control: ControlText = ()
+    max_extraction: Annotated[
+        Fraction | None,
+        "Gate: the model may still recite at most this share of the passages.",
+        Option("limits"),
+    ] = None
+    heal: Annotated[
+        tuple[str, ...],
+        "Text that MODEL was healed on. BASE is then healed the same way, to tell the cost "
+        "against it, too.",
+        Option("input", "TEXT"),
+    ] = ()
+    audit: Annotated[
+        bool,
+        "Also try the default attacks. `attack` and `max` imply this option.",
+        Option("measure"),
+    ] = False
+    front: Annotated[
+        Path | None,
+        "JSON of a search, to show its edits in the picture of the trade-off.",
+        Option("input", place="file"),
+    ] = None
+    no_cache: Annotated[bool, "Run the base's benchmarks again.", Option("run")] = False
+    show_text: Annotated[
+        bool,
+        "Write the text of the passages that the report shows into a separate file.",
+        Option("output"),
+    ] = False
 
     @model_validator(mode="after")
     def _agree(self) -> EvaluationRequest:

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from surgery.privacy import make_public_name
 from surgery.record.manifest import Record
 from surgery.variants import VARIANTS
 
 R = TypeVar("R", bound="Request")
+Group = Literal["input", "edit", "measure", "limits", "output", "run"]
+"""What an option is about: the section of `--help` that lists it, in this order."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """Beside the type of a field and a text for its help: the option that fills it.
+
+    Other fields stand in backquotes in the text. A field without `Option` has no option.
+
+    - `metavar`: what stands for its value. `default`: what happens without it, if no value says so.
+    - `choices`: the values that it takes, if its type does not say so. `place`: what a path may
+      be; a file must exist. `example`: of a limit. `in_bytes`: a size, such as 5GB.
+    """
+
+    group: Group
+    metavar: str | None = None
+    default: str | None = None
+    choices: Collection[str] = ()
+    place: Literal["any", "file", "folder"] = "any"
+    example: str = ""
+    in_bytes: bool = False
 
 
 def _split_names(given: Any) -> Any:
@@ -33,6 +56,36 @@ def describe_mistakes(error: ValidationError) -> str:
         "".join(f"`{name}`: " for name in one["loc"][:1]) + one["msg"].removeprefix("Value error, ")
         for one in error.errors()
     )
+
+
+Revision = Annotated[
+    str | None, "Branch, tag, or commit of a Hub model, such as step143000.", Option("input", "R")
+]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Passages = Annotated[
+    str | None, "Passages, as for extract.", Option("input", "SAMPLES", "a lab model's own")
+]
+UNTRAINED = (
+    "Text that the models were not trained on: a file, a folder, or hf:DATASET:SPLIT:COLUMN."
+)
+ControlText = Annotated[
+    tuple[Path, ...],
+    UNTRAINED,
+    Option("input", default="a lab model's own"),
+]
+HeldoutText = Annotated[
+    tuple[Path, ...],
+    "Held-out text, which the model was not trained on: it shows what an edit costs. A file, a "
+    "folder, or hf:DATASET:SPLIT:COLUMN.",
+    Option("input", default="a lab model's own"),
+]
+CalibrationText = Annotated[
+    tuple[str, ...],
+    "Text to fit mean and linear on: a file, a folder, or hf:DATASET:SPLIT:COLUMN.",
+    Option("input", "FILE", "a lab model's own"),
+]
+"""Options that several requests have."""
 
 
 class Request(Record):
@@ -68,13 +121,24 @@ class Request(Record):
 
 
 class Running(Request):
-    """How to run models. `device` None: a GPU if there is one; `batch_size` None: as many rows as
-    memory allows."""
+    """How to run models."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = None
-    device_map: Literal["auto"] | None = None
-    batch_size: int | None = Field(default=None, ge=1)
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        "auto: as stored, but float16 runs as float32 on a CPU.",
+        Option("run"),
+    ] = "auto"
+    device: Annotated[
+        str | None, "cpu, cuda, cuda:1, …", Option("run", "D", "a GPU if there is one")
+    ] = None
+    device_map: Annotated[
+        Literal["auto"] | None,
+        "auto: spread a model that is too large for one device over all of them.",
+        Option("run"),
+    ] = None
+    batch_size: Annotated[
+        Count | None, "Rows at a time.", Option("run", default="chosen to fit memory")
+    ] = None
 
     @property
     def running(self) -> dict[str, Any]:
@@ -82,29 +146,65 @@ class Running(Request):
         return self.model_dump(include={"dtype", "device", "device_map"})
 
 
-class Measuring(Running):
-    """How to cut passages, and which revision of a Hub model to run. Lengths are in tokens; None:
-    32, or a pair's own. `skip_short`: leave out passages that are shorter."""
+class Cutting(Request):
+    """Which revision of a Hub model to run, and how to cut passages. Lengths are in tokens."""
 
-    revision: str | None = None
-    prefix_length: int | None = None
-    suffix_length: int | None = None
-    skip_short: bool = False
+    revision: Revision = None
+    prefix_length: Annotated[
+        int | None,
+        "Tokens of a passage that the model is given.",
+        Option("input", default="32, or a pair's own"),
+    ] = None
+    suffix_length: Annotated[
+        int | None,
+        "Tokens that the model must complete.",
+        Option("input", default="32, or a pair's own"),
+    ] = None
+    skip_short: Annotated[
+        bool,
+        "Leave out passages that are shorter than prefix and suffix, and say how many.",
+        Option("input"),
+    ] = False
+
+
+class Measuring(Running, Cutting):
+    """How to run models on passages."""
+
+
+class Healing(Request):
+    """Training of the edited model on other text."""
+
+    heal: Annotated[
+        tuple[str, ...],
+        "Train the edited model on this text, which may hold none of the passages: a file, a "
+        "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
+        Option("edit", "TEXT", "no training"),
+    ] = ()
+    heal_steps: Annotated[Count, "Steps of 16 x 128 tokens to train for.", Option("edit")] = 80
+
+    @model_validator(mode="after")
+    def _steps_need_text(self) -> Healing:
+        if not self.heal:
+            self._refuse_unused("heal", "heal_steps")
+        return self
 
 
 class Choosing(Measuring):
-    """A model to edit in many ways, and the text to measure the edits on.
-
-    - `variant`: what a block or head may become. Empty: all if there is calibration text, else
-      those that need none.
-    - `corpus`: held-out text; `calibration`: text to fit on. Empty: a lab model's own.
-    """
+    """A model to edit in many ways, and the text to measure the edits on."""
 
     model: str
-    samples: str
-    variant: tuple[str, ...] = ()
-    corpus: tuple[Path, ...] = ()
-    calibration: tuple[str, ...] = ()
+    samples: Annotated[str, "Passages, as for extract.", Option("input", "SAMPLES")]
+    variant: Annotated[
+        tuple[str, ...],
+        "What a block or head may become.",
+        Option(
+            "edit",
+            default="all if there is calibration text, else identity and zero",
+            choices=VARIANTS,
+        ),
+    ] = ()
+    corpus: HeldoutText = ()
+    calibration: CalibrationText = ()
 
     def list_variants(self, *, fits: bool) -> tuple[str, ...]:
         """What a block or head may become, each once. `fits`: there is calibration text."""

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from cli import options
+from cli.requests import request_command
 from cli.tables import print_table
 from cli.terminal import echo, print_json
+from evals.choose.sweep.request import SweepRequest
 
 _COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
@@ -26,49 +28,21 @@ _BEFORE_TASKS = 3
 _MOST = 12
 
 
-@click.command("sweep")
+@request_command("sweep", SweepRequest)
 @click.argument("model")
-@options.samples("Passages to test, as for extract.", required=True)
-@options.corpus
-@options.variants("What a block becomes.", "identity and zero; all with --calibration")
-@click.option(
-    "--last/--no-last",
-    default=True,
-    help="Also edit the last 2, 3, … blocks together. Each takes as long as a single block.  "
-    "[default: --last]",
-)
-@options.flag("--ranges", "Also edit every contiguous range of blocks.")
-@options.flag("--heads", "Also edit every head alone.")
-@options.calibration
-@options.flag(
-    "--exact-only",
-    "Measure only which passages are recited. This is much faster: a passage ends at its "
-    "first wrong token, and no held-out text is read. Tasks still run.",
-)
-@options.tasks("no tasks", "none")
-@options.measuring
-@options.flag(
-    "--estimate",
-    "Also estimate the effect of editing every head and every block, from a few passes over "
-    "the text. A lab model is then swept in all variants, unless you name some.",
-)
 @options.output(
     "Folder to create, with sweep.json, sweep.csv, and pictures. After an interruption, run the "
     "same command again to continue."
 )
 @options.overwrite
 @options.json
-def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
+def command(request: SweepRequest, output: Path | None, overwrite: bool, as_json: bool) -> None:
     """Measure how editing each block of MODEL changes what it recites and its held-out loss.
 
     Edits every block alone and the last k blocks together, in every variant. MODEL and SAMPLES are
     as for extract. With --tasks or --suite, every edit also runs on lm-eval's benchmarks. Nothing
     is exported. The figures equal those of extract and lm_eval for the exported models.
     """
-    from evals.choose.sweep.request import SweepRequest
-
-    request = options.fill_request(SweepRequest, asked)
-
     from evals.jobs.sweeping import sweep
 
     result = sweep(request, output, overwrite=overwrite)

@@ -10,12 +10,13 @@ from click.core import ParameterSource
 from rich.filesize import decimal
 
 from cli import options
+from cli.requests import fill_request, options_of, request_command
 from cli.tables.evaluation import print_evaluation
 from cli.terminal import echo, note, print_json
-from surgery.variants import VARIANTS
+from evals.jobs.exporting import ExportRequest, run_export
+from evals.report.request import EvaluationRequest
 
 if TYPE_CHECKING:
-    from evals.jobs.exporting import ExportRequest
     from evals.jobs.materials import Materials
     from evals.measure.verdicts import State
     from surgery.exporting import Export
@@ -24,70 +25,24 @@ if TYPE_CHECKING:
 
 _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
 """Options that say what the text of --heal may not hold, or what --evaluate measures."""
+_OF_BASE = {"baseline", "twin", "sibling", "front", "dtype", "device_map", "batch_size", "no_cache"}
+"""Options of `evaluate` that export does not have."""
 
 
-@click.command("export")
+@request_command("export", ExportRequest)
 @click.argument("model", default="EleutherAI/pythia-1.4b")
-@options.option(
-    "--drop-attn",
-    "SPEC",
-    "Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads of "
-    "a block, such as 6.0 or 7.1-3.",
-)
-@options.option(
-    "--plan",
-    "FILE",
-    "Take blocks, heads, and variants from a file that `search` wrote.",
-    options.PATH,
-)
-@options.choice(
-    "--variant",
-    VARIANTS,
-    "; ".join(f"{name}: {variant.summary}" for name, variant in VARIANTS.items())
-    + ".  [default: identity]",
-)
-@options.layout(
-    "stock: loads in the library's own class. compact: smaller and without a key/value cache for "
-    "these blocks, but needs its modeling file. auto: stock if it can hold the variant exactly."
-)
-@options.option(
-    "--as",
-    "TYPE",
-    "Save the result as another model type that has the same tensors and can hold the edit: "
-    "llama for a Mistral model without a sliding window.",
-    None,
-    "save_as",
-)
-@options.calibration
-@options.heal
-@options.revision
-@options.output("Folder to create, or file of --as-patch.  [default: NAME-VARIANT-BLOCKS]")
-@options.flag("--dry-run", "Show the plan. Read no weights and write nothing.")
+@options.flag("--dry-run", "Show the plan. Read no weights and write nothing.", group="run")
 @options.overwrite
-@options.option(
-    "--max-shard-size",
-    "S",
-    "Largest weight file, such as 5GB.  [default: as the source is sharded]",
-    options.Size(),
-)
-@options.flag(
-    "--as-patch",
-    "Write one small file with what the edit changes. apply-patch makes the same checkpoint "
-    "from it and MODEL.",
-)
-@options.flag(
-    "--gguf",
-    "Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
-    "convert.",
-)
 @options.flag(
     "--evaluate",
-    "Verify the result, evaluate it against MODEL, and put the report into DIR. The options "
-    "below say what is measured. The exit code is 3 if a gate is missed, and else 4 if one is not "
-    "decided.",
+    "Verify the result, evaluate it against MODEL, and put the report into DIR. The options for "
+    "passages, tasks, attacks, and gates say what is measured. The exit code is 3 if a gate is "
+    "missed, and else 4 if one is not decided.",
     "with_evaluation",
+    group="measure",
 )
-@options.evaluation
+@options_of(EvaluationRequest, without={*ExportRequest.model_fields, *_OF_BASE, "show_text"})
+@options.allow_undecided
 @options.option(
     "--push-to-hub",
     "REPO",
@@ -95,10 +50,16 @@ _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
     "missed or, without --allow-undecided, not decided.",
     None,
     "repo",
+    group="output",
 )
 @options.json
 def command(
-    dry_run: bool, with_evaluation: bool, repo: str | None, as_json: bool, **asked: Any
+    request: ExportRequest,
+    dry_run: bool,
+    with_evaluation: bool,
+    repo: str | None,
+    as_json: bool,
+    **asked: Any,
 ) -> None:
     """Make chosen blocks of MODEL attention-free and save a checkpoint.
 
@@ -109,14 +70,12 @@ def command(
     for name, given in (("push-to-hub", repo is not None), ("evaluate", with_evaluation)):
         if given and dry_run:
             raise click.UsageError(f"--{name} and --dry-run exclude each other")
-    if asked["as_patch"] and (with_evaluation or repo is not None):
+    if request.as_patch and (with_evaluation or repo is not None):
         raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
-    from evals.jobs.exporting import ExportRequest, run_export
     from surgery.plan import plan_as_json
     from surgery.publishing.upload import check_destination
 
-    request = options.fill_request(ExportRequest, asked)
     if repo is not None:
         check_destination(repo)
     if not dry_run:
@@ -125,8 +84,7 @@ def command(
     if with_evaluation:
         materials = _open_materials(request, asked)
     else:
-        unused = asked.keys() - ExportRequest.model_fields.keys()
-        _refuse_unused(unused if request.heal else unused | _OF_PASSAGES)
+        _refuse_unused(asked.keys() if request.heal else asked.keys() | _OF_PASSAGES)
     prepared, export = run_export(request, dry_run=dry_run)
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
@@ -155,11 +113,9 @@ def command(
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
     """Opens what is needed to evaluate, so that mistakes come before any work."""
-    from evals.report.request import EvaluationRequest
-
     model = request.model
     edited = {"models": (model,), "baseline": model, "revision": None}
-    wanted = options.fill_request(EvaluationRequest, asked, **edited)
+    wanted = fill_request(EvaluationRequest, dict(request) | asked, **edited)
 
     from evals.jobs.materials import open_materials
 

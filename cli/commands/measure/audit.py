@@ -8,30 +8,24 @@ from typing import Any
 import click
 
 from cli import options
+from cli.requests import request_command
 from cli.tables import format_figure, format_interval, print_choice, print_table
 from cli.terminal import echo, note, print_json
+from evals.jobs.auditing import AuditRequest
 
 
-@click.command("audit")
+@request_command("audit", AuditRequest)
 @click.argument("model")
-@options.option(
-    "--baseline",
-    "BASE",
-    "The model before the edit; a Hub id, at the commit that MODEL records.",
-    required=True,
-)
-@options.samples("Passages to attack, as for extract.  [default: a lab model's own]")
-@options.control("a lab model's own")
-@options.twin
-@options.sibling
-@options.attacks
 @options.allow_undecided
-@options.measuring
 @options.output("Folder to create, with audit.json and pictures.")
 @options.overwrite
 @options.json
 def command(
-    output: Path | None, overwrite: bool, allow_undecided: bool, as_json: bool, **asked: Any
+    request: AuditRequest,
+    output: Path | None,
+    overwrite: bool,
+    allow_undecided: bool,
+    as_json: bool,
 ) -> None:
     """Measure what an attacker recovers from MODEL and from BASE.
 
@@ -42,10 +36,6 @@ def command(
 
     If a search chose the edit on some of the passages, the figures are for the others.
     """
-    from evals.jobs.auditing import AuditRequest
-
-    request = options.fill_request(AuditRequest, asked)
-
     from evals.jobs.auditing import audit
 
     found = audit(request, output, overwrite=overwrite)

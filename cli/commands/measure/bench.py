@@ -8,8 +8,10 @@ import click
 from rich.filesize import decimal
 
 from cli import options
+from cli.requests import options_of
 from cli.tables import print_table
 from cli.terminal import echo, print_json, show_progress
+from evals.run.request import Running
 
 
 @click.command("bench")
@@ -19,7 +21,7 @@ from cli.terminal import echo, print_json, show_progress
 @options.count("--new-tokens", 64, "Tokens to decode greedily.", least=1)
 @options.count("--batch-size", 1, "Rows at a time.", least=1)
 @options.count("--rounds", 5, "Turns of each model. More rounds show smaller differences.", least=3)
-@options.device
+@options_of(Running, without={"device_map", "batch_size"})
 @options.json
 def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) -> None:
     """Compare the speed, cache, parameters, and memory of the models BASE and EDITED.

@@ -7,30 +7,19 @@ from typing import Any
 import click
 
 from cli import options
+from cli.requests import request_command
 from cli.tables import format_interval, print_table
 from cli.terminal import echo, note, print_json
+from evals.jobs.checking import CheckRequest, check_inputs
 
 _MOST = 8
 """Row numbers to list."""
 
 
-@click.command("check")
+@request_command("check", CheckRequest)
 @click.argument("samples")
-@options.option("--model", "MODEL", "The model that you want to edit.")
-@options.corpus
-@options.calibration
-@click.option(
-    "--max-extraction",
-    type=options.Number(0, 1, min_open=True),
-    multiple=True,
-    default=(0.05, 0.01, 0.001),
-    show_default=True,
-    metavar="X",
-    help="A limit for which to say how many passages it needs. Repeatable.",
-)
-@options.measuring
 @options.json
-def command(as_json: bool, **asked: Any) -> None:
+def command(request: CheckRequest, as_json: bool) -> None:
     """Check what of SAMPLES is usable, before a long run.
 
     Counts rows that are too short or repeated, members, and non-members, and says which rows are
@@ -41,12 +30,6 @@ def command(as_json: bool, **asked: Any) -> None:
 
     Without --model, passages of text are counted but not cut into tokens.
     """
-    from evals.jobs.checking import CheckRequest
-
-    request = options.fill_request(CheckRequest, asked)
-
-    from evals.jobs.checking import check_inputs
-
     result = check_inputs(request)
     (print_json if as_json else _print)(result)
 

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
 from cli import options
+from cli.requests import request_command
 from cli.terminal import note, print_json
+from evals.jobs.comparing import CompareRequest, compare, compare_prompt, open_models
 
 
-@click.command("compare")
+@request_command("compare", CompareRequest)
 @click.argument("base")
 @click.argument("edited", nargs=-1, required=True)
-@options.several("--prompt", "Text to continue.", metavar="T")
-@options.option(
-    "--prompts", "FILE", "File of prompts: one a line, or a table with a column text.", options.PATH
-)
-@options.samples("Passages, as for extract, of which those that changed most are shown.")
-@options.count("--rows", 10, "With --samples: how many passages to show.")
-@options.count("--max-new-tokens", 50, "Tokens to write after a prompt.")
-@options.count("--sample", 0, "Also draw N texts at random, the same way for each model.")
-@options.count("--seed", 0, "Decides what is drawn.")
-@options.flag(
-    "--probabilities", "Also show how likely each model finds every token of BASE's text."
-)
-@options.measuring
-@options.flag("--show-text", "With --samples: show the texts, too.")
 @options.json
-def command(as_json: bool, **asked: Any) -> None:
+def command(request: CompareRequest, as_json: bool) -> None:
     """Show side by side what BASE and each EDITED model write after the same prompts.
 
     The models continue each prompt greedily: they always write the most likely token. Tokens that
@@ -41,15 +28,10 @@ def command(as_json: bool, **asked: Any) -> None:
     All models are in memory together. --revision is that of BASE; by default, the one
     that EDITED records.
     """
-    given = any(asked[name] for name in ("prompt", "prompts", "samples"))
+    given = request.prompt or request.prompts or request.samples
     if not given and (as_json or not sys.stdin.isatty()):
         raise click.UsageError("nothing to compare: give --prompt, --prompts, or --samples")
-    from evals.jobs.comparing import CompareRequest
-
-    request = options.fill_request(CompareRequest, asked)
-
     from cli.tables.comparison import print_comparison
-    from evals.jobs.comparing import compare, compare_prompt, open_models
 
     if given:
         result = compare(request)

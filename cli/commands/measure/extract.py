@@ -9,55 +9,32 @@ from typing import Any
 import click
 
 from cli import options
+from cli.requests import request_command
 from cli.tables import format_figure, print_choice, print_table
 from cli.terminal import echo, print_json
+from evals.jobs.extracting import ExtractionRequest, run_extraction
 
 
-@click.command("extract")
+@request_command("extract", ExtractionRequest)
 @click.argument("model")
-@options.samples("Passages to test. The forms are listed above.", required=True)
 @options.option(
-    "--baseline",
-    "MODEL",
-    "The unedited model, to compare with on the same rows; a Hub id, at the commit that MODEL "
-    "records.",
-)
-@options.choice(
-    "--metrics",
-    ["exact", "full"],
-    "exact: one pass and no decoding. full: also near matches, free-running scores, entropy, "
-    "probabilistic extraction, and min-k++.",
-    "exact",
-)
-@options.count(
-    "--top-k",
-    40,
-    "With --metrics full: the k of top-k sampling in probabilistic extraction.",
-    least=1,
-)
-@click.option(
-    "--temperature",
-    type=options.POSITIVE,
-    default=1.0,
-    show_default=True,
-    help="With --metrics full: the temperature of that sampling.",
-)
-@options.control("a lab model's own, or the samples' non-members")
-@options.measuring
-@options.option(
-    "--rows", "FILE", "Also write one JSON line for each passage to this file.", options.FILE
+    "--rows",
+    "FILE",
+    "Also write one JSON line for each passage to this file.",
+    options.FILE,
+    group="output",
 )
 @options.output("Also write the JSON object to this file.", options.FILE, metavar="FILE")
 @options.overwrite
-@options.flag("--show-text", "Also write the text of the passages into the rows.")
+@options.flag("--show-text", "Also write the text of the passages into the rows.", group="output")
 @options.json
 def command(
+    request: ExtractionRequest,
     rows: Path | None,
     output: Path | None,
     overwrite: bool,
     show_text: bool,
     as_json: bool,
-    **asked: Any,
 ) -> None:
     """Test which of SAMPLES MODEL recites: it gets each prefix and must complete the suffix.
 
@@ -74,9 +51,6 @@ def command(
     if rows is not None and rows == output:
         raise click.UsageError("--rows and --output name the same file")
 
-    from evals.jobs.extracting import ExtractionRequest, run_extraction
-
-    request = options.fill_request(ExtractionRequest, asked)
     text = {"show_text": show_text, "overwrite": overwrite}
     result = run_extraction(request, rows_file=rows, output=output, **text)
     if result is not None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.filesize import decimal
 
 from cli import options
 from cli.config import config_option
+from cli.requests import request_command
 from cli.tables import print_table
 from cli.terminal import echo, note, print_json
-
-if TYPE_CHECKING:
-    from evals.jobs.mitigating import MitigationRequest
+from evals.jobs.mitigating import MitigationRequest, mitigate
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -41,30 +40,9 @@ def _describe_preset(name: str) -> str:
     return " ".join(f"--{key.replace('_', '-')} {value}" for key, value in pairs)
 
 
-@click.command("mitigate")
+@request_command("mitigate", MitigationRequest)
 @click.argument("model", required=False)
-@options.samples(
-    "Passages that must not be recovered, as for extract.  [default: a lab model's own]"
-)
-@options.option(
-    "--max-extraction",
-    "X",
-    "Leave at most this share of the passages recovered, by --measure.  [default: 0.01, "
-    "unless --max limits the measure]",
-    options.SHARE,
-)
-@options.choosing
-@options.gated_tasks
-@options.max_drop
-@options.attack
-@options.max_recovered(
-    "Limit for the search, and gate: attack A may recover at most the share X of the passages. A "
-    "runs even if --attack does not name it."
-)
 @options.allow_undecided
-@options.twin
-@options.sibling
-@options.heal
 @click.option(
     "--preset",
     type=options.Choice(list(PRESETS)),
@@ -84,7 +62,12 @@ def _describe_preset(name: str) -> str:
 @options.overwrite
 @options.json
 def command(
-    output: Path, dry_run: bool, overwrite: bool, allow_undecided: bool, as_json: bool, **asked: Any
+    request: MitigationRequest,
+    output: Path,
+    dry_run: bool,
+    overwrite: bool,
+    allow_undecided: bool,
+    as_json: bool,
 ) -> None:
     """Reduce what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
@@ -100,9 +83,6 @@ def command(
     --samples and --corpus. The exit code is 3 if the limit or a gate is missed, and else 4 if one
     is not decided: too few passages were held back. OUT then holds the best edit that was found.
     """
-    from evals.jobs.mitigating import MitigationRequest, mitigate
-
-    request = options.fill_request(MitigationRequest, asked)
     if dry_run:
         _forecast(request, output, overwrite, as_json)
         return

@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from evals.measure.attacks.request import Attacking
-from evals.run.request import Choosing
+from evals.measure.attacks.request import Attacking, Limits
+from evals.run.request import Choosing, Count, Fraction, Healing, Option
+from surgery.plan import LayoutChoice
 
 if TYPE_CHECKING:
     from evals.choose.search.goals import Goal
 
 
-class SearchRequest(Choosing, Attacking):
-    """The edit of `model` that meets one goal on `samples` at the least cost.
-
-    - `max_extraction`: leave at most this share of the passages recovered, by `measure`; or
-      `max_loss_increase`: leave as few as you can at a held-out loss of at most so many nats per
-      token more.
-    - `max`: attack → the highest share recovered, beside `max_extraction` or in its place.
-    - `layout`: what the result must fit into. `seed`: decides which rows are held back.
-    - `heal`: text to train an edit on for `heal_steps` steps. The limits then hold for the healed
-      model.
+class SearchRequest(Choosing, Attacking, Healing):
+    """The edit of `model` that meets one goal on `samples` at the least cost. With `heal`, the
+    limits hold for the healed model.
     """
 
-    max_extraction: float | None = Field(default=None, ge=0, le=1)
-    max_loss_increase: float | None = Field(default=None, gt=0)
-    grain: Literal["blocks", "heads", "mixed"] = "mixed"
-    measure: str = "any"
-    layout: Literal["auto", "stock", "compact"] = "auto"
-    max_evaluations: int = Field(default=64, ge=1)
-    seed: int = Field(default=0, ge=0)
-    heal: tuple[str, ...] = ()
-    heal_steps: int = Field(default=80, ge=1)
+    max_extraction: Annotated[
+        Fraction | None,
+        "Goal: leave at most this share of the passages recovered (0.01 is 1 %), at the least "
+        "cost. Short for `max` M=X, with M from `measure`.",
+        Option("limits"),
+    ] = None
+    max: Annotated[
+        Limits,
+        "Goal: leave at most the share X of the passages to attack A, any attack of audit but "
+        "membership, at the least cost. Every limit must hold. Attacks that need more than "
+        "one pass (graft, relearn, near…) are tried on few edits, the cheapest first.",
+        Option("limits", "A=X", example="hints:2=0.02"),
+    ] = Field(default_factory=dict)
+    max_loss_increase: Annotated[
+        float | None,
+        Field(gt=0),
+        "Goal: leave as few passages recovered as possible, and raise held-out loss by at most "
+        "Y nats per token.",
+        Option("limits", "Y"),
+    ] = None
+    grain: Annotated[
+        Literal["blocks", "heads", "mixed"],
+        "Choose whole blocks, single heads, or both.",
+        Option("edit"),
+    ] = "mixed"
+    measure: Annotated[
+        str,
+        "What counts as recovered: greedy (word for word), hints:K (after at most K wrong "
+        "tokens are corrected), prefix, sampling:N (or leak@N), span:M, or any (by greedy, "
+        "hints:2, prefix, or sampling:100). See docs/threat-model.md.",
+        Option("measure", "M"),
+    ] = "any"
+    layout: Annotated[
+        LayoutChoice,
+        "Choose only edits that this layout can hold. auto: either layout.",
+        Option("edit"),
+    ] = "auto"
+    max_evaluations: Annotated[
+        Count,
+        "Measure at most this many edits. If fewer are possible, all are measured. Otherwise, "
+        "estimates choose which.",
+        Option("measure"),
+    ] = 64
+    seed: Annotated[
+        int, Field(ge=0), "Decides which passages and windows are held back.", Option("measure")
+    ] = 0
 
     @model_validator(mode="after")
     def _limits_agree(self) -> SearchRequest:
@@ -44,9 +75,7 @@ class SearchRequest(Choosing, Attacking):
             raise ValueError(
                 "give one goal: `max_extraction` X, `max` A=X, or `max_loss_increase` Y"
             )
-        if not self.heal:
-            self._refuse_unused("heal", "heal_steps")
-        elif self.max_loss_increase is not None:
+        if self.heal and self.max_loss_increase is not None:
             raise ValueError("`heal` needs a limit: give `max_extraction` or `max`")
         if stated and self.measure in self.max:
             raise ValueError(f"`max_extraction` and `max` both limit {self.measure}: give one")

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import model_validator
 
 from evals.run.lm_eval.request import Benchmarking
-from evals.run.request import Choosing
+from evals.run.request import Choosing, Option
 
 
 class SweepRequest(Choosing, Benchmarking):
-    """Edits of `model`, measured on `samples` and on held-out text.
+    """Edits of `model`, measured on `samples`, on held-out text, and on the tasks named."""
 
-    - `last`, `ranges`, `heads`: edits beside every single block.
-    - `exact_only`: measure only which passages are recited.
-    - `tasks` or `suite`: also run these lm-eval tasks under every edit.
-    - `estimate`: also estimate every head and every block.
-    """
-
-    last: bool = True
-    ranges: bool = False
-    heads: bool = False
-    exact_only: bool = False
-    estimate: bool = False
+    last: Annotated[
+        bool,
+        "Also edit the last 2, 3, … blocks together. Each takes as long as a single block.",
+        Option("edit", default="--last"),
+    ] = True
+    ranges: Annotated[bool, "Also edit every contiguous range of blocks.", Option("edit")] = False
+    heads: Annotated[bool, "Also edit every head alone.", Option("edit")] = False
+    exact_only: Annotated[
+        bool,
+        "Measure only which passages are recited. This is much faster: a passage ends at its "
+        "first wrong token, and no held-out text is read. Tasks still run.",
+        Option("measure"),
+    ] = False
+    estimate: Annotated[
+        bool,
+        "Also estimate the effect of editing every head and every block, from a few passes "
+        "over the text. A lab model is then swept in all variants, unless you name some.",
+        Option("measure"),
+    ] = False
 
     @model_validator(mode="after")
     def _agree(self) -> SweepRequest:

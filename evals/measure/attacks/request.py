@@ -7,19 +7,29 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from evals.measure.memorization.recovery import name_plainly
-from evals.run.request import Request
+from evals.run.request import Count, Fraction, Option, Request
+
+Limits = dict[str, Fraction]
+"""Attack → the highest share of the passages that it may recover."""
 
 
 class Attacking(Request):
-    """Attacks by name, here or in `attack` of those that have it.
-
-    - `max`: attack → the highest share that it may recover.
-    - `sibling`: a checkpoint to copy attention from, such as the public base of a fine-tune.
-      `graft:MODEL` among the attacks names it, too.
+    """Attacks by name, here or in `attack` of those that have it. `graft:MODEL` among the attacks
+    names the sibling, too.
     """
 
-    max: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
-    sibling: str | None = None
+    max: Annotated[
+        Limits,
+        "Gate: attack A may recover at most the share X of the passages. A runs even if "
+        "`attack` does not name it.",
+        Option("limits", "A=X", example="hints:2=0.02"),
+    ] = Field(default_factory=dict)
+    sibling: Annotated[
+        str | None,
+        "A checkpoint that an attacker may copy attention back from (graft): the public base "
+        "of a fine-tune, or an earlier checkpoint.",
+        Option("input", "MODEL"),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -51,3 +61,31 @@ class Attacking(Request):
         if siblings:
             (found["sibling"],) = siblings
         return found
+
+
+class Auditing(Attacking):
+    """The attacks to try, how often, and a yardstick."""
+
+    attack: Annotated[
+        tuple[str, ...],
+        "Attack to try: greedy, hints:K, prefix, sampling:N (or leak@N), span:M, any, near, "
+        "near-beams, early-exit, perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, "
+        "graft (or graft:MODEL, which names the sibling, too), soft-prompt, relearn, "
+        "relearn-alike, relearn-benign, revive, membership, or one of your own at "
+        "package.module:ATTACK, whose code then runs. cheap stands for all that need only one "
+        "pass, default for strong ones that are fast, all for all of ours; each of these "
+        "includes graft if there is a sibling.",
+        Option("measure", "A", "default"),
+    ] = ()
+    draws: Annotated[
+        Count | None,
+        "Runs of each attack that trains, each on other passages or in another order. The rate "
+        "is their mean.",
+        Option("measure", default="5, fewer where a run takes over a minute"),
+    ] = None
+    twin: Annotated[
+        str | None,
+        "A model that never saw the passages, as a yardstick: results say how far the edit "
+        "goes from the base toward it.",
+        Option("input", "MODEL"),
+    ] = None

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evals.run.lm_eval.tasks import QUICK_LIMIT, SUITES
-from evals.run.request import Names, Request
+from evals.run.request import Names, Option, Request
 
 
 class Benchmarking(Request):
-    """Which lm-eval tasks to run.
+    """Which lm-eval tasks to run. `limit` is `QUICK_LIMIT` by default for the suite "quick"."""
 
-    - `tasks`: tasks, groups, or patterns; or `suite`: the tasks of a suite.
-    - `include_path`: folders with more tasks. `limit`: documents of each task, or a share below 1;
-      by default all, and `QUICK_LIMIT` for the suite "quick".
-    """
-
-    tasks: Names = ()
-    suite: Literal["standard", "quick", "lab"] | None = None
-    include_path: tuple[Path, ...] = ()
-    limit: int | float | None = None
+    tasks: Annotated[
+        Names,
+        "lm-eval tasks, groups, or patterns, separated by commas.",
+        Option("measure", "A,B", "the tasks of `suite`"),
+    ] = ()
+    suite: Annotated[
+        Literal["standard", "quick", "lab"] | None,
+        "standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, arithmetic_2da, "
+        "webqs. quick: 250 documents each of three of them. lab: three tasks that need no "
+        "download.",
+        Option("measure"),
+    ] = None
+    include_path: Annotated[
+        tuple[Path, ...],
+        "Folder with more lm-eval task files.",
+        Option("measure", "DIR", place="folder"),
+    ] = ()
+    limit: Annotated[
+        int | float | None,
+        Field(gt=0),
+        "Use only the first N documents of each task, or this share of them.",
+        Option("measure", "N"),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod

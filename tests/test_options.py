@@ -1,0 +1,137 @@
+"""Contract: an option is said once, as a field of a request.
+
+The field gives its name, type, default, bounds, and help, and the section of the help that lists
+it. A file of a result repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+from pydantic import Field
+
+from cli import options
+from cli.config import with_config
+from cli.main import COMMANDS, main
+from cli.requests import RequestCommand, request_command
+from evals.run.request import Names, Option, Request
+
+
+class Base(Request):
+    device: Annotated[str | None, "Where.", Option("run", "D", "here")] = None
+
+
+class Asked(Base):
+    model: str
+    text: Annotated[tuple[Path, ...], "Text.", Option("input")]
+    names: Annotated[Names, "Names.", Option("measure", "A,B")] = ()
+    form: Annotated[Literal["a", "b"] | None, "How.", Option("edit")] = "a"
+    rows: Annotated[int, Field(ge=1), "Rows, unless `exact`.", Option("measure")] = 2
+    share: Annotated[float | None, Field(gt=0, le=1), "Share.", Option("limits")] = None
+    part: Annotated[int | float | None, "Part.", Option("measure", "N")] = None
+    most: Annotated[
+        dict[str, Annotated[float, Field(ge=0)]], "Most.", Option("limits", "T=X", example="t=1")
+    ] = Field(default_factory=dict)
+    exact: Annotated[bool, "Exactly.", Option("measure")] = False
+    last: Annotated[bool, "Last.", Option("edit", default="--last")] = True
+    kept_as: Annotated[int | None, "Size.", Option("output", "S", in_bytes=True)] = Field(
+        default=None, serialization_alias="as"
+    )
+    hidden: int = 0
+
+
+@pytest.fixture
+def run() -> Callable[..., Any]:
+    """Runs a command that takes the request, and returns what it got, or how it failed."""
+
+    @request_command("ask", Asked)
+    @click.argument("model")
+    @options.json
+    def command(request: Asked, **others: Any) -> None:
+        """Ask."""
+        got.append((request, others))
+
+    got: list[tuple[Asked, dict[str, Any]]] = []
+
+    def invoke(*words: object) -> Any:
+        done = CliRunner().invoke(with_config(command), [*map(str, words)])
+        return got.pop() if done.exit_code == 0 and got else done
+
+    return invoke
+
+
+GIVEN = {
+    "text": (Path("x"), Path("y")), "names": ("a", "b"), "form": "b", "rows": 3, "share": 0.5,
+    "part": 0.25, "most": {"t": 2.0}, "exact": True, "last": False, "kept_as": 2000,
+    "device": "cpu",
+}  # fmt: skip
+TYPED = (
+    "m --text x --text y --names a,b --form b --rows 3 --share 0.5 --part 0.25 --most t=2 --exact "
+    "--no-last --as 2KB --device cpu"
+)
+
+
+def test_a_field_is_an_option_and_a_file_repeats_it(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert run("m", "--text", "x") == (Asked(model="m", text=("x",)), {"as_json": False})
+    request, others = run(*TYPED.split(), "--json")
+    assert (request, others) == (Asked(model="m", **GIVEN), {"as_json": True})
+    (tmp_path / "config.yaml").write_text(
+        "".join(
+            line for line in request.to_config().splitlines(keepends=True) if "hidden" not in line
+        )
+    )
+    assert run("--config", tmp_path / "config.yaml")[0] == request
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--rows 0", "0 is not in the range x>=1"),
+        ("--share 0", "0.0 is not in the range 0<x<=1"),
+        ("--share nan", "nan"),
+        ("--part inf", "is not a finite number"),
+        ("--form c", "'c' is not one of 'a', 'b'"),
+        ("--most t", "'t' is not T=X; write for example 't=1'"),
+        ("--most t=-1", "is not a number from 0 on"),
+        ("--as 5XB", "is not a size"),
+        ("--hidden 1", "No such option"),
+    ],
+)
+def test_what_a_field_does_not_take(run: Callable[..., Any], words: str, message: str) -> None:
+    done = run("m", "--text", "x", *words.split())
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_help_lists_options_by_what_they_are_about(run: Callable[..., Any]) -> None:
+    shown = run("--help").output
+    sections = [line for line in shown.splitlines() if line.endswith(":")]
+    assert sections == ["Input:", "Edit:", "Measure:", "Limits:", "Output:", "Run:"]
+    for line in (
+        "--text FILE  Text. Repeatable. [required]",
+        "--form [a|b] How. [default: a]",
+        "--last / --no-last Last. [default: --last]",
+        "--rows N Rows, unless --exact. [default: 2; x>=1]",
+        "--device D Where. [default: here]",
+    ):
+        assert " ".join(line.split()) in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_help_names_an_argument_of_python(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    ctx = click.Context(command, click.Context(main), name)
+    found = [one.get_help_record(ctx) for one in command.params if isinstance(one, click.Option)]
+    names = {str(one.name) for one in command.params}
+    for record in filter(None, found):
+        assert not [one for one in names if f"`{one}" in record[1]], record
+    if isinstance(command, RequestCommand):
+        assert all(isinstance(getattr(one, "group", "run"), str) for one in command.params)
