@@ -35,7 +35,7 @@ from evals.models import LoadedModel, open_model
 from evals.samples import Samples, open_samples
 from evals.samples.windows import cut_windows
 from surgery.editing.in_memory import Editable, apply
-from surgery.healing.training import WINDOW, Schedule, train
+from surgery.training.training import WINDOW, Schedule, train
 from surgery.proof.expected import find_constants
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from surgery.editing.preparing import Prepared
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
-    from surgery.healing.training import Schedule
+    from surgery.training.training import Schedule
     from surgery.proof.reproduction import Reproduction
 
 
@@ -205,7 +205,7 @@ def _write(
         if healed_on is None:
             return export
         from evals.models import find_device
-        from surgery.healing.healing import heal
+        from surgery.training.healing import heal
 
         device, overwrite = find_device(request.device), request.overwrite
         with progress("heal", request.heal_steps) as advance:
@@ -224,7 +224,7 @@ def _read_text_apart(
 ) -> tuple[Calibration, Schedule, str | None]:
     """What `heal` takes of text, once the text is known to hold no passage."""
     from evals.samples import open_samples
-    from surgery.healing.training import Schedule
+    from surgery.training.training import Schedule
 
     schedule = Schedule(request.heal_steps)
     how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})

@@ -171,7 +171,7 @@ def _time_export(task: SearchTask) -> dict[str, Any]:
 
 def _time_healing(task: SearchTask, text: Text, steps: int) -> dict[str, Any]:
     """Trains a copy for one step. The base is healed as well, to compare with."""
-    from surgery.healing.training import Schedule, train
+    from surgery.training.training import Schedule, train
 
     model: Any = copy.deepcopy(task.loaded.model)
     tokens = Schedule(steps).tokenize(text, task.loaded.tokenizer, task.loaded.dimensions)

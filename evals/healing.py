@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from surgery.exporting import Export
     from surgery.families import Dimensions
     from surgery.fitting.calibration import Calibration, Text
-    from surgery.healing.training import Flags, Schedule
+    from surgery.training.training import Flags, Schedule
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import HealingRecord
 
@@ -111,10 +111,10 @@ def heal_model(
 ) -> None:
     """Heals a model in place and rounds its weights to the dtype `stored`, such as F16.
 
-    `constants`: as for `surgery.healing.training.train`.
+    `constants`: as for `surgery.training.training.train`.
     """
     from surgery.checkpoint.torch_tensors import TAGS
-    from surgery.healing.training import train
+    from surgery.training.training import train
 
     runs, rounded = model.dtype, next(one for one, tag in TAGS.items() if tag == stored)
     train(model.float(), text.windows, schedule, constants=constants, advance=advance)
@@ -126,7 +126,7 @@ def _read_again(
     recorded: HealingRecord, text: Text, tokenizer: Any, dimensions: Dimensions
 ) -> tuple[Schedule, Calibration]:
     """How and on which tokens a model was healed. Raises `SamplesError` for other text."""
-    from surgery.healing.training import Schedule
+    from surgery.training.training import Schedule
 
     schedule = Schedule(recorded.steps, recorded.seed, recorded.rank)
     found = schedule.tokenize(text, tokenizer, dimensions)
@@ -160,7 +160,7 @@ def open_recorded_text(
 
     def heal_again(cut: Export, output: Path) -> Export:
         from surgery.editing.loading import load_tokenizer
-        from surgery.healing.healing import heal
+        from surgery.training.healing import heal
 
         tokenizer, size = load_tokenizer(cut.output), cut.plan.inventory.dimensions
         schedule, tokens = _read_again(record, text, tokenizer, size)

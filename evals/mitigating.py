@@ -231,7 +231,7 @@ def _check_healing(request: MitigationRequest, materials: Materials) -> None:
     """Raises `SamplesError`, before a long search, for text that holds passages or is too short."""
     if materials.healing is None:
         return
-    from surgery.healing.training import Schedule
+    from surgery.training.training import Schedule
     from surgery.hub.finding import find_model
 
     model, schedule = find_model(request.model, request.revision), Schedule(request.heal_steps)

@@ -37,7 +37,7 @@ from evals.inputs import open_passages
 from evals.publication.report import check_report
 from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import SamplesError
-from surgery.healing import healing, training
+from surgery.training import healing, training
 from surgery.hub.finding import find_model
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.reproduction import HEALED_TOLERANCE

@@ -34,7 +34,7 @@ from evals.search.goals import MaxExtraction
 from evals.search.request import SearchRequest
 from evals.search.trials import Trials
 from evals.search.units import list_units
-from surgery.healing.training import Schedule, train
+from surgery.training.training import Schedule, train
 
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
 __all__ = ["model", "samples", "texts"]

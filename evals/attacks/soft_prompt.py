@@ -18,7 +18,7 @@ from evals.attacks.tuning import ROWS, train
 from evals.memorization.recovery import Evidence, make_recovery
 from evals.samples import Tokens
 from surgery.errors import MeasurementError
-from surgery.healing.training import measure_loss
+from surgery.training.training import measure_loss
 
 LENGTH = 20
 STEPS = 100

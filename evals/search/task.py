@@ -31,7 +31,7 @@ from evals.search.units import keep_possible, list_sets, list_units
 from surgery.errors import SamplesError
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
-from surgery.healing.training import Schedule
+from surgery.training.training import Schedule
 from surgery.hub.embedded import find_lab
 from surgery.processes import join_launch
 from surgery.selection import Part

@@ -19,7 +19,7 @@ from evals.samples.held_back import deal_passages
 from evals.search.points import EditPoint, point_of
 from evals.search.task import SearchTask
 from surgery.errors import MeasurementError
-from surgery.healing.training import Schedule
+from surgery.training.training import Schedule
 from surgery.proof.expected import find_constants
 from surgery.selection import Selection
 from surgery.variants import variant_of

@@ -30,6 +30,8 @@ WINDOW = 128
 LEARNING_RATE = 3e-4
 MOST_READS = 10
 """How often a token of the text may be read at most."""
+LARGEST_GRADIENT = 1.0
+"""The norm to which the gradient of all weights is clipped."""
 RANK = 8
 """Of the adapters."""
 _BYTES, _FROZEN_BYTES = 16, 5
@@ -48,6 +50,7 @@ class Schedule:
     steps: int = STEPS
     seed: int = 0
     rank: int | None = None
+    learning_rate: float = LEARNING_RATE
 
     def settle(self, model: Any) -> Schedule:
         """The same with a rank. Raises `UnsupportedError` for a model that memory cannot hold."""
@@ -84,15 +87,16 @@ class Schedule:
 
 def train(
     model: Any,
-    windows: npt.NDArray[np.int32],
+    measure: Callable[[int], torch.Tensor],
     schedule: Schedule,
     *,
     constants: Mapping[str, Flags] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> list[float]:
-    """Trains a float32 model in place. Returns the loss before each step, in nats per token.
+    """Trains a float32 model in place. Returns the loss before each step.
 
-    `windows`: [n, T]; `constants`: parameter → which of its numbers stay. `advance` counts steps.
+    `measure`: step → the loss of the model, a scalar; `constants`: parameter → which of its numbers
+    stay. `advance` counts steps.
     Raises `UnsupportedError` for a model that does not fit into memory with its gradients.
     """
     rank = schedule.settle(model).rank
@@ -102,20 +106,15 @@ def train(
     else:
         hooks = _freeze(model, constants or {})
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(learned, lr=schedule.learning_rate, weight_decay=0.0)
     slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, schedule.steps)
-    order = np.random.default_rng(schedule.seed)
-    rows = np.concatenate(
-        [order.permutation(len(windows)) for _ in range(-(-schedule.steps * ROWS // len(windows)))]
-    )
     losses = []
     model.eval()  # no dropout: the same every time
     for step in range(schedule.steps):
-        some = windows[rows[step * ROWS : (step + 1) * ROWS]].astype(np.int64)
-        batch = torch.from_numpy(some).to(model.device)
         with torch.enable_grad():
-            loss = measure_loss(model, batch)
-            loss.backward()
+            loss = measure(step)
+            loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(learned, LARGEST_GRADIENT)
         optimizer.step()
         slower.step()
         optimizer.zero_grad()

@@ -23,7 +23,7 @@ from surgery.editing.loading import load_model
 from surgery.errors import CheckpointError
 from surgery.exporting import Export, list_owned
 from surgery.fitting.calibration import Calibration
-from surgery.healing.training import LEARNING_RATE, ROWS, Flags, Schedule, train
+from surgery.training.training import LEARNING_RATE, ROWS, Flags, Schedule, train
 from surgery.hub.finding import get_last_name
 from surgery.output import create_folder
 from surgery.proof.expected import find_constants, replan
