@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surgery.editing.preparing import Prepared
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
+    from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.training import Schedule
     from surgery.proof.reproduction import Reproduction
 
@@ -210,7 +211,13 @@ def _write(
         device, overwrite = find_device(request.device), request.overwrite
         with progress("heal", request.heal_steps) as advance:
             return heal(
-                export, target, *healed_on, overwrite=overwrite, device=device, advance=advance
+                export,
+                prepared.checkpoint,
+                target,
+                *healed_on,
+                overwrite=overwrite,
+                device=device,
+                advance=advance,
             )
 
 
@@ -221,16 +228,17 @@ def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
 
 def _read_text_apart(
     request: ExportRequest, prepared: Prepared, text: Text, say: Say
-) -> tuple[Calibration, Schedule, str | None]:
+) -> tuple[Calibration, Schedule, TaughtPassages | None]:
     """What `heal` takes of text, once the text is known to hold no passage."""
     from evals.samples import open_samples
+    from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.training import Schedule
 
     schedule = Schedule(request.heal_steps)
     how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
     passages = open_samples(request.samples, **how) if request.samples else None
-    tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages, say)
-    return tokens, schedule, sha256
+    tokens, taught = read_healing_text(text, schedule, prepared.model, passages, say)
+    return tokens, schedule, taught
 
 
 def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from surgery.exporting import Export
     from surgery.families import Dimensions
     from surgery.fitting.calibration import Calibration, Text
+    from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.training import Flags, Schedule
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import HealingRecord
@@ -44,11 +45,11 @@ def read_healing_text(
     model: ResolvedModel,
     passages: Passages | None,
     say: Say = say_nothing,
-) -> tuple[Calibration, str | None]:
-    """The text in a model's tokens, and the SHA-256 of the passages.
+) -> tuple[Calibration, TaughtPassages | None]:
+    """The text in a model's tokens, and the passages that the model was trained on.
 
-    Warns of rows left out or merged. Raises `SamplesError` for too little text, and for text that
-    holds passages.
+    Warns of rows left out or merged. Raises `SamplesError` for too little text, for text that holds
+    passages, and for passages that do not fit the model.
     """
     from surgery.editing.loading import load_tokenizer
 
@@ -58,7 +59,26 @@ def read_healing_text(
         return tokens, None
     samples = tokenize_passages(passages, tokenizer, say)
     check_apart(samples, tokens)
-    return tokens, samples.sha256
+    return tokens, take_members(samples, model.inventory.dimensions)
+
+
+def take_members(samples: Samples, dimensions: Dimensions) -> TaughtPassages:
+    """The passages that the model was trained on.
+
+    Raises `SamplesError` if they are longer than its context.
+    """
+    from surgery.training.distillation import Passages as TaughtPassages
+
+    members = samples.select(samples.trained_on)
+    if (length := members.tokens.shape[1]) > dimensions.max_positions:
+        raise SamplesError(
+            "the passages are longer than the model's context",
+            where=samples.source,
+            expected=f"at most {dimensions.max_positions:,} tokens",
+            got=f"{length:,}",
+            fix="give a shorter `prefix_length` or `suffix_length`",
+        )
+    return TaughtPassages(members.tokens, members.prefix_length, members.sha256)
 
 
 def check_apart(samples: Samples, text: Calibration) -> None:

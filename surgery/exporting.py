@@ -28,6 +28,7 @@ from surgery.record.manifest import (
     UNLISTED,
     Edit,
     EditedModel,
+    ErasingRecord,
     FileRecord,
     Manifest,
     Source,
@@ -40,6 +41,14 @@ from surgery.untrusted import read_json
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A source whose weights were trained, and the record of it."""
+
+    checkpoint: Checkpoint
+    record: ErasingRecord
+
+
+@dataclass(frozen=True)
 class Export:
     """A finished export. `output`: its folder, or a patch (`surgery.patching`)."""
 
@@ -48,13 +57,15 @@ class Export:
     manifest: Manifest
 
     def to_json(self) -> dict[str, Any]:
-        record, healing = self.manifest.edit.calibration, self.manifest.edit.healing
+        edit = self.manifest.edit
+        record, erasing, healing = edit.calibration, edit.erasing, edit.healing
         return {
             "output": str(self.output),
             **describe_edit(self.plan),
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
             "calibration": record and record.model_dump(mode="json"),
+            "erasing": erasing and erasing.model_dump(mode="json"),
             "healing": healing and healing.model_dump(mode="json"),
             "bytes": self.output.stat().st_size
             if self.output.is_file()
@@ -115,9 +126,12 @@ def write(
     fitting: Fitting | None = None,
     overwrite: bool = False,
     max_shard_size: int | None = None,
+    trained: Trained | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
     """Carries out a plan. Calls `progress` with the number of bytes just written.
+
+    `trained`: weights to cut in place of the source's.
 
     **Raises:** `UnsupportedError` if a variant needs a `fitting` and there is none,
     `CheckpointError` if the source has changed since it was prepared.
@@ -131,7 +145,8 @@ def write(
         create_folder(target, list_owned, overwrite=overwrite) as folder,
         ThreadPoolExecutor(1) as beside,
     ):
-        shards = plan_shards(checkpoint, plan, fitting.fits, max_shard_size)
+        weights = checkpoint if trained is None else trained.checkpoint
+        shards = plan_shards(weights, plan, fitting.fits, max_shard_size)
         copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
         read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
         hashes = beside.map(recall_hash, read)
@@ -149,7 +164,8 @@ def write(
         source = prepared.model.source.model_copy(
             update={"content": hash_content(checkpoint, known)}
         )
-        manifest = _make_manifest(prepared, source, fitting, files, max_shard_size)
+        erasing = trained and trained.record
+        manifest = _make_manifest(prepared, source, fitting, erasing, files, max_shard_size)
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
@@ -191,6 +207,7 @@ def _make_manifest(
     prepared: Prepared,
     source: Source,
     fitting: Fitting,
+    erasing: ErasingRecord | None,
     files: dict[str, FileRecord],
     max_shard_size: int | None,
 ) -> Manifest:
@@ -201,6 +218,7 @@ def _make_manifest(
         layout="compact" if plan.layout.NAME == "compact" else "stock",
         one_hot=plan.one_hot,
         calibration=fitting.record,
+        erasing=erasing,
         chosen=prepared.chosen,
         max_shard_size=max_shard_size,
         changed=list_changes(plan),

@@ -162,6 +162,12 @@ def make_plan(
     )
 
 
+def make_empty_plan(inventory: Inventory) -> Plan:
+    """Decides to change nothing: the plan of a model that is only trained."""
+    layout = layout_of("stock")
+    return Plan(inventory.family, (), layout, "nothing is cut", {}, (), inventory.config, inventory)
+
+
 def describe_edit(plan: Plan) -> dict[str, Any]:
     """What is done, and how it is stored, as plain JSON values."""
     return {

@@ -22,7 +22,9 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
     whole = format_blocks(tuple(manifest.attention_free))
     partial = set(manifest.edited_heads) - set(manifest.attention_free)
     healed = [e.healing for e in edits if e.healing]
-    machines = dict.fromkeys(f"{healing.threads}, {healing.device}" for healing in healed)
+    erased = [_describe_erasing(e) for e in edits if e.erasing]
+    trained = [*healed, *(e.erasing for e in edits if e.erasing)]
+    machines = dict.fromkeys(f"{one.threads}, {one.device}" for one in trained)
     modeling = next((file for file in manifest.files if file.endswith(".py")), None)
     return {
         "title": name,
@@ -39,6 +41,8 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "one_hot": any(e.one_hot is not None for e in edits),
         "tokenizer": any(file.startswith("tokenizer") for file in manifest.files),
         "fitted": _join_names(*(e.calibration for e in edits)),
+        "erased": erased,
+        "erased_on": _join_names(*(e.erasing for e in edits)),
         "healed": healed,
         "healed_on": _join_names(*healed),
         "machines": "; ".join(machines),
@@ -90,6 +94,15 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
             shlex.join([*chosen, *calibration, *name_form(edit.layout, edit.family), *size])
         ),
     }
+
+
+def _describe_erasing(edit: Edit) -> dict[str, Any]:
+    assert edit.erasing is not None
+    taught = [
+        f"{format_selection(parts, edit.num_heads)} ({variant})"
+        for variant, parts in by_variant(edit.erasing.teacher).items()
+    ]
+    return {**vars(edit.erasing), "cut": ", ".join(taught)}
 
 
 def name_form(layout: str, family: str) -> list[str]:

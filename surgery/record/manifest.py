@@ -119,12 +119,11 @@ class CalibrationRecord(TextRecord):
     blocks: dict[int, BlockFit] = {}
 
 
-class HealingRecord(TextRecord):
-    """The training that followed the cut: `steps` of `rows` windows in an order drawn with `seed`.
+class TrainingRecord(TextRecord):
+    """Training on text: `steps` of `rows` windows in an order drawn with `seed`.
 
     The last digits depend on `device` and `threads`. `losses`: before each step, in nats per token.
-    `rank`: of the low-rank adapters that were trained; 0: all weights were. `passages`: SHA-256 of
-    those that the text was found not to hold.
+    `rank`: of the low-rank adapters that were trained; 0: all weights were.
     """
 
     steps: int = Field(ge=1)
@@ -135,7 +134,33 @@ class HealingRecord(TextRecord):
     device: Word
     threads: int = Field(ge=1)
     losses: list[float]
+
+
+class HealingRecord(TrainingRecord):
+    """The training that followed the cut.
+
+    `passages`: SHA-256 of the passages that the text was found not to hold. `loss`: "text" is the
+    next-token loss, as in earlier versions; "kl" the divergence from the source's predictions on
+    the text; "guarded kl" also from the cut's own on the passages.
+    """
+
     passages: Sha256 | None = None
+    loss: Literal["text", "kl", "guarded kl"] = "text"
+
+
+class ErasingRecord(TrainingRecord):
+    """The training that came before any cut, with a cut of the same model as the teacher.
+
+    - `teacher`: the parts of that cut; `calibration`: the text that its variants were fitted on.
+    - `passages`: SHA-256 of the passages that were taught, `num_passages` of them,
+      `rows_of_passages` in each step.
+    """
+
+    teacher: list[Part] = Field(min_length=1)
+    calibration: CalibrationRecord | None = None
+    passages: Sha256
+    num_passages: int = Field(ge=1)
+    rows_of_passages: int = Field(ge=1)
 
 
 class EditedModel(Record):
@@ -178,8 +203,9 @@ class Choice(Record):
 
 
 class Edit(EditedModel):
-    """One edit of a model. `chosen`: what a search chose it on. `healing`: the training after it.
+    """One edit of a model: a cut, training before it (`erasing`) or after it (`healing`), or both.
 
+    `parts`: what is cut; empty if the model is only taught. `chosen`: what a search chose it on.
     `one_hot`: constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
     """
 
@@ -187,6 +213,7 @@ class Edit(EditedModel):
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
     calibration: CalibrationRecord | None = None
+    erasing: ErasingRecord | None = None
     healing: HealingRecord | None = None
     chosen: Choice | None = None
     max_shard_size: int | None = Field(default=None, ge=1)
@@ -196,6 +223,8 @@ class Edit(EditedModel):
     @model_validator(mode="after")
     def _of_the_model(self) -> Edit:
         """Checks that parts are ascending, of known variants, and within the model."""
+        if not self.parts and self.erasing is not None:
+            return self
         try:
             if list(checked(self.parts, self.num_blocks, self.num_heads)) != self.parts:
                 raise ValueError("parts and heads are not ascending")
@@ -204,6 +233,11 @@ class Edit(EditedModel):
         except SurgeryError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights that the cut does not set were trained."""
+        return self.erasing is not None or self.healing is not None
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -266,6 +300,11 @@ class Manifest(Record):
     def is_healed(self) -> bool:
         """Whether weights were trained after any edit."""
         return self.healing is not None
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether passages were erased before any edit."""
+        return any(edit.erasing for edit in (self.edit, *self.history))
 
     def accounts_for(self, name: str) -> bool:
         """Whether the folder may hold this file: recorded, `UNLISTED`, or a client's notes."""

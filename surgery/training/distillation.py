@@ -8,7 +8,7 @@ Shape letters: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,21 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from surgery.training.training import Schedule
+from surgery.training.training import Flags, Schedule, train
+
+ROWS_OF_PASSAGES = 24
+"""Passages of a step."""
 
 Rows = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Passages:
+    """Passages in tokens, int32 [n, P + S]; `prefix_length` P; the SHA-256 that records hold."""
+
+    tokens: Rows
+    prefix_length: int
+    sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +57,28 @@ class Lesson:
         return self.rows[drawn].reshape(steps, self.per_step, -1)
 
 
-def make_loss(
+def distill(
+    student: Any,
+    lessons: Sequence[Lesson],
+    schedule: Schedule,
+    *,
+    passes: torch.dtype = torch.float32,
+    constants: Mapping[str, Flags] | None = None,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[float]:
+    """Trains a float32 model in place. Returns the loss before each step, in nats.
+
+    `passes`: the dtype of the student's passes; bfloat16 ones take a third of the time on a CPU.
+    Teachers run as they are loaded. `constants`, `advance`, and errors: as for `train`.
+    """
+    measure = _make_loss(student, lessons, schedule, passes)
+    return train(student, measure, schedule, constants=constants, advance=advance)
+
+
+def _make_loss(
     student: Any, lessons: Sequence[Lesson], schedule: Schedule, passes: torch.dtype
 ) -> Callable[[int], torch.Tensor]:
-    """Returns what measures the student's loss at a step.
-
-    `passes`: the dtype of the passes; bfloat16 ones of float32 weights take a third of the time on
-    a CPU. Teachers run as they are loaded.
-    """
+    """Returns what measures the student's loss at a step."""
     drawn = [one.draw(schedule.steps, schedule.seed + at) for at, one in enumerate(lessons)]
 
     def measure(step: int) -> torch.Tensor:

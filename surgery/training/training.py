@@ -19,12 +19,12 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from surgery.errors import UnsupportedError
+from surgery.errors import CheckpointError, UnsupportedError
 from surgery.fitting.calibration import Calibration, Text
 
 STEPS = 80
 ROWS = 16
-"""Windows of a step."""
+"""Windows of text of a step."""
 WINDOW = 128
 """Tokens of a window, fewer for a model with fewer positions."""
 LEARNING_RATE = 3e-4
@@ -126,6 +126,28 @@ def train(
         adapted.merge_and_unload()
     model.requires_grad_(False)
     return losses
+
+
+def record_training(
+    text: Calibration, schedule: Schedule, model: Any, losses: list[float]
+) -> dict[str, Any]:
+    """Returns the fields of a `TrainingRecord`. Raises `CheckpointError` for infinite losses."""
+    if not np.isfinite(losses).all():
+        step = int(np.argmin(np.isfinite(losses)))
+        got = f"{losses[step]} before step {step + 1}"
+        fix = "train on other text or for fewer steps"
+        raise CheckpointError("the loss is not finite while training", got=got, fix=fix)
+    return {
+        **dict(text.record_text()),
+        "steps": schedule.steps,
+        "rows": ROWS,
+        "learning_rate": schedule.learning_rate,
+        "seed": schedule.seed,
+        "rank": schedule.rank or 0,
+        "device": model.device.type,
+        "threads": torch.get_num_threads(),
+        "losses": losses,
+    }
 
 
 def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> Any:
