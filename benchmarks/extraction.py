@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from timing import decode, make_model, print_ratios, take_turns
 
-from evals.memorization.extraction import extract
-from evals.models import DTYPES, open_model
-from evals.running.batching import row_ranges, rows_per_batch
-from evals.running.early_exit import read_divergences
-from evals.samples import Samples, load_samples
+from evals.data import Samples, load_samples
+from evals.measure.memorization.extraction import extract
+from evals.run.batching import row_ranges, rows_per_batch
+from evals.run.early_exit import read_divergences
+from evals.run.models import DTYPES, open_model
 from surgery.editing.in_memory import apply
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import surgery
-from evals.speed import compare_speed
+from evals.measure.speed import compare_speed
 from surgery.families import FAMILIES
 
 _KEYS = {

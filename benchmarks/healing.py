@@ -29,14 +29,14 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional
 
-from evals.healing import find_healing_text
-from evals.inputs import require_heldout_texts
-from evals.models import LoadedModel, open_model
-from evals.samples import Samples, open_samples
-from evals.samples.windows import cut_windows
+from evals.data import Samples, open_samples
+from evals.data.inputs import require_heldout_texts
+from evals.data.windows import cut_windows
+from evals.measure.healing import find_healing_text
+from evals.run.models import LoadedModel, open_model
 from surgery.editing.in_memory import Editable, apply
-from surgery.training.training import WINDOW, Schedule, train
 from surgery.proof.expected import find_constants
+from surgery.training.training import WINDOW, Schedule, train
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _ROWS = 16

@@ -28,12 +28,12 @@ from checkpoints import VOCABULARY
 from extraction import run_reference
 from timing import decode, make_model, print_ratios, take_turns
 
-from evals.edits.engine import Engine
-from evals.models import DTYPES
-from evals.running.batching import row_ranges
-from evals.running.forward import head_of, hidden_states
-from evals.running.predictions import measure_predictions
-from evals.samples import Samples
+from evals.data import Samples
+from evals.measure.edits.engine import Engine
+from evals.run.batching import row_ranges
+from evals.run.forward import head_of, hidden_states
+from evals.run.models import DTYPES
+from evals.run.predictions import measure_predictions
 from surgery.editing.in_memory import short_circuit
 from surgery.selection import Selection, parse_selection
 

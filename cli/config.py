@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.options import COMMAS, EXISTING_FILE, Decorator
+from cli.terminal import escape_text
 
 _NOT_READ = {"config", "output", "overwrite", "json"}
 _MANY = 5
@@ -42,7 +42,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     """Makes the values in the file the defaults of the options."""
     if path is None or ctx.resilient_parsing:  # a shell completes
         return
-    from surgery.errors import SourceError
+    from surgery.errors import SourceError, suggest
     from surgery.untrusted import parse_yaml, read_bytes, read_json
 
     if path.suffix == ".json":
@@ -59,20 +59,30 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
         off.lstrip("-"): _name(one) for one in known.values() for off in one.secondary_opts
     }
     ctx.default_map = dict(ctx.default_map or {})  # of --preset, if it came first
+    mistakes = []
     for key, value in given.items():
-        name, where = key.lstrip("-"), f"{path}: {key}"
-        if name in negations:
-            name = negations[name]
-            value = not click.BOOL.convert(_check_value(where, known[name], value), param, ctx)
-        if name in _NOT_READ:
-            raise click.BadParameter(f"{path}: {key!r} cannot come from a file; pass --{name}")
-        if name not in known:
-            near = "".join(f"; did you mean {one!r}?" for one in get_close_matches(name, known, 1))
-            raise click.BadParameter(f"{path}: {ctx.info_name} has no option {key!r}{near}")
-        ctx.default_map[str(known[name].name)] = _check_value(where, known[name], value)
+        name = key.lstrip("-")
+        try:
+            if name in negations:
+                name = negations[name]
+                value = not click.BOOL.convert(_check_value(known[name], value), param, ctx)
+            if name in _NOT_READ:
+                raise click.BadParameter(f"cannot come from a file; pass --{name}")
+            if name not in known:
+                near = suggest(name, known)
+                what = f"{ctx.info_name} has no option {key!r}{f'; {near}' if near else ''}"
+                raise click.BadParameter(what)
+            option, value = known[name], _check_value(known[name], value)
+            if not option.is_eager:  # what click will do, here for every value
+                option.process_value(ctx, value)
+            ctx.default_map[str(option.name)] = value
+        except click.BadParameter as error:
+            mistakes.append(escape_text(f"{path}: {key}: {error.message or 'a value is missing'}"))
+    if mistakes:
+        raise click.UsageError("\n".join(mistakes))
 
 
-def _check_value(where: str, option: click.Parameter, value: Any) -> Any:
+def _check_value(option: click.Parameter, value: Any) -> Any:
     """Returns a value in the form that click takes: text as typed. Raises `BadParameter`."""
     joined = option.metavar == COMMAS
     several = getattr(option, "multiple", False) or option.nargs == -1 or joined
@@ -80,9 +90,9 @@ def _check_value(where: str, option: click.Parameter, value: Any) -> Any:
     kinds = (str, bool) if getattr(option, "is_flag", False) else str
     if not all(isinstance(one, kinds) for one in values):
         form = "values" if several else "one value"
-        raise click.BadParameter(f"{where}: expected {form}, got {value!r}")
+        raise click.BadParameter(f"expected {form}, got {value!r}")
     if any("\0" in str(one) for one in values):
-        raise click.BadParameter(f"{where}: {value!r} holds a NUL character; remove it")
+        raise click.BadParameter(f"{value!r} holds a NUL character; remove it")
     if joined:
         return ",".join(values)
     return values if several else value

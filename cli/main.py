@@ -7,23 +7,23 @@ import os
 import signal
 import sys
 import threading
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
 from cli.config import with_config
-from cli.terminal import note
-from surgery.errors import SurgeryError
+from cli.terminal import name_options, note
+from surgery.errors import SurgeryError, UnknownNameError, suggest
 
 GROUPS: dict[str, dict[str, str]] = {
     "edit": {
         "export": "Make chosen blocks attention-free and save a checkpoint.",
         "erase": "Teach a model to forget passages, with its own cut self as the teacher.",
         "inspect": "Show a model's size and which of its blocks are attention-free.",
-        "verify": "Check that an exported folder is what its manifest says.",
+        "verify": "Check that an exported model is what its manifest says.",
         "apply-patch": "Make the checkpoint that a patch of `export --as-patch` describes.",
     },
     "measure": {
@@ -38,7 +38,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "choose": {
         "sweep": "Measure the effect of editing each block or head.",
-        "search": "Find the edit that meets a goal at the least cost.",
+        "search": "Look for the cheapest edit that meets a goal.",
     },
     "publish": {
         "push": "Publish an exported folder on the Hub, with its model card.",
@@ -75,10 +75,26 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        close = get_close_matches(args[0], COMMANDS, n=1)
-        if args[0] not in COMMANDS and close and not ctx.resilient_parsing:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
+        near = suggest(args[0], COMMANDS)
+        if args[0] not in COMMANDS and near and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}; {near}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command. Its errors name arguments of the Python API, and leave with options."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _correct_usage(error) from None
+        except SurgeryError as error:
+            name = str(ctx.invoked_subcommand)
+            command = self.get_command(ctx, name)
+            assert command is not None  # it ran
+            ran = click.Context(command, ctx, name)
+            error.args = (name_options(error, ran),)
+            if isinstance(error, UnknownNameError):
+                raise click.UsageError(str(error), ran) from None
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))  # so that all groups have their texts in one column
@@ -95,8 +111,22 @@ def main() -> None:
 
     `attn-surgery help COMMAND` explains a command.
 
-    Exit codes: 0 done, 1 an error, 2 usage, 3 a gate failed, 130 interrupted.
+    Exit codes: 0 done, 1 an error, 2 usage, 3 a limit is missed, 4 a
+    limit is not decided (0 with --allow-undecided), 130 interrupted.
     """
+
+
+def _correct_usage(error: click.UsageError) -> click.UsageError:
+    """An error whose message names options of the command, and the one that may have been meant."""
+    if error.ctx is None:
+        return error
+    said = text = error.format_message()
+    if isinstance(error, click.NoSuchOption):
+        known = [one for option in error.ctx.command.params for one in option.opts]
+        near = suggest(error.option_name, known)
+        text = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
+    text = name_options(text, error.ctx)
+    return error if text == said else click.UsageError(text, error.ctx)
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -164,9 +194,11 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
 def _report_error(error: BaseException) -> int:
     """Prints one line and returns the exit code. Raises an error that no user can fix."""
     if isinstance(error, click.ClickException):
-        usage = io.StringIO()
-        error.show(usage)
-        for line in usage.getvalue().splitlines():
+        shown = io.StringIO()
+        error.show(shown)
+        usage, _, mistakes = f"\n{shown.getvalue()}".partition("\nError: ")
+        mistakes = "".join(f"\nerror: {line}" for line in mistakes.splitlines())
+        for line in (usage + mistakes).splitlines()[1:]:
             note(line, anywhere=True)
         return error.exit_code
     if isinstance(error, BrokenPipeError):

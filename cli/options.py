@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cli.terminal import note
+from surgery.errors import suggest
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from evals.running.request import Request
+    from evals.run.request import Request
 
 R = TypeVar("R", bound="Request")
 Decorator = Callable[[Any], Any]
@@ -46,6 +47,17 @@ class Number(click.FloatRange):
         return float(number)
 
 
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the newest click
+    """One of some names. For any other it says which is closest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            near = suggest(value, self.choices)
+            self.fail(f"{error.message.rstrip('.')}; {near}" if near else error.message, param, ctx)
+
+
 def combine(*options: Decorator) -> Decorator:
     """One decorator for several options, in the order of `--help`."""
 
@@ -58,30 +70,25 @@ def combine(*options: Decorator) -> Decorator:
 
 
 def fill_request(kind: type[R], options: Mapping[str, Any], **more: Any) -> R:
-    """The request that options fill. Raises `UsageError` for what it refuses."""
-    with refuse_misuse():
-        return kind.of(options, **more)
+    """The request that options fill. Raises `UsageError`, one line for each mistake."""
+    from pydantic import ValidationError
 
+    from evals.run.request import describe_mistakes
 
-@contextmanager
-def refuse_misuse() -> Iterator[None]:
-    """Raises `UsageError` for requests that contradict themselves or name tasks that do not run."""
     try:
-        yield
-    except ValueError as error:
-        from pydantic import ValidationError
+        return kind.of(options, **more)
+    except ValidationError as error:
+        raise click.UsageError(describe_mistakes(error)) from None
 
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            where = "".join(f"`{name}`: " for name in first["loc"][:1])
-            text = where + first["msg"].removeprefix("Value error, ")
-        else:
-            from evals.evaluation.gates import UnknownTaskError
 
-            if not isinstance(error, UnknownTaskError):
-                raise
-            text = str(error)
-        raise click.UsageError(text) from None
+def end_with(state: str | None, *, allow_undecided: bool) -> None:
+    """Ends a command with the exit code of its verdict: 3 for a missed limit, and 4 for one that is
+    not decided, unless that is allowed."""
+    if state == "missed":
+        raise click.exceptions.Exit(3)
+    if state == "undecided" and not allow_undecided:
+        note("not decided, so the exit code is 4; --allow-undecided makes it 0")
+        raise click.exceptions.Exit(4)
 
 
 COMMAS = "A,B"
@@ -127,7 +134,7 @@ def count(name: str, default: int | None, text: str, *, least: int | None = None
 def choice(
     name: str, values: Collection[str], text: str, default: str | None = None, *names: str
 ) -> Decorator:
-    kind = click.Choice(list(values))
+    kind = Choice(list(values))
     return click.option(
         name, *names, type=kind, default=default, show_default=default is not None, help=text
     )
@@ -184,7 +191,7 @@ def layout(text: str) -> Decorator:
 
 
 def variants(text: str, default: str) -> Decorator:
-    return several("--variant", text, default, None, click.Choice(list(VARIANTS)))
+    return several("--variant", text, default, None, Choice(list(VARIANTS)))
 
 
 def output(text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any) -> Decorator:
@@ -236,6 +243,12 @@ twin = option(
     "A model that never saw the passages, as a yardstick: results say how far the edit goes from "
     "the base toward it.",
 )
+sibling = option(
+    "--sibling",
+    "MODEL",
+    "A checkpoint that an attacker may copy attention back from (graft): the public base of a "
+    "fine-tune, or an earlier checkpoint.",
+)
 lengths = combine(
     count(
         "--prefix-length",
@@ -270,15 +283,29 @@ heal = combine(
     ),
     count("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
 )
-attack = several(
-    "--attack",
-    "Attack to try: greedy, hints:K, prefix, sampling:N, span:M, any, near, near-beams, "
-    "perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, relearn, relearn-alike, "
-    "relearn-benign, soft-prompt, membership, or one of your own at package.module:ATTACK, whose "
-    "code then runs. cheap stands for all that need only one pass, default for strong ones that "
-    "are fast, all for all of ours.",
-    "default",
-    "A",
+allow_undecided = flag(
+    "--allow-undecided",
+    "Exit with 0, not 4, if no limit is missed and one is not decided.",
+)
+attack = combine(
+    several(
+        "--attack",
+        "Attack to try: greedy, hints:K, prefix, sampling:N (or leak@N), span:M, any, near, "
+        "near-beams, early-exit, perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, graft "
+        "(or graft:MODEL, which names --sibling, too), soft-prompt, relearn, relearn-alike, "
+        "relearn-benign, revive, membership, or one of your own at package.module:ATTACK, whose "
+        "code then runs. cheap stands for all that need only one pass, default for strong ones "
+        "that are fast, all for all of ours; each of these includes graft if there is a sibling.",
+        "default",
+        "A",
+    ),
+    count(
+        "--draws",
+        None,
+        "Runs of each attack that trains, each on other passages or in another order. The rate is "
+        "their mean.  [default: 5, fewer where a run takes over a minute]",
+        least=1,
+    ),
 )
 attacks = combine(
     attack,
@@ -335,6 +362,7 @@ evaluation = combine(
     ),
     flag("--audit", "Also try the default attacks. --attack and --max imply this option."),
     attacks,
+    allow_undecided,
 )
 """What is measured: tasks, passages, held-out text, and the gates."""
 choosing = combine(
@@ -348,8 +376,8 @@ choosing = combine(
         "--measure",
         "M",
         "What counts as recovered: greedy (word for word), hints:K (after at most K wrong tokens "
-        "are corrected), prefix, sampling:N, span:M, or any (by greedy, hints:2, prefix, or "
-        "sampling:100). See docs/threat-model.md.",
+        "are corrected), prefix, sampling:N (or leak@N), span:M, or any (by greedy, hints:2, "
+        "prefix, or sampling:100). See docs/threat-model.md.",
         default="any",
         show_default=True,
     ),

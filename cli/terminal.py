@@ -1,4 +1,4 @@
-"""What people read: results on stdout, notes and progress bars on stderr."""
+"""What people read: results on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
 
 import click
-
-_OPTIONS = {"include_paths": "include_path", "save_as": "as"}
 
 
 def print_json(value: object) -> None:
@@ -40,18 +42,39 @@ def escape_text(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def name_options(line: object) -> str:
+def name_options(line: object, ctx: click.Context | None = None) -> str:
     """A line that names arguments of the Python API, with options of the command line instead.
 
-    `overwrite=True` → --overwrite, `layout=compact` → --layout compact, `output` → --output.
-    `_OPTIONS` has the arguments whose options have other names.
+    `overwrite=True` → --overwrite, `layout=compact` → --layout compact, `output` → --output, and of
+    another command: `export(layout=compact)` → `export --layout compact`. What is no option stays.
+    `ctx`: the command, by default the one that runs.
     """
+    ctx = ctx or click.get_current_context(silent=True)
+    if ctx is None:
+        return str(line)
+    group = ctx.find_root().command
 
     def name_option(match: re.Match[str]) -> str:
-        name, value = "--" + _OPTIONS.get(match[1], match[1]).replace("_", "-"), match[2]
-        return name if value in (None, "True") else f"{name} {value}"
+        other, name, value = match.groups()
+        command: click.Command | None = ctx.command
+        if other is not None:
+            command = group.get_command(ctx, other) if isinstance(group, click.Group) else None
+        option = None if command is None else _find_option(command, name)
+        if option is None:
+            return match[0]
+        text = option if value in (None, "True") else f"{option} {value}"
+        return f"`{other} {text}`" if other else text
 
-    return re.sub(r"`([a-z_]+)(?:=([\w.+-]+))?`", name_option, str(line))
+    return re.sub(r"`(?:([a-z-]+)\()?([a-z_]+)(?:=([\w.+-]+))?\)?`", name_option, str(line))
+
+
+def _find_option(command: click.Command, name: str) -> str | None:
+    """What you type for the argument of that name; None if the command has none."""
+    for one in command.params:
+        names = {str(one.name), *(opt.lstrip("-").replace("-", "_") for opt in one.opts)}
+        if name in names:
+            return one.opts[0] if isinstance(one, click.Option) else one.human_readable_name
+    return None
 
 
 def is_first_process() -> bool:
@@ -60,13 +83,19 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def show_progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Shows a bar over bytes, rows, or tokens while stderr is a terminal.
+def show_progress(
+    description: str, total: int | None, *, interval: float = 60
+) -> Iterator[Callable[[int], None]]:
+    """Shows a bar over bytes, rows, or tokens; where stderr is no terminal, a line each minute.
 
-    Yields a function that takes how much has just been done.
+    Yields a function that takes how much has just been done. `interval`: seconds between lines.
     """
-    if not (sys.stderr.isatty() and is_first_process()):
+    if not is_first_process():
         yield lambda done: None
+        return
+    if not sys.stderr.isatty():
+        with _note_progress(description, total, interval) as advance:
+            yield advance
         return
     from rich.console import Console
     from rich.markup import escape
@@ -82,3 +111,51 @@ def show_progress(description: str, total: int | None) -> Iterator[Callable[[int
     ) as bar:
         task = bar.add_task(escape(escape_text(description)), total=total)
         yield lambda done: bar.update(task, advance=done)
+
+
+@contextmanager
+def _note_progress(
+    description: str, total: int | None, interval: float
+) -> Iterator[Callable[[int], None]]:
+    """Prints a line once in an interval, however many bars the command has: that of the last one
+    to move. A thread does, since one step may take longer than an interval.
+    """
+    ctx = click.get_current_context(silent=True)
+    shared: dict[str, Any] = {} if ctx is None else ctx.meta.setdefault(__name__, {})
+    began, done, over = time.monotonic(), 0, threading.Event()
+    shared.setdefault("due", began + interval)
+
+    def advance(number: int) -> None:
+        nonlocal done
+        done += number
+        shared["moving"] = advance
+
+    def report() -> None:
+        pause = 0.0  # so that bars shorter than any pause are seen, too
+        while not over.wait(pause):
+            now = time.monotonic()
+            if now >= shared["due"] and shared["moving"] is advance:
+                shared["due"] = now + interval
+                with suppress(OSError):  # whoever reads our notes has seen enough
+                    note(f"{description}: {_describe_progress(done, total, now - began)}")
+            pause = max(shared["due"] - now, interval / 10)
+
+    before, shared["moving"] = shared.get("moving"), advance
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        over.set()
+        thread.join()
+        shared["moving"] = before
+
+
+def _describe_progress(done: int, total: int | None, seconds: float) -> str:
+    passed = timedelta(seconds=round(seconds))
+    if total is None:
+        return f"{done:,} after {passed}" if done else f"{passed} so far"
+    if not done:
+        return f"0 of {total:,} after {passed}"
+    left = timedelta(seconds=round(seconds * max(total - done, 0) / done))
+    return f"{done:,} of {total:,}, about {left} left"

@@ -1,10 +1,12 @@
-"""Every error that attn-surgery raises for something you can fix: exit code 1.
+"""Every error that attn-surgery raises for something you can fix: exit code 1, or 2 for a name
+that does not exist.
 
 ValueError and TypeError mean that a programmer misuses the Python API.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -21,8 +23,8 @@ class SurgeryError(Exception):
     - `expected`, `got`: what was needed and what was found.
     - `fix`: what you can do, as a clause without a full stop.
 
-    Messages name arguments of the Python API in backticks (`overwrite=True`, `output`). The
-    command line shows them as options.
+    Messages name arguments of the Python API in backticks (`overwrite=True`, `output`), those of
+    another function with its name (`export(as_patch=True)`). A command shows them as options.
     """
 
     def __init__(
@@ -89,3 +91,27 @@ class SamplesError(SurgeryError):
 
 class MeasurementError(SurgeryError):
     """A measurement cannot be made with these settings."""
+
+
+class UnknownNameError(MeasurementError):
+    """No attack or task of a run has this name, or it takes no limit: exit code 2."""
+
+
+def find_near(name: object, known: Iterable[str], most: int) -> list[str]:
+    """The names of `known` that are most like a mistyped one, the closest first."""
+    from rapidfuzz import fuzz, process
+
+    found = process.extract(
+        str(name)[:60],
+        list(known),
+        scorer=fuzz.ratio,
+        processor=str.casefold,
+        limit=most,
+        score_cutoff=60,
+    )
+    return [one for one, *_ in found]
+
+
+def suggest(name: object, known: Iterable[str]) -> str | None:
+    """ "did you mean 'relearn'?", with the closest of the `known` names; None if none is close."""
+    return next((f"did you mean {near!r}?" for near in find_near(name, known, 1)), None)

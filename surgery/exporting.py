@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
 
 from surgery.card.text import read_card, render_card
-from surgery.checkpoint.content import check_unchanged, hash_content, recall_hash
-from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint, drop_paths
+from surgery.checkpoint.content import check_unchanged, hash_beside, hash_content, recall_hash
+from surgery.checkpoint.source import (
+    CARD,
+    MANIFEST,
+    SAFETENSORS_INDEX,
+    Checkpoint,
+    drop_paths,
+    encode_json,
+    read_sidecar,
+)
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.editing.rewriting import check_fitted, list_changes, plan_shards
-from surgery.errors import OutputError, SourceError
+from surgery.errors import ManifestError, OutputError, SourceError
 from surgery.fitting.calibration import find_calibration
 from surgery.hub.finding import get_last_name
 from surgery.modeling import MODELING_FILE
 from surgery.output import check_output, create_folder, is_unfinished
 from surgery.plan import Plan, describe_edit
+from surgery.proof.static import check_written
 from surgery.record.manifest import (
     UNLISTED,
     Edit,
@@ -37,7 +44,7 @@ from surgery.record.manifest import (
 )
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
-from surgery.untrusted import read_json
+from surgery.untrusted import guard
 
 
 @dataclass(frozen=True)
@@ -141,15 +148,14 @@ def write(
     plan, checkpoint = prepared.plan, prepared.checkpoint
     fitting = fitting or Fitting()
     check_fitted(plan, fitting.fits)
+    weights = checkpoint if trained is None else trained.checkpoint
+    shards = plan_shards(weights, plan, fitting.fits, max_shard_size)
+    copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
+    read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
     with (
         create_folder(target, list_owned, overwrite=overwrite) as folder,
-        ThreadPoolExecutor(1) as beside,
+        hash_beside(read) as wait_for_hashes,
     ):
-        weights = checkpoint if trained is None else trained.checkpoint
-        shards = plan_shards(weights, plan, fitting.fits, max_shard_size)
-        copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
-        read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
-        hashes = beside.map(recall_hash, read)
         pieces = {name: shard.read_pieces() for name, shard in shards.items()}
         files = {}
         for name, content in {**pieces, **_collect_files(checkpoint, plan, shards)}.items():
@@ -160,18 +166,18 @@ def write(
         sha256 = hashlib.sha256(config).hexdigest()
         files["config.json"] = FileRecord(size=len(config), sha256=sha256)
         known = {path: files[name].sha256 for path, name in copies_of.items()}
-        known |= dict(zip(read, hashes, strict=True))
-        source = prepared.model.source.model_copy(
-            update={"content": hash_content(checkpoint, known)}
-        )
-        erasing = trained and trained.record
-        manifest = _make_manifest(prepared, source, fitting, erasing, files, max_shard_size)
+        update = {"content": hash_content(checkpoint, known | wait_for_hashes())}
+        source = prepared.model.source.model_copy(update=update)
+        with guard(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
+            erasing = None if trained is None else trained.record
+            manifest = _make_manifest(prepared, source, fitting, erasing, files, max_shard_size)
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
         fix = "export again once it is complete"
         check_unchanged(prepared.checkpoint.files, prepared.found, fix=fix)
         write_file(folder / "config.json", [config])  # last: without it, nothing loads
+        check_written(folder, manifest, replace(prepared.model, source=source))
     return Export(target, plan, manifest)
 
 
@@ -220,6 +226,7 @@ def _make_manifest(
         calibration=fitting.record,
         erasing=erasing,
         chosen=prepared.chosen,
+        job=prepared.job,
         max_shard_size=max_shard_size,
         changed=list_changes(plan),
         versions=list_versions(),
@@ -237,30 +244,18 @@ def _collect_files(
     """Returns the files beside the weights by name: index, sidecars, modeling file."""
     contents: dict[str, list[bytes]] = {}
     if list(shards) != name_shards(1):
-        contents[SAFETENSORS_INDEX] = [_to_json(make_index(shards, checkpoint.index_metadata))]
+        contents[SAFETENSORS_INDEX] = [encode_json(make_index(shards, checkpoint.index_metadata))]
     contents |= {name: [read_sidecar(path)] for name, path in checkpoint.sidecars.items()}
     if plan.layout.NAME == "compact":
         contents[MODELING_FILE.name] = [MODELING_FILE.read_bytes()]
     return contents
 
 
-def read_sidecar(path: Path) -> bytes:
-    """Returns a file of the source as the export holds it: byte for byte but for local paths."""
-    settings = read_json(path) if path.name == "tokenizer_config.json" else {}
-    if drop_paths(settings) == settings:
-        return path.read_bytes()
-    return _to_json(drop_paths(json.loads(path.read_bytes())))  # with integers of any length
-
-
 def _make_config(checkpoint: Checkpoint, plan: Plan) -> bytes:
     config = drop_paths(plan.config)
     if config == checkpoint.config:
         return (checkpoint.folder / "config.json").read_bytes()
-    return _to_json(config)
-
-
-def _to_json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return encode_json(config)
 
 
 def _check_apart(source: Path, target: Path) -> None:

@@ -14,10 +14,11 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from surgery.errors import OutputError, SurgeryError
+from surgery.errors import CheckpointError, OutputError, SurgeryError
 from surgery.untrusted import describe_error, read_json
 
 _OURS = ".{}.attn-surgery-{}"  # names that nobody else uses
@@ -116,18 +117,50 @@ def create_staging(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def explain_os_errors(target: Path) -> Iterator[None]:
-    """Turns errors of the operating system into one line about the target."""
+    """Turns errors of the operating system into one line, about the target or what was read.
+
+    Our own errors pass, and call unfinished files by the names that they were to get.
+    """
     try:
         yield
+    except SurgeryError as error:
+        if (shown := _name_finished(error, target)) is not error:
+            raise shown from error
+        raise
     except OSError as error:
-        why = describe_error(error)
-        if error.filename is not None and Path(os.fsdecode(error.filename)) != target:
-            why += f": {os.fsdecode(error.filename)}"
+        why, named = describe_error(error), error.filename
+        file = target if named is None or isinstance(named, int) else Path(os.fsdecode(named))
+        if not _is_of(file, target) and error.errno not in (*_FULL, errno.EROFS):
+            raise CheckpointError("cannot be read", where=file, got=why) from error
+        if file != target and not is_unfinished(file):
+            why += f": {file}"
         fix = "nothing was left behind"
         if error.errno in _FULL:
             with contextlib.suppress(OSError):
                 fix = f"{shutil.disk_usage(_find_existing(target)).free:,} bytes are free; {fix}"
         raise OutputError(f"cannot write: {why}", where=target, fix=fix) from error
+
+
+def _is_of(file: Path, target: Path) -> bool:
+    """Whether a file is the target, in it, above it, or on the way to it."""
+    file, target = file.absolute(), target.absolute()
+    return is_unfinished(file) or target in (file, *file.parents) or file in target.parents
+
+
+def _name_finished(error: SurgeryError, target: Path) -> SurgeryError:
+    """Returns an error without hidden names; the error itself if it has none.
+
+    What lies in the target's own hidden folder gets its final name. Anything else that is hidden
+    was made on the way to the target, which stands for it.
+    """
+    hidden, where = str(_make_hidden(target.absolute(), "partial")), error.where
+    parts: dict[str, Any] = {
+        name: str(part).replace(hidden, str(target)) if hidden in str(part) else part
+        for name, part in vars(error).items()
+    }
+    if isinstance(where, str | Path) and is_unfinished(Path(parts["where"])):
+        parts["where"] = target
+    return error if parts == vars(error) else type(error)(**parts)
 
 
 @contextlib.contextmanager

@@ -8,27 +8,38 @@ files; it names the source by its hash. The model card is made anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from surgery.card.text import read_card, render_card
-from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint
-from surgery.checkpoint.tensors import Bytes, StoredTensor, TensorInfo, read_header, read_range
+from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint, check_link
+from surgery.checkpoint.tensors import (
+    Bytes,
+    StoredTensor,
+    TensorInfo,
+    parse_header,
+    read_header,
+    read_range,
+)
 from surgery.checkpoint.writer import OutputShard, Progress, write_file
 from surgery.editing.preparing import Prepared
 from surgery.errors import CheckpointError, ManifestError, SourceError
 from surgery.exporting import Export, check_target, list_owned, write
 from surgery.hub.finding import find_recorded, get_last_name
+from surgery.hub.resolved import ResolvedModel
 from surgery.output import claim, create_folder
-from surgery.proof.static import FileChecks
-from surgery.record.manifest import Manifest, read_manifest
-from surgery.untrusted import guard, parse_json
+from surgery.plan import Plan, make_plan
+from surgery.proof.expected import check_planned
+from surgery.proof.static import check_written
+from surgery.record.manifest import Manifest, parse_manifest
+from surgery.untrusted import LIMIT, guard, parse_json
 
 SUFFIX = ".patch.safetensors"
-_FILE, _HEADER = "file:", "header:"
+_FILE, _HEADER, _CONFIG = "file:", "header:", "config.json"
+_FIX = "get the patch again, or the source's other files, such as its tokenizer"
 
 
 def write_patch(
@@ -88,49 +99,127 @@ def apply_patch(
     Returns its manifest.
 
     **Raises:** `ManifestError` for a file that is no patch, `SourceError` for another model than
-    the one that was edited, `CheckpointError` if a file does not get its recorded hash, or is code.
+    the one that was edited, `CheckpointError` if a name, size, or tensor is not what the edit makes
+    of that model, or a file does not get its recorded hash.
     """
     check_target(model, output, overwrite=overwrite)
     held = {tensor.info.name: tensor for tensor in read_header(patch)[0]}
+    if _FILE + MANIFEST not in held:
+        fix = "give a file that `export(as_patch=True)` wrote"
+        raise ManifestError("is not a patch", where=patch, fix=fix)
+    record = _read_small(held[_FILE + MANIFEST], MANIFEST)
+    manifest = parse_manifest(record, f"{MANIFEST} in {patch}")
+    recorded = manifest.edit.source
+    found = find_recorded(model, revision, recorded)
+    if not found.is_that(recorded):
+        raise SourceError(
+            "is not the model that the patch was made for",
+            where=model,
+            expected=f"{recorded.model} with content {(recorded.content or '')[:12]}",
+            got=(found.identified.content or "")[:12],
+        )
+    files = _Patch(patch, manifest, held, found).list_files()
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
-        if _FILE + MANIFEST not in held:
-            fix = "give a file that `export` wrote with `as_patch`"
-            raise ManifestError("is not a patch", where=patch, fix=fix)
-        (folder / MANIFEST).write_bytes(held[_FILE + MANIFEST].read())
-        manifest = read_manifest(folder)
-        assert manifest is not None
-        recorded = manifest.edit.source
-        found = find_recorded(model, revision, recorded)
-        if not found.is_that(recorded):
-            raise SourceError(
-                "is not the model that the patch was made for",
-                where=model,
-                expected=f"{recorded.model} with content {(recorded.content or '')[:12]}",
-                got=(found.identified.content or "")[:12],
-            )
-        for name, file in manifest.files.items():
+        for name, read_pieces in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            fix = "get the patch again, or the source's other files, such as its tokenizer"
-            with guard(CheckpointError, "cannot be made from the patch", name, fix):
-                pieces = _read_file(name, held, found.checkpoint)
-                if write_file(folder / name, pieces, progress) != file.sha256:
-                    raise CheckpointError("does not get its recorded hash", where=name, fix=fix)
+            if write_file(folder / name, read_pieces(), progress) != manifest.files[name].sha256:
+                raise CheckpointError("does not get its recorded hash", where=name, fix=_FIX)
         card = render_card(manifest, read_card(found.folder), name=get_last_name(output))
+        write_file(folder / MANIFEST, [record])
         write_file(folder / CARD, [card.encode()])
-        FileChecks(folder, manifest, None).check_contents()
+        check_written(folder, manifest, replace(found, source=found.identified))
     return manifest
 
 
-def _read_file(name: str, held: Mapping[str, StoredTensor], source: Checkpoint) -> Iterator[Bytes]:
-    """Yields the content of a file of the result."""
-    if _HEADER + name in held:
-        header = bytes(held[_HEADER + name].read())
-        yield header
-        entries = parse_json(bytes(header[8:]))
-        entries.pop("__metadata__", None)
-        for tensor in sorted(entries, key=lambda key: entries[key]["data_offsets"]):
-            yield from (held.get(tensor) or source.tensors[tensor]).read_pieces()
-    elif _FILE + name in held:
-        yield held[_FILE + name].read()
-    else:
-        yield (source.folder / name).read_bytes()
+def _read_small(tensor: StoredTensor, name: str) -> bytes:
+    """Returns the content of a held file, or of a header, that is read as a whole."""
+    if tensor.info.nbytes > LIMIT:
+        expected = f"at most {LIMIT:,} bytes"
+        raise CheckpointError("is too large", where=name, expected=expected)
+    return bytes(tensor.read())
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """An opened patch: its `manifest`, what it holds by name, and the model that it is for."""
+
+    path: Path
+    manifest: Manifest
+    held: Mapping[str, StoredTensor]
+    found: ResolvedModel
+
+    def list_files(self) -> dict[str, Callable[[], Iterable[Bytes]]]:
+        """Returns what yields the content of each file of the result, by name.
+
+        Raises a `SurgeryError`, before anything is written, unless the names, sizes, and tensors
+        are those that the recorded edit makes of this model.
+        """
+        plan = self._plan()
+        wanted, used = dict(plan.result.infos), {_FILE + MANIFEST}
+        files: dict[str, Callable[[], Iterable[Bytes]]] = {}
+        for name, file in self.manifest.files.items():
+            if _HEADER + name in self.held:
+                header = _read_small(self.held[_HEADER + name], name)
+                with guard(CheckpointError, "is not the header of a weight file", name, _FIX):
+                    infos, tensors = parse_header(header), list[StoredTensor]()
+                for info in infos:
+                    ours = self.held.get(info.name) if info.name in plan.rewritten else None
+                    if wanted.pop(info.name, None) != info or (ours and ours.info != info):
+                        raise self._refuse(f"tensor {info.name!r} is not one that the edit leaves")
+                    tensors.append(ours or self.found.checkpoint.tensors[info.name])
+                    used.update([info.name] if ours else [])
+                size = len(header) + sum(info.nbytes for info in infos)
+                files[name] = partial(_read_weights, header, tensors)
+                used.add(_HEADER + name)
+            elif _FILE + name in self.held:
+                size = self.held[_FILE + name].info.nbytes
+                files[name] = self.held[_FILE + name].read_pieces
+                used.add(_FILE + name)
+            else:
+                path = self._find_in_source(name)
+                size = path.stat().st_size
+                files[name] = partial(read_range, path, 0, size)
+            if size != file.size:
+                what = "has another size than the manifest records"
+                raise CheckpointError(what, where=name, expected=file.size, got=size, fix=_FIX)
+        if wanted:
+            raise self._refuse(f"no file holds tensor {min(wanted)!r}")
+        for name in sorted(self.held.keys() - used):
+            raise self._refuse(f"{name!r} belongs to no file of the result")
+        return files
+
+    def _plan(self) -> Plan:
+        """Plans the recorded edit again, and compares the record with the plan."""
+        edit, earlier = self.manifest.edit, self.found.manifest
+        if edit.healing is not None:
+            raise self._refuse("it claims training, which no patch holds")
+        plan = make_plan(
+            self.found.inventory,
+            tuple(edit.parts),
+            layout=edit.layout,
+            earlier=earlier.edited_heads if earlier else None,
+            save_as=edit.family,
+        )
+        config = self.found.checkpoint.config
+        if _FILE + _CONFIG in self.held:
+            with guard(CheckpointError, "not valid JSON", _CONFIG, _FIX):
+                config = parse_json(_read_small(self.held[_FILE + _CONFIG], _CONFIG))
+        check_planned(edit, plan, config)
+        return plan
+
+    def _find_in_source(self, name: str) -> Path:
+        checkpoint = self.found.checkpoint
+        names = (_CONFIG, SAFETENSORS_INDEX)
+        paths = {**checkpoint.sidecars, **{name: checkpoint.folder / name for name in names}}
+        if name not in paths or not paths[name].is_file():
+            raise CheckpointError("is neither in the patch nor the source", where=name, fix=_FIX)
+        return check_link(paths[name], checkpoint.folder)
+
+    def _refuse(self, what: str) -> CheckpointError:
+        return CheckpointError(f"is not a patch of this edit: {what}", where=self.path)
+
+
+def _read_weights(header: bytes, tensors: Iterable[StoredTensor]) -> Iterator[Bytes]:
+    yield header
+    for tensor in tensors:
+        yield from tensor.read_pieces()

@@ -133,6 +133,12 @@ def format_selection(selection: Iterable[Part], num_heads: int) -> str:
     return ",".join(items)
 
 
+def name_blocks(selection: Iterable[Part], num_heads: int) -> str:
+    """`format_selection` after its noun: "block 2", "block 7.1-3", "blocks 20-23"."""
+    noun = "block" if len(heads_of(selection)) == 1 else "blocks"
+    return f"{noun} {format_selection(selection, num_heads)}"
+
+
 def heads_of(selection: Iterable[Part]) -> dict[int, tuple[int, ...]]:
     """Block → its selected heads, both ascending."""
     return {block: tuple(heads) for block, heads in variants_by_head(selection).items()}

@@ -31,17 +31,25 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 @contextmanager
 def guard(
-    error: type[SurgeryError], what: str, where: object, fix: str | None = None
+    error: type[SurgeryError],
+    what: str,
+    where: object,
+    fix: str | None = None,
+    *,
+    writes: bool = False,
 ) -> Iterator[None]:
     """Turns any exception inside into a one-line `error`. Our own errors pass through.
 
-    Text that is not UTF-8 gets its own `fix`.
+    Text that is not UTF-8 gets its own `fix`. `writes`: the block also writes a file, so errors of
+    the operating system pass, for `surgery.output.explain_os_errors` to name that file.
     """
     try:
         yield
     except (SurgeryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as problem:  # such as PanicException of Rust parsers
+        if writes and isinstance(problem, OSError):
+            raise
         if isinstance(problem, UnicodeDecodeError) and issubclass(error, SamplesError):
             fix = "convert it to UTF-8, from Latin-1 for example: iconv -f latin1 -t utf-8"
         raise error(what, where=where, got=describe_error(problem), fix=fix) from problem
@@ -66,15 +74,21 @@ def describe_error(problem: BaseException) -> str:
     return lines[0][:200]
 
 
-def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> bytes:
-    """Reads a small file. Raises `error` for a pipe, device or folder, or above `limit` bytes."""
+def open_regular(path: Path, error: type[SurgeryError]) -> BinaryIO:
+    """Opens a file to read. Raises `error` for a pipe, device or folder, and waits for none."""
     with guard(error, "cannot be read", path):
         # do not wait for the other end of a pipe
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-        with file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise error("is not a regular file", where=path)
-            data = file.read(limit + 1)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise error("is not a regular file", where=path)
+    return file
+
+
+def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> bytes:
+    """Reads a small file. Raises as `open_regular`, and `error` above `limit` bytes."""
+    with open_regular(path, error) as file, guard(error, "cannot be read", path):
+        data = file.read(limit + 1)
     if len(data) > limit:
         raise error("is too large", where=path, expected=f"at most {limit:,} bytes")
     return data

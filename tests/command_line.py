@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pty
+import shlex
 import struct
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from cli.main import run
+import click
+
+from cli.main import main, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ("-m", "cli.main")
@@ -69,6 +72,28 @@ def attn_surgery(*arguments: object) -> Outcome:
             code = stop.code
     assert isinstance(code, int)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def running(name: str) -> click.Context:
+    """The context in which a command runs."""
+    group = click.Context(main, info_name="attn-surgery")
+    command = main.get_command(group, name)
+    assert command is not None
+    return click.Context(command, group, name)
+
+
+def run_card(card: Path) -> list[tuple[str, Outcome]]:
+    """Runs what a model card says to make the model again, line by line, in the current folder."""
+    part = card.read_text().partition("## Make it again")[2].partition("<details>")[0]
+    block = "\n".join(line[4:] for line in part.splitlines() if line.startswith("    "))
+    done = []
+    for line in block.replace("\\\n", "").splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "attn-surgery":
+            done.append((arguments[0], attn_surgery(*arguments)))
+        else:
+            subprocess.run(line, shell=True, check=True)
+    return done
 
 
 def on_terminal(columns: int, work: Callable[[], object]) -> str:

@@ -20,7 +20,7 @@ import pytest
 from benchmarks.real.base import find_weights
 
 if TYPE_CHECKING:
-    from evals.models import LoadedModel
+    from evals.run.models import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ATTN_SURGERY_DATA", ROOT.parent / "shared" / "data"))
@@ -48,7 +48,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """`tiny_model()` with its tokenizer, opened as commands open a model."""
     from tiny_tokenizer import save_tiny
 
-    from evals.models import open_model
+    from evals.run.models import open_model
 
     return open_model(str(save_tiny(tmp_path_factory.mktemp("tiny"))), device="cpu")
 

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
-from evals.attacks.names import list_untried, make_attack
-from evals.evaluation.evaluation import summarize_edit
-from evals.evaluation.report import Report
-from evals.memorization.comparison import Protocol, measure, report_extraction
-from evals.models import LoadedModel
-from evals.publication.report import write_all_sentences
-from evals.statistics import rate
+from evals.measure.attacks.names import list_untried, make_attack
+from evals.measure.memorization.comparison import Protocol, measure, report_extraction
+from evals.report.publication import write_all_sentences
+from evals.report.report import Report, summarize_edit
+from evals.run.models import LoadedModel
+from evals.run.statistics import rate
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Source, read_manifest
 
@@ -28,7 +27,7 @@ BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
 
 
 def share(count: int, n: int) -> dict[str, Any]:
-    return {"n": n, **rate(np.arange(n) < count)}
+    return {"n": n, **rate(np.arange(n) < count), "draws": None}
 
 
 TWIN = {
@@ -41,9 +40,11 @@ TWIN = {
 
 
 def gate(name: str, limit: float, value: float, ci95: list[float], n: int) -> dict[str, Any]:
-    sure = ci95[1] <= limit or ci95[0] > limit
-    found = {"name": name, "ok": value <= limit, "limit": limit, "value": value, "ci95": ci95}
-    return {**found, "n": n, "conclusive": sure, "description": f"{name} of the example"}
+    state = "missed" if value > limit else "kept" if ci95[1] <= limit else "undecided"
+    found = {"name": name, "state": state, "limit": limit, "value": value, "ci95": ci95, "n": n}
+    ok = {"kept": True, "missed": False}.get(state)
+    lacks = None if state != "undecided" else f"{n} cannot support it"
+    return {**found, "ok": ok, "lacks": lacks, "description": f"{name} of the example"}
 
 
 @lru_cache
@@ -147,6 +148,7 @@ def example(**changes: Any) -> dict[str, Any]:
         "relation": "source",
         "verdict": f"Recites {recited[1]['count']} of {extraction['n']} passages word for word, "
         f"{recited[0]['count']} before the edit, with loss shown on 1 of 4 tasks.",
+        "state": "missed",
         "passed": False,
         "chose": {"passages": 24, "windows": 16},
         "tasks": {
@@ -295,7 +297,9 @@ def bare(**changes: Any) -> dict[str, Any]:
 
     `changes`, as of `example`, add to it.
     """
-    absent = dict.fromkeys(("extraction", "audit", "heldout", "all_passages", "edit", "passed"))
+    absent = dict.fromkeys(
+        ("extraction", "audit", "heldout", "all_passages", "edit", "state", "passed")
+    )
     empty: dict[str, Any] = {key: [] for key in ("gates", "passages", "warnings", "front")}
     empty["chose"] = {"passages": 0, "windows": 0}
     least = {**absent, **empty, "tasks": {"copy": task(0.934, 0.702)}}

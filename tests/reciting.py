@@ -18,7 +18,7 @@ from tiny_compact import CONFIGS, VOCABULARY, stock
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from evals.samples import Samples
+from evals.data import Samples
 from surgery.editing.in_memory import apply
 
 PREFIX, SUFFIX = 7, 9

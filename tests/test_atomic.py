@@ -8,10 +8,12 @@ to one output one wins, and the other says so.
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from command_line import Outcome, attn_surgery, finish, snapshot, start
 from transformers import AutoModelForCausalLM
 
 from surgery import output as outputs
-from surgery.errors import OutputError
+from surgery.errors import CheckpointError, OutputError, SurgeryError
 from surgery.output import create_folder
 
 WIDTH = 768
@@ -272,6 +274,38 @@ def test_a_read_only_disk(small_disk: Path, small: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     out = small_disk / "out"
     attn_surgery(*export(small, out)).assert_error(f"{out}: cannot write: read-only file system")
+
+
+def test_errors_name_what_was_read_or_the_output(tmp_path: Path) -> None:
+    """By the names that people know: not by a hidden one, and no input by the output's."""
+    out, source = tmp_path / "out", tmp_path / "source"
+
+    def write(problem: Callable[[Path], Exception]) -> None:
+        with create_folder(out, mine) as partial:
+            (partial / "config.json").write_text("{}")
+            raise problem(partial)
+
+    def fail(problem: Callable[[Path], Exception]) -> str:
+        with pytest.raises(SurgeryError) as caught:
+            write(problem)
+        assert not any(tmp_path.iterdir())
+        assert ".attn-surgery" not in str(caught.value)
+        return str(caught.value)
+
+    def stop(code: int, path: Path | None = None) -> OSError:
+        return OSError(code, os.strerror(code), *([] if path is None else [str(path)]))
+
+    read = fail(lambda partial: stop(errno.EIO, source / "model.safetensors"))
+    assert read == f"{source}/model.safetensors: cannot be read (got input/output error)"
+    written = f"{out}: cannot write: input/output error; nothing was left behind"
+    assert fail(lambda partial: stop(errno.EIO)) == written
+    assert fail(lambda partial: stop(errno.EIO, partial / "config.json")) == written
+    full = fail(lambda partial: stop(errno.ENOSPC, Path("/tmp/elsewhere")))
+    assert full.startswith(f"{out}: cannot write: no space left on device: /tmp/elsewhere; ")
+    wrong = fail(lambda partial: CheckpointError(f"see {partial}/a", where=partial / "b"))
+    assert wrong == f"{out}/b: see {out}/a"
+    staged = tmp_path / ".p.export.attn-surgery-partial" / "result"
+    assert fail(lambda partial: OutputError("is full", where=staged)) == f"{out}: is full"
 
 
 # --- overwriting

@@ -19,18 +19,19 @@ from reciting import PREFIX, SUFFIX, generate, model_named, passages
 from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.attacks.attack import Target
-from evals.attacks.audit import AttackPlan, compare_models, try_attacks
-from evals.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
-from evals.attacks.perturbed import change_prefixes
-from evals.attacks.quantized import GROUP, quantize_matrices, round_to_levels
-from evals.attacks.request import AuditRequest
-from evals.attacks.tuning import ROWS, STEPS, fine_tune
-from evals.evaluation.request import EvaluationRequest
-from evals.memorization.recovery import NAMES, Evidence, make_recovery
-from evals.models import open_model
-from evals.samples import Samples
-from evals.search.request import SearchRequest
+from evals.choose.search.request import SearchRequest
+from evals.data import Samples
+from evals.jobs.auditing import AuditRequest
+from evals.measure.attacks.attack import Target
+from evals.measure.attacks.draws import count_draws
+from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
+from evals.measure.attacks.perturbed import change_prefixes
+from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_levels
+from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
+from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune
+from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
+from evals.report.evaluation_request import EvaluationRequest
+from evals.run.models import open_model
 from surgery.errors import MeasurementError
 
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
@@ -59,6 +60,8 @@ def test_prefix_of_a_short_suffix_is_greedy_and_says_so(right) -> None:
     """No cut but the suffix's own beginning leaves 16 tokens or more."""
     assert recovered("prefix", right) == recovered("greedy", right)
     assert "a suffix of 16 tokens or fewer" in make_attack("prefix").definition
+    assert make_attack("hints:1").definition.startswith("at most 1 token of the suffix is wrong:")
+    assert make_attack("hints:2").definition.startswith("at most 2 tokens of the suffix are wrong:")
 
 
 @given(RIGHT, st.integers(1, 24))
@@ -116,8 +119,9 @@ def test_no_limit_is_dropped_in_silence(name) -> None:
 
 def test_names_of_groups_and_of_settings() -> None:
     assert choose_attacks(["cheap"]) == CHEAP
-    assert choose_attacks(["all"]) == ALL
-    assert choose_attacks([]) == choose_attacks(["default"]) == DEFAULT
+    assert choose_attacks(["all"], sibling=True) == ALL
+    assert choose_attacks([], sibling=True) == DEFAULT
+    assert choose_attacks([]) == choose_attacks(["default"])
     assert choose_attacks(["near", "cheap", "near"])[0] == "near"
     for bits in ("1", "9", "four"):
         with pytest.raises(MeasurementError, match="no attack"):
@@ -128,7 +132,8 @@ def test_names_of_groups_and_of_settings() -> None:
 def target(request) -> Target:
     rows = passages(request.param)
     unrelated = np.random.default_rng(1).integers(2, VOCABULARY, (6, PREFIX + SUFFIX))
-    return Target(model_named(request.param), None, rows, unrelated.astype(np.int32))
+    unrelated = unrelated.astype(np.int32)
+    return Target(model_named(request.param), None, rows, unrelated, draws=1)
 
 
 def rows_of(tokens, prefix_length: int) -> Samples:
@@ -214,12 +219,12 @@ def test_base_and_edited_model_read_the_same(name, labeled, loaded, monkeypatch)
 
     The same tokens in the same batches, in the order of the passages.
     """
-    monkeypatch.setattr("evals.attacks.soft_prompt.STEPS", 20)
+    monkeypatch.setattr("evals.measure.attacks.soft_prompt.STEPS", 20)
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
     members = np.arange(24) % 3 > 0 if labeled else None
     samples = replace(rows_of(rows, 11), members=members)
-    plan = AttackPlan(samples, unrelated, (name,), batch_size=7)
+    plan = AttackPlan(samples, unrelated, (name,), batch_size=7, draws=2)
     read: list[list[list[int]]] = []
     hook = loaded.model.get_input_embeddings().register_forward_pre_hook(
         lambda module, inputs: read.append(inputs[0].tolist())
@@ -290,7 +295,7 @@ def test_a_bfloat16_model_is_tuned_in_float32_and_stays_in_bfloat16(target) -> N
 
 
 def test_large_models_are_tuned_by_adapters_alone(target, monkeypatch) -> None:
-    monkeypatch.setattr("evals.attacks.tuning.LARGE", 0)
+    monkeypatch.setattr("evals.measure.attacks.tuning.LARGE", 0)
     before = copy.deepcopy(target.model.state_dict())
     *_, tuned = fine_tune(target.model, target.samples.tokens[:3])
     after = tuned.state_dict()
@@ -328,10 +333,43 @@ def test_what_was_learned_again_does_not_count(target) -> None:
     assert benign.tried.all()
 
 
+def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatch) -> None:
+    """Each draw learns another tenth; a run that takes a minute or more leaves room for fewer."""
+    rng = np.random.default_rng(3)
+    rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
+    monkeypatch.setattr("evals.measure.attacks.tuning.STEPS", (1, 2, 3))
+    monkeypatch.setattr("evals.measure.attacks.relearn.STEPS", (1, 2, 3))
+    plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn",))
+    monkeypatch.setattr("evals.measure.attacks.draws.DRAWS", 3)
+    base = try_attacks(loaded, plan)
+    monkeypatch.setattr(
+        "evals.measure.attacks.draws.SECONDS", 0.0
+    )  # of use only where no base is given
+    edited = try_attacks(loaded, plan, base)
+    (result,) = compare_models(plan, base, edited).rated
+    assert {share.draws for share in (result.base, result.edited, result.control)} == {3}
+    tried = base.passages["relearn"].tried
+    assert np.array_equal(tried, edited.passages["relearn"].tried)
+    assert len({row.tobytes() for row in tried}) == 3
+    assert (result.edited.n, tried.sum(axis=1).tolist()) == (24, [22, 22, 22])
+    alone = try_attacks(loaded, plan, with_control=False).passages["relearn"]
+    assert (alone.draws, result.edited.runs) == (1, "mean of 3 runs")
+    assert np.array_equal(alone.tried[0], tried[0])
+
+
+def test_long_runs_leave_room_for_fewer_draws() -> None:
+    assert [count_draws(seconds) for seconds in (0, 60, 61, 100, 150, 999)] == [5, 5, 4, 3, 2, 1]
+
+
+def test_a_draw_that_cannot_differ_runs_once(target) -> None:
+    """Six windows of other text are one batch, in whatever order."""
+    assert make_attack("relearn-benign").run(replace(target, draws=None)).draws == 1
+
+
 def test_the_control_is_never_text_that_the_attack_trained_on(loaded) -> None:
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
-    plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn-benign",))
+    plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn-benign",), draws=1)
     found = try_attacks(loaded, plan)
     (result,) = compare_models(plan, found, found).rated
     assert (result.edited.n, result.control) == (24, None)
@@ -342,10 +380,12 @@ def test_nothing_is_tried_that_was_learned_again(shift, loaded) -> None:
     """Not a copy of a passage, nor a window that overlaps it."""
     text = np.random.default_rng(4).integers(1, 300, (30, 22))
     rows = np.concatenate([text[:, :20], text[:, shift : shift + 20]]).astype(np.int32)
-    outcome = make_attack("relearn").run(Target(loaded.model, None, rows_of(rows, 4), rows))
-    learned = np.random.default_rng(0).permutation(60)[:6]
-    twins = np.concatenate([learned % 30, learned % 30 + 30])
-    assert sorted(np.flatnonzero(~outcome.tried)) == sorted(set(twins.tolist()))
+    target = Target(loaded.model, None, rows_of(rows, 4), rows, draws=2)
+    outcome = make_attack("relearn").run(target)
+    for draw, tried in enumerate(outcome.tried):
+        learned = np.random.default_rng(draw).permutation(60)[:6]
+        twins = np.concatenate([learned % 30, learned % 30 + 30])
+        assert sorted(np.flatnonzero(~tried)) == sorted(set(twins.tolist()))
 
 
 def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
@@ -361,14 +401,15 @@ def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
 @pytest.mark.slow
 def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     """Every attack on the lab's non-members, as if they were passages, against held-out text."""
+    from evals.data import load_samples
+    from evals.data.windows import cut_windows
     from evals.lab import heldout_texts
-    from evals.samples import load_samples
-    from evals.samples.windows import cut_windows
 
     loaded, samples = open_model("lab:pythia", dtype="float32"), load_samples("lab:pythia")
     never = replace(samples.select(~samples.members), members=None)
     windows = cut_windows(heldout_texts(), loaded.tokenizer, samples.tokens.shape[1])
-    plan = AttackPlan(never, windows, tuple(name for name in ALL if name != "membership"))
+    names = tuple(name for name in ALL if name != "membership")
+    plan = AttackPlan(never, windows, names, draws=1)
     found = try_attacks(loaded, plan)
     for name, outcome in found.passages.items():
         assert outcome.counted.mean() <= 0.05, name

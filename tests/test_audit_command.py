@@ -15,7 +15,7 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from evals.lab import samples_path
-from evals.statistics import wilson
+from evals.run.statistics import wilson
 from surgery import export
 
 KEYS = {"count", "n", "rate", "ci95"}
@@ -62,7 +62,7 @@ def test_rates_and_intervals(audited) -> None:
 
 def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
     """An untrained model of the same form never saw the passages."""
-    from evals.models import open_model
+    from evals.run.models import open_model
 
     model = open_model("lab:pythia").model
     twin = type(model)(model.config)
@@ -126,16 +126,29 @@ def test_limits_and_the_table(audited) -> None:
     """One is missed, and one is met by chance."""
     result, _ = audited
     assert [limit["name"] for limit in result["limits"]] == ["greedy", "hints:4"]
-    assert all(limit["ok"] and limit["conclusive"] for limit in result["limits"])
+    assert all(limit["ok"] for limit in result["limits"])
+    assert result["state"] == "kept"
+    assert result["verdict"].startswith("It keeps every limit. ")
     missed = attn_surgery(
         *("audit", "lab:pythia", "--baseline", "lab:pythia", "--attack", "greedy"),
         *("--max", "hints:2=0.01", "--max", "greedy=0.76", "--device", "cpu"),
     )
     assert missed.code == 3
-    assert "limit missed: hints:2 recovers 81.2% of 336 passages, above 1.0%" in missed.stderr
-    assert "limit inconclusive (n = 336): greedy: its interval is 70.4% to 79.6%" in missed.stderr
+    assert (
+        "limit missed: hints:2: share of passages recovered by hints:2 is 0.8125, above the limit "
+        "of 0.01\n"
+    ) in missed.stderr
+    assert (
+        "limit not decided: greedy: share of passages recovered by greedy is 0.753, within the "
+        "limit of 0.76; 336 passages cannot support 76% with 75.30% recovered: that takes "
+    ) in missed.stderr
+    assert "336 passages can support 76%: that takes 2 with none recovered\n" in missed.stderr
+    assert "336 passages cannot support 1%: that takes 381; " in missed.stderr
+    *_, last = missed.stdout.splitlines()
+    assert last.startswith("verdict: Do not ship it: it misses hints:2. ")
+    assert last.endswith(" No attack that trains the model was run.")
     assert "What an attacker recovers of 336 passages" in missed.stdout
-    assert "never trained on (n = 60)" in missed.stdout
+    assert "never trained on (n ≤ 60)" in missed.stdout
     assert "75.3%" in missed.stdout
 
 
@@ -159,16 +172,21 @@ def test_the_folder(audited, edited) -> None:
         (["--attack", "quantized"], "; give its number, as in quantized:4"),
         (["--attack", "quantized:16"], "no attack 'quantized:16' (expected 2 to 8 bits, got 16)"),
         (["--max", "span=0.1"], "; give its number, as in span:16"),
-        (["--samples", "none.jsonl"], "error: none.jsonl: "),
     ],
 )
-def test_mistakes_are_one_line(options, line, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_name_that_does_not_exist(options, line) -> None:
     outcome = attn_surgery("audit", "missing", "--baseline", "lab:pythia", *options)
-    assert outcome.code == 1
-    assert outcome.stderr.startswith("error: ")
-    assert line in outcome.stderr
-    assert outcome.stderr.count("\n") == 1
+    assert outcome.code == 2
+    *_, last = outcome.stderr.splitlines()
+    assert last.startswith("error: ")
+    assert line in last
+
+
+def test_samples_that_do_not_exist(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples = ("--samples", "none.jsonl")
+    outcome = attn_surgery("audit", "missing", "--baseline", "lab:pythia", *samples)
+    outcome.assert_error("none.jsonl: ")
 
 
 @pytest.mark.parametrize(

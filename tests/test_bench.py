@@ -20,7 +20,7 @@ from command_line import attn_surgery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.speed import SPEEDS, _compute_ratios, _summarize_turns, compare_speed
+from evals.measure.speed import SPEEDS, _compute_ratios, _summarize_turns, compare_speed
 from surgery import export
 from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError

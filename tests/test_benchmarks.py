@@ -17,13 +17,13 @@ import pytest
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
 
-from evals.benchmarks.request import Benchmarking
-from evals.benchmarks.running import Benchmarks, write_results
-from evals.benchmarks.scores import choose_metric
-from evals.benchmarks.tasks import QUICK_LIMIT, SUITES, find_tasks
-from evals.evaluation.measuring import find_run, keep_run
+from evals.jobs.measuring import find_run, keep_run
 from evals.lab import LAB_MODELS, heldout_texts
-from evals.models import LoadedModel, open_model
+from evals.run.lm_eval.request import Benchmarking
+from evals.run.lm_eval.running import Benchmarks, write_results
+from evals.run.lm_eval.scores import choose_metric
+from evals.run.lm_eval.tasks import QUICK_LIMIT, SUITES, find_tasks
+from evals.run.models import LoadedModel, open_model
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.checkpoint.content import find_cache
 from surgery.errors import MeasurementError, OutputError

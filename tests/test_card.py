@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -25,8 +26,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from evals.evaluation.page import build_measurements, render_markdown
-from evals.evaluation.report import Report
+from evals.report.page import build_measurements, render_markdown
+from evals.report.report import Report
 from surgery.card.facts import as_line
 from surgery.card.text import (
     Measurements,
@@ -196,7 +197,14 @@ def test_single_heads_and_a_chain_of_edits() -> None:
     assert "| `EleutherAI/pythia-1.4b` | 3 |" in card
     assert "| `once` | 5.1 | " in card
     assert "| `once` | 6.0 | " in card
-    assert "export once \\\n        --plan PLAN --calibration TEXT --layout stock\n" in card
+    assert "    attn-surgery reproduce me/twice \\\n        --calibration text.txt\n\n" in card
+    assert "--variant zero --layout stock --output once\n    echo '" in card
+    plan = [{"drop_attn": "5.1", "variant": "mean"}, {"drop_attn": "6.0", "variant": "linear"}]
+    assert f"    echo '{json.dumps({'edits': plan})}' > plan.json\n" in card
+    export = "export once \\\n        --plan plan.json --calibration text.txt --layout stock\n"
+    assert (
+        f"    attn-surgery {export}\nRun these in the folder that holds `once`, `text.txt`." in card
+    )
     assert "needs the same calibration text (`text.txt`). They are the same bytes with\n" in card
     assert "secret" not in card
 
@@ -229,7 +237,7 @@ def test_the_measurements_are_those_of_the_report() -> None:
         table = page[page.index(f"**{heading}") :].partition("\n\n**")[0].partition("\n\nSettings")
         assert table[0] in card
     assert as_line(whole_report().edits[0].verdict) in card
-    assert "- gate max-drop copy: FAILED: drop of copy is 0.232" in card
+    assert "- gate max-drop copy: MISSED: drop of copy is 0.232" in card
     assert "Settings: dtype float32, device cpu, lm-eval 0.4.13." in card
     assert "Nothing yet" not in card
 

@@ -14,8 +14,8 @@ import pytest
 from tiny_compact import EDITS, write_compact
 from tiny_tokenizer import save_tiny
 
-from evals.files import Journal
-from evals.models import open_model
+from evals.run.journal import Journal
+from evals.run.models import open_model
 from surgery.errors import CheckpointError
 from surgery.modeling import MODELING_FILE
 

@@ -15,12 +15,13 @@ import pytest
 from command_line import attn_surgery
 from tiny_tokenizer import TEXT, save_tiny, tiny_tokenizer
 
-from evals.memorization.extraction import extract
-from evals.models import open_model
-from evals.samples import load_samples
-from evals.samples.repeats import MERGED
-from evals.samples.windows import MOST_WINDOWS
-from evals.statistics import check_limit, count_needed, wilson
+from evals.data import load_samples
+from evals.data.repeats import MERGED
+from evals.data.windows import MOST_WINDOWS
+from evals.measure.memorization.extraction import extract
+from evals.measure.verdicts import judge
+from evals.run.models import open_model
+from evals.run.statistics import count_needed, wilson
 from surgery.fitting.calibration import FEWEST_TOKENS
 
 LENGTHS = ("--prefix-length", 4, "--suffix-length", 4)
@@ -45,8 +46,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("limit", [0.5, 0.1, 0.05, 0.01, 0.005, 0.001])
 def test_the_least_number_that_decides_a_limit(limit: float) -> None:
     n = count_needed(limit)
-    assert check_limit(0, wilson(0, n).as_list(), limit) == (True, True)
-    assert check_limit(0, wilson(0, n - 1).as_list(), limit) == (True, False)
+    assert n is not None
+    assert judge(0, wilson(0, n).as_list(), limit, n) == "kept"
+    assert judge(0, wilson(0, n - 1).as_list(), limit, n - 1) == "undecided"
     assert {0.01: 381, 0.05: 73}.get(limit, n) == n
 
 

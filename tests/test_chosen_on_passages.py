@@ -16,9 +16,9 @@ from command_line import attn_surgery
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
-from evals.samples import Samples, hash_row, load_samples
-from evals.samples.held_back import deal_passages, deal_windows, hold_back
-from evals.samples.windows import cut_windows
+from evals.data import Samples, hash_row, load_samples
+from evals.data.held_back import deal_passages, deal_windows, hold_back
+from evals.data.windows import cut_windows
 from surgery.errors import SamplesError
 from surgery.exporting import export
 from surgery.record.manifest import Choice

@@ -21,7 +21,7 @@ import yaml
 from command_line import ROOT, attn_surgery, finish, start
 
 from cli.main import COMMANDS, GROUPS, main
-from evals.sweep.request import SweepRequest
+from evals.choose.sweep.request import SweepRequest
 
 HEAVY = {
     "torch", "transformers", "numpy", "scipy", "datasets", "lm_eval", "accelerate", "matplotlib",
@@ -101,20 +101,31 @@ MISUSES = [
     "push d",
     "reproduce",
     "reproduce d --samples s",
-]
-UNKNOWN = [
     "audit lab:pythia --baseline lab:pythia --attack nearest",
     "search lab:pythia --samples s --max nearest=0.1",
     "mitigate lab:pythia --output o --attack nearest",
+]
+UNKNOWN = [
+    "push nobody/nothing me/model",
+    "verify nobody/nothing",
+    "inspect nobody/nothing",
+    "convert nobody/nothing --to gguf --output x.gguf",
+    "apply-patch nobody/nothing absent --output o",
+    "reproduce nobody/nothing",
+    "export nobody/nothing --drop-attn 1",
+    "compare nobody/nothing nobody/nothing --prompt x",
     "mitigate nobody/nothing --output o --samples hf:a/b:train:text --corpus README.md",
 ]
 
 
-def test_what_is_missing_is_said_at_once() -> None:
+def test_what_is_missing_is_said_at_once(tmp_path: Path) -> None:
     """Before anything is imported that takes seconds."""
+    made = tmp_path / "made"
+    exported = attn_surgery("export", "lab:gpt-neo", "--drop-attn", "1", "--output", made)
+    assert exported.code == 0, exported
     slow = {"torch", "transformers", "scipy", "datasets", "lm_eval", "accelerate"}
     assert imported_by(*MISUSES, code=2) & slow == set()
-    assert imported_by(*UNKNOWN, code=1) & slow == set()
+    assert imported_by(*UNKNOWN, f"push {made} bad-id", code=1) & slow == set()
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its bash is too old to complete")
@@ -312,8 +323,9 @@ def test_help_lists_the_commands() -> None:
     assert (outcome.code, outcome.stderr) == (0, "")
     for name, summary in (item for some in GROUPS.values() for item in some.items()):
         assert re.search(rf"^  {name} +{re.escape(summary[:30])}", outcome.stdout, re.MULTILINE)
-    assert "Exit codes: 0 done, 1 an error, 2 usage, 3 a gate failed, 130 interrupted." in (
-        " ".join(outcome.stdout.split())
+    assert (
+        "Exit codes: 0 done, 1 an error, 2 usage, 3 a limit is missed, 4 a limit is not decided "
+        in (" ".join(outcome.stdout.split()))
     )
     assert attn_surgery("-h").stdout == attn_surgery("help").stdout == outcome.stdout
 
@@ -321,7 +333,7 @@ def test_help_lists_the_commands() -> None:
 def test_help_explains_a_command() -> None:
     assert attn_surgery("help", "apply-patch") == attn_surgery("apply-patch", "--help")
     unknown = attn_surgery("help", "exprot")
-    assert (unknown.code, "Did you mean 'export'?" in unknown.stderr) == (2, True)
+    assert (unknown.code, "did you mean 'export'?" in unknown.stderr) == (2, True)
 
 
 def test_version() -> None:
@@ -342,7 +354,7 @@ def test_unknown_commands(name: str) -> None:
 def test_a_command_that_was_meant(typed: str) -> None:
     outcome = attn_surgery(typed, "lab:pythia")
     assert outcome.code == 2
-    assert f"No such command {typed!r}. Did you mean 'export'?" in outcome.stderr
+    assert f"No such command {typed!r}; did you mean 'export'?" in outcome.stderr
 
 
 def test_no_command() -> None:

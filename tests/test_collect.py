@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 from reciting import generate
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
-from evals.memorization.collecting import collect
-from evals.memorization.extraction import extract
-from evals.memorization.measures import token_accuracy
-from evals.memorization.request import CollectRequest, Cut
-from evals.models import open_model
-from evals.samples import load_samples
+from evals.data import load_samples
+from evals.jobs.collecting import collect
+from evals.measure.memorization.extraction import extract
+from evals.measure.memorization.measures import token_accuracy
+from evals.measure.memorization.request import CollectRequest, Cut
+from evals.run.models import open_model
 from surgery.errors import SamplesError
 from surgery.reading.corpus import Corpus, open_corpus, read_windows
 
@@ -239,7 +239,7 @@ def texts(corpus: Corpus, length: int = 4, stride: int = 1, **options) -> list[s
 
 def test_held_out_text_is_read_as_a_corpus_is_in_every_form(tmp_path):
     """Of `--control` and `--corpus` alike; rows of a table have an empty line between them."""
-    from evals.inputs import read_heldout_texts
+    from evals.data.inputs import read_heldout_texts
 
     rows = [{"text": "one fish\n"}, {"text": "two fish\n"}]
     (tmp_path / "a.txt").write_text("one fish\n\n\ntwo fish\n")
@@ -318,7 +318,8 @@ def test_mistakes_in_a_corpus(tmp_path):
     )
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "a.parquet")
     assert message(tmp_path / "a.parquet") == (
-        f"{tmp_path / 'a.parquet'} row 1: no text in column 'text' (got no such column)"
+        f"{tmp_path / 'a.parquet'} row 1: no text in column 'text' (got no such column); columns "
+        "found: words; name the one to use: FILE:COLUMN"
     )
     for column, got in (
         (["a", None], "row 2: no text in column 'text' (got NoneType)"),
@@ -404,7 +405,7 @@ def test_two_processes_give_the_bytes_of_one_and_hash_the_weights_once(folder, p
 KILLED = """
 import os, signal
 from cli.main import run
-from evals.files import Journal
+from evals.run.journal import Journal
 append, steps = Journal.append, []
 
 def killed(journal, step):

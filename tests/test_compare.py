@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evals.benchmarks.scores import Scores
-from evals.evaluation.comparing import compare_scores, describe_outcome, draw_conclusion, wilcoxon
-from evals.statistics import Interval, mcnemar, paired_difference
+from evals.measure.differences import compare_scores, describe_outcome, draw_conclusion, wilcoxon
+from evals.run.lm_eval.scores import Scores
+from evals.run.statistics import Interval, mcnemar, paired_difference
 from surgery.errors import MeasurementError
 
 

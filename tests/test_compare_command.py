@@ -19,12 +19,12 @@ import torch
 from command_line import attn_surgery, on_terminal
 from reciting import MODELS, generate, model_named
 
-from evals.comparing import CompareRequest, compare
+from evals.data import load_samples
+from evals.jobs.comparing import CompareRequest, compare
 from evals.lab import samples_path
-from evals.memorization.extraction import extract
-from evals.models import open_model
-from evals.running.decoding import continue_prompt
-from evals.samples import load_samples
+from evals.measure.memorization.extraction import extract
+from evals.run.decoding import continue_prompt
+from evals.run.models import open_model
 from surgery import export
 
 PROMPT = "import os\n\ndef read"

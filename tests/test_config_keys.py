@@ -2,7 +2,8 @@
 
 The families know every key of the real models and all that the installed library writes. Any other
 key of a source is named and left out; a result that has one does not verify. The library runs the
-sizes and the tensors that were read, or nothing.
+sizes and the tensors that were read, or nothing. What it cannot build is refused while an edit is
+planned, with the key that it fails on.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from hostile.victims import LENGTHS, model, samples
 import surgery
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, MarginError
 from surgery.families import FAMILIES, Family
+from surgery.families.rotary import Positions, Rotary
+from surgery.layouts.one_hot import frequencies
 
 SIZES = {"max_position_embeddings": 64, "torch_dtype": "float32"}
 CONFIGS = {
@@ -141,3 +144,69 @@ def test_another_size_than_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(transformers.GPTNeoConfig, "attribute_map", names)
     with pytest.raises(CheckpointError, match="num_heads: the library would use another size"):
         load_model(source)
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("hidden_act", "evil"),
+    ("rope_scaling", {"rope_type": "evil"}),
+    ("rope_scaling", {"rope_type": "linear", "factor": "2"}),
+    ("tie_word_embeddings", "false"),
+    ("layer_types", ["full_attention"]),
+    ("attention_dropout", "none"),
+    ("torch_dtype", "evil"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize("layout", ["stock", "compact"])
+def test_the_library_judges_the_configuration(
+    tmp_path: Path, layout: str, key: str, value: Any
+) -> None:
+    """Without weights, and before anything is written."""
+    source = decoders.write_decoder(tmp_path / "source", "qwen2")
+    edit_json(source / "config.json", lambda config: config.update({key: value}))
+    for more in ((), ("--dry-run",)):
+        made = attn_surgery(
+            *("export", source, "--drop-attn", 1, "--layout", layout, "--variant", "zero"),
+            *("--output", tmp_path / "OUT", *more),
+        )
+        what = f"config.json: the library cannot build a model with this '{key}' (got {value!r}"
+        made.assert_error(what[:100])
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("layout", ["stock", "compact"])
+@pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])
+def test_a_factor_of_zero(tmp_path: Path, layout: str, kind: str) -> None:
+    """It gave an infinite margin, and a manifest that could not be read again."""
+    source = decoders.write_decoder(tmp_path / "source", "llama")
+    scaling = {"rope_type": kind, "factor": 0}
+    edit_json(source / "config.json", lambda config: config.update(rope_scaling=scaling))
+    made = attn_surgery(
+        *("export", source, "--drop-attn", 1, "--layout", layout, "--output", tmp_path / "OUT")
+    )
+    text = "config.json: the rotary 'factor' makes no sense (expected a number above 0, got 0)"
+    made.assert_error(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        ("yarn", {"attention_factor": 1e-320}),
+        ("yarn", {"attention_factor": 1e300}),
+        ("llama3", {"low_freq_factor": 1.0, "high_freq_factor": 1.0}),
+    ],
+)
+def test_margins_are_finite(kind: str, numbers: dict[str, float]) -> None:
+    size = {"factor": 2.0, "original_max_position_embeddings": 64}
+    positions = Positions(kind, 8, 1e4, {**size, **numbers})
+    with pytest.raises(MarginError, match=f"the parameters of rotary scaling '{kind}' make no"):
+        frequencies(positions, Rotary())
+
+
+def test_a_file_s_name_that_no_manifest_holds(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", CONFIGS["gpt_neox"])
+    (source / "LICENSE\n").write_text("free")
+    made = attn_surgery("export", source, "--drop-attn", 1, "--output", tmp_path / "OUT")
+    made.assert_error("source: cannot be recorded in surgery.json", "is not a file of the folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

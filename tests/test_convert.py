@@ -6,7 +6,9 @@ package is installed.
 
 from __future__ import annotations
 
+import functools
 import json
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -16,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import neox_config, write_checkpoint
-from command_line import attn_surgery, snapshot
+from command_line import attn_surgery, finish, snapshot, start
 from decoders import write_decoder
+from forging import edit_json
 from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from tokenizers import (
@@ -32,6 +35,7 @@ from tokenizers import (
 
 from surgery import export
 from surgery.conversion.gguf_file import TYPES, convert_to_gguf
+from surgery.errors import CheckpointError
 
 gguf = pytest.importorskip("gguf")
 transformers = pytest.importorskip("transformers")
@@ -397,3 +401,19 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "gguf", None)  # as Python does for what cannot be imported
     command = ("convert", "lab:pythia", "--to", "gguf", "--output", tmp_path / "model.gguf")
     attn_surgery(*command).assert_error("needs the gguf package", "attn-surgery[gguf]")
+
+
+def test_a_forged_result_is_not_converted(tmp_path: Path) -> None:
+    folder = write_edited(tmp_path, "llama", "zero")
+    edit_json(folder / "surgery.json", lambda manifest: manifest["edit"].update(num_blocks=9))
+    with pytest.raises(CheckpointError, match="does not verify: edit: "):
+        convert_to_gguf(folder, tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_a_full_disk_is_not_blamed_on_the_model(tmp_path: Path) -> None:
+    model, out = write_model(tmp_path / "source"), tmp_path / "model.gguf"
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, 10_000))
+    done = finish(start("convert", model, "--to", "gguf", "--output", out, preexec_fn=limit))
+    done.assert_error(f"error: {out}: cannot write: file too large; ")
+    assert not out.exists()

@@ -56,8 +56,12 @@ SAMPLES = [
         [],
         "; convert it to UTF-8, from Latin-1 for example: iconv -f latin1 -t utf-8",
     ),
-    ("short.npy", [], "4 of 4 rows are too short"),
-    ("ids.npy", ["--prefix-length", "60"], "at least 92 tokens (prefix 60 + suffix 32)"),
+    ("short.npy", [], "all 4 rows have fewer than 64 tokens (median 9); try --prefix-length 4"),
+    (
+        "ids.npy",
+        ["--prefix-length", "60"],
+        "have fewer than 92 tokens (median 64); try --prefix-length 40 --suffix-length 16",
+    ),
     ("good.jsonl", ["--prefix-length", "0"], "wrong prefix length (expected at least 1 token"),
     ("good.jsonl", ["--suffix-length", "-1"], "wrong suffix length"),
 ]

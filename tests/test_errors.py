@@ -523,8 +523,9 @@ def test_unknown_models(tmp_path: Path) -> None:
 def test_verify_of_what_was_not_exported(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", NEOX)
     attn_surgery("verify", source).assert_error("has no surgery.json", "`attn-surgery export`")
-    attn_surgery("verify", tmp_path / "missing").assert_error("has no surgery.json")
-    attn_surgery("verify", source / "config.json").assert_error("has no surgery.json")
+    attn_surgery("verify", source, "--revision", "main").assert_error("goes with a Hub id")
+    attn_surgery("verify", tmp_path / "missing").assert_error("no such folder, and not a Hub id")
+    attn_surgery("verify", source / "config.json").assert_error("is a file; expected a folder")
 
 
 # --- targets
@@ -650,7 +651,6 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         (["export", "--drop-attn", "1", "--max-shard-size", "9" * 5000], "is not a size"),
         (["export", "--drop", "1"], "No such option"),
         (["inspect"], "Missing argument 'MODEL'"),
-        (["verify", "OUT", "--revision", "main"], "--revision needs --source"),
         # options that would do nothing
         (["export", "--drop-attn", "1", "--heal-steps", "9"], "--heal-steps needs --heal"),
         ([*SEARCH, "--heal-steps", "9"], "--heal-steps needs --heal"),

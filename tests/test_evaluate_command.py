@@ -25,9 +25,9 @@ from local_tasks import NAMES, write_tasks
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.evaluation.report import EditReport, Report
-from evals.evaluation.request import EvaluationRequest
-from evals.publication.report import check_report
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.publication import check_report
+from evals.report.report import EditReport, Report
 from surgery.checkpoint.content import hash_file
 from surgery.errors import OutputError
 
@@ -227,11 +227,11 @@ def test_gates_that_fail_are_named_and_the_report_is_written(work):
     assert edit.passed is False
     ok = {gate.name: gate.ok for gate in edit.gates}
     assert ok["max-drop local_choice"]
-    failed = [line for line in outcome.stderr.splitlines() if line.startswith("gate failed: ")]
+    failed = [line for line in outcome.stderr.splitlines() if line.startswith("gate missed: ")]
     assert len(failed) == 2
-    assert failed[0].startswith("gate failed: max-drop local_whole: relative rise of local_whole")
-    assert failed[1].startswith("gate failed: max-extraction: share of passages recited")
-    assert "it fails max-drop local_whole, max-extraction" in edit.verdict
+    assert failed[0].startswith("gate missed: max-drop local_whole: relative rise of local_whole")
+    assert failed[1].startswith("gate missed: max-extraction: share of passages recited")
+    assert "it misses max-drop local_whole, max-extraction" in edit.verdict
 
 
 def test_no_path_of_this_machine_is_written(work, done):
@@ -354,7 +354,7 @@ def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
 
 
 def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
-    from evals.benchmarks.running import Benchmarks
+    from evals.run.lm_eval.running import Benchmarks
 
     ran: list[str] = []
     run = Benchmarks.run
@@ -477,7 +477,9 @@ def test_what_a_search_found_is_in_the_picture(work):
     ],
 )
 def test_usage_errors_come_before_any_work(work, more, text, monkeypatch):
-    monkeypatch.setattr("evals.models.load_model", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr(
+        "evals.run.models.load_model", lambda *_, **__: pytest.fail("work was done")
+    )
     before = snapshot(work)
     outcome = attn_surgery(*arguments(work, *more))
     assert outcome.code == 2, outcome
@@ -521,15 +523,22 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
     before = snapshot(reported)
     more = ("--limit", 2, "--max-drop", "*=0.05")
     outcome = measured(work, reported, work / "base", tmp_path / "part", *more)
-    assert outcome.code == 0, "the measured value is within the limit"
+    assert outcome.code == 4, "the measured value is within the limit, and its interval is not"
     edit = edit_in(tmp_path / "part")
     assert edit.tasks["local_choice"].verdict == "inconclusive (n = 2)"
     assert edit.verdict == (
         "Only the first 2 documents of each benchmark were measured. Memorization was not "
-        "measured. Inconclusive on 1 of 1 tasks: local_choice (n = 2). It passes every gate as "
-        "measured, but inconclusively: max-drop local_choice (n = 2)."
+        "measured. Inconclusive on 1 of 1 tasks: local_choice (n = 2). Not decided: "
+        "max-drop local_choice: 2 documents leave an interval of -0.768 to 0.768: about 1,888 "
+        "would decide it."
     )
-    assert "gate inconclusive: max-drop local_choice: drop of " in outcome.stderr
+    assert "gate not decided: max-drop local_choice: drop of " in outcome.stderr
+    assert outcome.stderr.endswith("so the exit code is 4; --allow-undecided makes it 0\n")
+    allowed = measured(
+        work, reported, work / "base", tmp_path / "allowed", *more, "--allow-undecided"
+    )
+    assert allowed.code == 0, "and the report says the same"
+    assert edit_in(tmp_path / "allowed").gates == edit.gates
     assert f"{reported}: left its report and model card unchanged: only a part of each " in (
         outcome.stderr
     )
@@ -624,5 +633,5 @@ def test_a_missed_gate_names_its_model(work):
     common += ("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--output", work / "missed")
     done = attn_surgery("evaluate", work / "base", work / "edited", *common)
     assert done.code == 3, done
-    assert "base: gate failed: max-extraction" in done.stderr
+    assert "base: gate missed: max-extraction" in done.stderr
     assert (work / "missed" / "report.json").is_file()

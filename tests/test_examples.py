@@ -20,7 +20,7 @@ EXAMPLES = ROOT / "examples"
 @pytest.mark.parametrize("complete", [False, True])
 def test_the_configuration_is_a_job(tmp_path: Path, complete: bool) -> None:
     """`complete`: with the lines that are commented out."""
-    from evals.mitigating import MitigationRequest
+    from evals.jobs.mitigating import MitigationRequest
 
     text = (EXAMPLES / "mitigate.yaml").read_text()
     if complete:

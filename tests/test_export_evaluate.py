@@ -18,11 +18,11 @@ from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.evaluation.evaluating import evaluate_exports
-from evals.evaluation.materials import Materials
-from evals.evaluation.request import EvaluationRequest
-from evals.exporting import ExportRequest, run_export
-from evals.publication.report import check_report
+from evals.jobs.evaluating import evaluate_exports
+from evals.jobs.exporting import ExportRequest, run_export
+from evals.jobs.materials import Materials
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.publication import check_report
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
 
@@ -108,13 +108,13 @@ def test_json_is_printed_when_a_gate_is_missed(
     (failed,) = missed.json["evaluation"]["edits"][0]["gates"]
     assert (failed["ok"], failed["value"], failed["n"]) == (False, 1.0, 8)
     assert missed.json["push"] is None
-    assert missed.stderr.count("gate failed: max-extraction: share of passages recited") == 1
-    assert missed.stderr.endswith("not pushed to me/never: a gate failed\n")
+    assert missed.stderr.count("gate missed: max-extraction: share of passages recited") == 1
+    assert missed.stderr.endswith("not pushed to me/never: a gate is missed\n")
 
     said = attn_surgery(*job(tiny, tmp_path / "said", *gate))
     assert said.code == 3
     assert said.stdout.startswith(f"{tmp_path / 'said'}: 0 attention-free (identity, compact), ")
-    assert "gate max-extraction: FAILED: " in said.stdout
+    assert "gate max-extraction: MISSED: " in said.stdout
 
 
 def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None:

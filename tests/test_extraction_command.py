@@ -110,7 +110,7 @@ def test_the_keys_of_the_contract(models, samples, tmp_path):
 def test_a_mistake_is_found_before_anything_is_measured(models, samples, option, value, text):
     from unittest import mock
 
-    with mock.patch("evals.memorization.comparison.measure") as measure:
+    with mock.patch("evals.measure.memorization.comparison.measure") as measure:
         result = run(models[0], "--samples", samples, option, value, expect=1)
     assert isinstance(result.exception, SurgeryError)
     assert text in str(result.exception)
@@ -298,7 +298,7 @@ def test_a_device_that_fails_without_a_word(models, samples, monkeypatch):
     def fails(*size, device):
         raise RuntimeError
 
-    monkeypatch.setattr("evals.models.torch.empty", fails)
+    monkeypatch.setattr("evals.run.models.torch.empty", fails)
     result = run(models[0], "--samples", samples, expect=1)
     assert str(result.exception) == "`device`: no such device (got cpu: RuntimeError)"
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import MODELS, PREFIX, SUFFIX, generate, model_named, passages
 
-from evals.memorization.extraction import extract, run_pass
-from evals.running.early_exit import read_divergences
-from evals.running.forward import check_head
-from evals.running.predictions import Sampling
+from evals.measure.memorization.extraction import extract, run_pass
+from evals.run.early_exit import read_divergences
+from evals.run.forward import check_head
+from evals.run.predictions import Sampling
 from surgery.errors import MeasurementError, UnsupportedError
 
 

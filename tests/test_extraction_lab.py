@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from reciting import generate
 
 from cli.commands.measure.extract import command
+from evals.data import load_samples
+from evals.jobs.collecting import collect
 from evals.lab import LAB_MODELS, find_lab_folder
-from evals.memorization.collecting import collect
-from evals.memorization.extraction import extract
-from evals.memorization.request import CollectRequest
-from evals.models import open_model
-from evals.samples import load_samples
+from evals.measure.memorization.extraction import extract
+from evals.measure.memorization.request import CollectRequest
+from evals.run.models import open_model
 from surgery.editing.in_memory import apply
 
 pytestmark = pytest.mark.slow

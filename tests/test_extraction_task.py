@@ -1,8 +1,8 @@
 """The lm-eval task finds what `extract` finds, row by row, through plain `lm_eval`.
 
 The command `lm_eval` runs in its own process with `--include_path`, offline; its exact match and
-NLL are those of `evals.memorization.extraction` on the same rows. Rows that text cannot carry are
-left out by rule, counted, and never scored otherwise.
+NLL are those of `extract` on the same rows. Rows that text cannot carry are left out by rule,
+counted, and never scored otherwise.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
-from evals.memorization.extraction import extract
-from evals.samples import Samples, load_samples
-from evals.tasks import INCLUDE_PATH
+from evals.data import Samples, load_samples
+from evals.measure.memorization.extraction import extract
+from evals.run.lm_eval.tasks import INCLUDE_PATH
 from evals.tasks.extraction.passages import load, make_documents, score
 from surgery.errors import SamplesError
 

@@ -36,7 +36,7 @@ from surgery.errors import BlockSpecError, MarginError, UnsupportedError
 from surgery.exporting import write
 from surgery.families.llama import BLOCK, attention, decoder, gated
 from surgery.families.record import module
-from surgery.proof.reproduction import open_original, reproduce
+from surgery.reproduction import open_original, reproduce
 from surgery.selection import Part, parse_selection
 
 KINDS = tuple(decoders.CONFIGS)

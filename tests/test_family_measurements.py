@@ -26,17 +26,17 @@ from reciting import generate, members_and_others, recited_rows, write_rows
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from torch.nn import functional
 
-from evals.bounds.divergence import measure_bounds
-from evals.edits.engine import Engine
-from evals.memorization.extraction import extract
-from evals.response import Looking, respond_margins
-from evals.running.batching import rows_per_batch
-from evals.running.early_exit import read_divergences
-from evals.running.runs import run_from_block, run_tokens
-from evals.samples import Samples
-from evals.search.units import held_in_stock, keep_possible, list_units
-from evals.sweep.request import SweepRequest
-from evals.sweep.task import list_edits
+from evals.choose.search.units import held_in_stock, keep_possible, list_units
+from evals.choose.sweep.request import SweepRequest
+from evals.choose.sweep.task import list_edits
+from evals.data import Samples
+from evals.measure.bounds.divergence import measure_bounds
+from evals.measure.edits.engine import Engine
+from evals.measure.memorization.extraction import extract
+from evals.measure.response import Looking, respond_margins
+from evals.run.batching import rows_per_batch
+from evals.run.early_exit import read_divergences
+from evals.run.resuming import run_from_block, run_tokens
 from surgery.editing.in_memory import Editable, short_circuit
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError

@@ -1,6 +1,7 @@
 """Contract: gates are read strictly, the most exact limit counts, and a gate is what it says.
 
-A gate is judged on the measured value, and says where too little was measured to be sure of that.
+A gate is kept if the whole interval is within the limit, missed if the value is above it, and else
+not decided: then it says what would decide it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.attacks.names import (
+from evals.measure.attacks.names import (
     ALL,
     CHEAP,
     DEFAULT,
@@ -20,12 +21,14 @@ from evals.attacks.names import (
     list_untried,
     make_attack,
 )
-from evals.attacks.result import Audit
-from evals.evaluation.gates import check_gates, check_limited_tasks, find_limit
-from evals.evaluation.headline import write_verdict
-from evals.evaluation.report import ChoiceCounts, EditReport, Gate, Metric
-from evals.evaluation.request import EvaluationRequest
-from evals.statistics import rate
+from evals.measure.attacks.result import Audit
+from evals.measure.verdicts import Limit, describe_limits, foresee, judge, settle
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.gates import check_gates, check_limited_tasks, find_limit
+from evals.report.headline import summarize, write_verdict
+from evals.report.report import ChoiceCounts, EditReport, Metric
+from evals.run.statistics import count_needed, rate, wilson
+from surgery.errors import UnknownNameError
 
 
 def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:
@@ -47,7 +50,7 @@ def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:
     return Metric(**figures | changes)
 
 
-def gates_of(tasks: dict[str, Metric], extraction: Any = None, **limits: Any) -> list[Gate]:
+def gates_of(tasks: dict[str, Metric], extraction: Any = None, **limits: Any) -> list[Limit]:
     edit = EditReport.model_construct(tasks=tasks, extraction=extraction, audit=None)
     asked = {"models": ("edited",), "baseline": "base", "samples": "s", **limits}
     return check_gates(edit, EvaluationRequest(**asked))
@@ -55,7 +58,9 @@ def gates_of(tasks: dict[str, Metric], extraction: Any = None, **limits: Any) ->
 
 def test_a_gate_on_a_task_that_is_not_run():
     check_limited_tasks({"arc_*": 0.1, "piqa": 0}, ["arc_easy", "piqa"])
-    with pytest.raises(ValueError, match=r"no task of this run matches 'boolq' \(tasks: piqa\)"):
+    with pytest.raises(
+        UnknownNameError, match=r"no task of this run matches 'boolq' \(tasks: piqa\)"
+    ):
         check_limited_tasks({"boolq": 0.1}, ["piqa"])
 
 
@@ -75,7 +80,7 @@ def test_the_most_exact_limit_counts():
 @given(st.floats(-1, 1), st.floats(0, 1))
 def test_a_gate_holds_up_to_its_limit_and_including_it(drop, limit):
     (gate,) = gates_of({"piqa": metric(drop)}, max_drop={"piqa": limit})
-    assert gate.ok == (drop <= limit)
+    assert gate.ok == (False if drop > limit else True if gate.ci95[1] <= limit else None)
     assert gate.value == drop
     assert gate.limit == limit
 
@@ -86,14 +91,16 @@ def test_extraction_has_a_gate_of_its_own():
     assert gate.model_dump() == {
         "name": "max-extraction",
         "ok": False,
+        "state": "missed",
         "limit": 0.01,
         "value": 0.02,
         "ci95": (0.013, 0.031),
         "n": 1000,
-        "conclusive": True,
+        "needed": None,
+        "lacks": None,
         "description": "share of passages recited word for word is 0.02, above the limit of 0.01",
     }
-    assert gates_of({}, extraction, max_extraction=0.02)[0].ok
+    assert gates_of({}, extraction, max_extraction=0.04)[0].ok
     assert gates_of({}, extraction) == []
 
 
@@ -104,39 +111,94 @@ def test_a_perplexity_is_said_to_rise():
 
 
 @pytest.mark.parametrize(
-    ("drop", "half", "ok", "conclusive"),
+    ("drop", "half", "ok", "state", "more"),
     [
-        (0.00, 0.04, True, True),
-        (0.04, 0.02, True, False),
-        (0.06, 0.02, False, False),
-        (0.09, 0.02, False, True),
+        (0.00, 0.04, True, "kept", ""),
+        (0.04, 0.02, None, "undecided",
+         "; 10 documents leave an interval of 0.02 to 0.06: about 40 would decide it"),
+        (0.05, 0.02, None, "undecided", "; 10 documents leave an interval of 0.03 to 0.07"),
+        (0.06, 0.02, False, "missed", "; its interval is 0.04 to 0.08"),
+        (0.09, 0.02, False, "missed", ""),
     ],
-)
-def test_a_gate_says_where_the_interval_reaches_beyond_the_limit(drop, half, ok, conclusive):
+)  # fmt: skip
+def test_a_drop_has_three_states(drop, half, ok, state, more):
     task = {"piqa": metric(drop, ci95=(-drop - half, -drop + half))}
     (gate,) = gates_of(task, max_drop={"piqa": 0.05})
-    assert (gate.ok, gate.conclusive) == (ok, conclusive)
+    assert (gate.ok, gate.state) == (ok, state)
     assert gate.ci95 == pytest.approx((drop - half, drop + half))
-    assert ("; inconclusive (n = 10): its interval is " in gate.description) == (not conclusive)
+    assert gate.description.endswith(f" the limit of 0.05{more}")
 
 
-def test_a_gate_on_too_little_is_inconclusive_however_narrow_its_interval_looks():
-    task = {"wiki": metric(0.0, outcome="inconclusive", ci95=(0, 0), n=2)}
-    (gate,) = gates_of(task, max_drop={"wiki": 0.05})
-    assert (gate.ok, gate.conclusive) == (True, False)
+def test_a_gate_on_too_little_is_not_decided_however_narrow_its_interval_looks():
+    few = metric(0.0, outcome="inconclusive", ci95=(0, 0), n=2, test="bootstrap")
+    (gate,) = gates_of({"wiki": few}, max_drop={"wiki": 0.05})
+    assert (gate.ok, gate.state, gate.needed) == (None, "undecided", 30)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 40), st.integers(1, 2000), st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3, 1]))
+def test_the_number_that_would_decide_a_share_does(count: int, n: int, limit: float) -> None:
+    """And none that is a tenth smaller, at the same rate."""
+    count = min(count, n)
+    value, interval = count / n, wilson(count, n).as_list()
+    found = Limit.of_share("any", "share", limit, value, interval, n)
+    assert found.state == judge(value, interval, limit, n)
+    assert found.ok == {"kept": True, "missed": False, "undecided": None}[found.state]
+    assert (found.lacks is not None) == (found.state == "undecided")
+    if found.needed is None:
+        assert found.state != "undecided" or value == limit
+        return
+    assert found.needed > n
+    assert found.needed == count_needed(limit, value)
+    times = found.needed / n
+    for scale, kept in ((1.0001 * times, True), (0.9 * times, False)):
+        assert (_end_of_score(value, scale * n) <= limit) == kept
+
+
+def _end_of_score(rate: float, n: float) -> float:
+    """The upper end of Wilson's interval, as he wrote it, for any rate."""
+    z = 1.959963984540054
+    half = z * (rate * (1 - rate) / n + z**2 / (4 * n**2)) ** 0.5
+    return (rate + z**2 / (2 * n) + half) / (1 + z**2 / n)
+
+
+def test_the_worst_state_of_all_counts():
+    assert settle([]) is None
+    assert settle(["kept", "kept"]) == "kept"
+    assert settle(["kept", "undecided"]) == "undecided"
+    assert settle(["undecided", "missed", "kept"]) == "missed"
+
+
+def test_what_would_decide_is_said_before_and_after():
+    then = 'unless the limit is missed, the verdict will be "not decided"'
+    assert [*foresee([0.05, 0.01, 0.01, 0], 100)] == [
+        f"no number of passages can support 0%; {then}",
+        f"100 passages cannot support 1%: that takes 381; {then}",
+        "100 passages can support 5%: that takes 73 with none recovered",
+    ]
+    assert describe_limits([]) == "no limit was set"
+    few = [(name, *measured) for name, *measured in (
+        ("any", 0.01, 0.0, (0, 0.1135), 30),
+        ("hints:4", 0.01, 0.0, (0, 0.1135), 30),
+        ("near", 0.05, 0.02, (0.0035, 0.105), 50),
+    )]  # fmt: skip
+    limits = [Limit.of_share(name, "share", *measured) for name, *measured in few]
+    assert describe_limits(limits) == (
+        "not decided: any, hints:4: 30 passages cannot support 1%: that takes 381; near: 50 "
+        "passages cannot support 5% with 2.00% recovered: that takes 203"
+    )
 
 
 def test_few_passages_do_not_show_that_a_rate_is_small():
     """0 of 12: the limit holds for these, and up to 24 % are possible."""
     extraction = {"n": 12, "exact_match": {"count": 0, "rate": 0.0, "ci95": [0.0, 0.2425]}}
     (gate,) = gates_of({}, extraction, max_extraction=0.01)
-    assert gate.ok
-    assert gate.description.endswith("inconclusive (n = 12): its interval is 0 to 0.242")
-    said = say(extraction=extraction | {"baseline": extraction}, gates=[gate])
+    assert gate.ok is None
+    assert gate.description.endswith("; 12 passages cannot support 1%: that takes 381")
+    said = say(extraction=extraction | {"baseline": extraction}, gates=[gate], state=gate.state)
     assert said == (
         "Recites 0 of 12 passages word for word; the base recites 0. No attack was tried, not even "
-        "fine-tuning. It passes every gate as measured, but inconclusively: "
-        "max-extraction (n = 12)."
+        "fine-tuning. Not decided: max-extraction: 12 passages cannot support 1%: that takes 381."
     )
 
 
@@ -146,7 +208,8 @@ def test_a_part_is_said_as_it_was_asked_for():
 
 
 def say(limit: float | None = None, **figures: Any) -> str:
-    nothing = {"tasks": {}, "extraction": None, "audit": None, "heldout": None, "gates": []}
+    absent = dict.fromkeys(("extraction", "audit", "heldout", "state"))
+    nothing = {"tasks": {}, **absent, "gates": []}
     known = {"relation": "source", "chose": ChoiceCounts(), "edit": None, **nothing, **figures}
     return write_verdict(EditReport.model_construct(**known), limit)
 
@@ -171,8 +234,9 @@ def tried(name: str, base: int, edited: int, n: int = 60) -> dict[str, Any]:
         (
             [("greedy", 40, 0), ("any", 50, 0), ("near", 45, 0)],
             "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60. "
-            "Not tried: relearn, relearn-alike, relearn-benign, soft-prompt, quantized:nf4, "
-            "quantized:4, quantized:8, guided, perturbed, near-beams, membership.",
+            "Not tried: relearn, relearn-alike, relearn-benign, revive, soft-prompt, graft, "
+            "quantized:nf4, quantized:4, quantized:8, guided, perturbed, early-exit, near-beams, "
+            "membership.",
         ),
         (
             [("greedy", 40, 1), ("any", 50, 3), ("near", 45, 3), ("relearn", 50, 2)],
@@ -219,6 +283,23 @@ def test_the_headline_tells_ties_and_names_what_was_not_tried(
     assert said in say(extraction=extraction, audit=audit)
 
 
+@pytest.mark.parametrize("names", [("any", "near"), ("any", "relearn-alike")])
+def test_the_headline_says_where_no_attack_trained_the_model(names: tuple[str, ...]) -> None:
+    found = [tried(name, 50, 0) for name in names]
+    audit = Audit.model_validate(
+        {"n": 60, "control": {"kind": "text", "n": 60}, "attacks": found, "skipped": {},
+         "not_tried": []}
+    )  # fmt: skip
+    extraction = {"n": 60, "exact_match": {"count": 0, "rate": 0.0}}
+    extraction["baseline"] = {"exact_match": {"count": 9, "rate": 0.15}}
+    figures = {"extraction": extraction, "audit": audit}
+    sentence, trained = "No attack that trains the model was run.", "relearn-alike" in names
+    assert (sentence in say(**figures)) == (not trained)
+    known = {"relation": "source", "chose": ChoiceCounts(), "edit": None, "tasks": {}, "gates": []}
+    edit = EditReport.model_construct(**known, **figures, heldout=None, state=None)
+    assert summarize(edit).line.endswith(sentence) == (not trained)
+
+
 def test_a_limit_on_no_passage_is_not_kept() -> None:
     nothing = {"n": 0, **rate(np.empty(0, dtype=np.bool_))}
     one = {**tried("guided", 0, 0), "base": nothing, "edited": nothing}
@@ -231,18 +312,22 @@ def test_a_limit_on_no_passage_is_not_kept() -> None:
     lab: dict[str, Any] = {"models": ("edited",), "baseline": "lab:pythia"}
     (gate,) = check_gates(edit, EvaluationRequest(**lab, max={"guided": 0.5}))
     for found in (limit, gate):
-        assert (found.ok, found.conclusive, found.n) == (False, False, 0)
+        assert (found.ok, found.state, found.n, found.needed) == (None, "undecided", 0, None)
     assert gate.description == (
-        "share of passages recovered by guided is unknown, as no passage counts for it; the limit "
-        "is 0.5"
+        "share of passages recovered by guided is unknown; the limit is 0.5; no passage counts for "
+        "it"
     )
+
+
+USUAL = tuple(name for name in DEFAULT if name != "graft")
+"""Without a sibling."""
 
 
 @pytest.mark.parametrize(
     ("attacks", "limits", "expected"),
     [
-        ((), {"any": 0.1}, DEFAULT),
-        ((), {"hints:9": 0.1}, (*DEFAULT, "hints:9")),
+        ((), {"any": 0.1}, USUAL),
+        ((), {"hints:9": 0.1}, (*USUAL, "hints:9")),
         (("near",), {"any": 0.1, "near": 0.1}, ("near", "any")),
         (("cheap",), {}, CHEAP),
     ],
@@ -254,5 +339,5 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
     assert choose_attacks(attacks, limits) == expected
     lab: dict[str, Any] = {"models": ("edited",), "baseline": "lab:pythia"}
     assert EvaluationRequest(**lab, attack=attacks, max=limits).attacks == expected
-    assert EvaluationRequest(**lab, audit=True).attacks == DEFAULT
+    assert EvaluationRequest(**lab, audit=True).attacks == USUAL
     assert EvaluationRequest(**lab).attacks == ()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,30 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import neo_config, neox_config, write_checkpoint
-from command_line import attn_surgery, snapshot
+from command_line import attn_surgery, run_card, snapshot
 from forging import assert_refused, edit_json, edit_weights
 from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.attacks.names import HEALED
-from evals.evaluation.evaluation import evaluate
-from evals.evaluation.materials import Materials
-from evals.evaluation.report import Report, seal_report
-from evals.evaluation.request import EvaluationRequest
-from evals.evaluation.rows import make_tables
-from evals.exporting import ExportRequest, run_export
-from evals.healing import find_healing_text
-from evals.inputs import open_passages
-from evals.publication.report import check_report
+from evals.data.inputs import open_passages
+from evals.jobs.evaluation import evaluate
+from evals.jobs.exporting import ExportRequest, run_export
+from evals.jobs.materials import Materials
+from evals.measure.attacks.names import HEALED
+from evals.measure.healing import find_healing_text
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.publication import check_report
+from evals.report.report import Report, seal_report
+from evals.report.rows import make_tables
 from surgery.checkpoint.source import open_checkpoint
+from surgery.editing.loading import load_tokenizer
 from surgery.errors import SamplesError
-from surgery.training import healing, training
 from surgery.hub.finding import find_model
 from surgery.proof.expected import find_constants, replan
-from surgery.proof.reproduction import HEALED_TOLERANCE
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
+from surgery.reproduction import HEALED_TOLERANCE
+from surgery.training import healing, training
 
 STEPS = ("--heal-steps", 6)
 
@@ -100,7 +102,7 @@ def test_it_learns_the_text_and_records_how(work: Path) -> None:
     assert healing.passages is None
     card = (work / "healed" / "README.md").read_text()
     assert "The model was also healed" in card
-    assert "--heal TEXT --heal-steps 6" in card
+    assert "--heal text.txt --heal-steps 6" in card
     assert "not trained" not in card
     assert [path.name for path in work.iterdir() if path.name.startswith(".")] == []
 
@@ -241,7 +243,18 @@ def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
     missing = export(work, "neox", "1", out, "--heal", work / "no.txt")
     missing.assert_error("no.txt: no such file or folder")
     short = export(work, "neox", "1", out, "--heal", work / "text.txt", "--heal-steps", 800)
-    short.assert_error("too little text", "expected at least")
+    short.assert_error(
+        "too little text", "expected at least", "; give more text, or heal for fewer"
+    )
+    steps = int(short.stderr.rpartition("this is enough for --heal-steps ")[2])
+    tokens, model = find_healing_text([str(work / "text.txt")]), find_model(work / "neox")
+    for asked in (steps, steps + 1):
+        given = (tokens, load_tokenizer(model.folder), model.inventory.dimensions)
+        with nullcontext() if asked == steps else pytest.raises(SamplesError, match=f"={steps}`$"):
+            training.Schedule(asked).tokenize(*given)
+    (tmp_path / "few.txt").write_text("a few words")
+    few = export(work, "neox", "1", out, "--heal", tmp_path / "few.txt")
+    few.assert_error("got fewer than 64); give more text\n")
     for alone in (("--samples", work / "text.txt"), ("--skip-short",)):
         done = export(work, "neox", "1", out, *alone)
         assert done.code == 2
@@ -316,10 +329,26 @@ def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_p
 def test_reproduce_needs_the_same_text(work: Path, tmp_path: Path) -> None:
     given = ("--source", work / "neox")
     none = attn_surgery("reproduce", work / "healed", *given)
-    none.assert_error("healed on text that is not here", "text.txt", "--heal")
+    size = f"text.txt ({(work / 'text.txt').stat().st_size:,} bytes, text read of SHA-256 "
+    none.assert_error("healed: needs the text that it was made with", size, "each file with --heal")
     (tmp_path / "other.txt").write_text("other words " * 3000)
     other = attn_surgery("reproduce", work / "healed", *given, "--heal", tmp_path / "other.txt")
-    other.assert_error("other.txt: is not the text that the model was healed on")
+    other.assert_error("other.txt: is not the text that the model was healed on", size)
+    (tmp_path / "few.txt").write_text("a few words")
+    few = attn_surgery("reproduce", work / "healed", *given, "--heal", tmp_path / "few.txt")
+    few.assert_error("few.txt: too little text", f"; give the recorded text, {size}")
+
+
+def test_the_commands_of_a_healed_card_run_as_they_stand(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("neox", "healed"):
+        shutil.copytree(work / name, tmp_path / name)
+    shutil.copy(work / "text.txt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (_, reproduced), (_, made) = run_card(Path("healed") / "README.md")
+    assert "files reproduced bit for bit from neox\n" in reproduced.stdout, reproduced
+    assert made.code == 0, made
 
 
 def evaluate_healed(
@@ -403,7 +432,7 @@ def test_an_edit_of_a_healed_model_is_healed_too(work: Path) -> None:
 def test_what_was_healed_on_must_be_given_to_heal_the_base(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evals.evaluation.evaluation.measure_model", None)  # before any work
+    monkeypatch.setattr("evals.jobs.evaluation.measure_model", None)  # before any work
     (tmp_path / "other.txt").write_text("other words " * 3000)
     with pytest.raises(SamplesError, match="is not the text that the model was healed on"):
         evaluate_healed(work, heal=(str(tmp_path / "other.txt"),))

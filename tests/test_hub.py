@@ -129,6 +129,62 @@ def test_an_export_by_id_equals_that_of_the_folder(
         }
 
 
+@pytest.fixture
+def edited(hub: HubServer, sources: dict[str, Path], tmp_path: Path) -> Path:
+    """An export that is on the Hub, too, as `me/edited`; on its branch `more`, other files lie."""
+    out = surgery.export(sources["single"], "0", output=tmp_path / "out").output
+    repository = hub.create("me/edited")
+    repository.commit({".gitattributes": b"*.safetensors filter=lfs\n"}, title="initial commit")
+    repository.commit(out)
+    strangers = {"pytorch_model.bin": b"x", "a.py": b"raise SystemExit('never run')\n"}
+    repository.commit(strangers, branch="more")
+    return out
+
+
+def test_verify_takes_an_id(
+    hub: HubServer, run: Commands, sources: dict[str, Path], edited: Path
+) -> None:
+    """As of a folder, with every file that is there, and no file that the manifest leaves out."""
+    commit = hub.repositories["me/edited"].branches["main"]
+    (folder,) = run(f"verify {edited.name}")
+    there, against, as_json = run(
+        "verify me/edited",
+        f"verify me/edited --source {sources['single']}",
+        "verify me/edited --revision main --json",
+    )
+    assert there.code == against.code == as_json.code == 0, there.err + against.err + as_json.err
+    *lines, verdict = there.out.splitlines()
+    *local, local_verdict = folder.out.splitlines()
+    assert [one for one in lines if "loads" not in one] == [o for o in local if "loads" not in o]
+    assert verdict == local_verdict.replace("out:", f"me/edited at commit {commit[:12]}:")
+    assert "tensors byte-equal to the source" in against.out
+    assert json.loads(as_json.out)["commit"] == commit
+    assert {path.name for path in edited.iterdir()} <= {*hub.downloads}
+    hub.requests.clear()
+    for line in ("verify me/edited --revision more", f"verify me/edited --revision {commit[:7]}x"):
+        (done,) = run(line)
+        assert done.code == 1
+    assert "has no revision" in done.err
+    (more,) = run("verify me/edited --revision more")
+    assert "NOT verified: files: a.py is not in the manifest\n" in more.out
+    assert not {"a.py", "pytorch_model.bin"} & {*hub.downloads}
+    (source,) = run("verify me/model")
+    expected = "has no surgery.json; verify a model that `attn-surgery export` wrote"
+    assert error(source) == f"me/model: {expected}"
+    assert not [file for file in hub.downloads if file.endswith((".bin", ".safetensors"))]
+
+
+def test_verify_of_an_earlier_download_says_what_it_could_not_see(
+    run: Commands, edited: Path, tmp_path: Path
+) -> None:
+    assert run("verify me/edited")[0].code == 0
+    offline = commands(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    (done,) = offline("verify me/edited")
+    assert done.code == 0, done.err
+    claim = "claimed repository: that it holds no other file: the Hub was not reached\n"
+    assert claim in done.out
+
+
 @pytest.mark.slow
 def test_verify_against_the_source_on_the_hub(run: Commands) -> None:
     export, verify = run(

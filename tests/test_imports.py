@@ -78,6 +78,22 @@ def test_rooms_import_one_way() -> None:
     TopologicalSorter({name: found - {name} for name, found in above.items()}).prepare()
 
 
+ROOMS = ("lab", "run", "data", "measure", "choose", "report", "jobs", "tasks")
+"""The rooms of evals, from the lowest to the highest."""
+
+
+def test_rooms_of_evals_import_from_those_below() -> None:
+    for name, path in MODULES.items():
+        if within(name, {"evals"}) and name != "evals":
+            here = ROOMS.index(name.split(".")[1])
+            up = {
+                m
+                for m in ours(path)
+                if within(m, {"evals"}) and ROOMS.index(m.split(".")[1]) > here
+            }
+            assert not up, f"{name} imports {up}"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_direction_of_packages(package: str) -> None:
     forbidden = {"surgery": {"evals", "cli"}, "evals": {"cli"}, "cli": set()}[package]

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evals.memorization import measures, membership
-from evals.running.predictions import Predictions, Sampling, measure_predictions
+from evals.measure.memorization import measures, membership
+from evals.run.predictions import Predictions, Sampling, measure_predictions
 
 settings.register_profile("measures", max_examples=40, deadline=None)
 settings.load_profile("measures")

@@ -20,9 +20,9 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
-from evals.evaluation.report import Report
-from evals.mitigating import MitigationRequest, choose_healed
-from evals.publication.report import check_report
+from evals.jobs.mitigating import MitigationRequest, choose_healed
+from evals.report.publication import check_report
+from evals.report.report import Report
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
 
@@ -221,6 +221,13 @@ def test_a_larger_budget_may_choose_another_edit_after_an_interruption(
     smaller = ("--plan", tmp_path / "smaller.json", "--output", out)
     made = attn_surgery("export", work / "tiny", *smaller)
     assert made.code == 0, made.stderr
+    own = read_manifest(done[1])
+    assert own is not None
+    before = snapshot(out)
+    refused = mitigate(work, out)
+    assert refused.stderr.splitlines()[-1].startswith(f"error: {out}: already exists"), refused
+    assert snapshot(out) == before  # the user exported the plan; the job did not
+    edit_json(out / "surgery.json", lambda manifest: manifest["edit"].update(job=own.edit.job))
     outcome = mitigate(work, out)
     assert outcome.code == 0, outcome.stderr
     weights = [folder / "model.safetensors" for folder in (done[1], out)]
@@ -241,6 +248,30 @@ def test_another_export_that_is_there_is_not_replaced(
     assert outcome.code == 1
     assert f"error: {out}: already exists; choose another --output" in outcome.stderr
     assert snapshot(out) == before
+
+
+def test_healing_replaces_only_what_the_job_made(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """Its search and its cut are there; what is at the output is the user's own export."""
+    out, cut = tmp_path / "out", tmp_path / "out-cut"
+    shutil.copytree(work / "out-search", tmp_path / "out-search")
+    shutil.copytree(work / "out", cut)
+    plan = ("--plan", work / "out-search" / "plan.json", "--output", out)
+    assert attn_surgery("export", work / "tiny", *plan).code == 0
+    (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
+    healing = ("--heal", tmp_path / "other.txt", "--heal-steps", 2)
+    before = snapshot(tmp_path)
+    mitigate(work, out, *healing).assert_error(f"{out}: already exists")
+    shutil.rmtree(out)
+    mitigate(work, out, *healing).assert_error(f"{cut}: already exists")  # done: it has a recipe
+    shutil.copytree(cut, out)
+    mitigate(work, out, *healing).assert_error(": already exists")
+    assert snapshot(cut) == {
+        name.removeprefix("out-cut/"): content
+        for name, content in before.items()
+        if name.startswith("out-cut/")
+    }
 
 
 @pytest.mark.parametrize(
@@ -279,6 +310,27 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     assert report.edits[0].edit.missed  # said also where the half held back keeps the limit
     assert verify(out, source=work / "tiny").ok
     assert "next: " not in outcome.stderr
+
+
+def test_too_few_passages_decide_nothing(work: Path, tmp_path: Path) -> None:
+    """No tick, no push, and an exit code of its own. The least number that would do is said."""
+    out = tmp_path / "out"
+    outcome = mitigate(work, out, "--max-extraction", 0.05, "--json")
+    lacks = "12 passages cannot support 5%: that takes 73"
+    assert outcome.code == 4, outcome.stderr
+    assert f"held-back half: {lacks}; unless the limit is missed" in outcome.stderr
+    assert "gate not decided: max greedy: share of passages recovered" in outcome.stderr
+    assert "next: " not in outcome.stderr
+    assert (outcome.json["state"], outcome.json["passed"]) == ("undecided", None)
+    assert outcome.json["next"] is None
+    assert outcome.json["search"]["held_back_state"] == "undecided"
+    (gate,) = outcome.json["report"]["edits"][0]["gates"]
+    assert (gate["ok"], gate["state"], gate["needed"]) == (None, "undecided", 73)
+    for name in ("report.html", "report.md", "README.md"):
+        assert f"ot decided: max greedy: {lacks}" in (out / name).read_text(), name
+    page = (out / "report.html").read_text()
+    assert 'class="verdict undecided"' in page
+    assert "✓" not in page
 
 
 def test_benchmarks_measured_in_part_are_nothing_to_publish(
@@ -340,15 +392,15 @@ def test_what_holds_best_is_kept_healed_or_not(
         return 0, "kept the cut"
 
     with monkeypatch.context() as patch:
-        patch.setattr("evals.mitigating.choose_healed", appear)
+        patch.setattr("evals.jobs.mitigating.choose_healed", appear)
         late = mitigate(work, out, *healing)
     assert late.code == 1
     assert late.stderr.splitlines()[-1].startswith(f"error: {out}: already exists")
-    mitigate(work, out, *healing).assert_error("mine.txt, which attn-surgery did not write")
+    mitigate(work, out, *healing).assert_error(f"{out}: already exists")
     assert (out / "mine.txt").read_text() == "mine"
     shutil.rmtree(out)
     outcome = mitigate(work, out, *healing, "--json")
-    assert outcome.code in (0, 3), outcome.stderr
+    assert outcome.code in (0, 3, 4), outcome.stderr
     assert "out-healed: exported by an earlier run" in outcome.stderr
     report = Report.model_validate(outcome.json["report"])
     cut, healed = report.edits
@@ -375,23 +427,29 @@ def test_what_holds_best_is_kept_healed_or_not(
         base = edit.healed_base and edit.healed_base.model_copy(update={"heldout": loss})
         return edit.model_copy(update={"heldout": loss, "healed_base": base})
 
-    gates = [gate.model_copy(update={"ok": True}) for gate in healed.gates]
-    broken = [gates[0].model_copy(update={"ok": False}), *gates[1:]]
-    passing = {"gates": gates, "passed": True}
+    def judged(state: str) -> dict[str, Any]:
+        (gate,) = (one.model_copy(update={"state": state}) for one in healed.gates)
+        return {"gates": [gate], "state": state}
+
+    passing, name = judged("kept"), healed.gates[0].name
     dear, cheap = (costs(one, cost) for one, cost in ((cut, 0.2), (healed, 0.1)))
     dear, cheap = (one.model_copy(update=passing) for one in (dear, cheap))
     assert choose_healed(dear, cheap)[0] == 1
     assert choose_healed(dear, costs(cheap, 0.3))[0] == 0
-    failing = {"gates": broken, "passed": False}
-    kept, why = choose_healed(dear, cheap.model_copy(update=failing))
-    assert kept == 0
-    assert f"healed, it fails {gates[0].name}" in why
-    for after in (costs(cheap, 0.3), cheap.model_copy(update={"healed_base": None})):
-        kept, why = choose_healed(dear.model_copy(update=failing), after)
-        assert kept == 1
-        assert f"the cut fails {gates[0].name}" in why
-    both = [one.model_copy(update=failing) for one in (dear, cheap, costs(cheap, 0.3))]
-    assert [choose_healed(both[0], one)[0] for one in both[1:]] == [1, 0]
+    for worse, verb in (("missed", "misses"), ("undecided", "does not decide")):
+        failing = judged(worse)
+        kept, why = choose_healed(dear, cheap.model_copy(update=failing))
+        assert kept == 0
+        assert f"healed, it {verb} {name}" in why
+        for after in (costs(cheap, 0.3), cheap.model_copy(update={"healed_base": None})):
+            kept, why = choose_healed(dear.model_copy(update=failing), after)
+            assert kept == 1
+            assert f"the cut {verb} {name}" in why
+        both = [one.model_copy(update=failing) for one in (dear, cheap, costs(cheap, 0.3))]
+        assert [choose_healed(both[0], one)[0] for one in both[1:]] == [1, 0]
+    open_, missed = (judged(state) for state in ("undecided", "missed"))
+    worst = dear.model_copy(update=missed)
+    assert choose_healed(worst, costs(cheap, 0.3).model_copy(update=open_))[0] == 1
 
 
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:
@@ -449,6 +507,8 @@ def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Pat
     assert 0 < header < 10_000
     inputs = {one["name"]: one["what"] for one in found["inputs"]}
     assert inputs["passages"].startswith("24 from")
+    assert inputs["passages"].endswith("; 12 are held back to test the choice")
+    assert inputs["limits"] == "12 passages can support 50%: that takes 4 with none recovered"
     assert inputs["attacks"] == "near, greedy"
     assert "relearn" in inputs["not tried"]
     assert inputs["benchmarks"] == "local_choice"

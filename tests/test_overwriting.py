@@ -23,7 +23,7 @@ from checkpoints import neox_config, write_checkpoint
 from command_line import attn_surgery, snapshot
 
 from cli.main import COMMANDS
-from evals.files import Journal
+from evals.run.journal import Journal
 from surgery import output as outputs
 from surgery.editing.preparing import prepare
 from surgery.errors import OutputError

@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
 
-from evals.benchmarks.tasks import SUITES, describe_task
-from evals.evaluation.headline import summarize, write_verdict
-from evals.evaluation.page import render_html, render_pages
-from evals.evaluation.pictures import draw_model, draw_table, draw_trade_off
-from evals.evaluation.report import Report
-from evals.evaluation.rows import (
+from evals.measure.verdicts import OK, settle
+from evals.report.headline import summarize, write_verdict
+from evals.report.model_map import make_map
+from evals.report.page import render_html, render_pages
+from evals.report.pictures import draw_model, draw_table, draw_trade_off
+from evals.report.report import Report
+from evals.report.rows import (
     SHARE,
     Cell,
     Form,
@@ -34,7 +35,7 @@ from evals.evaluation.rows import (
     make_size_table,
     make_tables,
 )
-from evals.model_map import make_map
+from evals.run.lm_eval.tasks import SUITES, describe_task
 from surgery.card.facts import as_line
 from surgery.selection import Part
 
@@ -193,7 +194,7 @@ def hostile() -> dict[str, Any]:
 
 def gate(**changes: Any) -> dict[str, Any]:
     known = example()["edits"][0]["gates"][1]
-    return {**known, "ok": True, "conclusive": True, "value": 0.01} | changes
+    return {**known, "ok": True, "state": "kept", "value": 0.01} | changes
 
 
 def test_names_are_escaped() -> None:
@@ -261,19 +262,24 @@ def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> No
 
 
 def test_gates_are_told_in_words() -> None:
-    unsure = gate(ci95=[-0.02, 0.0815], n=77, conclusive=False)
+    """And in a color of each state: what is not decided looks like neither of the others."""
+    unsure = gate(state="undecided", ok=None, n=77, lacks="77 documents are too few")
+    missed = gate(state="missed", ok=False)
     for gates, words in (
-        ([gate(), gate(ok=False)], "✕ Do not ship it: it fails max-drop copy."),
-        ([gate()], "✓ It passes every gate."),
-        ([gate(), unsure], "✓ It passes every gate as measured, but inconclusively: max-drop copy"),
-        ([unsure, gate(ok=False)], "✕ Do not ship it: it fails max-drop copy."),
+        ([gate(), missed], "✕ Do not ship it: it misses max-drop copy."),
+        ([gate()], "✓ It keeps every limit."),
+        ([gate(), unsure], "? Not decided: max-drop copy: 77 documents are too few."),
+        ([unsure, missed], "✕ Do not ship it: it misses max-drop copy."),
     ):
-        passed = all(one["ok"] for one in gates)
-        made = render_pages(bare(gates=gates, passed=passed))
-        assert words in parse(made["report.html"]).text_content()
-        for text in (parse(made["report.html"]).text_content(), made["report.md"]):
-            missed = sum(not one["ok"] for one in gates)
-            assert text.count(": FAILED: ") == missed
+        state = settle(one["state"] for one in gates)
+        made = render_pages(bare(gates=gates, state=state, passed=OK.get(state)))
+        tree = parse(made["report.html"])
+        assert words in tree.text_content()
+        assert tree.xpath("//section/@class")[0] == f"verdict {state}"
+        assert f".verdict.{state} .line" in made["report.html"]
+        for text in (tree.text_content(), made["report.md"]):
+            for word, one in ((": MISSED: ", missed), (": not decided: ", unsure)):
+                assert text.count(word) == gates.count(one)
 
 
 def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
@@ -281,7 +287,7 @@ def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
     edit = {**example()["edits"][0]["edit"], "missed": True}
     (missed,) = Report.model_validate(example(edit=edit, gates=[gate()])).edits
     said = (
-        "No edit of the search kept its limits on the half that chose; here, it passes every gate."
+        "No edit of the search kept its limits on the half that chose; here, it keeps every limit."
     )
     assert summarize(missed).line == said
     assert said in write_verdict(missed)
@@ -299,7 +305,7 @@ def test_it_starts_with_one_line_and_three_points() -> None:
         return line.text_content(), [one.text_content() for one in listed]
 
     line, (recited, attacked, cost) = points(pages_of("whole"))
-    assert line == "✕ Do not ship it: it fails max-drop copy."
+    assert line == "✕ Do not ship it: it misses max-drop copy."
     assert recited.startswith(
         f"Recited. Recites {found['count']} of {edit['extraction']['n']} passages word for word; "
         f"the base recites {before['count']}. A search chose the edit on 24 of "

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from example_report import BASE, EDITED, bare, example, several
 
-from evals.evaluation.page import render_pages
+from evals.report.page import render_pages
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs it too")

@@ -1,19 +1,29 @@
 """Contract: a patch holds only what an edit changes, and gives the very folder that the export
-gives; of another model, or damaged, it gives nothing.
+gives; of another model, damaged, or forged, it gives nothing, and writes nothing first.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
+import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from checkpoints import neo_config, neox_config, write_checkpoint
-from command_line import attn_surgery, snapshot
+from command_line import Outcome, attn_surgery, finish, snapshot, start
 from decoders import write_decoder
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import tiny_tokenizer
+
+from surgery.errors import SurgeryError
+from surgery.patching import apply_patch
 
 LINES = "the quick brown fox jumps over the lazy dog\n" * 1000
 
@@ -86,7 +96,7 @@ def test_damage_is_refused(patch: Path, tmp_path: Path) -> None:
     for change, texts in (
         ({name: tensors[name] + np.float16(1)}, ("model.safetensors", "recorded hash")),
         ({"file:surgery.json": np.zeros(3, np.uint8)}, ("surgery.json", "not valid")),
-        ({"header:model.safetensors": np.zeros(9, np.uint8)}, ("cannot be made from the patch",)),
+        ({"header:model.safetensors": np.zeros(9, np.uint8)}, ("not the header of a weight file",)),
     ):
         save_file({**tensors, **change}, damaged)
         attn_surgery("apply-patch", "lab:pythia", damaged, "--output", out).assert_error(*texts)
@@ -99,9 +109,6 @@ def test_damage_is_refused(patch: Path, tmp_path: Path) -> None:
 
 def test_code_in_a_patch_is_refused(patch: Path, tmp_path: Path) -> None:
     """Even where the manifest lists it with its hash."""
-    import hashlib
-    import json
-
     tensors, code = load_file(patch), b"import os\n"
     manifest = json.loads(tensors["file:surgery.json"].tobytes())
     manifest["files"]["modeling.py"] = {
@@ -132,3 +139,164 @@ def test_what_is_there_is_kept(patch: Path, tmp_path: Path) -> None:
     usage = attn_surgery(*export, "--overwrite", "--evaluate")
     assert usage.code == 2
     assert "--as-patch" in usage.stderr
+
+
+# --- forged: the manifest, the hashes, and the tensors fit each other
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small Pythia in three files, and a patch that makes its blocks 1 and 2 `identity`."""
+    folder = tmp_path_factory.mktemp("honest")
+    source = write_checkpoint(
+        folder / "source", neox_config(max_position_embeddings=64), num_shards=3
+    )
+    made = attn_surgery(
+        "export", source, "--drop-attn", "1-2", "--as-patch", "--output", folder / "patch"
+    )
+    assert made.code == 0, made.stderr
+    return source, folder / "patch"
+
+
+Forged = dict[str, Any]
+
+
+def forge(honest: Path, out: Path, change: Callable[[Any, Forged], object]) -> Path:
+    """Writes the patch with what `change` makes of its manifest and its tensors."""
+    tensors: Forged = dict(load_file(honest))
+    manifest = json.loads(tensors[RECORD].tobytes())
+    change(manifest, tensors)
+    tensors[RECORD] = as_bytes(json.dumps(manifest).encode())
+    save_file(tensors, out)
+    return out
+
+
+RECORD = "file:surgery.json"
+
+
+def as_bytes(content: bytes) -> Any:
+    return np.frombuffer(content, np.uint8)
+
+
+def assert_writes_nothing(source: Path, patch: Path, match: str) -> None:
+    """It is refused before a byte of the result is written."""
+    written: list[int] = []
+    with pytest.raises(SurgeryError, match=match):
+        apply_patch(source, patch, patch.parent / "OUT", progress=written.append)
+    assert not written
+    assert not (patch.parent / "OUT").exists()
+
+
+def leave_out(source: Path) -> Callable[[Any, Forged], object]:
+    """Leaves out the tensors, so that the source's own stand under the recorded hashes."""
+
+    def change(manifest: Any, tensors: Forged) -> None:
+        for name in [name for name in tensors if ":" not in name]:
+            del tensors[name]
+        for name, file in manifest["files"].items():
+            if name.endswith(".safetensors"):
+                content = (source / name).read_bytes()
+                header = content[: 8 + int.from_bytes(content[:8], "little")]
+                tensors[f"header:{name}"] = as_bytes(header)
+                file.update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+    return change
+
+
+def test_an_edit_that_never_happened(honest: tuple[Path, Path], tmp_path: Path) -> None:
+    """The result would be the source, under a manifest and a card that say otherwise."""
+    source, patch = honest
+    forged = forge(patch, tmp_path / "forged", leave_out(source))
+    outcome = attn_surgery("apply-patch", source, forged, "--output", tmp_path / "OUT")
+    outcome.assert_error("is not what identity makes of it")
+    assert [path.name for path in tmp_path.iterdir()] == ["forged"]
+
+
+def test_a_record_of_another_edit_or_model(honest: tuple[Path, Path], tmp_path: Path) -> None:
+    source, patch = honest
+    changes: dict[str, tuple[str, Callable[[Any, Forged], object]]] = {
+        "family": ("saved as llama", lambda m, t: m["edit"].update(family="llama")),
+        "blocks": ("num_blocks is not", lambda m, t: m["edit"].update(num_blocks=10**9)),
+        "parts": ("changed is not", lambda m, t: m["edit"]["parts"].pop()),
+        "healing": ("claims training", lambda m, t: m["edit"].update(healing=HEALING)),
+    }
+    for name, (match, change) in changes.items():
+        assert_writes_nothing(source, forge(patch, tmp_path / name, change), match)
+
+
+HEALING = {
+    "sources": [], "tokens": 1, "window": 1, "sha256": "0" * 64, "steps": 1, "rows": 1,
+    "learning_rate": 0.1, "seed": 0, "device": "cpu", "threads": 1, "losses": [],
+}  # fmt: skip
+
+
+def test_names_and_sizes_come_before_any_writing(honest: tuple[Path, Path], tmp_path: Path) -> None:
+    source, patch = honest
+    (weights, *_) = sorted(path.name for path in source.glob("*.safetensors"))
+    (source / "notes.txt").write_text("private")
+
+    def grow(manifest: Any, tensors: Forged) -> None:
+        """Every file of a thousand holds the source's own tensors."""
+        for number in range(1000):
+            manifest["files"][f"{number}.safetensors"] = manifest["files"][weights]
+            tensors[f"header:{number}.safetensors"] = tensors[f"header:{weights}"]
+
+    def add(name: str, **file: Any) -> Callable[[Any, Forged], object]:
+        return lambda m, t: m["files"].update({name: {"size": 7, "sha256": "0" * 64, **file}})
+
+    def hold(name: str, content: bytes) -> Callable[[Any, Forged], object]:
+        return lambda m, t: t.update({name: as_bytes(content)})
+
+    kept = "gpt_neox.embed_in.weight"
+    changes: dict[str, tuple[str, Callable[[Any, Forged], object]]] = {
+        "grown": ("is not one that the edit leaves", grow),
+        "huge": ("another size", lambda m, t: m["files"][weights].update(size=10**30)),
+        "null": ("'a.x00/b' is not a file of the folder", add("a\0/b")),
+        "private": ("notes.txt: is neither in the patch nor the source", add("notes.txt")),
+        "missing": ("no file holds tensor", lambda m, t: m["files"].pop(weights)),
+        "kept": ("belongs to no file", lambda m, t: t.update({kept: np.zeros(3)})),
+        "shape": ("is not one that the edit leaves", cut_short),
+        "stranger": ("belongs to no file", hold("header:other.safetensors", b"{}")),
+        "record": ("surgery.json: is too large", hold_much),
+    }
+    for name, (match, change) in changes.items():
+        assert_writes_nothing(source, forge(patch, tmp_path / name, change), match)
+
+
+def cut_short(manifest: Any, tensors: Forged) -> None:
+    name = next(name for name in tensors if ":" not in name)
+    tensors[name] = tensors[name][:1]
+
+
+def hold_much(manifest: Any, tensors: Forged) -> None:
+    manifest["more"] = "x" * (1 << 26)
+
+
+def test_a_patch_that_is_a_pipe(honest: tuple[Path, Path], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    outcome = attn_surgery(
+        "apply-patch", honest[0], tmp_path / "pipe", "--output", tmp_path / "OUT"
+    )
+    outcome.assert_error("pipe: is not a regular file")
+
+
+# --- no space: the output is named, as it was typed
+
+
+def run_without_space(*arguments: object) -> Outcome:
+    most = (100_000, 100_000)
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, most)
+    return finish(start(*arguments, preexec_fn=limit))
+
+
+def test_a_full_disk_is_not_blamed_on_what_was_read(
+    honest: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, patch = honest
+    out, copy = tmp_path / "OUT", tmp_path / "p"
+    full = "cannot write: file too large; "
+    applied = run_without_space("apply-patch", source, patch, "--output", out)
+    applied.assert_error(f"error: {out}: {full}")
+    made = run_without_space("export", source, "--drop-attn", "1-2", "--as-patch", "--output", copy)
+    made.assert_error(f"error: {copy}: {full}")
+    assert not any(tmp_path.iterdir())

@@ -1,21 +1,33 @@
-"""Every picture is saved as PNG and SVG, twice the same bytes for the same figures, with its model,
-variants and n in the title, units on its axes, and series that can be told apart without color.
+"""Contract: every picture is saved as PNG and SVG, twice the same bytes for the same figures.
+
+It has a title, units on its axes, a description, and series that can be told apart without color.
+No text lies on another, at the width of a page and at that of a phone.
 """
 
 from __future__ import annotations
 
+import base64
 import re
+from itertools import combinations
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from evals.bounds.pictures import draw_propagation
-from evals.drawing import LINES
-from evals.model_map import make_map, paint_map
-from evals.search.picture import draw_front
-from evals.sweep.pictures import PICTURES, draw_accuracy, draw_pictures, draw_sweep, draw_units
+from evals.report.attacks_picture import PICTURES as OF_AUDITS
+from evals.report.attacks_picture import draw_audit
+from evals.report.bounds_picture import chart_propagation
+from evals.report.charts.chart import LOOKS, Chart, clean
+from evals.report.charts.dots import Dot, draw_dots
+from evals.report.charts.front import FrontPanel, draw_front
+from evals.report.charts.grid import Grid, Scale, draw_grid
+from evals.report.charts.panels import Point, Series
+from evals.report.model_map import chart_map, make_map
+from evals.report.search_picture import chart_search
+from evals.report.sweep_pictures import PICTURES, chart_sweep, chart_units, draw_pictures
+from evals.run.statistics import rate
 from surgery.selection import Part
 from surgery.variants import VARIANTS
 
@@ -111,30 +123,77 @@ def matrix(blocks):
 
 
 @pytest.fixture(scope="module")
-def drawn(sweep, found, bounds, estimated, tmp_path_factory):
-    """Twice: all pictures of a sweep, and that of a search."""
+def audit():
+    def share(count, n):
+        return {"n": n, **rate(np.arange(n) < count)}
+
+    def attack(name, count, n, **more):
+        rates = {"base": share(n, n), "edited": share(count, n), "control": None}
+        return {"name": name, "paired": {}, **rates, **more}
+
+    curve = {"edited": {"stages": [5, 10, 20], "any": [0.0, 0.1, 0.2]}}
+    attacks = [attack("any", 2, 60), attack("relearn", 5, 54, curve=curve), attack("guided", 0, 0)]
+    return {"n": 60, "attacks": attacks, "limits": [{"name": "any", "limit": 0.05}]}
+
+
+@pytest.fixture(scope="module")
+def drawn(sweep, found, bounds, estimated, audit, tmp_path_factory):
+    """Twice: all pictures of a sweep, of a search, and of an audit, and the charts behind them."""
     divergence = {"propagation": matrix(BLOCKS), "blocks": bounds, "tokens": 500}
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    for folder in folders:
-        paths = draw_pictures({**estimated, **sweep, "bounds": divergence}, folder)
-        paths += draw_front(found, folder)
-        expected = {folder / f"{name}.{form}" for name in NAMES for form in ("png", "svg")}
-        assert set(paths) == expected
-    return folders
+    charts = {}
+    with pytest.MonkeyPatch.context() as patch:
+        save = Chart.save
+
+        def keep(chart, folder, name):
+            charts[name] = chart
+            return save(chart, folder, name)
+
+        patch.setattr(Chart, "save", keep)
+        for folder in folders:
+            paths = draw_pictures({**estimated, **sweep, "bounds": divergence}, folder)
+            paths += chart_search(found).save(folder, "front")
+            paths += draw_audit(audit, folder)
+            expected = {folder / f"{name}.{form}" for name in NAMES for form in ("png", "svg")}
+            assert set(paths) == expected
+    return *folders, charts
 
 
-NAMES = (*PICTURES, "front")
+NAMES = (*PICTURES, *OF_AUDITS, "front")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_png_and_svg_and_twice_the_same(drawn, name):
-    one, two = drawn
+    one, two, charts = drawn
     png, svg = one / f"{name}.png", one / f"{name}.svg"
     assert png.read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(svg).getroot().tag.endswith("svg")
     assert "<dc:date>" not in svg.read_text()
+    assert clean(charts[name].alt) in svg.read_text().replace("&gt;", ">")
     for path in (png, svg):
         assert path.read_bytes() == (two / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_lies_on_another(drawn, name, narrow):
+    """Labels of ticks and axes, titles, and legends; also whole, and inside the figure."""
+    with drawn[2][name].open(narrow=narrow) as figure:
+        figure.draw_without_rendering()
+        found = [*figure.legends, *figure.texts]
+        for axes in figure.axes:
+            found += [axes.title, axes.xaxis.label, axes.yaxis.label]
+            for axis in (axes.xaxis, axes.yaxis):
+                low, high = sorted(axis.get_view_interval())
+                ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+                found += [text for tick in ticks for text in (tick.label1, tick.label2)]
+        texts = [one for one in found if one.get_visible() and getattr(one, "get_text", str)()]
+        boxes = [(one, one.get_window_extent()) for one in texts]
+        for text, box in boxes:
+            assert min(box.x0, box.y0) >= -1, text
+            assert (box.x1, box.y1) <= (figure.bbox.x1 + 1, figure.bbox.y1 + 1), text
+        for (text, one), (other, two) in combinations(boxes, 2):
+            assert not one.overlaps(two), (text, other)
 
 
 def texts(path) -> str:
@@ -152,8 +211,11 @@ def texts(path) -> str:
         ("abilities", ["tiny", "relative fall", "language (story)", "reasoning (riddle)", "zero"]),
         ("tokens", ["tiny", "token accuracy, %", "completion entropy, nats", "unedited",
                     "(after the true tokens)", *VARIANTS]),
+        ("audit", ["60 passages", "relearn (n = 54)", "guided (none counts)", "limit", "%"]),
+        ("curves", ["steps of fine-tuning", "recovered (any), %", "relearn"]),
         ("front", ["tiny", "search over heads", "n = 6", "recited word for word, %",
-                   "nats per token", "deep blocks: 4,5", "chosen: 5", "on the other half", "goal"]),
+                   "nats per token", "deep blocks: 4,5", "chosen: 5", "limit",
+                   "on the other half"]),
         ("model", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "the front",
                    "heads 0–1", "block", "worth: ", "cost: ", "nats²", "nats per token", "5"]),
         ("propagation", ["tiny", "identity", "n = 500 tokens", "logits", "%"]),
@@ -168,16 +230,16 @@ def test_titles_axes_and_legends(drawn, name, expected):
 
 
 def test_variants_differ_without_color():
-    styles = [LINES[name] for name in [*VARIANTS, "mixed"]]
+    styles = [LOOKS[name] for name in [*VARIANTS, "mixed"]]
     assert len({style["marker"] for style in styles}) == len(styles)
-    lines = [LINES[name]["linestyle"] for name in VARIANTS]
+    lines = [LOOKS[name]["linestyle"] for name in VARIANTS]
     assert len(set(lines)) == len(lines)
 
 
 def test_colors_of_variants_differ_in_gray():
     from matplotlib.colors import to_rgb
 
-    gray = sorted(np.dot(to_rgb(LINES[name]["color"]), (0.299, 0.587, 0.114)) for name in VARIANTS)
+    gray = sorted(np.dot(to_rgb(LOOKS[name]["color"]), (0.299, 0.587, 0.114)) for name in VARIANTS)
     assert min(np.diff(gray)) > 0.05
 
 
@@ -186,7 +248,7 @@ def test_a_sweep_without_held_out_text(sweep, tmp_path):
         return {**one, "heldout_loss": None}
 
     result = {**sweep, "base": without(sweep["base"]), "edits": list(map(without, sweep["edits"]))}
-    _, svg = draw_sweep(result, tmp_path)
+    _, svg = chart_sweep(result).save(tmp_path, "sweep")
     assert "recited" in texts(svg)
     assert "nats" not in texts(svg)
 
@@ -206,50 +268,67 @@ def test_what_was_not_measured_is_not_in_the_papers_figures(sweep, tmp_path):
     assert "one block alone" not in texts(tmp_path / "accuracy.svg")
 
 
-@pytest.mark.parametrize("tasks", [1, 2])
-def test_a_legend_is_whole_and_below_the_data(sweep, monkeypatch, tmp_path, tasks):
-    figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-    some = dict([*sweep["tasks"].items()][:tasks])
-    draw_accuracy({**sweep, "tasks": some}, [*some], tmp_path)
-    figure = figures[0]
-    figure.draw_without_rendering()
-    (legend,) = figure.legends
-    box = legend.get_window_extent()
-    assert box.x0 >= 0
-    assert box.x1 <= figure.bbox.width
-    assert box.y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)
-
-
 def test_a_search_that_found_nothing(found, tmp_path):
     nothing = {"selected": None, "held_back": None, "goal": {"max_loss_increase": 0.001}}
-    _, svg = draw_front({**found, **nothing, "deep_blocks": None}, tmp_path)
+    _, svg = chart_search({**found, **nothing, "deep_blocks": None}).save(tmp_path, "front")
     written = texts(svg)
-    assert "goal" in written
+    assert "limit" in written
     assert "chosen" not in written
     assert "deep" not in written
 
 
-def test_cells_of_a_large_model_hold_no_numbers(tmp_path):
-    small, large = tmp_path / "small", tmp_path / "large"
-    for folder, blocks in ((small, 4), (large, 24)):
-        folder.mkdir()
-        draw_propagation(matrix(blocks), folder, title="tiny")
-    cells = [len(re.findall(r"<g id=\"text_", (f / "propagation.svg").read_text()))
-             for f in (small, large)]  # fmt: skip
-    assert cells[1] < 24 * 25 / 2 - 1
-    assert cells[0] > 4 * 5 / 2
+def test_cells_of_a_large_model_hold_no_numbers():
+    def count(blocks):
+        figure = Figure()
+        chart_propagation(matrix(blocks), "tiny").paint(figure, False)
+        return len(figure.axes[0].texts)
+
+    assert (count(4), count(24)) == (4 + 4 * 5 / 2, 0)
+
+
+def test_cells_with_names_have_the_colors_of_these_names():
+    """Also one that stands between others of the legend."""
+    cells = [["identity", None], ["mean", "linear"]]
+    figure = Figure()
+    draw_grid("", [Scale("", [Grid("heads", [("", cells)])])]).paint(figure, False)
+    (image,) = figure.axes[0].images
+    colors = [[to_rgba("0.93" if cell is None else LOOKS[cell]["color"]) for cell in row]
+              for row in cells]  # fmt: skip
+    assert np.allclose(image.get_array(), colors)
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["identity", "mean", "linear"]
+
+
+def test_a_front_fills_its_picture():
+    """Where nothing is near 0 %, the axis does not go there."""
+    front = [Series("unedited", [Point(0.0, 100.0)]), Series("edits", [Point(0.1, 20.0)])]
+    for low, bottom in ((20.0, 10.0), (0.0, -1.0)):
+        chart = draw_front(
+            "", [[FrontPanel("", "", [Series("a", [Point(0.2, low)])], front=front)]]
+        )
+        with chart.open() as figure:
+            assert bottom <= figure.axes[0].get_ylim()[0] <= low
+
+
+def test_names_of_others_are_plain_text_and_short(tmp_path):
+    """Dollar signs begin no formula, and control characters and markup stay out of the file."""
+    hostile = "$\\frac{$ \x1b[2K <b>&" + 60 * "x"
+    chart = draw_dots(hostile, "shares", [hostile], {hostile: [Dot(0.5, (0.4, 0.6))]})
+    _, svg = chart.save(tmp_path, "dots")
+    ElementTree.parse(svg)
+    assert "\x1b" not in svg.read_text()
+    wide = base64.b64decode(chart.embed().wide.partition(",")[2])
+    assert b"$\\frac{$ [2K &lt;b&gt;&amp;xxx" in wide
+    ElementTree.fromstring(wide)
 
 
 def test_a_map_of_measured_heads_is_in_percent(sweep, tmp_path):
     """Without estimates; and none where only whole blocks were measured."""
-    drawn = draw_units(sweep, tmp_path)
-    assert {path.name for path in drawn} == {"model.png", "model.svg"}
-    written = texts(tmp_path / "model.svg")
+    _, svg = chart_units(sweep).save(tmp_path, "model")
+    written = texts(svg)
     assert "worth: passages no longer recovered, %" in written
     assert "the best edit" in written
     blocks = [edit for edit in sweep["edits"] if edit["kind"] == "block"]
-    assert draw_units({**sweep, "edits": blocks}, tmp_path) == []
+    assert chart_units({**sweep, "edits": blocks}) is None
 
 
 def test_a_map_has_a_cell_for_each_unit_and_outlines_what_was_chosen():
@@ -267,7 +346,7 @@ def test_a_map_has_a_cell_for_each_unit_and_outlines_what_was_chosen():
     assert found.grids[0].worths == [[1.0, 2.0, 3.0, 4.0]]
     chosen = [Part(1, tuple(range(6)), "identity"), Part(2, (0, 1, 2, 5), "zero")]
     figure = Figure()
-    paint_map(figure, found, chosen)
+    chart_map(found, chosen).paint(figure, False)
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     outlined = [[patch.get_xy() for patch in axes.patches] for axes in panels]
     # rows from below: the block, two groups, six heads

@@ -19,12 +19,14 @@ from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
+from command_line import ROOT
 from example_report import bare, example, example_of, settled, task
 
 import surgery
 from cli.commands.edit.export import command
-from evals.evaluation.report import Report, seal_report
-from evals.publication.report import check_report, render_report, write_all_sentences
+from cli.commands.measure.evaluate import command as evaluate
+from evals.report.publication import check_report, render_report, write_all_sentences
+from evals.report.report import Report, seal_report
 from surgery.card.facts import as_line
 from surgery.errors import OutputError, SurgeryError
 
@@ -80,7 +82,8 @@ SENTENCES = [
     "commands/0", "front/1/label",
     *(f"edits/0/{path}" for path in (
         "verdict", "warnings/0", "tasks/copy/verdict", "tasks/copy/metrics/acc/verdict",
-        "gates/0/name", "gates/0/description", "gates/1/description", "heldout/verdict",
+        "gates/0/name", "gates/0/description", "gates/1/description", "gates/1/lacks",
+        "heldout/verdict",
         "extraction/warnings/0", "extraction/paired/selectivity/definition",
     )),
 ]  # fmt: skip
@@ -133,6 +136,28 @@ def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
     other = parse(source="me/model", healing=healing)
     assert other["heal"] == ("lab:pythia",)
     assert parse(family="llama", layout="compact")["save_as"] == "llama"
+    assert parse(max_shard_size=5000)["max_shard_size"] == 5000
+    assert parse()["max_shard_size"] is None
+
+
+def test_the_command_of_a_report_repeats_its_limits() -> None:
+    """To the last digit, whatever a limit is."""
+    limits = {"any": 0.012345678, "relearn": 1e-7, "greedy": 1.0}
+    settings = example()["settings"] | {"max": limits, "max_drop": {"piqa": 1 / 3}}
+    report = Report.model_validate(example(settings=settings))
+    words = shlex.split(write_all_sentences(report).commands[-1])
+    asked = evaluate.make_context("evaluate", words[2:]).params
+    assert (asked["max"], asked["max_drop"]) == (limits, {"piqa": 1 / 3})
+
+
+def test_one_place_writes_export_commands() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for part in ("surgery", "evals", "cli")
+        for path in (ROOT / part).rglob("*.py")
+        if re.search('"attn-surgery", "export"|attn-surgery export \\{', path.read_text())
+    }
+    assert found == {"surgery/record/command.py"}
 
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:

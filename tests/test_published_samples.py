@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.samples import load_samples
+from evals.data import load_samples
 from surgery.errors import SamplesError
 
 

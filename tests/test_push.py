@@ -35,14 +35,14 @@ from hub_repository import Repository
 from hub_uploads import UploadHub
 
 import surgery
-from evals.benchmarks.tasks import describe_task
-from evals.evaluation.page import render_pages
+from evals.report.page import render_pages
+from evals.run.lm_eval.tasks import describe_task
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
 from surgery.errors import SurgeryError
-from surgery.proof.reproduction import open_original, reproduce
 from surgery.proof.verification import verify
 from surgery.publishing.upload import find_publishable
+from surgery.reproduction import open_original, reproduce
 
 READER = "hf_readerreaderreaderreaderreader"
 WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -83,13 +83,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-def report(folder: Path) -> dict[str, Any]:
-    """A report of the model in the folder, with everything that one may have."""
+def report(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A report of the model in the folder, with everything that one may have; other `settings`."""
     tasks = example()["edits"][0]["tasks"]
     described = {
         name: {**one, "description": describe_task(name, {})} for name, one in tasks.items()
     }
-    return example_of(folder, tasks=described)
+    limits = {"max_drop": {"copy": 0.5}, "max_extraction": 1.0, "max": {"relearn": 0.9}}
+    settings = example()["settings"] | limits | changes  # all are kept
+    return example_of(folder, tasks=described, settings=settings)
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +243,31 @@ def test_a_report_goes_along_when_it_shows_no_text(
         "shown/report.json: is not a report (got edits.0.passages.0.prefix"
     )
     assert set(hub.repositories) == {"me/reported", "me/apart"}
+
+
+def test_only_what_keeps_its_limits_is_published(
+    hub: UploadHub, exported: dict[str, Path], run: Commands, tmp_path: Path
+) -> None:
+    """What is not decided only on request, and the card says so; what is missed never."""
+    for name, most in (("missed", 0.2), ("open", 0.3)):  # relearn recovers 6 of 22
+        folder = Path(shutil.copytree(exported["reported"], tmp_path / name))
+        (folder / "report.json").write_text(json.dumps(report(folder, max={"relearn": most})))
+    allowed = "--allow-undecided"
+    missed, still, unsure, done = run(
+        f"push {tmp_path / 'missed'} me/missed",
+        f"push {tmp_path / 'missed'} me/missed {allowed}",
+        f"push {tmp_path / 'open'} me/open",
+        f"push {tmp_path / 'open'} me/open {allowed}",
+        token=TOKEN,
+    )
+    for one in (missed, still):
+        assert "report.json: says that a limit is missed, so it is not published" in error(one)
+    assert "report.json: says that a limit is not decided, so it is not published" in error(unsure)
+    assert error(unsure).endswith("or give --allow-undecided")
+    assert done.code == 0, done.err
+    card = files(hub.repositories["me/open"])["README.md"].decode()
+    assert "Not decided: max relearn: 22 passages cannot support 30% with 27.27% recovered" in card
+    assert "me/missed" not in hub.repositories
 
 
 def test_without_render_no_report_is_sent(exported: dict[str, Path]) -> None:
@@ -401,7 +428,8 @@ REFUSED = {
     "push stock me/status-412": "Hub model me/status-412: changed during the upload (got "
     "HTTP 412); push again: files that have arrived are not sent twice",
     "push stock me/status-413": "Hub model me/status-413: a file or the whole upload is too "
-    "large for the Hub (got HTTP 413); export again with a smaller --max-shard-size",
+    "large for the Hub (got HTTP 413); export again with smaller files, as by "
+    "`export --max-shard-size 1GB`",
     "push stock me/status-429": "Hub model me/status-429: too many requests to the Hub (got HTTP "
     "429); wait a while and push again: files that have arrived are not sent twice",
     "push stock me/status-500": "Hub model me/status-500: the Hub has an internal error (got HTTP "

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.real.base import make_base
 from benchmarks.real.text import COUNTS, PASSAGES, cut_texts, read_rows
-from evals.samples import load_samples
+from evals.data import load_samples
 from surgery.editing.loading import load_model
 from surgery.selection import Part, parse_selection
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import attn_surgery, snapshot
+from command_line import attn_surgery, run_card, snapshot
 from decoders import HEADS, SIZE, D, write_decoder
 from fits import export_with_any, random_fits, record_of
 from forging import edit_json, edit_weights, seal
@@ -29,9 +30,11 @@ from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
+from surgery.card.text import render_card
 from surgery.checkpoint.content import hash_content
 from surgery.editing.preparing import Fitting, Prepared
-from surgery.proof.reproduction import TOLERANCE, open_original, reproduce
+from surgery.record.manifest import Manifest
+from surgery.reproduction import TOLERANCE, open_original, reproduce
 
 
 @pytest.fixture(scope="module")
@@ -191,14 +194,70 @@ def test_a_fitted_variant_repeats_with_its_text(
 ) -> None:
     done = attn_surgery("reproduce", fitted, "--source", source, "--calibration", text, "--json")
     assert (done.code, done.json["exact"]) == (0, True), done.stderr
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()[:12]
+    recorded = f"text.txt ({text.stat().st_size:,} bytes, text read of SHA-256 {digest})"
     attn_surgery("reproduce", fitted, "--source", source).assert_error(
-        "variant linear needs calibration text"
+        f"{fitted}: needs the text that it was made with (expected {recorded}); give each file "
+        "with --calibration\n"
     )
     other = tmp_path / "other.txt"
     other.write_text(TEXT * 21)
     attn_surgery("reproduce", fitted, "--source", source, "--calibration", other).assert_error(
-        "other.txt: is not the recorded calibration text (expected tokens of SHA-256"
+        f"other.txt: is not the recorded calibration text (expected {recorded}, tokens of SHA-256 "
     )
+
+
+@pytest.mark.parametrize("form", ["text.txt", "texts", "table.csv:words"])
+def test_the_commands_of_the_card_run_as_they_stand(
+    source: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """In the folder that the card names: that of the source and of the texts."""
+    place = tmp_path / "texts" if form == "texts" else tmp_path
+    place.mkdir(exist_ok=True)
+    for name in ("text.txt", "more and more.txt"):
+        shutil.copy(text, place / name)
+    rows = ["words", *(f'"{line}"' for line in text.read_text().splitlines())]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    shutil.copytree(source, place / "model")
+    monkeypatch.chdir(tmp_path)
+    edits = [{"drop_attn": "1", "variant": "linear"}, {"drop_attn": "2.0", "variant": "mean"}]
+    Path("chosen.json").write_text(json.dumps({"edits": edits}))
+    call = ("--plan", "chosen.json", "--calibration", form, "--output", place / "out")
+    if form == "text.txt":
+        call = (*call, "--calibration", "more and more.txt")
+    export = attn_surgery("export", place / "model", *call)
+    assert export.code == 0, export.stderr
+    again = surgery.export(place / "out", "0", variant="zero", output=place / "twice").output
+    monkeypatch.chdir(place)
+    reproduce, first = run_card(place / "out" / "README.md")
+    assert reproduce[1].stdout.endswith("files reproduced bit for bit from model\n"), reproduce
+    made = Path(first[1].stdout.partition(":")[0])
+    assert holds_the_same(made, Path("out"))
+    shutil.rmtree("out")
+    shutil.rmtree(made)
+    done = [outcome for name, outcome in run_card(again / "README.md") if name == "export"]
+    assert [outcome.code for outcome in done] == [0, 0], done
+
+
+def holds_the_same(one: Path, other: Path) -> bool:
+    files = json.loads((one / "surgery.json").read_text())["files"]
+    return bool(files == json.loads((other / "surgery.json").read_text())["files"])
+
+
+def test_the_text_of_an_embedded_model_need_not_be_named(tmp_path: Path) -> None:
+    """Its own text is what `reproduce` and `export` take without an option."""
+    record = {"sources": [{"name": "lab calibration text"}], "tokens": 9, "window": 3}
+    edit = {
+        "source": {"model": "lab:pythia"}, "family": "gpt_neox", "num_blocks": 6, "num_heads": 8,
+        "parts": [{"block": 1, "heads": [0], "variant": "mean"}], "layout": "stock", "changed": {},
+        "versions": {}, "calibration": {**record, "sha256": "ab" * 32},
+        "healing": {**record, "sha256": "ab" * 32, "steps": 80, "rows": 16, "device": "cpu",
+                    "learning_rate": 3e-4, "seed": 0, "threads": 2, "losses": [1.0]},
+    }  # fmt: skip
+    card = render_card(Manifest.model_validate({"edit": edit, "files": {}}), name="me/x")
+    assert "    attn-surgery reproduce me/x\n\n" in card
+    assert "--variant mean --heal lab:pythia --heal-steps 80 --layout stock\n" in card
+    assert "Run these in the folder" not in card
 
 
 @pytest.mark.parametrize(

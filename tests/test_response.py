@@ -21,14 +21,14 @@ from reciting import model_named, passages
 from scipy.stats import spearmanr
 from tiny_compact import BLOCKS, HEADS, VOCABULARY, WIDTH, blocks_of, stock
 
-from evals import response
-from evals.edits.engine import Engine
+from evals.choose.search.units import list_units
+from evals.data import Samples, Tokens, load_samples
+from evals.data.windows import cut_windows
 from evals.lab import heldout_texts
-from evals.models import LoadedModel, open_model
-from evals.response import Looking, draw_uniform, respond_heldout, respond_margins
-from evals.samples import Samples, Tokens, load_samples
-from evals.samples.windows import cut_windows
-from evals.search.units import list_units
+from evals.measure import response
+from evals.measure.edits.engine import Engine
+from evals.measure.response import Looking, draw_uniform, respond_heldout, respond_margins
+from evals.run.models import LoadedModel, open_model
 from surgery.editing.in_memory import short_circuit
 from surgery.errors import MeasurementError
 from surgery.selection import Part, Selection, parse_selection

@@ -15,10 +15,10 @@ from benchmarks.rivals.pruning import clear_weights, pruning, score_weights
 from benchmarks.rivals.table import ATTACKS, make_rows
 from benchmarks.rivals.training import gradient_difference, npo, npo_loss
 from benchmarks.rivals.vector_editing import NEURONS, edit_neurons, vector_editing
+from evals.data import load_samples
+from evals.data.windows import cut_windows
 from evals.lab import calibration_texts
-from evals.models import open_model
-from evals.samples import load_samples
-from evals.samples.windows import cut_windows
+from evals.run.models import open_model
 
 
 @pytest.fixture

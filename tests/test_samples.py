@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.samples import describe_samples, hash_row, list_row_warnings, load_samples
-from evals.samples.repeats import find_overlaps
+from evals.data import describe_samples, hash_row, list_row_warnings, load_samples
+from evals.data.repeats import find_overlaps
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
+from surgery.reading.corpus import open_corpus
 
 TOKENS = np.arange(5 * 70).reshape(5, 70) % 300
 
@@ -363,8 +364,84 @@ def test_rows_too_short_are_left_out_on_request(tmp_path):
     assert message(source, **options).startswith(
         f"{source}: 1 of 2 rows are too short, the first is row 2 ('1') (expected at least 4 prefix"
     )
-    with pytest.raises(SamplesError, match=r"no row can be used .got it has fewer than"):
-        load_samples(source, **{**options, "suffix_length": 64}, skip_short=True)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says", "tries"),
+    [
+        ([58, 50, 60], "all 3 rows have fewer than 64 tokens (median 58)", (24, 24)),
+        ([58, 3, 60], "all 3 rows have fewer than 64 tokens (median 58)", (24, 24, True)),
+        ([9, 9, 10, 3], "all 4 rows have fewer than 64 tokens (median 9)", (4, 4, True)),
+        ([1, 0], "all 2 rows have fewer than 64 tokens (median 0.5)", None),
+        ([(40, 9), (50, 20)], "all 2 rows have fewer than 32 suffix tokens (median 14.5)", (32, 8)),
+        (
+            [(40, 9), (20, 40)],
+            "all 2 rows have fewer than 32 prefix tokens (median 30) or 32 suffix tokens "
+            "(median 24.5)",
+            (16, 24, True),
+        ),
+    ],
+)
+def test_lengths_that_fit_are_proposed_where_no_row_is_long_enough(tmp_path, sizes, says, tries):
+    """And they do fit: every row, unless rows that are much shorter than most are left out."""
+    rows = [
+        {"tokens": [1] * size}
+        if isinstance(size, int)
+        else {"prefix": [1] * size[0], "suffix": [2] * size[1]}
+        for size in sizes
+    ]
+    source = lines(tmp_path / "s.jsonl", [{"id": at, **row} for at, row in enumerate(rows)])
+    options = dict(zip(("prefix_length", "suffix_length", "skip_short"), tries or (), strict=False))
+    named = {
+        name: value for name, value in options.items() if (name, value) != ("prefix_length", 32)
+    }
+    shown = [f"`{n}`" if value is True else f"`{n}={value}`" for n, value in named.items()]
+    fix = f"try {' '.join(shown)}" if tries else "give longer passages"
+    for skip_short in (False, True):
+        assert message(source, skip_short=skip_short) == f"{source}: {says}; {fix}"
+    if tries:
+        assert load_samples(source, **options).tokens.shape[1] == sum(tries[:2])
+
+
+def write_letters(path):
+    """A table of a form that its name tells, with passages in a column of another name."""
+    columns = {"customer_id": [1.5], "letter": ["the quick brown fox"]}
+    row = {name: cells[0] for name, cells in columns.items()}
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps([row]))
+    elif path.suffix == ".jsonl":
+        path.write_text(json.dumps(row) + "\n")
+    else:
+        path.write_text("customer_id,letter\n1.5,the quick brown fox\n")
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet"])
+def test_the_columns_of_a_table_without_the_right_one_are_named(tmp_path, form):
+    """For passages and for other text. And then the name of the right one serves."""
+    path = write_letters(tmp_path / f"s.{form}")
+    found = "columns found: customer_id, letter; name the one to use: FILE:COLUMN"
+    assert message(str(path)) == (
+        f"{path}: no passages (expected columns tokens, prefix and suffix, or text); {found}"
+    )
+    assert message(f"{path}:leter") == f"{path}:leter: no column 'leter'; {found}"
+    with pytest.raises(SamplesError, match=f"no such column.; {found}"):
+        open_corpus([path])
+    given = {"tokenizer": tiny_tokenizer(), "prefix_length": 1, "suffix_length": 1}
+    assert load_samples(f"{path}:letter", **given).tokens.shape == (1, 2)
+
+
+def test_rows_too_short_or_torn(tmp_path):
+    pairs = [{"prefix": "the qu", "suffix": "ick brown"}, {"prefix": "the", "suffix": " quick"}]
+    source = lines(tmp_path / "p.jsonl", pairs)
+    assert message(
+        source, tokenizer=tiny_tokenizer(), prefix_length=1, suffix_length=9, skip_short=True
+    ).startswith(
+        f"{source}: 1 of 2 rows have fewer than 9 suffix tokens (median 1), and in the others "
+        "prefix and suffix tokenize differently where they meet; try `suffix_length=1`"
+    )
 
 
 @pytest.mark.parametrize("name", ["prefix", "suffix"])
@@ -382,7 +459,8 @@ def test_pairs_of_different_number_or_too_short(tmp_path):
         f"{prefix},{suffix}: prefixes and suffixes differ in number (expected 5 suffixes, got 4)"
     )
     suffix = save(tmp_path / "s.npy", TOKENS[:, 40:])
-    assert "at least 41 prefix tokens, got 40" in message(f"{prefix},{suffix}", prefix_length=41)
+    expected = "all 5 rows have fewer than 41 prefix tokens (median 40); try `prefix_length=40`"
+    assert expected in message(f"{prefix},{suffix}", prefix_length=41)
 
 
 @pytest.mark.parametrize(
@@ -432,8 +510,8 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
     path = tmp_path / "s.jsonl"
     row = [1] * 64
     assert message(lines(path, [{"words": "a"}])) == (
-        f"{path}: no passages (expected a column tokens, columns prefix and suffix, or a column "
-        "text, got none of them); name the column: FILE:COLUMN"
+        f"{path}: no passages (expected columns tokens, prefix and suffix, or text); columns "
+        "found: words; name the one to use: FILE:COLUMN"
     )
     at = f"{path} line 2: cannot be used as samples (got"
     assert message(lines(path, [{"tokens": row}, {"id": 2}])) == f"{at} no 'tokens')"

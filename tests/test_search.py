@@ -23,23 +23,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from evals.inputs import say_nothing, show_nothing
-from evals.memorization.recovery import make_recovery
-from evals.samples import Samples
-from evals.search.algorithm import find
-from evals.search.estimates import Estimates
-from evals.search.goals import SURE, MaxExtraction, MaxLossIncrease
-from evals.search.points import EditPoint, pareto_front, point_of
-from evals.search.request import SearchRequest
-from evals.search.run import run_search
-from evals.search.task import open_task, split_halves
-from evals.search.units import (
+from evals.choose.search.algorithm import find
+from evals.choose.search.estimates import Estimates
+from evals.choose.search.goals import SURE, MaxExtraction, MaxLossIncrease
+from evals.choose.search.points import EditPoint, pareto_front, point_of
+from evals.choose.search.request import SearchRequest
+from evals.choose.search.run import run_search
+from evals.choose.search.task import open_task, split_halves
+from evals.choose.search.units import (
     keep_possible,
     list_sets,
     list_units,
     merge_units,
     units_clash,
 )
+from evals.data import Samples
+from evals.data.inputs import say_nothing, show_nothing
+from evals.measure.memorization.recovery import make_recovery
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, UnsupportedError

@@ -22,11 +22,11 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from cli.commands.choose.search import command
 from cli.config import with_config
-from evals.edits.engine import edit_record
-from evals.samples import load_samples
-from evals.samples.windows import cut_windows
-from evals.search.request import SearchRequest
-from evals.search.task import split_halves
+from evals.choose.search.request import SearchRequest
+from evals.choose.search.task import split_halves
+from evals.data import load_samples
+from evals.data.windows import cut_windows
+from evals.measure.edits.engine import edit_record
 from surgery.record.plan_file import read_plan_file
 from surgery.selection import Part
 
@@ -150,7 +150,8 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert found["units"] == {"offered": 4, "estimated": 0, "measured": 4}
     assert set(found["held_back"]) == FIGURES
     assert set(found["base"]) == FIGURES | {"held_back"}
-    assert set(found["deep_blocks"]) == EDIT | FIGURES | {"held_back", "meets_goal"}
+    assert set(found["deep_blocks"]) == EDIT | FIGURES | {*("held_back", "meets_goal", "offered")}
+    assert found["passed_over"] == {"doubtful": 0, "untried": 0}
     assert found["deep_blocks"]["spec"] == "1"
     assert found["goal"] == {"max_extraction": 0.3}
     assert found["exhaustive"]
@@ -241,6 +242,21 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
     assert call(model, samples, texts, *another, "--overwrite").code == 0
 
 
+def test_a_budget_that_pays_for_every_set_goes_on_from_one_that_does_not(
+    model, samples, texts, tmp_path
+):
+    """The fits of several blocks are then those of an export, so such sets are measured anew."""
+    fit = ["--grain", "blocks", "--variant", "mean", "--variant", "zero", "--calibration", texts[1]]
+    options = ["--max-extraction", 0.3, *fit, "--output", tmp_path / "found", "--max-evaluations"]
+    assert not search(model, samples, texts, *options, 6)["exhaustive"]
+    more = call(model, samples, texts, *options, 8, "--json")
+    assert "edits are already measured" in more.stderr
+    assert more.json["exhaustive"]
+    shutil.rmtree(tmp_path / "found")
+    once = search(model, samples, texts, *options, 8)
+    assert once | {"plan": ""} == more.json | {"plan": ""}
+
+
 def test_other_labels_deal_other_halves_so_nothing_is_taken_up(model, samples, texts, tmp_path):
     options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
     assert call(model, samples, texts, *options).code == 0
@@ -270,18 +286,21 @@ def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
     )
 
 
-def test_few_passages_are_inconclusive(model, samples, texts, tmp_path):
+def test_few_passages_decide_nothing(model, samples, texts, tmp_path):
     rows = [json.loads(line) for line in samples.read_text().splitlines()[:3]]
     few = write_rows(tmp_path / "few.jsonl", rows)
     options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
     outcome = call(model, few, texts, *options)
     assert outcome.code == 0, outcome
-    assert "inconclusive (n = 1): the interval contains the limit" in outcome.stdout
-    assert call(model, few, texts, *options, "--json").json["held_back_conclusive"] is False
+    said = "1 passages cannot support 30%: that takes 9"
+    assert f"On the held-back half: not decided. {said}." in outcome.stdout
+    assert f"held-back half: {said}; unless the limit is missed" in outcome.stderr  # beforehand
+    found = call(model, few, texts, *options, "--json").json
+    assert (found["held_back_state"], found["held_back_meets_goal"]) == ("undecided", None)
 
 
-def test_few_windows_are_inconclusive_for_a_limit_on_the_loss(model, samples, texts, tmp_path):
-    """Nor is a rise conclusive that may as well be above the limit."""
+def test_few_windows_decide_no_limit_on_the_loss(model, samples, texts, tmp_path):
+    """Nor does a rise that may as well be above the limit."""
     few = tmp_path / "few.txt"
     few.write_text(" ".join(texts[0].read_text().split()[:30]))
     limit = 5.0
@@ -289,16 +308,17 @@ def test_few_windows_are_inconclusive_for_a_limit_on_the_loss(model, samples, te
     for name, text, sure in (("far", heldout, True), ("few", few, False), ("near", heldout, False)):
         options = ["--max-loss-increase", limit, "--variant", "zero", "--output", tmp_path / name]
         outcome = call(model, samples, (text, None), *options)
-        assert ("(n = 20): there are too few passages" in outcome.stdout) == (not sure), name
+        said = "not decided. There are too few passages, or windows" in outcome.stdout
+        assert said == (not sure), name
         found = json.loads((tmp_path / name / "search.json").read_text())
-        assert found["held_back_conclusive"] is sure
+        assert found["held_back_state"] == ("kept" if sure else "undecided")
         if sure:
             rises = (found[key]["heldout_loss"] for key in ("selected", "base"))
             limit = round(next(rises) - next(rises), 5) + 1e-4
 
 
 def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
-    from evals.search import algorithm
+    from evals.choose.search import algorithm
 
     options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"]
 

@@ -21,6 +21,7 @@ from surgery.selection import (
     checked,
     format_selection,
     heads_of,
+    name_blocks,
     parse_selection,
     variant_name,
 )
@@ -99,6 +100,14 @@ def test_round_trip(chosen: dict[int, dict[int, str]]) -> None:
     assert heads_of(parse_selection(spec, "zero", 12, 4)) == heads_of(parts)
     plan = PlanFile.model_validate_json(PlanFile(edits=list_edits(parts, 4)).to_text())
     assert plan.make_selection(12, 4) == parts
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"), [("2", "block 2"), ("7.1-3", "block 7.1-3"), ("5,20-22", "blocks 5,20-22")]
+)
+def test_one_block_is_named_in_the_singular(spec: str, name: str) -> None:
+    selection = parse_selection(spec, "identity", 24, 8)
+    assert name_blocks(selection, 8) == name
 
 
 def test_a_mixed_selection_says_so() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from evals import statistics
-from evals.samples.windows import cut_windows
+from evals.data.windows import cut_windows
+from evals.run import statistics
 
 
 @given(st.integers(1, 200), st.data())
@@ -78,6 +78,43 @@ def test_bootstrap_resamples_groups_on_their_own():
     small, large = np.zeros(10), np.full(1_000, 3.0)
     interval = statistics.bootstrap((small, large), lambda a, b: b.mean() - a.mean())
     assert interval == statistics.Interval(3.0, 3.0)
+
+
+def test_one_draw_is_a_plain_rate():
+    hits = np.arange(40)[None] % 4 == 0
+    counted = np.arange(40)[None] < 30
+    plain = statistics.rate((hits & counted)[counted])
+    assert statistics.rate_draws(hits, counted) == {"n": 30, **plain}
+    pair = statistics.compare_draws(hits, ~hits, counted)
+    assert pair == statistics.compare_flags(hits[counted], ~hits[counted])
+
+
+def test_several_draws_give_their_mean_and_an_interval_of_draws_and_rows():
+    hits = np.zeros((5, 50), dtype=bool)
+    hits[0, :20] = True  # luck: one draw brings back twenty, the others none
+    counted = np.ones_like(hits)
+    counted[1, 49] = False
+    found = statistics.rate_draws(hits, counted)
+    assert (found["n"], found["count"], found["rate"]) == (50, 20, pytest.approx(0.08))
+    low, high = found["ci95"]
+    assert low <= statistics.wilson(4, 50).low
+    assert high > statistics.wilson(4, 50).high, "the draws differ by more than chance in rows"
+    none = statistics.rate_draws(np.zeros_like(hits), counted)
+    assert (none["count"], none["ci95"]) == (0, statistics.wilson(0, 50).as_list())
+    nothing = statistics.rate_draws(hits, np.zeros_like(hits))
+    assert (nothing["n"], nothing["ci95"]) == (0, [0.0, 1.0])
+
+
+def test_the_difference_of_draws_is_that_of_their_rates():
+    rng = np.random.default_rng(1)
+    before, after = rng.random((4, 60)) < 0.8, rng.random((4, 60)) < 0.3
+    counted = np.ones_like(before)
+    found = statistics.compare_draws(before, after, counted)
+    rates = [statistics.rate_draws(one, counted)["rate"] for one in (before, after)]
+    assert found.difference == pytest.approx(rates[1] - rates[0])
+    assert found.ci95[0] < found.difference < found.ci95[1]
+    one = statistics.paired_difference(found.lost, found.gained, 60)
+    assert found.ci95[1] - found.ci95[0] >= one.high - one.low - 0.02
 
 
 def test_strata_are_counts_or_powers_of_two():

@@ -25,19 +25,19 @@ from tiny_compact import CONFIGS, VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from evals.attacks.attack import Target
-from evals.attacks.audit import AttackPlan, compare_models, try_attacks
-from evals.attacks.guided import CANDIDATES, PLAUSIBLE, STRENGTHS
-from evals.attacks.names import find_attack, make_attack
-from evals.attacks.near_beams import BEAMS, NEEDED, bound_near_mass
-from evals.attacks.quantized import _round_to_nf4, quantize_matrices
-from evals.attacks.soft_prompt import LENGTH, learn_prompt, put_before
-from evals.attacks.tuning import fine_tune
-from evals.evaluation.report import seal_report
-from evals.memorization.recovery import Evidence, make_recovery
-from evals.models import LoadedModel
-from evals.publication.report import check_report
-from evals.samples import Samples
+from evals.data import Samples
+from evals.measure.attacks.attack import Target
+from evals.measure.attacks.guided import CANDIDATES, PLAUSIBLE, STRENGTHS
+from evals.measure.attacks.names import find_attack, make_attack
+from evals.measure.attacks.near_beams import BEAMS, NEEDED, bound_near_mass
+from evals.measure.attacks.quantized import _round_to_nf4, quantize_matrices
+from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt, put_before
+from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
+from evals.measure.attacks.tuning import fine_tune
+from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.report.publication import check_report
+from evals.report.report import seal_report
+from evals.run.models import LoadedModel
 from surgery.editing.in_memory import apply
 from surgery.errors import MeasurementError, OutputError
 
@@ -48,7 +48,7 @@ def rows_of(tokens: Any, prefix_length: int = PREFIX, **more: Any) -> Samples:
 
 
 def target_of(model: Any, samples: Samples, **more: Any) -> Target:
-    return Target(model, None, samples, samples.tokens, **more)
+    return Target(model, None, samples, samples.tokens, **{"draws": 1, **more})
 
 
 @cache
@@ -211,7 +211,7 @@ def test_guided_decoding_is_that_of_a_slow_attacker() -> None:
 def test_a_soft_prompt_is_trained_as_an_obvious_loop_does(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evals.attacks.soft_prompt.STEPS", 20)
+    monkeypatch.setattr("evals.measure.attacks.soft_prompt.STEPS", 20)
     model, samples = model_named(name), passages(name)
     before = copy.deepcopy(model.state_dict())
     outcome = make_attack("soft-prompt").run(target_of(model, samples))
@@ -266,11 +266,11 @@ def test_text_of_the_same_form_is_half_of_the_control(loaded: LoadedModel) -> No
     plan = AttackPlan(samples, samples.tokens[:2], ("relearn-alike",))
     found = try_attacks(loaded, plan)
     held = np.sort(np.random.default_rng(0).permutation(6)[:3])
-    assert found.control["relearn-alike"].tried.tolist() == [i not in held for i in range(6)]
+    assert found.control["relearn-alike"].tried.tolist() == [[i not in held for i in range(6)]]
     assert found.passages["relearn-alike"].tried.all()
     *_, tuned = fine_tune(loaded.model, samples.tokens[10:][held])
     expected = make_attack("any").run(target_of(tuned, plan.passages)).recovered
-    assert found.passages["relearn-alike"].recovered.tolist() == expected.tolist()
+    assert found.passages["relearn-alike"].recovered.tolist() == [expected.tolist()]
 
 
 def test_what_was_not_tried_is_said(loaded: LoadedModel) -> None:
@@ -332,7 +332,7 @@ def test_nf4_groups_run_over_the_ends_of_rows(shape: tuple[int, int]) -> None:
 
 
 def test_nf4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evals.attacks.quantized.find_spec", lambda name: None)
+    monkeypatch.setattr("evals.measure.attacks.quantized.find_spec", lambda name: None)
     samples = rows_of(np.random.default_rng(3).integers(1, 300, (4, 20)))
     needs = "the package bitsandbytes (pip install bitsandbytes)"
     plan = AttackPlan(samples, samples.tokens, ("any", "quantized:nf4"))
@@ -386,7 +386,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ),
         (
             "{own}:NONE",
-            r"is not an attack .*NONE to be an evals.attacks.attack.Attack, got no such",
+            r"is not an attack .*NONE to be an evals.measure.attacks.attack.Attack, got no such",
         ),
         ("{own}:OTHER", r"is not an attack .*got int"),
         ("hints:ATTACK", r"no attack 'hints:ATTACK' \(expected any, greedy"),

@@ -21,14 +21,14 @@ from reciting import model_named, passages
 from tiny_compact import VOCABULARY, stock
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo
 
-from evals.edits import sharing
-from evals.edits.engine import Engine, MeasuredEdit
-from evals.memorization.extraction import extract, run_pass
-from evals.models import open_model
-from evals.running.runs import run_from_block, run_tokens
-from evals.samples import Samples
-from evals.sweep.request import SweepRequest
-from evals.sweep.task import list_edits
+from evals.choose.sweep.request import SweepRequest
+from evals.choose.sweep.task import list_edits
+from evals.data import Samples
+from evals.measure.edits import sharing
+from evals.measure.edits.engine import Engine, MeasuredEdit
+from evals.measure.memorization.extraction import extract, run_pass
+from evals.run.models import open_model
+from evals.run.resuming import run_from_block, run_tokens
 from surgery.editing.in_memory import Editable, short_circuit
 from surgery.errors import MeasurementError
 from surgery.exporting import export

@@ -14,13 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, interrupted, start
+from command_line import (
+    PROGRAM,
+    TWO_PROCESSES,
+    Outcome,
+    attn_surgery,
+    finish,
+    interrupted,
+    running,
+    start,
+)
 from reciting import members_and_others, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
 from cli.terminal import name_options
-from evals.sweep.report import format_csv
-from evals.sweep.sweeping import owned
+from evals.jobs.sweeping import owned
+from evals.report.sweep_report import format_csv
 from surgery.exporting import export
 from surgery.output import check_output
 
@@ -202,13 +211,13 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
     warning, nothing = done.json["warnings"]
     assert "there is nothing to remove" in nothing
     assert warning.startswith("single heads with identity are left out: no layout holds this edit")
-    assert f"warning: {name_options(warning)}" in done.stderr
+    assert f"warning: {name_options(warning, running('sweep'))}" in done.stderr
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     output = tmp_path / "swept"
     options = ("--batch-size", "8", "--output", output, "--json")
-    from evals.edits.engine import Engine
+    from evals.measure.edits.engine import Engine
 
     with interrupted(Engine, at=4, method="_measure_batch"):
         done = sweep(files, *options)

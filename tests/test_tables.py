@@ -2,7 +2,7 @@
 
 The row's name, what is recited and the loss stand in one line, each figure whole, and no word is
 broken. Where a table is too wide, the other columns follow below it; those of a sweep, which may
-have hundreds of rows, are named instead. A pipe gets one table, a line for each row.
+have hundreds of rows, are named instead. A pipe is as wide as a terminal of 100 characters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from command_line import on_terminal
-from example_report import TWIN, audit, example, several
+from example_report import TWIN, audit, example, several, share
 
 from cli.commands.choose.sweep import print_sweep
 from cli.commands.measure.audit import print_audit
@@ -26,13 +26,14 @@ from cli.commands.measure.extract import print_extraction
 from cli.tables import print_table
 from cli.tables.comparison import print_comparison
 from cli.tables.evaluation import print_evaluation
-from cli.tables.search import print_search
-from evals.evaluation.report import Report
-from evals.search.request import SearchRequest
+from cli.tables.search import print_search, write_next_command
+from evals.choose.search.request import SearchRequest
+from evals.report.report import Report
+from evals.report.rows import make_tables
 
 WIDTHS = [60, 80, 120]
 ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}
-ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32}
+ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32, "verdict": "It keeps every limit."}
 
 
 def speed() -> dict[str, Any]:
@@ -105,7 +106,7 @@ def swept(**figures: Any) -> dict[str, Any]:
 
 
 LIMIT = {"name": "relearn", "value": 0.04, "ci95": [0.01, 0.1], "limit": 0.05, "n": 54,
-         "conclusive": False}  # fmt: skip
+         "lacks": "54 passages cannot support 5%"}  # fmt: skip
 
 
 def searched() -> dict[str, Any]:
@@ -125,10 +126,12 @@ def searched() -> dict[str, Any]:
     return {
         "model": "model", "n": 60, "n_held_back": 60, "num_heads": 12, "measure": "any",
         "base": halves(figures(1, 3.25, 0), figures(0.998, 3.5, 0)),
-        "deep_blocks": {"spec": "20-23", **halves(figures(0.11, 4, 0.9), figures(0.12, 4.5, 0.8))},
+        "deep_blocks": {"spec": "20-23", "meets_goal": True, "offered": False,
+                        **halves(figures(0.01, 4, 0.1), figures(0.12, 4.5, 0.8))},
+        "passed_over": {"doubtful": 2, "untried": 0},
         "selected": {"variant": "mixed", "spec": "", "parts": parts, **figures(0, 3.375, 0.125)},
         "held_back": figures(0.013, 3.75, 0.5), "held_back_meets_goal": False,
-        "held_back_conclusive": True, "goal": {"max_extraction": 0.01},
+        "held_back_state": "missed", "goal": {"max_extraction": 0.01},
         "exhaustive": False, "units": {"offered": 288}, "evaluations": 64, "calibration": None,
     }  # fmt: skip
 
@@ -160,20 +163,28 @@ EDITS = Report.model_validate(several(*[example()] * 5))
 TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "sweep": (lambda: print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (
-        lambda: print_search(searched(), SearchRequest(**ASKED), Path("FOUND/plan.json")),
+        lambda: print_search(searched()),
         [
             r"unedited +99\.8% +\+0\.000",
             r"chosen +1\.3% +\+0\.250",
-            r"relearn .* 4\.0%",
+            r"relearn .*\(n = 54\): 4\.0%",
+            r"deep blocks meet the goal and are better, but were not on offer",
+            r"Passed over: 2 better by the table, which may miss the goal on other passages",
             r"costs\s+\+0\.062",
-            r"export m --plan\s+FOUND/plan\.json --heal\s+t\.txt",
         ],
     ),
     "extract": (
         lambda: print_extraction(example()["edits"][0]["extraction"]),
         [r"\d%\] +0\.0% \[0\.0%, "],
     ),
-    "audit": (lambda: print_audit(ATTACKED), [r"greedy +87\.5% \[69\.0%, 95\.7%\] +4\.2% \["]),
+    "audit": (
+        lambda: print_audit(ATTACKED),
+        [
+            r"greedy +24 +87\.5% \[69\.0%, 95\.7%\] +4\.2% \[",
+            r"relearn +22 +95\.5% ",
+            r"verdict: It keeps\s+every limit\.",
+        ],
+    ),
     "evaluate": (
         lambda: print_evaluation(report(), Path("out")),
         [r"0\.612 +0\.587 +−0\.025 \[−0\.045, −0\.005\]"],
@@ -181,7 +192,7 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "evaluate several": (lambda: print_evaluation(EDITS), [r"0\.934 +0\.702"]),
     "evaluate a twin": (
         lambda: print_evaluation(Report.model_validate(example(twin=TWIN)), Path("out")),
-        [r"97% of the way to it"],
+        [r"97% of the "],
     ),
     "check": (
         lambda: print_check(checked()),
@@ -213,8 +224,9 @@ def test_no_figure_is_cut_and_no_word_is_broken(name: str, columns: int) -> None
         assert re.search(line, printed), printed
     whole = set(piped(work).split()) - {*re.findall("─+", piped(work))}
     words = {*printed.split(), *re.findall(r"\S+(?=[,.] )", printed)}
-    if name == "sweep":
+    if name == "sweep":  # names what has no room, and each width has another
         whole = {word for word in whole if not re.fullmatch(r"[\d.%e+]+", word)}
+        words |= {"Not", "shown,", *piped(work).partition("Not shown,")[2].split()}
     assert whole <= words, whole - words
 
 
@@ -249,9 +261,38 @@ def test_the_best_of_edits_that_recite_the_same_costs_least() -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_pipe_gets_one_table(name: str) -> None:
+def test_a_pipe_gets_what_a_terminal_of_100_characters_shows(name: str) -> None:
     work, _ = TABLES[name]
-    assert len(re.findall("^─+$", piped(work), re.MULTILINE)) == 1
+    tables = [line.rstrip() for line in piped(work).splitlines() if line.rstrip().endswith("─")]
+    assert 1 <= len(tables) <= 2
+    assert max(map(len, tables)) <= 100
+    if name != "compare":  # its texts wrap in a terminal only
+        shown = re.sub(r"\x1b\[[\d;]*m", "", on_terminal(100, work))
+        assert shown.split() == piped(work).split()
+
+
+def test_a_share_of_no_passages_is_no_share() -> None:
+    """Not 0 %, with an interval of everything."""
+    (attack,) = (one for one in ATTACKED["attacks"] if one["name"] == "greedy")
+    nothing = {**attack, "name": "guided", "base": share(0, 0), "edited": share(0, 0)}
+    found = {**audit(), "attacks": [nothing]}
+    printed = piped(lambda: print_audit({**ATTACKED, **found}))
+    assert re.search(r"guided +0 +none counts +none counts +0\.0% \[", printed), printed
+    printed = piped(lambda: print_evaluation(report(audit=found)))
+    assert re.search(r"guided \(n = 0\) +none counts +none counts", printed), printed
+
+
+def test_rows_of_an_evaluation_differ_in_their_names() -> None:
+    """Figures of all passages, beside those that did not choose the edit, would look the same."""
+    assert report().edits[0].all_passages.heldout
+    labels = [row.label for table in make_tables(report()) for row in table.rows if row.main]
+    assert len(set(labels)) == len(labels)
+
+
+def test_the_command_that_exports_a_choice() -> None:
+    request = SearchRequest(**ASKED)
+    command = write_next_command(searched(), request, Path("FOUND/plan.json"))
+    assert command == "attn-surgery export m --plan FOUND/plan.json --heal t.txt"
 
 
 def test_a_terminal_narrower_than_a_word() -> None:

@@ -10,11 +10,12 @@ import ast
 import io
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import ROOT, Outcome, attn_surgery
+from command_line import ROOT, Outcome, attn_surgery, running
 
 from cli.tables import make_console, print_table
 from cli.terminal import escape_text, show_progress
@@ -101,6 +102,61 @@ def test_progress_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "export [red]model\\x07\\u202e" in drawn
     assert "\x07" not in drawn
     assert "\u202e" not in drawn
+
+
+def wait_for(err: io.StringIO, text: str) -> str:
+    """The first line with that text, once it is there."""
+    for _ in range(500):
+        for line in err.getvalue().splitlines():
+            if text in line:
+                return line
+        time.sleep(0.02)
+    pytest.fail(f"{text!r} is not in {err.getvalue()!r}")
+
+
+def test_a_pipe_gets_a_line_in_each_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while one step takes longer. It has the count and the time left, as far as known."""
+    err = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+    with show_progress("search \x07x", 64, interval=0.05) as advance:
+        wait_for(err, r"search \x07x: 0 of 64 after 0:00:0")
+        advance(2_000)
+        wait_for(err, "search \\x07x: 2,000 of 64, about 0:00:00 left")
+        advance(-1_999)
+        left = wait_for(err, ": 1 of 64, about 0:0").partition("about ")[2]
+        assert left.endswith(" left")
+    with show_progress("look", None, interval=0.05) as advance:
+        wait_for(err, "look: 0:00:0")
+        advance(1_234)
+        wait_for(err, "look: 1,234 after 0:00:0")
+    said = err.getvalue()
+    time.sleep(0.2)
+    assert err.getvalue() == said
+
+
+def test_all_bars_of_a_command_share_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many short bars are one long wait; of two that are open, the one that moves is shown."""
+    err = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+    with running("search"):
+        deadline = time.monotonic() + 30
+        while not err.getvalue() and time.monotonic() < deadline:
+            with show_progress("short", 1, interval=0.3):
+                time.sleep(0.02)
+        assert err.getvalue().startswith("short: ")
+        with (
+            show_progress("estimate", None, interval=0.3),
+            show_progress("search", 8, interval=0.3) as advance,
+        ):
+            advance(4)
+            wait_for(err, "search: 4 of 8")
+        assert "estimate" not in err.getvalue()
+
+
+def test_a_short_command_prints_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress("short", 2) as advance:
+        advance(1)
+    assert capsys.readouterr().err == ""
 
 
 def test_nothing_is_printed_by_another_way() -> None:

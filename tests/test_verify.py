@@ -243,7 +243,7 @@ def test_another_source(folder: Path, source: Path, tmp_path: Path) -> None:
     assert_fails(folder, "edit", text, neo)
     copy = Path(shutil.copytree(source, tmp_path / "elsewhere"))
     assert surgery.verify(folder, source=copy).ok
-    with pytest.raises(ValueError, match="`revision` goes with `source`"):
+    with pytest.raises(SurgeryError, match="`revision` goes with a Hub id"):
         surgery.verify(folder, revision="main")
 
 
@@ -340,6 +340,8 @@ def test_files_that_do_not_load(folder: Path, content: bytes, source: Path) -> N
 )
 def test_a_configuration_that_does_not_load(tmp_path: Path, key: str, value: object) -> None:
     """Whatever the library raises is one line."""
-    model = write_checkpoint(tmp_path / "source", NEOX | {key: value})
-    surgery.export(model, "1", output=tmp_path / "out")
-    assert_fails(tmp_path / "out", "loads", "cannot be loaded")
+    model = write_checkpoint(tmp_path / "source", NEOX)
+    folder = surgery.export(model, "1", output=tmp_path / "out").output
+    edit_json(folder / "config.json", lambda config: config.update({key: value}))
+    seal(folder)
+    assert_fails(folder, "loads", "cannot be loaded")

@@ -57,7 +57,7 @@ COMMANDS = {
     "mitigate": Command(
         f"mitigate {{model}} {MEASURED} {HELD_OUT} --grain blocks --max-evaluations 4 "
         "--measure greedy --max-extraction 0.2 --attack greedy --tasks local_choice "
-        "--include-path tasks --output out",
+        "--include-path tasks --allow-undecided --output out",
         f"source/{SHARD}",
         last="recipe.yaml",
     ),

@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.lab.records import LENGTH, Record
-from evals.memorization.extraction import run_pass
-from evals.memorization.measures import exact_match
+from evals.measure.memorization.extraction import run_pass
+from evals.measure.memorization.measures import exact_match
 
 Rows = npt.NDArray[np.int64]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from evals.edits.engine import BASE, Engine, MeasuredEdit
-from evals.inputs import find_calibration_text, make_fitter, read_heldout_texts
-from evals.memorization.recovery import rate_recoveries
-from evals.models import open_model
-from evals.samples import load_samples
-from evals.samples.windows import cut_windows
+from evals.data import load_samples
+from evals.data.inputs import find_calibration_text, make_fitter, read_heldout_texts
+from evals.data.windows import cut_windows
+from evals.measure.edits.engine import BASE, Engine, MeasuredEdit
+from evals.measure.memorization.recovery import rate_recoveries
+from evals.run.models import open_model
 from surgery.selection import Selection, parse_selection
 
 COLUMNS = ("greedy", "any", "hints:4")

@@ -35,12 +35,12 @@ from benchmarks.rivals.surgery import cut_also, cut_deep_blocks, run_command, se
 from benchmarks.rivals.table import ATTACKS, print_table
 from benchmarks.rivals.training import finetune_control, gradient_difference, npo
 from benchmarks.rivals.vector_editing import vector_editing
-from evals.inputs import read_heldout_texts
+from evals.choose.search.task import split_halves
+from evals.data import Samples, load_samples
+from evals.data.inputs import read_heldout_texts
+from evals.data.windows import cut_windows
 from evals.lab import calibration_texts
-from evals.models import LoadedModel, open_model
-from evals.samples import Samples, load_samples
-from evals.samples.windows import cut_windows
-from evals.search.task import split_halves
+from evals.run.models import LoadedModel, open_model
 from surgery.checkpoint.source import TOKENIZER
 
 RIVALS: dict[str, Rival] = {
@@ -142,7 +142,7 @@ def main(
         "evaluate", *(str(output / name) for name in runs), "--baseline", model,
         "--samples", str(rest), *(word for one in heldout for word in ("--control", str(one))),
         *(word for one in (*ATTACKS, "membership") for word in ("--attack", one)),
-        "--output", str(output / "report"), "--dtype", dtype,
+        "--draws", "1", "--output", str(output / "report"), "--dtype", dtype,
         *(("--no-benchmarks",) if suite == "none" else ("--suite", suite) if suite else ()),
     )  # fmt: skip
     print_table(output)

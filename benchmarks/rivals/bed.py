@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from evals.attacks.attack import Target
-from evals.memorization.recovery import Evidence, make_recovery
-from evals.samples import Samples, Tokens
+from evals.data import Samples, Tokens
+from evals.measure.attacks.attack import Target
+from evals.measure.memorization.recovery import Evidence, make_recovery
 
 ROWS = 16
 """Passages, and windows of other text, in one step."""

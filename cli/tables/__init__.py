@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from cli.terminal import echo, escape_text
 Column = Sequence[str]
 """A heading, and a cell for each row."""
 
-_WIDTH = 120  # characters, where there is no terminal to ask
+_WIDTH = 100  # characters, where there is no terminal to ask
 _GAP = 2  # characters between two columns
 
 
@@ -37,44 +36,59 @@ def make_console() -> Console:
 
 
 def print_table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], *, labels: int = 1, rest: str = ""
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    labels: int = 1,
+    words: int = 0,
+    rest: str = "",
 ) -> None:
-    """Prints rows. The first `labels` columns name a row, and the others hold figures.
+    """Prints rows. The first `labels` columns name a row, the last `words` tell of it in words.
 
-    A pipe or a file gets one table with a line for each row. If a terminal is too narrow, labels
-    and headings wrap between words. Columns that still do not fit follow in more tables below, each
-    with the labels. With `rest` they are left out, and `rest` says where to find them.
+    The others hold figures. Where a terminal, or else `_WIDTH`, is too narrow, labels, words, and
+    headings wrap. Columns that still do not fit follow in more tables below, each with the labels.
+    With `rest` they are left out, and `rest` says where to find them.
     """
     out = make_console()
-    room = out.width if out.is_terminal else sys.maxsize
+    room = out.width
     columns = list(zip(headings, *rows, strict=True))
     widths = whole = [_measure_widest(column, str.splitlines) for column in columns]
+    wraps = [not labels <= at < len(columns) - words for at in range(len(columns))]
     if _add_widths(whole) > room:
-        widths = [_measure_least(column, label=at < labels) for at, column in enumerate(columns)]
+        widths = [_measure_least(*one) for one in zip(columns, wraps, strict=True)]
     done = labels
     while done < len(columns):
         end = len(columns)
         while end > done + 1 and _add_widths(widths[:labels] + widths[done:end]) > room:
             end -= 1
-        fitting = widths[:labels] + widths[done:end]
-        fitting[0] = min(whole[0], fitting[0] + max(0, room - _add_widths(fitting)))
+        shown = [*range(labels), *range(done, end)]
+        fitting = _widen([widths[at] for at in shown], [whole[at] for at in shown], room)
         out.width = _add_widths(fitting)
         echo()
-        out.print(_build_table(columns[:labels] + columns[done:end], fitting, labels))
+        left = [wraps[at] for at in shown]
+        out.print(_build_table([columns[at] for at in shown], fitting, left))
         done = end
         if rest and done < len(columns):
-            echo(f"The terminal is too narrow for: {', '.join(headings[done:])}. {rest}")
+            echo(f"Not shown, for lack of room: {', '.join(headings[done:])}. {rest}")
             break
     echo()
 
 
-def _build_table(columns: Sequence[Column], widths: Sequence[int], labels: int) -> Table:
-    """A table whose only line is below its head."""
+def _widen(widths: list[int], whole: Sequence[int], room: int) -> list[int]:
+    """Gives what is left of `room` to the columns that have least of what they need."""
+    for _ in range(room - _add_widths(widths)):
+        at = min(range(len(widths)), key=lambda at: widths[at] / whole[at])
+        if widths[at] < whole[at]:
+            widths[at] += 1
+    return widths
+
+
+def _build_table(columns: Sequence[Column], widths: Sequence[int], left: Sequence[bool]) -> Table:
+    """A table whose only line is below its head. `left`: columns to align left."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _GAP - 1, 0, 0))
-    for at, (column, width) in enumerate(zip(columns, widths, strict=True)):
-        table.add_column(
-            column[0], width=width, justify="left" if at < labels else "right", overflow="fold"
-        )
+    for column, width, aligned in zip(columns, widths, left, strict=True):
+        justify: Any = "left" if aligned else "right"
+        table.add_column(column[0], width=width, justify=justify, overflow="fold")
     for row in zip(*(column[1:] for column in columns), strict=True):
         table.add_row(*row)
     return table
@@ -84,9 +98,9 @@ def _add_widths(widths: Sequence[int]) -> int:
     return sum(widths) + _GAP * (len(widths) - 1)
 
 
-def _measure_least(column: Column, *, label: bool) -> int:
-    """The least width of a column: headings and labels may wrap between words, figures may not."""
-    split = str.split if label else str.splitlines
+def _measure_least(column: Column, wraps: bool) -> int:
+    """The least width of a column: headings may wrap between words, and cells if it `wraps`."""
+    split = str.split if wraps else str.splitlines
     return max(_measure_widest(column[:1], str.split), _measure_widest(column[1:], split))
 
 
@@ -96,9 +110,11 @@ def _measure_widest(cells: Iterable[str], split: Callable[[str], list[str]]) -> 
 
 
 def format_figure(value: Mapping[str, Any] | None, form: str = "{:.1%}") -> str:
-    """A rate, mean, or value with its interval; empty if it was not measured."""
+    """A rate, mean, or value with its interval. Empty if not measured; a share of none says so."""
     if value is None:
         return ""
+    if value.get("n") == 0:
+        return "none counts"
     middle = next(value[key] for key in ("rate", "mean", "value") if key in value)
     return format_interval(middle, value["ci95"], form)
 

@@ -6,17 +6,18 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.tables import format_interval, print_table
+from cli.tables import format_figure, format_interval, print_table
 from cli.terminal import echo
+from surgery.card.command import write_export_command
 
 if TYPE_CHECKING:
-    from evals.search.request import SearchRequest
+    from evals.choose.search.request import SearchRequest
 
 HALVES = ("held back", "chosen on")
 
 
-def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> None:
-    """Prints the table of a report, and the command that makes the chosen edit."""
+def print_search(result: dict[str, Any]) -> None:
+    """Prints the table of a report, and what the held-back half says of each limit."""
     base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     rows = [("unedited", base, base["held_back"])]
     if deep is not None:
@@ -47,38 +48,65 @@ def print_search(result: dict[str, Any], request: SearchRequest, plan: Path) -> 
         f"{result['evaluations']} edits measured, {every}. Of the held-back half, {what}: "
         + format_interval(there["recovered"][measure], there["recovered_ci95"])
     )
-    sure = {one["name"]: one["conclusive"] for one in there["limits"]}
-    if not sure.pop(measure, result["held_back_conclusive"]):
-        few = "there are too few passages, or windows of held-out text"
-        why = "the interval contains the limit" if "max_extraction" in result["goal"] else few
-        echo(f"inconclusive (n = {result['n_held_back']:,}): {why}")
+    _explain_choice(result)
     for one in there["limits"]:
-        if one["name"] in sure:
-            rate = format_interval(one["value"], one["ci95"])
-            unsure = "" if one["conclusive"] else f"; inconclusive (n = {one['n']:,})"
-            echo(f"{one['name']} of the held-back half: {rate}, limit {one['limit']:.1%}{unsure}")
+        if one["name"] != measure:
+            echo(
+                f"{one['name']} of the held-back half (n = {one['n']:,}): {format_figure(one)}, "
+                f"limit {one['limit']:.1%}"
+            )
     if (rise := there["healed_rise"]) is not None:
         echo(
             f"Limits are those of the healed edit, which costs {rise:+.3f} nats per token relative "
             "to the unedited model healed the same way. The table shows the cut."
         )
-    if not result["held_back_meets_goal"]:
-        echo("The held-back half misses the goal. Search with a stricter limit than you need.")
-    echo(f"To export it, run: {_write_export_command(result, request, plan)}")
+    echo(_describe_held_back(result))
 
 
-def _write_export_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
+def _describe_held_back(result: dict[str, Any]) -> str:
+    """The verdict on the held-back half, and what to do about it."""
+    state, limits = result["held_back_state"], result["held_back"]["limits"]
+    if state == "kept":
+        return "On the held-back half: kept."
+    if state == "missed":
+        return "On the held-back half: missed. Search with a stricter limit than you need."
+    lacks = dict.fromkeys(one["lacks"] for one in limits if one["lacks"])
+    why = "; ".join(lacks) or "there are too few passages, or windows of held-out text"
+    return f"On the held-back half: not decided. {why[0].upper()}{why[1:]}."
+
+
+def _explain_choice(result: dict[str, Any]) -> None:
+    """Says why edits that meet the goal, and cost less or leave less, are not the choice."""
+    deep, selected = result["deep_blocks"], result["selected"]
+    limited = "max_extraction" in result["goal"]
+    better, chosen = (
+        edit and (edit["heldout_kl"] if limited else edit["recovered"][result["measure"]])
+        for edit in (deep, selected)
+    )
+    if deep and deep["meets_goal"] and not deep["offered"] and better < chosen:
+        echo(
+            "The deep blocks meet the goal and are better, but were not on offer. To let the "
+            "search choose them, add --variant identity, with --grain blocks or mixed and "
+            "--layout auto."
+        )
+    for key, why in (
+        ("doubtful", "may miss the goal on other passages"),
+        ("untried", "would leave too much to an attack, by the edits that were attacked"),
+    ):
+        if number := result["passed_over"][key]:
+            echo(f"Passed over: {number} better by the table, which {why}.")
+
+
+def write_next_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
     """The command that makes the chosen edit."""
-    needed = request.calibration if result["calibration"] else ()
-    steps = (str(request.heal_steps),) if request.heal and request.heal_steps != 80 else ()
-    given = {
-        "--revision": (request.revision,) if request.revision else (),
-        "--calibration": needed,
-        "--heal": request.heal,
-        "--heal-steps": steps,
-    }
-    words = ["attn-surgery", "export", request.model, "--plan", str(plan)]
-    words += [word for option, values in given.items() for one in values for word in (option, one)]
+    words = write_export_command(
+        request.model,
+        revision=request.revision,
+        plan=plan,
+        calibration=request.calibration if result["calibration"] else (),
+        heal=request.heal,
+        heal_steps=request.heal_steps if request.heal and request.heal_steps != 80 else None,
+    )
     return shlex.join(words)
 
 

@@ -6,11 +6,16 @@ import html
 import json
 import re
 import shlex
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from surgery.families import SAVED_AS, family_of
+from surgery.card.command import name_texts, write_export_command
+from surgery.families import family_of
+from surgery.hub.embedded import LAB_MODELS, PREFIX, find_lab
 from surgery.record.manifest import Edit, Manifest, TextRecord
+from surgery.record.plan_file import list_edits
 from surgery.selection import by_variant, format_blocks, format_selection
 from surgery.variants import VARIANTS
 
@@ -35,6 +40,9 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "partial": format_blocks(tuple(sorted(partial))),
         "num_blocks": edit.num_blocks,
         "edits": [_describe_edit(edit) for edit in edits],
+        "again": _write_reproduction(name, edit),
+        "steps": list(_list_steps(edits)),
+        "local": _list_files(edits),
         "layout": "stock" if modeling is None else "compact",
         "modeling": modeling,
         "architecture": family.architecture,
@@ -71,15 +79,6 @@ def _name_source(edit: Edit) -> str:
 
 
 def _describe_edit(edit: Edit) -> dict[str, Any]:
-    spec = format_selection(edit.parts, edit.num_heads)
-    chosen = ["--drop-attn", spec, "--variant", edit.variant]
-    if edit.variant == "mixed":
-        chosen = ["--plan", "PLAN"]  # a file of the rows of the table
-    revision = ["--revision", edit.source.commit] if edit.source.commit else []
-    calibration = ["--calibration", "TEXT"] if edit.calibration else []
-    if edit.healing:
-        calibration += ["--heal", "TEXT", "--heal-steps", str(edit.healing.steps)]
-    size = ["--max-shard-size", str(edit.max_shard_size)] if edit.max_shard_size else []
     return {
         "source": _name_source(edit),
         "commit": edit.source.commit,
@@ -87,12 +86,6 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
             (format_selection(parts, edit.num_heads), variant, VARIANTS[variant].SUMMARY)
             for variant, parts in by_variant(edit.parts).items()
         ],
-        "command": as_command(
-            shlex.join(["attn-surgery", "export", _name_source(edit), *revision])
-        ),
-        "options": as_command(
-            shlex.join([*chosen, *calibration, *name_form(edit.layout, edit.family), *size])
-        ),
     }
 
 
@@ -105,12 +98,58 @@ def _describe_erasing(edit: Edit) -> dict[str, Any]:
     return {**vars(edit.erasing), "cut": ", ".join(taught)}
 
 
-def name_form(layout: str, family: str) -> list[str]:
-    """The options of an export that say how the result is stored.
+def _list_steps(edits: Sequence[Edit]) -> Iterator[Markdown]:
+    """Yields the commands that make all edits again, oldest first, in a shell."""
+    for edit, following in zip(edits, [*edits[1:], None], strict=True):
+        mixed = edit.variant == "mixed"
+        if mixed:
+            plan = {"edits": [one.model_dump() for one in list_edits(edit.parts, edit.num_heads)]}
+            yield as_command(f"echo {shlex.quote(json.dumps(plan))} > plan.json")
+        is_local = following is not None and following.source.commit is None
+        calibration, heal = _name_texts(edit, again=False)
+        words = write_export_command(
+            _name_source(edit),
+            revision=edit.source.commit,
+            drop_attn=None if mixed else format_selection(edit.parts, edit.num_heads),
+            plan="plan.json" if mixed else None,
+            variant=None if mixed else edit.variant,
+            calibration=calibration,
+            heal=heal,
+            heal_steps=edit.healing.steps if edit.healing else None,
+            layout=edit.layout,
+            family=edit.family,
+            max_shard_size=edit.max_shard_size,
+            output=_name_source(following) if following and is_local else None,
+        )
+        source = 5 if edit.source.commit else 3  # words that name it
+        yield _as_lines(words[:source], words[source:])
 
-    No record tells whether the source had another model type. `--as` changes nothing if not.
-    """
-    return ["--layout", layout, *(["--as", family] if family in SAVED_AS else [])]
+
+def _name_texts(edit: Edit, *, again: bool) -> tuple[list[str], list[str]]:
+    """What names an edit's texts, for `reproduce` (`again`) or for `export`: those that it was
+    fitted on, and those that it was healed on."""
+    fitted, healed = (
+        [source.name for source in text.sources] if text else []
+        for text in (edit.calibration, edit.healing)
+    )
+    lab = None if again else find_lab(edit.source.model) or f"{PREFIX}{LAB_MODELS[0]}"
+    return name_texts(fitted), name_texts(healed, lab)
+
+
+def _write_reproduction(name: str, edit: Edit) -> Markdown:
+    """The command that repeats the last edit."""
+    options = zip(("--calibration", "--heal"), _name_texts(edit, again=True), strict=True)
+    given = [word for option, names in options for one in names for word in (option, one)]
+    return _as_lines(["attn-surgery", "reproduce", name], given)
+
+
+def _list_files(edits: Sequence[Edit]) -> Markdown:
+    """The folders and files that the commands take from the folder that they run in."""
+    found = [_name_source(e) for e in edits if not e.source.commit and not find_lab(e.source.model)]
+    for edit in edits:
+        named = chain(*_name_texts(edit, again=True))
+        found += [name for name in named if not name.startswith("hf:")]
+    return Markdown(", ".join(map(as_code, dict.fromkeys(found))))
 
 
 class Markdown(str):
@@ -133,6 +172,11 @@ def as_code(text: object) -> Markdown:
 def as_command(text: object) -> Markdown:
     """One line for a block of code, in which no comment of ours can start."""
     return Markdown(make_printable(text).replace("<", "‹"))
+
+
+def _as_lines(*parts: Sequence[str]) -> Markdown:
+    """A command for a block of code, with a line for each part that is not empty."""
+    return Markdown(" \\\n        ".join(as_command(shlex.join(part)) for part in parts if part))
 
 
 def as_python(text: str) -> Markdown:

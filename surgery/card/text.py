@@ -60,6 +60,14 @@ def read_card(folder: Path) -> str | None:
     return read_bytes(path, SourceError, limit=_LARGEST).decode("utf-8", errors="replace")
 
 
+def read_metadata(card: str | None) -> dict[str, Any]:
+    """The metadata of somebody's card; nothing if there is none, or it cannot be read."""
+    try:
+        return _split_card(card or "")[0]
+    except ManifestError:
+        return {}
+
+
 def refresh_card(folder: Path, measured: Measurements | None) -> Path:
     """Writes a folder's card again, with the figures of an evaluation. The user's text stays.
 
@@ -166,10 +174,7 @@ def _to_yaml(metadata: Mapping[str, Any]) -> str:
 
 def _read_source_metadata(text: str | None) -> dict[str, Any]:
     """Reads what is kept from the source's card; nothing if it cannot be read."""
-    try:
-        data, _ = _split_card(text or "")
-    except ManifestError:
-        return {}
+    data = read_metadata(text)
     return {key: data[key] for key in _CARRIED if data.get(key)}
 
 

@@ -7,12 +7,15 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 from surgery.checkpoint.source import Checkpoint, is_in_hub_cache, open_checkpoint
 from surgery.errors import CheckpointError, OutputError
 from surgery.output import create_folder
+from surgery.untrusted import guard
 
 _SETTLED = 2_000_000_000  # ns; a file unchanged for that long shows its next change in its times
 _KEPT = 16 << 20  # bytes; hashes of larger files are kept between runs
@@ -73,30 +76,55 @@ def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """Returns the SHA-256 of a file, hexadecimal. Always reads it."""
+def hash_file(path: Path, stop: Event | None = None) -> str:
+    """Returns the SHA-256 of a file, hexadecimal. Always reads it.
+
+    `stop`: ends the work, with an error, when it is set.
+    """
     digest, buffer = hashlib.sha256(), bytearray(_READ)
-    with path.open("rb", buffering=0) as file:
+    with guard(CheckpointError, "cannot be read", path), path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
+            if stop is not None and stop.is_set():
+                raise CancelledError  # nobody waits for the result
             digest.update(memoryview(buffer)[:count])
     return digest.hexdigest()
 
 
-def recall_hash(path: Path) -> str:
-    """Returns the SHA-256 of a file, hexadecimal. Reads a large file once per state."""
+@contextlib.contextmanager
+def hash_beside(paths: Iterable[Path]) -> Iterator[Callable[[], dict[Path, str]]]:
+    """Hashes files in a thread while the block runs. Yields a function that waits for the hashes.
+
+    The end of the block stops the thread, in the middle of a file too: an error or Ctrl-C does not
+    wait for gigabytes.
+    """
+    stop = Event()
+    with ThreadPoolExecutor(1) as beside:
+        hashes = {path: beside.submit(recall_hash, path, stop) for path in paths}
+        try:
+            yield lambda: {path: found.result() for path, found in hashes.items()}
+        finally:
+            stop.set()
+            beside.shutdown(cancel_futures=True)
+
+
+def recall_hash(path: Path, stop: Event | None = None) -> str:
+    """Returns the SHA-256 of a file, hexadecimal. Reads a large file once per state.
+
+    `stop`: as for `hash_file`.
+    """
     real = path.resolve()
     if _SHA256.fullmatch(real.name) and is_in_hub_cache(real):
         return real.name  # the Hub client names large files by their hash
     state = _flush_and_stat(path)
     device, _, size, *times = state
     if size < _KEPT or _is_in_memory(device):
-        return hash_file(path)
+        return hash_file(path, stop)
     key = hashlib.sha256(os.fsencode(real) + repr(state).encode()).hexdigest()
     kept = find_cache() / "sha256" / key
     with contextlib.suppress(OSError, ValueError):
         if _SHA256.fullmatch(digest := kept.read_text()):
             return digest
-    digest = hash_file(path)
+    digest = hash_file(path, stop)
     if state == _read_state(path) and max(times) < time.time_ns() - _SETTLED:
         save_to_cache(kept, lambda file: file.write_text(digest))
     return digest

@@ -6,6 +6,7 @@ weights_only). Never runs code of the source, and never follows an index out of 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -104,6 +105,19 @@ def drop_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     named = (key for key in settings if key.endswith(("name_or_path", "_file")))
     paths = {key for key in named if local.match(str(settings[key]))}
     return {key: value for key, value in settings.items() if key not in paths}
+
+
+def read_sidecar(path: Path) -> bytes:
+    """Returns a file of the source as the export holds it: byte for byte but for local paths."""
+    settings = read_json(path) if path.name == "tokenizer_config.json" else {}
+    if drop_paths(settings) == settings:
+        return path.read_bytes()
+    return encode_json(drop_paths(json.loads(path.read_bytes())))  # with integers of any length
+
+
+def encode_json(value: object) -> bytes:
+    """Returns the content of a JSON file that people may read."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

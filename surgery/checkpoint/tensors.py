@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from surgery.errors import CheckpointError
-from surgery.untrusted import guard
+from surgery.untrusted import guard, open_regular, parse_json
 
 Array = npt.NDArray[Any]
 Bytes = bytes | bytearray | memoryview
@@ -104,7 +105,7 @@ class StoredTensor:
 def read_range(path: Path, start: int, nbytes: int) -> Iterator[memoryview]:
     """Yields bytes [start, start + nbytes) of a file in pieces."""
     buffer = memoryview(bytearray(min(_PIECE, nbytes)))
-    with path.open("rb", buffering=0) as file:
+    with guard(CheckpointError, "cannot be read", path), path.open("rb", buffering=0) as file:
         file.seek(start)
         while nbytes:
             count = file.readinto(buffer[:nbytes])
@@ -120,8 +121,7 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     The library checks that the header is valid and that the tensors fill the rest of the file.
     Raises `CheckpointError` for a damaged file, or a tensor that no numpy array can hold.
     """
-    with guard(CheckpointError, "cannot be read", path):
-        path.open("rb").close()  # the library does not distinguish a file that it may not read
+    open_regular(path, CheckpointError).close()  # the library cannot tell why a file is not read
     what = "is truncated or not valid safetensors"
     with (
         guard(CheckpointError, what, path.name, "download it again"),
@@ -163,3 +163,23 @@ def write_header(tensors: list[TensorInfo], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
+
+
+def parse_header(header: bytes) -> list[TensorInfo]:
+    """Returns the tensors of a header as `write_header` writes it, in the order of their bytes.
+
+    Raises ValueError, or another error of a parser, for anything else.
+    """
+    entries = parse_json(header[8:])
+    entries.pop("__metadata__", None)
+    if int.from_bytes(header[:8], "little") != len(header) - 8:
+        raise ValueError("its length is not the one that it gives")
+    infos, end = [], 0
+    for name in sorted(entries, key=lambda key: entries[key]["data_offsets"]):
+        entry = entries[name]
+        info = TensorInfo(name, entry["dtype"], tuple(map(operator.index, entry["shape"])))
+        if entry["data_offsets"] != [end, end + info.nbytes]:
+            raise ValueError(f"tensor {name[:60]!r} does not begin where another ends")
+        infos.append(info)
+        end += info.nbytes
+    return infos

@@ -22,7 +22,7 @@ from surgery.layouts.one_hot import frequencies
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-STOCK = "export it with `layout=stock`"
+STOCK = "make it with `export(layout=stock)`"
 
 
 @dataclass(frozen=True)

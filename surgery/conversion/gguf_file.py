@@ -23,6 +23,7 @@ from surgery.conversion.vocabulary import write_vocabulary
 from surgery.errors import CheckpointError, OutputError, UnsupportedError
 from surgery.hub.finding import find_model, get_last_name
 from surgery.output import check_output, create_folder
+from surgery.proof.static import check_written
 from surgery.untrusted import guard
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def convert_to_gguf(
 ) -> Conversion:
     """Writes a model in the stock layout as a GGUF file, reads it back, and compares every tensor.
 
+    An edited model must pass the checks of `surgery.proof.static` that need no source.
+
     **Arguments:** `model`: a folder, an embedded model or a Hub id; `kind`: one of `TYPES`, for
     matrices; `progress`: called with the number of bytes just written.
 
@@ -92,12 +95,14 @@ def convert_to_gguf(
     check_tokenizer(found.folder)
     for path in found.checkpoint.files:
         check_link(path, found.folder)
+    if found.manifest is not None:
+        check_written(found.folder, found.manifest, None, new=False)
     name = get_last_name(Path(found.source.model))
     architecture, writer, more = _make_header(found.inventory, found.folder, name, kind)
     tensors, left_out = _list_tensors(found.inventory, found.checkpoint.read, architecture, kind)
     written = [*tensors, *more]
     with create_folder(target, None, overwrite=overwrite) as partial:
-        with guard(CheckpointError, "cannot be converted", found.folder):
+        with guard(CheckpointError, "cannot be converted", found.folder, writes=True):
             _write(partial, writer, written, progress)
         worst = max(_compare(partial, written))
     return Conversion(target, architecture.name, kind, len(written), left_out, worst)
@@ -168,7 +173,9 @@ def _list_tensors(
                 raise UnsupportedError(
                     f"llama.cpp's {architecture.name} does not read this bias",
                     where=stored,
-                    fix=STOCK if role == "affine_bias" else "use `variant=identity` or zero there",
+                    fix=STOCK
+                    if role == "affine_bias"
+                    else "make it with `export(variant=identity)` or zero there",
                 )
             left_out.append(stored)
             continue

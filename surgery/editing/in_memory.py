@@ -43,7 +43,7 @@ def apply(
     The two share every untouched tensor. The new one equals what `export` writes: its
     `save_pretrained` gives a checkpoint of the same layout (without a manifest).
 
-    **Arguments:** `model`: a loaded GPT-NeoX or GPT-Neo model with its language modeling head;
+    **Arguments:** `model`: a loaded model of a supported family, with its language modeling head;
     `drop_attn`, `variant`, `layout`: as for `export`; `fits`: block → fit, for variants that
     are fitted (`surgery.fitting.fitter.Fitter`).
 

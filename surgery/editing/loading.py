@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
@@ -20,9 +21,15 @@ from surgery.checkpoint.inventory import (
 )
 from surgery.checkpoint.source import HEADS, TOKENIZER, Checkpoint, open_checkpoint
 from surgery.checkpoint.torch_tensors import as_torch
-from surgery.errors import CheckpointError, SamplesError, SourceError, UnsupportedError
+from surgery.errors import (
+    CheckpointError,
+    SamplesError,
+    SourceError,
+    SurgeryError,
+    UnsupportedError,
+)
 from surgery.families import Family, family_of
-from surgery.untrusted import guard, read_bytes
+from surgery.untrusted import describe_error, guard, read_bytes
 
 ADAPTER = "adapter_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -72,6 +79,36 @@ def load_model(
     if device is not None:
         new = new.to(device)
     return new.eval()
+
+
+def check_buildable(config: dict[str, Any]) -> None:
+    """Raises `CheckpointError` unless the library can build the model of a parsed config.json.
+
+    Builds it without weights. Names the key that the library fails on, if there is one without
+    which it does not fail.
+    """
+    if (problem := _try_to_build(config)) is None:
+        return
+    if isinstance(problem, SurgeryError):
+        raise problem
+    what, got = "the library cannot build this model", describe_error(problem)
+    for key, value in config.items():
+        if _try_to_build({other: config[other] for other in config if other != key}) is None:
+            what, got = f"the library cannot build a model with this {key!r}", repr(value)[:50]
+            break
+    raise CheckpointError(what, where="config.json", got=got) from problem
+
+
+def _try_to_build(config: dict[str, Any]) -> Exception | None:
+    """Builds a model without weights. Returns the error, if there is one."""
+    try:
+        with _silence(), warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            made, auto = _make_config(config, family_of(config)), cast(Any, AutoModelForCausalLM)
+            auto.from_config(made, trust_remote_code=False)
+    except Exception as problem:  # the library has no error of its own for this
+        return problem
+    return None
 
 
 def _make_config(config: dict[str, Any], family: Family) -> Any:

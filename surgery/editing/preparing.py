@@ -38,13 +38,14 @@ class Prepared:
     """A checked source and the plan of its edit.
 
     `found`: the states of its files before any was read. `chosen`: the passages and text on which a
-    search chose the edit.
+    search chose the edit. `job`: as for `Edit`.
     """
 
     found: Mapping[Path, FileState]
     model: ResolvedModel
     plan: Plan
     chosen: Choice | None = None
+    job: str | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -90,6 +91,7 @@ def prepare(
 
     def check(config: dict[str, Any]) -> None:
         selection = select(config)
+        _check_buildable(config)
         if check_default is not None:
             num_heads = family_of(config).dimensions(config).num_heads
             check_default(_name_output(str(model), selection, num_heads))
@@ -115,7 +117,14 @@ def prepare(
         earlier=earlier.edited_heads if earlier else None,
         save_as=save_as,
     )
+    _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
+
+
+def _check_buildable(config: dict[str, Any]) -> None:
+    from surgery.editing.loading import check_buildable  # needs torch and transformers
+
+    check_buildable(config)
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from surgery.errors import UnsupportedError
+from surgery.errors import UnsupportedError, find_near
 from surgery.families import llama
 from surgery.families.gpt import GPT_NEO, GPT_NEOX
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
@@ -102,7 +101,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
         if model_type in (family.model_type, family.compact_model_type):
             return family
     names = [family.model_type for family in FAMILIES]
-    near = ", ".join(difflib.get_close_matches(str(model_type)[:60], names, n=2))
+    near = ", ".join(find_near(model_type, names, 2))
     near, missing = _OTHERS.get(str(model_type), (near, "no record says where its tensors are"))
     raise UnsupportedError(
         f"unsupported model_type {model_type}; supported: {', '.join(names)}",

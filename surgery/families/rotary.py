@@ -109,6 +109,9 @@ def rotary_positions(
         "max_position_embeddings": config.get("max_position_embeddings"),
         **(scaling or rope),
     }
+    factor = parameters.get("factor", 1)
+    if type(factor) in (int, float) and not factor > 0:  # the library would divide by it
+        raise _wrong("the rotary 'factor' makes no sense", factor, "a number above 0")
     return Positions(kind, dimensions, float(found["base"]), parameters)
 
 

@@ -51,12 +51,14 @@ class Text:
         window: int = WINDOW,
         most_tokens: int | None = None,
         fewest: int = FEWEST_WINDOWS,
+        advise: Callable[[int], str] = lambda windows: "give more text",
     ) -> Calibration:
         """Reads as much text as fits of a model of these dimensions need, or `most_tokens` of it.
 
         Every source gives an equal share while it lasts. An end-of-text token, if the tokenizer
         has one, separates the documents of a passage. The last incomplete window is left out.
-        Raises `SamplesError` for fewer than `fewest` windows or a malformed file.
+        Raises `SamplesError` for a malformed file, and for fewer than `fewest` windows: `advise`
+        gets the number found and says what to do.
         """
         window = min(window, dimensions.max_positions)
         most = (most_tokens or max(FEWEST_TOKENS, TOKENS_PER_WIDTH * dimensions.d)) // window
@@ -82,10 +84,11 @@ class Text:
                 where=", ".join(dict.fromkeys(source.name for source in self.sources)),
                 expected=f"at least {fewest * window:,} tokens",
                 got=f"fewer than {(len(found) + 1) * window:,}",
+                fix=advise(len(found)),
             )
         records = []
         for number in sorted(digests):
-            name, size = self.sources[number].name, self.sources[number].size
+            name, size = self.sources[number].full_name, self.sources[number].size
             sha256 = None if size is None else digests[number].hexdigest()
             records.append(TextSource(name=name, size=size, sha256=sha256))
         return Calibration(np.stack(found), tuple(dict.fromkeys(records)), self.spread)

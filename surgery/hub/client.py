@@ -38,7 +38,7 @@ _ANSWERS: dict[int, tuple[str, str | None]] = {
     412: ("changed during the upload", "{again}"),
     413: (
         "a file or the whole upload is too large for the Hub",
-        "export again with a smaller `max_shard_size`",
+        "export again with smaller files, as by `export(max_shard_size=1GB)`",
     ),
     429: ("too many requests to the Hub", "wait a while and {again}"),
     500: ("the Hub has an internal error", "wait a while and {again}"),

@@ -28,7 +28,8 @@ from surgery.hub.client import TIMEOUT, UnreachableError, open_client, show_prog
 from surgery.hub.datasets import PREFIX as DATASET
 from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import Source
+from surgery.modeling import MODELING_FILE
+from surgery.record.manifest import Source, read_manifest
 from surgery.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -77,6 +78,28 @@ def find_commit(model: str, recorded: Iterable[Source]) -> str | None:
     named = (one for one in recorded if one.model.casefold() == model.casefold())
     found = next(named, None)
     return None if found is None or find_folder(model) is not None else found.commit
+
+
+def find_export(
+    model: str | Path, revision: str | None = None
+) -> tuple[ResolvedModel, tuple[str, ...] | None]:
+    """Finds an edited model like `find_model`, with every file that its manifest accounts for.
+
+    Returns the model, and the names of all other files of a Hub repository: if there are any, or
+    there is no manifest, neither they nor weights are downloaded. None: the Hub was not reached.
+    """
+
+    def fetch(api: HfApi, hub: _HubModel) -> tuple[str, ...]:
+        manifest = read_manifest(hub.folder)
+        if manifest is None:
+            return ()
+        others = tuple(file for file in hub.files if not manifest.accounts_for(file))
+        if not others:
+            hub.download(beside=hub.files)
+        return others
+
+    found, others = _find(model, revision, fetch)
+    return found, () if found.source.commit is None else others
 
 
 def find_outline(
@@ -168,11 +191,14 @@ class _HubModel:
     config: dict[str, Any]
     weights: tuple[str, ...]
 
-    def download(self) -> None:
-        """Downloads what the cache lacks, weights last: once they are there, everything is."""
+    def download(self, beside: Collection[str] = (*SIDECARS, CARD, MODELING_FILE.name)) -> None:
+        """Downloads what the cache lacks, weights last: once they are there, everything is.
+
+        `beside`: patterns of files to get with the weights. A source's card states its license;
+        code is compared with ours, and never run.
+        """
         from huggingface_hub import snapshot_download
 
-        beside = (*SIDECARS, CARD)  # the source's card states its license
         along = [file for file in self.files if any(fnmatch(file, name) for name in beside)]
         for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
             missing = [file for file in wanted if not (self.folder / file).exists()]

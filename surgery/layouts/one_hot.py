@@ -187,9 +187,13 @@ def frequencies(positions: Positions, rotary: Rotary) -> Scaled:
             fix="use `layout=compact`",
         )
     try:
-        if kind == "linear":
-            return theta / float(positions.parameters["factor"]), 1.0
-        return (_yarn if kind == "yarn" else _llama3)(theta, positions)
+        with np.errstate(all="raise", under="ignore"):
+            if kind == "linear":
+                return theta / float(positions.parameters["factor"]), 1.0
+            scaled, growth = (_yarn if kind == "yarn" else _llama3)(theta, positions)
+        if not (np.isfinite(scaled).all() and 0.1 <= growth <= 10):
+            raise ValueError(f"queries and keys would grow by {growth:g}")
+        return scaled, growth
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise MarginError(
             f"the parameters of rotary scaling {kind!r} make no sense",

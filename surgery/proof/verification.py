@@ -13,15 +13,15 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from surgery.card.text import Measurements, extract_own_text, find_disagreement, read_card
 from surgery.checkpoint.source import CARD, MANIFEST, check_link
 from surgery.errors import CheckpointError, ManifestError, OutputError, SurgeryError
-from surgery.hub.finding import find_recorded, get_last_name
+from surgery.hub.finding import find_export, find_folder, find_recorded
 from surgery.hub.resolved import ResolvedModel
-from surgery.proof.static import ALONE, WITH_SOURCE, Check, FileChecks
-from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions, read_manifest
+from surgery.proof.static import WITH_SOURCE, Check, FileChecks
+from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions
 from surgery.untrusted import guard, read_bytes, read_json
 
 TOOL = "attn-surgery"
@@ -33,12 +33,14 @@ class RenderedReport:
     """A report that agrees with itself and with the manifest.
 
     `files`: name → text of report.json and its pages, rendered again from its figures; `measured`:
-    its part of the card; `version`: of the attn-surgery that wrote it.
+    its part of the card; `version`: of the attn-surgery that wrote it; `state`: of its limits, None
+    without any.
     """
 
     files: Mapping[str, str]
     measured: Measurements | None
     version: str | None
+    state: Literal["kept", "missed", "undecided"] | None = None
 
 
 Render = Callable[[Mapping[str, Any], Path, bytes], RenderedReport]
@@ -59,12 +61,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks of a folder. `seed`: of the random input. `claims`: what no check proves."""
+    """All checks of a folder. `seed`: of the random input. `claims`: what no check proves.
+
+    `commit`: of a model on the Hub, whose folder is in the client's cache.
+    """
 
     folder: Path
     checks: tuple[Check, ...]
     seed: int
     claims: tuple[Claim, ...] = ()
+    commit: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -90,6 +96,7 @@ class Verification:
             "ok": self.ok,
             "verdict": self.verdict,
             "folder": str(self.folder),
+            "commit": self.commit,
             "seed": self.seed,
             "checks": [asdict(check) for check in self.checks],
             "claims": [asdict(claim) for claim in self.claims],
@@ -97,7 +104,7 @@ class Verification:
 
 
 def verify(
-    folder: str | Path,
+    model: str | Path,
     *,
     source: str | Path | ResolvedModel | None = None,
     revision: str | None = None,
@@ -105,37 +112,37 @@ def verify(
     render: Render | None = None,
     card: bool = True,
 ) -> Verification:
-    """Checks an exported folder. Stops at the first check that fails.
+    """Checks an exported folder, or a published one. Stops at the first check that fails.
 
-    **Arguments:** `source`: a folder or Hub id (default of `revision`: the recorded commit).
-    `seed`: repeats the random input of an earlier run (default: a new one). `render`: reads and
-    renders a report (`evals.publication.report.render_report`); without it, neither a report nor a
-    card beside one is checked. `card`: whether to compare README.md.
+    **Arguments:** `model`, `source`: a folder or Hub id. `revision`: of `model` if it is a Hub id,
+    else of `source` (default: the recorded commit). `seed`: repeats the random input of an earlier
+    run (default: a new one). `render`: reads and renders a report
+    (`evals.report.publication.render_report`); without it, neither a report nor a card beside one
+    is checked. `card`: whether to compare README.md.
 
-    **Raises:** `ManifestError` if the folder has no manifest; as `find_model` for the source;
-    ValueError for `revision` without `source`.
+    **Raises:** `ManifestError` if the model has no manifest; as `find_model`.
     """
-    if revision is not None and source is None:
-        raise ValueError("`revision` goes with `source`, whose revision it is")
-    path = Path(folder)
-    manifest = read_manifest(path)
+    is_of_source = source is not None and find_folder(model) is not None
+    result, others = find_export(model, None if is_of_source else revision)
+    path, manifest = result.folder, result.manifest
     if manifest is None:
-        fix = "verify a folder that `attn-surgery export` wrote"
-        raise ManifestError(f"has no {MANIFEST}", where=path, fix=fix)
-    found = None if source is None else find_recorded(source, revision, manifest.edit.source)
+        fix = "verify a model that `attn-surgery export` wrote"
+        raise ManifestError(f"has no {MANIFEST}", where=model, fix=fix)
+    found = None
+    if source is not None:
+        named = revision if is_of_source else None
+        found = find_recorded(source, named, manifest.edit.source)
     seed = secrets.randbits(32) if seed is None else seed
-    files, report, name = FileChecks(path, manifest, found), None, ""
-    checks: list[Check] = []
+    checks = [Check("files", False, f"{min(others)} is not in the manifest")] if others else []
+    checks += () if others else FileChecks(path, manifest, found).run()
+    report, name, fine = None, "loads", all(check.ok for check in checks)
     try:
-        for name in (*ALONE, *(WITH_SOURCE if found is not None else ())):
-            with guard(CheckpointError, "cannot be verified", path):
-                checks.append(Check(name, True, getattr(files, f"check_{name}")()))
-        name = "loads"
-        from surgery.proof.behavior import check_behavior  # needs torch and transformers
+        if fine:
+            from surgery.proof.behavior import check_behavior  # needs torch and transformers
 
-        checks += check_behavior(path, manifest, seed)
+            checks += check_behavior(path, manifest, seed)
+            fine = all(check.ok for check in checks)
         name = "report"
-        fine = all(check.ok for check in checks)
         if fine and render is not None:
             report = read_report_in(path, path, render)
         if report is not None:
@@ -143,12 +150,14 @@ def verify(
         name = "card"
         is_known = render is not None or not (path / REPORTS[0]).exists()
         if fine and card and is_known and read_card(path) is not None:
-            checks.append(Check(name, True, _check_card(path, manifest, report)))
+            checks.append(Check(name, True, _check_card(result, manifest, report)))
     except SurgeryError as error:
         checks.append(Check(name, False, str(error)))
     ok = all(check.ok for check in checks)
-    claims = tuple(_list_claims(path, manifest, report, found)) if ok else ()
-    return Verification(path, tuple(checks), seed, claims)
+    claims = list(_list_claims(path, manifest, report, found)) if ok else []
+    if ok and others is None:
+        claims.append(Claim("repository", "that it holds no other file: the Hub was not reached"))
+    return Verification(path, tuple(checks), seed, tuple(claims), result.source.commit)
 
 
 def read_report_in(
@@ -173,11 +182,11 @@ def _check_report(folder: Path, report: RenderedReport) -> str:
     return "it is as it was written, and agrees with surgery.json; nothing was measured again"
 
 
-def _check_card(folder: Path, manifest: Manifest, report: RenderedReport | None) -> str:
+def _check_card(model: ResolvedModel, manifest: Manifest, report: RenderedReport | None) -> str:
     """Raises `CheckpointError` if a generated part differs."""
     measured = report.measured if report else None
-    card = read_card(folder) or ""
-    wrong = find_disagreement(card, manifest, measured, name=get_last_name(folder))
+    card = read_card(model.folder) or ""
+    wrong = find_disagreement(card, manifest, measured, name=model.source.model)
     wrote = report.version if report else manifest.edit.versions.get(TOOL)
     if wrong is None:
         return f"agrees with surgery.json{f' and {REPORTS[0]}' if report else ''}"

@@ -14,7 +14,7 @@ from surgery.card.text import Measurements, merge_cards, read_card, render_card
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST, drop_paths
 from surgery.errors import ManifestError, OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
-from surgery.proof.verification import Render, read_report_in, verify
+from surgery.proof.verification import Render, RenderedReport, read_report_in, verify
 from surgery.record.manifest import REPORTS, Manifest, read_manifest
 from surgery.untrusted import read_bytes, read_json
 
@@ -64,14 +64,16 @@ def push(
     message: str | None = None,
     evaluation: str | Path | None = None,
     render: Render | None = None,
+    allow_undecided: bool = False,
 ) -> Push:
     """Verifies an exported folder and uploads it to the Hub, as one commit.
 
     Sends the manifest, its files, a new card, and the report, rendered again by `render`
-    (`evals.publication.report.render_report`; without it none). Then compares the hashes on the
+    (`evals.report.publication.render_report`; without it none). Then compares the hashes on the
     Hub, which keeps large files that have arrived: after an interruption, push again. A missing
     `repo` (OWNER/NAME) is created, private unless `public`, and so is a missing branch, `revision`.
     `create_pr` opens a pull request. `evaluation`: the folder of the report, if another one.
+    `allow_undecided`: also publish a report that does not decide a limit.
 
     Raises `ManifestError` if the folder has no manifest, `OutputError` if it does not verify
     or cannot be published; ValueError for `evaluation` without `render`.
@@ -84,7 +86,7 @@ def push(
     with open_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
     place = None if evaluation is None else Path(evaluation)
-    source = find_publishable(Path(folder), place, render)
+    source = find_publishable(Path(folder), place, render, allow_undecided=allow_undecided)
     with open_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
@@ -105,12 +107,17 @@ def push(
 
 
 def find_publishable(
-    folder: Path, evaluation: Path | None = None, render: Render | None = None
+    folder: Path,
+    evaluation: Path | None = None,
+    render: Render | None = None,
+    *,
+    allow_undecided: bool = False,
 ) -> Publishable:
-    """Verifies an exported folder. `evaluation`, `render`: as for `push`.
+    """Verifies an exported folder. `evaluation`, `render`, `allow_undecided`: as for `push`.
 
     Raises `ManifestError` if it has no manifest, `OutputError` if it does not verify or
-    records a path, or if its report is of another model or holds what a report may not hold.
+    records a path, or if its report is of another model, holds what a report may not hold, or does
+    not show every limit kept.
     """
     failed = verify(folder, card=False).failed  # the card is made anew
     if failed is not None:
@@ -129,6 +136,8 @@ def find_publishable(
             raise OutputError(what, where=folder / name, fix="export it again")
     place, needed = evaluation or folder, evaluation is not None
     report = read_report_in(place, folder, render, needed=needed) if render else None
+    if report is not None:
+        _check_state(report, place / REPORTS[0], allow_undecided)
     written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}
     written |= {name: text.encode() for name, text in report.files.items()} if report else {}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
@@ -139,6 +148,19 @@ def find_publishable(
         read_card(folder) or "",
         report.measured if report else None,
     )
+
+
+def _check_state(report: RenderedReport, where: Path, allow_undecided: bool) -> None:
+    """Raises `OutputError` if the report says that a limit is missed, or not decided."""
+    if report.state == "missed":
+        fix = "choose another edit, or evaluate this one without that limit"
+        raise OutputError(
+            "says that a limit is missed, so it is not published", where=where, fix=fix
+        )
+    if report.state == "undecided" and not allow_undecided:
+        what = "says that a limit is not decided, so it is not published"
+        fix = "evaluate on as many passages as it asks for, or give `allow_undecided=True`"
+        raise OutputError(what, where=where, fix=fix)
 
 
 def check_destination(repo: str) -> None:

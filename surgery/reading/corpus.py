@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import SamplesError
-from surgery.reading.rows import read_rows
+from surgery.reading.rows import propose_column, read_rows
 from surgery.reading.sources import TextOrTable, find_sources
 from surgery.untrusted import guard
 
@@ -110,8 +110,10 @@ def read_documents(file: TextOrTable, part: range | None = None) -> Iterator[Ite
     column = file.column or "text"
     for where, row in read_rows(file, [column], part):
         if not isinstance(text := row.get(column), str):
-            got = type(text).__name__ if column in row else "no such column"
-            raise SamplesError(f"no text in column {column!r}", where=where, got=got)
+            lacks = column not in row
+            got = "no such column" if lacks else type(text).__name__
+            fix = propose_column(file, column) if lacks else None
+            raise SamplesError(f"no text in column {column!r}", where=where, got=got, fix=fix)
         yield iter([text])
 
 

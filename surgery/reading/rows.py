@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,25 @@ def read_rows(
         with source.open() as file:
             for where, line in read_lines(file, source.place, SamplesError):
                 yield where, {"text": line.rstrip("\r\n")}
+
+
+def propose_column(source: TextOrTable, wanted: str = "") -> str | None:
+    """What to do about a table without the right column. None if only some rows lack `wanted`."""
+    found = _list_columns(source)
+    shown = f"columns found: {', '.join(found)}; name the one to use: FILE:COLUMN"
+    return None if wanted in found else shown
+
+
+def _list_columns(source: TextOrTable) -> list[str]:
+    if isinstance(source.place, HubDataset):
+        return [*_flatten(next(iter(source.place.read_tables()))).schema.names]
+    if source.form == ".parquet":
+        import pyarrow.parquet
+
+        with guard(SamplesError, "cannot be read as parquet", source.place):
+            return [*_flatten(pyarrow.parquet.read_schema(source.place).empty_table()).schema.names]
+    read = partial(_read_json, part=None) if source.form in JSON else _read_csv
+    return [name for _, row in itertools.islice(read(source, None), 1) for name in row]
 
 
 def measure_extent(source: TextOrTable) -> int:
@@ -176,7 +196,8 @@ def _check_size(group: Any, names: Sequence[str]) -> None:
         )
 
 
-def _read_csv(source: TextOrTable, columns: Sequence[str]) -> Rows:
+def _read_csv(source: TextOrTable, columns: Sequence[str] | None) -> Rows:
+    """Yields the rows with `columns`; None: with all."""
     taken = 0
 
     def lines(file: BufferedReader) -> Iterator[str]:
@@ -207,7 +228,7 @@ def _read_csv(source: TextOrTable, columns: Sequence[str]) -> Rows:
                 found = zip(header, row, strict=True)
                 yield (
                     f"{source.place} line {table.line_num}",
-                    {n: c for n, c in found if n in columns},
+                    {n: c for n, c in found if columns is None or n in columns},
                 )
             header = header or row
 
@@ -217,7 +238,8 @@ def _is_array(file: BufferedReader) -> bool:
     return file.peek(1).lstrip().startswith(b"[")
 
 
-def _read_json(source: TextOrTable, columns: Sequence[str], part: range | None) -> Rows:
+def _read_json(source: TextOrTable, columns: Sequence[str] | None, part: range | None) -> Rows:
+    """Yields the objects with the keys `columns`; None: with all."""
     place, what = str(source.place), "not JSON"
     with source.open() as file:
         with guard(SamplesError, "cannot be read", f"{place} line 1"):
@@ -251,12 +273,12 @@ def _read_json(source: TextOrTable, columns: Sequence[str], part: range | None) 
                 return
 
 
-def _pick(item: Any, columns: Sequence[str], where: str) -> dict[str, Any]:
-    """Returns those `columns` that a JSON object has. A dot leads into a nested object."""
+def _pick(item: Any, columns: Sequence[str] | None, where: str) -> dict[str, Any]:
+    """Returns those `columns` that a JSON object has; None: all. A dot leads into a nested one."""
     if not isinstance(item, dict):
         raise SamplesError("not a JSON object", where=where, expected='{"text": "..."}')
-    found = {}
-    for name in columns:
+    found: dict[str, Any] = {}
+    for name in item if columns is None else columns:
         value: Any = item
         for key in (name,) if name in item else name.split("."):
             if not isinstance(value, dict) or key not in value:

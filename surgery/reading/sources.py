@@ -32,6 +32,12 @@ class TextOrTable:
     text: str | None = None
 
     @property
+    def full_name(self) -> str:
+        """With the column of a file, as an option names it."""
+        is_column = self.column is not None and isinstance(self.place, Path)
+        return f"{self.name}:{self.column}" if is_column else self.name
+
+    @property
     def form(self) -> str:
         """The file extension of its format, without that of a compression."""
         if isinstance(self.place, HubDataset):

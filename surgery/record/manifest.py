@@ -36,6 +36,7 @@ Word = Annotated[str, Field(pattern="^[!-~]{1,200}$")]
 """A name without blanks."""
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]{1,200}$")]
 """A name, or a few words, in one line."""
+_FILE_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,1000}")
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
 
 
@@ -86,6 +87,11 @@ class TextSource(Record):
     name: str
     size: int | None = Field(default=None, ge=0)
     sha256: Sha256 | None = None
+
+    def __str__(self) -> str:
+        known = [] if self.size is None else [f"{self.size:,} bytes"]
+        known += [] if self.sha256 is None else [f"text read of SHA-256 {self.sha256[:12]}"]
+        return f"{self.name} ({', '.join(known)})" if known else self.name
 
 
 class BlockFit(Record):
@@ -206,7 +212,8 @@ class Edit(EditedModel):
     """One edit of a model: a cut, training before it (`erasing`) or after it (`healing`), or both.
 
     `parts`: what is cut; empty if the model is only taught. `chosen`: what a search chose it on.
-    `one_hot`: constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
+    `job`: names the `mitigate` that made it, which may replace it while it is not done. `one_hot`:
+    constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
     """
 
     parts: list[Part]
@@ -216,6 +223,7 @@ class Edit(EditedModel):
     erasing: ErasingRecord | None = None
     healing: HealingRecord | None = None
     chosen: Choice | None = None
+    job: Sha256 | None = None
     max_shard_size: int | None = Field(default=None, ge=1)
     changed: Changed
     versions: dict[str, str]
@@ -270,8 +278,9 @@ class Manifest(Record):
     def _within_the_folder(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         for name in files:
             path = PurePosixPath(name)
-            if str(path) != name or not path.name or path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"{name!r} is not a file of the folder")
+            outside = path.is_absolute() or ".." in path.parts or not path.name
+            if str(path) != name or outside or not _FILE_NAME.fullmatch(name):
+                raise ValueError(f"{name[:60]!r} is not a file of the folder")
         return files
 
     @property
@@ -327,14 +336,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    with guard(ManifestError, "is not valid", path):
-        text = read_bytes(path, ManifestError)
+    return parse_manifest(read_bytes(path, ManifestError), path)
+
+
+def parse_manifest(text: bytes, where: object) -> Manifest:
+    """Parses the content of a manifest. `where`: for messages. Raises as `read_manifest`."""
+    with guard(ManifestError, "is not valid", where):
         data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise ManifestError(
                 "has another schema",
-                where=path,
+                where=where,
                 expected=f"schema_version {SCHEMA}",
                 got=schema,
                 fix="use the version of attn-surgery that wrote it",

@@ -23,6 +23,7 @@ from surgery.fitting.calibration import Calibration
 from surgery.hub.finding import get_last_name
 from surgery.output import create_folder
 from surgery.proof.expected import find_constants, replan
+from surgery.proof.static import check_written
 from surgery.record.manifest import FileRecord, HealingRecord, Manifest, list_versions
 from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, Passages, distill
 from surgery.training.training import ROWS, Schedule, record_training
@@ -64,7 +65,7 @@ def heal(
         )
         record = HealingRecord(
             **record_training(text, schedule, model, losses),
-            passages=passages and passages.sha256,
+            passages=None if passages is None else passages.sha256,
             loss="kl" if passages is None else "guarded kl",
         )
         trained = take_weights(checkpoint, model, constants)
@@ -78,6 +79,7 @@ def heal(
         write_file(folder / CARD, [card.encode()])
         config = (cut.output / "config.json").read_bytes()
         write_file(folder / "config.json", [config])  # last: without it, nothing loads
+        check_written(folder, healed, None)
     return replace(cut, output=output, manifest=healed)
 
 

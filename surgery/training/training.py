@@ -40,6 +40,13 @@ _BYTES, _FROZEN_BYTES = 16, 5
 Flags = npt.NDArray[np.bool_]
 
 
+def propose_steps(windows: int) -> str:
+    """What to do if there are only so many windows of text to heal on."""
+    steps = windows * MOST_READS // ROWS
+    fewer = f", or heal for fewer steps: this is enough for `heal_steps={steps}`"
+    return "give more text" + (fewer if steps else "")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long to train, and the seed of the order in which windows are read.
@@ -73,8 +80,17 @@ class Schedule:
             )
         return replace(self, rank=rank)
 
-    def tokenize(self, text: Text, tokenizer: Any, dimensions: Any) -> Calibration:
-        """Reads as much text as the steps need. Raises `SamplesError` for too little text."""
+    def tokenize(
+        self,
+        text: Text,
+        tokenizer: Any,
+        dimensions: Any,
+        advise: Callable[[int], str] = propose_steps,
+    ) -> Calibration:
+        """Reads as much text as the steps need. Raises `SamplesError` for too little text.
+
+        `advise`: as for `Text.tokenize`.
+        """
         rows = self.steps * ROWS
         return text.tokenize(
             tokenizer,
@@ -82,6 +98,7 @@ class Schedule:
             window=WINDOW,
             most_tokens=rows * min(WINDOW, dimensions.max_positions),
             fewest=-(-rows // MOST_READS),
+            advise=advise,
         )
 
 

@@ -20,10 +20,10 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
-from evals.evaluation.evaluation import summarize_edit
-from evals.evaluation.materials import read_search
-from evals.publication.report import check_report
-from evals.samples import load_samples
+from evals.data import load_samples
+from evals.jobs.materials import read_search
+from evals.report.publication import check_report
+from evals.report.report import summarize_edit
 from hostile.victims import model
 from surgery.card.facts import gather_facts
 from surgery.card.text import extract_own_text, merge_cards, read_card, render_card

@@ -14,7 +14,7 @@ import pytest
 from command_line import attn_surgery
 from tiny_tokenizer import tiny_tokenizer
 
-from evals.benchmarks.running import Benchmarks
+from evals.run.lm_eval.running import Benchmarks
 from hostile.victims import change, commands, model, refuse, samples
 from surgery.errors import MeasurementError
 

@@ -19,9 +19,9 @@ import pytest
 from command_line import attn_surgery, memory_below
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.files import Journal
-from evals.memorization.collecting import _Step
-from evals.samples import load_samples
+from evals.data import load_samples
+from evals.jobs.collecting import _Step
+from evals.run.journal import Journal
 from hostile.victims import LENGTHS, commands, model, refuse
 from surgery.errors import SamplesError
 from surgery.reading.corpus import open_corpus, read_windows

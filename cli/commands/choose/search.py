@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from cli import options
-from cli.tables.search import print_search
-from cli.terminal import note, print_json, show_progress
+from cli.tables.search import print_search, write_next_command
+from cli.terminal import echo, note, print_json, show_progress
 
 
 @click.command("search")
@@ -25,8 +25,9 @@ from cli.terminal import note, print_json, show_progress
 @options.max_recovered(
     "Goal: leave at most the share X of the passages to attack A, any attack of audit but "
     "membership, at the least cost. Every limit must hold. Attacks that need more than "
-    "one pass (relearn, near, quantized:BITS…) are tried on few edits, the cheapest first."
+    "one pass (graft, relearn, near…) are tried on few edits, the cheapest first."
 )
+@options.sibling
 @options.option(
     "--max-loss-increase",
     "Y",
@@ -52,17 +53,17 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     `attn-surgery export MODEL --plan DIR/plan.json` makes the edit.
 
     After an interruption, run the same command again to continue. With a larger --max-evaluations,
-    a finished search continues, too. Nothing is measured twice. If DIR holds another search, the
+    a finished search continues, too. If DIR holds another search, the
     command stops, unless you pass --overwrite.
 
     If no edit meets the goal, the exit code is 1. DIR then holds what was found, without a plan.
     """
-    from evals.search.request import SearchRequest
+    from evals.choose.search.request import SearchRequest
 
     request = options.fill_request(SearchRequest, asked)
 
-    from evals.search.report import explain_miss
-    from evals.search.searching import search
+    from evals.jobs.searching import search
+    from evals.report.search_report import explain_miss
     from surgery.hub.finding import get_last_name
 
     folder = output or Path(f"{get_last_name(Path(request.model.rpartition(':')[2]))}-search")
@@ -72,4 +73,8 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     result, _ = found
     if result["selected"] is None:
         raise explain_miss(result, folder)
-    print_json(result) if as_json else print_search(result, request, folder / "plan.json")
+    if as_json:
+        print_json(result)
+        return
+    print_search(result)
+    echo(f"To export it, run: {write_next_command(result, request, folder / 'plan.json')}")

@@ -72,11 +72,11 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     as for extract. With --tasks or --suite, every edit also runs on lm-eval's benchmarks. Nothing
     is exported. The figures equal those of extract and lm_eval for the exported models.
     """
-    from evals.sweep.request import SweepRequest
+    from evals.choose.sweep.request import SweepRequest
 
     request = options.fill_request(SweepRequest, asked)
 
-    from evals.sweep.sweeping import sweep
+    from evals.jobs.sweeping import sweep
 
     result = sweep(request, output, overwrite=overwrite, say=note, progress=show_progress)
     if result is None:
@@ -108,7 +108,7 @@ def print_sweep(result: dict[str, Any]) -> None:
         ("edit", "variant", *(name for name, _, _ in columns)),
         rows,
         labels=2,
-        rest="To see them, use a wider terminal, a pipe, or --output.",
+        rest="To see them, use a wider terminal, --output, or --json.",
     )
     if tasks:
         asked = (f"{k} ({t['metric']}, n = {t['n']:,})" for k, t in tasks.items())
@@ -121,7 +121,7 @@ def print_sweep(result: dict[str, Any]) -> None:
 
 def _print_best(result: dict[str, Any], edits: list[dict[str, Any]]) -> None:
     """Prints the edits that recite least, of equal ones the one that costs least."""
-    from evals.sweep.report import find_best_edits
+    from evals.report.sweep_report import find_best_edits
 
     base = result["base"]
     best, *others = find_best_edits({**result, "edits": edits})
@@ -141,7 +141,7 @@ def _print_best(result: dict[str, Any], edits: list[dict[str, Any]]) -> None:
 
 def _print_estimates(result: dict[str, Any]) -> None:
     """Prints the heads and blocks that no other beats in both estimates."""
-    from evals.sweep.report import find_front
+    from evals.report.sweep_report import find_front
 
     tokens = "recited tokens" if result["base"]["exact_count"] else "the passages' tokens"
     echo(

@@ -27,6 +27,7 @@ def command(
     Hub id, or a lab model. Any other model is refused. Every file must get its recorded SHA-256.
     """
     from surgery.patching import apply_patch
+    from surgery.selection import name_blocks
 
     with show_progress("apply-patch", None) as advance:
         manifest = apply_patch(
@@ -39,6 +40,6 @@ def command(
             {"output": str(output), **edited, **edit.model_dump(include={"source", "layout"})}
         )
         return
-    what = f"blocks {', '.join(map(str, edit.blocks))}: {edit.variant}, {edit.layout}"
+    what = f"{name_blocks(edit.parts, edit.num_heads)}: {edit.variant}, {edit.layout}"
     size = sum(file.size for file in files.values())
     echo(f"{output}: {what}; {len(files)} files, {decimal(size)}")

@@ -27,9 +27,7 @@ from surgery.variants import VARIANTS
     "Take blocks, heads, and variants of the cut from a file that `search` wrote.",
     options.PATH,
 )
-@options.choice(
-    "--variant", VARIANTS, "What these blocks become in the cut.  [default: identity]"
-)
+@options.choice("--variant", VARIANTS, "What these blocks become in the cut.  [default: identity]")
 @options.several(
     "--text",
     "Other text, on which the model keeps its predictions. It may hold none of the passages: a "
@@ -62,7 +60,7 @@ def command(as_json: bool, **asked: Any) -> None:
     Only the listed passages are erased. To also stop passages that you cannot list, cut the result
     with `export`.
     """
-    from evals.erasing import EraseRequest, run_erase
+    from evals.jobs.erasing import EraseRequest, run_erase
 
     request = options.fill_request(EraseRequest, asked)
     export = run_erase(request, say=note, progress=show_progress)

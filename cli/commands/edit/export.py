@@ -17,8 +17,9 @@ from surgery.variants import VARIANTS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evals.evaluation.materials import Materials
-    from evals.exporting import ExportRequest
+    from evals.jobs.exporting import ExportRequest
+    from evals.jobs.materials import Materials
+    from evals.measure.verdicts import State
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
 
@@ -84,14 +85,16 @@ _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
 @options.flag(
     "--evaluate",
     "Verify the result, evaluate it against MODEL, and put the report into DIR. The options "
-    "below say what is measured. The exit code is 3 if a gate is missed.",
+    "below say what is measured. The exit code is 3 if a gate is missed, and else 4 if one is not "
+    "decided.",
     "with_evaluation",
 )
 @options.evaluation
 @options.option(
     "--push-to-hub",
     "REPO",
-    "Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is missed.",
+    "Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is "
+    "missed or, without --allow-undecided, not decided.",
     None,
     "repo",
 )
@@ -111,7 +114,7 @@ def command(
     if asked["as_patch"] and (with_evaluation or repo is not None):
         raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
-    from evals.exporting import ExportRequest, name_gguf, run_export
+    from evals.jobs.exporting import ExportRequest, name_gguf, run_export
     from surgery.plan import plan_as_json
     from surgery.publishing.upload import check_destination
 
@@ -149,22 +152,21 @@ def command(
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
     gguf = name_gguf(export.output) if request.gguf else None
-    if not _finish_export(prepared.model, export, materials, repo, gguf, as_json):
-        raise click.exceptions.Exit(3)
+    allowed = {"allow_undecided": asked["allow_undecided"], "as_json": as_json}
+    _finish_export(prepared.model, export, materials, repo, gguf, **allowed)
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
     """Opens what is needed to evaluate, so that mistakes come before any work."""
-    from evals.evaluation.request import EvaluationRequest
+    from evals.report.evaluation_request import EvaluationRequest
 
     model = request.model
     edited = {"models": (model,), "baseline": model, "revision": None}
     wanted = options.fill_request(EvaluationRequest, asked, **edited)
 
-    from evals.evaluation.materials import open_materials
+    from evals.jobs.materials import open_materials
 
-    with options.refuse_misuse():
-        return open_materials(wanted, [(model, request.revision)], progress=show_progress)
+    return open_materials(wanted, [(model, request.revision)], progress=show_progress)
 
 
 def _refuse_unused(names: Iterable[str]) -> None:
@@ -181,10 +183,13 @@ def _finish_export(
     materials: Materials | None,
     repo: str | None,
     gguf: Path | None,
+    *,
+    allow_undecided: bool,
     as_json: bool,
-) -> bool:
-    """Evaluates, pushes, and prints an export. Returns whether all gates hold."""
-    result, passed = export.to_json(), True
+) -> None:
+    """Evaluates, pushes, and prints an export. Exits as its gates demand."""
+    result: dict[str, Any] = export.to_json()
+    state: State | None = None
     if gguf is not None:
         result["gguf"] = str(gguf)
     if not as_json:
@@ -200,29 +205,33 @@ def _finish_export(
                 echo(f"  block {block}: R² of the fit {fit['r2']:.3f}{stored}")
     try:
         if materials is not None:
-            from evals.evaluation.evaluating import evaluate_exports
+            from evals.jobs.evaluating import evaluate_exports
 
             result["evaluation"] = None
             report = evaluate_exports(
                 source, materials, [export.output], say=note, progress=show_progress
             )
             result["evaluation"] = report.to_dict()
-            passed = print_evaluation(report, export.output, table=not as_json)
+            state = print_evaluation(report, export.output, table=not as_json)
         if repo is not None:
             result["push"] = None
-            if passed:
-                from evals.publication.report import render_report
+            if state in ("kept", None) or (state == "undecided" and allow_undecided):
+                from evals.report import render_report
                 from surgery.publishing.upload import push
 
-                result["push"] = push(export.output, repo, render=render_report).to_json()
+                done = push(
+                    export.output, repo, render=render_report, allow_undecided=allow_undecided
+                )
+                result["push"] = done.to_json()
             else:
-                note(f"not pushed to {repo}: a gate failed")
+                how = "missed" if state == "missed" else "not decided"
+                note(f"not pushed to {repo}: a gate is {how}")
     finally:  # the export is there, whatever becomes of the rest
         if as_json:
             print_json(result)
     if result.get("push") and not as_json:
         echo(f"pushed to {result['push']['url']}")
-    return passed
+    options.end_with(state, allow_undecided=allow_undecided)
 
 
 def _print_plan(plan: dict[str, Any], as_json: bool) -> None:

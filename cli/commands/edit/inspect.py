@@ -20,7 +20,7 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     """
     from surgery.families import left_out
     from surgery.proof.inspection import inspect
-    from surgery.selection import format_selection
+    from surgery.selection import name_blocks
 
     found = inspect(model, revision=revision)
     if as_json:
@@ -41,6 +41,6 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
         named = ", ".join(f"{head} ({variant})" for head, variant in heads.items())
         echo(f"  block {block}: heads without attention: {named}")
     for edit in found.edits:
-        blocks = format_selection(edit.parts, edit.num_heads)
+        blocks = name_blocks(edit.parts, edit.num_heads)
         commit = f" at {edit.source.commit[:12]}" if edit.source.commit else ""
-        echo(f"  edited from {edit.source.model}{commit}: blocks {blocks}, {edit.variant}")
+        echo(f"  edited from {edit.source.model}{commit}: {blocks}, {edit.variant}")

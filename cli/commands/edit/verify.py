@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cli import options
@@ -9,7 +11,7 @@ from cli.terminal import echo, name_options, note, print_json
 
 
 @click.command("verify")
-@click.argument("folder", metavar="DIR", type=click.Path())
+@click.argument("model")
 @options.option(
     "--source",
     "MODEL",
@@ -17,8 +19,11 @@ from cli.terminal import echo, name_options, note, print_json
 )
 @options.revision
 @options.json
-def command(folder: str, source: str | None, revision: str | None, as_json: bool) -> None:
-    """Check that the exported folder DIR is what its manifest says.
+def command(model: str, source: str | None, revision: str | None, as_json: bool) -> None:
+    """Check that the exported MODEL is what its manifest says.
+
+    MODEL is a folder or a Hub id, of which every file is downloaded. --revision is of MODEL if that
+    is a Hub id, else of --source. A source with the recorded name is taken at its recorded commit.
 
     Checks the SHA-256 of every file, and that there is no other file, except notes of git and of
     the Hub's client. Edited heads must hold exactly the constants that make them attention-free.
@@ -28,12 +33,12 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
     with each other and with the manifest. Statements that no check can prove, such as measurements,
     are listed as claimed. The last line is the verdict. The exit code is 1 if a check fails.
     """
-    if revision is not None and source is None:
+    if revision is not None and source is None and Path(model).is_dir():
         raise click.UsageError("--revision needs --source, the model that has this revision")
-    from evals.publication.report import render_report
+    from evals.report import render_report
     from surgery.proof.verification import verify
 
-    result = verify(folder, source=source, revision=revision, render=render_report)
+    result = verify(model, source=source, revision=revision, render=render_report)
     if as_json:
         print_json(result.to_json())
     else:
@@ -41,7 +46,8 @@ def command(folder: str, source: str | None, revision: str | None, as_json: bool
             echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
         for claim in result.claims:
             echo(f"claimed {claim.name}: {name_options(claim.detail)}")
-        echo(f"{folder}: {result.verdict}")
+        commit = f" at commit {result.commit[:12]}" if result.commit else ""
+        echo(f"{model}{commit}: {result.verdict}")
     if result.failed is not None:
-        note(f"error: {folder}: {result.failed.name}: {result.failed.detail}")
+        note(f"error: {model}: {result.failed.name}: {result.failed.detail}")
         raise click.exceptions.Exit(1)

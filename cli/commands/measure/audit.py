@@ -23,39 +23,43 @@ from cli.terminal import echo, note, print_json, show_progress
 @options.samples("Passages to attack, as for extract.  [default: a lab model's own]")
 @options.control("a lab model's own")
 @options.twin
+@options.sibling
 @options.attacks
+@options.allow_undecided
 @options.measuring
-@options.output("Folder to create, with audit.json and a picture.")
+@options.output("Folder to create, with audit.json and pictures.")
 @options.overwrite
 @options.json
-def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
+def command(
+    output: Path | None, overwrite: bool, allow_undecided: bool, as_json: bool, **asked: Any
+) -> None:
     """Measure what an attacker recovers from MODEL and from BASE.
 
     An exact match is brittle: a passage with one wrong token counts as forgotten. The attacks test
     whether it really is. docs/threat-model.md says what each of them assumes. The same attacks run
     on text that the models were not trained on, for comparison. The exit code is 3 if a limit is
-    missed.
+    missed, and else 4 if one is not decided.
 
     If a search chose the edit on some of the passages, the figures are for the others.
     """
-    from evals.attacks.request import AuditRequest
+    from evals.jobs.auditing import AuditRequest
 
     request = options.fill_request(AuditRequest, asked)
 
-    from evals.attacks.audit import audit
+    from evals.jobs.auditing import audit
 
     found = audit(request, output, overwrite=overwrite, say=note, progress=show_progress)
     if found is None:
         return
     result = found.to_dict()
     (print_json if as_json else print_audit)(result)
-    if not note_limits(result):
-        raise click.exceptions.Exit(3)
+    note_limits(result)
+    options.end_with(found.state, allow_undecided=allow_undecided)
 
 
 def print_audit(result: dict[str, Any]) -> None:
     """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
-    from evals.memorization.recovery import SHORTEST_CUT
+    from evals.measure.memorization.recovery import SHORTEST_CUT
 
     rated = [attack for attack in result["attacks"] if "paired" in attack]
     if rated:
@@ -70,10 +74,15 @@ def print_audit(result: dict[str, Any]) -> None:
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")
     for attack in rated:
+        counted = f"n = {attack['edited']['n']:,}"
         curve = (attack.get("curve") or {}).get("edited", {"stages": []})
         for i, steps in enumerate(curve["stages"]):
             shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
-            echo(f"{attack['name']}, {steps} steps: {shares}")
+            echo(f"{attack['name']}, {steps} steps ({counted}): {shares}")
+    for attack in rated:
+        if draws := attack["edited"]["draws"]:
+            how = f"the mean of {draws} runs" if draws > 1 else "one run"
+            echo(f"{attack['name']}: {how}")
     if result["not_tried"]:
         echo(f"not tried: {', '.join(result['not_tried'])}")
     for areas in [attack for attack in result["attacks"] if attack not in rated]:
@@ -85,19 +94,20 @@ def print_audit(result: dict[str, Any]) -> None:
             before = areas["base"][score]["auc"]
             after = format_interval(area["auc"], area["ci95"], "{:.3f}")
             echo(f"{areas['name']}, {score}: AUC {before:.3f} → {after}")
+    echo(f"verdict: {result['verdict']}")
 
 
 def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
     """`every`: the rates for all passages, if some of them chose the edit."""
-    headings = ["attack", "base", "edited", f"never trained on (n = {controls})", "seconds"]
+    headings = ["attack", "n", "base", "edited", f"never trained on (n ≤ {controls})", "seconds"]
     rows = []
     for one in rated:
         rates = [format_figure(one[key]) for key in ("base", "edited", "control")]
-        rows.append([one["name"], *rates, f"{one['seconds']:.1f}"])
+        rows.append([one["name"], f"{one['edited']['n']:,}", *rates, f"{one['seconds']:.1f}"])
     if every:
-        headings.insert(3, f"edited, all {every['n']}")
+        headings.insert(4, f"edited, all {every['n']}")
         for row in rows:
-            row.insert(3, format_figure(every["recovered"][row[0]]["edited"]))
+            row.insert(4, format_figure(every["recovered"][row[0]]["edited"]))
     if rated[0].get("twin"):
         headings += ["twin", "of the way to it"]
         for one, row in zip(rated, rows, strict=True):
@@ -106,15 +116,10 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
     print_table(headings, rows)
 
 
-def note_limits(result: dict[str, Any]) -> bool:
-    """Prints every limit that is missed or inconclusive. Returns whether all hold."""
+def note_limits(result: dict[str, Any]) -> None:
+    """Prints every limit that is not shown to be kept."""
+    from evals.measure.verdicts import WORDS
+
     for limit in result["limits"]:
-        name, value, most, n = (limit[key] for key in ("name", "value", "limit", "n"))
-        low, high = limit["ci95"]
-        if not n:
-            note(f"limit missed: {name} counts no passage, so nothing shows it kept")
-        elif not limit["ok"]:
-            note(f"limit missed: {name} recovers {value:.1%} of {n:,} passages, above {most:.1%}")
-        elif not limit["conclusive"]:
-            note(f"limit inconclusive (n = {n:,}): {name}: its interval is {low:.1%} to {high:.1%}")
-    return all(limit["ok"] for limit in result["limits"])
+        if not limit["ok"]:
+            note(f"limit {WORDS[limit['state']].lower()}: {limit['name']}: {limit['description']}")

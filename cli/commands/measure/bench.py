@@ -28,7 +28,7 @@ def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) ->
     the same time. Speeds are medians over the rounds, with the lowest and the highest. A difference
     counts as noise if these ranges touch.
     """
-    from evals.speed import compare_speed
+    from evals.measure.speed import compare_speed
 
     with show_progress(f"bench {edited}", 2 * rounds) as advance:
         result = compare_speed(base, edited, rounds=rounds, **asked, say=note, advance=advance)

@@ -41,11 +41,11 @@ def command(as_json: bool, **asked: Any) -> None:
 
     Without --model, passages of text are counted but not cut into tokens.
     """
-    from evals.checking import CheckRequest
+    from evals.jobs.checking import CheckRequest
 
     request = options.fill_request(CheckRequest, asked)
 
-    from evals.checking import check_inputs
+    from evals.jobs.checking import check_inputs
 
     result = check_inputs(request, say=note)
     (print_json if as_json else _print)(result)

@@ -52,11 +52,11 @@ def command(output: Path, overwrite: bool, show_text: bool, as_json: bool, **ask
     """
     if output.suffix != ".jsonl":
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
-    from evals.memorization.request import CollectRequest, Cut
+    from evals.measure.memorization.request import CollectRequest, Cut
 
     request = options.fill_request(CollectRequest, asked, cut=options.fill_request(Cut, asked))
 
-    from evals.memorization.collecting import collect
+    from evals.jobs.collecting import collect
 
     text = {"show_text": show_text, "overwrite": overwrite}
     found = collect(request, output, **text, say=note, progress=show_progress)

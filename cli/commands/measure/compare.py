@@ -44,12 +44,12 @@ def command(as_json: bool, **asked: Any) -> None:
     given = any(asked[name] for name in ("prompt", "prompts", "samples"))
     if not given and (as_json or not sys.stdin.isatty()):
         raise click.UsageError("nothing to compare: give --prompt, --prompts, or --samples")
-    from evals.comparing import CompareRequest
+    from evals.jobs.comparing import CompareRequest
 
     request = options.fill_request(CompareRequest, asked)
 
     from cli.tables.comparison import print_comparison
-    from evals.comparing import compare, compare_prompt, open_models
+    from evals.jobs.comparing import compare, compare_prompt, open_models
 
     if given:
         result = compare(request, say=note, progress=show_progress)

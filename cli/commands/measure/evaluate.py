@@ -22,6 +22,7 @@ from cli.terminal import note, print_json, show_progress
 @options.revision
 @options.evaluation
 @options.twin
+@options.sibling
 @options.several(
     "--heal",
     "Text that MODEL was healed on. BASE is then healed the same way, to tell the cost against it, "
@@ -42,31 +43,30 @@ from cli.terminal import note, print_json, show_progress
     "--show-text", "Write the text of the passages that the report shows into a separate file."
 )
 @options.json
-def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
+def command(
+    output: Path | None, overwrite: bool, allow_undecided: bool, as_json: bool, **asked: Any
+) -> None:
     """Measure what an edit costs and what it achieves: benchmarks, recitation, gates, one report.
 
     Compares every MODEL with BASE on the same documents and passages. Writes report.html,
     report.md, report.json, and lm-eval's own results. If MODEL is a folder that was exported from
     BASE, its own report goes there, too, unless benchmarks were measured in part (--limit, --suite
     quick), or it has a report and you do not pass --overwrite. The exit code is 3 if a gate is
-    missed.
+    missed, and else 4 if one is not decided.
     """
     if asked["baseline"] is None:
         raise click.UsageError("give --baseline, the model before the edit, to compare with")
-    from evals.evaluation.request import EvaluationRequest
+    from evals.report.evaluation_request import EvaluationRequest
 
     request = options.fill_request(EvaluationRequest, asked)
 
-    from evals.evaluation.evaluating import run_evaluation
+    from evals.jobs.evaluating import run_evaluation
 
-    with options.refuse_misuse():
-        found = run_evaluation(
-            request, output, overwrite=overwrite, say=note, progress=show_progress
-        )
+    found = run_evaluation(request, output, overwrite=overwrite, say=note, progress=show_progress)
     if found is None:
         return
     report, folder = found
     if as_json:
         print_json(report.to_dict())
-    if not print_evaluation(report, folder, table=not as_json):
-        raise click.exceptions.Exit(3)
+    state = print_evaluation(report, folder, table=not as_json)
+    options.end_with(state, allow_undecided=allow_undecided)

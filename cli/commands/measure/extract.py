@@ -74,11 +74,11 @@ def command(
     if rows is not None and rows == output:
         raise click.UsageError("--rows and --output name the same file")
 
-    from evals.memorization.request import ExtractionRequest
+    from evals.measure.memorization.request import ExtractionRequest
 
     request = options.fill_request(ExtractionRequest, asked)
 
-    from evals.memorization.comparison import run_extraction
+    from evals.measure.memorization.comparison import run_extraction
 
     result = run_extraction(
         request,
@@ -122,7 +122,7 @@ def print_extraction(result: dict[str, Any]) -> None:
 
 
 def _make_rows(columns: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    from evals.memorization.measures import MEASURES
+    from evals.measure.memorization.measures import MEASURES
 
     for one in MEASURES:
         figures = [_look_up(column, one.path) for column in columns]

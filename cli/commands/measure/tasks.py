@@ -10,6 +10,6 @@ from cli.terminal import echo
 @click.command("tasks")
 def command() -> None:
     """Print the folder of lm-eval task files, for lm_eval --include_path."""
-    from evals.tasks import INCLUDE_PATH
+    from evals.run.lm_eval.tasks import INCLUDE_PATH
 
     echo(INCLUDE_PATH)

@@ -24,6 +24,7 @@ from cli.terminal import echo, print_json
     click.Path(),
     "evaluation",
 )
+@options.flag("--allow-undecided", "Also publish if the report does not decide a limit.")
 @options.option("--message", "TEXT", "Title of the commit.  [default: what was edited]")
 @options.json
 def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
@@ -34,8 +35,11 @@ def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     Samples and rows never go. The repository is private unless you pass --public. After an
     interruption, run the same command again: files that have arrived are not sent twice. Log in
     with `hf auth login`.
+
+    A folder whose report says that a limit is missed is refused. So is one whose report does not
+    decide a limit, unless you pass --allow-undecided.
     """
-    from evals.publication.report import render_report
+    from evals.report import render_report
     from surgery.publishing.upload import push
 
     done = push(folder, repo, **asked, render=render_report)

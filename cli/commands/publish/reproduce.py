@@ -29,7 +29,7 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
     The weights of a published model are downloaded only to compare such tensors. The exit code is 1
     if a file differs. To repeat the measurements, run the commands that report.json lists.
     """
-    from evals.exporting import repeat_export
+    from evals.jobs.exporting import repeat_export
 
     result = repeat_export(model, output, **asked, overwrite=overwrite, progress=show_progress)
     source = result.original.manifest.edit.source.model

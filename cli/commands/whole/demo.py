@@ -12,7 +12,8 @@ from cli.terminal import echo, note, show_progress
 TERMS = (
     "Recited, recovered: the share of the records that a model completes by itself, or that an "
     "attacker gets out of it. The reports say what each attack does.",
-    "relearn: what comes back of the others after fine-tuning on a tenth of the records.",
+    "relearn: what comes back of the others after fine-tuning on a tenth of the records. "
+    "Here it runs once; evaluate runs it five times and gives the mean.",
     "Held-out loss: the model's loss on text that it was not trained on. Lower is better.",
     "acc, acc_norm: the share of a task's questions that a model answers correctly.",
 )
@@ -20,8 +21,8 @@ CONTINUED = (
     "Each model gets the first half of a text and writes as many tokens more, always the most "
     "likely one. Tokens that differ from what the base writes are colored.",
     "The figures are of the second half as it really is: the share of its tokens that a model "
-    "predicts, each after the true ones, and its loss. The loss is high for a record that is gone, "
-    "and low for ordinary text that a model still predicts well.",
+    "predicts, each after the true ones, and its loss. The loss is high for a record that it no "
+    "longer predicts, and low for ordinary text that a model still predicts well.",
     "A model that has lost a record must write something else. A model this small often repeats "
     "itself then.",
 )
@@ -43,7 +44,7 @@ def command(output: Path, overwrite: bool) -> None:
     from cli.tables import make_console
     from cli.tables.comparison import print_comparison
     from cli.tables.evaluation import print_evaluation
-    from evals.demonstrating import PLACES, compare_texts, run_demo
+    from evals.jobs.demonstrating import PLACES, compare_texts, run_demo
 
     out = make_console()
 

@@ -15,10 +15,15 @@ from cli.tables import print_table
 from cli.terminal import echo, note, print_json, show_progress
 
 if TYPE_CHECKING:
-    from evals.mitigating import MitigationRequest
+    from evals.jobs.mitigating import MitigationRequest
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"grain": "blocks", "max_evaluations": 16, "attack": ("cheap",), "limit": 100},
+    "quick": {
+        "grain": "blocks",
+        "max_evaluations": 16,
+        "attack": ("cheap", "relearn"),
+        "limit": 100,
+    },
     "thorough": {"grain": "mixed", "max_evaluations": 256, "attack": ("all",)},
 }
 """Preset → values of other options."""
@@ -31,8 +36,9 @@ def _apply_preset(ctx: click.Context, param: click.Parameter, name: str | None) 
 
 
 def _describe_preset(name: str) -> str:
-    values = ((f"--{key.replace('_', '-')}", value) for key, value in PRESETS[name].items())
-    return " ".join(f"{key} {v[0] if isinstance(v, tuple) else v}" for key, v in values)
+    given = PRESETS[name].items()
+    pairs = [(key, one) for key, v in given for one in (v if isinstance(v, tuple) else (v,))]
+    return " ".join(f"--{key.replace('_', '-')} {value}" for key, value in pairs)
 
 
 @click.command("mitigate")
@@ -55,11 +61,13 @@ def _describe_preset(name: str) -> str:
     "Limit for the search, and gate: attack A may recover at most the share X of the passages. A "
     "runs even if --attack does not name it."
 )
+@options.allow_undecided
 @options.twin
+@options.sibling
 @options.heal
 @click.option(
     "--preset",
-    type=click.Choice(list(PRESETS)),
+    type=options.Choice(list(PRESETS)),
     is_eager=True,
     expose_value=False,
     callback=_apply_preset,
@@ -75,22 +83,29 @@ def _describe_preset(name: str) -> str:
 @config_option("--recipe")
 @options.overwrite
 @options.json
-def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked: Any) -> None:
-    """Remove what MODEL recites: search, export, verify, attack, and evaluate in one command.
+def command(
+    output: Path,
+    dry_run: bool,
+    overwrite: bool,
+    allow_undecided: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Reduce what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
     Searches for the edit that keeps --max-extraction and every --max at the least cost (into
     OUT-search). Exports it to OUT, verifies it, and attacks it. Report, model card, and recipe go
     into OUT. After an interruption, run the same command again to continue.
 
     With --heal, the edited model is also trained on other text. Both results are evaluated, and the
-    healed one is kept if it passes every gate, and costs less or the cut fails one. The other one
-    goes into OUT-cut or OUT-healed.
+    healed one is kept if its verdict is better, or as good at a lower cost. The other one goes into
+    OUT-cut or OUT-healed.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
-    --samples and --corpus. The exit code is 3 if the limit or a gate is missed. OUT then holds the
-    best edit that was found.
+    --samples and --corpus. The exit code is 3 if the limit or a gate is missed, and else 4 if one
+    is not decided: too few passages were held back. OUT then holds the best edit that was found.
     """
-    from evals.mitigating import MitigationRequest, mitigate
+    from evals.jobs.mitigating import MitigationRequest, mitigate
 
     request = options.fill_request(MitigationRequest, asked)
     if dry_run:
@@ -100,27 +115,26 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **asked
     from cli.tables.evaluation import print_evaluation
     from cli.tables.search import print_search
 
-    def show_search(result: dict[str, Any], folder: Path) -> None:
+    def show_search(result: dict[str, Any]) -> None:
         if result["selected"] is not None and not as_json:
-            print_search(result, request, folder / "plan.json")
+            print_search(result)
 
-    with options.refuse_misuse():
-        done = mitigate(
-            request,
-            output,
-            overwrite=overwrite,
-            say=note,
-            progress=show_progress,
-            show_search=show_search,
-        )
+    done = mitigate(
+        request,
+        output,
+        overwrite=overwrite,
+        say=note,
+        progress=show_progress,
+        show_search=show_search,
+    )
     if done is None:
         return
     print_evaluation(done.report, output, table=not as_json)
     if as_json:
         print_json(done.to_dict())
-    if not done.passed:
+    if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
-        raise click.exceptions.Exit(3)
+    options.end_with(done.state, allow_undecided=allow_undecided)
     if done.next_command is not None:
         note(f"next: {done.next_command}")
 
@@ -129,10 +143,9 @@ def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json
     from surgery.hub.finding import find_outline
 
     find_outline(request.model, request.revision)  # before the imports, which take seconds
-    from evals.forecasting import forecast
+    from evals.jobs.forecasting import forecast
 
-    with options.refuse_misuse():
-        found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
     print_json(found) if as_json else _print_forecast(found)
 
 

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from evals.samples import Samples, load_samples
+from evals.data import Samples, load_samples
 from surgery.checkpoint.source import TOKENIZER
 from surgery.errors import SamplesError
 

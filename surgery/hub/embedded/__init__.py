@@ -8,6 +8,8 @@ from surgery.errors import SourceError
 
 PREFIX = "lab:"
 LAB_MODELS = ("pythia", "gpt-neo")
+LAB_TEXT = "lab calibration text"
+"""The name in records of the text that all of them have."""
 
 
 def find_lab(*names: str | None) -> str | None:

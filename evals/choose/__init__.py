@@ -1,0 +1,1 @@
+"""Which edit to make: many of them measured together (`sweep`), or searched for (`search`)."""

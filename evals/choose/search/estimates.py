@@ -1,0 +1,203 @@
+"""Estimates what sets of units would do, to first order, corrected by measurements.
+
+A unit's responses are a row of numbers: how it moves likelihoods on held-out text, and how it moves
+the margin of every suffix token of the passages. Rows add up, so estimating a set takes
+microseconds. An index names a unit.
+
+Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tokens, M changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.special import ndtr
+from transformers import PreTrainedModel
+
+from evals.choose.search.task import Half
+from evals.measure.memorization.recovery import Recovery
+from evals.measure.response import Looking, respond_heldout, respond_margins
+from surgery.selection import Part
+from surgery.variants import Fit
+
+Floats = npt.NDArray[np.floating[Any]]
+Flags = npt.NDArray[np.bool_]
+Indices = frozenset[int]
+Changes = npt.NDArray[np.int64]
+"""[M, 2]: the unit that leaves a set and the one that joins it; -1 is none."""
+
+DRAWS = 4
+"""Of tokens for each window. With too few, a search fits sets to the noise in them."""
+MOST_PASSAGES = 256
+"""At most so many passages; each takes a backward pass for every suffix token."""
+NONE = np.array([[-1, -1]])
+_DRIFT = 1.4  # by how many ρ² margins fall; measured on a model of 24 blocks
+_UNSURE = 0.05  # uncertainty of every margin, in nats
+_OWN = 0.15  # share of the cost to count unit by unit, so that noise cannot cancel it
+_FACTORS = np.linspace(-2, 2, 33)  # logarithms of the drifts to try
+_RIDGE = 0.1  # how much an estimate counts, against 1 for a measurement
+_PART = 64  # sets at a time
+
+
+class Expected(NamedTuple):
+    """Of sets: KL(base || edited) on held-out text [M], and the share of passages recovered [M]."""
+
+    kl: Floats
+    rate: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Responses of units, and estimates of sets of them.
+
+    - `pools`: units that one layout holds together.
+    - `cost`: float32 [U + 1, E]; the mean square of the sum of a set's rows is its KL, nats per
+      token. `moved`: float32 [U + 1, N, S], changes of margins, in nats. The last row of both is
+      zeros.
+    - `margins`: of the unedited model [N, S], for the passages that it gives away; rates refer to
+      `passages`.
+    - `corrections`: [U + 1, 2], logarithms of the factors by which a unit's cost, and the fall of
+      margins that it brings, exceed what its rows say.
+    """
+
+    units: tuple[Part, ...]
+    pools: tuple[Indices, ...]
+    cost: Floats
+    moved: Floats
+    margins: Floats
+    passages: int
+    measure: Recovery
+    corrections: Floats | float = 0.0
+
+    def predict(self, chosen: Iterable[int], changes: Changes = NONE) -> Expected:
+        """Predicts what a set does after each of `changes`."""
+        rows = self.cost, self.moved, self._own
+        sums = [values[sorted(chosen)].sum(axis=0) for values in rows]
+        found = []
+        for part in np.split(changes, range(_PART, len(changes), _PART)):
+            less, more = part.T
+            cost, moved, own = (
+                total - values[less] + values[more]
+                for total, values in zip(sums, rows, strict=True)
+            )
+            factors = np.exp(own[:, 2:] / np.maximum(own[:, :2], 1e-30))
+            kl = (1 - _OWN) * np.square(cost).mean(axis=-1) + _OWN * own[:, 0]
+            found.append((kl * factors[:, 0], self._rate(moved, factors[:, 1])))
+        return Expected(*map(np.concatenate, zip(*found, strict=True)))
+
+    def predict_one(self, parts: Iterable[Part]) -> dict[str, float]:
+        """What is expected of units together; `margin`: the mean square of its moves, nats²."""
+        some = [self.units.index(part) for part in parts]
+        (kl,), (rate,) = self.predict(some)
+        margin = np.square(self.moved[some].sum(axis=0)).mean()
+        return {"kl": float(kl), "margin": float(margin), "recited": float(rate)}
+
+    def correct(self, measured: Mapping[Indices, tuple[float, float]]) -> Estimates:
+        """With the corrections that explain best the KL and the rate of `measured` sets.
+
+        A ridge regression of logarithms on the share that each unit has in a set, and on what all
+        sets have in common.
+        """
+        plain = replace(self, corrections=0.0)
+        sets = [sorted(chosen) for chosen in measured]
+        factors = np.array(
+            [plain._factors(s, *found) for s, found in zip(sets, measured.values(), strict=True)]
+        )
+        corrections = np.zeros((len(self.units) + 1, 2))
+        for kind in range(2):
+            shares = np.zeros((len(sets), len(self.units) + 1))
+            for row, some in zip(shares, sets, strict=True):
+                row[some] = self._own[some, kind] / self._own[some, kind].sum()
+            shares[:, -1] = 1
+            inner = shares @ shares.T + _RIDGE * np.eye(len(sets))
+            fitted = shares.T @ np.linalg.solve(inner, factors[:, kind])
+            corrections[:-1, kind] = fitted[:-1] + fitted[-1]
+        return replace(self, corrections=corrections)
+
+    def _factors(self, some: list[int], kl: float, rate: float) -> tuple[float, float]:
+        """Logarithms of the factors by which a set costs more, and moves more, than estimated."""
+        (expected,), _ = self.predict(some)
+        rates = self._rate(self.moved[some].sum(axis=0)[None], np.exp(_FACTORS))
+        error = np.square(np.sqrt(rates) - rate**0.5) + 1e-3 * np.square(_FACTORS)
+        return float(np.log((kl + 1e-6) / (expected + 1e-6))), float(_FACTORS[np.argmin(error)])
+
+    def _rate(self, moved: Floats, factors: Floats) -> Floats:
+        """[M, N, S] summed changes of margins -> the share of passages that stays recovered [M].
+
+        ρ², the mean square change within a passage, says more about other passages than the changes
+        themselves, to which a search can fit a set. The model of a margin: it moves by ρ at random,
+        falls by a multiple of ρ², and is uncertain by ρ², as second-order terms are.
+        """
+        changes = torch.from_numpy(moved)  # several times as fast as numpy and scipy
+        square = changes.square().mean(dim=-1, keepdim=True)
+        spread = torch.sqrt(_UNSURE**2 + square + square**2)
+        drift = torch.from_numpy(_DRIFT * factors).to(square)[:, None, None]
+        right = ndtr((torch.from_numpy(self.margins) - drift * square) / spread)
+        by_token = right.movedim(-1, 0).contiguous().movedim(0, -1)  # as a measure goes through it
+        rate: Floats = self.measure.chance(by_token.numpy()).sum(axis=-1) / self.passages
+        return rate
+
+    @cached_property
+    def _own(self) -> Floats:
+        """[U + 1, 4]: the KL and the mean square of the moves of each unit alone, plain and times
+        its corrections."""
+        both = [np.square(v).reshape(len(v), -1).mean(1) for v in (self.cost, self.moved)]
+        own = np.stack(both, axis=1).astype(np.float64)
+        return np.hstack([own, own * self.corrections])
+
+    @cached_property
+    def heads(self) -> Flags:
+        """[U, all heads]: which heads a unit edits."""
+        every = sorted({(unit.block, head) for unit in self.units for head in unit.heads})
+        edits = [
+            [block == u.block and head in u.heads for block, head in every] for u in self.units
+        ]
+        return np.array(edits)
+
+    @cached_property
+    def blocks(self) -> Indices:
+        """The units that are whole blocks."""
+        most = max(len(unit.heads) for unit in self.units)
+        return Indices(index for index, unit in enumerate(self.units) if len(unit.heads) == most)
+
+
+def estimate_units(
+    model: PreTrainedModel,
+    half: Half,
+    recovered: Flags,
+    units: Sequence[Part],
+    pools: Sequence[Indices],
+    measure: Recovery,
+    fits: Mapping[int, Fit],
+    *,
+    stock: frozenset[Part],
+    advance: Callable[[int], None] = lambda done: None,
+) -> Estimates:
+    """Estimates `units` from passes over held-out windows and over passages.
+
+    `recovered`: the passages that the unedited model gives away, bool [N]; `fits`: of that model,
+    by block; `stock`: the units that the stock layout would hold.
+    """
+    looking = Looking(model, units, fits, advance, stock)
+    passages = half.samples.spread(recovered, MOST_PASSAGES)
+    cost = respond_heldout(looking, half.windows, DRAWS)
+    moved, margins = respond_margins(looking, passages)
+
+    def padded(rows: Floats) -> Floats:
+        return np.concatenate([rows, np.zeros_like(rows[:1])])
+
+    return Estimates(
+        units=tuple(units),
+        pools=tuple(pools),
+        cost=padded(cost.reshape(len(cost), -1)),
+        moved=padded(moved.transpose(0, 2, 1)),
+        margins=margins,
+        passages=round(len(recovered) * len(passages) / int(recovered.sum())),
+        measure=measure,
+    )

@@ -1,0 +1,270 @@
+"""The inputs of a search: a loaded model, units to choose from, and both halves of the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+from evals.choose.search.points import EditPoint
+from evals.choose.search.request import SearchRequest
+from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units
+from evals.data import Samples, Tokens
+from evals.data.held_back import deal_passages, deal_windows
+from evals.data.inputs import (
+    Progress,
+    Say,
+    find_calibration_text,
+    make_fitter,
+    open_passages,
+    require_heldout_texts,
+    tokenize_passages,
+)
+from evals.data.windows import cut_windows
+from evals.measure.attacks.attack import Target
+from evals.measure.attacks.sibling import find_sibling
+from evals.measure.attacks.trying import AttackPlan
+from evals.measure.edits.engine import Engine
+from evals.measure.edits.sharing import FitEdit
+from evals.measure.healing import check_apart, find_healing_text
+from evals.measure.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
+from evals.run.models import LoadedModel, open_model
+from surgery.errors import SamplesError
+from surgery.fitting.calibration import Calibration
+from surgery.fitting.fitter import Fitter
+from surgery.hub.embedded import find_lab
+from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
+from surgery.processes import join_launch
+from surgery.selection import Part, Selection
+from surgery.training.training import Schedule
+
+
+@dataclass(frozen=True)
+class Half:
+    """Passages, and int32 [M, T] windows of held-out text."""
+
+    samples: Samples
+    windows: Tokens
+
+    def __len__(self) -> int:
+        """The number of rows to measure one edit on."""
+        return len(self.samples) + len(self.windows)
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """A request with its inputs opened.
+
+    - `windows`: int32 [M, T] held-out text.
+    - `variants`: what a block or a head may become. `offered`: the units to choose from.
+    - `fitter`: None if no variant needs one. `healing`: the text to heal edits on; None: do not.
+    - `sibling`: what an attacker may copy attention from.
+    - `warnings`: which units are left out, and why.
+    """
+
+    request: SearchRequest
+    loaded: LoadedModel
+    samples: Samples
+    windows: Tokens
+    variants: tuple[str, ...]
+    offered: tuple[Part, ...]
+    fitter: Fitter | None
+    healing: Calibration | None
+    warnings: tuple[str, ...]
+    sibling: ResolvedModel | None = None
+
+    @cached_property
+    def measure(self) -> Recovery:
+        """What counts as recovering a passage, for the estimates."""
+        return make_recovery(next(iter(self.request.limits), self.request.measure))
+
+    @property
+    def others(self) -> dict[str, float]:
+        """The limits beside the goal; with healing, all, since they are for the healed model."""
+        healed = self.healing is not None
+        return {
+            name: most
+            for name, most in self.request.limits.items()
+            if healed or name != self.measure.name
+        }
+
+    def keeps(self, point: EditPoint, base: EditPoint) -> bool:
+        """Whether an edit meets the goal and exceeds no limit that was measured."""
+        return self.request.goal.met(point, base) and not point.excess(self.others)
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """Those that one pass over the edit does not decide."""
+        healed = self.healing is not None
+        return tuple(name for name in self.others if healed or not is_recovery(name))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The measures that a point has rates for."""
+        return tuple(dict.fromkeys([*NAMES, self.measure.name, *filter(is_recovery, self.others)]))
+
+    @cached_property
+    def targets(self) -> tuple[Target, Target]:
+        """The passages of each half in the unedited model. No attack on one sees the other.
+
+        Raises `MeasurementError` if an attack with a limit cannot be tried on them.
+        """
+        loaded, text, rows = self.loaded, self.windows, self.request.batch_size
+        plan = AttackPlan(self.samples, text, self.slow, rows, self.slow, sibling=self.sibling)
+        first, second = (
+            Target(
+                loaded.model,
+                loaded.tokenizer,
+                half.samples,
+                half.windows,
+                rows,
+                plan.alike,
+                draws=1,
+                brief=True,
+                cut=loaded.cut,
+                sibling=self.sibling,
+            )
+            for half in self.halves
+        )
+        return first, second
+
+    @cached_property
+    def halves(self) -> tuple[Half, Half]:
+        """The half to choose on, and the one held back. Raises `SamplesError` for too little."""
+        return split_halves(self.samples, self.windows, self.request.seed)
+
+    @cached_property
+    def pools(self) -> tuple[frozenset[int], ...]:
+        """The units that a layout holds together, by index; none that lies within another."""
+        layout, editable = self.request.layout, self.loaded.editable
+        held = {
+            frozenset(
+                index
+                for index, unit in enumerate(self.offered)
+                if editable.find_refusal((unit,), layout=name) is None
+            )
+            for name in (("stock", "compact") if layout == "auto" else (layout,))
+        }
+        return tuple(sorted((p for p in held if not any(p < o for o in held)), key=sorted))
+
+    def find_units(self, selection: Selection) -> frozenset[int] | None:
+        """The units that make this edit in the layout of `auto`; None if it is not on offer."""
+        chosen: set[int] = set()
+        for part in selection:
+            whole = [i for i, unit in enumerate(self.offered) if unit == part]
+            chosen |= set(
+                whole
+                or (
+                    i
+                    for i, unit in enumerate(self.offered)
+                    if (unit.block, unit.variant) == (part.block, part.variant)
+                    and len(unit.heads) == 1
+                    and set(unit.heads) <= set(part.heads)
+                )
+            )
+        if merge_units(self.offered[i] for i in chosen) != selection:
+            return None
+        editable, asked = self.loaded.editable, self.request.layout
+        if editable.find_refusal(selection, layout=asked) is not None:
+            return None
+        made, free = (editable.plan(selection, layout=one).layout for one in (asked, "auto"))
+        return frozenset(chosen) if made is free else None
+
+    @cached_property
+    def exhaustive(self) -> bool:
+        """Whether the search can measure every set of units."""
+        most = self.request.max_evaluations
+        return len(list(islice(list_sets(self.offered), most + 1))) <= most
+
+    def engines(self, layout: str, fit: FitEdit | None = None) -> tuple[Engine, Engine]:
+        """One for each half."""
+        first, second = (
+            Engine(
+                self.loaded.model,
+                half.samples,
+                half.windows,
+                batch_size=self.request.batch_size,
+                fit=fit,
+                layout=layout,
+                editable=self.loaded.editable,
+            )
+            for half in self.halves
+        )
+        return first, second
+
+
+def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
+    """Deals members and windows as `evals.data.held_back` does.
+
+    Raises `SamplesError` for fewer than two of either.
+    """
+    members = int(samples.trained_on.sum())
+    for what, number in (
+        ("samples" if samples.members is None else "members", members),
+        ("windows of held-out text", len(windows)),
+    ):
+        if number < 2:
+            raise SamplesError(
+                f"too few {what} to choose on one half and test on the other",
+                where=samples.source,
+                expected="at least 2",
+                got=number,
+            )
+    some, text = deal_passages(samples, seed), deal_windows(windows, seed)
+    first, second = (
+        Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
+    )
+    return first, second
+
+
+def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTask:
+    """Opens the inputs of a request, texts before the model. `say` gets warnings.
+
+    Raises `SurgeryError` for inputs that it cannot use.
+    """
+    lab = find_lab(request.model)
+    variants = request.list_variants(fits=bool(request.calibration) or lab is not None)
+    passages = open_passages(request.samples, request)
+    texts = require_heldout_texts(request.corpus, request.model)
+    calibrated = find_calibration_text(request.calibration, request.model, variants)
+    text = find_healing_text(request.heal) if request.heal else None
+    join_launch(say)
+    found = find_model(request.model, request.revision)
+    sibling = find_sibling(request.sibling, [found])
+    loaded = open_model(found, say=say, **request.running)
+    rows = tokenize_passages(passages, loaded.tokenizer, say)
+    size, layout, editable = loaded.dimensions, request.layout, loaded.editable
+    healing = None
+    if text is not None:
+        healing = Schedule(request.heal_steps).tokenize(text, loaded.tokenizer, size)
+        check_apart(rows, healing)
+    offered, warnings = keep_possible(
+        list_units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
+        size.num_heads,
+        lambda selection: editable.find_refusal(selection, layout=layout),
+    )
+    for warning in warnings:
+        say(f"warning: {warning}")
+    fitter = make_fitter(
+        [editable.plan((unit,), layout=layout) for unit in offered],
+        calibrated,
+        loaded,
+        layout=layout,
+        progress=progress,
+    )
+    task = SearchTask(
+        request=request,
+        loaded=loaded,
+        samples=rows,
+        windows=cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1]),
+        variants=variants,
+        offered=offered,
+        fitter=fitter,
+        healing=healing,
+        warnings=warnings,
+        sibling=sibling,
+    )
+    if task.slow:
+        assert task.targets  # raises if one cannot be tried
+    return task

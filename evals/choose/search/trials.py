@@ -1,0 +1,116 @@
+"""Measures edits as exports would have them, and attacks them where one pass does not decide.
+
+With text to heal on, all limits are for the healed edit, so every attack is of that one.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from evals.choose.search.points import EditPoint, point_of
+from evals.choose.search.task import SearchTask
+from evals.measure.attacks.attack import AttackOutcome
+from evals.measure.attacks.names import find_attack
+from evals.measure.edits.engine import BASE, Engine
+from evals.measure.healing import heal_model
+from surgery.errors import MeasurementError
+from surgery.proof.expected import find_constants
+from surgery.selection import Selection, blocks_of
+from surgery.training.training import Schedule
+from surgery.variants import variant_of
+
+Twice = tuple[EditPoint, EditPoint]
+"""An edit on the half to choose on, and on the half that is held back."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Of a task's edits in a layout. Every attack of an edit runs once on each half, and learns
+    nothing from the other."""
+
+    task: SearchTask
+    engines: tuple[Engine, Engine]
+    layout: str
+    outcomes: dict[tuple[Selection, str, int], AttackOutcome] = field(default_factory=dict)
+    edited: dict[Selection, Any] = field(default_factory=dict)
+    losses: dict[tuple[Selection, int], float] = field(default_factory=dict)
+
+    def measure(self, selection: Selection, half: int = 0) -> EditPoint:
+        """What one pass shows on a half."""
+        (measured,) = self.engines[half].measure([selection])
+        return point_of(measured, self.task.measure, self.task.names)
+
+    def measure_twice(self, selection: Selection) -> Twice:
+        """With every attack that has a limit."""
+        first, second = (
+            self.attack(self.measure(selection, half), half, stop=False) for half in (0, 1)
+        )
+        return first, second
+
+    def attack(self, point: EditPoint, half: int = 0, *, stop: bool = True) -> EditPoint:
+        """Adds the attacks that a point lacks. `stop`: none after a limit is missed.
+
+        Raises `MeasurementError` if no passage counts for one: every edit would keep its limit.
+        """
+        for name in self.task.slow:
+            if stop and point.excess(self.task.others):
+                break
+            if name not in point.tried:
+                counted = self._run(point.selection, name, half).counted
+                if not len(counted):
+                    raise MeasurementError(
+                        f"{name} has a limit, and no passage of a half counts for it",
+                        where=self.task.samples.source,
+                        fix="give more passages, or leave out the limit",
+                    )
+                rate = float(counted.mean())
+                point = replace(point, attacked=(*point.attacked, (name, rate, len(counted))))
+        complete = len(point.attacked) == len(self.task.slow)
+        if self.task.healing and complete and point.selection and point.healed_rise is None:
+            after, before = (self._measure_loss(one, half) for one in (point.selection, BASE))
+            point = replace(point, healed_rise=after - before)
+        return point
+
+    def _run(self, selection: Selection, name: str, half: int) -> AttackOutcome:
+        key = (selection, name, half)
+        if key not in self.outcomes:
+            target, attack = self.task.targets[half], find_attack(name)
+            if selection:
+                base = self._run(BASE, name, half) if attack.reads_base else None
+                cut = tuple(sorted({*target.cut, *blocks_of(selection)}))
+                target = replace(target, model=self._edit(selection), base=base, cut=cut)
+            self.outcomes[key] = attack.run(target)
+        return self.outcomes[key]
+
+    def _edit(self, selection: Selection) -> Any:
+        """The edited model, healed if the task says so. Keeps only the last one."""
+        if selection not in self.edited:
+            task, editable = self.task, self.task.loaded.editable
+            model, constants = task.loaded.model, None
+            if selection:
+                plan = editable.plan(selection, layout=self.layout)
+                fitted = any(variant_of(part.variant).FITTED for part in selection)
+                fits = task.fitter.fit(selection) if task.fitter and fitted else {}
+                model = editable.apply(plan, fits)
+                constants = find_constants([plan], model.state_dict())
+            if task.healing is not None:
+                model = copy.deepcopy(model)  # it shares tensors with the unedited one
+                schedule = Schedule(task.request.heal_steps)
+                stored = task.loaded.found.inventory.dtype
+                heal_model(model, task.healing, schedule, stored, constants=constants)
+            self.edited.clear()
+            self.edited[selection] = model
+        return self.edited[selection]
+
+    def _measure_loss(self, selection: Selection, half: int) -> float:
+        """The held-out loss of the healed edit, or of the healed base, in nats per token."""
+        if (selection, half) not in self.losses:
+            healed = replace(self.task.targets[half], model=self._edit(selection))
+            for place, one in enumerate(self.task.halves):
+                likelihood = healed.read(one.windows, 1).predictions.log_likelihood
+                self.losses[selection, place] = -float(likelihood.mean(dtype=np.float64))
+        return self.losses[selection, half]

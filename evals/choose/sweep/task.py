@@ -1,0 +1,157 @@
+"""The inputs of a sweep: a loaded model, its edits, and the text to measure them on.
+
+Its edits are every block alone, the last k together, every range, group, and head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from evals.choose.search.units import Grain, keep_possible, kind_of, list_units
+from evals.choose.sweep.benchmarks import choose_batch_sizes
+from evals.choose.sweep.request import SweepRequest
+from evals.data import Samples, Tokens
+from evals.data.inputs import (
+    Progress,
+    Say,
+    find_calibration_text,
+    make_fitter,
+    open_passages,
+    require_heldout_texts,
+    tokenize_passages,
+)
+from evals.data.windows import cut_windows
+from evals.measure.edits.engine import Engine
+from evals.run.models import LoadedModel, open_model
+from surgery.fitting.fitter import Fitter
+from surgery.hub.embedded import find_lab
+from surgery.hub.finding import find_outline
+from surgery.processes import join_launch
+from surgery.selection import Part, Selection
+from surgery.variants import Fit
+
+if TYPE_CHECKING:
+    from evals.run.lm_eval.running import Benchmarks
+
+Kind = Literal["block", "last", "range", "group", "head"]
+
+
+def list_edits(
+    num_blocks: int,
+    num_heads: int,
+    variants: Sequence[str],
+    request: SweepRequest,
+    num_groups: int | None = None,
+) -> dict[Selection, Kind]:
+    """Lists edits in the order of a report, each under the first kind it belongs to.
+
+    Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
+    with `heads` every query head, and where several share one of `num_groups` key/value heads every
+    such group. Each in every variant.
+    """
+    every, whole = range(num_blocks), tuple(range(num_heads))
+    spans: list[tuple[Kind, range]] = [("block", every[block : block + 1]) for block in every]
+    if request.last:
+        spans += [("last", every[first:]) for first in reversed(every)]
+    if request.ranges:
+        spans += [("range", every[first : end + 1]) for first in every for end in every[first:]]
+    found: dict[Selection, Kind] = {}
+    for kind, blocks in spans:
+        for variant in variants:
+            found.setdefault(tuple(Part(block, whole, variant) for block in blocks), kind)
+    if request.heads:
+        for unit in list_units(num_blocks, num_heads, "heads", variants, num_groups):
+            found.setdefault((unit,), kind_of(unit, num_heads))
+    return found
+
+
+@dataclass(frozen=True)
+class SweepTask:
+    """A request with its inputs opened.
+
+    - `heldout`: int32 [M, T] windows; None if none are measured.
+    - `edits`: in the order of the report. `units`: the blocks and heads to estimate.
+    - `fitter`: None if no variant needs one. `warnings`: which heads are left out, and why.
+    - `benchmarks`: None without tasks. `sizes`: task → rows at a time.
+    """
+
+    request: SweepRequest
+    loaded: LoadedModel
+    samples: Samples
+    heldout: Tokens | None
+    edits: dict[Selection, Kind]
+    units: tuple[Part, ...]
+    engine: Engine
+    fitter: Fitter | None
+    benchmarks: Benchmarks | None
+    sizes: dict[str, int]
+    warnings: tuple[str, ...]
+
+    def fit_alone(self) -> dict[int, Fit]:
+        """Block → its fit where it is edited alone; none without a fitter."""
+        if self.fitter is None:
+            return {}
+        blocks = range(self.loaded.dimensions.num_blocks)
+        return self.fitter.fit_alone(blocks, {unit.variant for unit in self.units})
+
+
+def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask:
+    """Opens the inputs of a request: texts first, then tasks, then the model.
+
+    `say` gets warnings. Raises `SurgeryError` for inputs that it cannot use.
+    """
+    model = request.model
+    fits = bool(request.calibration) or (request.estimate and find_lab(model) is not None)
+    variants = request.list_variants(fits=fits)
+    passages = open_passages(request.samples, request)
+    texts = [] if request.exact_only else require_heldout_texts(request.corpus, model)
+    calibrated = find_calibration_text(request.calibration, model, variants)
+    join_launch(say)
+    benchmarks = _load_tasks(request, progress)
+    loaded = open_model(model, revision=request.revision, say=say, **request.running)
+    rows, heldout = tokenize_passages(passages, loaded.tokenizer, say), None
+    if not request.exact_only:
+        heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
+    editable, size = loaded.editable, loaded.dimensions
+    blocks, heads, groups = size.num_blocks, size.num_heads, size.num_groups
+    grain: Grain = "mixed" if request.heads or request.estimate else "blocks"
+    units = list_units(blocks, heads, grain, variants, groups)
+    units, warnings = keep_possible(units, heads, editable.find_refusal)
+    edits = list_edits(blocks, heads, variants, request, groups)
+    impossible = [e for e, kind in edits.items() if kind in ("group", "head") and e[0] not in units]
+    for edit in impossible:
+        del edits[edit]
+    plans = [editable.plan(edit) for edit in edits]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    fitter = make_fitter(plans, calibrated, loaded, progress=progress)
+    sizes = {}
+    if benchmarks is not None:
+        sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size)
+    engine = Engine(
+        loaded.model,
+        rows,
+        heldout,
+        exact_only=request.exact_only,
+        batch_size=request.batch_size,
+        fit=fitter.fit if fitter else None,
+        editable=editable,
+    )
+    return SweepTask(
+        request, loaded, rows, heldout, edits, units, engine, fitter, benchmarks, sizes, warnings
+    )  # fmt: skip
+
+
+def _load_tasks(request: SweepRequest, progress: Progress) -> Benchmarks | None:
+    """Loads the tasks, if there are any. Looks up the model first: tasks may take long to load."""
+    if not request.task_names:
+        return None
+    find_outline(request.model, request.revision)
+    with progress("loading tasks", None):
+        from evals.run.lm_eval.running import Benchmarks
+
+        return Benchmarks.load(
+            request.task_names, include_paths=request.include_path, limit=request.limit
+        )

@@ -1,0 +1,144 @@
+"""Makes rows of token ids from passages: tokenizes text and cuts rows to length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from evals.data.samples import RowNote, Tokens
+from evals.data.tables import PassageTable
+from surgery.errors import SamplesError
+from surgery.reading.corpus import tokenize
+
+SHORT = "it has fewer than"
+TORN = "prefix and suffix tokenize differently where they meet"
+
+
+def cut_passages(
+    table: PassageTable, tokenizer: Any, prefix: int, suffix: int, *, skip_short: bool = False
+) -> tuple[Tokens, list[int], list[RowNote]]:
+    """Cuts whole passages to their first tokens, and pairs to those on both sides of the seam.
+
+    Returns the rows that can be used, int32 [M, prefix + suffix]; their numbers; and notes. Raises
+    `SamplesError` for rows that are too short, unless `skip_short`: the notes then leave them out.
+    """
+    is_text, is_pair = _check_kind(table, tokenizer), len(table.columns) == 2
+    length = prefix + suffix
+    wanted: list[dict[str, int]] = [{"prefix": prefix, "suffix": suffix}]  # of each part of a row
+    needed = {f"{length} tokens (prefix {prefix} + suffix {suffix})": length}
+    if is_pair:
+        wanted = [{"prefix": prefix}, {"suffix": suffix}]
+        needed = {f"{prefix} prefix tokens": prefix, f"{suffix} suffix tokens": suffix}
+    rows, kept, notes, short = [], [], [], []
+    lengths: list[tuple[int, ...]] = []
+    for at, (name, passage) in enumerate(zip(table.ids, table.rows, strict=True)):
+        parts = _tokenize(passage, tokenizer) if is_text else passage
+        if parts is None:
+            notes.append(RowNote(name, TORN, kept=False))
+            continue
+        sizes = tuple(map(len, parts))
+        fits = zip(needed.items(), sizes, strict=True)
+        if missing := [(what, size) for (what, least), size in fits if size < least]:
+            short.append((at, *missing[0]))
+            lengths.append(sizes)
+            notes.append(RowNote(name, f"{SHORT} {missing[0][0]}", kept=False))
+            continue
+        row = parts[0][:length]
+        if is_pair:
+            row = np.concatenate([parts[0][len(parts[0]) - prefix :], parts[1][:suffix]])
+        elif is_text and not _is_stable(row, parts[0], tokenizer):
+            reason = f"its first {length} tokens, as text, tokenize differently on their own"
+            notes.append(RowNote(name, reason, kept=True))
+        rows.append(row)
+        kept.append(at)
+    if short and not rows and (skip_short or len(short) == table.number):
+        raise _refuse_lengths(table, wanted, lengths)
+    if short and not skip_short:
+        at, what, size = short[0]
+        raise SamplesError(
+            f"{len(short)} of {table.number} rows are too short, the first is {table.name_row(at)}",
+            where=table.where,
+            expected=f"at least {what}",
+            got=size,
+            fix="choose smaller lengths, or leave these rows out with `skip_short`",
+        )
+    if not rows:
+        raise SamplesError("no row can be used", where=table.where, got=notes[0].reason)
+    return _stack(table, rows, kept), kept, notes
+
+
+def _refuse_lengths(
+    table: PassageTable, wanted: Sequence[Mapping[str, int]], short: Sequence[tuple[int, ...]]
+) -> SamplesError:
+    """Says how long the rows are if none is long enough, and proposes lengths that fit.
+
+    `wanted`: the lengths wanted of each part of a row; `short`: those of the rows too short.
+    """
+    found, tries, leaves_out = [], [], False
+    for part, sizes in zip(wanted, zip(*short, strict=True), strict=True):
+        least, middle = sum(part.values()), median(sizes)
+        if min(sizes) >= least:
+            continue
+        kind = "" if len(part) > 1 else f"{min(part)} "
+        found.append(f"{least} {kind}tokens (median {middle:g})")
+        room = min(sizes) if 2 * min(sizes) >= middle else min(int(middle), least)
+        leaves_out |= room > min(sizes)
+        for name, length in part.items():
+            fit = room * length // least
+            tries.append((name, fit - fit % 8 if fit > 8 else fit))
+    fix = "give longer passages"
+    if all(length for _, length in tries):
+        fix = "try " + " ".join(f"`{name}_length={length}`" for name, length in tries)
+        fix += " `skip_short`" if leaves_out else ""
+    number, torn = table.number, table.number - len(short)
+    rows = f"{len(short)} of {number} rows have" if torn else f"all {number} rows have"
+    what = f"{rows} fewer than {' or '.join(found)}"
+    return SamplesError(
+        f"{what}, and in the others {TORN}" if torn else what, where=table.where, fix=fix
+    )
+
+
+def _check_kind(table: PassageTable, tokenizer: Any) -> bool:
+    """Whether passages are text. Raises `SamplesError` if the two parts differ in this."""
+    kinds = {isinstance(column[0], str) for column in table.columns}
+    if len(kinds) > 1:
+        what = "prefix and suffix must both be text or both be token ids"
+        raise SamplesError(what, where=table.where)
+    if True in kinds and tokenizer is None:
+        raise SamplesError(
+            "text needs a tokenizer",
+            where=table.where,
+            got="a model without one",
+            fix="give samples as token ids, or a model with its tokenizer",
+        )
+    return True in kinds
+
+
+def _tokenize(texts: Sequence[str], tokenizer: Any) -> tuple[Tokens, ...] | None:
+    """The tokens of a text, or of the two texts of a pair; None if a token spans their seam."""
+    whole = tokenize(tokenizer, "".join(texts))
+    if len(texts) == 1:
+        return (whole,)
+    head = tokenize(tokenizer, texts[0])
+    return (head, whole[len(head) :]) if np.array_equal(whole[: len(head)], head) else None
+
+
+def _is_stable(row: Tokens, whole: Tokens, tokenizer: Any) -> bool:
+    """Whether a row that was cut from `whole` tokenizes alike as a text of its own."""
+    if len(row) == len(whole):
+        return True
+    text = tokenizer.decode(row.tolist(), clean_up_tokenization_spaces=False)
+    return np.array_equal(tokenize(tokenizer, text), row)
+
+
+def _stack(table: PassageTable, rows: list[Any], numbers: list[int]) -> Tokens:
+    stacked = np.stack(rows)
+    least, most = int(np.min(stacked)), int(np.max(stacked))
+    if least < 0 or most > np.iinfo(np.int32).max:
+        got = least if least < 0 else most
+        at = numbers[int((stacked == got).any(axis=1).argmax())]
+        raise SamplesError(f"not a token id in {table.name_row(at)}", where=table.where, got=got)
+    return stacked.astype(np.int32)

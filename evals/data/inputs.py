@@ -1,0 +1,225 @@
+"""Finds and opens the models and texts that a request names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from surgery.hub.embedded import LAB_TEXT, find_lab
+
+if TYPE_CHECKING:
+    from evals.data import Passages, Samples
+    from evals.run.models import LoadedModel
+    from evals.run.request import Measuring, Running
+    from surgery.editing.preparing import Fitting, Prepared
+    from surgery.fitting.calibration import Text
+    from surgery.fitting.fitter import Fitter
+    from surgery.hub.resolved import ResolvedModel
+    from surgery.plan import Plan as EditPlan
+
+
+Plan = TypeVar("Plan")
+Result = TypeVar("Result")
+Say = Callable[[str], None]
+"""Takes a line for the user: a decision that was made for them, or a warning."""
+Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+"""Makes a bar from a text and a total. It yields a function that takes what was just done."""
+
+
+def say_nothing(line: str) -> None:
+    """Prints nothing."""
+
+
+@contextmanager
+def show_nothing(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows no bar."""
+    yield lambda done: None
+
+
+def find_calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
+    """The text that `--calibration` names, else a lab model's own. None if nothing is fitted.
+
+    Needs no model, so that mistakes show early. Raises as
+    `surgery.fitting.calibration.find_calibration`.
+    """
+    from surgery.fitting.calibration import find_calibration
+
+    return find_calibration(variants, named, read_lab_text if find_lab(model) else None)
+
+
+def read_lab_text() -> Text:
+    """The lab's calibration text."""
+    from evals.lab import calibration_texts
+    from surgery.fitting.calibration import make_calibration
+
+    return make_calibration(calibration_texts(), name=LAB_TEXT)
+
+
+def fit_prepared(
+    prepared: Prepared, text: Text, progress: Progress = show_nothing, device: str | None = None
+) -> Fitting:
+    """Fits what an export needs on calibration text. `device`: by default a GPU, if there is one.
+
+    Raises as `surgery.fitting.fitter.fit_checkpoint`, and `MeasurementError` for a missing device.
+    """
+    from evals.run.models import find_device
+    from surgery.fitting.fitter import fit_checkpoint
+
+    with progress("calibrate", None) as advance:
+        return fit_checkpoint(prepared, text, device=find_device(device), advance=advance)
+
+
+def read_heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
+    """Texts from all parts of the `files`, else a lab model's own, else none.
+
+    Needs no model, so that mistakes show early. `names`: models or samples, any of which may be of
+    the lab. Raises `SamplesError` for a file that cannot be read.
+    """
+    from evals import lab
+    from surgery.reading.corpus import open_corpus
+    from surgery.reading.passages import read_texts
+
+    if files:
+        return read_texts(open_corpus(files))
+    return lab.heldout_texts() if find_lab(*names) else []
+
+
+def require_heldout_texts(
+    files: Sequence[Path], model: str, *, option: str = "corpus"
+) -> list[str]:
+    """As `read_heldout_texts`, but raises `SamplesError` if there is no text."""
+    from surgery.errors import SamplesError
+
+    texts = read_heldout_texts(files, model)
+    if not texts:
+        raise SamplesError(
+            "no held-out text to measure the cost of an edit on",
+            where=model,
+            fix=f"name text that the model was not trained on with `{option}`",
+        )
+    return texts
+
+
+def open_passages(samples: str, request: Measuring) -> Passages:
+    """Finds the passages that SAMPLES names."""
+    from evals.data import open_samples
+
+    return open_samples(
+        samples,
+        prefix_length=request.prefix_length,
+        suffix_length=request.suffix_length,
+        skip_short=request.skip_short,
+    )
+
+
+def tokenize_passages(passages: Passages, tokenizer: Any, say: Say) -> Samples:
+    """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
+
+    Raises as `Passages.tokenize`.
+    """
+    from evals.data import describe_samples, list_row_warnings
+
+    samples = passages.tokenize(tokenizer)
+    for warning in list_row_warnings(describe_samples(samples)):
+        say(f"warning: {warning}")
+    return samples
+
+
+def find_last(model: str, request: Measuring) -> ResolvedModel:
+    """Finds the model that is measured last, and checks the device, before the first is measured.
+
+    Raises `SurgeryError` if either is not there.
+    """
+    from evals.run.models import find_device
+    from surgery.hub.finding import find_model
+
+    if not request.device_map:
+        find_device(request.device)
+    return find_model(model, request.revision)
+
+
+def find_baseline(
+    model: str,
+    edited: Iterable[ResolvedModel],
+    revision: str | None = None,
+    *,
+    say: Say = say_nothing,
+) -> ResolvedModel:
+    """Finds the base of edits: at the commit that one of them records, unless `revision` names one.
+
+    Raises as `surgery.hub.finding.find_model`.
+    """
+    from surgery.hub.finding import find_model
+
+    if revision is None and (revision := find_recorded_commit(model, edited)) is not None:
+        say(f"{model}: at commit {revision[:12]}, which the edited model records as its source")
+    return find_model(model, revision)
+
+
+def find_recorded_commit(model: str, edited: Iterable[ResolvedModel]) -> str | None:
+    """The commit of a base that one of the edited models records; None if none does."""
+    from surgery.hub.finding import find_commit
+
+    manifests = (one.manifest for one in edited)
+    return find_commit(model, (source for one in manifests if one for source in one.sources))
+
+
+def measure_in_turn(
+    models: Sequence[str | ResolvedModel],
+    request: Running,
+    prepare: Callable[[LoadedModel], Plan],
+    measure: Callable[[LoadedModel, Plan, bool], Result],
+    say: Say = say_nothing,
+) -> tuple[Plan, list[Result]]:
+    """Measures models in the same precision, with one in memory at a time.
+
+    `prepare` gets the first model and returns the plan for all. The third argument of `measure`
+    says whether the model is the last. Raises `MeasurementError` if precisions differ.
+    """
+    from evals.run.models import check_precision, open_model
+
+    plan, dtype, results = None, None, []
+    for number, model in enumerate(models, 1):
+        loaded = open_model(model, say=say, **request.running)
+        if plan is None:
+            plan, dtype = prepare(loaded), loaded.dtype
+        check_precision(str(dtype), loaded.dtype, loaded.name)
+        results.append(measure(loaded, plan, number == len(models)))
+        del loaded
+    assert plan is not None
+    return plan, results
+
+
+def make_fitter(
+    plans: Sequence[EditPlan],
+    text: Text | None,
+    loaded: LoadedModel,
+    *,
+    layout: str = "auto",
+    progress: Progress = show_nothing,
+) -> Fitter | None:
+    """A fitter that has fitted what `plans` need. None if there is no text."""
+    from surgery.errors import SamplesError
+    from surgery.fitting.fitter import Fitter
+
+    if text is None:
+        return None
+    if loaded.tokenizer is None:
+        raise SamplesError("calibration text needs a tokenizer", where=loaded.name)
+    with progress("calibrate", None) as advance:
+        fitter = Fitter(
+            loaded.model,
+            text.tokenize(loaded.tokenizer, loaded.dimensions),
+            layout=layout,
+            editable=loaded.editable,
+            advance=advance,
+        )
+        fitted = [plan for plan in plans if plan.fitted]
+        variants = {part.variant for plan in fitted for part in plan.selection}
+        lowest = {plan.blocks[0] for plan in fitted if plan.blocks[0] in plan.fitted}
+        fitter.fit_alone(sorted(lowest), variants)
+        for plan in fitted:
+            fitter.fit(plan.selection)
+    return fitter

@@ -1,0 +1,159 @@
+"""Makes `Samples` from what a user names: reads, tokenizes, cuts to length, checks every row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evals.data.cutting import cut_passages
+from evals.data.repeats import merge_equal_rows
+from evals.data.samples import Samples
+from evals.data.tables import PassageTable, read_arrays, read_table
+from surgery.errors import SamplesError
+from surgery.hub.finding import make_public_name
+from surgery.reading.sources import TABLES, find_sources
+
+DEFAULT_LENGTH = 32
+"""Prefix and suffix length of the Pythia models' memorization test (Biderman et al. 2023)."""
+MOST_TOKENS = 2**30
+"""Limit for all passages together, after cutting."""
+FORMS = (*TABLES, ".txt")
+"""The forms of files that are read from a folder."""
+EXPECTED = (
+    "a folder, a file (.npy, .jsonl, .json, .csv, .tsv, .parquet, .txt), PREFIX.npy,SUFFIX.npy, "
+    "hf:DATASET:SPLIT:COLUMN, or lab:NAME"
+)
+HUBBLE = ("gutenberg_popular", "gutenberg_unpopular", "wikipedia")
+PUBLISHED = {
+    "hubble": "hf:allegrolab/passages_{}:train+test:text",
+    "pythia-evals": "hf:EleutherAI/pythia-memorized-evals:{}:tokens",
+    "lm-extraction": "{0}/train_prefix.npy,{0}/train_suffix.npy",
+}
+"""Short names of published passages. docs/extraction.md lists their sources and licenses."""
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Samples that were read, before there is a tokenizer for text.
+
+    `prefix`, `suffix`: lengths in tokens. `skip_short`: leave shorter rows out. `ready`: the
+    samples, if they hold token ids.
+    """
+
+    source: str
+    table: PassageTable
+    prefix: int
+    suffix: int
+    skip_short: bool = False
+    ready: Samples | None = None
+
+    def tokenize(self, tokenizer: Any) -> Samples:
+        """Makes the samples. Raises `SamplesError` for short text, or text without a tokenizer."""
+        if self.ready is not None:
+            return self.ready
+        table, labels = self.table, self.table.labels
+        tokens, kept, notes = cut_passages(
+            table, tokenizer, self.prefix, self.suffix, skip_short=self.skip_short
+        )
+        counts = None if labels.count is None else np.asarray(labels.count, dtype=np.int64)[kept]
+        members = None if labels.member is None else np.asarray(labels.member, dtype=bool)[kept]
+        samples = merge_equal_rows(
+            Samples(
+                tokens=tokens,
+                prefix_length=self.prefix,
+                ids=tuple(table.ids[at] for at in kept),
+                source=make_public_name(self.source),
+                counts=counts,
+                members=members,
+                notes=tuple(notes),
+            )
+        )
+        if samples.members is not None and not samples.members.any():
+            raise SamplesError("no row is a member", where=table.where, expected="at least one")
+        return samples
+
+
+def open_samples(
+    source: str,
+    *,
+    prefix_length: int | None = None,
+    suffix_length: int | None = None,
+    skip_short: bool = False,
+) -> Passages:
+    """As `load_samples`, as far as that goes without a tokenizer."""
+    for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
+        if length is not None and length < 1:
+            raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
+    table = _read(source)
+    own_prefix, own_suffix = table.shape or (DEFAULT_LENGTH, DEFAULT_LENGTH)
+    lengths = (prefix_length or own_prefix, suffix_length or own_suffix)
+    passages = Passages(source, table, *lengths, skip_short=skip_short)
+    if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
+        raise SamplesError(
+            "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
+        )
+    is_text = any(isinstance(column[0], str) for column in table.columns)
+    return passages if is_text else replace(passages, ready=passages.tokenize(None))
+
+
+def load_samples(
+    source: str,
+    *,
+    tokenizer: Any = None,
+    prefix_length: int | None = None,
+    suffix_length: int | None = None,
+    skip_short: bool = False,
+) -> Samples:
+    """Loads the samples that `source` names, in any form that docs/extraction.md lists.
+
+    - `tokenizer`: a transformers tokenizer, needed for text.
+    - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
+    - `skip_short`: leave out rows that are too short, in place of raising.
+
+    A whole row is cut to its first tokens, a pair to those beside its seam. Text is tokenized
+    without special tokens. Equal rows become one, with their counts added. `notes` lists them, and
+    also: pairs of texts that tokenize differently where they meet (left out), texts whose cut
+    tokenizes differently on its own (kept), and overlapping rows (kept).
+
+    Raises `SamplesError`, in one line, for anything that cannot be read or is too short.
+    """
+    return open_samples(
+        source, prefix_length=prefix_length, suffix_length=suffix_length, skip_short=skip_short
+    ).tokenize(tokenizer)
+
+
+def _read(source: str) -> PassageTable:
+    if source.startswith("lab:"):
+        from evals.lab import samples_path
+
+        source = str(samples_path(source.removeprefix("lab:")))
+    source = _find_published(source)
+    if source.endswith(".npy"):
+        paths = [Path(source)]
+        if not paths[0].exists():
+            paths = [Path(part) for part in source.split(",")]
+        if len(paths) > 2:
+            raise SamplesError("malformed", where=source, expected="PREFIX.npy,SUFFIX.npy")
+        for path in paths:
+            find_sources(path)
+        return read_arrays(paths)
+    sources = find_sources(source, FORMS)
+    if not all(found.is_table or found.form in FORMS for found in sources):
+        raise SamplesError("unknown form of samples", where=source, expected=EXPECTED)
+    return read_table(source, sources)
+
+
+def _find_published(source: str) -> str:
+    """The full name of the samples that a short name stands for. Other names stay as they are."""
+    kind, colon, rest = source.partition(":")
+    if kind not in PUBLISHED or not colon:
+        return source
+    if not rest or (kind == "hubble" and rest not in HUBBLE):
+        expected = "hubble:SUBSET, pythia-evals:SPLIT, or lm-extraction:FOLDER"
+        if kind == "hubble":
+            expected = ", ".join(f"hubble:{name}" for name in HUBBLE)
+        raise SamplesError("no such samples", where=source, expected=expected)
+    return PUBLISHED[kind].format(rest)

@@ -1,0 +1,77 @@
+"""Finds rows that are not independent: merges equal ones, and notes windows that overlap.
+
+A passage tested 200 times is no more evidence than one test, so it must not count 200 times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.data.samples import RowNote, Samples, Tokens
+
+Flags = npt.NDArray[np.bool_]
+
+LEAST = 16
+"""The fewest tokens of an overlap."""
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+MERGED = "its tokens equal an earlier row's, so the two count as one passage"
+OVERLAPS = "it overlaps another row, so intervals, which assume independent rows, are too narrow"
+
+
+def merge_equal_rows(samples: Samples) -> Samples:
+    """Merges equal rows, adds their counts, and notes what it merged and which rows overlap.
+
+    A merged row is a member if any of the equal rows is one.
+    """
+    _, firsts, groups = np.unique(samples.tokens, axis=0, return_index=True, return_inverse=True)
+    first = firsts[groups.ravel()]  # of the rows that equal each row
+    kept = first == np.arange(len(samples))
+    counts, members = samples.counts, samples.members
+    found = replace(
+        samples.select(kept),
+        counts=None if counts is None else _join(np.add, counts, first)[kept],
+        members=None if members is None else _join(np.logical_or, members, first)[kept],
+    )
+    merged = [RowNote(samples.ids[row], MERGED, kept=False) for row in np.flatnonzero(~kept)]
+    overlaps = np.flatnonzero(find_overlaps(found.tokens))
+    overlap = [RowNote(found.ids[row], OVERLAPS, kept=True) for row in overlaps]
+    return replace(found, notes=(*samples.notes, *merged, *overlap))
+
+
+def _join(how: np.ufunc, column: npt.NDArray[Any], first: npt.NDArray[np.int64]) -> Any:
+    joined = np.zeros_like(column)
+    how.at(joined, first, column)
+    return joined
+
+
+def find_overlaps(tokens: Tokens, others: Tokens | None = None) -> Flags:
+    """Finds rows that equal one of `others` or overlap it: one ends as the other begins.
+
+    int32 [N, T] and [M, T] -> bool [N]. An overlap has at least `LEAST` tokens. Without `others`,
+    finds rows that overlap a different row of `tokens`.
+    """
+    found = np.zeros(len(tokens), dtype=np.bool_)
+    beside = tokens if others is None else others
+    for (begins, ends), (begin, end) in zip(_hash_parts(tokens), _hash_parts(beside), strict=True):
+        here = np.isin(ends, begin) | np.isin(begins, end)
+        found |= here & (begins != ends) if others is None else here
+    return found
+
+
+def _hash_parts(tokens: Tokens) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:
+    """Hashes of each row's beginning and end, from the whole row down to `LEAST` tokens.
+
+    Equal tokens give equal hashes at one length: Σ token · base^place, modulo 2^64.
+    """
+    length = tokens.shape[1]
+    powers = np.cumprod(np.r_[np.uint64(1), np.full(length - 1, _BASE)], dtype=np.uint64)
+    sums = np.cumsum(tokens.astype(np.uint64) * powers, axis=1, dtype=np.uint64)
+    sums = np.pad(sums, ((0, 0), (1, 0)))
+    for dropped in range(max(1, length - LEAST + 1)):
+        yield sums[:, length - dropped] * powers[dropped], sums[:, -1] - sums[:, dropped]

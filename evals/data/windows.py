@@ -1,0 +1,57 @@
+"""Cuts windows from text that the model was not trained on, to measure beside the samples.
+
+A model that recites nothing may have forgotten the samples, or it may be broken. Only a broken
+model gets worse on text it never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.data import Tokens
+from evals.run.statistics import bootstrap
+from surgery.errors import SamplesError
+from surgery.reading.corpus import tokenize
+
+Scores = npt.NDArray[np.float64]
+MOST_WINDOWS = 256
+
+SELECTIVITY = (
+    "(rise of the samples' mean suffix NLL) - (rise of the controls' mean suffix NLL), each edited "
+    "minus baseline, in nats per token: above 0, the edit hit the samples harder than ordinary "
+    "text; near 0, it made the model equally worse at everything"
+)
+
+
+def cut_windows(
+    texts: Sequence[str], tokenizer: Any, length: int, *, most: int = MOST_WINDOWS
+) -> Tokens:
+    """Cuts windows of `length` tokens that do not overlap, spread evenly over the texts.
+
+    Each text is tokenized alone, without special tokens; its last incomplete window is dropped.
+    Returns int32 [M, length] with 1 <= M <= `most`. Raises `SamplesError` without a tokenizer, or
+    if no text is long enough.
+    """
+    if tokenizer is None:
+        raise SamplesError("held-out text needs a tokenizer", got="a model without one")
+    windows = []
+    for text in texts:
+        ids = tokenize(tokenizer, text)
+        windows.append(ids[: len(ids) // length * length].reshape(-1, length))
+    found: Tokens = np.concatenate(windows) if windows else np.empty((0, length), dtype=np.int32)
+    if not len(found):
+        raise SamplesError("control text too short", expected=f"at least {length} tokens in a text")
+    chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
+    return np.asarray(found[chosen])
+
+
+def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:
+    """`SELECTIVITY` with its bootstrap interval, from each row's rise in NLL, [N] and [M]."""
+    rises = (samples_rise, controls_rise)
+    interval = bootstrap(rises, lambda samples, controls: samples.mean() - controls.mean())
+    value = float(samples_rise.mean() - controls_rise.mean())
+    return {"value": value, "ci95": interval.as_list(), "definition": SELECTIVITY}

@@ -1,1 +1,0 @@
-"""The whole evaluation: from two models and a plan to a checked report and its pages."""

@@ -1,0 +1,1 @@
+"""What each command runs, from its request to a folder that is written whole or not at all."""

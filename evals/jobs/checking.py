@@ -1,0 +1,143 @@
+"""Before a long run: which passages can be used, and whether there are enough, of texts as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from evals.data.inputs import (
+    Say,
+    find_calibration_text,
+    open_passages,
+    read_heldout_texts,
+    say_nothing,
+)
+from evals.run.request import Measuring
+from surgery.hub.embedded import find_lab
+from surgery.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from evals.data import Passages, Samples
+    from evals.run.models import LoadedModel
+    from surgery.fitting.calibration import Text
+
+TESTED = 200
+"""The most passages of the quick pass."""
+
+
+class CheckRequest(Measuring):
+    """Which of `samples` can be used, and whether they and the texts are enough.
+
+    - `model`: its tokenizer cuts the passages, and it is tested on some. Without it, passages of
+      text are only counted.
+    - `corpus`: held-out text; `calibration`: text to fit on. A lab model has its own.
+    - `max_extraction`: limits, as shares above 0, for which to say how many passages they need.
+    """
+
+    samples: str
+    model: str | None = None
+    corpus: tuple[Path, ...] = ()
+    calibration: tuple[str, ...] = ()
+    max_extraction: tuple[float, ...] = (0.05, 0.01, 0.001)
+
+
+def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, Any]:
+    """Returns the object of `check --json`. What needs the model's tokens is None without it.
+
+    Raises `SurgeryError` for anything that cannot be read, or if no passage can be used.
+    """
+    from evals.run.statistics import count_needed
+
+    passages = open_passages(request.samples, request.model_copy(update={"skip_short": True}))
+    heldout = read_heldout_texts(request.corpus, request.model, request.samples)
+    text, named = None, request.calibration
+    if named or find_lab(request.model):
+        text = find_calibration_text(named, str(request.model), VARIANTS)
+    loaded = None
+    if request.model:
+        from evals.run.models import open_model
+
+        revision = request.revision
+        loaded = open_model(request.model, revision=revision, say=say, **request.running)
+    tokenizer = loaded and loaded.tokenizer
+    samples = passages.ready
+    if samples is None and loaded is not None:
+        samples = passages.tokenize(tokenizer)
+    rows = list(passages.table.rows)
+    found: dict[str, Any] = {
+        "n": len(rows),
+        "prefix_length": passages.prefix,
+        "suffix_length": passages.suffix,
+        **dict.fromkeys(("usable", "too_short", "overlapping", "members", "non_members", "length")),
+        "duplicates": len(rows) - len(set(rows)) if samples is None else 0,
+        "left_out": [],
+        "recited": None,
+        "needed": {f"{limit:g}": count_needed(limit) for limit in request.max_extraction},
+    }
+    if samples is not None:
+        found |= _count_usable(passages, samples, tokenizer)
+    if samples is not None and loaded is not None:
+        found["recited"] = _count_recited(loaded, samples, request.batch_size)
+    length = passages.prefix + passages.suffix
+    return found | {
+        "corpus": _measure_heldout(heldout, loaded, length) if heldout else None,
+        "calibration": _measure_calibration(text, loaded) if text else None,
+    }
+
+
+def _count_usable(passages: Passages, samples: Samples, tokenizer: Any) -> dict[str, Any]:
+    """Rows by what becomes of them, and their lengths in tokens."""
+    from evals.data import describe_samples
+    from evals.data.cutting import SHORT
+    from evals.data.repeats import MERGED, OVERLAPS
+    from surgery.reading.corpus import tokenize
+
+    numbers = {name: at for at, name in enumerate(passages.table.ids, 1)}
+    left_out = [{"row": numbers[row["id"]], **row} for row in describe_samples(samples)["left_out"]]
+    reasons = [note.reason for note in samples.notes]
+    lengths = [
+        sum(len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row)
+        for row in passages.table.rows
+    ]
+    members = int(samples.trained_on.sum())
+    return {
+        "usable": len(samples),
+        "too_short": sum(reason.startswith(SHORT) for reason in reasons),
+        "duplicates": reasons.count(MERGED),
+        "overlapping": reasons.count(OVERLAPS),
+        "members": members,
+        "non_members": len(samples) - members,
+        "length": {"min": min(lengths), "median": median(lengths), "max": max(lengths)},
+        "left_out": sorted(left_out, key=lambda row: row["row"]),
+    }
+
+
+def _count_recited(loaded: LoadedModel, samples: Samples, size: int | None) -> dict[str, Any]:
+    """The rate of passages recited, among at most `TESTED` members spread over all."""
+    from evals.measure.memorization.extraction import extract
+    from evals.run.statistics import rate
+
+    some = samples.spread(samples.trained_on, TESTED)
+    return {"n": len(some), **rate(extract(loaded.model, some, batch_size=size).exact)}
+
+
+def _measure_heldout(
+    texts: Sequence[str], loaded: LoadedModel | None, length: int
+) -> dict[str, Any]:
+    """Characters read, and the windows cut from them, `wanted` at most."""
+    from evals.data.windows import MOST_WINDOWS, cut_windows
+
+    windows = None if loaded is None else len(cut_windows(texts, loaded.tokenizer, length))
+    return {"characters": sum(map(len, texts)), "windows": windows, "wanted": MOST_WINDOWS}
+
+
+def _measure_calibration(text: Text, loaded: LoadedModel | None) -> dict[str, Any]:
+    """Tokens read, and how many are `wanted` for a model of this width."""
+    from surgery.fitting.calibration import FEWEST_TOKENS, TOKENS_PER_WIDTH
+
+    if loaded is None:
+        return {"tokens": None, "wanted": None}
+    tokens = text.tokenize(loaded.tokenizer, loaded.dimensions).windows.size
+    return {"tokens": tokens, "wanted": max(FEWEST_TOKENS, TOKENS_PER_WIDTH * loaded.dimensions.d)}

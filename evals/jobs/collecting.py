@@ -1,0 +1,207 @@
+"""Finds the passages of a corpus that a model recites: streams windows and tests them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel
+from transformers import PreTrainedModel
+
+from evals.data import hash_row
+from evals.data.inputs import Progress, Say, say_nothing, show_nothing
+from evals.measure.memorization.extraction import run_pass
+from evals.measure.memorization.measures import token_accuracy
+from evals.measure.memorization.request import CollectRequest, Cut
+from evals.run.batching import row_ranges, rows_per_batch
+from evals.run.early_exit import read_divergences
+from evals.run.forward import check_head
+from evals.run.journal import Journal
+from evals.run.models import LoadedModel, open_model
+from surgery.errors import SamplesError
+from surgery.output import check_output, write_lines
+from surgery.processes import current_processes, join_launch, leave_launch
+from surgery.reading.corpus import Corpus, Place, Window, open_corpus, read_windows
+
+
+class _Row(BaseModel):
+    """A window that was kept, as the journal stores it."""
+
+    file: int
+    document: int
+    position: int
+    next_token_accuracy: float
+    tokens: list[int]
+
+
+class _Step(BaseModel):
+    place: Place
+    windows: int
+    found: list[_Row]
+
+
+def collect(
+    request: CollectRequest,
+    output: Path,
+    *,
+    show_text: bool = False,
+    overwrite: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> dict[str, Any] | None:
+    """Writes the windows of a corpus that the model recites to `output`, as samples.
+
+    One JSON line for each different window, at its first place: `id` (with the file's number if
+    files share a name), `tokens`, `file`, `document`, `position` (of its first token in the
+    document), `next_token_accuracy`, `hash`, `seen` (windows of the corpus that equal it), and with
+    `show_text` also `text`. Started again with the same arguments, a killed run continues.
+
+    Returns the object of `collect --json`, or None on all processes but the main one. Its `tokens`
+    and `seconds` are of this run. Raises `SurgeryError` for inputs that it cannot use, and
+    `OutputError`.
+    """
+    check_output(output, overwrite=overwrite)
+    corpus = open_corpus(request.corpus)
+    join_launch(say)
+    loaded = open_model(request.model, revision=request.revision, say=say, **request.running)
+    _check_length(loaded, request.cut)
+    begun, journal = time.perf_counter(), None
+    if current_processes().is_main:  # only this one hashes the model
+        model = {**loaded.identity, "dtype": loaded.dtype}
+        files = [[file.name, file.size] for file in corpus]
+        question = {"model": model, "corpus": files, "cut": request.cut.model_dump()}
+        journal = Journal(Path(f"{output}.progress"), question, loaded.check_unchanged)
+    with progress(f"collect {request.model}: tokens", None) as advance:
+        found, windows, tokens, resumed = _find_recited(loaded, corpus, request, journal, advance)
+    rows = list(_merge_equal(found, corpus, loaded.tokenizer if show_text else None))
+    if journal is not None:
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        write_lines(output, lines, overwrite=overwrite)
+        journal.remove()
+    seconds = time.perf_counter() - begun
+    if not leave_launch():
+        return None
+    return {
+        "output": str(output),
+        "windows": windows,
+        "recited": len(found),
+        "distinct": len(rows),
+        "tokens": tokens,
+        "seconds": seconds,
+        "resumed": resumed,
+        "tokens_per_second": tokens / seconds,
+    }
+
+
+def _find_recited(
+    loaded: LoadedModel,
+    corpus: Corpus,
+    request: CollectRequest,
+    journal: Journal | None,
+    advance: Callable[[int], None],
+) -> tuple[list[dict[str, Any]], int, int, bool]:
+    """The windows to keep of the whole corpus, and how many there are; the tokens that this run
+    read, and whether it went on from an earlier one."""
+    model, cut, processes = loaded.model, request.cut, current_processes()
+    size = request.batch_size or rows_per_batch(model, cut.length)
+    steps = processes.once(lambda: [] if journal is None else journal.read(_Step.model_validate))
+    found = [row.model_dump() for step in steps for row in step.found]
+    tested, after = (steps[-1].windows, steps[-1].place) if steps else (0, None)
+    check_head(model)
+    read = 0
+
+    def count(tokens: int) -> None:
+        nonlocal read
+        read += tokens
+        advance(tokens)
+
+    stream = read_windows(
+        corpus, loaded.tokenizer, cut.length, cut.stride, after=after, tokens_read=count
+    )
+    with nullcontext() if journal is None else journal.open_to_append():
+        while batch := list(islice(stream, size * processes.count)):
+            kept = _keep_recited(model, batch, cut, size)
+            tested += len(batch)
+            found.extend(kept)
+            if journal is not None:
+                journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
+        if not tested:
+            raise _explain_nothing(corpus, cut)
+    return found, tested, read, bool(steps)
+
+
+def _check_length(loaded: LoadedModel, cut: Cut) -> None:
+    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    if longest is not None and cut.length > longest:
+        raise SamplesError(
+            "windows are longer than the model's context",
+            expected=f"prefix + suffix of at most {longest} tokens",
+            got=cut.length,
+        )
+    if loaded.tokenizer is None:
+        raise SamplesError("a corpus needs a tokenizer", got="a model without one")
+
+
+def _explain_nothing(corpus: Corpus, cut: Cut) -> SamplesError:
+    return SamplesError(
+        "nothing to test: every document is shorter than a window",
+        where=", ".join(file.name for file in corpus[:3]),
+        expected=f"at least {cut.length} tokens in a document",
+    )
+
+
+def _keep_recited(
+    model: PreTrainedModel, batch: list[Window], cut: Cut, size: int
+) -> list[dict[str, Any]]:
+    """Tests a batch in parts of `size` rows, and returns the windows to keep."""
+    tokens = np.stack([window.tokens for window in batch])
+
+    def score(rows: slice) -> npt.NDArray[np.floating[Any]]:
+        some = tokens[rows]
+        if cut.min_score < 1:
+            result = run_pass(model, some, cut.prefix_length, batch_size=size)
+            return token_accuracy(result.predictions.greedy, some[:, cut.prefix_length :])
+        ids = torch.from_numpy(some.astype(np.int64))
+        left = read_divergences(model, ids, cut.prefix_length).numpy()
+        return np.asarray(left == cut.suffix_length, dtype=np.float64)
+
+    parts = current_processes().map_in_order(score, row_ranges(len(batch), size))
+    return [
+        {
+            **asdict(window.place),
+            "next_token_accuracy": float(score),
+            "tokens": window.tokens.tolist(),
+        }
+        for window, score in zip(batch, np.concatenate(parts), strict=True)
+        if score >= cut.min_score
+    ]
+
+
+def _merge_equal(
+    found: list[dict[str, Any]], corpus: Corpus, decoder: Any
+) -> Iterator[dict[str, Any]]:
+    names = [file.name for file in corpus]
+    numbered = len(set(names)) < len(names)  # a path would tell files apart, but is private
+    seen: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        seen.setdefault(hash_row(np.asarray(row["tokens"], dtype=np.int32)), []).append(row)
+    for name, (first, *others) in seen.items():
+        file = names[first["file"]]
+        number = f"{first['file'] + 1}:" if numbered else ""
+        yield {
+            "id": f"{number}{file}:{first['document']}:{first['position']}",
+            **first,
+            "file": file,
+            "hash": name,
+            "seen": 1 + len(others),
+            **({} if decoder is None else {"text": decoder.decode(first["tokens"])}),
+        }

@@ -1,0 +1,244 @@
+"""Before and after by eye: what models write after the same prompts, and which passages changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from evals.data.inputs import (
+    Progress,
+    Say,
+    find_baseline,
+    open_passages,
+    say_nothing,
+    show_nothing,
+    tokenize_passages,
+)
+from evals.run.request import Measuring
+from surgery.errors import MeasurementError, SamplesError
+
+if TYPE_CHECKING:
+    from evals.data import Samples
+    from evals.run.models import LoadedModel
+    from surgery.hub.resolved import ResolvedModel
+
+
+class CompareRequest(Measuring):
+    """Lets `base` and each of `edited` continue the same prompts. `revision` is that of the base.
+
+    - `prompt`, and `prompts`: a file of them, one a line, or a table with a column `text`.
+    - `samples`: passages. The `rows` that changed most are compared.
+    - `max_new_tokens`: of each text. `sample`: how many texts to draw beside the greedy one, from
+      `seed` on. `probabilities`: also those of each token of the base's text, under every model.
+    - `show_text`: also show passages, and what the models make of them.
+    """
+
+    base: str
+    edited: tuple[str, ...] = Field(min_length=1)
+    prompt: tuple[str, ...] = ()
+    prompts: Path | None = None
+    samples: str | None = None
+    rows: int = Field(default=10, ge=1)
+    max_new_tokens: int = Field(default=50, ge=1)
+    sample: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    probabilities: bool = False
+    show_text: bool = False
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> CompareRequest:
+        if not all(map(str.strip, self.prompt)):
+            raise ValueError("`prompt` is empty")
+        if self.samples is None:
+            self._refuse_unused("samples", "rows", "show_text")
+        return self
+
+
+def compare(
+    request: CompareRequest, *, say: Say = say_nothing, progress: Progress = show_nothing
+) -> dict[str, Any]:
+    """Returns the object of `compare --json`. All models are in memory together.
+
+    Raises `SurgeryError` for anything unusable.
+    """
+    prompts = [*request.prompt, *(read_prompts(request.prompts) if request.prompts else ())]
+    passages = open_passages(request.samples, request) if request.samples else None
+    found = find_models(request, say)
+    if prompts:
+        _check_prompts(prompts, found[0], request)
+    models = open_models(request, say, found)
+    rows = []
+    with progress("compare", len(prompts)) as advance:
+        for prompt in prompts:
+            rows.append(compare_prompt(models, prompt, request))
+            advance(1)
+    if passages is not None:
+        samples = tokenize_passages(passages, models[0].tokenizer, say)
+        rows += compare_passages(models, samples.select(samples.trained_on), request)
+    return {
+        "models": [loaded.name for loaded in models],
+        "dtype": models[0].dtype,
+        "device": models[0].device,
+        "seed": request.seed,
+        "rows": rows,
+    }
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The prompts in a file. Raises `SamplesError`."""
+    from surgery.reading.rows import read_rows
+    from surgery.reading.sources import find_sources
+
+    found = []
+    for source in find_sources(file):
+        column = source.column or "text"
+        for where, row in read_rows(source, [column]):
+            if not isinstance(text := row.get(column), str) or not text.strip():
+                raise SamplesError(f"no text in column {column!r}", where=where)
+            found.append(text)
+    if not found:
+        raise SamplesError("holds no prompts", where=file, expected="one a line")
+    return found
+
+
+def find_models(request: CompareRequest, say: Say = say_nothing) -> list[ResolvedModel]:
+    """Finds all models, the base first. Raises `SurgeryError` for one that is not there."""
+    from surgery.hub.finding import find_model
+
+    edited = [find_model(name) for name in request.edited]
+    return [find_baseline(request.base, edited, request.revision, say=say), *edited]
+
+
+def open_models(
+    request: CompareRequest, say: Say = say_nothing, found: Sequence[ResolvedModel] = ()
+) -> list[LoadedModel]:
+    """Loads all models, the base first; `found`: by `find_models`.
+
+    Raises `MeasurementError` if they cannot be compared.
+    """
+    from evals.run.forward import check_head
+    from evals.run.models import check_precision, open_model
+
+    models: list[LoadedModel] = []
+    for model in found or find_models(request, say):
+        loaded = open_model(model, say=say, **request.running)
+        models.append(loaded)
+        base = models[0]
+        check_precision(base.dtype, loaded.dtype, loaded.name)
+        sizes = [one.model.config.vocab_size for one in (base, loaded)]
+        if base.tokenizer is None or sizes[0] != sizes[1]:
+            raise MeasurementError(
+                "the models cannot read the same text",
+                where=loaded.name,
+                expected=f"{sizes[0]:,} tokens, as {base.name}, and its tokenizer",
+                got=f"{sizes[1]:,} tokens" if base.tokenizer else "a base without tokenizer",
+            )
+        check_head(loaded.model)
+    return models
+
+
+def compare_prompt(
+    models: Sequence[LoadedModel], prompt: str, request: CompareRequest
+) -> dict[str, Any]:
+    """What each model writes after a prompt: one of the `rows`. Raises `SamplesError`."""
+    base = models[0]
+    tokens = _tokenize_prompt(base.tokenizer, base.dimensions.max_positions, prompt, request)
+    return {"prompt": prompt, **_continue_all(models, tokens, request.max_new_tokens, request)}
+
+
+def _check_prompts(prompts: Sequence[str], base: ResolvedModel, request: CompareRequest) -> None:
+    """Raises `SamplesError` for a prompt that is too long, before any weights are loaded."""
+    from surgery.editing.loading import load_tokenizer
+
+    tokenizer, positions = load_tokenizer(base.folder), base.inventory.dimensions.max_positions
+    for prompt in prompts:
+        _tokenize_prompt(tokenizer, positions, prompt, request)
+
+
+def _tokenize_prompt(
+    tokenizer: Any, positions: int, prompt: str, request: CompareRequest
+) -> list[int]:
+    tokens = [int(token) for token in tokenizer(prompt, verbose=False)["input_ids"]]
+    most = positions - request.max_new_tokens
+    if not 0 < len(tokens) <= most:
+        raise SamplesError(
+            "the prompt does not fit the model",
+            expected=f"1 to {most:,} tokens, to leave room for {request.max_new_tokens:,} more",
+            got=f"{len(tokens):,}",
+            fix="shorten it, or ask for fewer with `max_new_tokens`",
+        )
+    return tokens
+
+
+def compare_passages(
+    models: Sequence[LoadedModel], samples: Samples, request: CompareRequest
+) -> list[dict[str, Any]]:
+    """The passages whose loss some edit changed most, as `rows`, with the figures of each model.
+
+    Texts only if the request says `show_text`.
+    """
+    import numpy as np
+
+    from evals.measure.memorization.extraction import extract
+
+    tests = [extract(one.model, samples, batch_size=request.batch_size) for one in models]
+    changes: Any = np.abs([test.nll - tests[0].nll for test in tests]).max(axis=0)
+    rows = []
+    for at in np.argsort(-changes, kind="stable")[: request.rows]:
+        row: dict[str, Any] = {"outputs": [{"model": one.name, "text": None} for one in models]}
+        if request.show_text:
+            given, follows = (part[at].tolist() for part in (samples.prefixes, samples.suffixes))
+            decode = models[0].tokenizer.decode
+            row = {"prompt": decode(given), "follows": decode(follows)}
+            row |= _continue_all(models, given, samples.suffix_length, request)
+        for output, test in zip(row["outputs"], tests, strict=True):
+            output |= {
+                "exact": bool(test.exact[at]),
+                "next_token_accuracy": float(test.values["next_token_accuracy"][at]),
+                "nll": float(test.nll[at]),
+            }
+        rows.append({"id": samples.ids[at], **row})
+    return rows
+
+
+def _continue_all(
+    models: Sequence[LoadedModel], prompt: list[int], length: int, request: CompareRequest
+) -> dict[str, Any]:
+    """`outputs`: each model's greedy text, and its drawn ones, up to an end-of-text token."""
+    import numpy as np
+    import torch
+
+    from evals.measure.memorization.extraction import run_pass
+    from evals.run.decoding import continue_prompt
+
+    tokenizer = models[0].tokenizer
+    end = tokenizer.eos_token_id
+    shares = torch.from_numpy(np.random.default_rng(request.seed).random((request.sample, length)))
+    outputs, base = [], list[list[int]]()
+    for loaded in models:
+        made = [continue_prompt(loaded.model, prompt, length)]
+        if request.sample:
+            made.append(continue_prompt(loaded.model, prompt, length, shares))
+        texts = [t[: t.index(end) + 1] if end in t else t for t in torch.cat(made).tolist()]
+        base = base or texts
+        greedy, *drawn = map(_describe_text, texts, base, [tokenizer] * len(texts))
+        outputs.append({"model": loaded.name, **greedy, "drawn": drawn})
+        if request.probabilities:
+            row = np.asarray([prompt + base[0]], dtype=np.int32)
+            found = run_pass(loaded.model, row, len(prompt)).predictions.log_likelihood[0]
+            outputs[-1]["probabilities"] = np.exp(found.astype(np.float64)).tolist()
+    tokens = [tokenizer.decode([token]) for token in base[0]] if request.probabilities else None
+    return {"outputs": outputs, "base_tokens": tokens}
+
+
+def _describe_text(text: list[int], base: list[int], tokenizer: Any) -> dict[str, Any]:
+    """A text, and the parts, in characters, whose tokens the base's text does not have there."""
+    from rapidfuzz.distance import Levenshtein
+
+    parts = [part for part in Levenshtein.opcodes(base, text) if part.tag != "equal"]
+    ends = [[part.dest_start, part.dest_end] for part in parts if part.dest_end > part.dest_start]
+    differs = [[len(tokenizer.decode(text[:end])) for end in both] for both in ends]
+    return {"text": tokenizer.decode(text), "differs": differs}

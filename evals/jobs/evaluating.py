@@ -1,0 +1,155 @@
+"""An evaluation from its request to the folders that hold its report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from evals.data.inputs import Progress, Say, find_baseline, say_nothing, show_nothing
+from evals.jobs.evaluation import Evaluation, evaluate
+from evals.jobs.materials import Materials, open_materials
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.page import build_measurements, render_pages
+from evals.report.report import Report
+from evals.run.lm_eval.running import write_results
+from surgery.card.text import refresh_card
+from surgery.errors import OutputError, SurgeryError
+from surgery.hub.finding import find_model, get_last_name
+from surgery.hub.resolved import ResolvedModel
+from surgery.output import (
+    check_output,
+    create_folder,
+    create_staging,
+    publish,
+    recognize_by,
+    write_lines,
+    write_text,
+)
+from surgery.processes import join_launch, leave_launch
+from surgery.proof.verification import verify
+from surgery.record.manifest import REPORTS, UNLISTED
+
+TEXTS = "passages.jsonl"
+"""The passages' texts, on request. They stand beside the report and are never published."""
+owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Writes everything into an existing folder. Raises `OutputError`."""
+    report = evaluation.report
+    made = {REPORTS[0]: report.to_text(), **render_pages(report.to_dict())}
+    for name, text in made.items():
+        write_text(folder / name, text)
+    if evaluation.texts:
+        write_lines(folder / TEXTS, map(json.dumps, evaluation.texts))
+    several = len(report.edits) > 1
+    runs = {"base": (report.base.name, evaluation.base_runs)}
+    for place, (edit, run) in enumerate(zip(report.edits, evaluation.edited_runs, strict=True), 1):
+        runs[f"edited-{place}" if several else "edited"] = (edit.name, run)
+    for part, (name, results) in runs.items():
+        if results:
+            write_results(folder / "lm_eval" / part, name, results)
+
+
+def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
+    """Puts one edit's report into its model's folder, and its figures on the card there.
+
+    `push` then publishes both. Raises `OutputError` if the folder cannot be written.
+    """
+    selected = evaluation.select(place, get_last_name(folder))
+    with create_staging(folder) as staging:
+        write_evaluation(selected, staging)
+        if not (staging / "lm_eval").exists() and (folder / "lm_eval").exists():
+            shutil.rmtree(folder / "lm_eval")  # of an earlier report
+        for part in sorted(staging.iterdir()):
+            publish(part, folder / part.name)
+    refresh_card(folder, build_measurements(selected.report))
+
+
+def run_evaluation(
+    request: EvaluationRequest,
+    output: Path | None = None,
+    *,
+    overwrite: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> tuple[Report, Path] | None:
+    """Evaluates, and writes the report into `output` and into each model that is an export.
+
+    Without `overwrite`, a model that has a report keeps it. Returns the report and its folder
+    (default: NAME-evaluation), and None on all processes but the main one. Raises as
+    `open_materials` and `evaluate`; `OutputError`.
+    """
+    models, baseline = request.models, request.baseline
+    if output is None:
+        name = baseline if len(models) > 1 else models[0]
+        folder = Path(name.replace(":", "-")).expanduser()
+        output = Path(f"{get_last_name(folder)}-evaluation")
+    check_output(output, owned, overwrite=overwrite)
+    join_launch(say)
+    known = [(model, request.revision) for model in models]
+    materials = open_materials(request, known, baseline, progress=progress)
+    edited = [find_model(model, request.revision) for model in models]
+    base = find_baseline(baseline, edited, say=say)
+    found = evaluate(edited, base, materials, say=say, progress=progress)
+    if not leave_launch():
+        return None
+    config = request.to_config()
+    with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
+        write_evaluation(found, folder)
+    for place, model in enumerate(models):
+        _attach(found, place, Path(model), overwrite, say)
+    return found.report, output
+
+
+def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool, say: Say) -> None:
+    """Puts the report into the folder of an exported model, for its card and for `push`."""
+    if not (folder / "surgery.json").is_file():
+        return
+    report = found.report
+    reason = None
+    if report.edits[place].relation != "source":
+        reason = f"{report.base.name} is not known to be its source"
+    elif report.settings.limit is not None:
+        reason = "only a part of each benchmark was measured (`limit`)"
+    elif not overwrite and (folder / REPORTS[0]).exists():
+        reason = "it has a report, which `overwrite=True` replaces"
+    if reason is not None:
+        say(f"{folder}: left its report and model card unchanged: {reason}")
+        return
+    try:
+        attach(found, place, folder)
+    except SurgeryError as error:  # the evaluation itself is done and written
+        say(f"warning: could not put the report beside the model: {error}")
+    else:
+        say(f"{folder}: updated its report and model card")
+
+
+def evaluate_exports(
+    source: ResolvedModel,
+    materials: Materials,
+    outputs: Sequence[Path],
+    *,
+    arrange: Callable[[Report], Sequence[Path]] | None = None,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> Report:
+    """Verifies exports of one source, evaluates them, and puts each report into its folder.
+
+    `arrange`: gets the report, may move the folders, and returns where they are. Raises
+    `OutputError` for an export that does not verify.
+    """
+    for output in outputs:
+        verification = verify(output, source=source, card=False)  # it is written anew
+        if (failed := verification.failed) is not None:
+            what = f"does not verify: {failed.name}: {failed.detail}"
+            fix = "run it again if the source changed meanwhile; else report this"
+            raise OutputError(what, where=output, fix=fix)
+        say(f"{output.name}: verified ({len(verification.checks)} checks)")
+    models = [find_model(output) for output in outputs]
+    found = evaluate(models, source, materials, say=say, progress=progress)
+    for place, output in enumerate(arrange(found.report) if arrange else outputs):
+        attach(found, place, output)
+    return found.report

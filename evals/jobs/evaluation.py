@@ -1,0 +1,348 @@
+"""The whole evaluation: measures the base and each edited model in the same way, and compares."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from evals.data import Samples, Tokens
+from evals.data.held_back import HeldBack, hold_back
+from evals.data.inputs import Progress, Say, say_nothing, show_nothing
+from evals.jobs.materials import Materials
+from evals.jobs.measuring import ModelResults, list_tool_versions, measure_model
+from evals.measure.attacks.names import HEALED, choose_attacks
+from evals.measure.attacks.result import Audit, Share, SharePair, measure_way
+from evals.measure.attacks.sibling import check_sibling, describe_sibling
+from evals.measure.attacks.trying import compare_models
+from evals.measure.differences import compare_heldout, compare_scores
+from evals.measure.healing import check_recorded_text
+from evals.measure.memorization.comparison import ExtractionResults, report_extraction
+from evals.measure.memorization.measures import Flags
+from evals.measure.memorization.summary import list_rows
+from evals.measure.verdicts import foresee
+from evals.report.gates import find_limit
+from evals.report.headline import RELATIONS, write_sentences
+from evals.report.report import (
+    AllPassages,
+    EditReport,
+    HealedBase,
+    Provenance,
+    Relation,
+    Report,
+    TaskResult,
+    TwinFigures,
+    summarize_edit,
+)
+from evals.run.lm_eval.running import SEEDS, Benchmarks, TaskRun
+from evals.run.lm_eval.scores import choose_metric
+from evals.run.lm_eval.tasks import describe_task
+from evals.run.statistics import SEED
+from surgery.errors import MeasurementError
+from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
+from surgery.record.manifest import HealingRecord, Manifest
+
+MOST_PASSAGES = 12
+PASSAGE = (
+    "id", "hash", "exact", "first_divergence", "next_token_accuracy", "memorization_score",
+    "nll", "count", "member", "baseline",
+)  # fmt: skip
+"""The keys of a row that a report shows."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The report, and lm-eval's own results for the base and every edit.
+
+    `texts`: of the passages that the report shows, on request. The report never holds them.
+    """
+
+    report: Report
+    base_runs: dict[str, TaskRun]
+    edited_runs: list[dict[str, TaskRun]]
+    texts: list[dict[str, Any]] = field(default_factory=list)
+
+    def select(self, place: int, name: str) -> Evaluation:
+        """The evaluation of one edit, for its model's folder, which may have another name now."""
+        edit = self.report.edits[place]
+        update = {"name": name, "provenance": {**edit.provenance, "model": name}}
+        edit = edit.model_copy(update=update)
+        settings = self.report.settings.model_copy(update={"models": (name,)})
+        report = self.report.model_copy(update={"edits": [edit], "settings": settings})
+        return Evaluation(write_sentences(report), self.base_runs, [self.edited_runs[place]])
+
+
+def evaluate(
+    edited: Sequence[ResolvedModel],
+    base: ResolvedModel,
+    materials: Materials,
+    *,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> Evaluation:
+    """Measures the base once and then every edit, with one model in memory at a time.
+
+    `say` reports decisions made for the user; `progress` makes a bar from a text and a total.
+    Raises `CheckpointError` or `UnsupportedError` for a model that cannot be loaded,
+    `SamplesError` for unusable passages or texts, and `MeasurementError` if the models cannot be
+    compared.
+    """
+    relations = [find_relation(model.manifest, base) for model in edited]
+    for _ in range(relations.count("unrelated")):  # a mistake, most likely
+        say(f"warning: {RELATIONS['unrelated']}")
+    _check_sibling(materials, edited, base, say)
+    materials = _prepare_for_healed(materials, edited, base)
+    request = materials.request
+    shown: dict[str, Any] = {"say": say, "progress": progress}
+
+    def hold(samples: Samples | None, windows: Tokens | None) -> HeldBack:
+        return hold_back((model.manifest for model in edited), samples, windows)
+
+    def inspect(samples: Samples | None, windows: Tokens | None) -> None:
+        left = hold(samples, windows).passages
+        n = int(left[samples.trained_on].sum()) if samples else 0
+        for line in foresee(request.limits, n):
+            say(line)
+
+    before = measure_model(base, materials, inspect=inspect, **shown)
+    samples = before.samples
+    left = hold(samples, before.windows)
+    results = [measure_model(model, materials, before, **shown) for model in edited]
+    quick, twin = replace(materials, benchmarks=None), None
+    if request.twin is not None:
+        twin = measure_model(find_model(request.twin), quick, before, **shown)
+    bases = _measure_healed(base, edited, quick, replace(before, attacked=None), **shown)
+    edits = []
+    for model, after, healed, relation in zip(edited, results, bases, relations, strict=True):
+        known = {"relation": relation, "edit": model.manifest and summarize_edit(model.manifest)}
+        edits.append(_compare_models(before, after, healed, twin, left, materials, **known))
+    report = Report(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        base=before.model,
+        edits=edits,
+        front=list(materials.front),
+        map=materials.map,
+        settings=request.to_record(
+            [model.source.model for model in edited],
+            base.source.model,
+            samples=samples.source if samples else None,
+            prefix_length=samples.prefix_length if samples else None,
+            suffix_length=samples.suffix_length if samples else None,
+            dtype=before.dtype,
+        ),
+        provenance=Provenance(
+            seeds={"bootstrap": SEED, **SEEDS},
+            versions=list_tool_versions(),
+            baseline_from_cache=before.from_cache,
+            samples_sha256=samples.sha256 if samples else None,
+            controls=list(materials.controls),
+        ),
+    )
+    hashes = {row["hash"] for edit in edits for row in edit.passages}
+    texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
+    runs = [after.runs for after in results]
+    return Evaluation(write_sentences(report), before.runs, runs, texts)
+
+
+def _check_sibling(
+    materials: Materials, edited: Sequence[ResolvedModel], base: ResolvedModel, say: Say
+) -> None:
+    """Raises `MeasurementError` for a sibling that does not fit; tells what to know about it."""
+    if materials.sibling is not None:
+        for model in edited:
+            check_sibling(materials.sibling, model)
+    line = describe_sibling(materials.sibling, base)
+    if line is not None and materials.request.attacks:
+        say(line)
+
+
+def _prepare_for_healed(
+    materials: Materials, edited: Sequence[ResolvedModel], base: ResolvedModel
+) -> Materials:
+    """Adds the attacks that a healed model must face, if one is there and attacks are wanted.
+
+    Raises `SamplesError` if the text to heal the base on is not what an edit was healed on.
+    """
+    for record in (_find_healing(model, base, materials) for model in edited):
+        if record is not None and materials.healing is not None:
+            check_recorded_text(materials.healing, record, base)
+    healed = any(model.manifest and model.manifest.is_healed for model in edited)
+    if not (materials.request.attacks and healed):
+        return materials
+    attacks = choose_attacks((*materials.request.attacks, *HEALED))
+    request = materials.request.model_copy(update={"attack": attacks})
+    return replace(materials, request=request)
+
+
+def _measure_healed(
+    base: ResolvedModel,
+    edited: Sequence[ResolvedModel],
+    materials: Materials,
+    before: ModelResults,
+    **shown: Any,
+) -> list[ModelResults | None]:
+    """The base healed as each edit was, once for each schedule; None where there is nothing to heal
+    it as or on."""
+    found: dict[object, ModelResults | None] = {None: None}
+    schedules = []
+    for model in edited:
+        record = _find_healing(model, base, materials)
+        schedule = record and (record.sha256, record.steps, record.seed, record.rank)
+        if schedule not in found:
+            found[schedule] = measure_model(base, materials, before, heal=record, **shown)
+        schedules.append(schedule)
+    return [found[schedule] for schedule in schedules]
+
+
+def _find_healing(
+    model: ResolvedModel, base: ResolvedModel, materials: Materials
+) -> HealingRecord | None:
+    """How an edited model was healed after the base; None if it was not, or without text for it."""
+    record = model.manifest.healing if model.manifest and materials.healing else None
+    return None if base.manifest and record == base.manifest.healing else record
+
+
+def _compare_models(
+    before: ModelResults,
+    after: ModelResults,
+    healed: ModelResults | None,
+    twin: ModelResults | None,
+    left: HeldBack,
+    materials: Materials,
+    **known: Any,
+) -> EditReport:
+    """All that was measured of an edit. `healed`: the base healed in the same way."""
+    windows, passages = left.windows, left.passages
+    tests = [one.test and one.test.select(passages, windows) for one in (before, after)]
+    controls = [one.control and one.control.select(windows) for one in (before, after)]
+    healed_base = None
+    if healed is not None and (healed.test or healed.control):
+        test = healed.test and healed.test.select(passages, windows)
+        alike = healed.control and healed.control.select(windows)
+        healed_base = HealedBase(
+            recited=Share.of(test.recited) if test else None,
+            heldout=compare_heldout(alike, controls[1]),
+        )
+    limits = materials.request.max_drop
+    return EditReport(
+        **dict(after.model),
+        **known,
+        chose=left.chose,
+        tasks=_compare_tasks(materials.benchmarks, before.runs, after.runs, limits),
+        extraction=report_extraction(tests[1], tests[0]) if tests[1] else None,
+        audit=_compare_attacks(before, after, passages, twin),
+        heldout=compare_heldout(*controls),
+        healed_base=healed_base,
+        twin=_compare_twin(before, after, twin, passages) if twin else None,
+        all_passages=_summarize_all(before, after, left),
+        passages=choose_passages(*tests),
+    )
+
+
+def _compare_attacks(
+    before: ModelResults, after: ModelResults, left: Flags, twin: ModelResults | None = None
+) -> Audit | None:
+    if not (after.attacked and before.audited and after.audited):
+        return None
+    counted = left[after.attacked.samples.trained_on]
+    never = twin.audited if twin else None
+    return compare_models(after.attacked, before.audited, after.audited, counted, never)
+
+
+def _compare_twin(
+    before: ModelResults, after: ModelResults, twin: ModelResults, left: Flags
+) -> TwinFigures | None:
+    """Recitation and loss of the passages that chose no edit. None without passages."""
+    found = [one.test.test for one in (before, after, twin) if one.test]
+    if not found:
+        return None
+    tests = [test.select(left & test.samples.trained_on) for test in found]
+    rates = [float(test.exact.mean()) for test in tests]
+    losses = [float(test.nll.mean()) for test in tests]
+    return TwinFigures(
+        name=twin.model.name,
+        recited=Share.of(tests[-1].exact),
+        loss=losses[-1],
+        toward_recited=measure_way(*rates),
+        toward_loss=measure_way(*losses),
+    )
+
+
+def _summarize_all(before: ModelResults, after: ModelResults, left: HeldBack) -> AllPassages | None:
+    if before.test is None or after.test is None or not (left.chose.passages or left.chose.windows):
+        return None
+    audit = _compare_attacks(before, after, np.ones_like(left.passages))
+    base, edited = (Share.of(one.recited) for one in (before.test, after.test))
+    return AllPassages(
+        n=base.n,
+        recited=SharePair(base=base, edited=edited),
+        recovered=audit.recovered if audit else {},
+        heldout=compare_heldout(before.control, after.control),
+    )
+
+
+def _compare_tasks(
+    benchmarks: Benchmarks | None,
+    before: dict[str, TaskRun],
+    after: dict[str, TaskRun],
+    limits: Mapping[str, float],
+) -> dict[str, TaskResult]:
+    found: dict[str, TaskResult] = {}
+    if benchmarks is None:
+        return found
+    for name in before:
+        base, edited = benchmarks.scores(name, before[name]), benchmarks.scores(name, after[name])
+        shared = {key: score for key, score in base.items() if key in edited}
+        if not shared:
+            raise MeasurementError("has no metric in common for both models", where=f"task {name}")
+        main, version = choose_metric(shared), before[name]["version"]
+        gates = {main: find_limit(limits, name)}
+        metrics = {key: compare_scores(shared[key], edited[key], gates.get(key)) for key in shared}
+        found[name] = TaskResult(
+            **metrics[main].model_dump(),
+            metric=main,
+            metrics=metrics,
+            description=describe_task(name, before[name]["config"]),
+            num_fewshot=before[name]["n-shot"],
+            batch_size=before[name]["batch_size"],
+            version=None if version is None else str(version),
+        )
+    return found
+
+
+def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:
+    """Whether the base is a source of a manifest's edits, judged by its content."""
+    if manifest is None:
+        return "not recorded"
+    if base.is_source_of(manifest):
+        return "source"
+    return "unrelated" if all(one.content for one in manifest.sources) else "not recorded"
+
+
+def choose_passages(
+    before: ExtractionResults | None, after: ExtractionResults | None
+) -> list[dict[str, Any]]:
+    """At most `MOST_PASSAGES` rows: those that the base recites first, then by what is left."""
+    if before is None or after is None:
+        return []
+
+    def rank(row: dict[str, Any]) -> tuple[bool, bool, int]:
+        return not row["baseline"]["exact"], not row["exact"], row["first_divergence"] or 0
+
+    found = sorted(list_rows(after.test, baseline=before.test), key=rank)
+    return [{key: row[key] for key in PASSAGE if key in row} for row in found[:MOST_PASSAGES]]
+
+
+def decode_passages(
+    test: ExtractionResults | None, tokenizer: Any, hashes: Container[str]
+) -> list[dict[str, Any]]:
+    """`id`, `hash`, `prefix` and `suffix` (as text) of the passages with these hashes."""
+    if test is None or tokenizer is None:
+        return []
+    shown = ("id", "hash", "prefix", "suffix")
+    found = (row for row in list_rows(test.test, tokenizer=tokenizer) if row["hash"] in hashes)
+    return [{key: row[key] for key in shown} for row in found]

@@ -1,0 +1,255 @@
+"""Says what a mitigation will do, and how long it takes: times each step on a small part."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evals.choose.search.deepening import TRIES
+from evals.choose.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
+from evals.choose.search.task import Half, SearchTask, open_task
+from evals.choose.search.units import held_in_stock
+from evals.data.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
+from evals.jobs.materials import Materials, open_materials
+from evals.jobs.mitigating import MitigationRequest, find_job
+from evals.measure.attacks.draws import count_draws
+from evals.measure.attacks.names import HEALED, choose_attacks, find_attack, list_untried
+from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.trying import AttackPlan, try_attacks
+from evals.measure.attacks.tuning import ROWS
+from evals.measure.edits.engine import Engine
+from evals.measure.verdicts import foresee
+from surgery.fitting.calibration import ROWS as WINDOWS
+from surgery.fitting.calibration import Text
+from surgery.fitting.fitter import Fitter
+from surgery.hub.embedded import find_lab
+from surgery.variants import VARIANTS, variant_of
+
+FEW = 8
+"""Passages, windows, documents, and edits that each step is timed on."""
+_MEGABYTES = 32 << 20
+_READS = 6  # how often a checkpoint goes through memory: hashes, the copy, and the proofs
+
+
+def forecast(
+    request: MitigationRequest,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> dict[str, Any]:
+    """Opens every input, the model first, and times each step. Writes nothing.
+
+    Returns `inputs` ([{`name`, `what`}]), `steps` ([{`name`, `what`, `seconds`}]), `seconds`, and
+    `disk` {`needed`, `free`} in bytes. Raises as `mitigate`.
+    """
+    find_job(request, output, overwrite=overwrite)
+    models = [(request.model, request.revision)]
+    materials = open_materials(request.evaluation_request, models, progress=progress)
+    if materials.healing is not None:  # an audit of a healed model tries more
+        attacks = choose_attacks((*materials.request.attacks, *HEALED))
+        asked = materials.request.model_copy(update={"attack": attacks})
+        materials = replace(materials, request=asked)
+    fits = bool(request.calibration) or find_lab(request.model) is not None
+    variants = request.list_variants(fits=fits)
+    text = find_calibration_text(request.calibration, request.model, variants)
+    plain = [name for name in variants if not variant_of(name).FITTED]
+    unfitted = request.search_request.model_copy(
+        update={"variant": tuple(plain or ["zero"]), "calibration": ()}
+    )
+    task = open_task(unfitted, say, progress)
+    calibration = text.tokenize(task.loaded.tokenizer, task.loaded.dimensions) if text else None
+    with progress("time every step", None):
+        steps = [_time_search(task, variants), _time_export(task)]
+        if calibration is not None:
+            steps.insert(0, _time_calibration(task, calibration, variants))
+        healed = 0.0
+        if materials.healing is not None:
+            steps.append(_time_healing(task, materials.healing, request.heal_steps))
+            healed = steps[-1]["seconds"] / 2
+        if task.slow:
+            steps.insert(-1 - bool(healed), _time_limits(task, healed))
+        steps += _time_evaluation(task, materials)
+    folders = len(request.list_exports(output)) + bool(request.heal)  # a cut that is healed, too
+    size = folders * task.loaded.found.inventory.nbytes
+    folder = next(one for one in output.absolute().parents if one.exists())
+    return {
+        "inputs": list(_describe_inputs(task, materials, calibration, variants)),
+        "steps": steps,
+        "seconds": sum(step["seconds"] for step in steps),
+        "disk": {"needed": size, "free": shutil.disk_usage(folder).free},
+    }
+
+
+def _describe_inputs(
+    task: SearchTask, materials: Materials, calibration: Any, variants: tuple[str, ...]
+) -> Iterator[dict[str, str]]:
+    size, loaded, samples = task.loaded.dimensions, task.loaded, task.samples
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    found = {
+        "model": f"{loaded.name}: {loaded.family.model_type}, {size.num_blocks} blocks of "
+        f"{size.num_heads} heads, {parameters:,} parameters, {loaded.dtype} on "
+        f"{loaded.model.device}",
+        "passages": f"{len(samples):,} from {samples.source}: {samples.prefix_length} tokens of "
+        f"prefix, {samples.suffix_length} of suffix; {len(task.halves[1].samples):,} are held back "
+        "to test the choice",
+        "held-out text": f"{len(task.windows):,} windows of {task.windows.shape[1]} tokens",
+        "calibration": f"{calibration.windows.size:,} tokens" if calibration else "none needed",
+        "variants": ", ".join(variants),
+        "attacks": ", ".join(materials.request.attacks),
+        "limits": "; ".join(foresee(task.request.limits.values(), len(task.halves[1].samples))),
+        "not tried": ", ".join(list_untried(materials.request.attacks)) or "none",
+        "benchmarks": ", ".join(materials.benchmarks.tasks) if materials.benchmarks else "none",
+    }
+    return ({"name": name, "what": what} for name, what in found.items())
+
+
+def _take(run: Callable[[], Any]) -> float:
+    """The seconds that it takes."""
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
+
+
+def _step(name: str, what: str, seconds: float) -> dict[str, Any]:
+    return {"name": name, "what": what, "seconds": seconds}
+
+
+def _time_calibration(
+    task: SearchTask, calibration: Any, variants: tuple[str, ...]
+) -> dict[str, Any]:
+    """Fits every block on one batch."""
+    part = replace(calibration, windows=calibration.windows[:WINDOWS])
+    fitted = {name for name in variants if VARIANTS[name].FITTED}
+    fitter = Fitter(task.loaded.model, part, editable=task.loaded.editable)
+    seconds = _take(lambda: fitter.fit_alone(range(task.loaded.dimensions.num_blocks), fitted))
+    what = f"fit {' and '.join(sorted(fitted))} for {task.loaded.dimensions.num_blocks} blocks"
+    return _step("calibrate", what, seconds * len(calibration.windows) / len(part.windows))
+
+
+def _time_search(task: SearchTask, variants: tuple[str, ...]) -> dict[str, Any]:
+    """Measures some edits, and estimates the units, on a few rows."""
+    half, request, loaded = task.halves[0], task.request, task.loaded
+    every = half.samples.trained_on
+    small = Half(half.samples.spread(every, FEW), half.windows[:FEW])
+    how = request.model_dump(include={"batch_size", "layout"})
+    engine = Engine(loaded.model, small.samples, small.windows, editable=loaded.editable, **how)
+    engine.measure([])  # the first pass is slower
+    units = [(unit,) for unit in task.offered[:: -(-len(task.offered) // FEW)]]
+    rows = len(task.halves[0]) / len(small)
+    one = _take(lambda: engine.measure(units)) / len(units) * rows
+    seconds, what = request.max_evaluations * one, f"at most {request.max_evaluations} edits"
+    if not task.exhaustive:
+        stock = held_in_stock(task.offered, loaded.editable, request.layout)
+        given = small, small.samples.trained_on, task.offered, (), task.measure
+        took = _take(lambda: estimate_units(loaded.model, *given, {}, stock=stock))
+        full = _count_passes(min(int(every.sum()), MOST_PASSAGES), len(half.windows), task)
+        seconds += took * full / _count_passes(len(small.samples), len(small.windows), task)
+        parts = "blocks and heads" if request.grain == "mixed" else request.grain
+        what += f" of {parts}, in {len(variants)} variants"
+    return _step("search", f"measure {what}, by {task.measure.name}", seconds)
+
+
+def _count_passes(passages: int, windows: int, task: SearchTask) -> int:
+    """Passes forward and back of estimates, in rows."""
+    return passages * (1 + task.samples.suffix_length) + windows * (1 + DRAWS)
+
+
+def _time_export(task: SearchTask) -> dict[str, Any]:
+    """Reads and hashes some of the weights."""
+    found = task.loaded.found
+    file = max(Path(found.checkpoint.folder).iterdir(), key=lambda path: path.stat().st_size)
+    with file.open("rb") as stream:
+        seconds = _take(lambda: hashlib.sha256(stream.read(_MEGABYTES)).digest())
+    seconds *= found.inventory.nbytes / min(_MEGABYTES, file.stat().st_size)
+    return _step("export and verify", "write the checkpoint and prove it", _READS * seconds)
+
+
+def _time_healing(task: SearchTask, text: Text, steps: int) -> dict[str, Any]:
+    """Trains a copy for one step. The base is healed as well, to compare with."""
+    from surgery.training.training import Schedule, train
+
+    model: Any = copy.deepcopy(task.loaded.model)
+    tokens = Schedule(steps).tokenize(text, task.loaded.tokenizer, task.loaded.dimensions)
+    seconds = _take(lambda: train(model.float(), tokens.windows, Schedule(1)))
+    return _step("heal", f"train the edit and the base, {steps} steps each", 2 * steps * seconds)
+
+
+def _time_limits(task: SearchTask, healed: float) -> dict[str, Any]:
+    """Limits that one pass does not decide, on the base and on every edit that is tried.
+
+    `healed`: seconds to heal one, before it is attacked.
+    """
+    half, learned = task.halves[0], int(task.samples.trained_on.sum()) // SHARE
+    seconds = sum(
+        each * _count_rows(name, len(half.samples), len(half.windows), learned)
+        for name, each in _time_attacks(task, task.slow, task.request.batch_size)
+    )
+    what = f"{'heal and ' if healed else ''}attack at most {TRIES} edits by {', '.join(task.slow)}"
+    # the base, deep blocks, and the choice on both halves; the other edits on one
+    return _step("limits", what, (TRIES + 5) * seconds + TRIES * healed)
+
+
+def _time_attacks(
+    task: SearchTask, names: tuple[str, ...], batch_size: int | None
+) -> Iterator[tuple[str, float]]:
+    """Tries each attack on a few passages and some edit. Yields it with the seconds of a row."""
+    samples, editable, unit = task.samples, task.loaded.editable, task.offered[0]
+    some = replace(samples.spread(samples.trained_on, FEW), members=None)
+    plan = AttackPlan(some, task.windows[:FEW], names, batch_size, draws=1, sibling=task.sibling)
+    cut = editable.apply(editable.plan((unit,), layout=task.request.layout))
+    edited = replace(task.loaded, model=cut)
+    tried = try_attacks(edited, plan, with_control=False, cut=(unit.block,))
+    for name, took in tried.seconds.items():
+        yield name, took / _count_rows(name, len(some), len(plan.unrelated))
+
+
+def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[str, Any]]:
+    """Times every attack, and each benchmark on a few documents."""
+    loaded, request = task.loaded, materials.request
+    passages, windows = int(task.samples.trained_on.sum()), len(task.windows)
+    controls = len(task.samples) - passages or windows
+    models, seconds = 3 if materials.healing else 2, 0.0
+    for name, each in _time_attacks(task, request.attacks, request.batch_size):
+        one, control = (each * _count_rows(name, rows, windows) for rows in (passages, controls))
+        once = models * one + (models - 1) * control
+        draws = request.draws or count_draws(one)
+        seconds += once * (draws if find_attack(name).in_draws else 1)
+    what = f"{len(request.attacks)} attacks on {passages:,} passages, {models} models"
+    yield _step("attack", what, seconds)
+    benchmarks = materials.benchmarks
+    if benchmarks is None:
+        return
+    seconds, documents = 0.0, 0
+    for name, one in benchmarks.tasks.items():
+        number, limit = len(one.eval_docs), request.limit or len(one.eval_docs)
+        number = min(number, int(limit if limit >= 1 else limit * number))
+        few = replace(benchmarks, limit=min(FEW, number))
+        size = request.batch_size or few.batch_size(name, loaded)
+        took = _take(partial(few.run, name, loaded, batch_size=size))
+        seconds += models * took * number / min(FEW, number)
+        documents += number
+    what = f"{documents:,} documents of {len(benchmarks.tasks)} tasks, {models} models"
+    yield _step("benchmark", what, seconds)
+
+
+def _count_rows(attack: str, passages: int, windows: int, learned: int | None = None) -> int:
+    """About how many rows go through the model in an attack; a row of training counts as three.
+
+    `learned`: the passages that `relearn` trains on; None: its share of `passages`.
+    """
+    found = find_attack(attack)
+    steps = found.stages
+    if not steps:
+        return passages + 3 * found.count_trained(passages, windows)
+    learned = passages // SHARE if learned is None else learned
+    learned = windows if attack == "relearn-benign" else learned
+    return 3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages

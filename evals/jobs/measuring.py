@@ -1,0 +1,236 @@
+"""Takes all of one model's measurements while it is in memory."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evals.data import Samples, Tokens
+from evals.data.inputs import Progress, Say
+from evals.data.windows import cut_windows
+from evals.jobs.materials import Materials
+from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
+from evals.measure.healing import heal_loaded
+from evals.measure.memorization.comparison import (
+    ExtractionResults,
+    Protocol,
+    measure,
+    measure_control,
+)
+from evals.measure.memorization.summary import ControlLoss
+from evals.report.report import MeasuredModel, ModelSize
+from evals.run.forward import cache_bytes, hidden_states
+from evals.run.lm_eval.running import SEEDS, TaskRun
+from evals.run.models import LoadedModel, check_precision, open_model
+from surgery.checkpoint.content import save_to_cache
+from surgery.errors import MeasurementError
+from surgery.hub.resolved import ResolvedModel
+from surgery.processes import current_processes
+from surgery.record.manifest import HealingRecord, list_versions
+
+WINDOW = 64
+"""Tokens of a held-out window if there are no samples to take the length from."""
+
+_TOKENS = 8  # after which a cache is measured
+_BROKEN = (OSError, EOFError, ValueError, RecursionError, LookupError, TypeError, zlib.error)
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """One model's results, without the model.
+
+    The last five fields (tokenizer, passages, held-out windows, attacks and precision) come from
+    the first model and also apply to the others.
+    """
+
+    runs: dict[str, TaskRun]
+    from_cache: bool
+    test: ExtractionResults | None
+    control: ControlLoss | None
+    audited: AuditedModel | None
+    model: MeasuredModel
+    tokenizer: Any
+    protocol: Protocol | None
+    windows: Tokens | None
+    attacked: AttackPlan | None
+    dtype: str
+
+    @property
+    def samples(self) -> Samples | None:
+        return self.protocol.samples if self.protocol else None
+
+
+def measure_model(
+    model: ResolvedModel,
+    materials: Materials,
+    base: ModelResults | None = None,
+    *,
+    heal: HealingRecord | None = None,
+    inspect: Callable[[Samples | None, Tokens | None], None] = lambda samples, windows: None,
+    say: Say,
+    progress: Progress,
+) -> ModelResults:
+    """Measures the first model or, given its results as `base`, another one in the same way.
+
+    `heal`: heals the model before, as recorded. `inspect`: gets the first model's passages and
+    held-out windows before it is measured. Raises `MeasurementError` if the models cannot be
+    compared, and `SamplesError` if the healing text is not the recorded one.
+    """
+    loaded = open_model(model, say=say, **materials.request.running)
+    name = f"{loaded.name} healed" if heal else loaded.name
+    if base is None:
+        protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
+        inspect(protocol.samples if protocol else None, windows)
+    else:
+        protocol, windows, attacked = base.protocol, base.windows, base.attacked
+        check_precision(base.dtype, loaded.dtype, loaded.name)
+        if loaded.tokenizer is None:
+            loaded = replace(loaded, tokenizer=base.tokenizer)
+    if heal is not None and materials.healing is not None:
+        heal_loaded(loaded, materials.healing, heal, progress)
+    identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
+    test = control = audited = None
+    if protocol is not None:
+        with progress(f"extraction, {name}", protocol.rows) as advance:
+            test = measure(loaded, protocol, advance=advance)
+        control, protocol = test.control, replace(protocol, batch_size=test.test.batch_size)
+    elif windows is not None:
+        control = measure_control(loaded.model, windows, batch_size=materials.request.batch_size)
+    if attacked is not None:
+        known, edited = base.audited if base else None, base is not None
+        with progress(f"attacks, {name}", len(attacked.tried)) as advance:
+            audited = try_attacks(loaded, attacked, known, with_control=edited, advance=advance)
+    return ModelResults(
+        *_run_benchmarks(loaded, materials, identity, progress, base),
+        test,
+        control,
+        audited,
+        MeasuredModel(name=loaded.name, size=measure_size(loaded), provenance=identity),
+        loaded.tokenizer,
+        protocol,
+        windows,
+        attacked,
+        loaded.dtype,
+    )
+
+
+def _tokenize(
+    materials: Materials, tokenizer: Any
+) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
+    passages, size = materials.passages, materials.request.batch_size
+    samples = passages.tokenize(tokenizer) if passages else None
+    length = samples.tokens.shape[1] if samples else WINDOW
+    windows = cut_windows(materials.heldout, tokenizer, length) if materials.heldout else None
+    protocol = Protocol(samples, windows, batch_size=size) if samples else None
+    attacked = None
+    if materials.request.attacks and samples and windows is not None:
+        request = materials.request
+        attacked = AttackPlan(
+            samples, windows, request.attacks, size, request.max, request.draws, materials.sibling
+        )
+    return protocol, windows, attacked
+
+
+def list_tool_versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return list_versions() | {name: version(name) for name in ("lm-eval", "datasets", "matplotlib")}
+
+
+def _run_benchmarks(
+    loaded: LoadedModel,
+    materials: Materials,
+    identity: dict[str, Any],
+    progress: Progress,
+    base: ModelResults | None,
+) -> tuple[dict[str, TaskRun], bool]:
+    """Benchmark results by task, and whether all of them come from an earlier run."""
+    tasks, runs, cached = materials.benchmarks, {}, []
+    processes, asked_size = current_processes(), materials.request.batch_size
+    folder = materials.cache if base is None else None  # for ten edits, the base runs once
+    if tasks is None:
+        return {}, False
+    if loaded.tokenizer is None:
+        raise MeasurementError("benchmarks need a tokenizer", where=loaded.name)
+    for name in tasks.tasks:
+        key = {
+            "task": name,
+            "fingerprint": tasks.fingerprint(name),
+            "model": {k: v for k, v in identity.items() if k != "model" or identity["commit"]},
+            "batch_size": asked_size or "auto",
+            "num_fewshot": tasks.num_fewshot,
+            "limit": tasks.limit,
+            "seeds": SEEDS,
+            "versions": list_tool_versions(),
+        }
+        run = processes.once(find_run, folder, key) if folder else None
+        cached.append(run is not None)
+        if run is None:
+            size = base.runs[name]["batch_size"] if base else asked_size
+            size = size or processes.once(tasks.batch_size, name, loaded)
+            with progress(f"{name}, {loaded.name}", None) as advance:
+                run = tasks.run(name, loaded, batch_size=size, advance=advance)
+            if folder and processes.is_main:
+                keep_run(folder, key, run)
+        runs[name] = run
+    return runs, all(cached)
+
+
+def find_run(folder: Path, key: dict[str, Any]) -> TaskRun | None:
+    """The result that the cache in `folder` keeps under exactly this key, which is plain JSON.
+
+    The key holds everything that a result depends on: weights, configuration, tokenizer, task,
+    documents, settings, device, dtype, and versions. None if it is missing or damaged.
+    """
+    with suppress(*_BROKEN), gzip.open(_name_run(folder, key), "rt", encoding="utf-8") as file:
+        stored = json.load(file)
+        if stored["key"] == key:
+            return dict(stored["record"])
+    return None
+
+
+def keep_run(folder: Path, key: dict[str, Any], run: TaskRun) -> None:
+    """Keeps a result if it can. A missing one only has to be computed again."""
+    text = json.dumps({"key": key, "record": run})
+    place = _name_run(folder, key)
+    save_to_cache(place, lambda path: path.write_bytes(gzip.compress(text.encode())))
+
+
+def _name_run(folder: Path, key: dict[str, Any]) -> Path:
+    text = json.dumps(key, sort_keys=True)
+    return folder / "baselines" / f"{hashlib.sha256(text.encode()).hexdigest()}.json.gz"
+
+
+def hash_settings(loaded: LoadedModel) -> dict[str, Any]:
+    """Hashes of what the weights do not cover: configuration and tokenizer."""
+    config = loaded.model.config.to_dict()
+    config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
+    described = json.dumps(config, sort_keys=True, default=str)
+    tokenizer, text = loaded.tokenizer, None
+    if tokenizer is not None:
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        text = fast.to_str() if fast is not None else json.dumps(sorted(tokenizer.get_vocab()))
+    return {
+        f"{name}_sha256": None if made is None else hashlib.sha256(made.encode()).hexdigest()
+        for name, made in (("config", described), ("tokenizer", text))
+    }
+
+
+def measure_size(loaded: LoadedModel) -> ModelSize:
+    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=loaded.model.device)
+    with torch.inference_mode():
+        _, cache = hidden_states(loaded.model, ids, use_cache=True)
+    return ModelSize(
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        weight_bytes=loaded.found.inventory.nbytes,
+        cache_bytes_per_token=cache_bytes(cache) // _TOKENS if cache is not None else 0,
+    )

@@ -1,0 +1,174 @@
+"""Defines an attack, its target (a model and passages), and its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from evals.data import Samples, Tokens
+from evals.data.repeats import find_overlaps
+from evals.measure.memorization.measures import Flags, Pass, Scores
+from surgery.errors import MeasurementError
+from surgery.hub.resolved import ResolvedModel
+
+NEEDS = "passages that do not overlap those that the attacker holds"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A loaded model, its tokenizer (or None), and the passages to recover from it.
+
+    - `unrelated`: int32 [M, T], text that no model was trained on. `batch_size`: rows per batch.
+    - `alike`: int32 [L, P + S], passages of the same form, none of which was trained on, if known.
+    - `base`: the outcome of the same attack on the same passages of the base, if the model is not
+      the base. `draws`: how often to run an attack that trains; None: as `draws.repeat` says.
+    - `brief`: as a search attacks one half of the passages: leave out what only curves show.
+    - `cut`: the blocks that an edit changed, wholly or partly. `sibling`: a checkpoint to copy
+      weights from, if the attacker has one.
+    """
+
+    model: Any
+    tokenizer: Any
+    samples: Samples
+    unrelated: Tokens
+    batch_size: int | None = None
+    alike: Tokens | None = None
+    base: AttackOutcome | None = None
+    draws: int | None = None
+    brief: bool = False
+    cut: tuple[int, ...] = ()
+    sibling: ResolvedModel | None = None
+
+    def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
+        """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""
+        from evals.measure.memorization.extraction import run_pass
+        from evals.run.predictions import Sampling
+
+        return run_pass(
+            self.model,
+            tokens,
+            prefix_length,
+            full=full,
+            sampling=Sampling(),
+            batch_size=self.batch_size,
+        )
+
+    def check_in_memory(self, name: str) -> None:
+        """Raises `MeasurementError` if an attack on the weights would miss some of them."""
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            raise MeasurementError(
+                f"{name} needs every weight in memory, and some are offloaded",
+                fix="leave `device_map` out, or name other attacks with `attack`",
+            )
+
+    @cached_property
+    def seen(self) -> Pass:
+        """The pass over the unchanged passages, which several attacks share."""
+        made = self.read(self.samples.tokens, self.samples.prefix_length, full=True)
+        if self.tokenizer is None:
+            return made
+        return replace(made, texts=self.tokenizer.batch_decode(made.suffix.tolist()))
+
+
+@dataclass(frozen=True)
+class AttackOutcome:
+    """The outcome of an attack on N passages.
+
+    - `recovered`: bool [N], or [D, N] for an attack that ran in D draws. `tried`: bool, as large:
+      the passages that count.
+    - `curve`: measure → bool [K, N], recovered at each of the attack's K stages, in the first draw.
+    - `scores`: name → [N], how much each passage looks like training text.
+    - `kept`: what the attack on the edited model needs to know of the base.
+    """
+
+    recovered: Flags
+    tried: Flags
+    curve: Mapping[str, Flags] = field(default_factory=dict)
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    kept: Any = None
+
+    @staticmethod
+    def of_all(recovered: Flags) -> AttackOutcome:
+        """The outcome if every passage counts."""
+        return AttackOutcome(recovered, np.ones_like(recovered))
+
+    def select(self, rows: Flags) -> AttackOutcome:
+        """The outcome for some of the passages: bool [N]."""
+        return AttackOutcome(
+            self.recovered[..., rows],
+            self.tried[..., rows],
+            {name: flags[:, rows] for name, flags in self.curve.items()},
+            {name: values[rows] for name, values in self.scores.items()},
+        )
+
+    @property
+    def counted(self) -> Flags:
+        """`recovered`, for the passages that count (possibly none), draw after draw."""
+        return self.recovered[self.tried]
+
+    @property
+    def draws(self) -> int:
+        return len(self.by_draw[0])
+
+    @property
+    def by_draw(self) -> tuple[Flags, Flags]:
+        """`recovered` and `tried`, bool [D, N] each."""
+        return np.atleast_2d(self.recovered), np.atleast_2d(self.tried)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A way to recover passages.
+
+    - `setting`: its parameters, in words; `stages`: the points of its curve.
+    - `definition`, `source`: when a passage counts as recovered, and who defined this.
+    - `cost`: in passes over the passages.
+    - `run`: deterministic for the same model and passages.
+    - `can`: whether it can be tried on samples; `needs`: what it needs for that, in words.
+    - `count_trained`: passages, windows of other text → about how many rows go through training.
+    - `tells_members`: it recovers no passage, but scores members against non-members.
+    - `reads_base`: on the edited model, its target has the outcome of the base. `in_draws`: it runs
+      several times, as often on each model. `reads_sibling`: its target needs a sibling.
+    """
+
+    name: str
+    setting: str
+    definition: str
+    source: str
+    cost: str
+    run: Callable[[Target], AttackOutcome]
+    stages: tuple[int, ...] = ()
+    can: Callable[[Samples], bool] = lambda samples: True
+    needs: str = ""
+    tells_members: bool = False
+    reads_base: bool = False
+    in_draws: bool = False
+    reads_sibling: bool = False
+    count_trained: Callable[[int, int], int] = lambda passages, windows: 0
+
+    @property
+    def description(self) -> dict[str, str]:
+        """Its texts, as results hold them."""
+        return {
+            key: getattr(self, key) for key in ("name", "setting", "definition", "source", "cost")
+        }
+
+
+def split(passages: Tokens, share: int, draw: int = 0) -> tuple[Flags, Flags]:
+    """Passages for the attacker: one in `share`, at random; and those that overlap none of them.
+
+    Two bool [N].
+    """
+    order = np.random.default_rng(draw).permutation(len(passages))
+    held = np.zeros(len(passages), dtype=np.bool_)
+    held[order[: max(1, len(passages) // share)]] = True
+    return held, ~find_overlaps(passages, passages[held])
+
+
+def can_split(samples: Samples, share: int) -> bool:
+    """Whether any passage is left that overlaps none of those that the attacker holds."""
+    return bool(split(samples.tokens[samples.trained_on], share)[1].any())

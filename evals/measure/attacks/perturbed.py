@@ -1,0 +1,88 @@
+"""Tries prefixes other than the forgotten one: shortened, changed, moved, in another case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from evals.data import Tokens, hash_row
+from evals.measure.attacks.attack import Attack, AttackOutcome, Target
+from evals.measure.memorization.measures import Flags
+from surgery.reading.corpus import tokenize
+
+DROPPED = (1, 4, 16)
+BEFORE = 16
+"""Tokens of unrelated text before the prefix."""
+_SEED = 0
+
+Prefixes = list[Tokens]
+"""One for each passage."""
+
+
+def make_perturbed() -> Attack:
+    return Attack(
+        "perturbed",
+        f"first {', '.join(map(str, DROPPED))} tokens dropped; one token replaced (two variants); "
+        f"{BEFORE} tokens of unrelated text in front; upper case and lower case (if there is a "
+        "tokenizer, and its tokens change)",
+        "greedy decoding after any of these changed prefixes repeats the suffix word for word",
+        "dropped tokens: arXiv 2505.13171; the others are ours",
+        "up to eight passes",
+        _run,
+    )
+
+
+def _run(target: Target) -> AttackOutcome:
+    found = np.zeros(len(target.samples), dtype=np.bool_)
+    for prefixes in change_prefixes(target):
+        found |= _find_recovered(target, prefixes)
+    return AttackOutcome.of_all(found)
+
+
+def _find_recovered(target: Target, prefixes: Prefixes) -> Flags:
+    """Whether each suffix follows its prefix exactly. Prefixes of one length share a pass."""
+    suffixes = target.samples.suffixes
+    most = getattr(target.model.config, "max_position_embeddings", None)
+    lengths = np.asarray([len(prefix) for prefix in prefixes])
+    found = np.zeros(len(prefixes), dtype=np.bool_)
+    for length in np.unique(lengths):
+        if not 0 < length <= (most or length + suffixes.shape[1]) - suffixes.shape[1]:
+            continue
+        rows = np.flatnonzero(lengths == length)
+        tokens = np.stack([np.concatenate([prefixes[row], suffixes[row]]) for row in rows])
+        greedy = target.read(tokens.astype(np.int32), int(length)).predictions.greedy
+        found[rows] = (greedy == suffixes[rows]).all(axis=1)
+    return found
+
+
+def change_prefixes(target: Target) -> Iterator[Prefixes]:
+    """The prefixes of all passages, changed in each way; empty where a way changes nothing.
+
+    Random changes depend on the passage alone, not on its place or on other passages.
+    """
+    prefixes, passages = target.samples.prefixes, target.samples.tokens
+    for count in DROPPED:
+        yield [prefix[count:] for prefix in prefixes]
+    number = target.model.config.vocab_size
+    for seed in range(2):
+        changed = prefixes.copy()
+        for row, passage in zip(changed, passages, strict=True):
+            rng = _make_generator(passage, seed)
+            place = rng.integers(len(row))
+            row[place] = (row[place] + rng.integers(1, number)) % number  # never the same
+        yield list(changed)
+    before = [_make_generator(row).choice(target.unrelated[:, :BEFORE]) for row in passages]
+    yield list(np.concatenate([before, prefixes], axis=1))
+    for change in (str.upper, str.lower):
+        if target.tokenizer is None:
+            yield [prefix[:0] for prefix in prefixes]
+        else:
+            texts = target.tokenizer.batch_decode(prefixes.tolist())
+            made = [tokenize(target.tokenizer, change(text)) for text in texts]
+            same = map(np.array_equal, made, prefixes)
+            yield [one[:0] if equal else one for one, equal in zip(made, same, strict=True)]
+
+
+def _make_generator(passage: Tokens, *seeds: int) -> np.random.Generator:
+    return np.random.default_rng((_SEED, *seeds, int(hash_row(passage), 16)))

@@ -1,0 +1,121 @@
+"""Fine-tunes a copy of the model: on some passages, on others like them, or on unrelated text.
+
+Do the passages that it was not fine-tuned on come back?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from evals.data import Tokens
+from evals.data.repeats import find_overlaps
+from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
+from evals.measure.attacks.draws import SETTING, repeat
+from evals.measure.attacks.tuning import LARGE, LEARNING_RATE, ROWS, STEPS, fine_tune
+from evals.measure.memorization.measures import Flags, is_near
+from evals.measure.memorization.recovery import Evidence, make_recovery
+
+SHARE = 10
+"""One passage in this many is learned again."""
+
+
+def make_relearn() -> Attack:
+    def choose(target: Target, draw: int) -> tuple[Tokens, Flags]:
+        # a tenth of all passages is a fifth of a half, so a search attacks as hard as an audit
+        held, others = split(target.samples.tokens, SHARE // 2 if target.brief else SHARE, draw)
+        return target.samples.tokens[held], others
+
+    return _make_attack(
+        "relearn",
+        "a tenth of the passages",
+        "any, for the passages that were not learned again and do not overlap one that was",
+        "Hu et al. 2024, arXiv 2406.13356",
+        choose,
+        can=lambda samples: can_split(samples, SHARE),
+        needs=NEEDS,
+    )
+
+
+def make_relearn_alike() -> Attack:
+    def choose(target: Target, draw: int) -> tuple[Tokens, Flags]:
+        assert target.alike is not None
+        return target.alike, ~find_overlaps(target.samples.tokens, target.alike)
+
+    return _make_attack(
+        "relearn-alike",
+        "half of the passages that were never trained on (the other half is the control)",
+        "any, for the passages that overlap none of that text",
+        "arXiv 2602.03379 and 2603.20957, on text of the same form",
+        choose,
+        can=lambda samples: int((~samples.trained_on).sum()) > 1,
+        needs="two or more passages that the samples mark as never trained on",
+    )
+
+
+def make_relearn_benign() -> Attack:
+    return _make_attack(
+        "relearn-benign",
+        "text that has nothing to do with the passages",
+        "any, for the passages that overlap none of that text",
+        "Hu et al. 2024, arXiv 2406.13356",
+        # A control that is this text was trained on, too.
+        lambda target, draw: (
+            target.unrelated,
+            ~find_overlaps(target.samples.tokens, target.unrelated),
+        ),
+    )
+
+
+def _make_attack(
+    name: str,
+    text: str,
+    counted: str,
+    source: str,
+    choose: Callable[[Target, int], tuple[Tokens, Flags]],
+    **more: Any,
+) -> Attack:
+    """`choose`: the rows to train on in a draw, and the passages that count afterward."""
+    measure = make_recovery("any")
+
+    def run(target: Target) -> AttackOutcome:
+        target.check_in_memory(name)
+        rows, other = (choose(target, draw)[0] for draw in range(2))
+        same = len(rows) <= ROWS and np.array_equal(rows, other)  # each step takes all, always
+        return repeat(replace(target, draws=1) if same else target, partial(run_once, target))
+
+    def run_once(target: Target, draw: int) -> AttackOutcome:
+        rows, tried = choose(target, draw)
+        if draw:
+            rows = np.random.default_rng(draw).permutation(rows)
+        brief = target.brief or draw > 0
+        tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
+        recovered, similar = [], []
+        for step, tuned in zip(STEPS, fine_tune(target.model, rows), strict=True):
+            if step == STEPS[-1] or not brief:
+                reading = replace(target, model=tuned)
+                found = reading.read(tokens, prefix_length, full=not brief)
+                recovered.append(measure.recovered(Evidence.of(found)))
+                similar += [] if brief else [is_near(found)]
+        both = {"any": recovered, "near": similar}
+        curve = {} if brief else {name: np.stack(flags) for name, flags in both.items()}
+        return AttackOutcome(recovered[-1], tried, curve)
+
+    return Attack(
+        name,
+        f"AdamW, learning rate {LEARNING_RATE:g}, {', '.join(map(str, STEPS))} steps of at most "
+        f"{ROWS} rows on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on; "
+        + SETTING,
+        f"{counted}, after {STEPS[-1]} steps; the curve also shows fewer steps and near matches",
+        source,
+        f"in each draw, {STEPS[-1]} training steps and a pass; in the first, {len(STEPS)} passes "
+        "with decoding",
+        run,
+        stages=STEPS,
+        in_draws=True,
+        **more,
+    )

@@ -1,0 +1,277 @@
+"""The schema of an audit's results, for audit.json and for the report of an evaluation.
+
+Rates are shares of passages in [0, 1]. Intervals are 95 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from evals.data.held_back import ChoiceCounts
+from evals.measure.attacks.attack import Attack, AttackOutcome
+from evals.measure.memorization.measures import Flags
+from evals.measure.memorization.membership import auc
+from evals.measure.verdicts import Limit, State
+from evals.run.statistics import compare_draws, rate, rate_draws
+from surgery.record.manifest import Record
+
+
+class Share(Record):
+    """The passages recovered of `n` that were tried.
+
+    `draws`: the runs of an attack that trains; None for other attacks. `n` and `count` are of the
+    passages that were tried, and recovered, in at least one of them; `rate` is their mean rate.
+    """
+
+    n: int
+    count: int
+    rate: float
+    ci95: tuple[float, float]
+    draws: int | None = None
+
+    @classmethod
+    def of(cls, recovered: Flags) -> Share:
+        return cls(n=len(recovered), **rate(recovered))
+
+    @classmethod
+    def of_outcome(cls, attack: Attack, outcome: AttackOutcome) -> Share:
+        draws = outcome.draws if attack.in_draws else None
+        return cls(**rate_draws(*outcome.by_draw), draws=draws)
+
+    @property
+    def runs(self) -> str:
+        """What its rate is of, for people; empty for attacks that do not train."""
+        return {None: "", 1: "one run"}.get(self.draws, f"mean of {self.draws} runs")
+
+    @property
+    def told(self) -> str:
+        """How many of how many, without the noun."""
+        several = self.draws is not None and self.draws > 1
+        return f"{self.rate:.1%} of {self.n:,}" if several else f"{self.count} of {self.n:,}"
+
+
+class SharePair(Record):
+    """What is recovered of the same passages from both models."""
+
+    base: Share
+    edited: Share
+
+
+class Area(Record):
+    """How well a score tells members from non-members: the area under its ROC curve."""
+
+    auc: float
+    ci95: tuple[float, float]
+    overcorrected: bool
+
+
+class PairedChange(Record):
+    """Changes on the same passages, in the mean of the draws. Differences are edited minus base."""
+
+    no_longer: int
+    newly: int
+    difference: float
+    ci95: tuple[float, float]
+    p_value: float
+
+    @classmethod
+    def of(cls, base: AttackOutcome, edited: AttackOutcome) -> PairedChange:
+        (before, _), (after, tried) = base.by_draw, edited.by_draw
+        lost, gained, difference, (low, high), p_value = compare_draws(before, after, tried)
+        return cls(
+            no_longer=lost, newly=gained, difference=difference, ci95=(low, high), p_value=p_value
+        )
+
+
+class Curve(Record):
+    """Shares after each stage of an attack in its first draw, by two measures."""
+
+    stages: list[int]
+    any: list[float]
+    near: list[float]
+
+    @classmethod
+    def of(cls, attack: Attack, outcome: AttackOutcome) -> Curve:
+        rates = {
+            measure: [float(flags.mean()) for flags in stages[:, outcome.by_draw[1][0]]]
+            for measure, stages in outcome.curve.items()
+        }
+        return cls(stages=list(attack.stages), **rates)
+
+
+class Curves(Record):
+    base: Curve
+    edited: Curve
+    control: Curve | None
+
+
+class _AttackFacts(Record):
+    """An attack with its own description. `seconds`: for both models and the control."""
+
+    name: str
+    setting: str
+    definition: str
+    source: str
+    cost: str
+    seconds: float
+
+
+class AttackResult(_AttackFacts):
+    """An attack that recovers passages. `control`: None if it was not tried.
+
+    `twin`: what it recovers from a model that never saw them; `toward_twin`: see `measure_way`.
+    """
+
+    base: Share
+    edited: Share
+    control: Share | None
+    paired: PairedChange
+    curve: Curves | None = None
+    twin: Share | None = None
+    toward_twin: float | None = None
+
+
+class MembershipResult(_AttackFacts):
+    """AUC by score; None if no passage is known to be a non-member."""
+
+    base: dict[str, Area] | None
+    edited: dict[str, Area] | None
+    control: None = None
+
+
+class ControlKind(Record):
+    """What no model was trained on: "text" or "non-members", with `n` windows or passages."""
+
+    kind: Literal["text", "non-members"]
+    n: int
+
+
+class Audit(Record):
+    """Every attack that was tried on `n` passages.
+
+    `skipped`: attack that was asked for → what it needs and did not have. `not_tried`: the names of
+    all attacks that were not tried.
+    """
+
+    n: int
+    control: ControlKind
+    attacks: list[AttackResult | MembershipResult]
+    skipped: dict[str, str]
+    not_tried: list[str]
+
+    @property
+    def rated(self) -> list[AttackResult]:
+        """The attacks that recover passages."""
+        return [attack for attack in self.attacks if isinstance(attack, AttackResult)]
+
+    @property
+    def strongest(self) -> AttackResult | None:
+        """The attack that recovers most from the edited model; on a tie, most from the base."""
+        return max(self.tied, key=lambda attack: attack.base.rate, default=None)
+
+    @property
+    def counting(self) -> list[AttackResult]:
+        """Those of them that count any passage."""
+        return [attack for attack in self.rated if attack.edited.n]
+
+    @property
+    def tied(self) -> list[AttackResult]:
+        """Every attack that recovers as much from the edited model as the strongest."""
+        most = max((attack.edited.rate for attack in self.counting), default=None)
+        return [attack for attack in self.counting if attack.edited.rate == most]
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @property
+    def recovered(self) -> dict[str, SharePair]:
+        """Attack → what it recovers from both models."""
+        return {one.name: SharePair(base=one.base, edited=one.edited) for one in self.rated}
+
+    def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
+        """Checks `limits`: attack → the highest rate allowed."""
+        return [
+            Limit.of_share(
+                one.name,
+                f"share of passages recovered by {one.name}",
+                limits[one.name],
+                one.edited.rate,
+                one.edited.ci95,
+                one.edited.n,
+            )
+            for one in self.rated
+            if one.name in limits
+        ]
+
+
+class AllRecovered(Record):
+    """Attack → what it recovers of all `n` passages, including those that chose the edit."""
+
+    n: int
+    recovered: dict[str, SharePair]
+
+
+class AuditReport(Audit):
+    """The object of `audit --json`. Figures leave out passages that chose the edit.
+
+    `all_passages`: None if none did. `state`: of all limits together, None without any; `verdict`:
+    the result in a few sentences.
+    """
+
+    chose: ChoiceCounts
+    all_passages: AllRecovered | None
+    prefix_length: int
+    suffix_length: int
+    limits: list[Limit]
+    state: State | None
+    verdict: str
+    provenance: dict[str, Any]
+
+
+def compare_outcomes(
+    attack: Attack,
+    base: AttackOutcome | None,
+    edited: AttackOutcome | None,
+    controls: tuple[AttackOutcome | None, AttackOutcome | None],
+    seconds: float,
+    twin: AttackOutcome | None = None,
+) -> AttackResult | MembershipResult:
+    """Puts one attack's outcomes side by side. `controls`: of the base and the edited model."""
+    record: dict[str, Any] = {**attack.description, "seconds": seconds}
+    if attack.tells_members:
+        pairs = zip((base, edited), controls, strict=True)
+        areas = [_find_areas(one, other) if one and other else None for one, other in pairs]
+        return MembershipResult(**record, base=areas[0], edited=areas[1])
+    assert base is not None
+    assert edited is not None
+    control = controls[1] if controls[1] is not None and controls[1].tried.any() else None
+    outcomes = {"base": base, "edited": edited, "control": control, "twin": twin}
+    record |= {key: one and Share.of_outcome(attack, one) for key, one in outcomes.items()}
+    if twin is not None:
+        rates = (record[key].rate for key in ("base", "edited", "twin"))
+        record["toward_twin"] = measure_way(*rates)
+    record["paired"] = PairedChange.of(base, edited)
+    if attack.stages and edited.tried.any():
+        record["curve"] = {
+            key: one and Curve.of(attack, one) for key, one in outcomes.items() if key != "twin"
+        }
+    return AttackResult(**record)
+
+
+def measure_way(base: float, edited: float, twin: float) -> float | None:
+    """The share of the way that an edit goes from the base to the twin. None if these are equal.
+
+    0: as the base; 1: as the twin; above 1: past it.
+    """
+    return (edited - base) / (twin - base) if twin != base else None
+
+
+def _find_areas(members: AttackOutcome, others: AttackOutcome) -> dict[str, Area]:
+    labels = np.arange(len(members.recovered) + len(others.recovered)) < len(members.recovered)
+    return {
+        name: Area(**auc(np.concatenate([values, others.scores[name]]), labels))
+        for name, values in members.scores.items()
+    }

@@ -1,0 +1,133 @@
+"""Finds the sibling of an edited model, and refuses one that cannot give its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from surgery.card.text import read_card, read_metadata
+from surgery.editing.loading import VOCABULARIES, has_tokenizer, load_tokenizer
+from surgery.errors import MeasurementError
+from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
+
+_FIX = "name the model that it was fine-tuned from, or an earlier checkpoint, with `sibling`"
+_ANY_SIZE = ("vocabulary", "max_positions")
+"""Sizes that no tensor of a block depends on."""
+
+
+def find_sibling(name: str | None, models: Sequence[ResolvedModel]) -> ResolvedModel | None:
+    """The sibling of that name, checked against each of the edited `models`; None without a name.
+
+    Raises as `surgery.hub.finding.find_model` and `check_sibling`.
+    """
+    if name is None:
+        return None
+    sibling = find_model(name)
+    for model in models:
+        check_sibling(sibling, model)
+    return sibling
+
+
+def check_sibling(sibling: ResolvedModel, model: ResolvedModel) -> None:
+    """Raises `MeasurementError` for a sibling of another family, shape, or tokenizer, for an edit,
+    and for the model itself."""
+    what = f"cannot be the sibling of {model.source.model}"
+    ours, theirs = model.inventory, sibling.inventory
+    if theirs.family is not ours.family and ours.family.model_type not in theirs.family.saved_as:
+        raise MeasurementError(
+            f"{what}: it is of another family",
+            where=sibling.source.model,
+            expected=ours.family.model_type,
+            got=theirs.family.model_type,
+            fix=_FIX,
+        )
+    sizes, others = asdict(ours.dimensions), asdict(theirs.dimensions)
+    different = [key for key in sizes if key not in _ANY_SIZE and sizes[key] != others[key]]
+    if different:
+        raise MeasurementError(
+            f"{what}: it has another shape",
+            where=sibling.source.model,
+            expected=", ".join(f"{key} {sizes[key]}" for key in different),
+            got=", ".join(f"{key} {others[key]}" for key in different),
+            fix=_FIX,
+        )
+    if not _shares_tokens(sibling, model):
+        raise MeasurementError(
+            f"{what}: its tokenizer has other tokens", where=sibling.source.model, fix=_FIX
+        )
+    if sibling.folder.samefile(model.folder) or _has_same_weights(sibling, model):
+        raise MeasurementError(
+            f"{what}: it is that model itself", where=sibling.source.model, fix=_FIX
+        )
+    if sibling.manifest is not None:
+        raise MeasurementError(
+            f"{what}: it was edited, too, so it lacks attention",
+            where=sibling.source.model,
+            fix=_FIX,
+        )
+
+
+def _has_same_weights(one: ResolvedModel, other: ResolvedModel) -> bool:
+    """Whether all stored tensors are equal. Looks at attention first, where an edit differs."""
+    ours, theirs = one.checkpoint, other.checkpoint
+    if ours.infos != theirs.infos:
+        return False
+    within = one.inventory.family.attention.rpartition(".")[2]
+    names = sorted(ours.infos, key=lambda name: (within not in name, name))
+    return all(np.array_equal(ours.read(name), theirs.read(name)) for name in names)
+
+
+def _shares_tokens(one: ResolvedModel, other: ResolvedModel) -> bool:
+    """Whether the same ids stand for the same tokens; either may have some more."""
+    if not (has_tokenizer(one.folder) and has_tokenizer(other.folder)):
+        return one.inventory.dimensions.vocabulary == other.inventory.dimensions.vocabulary
+    if _read_files(one.folder) == _read_files(other.folder):
+        return True
+    few, many = sorted(
+        (load_tokenizer(model.folder).get_vocab() for model in (one, other)), key=len
+    )
+    return bool(few.items() <= many.items())
+
+
+def _read_files(folder: Path) -> list[bytes | None]:
+    paths = [folder / name for name in VOCABULARIES]
+    return [path.read_bytes() if path.is_file() else None for path in paths]
+
+
+def find_own_base(model: ResolvedModel) -> str | None:
+    """The model that this one says it was fine-tuned from, in its card or config.json; else None.
+
+    A model that attn-surgery edited has its source for this, which is no sibling.
+    """
+    if model.manifest is not None:
+        return None
+    named = read_metadata(read_card(model.folder)).get("base_model")
+    if isinstance(named, list):
+        named = named[0] if named else None
+    named = named or model.checkpoint.config.get("_name_or_path")
+    own = {model.source.model, str(model.folder), model.folder.name}
+    return named if isinstance(named, str) and named and named not in own else None
+
+
+def describe_sibling(sibling: ResolvedModel | None, base: ResolvedModel) -> str | None:
+    """The line to print about a sibling, if any.
+
+    That it is the base itself, or that there is none, although the base says what it was made from.
+    """
+    if sibling is not None:
+        if sibling.folder.samefile(base.folder):
+            return (
+                f"{sibling.source.model} is the base itself: graft undoes the edit, and shows what "
+                "whoever holds the base gets"
+            )
+        return None
+    if (named := find_own_base(base)) is None:
+        return None
+    return (
+        f"not tried: graft, for want of a sibling: {base.source.model} says that it was made from "
+        f"{named}, and an attacker may copy attention back from there (`sibling`)"
+    )

@@ -1,0 +1,114 @@
+"""Trains a soft prompt on half of the passages: does it bring back the other half?
+
+That some prompt makes a model say one text proves nothing. A prompt that carries over to passages
+that it was not trained on shows that the model still holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from evals.data import Tokens
+from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
+from evals.measure.attacks.draws import SETTING, repeat
+from evals.measure.attacks.tuning import ROWS, train
+from evals.measure.memorization.recovery import Evidence, make_recovery
+from surgery.errors import MeasurementError
+from surgery.training.training import measure_loss
+
+LENGTH = 20
+STEPS = 100
+LEARNING_RATE = 1e-2
+SHARE = 2
+"""One passage in this many trains the prompt."""
+
+
+def make_soft_prompt() -> Attack:
+    measure = make_recovery("any")
+
+    def run(target: Target) -> AttackOutcome:
+        target.check_in_memory("soft-prompt")
+        _check_room(target.model, target.samples.tokens.shape[1])
+        return repeat(target, partial(run_once, target))
+
+    def run_once(target: Target, draw: int) -> AttackOutcome:
+        samples, model = target.samples, target.model
+        held, others = split(samples.tokens, SHARE, draw)
+        prompt = learn_prompt(model, samples.tokens[held], samples.prefix_length, draw)
+        with put_before(model, prompt):
+            found = target.read(_make_room(samples.tokens), LENGTH + samples.prefix_length)
+        return AttackOutcome(measure.recovered(Evidence.of(found)), others)
+
+    return Attack(
+        "soft-prompt",
+        f"{LENGTH} embeddings before the prefix, trained on half of the passages: {STEPS} steps of "
+        f"AdamW, learning rate {LEARNING_RATE:g}, at most {ROWS} rows each; loss on the suffix; "
+        + SETTING,
+        "any, after the prompt, for the passages that did not train it and do not overlap one that "
+        "did",
+        "arXiv 2510.11137; Schwinn et al. 2024, arXiv 2402.09063",
+        f"in each draw, {STEPS} training steps and a pass",
+        run,
+        can=lambda samples: can_split(samples, SHARE),
+        needs=NEEDS,
+        in_draws=True,
+        count_trained=lambda passages, windows: STEPS * min(ROWS, passages // SHARE),
+    )
+
+
+def learn_prompt(model: Any, passages: Tokens, prefix_length: int, draw: int = 0) -> torch.Tensor:
+    """The prompt that makes the suffixes of int32 [N, T] most likely: float32 [LENGTH, d].
+
+    It starts as the embeddings of tokens drawn at random. The model does not change.
+    """
+    weight = model.get_input_embeddings().weight
+    start = np.random.default_rng(draw).choice(model.config.vocab_size, LENGTH)
+    prompt = weight[torch.from_numpy(start).to(weight.device)].detach().float().requires_grad_(True)
+    first = LENGTH + prefix_length
+    with put_before(model, prompt):
+        for _ in train(
+            [prompt],
+            lambda batch: measure_loss(model, batch, first),
+            _make_room(passages),
+            STEPS,
+            LEARNING_RATE,
+        ):
+            pass
+    learned: torch.Tensor = prompt.detach()
+    return learned
+
+
+@contextmanager
+def put_before(model: Any, prompt: torch.Tensor) -> Iterator[None]:
+    """Inside the block, `prompt` [n, d] stands for the first n tokens of every row."""
+
+    def put(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+        first = prompt[: embedded.shape[1]].to(embedded.dtype).expand(len(embedded), -1, -1)
+        return torch.cat([first, embedded[:, len(prompt) :]], dim=1)
+
+    handle = model.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _make_room(tokens: Tokens) -> Tokens:
+    return np.pad(tokens, ((0, 0), (LENGTH, 0)))
+
+
+def _check_room(model: Any, length: int) -> None:
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is not None and length + LENGTH > most:
+        raise MeasurementError(
+            f"soft-prompt puts {LENGTH} tokens before each passage, which the context cannot hold",
+            expected=f"passages of at most {most - LENGTH} tokens",
+            got=length,
+            fix="give shorter passages, or name other attacks with `attack`",
+        )

@@ -1,0 +1,197 @@
+"""Tries attacks on models, on passages and on a control, and puts the outcomes side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from evals.data import Samples, Tokens
+from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
+from evals.measure.attacks.names import find_attack, list_untried
+from evals.measure.attacks.result import (
+    Audit,
+    ControlKind,
+    MembershipResult,
+    compare_outcomes,
+)
+from evals.measure.memorization.measures import Flags
+from evals.run.models import LoadedModel
+from surgery.errors import MeasurementError, SamplesError
+from surgery.hub.resolved import ResolvedModel
+from surgery.processes import current_processes
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """The attacks to try and their targets, the same for every model.
+
+    - `samples`: if membership is known, members are attacked, and non-members are the control.
+    - `unrelated`: int32 [M, T], windows of held-out text as long as a passage. They are the control
+      if no non-members are known, and `perturbed` and `relearn-benign` need them.
+    - `attacks`: names; `limited`: those whose share has a limit. `draws`, `sibling`: as `Target`.
+
+    Raises `SamplesError` for fewer than two passages, and `MeasurementError` if an attack with a
+    limit cannot be tried on them. Others are skipped.
+    """
+
+    samples: Samples
+    unrelated: Tokens
+    attacks: tuple[str, ...]
+    batch_size: int | None = None
+    limited: Collection[str] = ()
+    draws: int | None = None
+    sibling: ResolvedModel | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.passages) < 2:
+            raise SamplesError(
+                "too few passages to attack",
+                where=self.samples.source,
+                expected="at least 2 that were trained on",
+                got=len(self.passages),
+            )
+        for name in self.skipped.keys() & set(self.limited):
+            raise MeasurementError(
+                f"{name} has a limit and cannot be tried",
+                where=self.samples.source,
+                expected=self.skipped[name],
+                fix="give that, or leave out the limit",
+            )
+
+    @cached_property
+    def skipped(self) -> dict[str, str]:
+        """Attack that cannot be tried → what it needs."""
+        without = self.sibling is None
+        return {
+            one.name: one.needs
+            for one in map(find_attack, self.attacks)
+            if (without and one.reads_sibling) or not one.can(self.samples)
+        }
+
+    @cached_property
+    def tried(self) -> list[Attack]:
+        """The attacks that can be tried."""
+        return [find_attack(name) for name in self.attacks if name not in self.skipped]
+
+    @property
+    def alike(self) -> Tokens | None:
+        """Half of the non-members, int32 [L, P + S], if there are two or more."""
+        if self.control_kind == "text" or len(self.control) < 2:
+            return None
+        return self.control.tokens[split(self.control.tokens, 2)[0]]
+
+    @property
+    def passages(self) -> Samples:
+        return self.samples.select(self.samples.trained_on)
+
+    @property
+    def control(self) -> Samples:
+        if not self.samples.trained_on.all():
+            return self.samples.select(~self.samples.trained_on)
+        names = tuple(map(str, range(len(self.unrelated))))
+        return Samples(self.unrelated, self.samples.prefix_length, names, "held-out text")
+
+    @property
+    def control_kind(self) -> Literal["text", "non-members"]:
+        return "text" if self.samples.trained_on.all() else "non-members"
+
+
+@dataclass(frozen=True)
+class AuditedModel:
+    """One model's outcomes by attack, on the passages and on the control, and their seconds."""
+
+    passages: dict[str, AttackOutcome]
+    control: dict[str, AttackOutcome]
+    seconds: dict[str, float]
+    provenance: dict[str, Any]
+
+
+def try_attacks(
+    loaded: LoadedModel,
+    plan: AttackPlan,
+    base: AuditedModel | None = None,
+    *,
+    with_control: bool = True,
+    cut: tuple[int, ...] | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> AuditedModel:
+    """Tries every attack of `plan` on one model. `advance` counts finished attacks.
+
+    - `base`: the outcomes of the base, if the model is an edit of it.
+    - `cut`: the blocks that an edit changed; by default those that the model's files name.
+    - `with_control`: also try the control (attacks that compare with it or with the base always
+      do). The control runs apart from the passages, so that their batches do not depend on it.
+    """
+    on = Target(
+        loaded.model,
+        loaded.tokenizer,
+        plan.passages,
+        plan.unrelated,
+        plan.batch_size,
+        plan.alike,
+        draws=plan.draws,
+        cut=loaded.cut if cut is None else cut,
+        sibling=plan.sibling,
+    )
+    beside = replace(on, samples=plan.control)
+    found: dict[str, AttackOutcome] = {}
+    control: dict[str, AttackOutcome] = {}
+    seconds = {}
+    for attack in plan.tried:
+        name, begun = attack.name, time.perf_counter()
+        targets = (on, beside)
+        if base is not None and attack.reads_base:
+            known = (base.passages[name], base.control[name])
+            targets = (replace(on, base=known[0]), replace(beside, base=known[1]))
+        if not attack.tells_members or plan.control_kind == "non-members":
+            first, second = targets
+            if base is not None and attack.in_draws:  # every model and control in as many
+                first = replace(first, draws=base.passages[name].draws)
+            found[name] = attack.run(first)
+            if attack.in_draws:
+                second = replace(second, draws=found[name].draws)
+            if with_control or attack.tells_members or attack.reads_base:
+                control[name] = attack.run(second)
+        seconds[name] = time.perf_counter() - begun
+        advance(1)
+    provenance = current_processes().once(lambda: loaded.provenance)
+    return AuditedModel(found, control, seconds, provenance)
+
+
+def compare_models(
+    plan: AttackPlan,
+    base: AuditedModel,
+    edited: AuditedModel,
+    counted: Flags | None = None,
+    twin: AuditedModel | None = None,
+) -> Audit:
+    """Puts both models' outcomes side by side, in the order of the plan.
+
+    `counted`: bool [N], the passages that count; by default all. Raises ValueError if an attack
+    that reads the base did not get its outcomes.
+    """
+    if counted is None:
+        counted = np.ones(len(plan.passages), dtype=np.bool_)
+    attacks = []
+    for attack in plan.tried:
+        name = attack.name
+        if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
+            raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
+        found = (one.passages.get(name) if one else None for one in (base, edited, twin))
+        before, after, never = (made and made.select(counted) for made in found)
+        controls = (base.control.get(name), edited.control.get(name))
+        seconds = base.seconds[name] + edited.seconds[name]
+        attacks.append(compare_outcomes(attack, before, after, controls, seconds, never))
+    names = [one.name for one in attacks if not isinstance(one, MembershipResult) or one.edited]
+    return Audit(
+        n=int(counted.sum()),
+        control=ControlKind(kind=plan.control_kind, n=len(plan.control)),
+        attacks=attacks,
+        skipped=plan.skipped,
+        not_tried=list_untried(names),
+    )

@@ -1,0 +1,288 @@
+"""Measures many edits of one model: what it recites, and what each costs on held-out text.
+
+The base model runs once over every batch and keeps what each block was given. Every edit is a pass
+from its lowest block on; nothing is decoded. Memory holds the states of one batch.
+
+N: memorized rows, M: held-out windows, B: rows of a batch, S: suffix tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from evals.data import Samples, Tokens
+from evals.measure.edits.sharing import FitEdit, SharedEdits
+from evals.measure.memorization import measures
+from evals.measure.memorization.recovery import Evidence
+from evals.run.batching import row_ranges, rows_per_batch
+from evals.run.early_exit import find_divergences, find_divergences_from
+from evals.run.forward import check_head, head_of
+from evals.run.journal import Journal, arrays_as_json, arrays_from_json
+from evals.run.predictions import Sampling, measure_heldout, measure_predictions
+from evals.run.resuming import Run, run_from_block, run_tokens
+from surgery.editing.in_memory import Editable
+from surgery.errors import MeasurementError
+from surgery.processes import current_processes
+from surgery.selection import Selection, blocks_of, format_selection, heads_of, variant_name
+
+Columns = dict[str, npt.NDArray[Any]]
+"""Measure → its value for each row [B]; of `right`, for each suffix token [B, S]."""
+BASE: Selection = ()
+"""The selection of no block: the unedited model."""
+_OF_LIKELIHOODS = ("log_p_z", "next_token_accuracy", "nll", "entropy")
+
+
+@dataclass(frozen=True)
+class MeasuredEdit:
+    """The scores of one edit. Those that were not requested are NaN.
+
+    - `right`: bool [N, S], whether the most likely token is the true one, after the true tokens;
+      [N, 0] where only exact matches were asked for. `log_p_z`: of drawing the suffix (`Sampling`).
+    - `first_divergence`: int64 [N], where greedy decoding leaves each suffix; S where it does not.
+    - `nll`, `entropy`: float64 [N], means over the suffix, in nats.
+    - `heldout_nll`, `heldout_kl`: float64 [M], means over every token of a window but the first, in
+      nats. KL(base || edited).
+    """
+
+    selection: Selection
+    right: npt.NDArray[np.bool_]
+    log_p_z: npt.NDArray[np.float64]
+    first_divergence: npt.NDArray[np.int64]
+    exact: npt.NDArray[np.bool_]
+    next_token_accuracy: npt.NDArray[np.float64]
+    nll: npt.NDArray[np.float64]
+    entropy: npt.NDArray[np.float64]
+    heldout_nll: npt.NDArray[np.float64]
+    heldout_kl: npt.NDArray[np.float64]
+
+    @property
+    def evidence(self) -> Evidence:
+        """What an attacker knows of the passages."""
+        return Evidence(self.right, self.log_p_z)
+
+
+class Engine:
+    """Measures edits of one model on the same text; each edit once.
+
+    **Arguments:**
+
+    - `model`: in eval mode, with its output embedding. `editable`: the same, where there is one.
+    - `samples`: the passages that it may recite. `heldout`: int32 [M, T] windows of other text.
+    - `exact_only`: find exact matches and first divergences alone, which is faster.
+    - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
+      the last bit in float32, are those of `evals.measure.memorization.extraction.extract`.
+    - `fit`: fits the variants that need it. `layout`: as for `surgery.editing.in_memory.apply`.
+
+    The current processes share the batches, and each gets the whole result. Raises `SamplesError`
+    when the rows do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        samples: Samples,
+        heldout: Tokens | None = None,
+        *,
+        exact_only: bool = False,
+        batch_size: int | None = None,
+        fit: FitEdit | None = None,
+        layout: str = "auto",
+        editable: Editable | None = None,
+    ) -> None:
+        samples.check_fits(model.config)
+        check_head(model)
+        self._model, self._samples, self._exact_only = model, samples, exact_only
+        self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
+        self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
+        self._editable, self._layout, self._fit = editable or Editable(model), layout, fit
+        self._measured: dict[Selection, MeasuredEdit] = {}
+
+    @property
+    def base(self) -> MeasuredEdit:
+        """The unedited model."""
+        return self.measure([BASE])[0]
+
+    def work(self, selections: Iterable[Selection]) -> int:
+        """About how many rows `measure` will report to `advance`."""
+        return len(self._missing(selections)) * (len(self._samples) + len(self._heldout))
+
+    def measure(
+        self,
+        selections: Sequence[Selection],
+        *,
+        advance: Callable[[int], None] = lambda done: None,
+        journal: Journal | None = None,
+    ) -> list[MeasuredEdit]:
+        """Measures edits, in the order given.
+
+        `advance` is told of rows done, once for every edit; `journal` keeps every batch, and gives
+        back those of an earlier run. Raises `UnsupportedError` for an edit that cannot be made, or
+        not without `fit`, before anything is measured; `MeasurementError` for numbers that are
+        not finite.
+        """
+        missing = self._missing(selections)
+        if missing:
+            edited = [edit for edit in missing if edit != BASE]
+            edits = SharedEdits(edited, self._editable, layout=self._layout, fit=self._fit)
+            parts = self._measure_batches(edits, missing, advance, journal)
+            for selection, column in zip(missing, zip(*parts, strict=True), strict=True):
+                self._measured[selection] = self._whole(selection, column)
+        return [self._measured[selection] for selection in selections]
+
+    def _missing(self, selections: Iterable[Selection]) -> list[Selection]:
+        return [edit for edit in dict.fromkeys((BASE, *selections)) if edit not in self._measured]
+
+    def _measure_batches(
+        self,
+        edits: SharedEdits,
+        selections: Sequence[Selection],
+        advance: Callable[[int], None],
+        journal: Journal | None,
+    ) -> list[list[Columns]]:
+        """The columns of each selection in every batch. Each process has a batch at a time, and all
+        are recorded before the next."""
+        processes = current_processes()
+        texts = [(self._samples.tokens, self._samples.prefix_length), (self._heldout, None)]
+        batches = [
+            (tokens[rows], prefix_length)
+            for tokens, prefix_length in texts
+            for rows in row_ranges(len(tokens), self.batch_size)
+        ]
+
+        def measure(batch: tuple[Tokens, int | None]) -> list[Columns]:
+            found = self._measure_batch(
+                edits, *batch, lambda: advance(processes.count * len(batch[0]))
+            )
+            return [found[selection] for selection in selections]
+
+        parts = processes.once(lambda: [] if journal is None else journal.read(_stored_columns))
+        advance(len(selections) * sum(len(tokens) for tokens, _ in batches[: len(parts)]))
+        with nullcontext() if journal is None else journal.open_to_append():
+            for begin in range(len(parts), len(batches), processes.count):
+                done = processes.map_in_order(measure, batches[begin : begin + processes.count])
+                parts += done
+                if journal is not None:
+                    for part in done:
+                        journal.append({"edits": [arrays_as_json(columns) for columns in part]})
+        return parts
+
+    def _measure_batch(
+        self,
+        edits: SharedEdits,
+        rows: Tokens,
+        prefix_length: int | None,
+        advance: Callable[[], None],
+    ) -> dict[Selection, Columns]:
+        """Measures the base model and every branch, which continues its parent's pass.
+
+        `rows`: int32 [B, T]; `prefix_length`: None for held-out text. With `exact_only`, a branch
+        without children stops at each row's first wrong token.
+        """
+        model, found = self._model, dict[Selection, Columns]()
+        tokens = torch.from_numpy(rows.astype(np.int64))
+        # The last token predicts nothing to measure, so the model does not read it.
+        base = run_tokens(model, tokens[:, :-1], keep={branch.start for branch in edits.tree})
+
+        def add(selection: Selection, run: Run) -> None:
+            if prefix_length is not None:
+                hidden = run.hidden[:, prefix_length - 1 :]
+                found[selection] = self._measure_suffixes(hidden, tokens[:, prefix_length:])
+            else:
+                before = None if run is base else base.hidden
+                nll, kl = measure_heldout(run.hidden, before, head_of(model), tokens[:, 1:])
+                found[selection] = {"heldout_nll": nll, "heldout_kl": kl}
+            advance()
+
+        add(BASE, base)
+        pending = [(branch, base) for branch in reversed(edits.tree)]
+        while pending:
+            branch, above = pending.pop()
+            edited, states = edits(branch), above.inputs[branch.start]
+            if self._exact_only and not branch.children:
+                suffix = tokens[:, prefix_length:]
+                with edited.activate():
+                    left = find_divergences_from(model, branch.start, states, suffix)
+                found[branch.selection] = {"first_divergence": left.numpy()}
+                advance()
+                continue
+            with edited.activate_in_turn():
+                run = run_from_block(model, branch.start, states, keep=branch.exits)
+            add(branch.selection, run)
+            pending += [(child, run) for child in branch.children]
+        return found
+
+    def _measure_suffixes(self, hidden: torch.Tensor, suffix: torch.Tensor) -> Columns:
+        """From final hidden states of the token before each suffix token [B, S, d]."""
+        head = head_of(self._model)
+        if self._exact_only:
+            return {"first_divergence": find_divergences(hidden, head, suffix).numpy()}
+        found = measure_predictions(
+            hidden, head, suffix, sampling=Sampling(), distributions=True, spread=False
+        )
+        assert found.log_drawn is not None
+        assert found.entropy is not None
+        true = suffix.numpy()
+        return {
+            "right": found.greedy == true,
+            "log_p_z": measures.log_extraction_probability(found.log_drawn),
+            "first_divergence": measures.first_divergence(found.greedy, true),
+            "next_token_accuracy": measures.token_accuracy(found.greedy, true),
+            "nll": measures.suffix_nll(found.log_likelihood),
+            "entropy": measures.completion_entropy(found.entropy),
+        }
+
+    def _whole(self, selection: Selection, parts: Sequence[Columns]) -> MeasuredEdit:
+        """One edit's rows of all batches, in order."""
+        columns: Columns = {"heldout_nll": np.empty(0), "heldout_kl": np.empty(0)}
+        if self._exact_only:
+            number = len(self._samples)
+            columns |= dict.fromkeys(_OF_LIKELIHOODS, np.full(number, np.nan))
+            columns["right"] = np.empty((number, 0), dtype=np.bool_)
+        columns |= {
+            name: np.concatenate([part[name] for part in parts if name in part])
+            for name in {name: None for part in parts for name in part}
+        }
+        exact = columns["first_divergence"] == self._samples.suffix_length
+        measured = MeasuredEdit(selection=selection, exact=exact, **columns)
+        of_passages = [] if self._exact_only else [measured.nll]
+        for values in (*of_passages, measured.heldout_nll):
+            if not np.isfinite(values).all():
+                raise MeasurementError(
+                    "the model gives likelihoods that are not finite",
+                    where=f"edit of blocks {blocks_of(selection)}" if selection else "base model",
+                    got=f"NaN or infinity in {int((~np.isfinite(values)).sum())} rows",
+                    fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
+                )
+        return measured
+
+
+def _stored_columns(step: Any) -> list[Columns]:
+    """A step of a sweep's journal: the columns of each edit."""
+    return [arrays_from_json(columns) for columns in step["edits"]]
+
+
+def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
+    """An edit as plain JSON values; `spec` names blocks and heads as you type them.
+
+    `heads` is there only if some blocks are not whole, `parts` only if variants are mixed.
+    """
+    variant = variant_name(selection)
+    record: dict[str, Any] = {
+        "spec": format_selection(selection, num_heads),
+        "blocks": list(blocks_of(selection)),
+        "variant": variant,
+    }
+    heads = heads_of(selection)
+    if any(len(some) < num_heads for some in heads.values()):
+        record["heads"] = {str(block): list(some) for block, some in heads.items()}
+    if variant == "mixed":
+        record["parts"] = [asdict(part) | {"heads": list(part.heads)} for part in selection]
+    return record

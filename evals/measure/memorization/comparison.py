@@ -1,0 +1,237 @@
+"""Runs the memorization test on a model, or on an edit and its base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from evals.data import Samples, Tokens, describe_samples, list_row_warnings
+from evals.data.held_back import HeldBack, hold_back
+from evals.data.inputs import (
+    Progress,
+    Say,
+    find_baseline,
+    find_last,
+    measure_in_turn,
+    open_passages,
+    read_heldout_texts,
+    say_nothing,
+    show_nothing,
+)
+from evals.data.windows import cut_windows
+from evals.measure.memorization.extraction import Extraction, extract, run_pass
+from evals.measure.memorization.measures import Flags, suffix_nll
+from evals.measure.memorization.request import ExtractionRequest
+from evals.measure.memorization.summary import (
+    ControlLoss,
+    compare_extractions,
+    list_rows,
+    summarize_extraction,
+)
+from evals.run.batching import rows_per_batch
+from evals.run.models import LoadedModel
+from evals.run.predictions import Sampling
+from evals.run.statistics import SEED, rate
+from surgery.output import check_output, write_lines
+from surgery.processes import current_processes, join_launch, leave_launch
+from surgery.record.manifest import list_versions
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What to measure and how, the same for every model that is compared.
+
+    `controls`: int32 [M, T], windows of text that no model was trained on. None: rows marked as
+    non-members are the control, if there are any.
+    """
+
+    samples: Samples
+    controls: Tokens | None = None
+    full: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
+    batch_size: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows are read, including controls."""
+        return len(self.samples) + (0 if self.controls is None else len(self.controls))
+
+
+@dataclass(frozen=True)
+class ExtractionResults:
+    """One model's results, without the model."""
+
+    test: Extraction
+    control: ControlLoss | None
+    provenance: dict[str, Any]
+
+    @property
+    def recited(self) -> Flags:
+        """Which of the passages that were trained on are recited word for word."""
+        return self.test.exact[self.test.samples.trained_on]
+
+    def select(self, passages: Flags, windows: Flags) -> ExtractionResults:
+        """The results on some passages (bool [N]) and some windows (bool [M]) of the control."""
+        control = self.control and self.control.select(windows)
+        return replace(self, test=self.test.select(passages), control=control)
+
+
+def run_extraction(
+    request: ExtractionRequest,
+    *,
+    rows_file: Path | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    show_text: bool = False,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> dict[str, Any] | None:
+    """Returns the object of `extract --json`; writes it to `output`, and the rows to `rows_file`.
+
+    `show_text`: rows hold the passages' text. Returns None on all processes but the main one.
+    Raises `SurgeryError` if the request names anything unusable, or if a file exists.
+    """
+    for file, argument in ((rows_file, "rows"), (output, "output")):
+        if file is not None:
+            check_output(file, overwrite=overwrite, argument=argument)
+    passages = open_passages(request.samples, request)
+    texts = read_heldout_texts(request.control, request.model, request.baseline, request.samples)
+    join_launch(say)
+    edited = find_last(request.model, request)
+    bases = [find_baseline(name, [edited], say=say) for name in (request.baseline,) if name]
+    tokenizer: Any = None
+
+    def prepare(loaded: LoadedModel) -> tuple[Protocol, HeldBack]:
+        nonlocal tokenizer
+        tokenizer, windows = loaded.tokenizer, None
+        samples = passages.tokenize(tokenizer)
+        length = samples.tokens.shape[1]
+        if texts and (request.control or tokenizer is not None):
+            windows = cut_windows(texts, tokenizer, length)
+        size = request.batch_size or rows_per_batch(loaded.model, length)
+        sampling = Sampling(request.top_k, request.temperature)
+        protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
+        return protocol, hold_back([edited.manifest], samples, windows)
+
+    def measure_one(
+        loaded: LoadedModel, shared: tuple[Protocol, HeldBack], is_last: bool
+    ) -> ExtractionResults:
+        protocol, _ = shared
+        with progress(f"extract {loaded.name}", protocol.rows) as advance:
+            return measure(loaded, protocol, advance=advance)
+
+    shared, results = measure_in_turn([*bases, edited], request, prepare, measure_one, say)
+    if not leave_launch():
+        return None
+    _, left = shared
+    base, after = results[0] if bases else None, results[-1]
+    result = report_held_back(after, base, left)
+    for warning in result["warnings"]:
+        say(f"warning: {warning}")
+    if rows_file is not None:
+        decoder = tokenizer if show_text else None
+        records = list_rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
+        lines = (json.dumps(record, ensure_ascii=False) for record in records)
+        write_lines(rows_file, lines, overwrite=overwrite)
+    if output is not None:
+        write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)], overwrite=overwrite)
+    return result
+
+
+def report_held_back(
+    edited: ExtractionResults, base: ExtractionResults | None, left: HeldBack
+) -> dict[str, Any]:
+    """As `report_extraction`, without the rows that chose the edit; also counts all recited."""
+    after = edited.select(left.passages, left.windows)
+    result = report_extraction(after, base and base.select(left.passages, left.windows))
+    result |= {"chose": left.chose.model_dump(), "all_passages": None}
+    if left.chose.warning:
+        result["warnings"].append(left.chose.warning)
+    if not left.passages.all():
+        n = len(edited.recited)
+        recited = {
+            name: one and {"n": n, **rate(one.recited)}
+            for name, one in (("base", base), ("edited", edited))
+        }
+        result["all_passages"] = {"n": n, "recited": recited}
+    return result
+
+
+def measure(
+    loaded: LoadedModel,
+    protocol: Protocol,
+    *,
+    advance: Callable[[int], None] | None = None,
+) -> ExtractionResults:
+    """Runs `protocol` on one model. `advance` counts finished rows, including controls."""
+    samples, model = protocol.samples, loaded.model
+    test = extract(
+        model,
+        samples,
+        full=protocol.full,
+        sampling=protocol.sampling,
+        tokenizer=loaded.tokenizer,
+        batch_size=protocol.batch_size,
+        advance=advance,
+    )
+    control = None
+    if protocol.controls is not None:
+        control = measure_control(
+            model, protocol.controls, batch_size=test.batch_size, advance=advance
+        )
+    elif samples.members is not None and not samples.members.all():
+        outside: Flags = ~samples.members
+        control = ControlLoss("non-members", test.nll[outside], samples.tokens[outside])
+    provenance = current_processes().once(lambda: loaded.provenance)
+    return ExtractionResults(test, control, {**provenance, "batch_size": test.batch_size})
+
+
+def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> ControlLoss:
+    """NLL of int32 [M, T] windows: of every token but the first, as in a sweep.
+
+    `running`: for `run_pass`.
+    """
+    result = run_pass(model, windows, 1, **running)
+    return ControlLoss("text", suffix_nll(result.predictions.log_likelihood), windows)
+
+
+def report_extraction(
+    measured: ExtractionResults, baseline: ExtractionResults | None = None
+) -> dict[str, Any]:
+    """The figures of one model, or of both on the same rows, as in `extract --json`."""
+    test = measured.test
+    result = {
+        "metrics": "full" if test.sampling else "exact",
+        **summarize_extraction(test, measured.control),
+        "samples": describe_samples(test.samples),
+    }
+    if baseline is not None:
+        before, after = baseline.control, measured.control
+        result["baseline"] = summarize_extraction(baseline.test, before)
+        controls = (before, after) if before is not None and after is not None else None
+        result["paired"] = compare_extractions(baseline.test, test, controls)
+    result["warnings"] = list_extraction_warnings(result)
+    result["provenance"] = {
+        "model": measured.provenance,
+        "baseline": baseline and baseline.provenance,
+        "samples_sha256": test.samples.sha256,
+        "seeds": {"bootstrap": SEED},
+        "versions": list_versions(),
+    }
+    return result
+
+
+def list_extraction_warnings(result: dict[str, Any]) -> list[str]:
+    """What to know before you rely on a figure of `report_extraction`."""
+    found = [
+        f"membership score {name}: AUC {area['auc']:.2f} is far below 0.5: the model avoids "
+        "members so clearly that this reveals them, too (over-correction)"
+        for name, area in result.get("membership", {}).items()
+        if area["overcorrected"]
+    ]
+    return found + list_row_warnings(result["samples"])

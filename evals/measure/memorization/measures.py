@@ -1,0 +1,268 @@
+"""Measures of memorization, each as one record. docs/extraction.md defines them.
+
+A measure takes a pass over N rows with suffixes of S tokens ([N, S] tokens and numbers), gives one
+value per row, and summarizes the values of many rows. All that tests, summarizes, prints or draws
+measures reads `MEASURES`. `recovery.py` beside it decides when a passage is recovered.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.data import Tokens
+from evals.run.statistics import mean, rate
+
+if TYPE_CHECKING:
+    from evals.run.predictions import Predictions
+
+Ints = npt.NDArray[np.integer[Any]]
+Floats = npt.NDArray[np.floating[Any]]
+Flags = npt.NDArray[np.bool_]
+Scores = npt.NDArray[np.float64]
+
+NEAR_MATCH = 0.75
+ATTEMPTS = (1, 10, 100, 1_000, 10_000, 100_000)
+CONFIDENCES = (0.1, 0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one model predicts for N rows.
+
+    - `suffix`: int32 [N, S], the true tokens. `predictions`: the model's, at each of them.
+    - `decoded`: int32 [N, S], greedy decoding after each prefix; `texts`: the suffixes as text.
+      None if not requested.
+    """
+
+    suffix: Tokens
+    predictions: Predictions
+    batch_size: int
+    decoded: Tokens | None = None
+    texts: Sequence[str] | None = None
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The inputs of measures by name; None if not requested."""
+        return {**vars(self.predictions), **vars(self)}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure: its value for each row, its summary of many rows, and how to show it.
+
+    - `name`: its key among the figures; a dot nests objects.
+    - `values`: arrays of a pass, named by its parameters -> one value per row, [N].
+    - `source`: who defined it, where reports say so. `column`: its key in a row, if not its name.
+    - `summarize`: values of some rows, [n] -> figures. None: the measure is in rows only.
+    - `headline`: also summarized for every stratum, and in each row for the baseline.
+    - `label`: in tables. `phrase`: on the page. Empty: not shown there.
+    - `form`: of a figure in tables. The page shows a "%" form in percent, too.
+    """
+
+    name: str
+    values: Callable[..., npt.NDArray[Any]]
+    source: str = ""
+    column: str = ""
+    summarize: Callable[[Any], dict[str, Any]] | None = None
+    headline: bool = False
+    label: str = ""
+    phrase: str = ""
+    form: str = "{:.1%}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arrays of a pass that it reads."""
+        return tuple(inspect.signature(self.values).parameters)
+
+    def can(self, made: Pass) -> bool:
+        """Whether a pass has what it needs."""
+        return all(made.arrays[need] is not None for need in self.needs)
+
+    def of(self, made: Pass) -> npt.NDArray[Any]:
+        """A value for each row of a pass: [N]."""
+        return self.values(*(made.arrays[need] for need in self.needs))
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The keys that lead to it in a model's figures."""
+        return tuple(self.name.split("."))
+
+
+def exact_match(greedy: Ints, suffix: Ints) -> Flags:
+    """Whether every token is right: discoverable extraction (Carlini et al. 2022). bool [N]
+
+    Teacher forcing and free decoding give the same.
+    """
+    return np.asarray((greedy == suffix).all(axis=1))
+
+
+def first_divergence(greedy: Ints, suffix: Ints) -> npt.NDArray[np.int64]:
+    """The first suffix position where greedy decoding leaves the passage; S if it never does."""
+    wrong = greedy != suffix
+    first = np.where(wrong.any(axis=1), wrong.argmax(axis=1), suffix.shape[1])
+    return np.asarray(first, dtype=np.int64)
+
+
+def token_accuracy(greedy: Ints, suffix: Ints) -> Scores:
+    """The share of suffix positions whose token is right. Returns [N] in [0, 1]."""
+    return np.asarray((greedy == suffix).mean(axis=1, dtype=np.float64))
+
+
+def suffix_nll(log_likelihood: Floats) -> Scores:
+    """Mean negative log-likelihood of the suffix given the prefix, in nats per token. [N]"""
+    return np.asarray(-log_likelihood.mean(axis=1, dtype=np.float64))
+
+
+def completion_entropy(entropy: Floats) -> Scores:
+    """Mean entropy of the predictions of a suffix, in nats (Menta et al. 2025). Returns [N]."""
+    return np.asarray(entropy.mean(axis=1, dtype=np.float64))
+
+
+def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
+    """1 minus the share of the suffix that greedy decoding needs to repeat the rest.
+
+    Carlini et al. 2021, Wang et al. 2024. Teacher-forced tokens decide it: k follows the last wrong
+    position. Returns [N] in [0, 1].
+    """
+    wrong = greedy != suffix
+    length = suffix.shape[1]
+    given = np.where(wrong.any(axis=1), length - wrong[:, ::-1].argmax(axis=1), 0)
+    return np.asarray(1.0 - given / length)
+
+
+def near_match_similarity(decoded: Ints, suffix: Ints) -> Scores:
+    """Token edit similarity: 1 − Levenshtein(decoded, suffix) / S (Lee et al. 2022). [N]"""
+    from rapidfuzz.distance import Levenshtein
+
+    rows = zip(decoded.tolist(), suffix.tolist(), strict=True)
+    return np.asarray([Levenshtein.normalized_similarity(a, b) for a, b in rows])
+
+
+def bleu(decoded: Ints, suffix: Ints) -> Scores:
+    """BLEU-4 of each row, with token ids as words (Ippolito et al. 2023). [N] in [0, 1].
+
+    The geometric mean of the clipped 1- to 4-gram precisions, without smoothing. Equal lengths mean
+    no brevity penalty. Suffixes of fewer than four tokens score 0.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    metric = BLEU(tokenize="none", smooth_method="none", force=True)
+    texts = [[" ".join(map(str, row)) for row in rows.tolist()] for rows in (decoded, suffix)]
+    scores = [
+        metric.corpus_score([mine], [[true]]).score / 100 for mine, true in zip(*texts, strict=True)
+    ]
+    return np.asarray(scores)
+
+
+def is_near(made: Pass) -> Flags:
+    """Whether each row of a pass with decoding is nearly word for word: bool [N]."""
+    assert made.decoded is not None
+    similar = near_match_similarity(made.decoded, made.suffix) >= NEAR_MATCH
+    return similar | (bleu(made.decoded, made.suffix) > NEAR_MATCH)
+
+
+def log_extraction_probability(log_drawn: Floats) -> Scores:
+    """log p_z: the probability that one sample is exactly the suffix (Hayes et al. 2024).
+
+    `log_drawn`: log-probabilities [N, S] of the true tokens under the sampling scheme, −inf where
+    it cannot draw the token. Returns [N], −inf where p_z = 0.
+    """
+    return np.asarray(log_drawn.sum(axis=1, dtype=np.float64))
+
+
+def attempts_needed(log_p_z: Floats, p: float) -> Scores:
+    """The least n for which a row is (n, p)-discoverably extractable; infinite where p_z = 0.
+
+    n = ⌈log(1 − p) / log(1 − p_z)⌉, at least 1 (Hayes et al. 2024). `p` is in (0, 1). [N]
+    """
+    p_z = np.exp(log_p_z)
+    with np.errstate(divide="ignore"):
+        needed = np.log1p(-p) / np.log1p(-np.minimum(p_z, 1.0))
+    needed = np.ceil(needed * (1 - 1e-12))  # a whole number stays one whatever it was rounded to
+    # Below the smallest float, log(1 − p_z) is −p_z; a p_z of 1 needs one attempt.
+    needed = np.where(p_z >= 1.0, 1.0, needed)
+    needed = np.where(p_z == 0.0, np.inf, needed)
+    return np.maximum(needed, 1.0)
+
+
+def _make_curve(log_p_z: Scores) -> dict[str, Any]:
+    needed = {p: attempts_needed(log_p_z, p) for p in CONFIDENCES}
+    points = [{"n": n, "p": p, **rate(needed[p] <= n)} for p in CONFIDENCES for n in ATTEMPTS]
+    return {"curve": points}
+
+
+MEASURES = (
+    Measure(
+        "exact_match",
+        exact_match,
+        column="exact",
+        summarize=rate,
+        headline=True,
+        label="exact match",
+    ),
+    Measure("first_divergence", first_divergence, headline=True),
+    Measure(
+        "next_token_accuracy",
+        token_accuracy,
+        summarize=mean,
+        headline=True,
+        label="next-token accuracy",
+        phrase="share of tokens recited, each after the true ones",
+    ),
+    Measure(
+        "suffix_nll",
+        suffix_nll,
+        column="nll",
+        summarize=mean,
+        headline=True,
+        label="suffix NLL (nats/token)",
+        phrase="loss on the passages, nats per token",
+        form="{:.3f}",
+    ),
+    Measure("extraction_strength", extraction_strength, summarize=mean),
+    Measure(
+        "memorization_score",
+        lambda decoded, suffix: token_accuracy(decoded, suffix),  # Biderman et al. 2023
+        summarize=mean,
+        label="memorization score",
+        phrase="share of tokens recited when decoding freely",
+    ),
+    Measure(
+        "near_match.levenshtein",
+        near_match_similarity,
+        column="similarity",
+        summarize=lambda similarity: rate(similarity >= NEAR_MATCH),
+        label="near match (edit)",
+        phrase="nearly recited (edit distance)",
+    ),
+    Measure(
+        "near_match.bleu",
+        bleu,
+        column="bleu",
+        summarize=lambda scores: rate(scores > NEAR_MATCH),
+        label="near match (BLEU)",
+        phrase="nearly recited (BLEU)",
+    ),
+    Measure(
+        "completion_entropy",
+        completion_entropy,
+        column="entropy",
+        summarize=mean,
+        label="completion entropy",
+        phrase="entropy of the completion",
+        form="{:.3f}",
+    ),
+    Measure(
+        "probabilistic_extraction",
+        log_extraction_probability,
+        column="log_p_z",
+        summarize=_make_curve,
+    ),
+)
+HEADLINE = tuple(measure for measure in MEASURES if measure.headline)

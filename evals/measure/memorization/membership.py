@@ -1,0 +1,100 @@
+"""Membership scores: how much a row looks like training text. Higher means more likely.
+
+All scores cover the suffix given its prefix, and come from the same pass as the measures.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evals.measure.memorization.measures import Flags, Floats, Measure, Scores
+from evals.run.statistics import bootstrap
+
+SHARE = 0.2
+"""The share of least likely tokens that min-k averages, as in both papers' main results."""
+OVERCORRECTED = 0.4
+"""Below this AUC, with its interval below 0.5, a model reveals members by avoiding them."""
+
+
+def loss_score(log_likelihood: Floats) -> Scores:
+    """Mean log-likelihood per token, the negative loss. [N, S] -> [N]."""
+    return np.asarray(log_likelihood.mean(axis=1, dtype=np.float64))
+
+
+def zlib_score(log_likelihood: Floats, texts: Sequence[str]) -> Scores:
+    """Mean log-likelihood divided by the bits that zlib needs for the text. `texts`: N suffixes.
+
+    The ratio of log-perplexity to zlib entropy, with the sign reversed. Returns [N].
+    """
+    bits = [8 * len(zlib.compress(text.encode())) for text in texts]
+    return loss_score(log_likelihood) / np.asarray(bits, dtype=np.float64)
+
+
+def min_k(log_likelihood: Floats) -> Scores:
+    """Mean log-likelihood of the `SHARE` of tokens that are least likely, at least one. [N]"""
+    return _mean_of_smallest(log_likelihood.astype(np.float64))
+
+
+def min_k_plus_plus(log_likelihood: Floats, entropy: Floats, spread: Floats) -> Scores:
+    """Min-k of log-likelihoods that are standardized by the model's own distribution.
+
+    (log p(x_t) − μ) / σ, where μ and σ are the mean and standard deviation of log p(v) under v ~ p,
+    so μ = −entropy. If σ is 0, the distribution is certain and the term is 0. [N, S] -> [N].
+    """
+    distance = log_likelihood.astype(np.float64) + entropy
+    certain = spread == 0
+    return _mean_of_smallest(np.where(certain, 0.0, distance / np.where(certain, 1, spread)))
+
+
+def _mean_of_smallest(values: Scores) -> Scores:
+    number = max(1, int(SHARE * values.shape[1]))
+    return np.asarray(np.sort(values, axis=1)[:, :number].mean(axis=1))
+
+
+SCORES = (
+    Measure(
+        "membership.loss",
+        loss_score,
+        source="Yeom et al. 2018, Privacy Risk in Machine Learning",
+    ),
+    Measure(
+        "membership.min_k",
+        min_k,
+        source="Shi et al. 2024, Detecting Pretraining Data from Large Language Models",
+    ),
+    Measure(
+        "membership.zlib",
+        zlib_score,
+        source="Carlini et al. 2021, Extracting Training Data from Large Language Models",
+    ),
+    Measure(
+        "membership.min_k_plus_plus",
+        min_k_plus_plus,
+        source="Zhang et al. 2025, Min-K%++: Improved Baseline for Detecting Pre-Training Data "
+        "from Large Language Models",
+    ),
+)
+
+
+def auc(scores: Scores, members: Flags) -> dict[str, Any]:
+    """The probability that a member scores higher than a non-member; ties count half.
+
+    The Mann-Whitney statistic divided by the number of pairs, with a bootstrap interval over both
+    groups. `scores`: [N]; `members`: bool [N], with both kinds. `overcorrected`: members are *less*
+    likely than text never seen, which also reveals them.
+    """
+    groups = scores[members], scores[~members]
+    value, interval = _area(*groups), bootstrap(groups, _area)
+    overcorrected = value < OVERCORRECTED and interval.high < 0.5
+    return {"auc": value, "ci95": interval.as_list(), "overcorrected": overcorrected}
+
+
+def _area(inside: Scores, outside: Scores) -> float:
+    order = np.sort(outside)
+    below = np.searchsorted(order, inside, side="left")
+    not_above = np.searchsorted(order, inside, side="right")
+    return float((below + not_above).mean() / (2 * len(order)))

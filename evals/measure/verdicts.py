@@ -1,0 +1,158 @@
+"""Verdicts on limits, in three states, and what would decide those that are open.
+
+Gates of an evaluation, limits of an audit, and the held-back verdict of a search are all `Limit`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from evals.run.statistics import count_needed, scale_needed
+from surgery.record.manifest import Record
+
+State = Literal["kept", "missed", "undecided"]
+"""- `kept`: the whole 95 % interval is within the limit.
+- `missed`: the measured value is above the limit, wherever its interval ends.
+- `undecided`: the value is within, but the interval reaches beyond, or too little was measured."""
+WORDS: dict[State, str] = {"kept": "kept", "missed": "MISSED", "undecided": "not decided"}
+OK: dict[State | None, bool | None] = {"kept": True, "missed": False}
+"""A state as `ok` in JSON. Everything else is null."""
+_MOST = 5  # names in a sentence
+
+
+def judge(
+    value: float, ci95: Sequence[float], limit: float, n: int, *, enough: bool = True
+) -> State:
+    """The state of a limit, by a value measured on `n` rows. `enough`: the interval counts."""
+    if n and value > limit:
+        return "missed"
+    return "kept" if n and enough and ci95[1] <= limit else "undecided"
+
+
+def settle(states: Iterable[State | None]) -> State | None:
+    """The state of several limits together: the worst of them. None without any."""
+    found = set(states)
+    order: tuple[State, ...] = ("missed", "undecided", "kept")
+    return next((state for state in order if state in found), None)
+
+
+class Limit(Record):
+    """A limit, and the value measured on `n` passages or documents.
+
+    - `ok`: true if it is kept, false if it is missed, None if that is not decided.
+    - `needed`: how many passages or documents would decide it; `lacks`: the same in words. None if
+      it is decided; `needed` also if no number would.
+    """
+
+    name: str
+    ok: bool | None
+    state: State
+    limit: float
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    needed: int | None = None
+    lacks: str | None = None
+    description: str
+
+    @classmethod
+    def of_share(
+        cls, name: str, what: str, limit: float, value: float, ci95: Sequence[float], n: int
+    ) -> Limit:
+        """A limit on a share of passages. `what`: the share, in words."""
+        needed = count_needed(limit, value)
+        if n and needed is not None and needed <= n:  # its interval is not Wilson's
+            needed = scale_needed(n, (ci95[1] - value) / (limit - value))
+        lacks = describe_shortage(n, limit, needed, f" with {value:.2%} recovered" if value else "")
+        return cls.of(name, what, limit, value, ci95, n, needed=needed, lacks=lacks)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        what: str,
+        limit: float,
+        value: float,
+        ci95: Sequence[float],
+        n: int,
+        *,
+        needed: int | None,
+        lacks: str,
+        enough: bool = True,
+    ) -> Limit:
+        """A limit on any value. `needed`, `lacks`: for a limit that turns out not decided."""
+        state, (low, high) = judge(value, ci95, limit, n, enough=enough), ci95
+        text = f"{what} is {value:.4g}, {'above' if value > limit else 'within'} the limit of "
+        text = f"{text}{limit:g}" if n else f"{what} is unknown; the limit is {limit:g}"
+        shown: dict[str, Any] = {"needed": None, "lacks": None}
+        if state == "undecided":
+            shown = {"needed": needed if n else None, "lacks": lacks}
+            text += f"; {lacks}"
+        elif state == "missed" and low <= limit:
+            text += f"; its interval is {low:.3g} to {high:.3g}"
+        return cls(
+            name=name,
+            ok=OK.get(state),
+            state=state,
+            limit=limit,
+            value=value,
+            ci95=(low, high),
+            n=n,
+            description=text,
+            **shown,
+        )
+
+
+def describe_shortage(n: int, limit: float, needed: int | None, more: str = "") -> str:
+    """Says what would decide a limit on a share of passages. `more`: what holds of these."""
+    if not n:
+        return "no passage counts for it"
+    if needed is None:
+        return f"no number of passages can support {_percent(limit)}{more}"
+    return f"{n:,} passages cannot support {_percent(limit)}{more}: that takes {needed:,}"
+
+
+def foresee(limits: Collection[float], n: int) -> Iterator[str]:
+    """Says before a long run whether `n` passages can decide each limit on a share of them."""
+    for limit in sorted(set(limits)):
+        needed = count_needed(limit)
+        if needed is None or n < needed:
+            found = describe_shortage(n, limit, needed)
+            yield f'{found}; unless the limit is missed, the verdict will be "not decided"'
+        else:
+            takes = f"{needed:,} with none recovered"
+            yield f"{n:,} passages can support {_percent(limit)}: that takes {takes}"
+
+
+def describe_limits(limits: Sequence[Limit]) -> str:
+    """All limits in one sentence: what is missed, or what would decide those that are open."""
+    state = settle(limit.state for limit in limits)
+    if state is None:
+        return "no limit was set"
+    if state == "kept":
+        return "it keeps every limit"
+    if state == "missed":
+        names = [limit.name for limit in limits if limit.state == state]
+        return f"do not ship it: it misses {shorten_list(names)}"
+    lacking: dict[str, list[str]] = {}
+    for limit in limits:
+        if limit.lacks is not None:
+            lacking.setdefault(limit.lacks, []).append(limit.name)
+    said = [f"{shorten_list(names)}: {lacks}" for lacks, names in lacking.items()]
+    return f"not decided: {'; '.join(said[:_MOST])}"
+
+
+def shorten_list(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _MOST
+    return ", ".join(names[:_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def join_sentences(said: Iterable[str]) -> str:
+    """Parts of sentences as sentences."""
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
+
+
+def _percent(limit: float) -> str:
+    return f"{100 * limit:g}%"

@@ -1,0 +1,117 @@
+"""Cost against recovery: edits as points, and the front of those that no other beats."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from evals.report.charts.chart import Chart, join_names, measure_panels
+from evals.report.charts.panels import SMALL, WHOLE, Series, arrange_panels, paint_series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DEPTH = "viridis_r"
+_LINEAR = (0.01, 1.0)
+"""Below these, axes with a front are linear, so that they hold 0 as well; in units of x and y."""
+
+
+class BlockPoint(NamedTuple):
+    """An edit of a block, a group, or a head of `block`."""
+
+    kind: str
+    block: int
+    x: float
+    y: float
+
+
+class FrontPanel(NamedTuple):
+    """What is left, in percent, against a cost.
+
+    - `front`: series whose points, from left to right, a line of steps joins. Both axes are
+      logarithmic if there is one.
+    - `blocks`: points whose color says the block.
+    - `limit`: the axis, "x" or "y", and the value that an edit may have at most.
+    """
+
+    xlabel: str
+    ylabel: str
+    series: Sequence[Series] = ()
+    title: str = ""
+    front: Sequence[Series] = ()
+    blocks: Sequence[BlockPoint] = ()
+    limit: tuple[str, float] | None = None
+
+
+def draw_front(title: str, panels: Sequence[Sequence[FrontPanel]], *, num_blocks: int = 0) -> Chart:
+    """Rows of panels. With `num_blocks`, a scale beside them says which color is which block."""
+    every = [panel for row in panels for panel in row]
+
+    def paint(figure: Figure, narrow: bool) -> None:
+        for axes, panel in arrange_panels(figure, panels, narrow):
+            paint_series(axes, panel.series)
+            paint_series(axes, panel.front, scale=0.75)
+            _paint_blocks(axes, panel.blocks, num_blocks)
+            if panel.limit is not None:
+                axis, value = panel.limit
+                line = axes.axvline if axis == "x" else axes.axhline
+                line(value, color="0.4", linestyle=(0, (4, 3)), linewidth=0.8, label="limit")
+            if panel.front:
+                _join_front(axes, panel)
+            else:
+                axes.set_ylim(WHOLE)
+        if num_blocks:
+            from matplotlib.cm import ScalarMappable
+            from matplotlib.colors import Normalize
+
+            colors = ScalarMappable(Normalize(0, num_blocks - 1), _DEPTH)
+            side: Any = {"location": "top", "aspect": 40} if narrow else {"shrink": 0.8}
+            figure.colorbar(colors, ax=figure.axes, label="block", **side)
+
+    names = join_names([one.label for panel in every for one in (*panel.series, *panel.front)])
+    what = join_names([f"{panel.ylabel} against {panel.xlabel}" for panel in every])
+    shape = len(panels), max(map(len, panels))
+    return Chart(
+        title, f"Points of {what}: {names}.", paint, lambda narrow: measure_panels(*shape, narrow)
+    )
+
+
+def _join_front(axes: Axes, panel: FrontPanel) -> None:
+    points = sorted(point[:2] for one in panel.front for point in one.points)
+    axes.plot(*zip(*points, strict=True), drawstyle="steps-post", color="0.6", zorder=1)
+    axes.set_xscale("symlog", linthresh=_LINEAR[0])
+    axes.set_yscale("symlog", linthresh=_LINEAR[1], subs=[2, 5])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, place: f"{value:g}".replace("-", "−"))
+    axes.yaxis.set_minor_formatter(axes.yaxis.get_major_formatter())
+    axes.autoscale()
+    (left, right), (bottom, top) = axes.dataLim.intervalx, axes.dataLim.intervaly
+    bottom = bottom / 1.5 if bottom > 2 * _LINEAR[1] else -_LINEAR[1] / 8
+    axes.set(xlim=(min(left, 0) - _LINEAR[0] / 10, 1.3 * right), ylim=(bottom, 1.3 * top))
+
+
+def _paint_blocks(axes: Axes, points: Sequence[BlockPoint], num_blocks: int) -> None:
+    """Points from light to dark, which also works in gray. Whole blocks are squares with numbers.
+
+    Blocks that share a place stand side by side.
+    """
+    from matplotlib.transforms import offset_copy
+
+    taken: Counter[tuple[float, float]] = Counter()
+    figure: Any = axes.get_figure()
+    middle = {"ha": "center", "va": "center_baseline"}
+    for kind, (label, marker, size) in {"block": ("one block alone", "s", 60), **SMALL}.items():
+        for number, (_, block, x, y) in enumerate(p for p in points if p.kind == kind):
+            place, numbered = (round(x, 1), round(y, 1)), kind == "block"
+            shift = 8 * taken[place] if numbered else 0
+            taken[place] += numbered
+            moved = offset_copy(axes.transData, figure, x=shift, units="points")
+            where: Any = {"transform": moved if shift else axes.transData}
+            where["zorder"] = 3 + number / 1000 if numbered else 2  # hides the number of one below
+            look: Any = {"marker": marker, "s": size, "cmap": _DEPTH, "label": label}
+            axes.scatter(x, y, c=[block], vmin=0, vmax=num_blocks - 1, **look, **where)
+            if numbered:
+                color = "white" if 2 * block >= num_blocks else "black"
+                axes.text(x, y, str(block), middle, color=color, size=5, **where)

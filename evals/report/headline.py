@@ -1,0 +1,233 @@
+"""Writes a report's sentences from its figures: verdicts, gates, warnings, commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from evals.measure.differences import HeldOut
+from evals.measure.verdicts import OK, describe_limits, join_sentences, settle, shorten_list
+from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
+from evals.report.gates import check_gates
+from evals.report.report import (
+    EditReport,
+    EditSummary,
+    MeasuredModel,
+    Relation,
+    Report,
+    TaskResult,
+)
+from surgery.card.command import name_texts, write_export_command
+from surgery.hub.embedded import find_lab
+
+RELATIONS: dict[Relation, str] = {
+    "unrelated": "the models are unrelated: the base is not a recorded source of the edited model",
+    "not recorded": "no record says whether the edited model was made from the base",
+}
+"""What a verdict says first unless the one model is known to be an edit of the other."""
+
+
+def write_sentences(report: Report) -> Report:
+    """Fills in the gates, warnings, verdicts and commands that follow from the figures."""
+    settings, edits = report.settings, []
+    for edit in report.edits:
+        gates = check_gates(edit, settings)
+        state = settle(gate.state for gate in gates)
+        known = {
+            "gates": gates,
+            "state": state,
+            "passed": OK.get(state),
+            "warnings": _list_warnings(edit, report.base, settings.limit),
+        }
+        edit = edit.model_copy(update=known)
+        edits.append(edit.model_copy(update={"verdict": write_verdict(edit, settings.limit)}))
+    made = [command for edit in edits for command in _write_export_command(edit.edit)]
+    commands = [*dict.fromkeys(made), settings.to_command()]
+    return report.model_copy(update={"edits": edits, "commands": commands})
+
+
+def _list_warnings(edit: EditReport, base: MeasuredModel, limit: float | None) -> list[str]:
+    """What to know before you rely on a figure. `limit`: of the request."""
+    found = ["memorization was not measured; to measure it, give passages with --samples"]
+    if edit.extraction is not None:
+        found = list(edit.extraction["warnings"])
+    tokenizers = {model.provenance.get("tokenizer_sha256") for model in (base, edit)}
+    healed = edit.edit is not None and edit.edit.healing and edit.healed_base is None
+    known = {
+        "the model was healed, and part of what that gained may be what the text teaches any "
+        "model; to compare with the base healed the same way, give the text with --heal": healed,
+        "only a part of each benchmark was measured (--limit), so the model card leaves these "
+        "figures out; evaluate without --limit before you publish": limit is not None,
+        edit.chose.warning or "": edit.chose.warning,
+        "the base and the edited model have different tokenizers": len(tokenizers) > 1,
+    }
+    return found + [text for text, applies in known.items() if applies]
+
+
+def _write_export_command(edit: EditSummary | None) -> list[str]:
+    """The command that made the edit; empty if no single command did."""
+    if edit is None or edit.variant == "mixed" or edit.earlier_edits:
+        return []
+    fitted, healed = (
+        [source["name"] for source in (text or {}).get("sources", ())]
+        for text in (edit.calibration, edit.healing)
+    )
+    lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
+    words = write_export_command(
+        edit.source,
+        revision=edit.commit,
+        drop_attn=edit.drop_attn,
+        variant=edit.variant,
+        calibration=name_texts(fitted),
+        heal=name_texts(healed, lab),
+        heal_steps=edit.healing["steps"] if edit.healing else None,
+        layout=edit.layout,
+        family=edit.family,
+        max_shard_size=edit.max_shard_size,
+        output="OUT",
+    )
+    return [shlex.join(words)]
+
+
+def write_verdict(edit: EditReport, limit: float | None = None) -> str:
+    """The result in a few sentences, with reservations first. `limit`: of the request."""
+    said = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
+    said += _describe_part(limit)
+    said += [*_describe_choice(edit), _describe_recital(edit), *_describe_attacks(edit)]
+    said += _describe_training(edit) if edit.audit and edit.audit.rated else ()
+    said += _describe_cost(edit)
+    if edit.gates:
+        said.append(_describe_gates(edit))
+    return join_sentences(said)
+
+
+class Summary(NamedTuple):
+    """The verdict in one line, and three paragraphs."""
+
+    line: str
+    recited: str
+    attacked: str
+    cost: str
+
+
+def summarize(edit: EditReport, limit: float | None = None) -> Summary:
+    """The same for a reader in a hurry, in sentences. `limit`: of the request."""
+    line = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
+    line.append(_describe_gates(edit) if edit.gates else _describe_shares(edit))
+    line += _describe_training(edit)
+    measured = edit.extraction is not None
+    attacked = list(_describe_attacks(edit)) if measured else ["no attack was tried"]
+    if measured and edit.audit is not None and edit.audit.rated and not edit.audit.not_tried:
+        attacked.append("every attack that attn-surgery knows was tried")
+    cost = list(_describe_cost(edit)) or ["neither benchmarks nor held-out text were measured"]
+    return Summary(
+        join_sentences(line),
+        join_sentences([_describe_recital(edit), *_describe_choice(edit)]),
+        join_sentences(attacked),
+        join_sentences([*cost, *_describe_part(limit)]),
+    )
+
+
+def _describe_shares(edit: EditReport) -> str:
+    if (found := edit.extraction) is None:
+        return "no limit was set, and memorization was not measured"
+    after, before = (f"{one['exact_match']['rate']:.1%}" for one in (found, found["baseline"]))
+    return f"recites {after} of the passages word for word instead of {before}; no limit was set"
+
+
+def _describe_part(limit: float | None) -> Iterator[str]:
+    if limit is not None:
+        part = f"{limit:g} documents" if limit >= 1 else f"{100 * limit:g}%"
+        verb = "were" if limit >= 1 else "was"
+        yield f"only the first {part} of each benchmark {verb} measured"
+
+
+def _describe_cost(edit: EditReport) -> Iterator[str]:
+    if edit.tasks:
+        yield _describe_tasks(edit.tasks)
+    if edit.heldout is not None:
+        yield _describe_loss(edit.heldout)
+    if edit.healed_base is not None and edit.healed_base.heldout is not None:
+        loss = _describe_loss(edit.healed_base.heldout)
+        yield f"against the base healed the same way, {loss}"
+
+
+def _describe_choice(edit: EditReport) -> Iterator[str]:
+    """How many passages and windows chose an edit, if any did."""
+    extraction, heldout, chose = edit.extraction, edit.heldout, edit.chose
+    parts = [
+        f"{number} of {number + part:,} {what}"
+        for number, part, what in (
+            (chose.passages, extraction["n"] if extraction else 0, "passages"),
+            (chose.windows, heldout.n if heldout else 0, "windows of held-out text"),
+        )
+        if number and part
+    ]
+    if parts:
+        yield f"a search chose the edit on {' and '.join(parts)}; the figures leave these out"
+
+
+def _describe_recital(edit: EditReport) -> str:
+    if (found := edit.extraction) is None:
+        return "memorization was not measured"
+    count, before = (one["exact_match"]["count"] for one in (found, found["baseline"]))
+    return f"recites {count} of {found['n']:,} passages word for word; the base recites {before}"
+
+
+def _describe_attacks(edit: EditReport) -> Iterator[str]:
+    """What the strongest attacks recover, and what was not tried."""
+    if edit.extraction is None:
+        return
+    if edit.audit is None or not edit.audit.rated:
+        yield "no attack was tried, not even fine-tuning"
+    else:
+        yield from describe_attacks(edit.audit)
+        if edit.audit.not_tried:
+            yield f"not tried: {', '.join(edit.audit.not_tried)}"
+
+
+def _describe_tasks(tasks: Mapping[str, TaskResult]) -> str:
+    """Losses and inconclusive tasks by name; without losses, on how many tasks none is shown."""
+    losses = [
+        f"{name} ({task.metric} {task.base:.3g} to {task.edited:.3g}, n = {task.n:,})"
+        for name, task in tasks.items()
+        if task.outcome == "loss"
+    ]
+    unsure = [
+        f"{name} (n = {task.n:,})" for name, task in tasks.items() if task.outcome == "inconclusive"
+    ]
+    others = [task.n for task in tasks.values() if task.outcome in ("none", "gain")]
+    every = "the one task" if len(tasks) == 1 else f"any of {len(tasks)} tasks"
+    parts = []
+    if losses:
+        parts.append(f"loss on {len(losses)} of {len(tasks)} tasks: {shorten_list(losses)}")
+    elif others:
+        n = " to ".join(dict.fromkeys(f"{end(others):,}" for end in (min, max)))
+        where = f"{len(others)} of {len(tasks)} tasks" if unsure else every
+        parts.append(f"no loss shown on {where} (n = {n})")
+    if unsure:
+        parts.append(f"inconclusive on {len(unsure)} of {len(tasks)} tasks: {shorten_list(unsure)}")
+    return ", ".join(parts)
+
+
+def _describe_loss(heldout: HeldOut) -> str:
+    change = f"{heldout.difference.mean:+.3f} nats per token (n = {heldout.n:,})"
+    if heldout.outcome == "none":
+        change = f"no rise shown (n = {heldout.n:,})"
+    elif heldout.outcome == "inconclusive":
+        change = heldout.verdict
+    return f"held-out loss: {change}"
+
+
+def _describe_gates(edit: EditReport) -> str:
+    said = describe_limits(edit.gates)
+    if edit.state != "missed" and edit.edit is not None and edit.edit.missed:
+        said = f"no edit of the search kept its limits on the half that chose; here, {said}"
+    return said
+
+
+def _describe_training(edit: EditReport) -> Iterator[str]:
+    """Says where the passages met no attack that trains, which brings back most."""
+    if edit.extraction is not None and not has_trained(edit.audit):
+        yield UNTRAINED

@@ -1,0 +1,207 @@
+"""The result of a sweep as plain JSON values and as CSV, and its best edit."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.choose.search.estimates import Estimates
+from evals.choose.search.units import kind_of
+from evals.choose.sweep.task import SweepTask
+from evals.data import hash_row
+from evals.measure.edits.engine import BASE, MeasuredEdit, edit_record
+from evals.measure.memorization.recovery import Evidence, rate_recoveries
+from evals.run.journal import Journal
+from surgery.record.manifest import list_versions
+from surgery.selection import Part, Selection, format_selection
+
+LOW_EXTRACTION = 0.01
+"""An effective edit leaves at most this share of the passages."""
+
+
+def make_sweep_report(
+    task: SweepTask,
+    measured: Sequence[MeasuredEdit],
+    estimates: Estimates | None = None,
+    bounds: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Makes the JSON object of `sweep --json`. `measured`: the base model, then every edit.
+
+    Figures on samples are over members, where membership is known. With `estimates`, all records
+    hold them. With `bounds`, those of single blocks hold `mixing_measured` and `mixing_bound`:
+    means over tokens, relative to the residual's norm.
+    """
+    loaded, samples, heldout = task.loaded, task.samples, task.heldout
+    heads, calibration = loaded.dimensions.num_heads, task.fitter and task.fitter.calibration
+    records = []
+    for one in measured:
+        record = {**_name(one.selection, task), **_figures(one, samples.trained_on)}
+        if estimates is not None:
+            figures = estimates.predict_one(one.selection)
+            record |= {f"estimated_{name}": value for name, value in figures.items()}
+        if bounds is not None and record["kind"] == "block":
+            mixing = bounds["blocks"][record["blocks"][0]]
+            record["mixing_measured"] = mixing["measured_mean"]
+            record["mixing_bound"] = mixing["bound_mean"]
+        records.append(record)
+    nothing = "the unedited model recites none of the passages: there is nothing to remove"
+    result = {
+        "model": loaded.name,
+        "family": loaded.family.model_type,
+        "num_blocks": loaded.dimensions.num_blocks,
+        "num_heads": heads,
+        "n": int(samples.trained_on.sum()),
+        "prefix_length": samples.prefix_length,
+        "suffix_length": samples.suffix_length,
+        "exact_only": task.request.exact_only,
+        "base": records[0],
+        "edits": records[1:],
+        "samples": {
+            "source": samples.source,
+            "sha256": samples.sha256,
+            "rows": len(samples),
+            "left_out": sum(not note.kept for note in samples.notes),
+        },
+        "heldout": heldout
+        if heldout is None
+        else {"windows": len(heldout), "tokens": int(heldout.size), "sha256": hash_row(heldout)},
+        "calibration": calibration and calibration.record(task.fit_alone()).model_dump(mode="json"),
+        "warnings": [*task.warnings, *([] if records[0]["exact_count"] else [nothing])],
+        "provenance": {
+            "model": {**loaded.provenance, "batch_size": task.engine.batch_size},
+            "versions": list_versions(),
+        },
+    }
+    if bounds is not None:
+        result["bounds"] = bounds
+    if estimates is not None and heldout is not None:
+        passages = len(estimates.margins)
+        result["estimates"] = [_record_estimate(unit, estimates, heads) for unit in task.units]
+        result["estimated_on"] = {"windows": len(heldout), "passages": passages}
+    return result
+
+
+def _record_estimate(unit: Part, estimates: Estimates, num_heads: int) -> dict[str, Any]:
+    return {
+        "spec": format_selection((unit,), num_heads),
+        "kind": kind_of(unit, num_heads),
+        "block": unit.block,
+        "variant": unit.variant,
+        **estimates.predict_one((unit,)),
+    }
+
+
+def open_journal(
+    output: Path, task: SweepTask, questions: Mapping[str, Any] | None = None
+) -> Journal:
+    """Opens the progress of a sweep: a hidden file beside its output folder.
+
+    With `questions`, what each benchmark asks, it is the progress of the benchmarks.
+    """
+    loaded, samples = task.loaded, task.samples
+    settings = {
+        "model": loaded.identity,
+        "dtype": loaded.dtype,
+        "samples": [samples.sha256, samples.prefix_length],
+        "heldout": None if task.heldout is None else hash_row(task.heldout),
+        "exact_only": task.request.exact_only,
+        "batch_size": task.engine.batch_size,
+        "calibration": task.fitter and task.fitter.calibration.record({}).sha256,
+        "tasks": questions,
+        "edits": hashlib.sha256(repr(list(task.edits)).encode()).hexdigest(),
+    }
+    part = "" if questions is None else ".tasks"
+    path = output.parent / f".{output.name}{part}.progress"
+    return Journal(path, settings, loaded.check_unchanged)
+
+
+def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Formats records of a report, one line each, under every name that one of them has."""
+    rows = [_flatten(row) for row in rows]
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(
+        text,
+        fieldnames=[name for name in names if name not in ("blocks", "heads")],
+        extrasaction="ignore",  # spec says in one cell what blocks and heads say
+        lineterminator="\n",
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One column for each measure of recovery, and for each task's value and difference."""
+    plain = {key: value for key, value in row.items() if key not in ("recovered", "tasks")}
+    tasks: dict[str, Any] = {}
+    for name, task in row.get("tasks", {}).items():
+        low, high = task.get("ci95") or (None, None)
+        change = {"difference": task.get("difference"), "low": low, "high": high}
+        tasks |= {name: task["value"]} | {f"{name}_{key}": v for key, v in change.items()}
+    return {**plain, **(row.get("recovered") or {}), **tasks}
+
+
+def find_best_edits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Finds the edit with the least held-out loss that leaves at most 1 % of the passages.
+
+    If there is none, the one among those that leave the fewest. Without held-out text, all that
+    leave the fewest: nothing sets them apart.
+    """
+    edits: list[dict[str, Any]] = result["edits"]
+    fewest = min(edit["exact_match"] for edit in edits)
+    if result["exact_only"]:
+        return [edit for edit in edits if edit["exact_match"] == fewest]
+    low = [edit for edit in edits if edit["exact_match"] <= max(fewest, LOW_EXTRACTION)]
+    return [min(low, key=lambda edit: float(edit["heldout_loss"]))]
+
+
+def find_front(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Finds those that move margins more than any that costs no more, cheapest first."""
+    front: list[dict[str, Any]] = []
+    for one in sorted(estimates, key=lambda e: (e["kl"], -e["margin"], e["spec"], e["variant"])):
+        if not front or one["margin"] > front[-1]["margin"]:
+            front.append(one)
+    return front
+
+
+def _name(selection: Selection, task: SweepTask) -> dict[str, Any]:
+    if selection == BASE:
+        return {"spec": "", "kind": "base", "blocks": [], "variant": None}
+    named = edit_record(selection, task.loaded.dimensions.num_heads)
+    return {"spec": named["spec"], "kind": task.edits[selection], **named}
+
+
+def _figures(one: MeasuredEdit, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    exact = one.exact[members]
+    loss = _mean(one.heldout_nll)
+    recovered = None  # where only matches were asked for
+    if one.right.shape[1]:
+        recovered = rate_recoveries(Evidence(one.right[members], one.log_p_z[members]))
+    return {
+        "exact_match": int(exact.sum()) / len(exact),
+        "exact_count": int(exact.sum()),
+        "next_token_accuracy": _mean(one.next_token_accuracy[members]),
+        "suffix_nll": _mean(one.nll[members]),
+        "completion_entropy": _mean(one.entropy[members]),
+        "recovered": recovered,
+        "heldout_loss": loss,
+        "heldout_perplexity": None if loss is None else _null_if_infinite(float(np.exp(loss))),
+        "heldout_kl": _mean(one.heldout_kl),
+    }
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    return _null_if_infinite(float(values.mean())) if len(values) else None
+
+
+def _null_if_infinite(value: float) -> float | None:
+    # JSON has neither NaN, for what was not measured, nor infinity, for a perplexity beyond reach.
+    return value if np.isfinite(value) else None

@@ -1,0 +1,191 @@
+"""Opens the model under test in a known precision on a known device, and identifies it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from surgery.checkpoint.content import FileState, check_unchanged, hash_file, read_states
+from surgery.checkpoint.source import MANIFEST
+from surgery.editing.in_memory import Editable
+from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
+from surgery.errors import CheckpointError, MeasurementError
+from surgery.families import Dimensions, Family, left_out
+from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
+from surgery.modeling import MODELING_FILE, auto_map
+from surgery.processes import current_processes
+from surgery.untrusted import describe_error
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode, where it was `found`, and its tokenizer, if it has one.
+
+    `states`: of its files before they were read.
+    """
+
+    found: ResolvedModel
+    model: PreTrainedModel
+    tokenizer: Any
+    states: Mapping[Path, FileState] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.found.source.model
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The model's name, the hash of its content and, for an edit, the hash of its manifest.
+
+        Raises `CheckpointError` if its files have changed since they were loaded.
+        """
+        identity = self._identity
+        self.check_unchanged()
+        return identity
+
+    def check_unchanged(self) -> None:
+        """Raises `CheckpointError` if files have changed: the model may mix old and new ones."""
+        check_unchanged(self.states, self.states, fix="run it again once it is complete")
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        identity = self.found.identified.model_dump()
+        manifest = self.found.folder / MANIFEST
+        return identity | ({"manifest_sha256": hash_file(manifest)} if manifest.is_file() else {})
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The model's identity, and how it runs: precision, device, attention."""
+        return {
+            **self.identity,
+            "dtype": self.dtype,
+            "device": self.device,
+            "attn_implementation": self.model.config._attn_implementation,
+        }
+
+    @cached_property
+    def cut(self) -> tuple[int, ...]:
+        """The blocks that its files say an edit changed, wholly or partly, ascending."""
+        edited = self.found.manifest.edited_heads if self.found.manifest else {}
+        return tuple(sorted({*edited, *self.found.inventory.compact_blocks}))
+
+    @cached_property
+    def editable(self) -> Editable:
+        """The model for temporary edits; plans are made once."""
+        return Editable(self.model, stored_dtype=self.found.inventory.dtype)
+
+    @property
+    def family(self) -> Family:
+        return self.found.inventory.family
+
+    @property
+    def dimensions(self) -> Dimensions:
+        return self.found.inventory.dimensions
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """Type and product name of the device with the first weights."""
+        device = self.model.device
+        is_gpu = device.type == "cuda"
+        return f"cuda ({torch.cuda.get_device_name(device)})" if is_gpu else device.type
+
+
+def open_model(
+    source: str | ResolvedModel,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    device_map: str | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> LoadedModel:
+    """Finds and loads `source`: a folder, an embedded model, a Hub id, or a model that was found.
+
+    - `dtype`: "auto" (as stored, but float16 becomes float32 on a CPU, which has no float16
+      arithmetic), or a name in `DTYPES`.
+    - `device`: by default that of the current process, else a GPU, if there is one. `device_map`:
+      "auto" spreads the model over all devices instead.
+    - `say`: reports decisions made for the user.
+
+    Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a missing
+    device.
+    """
+    place = None if device_map else find_device(device or current_processes().device)
+    found = find_model(source, revision)
+    _check_code(found, say)
+    states = read_states(found.folder.iterdir())
+    model: Any = load_model(
+        found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
+    )
+    if unknown := found.inventory.family.unknown_keys(found.checkpoint.config):
+        say(f"{source}: {left_out(unknown)}")
+    if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
+        say(f"{found.source.model}: float16 weights are measured in float32 on a CPU (`dtype`)")
+        model = model.float()
+    tokenizer = load_tokenizer(found.folder) if has_tokenizer(found.folder) else None
+    return LoadedModel(found, model, tokenizer, states)
+
+
+def _check_code(found: ResolvedModel, say: Callable[[str], None]) -> None:
+    """Raises `CheckpointError` if others would run modeling code other than the measured one.
+
+    Only attn-surgery's own code ever runs. A Hub model's code is not fetched; `say` reports this.
+    """
+    asked, file = found.checkpoint.config.get("auto_map"), found.folder / MODELING_FILE.name
+    if not asked:
+        return
+    ours = asked == auto_map(found.inventory.family)
+    if ours and file.is_file():
+        ours = file.read_bytes() == MODELING_FILE.read_bytes()
+    elif ours and found.source.commit:
+        say(
+            f"{found}: runs with attn-surgery's modeling code; the repository's own was not "
+            "fetched and may differ"
+        )
+    if not ours:
+        raise CheckpointError(
+            "its modeling code is not that of this attn-surgery version, so users who trust it "
+            "would run another model than the measured one",
+            where=found.folder,
+            fix="export it again, or remove auto_map from config.json",
+        )
+
+
+def check_precision(base: str, other: str, name: str) -> None:
+    """Raises `MeasurementError` unless two compared models run in one precision.
+
+    `base`, `other`: their dtypes; `name`: of the other model.
+    """
+    if other != base:
+        raise MeasurementError(
+            "the models would run in different precisions",
+            expected=f"{base}, as the baseline",
+            got=f"{other} for {name}",
+            fix="choose one with `dtype`",
+        )
+
+
+def find_device(name: str | None) -> torch.device:
+    """By default a GPU, if there is one. Raises `MeasurementError` for a missing device."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        got = f"{name}: {describe_error(error)}"
+        raise MeasurementError("no such device", where="`device`", got=got) from error
+    return device

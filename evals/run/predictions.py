@@ -1,0 +1,167 @@
+"""Turns hidden states into a few numbers for each position or row, and never keeps logits.
+
+The hidden states may come from a plain forward pass or from one resumed at any block.
+
+Shape letters: B rows, S suffix tokens, T tokens, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import kl_div
+
+from evals.run.forward import POSITIONS_AT_ONCE, Head
+
+Floats = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: logits / temperature, all but the `top_k` largest removed.
+
+    The default is the scheme of Hayes et al. 2024. Ties with the k-th largest logit
+    stay in, as in transformers' TopKLogitsWarper.
+    """
+
+    top_k: int = 40
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The result of one teacher-forced pass at each suffix position: [N, S], float32 but `greedy`.
+
+    - `greedy`: int32, the most likely token given the true tokens before it.
+    - `log_likelihood`: log p(true token), in nats.
+    - `log_drawn`: log-probability of the true token under a `Sampling`, -inf if it is removed.
+    - `entropy`: H(p) over the vocabulary, in nats. `spread`: the standard deviation of log p(v)
+      under v ~ p. The last three are None if not requested.
+    """
+
+    greedy: npt.NDArray[np.int32]
+    log_likelihood: Floats
+    log_drawn: Floats | None = None
+    entropy: Floats | None = None
+    spread: Floats | None = None
+
+    @staticmethod
+    def concatenate(parts: Sequence[Predictions]) -> Predictions:
+        """Rows of all parts, in order."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        joined: Any = (None if c[0] is None else np.concatenate(c) for c in columns)
+        return Predictions(*joined)
+
+
+@torch.inference_mode()
+def measure_predictions(
+    hidden: torch.Tensor,
+    head: Head,
+    suffix: torch.Tensor,
+    *,
+    sampling: Sampling | None = None,
+    distributions: bool = False,
+    spread: bool = True,
+) -> Predictions:
+    """Measures every suffix position.
+
+    `hidden`: [B, S, d], final hidden states of the token before each token of `suffix`, int64
+    [B, S]. `sampling`: also measure log-probabilities under this scheme. `distributions`: also
+    measure entropies, and the `spread`, which costs as much again.
+    """
+    states, targets = hidden.flatten(0, 1), suffix.flatten()
+    pieces = [
+        _measure(head(some).float(), true, sampling, distributions, spread)
+        for some, true in zip(
+            torch.split(states, POSITIONS_AT_ONCE),
+            torch.split(targets, POSITIONS_AT_ONCE),
+            strict=True,
+        )
+    ]
+    found = {
+        name: torch.cat([piece[name] for piece in pieces]).view(suffix.shape).cpu().numpy()
+        for name in pieces[0]
+    }
+    return Predictions(**found | {"greedy": found["greedy"].astype(np.int32)})
+
+
+def _measure(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    sampling: Sampling | None,
+    distributions: bool,
+    spread: bool,
+) -> dict[str, torch.Tensor]:
+    # logits float32 [n, V], targets int64 [n] -> the columns of Predictions, each [n]
+    index = targets.to(logits.device).unsqueeze(-1)
+    true, total = logits.gather(-1, index).squeeze(-1), logits.logsumexp(-1)
+    found = {"greedy": logits.argmax(-1), "log_likelihood": true - total}
+    if sampling is not None:
+        found["log_drawn"] = _log_drawn(logits, true, sampling)
+    if distributions:
+        p = (logits - total.unsqueeze(-1)).exp_()
+        # -Σ p log p; near certainty, rounding could leave less than 0
+        found["entropy"] = (total - _dot(p, logits)).clamp_(min=0)
+        if spread:
+            deviation = logits - (total - found["entropy"]).unsqueeze(-1)
+            found["spread"] = _dot(p, deviation.square_()).sqrt()
+    return found
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    # [n, V], [n, V] -> [n], without a third array of that size
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).flatten()
+
+
+def _log_drawn(logits: torch.Tensor, true: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    k, vocabulary = sampling.top_k, logits.shape[-1]
+    if k >= vocabulary:
+        return true / sampling.temperature - (logits / sampling.temperature).logsumexp(-1)
+    top = logits.topk(k + 1, dim=-1).values
+    smallest = top[:, k - 1]
+    total = (top[:, :k] / sampling.temperature).logsumexp(-1)
+    tied = (top[:, k] == smallest).nonzero().flatten()
+    if len(tied):  # more than k are in: sum over all of them
+        kept = logits[tied].masked_fill(logits[tied] < smallest[tied, None], float("-inf"))
+        total[tied] = (kept / sampling.temperature).logsumexp(-1)
+    return (true / sampling.temperature - total).masked_fill(true < smallest, float("-inf"))
+
+
+@torch.inference_mode()
+def measure_heldout(
+    hidden: torch.Tensor, base: torch.Tensor | None, head: Head, targets: torch.Tensor
+) -> tuple[Scores, Scores]:
+    """Mean negative log-likelihood and mean KL divergence of each row, in nats per token.
+
+    KL(base || edited) = Σ_v p(v) (log p(v) - log q(v)), p the base model's predicted distribution
+    and q the edited model's. The logits of a few positions exist at a time.
+
+    `hidden`, `base`: [B, T, d], final hidden states of the edited and of the base model at the
+    tokens before each of `targets` (int64 [B, T]); `base` is None to measure the base itself.
+    Returns float64 [B] twice.
+    """
+    states, true = hidden.flatten(0, 1), targets.flatten()
+    before = states if base is None else base.flatten(0, 1)
+    log_likelihood, divergence = [], []
+    for begin in range(0, len(states), POSITIONS_AT_ONCE):
+        some = slice(begin, begin + POSITIONS_AT_ONCE)
+        logits = head(states[some]).float()
+        index = true[some].to(logits.device).unsqueeze(-1)
+        log_likelihood.append(logits.gather(-1, index).squeeze(-1) - logits.logsumexp(-1))
+        if base is not None:
+            log_p = head(before[some]).float().log_softmax(-1)
+            log_q = logits.log_softmax(-1)
+            divergence.append(kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
+    mean = -_means(log_likelihood, targets)
+    return mean, _means(divergence, targets) if divergence else np.zeros(len(mean))
+
+
+def _means(pieces: list[torch.Tensor], like: torch.Tensor) -> Scores:
+    values = torch.cat(pieces).view(like.shape).cpu().numpy()
+    return np.asarray(values.mean(axis=1, dtype=np.float64))

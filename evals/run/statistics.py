@@ -1,0 +1,226 @@
+"""95 % intervals and paired tests. Nothing here knows about models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, isfinite, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+SEED = 20_250_501
+"""Every bootstrap starts from it, so the same rows give the same interval."""
+RESAMPLES = 2_000
+FEWEST = 30
+"""The fewest rows for which a resampled interval counts. With few rows it is too narrow, with one
+it is a point. Bonett and Price's interval holds for any number."""
+_Z = 1.959963984540054
+_MOST_STRATA = 10
+
+Values = npt.NDArray[np.floating[Any]]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided 95 % interval that includes both ends."""
+
+    low: float
+    high: float
+
+    def as_list(self) -> list[float]:
+        return [self.low, self.high]
+
+
+@lru_cache
+def wilson(count: int, n: int) -> Interval:
+    """Wilson's score interval for the rate count / n (Wilson 1927). n is at least 1."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(count, n).proportion_ci(method="wilson")
+    return Interval(float(interval.low), float(interval.high))
+
+
+def count_needed(limit: float, rate: float = 0.0) -> int | None:
+    """The fewest rows, the share `rate` of them a yes, for which `wilson` ends at or below `limit`.
+
+    None if no number does. The interval ends at p where (p - rate)² = z² p (1 - p) / n.
+    """
+    if rate >= limit:
+        return None
+    rows = _Z**2 * (limit / (limit - rate)) * ((1 - limit) / (limit - rate))
+    return max(1, ceil(rows)) if isfinite(rows) else None
+
+
+def scale_needed(n: int, times: float) -> int | None:
+    """About how many rows give an interval so many times as narrow as that of `n` rows.
+
+    Its width falls with the square root of n. None if no number does.
+    """
+    rows = n * times * times
+    return ceil(rows) if isfinite(rows) else None
+
+
+def bootstrap(groups: tuple[npt.NDArray[Any], ...], statistic: Callable[..., Any]) -> Interval:
+    """Percentile bootstrap interval (Efron 1979) of `statistic(*groups)`."""
+    return cut_percentiles(resample(groups, statistic))
+
+
+def resample(
+    groups: tuple[npt.NDArray[Any], ...], statistic: Callable[..., Any]
+) -> npt.NDArray[np.float64]:
+    """`statistic(*groups)` of `RESAMPLES` resamples, [RESAMPLES]. Each group is drawn alone."""
+    rng = np.random.default_rng(SEED)
+    with np.errstate(over="ignore", invalid="ignore"):
+        drawn = [
+            statistic(*(group[rng.integers(len(group), size=len(group))] for group in groups))
+            for _ in range(RESAMPLES)
+        ]
+    return np.asarray(drawn, dtype=np.float64)
+
+
+def cut_percentiles(drawn: Values) -> Interval:
+    """The interval that holds the middle 95 % of resampled values."""
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+def rate(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Count, share and interval of the flags [N] that are true, as JSON. With N = 0: 0 to 1."""
+    count, n = int(flags.sum()), len(flags)
+    if n == 0:
+        return {"count": 0, "rate": 0.0, "ci95": [0.0, 1.0]}
+    return {"count": count, "rate": count / n, "ci95": wilson(count, n).as_list()}
+
+
+def rate_draws(hits: Flags, counted: Flags) -> dict[str, Any]:
+    """The share of rows that are hits, in the mean of D draws: bool [D, N] each, as JSON.
+
+    `n` and `count`: rows that are counted, and hits, in at least one draw. The interval covers
+    draws and rows. It is never narrower than that of one draw.
+    """
+    hits, n = hits & counted, int(counted.any(axis=0).sum())
+    if len(hits) == 1 or n == 0:
+        return {"n": n, **rate(hits[counted])}
+    middle, each = _mean_rate(hits, counted), max(1, round(float(counted.sum(axis=1).mean())))
+    interval = _widen(
+        wilson(round(middle * each), each), lambda some: _mean_rate(hits[some], counted[some]), hits
+    )
+    return {
+        "n": n,
+        "count": int(hits.any(axis=0).sum()),
+        "rate": middle,
+        "ci95": interval.as_list(),
+    }
+
+
+def _mean_rate(hits: Flags, counted: Flags) -> float:
+    numbers = counted.sum(axis=1)
+    return float((hits.sum(axis=1)[numbers > 0] / numbers[numbers > 0]).mean())
+
+
+def _widen(one: Interval, statistic: Callable[[Any], float], rows: Flags) -> Interval:
+    """An interval of one draw, widened to the bootstrap over draws and rows.
+
+    `statistic`: of an index into [D, N].
+    """
+    places = np.arange(rows.shape[0]), np.arange(rows.shape[1])
+    both = bootstrap(places, lambda draws, some: statistic(np.ix_(draws, some)))
+    return Interval(min(one.low, both.low), max(one.high, both.high))
+
+
+def mean(values: Values) -> dict[str, Any]:
+    """The mean of [N], N at least 1, and its bootstrap interval, as JSON."""
+    return {"mean": float(values.mean()), "ci95": bootstrap((values,), np.mean).as_list()}
+
+
+@lru_cache
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided McNemar p-value of paired yes/no outcomes (McNemar 1947, binomial form).
+
+    The arguments count the pairs in which only the first, or only the second, is a yes. Without
+    such pairs nothing points to a difference, and p is 1.
+    """
+    from scipy.stats import binomtest
+
+    discordant = only_first + only_second
+    if not discordant:
+        return 1.0
+    return float(binomtest(min(only_first, only_second), discordant, 0.5).pvalue)
+
+
+def paired_difference(only_first: float, only_second: float, n: float) -> Interval:
+    """Interval for the rate of the second minus that of the first, on the same n rows.
+
+    Bonett and Price 2012, "Adjusted Wald Confidence Interval for a Difference of Binomial
+    Proportions Based on Paired Data": one pair added to each discordant cell. Unlike a bootstrap,
+    it does not shrink to nothing where all pairs agree.
+    """
+    first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    middle = second - first
+    half = _Z * sqrt((first + second - middle**2) / (n + 2))
+    return Interval(max(-1.0, middle - half), min(1.0, middle + half))
+
+
+class Flips(NamedTuple):
+    """A yes/no outcome of the same rows before and after: how many turned to no, and to yes.
+
+    `difference`: the rate after minus the rate before; `p_value`: of McNemar's test.
+    """
+
+    lost: int
+    gained: int
+    difference: float
+    ci95: list[float]
+    p_value: float
+
+
+def compare_flags(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> Flips:
+    """Paired flags, bool [N] each; N may be 0."""
+    lost, gained, n = int((before & ~after).sum()), int((after & ~before).sum()), len(after)
+    interval = paired_difference(lost, gained, n)
+    change = (gained - lost) / max(1, n)
+    return Flips(lost, gained, change, interval.as_list(), mcnemar(lost, gained))
+
+
+def compare_draws(before: Flags, after: Flags, counted: Flags) -> Flips:
+    """As `compare_flags`, in the mean of D draws that both sides share: bool [D, N] each.
+
+    The interval covers draws and rows. It is never narrower than that of one draw.
+    """
+    if len(after) == 1 or not counted.any():
+        return compare_flags(before[counted], after[counted])
+    lost, gained = (
+        float((one & ~other & counted).sum() / len(counted))
+        for one, other in ((before, after), (after, before))
+    )
+    each = float(counted.sum(axis=1).mean())
+
+    def differ(some: Any) -> float:
+        return _mean_rate(after[some] & counted[some], counted[some]) - _mean_rate(
+            before[some] & counted[some], counted[some]
+        )
+
+    interval = _widen(paired_difference(lost, gained, each), differ, after)
+    p_value = mcnemar(round(lost), round(gained))
+    change = differ(np.ix_(range(len(after)), range(after.shape[1])))
+    return Flips(round(lost), round(gained), change, interval.as_list(), p_value)
+
+
+def split_strata(counts: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Groups rows by duplication count, ascending: a label and a mask (bool [N]) for each group.
+
+    One group per count, or per power of two ("4-7") if there are more than ten counts.
+    """
+    distinct = np.unique(counts)
+    if len(distinct) <= _MOST_STRATA:
+        return [(str(count), counts == count) for count in distinct.tolist()]
+    powers = np.asarray([int(count).bit_length() for count in counts])
+    found = []
+    for power in np.unique(powers).tolist():
+        low, high = (1 << power) >> 1, (1 << power) - 1
+        found.append((f"{low}-{high}" if high > low else str(low), powers == power))
+    return found

@@ -1,0 +1,316 @@
+"""Repeats a recorded edit: exports again from the record, and compares hashes.
+
+`identity` and `zero` only copy and clear numbers, so every machine makes the same bytes. Fitted
+variants (`mean`, `linear`) use sums over a forward pass, whose last digits depend on library
+versions and processors. If their bytes differ, tensors are compared within `TOLERANCE`. Healing
+trains again, and training magnifies last digits: its result is compared within `HEALED_TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surgery.checkpoint.content import hash_file
+from surgery.checkpoint.inventory import make_inventory
+from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
+from surgery.checkpoint.writer import Progress
+from surgery.editing.preparing import Fitting, Prepared, prepare
+from surgery.errors import ManifestError, SamplesError, SourceError
+from surgery.exporting import Export, check_target, write
+from surgery.hub.client import HubFile, find_published, open_client
+from surgery.hub.finding import find_folder, find_model
+from surgery.hub.resolved import ResolvedModel
+from surgery.proof.expected import find_constants, replan
+from surgery.record.manifest import CalibrationRecord, Manifest, list_versions, read_manifest
+
+TOLERANCE = 0.01  # a few roundings of bfloat16
+"""Largest |repeated - recorded| / |recorded| (Frobenius) of a tensor of a fitted variant."""
+HEALED_TOLERANCE = 0.05
+"""Largest |repeated - recorded| / |recorded - cut| (Frobenius) of all trained weights together."""
+_TINY = 1e-30  # where healing changed nothing, no difference is allowed
+
+
+@dataclass(frozen=True)
+class Original:
+    """An edited model: its manifest, and its files in a folder or on the Hub."""
+
+    model: str
+    revision: str | None
+    manifest: Manifest
+    files: Mapping[str, Path | HubFile]
+
+    def holds(self, name: str, repeated: Path) -> bool:
+        """Whether its file of that name is recorded and equals the repeated one byte for byte."""
+        file, digest = self.files.get(name), hash_file(repeated)
+        if file is None or self.manifest.files[name].sha256 != digest:
+            return False
+        if isinstance(file, HubFile):
+            return file.holds(digest, repeated)
+        return file.is_file() and hash_file(file) == digest
+
+
+def open_original(model: str | Path, revision: str | None = None) -> Original:
+    """Finds an edited model by folder or Hub id. Downloads only its manifest.
+
+    **Raises:** `SourceError` if there is no such model, `ManifestError` without a manifest.
+    """
+    folder = find_folder(model, revision)
+    files: dict[str, Path | HubFile]
+    if folder is not None:
+        manifest = read_manifest(folder)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    else:
+        with open_client(str(model), revision) as api:
+            there = find_published(api, str(model), revision)
+            manifest, files, revision = there.manifest(api), {**there.files}, there.commit
+    if manifest is None:
+        fix = "reproduce a model that `attn-surgery export` wrote"
+        raise ManifestError(f"has no {MANIFEST}", where=model, fix=fix)
+    return Original(str(model), revision, manifest, files)
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """SHA-256 of a file, recorded and repeated; None if it is missing.
+
+    `difference`: of fitted tensors, relative to their norm, or of healed ones, relative to what
+    healing changed; None if bytes must be equal.
+    """
+
+    name: str
+    recorded: str | None
+    repeated: str | None
+    equal: bool
+    difference: float | None = None
+    tolerance: float = TOLERANCE
+
+    @property
+    def ok(self) -> bool:
+        return self.equal or (self.difference is not None and self.difference <= self.tolerance)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The result. `source`: the model that was edited again.
+
+    `environment`: library → (recorded version, version now), for those that differ.
+    """
+
+    original: Original
+    source: ResolvedModel
+    files: tuple[FileResult, ...]
+    environment: Mapping[str, tuple[str | None, str | None]]
+
+    @property
+    def source_is_edited(self) -> bool:
+        return self.source.manifest is not None
+
+    @property
+    def first_difference(self) -> str | None:
+        """The name of the first file that differs."""
+        return next((file.name for file in self.files if not file.ok), None)
+
+    @property
+    def exact(self) -> bool:
+        return all(file.equal for file in self.files)
+
+    @property
+    def tolerance(self) -> float | None:
+        """Within which files that are not equal were compared. None if all are equal."""
+        return max((file.tolerance for file in self.files if not file.equal), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reproduced": self.first_difference is None,
+            "exact": self.exact,
+            "model": self.original.model,
+            "source": self.original.manifest.edit.source.model_dump(mode="json"),
+            "source_is_edited": self.source_is_edited,
+            "files": [
+                {key: value for key, value in vars(file).items() if key != "tolerance"}
+                for file in self.files
+            ],
+            "first_difference": self.first_difference,
+            "tolerance": self.tolerance,
+            "environment": {
+                name: {"recorded": recorded, "now": now}
+                for name, (recorded, now) in self.environment.items()
+            },
+        }
+
+
+def reproduce(
+    original: Original,
+    output: str | Path | None = None,
+    *,
+    source: str | Path | None = None,
+    fit: Callable[[Prepared], Fitting] | None = None,
+    heal: Callable[[Export, Path], Export] | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda nbytes: None,
+) -> Reproduction:
+    """Repeats the latest edit from its recorded source and compares every file.
+
+    **Arguments:** `output`: keeps the repeated export in this folder, replacing it with
+    `overwrite`; `source`: a copy of the source, if the recorded one cannot be found; `fit`: fits a
+    prepared export on the recorded calibration text; `heal`: heals a repeated cut on the recorded
+    text into a folder, if the original was healed.
+
+    **Raises:** a `SurgeryError` if the source or the text is missing or differs, or if the output
+    cannot be written. A source with another content hash passes if all files are equal: it may be
+    split into other files.
+    """
+    edit = original.manifest.edit
+    model = _find_source(original) if source is None else source
+    prepared = prepare(
+        model,
+        tuple(edit.parts),
+        layout=edit.layout,
+        revision=edit.source.commit if source is None else None,
+        name=edit.source.model,
+        save_as=edit.family,
+    )
+    if output is not None:
+        check_target(prepared.checkpoint.folder, Path(output), overwrite=overwrite)
+    fitting = None if fit is None else fit(prepared)
+    if edit.calibration is not None and fitting is not None and fitting.record is not None:
+        _check_text(edit.calibration, fitting.record)
+    with tempfile.TemporaryDirectory(prefix="attn-surgery-") as folder:
+        output = Path(output or Path(folder) / "repeated")
+        cut = write(
+            replace(prepared, chosen=edit.chosen),
+            Path(folder) / "cut" if heal else output,
+            fitting=fitting,
+            overwrite=overwrite,
+            max_shard_size=edit.max_shard_size,
+            progress=progress,
+        )
+        export = heal(cut, output) if heal else cut
+        files = _compare_files(original, export, cut)
+    found = replace(prepared.model, source=export.manifest.edit.source)
+    exact = all(file.equal for file in files)
+    if not exact and edit.source.content is not None and not found.is_that(edit.source):
+        raise SourceError(
+            "is not the model that was edited",
+            where=model,
+            expected=f"{edit.source.model} with content {edit.source.content[:12]}",
+            got=(found.source.content or "")[:12],
+            fix="give a copy of the edited one as `source`",
+        )
+    return Reproduction(original, prepared.model, files, _compare_versions(edit.versions))
+
+
+def _compare_versions(then: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """Recorded and present versions of packages, where they differ."""
+    now = list_versions()
+    both = {name: (then.get(name), now.get(name)) for name in {**then, **now}}
+    return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+
+
+def _find_source(original: Original) -> str:
+    source = original.manifest.edit.source
+    if source.commit is None and find_folder(source.model) is None:
+        raise SourceError(
+            f"was made from a folder, {source.model}, which is not here",
+            where=original.model,
+            fix="give it, or a copy of it, as `source`",
+        )
+    return source.model
+
+
+def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
+    """Raises if the text differs, or its record does."""
+    if recorded.sha256 != found.sha256:
+        raise SamplesError(
+            "is not the recorded calibration text",
+            where=", ".join(text.name for text in found.sources),
+            expected=f"{', '.join(map(str, recorded.sources))}, tokens of SHA-256 "
+            f"{recorded.sha256[:12]}",
+            got=found.sha256[:12],
+        )
+    sizes = [(one.tokens, one.window, [*one.blocks]) for one in (recorded, found)]
+    then, now = (
+        [value or 0.0 for fit in one.blocks.values() for value in vars(fit).values()]
+        for one in (recorded, found)
+    )
+    if sizes[0] != sizes[1] or not np.allclose(then, now, rtol=TOLERANCE, atol=TOLERANCE):
+        raise ManifestError("the recorded fit differs from the repeated one", where=MANIFEST)
+
+
+def _compare_files(original: Original, export: Export, cut: Export) -> tuple[FileResult, ...]:
+    """Compares all files by hash, and fitted or healed tensors by number where hashes differ."""
+    recorded, repeated = (
+        {name: file.sha256 for name, file in manifest.files.items()}
+        for manifest in (original.manifest, export.manifest)
+    )
+    results = []
+    for name in sorted({**recorded, **repeated}):
+        both = name in recorded and name in repeated
+        equal = both and original.holds(name, export.output / name)
+        results.append(FileResult(name, recorded.get(name), repeated.get(name), equal))
+    differing = [file.name for file in results if not file.equal]
+    healed = export is not cut
+    trained = healed or export.plan.fitted
+    if differing and trained and all(name.endswith(".safetensors") for name in differing):
+        ours = find_model(original.model, original.revision).checkpoint
+        theirs, tolerance = open_checkpoint(export.output), TOLERANCE
+        if healed:
+            tolerance, before = HEALED_TOLERANCE, open_checkpoint(cut.output)
+            found = _measure_healed(ours, theirs, before, export.manifest)
+        else:
+            changed = export.manifest.edit.changed
+            found = _measure_fitted(ours, theirs, {*changed.rewritten, *changed.added})
+        update: dict[str, Any] = {"difference": found, "tolerance": tolerance}
+        results = [file if file.equal else replace(file, **update) for file in results]
+    return tuple(results)
+
+
+def _measure_healed(
+    one: Checkpoint, other: Checkpoint, cut: Checkpoint, manifest: Manifest
+) -> float | None:
+    """Returns |other - one| / |one - cut| (Frobenius) over all trained weights.
+
+    None if a constant of the edit or a buffer is not the cut's, or names, dtypes or shapes differ.
+    """
+    constants = find_constants(replan(cut, manifest), cut.tensors)
+    trained = make_inventory(cut.config, cut.infos).parameters
+    if not one.infos == other.infos == cut.infos:
+        return None
+    apart = changed = 0.0
+    for name in cut.tensors:
+        a, b, c = (checkpoint.read(name) for checkpoint in (one, other, cut))
+        fixed = constants.get(name, np.full(c.shape, name not in trained))
+        if not a[fixed].tobytes() == b[fixed].tobytes() == c[fixed].tobytes():
+            return None
+        if name in trained:
+            a, b, c = (array.astype(np.float64) for array in (a, b, c))
+            apart += float(np.square(b - a).sum())
+            changed += float(np.square(a - c).sum())
+    return math.sqrt(apart / max(changed, _TINY))
+
+
+def _measure_fitted(one: Checkpoint, other: Checkpoint, changed: Collection[str]) -> float | None:
+    """Returns the largest |other - one| / |one| (Frobenius) of a tensor in `changed`.
+
+    None if any other tensor, or one of zeros, is not byte-equal, if a number is not finite, or if
+    names, dtypes or shapes differ.
+    """
+    if one.infos != other.infos:
+        return None
+    largest = 0.0
+    for name in one.tensors:
+        a, b = one.read(name), other.read(name)
+        if a.tobytes() == b.tobytes():
+            continue
+        if name not in changed or not a.any() or not np.isfinite(a).all():
+            return None
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        largest = max(largest, float(np.linalg.norm(b - a) / np.linalg.norm(a)))
+    return largest

@@ -1,0 +1,433 @@
+"""Contract: attackers who know what was cut get what their definitions say.
+
+Attention copied back from the source undoes a cut bit for bit, in every family and layout. A woken
+block learns in all of its attention, a cut one in none of its queries and keys. Only the cut blocks
+are trained, and the model under attack stays as it is. A sibling that does not fit is one line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from command_line import attn_surgery
+from decoders import CONFIGS, write_decoder
+from reciting import PREFIX, SUFFIX, model_named, passages, recited_rows, two_heads, write_rows
+from tiny_compact import VOCABULARY
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
+
+from evals.choose.search.request import SearchRequest
+from evals.choose.search.task import open_task
+from evals.choose.search.trials import Trials
+from evals.data import Samples
+from evals.data.inputs import say_nothing, show_nothing
+from evals.jobs.auditing import AuditRequest
+from evals.measure.attacks import revive
+from evals.measure.attacks.attack import Target
+from evals.measure.attacks.early_exit import find_final_norm, fit_lenses, keep_residuals
+from evals.measure.attacks.graft import copy_weights, list_scopes
+from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
+from evals.measure.attacks.sibling import check_sibling, describe_sibling
+from evals.measure.attacks.weights import put_weights, restore_modules
+from evals.measure.memorization.recovery import is_recovery, make_recovery
+from evals.report.evaluation_request import EvaluationRequest
+from evals.report.search_report import describe_question
+from evals.run.forward import hidden_states
+from evals.run.models import open_model
+from surgery.editing.in_memory import apply
+from surgery.editing.loading import load_model
+from surgery.errors import MeasurementError
+from surgery.exporting import export
+from surgery.families import family_of
+from surgery.hub.finding import find_model
+from surgery.selection import parse_selection
+from surgery.training.training import measure_loss
+
+TOKENS = torch.arange(2, 42).view(2, 20)
+TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
+CUTS = [
+    *(
+        ("neox", *cut)
+        for cut in (("identity", "stock"), ("zero", "stock"), ("identity", "compact"))
+    ),
+    ("neo", "zero", "stock"),
+    ("neo", "identity", "compact"),
+    *((kind, "identity", "auto") for kind in CONFIGS),
+    *((kind, "zero", "auto") for kind in ("llama", "olmo2")),
+]
+
+
+class Cut(NamedTuple):
+    base: Any
+    folder: Path
+    edited: Any
+
+
+@pytest.fixture(scope="module", params=CUTS, ids="-".join)
+def cut(request, tmp_path_factory) -> Cut:
+    """A model without attention in block 1."""
+    kind, variant, layout = request.param
+    folder = tmp_path_factory.mktemp("cut") / "base"
+    if kind in CONFIGS:
+        model = load_model(write_decoder(folder, kind))
+    else:
+        model = two_heads() if kind == "neox" else model_named("neo")
+        model.save_pretrained(folder)
+    return Cut(model, folder, apply(model, "1", variant, layout=layout))
+
+
+@torch.inference_mode()
+def logits_of(model) -> torch.Tensor:
+    return model(TOKENS).logits
+
+
+def test_attention_of_the_source_undoes_a_cut(cut) -> None:
+    """Also where the edit added biases, and where attention is another module."""
+    whole = restore_modules(cut.edited)
+    assert type(whole) is type(cut.base)
+    before, after = logits_of(cut.base), logits_of(cut.edited)
+    assert not torch.equal(after, before)
+    for names in list_scopes(whole, (1,)):
+        with put_weights(whole, copy_weights(whole, find_model(cut.folder), names)):
+            assert torch.equal(logits_of(whole), before)
+    assert torch.equal(logits_of(cut.edited), after)
+
+
+def test_a_woken_block_learns_in_all_of_its_attention(cut) -> None:
+    whole = restore_modules(cut.edited)
+    before = {name: one.clone() for name, one in whole.state_dict().items()}
+    woken = revive.wake(whole, (1,))
+    with put_weights(whole, woken):
+        measure_loss(whole, TOKENS).backward()
+    assert woken
+    for name, weight in woken.items():
+        if weight.ndim == 2:
+            assert weight.grad.norm(dim=1).count_nonzero() == len(weight), name
+            assert weight.grad.norm(dim=0).count_nonzero() == weight.shape[1], name
+    after = whole.state_dict()
+    assert all(torch.equal(one, after[name]) for name, one in before.items())
+
+
+def test_without_waking_queries_and_keys_learn_nothing() -> None:
+    """But rounding. This is why fine-tuning does not bring a stock cut back."""
+    edited = apply(two_heads(), "1", "identity", layout="stock")
+    weight = edited.gpt_neox.layers[1].attention.query_key_value.weight
+    measure_loss(edited, TOKENS).backward()
+    scores = weight.grad.view(2, 3, -1, weight.shape[1])
+    assert scores[:, :2].abs().max() < 1e-4 * scores[:, 2].abs().max()
+
+
+def test_heads_that_were_not_cut_stay_as_they_are() -> None:
+    edited = apply(two_heads(), "1.0", "identity", layout="stock")
+    name = "gpt_neox.layers.1.attention.query_key_value"
+    old = dict(edited.named_parameters())
+    woken = revive.wake(edited, (1,))
+    weights, biases = (
+        [one[f"{name}.{leaf}"].detach().unflatten(0, (2, 3, -1)) for one in (old, woken)]
+        for leaf in ("weight", "bias")
+    )
+    for (before, after), slept in ((weights, 1.0), (biases, revive.SHRINK)):
+        assert torch.equal(before[1], after[1])
+        assert torch.equal(before[0, 2], after[0, 2])
+        if slept != 1.0:
+            assert torch.equal(before[0, :2] * slept, after[0, :2])
+    assert not weights[0][0, :2].any()
+    assert weights[1][0, :2].std() == pytest.approx(revive.NOISE, rel=0.2)
+
+
+def target_of(model, samples: Samples, **more) -> Target:
+    return Target(model, None, samples, TEXT_ROWS, **more)
+
+
+def test_revive_trains_the_cut_blocks_alone(monkeypatch) -> None:
+    """On a tenth of the passages and half of the text, which then do not count."""
+    trained: list[tuple[list[str], np.ndarray]] = []
+
+    def train(parameters, measure, rows, steps, rate):
+        trained.append(([tuple(one.shape) for one in parameters], rows))
+        yield 1
+
+    monkeypatch.setattr(revive, "train", train)
+    rows = passages("neox-parallel", rows=30)
+    edited = model_named("neox-parallel compact identity")
+    outcome = make_attack("revive").run(target_of(edited, rows, cut=(1, 3), draws=1))
+    ((shapes, learned),) = trained
+    assert len(shapes) == 8, "weights and biases of two modules in two blocks"
+    known = {tuple(row) for row in learned.tolist()}
+    held = {tuple(row) for row in rows.tokens[~outcome.tried[0]].tolist()}
+    text = {tuple(row) for row in TEXT_ROWS.tolist()}
+    assert held == known - text
+    assert (len(held), len(known & text)) == (3, 4)
+
+
+def test_revive_teaches_what_it_is_taught(monkeypatch) -> None:
+    """The control counts, too: text that trained nothing. An uncut model is read as it is."""
+    monkeypatch.setattr(revive, "STEPS", 4)
+    rows = passages("neox-parallel", rows=30)
+    base, edited = model_named("neox-parallel"), model_named("neox-parallel compact identity")
+    attack = make_attack("revive")
+    plain = target_of(base, rows, draws=1)
+    first = attack.run(target_of(edited, rows, cut=(1, 3), draws=2))
+    again = attack.run(target_of(edited, rows, cut=(1, 3), draws=2))
+    assert np.array_equal(first.recovered, again.recovered)
+    uncut = attack.run(plain)
+    assert uncut.recovered[0].tolist() == make_attack("any").run(plain).recovered.tolist()
+    control = Samples(TEXT_ROWS, PREFIX, tuple(map(str, range(8))), "text")
+    assert 0 < attack.run(target_of(edited, control, cut=(1, 3), draws=1)).tried.sum() < 8
+
+
+def test_graft_takes_the_scope_that_recovers_most(tmp_path) -> None:
+    """The passages are those of a fine-tune whose attention of block 0 is its own."""
+    base = two_heads()
+    base.save_pretrained(tmp_path / "base")
+    private = apply(base, "3", "zero", layout="stock")  # other weights in one block
+    rows = passages("neox-parallel")
+    said = private.generate(
+        torch.from_numpy(rows.prefixes.astype(np.int64)),
+        max_new_tokens=SUFFIX, min_new_tokens=SUFFIX, do_sample=False, pad_token_id=1,
+    )  # fmt: skip
+    rows = replace(rows, tokens=said.numpy().astype(np.int32))
+    edited = apply(private, "1", "identity", layout="stock")
+    attack = make_attack("graft")
+
+    def rate(**more) -> float:
+        return attack.run(target_of(edited, rows, **more)).counted.mean()
+
+    sibling = find_model(tmp_path / "base")
+    assert make_attack("any").run(target_of(edited, rows)).counted.mean() < 1
+    assert rate(cut=(1,), sibling=sibling) == 1
+    assert rate(cut=(), sibling=sibling) < 1, "all attention also undoes what was learned in it"
+
+
+def test_a_passage_that_only_an_earlier_block_shows_is_found() -> None:
+    """What the first three blocks say, and the last one overrides."""
+    model = two_heads()
+    short = type(model)(type(model.config)(**{**model.config.to_dict(), "num_hidden_layers": 3}))
+    short.load_state_dict({k: v for k, v in model.state_dict().items() if ".layers.3." not in k})
+    rows = passages("neox-parallel")
+    said = short.eval().generate(
+        torch.from_numpy(rows.prefixes.astype(np.int64)),
+        max_new_tokens=SUFFIX, min_new_tokens=SUFFIX, do_sample=False, pad_token_id=1,
+    )  # fmt: skip
+    target = target_of(model, replace(rows, tokens=said.numpy().astype(np.int32)))
+    shown = make_attack("any").run(target)
+    found = make_attack("early-exit").run(target)
+    assert shown.recovered.mean() < 0.5
+    assert found.recovered.all()
+    alone = make_attack("early-exit").run(target_of(model, rows)).recovered
+    assert (alone >= make_attack("any").run(target_of(model, rows)).recovered).all()
+
+
+def test_the_last_block_read_early_is_the_model(cut) -> None:
+    config = cut.edited.config.to_dict()
+    with torch.inference_mode(), keep_residuals(cut.edited, 0) as kept:
+        hidden, _ = hidden_states(cut.edited, TOKENS)
+        assert torch.equal(find_final_norm(cut.edited)(kept[-1]), hidden)
+    assert len(kept) == family_of(config).dimensions(config).num_blocks
+
+
+def test_a_lens_comes_nearer_to_the_last_block() -> None:
+    """On text that did not fit it."""
+    model = two_heads()
+    text = np.random.default_rng(0).integers(2, VOCABULARY, (64, 16)).astype(np.int32)
+    lenses = fit_lenses(model, text[:48])
+    assert len(lenses) == 3
+    with torch.inference_mode(), keep_residuals(model, 0) as kept:
+        hidden_states(model, torch.from_numpy(text[48:].astype(np.int64)))
+        for lens, one in zip(lenses, kept, strict=False):
+            assert (lens(one) - kept[-1]).norm() < 0.9 * (one - kept[-1]).norm()
+
+
+def test_the_names_of_leaks_and_grafts() -> None:
+    assert make_attack("leak@50").name == make_recovery("leak@50").name == "sampling:50"
+    assert is_recovery("leak@50")
+    asked = {"attack": ("leak@5", "graft:some/base"), "max": {"leak@7": 0.1}}
+    audit = AuditRequest(model="m", baseline="lab:pythia", **asked)
+    assert (audit.attack, audit.sibling) == (("sampling:5", "graft"), "some/base")
+    assert audit.tried == ("sampling:5", "graft", "sampling:7")
+    report = EvaluationRequest(models=("m",), baseline="lab:pythia", **asked)
+    assert report.max == {"sampling:7": 0.1}
+    assert "--sibling some/base" in report.to_command()
+    limits = SearchRequest(model="m", samples="s", max={"graft:a": 0.1, "any": 0.2})
+    assert (limits.max, limits.sibling) == ({"graft": 0.1, "any": 0.2}, "a")
+    with pytest.raises(MeasurementError, match="no attack 'leak@0'"):
+        make_attack("leak@0")
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"attack": ("graft:a",), "sibling": "b"}, "give one sibling, not b and a"),
+        ({"attack": ("graft:",)}, "names no model"),
+        ({"max": {"leak@5": 0.1, "sampling:5": 0.2}}, "limits one attack twice"),
+    ],
+)
+def test_names_that_contradict_each_other(asked, line) -> None:
+    with pytest.raises(ValueError, match=line):
+        AuditRequest(model="m", baseline="lab:pythia", **asked)
+
+
+@pytest.mark.parametrize("group", ["default", "all", "cheap"])
+def test_groups_hold_graft_only_where_there_is_a_sibling(group) -> None:
+    without, beside = (choose_attacks([group], sibling=known) for known in (False, True))
+    assert set(beside) - set(without) == {"graft"}
+    assert shorten_names(beside, sibling=True)[0] == shorten_names(without)[0] == group
+    assert choose_attacks(["graft"]) == ("graft",)
+    assert {"revive"} <= set(choose_attacks([]))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """A base, what was cut from it, and siblings that do not fit."""
+    root = tmp_path_factory.mktemp("siblings")
+    base = save_tiny(root / "base")
+    export(str(base), "1", output=root / "edited")
+    export(str(base), "0", output=root / "edited-too")
+    save_tiny(root / "wide", tiny_model(intermediate_size=128))
+    save_tiny(root / "neo", tiny_neo())
+    save_tiny(root / "earlier", tiny_model(seed=1))
+    spelled = save_tiny(root / "spelled", tiny_model(seed=1)) / "tokenizer.json"
+    content = json.loads(spelled.read_text())
+    vocabulary = content["model"]["vocab"]
+    one, other = list(vocabulary)[5:7]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    spelled.write_text(json.dumps(content))
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("sibling", "line"),
+    [
+        ("wide", "another shape (expected intermediate 64, got intermediate 128)"),
+        ("neo", "another family (expected gpt_neox, got gpt_neo)"),
+        ("spelled", "its tokenizer has other tokens"),
+        ("edited", "it is that model itself"),
+        ("edited-too", "it was edited, too, so it lacks attention"),
+    ],
+)
+def test_siblings_that_cannot_be(folders, sibling, line) -> None:
+    with pytest.raises(MeasurementError, match=re.escape(line)):
+        check_sibling(find_model(folders[sibling]), find_model(folders["edited"]))
+
+
+def test_a_copy_is_that_model_itself(folders, tmp_path) -> None:
+    """By its content, whatever its name."""
+    model = load_model(folders["edited"])
+    save_tiny(tmp_path / "copy", model)
+    with pytest.raises(MeasurementError, match="it is that model itself"):
+        check_sibling(find_model(tmp_path / "copy"), find_model(folders["edited"]))
+
+
+def test_more_tokens_make_no_other_sibling(folders, tmp_path) -> None:
+    """A fine-tune often adds a few."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(seed=2, vocab_size=len(tokenizer) + 8)
+    folder = save_tiny(tmp_path / "more", model)
+    check_sibling(find_model(folder), find_model(folders["edited"]))
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink(missing_ok=True)
+    with pytest.raises(MeasurementError, match="other tokens"):
+        check_sibling(find_model(folder), find_model(folders["edited"]))
+
+
+@pytest.fixture(scope="module")
+def rows(folders) -> Path:
+    made = recited_rows(load_model(folders["base"]), 20)
+    return write_rows(folders["base"].parent / "rows.jsonl", made)
+
+
+def audit(folders, rows, *options):
+    control = folders["base"].parent / "text.txt"
+    control.write_text(TEXT)
+    return attn_surgery(
+        *("audit", folders["edited"], "--baseline", folders["base"], "--samples", rows),
+        *("--control", control, "--device", "cpu", "--prefix-length", 6, "--suffix-length", 5),
+        *options,
+    )
+
+
+def test_an_audit_grafts_from_the_sibling(folders, rows) -> None:
+    """It names the sibling and no path. The base as the sibling is noted."""
+    outcome = audit(
+        folders, rows, "--attack", f"graft:{folders['base']}", "--attack", "any", "--json"
+    )
+    assert outcome.code == 0, outcome
+    found = {attack["name"]: attack for attack in outcome.json["attacks"]}
+    assert found["graft"]["edited"]["rate"] == found["any"]["base"]["rate"] == 1
+    assert found["any"]["edited"]["rate"] < 1
+    assert outcome.json["provenance"]["sibling"]["model"] == "base"
+    assert str(folders["base"]) not in outcome.stdout
+    assert "base is the base itself: graft undoes the edit" in outcome.stderr
+
+
+def test_a_sibling_that_does_not_fit_is_one_line(folders, rows) -> None:
+    """Before any model is loaded."""
+    found = audit(folders, rows, "--attack", "any", "--sibling", folders["wide"])
+    found.assert_error("wide: cannot be the sibling of edited: it has another shape")
+    none = folders["wide"].parent / "none"
+    audit(folders, rows, "--attack", "any", "--sibling", none).assert_error(str(none))
+
+
+def test_without_a_sibling_graft_is_skipped_or_refused(folders, rows) -> None:
+    outcome = audit(folders, rows, "--attack", "graft", "--attack", "any", "--json")
+    assert outcome.json["skipped"]["graft"].startswith("a sibling to copy attention from")
+    assert "graft" in outcome.json["not_tried"]
+    limited = audit(folders, rows, "--max", "graft=0.5", "--attack", "any")
+    limited.assert_error("graft has a limit and cannot be tried")
+
+
+@pytest.mark.parametrize("where", ["card", "config"])
+def test_a_fine_tune_that_names_its_base(folders, tmp_path, where) -> None:
+    folder = save_tiny(tmp_path / "tuned")
+    assert describe_sibling(None, find_model(folder)) is None
+    if where == "card":
+        (folder / "README.md").write_text("---\nbase_model: [some/base]\n---\nText.\n")
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": "some/base"}))
+    line = describe_sibling(None, find_model(folder))
+    assert line is not None
+    assert "tuned says that it was made from some/base" in line
+    assert describe_sibling(find_model(folders["earlier"]), find_model(folder)) is None
+
+
+def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
+    """An edit in memory is attacked as the exported one, and another sibling is another search."""
+    control = folders["base"].parent / "corpus.txt"
+    control.write_text(TEXT)
+    asked: dict[str, Any] = {
+        "model": str(folders["base"]), "samples": str(rows), "corpus": (control,),
+        "prefix_length": 6, "suffix_length": 5, "variant": ("identity",), "device": "cpu",
+    }  # fmt: skip
+
+    def open_with(sibling: Path):
+        limits = {"any": 0.5, f"graft:{sibling}": 0.5}
+        return open_task(SearchRequest(**asked, max=limits), say_nothing, show_nothing)
+
+    task = open_with(folders["earlier"])
+    assert task.slow == ("graft",)
+    trials = Trials(task, task.engines("auto"), "auto")
+    point = trials.measure(parse_selection("1", "identity", 2, 2))
+    ((name, found, n),) = trials.attack(point, stop=False).attacked
+    exported = open_model(str(folders["edited"]), device="cpu")
+    assert exported.cut == (1,)
+    target = replace(task.targets[0], model=exported.model, cut=exported.cut)
+    expected = make_attack("graft").run(target).recovered
+    assert (name, n) == ("graft", len(expected))
+    assert found == pytest.approx(expected.mean())
+    assert describe_question(task)["sibling"] == find_model(folders["earlier"]).identified.content
+    with pytest.raises(MeasurementError, match="it is that model itself"):
+        open_with(folders["base"])
+
+
+def test_a_record_names_the_sibling_without_its_path(folders) -> None:
+    asked = {"baseline": "lab:pythia", "sibling": str(folders["earlier"])}
+    report = EvaluationRequest(models=("m",), **asked).to_record(["m"], "lab:pythia")
+    assert report.sibling == "earlier"
+    assert "sibling: earlier" in AuditRequest(model="m", **asked).to_config()

@@ -1,0 +1,212 @@
+"""Contract: a message names what you can type, and says what you may have meant.
+
+Names of arguments become options only where the running command has them. Mistakes in a name or a
+value exit with 2, all of a file's at once, and every line of an error begins with "error: ". An
+error that is not yours is never taken for one of yours.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import ROOT, attn_surgery, running
+from pydantic import TypeAdapter
+
+from cli.main import COMMANDS
+from cli.terminal import name_options
+from surgery.errors import UnsupportedError, suggest
+from surgery.families import family_of
+
+NO_OPTIONS = {
+    *("zero", "mean"),  # variants
+    *("render", "try_attacks"),  # misuse from Python
+    *("evaluate", "export", "search"),  # commands
+}
+
+
+def list_messages() -> Iterator[str]:
+    """Every text of the two packages that is no docstring."""
+    for path in (path for part in ("surgery", "evals") for path in (ROOT / part).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        inside = {
+            id(part)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.JoinedStr)
+            for part in node.values
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = (p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
+                yield "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and id(node) not in docstrings | inside:
+                yield str(node.value)
+
+
+def list_options(name: str) -> set[str]:
+    return {opt for one in running(name).command.params for opt in one.opts}
+
+
+MESSAGES = [text for text in list_messages() if "`" in text]
+
+
+def test_every_argument_in_a_message_is_one_of_a_command() -> None:
+    named = {match for text in MESSAGES for match in re.findall(r"`([a-z_]+)(?:=[^`]*)?`", text)}
+    known = {str(one.name) for name in COMMANDS for one in running(name).command.params}
+    known |= {opt.strip("-").replace("-", "_") for name in COMMANDS for opt in list_options(name)}
+    assert len(named) > 20
+    assert named - known <= NO_OPTIONS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_message_names_only_options_that_the_command_has(name: str) -> None:
+    ctx, options = running(name), list_options(name)
+    for text in MESSAGES:
+        shown = name_options(text, ctx)
+        for command, option in re.findall(r"(?:`([a-z-]+) )?(?<![\w-])(--[a-z][a-z-]*)", shown):
+            if option not in text:
+                assert option in (list_options(command) if command else options), shown
+
+
+@pytest.mark.parametrize(
+    ("command", "called", "shown"),
+    [
+        ("search", "`max_extraction=0.25`: none", "--max-extraction 0.25: none"),
+        ("search", "`max_rise=1e-05`: none", "`max_rise=1e-05`: none"),
+        ("export", "a `plan`, `save_as`, or `as_patch=True`", "a --plan, --as, or --as-patch"),
+        ("push", "`evaluation` goes with `render`", "--report goes with `render`"),
+        ("push", "as by `export(max_shard_size=1GB)`", "as by `export --max-shard-size 1GB`"),
+        ("convert", "with `export(layout=stock)`", "with `export --layout stock`"),
+        ("check", "give `samples`, or run `hf auth login`", "give SAMPLES, or run `hf auth login`"),
+        ("inspect", "`nothing(overwrite=True)`", "`nothing(overwrite=True)`"),
+    ],
+)
+def test_an_option_has_its_value_and_its_own_name(command: str, called: str, shown: str) -> None:
+    assert name_options(called, running(command)) == shown
+    assert name_options(called) == called  # nothing runs
+
+
+def test_a_variant_is_no_option(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="only `zero` and `mean` could be held"):
+        family_of({"model_type": "gpt2"})
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text('{"model_type": "gpt2"}')
+    outcome = attn_surgery("export", source, "--drop-attn", "1", "--output", tmp_path / "out")
+    outcome.assert_error("only `zero` and `mean` could be held")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["audit", "x", "--baseline", "y", "--samples", "s", "--attack", "relern"], "'relearn'"),
+        (["audit", "x", "--baseline", "y", "--samples", "s", "--attack", "hnts:3"], "'hints:3'"),
+        (["audit", "x", "--baseline", "y", "--samples", "s", "--attack", "defalt"], "'default'"),
+        (["search", "x", "--samples", "s", "--max", "quantised:4=0.1"], "'quantized:4'"),
+        (["search", "x", "--samples", "s", "--max-extraction", "0.1", "--measure", "gredy"],
+         "'greedy'"),
+        (["search", "x", "--samples", "s", "--grain", "blok"], "'blocks'"),
+        (["export", "x", "--drop-attn", "1", "--variant", "zeor"], "'zero'"),
+        (["sweep", "x", "--samples", "s", "--suite", "standart"], "'standard'"),
+        (["mitigate", "lab:pythia", "--output", "o", "--preset", "quik"], "'quick'"),
+        (["export", "x", "--drop-atn", "1"], "'--drop-attn'"),
+        (["export", "x", "--overwritten"], "'--overwrite'"),
+        (["exprot", "x"], "'export'"),
+    ],
+)  # fmt: skip
+def test_what_was_meant(arguments: list[str], text: str) -> None:
+    outcome = attn_surgery(*arguments)
+    assert (outcome.code, outcome.stdout) == (2, ""), outcome
+    usage, *_, last = outcome.stderr.splitlines()
+    assert usage.startswith("Usage: attn-surgery ")
+    assert last.startswith("error: ")
+    assert last.endswith(f"; did you mean {text}?")
+
+
+def test_what_is_like_nothing_gets_no_hint() -> None:
+    assert suggest("xyz", COMMANDS) is None
+    last = attn_surgery("export", "x", "--qqq").stderr.splitlines()[-1]
+    assert last == "error: No such option '--qqq'"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--attack", "magic"],
+        ["--max", "magic=0.1"],
+        ["--max", "any=2"],
+        ["--max", "membership=0.1"],
+        ["--attack", "quantized:16"],
+    ],
+)
+def test_a_wrong_attack_is_a_wrong_option(options: list[str]) -> None:
+    outcome = attn_surgery("audit", "lab:pythia", "--baseline", "lab:pythia", *options)
+    assert outcome.code == 2, outcome
+    assert outcome.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_all_mistakes_of_a_file_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(
+        "model: lab:pythia\nseeed: 1\ngrain: blok\nmax: [any, any=7]\nbatch-size: none\n"
+        "json: true\nsamples: [a, b]\nvariant: [zeor]\nlimit: 0.5\n"
+    )
+    outcome = attn_surgery("mitigate", "--recipe", file, "--output", tmp_path / "out")
+    assert outcome.code == 2
+    found = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+    for line, (key, text) in zip(
+        found,
+        [
+            ("seeed", "mitigate has no option 'seeed'; did you mean 'seed'?"),
+            ("grain", "is not one of 'blocks', 'heads', 'mixed'; did you mean 'blocks'?"),
+            ("max", "'any' is not A=X"),
+            ("batch-size", "'none' is not a valid integer"),
+            ("json", "cannot come from a file; pass --json"),
+            ("samples", "expected one value, got ['a', 'b']"),
+            ("variant", "did you mean 'zero'?"),
+        ],
+        strict=True,
+    ):
+        assert line.startswith(f"error: {file}: {key}: ")
+        assert text in line
+
+
+def test_all_mistakes_of_a_request_at_once() -> None:
+    outcome = attn_surgery("evaluate", "x", "--baseline", "y", "--limit", "1.5", "--tasks", ",")
+    assert outcome.code == 2
+    *_, first, second = outcome.stderr.splitlines()
+    assert {first, second} == {
+        "error: --tasks: a name is empty",
+        "error: --limit: 1.5 is neither a whole number from 1 on nor a share below 1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("worker", "arguments"),
+    [
+        ("evals.jobs.evaluating.run_evaluation",
+         ["evaluate", "lab:pythia", "--baseline", "lab:pythia"]),
+        ("evals.jobs.mitigating.mitigate", ["mitigate", "lab:pythia", "--output", "out"]),
+        ("evals.jobs.forecasting.forecast",
+         ["mitigate", "lab:pythia", "--output", "out", "--dry-run"]),
+        ("evals.jobs.materials.open_materials",
+         ["export", "lab:pythia", "--drop-attn", "1", "--output", "out", "--evaluate"]),
+    ],
+)  # fmt: skip
+def test_an_internal_error_is_no_usage_error(
+    worker: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that does not fit its schema after hours is our mistake, and shows as one."""
+
+    def work(*_: object, **__: object) -> Any:
+        return TypeAdapter(int).validate_python("a record")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker, work)
+    with pytest.raises(ValueError, match="valid integer"):
+        attn_surgery(*arguments)
