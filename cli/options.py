@@ -283,6 +283,20 @@ heal = combine(
     ),
     count("--heal-steps", 80, "Steps of 16 x 128 tokens to train for.", least=1),
 )
+erase = combine(
+    flag(
+        "--erase",
+        "Before the cut, teach the model to forget the passages of --samples, with its cut as the "
+        "teacher (as `erase` does).",
+    ),
+    count("--erase-steps", 60, "Steps of 24 passages and 16 x 128 tokens of text.", least=1),
+    several(
+        "--text",
+        "Other text for --erase, which may hold none of the passages.",
+        "that of --heal, else a lab model's own",
+        "TEXT",
+    ),
+)
 allow_undecided = flag(
     "--allow-undecided",
     "Exit with 0, not 4, if no limit is missed and one is not decided.",

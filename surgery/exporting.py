@@ -19,6 +19,7 @@ from surgery.checkpoint.source import (
     Checkpoint,
     drop_paths,
     encode_json,
+    open_checkpoint,
     read_sidecar,
 )
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
@@ -53,6 +54,14 @@ class Trained:
 
     checkpoint: Checkpoint
     record: ErasingRecord
+
+
+def open_trained(folder: Path) -> Trained:
+    """Opens what `erase` made. Raises `ManifestError` for anything else."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.edit.erasing is None or manifest.edit.parts:
+        raise ManifestError("is not a model that was only erased", where=folder)
+    return Trained(open_checkpoint(folder), manifest.edit.erasing)
 
 
 @dataclass(frozen=True)

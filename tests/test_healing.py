@@ -43,7 +43,7 @@ from surgery.hub.finding import find_model
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
-from surgery.reproduction import HEALED_TOLERANCE
+from surgery.reproduction import TRAINED_TOLERANCE
 from surgery.training import healing, training
 
 STEPS = ("--heal-steps", 6)
@@ -315,9 +315,9 @@ def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_p
         edit_weights(other, lambda tensors, share=share: move(tensors, share))
         done = reproduce(work, other)
         assert (done.code, done.json["exact"]) == (code, False), done
-        assert done.json["tolerance"] == HEALED_TOLERANCE
+        assert done.json["tolerance"] == TRAINED_TOLERANCE
         (differing,) = [file for file in done.json["files"] if not file["equal"]]
-        assert (differing["difference"] <= HEALED_TOLERANCE) == (code == 0)
+        assert (differing["difference"] <= TRAINED_TOLERANCE) == (code == 0)
     bias = "gpt_neox.layers.1.attention.query_key_value.bias"
     other = shutil.copytree(work / "healed", tmp_path / "constant")
     edit_weights(other, lambda tensors: tensors[bias][:1].add_(1))

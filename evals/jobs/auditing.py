@@ -21,7 +21,7 @@ from evals.data.inputs import (
     tokenize_passages,
 )
 from evals.data.windows import cut_windows
-from evals.measure.attacks.names import HEALED, choose_attacks
+from evals.measure.attacks.names import TRAINED, choose_attacks
 from evals.measure.attacks.request import Attacking
 from evals.measure.attacks.result import (
     AllRecovered,
@@ -117,8 +117,8 @@ def audit(
         if warning := left.chose.model_copy(update={"windows": 0}).warning:
             say(f"warning: {warning}")
         tried = request.tried
-        if edited.manifest is not None and edited.manifest.is_healed:
-            tried = choose_attacks((*tried, *HEALED))
+        if edited.manifest is not None and edited.manifest.is_trained:
+            tried = choose_attacks((*tried, *TRAINED))
         plan = AttackPlan(
             samples, windows, tried, request.batch_size, request.max, request.draws, sibling
         )

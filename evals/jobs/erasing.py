@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,19 @@ from surgery.errors import MeasurementError
 from surgery.record.plan_file import PlanFile, read_plan_file
 
 if TYPE_CHECKING:
-    from surgery.editing.preparing import Prepared
+    from surgery.editing.preparing import Fitting, Prepared
     from surgery.exporting import Export
-    from surgery.training.distillation import Passages
+    from surgery.fitting.calibration import Calibration, Text
+    from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.erasing import Erased
+    from surgery.training.training import Schedule
 
 MOST_RECITED = 0.05
 """The largest share of the passages that a teacher may recite."""
+
+
+class RecitingTeacherError(MeasurementError):
+    """The teacher recites what the student must forget."""
 
 
 class EraseRequest(Request):
@@ -73,6 +79,18 @@ class EraseRequest(Request):
                 raise ValueError(f"erase needs `{name}`")
         return self
 
+    def read_edit(self) -> str | PlanFile:
+        """Returns the cut that teaches. Raises `SurgeryError` for a plan that cannot be read."""
+        return (
+            read_plan_file(self.plan)
+            if isinstance(self.plan, Path)
+            else self.plan or self.drop_attn or ""
+        )
+
+    def find_text(self) -> Text:
+        """The text that it names, or a lab model's own. Raises `SamplesError`."""
+        return find_healing_text(self.text or (self.model,))
+
     @property
     def target(self) -> Path:
         """The folder to create."""
@@ -80,25 +98,42 @@ class EraseRequest(Request):
         return self.output or Path(f"{name}-erased")
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What a model is trained on, and how."""
+
+    text: Calibration
+    schedule: Schedule
+    passages: TaughtPassages
+
+
 def run_erase(
-    request: EraseRequest, *, say: Say = say_nothing, progress: Progress = show_nothing
-) -> Export:
+    request: EraseRequest,
+    *,
+    keep: bool = False,
+    job: str | None = None,
+    say: Say = say_nothing,
+    progress: Progress = show_nothing,
+) -> Export | None:
     """Erases the passages and writes the checkpoint.
 
-    Raises a `SurgeryError`; the output is then as it was before.
+    `keep` leaves the same erasing as it is and returns None. `job`: as for
+    `surgery.record.manifest.Edit`. Raises a `SurgeryError`; the output is then as it was before.
     """
     from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import check_target, write
-    from surgery.plan import make_empty_plan
 
     check_target(request.model, request.target, overwrite=request.overwrite)
-    plan = read_plan_file(request.plan) if isinstance(request.plan, Path) else request.plan
-    edit, variant = plan or request.drop_attn or "", request.variant or "identity"
+    edit, variant = request.read_edit(), request.variant or "identity"
     fit_on = find_calibration_text(request.calibration, request.model, list_variants(edit, variant))
+    text = request.find_text()
     prepared = prepare(request.model, edit, variant=variant, revision=request.revision)
+    if keep and _is_erasing_of(request, prepared):
+        return None
+    untouched = replace(prepared.without_cut, job=job)
+    lessons = read_lessons(request, prepared, text, say)
     fitting = None if fit_on is None else fit_prepared(prepared, fit_on, progress, request.device)
-    erased = erase_prepared(request, prepared, fitting, say, progress)
-    untouched = replace(prepared, plan=make_empty_plan(prepared.model.inventory), chosen=None)
+    erased = erase_prepared(prepared, lessons, fitting, request.device, progress)
     with progress("export", prepared.total_bytes) as advance:
         return write(
             untouched,
@@ -110,36 +145,59 @@ def run_erase(
         )
 
 
-def erase_prepared(
-    request: EraseRequest, prepared: Prepared, fitting: Any, say: Say, progress: Progress
-) -> Erased:
-    """Reads text and passages, and teaches the source of `prepared` by its cut."""
+def _is_erasing_of(request: EraseRequest, prepared: Prepared) -> bool:
+    from surgery.record.manifest import read_manifest
+
+    made = read_manifest(request.target)
+    record = None if made is None else made.edit.erasing
+    if made is None or record is None or made.edit.parts:
+        return False
+    return (tuple(record.teacher), record.steps) == (prepared.plan.selection, request.steps)
+
+
+def read_lessons(request: EraseRequest, prepared: Prepared, text: Text, say: Say) -> Lessons:
+    """Reads text and passages in the model's tokens.
+
+    Raises `SamplesError` for text that holds passages, too little text, and passages that are
+    longer than the context.
+    """
     from evals.data import open_samples
-    from evals.run.models import find_device
-    from surgery.training.erasing import LEARNING_RATE, erase
     from surgery.training.training import Schedule
 
     how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
     passages = open_samples(request.samples or request.model, **how)
-    text = find_healing_text(request.text or (request.model,))
-    schedule = Schedule(request.steps, request.seed, learning_rate=LEARNING_RATE)
+    schedule = Schedule(request.steps, request.seed)
     tokens, taught = read_healing_text(text, schedule, prepared.model, passages, say)
     assert taught is not None
-    with progress("erase", request.steps) as advance:
-        return erase(
+    return Lessons(tokens, schedule, taught)
+
+
+def erase_prepared(
+    prepared: Prepared,
+    lessons: Lessons,
+    fitting: Fitting | None,
+    device: str | None,
+    progress: Progress,
+) -> Erased:
+    """Teaches the source of `prepared` by its cut, which must not recite the passages itself."""
+    from evals.run.models import find_device
+    from surgery.training.erasing import teach_by_cut
+
+    with progress("erase", lessons.schedule.steps) as advance:
+        return teach_by_cut(
             prepared,
-            taught,
-            tokens,
-            schedule,
+            lessons.passages,
+            lessons.text,
+            lessons.schedule,
             fitting=fitting,
-            check_teacher=lambda cut: check_teacher(cut, taught),
-            device=find_device(request.device),
+            check_teacher=lambda cut: check_teacher(cut, lessons.passages),
+            device=find_device(device),
             advance=advance,
         )
 
 
-def check_teacher(cut: Any, passages: Passages) -> None:
-    """Raises `MeasurementError` for a teacher that recites what the student must forget."""
+def check_teacher(cut: Any, passages: TaughtPassages) -> None:
+    """Raises `RecitingTeacherError` for a teacher that recites what the student must forget."""
     from evals.measure.memorization.extraction import run_pass
     from evals.measure.memorization.measures import exact_match
     from evals.run.predictions import Sampling
@@ -147,7 +205,7 @@ def check_teacher(cut: Any, passages: Passages) -> None:
     found = run_pass(cut, passages.tokens, passages.prefix_length, sampling=Sampling())
     recited = float(exact_match(found.predictions.greedy, found.suffix).mean())
     if recited > MOST_RECITED:
-        raise MeasurementError(
+        raise RecitingTeacherError(
             "the teacher recites the passages itself, so it cannot teach to forget them",
             expected=f"at most {MOST_RECITED:.0%} of {len(passages.tokens):,} passages",
             got=f"{recited:.1%}",

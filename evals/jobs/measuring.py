@@ -19,7 +19,6 @@ from evals.data.inputs import Progress, Say
 from evals.data.windows import cut_windows
 from evals.jobs.materials import Materials
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
-from evals.measure.healing import heal_loaded
 from evals.measure.memorization.comparison import (
     ExtractionResults,
     Protocol,
@@ -35,7 +34,7 @@ from surgery.checkpoint.content import save_to_cache
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import current_processes
-from surgery.record.manifest import HealingRecord, list_versions
+from surgery.record.manifest import list_versions
 
 WINDOW = 64
 """Tokens of a held-out window if there are no samples to take the length from."""
@@ -74,19 +73,18 @@ def measure_model(
     materials: Materials,
     base: ModelResults | None = None,
     *,
-    heal: HealingRecord | None = None,
     inspect: Callable[[Samples | None, Tokens | None], None] = lambda samples, windows: None,
     say: Say,
     progress: Progress,
 ) -> ModelResults:
     """Measures the first model or, given its results as `base`, another one in the same way.
 
-    `heal`: heals the model before, as recorded. `inspect`: gets the first model's passages and
+    `inspect`: gets the first model's passages and
     held-out windows before it is measured. Raises `MeasurementError` if the models cannot be
-    compared, and `SamplesError` if the healing text is not the recorded one.
+    compared.
     """
     loaded = open_model(model, say=say, **materials.request.running)
-    name = f"{loaded.name} healed" if heal else loaded.name
+    name = loaded.name
     if base is None:
         protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
         inspect(protocol.samples if protocol else None, windows)
@@ -95,8 +93,6 @@ def measure_model(
         check_precision(base.dtype, loaded.dtype, loaded.name)
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
-    if heal is not None and materials.healing is not None:
-        heal_loaded(loaded, materials.healing, heal, progress)
     identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
     test = control = audited = None
     if protocol is not None:

@@ -25,7 +25,6 @@ class EvaluationRequest(Measuring, Benchmarking, Attacking):
     - `samples`: passages. `control`: text that no model was trained on. A lab model has its own.
     - `twin`: a model that never saw the passages. The report says how far each edit goes from the
       base toward it.
-    - `heal`: the text that a healed model was healed on, to heal the baseline the same way.
     - `audit`: try the default attacks; `attack`: only these.
       `draws`: runs of each attack that trains; None: five, or fewer where one takes long.
     - Gates: `max_drop`: task or pattern → the largest loss allowed; `max_extraction`: the highest
@@ -43,7 +42,6 @@ class EvaluationRequest(Measuring, Benchmarking, Attacking):
     max_drop: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     max_extraction: float | None = Field(default=None, ge=0, le=1)
     twin: str | None = None
-    heal: tuple[str, ...] = ()
     audit: bool = False
     attack: tuple[str, ...] = ()
     draws: int | None = Field(default=None, ge=1)
@@ -117,7 +115,6 @@ class EvaluationRequest(Measuring, Benchmarking, Attacking):
                 "attack": self.attacks,
                 "no_cache": False,
                 "device": None,
-                "heal": tuple(make_public_name(text) for text in self.heal),
                 "control": tuple(Path(make_public_name(file)) for file in self.control),
                 **measured,
             }

@@ -192,7 +192,8 @@ def _record_fits(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any] | N
 def describe_question(task: SearchTask) -> dict[str, Any]:
     """Everything that the measured figures and the answer depend on."""
     fitter, text = task.fitter, task.healing
-    healing = {"healing": [text.record_text().sha256, task.request.heal_steps]} if text else {}
+    guarded = text and [text.record_text().sha256, task.request.heal_steps, "guarded"]
+    healing = {"healing": guarded} if guarded else {}
     sibling = {"sibling": task.sibling.identified.content} if task.sibling else {}
     return {
         **healing,

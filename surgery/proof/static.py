@@ -232,6 +232,8 @@ class FileChecks:
         read = make_unknown(plan.inventory.infos) if trained else self.original.read
         compared, fitted = check_repeats(plan, self.result, read, {"rewrite", "add"})
         more = ""
+        if not plan.selection:
+            return "nothing was cut"
         if trained:
             more = ", as far as the edit sets them whatever the source holds; the rest is trained"
         elif fitted:

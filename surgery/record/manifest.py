@@ -142,31 +142,42 @@ class TrainingRecord(TextRecord):
     losses: list[float]
 
 
+class PassagesRecord(Record):
+    """Passages that a model was trained on: `number` of them, `rows` in each step.
+
+    `name`: of their file, or what else names them. `sha256`: of their tokens.
+    """
+
+    name: Line
+    sha256: Sha256
+    number: int = Field(ge=1)
+    prefix_length: int = Field(ge=1)
+    suffix_length: int = Field(ge=1)
+    rows: int = Field(ge=1)
+
+
 class HealingRecord(TrainingRecord):
     """The training that followed the cut.
 
-    `passages`: SHA-256 of the passages that the text was found not to hold. `loss`: "text" is the
-    next-token loss, as in earlier versions; "kl" the divergence from the source's predictions on
-    the text; "guarded kl" also from the cut's own on the passages.
+    `loss`: "kl" is the divergence from the source's predictions on the text; with `passages`, also
+    from the cut's own on these. Earlier versions took "text", the next-token loss, and recorded
+    only the SHA-256 of the passages that they had looked for in the text.
     """
 
-    passages: Sha256 | None = None
-    loss: Literal["text", "kl", "guarded kl"] = "text"
+    passages: PassagesRecord | Sha256 | None = None
+    loss: Literal["text", "kl"] = "text"
 
 
 class ErasingRecord(TrainingRecord):
     """The training that came before any cut, with a cut of the same model as the teacher.
 
-    - `teacher`: the parts of that cut; `calibration`: the text that its variants were fitted on.
-    - `passages`: SHA-256 of the passages that were taught, `num_passages` of them,
-      `rows_of_passages` in each step.
+    `teacher`: the parts of that cut; `calibration`: the text that its variants were fitted on.
+    `passages`: what the student learned from it.
     """
 
     teacher: list[Part] = Field(min_length=1)
     calibration: CalibrationRecord | None = None
-    passages: Sha256
-    num_passages: int = Field(ge=1)
-    rows_of_passages: int = Field(ge=1)
+    passages: PassagesRecord
 
 
 class EditedModel(Record):
@@ -314,6 +325,11 @@ class Manifest(Record):
     def is_erased(self) -> bool:
         """Whether passages were erased before any edit."""
         return any(edit.erasing for edit in (self.edit, *self.history))
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights were trained, before or after any edit."""
+        return self.is_erased or self.is_healed
 
     def accounts_for(self, name: str) -> bool:
         """Whether the folder may hold this file: recorded, `UNLISTED`, or a client's notes."""

@@ -17,7 +17,11 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from surgery.training.training import Flags, Schedule, train
+from surgery.errors import SamplesError
+from surgery.families import Dimensions
+from surgery.fitting.calibration import Calibration
+from surgery.record.manifest import PassagesRecord
+from surgery.training.training import ROWS, Flags, Schedule, train
 
 ROWS_OF_PASSAGES = 24
 """Passages of a step."""
@@ -27,11 +31,37 @@ Rows = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Passages:
-    """Passages in tokens, int32 [n, P + S]; `prefix_length` P; the SHA-256 that records hold."""
+    """Passages in tokens, int32 [n, P + S], and the `prefix_length` P.
+
+    `name` and `sha256`: as records hold them.
+    """
 
     tokens: Rows
     prefix_length: int
+    name: str
     sha256: str
+
+    def check_length(self, dimensions: Dimensions) -> None:
+        """Raises `SamplesError` if they are longer than a model's context."""
+        if (length := self.tokens.shape[1]) > dimensions.max_positions:
+            raise SamplesError(
+                "the passages are longer than the model's context",
+                where=self.name,
+                expected=f"at most {dimensions.max_positions:,} tokens",
+                got=f"{length:,}",
+                fix="give a shorter `prefix_length` or `suffix_length`",
+            )
+
+    @property
+    def record(self) -> PassagesRecord:
+        return PassagesRecord(
+            name=self.name,
+            sha256=self.sha256,
+            number=len(self.tokens),
+            prefix_length=self.prefix_length,
+            suffix_length=self.tokens.shape[1] - self.prefix_length,
+            rows=ROWS_OF_PASSAGES,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +80,31 @@ class Lesson:
     weight: float = 1.0
 
     def draw(self, steps: int, seed: int) -> Rows:
-        """The rows of all steps, int32 [steps, B, T]. Each row comes once before any comes again."""
+        """The rows of all steps, int32 [steps, B, T]. Each comes once before any comes again."""
         order, needed = np.random.default_rng(seed), steps * self.per_step
         rounds = [order.permutation(len(self.rows)) for _ in range(-(-needed // len(self.rows)))]
         drawn = np.concatenate(rounds)[:needed]
         return self.rows[drawn].reshape(steps, self.per_step, -1)
+
+
+def teach(
+    student: Any,
+    intact: Any,
+    cut: Any,
+    text: Calibration,
+    passages: Passages | None,
+    schedule: Schedule,
+    **options: Any,
+) -> list[float]:
+    """Trains a float32 `student` in place: on `text` by `intact`, on `passages` by `cut`.
+
+    `options` and the result: as for `distill`.
+    """
+    lessons = [Lesson(intact, text.windows, ROWS)]
+    if passages is not None:
+        first = passages.prefix_length
+        lessons.append(Lesson(cut, passages.tokens, ROWS_OF_PASSAGES, first))
+    return distill(student, lessons, schedule, **options)
 
 
 def distill(
@@ -97,6 +147,6 @@ def _make_loss(
 
 
 def _predict(model: Any, tokens: torch.Tensor, first: int) -> torch.Tensor:
-    """Log-probabilities of the tokens from `first` on: int64 [B, T] → float32 [B (T - first), V]."""
+    """Log-probabilities from token `first` on: int64 [B, T] → float32 [B (T - first), V]."""
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[:, first - 1 :]
     return functional.log_softmax(logits.float(), dim=-1).flatten(0, 1)

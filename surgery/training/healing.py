@@ -8,9 +8,11 @@ cut bit by bit; so are buffers and every file that holds no weights.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,8 +27,8 @@ from surgery.output import create_folder
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.static import check_written
 from surgery.record.manifest import FileRecord, HealingRecord, Manifest, list_versions
-from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, Passages, distill
-from surgery.training.training import ROWS, Schedule, record_training
+from surgery.training.distillation import Passages, teach
+from surgery.training.training import Schedule, record_training
 from surgery.training.weights import take_weights
 
 
@@ -55,18 +57,18 @@ def heal(
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(checkpoint, device=device)
         passes = model.dtype
-        lessons = [Lesson(load_model(source, device=device), text.windows, ROWS)]
-        if passages is not None:
-            unhealed, first = load_model(checkpoint, device=device), passages.prefix_length
-            lessons.append(Lesson(unhealed, passages.tokens, ROWS_OF_PASSAGES, first))
+        intact = load_model(source, device=device)
+        unhealed = None if passages is None else copy.deepcopy(model)
+        if passes == torch.float16 and device.type == "cpu":  # CPUs have no float16 arithmetic
+            passes, intact = torch.float32, intact.float()
+            unhealed = unhealed and unhealed.float()
         schedule = schedule.settle(model.float())
-        losses = distill(
-            model, lessons, schedule, passes=passes, constants=constants, advance=advance
-        )
+        told: dict[str, Any] = {"passes": passes, "constants": constants, "advance": advance}
+        losses = teach(model, intact, unhealed, text, passages, schedule, **told)
         record = HealingRecord(
             **record_training(text, schedule, model, losses),
-            passages=None if passages is None else passages.sha256,
-            loss="kl" if passages is None else "guarded kl",
+            passages=None if passages is None else passages.record,
+            loss="kl",
         )
         trained = take_weights(checkpoint, model, constants)
         files = dict(_write_files(checkpoint, trained, manifest, folder))

@@ -64,14 +64,15 @@ def command(as_json: bool, **asked: Any) -> None:
 
     request = options.fill_request(EraseRequest, asked)
     export = run_erase(request, say=note, progress=show_progress)
+    assert export is not None
     result = export.to_json()
     if as_json:
         print_json(result)
         return
     erasing = result["erasing"]
     echo(
-        f"{export.output}: {erasing['num_passages']:,} passages erased in {erasing['steps']} steps,"
-        f" {decimal(result['bytes'])}"
+        f"{export.output}: {erasing['passages']['number']:,} passages erased in "
+        f"{erasing['steps']} steps, {decimal(result['bytes'])}"
     )
     note(
         "Nothing measured yet. To see what it still recites and what it lost, run: "

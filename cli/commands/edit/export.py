@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
-"""Options that say what the text of --heal may not hold, or what --evaluate measures."""
+"""Options that name passages: for --erase, for the guard of --heal, or for --evaluate."""
 
 
 @click.command("export")
@@ -61,6 +61,7 @@ _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
     "save_as",
 )
 @options.calibration
+@options.erase
 @options.heal
 @options.revision
 @options.output("Folder to create, or file of --as-patch.  [default: NAME-VARIANT-BLOCKS]")
@@ -128,7 +129,8 @@ def command(
         materials = _open_materials(request, asked)
     else:
         unused = asked.keys() - ExportRequest.model_fields.keys()
-        _refuse_unused(unused if request.heal else unused | _OF_PASSAGES)
+        trained = request.heal or request.erase
+        _refuse_unused(unused if trained else unused | _OF_PASSAGES)
     prepared, export = run_export(request, dry_run=dry_run, say=note, progress=show_progress)
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")

@@ -23,12 +23,6 @@ from cli.terminal import note, print_json, show_progress
 @options.evaluation
 @options.twin
 @options.sibling
-@options.several(
-    "--heal",
-    "Text that MODEL was healed on. BASE is then healed the same way, to tell the cost against it, "
-    "too.",
-    metavar="TEXT",
-)
 @options.option(
     "--front",
     "FILE",

@@ -97,17 +97,17 @@ class Trials:
                 fits = task.fitter.fit(selection) if task.fitter and fitted else {}
                 model = editable.apply(plan, fits)
                 constants = find_constants([plan], model.state_dict())
-            if task.healing is not None:
-                model = copy.deepcopy(model)  # it shares tensors with the unedited one
-                schedule = Schedule(task.request.heal_steps)
-                stored = task.loaded.found.inventory.dtype
-                heal_model(model, task.healing, schedule, stored, constants=constants)
+            if task.healing is not None and selection:
+                intact, cut, model = task.loaded.model, model, copy.deepcopy(model)
+                schedule, stored = task.request.heal_steps, task.loaded.found.inventory.dtype
+                given = (intact, cut, task.healing, task.guard, Schedule(schedule), stored)
+                heal_model(model, *given, constants=constants)
             self.edited.clear()
             self.edited[selection] = model
         return self.edited[selection]
 
     def _measure_loss(self, selection: Selection, half: int) -> float:
-        """The held-out loss of the healed edit, or of the healed base, in nats per token."""
+        """The held-out loss of the healed edit, or of the base, in nats per token."""
         if (selection, half) not in self.losses:
             healed = replace(self.task.targets[half], model=self._edit(selection))
             for place, one in enumerate(self.task.halves):
