@@ -18,7 +18,7 @@ from evals.choose.search.task import Half, SearchTask, open_task
 from evals.choose.search.units import held_in_stock
 from evals.data.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
 from evals.jobs.materials import Materials, open_materials
-from evals.jobs.mitigating import MitigationRequest, find_job
+from evals.jobs.mitigating import MitigationRequest, check_texts, find_job
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.attacks.relearn import SHARE
@@ -54,6 +54,7 @@ def forecast(
     find_job(request, output, overwrite=overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(request.evaluation_request, models, progress=progress)
+    check_texts(request, materials)
     if request.heal or request.erase:  # an audit of a trained model tries more
         attacks = choose_attacks((*materials.request.attacks, *TRAINED))
         asked = materials.request.model_copy(update={"attack": attacks})

@@ -262,7 +262,7 @@ def mitigate(
 
     models = [(request.model, request.revision)]
     materials = open_materials(evaluation_request, models, progress=progress)
-    _check_texts(request, materials)
+    check_texts(request, materials)
     say("1 of 3: search")
     found = search(search_request, folder, overwrite=overwrite, say=say, progress=progress)
     if found is None:
@@ -294,7 +294,7 @@ def mitigate(
     return Mitigation(output, result, report, tuple(exports))
 
 
-def _check_texts(request: MitigationRequest, materials: Materials) -> None:
+def check_texts(request: MitigationRequest, materials: Materials) -> None:
     """Raises `SamplesError`, before a long search, for text that holds passages or is too short."""
     from surgery.hub.finding import find_model
     from surgery.training.training import Schedule
