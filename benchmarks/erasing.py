@@ -20,12 +20,12 @@ import numpy as np
 
 from evals.data import Samples, open_samples
 from evals.jobs.erasing import EraseRequest, run_erase
-from evals.jobs.evaluation import evaluate
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import open_materials
 from evals.jobs.mitigating import RESULTS
-from evals.report.evaluation_request import EvaluationRequest
+from evals.jobs.reporting import evaluate
 from evals.report.report import EditReport, Report
+from evals.report.request import EvaluationRequest
 from evals.run.models import open_model
 from surgery.hub.finding import find_model
 
@@ -80,7 +80,7 @@ def compare(
         attack=attacks, draws=1, **lengths,
     )  # fmt: skip
     found = [find_model(place) for place in places]
-    return evaluate(found, find_model(model), open_materials(request), say=click.echo).report
+    return evaluate(found, find_model(model), open_materials(request)).report
 
 
 def show(edit: EditReport, name: str) -> str:

@@ -17,7 +17,6 @@ from surgery.checkpoint.source import (
     MANIFEST,
     SAFETENSORS_INDEX,
     Checkpoint,
-    drop_paths,
     encode_json,
     open_checkpoint,
     read_sidecar,
@@ -25,12 +24,12 @@ from surgery.checkpoint.source import (
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.editing.rewriting import check_fitted, list_changes, plan_shards
-from surgery.errors import ManifestError, OutputError, SourceError
+from surgery.errors import CheckpointError, ManifestError, OutputError, SourceError
 from surgery.fitting.calibration import find_calibration
-from surgery.hub.finding import get_last_name
 from surgery.modeling import MODELING_FILE
 from surgery.output import check_output, create_folder, is_unfinished
 from surgery.plan import Plan, describe_edit
+from surgery.privacy import drop_paths, get_last_name
 from surgery.proof.static import check_written
 from surgery.record.manifest import (
     UNLISTED,
@@ -45,7 +44,7 @@ from surgery.record.manifest import (
 )
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
-from surgery.untrusted import guard
+from surgery.untrusted import guard, read_bytes
 
 
 @dataclass(frozen=True)
@@ -253,7 +252,8 @@ def _collect_files(
     """Returns the files beside the weights by name: index, sidecars, modeling file."""
     contents: dict[str, list[bytes]] = {}
     if list(shards) != name_shards(1):
-        contents[SAFETENSORS_INDEX] = [encode_json(make_index(shards, checkpoint.index_metadata))]
+        index = make_index(shards, drop_paths(checkpoint.index_metadata))
+        contents[SAFETENSORS_INDEX] = [encode_json(index)]
     contents |= {name: [read_sidecar(path)] for name, path in checkpoint.sidecars.items()}
     if plan.layout.NAME == "compact":
         contents[MODELING_FILE.name] = [MODELING_FILE.read_bytes()]
@@ -263,7 +263,7 @@ def _collect_files(
 def _make_config(checkpoint: Checkpoint, plan: Plan) -> bytes:
     config = drop_paths(plan.config)
     if config == checkpoint.config:
-        return (checkpoint.folder / "config.json").read_bytes()
+        return read_bytes(checkpoint.folder / "config.json", CheckpointError)
     return encode_json(config)
 
 

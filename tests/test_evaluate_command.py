@@ -25,9 +25,9 @@ from local_tasks import NAMES, write_tasks
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.publication import check_report
 from evals.report.report import EditReport, Report
+from evals.report.request import EvaluationRequest
 from surgery.checkpoint.content import hash_file
 from surgery.errors import OutputError
 

@@ -28,13 +28,13 @@ from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.data.inputs import open_passages
-from evals.jobs.evaluation import evaluate
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import Materials
+from evals.jobs.reporting import evaluate
 from evals.measure.attacks.names import TRAINED
 from evals.measure.healing import find_healing_text
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.report import Report
+from evals.report.request import EvaluationRequest
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer
 from surgery.errors import SamplesError

@@ -286,6 +286,7 @@ def test_healing_replaces_only_what_the_job_made(
         ("--seeed: 1", "did you mean 'seed'?"),
         ("a: &x [1]\nb: *x", "refers to parts of itself"),
         ("- list", "is not valid YAML (expected options, one `name: value` a line)"),
+        ("overwrite: yes\noverwrite: no", "names 'overwrite' twice (expected options"),
         (r'corpus: ["a\0b"]', "corpus"),
     ],
 )

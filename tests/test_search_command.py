@@ -23,8 +23,8 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 from cli.commands.choose.search import command
 from cli.config import with_config
 from evals.choose.search.request import SearchRequest
-from evals.choose.search.task import split_halves
 from evals.data import load_samples
+from evals.data.held_back import split_halves
 from evals.data.windows import cut_windows
 from evals.measure.edits.engine import edit_record
 from surgery.record.plan_file import read_plan_file

@@ -26,13 +26,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evals.choose.search.algorithm import find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.goals import MaxExtraction
+from evals.choose.search.opened import open_search
 from evals.choose.search.request import SearchRequest
-from evals.choose.search.task import open_task
 from evals.choose.search.trials import Trials
 from evals.choose.search.units import list_units
 from evals.data import load_samples
 from evals.data.held_back import deal_windows
-from evals.data.inputs import say_nothing, show_nothing
 from evals.data.windows import cut_windows
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks.attack import Target
@@ -100,19 +99,19 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
     request = SearchRequest(
         model=str(model), samples=str(samples), max=limits, variant=("zero",), **options
     )
-    task, learned = open_task(request, say_nothing, show_nothing), []
+    opened, learned = open_search(request), []
 
     def noted(model, rows):
         learned.append({row.tobytes() for row in rows})
         return fine_tune(model, rows)
 
     monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", noted)
-    Trials(task, task.engines("auto"), "auto").measure_twice(BASE)
+    Trials(opened, opened.engines("auto"), "auto").measure_twice(BASE)
     assert len(learned) == 4
-    for half, (passages, text) in zip(task.halves, (learned[:2], learned[2:]), strict=True):
+    for half, (passages, text) in zip(opened.halves, (learned[:2], learned[2:]), strict=True):
         assert passages < {row.tobytes() for row in half.samples.tokens}
         assert text == {row.tobytes() for row in half.windows}
-        assert len(passages) == int(task.samples.trained_on.sum()) // 10
+        assert len(passages) == int(opened.samples.trained_on.sum()) // 10
 
 
 def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path) -> None:

@@ -21,8 +21,8 @@ from reciting import model_named, passages
 from tiny_compact import VOCABULARY, stock
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo
 
+from evals.choose.sweep.opened import list_edits
 from evals.choose.sweep.request import SweepRequest
-from evals.choose.sweep.task import list_edits
 from evals.data import Samples
 from evals.measure.edits import sharing
 from evals.measure.edits.engine import Engine, MeasuredEdit

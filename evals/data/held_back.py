@@ -69,6 +69,42 @@ def hold_back(
     return HeldBack(passages, text, ChoiceCounts(passages=some, windows=others))
 
 
+@dataclass(frozen=True)
+class Half:
+    """Passages, and int32 [M, T] windows of held-out text."""
+
+    samples: Samples
+    windows: Tokens
+
+    def __len__(self) -> int:
+        """The number of rows to measure one edit on."""
+        return len(self.samples) + len(self.windows)
+
+
+def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
+    """The half that chooses an edit, and the half that is held back.
+
+    Raises `SamplesError` for fewer than two of either.
+    """
+    members = int(samples.trained_on.sum())
+    for what, number in (
+        ("samples" if samples.members is None else "members", members),
+        ("windows of held-out text", len(windows)),
+    ):
+        if number < 2:
+            raise SamplesError(
+                f"too few {what} to choose on one half and test on the other",
+                where=samples.source,
+                expected="at least 2",
+                got=number,
+            )
+    some, text = deal_passages(samples, seed), deal_windows(windows, seed)
+    first, second = (
+        Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
+    )
+    return first, second
+
+
 def deal_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
     """Deals the members into the half that chooses an edit and the half that is held back.
 

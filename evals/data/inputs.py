@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from evals.run.console import say, show_progress
 from surgery.hub.embedded import LAB_TEXT, find_lab
 
 if TYPE_CHECKING:
@@ -17,25 +17,11 @@ if TYPE_CHECKING:
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
     from surgery.hub.resolved import ResolvedModel
-    from surgery.plan import Plan as EditPlan
+    from surgery.plan import Plan
 
 
-Plan = TypeVar("Plan")
+Shared = TypeVar("Shared")
 Result = TypeVar("Result")
-Say = Callable[[str], None]
-"""Takes a line for the user: a decision that was made for them, or a warning."""
-Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
-"""Makes a bar from a text and a total. It yields a function that takes what was just done."""
-
-
-def say_nothing(line: str) -> None:
-    """Prints nothing."""
-
-
-@contextmanager
-def show_nothing(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Shows no bar."""
-    yield lambda done: None
 
 
 def find_calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
@@ -60,7 +46,6 @@ def read_lab_text() -> Text:
 def fit_prepared(
     prepared: Prepared,
     text: Text,
-    progress: Progress = show_nothing,
     device: str | None = None,
     model: Any = None,
 ) -> Fitting:
@@ -72,7 +57,7 @@ def fit_prepared(
     from evals.run.models import find_device
     from surgery.fitting.fitter import fit_checkpoint
 
-    with progress("calibrate", None) as advance:
+    with show_progress("calibrate", None) as advance:
         return fit_checkpoint(prepared, text, model, device=find_device(device), advance=advance)
 
 
@@ -119,7 +104,7 @@ def open_passages(samples: str, request: Measuring) -> Passages:
     )
 
 
-def tokenize_passages(passages: Passages, tokenizer: Any, say: Say) -> Samples:
+def tokenize_passages(passages: Passages, tokenizer: Any) -> Samples:
     """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
 
     Raises as `Passages.tokenize`.
@@ -146,11 +131,7 @@ def find_last(model: str, request: Measuring) -> ResolvedModel:
 
 
 def find_baseline(
-    model: str,
-    edited: Iterable[ResolvedModel],
-    revision: str | None = None,
-    *,
-    say: Say = say_nothing,
+    model: str, edited: Iterable[ResolvedModel], revision: str | None = None
 ) -> ResolvedModel:
     """Finds the base of edits: at the commit that one of them records, unless `revision` names one.
 
@@ -174,36 +155,30 @@ def find_recorded_commit(model: str, edited: Iterable[ResolvedModel]) -> str | N
 def measure_in_turn(
     models: Sequence[str | ResolvedModel],
     request: Running,
-    prepare: Callable[[LoadedModel], Plan],
-    measure: Callable[[LoadedModel, Plan, bool], Result],
-    say: Say = say_nothing,
-) -> tuple[Plan, list[Result]]:
+    prepare: Callable[[LoadedModel], Shared],
+    measure: Callable[[LoadedModel, Shared, bool], Result],
+) -> tuple[Shared, list[Result]]:
     """Measures models in the same precision, with one in memory at a time.
 
-    `prepare` gets the first model and returns the plan for all. The third argument of `measure`
+    `prepare` gets the first model and returns what all share. The third argument of `measure`
     says whether the model is the last. Raises `MeasurementError` if precisions differ.
     """
     from evals.run.models import check_precision, open_model
 
-    plan, dtype, results = None, None, []
+    shared, dtype, results = None, None, []
     for number, model in enumerate(models, 1):
-        loaded = open_model(model, say=say, **request.running)
-        if plan is None:
-            plan, dtype = prepare(loaded), loaded.dtype
+        loaded = open_model(model, **request.running)
+        if shared is None:
+            shared, dtype = prepare(loaded), loaded.dtype
         check_precision(str(dtype), loaded.dtype, loaded.name)
-        results.append(measure(loaded, plan, number == len(models)))
+        results.append(measure(loaded, shared, number == len(models)))
         del loaded
-    assert plan is not None
-    return plan, results
+    assert shared is not None
+    return shared, results
 
 
 def make_fitter(
-    plans: Sequence[EditPlan],
-    text: Text | None,
-    loaded: LoadedModel,
-    *,
-    layout: str = "auto",
-    progress: Progress = show_nothing,
+    plans: Sequence[Plan], text: Text | None, loaded: LoadedModel, *, layout: str = "auto"
 ) -> Fitter | None:
     """A fitter that has fitted what `plans` need. None if there is no text."""
     from surgery.errors import SamplesError
@@ -213,7 +188,7 @@ def make_fitter(
         return None
     if loaded.tokenizer is None:
         raise SamplesError("calibration text needs a tokenizer", where=loaded.name)
-    with progress("calibrate", None) as advance:
+    with show_progress("calibrate", None) as advance:
         fitter = Fitter(
             loaded.model,
             text.tokenize(loaded.tokenizer, loaded.dimensions),

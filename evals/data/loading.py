@@ -13,7 +13,7 @@ from evals.data.repeats import merge_equal_rows
 from evals.data.samples import Samples
 from evals.data.tables import PassageTable, read_arrays, read_table
 from surgery.errors import SamplesError
-from surgery.hub.finding import make_public_name
+from surgery.privacy import make_public_name
 from surgery.reading.sources import TABLES, find_sources
 
 DEFAULT_LENGTH = 32

@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from evals.data.inputs import (
-    Progress,
-    Say,
-    find_calibration_text,
-    fit_prepared,
-    say_nothing,
-    show_nothing,
-)
+from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.measure.healing import find_healing_text, read_healing_text
+from evals.run.console import show_progress
 from evals.run.request import Request
 from surgery.errors import MeasurementError
 from surgery.record.plan_file import PlanFile, read_plan_file
@@ -108,12 +102,7 @@ class Lessons:
 
 
 def run_erase(
-    request: EraseRequest,
-    *,
-    keep: bool = False,
-    job: str | None = None,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: EraseRequest, *, keep: bool = False, job: str | None = None
 ) -> Export | None:
     """Erases the passages and writes the checkpoint.
 
@@ -131,10 +120,10 @@ def run_erase(
     if keep and _is_erasing_of(request, prepared):
         return None
     untouched = replace(prepared.without_cut, job=job)
-    lessons = read_lessons(request, prepared, text, say)
-    fitting = None if fit_on is None else fit_prepared(prepared, fit_on, progress, request.device)
-    erased = erase_prepared(prepared, lessons, fitting, request.device, progress)
-    with progress("export", prepared.total_bytes) as advance:
+    lessons = read_lessons(request, prepared, text)
+    fitting = None if fit_on is None else fit_prepared(prepared, fit_on, request.device)
+    erased = erase_prepared(prepared, lessons, fitting, request.device)
+    with show_progress("export", prepared.total_bytes) as advance:
         return write(
             untouched,
             request.target,
@@ -155,7 +144,7 @@ def _is_erasing_of(request: EraseRequest, prepared: Prepared) -> bool:
     return (tuple(record.teacher), record.steps) == (prepared.plan.selection, request.steps)
 
 
-def read_lessons(request: EraseRequest, prepared: Prepared, text: Text, say: Say) -> Lessons:
+def read_lessons(request: EraseRequest, prepared: Prepared, text: Text) -> Lessons:
     """Reads text and passages in the model's tokens.
 
     Raises `SamplesError` for text that holds passages, too little text, and passages that are
@@ -167,7 +156,7 @@ def read_lessons(request: EraseRequest, prepared: Prepared, text: Text, say: Say
     how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
     passages = open_samples(request.samples or request.model, **how)
     schedule = Schedule(request.steps, request.seed)
-    tokens, taught = read_healing_text(text, schedule, prepared.model, passages, say)
+    tokens, taught = read_healing_text(text, schedule, prepared.model, passages)
     assert taught is not None
     return Lessons(tokens, schedule, taught)
 
@@ -177,13 +166,12 @@ def erase_prepared(
     lessons: Lessons,
     fitting: Fitting | None,
     device: str | None,
-    progress: Progress,
 ) -> Erased:
     """Teaches the source of `prepared` by its cut, which must not recite the passages itself."""
     from evals.run.models import find_device
     from surgery.training.erasing import teach_by_cut
 
-    with progress("erase", lessons.schedule.steps) as advance:
+    with show_progress("erase", lessons.schedule.steps) as advance:
         return teach_by_cut(
             prepared,
             lessons.passages,

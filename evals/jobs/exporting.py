@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from evals.data.inputs import (
-    Progress,
-    Say,
-    find_calibration_text,
-    fit_prepared,
-    say_nothing,
-    show_nothing,
-)
+from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.jobs.erasing import EraseRequest, Lessons, erase_prepared, read_lessons
 from evals.measure.healing import (
     erase_on,
@@ -27,6 +20,7 @@ from evals.measure.healing import (
     heal_on,
     read_healing_text,
 )
+from evals.run.console import say, show_progress
 from evals.run.request import Request, describe_mistakes
 from surgery.errors import UnsupportedError
 from surgery.record.plan_file import PlanFile, read_plan_file
@@ -156,8 +150,6 @@ def run_export(
     keep: bool = False,
     job: str | None = None,
     erased: Path | None = None,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
 ) -> tuple[Prepared, Export | None]:
     """Plans the edit, fits what it needs, and writes the checkpoint.
 
@@ -203,9 +195,9 @@ def run_export(
         check_tensors(prepared.plan.result, read_result(prepared.plan, prepared.checkpoint.read))
     target = request.output or default
     texts = text, healing, erasing
-    export = _write(request, prepared, target, *texts, erased, say, progress)
+    export = _write(request, prepared, target, *texts, erased)
     if request.gguf:
-        with progress("convert", None) as advance:
+        with show_progress("convert", None) as advance:
             file, overwrite = name_gguf(export.output), request.overwrite
             convert_to_gguf(export.output, file, overwrite=overwrite, progress=advance)
     return prepared, export
@@ -219,8 +211,6 @@ def _write(
     healing: Text | None,
     erasing: Text | None,
     erased: Path | None,
-    say: Say,
-    progress: Progress,
 ) -> Export:
     """Writes the checkpoint, fitted on `text`. With `erasing`, erases before the cut. With
     `healing`, cuts beside it and heals the cut."""
@@ -231,15 +221,15 @@ def _write(
     place, healed_on, lessons = target, None, None
     with ExitStack() as stack:
         if erasing is not None:  # before any work that takes long
-            lessons = read_lessons(request.erase_request, prepared, erasing, say)
+            lessons = read_lessons(request.erase_request, prepared, erasing)
         if healing is not None:
-            healed_on = _read_text_apart(request, prepared, healing, say)
+            healed_on = _read_text_apart(request, prepared, healing)
             stack.enter_context(explain_os_errors(target))
             stack.enter_context(create_parents(target))
             place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
-        fitting, trained = _train(request, prepared, text, lessons, erased, progress)
+        fitting, trained = _train(request, prepared, text, lessons, erased)
         make = write_patch if request.as_patch else partial(write, trained=trained)
-        with progress("export", prepared.total_bytes) as advance:
+        with show_progress("export", prepared.total_bytes) as advance:
             export = make(
                 prepared,
                 place,
@@ -253,7 +243,7 @@ def _write(
         from surgery.training.healing import heal
 
         device, overwrite = find_device(request.device), request.overwrite
-        with progress("heal", request.heal_steps) as advance:
+        with show_progress("heal", request.heal_steps) as advance:
             return heal(
                 export,
                 prepared.checkpoint,
@@ -271,7 +261,6 @@ def _train(
     text: Text | None,
     lessons: Lessons | None,
     folder: Path | None,
-    progress: Progress,
 ) -> tuple[Fitting | None, Trained | None]:
     """Fits the cut on `text` and, with `lessons`, erases by it and fits the cut of the result.
 
@@ -284,7 +273,7 @@ def _train(
     def fit(model: Any = None) -> Fitting | None:
         if text is None:
             return None
-        return fit_prepared(prepared, text, progress, request.device, model)
+        return fit_prepared(prepared, text, request.device, model)
 
     if lessons is not None and folder is not None:
         device = find_device(request.device)
@@ -292,7 +281,7 @@ def _train(
     fitting = fit()
     if lessons is None:
         return fitting, None
-    erased = erase_prepared(prepared, lessons, fitting, request.device, progress)
+    erased = erase_prepared(prepared, lessons, fitting, request.device)
     return fit(erased.model), erased.trained
 
 
@@ -303,7 +292,7 @@ def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
 
 
 def _read_text_apart(
-    request: ExportRequest, prepared: Prepared, text: Text, say: Say
+    request: ExportRequest, prepared: Prepared, text: Text
 ) -> tuple[Calibration, Schedule, TaughtPassages | None]:
     """What `heal` takes of text, once the text is known to hold no passage."""
     from evals.data import open_samples
@@ -312,7 +301,7 @@ def _read_text_apart(
     schedule = Schedule(request.heal_steps)
     how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
     passages = open_samples(request.samples, **how) if request.samples else None
-    tokens, taught = read_healing_text(text, schedule, prepared.model, passages, say)
+    tokens, taught = read_healing_text(text, schedule, prepared.model, passages)
     return tokens, schedule, taught
 
 
@@ -342,7 +331,6 @@ def repeat_export(
     text: Sequence[str] = (),
     samples: str | None = None,
     overwrite: bool = False,
-    progress: Progress = show_nothing,
 ) -> Reproduction:
     """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, erased on
     `text` and `samples`, and healed on `heal` and `samples`.
@@ -369,19 +357,19 @@ def repeat_export(
     def fit(prepared: Prepared, loaded: Any = None) -> Fitting | None:
         if fit_on is None:
             return None
-        return fit_prepared(prepared, fit_on, progress, model=loaded)
+        return fit_prepared(prepared, fit_on, model=loaded)
 
     healing, erasing = None, None
     if edit.healing:
         _refuse_earlier(edit, model)
         passages = find_recorded_passages(samples, edit.healing.passages, model)
         healed_on = find_recorded_text(heal, edit.healing, model, "heal")
-        healing = heal_on(healed_on, passages, edit.healing, overwrite, progress)
+        healing = heal_on(healed_on, passages, edit.healing, overwrite)
     if edit.erasing:
         taught = find_recorded_passages(samples, edit.erasing.passages, model)
         erased_on = find_recorded_text(text, edit.erasing, model, "text")
-        erasing = erase_on(erased_on, taught, edit.erasing, fit, progress)
-    with progress("reproduce", None) as advance:
+        erasing = erase_on(erased_on, taught, edit.erasing, fit)
+    with show_progress("reproduce", None) as advance:
         return reproduce(
             original,
             output,

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError, model_validator
 
 from evals.choose.search.request import SearchRequest
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
 from evals.jobs.erasing import EraseRequest, RecitingTeacherError, run_erase
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.measure.verdicts import OK, shorten_list
-from evals.report.evaluation_request import EvaluationRequest
+from evals.report.request import EvaluationRequest
+from evals.run.console import SILENT, say, use_console
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.request import describe_mistakes
 from surgery.hub.embedded import find_lab
@@ -238,8 +238,6 @@ def mitigate(
     output: Path,
     *,
     overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
     show_search: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> Mitigation | None:
     """Searches into OUTPUT-search, exports into `output`, and puts report, card, and recipe there.
@@ -261,10 +259,10 @@ def mitigate(
     from surgery.record.manifest import RECIPE
 
     models = [(request.model, request.revision)]
-    materials = open_materials(evaluation_request, models, progress=progress)
+    materials = open_materials(evaluation_request, models)
     check_texts(request, materials)
     say("1 of 3: search")
-    found = search(search_request, folder, overwrite=overwrite, say=say, progress=progress)
+    found = search(search_request, folder, overwrite=overwrite)
     if found is None:
         return None
     result, plan = found
@@ -273,22 +271,20 @@ def mitigate(
         say(f"no edit meets the limit of {limits}: continuing with the best one")
     show_search(result)
     say("2 of 3: export")
-    source, exports = _export(request, plan, job, overwrite=overwrite, say=say, progress=progress)
+    source, exports = _export(request, plan, job, overwrite=overwrite)
     say("3 of 3: verify, attack, and evaluate")
     materials = materials.with_search(folder / "search.json")
 
     def check() -> None:
         check_target(request.model, output, overwrite=overwrite or job.made(output))
 
-    arrange = partial(_keep_best, output, exports, check, say)
+    arrange = partial(_keep_best, output, exports, check)
     places = list(exports.values())
     report = evaluate_exports(
         source,
         materials,
         places,
         arrange=arrange if len(exports) > 1 else None,
-        say=say,
-        progress=progress,
     )
     write_text(output / RECIPE, request.to_config())
     return Mitigation(output, result, report, tuple(exports))
@@ -307,7 +303,8 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
         if asked:
             model = find_model(request.model, request.revision)
             text = find_healing_text(named)
-            read_healing_text(text, Schedule(steps), model, materials.passages)
+            with use_console(SILENT):  # the search warns of the same passages
+                read_healing_text(text, Schedule(steps), model, materials.passages)
 
 
 def _export(
@@ -316,14 +313,11 @@ def _export(
     job: Job,
     *,
     overwrite: bool,
-    say: Say,
-    progress: Progress,
 ) -> tuple[ResolvedModel, dict[str, Path]]:
     """Makes every result that is not there. Returns the source, and where the results are."""
     from surgery.hub.finding import find_model
 
     exports = request.list_exports(job.output)
-    shown: dict[str, Any] = {"job": job.name, "say": say, "progress": progress}
     for name, place in exports.items():
         ours = job.made(place)
         replaces = overwrite or ours  # a smaller budget may have found another edit
@@ -331,10 +325,10 @@ def _export(
         keep = ours and not overwrite
         try:
             if isinstance(wanted, EraseRequest):
-                made = run_erase(wanted, keep=keep, **shown)
+                made = run_erase(wanted, keep=keep, job=job.name)
             else:
                 erased = exports["erased"] if wanted.erase else None
-                _, made = run_export(wanted, keep=keep, erased=erased, **shown)
+                _, made = run_export(wanted, keep=keep, job=job.name, erased=erased)
         except RecitingTeacherError as error:
             say(f"nothing erased: {error}")
             exports = {name: place for name, place in exports.items() if "erase" not in name}
@@ -348,7 +342,6 @@ def _keep_best(
     output: Path,
     exports: Mapping[str, Path],
     check: Callable[[], None],
-    say: Say,
     report: Report,
 ) -> Sequence[Path]:
     """Renames the folder of one export to `output`. Returns where the exports are then.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.data.inputs import Progress, Say, read_lab_text, say_nothing, tokenize_passages
+from evals.data.inputs import read_lab_text, tokenize_passages
+from evals.run.console import show_progress
 from surgery.errors import SamplesError
 from surgery.hub.embedded import LAB_TEXT, find_lab
 
@@ -50,7 +51,6 @@ def read_healing_text(
     schedule: Schedule,
     model: ResolvedModel,
     passages: Passages | None,
-    say: Say = say_nothing,
 ) -> tuple[Calibration, TaughtPassages | None]:
     """The text in a model's tokens, and the passages that the model was trained on.
 
@@ -63,7 +63,7 @@ def read_healing_text(
     tokens = schedule.tokenize(text, tokenizer, model.inventory.dimensions)
     if passages is None:
         return tokens, None
-    samples = tokenize_passages(passages, tokenizer, say)
+    samples = tokenize_passages(passages, tokenizer)
     check_apart(samples, tokens)
     return tokens, take_members(samples, model.inventory.dimensions)
 
@@ -221,7 +221,6 @@ def heal_on(
     passages: Passages | None,
     record: HealingRecord,
     overwrite: bool,
-    progress: Progress,
 ) -> Callable[[Export, ResolvedModel, Path], Export]:
     """Returns what heals a cut again: `(cut, source, output)`.
 
@@ -233,7 +232,7 @@ def heal_on(
 
         text_again, schedule, taught = _read_again(record, text, passages, source, "healed")
         given = (cut, source.checkpoint, output, text_again, schedule, taught)
-        with progress("heal", schedule.steps) as advance:
+        with show_progress("heal", schedule.steps) as advance:
             return heal(*given, overwrite=overwrite, advance=advance)
 
     return heal_again
@@ -244,7 +243,6 @@ def erase_on(
     passages: Passages | None,
     record: ErasingRecord,
     fit: Callable[[Prepared], Fitting | None],
-    progress: Progress,
 ) -> Callable[[Prepared], Erased]:
     """Returns what erases again, given the teacher. `fit`: fits the teacher.
 
@@ -257,7 +255,7 @@ def erase_on(
         given = (record, text, passages, teacher.model, "taught")
         text_again, schedule, taught = _read_again(*given)
         assert taught is not None
-        with progress("erase", schedule.steps) as advance:
+        with show_progress("erase", schedule.steps) as advance:
             fitting = fit(teacher)
             lessons = teacher, taught, text_again, schedule
             return teach_by_cut(*lessons, fitting=fitting, advance=advance)

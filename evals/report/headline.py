@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from evals.measure.differences import HeldOut
 from evals.measure.verdicts import OK, describe_limits, join_sentences, settle, shorten_list
-from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
+from evals.report.attacks import UNTRAINED, describe_attacks, has_trained
 from evals.report.gates import check_gates
 from evals.report.report import (
     EditReport,

@@ -16,8 +16,8 @@ from evals.data.held_back import ChoiceCounts
 from evals.measure.attacks.result import Audit, Share, SharePair
 from evals.measure.differences import HeldOut, Metric
 from evals.measure.verdicts import Limit, State
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.model_map import ModelMap
+from evals.report.request import EvaluationRequest
 from surgery.record.manifest import Line, Manifest, Record, Sha256, TextSource, Word
 from surgery.selection import format_selection
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from evals.run.console import say
 from surgery.checkpoint.content import FileState, check_unchanged, hash_file, read_states
 from surgery.checkpoint.source import MANIFEST
 from surgery.editing.in_memory import Editable
@@ -110,7 +111,6 @@ def open_model(
     dtype: str = "auto",
     device: str | None = None,
     device_map: str | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> LoadedModel:
     """Finds and loads `source`: a folder, an embedded model, a Hub id, or a model that was found.
 
@@ -118,14 +118,13 @@ def open_model(
       arithmetic), or a name in `DTYPES`.
     - `device`: by default that of the current process, else a GPU, if there is one. `device_map`:
       "auto" spreads the model over all devices instead.
-    - `say`: reports decisions made for the user.
 
     Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a missing
     device.
     """
     place = None if device_map else find_device(device or current_processes().device)
     found = find_model(source, revision)
-    _check_code(found, say)
+    _check_code(found)
     states = read_states(found.folder.iterdir())
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
@@ -139,10 +138,10 @@ def open_model(
     return LoadedModel(found, model, tokenizer, states)
 
 
-def _check_code(found: ResolvedModel, say: Callable[[str], None]) -> None:
+def _check_code(found: ResolvedModel) -> None:
     """Raises `CheckpointError` if others would run modeling code other than the measured one.
 
-    Only attn-surgery's own code ever runs. A Hub model's code is not fetched; `say` reports this.
+    Only attn-surgery's own code ever runs. A Hub model's code is not fetched, which is said.
     """
     asked, file = found.checkpoint.config.get("auto_map"), found.folder / MODELING_FILE.name
     if not asked:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from surgery.hub.finding import make_public_name
+from surgery.privacy import make_public_name
 from surgery.record.manifest import Record
 from surgery.variants import VARIANTS
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.facts import FILTERS, Markdown, as_line, gather_facts, make_printable
-from surgery.checkpoint.source import CARD, MANIFEST, check_link
+from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.errors import ManifestError, SourceError
-from surgery.hub.finding import get_last_name
 from surgery.output import write_text
+from surgery.privacy import check_link, get_last_name
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.untrusted import guard, parse_yaml, read_bytes
 

@@ -12,9 +12,10 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
-from surgery.checkpoint.source import Checkpoint, is_in_hub_cache, open_checkpoint
+from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.errors import CheckpointError, OutputError
 from surgery.output import create_folder
+from surgery.privacy import is_in_hub_cache
 from surgery.untrusted import guard
 
 _SETTLED = 2_000_000_000  # ns; a file unchanged for that long shows its next change in its times

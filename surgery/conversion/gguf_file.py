@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.checkpoint.inventory import Inventory, check_tokenizer
-from surgery.checkpoint.source import HEADS, check_link
+from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import Array
 from surgery.conversion.architectures import STOCK, Architecture, architecture_of, write_settings
 from surgery.conversion.vocabulary import write_vocabulary
 from surgery.errors import CheckpointError, OutputError, UnsupportedError
-from surgery.hub.finding import find_model, get_last_name
+from surgery.hub.finding import find_model
 from surgery.output import check_output, create_folder
+from surgery.privacy import check_link, get_last_name
 from surgery.proof.static import check_written
 from surgery.untrusted import guard
 

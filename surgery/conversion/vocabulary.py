@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.checkpoint.source import open_tokenizer
 from surgery.errors import SourceError, UnsupportedError
 from surgery.untrusted import read_json
 
@@ -44,7 +45,9 @@ def write_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
         raise SourceError("has no tokenizer.json, which a GGUF file needs", where=folder)
     tokenizer = read_json(path)
     model = tokenizer["model"]
-    special = gguf.SpecialVocab(folder, load_merges=not model.get("byte_fallback"), n_vocab=size)
+    with open_tokenizer(folder) as copy:
+        merges = not model.get("byte_fallback")
+        special = gguf.SpecialVocab(copy, load_merges=merges, n_vocab=size)
     special.add_special_token.setdefault("bos", False)  # llama.cpp has defaults of its own
     if model.get("type") != "BPE":
         raise _refuse(path, f"a {model.get('type')} model", "a BPE model")

@@ -35,7 +35,6 @@ from surgery.checkpoint.source import (
     SAFETENSORS,
     SAFETENSORS_INDEX,
     Checkpoint,
-    check_link,
     open_checkpoint,
     read_sidecar,
 )
@@ -46,6 +45,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
+from surgery.privacy import check_link
 from surgery.proof.expected import check_repeats, make_unknown, replan
 from surgery.record.manifest import UNLISTED, Manifest, read_manifest
 from surgery.selection import variant_name

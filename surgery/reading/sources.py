@@ -10,7 +10,7 @@ from pathlib import Path
 
 from surgery.errors import SamplesError
 from surgery.hub.datasets import PREFIX, HubDataset
-from surgery.hub.finding import make_public_name
+from surgery.privacy import make_public_name
 from surgery.untrusted import guard
 
 TEXT = (".txt", ".md", ".rst", ".py", ".text")

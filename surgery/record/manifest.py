@@ -345,18 +345,16 @@ def list_edited_heads(edits: Iterable[Edit]) -> dict[int, dict[int, str]]:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Reads the manifest of a folder; None if there is none.
-
-    **Raises:** `ManifestError` if it is damaged or has another schema.
-    """
+    """Reads the manifest of a folder; None if there is none. Raises as `parse_manifest`."""
     path = folder / MANIFEST
-    if not path.exists():
-        return None
-    return parse_manifest(read_bytes(path, ManifestError), path)
+    return parse_manifest(read_bytes(path, ManifestError), path) if path.exists() else None
 
 
 def parse_manifest(text: bytes, where: object) -> Manifest:
-    """Parses the content of a manifest. `where`: for messages. Raises as `read_manifest`."""
+    """Parses the content of a manifest. `where`: for messages.
+
+    **Raises:** `ManifestError` if it is damaged or has another schema.
+    """
     with guard(ManifestError, "is not valid", where):
         data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None

@@ -8,7 +8,7 @@ import click
 from rich.filesize import decimal
 
 from cli import options
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 from surgery.variants import VARIANTS
 
 
@@ -63,7 +63,7 @@ def command(as_json: bool, **asked: Any) -> None:
     from evals.jobs.erasing import EraseRequest, run_erase
 
     request = options.fill_request(EraseRequest, asked)
-    export = run_erase(request, say=note, progress=show_progress)
+    export = run_erase(request)
     assert export is not None
     result = export.to_json()
     if as_json:

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from cli import options
 from cli.tables.evaluation import print_evaluation
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def command(
         unused = asked.keys() - ExportRequest.model_fields.keys()
         trained = request.heal or request.erase
         _refuse_unused(unused if trained else unused | _OF_PASSAGES)
-    prepared, export = run_export(request, dry_run=dry_run, say=note, progress=show_progress)
+    prepared, export = run_export(request, dry_run=dry_run)
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
     if export is None:
@@ -160,7 +160,7 @@ def command(
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
     """Opens what is needed to evaluate, so that mistakes come before any work."""
-    from evals.report.evaluation_request import EvaluationRequest
+    from evals.report.request import EvaluationRequest
 
     model = request.model
     edited = {"models": (model,), "baseline": model, "revision": None}
@@ -168,7 +168,7 @@ def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
 
     from evals.jobs.materials import open_materials
 
-    return open_materials(wanted, [(model, request.revision)], progress=show_progress)
+    return open_materials(wanted, [(model, request.revision)])
 
 
 def _refuse_unused(names: Iterable[str]) -> None:
@@ -210,9 +210,7 @@ def _finish_export(
             from evals.jobs.evaluating import evaluate_exports
 
             result["evaluation"] = None
-            report = evaluate_exports(
-                source, materials, [export.output], say=note, progress=show_progress
-            )
+            report = evaluate_exports(source, materials, [export.output])
             result["evaluation"] = report.to_dict()
             state = print_evaluation(report, export.output, table=not as_json)
         if repo is not None:

@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.tables import format_figure, format_interval, print_choice, print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 
 
 @click.command("audit")
@@ -48,7 +48,7 @@ def command(
 
     from evals.jobs.auditing import audit
 
-    found = audit(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    found = audit(request, output, overwrite=overwrite)
     if found is None:
         return
     result = found.to_dict()

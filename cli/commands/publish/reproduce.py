@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 
 
 @click.command("reproduce")
@@ -32,13 +32,13 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
     MODEL is an exported folder or a published one. Its source is fetched at the recorded commit.
     identity and zero must repeat bit for bit. mean and linear are fitted, so they may differ within
     a tolerance if library versions differ. Erased and healed weights are trained again, within a
-    wider one.
-    The weights of a published model are downloaded only to compare such tensors. The exit code is 1
-    if a file differs. To repeat the measurements, run the commands that report.json lists.
+    wider one. The weights of a published model are downloaded only to compare such tensors. The
+    exit code is 1 if a file differs. To repeat the measurements, run the commands that report.json
+    lists.
     """
     from evals.jobs.exporting import repeat_export
 
-    result = repeat_export(model, output, **asked, overwrite=overwrite, progress=show_progress)
+    result = repeat_export(model, output, **asked, overwrite=overwrite)
     source = result.original.manifest.edit.source.model
     if as_json:
         print_json(result.to_json())

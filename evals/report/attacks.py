@@ -1,14 +1,55 @@
-"""Draws what every attack recovers."""
+"""Says in sentences and draws what attackers recovered, for audits and for reports."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evals.measure.attacks.names import TRAINING
+from evals.measure.attacks.result import AttackResult, Audit
 from evals.report.charts.dots import Dot, draw_dots
 from evals.report.charts.lines import LinePanel, draw_lines
 from evals.report.charts.panels import Point, Series
+
+UNTRAINED = "no attack that trains the model was run"
+
+
+def describe_attacks(audit: Audit) -> Iterator[str]:
+    """What the strongest attacks recover, and which count nothing."""
+    if audit.strongest is not None:
+        yield _describe_strongest(audit, audit.strongest)
+    if empty := [one.name for one in audit.rated if not one.edited.n]:
+        yield f"no passage counts for {', '.join(empty)}"
+
+
+def has_trained(audit: Audit | None) -> bool:
+    """Whether an attack trained the model. One of your own counts if it has a curve."""
+    rated = audit.rated if audit else ()
+    return any(one.name in TRAINING or one.curve is not None for one in rated)
+
+
+def _describe_strongest(audit: Audit, worst: AttackResult) -> str:
+    after, number, tied = worst.edited, len(audit.counting), [one.name for one in audit.tied]
+    ns = [one.edited.n for one in audit.tied]
+    n = " to ".join(dict.fromkeys(f"{end(ns):,}" for end in (min, max)))
+    share = after.told if min(ns) == max(ns) else f"{after.rate:.1%} of {n}"
+    base = worst.base.told
+    if not after.count and number > 1:
+        text = f"none of {number} attacks recovers any of {n} passages; "
+        text += f"from the base, {worst.name} recovers {base}"
+    elif len(tied) > 1:
+        names = " and ".join([", ".join(tied[:-1]), tied[-1]])
+        text = f"the strongest of {number} attacks tie: {names} each recover {share} passages; "
+        text += f"from the base, {worst.name} recovers {base}"
+    else:
+        only = "tried" if len(audit.rated) == 1 else "that counts any passage"
+        which = f"strongest of {number} attacks" if number > 1 else f"only attack {only}"
+        text = f"the {which}, {worst.name}, recovers {share} passages; from the base, {base}"
+    if worst.control is not None:
+        text += f"; of text never trained on, {worst.control.told}"
+    return text
+
 
 PICTURES = ("audit", "curves")
 
