@@ -56,7 +56,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def erase(work: Path, output: Path, *more: object, spec: str = "0-1") -> Outcome:
     given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
-    steps = ("--steps", STEPS, "--output", output)
+    steps = ("--variant", "zero", "--steps", STEPS, "--output", output)
     return attn_surgery("erase", work / "neox", "--drop-attn", spec, *given, *steps, *more)
 
 
@@ -81,8 +81,8 @@ def test_it_forgets_and_records_how(work: Path) -> None:
     record = edit.erasing
     assert record is not None
     assert [(part.block, part.variant) for part in record.teacher] == [
-        (0, "identity"),
-        (1, "identity"),
+        (0, "zero"),
+        (1, "zero"),
     ]
     assert len(record.losses) == record.steps == STEPS
     assert np.mean(record.losses[-2:]) < 0.9 * record.losses[0]
@@ -136,7 +136,7 @@ def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.M
     lines = (work / "samples.jsonl").read_text().splitlines()
     rows = [json.loads(line)["tokens"] for line in lines]
     made = surgery.erase(
-        work / "neox", "0-1", rows, 8, text=[work / "text.txt"], steps=STEPS,
+        work / "neox", "0-1", rows, 8, variant="zero", text=[work / "text.txt"], steps=STEPS,
         output=tmp_path / "made",
     )  # fmt: skip
     assert made.manifest.edit.erasing is not None
@@ -159,7 +159,8 @@ def test_an_export_erases_first_then_cuts_then_heals(
     out = tmp_path / "out"
     more = ("--heal", work / "text.txt", "--heal-steps", 3) if healed else ()
     made = attn_surgery(
-        "export", work / "neox", "--drop-attn", "0-1", "--erase", "--erase-steps", STEPS,
+        "export", work / "neox", "--drop-attn", "0-1", "--variant", "zero",
+        "--erase", "--erase-steps", STEPS,
         "--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt", *more,
         "--output", out,
     )  # fmt: skip
@@ -169,7 +170,7 @@ def test_an_export_erases_first_then_cuts_then_heals(
     assert (edit.healing is not None) == healed
     checked = verify(out, source=work / "neox")
     assert checked.ok, checked.verdict
-    assert surgery.inspect(out).attention_free == {0: "identity", 1: "identity"}
+    assert surgery.inspect(out).attention_free == {0: "zero", 1: "zero"}
     erased, cut = weights(work / "erased"), weights(out)
     changed = {name for name in erased if cut[name].tobytes() != erased[name].tobytes()}
     assert changed >= set(edit.changed.rewritten)
@@ -200,9 +201,10 @@ def test_a_cut_of_an_erased_model_is_fitted_to_what_was_taught(work: Path, tmp_p
 
 def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:
     cut, out = tmp_path / "cut", tmp_path / "out"
+    zero = ("--drop-attn", "0-1", "--variant", "zero")
     assert attn_surgery("export", work / "neox", "--drop-attn", "3", "--output", cut).code == 0
     given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
-    done = attn_surgery("erase", cut, "--drop-attn", "0-1", *given, "--steps", 2, "--output", out)
+    done = attn_surgery("erase", cut, *zero, *given, "--steps", 2, "--output", out)
     assert done.code == 0, done.stderr
     before, checkpoint = weights(cut), open_checkpoint(cut)
     constants = find_constants(replan(checkpoint, read(cut)), checkpoint.tensors)

@@ -259,6 +259,7 @@ def test_a_guard_is_recorded_and_repeated(work: Path, tmp_path: Path) -> None:
     )
     assert len({arrays["gpt_neox.embed_in.weight"].tobytes() for arrays in weights}) == 2
     again = reproduce(work, tmp_path / "healed", "--samples", tmp_path / "samples.jsonl")
+    assert again.code == 0, again
     assert again.json["exact"]
     missing = reproduce(work, tmp_path / "healed")
     missing.assert_error("needs the passages", "samples.jsonl: 24 passages", "--samples")

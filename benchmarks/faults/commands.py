@@ -29,7 +29,8 @@ class Command:
 COMMANDS = {
     "export": Command("export {model} --drop-attn 0 --output out", f"source/{SHARD}"),
     "erase": Command(
-        f"erase {{model}} {MEASURED} --drop-attn 0-1 --text corpus.txt --steps 2 --output out",
+        f"erase {{model}} {MEASURED} --drop-attn 0-1 --variant zero --text corpus.txt --steps 2 "
+        "--output out",
         f"source/{SHARD}",
     ),
     "search": Command(
