@@ -5,9 +5,9 @@
 
 Edits MODEL in 20 ways: runs of deep blocks and of early ones, and blocks drawn at random, as
 `identity` or `zero`. Prints the held-out loss over the base's, in nats per token: of the cut; after
-a closed form; after a few steps of healing; and after all steps, where the base is healed the same
-way. Beside each, the share of the passages' suffix tokens that are predicted right. Then Spearman's
-rank correlation of each of the first three costs with the last, and CPU seconds.
+a closed form; after a few steps of healing without a guard; and after all steps. Beside each, the
+share of the passages' suffix tokens that are predicted right. Then Spearman's rank correlation of
+each of the first three costs with the last, and CPU seconds.
 
 The closed form, block by block from the first edited one on: ridge least squares of the output
 projection and the second layer of the MLP, toward the base's residual after that block on the same
@@ -35,8 +35,10 @@ from evals.data.windows import cut_windows
 from evals.measure.healing import find_healing_text
 from evals.run.models import LoadedModel, open_model
 from surgery.editing.in_memory import Editable, apply
-from surgery.healing.training import WINDOW, Schedule, train
+from surgery.fitting.calibration import Calibration
 from surgery.proof.expected import find_constants
+from surgery.training.distillation import teach
+from surgery.training.training import WINDOW, Schedule
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _ROWS = 16
@@ -163,11 +165,11 @@ class Edits:
     """A base model, and what its edits cost by each figure."""
 
     def __init__(
-        self, loaded: LoadedModel, text: np.ndarray, heldout: np.ndarray, samples: Samples
+        self, loaded: LoadedModel, tokens: Calibration, heldout: np.ndarray, samples: Samples
     ) -> None:
         self.model, self.samples = loaded.model.float(), samples
         self.editable = Editable(self.model)
-        self.text, self.heldout = text, heldout
+        self.tokens, self.text, self.heldout = tokens, tokens.windows, heldout
         self.loss, _ = self.see(self.model)
         self.seconds: dict[str, float] = {}
 
@@ -177,7 +179,7 @@ class Edits:
 
     def heal(self, model: Any, steps: int, **constants: Any) -> tuple[float, float]:
         tuned = copy.deepcopy(model)
-        train(tuned, self.text, Schedule(steps), **constants)
+        teach(tuned, self.model, model, self.tokens, None, Schedule(steps), **constants)
         return self.see(tuned)
 
     def measure(
@@ -230,24 +232,18 @@ def main(
         find_healing_text(text or (model,)), loaded.tokenizer, loaded.dimensions
     )
     passages = open_samples(samples or model).tokenize(loaded.tokenizer)
-    work = Edits(loaded, tokens.windows, heldout, passages.select(passages.trained_on))
-    all_bases = {
-        0: work.see(work.model), few: work.heal(work.model, few),
-        steps: work.heal(work.model, steps),
-    }  # fmt: skip
-    bases = {at: loss for at, (loss, _) in all_bases.items()}
+    work = Edits(loaded, tokens, heldout, passages.select(passages.trained_on))
+    loss, recall = work.see(work.model)
     click.echo(
-        f"{model}: {tokens.windows.size:,} tokens to heal on; the base's loss is {bases[0]:.3f}, "
-        f"after {few} steps {bases[few]:.3f}, after {steps} {bases[steps]:.3f}; it predicts "
-        f"{all_bases[0][1]:.0%} of the suffix tokens, after {steps} steps {all_bases[steps][1]:.0%}"
+        f"{model}: {tokens.windows.size:,} tokens to heal on; the base's loss is {loss:.3f}; it "
+        f"predicts {recall:.0%} of the suffix tokens"
     )
     click.echo(f"{'edit':24}{'cut':>14}{'closed':>14}{few:>14}{steps:>14}")
-    against = {"cut": 0, "closed": 0, "few": few, "healed": steps}
     rows = []
     for spec, variant in list(list_edits(loaded.dimensions.num_blocks))[:edits]:
         found = work.measure(spec, variant, few, steps)
-        rows.append({name: found[name][0] - bases[at] for name, at in against.items()})
-        cells = [f"{rows[-1][name]:+8.3f} {found[name][1]:5.0%}" for name in against]
+        rows.append({name: cost - loss for name, (cost, _) in found.items()})
+        cells = [f"{rows[-1][name]:+8.3f} {found[name][1]:5.0%}" for name in rows[-1]]
         click.echo(f"{spec + ' ' + variant:24}" + "".join(cells))
     healed = [row["healed"] for row in rows]
     for name in ("cut", "closed", "few"):

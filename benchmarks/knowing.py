@@ -27,7 +27,7 @@ from evals.jobs.exporting import ExportRequest, run_export
 from evals.lab import calibration_texts, heldout_texts
 from evals.measure.attacks.tuning import train
 from evals.run.models import LoadedModel, open_model
-from surgery.healing.training import measure_loss
+from surgery.training.training import measure_loss
 
 PUBLIC = "lab:pythia"
 SEED = 20_260_401

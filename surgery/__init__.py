@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from surgery.proof.inspection import Inspection, inspect
     from surgery.proof.verification import Verification, verify
     from surgery.publishing.upload import Push, push
+    from surgery.training.erasing import erase
 
 _HOMES = {
     "surgery.editing.in_memory": ("apply", "short_circuit"),
@@ -33,6 +34,7 @@ _HOMES = {
     "surgery.proof.inspection": ("Inspection", "inspect"),
     "surgery.proof.verification": ("Verification", "verify"),
     "surgery.publishing.upload": ("Push", "push"),
+    "surgery.training.erasing": ("erase",),
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "SurgeryError",
     "Verification",
     "apply",
+    "erase",
     "export",
     "inspect",
     "push",

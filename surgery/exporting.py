@@ -18,6 +18,7 @@ from surgery.checkpoint.source import (
     SAFETENSORS_INDEX,
     Checkpoint,
     encode_json,
+    open_checkpoint,
     read_sidecar,
 )
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
@@ -34,6 +35,7 @@ from surgery.record.manifest import (
     UNLISTED,
     Edit,
     EditedModel,
+    ErasingRecord,
     FileRecord,
     Manifest,
     Source,
@@ -43,6 +45,22 @@ from surgery.record.manifest import (
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
 from surgery.untrusted import guard, read_bytes
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A source whose weights were trained, and the record of it."""
+
+    checkpoint: Checkpoint
+    record: ErasingRecord
+
+
+def open_trained(folder: Path) -> Trained:
+    """Opens what `erase` made. Raises `ManifestError` for anything else."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.edit.erasing is None or manifest.edit.parts:
+        raise ManifestError("is not a model that was only erased", where=folder)
+    return Trained(open_checkpoint(folder), manifest.edit.erasing)
 
 
 @dataclass(frozen=True)
@@ -58,13 +76,15 @@ class Export:
     beside: Mapping[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        record, healing = self.manifest.edit.calibration, self.manifest.edit.healing
+        edit = self.manifest.edit
+        record, erasing, healing = edit.calibration, edit.erasing, edit.healing
         return {
             "output": str(self.output),
             **describe_edit(self.plan),
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
             "calibration": record and record.model_dump(mode="json"),
+            "erasing": erasing and erasing.model_dump(mode="json"),
             "healing": healing and healing.model_dump(mode="json"),
             "bytes": self.output.stat().st_size
             if self.output.is_file()
@@ -126,15 +146,20 @@ def write(
     fitting: Fitting | None = None,
     overwrite: bool = False,
     max_shard_size: int | None = None,
+    trained: Trained | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
-    """Carries out a plan. Calls `progress` with the number of bytes just written."""
+    """Carries out a plan. Calls `progress` with the number of bytes just written.
+
+    `trained`: weights to cut in place of the source's.
+    """
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)
     plan, checkpoint = prepared.plan, prepared.checkpoint
     fitting = fitting or Fitting()
     check_fitted(plan, fitting.fits)
-    shards = plan_shards(checkpoint, plan, fitting.fits, max_shard_size)
+    weights = checkpoint if trained is None else trained.checkpoint
+    shards = plan_shards(weights, plan, fitting.fits, max_shard_size)
     copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
     read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
     with (
@@ -154,7 +179,8 @@ def write(
         update = {"content": hash_content(checkpoint, known | wait_for_hashes())}
         source = prepared.model.source.model_copy(update=update)
         with guard(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
-            manifest = _make_manifest(prepared, source, fitting, files, max_shard_size)
+            erasing = None if trained is None else trained.record
+            manifest = _make_manifest(prepared, source, fitting, erasing, files, max_shard_size)
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
@@ -197,6 +223,7 @@ def _make_manifest(
     prepared: Prepared,
     source: Source,
     fitting: Fitting,
+    erasing: ErasingRecord | None,
     files: dict[str, FileRecord],
     max_shard_size: int | None,
 ) -> Manifest:
@@ -207,6 +234,7 @@ def _make_manifest(
         layout="compact" if plan.layout.NAME == "compact" else "stock",
         one_hot=plan.one_hot,
         calibration=fitting.record,
+        erasing=erasing,
         chosen=prepared.chosen,
         job=prepared.job,
         max_shard_size=max_shard_size,

@@ -160,6 +160,20 @@ def make_plan(
     )
 
 
+def make_empty_plan(inventory: Inventory) -> Plan:
+    """Decides to change nothing: the plan of a model that is only trained.
+
+    Raises `UnsupportedError` for one in the compact layout.
+    """
+    if inventory.is_compact:
+        raise UnsupportedError(
+            "a model in the compact layout cannot be erased",
+            fix="erase the original, then cut the result",
+        )
+    layout = layout_of("stock")
+    return Plan(inventory.family, (), layout, "nothing is cut", {}, (), inventory.config, inventory)
+
+
 def describe_edit(plan: Plan) -> dict[str, Any]:
     """What is done, and how it is stored, as plain JSON values."""
     return {

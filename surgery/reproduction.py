@@ -2,8 +2,9 @@
 
 `identity` and `zero` only copy and clear numbers, so every machine makes the same bytes. Fitted
 variants (`mean`, `linear`) use sums over a forward pass, whose last digits depend on library
-versions and processors. If their bytes differ, tensors are compared within `TOLERANCE`. Healing
-trains again, and training magnifies last digits: its result is compared within `HEALED_TOLERANCE`.
+versions and processors. If their bytes differ, tensors are compared within `TOLERANCE`. Erasing and
+healing train again, and training magnifies last digits: their result is compared within
+`TRAINED_TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,11 +31,14 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.proof.expected import find_constants, replan
 from surgery.record.manifest import CalibrationRecord, Manifest, list_versions, read_manifest
 
+if TYPE_CHECKING:
+    from surgery.training.erasing import Erased
+
 TOLERANCE = 0.01  # a few roundings of bfloat16
 """Largest |repeated - recorded| / |recorded| (Frobenius) of a tensor of a fitted variant."""
-HEALED_TOLERANCE = 0.05
+TRAINED_TOLERANCE = 0.05
 """Largest |repeated - recorded| / |recorded - cut| (Frobenius) of all trained weights together."""
-_TINY = 1e-30  # where healing changed nothing, no difference is allowed
+_TINY = 1e-30  # where training changed nothing, no difference is allowed
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def open_original(model: str | Path, revision: str | None = None) -> Original:
 class FileResult:
     """SHA-256 of a file, recorded and repeated; None if it is missing.
 
-    `difference`: how far fitted tensors are off, relative to their norm, or healed ones, relative
-    to what healing changed; None if bytes must be equal.
+    `difference`: how far fitted tensors are off, relative to their norm, or trained ones, relative
+    to what training changed; None if bytes must be equal.
     """
 
     name: str
@@ -148,48 +152,62 @@ def reproduce(
     output: str | Path | None = None,
     *,
     source: str | Path | None = None,
-    fit: Callable[[Prepared], Fitting] | None = None,
-    heal: Callable[[Export, Path], Export] | None = None,
+    erase: Callable[[Prepared], Erased] | None = None,
+    fit: Callable[[Prepared, Any], Fitting | None] | None = None,
+    heal: Callable[[Export, ResolvedModel, Path], Export] | None = None,
     overwrite: bool = False,
     progress: Progress = lambda nbytes: None,
 ) -> Reproduction:
     """Repeats the latest edit from its recorded source and compares every file.
 
     **Arguments:** `output`: keeps the repeated export in this folder, replacing it with
-    `overwrite`; `source`: a copy of the source, if the recorded one cannot be found; `fit`: fits a
-    prepared export on the recorded calibration text; `heal`: heals a repeated cut on the recorded
-    text into a folder, if the original was healed.
+    `overwrite`; `source`: a copy of the source, if the recorded one cannot be found. The rest
+    repeats what needs text or passages: `erase` teaches the source by a prepared cut, `fit` fits a
+    prepared export of it, or of the model in memory that was taught, and `heal` heals a cut of it
+    into a folder.
 
     A source with another content hash passes if all files are equal: it may be split into other
     files.
     """
     edit = original.manifest.edit
     model = _find_source(original) if source is None else source
-    prepared = prepare(
-        model,
-        tuple(edit.parts),
-        layout=edit.layout,
-        revision=edit.source.commit if source is None else None,
-        name=edit.source.model,
-        save_as=edit.family,
-    )
+    alike: dict[str, Any] = {
+        "revision": edit.source.commit if source is None else None,
+        "name": edit.source.model,
+    }
+    parts = tuple(edit.parts or (edit.erasing.teacher if edit.erasing else ()))
+    layout = edit.layout if edit.parts else "auto"
+    prepared = prepare(model, parts, layout=layout, save_as=edit.family, **alike)
+    if not edit.parts:
+        prepared = prepared.without_cut
     if output is not None:
         check_target(prepared.checkpoint.folder, Path(output), overwrite=overwrite)
-    fitting = None if fit is None else fit(prepared)
+    erased = None
+    if edit.erasing is not None and erase is not None:
+        erased = erase(prepare(model, tuple(edit.erasing.teacher), **alike))
+    trained, model_in_memory = (erased.trained, erased.model) if erased else (None, None)
+    fitting = None if fit is None else fit(prepared, model_in_memory)
     if edit.calibration is not None and fitting is not None and fitting.record is not None:
         _check_text(edit.calibration, fitting.record)
+    told: dict[str, Any] = {
+        "fitting": fitting,
+        "overwrite": overwrite,
+        "max_shard_size": edit.max_shard_size,
+        "progress": progress,
+    }
+    prepared = replace(prepared, chosen=edit.chosen)
     with tempfile.TemporaryDirectory(prefix="attn-surgery-") as folder:
         output = Path(output or Path(folder) / "repeated")
-        cut = write(
-            replace(prepared, chosen=edit.chosen),
-            Path(folder) / "cut" if heal else output,
-            fitting=fitting,
-            overwrite=overwrite,
-            max_shard_size=edit.max_shard_size,
-            progress=progress,
-        )
-        export = heal(cut, output) if heal else cut
-        files = _compare_files(original, export, cut)
+        place = Path(folder) / "cut" if heal else output
+        export = cut = write(prepared, place, trained=trained, **told)
+        if heal is not None:
+            export = heal(cut, prepared.model, output)
+        before = open_checkpoint(cut.output) if heal else None  # what training is measured from
+        if erased is not None:
+            before = prepared.checkpoint
+            if edit.parts:
+                before = open_checkpoint(write(prepared, Path(folder) / "untrained", **told).output)
+        files = _compare_files(original, export, before)
     found = replace(prepared.model, source=export.manifest.edit.source)
     exact = all(file.equal for file in files)
     if not exact and edit.source.content is not None and not found.is_that(edit.source):
@@ -240,8 +258,13 @@ def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
         raise ManifestError("the recorded fit differs from the repeated one", where=MANIFEST)
 
 
-def _compare_files(original: Original, export: Export, cut: Export) -> tuple[FileResult, ...]:
-    """Compares all files by hash, and fitted or healed tensors by number where hashes differ."""
+def _compare_files(
+    original: Original, export: Export, before: Checkpoint | None
+) -> tuple[FileResult, ...]:
+    """Compares all files by hash, and fitted or trained tensors by number where hashes differ.
+
+    `before`: the export before it was trained; None if it was not.
+    """
     recorded, repeated = (
         {name: file.sha256 for name, file in manifest.files.items()}
         for manifest in (original.manifest, export.manifest)
@@ -252,14 +275,13 @@ def _compare_files(original: Original, export: Export, cut: Export) -> tuple[Fil
         equal = both and original.holds(name, export.output / name)
         results.append(FileResult(name, recorded.get(name), repeated.get(name), equal))
     differing = [file.name for file in results if not file.equal]
-    healed = export is not cut
-    trained = healed or export.plan.fitted
-    if differing and trained and all(name.endswith(".safetensors") for name in differing):
+    inexact = before is not None or export.plan.fitted
+    if differing and inexact and all(name.endswith(".safetensors") for name in differing):
         ours = find_model(original.model, original.revision).checkpoint
         theirs, tolerance = open_checkpoint(export.output), TOLERANCE
-        if healed:
-            tolerance, before = HEALED_TOLERANCE, open_checkpoint(cut.output)
-            found = _measure_healed(ours, theirs, before, export.manifest)
+        if before is not None:
+            tolerance = TRAINED_TOLERANCE
+            found = _measure_trained(ours, theirs, before, export.manifest)
         else:
             changed = export.manifest.edit.changed
             found = _measure_fitted(ours, theirs, {*changed.rewritten, *changed.added})
@@ -268,7 +290,7 @@ def _compare_files(original: Original, export: Export, cut: Export) -> tuple[Fil
     return tuple(results)
 
 
-def _measure_healed(
+def _measure_trained(
     one: Checkpoint, other: Checkpoint, cut: Checkpoint, manifest: Manifest
 ) -> float | None:
     """Returns |other - one| / |one - cut| (Frobenius) over all trained weights.

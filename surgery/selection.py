@@ -147,13 +147,13 @@ def blocks_of(selection: Iterable[Part]) -> tuple[int, ...]:
 
 
 def variant_name(selection: Iterable[Part]) -> str:
-    """The variant of every part, or "mixed"."""
+    """The variant of every part, or "mixed"; "none" without parts."""
     return one_name(part.variant for part in selection)
 
 
 def one_name(variants: Iterable[str]) -> str:
-    """The name that all of them have, or "mixed"."""
-    names = set(variants)
+    """The name that all of them have, or "mixed"; "none" without any."""
+    names = set(variants) or {"none"}
     return names.pop() if len(names) == 1 else "mixed"
 
 

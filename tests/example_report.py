@@ -218,7 +218,7 @@ def example(**changes: Any) -> dict[str, Any]:
         "warnings": ["Rows with few tokens were left out."],
     }
     report = {
-        "schema_version": 4,
+        "schema_version": 5,
         "created": "2026-03-09T07:05:31+00:00",
         "base": {
             "name": BASE,

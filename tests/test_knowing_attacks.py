@@ -44,9 +44,9 @@ from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.families import family_of
-from surgery.healing.training import measure_loss
 from surgery.hub.finding import find_model
 from surgery.selection import parse_selection
+from surgery.training.training import measure_loss
 
 TOKENS = torch.arange(2, 42).view(2, 20)
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)

@@ -20,7 +20,7 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
-from evals.jobs.mitigating import MitigationRequest, choose_healed
+from evals.jobs.mitigating import RESULTS, MitigationRequest, choose_best
 from evals.report.publication import check_report
 from evals.report.report import Report
 from surgery.proof.verification import verify
@@ -392,7 +392,7 @@ def test_what_holds_best_is_kept_healed_or_not(
         return 0, "kept the cut"
 
     with monkeypatch.context() as patch:
-        patch.setattr("evals.jobs.mitigating.choose_healed", appear)
+        patch.setattr("evals.jobs.mitigating.choose_best", appear)
         late = mitigate(work, out, *healing)
     assert late.code == 1
     assert late.stderr.splitlines()[-1].startswith(f"error: {out}: already exists")
@@ -405,8 +405,7 @@ def test_what_holds_best_is_kept_healed_or_not(
     report = Report.model_validate(outcome.json["report"])
     cut, healed = report.edits
     assert (cut.name, healed.name) == ("out-cut", "out-healed")
-    assert healed.healed_base is not None
-    chosen, reason = choose_healed(cut, healed)
+    chosen, reason = choose_best([cut, healed], ["cut", "healed"])
     assert reason in outcome.stderr
     assert outcome.json["healed"] == (chosen == 1)
     (left,) = [place for place in (tmp_path / "out-cut", tmp_path / "out-healed") if place.exists()]
@@ -420,36 +419,37 @@ def test_what_holds_best_is_kept_healed_or_not(
         assert written.settings.models == (folder.name,)
         assert f"evaluate {folder.name} " in written.commands[-1]
 
-    def costs(edit: Any, value: float) -> Any:
-        loss = edit.heldout.model_copy(
-            update={"difference": edit.heldout.difference.model_copy(update={"mean": value})}
-        )
-        base = edit.healed_base and edit.healed_base.model_copy(update={"heldout": loss})
-        return edit.model_copy(update={"heldout": loss, "healed_base": base})
+    assert outcome.json["result"] == ("healed" if chosen else "cut")
 
-    def judged(state: str) -> dict[str, Any]:
-        (gate,) = (one.model_copy(update={"state": state}) for one in healed.gates)
-        return {"gates": [gate], "state": state}
 
-    passing, name = judged("kept"), healed.gates[0].name
-    dear, cheap = (costs(one, cost) for one, cost in ((cut, 0.2), (healed, 0.1)))
-    dear, cheap = (one.model_copy(update=passing) for one in (dear, cheap))
-    assert choose_healed(dear, cheap)[0] == 1
-    assert choose_healed(dear, costs(cheap, 0.3))[0] == 0
-    for worse, verb in (("missed", "misses"), ("undecided", "does not decide")):
-        failing = judged(worse)
-        kept, why = choose_healed(dear, cheap.model_copy(update=failing))
-        assert kept == 0
-        assert f"healed, it {verb} {name}" in why
-        for after in (costs(cheap, 0.3), cheap.model_copy(update={"healed_base": None})):
-            kept, why = choose_healed(dear.model_copy(update=failing), after)
-            assert kept == 1
-            assert f"the cut {verb} {name}" in why
-        both = [one.model_copy(update=failing) for one in (dear, cheap, costs(cheap, 0.3))]
-        assert [choose_healed(both[0], one)[0] for one in both[1:]] == [1, 0]
-    open_, missed = (judged(state) for state in ("undecided", "missed"))
-    worst = dear.model_copy(update=missed)
-    assert choose_healed(worst, costs(cheap, 0.3).model_copy(update=open_))[0] == 1
+def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) -> None:
+    """A kept limit beats one not decided, and that one beats a missed one, whatever they cost."""
+    edit = Report.model_validate(done[0].json["report"]).edits[0]
+    assert edit.heldout is not None
+
+    def make(cost: float | None, state: str) -> Any:
+        gates = [one.model_copy(update={"state": state}) for one in edit.gates]
+        if cost is None:
+            return edit.model_copy(update={"heldout": None, "state": state, "gates": gates})
+        rise = edit.heldout.difference.model_copy(update={"mean": cost})
+        heldout = edit.heldout.model_copy(update={"difference": rise})
+        return edit.model_copy(update={"heldout": heldout, "state": state, "gates": gates})
+
+    def choose(*results: tuple[float | None, str]) -> tuple[int, str]:
+        return choose_best([make(*one) for one in results], list(RESULTS)[: len(results)])
+
+    assert choose((0.2, "kept"), (0.1, "kept"), (0.3, "kept"))[0] == 1
+    assert choose((0.1, "kept"), (0.1, "kept"))[0] == 0, "the first of equals"
+    place, why = choose((0.2, "kept"), (0.1, "missed"), (0.05, "undecided"))
+    assert place == 0
+    name = edit.gates[0].name
+    assert why.startswith(
+        "kept the cut. the cut: +0.200 nats; the cut, healed: +0.100 nats, misses"
+    )
+    assert f"erased: +0.050 nats, does not decide {name}" in why
+    assert choose((0.2, "missed"), (0.3, "undecided"), (0.1, "missed"))[0] == 1
+    assert choose((0.2, "missed"), (0.1, "missed"))[0] == 1
+    assert choose((None, "kept"), (None, "kept"))[0] == 0
 
 
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:

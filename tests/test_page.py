@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from example_report import BASE, TWIN, audit, bare, example, several, share, task
+from example_report import BASE, TWIN, audit, bare, example, several, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
@@ -119,27 +119,6 @@ def test_rows_hold_the_reports_figures() -> None:
     assert numbers("copy, acc") == [0.934, 0.702, 0.901]
     assert numbers("parameters") == [2_183_680, 1_951_840, 1_951_840]
     assert numbers("loss on held-out text, nats per token")[0] == heldout["base"]["mean"]
-
-
-def test_bases_healed_in_different_ways_stand_with_their_edits() -> None:
-    def healed(count: int, loss: float) -> dict[str, Any]:
-        heldout = {**example()["edits"][0]["heldout"], "base": {"mean": loss, "ci95": [0.0, 9.0]}}
-        return example(healed_base={"recited": share(count, 24), "heldout": heldout})
-
-    def find(*edits: dict[str, Any]) -> tuple[Row, Row]:
-        recited, loss = (row for row in rows_of(several(*edits)) if "healed the same" in row.label)
-        return recited, loss
-
-    recited, loss = find(healed(12, 4.0), healed(6, 3.0))
-    assert (recited.base, loss.base) == (None, None)
-    assert [cell.number for cell in recited.edits if cell] == [0.5, 0.25]
-    assert [cell.note.split("; ")[-1] for cell in loss.edits if cell] == [
-        "its base 4.000", "its base 3.000",
-    ]  # fmt: skip
-    recited, loss = find(healed(12, 4.0), healed(12, 4.0))
-    assert [row.base.number for row in (recited, loss) if row.base] == [0.5, 4.0]
-    assert recited.edits == (None, None)
-    assert not any("its base" in cell.note for cell in loss.edits if cell)
 
 
 def test_numbers_as_they_are_shown() -> None:

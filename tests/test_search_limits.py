@@ -39,11 +39,9 @@ from evals.measure.attacks.attack import Target
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.edits.engine import BASE
-from evals.measure.healing import find_healing_text
 from evals.measure.verdicts import OK, settle
 from evals.run.models import open_model
 from evals.run.statistics import wilson
-from surgery.healing.training import Schedule, train
 
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
 NOTES = [
@@ -186,12 +184,14 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     assert outcome.code == 0, outcome
     result = outcome.json
     plan = ("--plan", tmp_path / "found" / "plan.json", "--output", tmp_path / "out")
-    assert attn_surgery("export", model, *plan, *heal).code == 0
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    guard = write_rows(
+        tmp_path / "guard.jsonl", [one for one in lines if one["id"] in result["samples"]["ids"]]
+    )
+    guarded = ("--samples", guard, "--prefix-length", 6, "--suffix-length", 5)
+    assert attn_surgery("export", model, *plan, *heal, *guarded).code == 0
     healed = open_model(str(tmp_path / "out"), device="cpu")
     base = open_model(str(model), device="cpu")
-    schedule = Schedule(4)
-    text = schedule.tokenize(find_healing_text([str(texts[1])]), base.tokenizer, base.dimensions)
-    train(base.model, text.windows, schedule)
     rows = load_samples(str(samples), prefix_length=6, suffix_length=5)
     rows = rows.select(rows.trained_on)
     windows = cut_windows([texts[0].read_text()], base.tokenizer, 11)
@@ -208,7 +208,7 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     assert result["selected"]["healed_rise"] == pytest.approx(losses[0] - losses[1], abs=1e-4)
     assert result["selected"]["recovered"].keys() >= {"any", "greedy"}
     told = call(model, samples, texts, *limits, *heal, "--output", tmp_path / "found").stdout
-    assert "nats per token relative to the unedited model healed the same way" in told
+    assert "nats per token relative to the unedited model" in told
     assert f"--heal {texts[1]} --heal-steps 4" in told
 
 

@@ -290,7 +290,7 @@ def test_rows_of_an_evaluation_differ_in_their_names() -> None:
 def test_the_command_that_exports_a_choice() -> None:
     request = SearchRequest(**ASKED)
     command = write_next_command(searched(), request, Path("FOUND/plan.json"))
-    assert command == "attn-surgery export m --plan FOUND/plan.json --heal t.txt"
+    assert command == "attn-surgery export m --plan FOUND/plan.json --heal t.txt --samples s"
 
 
 def test_a_terminal_narrower_than_a_word() -> None:

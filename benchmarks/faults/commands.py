@@ -28,6 +28,11 @@ class Command:
 
 COMMANDS = {
     "export": Command("export {model} --drop-attn 0 --output out", f"source/{SHARD}"),
+    "erase": Command(
+        f"erase {{model}} {MEASURED} --drop-attn 0-1 --variant zero --text corpus.txt --steps 2 "
+        "--output out",
+        f"source/{SHARD}",
+    ),
     "search": Command(
         f"search {{model}} {MEASURED} {HELD_OUT} --grain blocks --max-evaluations 6 "
         "--max-extraction 0.2 --output out",

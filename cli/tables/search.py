@@ -58,7 +58,7 @@ def print_search(result: dict[str, Any]) -> None:
     if (rise := there["healed_rise"]) is not None:
         echo(
             f"Limits are those of the healed edit, which costs {rise:+.3f} nats per token relative "
-            "to the unedited model healed the same way. The table shows the cut."
+            "to the unedited model. The table shows the cut."
         )
     echo(_describe_held_back(result))
 
@@ -97,6 +97,10 @@ def _explain_choice(result: dict[str, Any]) -> None:
             echo(f"Passed over: {number} better by the table, which {why}.")
 
 
+_GUARD = {"samples", "prefix_length", "suffix_length"}
+"""What names the passages that healing keeps from coming back."""
+
+
 def write_next_command(result: dict[str, Any], request: SearchRequest, plan: Path) -> str:
     """The command that makes the chosen edit."""
     words = write_export_command(
@@ -106,6 +110,7 @@ def write_next_command(result: dict[str, Any], request: SearchRequest, plan: Pat
         calibration=request.calibration if result["calibration"] else (),
         heal=request.heal,
         heal_steps=request.heal_steps if request.heal and request.heal_steps != 80 else None,
+        **(request.model_dump(include=_GUARD) if request.heal else {}),
     )
     return shlex.join(words)
 

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
 from evals.jobs.result_folder import ResultFolder
-from evals.measure.attacks.names import HEALED, choose_attacks
+from evals.measure.attacks.names import TRAINED, choose_attacks
 from evals.measure.attacks.request import Auditing
 from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
@@ -97,8 +97,8 @@ def audit(
         if warning := left.chose.model_copy(update={"windows": 0}).warning:
             say(f"warning: {warning}")
         tried = request.tried
-        if edited.manifest is not None and edited.manifest.is_healed:
-            tried = choose_attacks((*tried, *HEALED))
+        if edited.manifest is not None and edited.manifest.is_trained:
+            tried = choose_attacks((*tried, *TRAINED))
         plan = AttackPlan(
             samples, windows, tried, request.batch_size, request.max, request.draws, sibling
         )

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from evals.data.inputs import find_calibration_text, fit_prepared
-from evals.measure.healing import find_healing_text, find_recorded_text, heal_on, read_healing_text
+from evals.jobs.erasing import EraseRequest, Lessons, erase_prepared, read_lessons
+from evals.measure.healing import (
+    erase_on,
+    find_healing_text,
+    find_recorded_passages,
+    find_recorded_text,
+    heal_on,
+    read_healing_text,
+)
 from evals.run.console import say, show_progress
-from evals.run.request import CalibrationText, Cutting, Healing, Option, Passages
+from evals.run.request import (
+    CalibrationText,
+    Cutting,
+    Erasing,
+    Healing,
+    Option,
+    Passages,
+    describe_mistakes,
+)
+from surgery.errors import UnsupportedError
 from surgery.plan import LayoutChoice
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.variants import VARIANTS
@@ -20,17 +38,21 @@ from surgery.variants import VARIANTS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from surgery.editing.preparing import Prepared
-    from surgery.exporting import Export
+    from surgery.editing.preparing import Fitting, Prepared
+    from surgery.exporting import Export, Trained
     from surgery.fitting.calibration import Calibration, Text
-    from surgery.healing.training import Schedule
+    from surgery.record.manifest import Edit
     from surgery.reproduction import Reproduction
+    from surgery.training.distillation import Passages as TaughtPassages
+    from surgery.training.training import Schedule
 
 
-class ExportRequest(Healing, Cutting):
+class ExportRequest(Erasing, Healing, Cutting):
     """Edit `model` and save the checkpoint in `output`. `overwrite` replaces an earlier one.
 
-    `device`: where to fit and to heal (default: a GPU if there is one).
+    - `erase`: before the cut, teach `model` by its own cut to forget `samples`
+      (`evals.jobs.erasing`), in `erase_steps` steps and with `text`.
+    - `device`: where to fit and to train (default: a GPU if there is one).
     """
 
     model: str
@@ -99,11 +121,23 @@ class ExportRequest(Healing, Cutting):
             raise ValueError("give `drop_attn` or `plan`, not both")
         if self.variant is not None and self.plan is not None:
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
-        if self.as_patch and self.heal:
-            raise ValueError("a patch holds an edit, no training: give `as_patch` without `heal`")
+        if self.erase:
+            try:
+                assert self.erase_request
+            except ValidationError as error:  # a message of its own, without the other's frame
+                raise ValueError(describe_mistakes(error)) from None
+        for training in ("heal", "erase"):
+            if self.as_patch and getattr(self, training):
+                what = "a patch holds an edit, no training"
+                raise ValueError(f"{what}: give `as_patch` without `{training}`")
         if self.as_patch and self.gguf:
             raise ValueError("a patch is no model: give `as_patch` or `gguf`, not both")
         return self
+
+    @property
+    def erase_request(self) -> EraseRequest:
+        """The erasing before the cut, which is also its teacher."""
+        return EraseRequest.of(dict(self), text=self.text or self.heal, steps=self.erase_steps)
 
     def read_edit(self) -> str | PlanFile:
         """Returns what to do. Raises `SurgeryError` for a plan that cannot be read."""
@@ -133,12 +167,18 @@ class ExportRequest(Healing, Cutting):
 
 
 def run_export(
-    request: ExportRequest, *, dry_run: bool = False, keep: bool = False, job: str | None = None
+    request: ExportRequest,
+    *,
+    dry_run: bool = False,
+    keep: bool = False,
+    job: str | None = None,
+    erased: Path | None = None,
 ) -> tuple[Prepared, Export | None]:
     """Plans the edit, fits what it needs, and writes the checkpoint.
 
     `dry_run` reads no weights and writes nothing. `keep` leaves an export of the same edit as it
-    is. Both then return no export. `job`: as for `surgery.record.manifest.Edit`.
+    is. Both then return no export. `job`: as for `surgery.record.manifest.Edit`. `erased`: the
+    folder of the same erasing, whose weights are cut in place of training them again.
 
     Raises a `SurgeryError`; the output is then as it was before.
     """
@@ -151,6 +191,7 @@ def run_export(
     if early := not (dry_run or keep):
         request.check_output()
     healing, text = find_healing_text(request.heal) if request.heal else None, None
+    erasing = request.erase_request.find_text() if request.erase else None
     if request.calibration or not dry_run:
         variants = list_variants(edit, variant)
         text = find_calibration_text(request.calibration, request.model, variants)
@@ -175,7 +216,9 @@ def run_export(
         check_convertible(prepared.plan.result, prepared.model.folder, read)
     if is_last:
         return prepared, None
-    export = _write(request, prepared, request.output or default, text, healing)
+    target = request.output or default
+    texts = text, healing, erasing
+    export = _write(request, prepared, target, *texts, erased)
     if request.gguf:
         with show_progress("convert", None) as advance:
             file = export.output.with_name(f"{export.output.name}.gguf")
@@ -190,24 +233,28 @@ def _write(
     target: Path,
     text: Text | None,
     healing: Text | None,
+    erasing: Text | None,
+    erased: Path | None,
 ) -> Export:
-    """Writes the checkpoint, fitted on `text`. With `healing`, cuts beside it and heals the cut."""
+    """Writes the checkpoint, fitted on `text`. With `erasing`, erases before the cut. With
+    `healing`, cuts beside it and heals the cut."""
     from surgery.exporting import write
     from surgery.output import claim, create_parents, explain_os_errors
     from surgery.patching import write_patch
 
-    place, healed_on = target, None
+    place, healed_on, lessons = target, None, None
     with ExitStack() as stack:
-        if healing is not None:  # before any work that takes long
+        if erasing is not None:  # before any work that takes long
+            lessons = read_lessons(request.erase_request, prepared, erasing)
+        if healing is not None:
             healed_on = _read_text_apart(request, prepared, healing)
             stack.enter_context(explain_os_errors(target))
             stack.enter_context(create_parents(target))
             place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
-        fitting = None
-        if text is not None:
-            fitting = fit_prepared(prepared, text, request.device)
+        fitting, trained = _train(request, prepared, text, lessons, erased)
+        make = write_patch if request.as_patch else partial(write, trained=trained)
         with show_progress("export", prepared.total_bytes) as advance:
-            export = (write_patch if request.as_patch else write)(
+            export = make(
                 prepared,
                 place,
                 fitting=fitting,
@@ -217,32 +264,69 @@ def _write(
         if healed_on is None:
             return export
         from evals.run.models import find_device
-        from surgery.healing.healing import heal
+        from surgery.training.healing import heal
 
         device, overwrite = find_device(request.device), request.overwrite
         with show_progress("heal", request.heal_steps) as advance:
             return heal(
-                export, target, *healed_on, overwrite=overwrite, device=device, advance=advance
+                export,
+                prepared.checkpoint,
+                target,
+                *healed_on,
+                overwrite=overwrite,
+                device=device,
+                advance=advance,
             )
+
+
+def _train(
+    request: ExportRequest,
+    prepared: Prepared,
+    text: Text | None,
+    lessons: Lessons | None,
+    folder: Path | None,
+) -> tuple[Fitting | None, Trained | None]:
+    """Fits the cut on `text` and, with `lessons`, erases by it and fits the cut of the result.
+
+    `folder`: as `erased` of `run_export`.
+    """
+    from evals.run.models import find_device
+    from surgery.editing.loading import load_model
+    from surgery.exporting import open_trained
+
+    def fit(model: Any = None) -> Fitting | None:
+        if text is None:
+            return None
+        return fit_prepared(prepared, text, request.device, model)
+
+    if lessons is not None and folder is not None:
+        device = find_device(request.device)
+        return fit(load_model(folder, device=device)), open_trained(folder)
+    fitting = fit()
+    if lessons is None:
+        return fitting, None
+    erased = erase_prepared(prepared, lessons, fitting, request.device)
+    return fit(erased.model), erased.trained
 
 
 def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
     default = prepared.default_output
-    return default.with_name(f"{default.name}-healed") if request.heal else default
+    done = [word for word, asked in (("erased", request.erase), ("healed", request.heal)) if asked]
+    return default.with_name("-".join([default.name, *done]))
 
 
 def _read_text_apart(
     request: ExportRequest, prepared: Prepared, text: Text
-) -> tuple[Calibration, Schedule, str | None]:
+) -> tuple[Calibration, Schedule, TaughtPassages | None]:
     """What `heal` takes of text, once the text is known to hold no passage."""
     from evals.data import open_samples
-    from surgery.healing.training import Schedule
+    from surgery.training.training import Schedule
 
     schedule = Schedule(request.heal_steps)
     how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
     passages = open_samples(request.samples, **how) if request.samples else None
-    tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages)
-    return tokens, schedule, sha256
+    tokens, taught = read_healing_text(text, schedule, prepared.model, passages)
+    return tokens, schedule, taught
 
 
 def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:
@@ -251,10 +335,13 @@ def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:
     made = read_manifest(request.output) if request.output else None
     if made is None:
         return False
-    steps = made.edit.healing.steps if made.edit.healing else 0
-    wanted = prepared.plan.selection, prepared.plan.layout.NAME
-    wanted_steps = request.heal_steps if request.heal else 0
-    return (tuple(made.edit.parts), made.edit.layout, steps) == (*wanted, wanted_steps)
+    edit, cut = made.edit, (prepared.plan.selection, prepared.plan.layout.NAME)
+    found = [one.steps if one else 0 for one in (edit.erasing, edit.healing)]
+    wanted = [
+        request.erase_steps if request.erase else 0,
+        request.heal_steps if request.heal else 0,
+    ]
+    return (tuple(edit.parts), edit.layout, *found) == (*cut, *wanted)
 
 
 def repeat_export(
@@ -265,13 +352,16 @@ def repeat_export(
     source: str | None = None,
     calibration: Sequence[str] = (),
     heal: Sequence[str] = (),
+    text: Sequence[str] = (),
+    samples: str | None = None,
     overwrite: bool = False,
 ) -> Reproduction:
-    """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, and
-    healed on the text `heal`.
+    """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, erased on
+    `text` and `samples`, and healed on `heal` and `samples`.
 
     Arguments and errors are those of `surgery.reproduction.reproduce`. Raises `SamplesError`,
-    which names the recorded text, for a fitted or healed model without it.
+    which names what is recorded, for a model that needs text or passages which were not given, and
+    `UnsupportedError` for one that an earlier version healed.
     """
     from surgery.exporting import check_target
     from surgery.reproduction import open_original, reproduce
@@ -281,22 +371,49 @@ def repeat_export(
     original = open_original(model, revision)
     edit = original.manifest.edit
     variants = [part.variant for part in edit.parts]
-    if edit.calibration is None:
-        text = find_calibration_text(calibration, edit.source.model, variants)
+    fitted = edit.calibration or (edit.erasing and edit.erasing.calibration)
+    if not fitted:
+        fit_on = find_calibration_text(calibration, edit.source.model, variants)
     else:
-        text = find_recorded_text(calibration, edit.calibration, model, "calibration")
-        text = replace(text, spread=edit.calibration.spread)
-    healing = None
+        fit_on = find_recorded_text(calibration, fitted, model, "calibration")
+        fit_on = replace(fit_on, spread=fitted.spread)
+
+    def fit(prepared: Prepared, loaded: Any = None) -> Fitting | None:
+        if fit_on is None:
+            return None
+        return fit_prepared(prepared, fit_on, model=loaded)
+
+    healing, erasing = None, None
     if edit.healing:
+        _refuse_earlier(edit, model)
+        passages = find_recorded_passages(samples, edit.healing.passages, model)
         healed_on = find_recorded_text(heal, edit.healing, model, "heal")
-        healing = heal_on(healed_on, edit.healing, overwrite)
+        healing = heal_on(healed_on, passages, edit.healing, overwrite)
+    if edit.erasing:
+        taught = find_recorded_passages(samples, edit.erasing.passages, model)
+        erased_on = find_recorded_text(text, edit.erasing, model, "text")
+        erasing = erase_on(erased_on, taught, edit.erasing, fit)
     with show_progress("reproduce", None) as advance:
         return reproduce(
             original,
             output,
             source=source,
             overwrite=overwrite,
-            fit=None if text is None else lambda prepared: fit_prepared(prepared, text),
+            erase=erasing,
+            fit=fit if edit.calibration or (variants and fit_on) else None,
             heal=healing,
             progress=advance,
+        )
+
+
+def _refuse_earlier(edit: Edit, model: str) -> None:
+    """Raises `UnsupportedError` for healing by the loss of earlier versions."""
+    if edit.healing and edit.healing.loss == "text":
+        wrote = edit.versions.get("attn-surgery", "an earlier version")
+        raise UnsupportedError(
+            "was healed by another loss, the next-token loss, so it cannot be healed again",
+            where=model,
+            expected="a model that this version healed",
+            got=f"attn-surgery {wrote}",
+            fix="use that version to reproduce it",
         )

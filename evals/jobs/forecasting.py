@@ -19,17 +19,17 @@ from evals.choose.search.units import held_in_stock
 from evals.data.held_back import Half
 from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials, open_materials
-from evals.jobs.mitigating import MitigationRequest, find_job
+from evals.jobs.mitigating import MitigationRequest, check_texts, find_job
 from evals.measure.attacks.draws import count_draws
-from evals.measure.attacks.names import HEALED, choose_attacks, find_attack, list_untried
+from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.edits.engine import Engine
+from evals.measure.healing import find_healing_text
 from evals.measure.verdicts import foresee
 from evals.run.console import show_progress
 from surgery.fitting.calibration import ROWS as WINDOWS
-from surgery.fitting.calibration import Text
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS, variant_of
@@ -51,8 +51,9 @@ def forecast(
     find_job(request, output, overwrite=overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(request.evaluation_request, models)
-    if materials.healing is not None:  # an audit of a healed model tries more
-        attacks = choose_attacks((*materials.request.attacks, *HEALED))
+    check_texts(request, materials)
+    if request.heal or request.erase:  # an audit of a trained model tries more
+        attacks = choose_attacks((*materials.request.attacks, *TRAINED))
         asked = materials.request.model_copy(update={"attack": attacks})
         materials = replace(materials, request=asked)
     fits = bool(request.calibration) or find_lab(request.model) is not None
@@ -69,13 +70,13 @@ def forecast(
         if calibration is not None:
             steps.insert(0, _time_calibration(opened, calibration, variants))
         healed = 0.0
-        if materials.healing is not None:
-            steps.append(_time_healing(opened, materials.healing, request.heal_steps))
-            healed = steps[-1]["seconds"] / 2
+        trained = list(_time_training(opened, request))
+        if request.heal:
+            healed = trained[-1]["seconds"] / sum("heal" in name for name in request.list_results())
         if opened.slow:
-            steps.insert(-1 - bool(healed), _time_limits(opened, healed))
-        steps += _time_evaluation(opened, materials)
-    folders = len(request.list_exports(output)) + bool(request.heal)  # a cut that is healed, too
+            steps.insert(-1, _time_limits(opened, healed))
+        steps += [*trained, *_time_evaluation(opened, materials, 1 + len(request.list_results()))]
+    folders = len(request.list_results()) + bool(request.heal)  # a cut that is healed, too
     size = folders * opened.loaded.found.inventory.nbytes
     folder = next(one for one in output.absolute().parents if one.exists())
     return {
@@ -171,14 +172,26 @@ def _time_export(opened: OpenedSearch) -> dict[str, Any]:
     return _step("export and verify", "write the checkpoint and prove it", _READS * seconds)
 
 
-def _time_healing(opened: OpenedSearch, text: Text, steps: int) -> dict[str, Any]:
-    """Trains a copy for one step. The base is healed as well, to compare with."""
-    from surgery.healing.training import Schedule, train
+def _time_training(opened: OpenedSearch, request: MitigationRequest) -> Iterator[dict[str, Any]]:
+    """Trains a copy for one step. Erasing is done once, healing for each result that is healed."""
+    from surgery.training.distillation import teach
+    from surgery.training.training import Schedule
 
-    model: Any = copy.deepcopy(opened.loaded.model)
-    tokens = Schedule(steps).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
-    seconds = _take(lambda: train(model.float(), tokens.windows, Schedule(1)))
-    return _step("heal", f"train the edit and the base, {steps} steps each", 2 * steps * seconds)
+    if not (request.heal or request.erase):
+        return
+    text = find_healing_text(request.heal or request.text or (request.model,))
+    tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
+    model, runs = opened.loaded.model, opened.loaded.model.dtype
+    student: Any = copy.deepcopy(model)
+    lessons = tokens, opened.guard, Schedule(1)
+    seconds = _take(lambda: teach(student.float(), model, model, *lessons, passes=runs))
+    if request.erase:
+        what = f"teach the model by its cut, {request.erase_steps} steps"
+        yield _step("erase", what, request.erase_steps * seconds)
+    if request.heal:
+        results = sum("heal" in name for name in request.list_results())
+        what = f"train {results} of the results, {request.heal_steps} steps each"
+        yield _step("heal", what, results * request.heal_steps * seconds)
 
 
 def _time_limits(opened: OpenedSearch, healed: float) -> dict[str, Any]:
@@ -213,12 +226,14 @@ def _time_attacks(
         yield name, took / _count_rows(name, len(some), len(plan.unrelated))
 
 
-def _time_evaluation(opened: OpenedSearch, materials: Materials) -> Iterator[dict[str, Any]]:
+def _time_evaluation(
+    opened: OpenedSearch, materials: Materials, models: int
+) -> Iterator[dict[str, Any]]:
     """Times every attack, and each benchmark on a few documents."""
     loaded, request = opened.loaded, materials.request
     passages, windows = int(opened.samples.trained_on.sum()), len(opened.windows)
     controls = len(opened.samples) - passages or windows
-    models, seconds = 3 if materials.healing else 2, 0.0
+    seconds = 0.0
     for name, each in _time_attacks(opened, request.attacks, request.batch_size):
         one, control = (each * _count_rows(name, rows, windows) for rows in (passages, controls))
         once = models * one + (models - 1) * control

@@ -9,7 +9,6 @@ from pathlib import Path
 from evals.data import Passages
 from evals.data.inputs import open_passages, read_heldout_texts
 from evals.measure.attacks.sibling import find_sibling
-from evals.measure.healing import find_healing_text
 from evals.report.gates import check_limited_tasks
 from evals.report.model_map import ModelMap
 from evals.report.report import FrontPoint
@@ -19,7 +18,6 @@ from evals.run.finding import find_recorded_commit
 from evals.run.lm_eval.running import Benchmarks
 from surgery.checkpoint.content import find_cache, hash_file
 from surgery.errors import MeasurementError
-from surgery.fitting.calibration import Text
 from surgery.hub.finding import find_outline
 from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import open_corpus
@@ -31,15 +29,14 @@ from surgery.untrusted import guard, parse_json, read_bytes
 @dataclass(frozen=True)
 class Materials:
     """What `request` names, opened. `heldout`: texts that no model was trained on; `controls`: the
-    files they come from; `healing`: text that the base is healed on; `sibling`: what attention may
-    be copied from; `cache`: a folder with benchmark results of base models."""
+    files they come from; `sibling`: what attention may be copied from; `cache`: a
+    folder with benchmark results of base models."""
 
     request: EvaluationRequest
     benchmarks: Benchmarks | None = None
     passages: Passages | None = None
     heldout: Sequence[str] = ()
     controls: Sequence[TextSource] = ()
-    healing: Text | None = None
     sibling: ResolvedModel | None = None
     front: Sequence[FrontPoint] = ()
     map: ModelMap | None = None
@@ -73,7 +70,6 @@ def open_materials(
     else:
         heldout = read_heldout_texts((), lab)
         controls = [TextSource(name=lab)] if lab else []
-    healing = find_healing_text(request.heal) if request.heal else None
     found_models = [find_outline(model, revision)[0] for model, revision in models]
     if base is not None:
         find_outline(base, find_recorded_commit(base, found_models))
@@ -91,7 +87,7 @@ def open_materials(
             )
     check_limited_tasks(request.max_drop, list(benchmarks.tasks) if benchmarks else [])
     cache = None if request.no_cache else find_cache()
-    texts = (heldout, controls, healing, sibling)
+    texts = (heldout, controls, sibling)
     return Materials(request, benchmarks, passages, *texts, front, found, cache)
 
 

@@ -18,7 +18,6 @@ from evals.data import Samples, Tokens
 from evals.data.windows import cut_windows
 from evals.jobs.materials import Materials
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
-from evals.measure.healing import heal_loaded
 from evals.measure.memorization.protocol import (
     ExtractionResults,
     Protocol,
@@ -35,7 +34,7 @@ from surgery.checkpoint.content import save_to_cache
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import current_processes
-from surgery.record.manifest import HealingRecord, list_versions
+from surgery.record.manifest import list_versions
 
 WINDOW = 64
 """Tokens of a held-out window if there are no samples to take the length from."""
@@ -74,17 +73,15 @@ def measure_model(
     materials: Materials,
     base: ModelResults | None = None,
     *,
-    heal: HealingRecord | None = None,
     inspect: Callable[[Samples | None, Tokens | None], None] = lambda samples, windows: None,
 ) -> ModelResults:
     """Measures the first model or, given its results as `base`, another one in the same way.
 
-    `heal`: heals the model before, as recorded. `inspect`: gets the first model's passages and
-    held-out windows before it is measured. Raises `MeasurementError` if the models cannot be
-    compared, and `SamplesError` if the healing text is not the recorded one.
+    `inspect`: gets the first model's passages and held-out windows before it is measured. Raises
+    `MeasurementError` if the models cannot be compared.
     """
     loaded = open_model(model, **materials.request.running)
-    name = f"{loaded.name} healed" if heal else loaded.name
+    name = loaded.name
     if base is None:
         protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
         inspect(protocol.samples if protocol else None, windows)
@@ -93,8 +90,6 @@ def measure_model(
         check_precision(base.dtype, loaded.dtype, loaded.name)
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
-    if heal is not None and materials.healing is not None:
-        heal_loaded(loaded, materials.healing, heal)
     identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
     test = control = audited = None
     if protocol is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from evals.choose.search.request import SearchRequest
+from evals.jobs.erasing import EraseRequest, RecitingTeacherError, run_erase
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.measure.attacks.request import Limits
-from evals.measure.healing import read_healing_text
-from evals.measure.verdicts import OK, settle, shorten_list
+from evals.measure.healing import find_healing_text, read_healing_text
+from evals.measure.verdicts import OK, shorten_list
 from evals.report.request import EvaluationRequest, Gating
 from evals.run.console import SILENT, say, use_console
-from evals.run.request import Fraction, Option, describe_mistakes
+from evals.run.request import Erasing, Fraction, Option, describe_mistakes
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
 from surgery.output import publish, write_text
@@ -31,18 +33,30 @@ if TYPE_CHECKING:
     from evals.jobs.materials import Materials
     from evals.measure.verdicts import State
     from evals.report.report import EditReport, Report
+    from surgery.hub.resolved import ResolvedModel
     from surgery.record.plan_file import PlanFile
 
+RESULTS = {
+    "cut": "the cut",
+    "healed": "the cut, healed",
+    "erased": "erased",
+    "erased-cut": "erased and cut",
+    "erased-healed": "erased, cut, and healed",
+}
+"""What a mitigation tries, in this order."""
+_STATES: tuple[State | None, ...] = ("kept", "undecided", None, "missed")
 
-class MitigationRequest(SearchRequest, Gating):
+
+class MitigationRequest(SearchRequest, Gating, Erasing):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
     `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own `samples` and
     `corpus`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates hold
     beside the limits: they are those of `EvaluationRequest`.
 
-    With `heal`, the result is healed only if its verdict is then better than the cut's, or as good
-    at a lower cost.
+    With `heal`, a healed result is made beside the cut. With `erase`, so are one that
+    the cut taught to forget the passages in `erase_steps` steps, with other `text` (default: that
+    of `heal`), and one that is cut as well. Of those with the best verdict, the cheapest is kept.
     """
 
     samples: Annotated[
@@ -80,6 +94,14 @@ class MitigationRequest(SearchRequest, Gating):
         return found
 
     @model_validator(mode="after")
+    def _can_be_erased(self) -> MitigationRequest:
+        if not self.erase:
+            self._refuse_unused("erase", "erase_steps", "text")
+        elif not (self.text or self.heal or find_lab(self.model)):
+            raise ValueError("`erase` needs `text`")
+        return self
+
+    @model_validator(mode="after")
     def _can_be_evaluated(self) -> MitigationRequest:
         try:
             assert self.evaluation_request
@@ -91,23 +113,36 @@ class MitigationRequest(SearchRequest, Gating):
     def search_request(self) -> SearchRequest:
         return SearchRequest.of(dict(self))
 
-    def list_exports(self, output: Path) -> list[Path]:
-        """The folders to export to: the output, or the cut and the healed result to choose from."""
-        return [Path(f"{output}-{name}") for name in ("cut", "healed")] if self.heal else [output]
+    def list_results(self) -> list[str]:
+        """The names of `RESULTS` to make and to choose from."""
+        without = [word for word in ("heal", "erase") if not getattr(self, word)]
+        return [name for name in RESULTS if not any(word in name for word in without)]
+
+    def list_exports(self, output: Path) -> dict[str, Path]:
+        """The folder of each result: the output for a single one."""
+        names = self.list_results()
+        return {name: Path(f"{output}-{name}") if len(names) > 1 else output for name in names}
 
     def make_export_request(
-        self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
-    ) -> ExportRequest:
+        self, plan: PlanFile, output: Path, name: str, *, overwrite: bool
+    ) -> ExportRequest | EraseRequest:
         fitted = any(variant_of(edit.variant).fitted for edit in plan.edits)
-        edit = {
+        edit: dict[str, Any] = {
             "plan": plan,
             "variant": None,
             "calibration": self.calibration if fitted else (),
             "output": output,
             "overwrite": overwrite,
         }
-        given = {name: value for name, value in self if healed or not name.startswith("heal")}
-        return ExportRequest.of(given, **edit)
+        text = self.text or self.heal
+        if name == "erased":
+            return EraseRequest.of(dict(self), **edit, text=text, steps=self.erase_steps, seed=0)
+        if "heal" not in name:
+            edit |= {"heal": (), "heal_steps": 80}
+        edit |= (
+            {"text": text} if "erase" in name else {"erase": False, "erase_steps": 60, "text": ()}
+        )
+        return ExportRequest.of(dict(self), **edit)
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
@@ -127,16 +162,17 @@ class MitigationRequest(SearchRequest, Gating):
 
 @dataclass(frozen=True)
 class Mitigation:
-    """A mitigated model, the object of `search --json`, and the report."""
+    """A mitigated model, the object of `search --json`, and the report on all `results`."""
 
     output: Path
     search: dict[str, Any]
     report: Report
+    results: tuple[str, ...]
 
     @property
     def place(self) -> int:
-        """Which of the report's edits the model is: the cut, or the cut healed."""
-        return choose_healed(*self.report.edits)[0] if len(self.report.edits) > 1 else 0
+        """Which of the results the model is."""
+        return choose_best(self.report.edits, self.results)[0]
 
     @property
     def state(self) -> State | None:
@@ -156,7 +192,8 @@ class Mitigation:
             "output": str(self.output),
             "state": self.state,
             "passed": OK.get(self.state),
-            "healed": self.place == 1,
+            "result": self.results[self.place],
+            "healed": "healed" in self.results[self.place],
             "search": self.search,
             "report": self.report.to_dict(),
             "next": self.next_command,
@@ -197,7 +234,7 @@ def find_job(request: MitigationRequest, output: Path, *, overwrite: bool = Fals
     from surgery.exporting import check_target
 
     job = Job(output, Path(f"{output}-search"))
-    for place in dict.fromkeys((output, *request.list_exports(output))):
+    for place in dict.fromkeys((output, *request.list_exports(output).values())):
         check_target(request.model, place, overwrite=overwrite or job.made(place))
     return job
 
@@ -227,10 +264,9 @@ def mitigate(
     from surgery.exporting import check_target
     from surgery.record.manifest import RECIPE
 
-    exports = request.list_exports(output)
     models = [(request.model, request.revision)]
     materials = open_materials(evaluation_request, models)
-    _check_healing(request, materials)
+    check_texts(request, materials)
     say("1 of 3: search")
     found = search(search_request, folder, overwrite=overwrite)
     if found is None:
@@ -241,73 +277,108 @@ def mitigate(
         say(f"no edit meets the limit of {limits}: continuing with the best one")
     show_search(result)
     say("2 of 3: export")
-    for place in exports:
-        healed, ours = place != exports[0], job.made(place)
-        replaces = overwrite or ours  # a smaller budget may have found another edit
-        wanted = request.make_export_request(plan, place, overwrite=replaces, healed=healed)
-        keep = ours and not overwrite
-        prepared, made = run_export(wanted, keep=keep, job=job.name)
-        if made is None:
-            say(f"{place}: exported by an earlier run")
+    source, exports = _export(request, plan, job, overwrite=overwrite)
     say("3 of 3: verify, attack, and evaluate")
     materials = materials.with_search(folder / "search.json")
 
     def check() -> None:
         check_target(request.model, output, overwrite=overwrite or job.made(output))
 
-    arrange = partial(_keep_best, output, exports, check) if request.heal else None
-    report = evaluate_exports(prepared.model, materials, exports, arrange=arrange)
+    arrange = partial(_keep_best, output, exports, check)
+    places = list(exports.values())
+    report = evaluate_exports(
+        source,
+        materials,
+        places,
+        arrange=arrange if len(exports) > 1 else None,
+    )
     write_text(output / RECIPE, request.to_config())
-    return Mitigation(output, result, report)
+    return Mitigation(output, result, report, tuple(exports))
 
 
-def _check_healing(request: MitigationRequest, materials: Materials) -> None:
+def check_texts(request: MitigationRequest, materials: Materials) -> None:
     """Raises `SamplesError`, before a long search, for text that holds passages or is too short."""
-    if materials.healing is None:
-        return
-    from surgery.healing.training import Schedule
+    from surgery.hub.finding import find_model
+    from surgery.training.training import Schedule
+
+    erasing = request.text or request.heal or (request.model,)
+    for asked, named, steps in (
+        (request.heal, request.heal, request.heal_steps),
+        (request.erase, erasing, request.erase_steps),
+    ):
+        if asked:
+            model = find_model(request.model, request.revision)
+            text = find_healing_text(named)
+            with use_console(SILENT):  # the search warns of the same passages
+                read_healing_text(text, Schedule(steps), model, materials.passages)
+
+
+def _export(
+    request: MitigationRequest,
+    plan: PlanFile,
+    job: Job,
+    *,
+    overwrite: bool,
+) -> tuple[ResolvedModel, dict[str, Path]]:
+    """Makes every result that is not there. Returns the source, and where the results are."""
     from surgery.hub.finding import find_model
 
-    model, schedule = find_model(request.model, request.revision), Schedule(request.heal_steps)
-    with use_console(SILENT):  # the search warns of the same passages
-        read_healing_text(materials.healing, schedule, model, materials.passages)
+    exports = request.list_exports(job.output)
+    for name, place in exports.items():
+        ours = job.made(place)
+        replaces = overwrite or ours  # a smaller budget may have found another edit
+        wanted = request.make_export_request(plan, place, name, overwrite=replaces)
+        keep = ours and not overwrite
+        try:
+            if isinstance(wanted, EraseRequest):
+                made = run_erase(wanted, keep=keep, job=job.name)
+            else:
+                erased = exports["erased"] if wanted.erase else None
+                _, made = run_export(wanted, keep=keep, job=job.name, erased=erased)
+        except RecitingTeacherError as error:
+            say(f"nothing erased: {error}")
+            exports = {name: place for name, place in exports.items() if "erase" not in name}
+            break
+        if made is None:
+            say(f"{place}: exported by an earlier run")
+    return find_model(request.model, request.revision), exports
 
 
 def _keep_best(
-    output: Path, exports: Sequence[Path], check: Callable[[], None], report: Report
+    output: Path,
+    exports: Mapping[str, Path],
+    check: Callable[[], None],
+    report: Report,
 ) -> Sequence[Path]:
     """Renames the folder of one export to `output`. Returns where the exports are then.
 
     `check`: refuses an output that may not be replaced; hours have passed since it was looked at.
     """
-    place, reason = choose_healed(*report.edits)
+    place, reason = choose_best(report.edits, list(exports))
     say(reason)
-    chosen = exports[place]
+    chosen = list(exports.values())[place]
     check()
     publish(chosen, output)
     if chosen.exists():  # the output of an earlier run, which has taken its place
         shutil.rmtree(chosen)
-    return [output if one == chosen else one for one in exports]
+    return [output if one == chosen else one for one in exports.values()]
 
 
-def choose_healed(cut: EditReport, healed: EditReport) -> tuple[int, str]:
-    """Whether to keep the healed result (1) or the cut (0), and a sentence that says why.
+def choose_best(edits: Sequence[EditReport], names: Sequence[str]) -> tuple[int, str]:
+    """The place of the result to keep, and a sentence that says why. `names`: of `RESULTS`.
 
     A result that keeps every gate beats one that does not decide it, and that one beats one that
-    misses it. Of two alike, the healed one must cost less, where its base is healed the same way.
+    misses it. Of those alike, the cheapest wins: the first one if costs were not measured.
     """
-    costs = [cut.heldout, healed.healed_base and healed.healed_base.heldout]
-    before, after = (cost.difference.mean if cost else None for cost in costs)
-    said = "the cost was not measured"
-    if before is not None and after is not None:
-        said = f"the cut costs {before:+.3f} nats, healed {after:+.3f} (base healed the same way)"
-    if cut.state != healed.state:  # all have gates
-        if settle((cut.state, healed.state)) == healed.state:
-            return 0, f"kept the cut: healed, it {_describe_open(healed)}; {said}"
-        return 1, f"kept the healed result: the cut {_describe_open(cut)}; {said}"
-    if before is None or after is None or after >= before:
-        return 0, f"kept the cut: {said}"
-    return 1, f"kept the healed result: {said}"
+    costs = [edit.heldout.difference.mean if edit.heldout else math.inf for edit in edits]
+    ranks = [_STATES.index(edit.state) for edit in edits]
+    place = min(range(len(edits)), key=lambda at: (ranks[at], costs[at]))
+    said = []
+    for name, edit, cost, rank in zip(names, edits, costs, ranks, strict=True):
+        parts = [RESULTS[name], "not measured" if cost == math.inf else f"{cost:+.3f} nats"]
+        parts += [_describe_open(edit)] if rank > ranks[place] else []
+        said.append(": ".join([parts[0], ", ".join(parts[1:])]))
+    return place, f"kept {RESULTS[names[place]]}. {'; '.join(said)}"
 
 
 def _describe_open(edit: EditReport) -> str:

@@ -13,12 +13,11 @@ from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
 from evals.jobs.materials import Materials
 from evals.jobs.measuring import ModelResults, list_tool_versions, measure_model
-from evals.measure.attacks.names import HEALED, choose_attacks
+from evals.measure.attacks.names import TRAINED, choose_attacks
 from evals.measure.attacks.result import Audit, Share, SharePair, measure_way
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.trying import compare_models
 from evals.measure.differences import compare_heldout, compare_scores
-from evals.measure.healing import check_recorded_text
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.protocol import ExtractionResults, report_extraction
 from evals.measure.memorization.summary import list_rows
@@ -28,7 +27,6 @@ from evals.report.headline import RELATIONS, write_sentences
 from evals.report.report import (
     AllPassages,
     EditReport,
-    HealedBase,
     Provenance,
     Relation,
     Report,
@@ -44,7 +42,7 @@ from evals.run.statistics import SEED
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import HealingRecord, Manifest
+from surgery.record.manifest import Manifest
 
 MOST_PASSAGES = 12
 PASSAGE = (
@@ -89,7 +87,7 @@ def evaluate(
     for _ in range(relations.count("unrelated")):  # a mistake, most likely
         say(f"warning: {RELATIONS['unrelated']}")
     _check_sibling(materials, edited, base)
-    materials = _prepare_for_healed(materials, edited, base)
+    materials = _prepare_for_trained(materials, edited)
     request = materials.request
 
     def hold(samples: Samples | None, windows: Tokens | None) -> HeldBack:
@@ -108,11 +106,10 @@ def evaluate(
     quick, twin = replace(materials, benchmarks=None), None
     if request.twin is not None:
         twin = measure_model(find_model(request.twin), quick, before)
-    bases = _measure_healed(base, edited, quick, replace(before, attacked=None))
     edits = []
-    for model, after, healed, relation in zip(edited, results, bases, relations, strict=True):
+    for model, after, relation in zip(edited, results, relations, strict=True):
         known = {"relation": relation, "edit": model.manifest and summarize_edit(model.manifest)}
-        edits.append(_compare_models(before, after, healed, twin, left, materials, **known))
+        edits.append(_compare_models(before, after, twin, left, materials, **known))
     report = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         base=before.model,
@@ -153,69 +150,28 @@ def _check_sibling(
         say(line)
 
 
-def _prepare_for_healed(
-    materials: Materials, edited: Sequence[ResolvedModel], base: ResolvedModel
-) -> Materials:
-    """Adds the attacks that a healed model must face, if one is there and attacks are wanted.
-
-    Raises `SamplesError` if the text to heal the base on is not what an edit was healed on.
-    """
-    for record in (_find_healing(model, base, materials) for model in edited):
-        if record is not None and materials.healing is not None:
-            check_recorded_text(materials.healing, record, base)
-    healed = any(model.manifest and model.manifest.is_healed for model in edited)
-    if not (materials.request.attacks and healed):
+def _prepare_for_trained(materials: Materials, edited: Sequence[ResolvedModel]) -> Materials:
+    """Adds the attacks that a trained model must face, if one is there and attacks are wanted."""
+    trained = any(model.manifest and model.manifest.is_trained for model in edited)
+    if not (materials.request.attacks and trained):
         return materials
-    attacks = choose_attacks((*materials.request.attacks, *HEALED))
+    attacks = choose_attacks((*materials.request.attacks, *TRAINED))
     request = materials.request.model_copy(update={"attack": attacks})
     return replace(materials, request=request)
-
-
-def _measure_healed(
-    base: ResolvedModel, edited: Sequence[ResolvedModel], materials: Materials, before: ModelResults
-) -> list[ModelResults | None]:
-    """The base healed as each edit was, once for each schedule; None where there is nothing to heal
-    it as or on."""
-    found: dict[object, ModelResults | None] = {None: None}
-    schedules = []
-    for model in edited:
-        record = _find_healing(model, base, materials)
-        schedule = record and (record.sha256, record.steps, record.seed, record.rank)
-        if schedule not in found:
-            found[schedule] = measure_model(base, materials, before, heal=record)
-        schedules.append(schedule)
-    return [found[schedule] for schedule in schedules]
-
-
-def _find_healing(
-    model: ResolvedModel, base: ResolvedModel, materials: Materials
-) -> HealingRecord | None:
-    """How an edited model was healed after the base; None if it was not, or without text for it."""
-    record = model.manifest.healing if model.manifest and materials.healing else None
-    return None if base.manifest and record == base.manifest.healing else record
 
 
 def _compare_models(
     before: ModelResults,
     after: ModelResults,
-    healed: ModelResults | None,
     twin: ModelResults | None,
     left: HeldBack,
     materials: Materials,
     **known: Any,
 ) -> EditReport:
-    """All that was measured of an edit. `healed`: the base healed in the same way."""
+    """All that was measured of an edit."""
     windows, passages = left.windows, left.passages
     tests = [one.test and one.test.select(passages, windows) for one in (before, after)]
     controls = [one.control and one.control.select(windows) for one in (before, after)]
-    healed_base = None
-    if healed is not None and (healed.test or healed.control):
-        test = healed.test and healed.test.select(passages, windows)
-        alike = healed.control and healed.control.select(windows)
-        healed_base = HealedBase(
-            recited=Share.of(test.recited) if test else None,
-            heldout=compare_heldout(alike, controls[1]),
-        )
     limits = materials.request.max_drop
     return EditReport(
         **dict(after.model),
@@ -225,7 +181,6 @@ def _compare_models(
         extraction=report_extraction(tests[1], tests[0]) if tests[1] else None,
         audit=_compare_attacks(before, after, passages, twin),
         heldout=compare_heldout(*controls),
-        healed_base=healed_base,
         twin=_compare_twin(before, after, twin, passages) if twin else None,
         all_passages=_summarize_all(before, after, left),
         passages=choose_passages(*tests),

@@ -1,4 +1,4 @@
-"""The text that a model is healed on, which must hold none of the passages."""
+"""What a model is trained on: text, which must hold none of the passages, and the passages."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from surgery.hub.embedded import LAB_TEXT, find_lab
 
 if TYPE_CHECKING:
     from evals.data import Passages, Samples
-    from evals.run.models import LoadedModel
+    from surgery.editing.preparing import Fitting, Prepared
     from surgery.exporting import Export
     from surgery.families import Dimensions
     from surgery.fitting.calibration import Calibration, Text
-    from surgery.healing.training import Flags, Schedule
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.manifest import HealingRecord, TextRecord
+    from surgery.record.manifest import (
+        ErasingRecord,
+        HealingRecord,
+        PassagesRecord,
+        TextRecord,
+    )
+    from surgery.training.distillation import Passages as TaughtPassages
+    from surgery.training.erasing import Erased
+    from surgery.training.training import Flags, Schedule
 
 SHARED = 16
 """Tokens in a row that a passage and the text may not share; fewer for a shorter passage."""
@@ -30,7 +37,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def find_healing_text(named: Sequence[str]) -> Text:
-    """The text that `--heal` names: files, folders, data sets, or a lab model for the lab's.
+    """The text that `named` names: files, folders, data sets, or a lab model for the lab's.
 
     Needs no model, so that mistakes show early. Raises `SamplesError`.
     """
@@ -40,12 +47,15 @@ def find_healing_text(named: Sequence[str]) -> Text:
 
 
 def read_healing_text(
-    text: Text, schedule: Schedule, model: ResolvedModel, passages: Passages | None
-) -> tuple[Calibration, str | None]:
-    """The text in a model's tokens, and the SHA-256 of the passages.
+    text: Text,
+    schedule: Schedule,
+    model: ResolvedModel,
+    passages: Passages | None,
+) -> tuple[Calibration, TaughtPassages | None]:
+    """The text in a model's tokens, and the passages that the model was trained on.
 
-    Warns of rows left out or merged. Raises `SamplesError` for too little text, and for text that
-    holds passages.
+    Warns of rows left out or merged. Raises `SamplesError` for too little text, for text that holds
+    passages, and for passages that do not fit the model.
     """
     from surgery.editing.loading import load_tokenizer
 
@@ -55,7 +65,21 @@ def read_healing_text(
         return tokens, None
     samples = tokenize_passages(passages, tokenizer)
     check_apart(samples, tokens)
-    return tokens, samples.sha256
+    return tokens, take_members(samples, model.inventory.dimensions)
+
+
+def take_members(samples: Samples, dimensions: Dimensions) -> TaughtPassages:
+    """The passages that the model was trained on.
+
+    Raises `SamplesError` if they are longer than its context.
+    """
+    from surgery.training.distillation import Passages as TaughtPassages
+
+    members = samples.select(samples.trained_on)
+    taught = members.tokens, members.prefix_length
+    found = TaughtPassages(*taught, samples.source, members.sha256)
+    found.check_length(dimensions)
+    return found
 
 
 def check_apart(samples: Samples, text: Calibration) -> None:
@@ -66,7 +90,7 @@ def check_apart(samples: Samples, text: Calibration) -> None:
     if within.any():
         raise SamplesError(
             f"{within.sum():,} of {len(passages):,} passages share {size} tokens in a row with the "
-            "text to heal on, so healing would teach them again",
+            "text to train on, so training would teach them again",
             where=", ".join(source.name for source in text.sources),
             got=f"the first is {passages.ids[int(np.argmax(within))]!r}",
             fix="leave out the files that hold them, or give other text",
@@ -80,65 +104,73 @@ def _hash_runs(tokens: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.uint6
     return np.asarray(runs @ powers)
 
 
-def check_recorded_text(text: Text, record: HealingRecord, model: ResolvedModel) -> None:
-    """Raises `SamplesError`, before any work, unless `text` in a model's tokens is the recorded."""
-    from surgery.editing.loading import load_tokenizer
-
-    _read_again(record, text, load_tokenizer(model.folder), model.inventory.dimensions)
-
-
-def heal_loaded(loaded: LoadedModel, text: Text, record: HealingRecord) -> None:
-    """Heals a loaded model in place, as `record` says, and rounds its weights as an export would.
-
-    Raises `SamplesError` if `text` is not the recorded one.
-    """
-    schedule, tokens = _read_again(record, text, loaded.tokenizer, loaded.dimensions)
-    with show_progress(f"heal {loaded.name}", schedule.steps) as advance:
-        heal_model(loaded.model, tokens, schedule, loaded.found.inventory.dtype, advance=advance)
-
-
 def heal_model(
     model: Any,
+    intact: Any,
+    cut: Any,
     text: Calibration,
+    passages: TaughtPassages | None,
     schedule: Schedule,
     stored: str,
     *,
     constants: Mapping[str, Flags] | None = None,
-    advance: Callable[[int], None] = lambda steps: None,
 ) -> None:
-    """Heals a model in place and rounds its weights to the dtype `stored`, such as F16.
+    """Heals `model`, a copy of `cut`, in place, and rounds its weights to the dtype `stored`.
 
-    `constants`: as for `surgery.healing.training.train`.
+    `stored`: such as F16. The rest is as for `surgery.training.distillation.teach`.
     """
     from surgery.checkpoint.torch_tensors import TAGS
-    from surgery.healing.training import train
+    from surgery.training.distillation import teach
 
     runs, rounded = model.dtype, next(one for one, tag in TAGS.items() if tag == stored)
-    train(model.float(), text.windows, schedule, constants=constants, advance=advance)
+    given = (intact, cut, text, passages, schedule)
+    teach(model.float(), *given, passes=runs, constants=constants)
     for parameter in model.parameters():  # not the buffers: no checkpoint rounds frequencies
         parameter.data = parameter.data.to(rounded).to(runs)
 
 
 def _read_again(
-    recorded: HealingRecord, text: Text, tokenizer: Any, dimensions: Dimensions
-) -> tuple[Schedule, Calibration]:
-    """How and on which tokens a model was healed. Raises `SamplesError` for other text."""
-    from surgery.healing.training import Schedule
+    recorded: HealingRecord | ErasingRecord,
+    text: Text,
+    passages: Passages | None,
+    model: ResolvedModel,
+    what: str,
+) -> tuple[Calibration, Schedule, TaughtPassages | None]:
+    """How and on what a model was trained. Raises `SamplesError` for other text or passages.
 
-    schedule = Schedule(recorded.steps, recorded.seed, recorded.rank)
+    `what` was done by that training, such as "healed".
+    """
+    from surgery.editing.loading import load_tokenizer
+    from surgery.record.manifest import PassagesRecord
+    from surgery.training.training import Schedule
+
+    schedule = Schedule(recorded.steps, recorded.seed, recorded.rank, recorded.learning_rate)
     named = ", ".join(map(str, recorded.sources))
+    tokenizer, size = load_tokenizer(model.folder), model.inventory.dimensions
     found = schedule.tokenize(
-        text, tokenizer, dimensions, lambda windows: f"give the recorded text, {named}"
+        text, tokenizer, size, lambda windows: f"give the recorded text, {named}"
     )
     now = found.record_text()
     if now.sha256 != recorded.sha256:
         raise SamplesError(
-            "is not the text that the model was healed on",
+            f"is not the text that the model was {what} on",
             where=", ".join(source.name for source in now.sources),
             expected=f"{named}, tokens of SHA-256 {recorded.sha256[:12]}",
             got=now.sha256[:12],
         )
-    return schedule, found
+    if passages is None:
+        return found, schedule, None
+    taught = take_members(passages.tokenize(tokenizer), size)
+    record = recorded.passages
+    assert isinstance(record, PassagesRecord)
+    if taught.sha256 != record.sha256:
+        raise SamplesError(
+            f"does not hold the passages that the model was {what} with",
+            where=taught.name,
+            expected=f"{record.name}: {record.number:,} passages of SHA-256 {record.sha256[:12]}",
+            got=f"{len(taught.tokens):,} of {taught.sha256[:12]}",
+        )
+    return found, schedule, taught
 
 
 def find_recorded_text(named: Sequence[str], record: TextRecord, model: str, option: str) -> Text:
@@ -158,17 +190,74 @@ def find_recorded_text(named: Sequence[str], record: TextRecord, model: str, opt
     )
 
 
-def heal_on(text: Text, record: HealingRecord, overwrite: bool) -> Callable[[Export, Path], Export]:
-    """Returns what heals a cut again: `(cut, output)`. It raises `SamplesError` for other text."""
+def find_recorded_passages(
+    named: str | None, record: PassagesRecord | str | None, model: str
+) -> Passages | None:
+    """The recorded passages, which `named` names, or which are a lab's. None without a record.
 
-    def heal_again(cut: Export, output: Path) -> Export:
-        from surgery.editing.loading import load_tokenizer
-        from surgery.healing.healing import heal
+    Raises `SamplesError`; whoever reads them compares their tokens.
+    """
+    from evals.data import open_samples
 
-        tokenizer, size = load_tokenizer(cut.output), cut.plan.inventory.dimensions
-        schedule, tokens = _read_again(record, text, tokenizer, size)
-        given = (tokens, schedule, record.passages)
+    if record is None or isinstance(record, str):
+        return None
+    if named is None and not find_lab(record.name):
+        raise SamplesError(
+            "needs the passages that it was made with",
+            where=model,
+            expected=f"{record.name}: {record.number:,} passages",
+            fix="give them with `samples`",
+        )
+    return open_samples(
+        named or record.name,
+        prefix_length=record.prefix_length,
+        suffix_length=record.suffix_length,
+        skip_short=True,
+    )
+
+
+def heal_on(
+    text: Text,
+    passages: Passages | None,
+    record: HealingRecord,
+    overwrite: bool,
+) -> Callable[[Export, ResolvedModel, Path], Export]:
+    """Returns what heals a cut again: `(cut, source, output)`.
+
+    It raises `SamplesError` for other text or passages.
+    """
+
+    def heal_again(cut: Export, source: ResolvedModel, output: Path) -> Export:
+        from surgery.training.healing import heal
+
+        text_again, schedule, taught = _read_again(record, text, passages, source, "healed")
+        given = (cut, source.checkpoint, output, text_again, schedule, taught)
         with show_progress("heal", schedule.steps) as advance:
-            return heal(cut, output, *given, overwrite=overwrite, advance=advance)
+            return heal(*given, overwrite=overwrite, advance=advance)
 
     return heal_again
+
+
+def erase_on(
+    text: Text,
+    passages: Passages | None,
+    record: ErasingRecord,
+    fit: Callable[[Prepared], Fitting | None],
+) -> Callable[[Prepared], Erased]:
+    """Returns what erases again, given the teacher. `fit`: fits the teacher.
+
+    It raises `SamplesError` for other text or passages.
+    """
+
+    def erase_again(teacher: Prepared) -> Erased:
+        from surgery.training.erasing import teach_by_cut
+
+        given = (record, text, passages, teacher.model, "taught")
+        text_again, schedule, taught = _read_again(*given)
+        assert taught is not None
+        with show_progress("erase", schedule.steps) as advance:
+            fitting = fit(teacher)
+            lessons = teacher, taught, text_again, schedule
+            return teach_by_cut(*lessons, fitting=fitting, advance=advance)
+
+    return erase_again

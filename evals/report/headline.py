@@ -18,8 +18,9 @@ from evals.report.report import (
     Report,
     TaskResult,
 )
-from surgery.card.command import name_texts, write_export_command
+from surgery.card.command import describe_training, name_texts, write_export_command
 from surgery.hub.embedded import find_lab
+from surgery.selection import Part, format_selection, variant_name
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is not a recorded source of the edited model",
@@ -53,10 +54,7 @@ def _list_warnings(edit: EditReport, base: MeasuredModel, limit: float | None) -
     if edit.extraction is not None:
         found = list(edit.extraction["warnings"])
     tokenizers = {model.provenance.get("tokenizer_sha256") for model in (base, edit)}
-    healed = edit.edit is not None and edit.edit.healing and edit.healed_base is None
     known = {
-        "the model was healed, and part of what that gained may be what the text teaches any "
-        "model; to compare with the base healed the same way, give the text with --heal": healed,
         "only a part of each benchmark was measured (--limit), so the model card leaves these "
         "figures out; evaluate without --limit before you publish": limit is not None,
         edit.chose.warning or "": edit.chose.warning,
@@ -69,23 +67,26 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
     """The command that made the edit; empty if no single command did."""
     if edit is None or edit.variant == "mixed" or edit.earlier_edits:
         return []
-    fitted, healed = (
-        [source["name"] for source in (text or {}).get("sources", ())]
-        for text in (edit.calibration, edit.healing)
-    )
+    erasing, drop_attn, variant = edit.erasing or {}, edit.drop_attn, edit.variant
+    if not edit.parts:
+        teacher = tuple(Part(**part) for part in erasing["teacher"])
+        drop_attn, variant = format_selection(teacher, edit.num_heads or 0), variant_name(teacher)
+        if variant == "mixed":
+            return []
+    fitted = (edit.calibration or erasing.get("calibration") or {}).get("sources", ())
     lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
     words = write_export_command(
         edit.source,
         revision=edit.commit,
-        drop_attn=edit.drop_attn,
-        variant=edit.variant,
-        calibration=name_texts(fitted),
-        heal=name_texts(healed, lab),
-        heal_steps=edit.healing["steps"] if edit.healing else None,
+        drop_attn=drop_attn,
+        variant=variant,
+        calibration=name_texts([source["name"] for source in fitted]),
+        **describe_training(edit.erasing, edit.healing, lab),
         layout=edit.layout,
         family=edit.family,
         max_shard_size=edit.max_shard_size,
         output="OUT",
+        cut=bool(edit.parts),
     )
     return [shlex.join(words)]
 
@@ -148,9 +149,6 @@ def _describe_cost(edit: EditReport) -> Iterator[str]:
         yield _describe_tasks(edit.tasks)
     if edit.heldout is not None:
         yield _describe_loss(edit.heldout)
-    if edit.healed_base is not None and edit.healed_base.heldout is not None:
-        loss = _describe_loss(edit.healed_base.heldout)
-        yield f"against the base healed the same way, {loss}"
 
 
 def _describe_choice(edit: EditReport) -> Iterator[str]:

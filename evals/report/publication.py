@@ -173,7 +173,7 @@ def write_all_sentences(report: Report) -> Report:
 
 def _write_verdicts(edit: dict[str, Any]) -> None:
     compared = [edit["heldout"]]
-    compared += [edit[key]["heldout"] for key in ("healed_base", "all_passages") if edit[key]]
+    compared += [one["heldout"] for one in (edit["all_passages"],) if one]
     for task in edit["tasks"].values():
         compared += [task, *task["metrics"].values()]
     for one in filter(None, compared):

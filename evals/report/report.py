@@ -35,17 +35,6 @@ class TaskResult(Metric):
     version: Word | None = None
 
 
-class HealedBase(Record):
-    """The base, healed in the same way on the same text as the edit.
-
-    `recited`: of the passages, word for word. `heldout`: the loss of the edit over this base's, so
-    that what the text teaches any model is not taken for a smaller cost.
-    """
-
-    recited: Share | None
-    heldout: HeldOut | None
-
-
 class AllPassages(Record):
     """Figures of all `n` passages and all windows. They flatter an edit chosen on them.
 
@@ -74,6 +63,7 @@ class EditSummary(Record):
     attention_free: dict[str, str]
     one_hot: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    erasing: dict[str, Any] | None = None
     healing: dict[str, Any] | None = None
     earlier_edits: int = 0
     max_shard_size: int | None = None
@@ -141,7 +131,6 @@ class EditReport(MeasuredModel):
     extraction: dict[str, Any] | None
     audit: Audit | None
     heldout: HeldOut | None
-    healed_base: HealedBase | None = None
     twin: TwinFigures | None = None
     all_passages: AllPassages | None
     gates: list[Limit] = Field(default_factory=list)
@@ -171,7 +160,7 @@ class Report(Record):
     hash of everything else.
     """
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     created: Word
     base: MeasuredModel
     edits: list[EditReport] = Field(min_length=1)
@@ -201,7 +190,16 @@ def summarize_edit(manifest: Manifest) -> EditSummary:
     """A manifest's latest edit, as the report shows it, and the last healing of any edit."""
     edit, healing = manifest.edit, manifest.healing
     record = edit.model_dump(mode="json")
-    alike = ("family", "num_blocks", "num_heads", "parts", "layout", "one_hot", "calibration")
+    alike = (
+        "family",
+        "num_blocks",
+        "num_heads",
+        "parts",
+        "layout",
+        "one_hot",
+        "calibration",
+        "erasing",
+    )
     return EditSummary(
         **{key: record[key] for key in alike},
         healing=None if healing is None else healing.model_dump(mode="json"),

@@ -55,12 +55,6 @@ class EvaluationRequest(Measuring, Gating):
         "Gate: the model may still recite at most this share of the passages.",
         Option("limits"),
     ] = None
-    heal: Annotated[
-        tuple[str, ...],
-        "Text that MODEL was healed on. BASE is then healed the same way, to tell the cost "
-        "against it, too.",
-        Option("input", "TEXT"),
-    ] = ()
     audit: Annotated[
         bool,
         "Also try the default attacks. `attack` and `max` imply this option.",
@@ -144,7 +138,6 @@ class EvaluationRequest(Measuring, Gating):
                 "attack": self.attacks,
                 "no_cache": False,
                 "device": None,
-                "heal": tuple(make_public_name(text) for text in self.heal),
                 "control": tuple(Path(make_public_name(file)) for file in self.control),
                 **measured,
             }

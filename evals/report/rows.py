@@ -136,11 +136,6 @@ def make_recital_table(report: Report) -> Table:
         cells = tuple(Cell(SHARE, None, note=way) for way in ways)
         label = "recited by the twin, which never saw the passages"
         rows.append(Row(label, share.n, _make_share(share), cells))
-    if shares := [one.recited for one in collect_parts(report, "healed_base") if one.recited]:
-        label, base = "recited by the base, healed the same way", _make_share(shares[0])
-        alike = all(share == shares[0] for share in shares)
-        own = tuple(None if alike else _make_share(share) for share in shares)
-        rows.append(Row(label, shares[0].n, base if alike else None, own))
     return Table(heading, text, (*rows, *_make_minor_rows(tests)))
 
 
@@ -296,9 +291,6 @@ def make_cost_table(report: Report) -> Table:
             rows.append(_make_task_row(name, scored))
     if texts := collect_parts(report, "heldout"):
         rows.append(_make_loss_row(texts))
-    healed = collect_parts(report, "healed_base")
-    if losses := [one.heldout for one in healed if one.heldout]:
-        rows.append(_make_loss_row(losses, "; base healed the same way"))
     text = (
         "Every model gets the same documents. “No loss shown” does not prove that there is none: "
         "look at the interval. “Inconclusive” means that the interval is too wide to tell. Loss is "
@@ -322,16 +314,14 @@ def _make_task_row(name: str, scored: Sequence[TaskResult]) -> Row:
     return Row(f"{name}, {first.metric}{lower}", first.n, Cell(form, first.base), edits, hint)
 
 
-def _make_loss_row(texts: Sequence[HeldOut], more: str = "", *, main: bool = True) -> Row:
+def _make_loss_row(texts: Sequence[HeldOut], *, main: bool = True) -> Row:
     first, cells = texts[0], []
-    same = all(one.base == first.base for one in texts)  # bases healed as their edits may differ
     for one in texts:
         rise, note = one.difference, f"{one.verdict}, {_format_p(one.difference.p_value)}"
-        note += "" if same else f"; its base {NATS.show(one.base.mean)}"
         cells.append(Cell(NATS, one.edited.mean, one.edited.ci95, rise.mean, rise.ci95, note))
     what = "held-out text" if first.kind == "text" else "passages that no model was trained on"
-    label = f"loss on {what}, nats per token{more}"
-    base = Cell(NATS, first.base.mean, first.base.ci95) if same else None
+    label = f"loss on {what}, nats per token"
+    base = Cell(NATS, first.base.mean, first.base.ci95)
     return Row(label, first.n, base, tuple(cells), main=main)
 
 

@@ -198,7 +198,8 @@ def _record_fits(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, Any]
 def describe_question(opened: OpenedSearch) -> dict[str, Any]:
     """Everything that the measured figures and the answer depend on."""
     fitter, text = opened.fitter, opened.healing
-    healing = {"healing": [text.record_text().sha256, opened.request.heal_steps]} if text else {}
+    guarded = text and [text.record_text().sha256, opened.request.heal_steps, "guarded"]
+    healing = {"healing": guarded} if guarded else {}
     sibling = {"sibling": opened.sibling.identified.content} if opened.sibling else {}
     return {
         **healing,

@@ -189,6 +189,31 @@ class Healing(Request):
         return self
 
 
+class Erasing(Request):
+    """Training before the cut, with the cut as the teacher (`evals.jobs.erasing`)."""
+
+    erase: Annotated[
+        bool,
+        "Before the cut, teach the model to forget the passages, with its cut as the teacher (as "
+        "the command erase does).",
+        Option("edit"),
+    ] = False
+    erase_steps: Annotated[
+        Count, "Steps of 24 passages and 16 x 128 tokens of text.", Option("edit")
+    ] = 60
+    text: Annotated[
+        tuple[str, ...],
+        "Other text for `erase`, which may hold none of the passages.",
+        Option("edit", "TEXT", "that of `heal`, else a lab model's own"),
+    ] = ()
+
+    @model_validator(mode="after")
+    def _only_if_asked(self) -> Erasing:
+        if not self.erase:
+            self._refuse_unused("erase", "erase_steps", "text")
+        return self
+
+
 class Choosing(Measuring):
     """A model to edit in many ways, and the text to measure the edits on."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from surgery.families import SAVED_AS
-from surgery.hub.embedded import LAB_TEXT
+from surgery.hub.embedded import LAB_TEXT, find_lab
 
 
 def name_texts(names: Iterable[str], lab: str | None = None) -> list[str]:
@@ -18,6 +19,29 @@ def name_texts(names: Iterable[str], lab: str | None = None) -> list[str]:
     return [name for name in named if name is not None]
 
 
+def describe_training(
+    erasing: Mapping[str, Any] | None,
+    healing: Mapping[str, Any] | None,
+    lab: str | None = None,
+) -> dict[str, Any]:
+    """How a model was trained, by records of it, as `write_export_command` takes it.
+
+    `lab`: as for `name_texts`.
+    """
+    found: dict[str, Any] = {}
+    for record, text, steps in ((erasing, "text", "erase_steps"), (healing, "heal", "heal_steps")):
+        if record is None:
+            continue
+        found[text] = name_texts([source["name"] for source in record["sources"]], lab)
+        found[steps] = record["steps"]
+        passages = record.get("passages")
+        if isinstance(passages, Mapping):  # earlier versions recorded only a hash
+            found["samples"] = passages["name"]
+            if not find_lab(passages["name"]):
+                found |= {key: passages[key] for key in ("prefix_length", "suffix_length")}
+    return found
+
+
 def write_export_command(
     model: str,
     *,
@@ -26,32 +50,48 @@ def write_export_command(
     plan: str | Path | None = None,
     variant: str | None = None,
     calibration: Sequence[str] = (),
+    erase_steps: int | None = None,
+    text: Sequence[str] = (),
     heal: Sequence[str] = (),
     heal_steps: int | None = None,
+    samples: str | None = None,
+    prefix_length: int | None = None,
+    suffix_length: int | None = None,
     layout: str | None = None,
     family: str | None = None,
     max_shard_size: int | None = None,
     output: str | Path | None = None,
+    cut: bool = True,
 ) -> list[str]:
     """The words of an `export` of `model`: first those that name it, then an option each.
+
+    `cut`: False for an `erase`, where blocks, heads, and variants are those of the teacher.
 
     `family`: the result's model type. No record tells whether the source had another one, and
     `--as` changes nothing if not.
     """
+    erased = erase_steps is not None
     given: dict[str, Sequence[object]] = {
         "--revision": [revision],
         "--drop-attn": [drop_attn],
         "--plan": [plan],
         "--variant": [variant],
         "--calibration": calibration,
+        "--erase": [""] if erased and cut else [],
+        "--erase-steps" if cut else "--steps": [erase_steps],
+        "--text": text,
         "--heal": heal,
         "--heal-steps": [heal_steps],
-        "--layout": [layout],
-        "--as": [family if family in SAVED_AS else None],
+        "--samples": [samples],
+        "--prefix-length": [prefix_length],
+        "--suffix-length": [suffix_length],
+        "--layout": [layout if cut else None],
+        "--as": [family if cut and family in SAVED_AS else None],
         "--max-shard-size": [max_shard_size],
         "--output": [output],
     }
-    words = ["attn-surgery", "export", model]
+    words = ["attn-surgery", "export" if cut else "erase", model]
     for option, values in given.items():
-        words += [word for one in values if one is not None for word in (option, str(one))]
+        pairs = ((option, str(one)) for one in values if one is not None)
+        words += [word for pair in pairs for word in pair if word]
     return words

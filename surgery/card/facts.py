@@ -11,12 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from surgery.card.command import name_texts, write_export_command
+from surgery.card.command import describe_training, name_texts, write_export_command
 from surgery.families import family_of
 from surgery.hub.embedded import LAB_MODELS, PREFIX, find_lab
-from surgery.record.manifest import Edit, Manifest, TextRecord
+from surgery.record.manifest import Edit, Manifest, PassagesRecord, TextRecord, TrainingRecord
 from surgery.record.plan_file import list_edits
-from surgery.selection import by_variant, format_blocks, format_selection
+from surgery.selection import by_variant, format_blocks, format_selection, variant_name
 from surgery.variants import VARIANTS
 
 
@@ -27,7 +27,9 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
     whole = format_blocks(tuple(manifest.attention_free))
     partial = set(manifest.edited_heads) - set(manifest.attention_free)
     healed = [e.healing for e in edits if e.healing]
-    machines = dict.fromkeys(f"{healing.threads}, {healing.device}" for healing in healed)
+    erased = [_describe_erasing(e) for e in edits if e.erasing]
+    trained = [*healed, *(e.erasing for e in edits if e.erasing)]
+    machines = dict.fromkeys(f"{one.threads}, {one.device}" for one in trained)
     modeling = next((file for file in manifest.files if file.endswith(".py")), None)
     return {
         "title": name,
@@ -47,8 +49,11 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "one_hot": any(e.one_hot is not None for e in edits),
         "tokenizer": any(file.startswith("tokenizer") for file in manifest.files),
         "fitted": _join_names(*(e.calibration for e in edits)),
+        "trained": bool(trained),
+        "trained_on": _join_names(*trained),
+        "taught_with": _join_passages(trained),
+        "erased": erased,
         "healed": healed,
-        "healed_on": _join_names(*healed),
         "machines": "; ".join(machines),
         "files": list(manifest.files.items()),
         "versions": edit.versions,
@@ -58,6 +63,13 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
 def _join_names(*texts: TextRecord | None) -> Markdown:
     """The names of the files that texts came from, each once."""
     names = dict.fromkeys(source.name for text in texts if text for source in text.sources)
+    return Markdown(", ".join(map(as_code, names)))
+
+
+def _join_passages(trained: Sequence[TrainingRecord]) -> Markdown:
+    """The names of what held the passages of trainings, each once; empty without passages."""
+    found = (getattr(one, "passages", None) for one in trained)
+    names = dict.fromkeys(one.name for one in found if isinstance(one, PassagesRecord))
     return Markdown(", ".join(map(as_code, names)))
 
 
@@ -85,48 +97,70 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
     }
 
 
+def _describe_erasing(edit: Edit) -> dict[str, Any]:
+    assert edit.erasing is not None
+    taught = [
+        f"{format_selection(parts, edit.num_heads)} ({variant})"
+        for variant, parts in by_variant(edit.erasing.teacher).items()
+    ]
+    return {**vars(edit.erasing), "cut": ", ".join(taught)}
+
+
 def _list_steps(edits: Sequence[Edit]) -> Iterator[Markdown]:
     """Yields the commands that make all edits again, oldest first, in a shell."""
     for edit, following in zip(edits, [*edits[1:], None], strict=True):
-        mixed = edit.variant == "mixed"
+        parts = edit.parts or (edit.erasing.teacher if edit.erasing else [])
+        mixed = variant_name(parts) == "mixed"
         if mixed:
-            plan = {"edits": [one.model_dump() for one in list_edits(edit.parts, edit.num_heads)]}
+            plan = {"edits": [one.model_dump() for one in list_edits(parts, edit.num_heads)]}
             yield as_command(f"echo {shlex.quote(json.dumps(plan))} > plan.json")
         is_local = following is not None and following.source.commit is None
-        calibration, heal = _name_texts(edit, again=False)
+        lab = find_lab(edit.source.model) or f"{PREFIX}{LAB_MODELS[0]}"
         words = write_export_command(
             _name_source(edit),
             revision=edit.source.commit,
-            drop_attn=None if mixed else format_selection(edit.parts, edit.num_heads),
+            drop_attn=None if mixed else format_selection(parts, edit.num_heads),
             plan="plan.json" if mixed else None,
-            variant=None if mixed else edit.variant,
-            calibration=calibration,
-            heal=heal,
-            heal_steps=edit.healing.steps if edit.healing else None,
+            variant=None if mixed else variant_name(parts),
+            calibration=name_texts(_list_fitted(edit)),
+            **_describe_training(edit, lab),
             layout=edit.layout,
             family=edit.family,
             max_shard_size=edit.max_shard_size,
             output=_name_source(following) if following and is_local else None,
+            cut=bool(edit.parts),
         )
         source = 5 if edit.source.commit else 3  # words that name it
         yield _as_lines(words[:source], words[source:])
 
 
-def _name_texts(edit: Edit, *, again: bool) -> tuple[list[str], list[str]]:
-    """What names an edit's texts, for `reproduce` (`again`) or for `export`: those that it was
-    fitted on, and those that it was healed on."""
-    fitted, healed = (
-        [source.name for source in text.sources] if text else []
-        for text in (edit.calibration, edit.healing)
-    )
-    lab = None if again else find_lab(edit.source.model) or f"{PREFIX}{LAB_MODELS[0]}"
-    return name_texts(fitted), name_texts(healed, lab)
+def _list_fitted(edit: Edit) -> list[str]:
+    """The names of the text that the cut, or the teacher, was fitted on."""
+    text = edit.calibration or (edit.erasing and edit.erasing.calibration)
+    return [source.name for source in text.sources] if text else []
+
+
+def _describe_training(edit: Edit, lab: str | None = None) -> dict[str, Any]:
+    erasing, healing = (one.model_dump() if one else None for one in (edit.erasing, edit.healing))
+    return describe_training(erasing, healing, lab)
+
+
+def _name_inputs(edit: Edit) -> dict[str, list[str]]:
+    """What names an edit's texts and passages, by the option of `reproduce` that takes them."""
+    trained = _describe_training(edit)
+    samples = trained.get("samples")
+    return {
+        "--calibration": name_texts(_list_fitted(edit)),
+        "--text": trained.get("text", []),
+        "--heal": trained.get("heal", []),
+        "--samples": [samples] if samples and not find_lab(samples) else [],
+    }
 
 
 def _write_reproduction(name: str, edit: Edit) -> Markdown:
     """The command that repeats the last edit."""
-    options = zip(("--calibration", "--heal"), _name_texts(edit, again=True), strict=True)
-    given = [word for option, names in options for one in names for word in (option, one)]
+    inputs = _name_inputs(edit).items()
+    given = [word for option, names in inputs for one in names for word in (option, one)]
     return _as_lines(["attn-surgery", "reproduce", name], given)
 
 
@@ -134,7 +168,7 @@ def _list_files(edits: Sequence[Edit]) -> Markdown:
     """The folders and files that the commands take from the folder that they run in."""
     found = [_name_source(e) for e in edits if not e.source.commit and not find_lab(e.source.model)]
     for edit in edits:
-        named = chain(*_name_texts(edit, again=True))
+        named = chain(*_name_inputs(edit).values())
         found += [name for name in named if not name.startswith("hf:")]
     return Markdown(", ".join(map(as_code, dict.fromkeys(found))))
 

@@ -26,7 +26,7 @@ from surgery.record.manifest import Manifest, read_manifest
 from surgery.untrusted import guard, parse_yaml, read_bytes
 
 _CARRIED = ("license", "license_name", "license_link", "language", "datasets")
-_TAGS = ("attention-free", "attn-surgery", "memorization")
+_TAGS = ("attn-surgery", "memorization")
 # the Hub knows adapter, merge, quantized and finetune; full weights that derive from one model
 # without being merged or quantized are what it lists as fine-tunes
 _RELATION = "finetune"
@@ -191,12 +191,13 @@ def _render_metadata(
     base_model = next((model for model in on_hub if model is not None), None)  # the nearest
     tags = existing.get("tags")
     tags = [tags] if isinstance(tags, str) else tags if isinstance(tags, list) else []
+    free = ["attention-free"] if manifest.edited_heads else []
     ours = {
         "base_model": base_model,
         "base_model_relation": _RELATION if base_model else None,
         "library_name": "transformers",
         "pipeline_tag": TASK,
-        "tags": list(dict.fromkeys(map(str, (*_TAGS, manifest.edit.family, *tags)))),
+        "tags": list(dict.fromkeys(map(str, (*free, *_TAGS, manifest.edit.family, *tags)))),
     }
     kept = {key: value for key, value in existing.items() if key not in {*ours, _INDEX}}
     data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}

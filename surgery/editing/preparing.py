@@ -17,7 +17,7 @@ from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.plan import Plan, make_plan, selected
+from surgery.plan import Plan, make_empty_plan, make_plan, selected
 from surgery.privacy import check_link
 from surgery.record.manifest import CalibrationRecord, Choice, EditedModel
 from surgery.record.plan_file import PlanFile
@@ -52,6 +52,11 @@ class Prepared:
     @property
     def checkpoint(self) -> Checkpoint:
         return self.model.checkpoint
+
+    @property
+    def without_cut(self) -> Prepared:
+        """The same source, to be written with its weights trained and nothing else changed."""
+        return replace(self, plan=make_empty_plan(self.model.inventory), chosen=None)
 
     @property
     def default_output(self) -> Path:

@@ -175,18 +175,19 @@ class Fitter:
 def fit_checkpoint(
     prepared: Prepared,
     text: Text,
+    model: Any = None,
     *,
     device: torch.device | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Fitting:
     """Fits what a prepared export needs, on a GPU if there is one.
 
-    `device` names another place.
+    `device` names another place. `model`: the source in memory, where it was trained since.
     """
     checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
     calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(checkpoint, device=device)
+    model = load_model(checkpoint, device=device) if model is None else model
     if model.dtype == torch.float16 and device.type == "cpu":
         model = model.float()  # CPUs have no float16 arithmetic
     fitter = Fitter(

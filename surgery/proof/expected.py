@@ -24,7 +24,7 @@ from surgery.editing.rewriting import list_changes, make_unknown_fits
 from surgery.errors import CheckpointError, ManifestError
 from surgery.families import FAMILIES, config_saved_as
 from surgery.layouts import Change, layout_of
-from surgery.plan import Plan, block_edits, make_plan
+from surgery.plan import Plan, block_edits, make_empty_plan, make_plan
 from surgery.privacy import drop_paths
 from surgery.record.manifest import Edit, Manifest, list_edited_heads
 from surgery.selection import variant_name
@@ -51,7 +51,9 @@ def replan(
         else:
             before = _undo(edit, inventory)
         earlier, inventory = list_edited_heads(edits), take_inventory(*before)
-        plan = make_plan(inventory, tuple(edit.parts), layout=edit.layout, earlier=earlier)
+        plan = make_empty_plan(inventory)
+        if edit.parts:
+            plan = make_plan(inventory, tuple(edit.parts), layout=edit.layout, earlier=earlier)
         name = plan.family.model_type
         if plans and edit.family in {f.model_type for f in FAMILIES if name in f.saved_as}:
             edit = edit.model_copy(update={"family": name})  # a later edit changed the type

@@ -171,7 +171,9 @@ class FileChecks:
             earlier = self.found.manifest
             if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
                 raise ManifestError("the manifest's history is not the source's")
-        return f"blocks {self.plans[0].spec}, {variant_name(self.plans[0].selection)}"
+        plan, erased = self.plans[0], "erased" if self.manifest.edit.erasing else ""
+        cut = f"blocks {plan.spec}, {variant_name(plan.selection)}" if plan.selection else ""
+        return ", then ".join(filter(None, (erased, cut)))
 
     def check_tensors(self) -> str:
         later, compared = set[str](), 0
@@ -206,7 +208,7 @@ class FileChecks:
         result, original, plan = self.result, self.original, self.plans[0]
         untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
         wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing or unexpected
-        parameters = plan.inventory.parameters if self.manifest.edit.healing else {}
+        parameters = plan.inventory.parameters if self.manifest.edit.is_trained else {}
         trained = set[str]()
         for name in untouched & set(result.tensors):
             one, other = result.tensors[name], original.tensors[name]
@@ -226,11 +228,13 @@ class FileChecks:
         return one.read() == other.read()
 
     def check_rewritten(self) -> str:
-        healed, plan = self.manifest.edit.healing, self.plans[0]
-        read = make_unknown(plan.inventory.infos) if healed else self.original.read
+        trained, plan = self.manifest.edit.is_trained, self.plans[0]
+        read = make_unknown(plan.inventory.infos) if trained else self.original.read
         compared, fitted = check_repeats(plan, self.result, read, {"rewrite", "add"})
         more = ""
-        if healed:
+        if not plan.selection:
+            return "nothing was cut"
+        if trained:
             more = ", as far as the edit sets them whatever the source holds; the rest is trained"
         elif fitted:
             more = f", {fitted} of them except for numbers fitted to calibration text"

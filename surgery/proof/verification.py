@@ -217,9 +217,13 @@ def _list_claims(
         yield Claim("history", "the sources of earlier edits")
     if any(edit.calibration for edit in (manifest.edit, *manifest.history)):
         yield Claim("calibration", f"the text and the fits: to repeat them, {_REPEAT}")
-    if manifest.is_healed:
-        what = "that weights were trained on the recorded text only"
-        yield Claim("healing", f"{what}: to repeat it, {_REPEAT}")
+    for name, is_so, what in (
+        ("erasing", manifest.is_erased, "passages and text"),
+        ("healing", manifest.is_healed, "text and passages"),
+    ):
+        if is_so:
+            trained = f"that weights were trained on the recorded {what} only"
+            yield Claim(name, f"{trained}: to repeat it, {_REPEAT}")
     yield Claim("versions", "the software that made the edit")
     if report:
         yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")

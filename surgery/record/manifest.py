@@ -126,12 +126,11 @@ class CalibrationRecord(TextRecord):
     blocks: dict[int, BlockFit] = {}
 
 
-class HealingRecord(TextRecord):
-    """The training that followed the cut: `steps` of `rows` windows in an order drawn with `seed`.
+class TrainingRecord(TextRecord):
+    """Training on text: `steps` of `rows` windows in an order drawn with `seed`.
 
     The last digits depend on `device` and `threads`. `losses`: before each step, in nats per token.
-    `rank`: of the low-rank adapters that were trained; 0: all weights were. `passages`: SHA-256 of
-    those that the text was found not to hold.
+    `rank`: of the low-rank adapters that were trained; 0: all weights were.
     """
 
     steps: int = Field(ge=1)
@@ -142,7 +141,44 @@ class HealingRecord(TextRecord):
     device: Word
     threads: int = Field(ge=1)
     losses: list[float]
-    passages: Sha256 | None = None
+
+
+class PassagesRecord(Record):
+    """Passages that a model was trained on: `number` of them, `rows` in each step.
+
+    `name`: of their file, or what else names them. `sha256`: of their tokens.
+    """
+
+    name: Line
+    sha256: Sha256
+    number: int = Field(ge=1)
+    prefix_length: int = Field(ge=1)
+    suffix_length: int = Field(ge=1)
+    rows: int = Field(ge=1)
+
+
+class HealingRecord(TrainingRecord):
+    """The training that followed the cut.
+
+    `loss`: "kl" is the divergence from the source's predictions on the text; with `passages`, also
+    from the cut's own on these. Earlier versions took "text", the next-token loss, and recorded
+    only the SHA-256 of the passages that they had looked for in the text.
+    """
+
+    passages: PassagesRecord | Sha256 | None = None
+    loss: Literal["text", "kl"] = "text"
+
+
+class ErasingRecord(TrainingRecord):
+    """The training that came before any cut, with a cut of the same model as the teacher.
+
+    `teacher`: the parts of that cut; `calibration`: the text that its variants were fitted on.
+    `passages`: what the student learned from it.
+    """
+
+    teacher: list[Part] = Field(min_length=1)
+    calibration: CalibrationRecord | None = None
+    passages: PassagesRecord
 
 
 class EditedModel(Record):
@@ -185,16 +221,18 @@ class Choice(Record):
 
 
 class Edit(EditedModel):
-    """One edit of a model. `chosen`: what a search chose it on. `healing`: the training after it.
-    `job`: names the `mitigate` that made it, which may replace it while it is not done.
+    """One edit of a model: a cut, training before it (`erasing`) or after it (`healing`), or both.
 
-    `one_hot`: constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
+    `parts`: what is cut; empty if the model is only taught. `chosen`: what a search chose it on.
+    `job`: names the `mitigate` that made it, which may replace it while it is not done. `one_hot`:
+    constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
     """
 
     parts: list[Part]
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
     calibration: CalibrationRecord | None = None
+    erasing: ErasingRecord | None = None
     healing: HealingRecord | None = None
     chosen: Choice | None = None
     job: Sha256 | None = None
@@ -205,6 +243,8 @@ class Edit(EditedModel):
     @model_validator(mode="after")
     def _of_the_model(self) -> Edit:
         """Checks that parts are ascending, of known variants, and within the model."""
+        if not self.parts and self.erasing is not None:
+            return self
         try:
             if list(checked(self.parts, self.num_blocks, self.num_heads)) != self.parts:
                 raise ValueError("parts and heads are not ascending")
@@ -213,6 +253,11 @@ class Edit(EditedModel):
         except SurgeryError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights that the cut does not set were trained."""
+        return self.erasing is not None or self.healing is not None
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -276,6 +321,16 @@ class Manifest(Record):
     def is_healed(self) -> bool:
         """Whether weights were trained after any edit."""
         return self.healing is not None
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether passages were erased before any edit."""
+        return any(edit.erasing for edit in (self.edit, *self.history))
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights were trained, before or after any edit."""
+        return self.is_erased or self.is_healed
 
     def accounts_for(self, name: str) -> bool:
         """Whether the folder may hold this file: recorded, `UNLISTED`, or a client's notes."""

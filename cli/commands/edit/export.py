@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
-"""Options that say what the text of --heal may not hold, or what --evaluate measures."""
+"""Options that name passages: for --erase, for the guard of --heal, or for --evaluate."""
 _OF_BASE = {"baseline", "twin", "sibling", "front", "dtype", "device_map", "batch_size", "no_cache"}
 """Options of `evaluate` that export does not have."""
 
@@ -84,7 +84,8 @@ def command(
     if with_evaluation:
         materials = _open_materials(request, asked)
     else:
-        _refuse_unused(asked.keys() if request.heal else asked.keys() | _OF_PASSAGES)
+        trained = request.heal or request.erase
+        _refuse_unused(asked.keys() if trained else asked.keys() | _OF_PASSAGES)
     prepared, export = run_export(request, dry_run=dry_run)
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")

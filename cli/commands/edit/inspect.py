@@ -41,6 +41,9 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
         named = ", ".join(f"{head} ({variant})" for head, variant in heads.items())
         echo(f"  block {block}: heads without attention: {named}")
     for edit in found.edits:
+        done = [f"{edit.erasing.passages.number:,} passages erased"] if edit.erasing else []
         blocks = name_blocks(edit.parts, edit.num_heads)
+        done += [f"{blocks}, {edit.variant}"] if edit.parts else []
+        done += ["healed"] if edit.healing else []
         commit = f" at {edit.source.commit[:12]}" if edit.source.commit else ""
-        echo(f"  edited from {edit.source.model}{commit}: {blocks}, {edit.variant}")
+        echo(f"  edited from {edit.source.model}{commit}: {'; '.join(done)}")

@@ -17,6 +17,12 @@ from cli.terminal import echo, note, print_json
 @options.option("--source", "MODEL", "A copy of the source.  [default: the recorded one]")
 @options.several("--calibration", "Text that mean and linear were fitted on.", "a lab model's own")
 @options.several("--heal", "Text that the model was healed on.", metavar="TEXT")
+@options.several("--text", "Other text that the model was erased with.", "a lab's", "TEXT")
+@options.option(
+    "--samples",
+    "SAMPLES",
+    "Passages that the model was erased or healed with.  [default: a lab's]",
+)
 @options.option("--output", "DIR", "Keep the repeated export in DIR.", options.PATH)
 @options.overwrite
 @options.json
@@ -25,9 +31,10 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
 
     MODEL is an exported folder or a published one. Its source is fetched at the recorded commit.
     identity and zero must repeat bit for bit. mean and linear are fitted, so they may differ within
-    a tolerance if library versions differ. Healed weights are trained again, within a wider one.
-    The weights of a published model are downloaded only to compare such tensors. The exit code is 1
-    if a file differs. To repeat the measurements, run the commands that report.json lists.
+    a tolerance if library versions differ. Erased and healed weights are trained again, within a
+    wider one. The weights of a published model are downloaded only to compare such tensors. The
+    exit code is 1 if a file differs. To repeat the measurements, run the commands that report.json
+    lists.
     """
     from evals.jobs.exporting import repeat_export
 

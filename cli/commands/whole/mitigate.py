@@ -75,9 +75,10 @@ def command(
     OUT-search). Exports it to OUT, verifies it, and attacks it. Report, model card, and recipe go
     into OUT. After an interruption, run the same command again to continue.
 
-    With --heal, the edited model is also trained on other text. Both results are evaluated, and the
-    healed one is kept if its verdict is better, or as good at a lower cost. The other one goes into
-    OUT-cut or OUT-healed.
+    With --heal, the edited model is also trained on other text. With --erase, MODEL is taught to
+    forget the passages; that result is tried as it is, cut, and, with --heal, cut and healed. All
+    results are evaluated. The cheapest one with the best verdict is kept. The others stay in
+    OUT-cut, OUT-healed, OUT-erased, OUT-erased-cut, and OUT-erased-healed.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --corpus. The exit code is 3 if the limit or a gate is missed, and else 4 if one

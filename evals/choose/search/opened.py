@@ -24,18 +24,19 @@ from evals.measure.attacks.sibling import find_sibling
 from evals.measure.attacks.trying import AttackPlan
 from evals.measure.edits.engine import Engine
 from evals.measure.edits.sharing import FitEdit
-from evals.measure.healing import check_apart, find_healing_text
+from evals.measure.healing import check_apart, find_healing_text, take_members
 from evals.measure.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
 from evals.run.console import say
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
-from surgery.healing.training import Schedule
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import join_launch
 from surgery.selection import Part, Selection
+from surgery.training.distillation import Passages as TaughtPassages
+from surgery.training.training import Schedule
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ class OpenedSearch:
     def halves(self) -> tuple[Half, Half]:
         """The half to choose on, and the one held back. Raises `SamplesError` for too little."""
         return split_halves(self.samples, self.windows, self.request.seed)
+
+    @cached_property
+    def guard(self) -> TaughtPassages:
+        """The passages that healing keeps from coming back: none that is held back."""
+        return take_members(self.halves[0].samples, self.loaded.dimensions)
 
     @cached_property
     def pools(self) -> tuple[frozenset[int], ...]:

@@ -25,8 +25,8 @@ class EditPoint:
     - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
     - `refitted`: whether blocks with fits have them as an export would, after the edits below them,
       and not those of the unedited model.
-    - `healed_rise`: where `attacked` is of the healed edit, its held-out loss over that of the base
-      healed the same way, nats per token.
+    - `healed_rise`: where `attacked` is of the healed edit, its held-out loss over the
+      base's, in nats per token.
     """
 
     selection: Selection

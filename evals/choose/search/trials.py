@@ -18,9 +18,9 @@ from evals.measure.attacks.names import find_attack
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
 from surgery.errors import MeasurementError
-from surgery.healing.training import Schedule
 from surgery.proof.expected import find_constants
 from surgery.selection import Selection, blocks_of
+from surgery.training.training import Schedule
 from surgery.variants import variant_of
 
 Twice = tuple[EditPoint, EditPoint]
@@ -97,17 +97,17 @@ class Trials:
                 fits = opened.fitter.fit(selection) if opened.fitter and fitted else {}
                 model = editable.apply(plan, fits)
                 constants = find_constants([plan], model.state_dict())
-            if opened.healing is not None:
-                model = copy.deepcopy(model)  # it shares tensors with the unedited one
-                schedule = Schedule(opened.request.heal_steps)
-                stored = opened.loaded.found.inventory.dtype
-                heal_model(model, opened.healing, schedule, stored, constants=constants)
+            if opened.healing is not None and selection:
+                intact, cut, model = opened.loaded.model, model, copy.deepcopy(model)
+                schedule, stored = opened.request.heal_steps, opened.loaded.found.inventory.dtype
+                given = (intact, cut, opened.healing, opened.guard, Schedule(schedule), stored)
+                heal_model(model, *given, constants=constants)
             self.edited.clear()
             self.edited[selection] = model
         return self.edited[selection]
 
     def _measure_loss(self, selection: Selection, half: int) -> float:
-        """The held-out loss of the healed edit, or of the healed base, in nats per token."""
+        """The held-out loss of the healed edit, or of the base, in nats per token."""
         if (selection, half) not in self.losses:
             healed = replace(self.opened.targets[half], model=self._edit(selection))
             for place, one in enumerate(self.opened.halves):

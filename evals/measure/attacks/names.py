@@ -106,8 +106,9 @@ TRAINING = ("relearn", "relearn-alike", "relearn-benign", "revive")
 """Those that train the model itself."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": (*CHEAP, "graft")}
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-HEALED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
-"""The attacks that every audit of a healed model tries: training may have hidden what it knows."""
+TRAINED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
+"""The attacks that every audit of an erased or healed model tries: training may have hidden what it
+knows."""
 
 
 def find_attack(name: str) -> Attack:

@@ -35,7 +35,7 @@ from evals.measure.attacks.weights import list_attention, put_weights, restore_m
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.families import Dimensions, Family, family_of
-from surgery.healing.training import measure_loss
+from surgery.training.training import measure_loss
 
 NOISE = 0.02
 """The standard deviation of weights that are put back."""

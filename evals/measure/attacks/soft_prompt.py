@@ -20,7 +20,7 @@ from evals.measure.attacks.draws import SETTING, repeat
 from evals.measure.attacks.tuning import ROWS, train
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.errors import MeasurementError
-from surgery.healing.training import measure_loss
+from surgery.training.training import measure_loss
 
 LENGTH = 20
 STEPS = 100

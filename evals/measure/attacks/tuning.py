@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from evals.data import Tokens
-from surgery.healing.training import measure_loss
+from surgery.training.training import measure_loss
 
 STEPS = (5, 10, 20)
 ROWS = 32

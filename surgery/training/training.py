@@ -1,4 +1,4 @@
-"""The training that heals: short, fixed, seeded, and without a change to any constant of an edit.
+"""Short, fixed, seeded training of a loss, without a change to any constant of an edit.
 
 AdamW without weight decay in float32, a learning rate that falls linearly to zero, no dropout. All
 weights are trained, and gradients of constants are set to zero. Where that does not fit into
@@ -19,17 +19,22 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from surgery.errors import UnsupportedError
+from surgery.errors import CheckpointError, UnsupportedError
 from surgery.fitting.calibration import Calibration, Text
 
 STEPS = 80
 ROWS = 16
-"""Windows of a step."""
+"""Windows of text of a step."""
 WINDOW = 128
 """Tokens of a window, fewer for a model with fewer positions."""
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-3
+"""Of a model as wide as those that it was measured on; less in wider ones, by their width (Yang et
+al. 2022, arXiv 2203.03466)."""
+_WIDTH = 192
 MOST_READS = 10
 """How often a token of the text may be read at most."""
+LARGEST_GRADIENT = 1.0
+"""The norm to which the gradient of all weights is clipped."""
 RANK = 8
 """Of the adapters."""
 _BYTES, _FROZEN_BYTES = 16, 5
@@ -49,18 +54,23 @@ def propose_steps(windows: int) -> str:
 class Schedule:
     """How long to train, and the seed of the order in which windows are read.
 
-    `rank`: of the adapters to train; 0: all weights; None: as memory allows.
+    `rank`: of the adapters to train; 0: all weights; None: as memory allows. `learning_rate`: None:
+    by the model's width.
     """
 
     steps: int = STEPS
     seed: int = 0
     rank: int | None = None
+    learning_rate: float | None = None
 
     def settle(self, model: Any) -> Schedule:
-        """The same with a rank. Raises `UnsupportedError` for a model that memory cannot hold."""
+        """The same with a rank and a rate.
+
+        Raises `UnsupportedError` for a model that memory cannot hold.
+        """
         if any(parameter.is_meta for parameter in model.parameters()):
             raise UnsupportedError(
-                "healing needs every weight in memory, and some are offloaded",
+                "training needs every weight in memory, and some are offloaded",
                 fix="leave `device_map` out",
             )
         number, room = sum(one.numel() for one in model.parameters()), _measure_room(model)
@@ -69,13 +79,16 @@ class Schedule:
             rank = 0 if _BYTES * number <= room else RANK
         if (needed := (_FROZEN_BYTES if rank else _BYTES) * number) > room:
             raise UnsupportedError(
-                f"healing trains {'adapters' if rank else 'all weights'}, and they do not fit into "
-                "memory with the model",
+                f"{'adapters' if rank else 'all weights'} are to be trained, and they do not fit "
+                "into memory with the model",
                 expected=f"at least {needed:,} bytes",
                 got=f"{room:,}",
-                fix="heal it on a larger machine",
+                fix="train it on a larger machine",
             )
-        return replace(self, rank=rank)
+        rate = self.learning_rate
+        if rate is None:
+            rate = LEARNING_RATE * min(1.0, _WIDTH / model.config.hidden_size)
+        return replace(self, rank=rank, learning_rate=rate)
 
     def tokenize(
         self,
@@ -101,38 +114,34 @@ class Schedule:
 
 def train(
     model: Any,
-    windows: npt.NDArray[np.int32],
+    measure: Callable[[int], torch.Tensor],
     schedule: Schedule,
     *,
     constants: Mapping[str, Flags] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> list[float]:
-    """Trains a float32 model in place. Returns the loss before each step, in nats per token.
+    """Trains a float32 model in place. Returns the loss before each step.
 
-    `windows`: [n, T]; `constants`: parameter → which of its numbers stay. `advance` counts steps.
+    `measure`: step → the loss of the model, a scalar; `constants`: parameter → which of its numbers
+    stay. `advance` counts steps.
     Raises `UnsupportedError` for a model that does not fit into memory with its gradients.
     """
-    rank = schedule.settle(model).rank
+    schedule = schedule.settle(model)
     hooks, adapted = [], None
-    if rank:
-        adapted = _add_adapters(model, constants or {}, rank, schedule.seed)
+    if schedule.rank:
+        adapted = _add_adapters(model, constants or {}, schedule.rank, schedule.seed)
     else:
         hooks = _freeze(model, constants or {})
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(learned, lr=schedule.learning_rate or 0.0, weight_decay=0.0)
     slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, schedule.steps)
-    order = np.random.default_rng(schedule.seed)
-    rows = np.concatenate(
-        [order.permutation(len(windows)) for _ in range(-(-schedule.steps * ROWS // len(windows)))]
-    )
     losses = []
     model.eval()  # no dropout: the same every time
     for step in range(schedule.steps):
-        some = windows[rows[step * ROWS : (step + 1) * ROWS]].astype(np.int64)
-        batch = torch.from_numpy(some).to(model.device)
         with torch.enable_grad():
-            loss = measure_loss(model, batch)
-            loss.backward()
+            loss = measure(step)
+            loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(learned, LARGEST_GRADIENT)
         optimizer.step()
         slower.step()
         optimizer.zero_grad()
@@ -144,6 +153,28 @@ def train(
         adapted.merge_and_unload()
     model.requires_grad_(False)
     return losses
+
+
+def record_training(
+    text: Calibration, schedule: Schedule, model: Any, losses: list[float]
+) -> dict[str, Any]:
+    """Returns the fields of a `TrainingRecord`. Raises `CheckpointError` for infinite losses."""
+    if not np.isfinite(losses).all():
+        step = int(np.argmin(np.isfinite(losses)))
+        got = f"{losses[step]} before step {step + 1}"
+        fix = "train on other text or for fewer steps"
+        raise CheckpointError("the loss is not finite while training", got=got, fix=fix)
+    return {
+        **dict(text.record_text()),
+        "steps": schedule.steps,
+        "rows": ROWS,
+        "learning_rate": schedule.learning_rate,
+        "seed": schedule.seed,
+        "rank": schedule.rank or 0,
+        "device": model.device.type,
+        "threads": torch.get_num_threads(),
+        "losses": losses,
+    }
 
 
 def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> Any:

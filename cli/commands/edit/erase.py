@@ -1,0 +1,42 @@
+"""attn-surgery erase"""
+
+from __future__ import annotations
+
+import click
+from rich.filesize import decimal
+
+from cli import options
+from cli.requests import request_command
+from cli.terminal import echo, note, print_json
+from evals.jobs.erasing import EraseRequest, run_erase
+
+
+@request_command("erase", EraseRequest)
+@click.argument("model")
+@options.overwrite
+@options.json
+def command(request: EraseRequest, as_json: bool) -> None:
+    """Teach MODEL to forget passages, with its own cut self as the teacher.
+
+    A model without attention in well-chosen blocks knows the language but not the passages. MODEL
+    learns to predict on the passages what that cut predicts, and on other text what it predicts
+    already. All attention stays in place, so the result costs far less than the cut.
+
+    Only the listed passages are erased. To also stop passages that you cannot list, cut the result
+    with `export`.
+    """
+    export = run_erase(request)
+    assert export is not None
+    result = export.to_json()
+    if as_json:
+        print_json(result)
+        return
+    erasing = result["erasing"]
+    echo(
+        f"{export.output}: {erasing['passages']['number']:,} passages erased in "
+        f"{erasing['steps']} steps, {decimal(result['bytes'])}"
+    )
+    note(
+        "Nothing measured yet. To see what it still recites and what it lost, run: "
+        f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
+    )

@@ -1,0 +1,152 @@
+"""Distillation: a student learns to predict, on each kind of rows, what the teacher of it predicts.
+
+The loss of a lesson is KL(teacher || student), the mean over the tokens that count, in nats (Hinton
+et al. 2015, arXiv 1503.02531, at temperature 1).
+
+Shape letters: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from surgery.errors import SamplesError
+from surgery.families import Dimensions
+from surgery.fitting.calibration import Calibration
+from surgery.record.manifest import PassagesRecord
+from surgery.training.training import ROWS, Flags, Schedule, train
+
+ROWS_OF_PASSAGES = 24
+"""Passages of a step."""
+
+Rows = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Passages:
+    """Passages in tokens, int32 [n, P + S], and the `prefix_length` P.
+
+    `name` and `sha256`: as records hold them.
+    """
+
+    tokens: Rows
+    prefix_length: int
+    name: str
+    sha256: str
+
+    def check_length(self, dimensions: Dimensions) -> None:
+        """Raises `SamplesError` if they are longer than a model's context."""
+        if (length := self.tokens.shape[1]) > dimensions.max_positions:
+            raise SamplesError(
+                "the passages are longer than the model's context",
+                where=self.name,
+                expected=f"at most {dimensions.max_positions:,} tokens",
+                got=f"{length:,}",
+                fix="give a shorter `prefix_length` or `suffix_length`",
+            )
+
+    @property
+    def record(self) -> PassagesRecord:
+        return PassagesRecord(
+            name=self.name,
+            sha256=self.sha256,
+            number=len(self.tokens),
+            prefix_length=self.prefix_length,
+            suffix_length=self.tokens.shape[1] - self.prefix_length,
+            rows=ROWS_OF_PASSAGES,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Rows to learn from, and the model whose predictions are learned there.
+
+    - `rows`: int32 [n, T]; `per_step`: how many of them a step takes, in shuffled order.
+    - `first`: the first token whose prediction counts: the length of a prefix.
+    - `weight`: of this lesson's loss in the sum of all.
+    """
+
+    teacher: Any
+    rows: Rows
+    per_step: int
+    first: int = 1
+    weight: float = 1.0
+
+    def draw(self, steps: int, seed: int) -> Rows:
+        """The rows of all steps, int32 [steps, B, T]. Each comes once before any comes again."""
+        order, needed = np.random.default_rng(seed), steps * self.per_step
+        rounds = [order.permutation(len(self.rows)) for _ in range(-(-needed // len(self.rows)))]
+        drawn = np.concatenate(rounds)[:needed]
+        return self.rows[drawn].reshape(steps, self.per_step, -1)
+
+
+def teach(
+    student: Any,
+    intact: Any,
+    cut: Any,
+    text: Calibration,
+    passages: Passages | None,
+    schedule: Schedule,
+    **options: Any,
+) -> list[float]:
+    """Trains a float32 `student` in place: on `text` by `intact`, on `passages` by `cut`.
+
+    `options` and the result: as for `distill`.
+    """
+    lessons = [Lesson(intact, text.windows, ROWS)]
+    if passages is not None:
+        first = passages.prefix_length
+        lessons.append(Lesson(cut, passages.tokens, ROWS_OF_PASSAGES, first))
+    return distill(student, lessons, schedule, **options)
+
+
+def distill(
+    student: Any,
+    lessons: Sequence[Lesson],
+    schedule: Schedule,
+    *,
+    passes: torch.dtype = torch.float32,
+    constants: Mapping[str, Flags] | None = None,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[float]:
+    """Trains a float32 model in place. Returns the loss before each step, in nats.
+
+    `passes`: the dtype of the student's passes; bfloat16 ones take a third of the time on a CPU.
+    Teachers run as they are loaded. `constants`, `advance`, and errors: as for `train`.
+    """
+    measure = _make_loss(student, lessons, schedule, passes)
+    return train(student, measure, schedule, constants=constants, advance=advance)
+
+
+def _make_loss(
+    student: Any, lessons: Sequence[Lesson], schedule: Schedule, passes: torch.dtype
+) -> Callable[[int], torch.Tensor]:
+    """Returns what measures the student's loss at a step."""
+    drawn = [one.draw(schedule.steps, schedule.seed + at) for at, one in enumerate(lessons)]
+
+    def measure(step: int) -> torch.Tensor:
+        total = torch.zeros((), device=student.device)
+        for lesson, rows in zip(lessons, drawn, strict=True):
+            tokens = torch.from_numpy(rows[step].astype(np.int64)).to(student.device)
+            with torch.no_grad():
+                taught = _predict(lesson.teacher, tokens, lesson.first)
+            with torch.autocast(tokens.device.type, passes, enabled=passes is torch.bfloat16):
+                learned = _predict(student, tokens, lesson.first)
+            loss = functional.kl_div(learned, taught, log_target=True, reduction="batchmean")
+            total = total + lesson.weight * loss
+        return total
+
+    return measure
+
+
+def _predict(model: Any, tokens: torch.Tensor, first: int) -> torch.Tensor:
+    """Log-probabilities from token `first` on: int64 [B, T] → float32 [B (T - first), V]."""
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[:, first - 1 :]
+    return functional.log_softmax(logits.float(), dim=-1).flatten(0, 1)

@@ -1,0 +1,130 @@
+"""Erases passages: the intact model learns to predict on them what its cut self predicts.
+
+A cut model knows the language and not the passages. So it is a teacher: on the suffixes of
+passages, the student learns the predictions of the cut; on other text, it learns those that it made
+itself before. Both losses are KL(teacher || student). Attention stays in place.
+
+Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2023 (arXiv
+2205.08096); distillation makes unlearning robust (UNDO, arXiv 2506.06278). The short-circuited
+model as the incompetent teacher is ours.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from surgery.editing.in_memory import Editable
+from surgery.editing.loading import load_model, load_tokenizer
+from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
+from surgery.exporting import Export, Trained, check_target, write
+from surgery.fitting.calibration import Calibration, find_calibration, open_calibration
+from surgery.fitting.fitter import fit_checkpoint
+from surgery.proof.expected import find_constants, replan
+from surgery.record.manifest import ErasingRecord
+from surgery.record.plan_file import PlanFile
+from surgery.selection import Selection
+from surgery.training.distillation import Passages, teach
+from surgery.training.training import Schedule, record_training
+from surgery.training.weights import take_weights
+
+STEPS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Erased:
+    """The student, in float32, and its weights in the checkpoint of the source."""
+
+    model: Any
+    trained: Trained
+
+
+def teach_by_cut(
+    prepared: Prepared,
+    passages: Passages,
+    text: Calibration,
+    schedule: Schedule,
+    *,
+    fitting: Fitting | None = None,
+    check_teacher: Callable[[Any], object] = lambda cut: None,
+    device: torch.device | None = None,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Erased:
+    """Teaches the source of `prepared` what the prepared cut of it predicts on `passages`.
+
+    `fitting`: of the cut. `check_teacher` gets the cut before it teaches, and may raise. `device`:
+    by default a GPU, if there is one. `advance` counts steps.
+    Raises `UnsupportedError` for a model that does not fit into memory with its gradients, and
+    `CheckpointError` if the loss is no longer finite.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    source = prepared.checkpoint
+    model = load_model(source, device=device)
+    passes, fitting = model.dtype, fitting or Fitting()
+    if passes == torch.float16 and device.type == "cpu":
+        model, passes = model.float(), torch.float32  # CPUs have no float16 arithmetic
+    student = copy.deepcopy(model).float()
+    schedule = schedule.settle(student)
+    editable = Editable(model, stored_dtype=prepared.plan.inventory.dtype)
+    cut = editable.apply(prepared.plan, fitting.fits)
+    check_teacher(cut)
+    earlier = prepared.model.manifest
+    constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
+    told: dict[str, Any] = {"passes": passes, "constants": constants, "advance": advance}
+    losses = teach(student, model, cut, text, passages, schedule, **told)
+    record = ErasingRecord(
+        **record_training(text, schedule, student, losses),
+        teacher=list(prepared.plan.selection),
+        calibration=fitting.record,
+        passages=passages.record,
+    )
+    return Erased(student, Trained(take_weights(source, student, constants), record))
+
+
+def erase(
+    model: str | Path,
+    drop_attn: str | Selection | PlanFile,
+    passages: Any,
+    prefix_length: int,
+    *,
+    text: Sequence[str | Path],
+    output: str | Path,
+    variant: str = "identity",
+    revision: str | None = None,
+    calibration: Sequence[str | Path] = (),
+    steps: int = STEPS,
+    seed: int = 0,
+    overwrite: bool = False,
+    max_shard_size: int | None = None,
+) -> Export:
+    """Teaches a model by its own cut to forget passages, and saves the result.
+
+    **Arguments:** `drop_attn`, `variant`, `calibration`: the cut that teaches, as for
+    `surgery.export`, which must not recite the passages; `passages`: token ids, [n, P + S], with
+    a prefix of `prefix_length` P; `text`: other text, which must hold none of them. Only the
+    command checks both.
+
+    **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
+    """
+    check_target(model, Path(output), overwrite=overwrite)
+    fit_on = find_calibration(list_variants(drop_attn, variant), calibration)
+    read = open_calibration(text)
+    prepared = prepare(model, drop_attn, variant=variant, revision=revision)
+    untouched, tokens = prepared.without_cut, np.asarray(passages, np.int32)
+    digest = hashlib.sha256(np.ascontiguousarray(tokens, "<i4").tobytes()).hexdigest()
+    taught = Passages(tokens, prefix_length, "token ids", digest)
+    size = prepared.model.inventory.dimensions
+    taught.check_length(size)
+    schedule = Schedule(steps, seed)
+    windows = schedule.tokenize(read, load_tokenizer(prepared.model.folder), size)
+    fitting = None if fit_on is None else fit_checkpoint(prepared, fit_on)
+    erased = teach_by_cut(prepared, taught, windows, schedule, fitting=fitting)
+    told: dict[str, Any] = {"overwrite": overwrite, "max_shard_size": max_shard_size}
+    return write(untouched, output, trained=erased.trained, **told)

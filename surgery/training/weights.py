@@ -1,0 +1,56 @@
+"""Takes the weights of a trained model into the checkpoint that it was loaded from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from surgery.checkpoint.source import HEADS, Checkpoint
+from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
+from surgery.errors import CheckpointError
+from surgery.training.training import Flags
+
+
+def take_weights(
+    checkpoint: Checkpoint, model: Any, constants: Mapping[str, Flags] | None = None
+) -> Checkpoint:
+    """Returns the checkpoint with the weights of `model`, rounded to their stored dtypes.
+
+    Buffers stay, and so do `constants`: tensor → which of its numbers. Reading a tensor raises
+    `CheckpointError` if a number of it is not finite.
+    """
+    parameters = dict(model.named_parameters())
+    head, fixed = model.get_output_embeddings().weight, constants or {}
+
+    def renew(tensor: StoredTensor) -> StoredTensor:
+        info = tensor.info
+        trained = parameters.get(info.name, head if info.name in HEADS else None)
+        if trained is None:
+            return tensor
+        return StoredTensor.compute(info, partial(_take, info, trained, tensor, fixed))
+
+    shards = (
+        replace(shard, tensors=tuple(map(renew, shard.tensors)), verbatim=False)
+        for shard in checkpoint.shards
+    )
+    return replace(checkpoint, shards=tuple(shards))
+
+
+def _take(
+    info: TensorInfo, trained: torch.Tensor, tensor: StoredTensor, constants: Mapping[str, Flags]
+) -> Array:
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which is reported below
+        array = trained.detach().cpu().numpy().astype(DTYPES[info.dtype])
+    if info.name in constants:
+        array = np.where(constants[info.name], tensor.read_array(), array)
+    if not np.isfinite(array).all():
+        raise CheckpointError(
+            f"{info.name!r} is not finite in {info.dtype} after training",
+            fix="train on other text or for fewer steps",
+        )
+    return array

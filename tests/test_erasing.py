@@ -1,0 +1,264 @@
+"""Erasing: a model learns from its own cut self to forget passages.
+
+- It comes nearer to what the teachers predict, and recites less. All attention stays in place.
+- The same seed gives the same bytes, from the command line, from Python, and by `reproduce`.
+- `verify` accepts the folder, says that it was trained, and calls on what a claim.
+- `export --erase` erases first and cuts then; with `--heal`, it heals last. One folder holds all.
+- An earlier cut of the model stays bit for bit.
+- Bad input is one line, and nothing is written; so it is after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import neox_config, write_checkpoint
+from command_line import Outcome, attn_surgery, run_card
+from forging import edit_json, edit_weights
+from reciting import recited_rows, write_rows
+from safetensors.numpy import load_file
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+import surgery
+from surgery.checkpoint.source import open_checkpoint
+from surgery.editing.loading import load_model
+from surgery.proof.expected import find_constants, replan
+from surgery.proof.verification import verify
+from surgery.record.manifest import Manifest, read_manifest
+from surgery.training import erasing, training
+
+LENGTHS = ("--prefix-length", 8, "--suffix-length", 8)
+STEPS = 8
+ROWS = 30
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model; text.txt; samples.jsonl, which it recites; erased, taught by blocks 0 and 1."""
+    folder = tmp_path_factory.mktemp("work")
+    config = neox_config(vocab_size=400, max_position_embeddings=64, torch_dtype="float16")
+    write_checkpoint(folder / "neox", config)
+    tiny_tokenizer().save_pretrained(folder / "neox")
+    model = load_model(folder / "neox", dtype=torch.float32)
+    write_rows(folder / "samples.jsonl", recited_rows(model, ROWS, 8, 8))
+    words = np.random.default_rng(0).choice(TEXT.split(), 3000)
+    (folder / "text.txt").write_text(" ".join(words))
+    done = erase(folder, folder / "erased")
+    assert done.code == 0, done.stderr
+    return folder
+
+
+def erase(work: Path, output: Path, *more: object, spec: str = "0-1") -> Outcome:
+    given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
+    steps = ("--variant", "zero", "--steps", STEPS, "--output", output)
+    return attn_surgery("erase", work / "neox", "--drop-attn", spec, *given, *steps, *more)
+
+
+def read(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    return manifest
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "model.safetensors")
+
+
+def count_recited(work: Path, folder: Path) -> int:
+    samples = ("--samples", work / "samples.jsonl", *LENGTHS, "--device", "cpu", "--json")
+    return int(attn_surgery("extract", folder, *samples).json["exact_match"]["count"])
+
+
+def test_it_forgets_and_records_how(work: Path) -> None:
+    edit = read(work / "erased").edit
+    assert (edit.parts, edit.layout, edit.healing) == ([], "stock", None)
+    record = edit.erasing
+    assert record is not None
+    assert [(part.block, part.variant) for part in record.teacher] == [
+        (0, "zero"),
+        (1, "zero"),
+    ]
+    assert len(record.losses) == record.steps == STEPS
+    assert np.mean(record.losses[-2:]) < 0.9 * record.losses[0]
+    passages = record.passages
+    assert (passages.name, passages.number, passages.prefix_length) == ("samples.jsonl", ROWS, 8)
+    assert count_recited(work, work / "neox") >= ROWS - 2  # float16 may break a tie otherwise
+    assert count_recited(work, work / "erased") < ROWS // 2
+    assert surgery.inspect(work / "erased").attention_free == {}
+    before, after = weights(work / "neox"), weights(work / "erased")
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        if name.endswith(("attention.bias", "masked_bias", "inv_freq")):
+            assert after[name].tobytes() == array.tobytes()
+    told = attn_surgery("inspect", work / "erased").stdout
+    assert f"edited from neox: {ROWS} passages erased\n" in told
+    assert "every block has attention" in told
+    card = (work / "erased" / "README.md").read_text()
+    assert f"trained to forget {ROWS} passages" in card
+    assert "- attention-free" not in card
+    assert "the same passages (`samples.jsonl`)" in card
+
+
+def test_verify_proves_what_it_can_and_lists_the_rest(work: Path, tmp_path: Path) -> None:
+    checked = verify(work / "erased", source=work / "neox")
+    assert checked.ok, checked.verdict
+    details = {check.name: check.detail for check in checked.checks}
+    assert details["edit"] == "erased"
+    assert details["rewritten"] == "nothing was cut"
+    assert details["untouched"].endswith("changed by training, as the manifest claims")
+    (claim,) = (claim for claim in checked.claims if claim.name == "erasing")
+    assert "that weights were trained on the recorded passages and text only" in claim.detail
+    forged = shutil.copytree(work / "erased", tmp_path / "forged")
+    name = "gpt_neox.layers.0.attention.masked_bias"
+    edit_weights(forged, lambda tensors: tensors[name].zero_())
+    failed = verify(forged, source=work / "neox").failed
+    assert failed is not None
+    assert failed.name == "untouched"
+    unclaimed = shutil.copytree(work / "erased", tmp_path / "unclaimed")
+    edit_json(unclaimed / "surgery.json", lambda manifest: manifest["edit"].update(erasing=None))
+    assert not verify(unclaimed, source=work / "neox").ok, "an edit of nothing"
+
+
+def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `reproduce`, by the commands of the card, and from Python."""
+    given = ("--source", work / "neox", "--text", work / "text.txt")
+    again = attn_surgery("reproduce", work / "erased", *given, "--samples", work / "samples.jsonl")
+    assert again.code == 0, again
+    assert "reproduced bit for bit from neox" in again.stdout
+    none = attn_surgery("reproduce", work / "erased", *given)
+    none.assert_error("needs the passages", f"samples.jsonl: {ROWS} passages", "--samples")
+    lines = (work / "samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line)["tokens"] for line in lines]
+    made = surgery.erase(
+        work / "neox", "0-1", rows, 8, variant="zero", text=[work / "text.txt"], steps=STEPS,
+        output=tmp_path / "made",
+    )  # fmt: skip
+    assert made.manifest.edit.erasing is not None
+    assert (tmp_path / "made" / "model.safetensors").read_bytes() == (
+        work / "erased" / "model.safetensors"
+    ).read_bytes()
+    for name in ("neox", "text.txt", "samples.jsonl", "erased"):
+        (tmp_path / name).symlink_to(work / name)
+    monkeypatch.chdir(tmp_path)
+    (_, reproduced), (_, erased) = run_card(Path("erased") / "README.md")
+    assert "bit for bit" in reproduced.stdout, reproduced
+    assert erased.code == 0, erased
+
+
+@pytest.mark.parametrize("healed", [False, True])
+def test_an_export_erases_first_then_cuts_then_heals(
+    work: Path, tmp_path: Path, healed: bool
+) -> None:
+    """What it cuts is what `erase` makes: only the cut tells them apart."""
+    out = tmp_path / "out"
+    more = ("--heal", work / "text.txt", "--heal-steps", 3) if healed else ()
+    made = attn_surgery(
+        "export", work / "neox", "--drop-attn", "0-1", "--variant", "zero",
+        "--erase", "--erase-steps", STEPS,
+        "--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt", *more,
+        "--output", out,
+    )  # fmt: skip
+    assert made.code == 0, made.stderr
+    edit = read(out).edit
+    assert edit.erasing == read(work / "erased").edit.erasing
+    assert (edit.healing is not None) == healed
+    checked = verify(out, source=work / "neox")
+    assert checked.ok, checked.verdict
+    assert surgery.inspect(out).attention_free == {0: "zero", 1: "zero"}
+    erased, cut = weights(work / "erased"), weights(out)
+    changed = {name for name in erased if cut[name].tobytes() != erased[name].tobytes()}
+    assert changed >= set(edit.changed.rewritten)
+    assert (changed == set(edit.changed.rewritten)) != healed
+    assert "--erase --erase-steps 8 --text text.txt" in (out / "README.md").read_text()
+    given = ("--source", work / "neox", "--text", work / "text.txt", *more[:2])
+    samples = ("--samples", work / "samples.jsonl")
+    assert attn_surgery("reproduce", out, *given, *samples, "--json").json["exact"]
+
+
+def test_a_cut_of_an_erased_model_is_fitted_to_what_was_taught(work: Path, tmp_path: Path) -> None:
+    fitted = ("--variant", "mean", "--calibration", work / "text.txt")
+    for name, more in (
+        ("plain", ()),
+        ("erased", ("--erase", "--erase-steps", STEPS, "--text", work / "text.txt",
+                    "--samples", work / "samples.jsonl", *LENGTHS)),
+    ):  # fmt: skip
+        given = ("--drop-attn", "0-1", *fitted, *more, "--output", tmp_path / name)
+        assert attn_surgery("export", work / "neox", *given).code == 0
+    bias = "gpt_neox.layers.0.attention.query_key_value.bias"
+    one, other = (weights(tmp_path / name)[bias] for name in ("plain", "erased"))
+    assert not np.array_equal(one, other)
+    given = ("--drop-attn", "0-1", *fitted, "--output", tmp_path / "after")
+    assert attn_surgery("export", work / "erased", *given).code == 0
+    after = weights(tmp_path / "after")[bias]
+    assert np.abs(after.astype(np.float32) - other.astype(np.float32)).max() < 0.01
+
+
+def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:
+    cut, out = tmp_path / "cut", tmp_path / "out"
+    zero = ("--drop-attn", "0-1", "--variant", "zero")
+    assert attn_surgery("export", work / "neox", "--drop-attn", "3", "--output", cut).code == 0
+    given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
+    done = attn_surgery("erase", cut, *zero, *given, "--steps", 2, "--output", out)
+    assert done.code == 0, done.stderr
+    before, checkpoint = weights(cut), open_checkpoint(cut)
+    constants = find_constants(replan(checkpoint, read(cut)), checkpoint.tensors)
+    after, kept = weights(out), 0
+    for name, fixed in constants.items():
+        assert after[name][fixed].tobytes() == before[name][fixed].tobytes()
+        kept += int(fixed.sum())
+    assert kept
+    assert surgery.inspect(out).attention_free == {3: "identity"}
+    compact = ("--drop-attn", "3", "--layout", "compact", "--output", tmp_path / "compact")
+    assert attn_surgery("export", work / "neox", *compact).code == 0
+    refused = attn_surgery("erase", tmp_path / "compact", "--drop-attn", "0", *given)
+    refused.assert_error("compact layout cannot be erased", "erase the original, then cut")
+
+
+def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    shallow = erase(work, out, spec="3.0")
+    shallow.assert_error("the teacher recites the passages itself", "name more blocks")
+    (tmp_path / "few.txt").write_text("a few words")
+    erase(work, out, "--text", tmp_path / "few.txt", "--steps", 9000).assert_error("too little")
+    rows = [{"id": "long", "tokens": np.random.default_rng(0).integers(1, 400, 80).tolist()}]
+    long = write_rows(tmp_path / "long.jsonl", rows)
+    given = ("--samples", long, "--prefix-length", 40, "--suffix-length", 40)
+    erase(work, out, *given).assert_error("longer than the model's context", "at most 64 tokens")
+    ids = tiny_tokenizer()((work / "text.txt").read_text())["input_ids"]
+    held = write_rows(tmp_path / "held.jsonl", [{"id": "held", "tokens": ids[8:24]}])
+    told = erase(work, out, "--samples", held)
+    told.assert_error("1 of 1 passages share 16 tokens in a row", "would teach them again")
+    erase(work, out, "--text", tmp_path / "no.txt").assert_error("no.txt: no such file or folder")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_measure_room", lambda model: 1)
+        erase(work, out).assert_error("do not fit into memory", "larger machine")
+    with monkeypatch.context() as patch:
+        nan = [float("nan")] * STEPS
+        patch.setattr(erasing, "teach", lambda *given, **options: nan)
+        erase(work, out).assert_error("the loss is not finite while training")
+    erase(work, work / "erased").assert_error("already exists", "--overwrite")
+    for command in (("erase", work / "neox"), ("export", work / "neox", "--erase")):
+        for missing, told_of in ((("--text", "t"), "samples"), (("--samples", "s"), "text")):
+            usage = attn_surgery(*command, "--drop-attn", "0", *missing)
+            assert (usage.code, f"--{told_of}" in usage.stderr) == (2, True), usage
+    unused = attn_surgery("export", work / "neox", "--drop-attn", "0", "--text", "t")
+    assert (unused.code, "--text needs --erase" in unused.stderr) == (2, True), unused
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_an_interruption_leaves_nothing(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(erasing, "teach", stop)
+    assert erase(work, tmp_path / "out").code == 130
+    assert list(tmp_path.iterdir()) == []
