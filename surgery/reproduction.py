@@ -176,6 +176,7 @@ def reproduce(
         revision=edit.source.commit if source is None else None,
         name=edit.source.model,
         save_as=edit.family,
+        scrubbed=edit.scrubbed,
     )
     if output is not None:
         check_target(prepared.checkpoint.folder, Path(output), overwrite=overwrite)

@@ -416,6 +416,7 @@ UNPROVED = re.compile(
     r"|edit\.versions\b.*"
     r"|edit\.calibration\.(sources\b.*|spread|tokens|window|sha256|blocks\.\d\.(ridge|r2\w*))"
     r"|edit\.max_shard_size"  # how the weights are packed into files
+    r"|edit\.scrubbed"  # True is proved; without it, what is left is told from the tensors
 )
 """Fields that say how an edit came about, and nothing of what the model is. Likewise, whether a
 variant was fitted (mean, linear) can only its text tell: `reproduce` repeats that."""

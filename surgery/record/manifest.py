@@ -187,12 +187,14 @@ class Edit(EditedModel):
     """One edit of a model. `chosen`: what a search chose it on. `healing`: the training after it.
     `job`: names the `mitigate` that made it, which may replace it while it is not done.
 
-    `one_hot`: constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
+    `one_hot`: constants of the stock layout; `scrubbed`: whether what the edit made useless became
+    zero, which earlier versions did not do; `max_shard_size`: bytes of a weight file, if limited.
     """
 
     parts: list[Part]
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
+    scrubbed: bool = False
     calibration: CalibrationRecord | None = None
     healing: HealingRecord | None = None
     chosen: Choice | None = None
