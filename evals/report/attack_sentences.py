@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from evals.measure.attacks.names import TRAINING
-from evals.measure.attacks.result import AttackResult, Audit
+from evals.measure.attacks.result import AttackResult, Audit, Reached
 
 UNTRAINED = "no attack that trains the model was run"
 
@@ -14,8 +14,18 @@ def describe_attacks(audit: Audit) -> Iterator[str]:
     """What the strongest attacks recover, and which count nothing."""
     if audit.strongest is not None:
         yield _describe_strongest(audit, audit.strongest)
+    for one in audit.rated:
+        if one.reached is not None:
+            yield f"{one.name} recovers most after {describe_setting(one.reached)}"
     if empty := [one.name for one in audit.rated if not one.edited.n]:
         yield f"no passage counts for {', '.join(empty)}"
+
+
+def describe_setting(reached: Reached) -> str:
+    how = f"training {reached.learned}"
+    if reached.steps:
+        how += f" for {reached.steps} steps at {reached.learning_rate:g}"
+    return f"{how} (of {reached.tried} settings)"
 
 
 def has_trained(audit: Audit | None) -> bool:
