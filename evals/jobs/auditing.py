@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import (
     Progress,
@@ -36,9 +37,10 @@ from evals.run.models import LoadedModel
 from evals.run.request import Measuring
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_output, create_folder, recognize_by, write_lines
 from surgery.processes import join_launch, leave_launch
-from surgery.record.manifest import list_versions
+from surgery.record.manifest import Manifest, list_versions
 
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
@@ -113,20 +115,7 @@ def audit(
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
         samples = tokenize_passages(passages, loaded.tokenizer, say)
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
-        left = hold_back([edited.manifest], samples, windows)
-        if warning := left.chose.model_copy(update={"windows": 0}).warning:
-            say(f"warning: {warning}")
-        tried = request.tried
-        if edited.manifest is not None and edited.manifest.is_healed:
-            tried = choose_attacks((*tried, *HEALED))
-        plan = AttackPlan(
-            samples, windows, tried, request.batch_size, request.max, request.draws, sibling
-        )
-        for name, needs in plan.skipped.items():
-            say(f"skipped: {name} needs {needs}")
-        for line in foresee(request.max.values(), int(left.passages[samples.trained_on].sum())):
-            say(line)
-        return plan, left
+        return _plan_attacks(request, samples, windows, edited.manifest, sibling, say)
 
     def attack(
         loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool
@@ -148,6 +137,31 @@ def audit(
             write_lines(partial / "audit.json", [json.dumps(report.to_dict(), indent=2)])
             draw_audit(report.to_dict(), partial)
     return report
+
+
+def _plan_attacks(
+    request: AuditRequest,
+    samples: Samples,
+    windows: Tokens,
+    manifest: Manifest | None,
+    sibling: ResolvedModel | None,
+    say: Say,
+) -> tuple[AttackPlan, HeldBack]:
+    """Plans the attacks, and finds out which passages did not choose the edit of `manifest`."""
+    left = hold_back([manifest], samples, windows)
+    if warning := left.chose.model_copy(update={"windows": 0}).warning:
+        say(f"warning: {warning}")
+    tried = request.tried
+    if manifest is not None and manifest.is_healed:
+        tried = choose_attacks((*tried, *HEALED))
+    plan = AttackPlan(
+        samples, windows, tried, request.batch_size, request.max, request.draws, sibling
+    )
+    for name, needs in plan.skipped.items():
+        say(f"skipped: {name} needs {needs}")
+    for line in foresee(request.max.values(), int(left.passages[samples.trained_on].sum())):
+        say(line)
+    return plan, left
 
 
 def _make_report(
