@@ -28,7 +28,7 @@ from evals.measure.attacks.result import (
     AllRecovered,
     AuditReport,
 )
-from evals.measure.attacks.sibling import describe_sibling, find_sibling
+from evals.measure.attacks.sibling import describe_own_recital, describe_sibling, find_sibling
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models, try_attacks
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
 from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
@@ -128,6 +128,9 @@ def audit(
     done: list[AuditedModel] = []
     models = [base, *between, edited]
     (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
+    if sibling is not None and "graft" in after.passages:
+        grafted = after.passages["graft"]
+        say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
     report = _make_report(request, plan, left, before, after, *twins)

@@ -97,7 +97,8 @@ class AttackOutcome:
     - `scores`: name → [N], how much each passage looks like training text.
     - `settings`: what each setting of an attack with several recovers, as large as `recovered`,
       which then holds what any of them does. `UNTRAINED` is among them.
-    - `kept`: what the attack on the edited model needs to know of the base.
+    - `kept`: what the attack on the edited model needs to know of the base; of `graft`, how many
+      passages the sibling gives by itself.
     """
 
     recovered: Flags
