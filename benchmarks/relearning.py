@@ -44,7 +44,7 @@ def main(model: str, drop_attn: str, variant: str) -> None:
         loaded = open_model(str(output), dtype="float32", device="cpu")
         request = AuditRequest(model=str(output), baseline=model, attack=(NAME,))
         passages = open_passages(model, request)
-        samples = tokenize_passages(passages, loaded.tokenizer, click.echo)
+        samples = tokenize_passages(passages, loaded.tokenizer)
         windows = cut_windows(heldout_texts(), loaded.tokenizer, samples.tokens.shape[1])
         found = try_attacks(loaded, AttackPlan(samples, windows, (NAME,), draws=1))
     outcome, control = found.passages[NAME], found.control[NAME]

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from cli.escaping import escape_text
 from cli.options import COMMAS, EXISTING_FILE, Decorator
-from cli.terminal import escape_text
 
 _NOT_READ = {"config", "output", "overwrite", "json"}
 _MANY = 5

@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from cli.config import with_config
-from cli.terminal import name_options, note
+from cli.terminal import name_options, note, show_progress, take_over_messages
+from evals.run.console import Console, use_console
 from surgery.errors import SurgeryError, UnknownNameError, suggest
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -82,7 +83,8 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command. Its errors name arguments of the Python API, and leave with options."""
         try:
-            return super().invoke(ctx)
+            with use_console(Console(note, show_progress)):
+                return super().invoke(ctx)
         except click.UsageError as error:
             raise _correct_usage(error) from None
         except SurgeryError as error:
@@ -131,6 +133,7 @@ def _correct_usage(error: click.UsageError) -> click.UsageError:
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits. Only here do errors become exit codes."""
     _open_streams()
+    take_over_messages()
     stopped = _catch_signals()
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)

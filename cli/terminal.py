@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -15,9 +17,12 @@ from typing import Any
 
 import click
 
+from cli.escaping import EscapedRecord, escape_text, format_traceback
+
 
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))  # ASCII, so that any terminal and pipe takes it
+    text = json.dumps(value, indent=2)  # ASCII, so that any terminal and pipe takes it
+    click.echo(text.replace("\x7f", "\\u007f"))
 
 
 def echo(line: object = "") -> None:
@@ -34,12 +39,21 @@ def note(line: object, *, anywhere: bool = False) -> None:
         click.echo(escape_text(name_options(line)), err=True)
 
 
-def escape_text(text: object) -> str:
-    """Text with an escape for every character that is not printable.
+def take_over_messages() -> None:
+    """Escapes what libraries log, whichever handler prints it, and what Python itself reports.
 
-    Names come from foreign files, and control characters in them could erase or forge lines.
+    Warnings become notes.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+    def show_warning(message: object, category: type[Warning], *_: object, **__: object) -> None:
+        note(f"{category.__name__}: {message}")
+
+    def show_error(*error: Any) -> None:
+        click.echo(format_traceback(*error), err=True)
+
+    logging.setLogRecordFactory(EscapedRecord)
+    warnings.showwarning = show_warning
+    sys.excepthook = show_error
 
 
 def name_options(line: object, ctx: click.Context | None = None) -> str:
@@ -97,18 +111,15 @@ def show_progress(
         with _note_progress(description, total, interval) as advance:
             yield advance
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress, TextColumn
+
+    from cli.console import make_console
 
     columns = Progress.get_default_columns()
     if total is None:  # how much there is only shows at the end
         columns = (*columns[:2], TextColumn("{task.completed:,.0f}"))
-    with Progress(
-        *columns,
-        console=Console(file=sys.stderr),  # whatever it is while the bar is shown
-        transient=True,
-    ) as bar:
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as bar:
         task = bar.add_task(escape(escape_text(description)), total=total)
         yield lambda done: bar.update(task, advance=done)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,18 @@ from surgery.checkpoint.source import (
     MANIFEST,
     SAFETENSORS_INDEX,
     Checkpoint,
-    drop_paths,
     encode_json,
     read_sidecar,
 )
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.editing.rewriting import check_fitted, list_changes, plan_shards
-from surgery.errors import ManifestError, OutputError, SourceError
+from surgery.errors import CheckpointError, ManifestError, OutputError, SourceError
 from surgery.fitting.calibration import find_calibration
-from surgery.hub.finding import get_last_name
 from surgery.modeling import MODELING_FILE
 from surgery.output import check_output, create_folder, is_unfinished
 from surgery.plan import Plan, describe_edit
+from surgery.privacy import drop_paths, get_last_name
 from surgery.proof.static import check_written
 from surgery.record.manifest import (
     UNLISTED,
@@ -43,16 +42,20 @@ from surgery.record.manifest import (
 )
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
-from surgery.untrusted import guard
+from surgery.untrusted import guard, read_bytes
 
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export. `output`: its folder, or a patch (`surgery.patching`)."""
+    """A finished export. `output`: its folder, or a patch (`surgery.patching`).
+
+    `beside`: what was made from the folder and lies beside it, by the name of its format.
+    """
 
     output: Path
     plan: Plan
     manifest: Manifest
+    beside: Mapping[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         record, healing = self.manifest.edit.calibration, self.manifest.edit.healing
@@ -66,6 +69,7 @@ class Export:
             "bytes": self.output.stat().st_size
             if self.output.is_file()
             else sum(record.size for record in self.manifest.files.values()),
+            **{name: str(file) for name, file in self.beside.items()},
         }
 
 
@@ -124,11 +128,7 @@ def write(
     max_shard_size: int | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
-    """Carries out a plan. Calls `progress` with the number of bytes just written.
-
-    **Raises:** `UnsupportedError` if a variant needs a `fitting` and there is none,
-    `CheckpointError` if the source has changed since it was prepared.
-    """
+    """Carries out a plan. Calls `progress` with the number of bytes just written."""
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)
     plan, checkpoint = prepared.plan, prepared.checkpoint
@@ -227,7 +227,8 @@ def _collect_files(
     """Returns the files beside the weights by name: index, sidecars, modeling file."""
     contents: dict[str, list[bytes]] = {}
     if list(shards) != name_shards(1):
-        contents[SAFETENSORS_INDEX] = [encode_json(make_index(shards, checkpoint.index_metadata))]
+        index = make_index(shards, drop_paths(checkpoint.index_metadata))
+        contents[SAFETENSORS_INDEX] = [encode_json(index)]
     contents |= {name: [read_sidecar(path)] for name, path in checkpoint.sidecars.items()}
     if plan.layout.NAME == "compact":
         contents[MODELING_FILE.name] = [MODELING_FILE.read_bytes()]
@@ -237,7 +238,7 @@ def _collect_files(
 def _make_config(checkpoint: Checkpoint, plan: Plan) -> bytes:
     config = drop_paths(plan.config)
     if config == checkpoint.config:
-        return (checkpoint.folder / "config.json").read_bytes()
+        return read_bytes(checkpoint.folder / "config.json", CheckpointError)
     return encode_json(config)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.text import read_card, render_card
-from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint, check_link
+from surgery.checkpoint.source import CARD, MANIFEST, SAFETENSORS_INDEX, Checkpoint
 from surgery.checkpoint.tensors import (
     Bytes,
     StoredTensor,
@@ -28,10 +28,11 @@ from surgery.checkpoint.writer import OutputShard, Progress, write_file
 from surgery.editing.preparing import Prepared
 from surgery.errors import CheckpointError, ManifestError, SourceError
 from surgery.exporting import Export, check_target, list_owned, write
-from surgery.hub.finding import find_recorded, get_last_name
+from surgery.hub.finding import find_recorded
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import claim, create_folder
 from surgery.plan import Plan, make_plan
+from surgery.privacy import check_link, get_last_name
 from surgery.proof.expected import check_planned
 from surgery.proof.static import check_written
 from surgery.record.manifest import Manifest, parse_manifest

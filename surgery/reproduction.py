@@ -57,10 +57,7 @@ class Original:
 
 
 def open_original(model: str | Path, revision: str | None = None) -> Original:
-    """Finds an edited model by folder or Hub id. Downloads only its manifest.
-
-    **Raises:** `SourceError` if there is no such model, `ManifestError` without a manifest.
-    """
+    """Finds an edited model by folder or Hub id. Downloads only its manifest."""
     folder = find_folder(model, revision)
     files: dict[str, Path | HubFile]
     if folder is not None:
@@ -80,8 +77,8 @@ def open_original(model: str | Path, revision: str | None = None) -> Original:
 class FileResult:
     """SHA-256 of a file, recorded and repeated; None if it is missing.
 
-    `difference`: of fitted tensors, relative to their norm, or of healed ones, relative to what
-    healing changed; None if bytes must be equal.
+    `difference`: how far fitted tensors are off, relative to their norm, or healed ones, relative
+    to what healing changed; None if bytes must be equal.
     """
 
     name: str
@@ -163,9 +160,8 @@ def reproduce(
     prepared export on the recorded calibration text; `heal`: heals a repeated cut on the recorded
     text into a folder, if the original was healed.
 
-    **Raises:** a `SurgeryError` if the source or the text is missing or differs, or if the output
-    cannot be written. A source with another content hash passes if all files are equal: it may be
-    split into other files.
+    A source with another content hash passes if all files are equal: it may be split into other
+    files.
     """
     edit = original.manifest.edit
     model = _find_source(original) if source is None else source

@@ -12,17 +12,26 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from surgery.errors import CheckpointError, SamplesError, SourceError, SurgeryError
+from surgery.errors import (
+    CheckpointError,
+    OutputError,
+    SamplesError,
+    SourceError,
+    SurgeryError,
+)
 
 LIMIT = 2**26
 """Most bytes of a file, or of one line of a larger file, to hold in memory: 64 MiB."""
+_MOST_COPIED = 4 * LIMIT  # bytes of all files that a reader gets
 _DEPTH = 64
 _LARGE_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")
 _YAML_NULL = "tag:yaml.org,2002:null"
@@ -94,6 +103,27 @@ def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> 
     return data
 
 
+@contextmanager
+def copy_checked(files: Mapping[str, Path], error: type[SurgeryError]) -> Iterator[Path]:
+    """Yields a private folder of copies of `files`, by name, for a reader that takes a folder.
+
+    A library looks for more files than we know of, and would wait for a pipe or read without end.
+    Raises `error` as `read_bytes`, for each file and for all of them together, and `OutputError` if
+    a copy cannot be written.
+    """
+    full, fix = "cannot write copies of files", "make room there, or set TMPDIR to another folder"
+    with ExitStack() as stack:
+        with guard(OutputError, full, tempfile.gettempdir(), fix):
+            made = tempfile.TemporaryDirectory(prefix="attn-surgery-")
+            place, left = Path(stack.enter_context(made)), _MOST_COPIED
+            for name, path in files.items():
+                data = read_bytes(path, error, limit=min(left, LIMIT))
+                left -= len(data)
+                (place / name).parent.mkdir(exist_ok=True)
+                (place / name).write_bytes(data)
+        yield place
+
+
 def read_lines(
     file: BinaryIO, where: object, error: type[SurgeryError], *, limit: int = LIMIT
 ) -> Iterator[tuple[str, str]]:
@@ -158,10 +188,19 @@ def parse_json(text: str | bytes, *, as_typed: bool = False) -> Any:
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"names {twice[:60]!r} twice")
+        _check_names(name for name, _ in pairs)
     return found
+
+
+class _RefusedError(ValueError):
+    """Valid syntax that is not taken."""
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raises ValueError for a name that stands there twice: parsers disagree on which counts."""
+    name, count = next(iter(Counter(names).most_common(1)), ("", 0))
+    if count > 1:
+        raise _RefusedError(f"names {name[:60]!r} twice")
 
 
 def _parse_integer(digits: str) -> int | float:
@@ -187,16 +226,20 @@ def _check_depth(value: Any, left: int = _DEPTH) -> None:
 def parse_yaml(text: str, *, as_typed: bool = False) -> dict[str, Any]:
     """Returns values by name, or {} for an empty text. Raises ValueError for anything else.
 
-    `as_typed`: values are text, such as 6.10, 0123, or no. Refuses aliases: with them, a few lines
-    can expand to more than memory can hold.
+    `as_typed`: values are text, such as 6.10, 0123, or no. Refuses a name that stands there twice,
+    and aliases: with them, a few lines can expand to more than memory can hold.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise SourceError("refers to parts of itself (aliases, which begin with *)")
+                raise _RefusedError("refers to parts of itself (aliases, which begin with *)")
             return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            _check_names(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            return super().construct_mapping(node, deep)
 
         def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
             tag = super().resolve(kind, value, implicit)
@@ -205,8 +248,8 @@ def parse_yaml(text: str, *, as_typed: bool = False) -> dict[str, Any]:
 
     try:
         data = yaml.load(text, Loader=Loader)
-    except SourceError as error:
-        raise ValueError(str(error)) from None
+    except _RefusedError:
+        raise
     except Exception:  # PyYAML fails in many ways on values that do not fit their tag
         data = ""
     data = {} if data is None else data

@@ -15,7 +15,7 @@ import numpy as np
 from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.measure.attacks.names import list_untried, make_attack
-from evals.measure.memorization.comparison import Protocol, measure, report_extraction
+from evals.measure.memorization.protocol import Protocol, measure, report_extraction
 from evals.report.publication import write_all_sentences
 from evals.report.report import Report, summarize_edit
 from evals.run.models import LoadedModel

@@ -30,7 +30,7 @@ from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_l
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
 from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
-from evals.report.evaluation_request import EvaluationRequest
+from evals.report.request import EvaluationRequest
 from evals.run.models import open_model
 from surgery.errors import MeasurementError
 

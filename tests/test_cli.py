@@ -91,7 +91,7 @@ MISUSES = [
     "evaluate m --baseline b --max-drop a",
     "bench lab:pythia",
     "sweep lab:pythia",
-    "sweep lab:pythia --samples s --exact-only --bounds",
+    "sweep lab:pythia --samples s --exact-only --estimate",
     "search lab:pythia --measure hints:4",
     "search lab:pythia --samples s --measure hints:4",
     "search lab:pythia --samples s --max-extraction 0.1 --max-loss-increase 1",
@@ -265,7 +265,7 @@ def test_values_of_a_file(tmp_path: Path) -> None:
     ctx = command("sweep").make_context("sweep", ["--config", str(file), "--batch-size", "4"])
     again = yaml.safe_load(SweepRequest.of(ctx.params).to_config())
     assert again == {"dtype": "auto", "skip-short": False, "exact-only": False,
-                     "ranges": False, "bounds": False, "estimate": False,
+                     "ranges": False, "estimate": False,
                      "model": "m", "samples": "s.npy", "last": False,
                      "variant": ["zero"], "corpus": ["hf:a/b:train:text"], "limit": 0.5,
                      "heads": True, "batch-size": 4, "tasks": ["a", "b"]}  # fmt: skip

@@ -27,10 +27,10 @@ from reciting import generate
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.data import load_samples
-from evals.jobs.collecting import collect
+from evals.jobs.collecting import CollectRequest, Cut, collect
 from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.measures import token_accuracy
-from evals.measure.memorization.request import CollectRequest, Cut
+from evals.run.console import Console, use_console
 from evals.run.models import open_model
 from surgery.errors import SamplesError
 from surgery.reading.corpus import Corpus, open_corpus, read_windows
@@ -82,9 +82,11 @@ def ask(model, corpus: tuple[Path, ...], cut: Cut = CUT) -> CollectRequest:
 
 
 def run(model, corpus: Path, output: Path, cut: Cut = CUT, advance=None, **options):
+    console = Console()
     if advance is not None:
-        options["progress"] = lambda text, total: nullcontext(advance)
-    found = collect(ask(model, (corpus,), cut), output, **options)
+        console = Console(show_progress=lambda text, total: nullcontext(advance))
+    with use_console(console):
+        found = collect(ask(model, (corpus,), cut), output, **options)
     return SimpleNamespace(**found), read(output)
 
 

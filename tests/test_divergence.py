@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import surgery
+from benchmarks.bounds.divergence import measure_bounds, measure_differences, read_mixing
 from evals.data.windows import cut_windows
 from evals.lab import find_lab_folder, heldout_texts
-from evals.measure.bounds.divergence import measure_bounds, measure_differences, read_mixing
 from surgery.editing.loading import load_model, load_tokenizer
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.families import family_of

@@ -21,8 +21,8 @@ import surgery
 from evals.jobs.evaluating import evaluate_exports
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import Materials
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.publication import check_report
+from evals.report.request import EvaluationRequest
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
 

@@ -29,6 +29,8 @@ from scipy.stats import binomtest
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from cli.commands.measure.extract import command
+from cli.terminal import note
+from evals.run.console import Console, use_console
 from surgery.checkpoint.content import hash_content
 from surgery.editing.in_memory import apply
 from surgery.errors import SurgeryError
@@ -59,7 +61,8 @@ def samples(models, tmp_path_factory) -> Path:
 
 def run(*arguments: object, expect: int = 0):
     call = [*map(str, arguments), *LENGTHS, "--device", "cpu"]
-    result = CliRunner().invoke(command, call)
+    with use_console(Console(note)):
+        result = CliRunner().invoke(command, call)
     if expect == 0:
         assert result.exit_code == 0, result.output + repr(result.exception)
     return result
@@ -110,7 +113,7 @@ def test_the_keys_of_the_contract(models, samples, tmp_path):
 def test_a_mistake_is_found_before_anything_is_measured(models, samples, option, value, text):
     from unittest import mock
 
-    with mock.patch("evals.measure.memorization.comparison.measure") as measure:
+    with mock.patch("evals.measure.memorization.protocol.measure") as measure:
         result = run(models[0], "--samples", samples, option, value, expect=1)
     assert isinstance(result.exception, SurgeryError)
     assert text in str(result.exception)

@@ -17,10 +17,9 @@ from reciting import generate
 
 from cli.commands.measure.extract import command
 from evals.data import load_samples
-from evals.jobs.collecting import collect
+from evals.jobs.collecting import CollectRequest, collect
 from evals.lab import LAB_MODELS, find_lab_folder
 from evals.measure.memorization.extraction import extract
-from evals.measure.memorization.request import CollectRequest
 from evals.run.models import open_model
 from surgery.editing.in_memory import apply
 

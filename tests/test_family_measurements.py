@@ -26,11 +26,11 @@ from reciting import generate, members_and_others, recited_rows, write_rows
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from torch.nn import functional
 
+from benchmarks.bounds.divergence import measure_bounds
 from evals.choose.search.units import held_in_stock, keep_possible, list_units
+from evals.choose.sweep.opened import list_edits
 from evals.choose.sweep.request import SweepRequest
-from evals.choose.sweep.task import list_edits
 from evals.data import Samples
-from evals.measure.bounds.divergence import measure_bounds
 from evals.measure.edits.engine import Engine
 from evals.measure.memorization.extraction import extract
 from evals.measure.response import Looking, respond_margins
@@ -349,11 +349,8 @@ def test_a_sweep_gives_the_figures_of_exported_models(bed: Bed, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("bed", ["llama", "olmo3"], indirect=True)
 def test_a_sweep_of_everything_is_drawn(bed: Bed, tmp_path: Path) -> None:
-    config = json.loads((bed.model / "config.json").read_text())
-    linear = family_of(config).norm_after is None
     tasks = ("--tasks", "local_choice", "--include-path", bed.tasks)
-    more = ("--heads", "--ranges", *tasks, *(["--bounds"] if linear else []))
-    swept = bed.sweep(*more, "--output", tmp_path / "swept")
+    swept = bed.sweep("--heads", "--ranges", *tasks, "--output", tmp_path / "swept")
     assert {edit["kind"] for edit in swept["edits"]} == {"block", "last", "range", "group", "head"}
     assert {edit["variant"] for edit in swept["edits"]} == set(VARIANTS)
     assert (tmp_path / "swept" / "sweep.png").is_file()

@@ -23,10 +23,10 @@ from evals.measure.attacks.names import (
 )
 from evals.measure.attacks.result import Audit
 from evals.measure.verdicts import Limit, describe_limits, foresee, judge, settle
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.gates import check_gates, check_limited_tasks, find_limit
 from evals.report.headline import summarize, write_verdict
 from evals.report.report import ChoiceCounts, EditReport, Metric
+from evals.report.request import EvaluationRequest
 from evals.run.statistics import count_needed, rate, wilson
 from surgery.errors import UnknownNameError
 

@@ -27,14 +27,14 @@ from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.data.inputs import open_passages
-from evals.jobs.evaluation import evaluate
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import Materials
+from evals.jobs.reporting import evaluate
 from evals.measure.attacks.names import HEALED
 from evals.measure.healing import find_healing_text
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.publication import check_report
 from evals.report.report import Report, seal_report
+from evals.report.request import EvaluationRequest
 from evals.report.rows import make_tables
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer
@@ -405,7 +405,7 @@ def test_the_cost_is_told_against_the_base_healed_the_same_way(work: Path, tmp_p
 
 def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None:
     """And without the text, the report warns that the base was not healed."""
-    (edit,) = evaluate_healed(work, attack=("greedy",)).edits
+    (edit,) = evaluate_healed(work, attack=("greedy",), draws=1).edits
     assert edit.audit is not None
     assert [attack.name for attack in edit.audit.attacks] == ["greedy", *HEALED]
     assert edit.healed_base is None
@@ -432,7 +432,7 @@ def test_an_edit_of_a_healed_model_is_healed_too(work: Path) -> None:
 def test_what_was_healed_on_must_be_given_to_heal_the_base(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evals.jobs.evaluation.measure_model", None)  # before any work
+    monkeypatch.setattr("evals.jobs.reporting.measure_model", None)  # before any work
     (tmp_path / "other.txt").write_text("other words " * 3000)
     with pytest.raises(SamplesError, match="is not the text that the model was healed on"):
         evaluate_healed(work, heal=(str(tmp_path / "other.txt"),))

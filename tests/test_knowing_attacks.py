@@ -22,11 +22,10 @@ from reciting import PREFIX, SUFFIX, model_named, passages, recited_rows, two_he
 from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
+from evals.choose.search.opened import open_search
 from evals.choose.search.request import SearchRequest
-from evals.choose.search.task import open_task
 from evals.choose.search.trials import Trials
 from evals.data import Samples
-from evals.data.inputs import say_nothing, show_nothing
 from evals.jobs.auditing import AuditRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import Target
@@ -36,8 +35,8 @@ from evals.measure.attacks.names import choose_attacks, make_attack, shorten_nam
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery
-from evals.report.evaluation_request import EvaluationRequest
-from evals.report.search_report import describe_question
+from evals.report.request import EvaluationRequest
+from evals.report.search import describe_question
 from evals.run.forward import hidden_states
 from evals.run.models import open_model
 from surgery.editing.in_memory import apply
@@ -425,20 +424,20 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
 
     def open_with(sibling: Path):
         limits = {"any": 0.5, f"graft:{sibling}": 0.5}
-        return open_task(SearchRequest(**asked, max=limits), say_nothing, show_nothing)
+        return open_search(SearchRequest(**asked, max=limits))
 
-    task = open_with(folders["earlier"])
-    assert task.slow == ("graft",)
-    trials = Trials(task, task.engines("auto"), "auto")
+    opened = open_with(folders["earlier"])
+    assert opened.slow == ("graft",)
+    trials = Trials(opened, opened.engines("auto"), "auto")
     point = trials.measure(parse_selection("1", "identity", 2, 2))
     ((name, found, n),) = trials.attack(point, stop=False).attacked
     exported = open_model(str(folders["edited"]), device="cpu")
     assert exported.cut == (1,)
-    target = replace(task.targets[0], model=exported.model, cut=exported.cut)
+    target = replace(opened.targets[0], model=exported.model, cut=exported.cut)
     expected = make_attack("graft").run(target).recovered
     assert (name, n) == ("graft", len(expected))
     assert found == pytest.approx(expected.mean())
-    assert describe_question(task)["sibling"] == find_model(folders["earlier"]).identified.content
+    assert describe_question(opened)["sibling"] == find_model(folders["earlier"]).identified.content
     with pytest.raises(MeasurementError, match="it is that model itself"):
         open_with(folders["base"])
 

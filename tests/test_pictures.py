@@ -16,16 +16,15 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from evals.report.attacks_picture import PICTURES as OF_AUDITS
-from evals.report.attacks_picture import draw_audit
-from evals.report.bounds_picture import chart_propagation
+from evals.report.attacks import PICTURES as OF_AUDITS
+from evals.report.attacks import draw_audit
 from evals.report.charts.chart import LOOKS, Chart, clean
 from evals.report.charts.dots import Dot, draw_dots
 from evals.report.charts.front import FrontPanel, draw_front
 from evals.report.charts.grid import Grid, Scale, draw_grid
 from evals.report.charts.panels import Point, Series
 from evals.report.model_map import chart_map, make_map
-from evals.report.search_picture import chart_search
+from evals.report.search import chart_search
 from evals.report.sweep_pictures import PICTURES, chart_sweep, chart_units, draw_pictures
 from evals.run.statistics import rate
 from surgery.selection import Part
@@ -91,14 +90,6 @@ def found():
 
 
 @pytest.fixture(scope="module")
-def bounds():
-    rng = np.random.default_rng(2)
-    keys = ("measured_mean", "bound_mean", "pairwise_mean")
-    return [{"block": block, **dict(zip(keys, np.sort(rng.random(3)), strict=True))}
-            for block in range(BLOCKS)]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
 def estimated():
     rng = np.random.default_rng(4)
     estimates = [
@@ -112,14 +103,6 @@ def estimated():
         "model": "tiny", "num_blocks": BLOCKS, "estimates": estimates,
         "estimated_on": {"windows": 20, "passages": 12, "draws": 2},
     }  # fmt: skip
-
-
-def matrix(blocks):
-    rng = np.random.default_rng(3)
-    return [
-        [None if column < row else rng.random() for column in range(blocks + 1)]
-        for row in range(blocks)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +120,8 @@ def audit():
 
 
 @pytest.fixture(scope="module")
-def drawn(sweep, found, bounds, estimated, audit, tmp_path_factory):
+def drawn(sweep, found, estimated, audit, tmp_path_factory):
     """Twice: all pictures of a sweep, of a search, and of an audit, and the charts behind them."""
-    divergence = {"propagation": matrix(BLOCKS), "blocks": bounds, "tokens": 500}
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     charts = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -151,7 +133,7 @@ def drawn(sweep, found, bounds, estimated, audit, tmp_path_factory):
 
         patch.setattr(Chart, "save", keep)
         for folder in folders:
-            paths = draw_pictures({**estimated, **sweep, "bounds": divergence}, folder)
+            paths = draw_pictures({**estimated, **sweep}, folder)
             paths += chart_search(found).save(folder, "front")
             paths += draw_audit(audit, folder)
             expected = {folder / f"{name}.{form}" for name in NAMES for form in ("png", "svg")}
@@ -218,9 +200,6 @@ def texts(path) -> str:
                    "on the other half"]),
         ("model", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "the front",
                    "heads 0–1", "block", "worth: ", "cost: ", "nats²", "nats per token", "5"]),
-        ("propagation", ["tiny", "identity", "n = 500 tokens", "logits", "%"]),
-        ("bounds", ["tiny", "identity", "n = 500 tokens", "measured", "bound in closed form",
-                    "mean over tokens, %"]),
     ],
 )  # fmt: skip
 def test_titles_axes_and_legends(drawn, name, expected):
@@ -275,15 +254,6 @@ def test_a_search_that_found_nothing(found, tmp_path):
     assert "limit" in written
     assert "chosen" not in written
     assert "deep" not in written
-
-
-def test_cells_of_a_large_model_hold_no_numbers():
-    def count(blocks):
-        figure = Figure()
-        chart_propagation(matrix(blocks), "tiny").paint(figure, False)
-        return len(figure.axes[0].texts)
-
-    assert (count(4), count(24)) == (4 + 4 * 5 / 2, 0)
 
 
 def test_cells_with_names_have_the_colors_of_these_names():

@@ -27,19 +27,20 @@ from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import ROOT
+from command_line import ROOT, attn_surgery
 from example_report import example, example_of
-from forging import seal
+from forging import edit_json, seal
 from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
 from hub_uploads import UploadHub
+from safetensors.torch import load_file, save_file
 
 import surgery
 from evals.report.page import render_pages
 from evals.run.lm_eval.tasks import describe_task
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
-from surgery.errors import SurgeryError
+from surgery.errors import OutputError
 from surgery.proof.verification import verify
 from surgery.publishing.upload import find_publishable
 from surgery.reproduction import open_original, reproduce
@@ -295,8 +296,8 @@ def test_nothing_else_of_this_machine_is_sent(
     manifest["edit"]["source"] = {"model": "/home/me/clients/acme"}
     (local / "surgery.json").write_text(json.dumps(manifest))
     assert error(run(f"push {local} me/x", token=TOKEN)[0]) == (
-        f"{local}/surgery.json: records the path of its source, which is never published; export "
-        "it again"
+        f"{local}/surgery.json: edit.source.model: holds a path of the machine that saved it, "
+        "which is never published; export it again"
     )
     broken = Path(shutil.copytree(exported["reported"], tmp_path / "broken"))
     found = report(broken)
@@ -309,68 +310,159 @@ def test_nothing_else_of_this_machine_is_sent(
     assert not hub.repositories
 
 
-def test_paths_that_a_library_wrote_into_settings_stay_here(tmp_path: Path) -> None:
-    config = neox_config(num_hidden_layers=2, _name_or_path="/home/alice/acme")
-    source, out = write_checkpoint(tmp_path / "source", config), tmp_path / "out"
-    length = 1000000000000000019884624838656  # as the library writes it where there is no limit
-    settings = {"name_or_path": "me/acme", "model_max_length": length}
-    local = {"tokenizer_file": "C:\\alice\\tokenizer.json", "special_tokens_map_file": "./map.json"}
-    (source / "tokenizer_config.json").write_text(json.dumps(settings | local))
-    surgery.export(source, "0", output=out)
-    assert "_name_or_path" not in json.loads((out / "config.json").read_text())
-    assert json.loads((out / "tokenizer_config.json").read_text()) == settings
-    assert surgery.verify(out).ok
+LENGTH = 1000000000000000019884624838656  # as the library writes it where there is no limit
+SETTINGS = {  # file → what may be published of it, what may not, and its first key
+    "config.json": (
+        {"task_specific_params": {"kept": "me/acme", "p": []}},
+        {"task_specific_params": {"kept": "me/acme", "p": ["/home/alice/acme"]}},
+        "task_specific_params.p.0",
+    ),
+    "generation_config.json": (
+        {"eos_token_id": 0, "more": {}},
+        {"eos_token_id": 0, "_name_or_path": "./acme", "more": {"seen in /home/alice": 1}},
+        "_name_or_path",
+    ),
+    "tokenizer_config.json": (
+        {"name_or_path": "me/acme", "model_max_length": LENGTH, "init_kwargs": {}},
+        {
+            **{"name_or_path": "me/acme", "model_max_length": LENGTH},
+            **{"init_kwargs": {"cache_dir": "~/.cache"}, "tokenizer_file": "C:\\alice\\t.json"},
+        },
+        "init_kwargs.cache_dir",
+    ),
+    "tokenizer.json": (
+        {"version": "1.0", "model": {"vocab": {"/usr/bin": 1}}},
+        {"version": "1.0", "model": {"vocab": {"/usr/bin": 1}}, "trained": "file:///home/alice"},
+        "trained",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A source in whose files libraries wrote paths, and its export."""
+    root = tmp_path_factory.mktemp("settled")
+    config = neox_config(num_hidden_layers=2, max_position_embeddings=64)
+    source = write_checkpoint(root / "source", config, num_shards=2)
+    for name, (_, wrote, _) in SETTINGS.items():
+        before = config if name == "config.json" else {}
+        (source / name).write_text(json.dumps({**before, **wrote}))
+    for name in WEIGHTS:
+        save_file(load_file(source / name), source / name, metadata=WROTE)
+    edit_json(source / INDEX, lambda index: index["metadata"].update(WROTE))
+    return source, surgery.export(source, "0", output=root / "out").output
+
+
+INDEX = "model.safetensors.index.json"
+WROTE = {"format": "pt", "command": "train.py --out=/home/alice/acme"}
+
+
+def test_paths_that_a_library_wrote_stay_here(settled: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whatever the file and the key, at any depth, in weights too; the source may be anyone's."""
+    source, out = settled
+    for name, (kept, _, _) in SETTINGS.items():
+        assert json.loads((out / name).read_text()).items() >= kept.items(), name
+    sent = find_publishable(out).contents
+    for content in sent.values():
+        assert b"alice" not in (content if isinstance(content, bytes) else content.read_bytes())
     assert surgery.verify(out, source=source).ok
     assert reproduce(open_original(out), source=source).exact
-    assert find_publishable(out)
+    patch = tmp_path / "x.patch.safetensors"
+    command = ("export", source, "--drop-attn", "0", "--as-patch", "--output", patch)
+    assert attn_surgery(*command).code == 0
+    assert b"alice" not in patch.read_bytes()
 
-    for name in ("config.json", "tokenizer_config.json"):  # an export of 0.2.0 kept them
+
+@pytest.mark.parametrize("name", [*SETTINGS, INDEX, *WEIGHTS])
+def test_a_folder_that_holds_a_path_is_not_pushed(
+    settled: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    """As earlier versions exported it, which verifies."""
+    source, out = settled[0], Path(shutil.copytree(settled[1], tmp_path / "out"))
+    if name in WEIGHTS:
+        key = "command"
+        save_file(load_file(out / name), out / name, metadata=WROTE)
+    elif name == INDEX:
+        key = "metadata.command"
+        edit_json(out / name, lambda index: index["metadata"].update(WROTE))
+    else:
+        key = SETTINGS[name][2]
         shutil.copy(source / name, out)
-        seal(out)
-        assert verify(out, source=source, card=False).ok
-        with pytest.raises(SurgeryError, match=f"{name}: holds a path .* export it again"):
-            find_publishable(out)
-        surgery.export(source, "0", output=out, overwrite=True)
+    seal(out)
+    assert verify(out, card=False).ok
+    with pytest.raises(OutputError) as caught:
+        find_publishable(out)
+    assert str(caught.value) == (
+        f"{out / name}: {key}: holds a path of the machine that saved it, which is never "
+        "published; export it again"
+    )
 
 
 CHANGED = """
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from huggingface_hub import HfApi
 from surgery.errors import OutputError
 from surgery.proof.verification import RenderedReport
-from surgery.publishing.upload import push
+from surgery.publishing import upload
+
+path = Path("changed/model-00001-of-00002.safetensors")
+
+def change(path):
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
 
 def render(report, where, manifest):  # called after the folder was verified
-    path = Path("changed/model-00001-of-00002.safetensors")
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    if when == "verified":
+        change(path)
+    if when == "manifest":
+        change(path.with_name("surgery.json"))
     return RenderedReport({"report.json": json.dumps(report)}, None, None)
 
+send = HfApi.preupload_lfs_files
+
+def send_another(*arguments, **options):
+    change(path)
+    send(*arguments, **options)
+
+when = sys.argv[1]
+upload._LARGE = 10_000  # so that the weights are read again while they are sent
+if when == "sent":
+    HfApi.preupload_lfs_files = send_another
 try:
-    push("changed", "me/changed", render=render)
+    upload.push("changed", "me/changed", render=render)
 except OutputError as error:
     sys.exit(str(error))
 """
 
 
+@pytest.mark.parametrize("when", ["verified", "sent", "manifest"])
 def test_what_changes_after_it_was_verified_is_not_published(
-    hub: UploadHub, exported: dict[str, Path], tmp_path: Path
+    hub: UploadHub, exported: dict[str, Path], tmp_path: Path, when: str
 ) -> None:
-    shutil.copytree(exported["reported"], tmp_path / "changed")
+    """Of a file that is held in memory, what was verified is."""
+    folder = Path(shutil.copytree(exported["reported"], tmp_path / "changed"))
+    manifest = (folder / "surgery.json").read_bytes()
     environment = environment_of(tmp_path, hub.url, HF_TOKEN=TOKEN, PYTHONPATH=str(ROOT))
     done = subprocess.run(
-        [sys.executable, "-c", CHANGED],
+        [sys.executable, "-c", CHANGED, when],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
+    if when == "manifest":
+        assert (done.returncode, done.stderr) == (0, "")
+        assert files(hub.repositories["me/changed"])["surgery.json"] == manifest
+        return
     assert done.stderr == (
         "changed/model-00001-of-00002.safetensors: has changed since it was verified; push again\n"
     )
-    assert files(hub.repositories["me/changed"]) == {}
+    if when == "verified":
+        assert not hub.repositories, "it was noticed before anything was created"
+    else:
+        assert files(hub.repositories["me/changed"]) == {}
 
 
 def test_what_a_user_has_written_on_the_card_stays(
@@ -496,6 +588,16 @@ def test_metadata_that_the_hub_refuses(
         "README.md: the metadata is not valid YAML; correct it between the two lines of ---"
     )
     assert results[2].code == 0, "results are ours to write"
+
+
+def test_a_card_on_the_hub_that_is_no_text(hub: UploadHub, run: Commands) -> None:
+    """It is not replaced, and the connection is not blamed."""
+    repository = hub.create("me/latin", private=True)
+    repository.commit({"README.md": "# Größe\n".encode("latin-1")})
+    assert error(run("push stock me/latin", token=TOKEN)[0]).startswith(
+        "Hub model me/latin: README.md is not UTF-8 (got 'utf-8' codec can't decode byte 0xf6"
+    )
+    assert files(repository)["README.md"] == b"# Gr\xf6\xdfe\n"
 
 
 def test_without_a_network(folder: Path, hub: UploadHub) -> None:

@@ -19,7 +19,7 @@ from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Targ
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Reached, compare_outcomes
 from evals.measure.attacks.tuning import fine_tune
-from evals.report.attack_sentences import describe_setting
+from evals.report.attacks import describe_setting
 
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
 WEAK = Setting("all weights", 1e-5, 20)

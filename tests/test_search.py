@@ -26,19 +26,13 @@ from scipy.stats import binom
 from evals.choose.search.algorithm import find
 from evals.choose.search.estimates import Estimates
 from evals.choose.search.goals import SURE, MaxExtraction, MaxLossIncrease
+from evals.choose.search.opened import open_search
 from evals.choose.search.points import EditPoint, pareto_front, point_of
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import run_search
-from evals.choose.search.task import open_task, split_halves
-from evals.choose.search.units import (
-    keep_possible,
-    list_sets,
-    list_units,
-    merge_units,
-    units_clash,
-)
+from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units, units_clash
 from evals.data import Samples
-from evals.data.inputs import say_nothing, show_nothing
+from evals.data.held_back import split_halves
 from evals.measure.memorization.recovery import make_recovery
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
@@ -230,19 +224,19 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
         model="lab:pythia", samples="lab:pythia", max_extraction=0.01, measure=measure,
         variant=VARIANTS, device="cpu",
     )  # fmt: skip
-    task = open_task(request, say_nothing, show_nothing)
-    members = np.flatnonzero(task.samples.trained_on)
+    opened = open_search(request)
+    members = np.flatnonzero(opened.samples.trained_on)
     rows = np.sort(np.random.default_rng(1).permutation(members)[:120])
-    task = replace(task, samples=task.samples.select(rows), windows=task.windows[:96])
-    outcome = run_search(task, advance=lambda done: None)
+    opened = replace(opened, samples=opened.samples.select(rows), windows=opened.windows[:96])
+    outcome = run_search(opened, advance=lambda done: None)
     blocks = list_units(
-        task.loaded.dimensions.num_blocks, task.loaded.dimensions.num_heads, "blocks", VARIANTS
+        opened.loaded.dimensions.num_blocks, opened.loaded.dimensions.num_heads, "blocks", VARIANTS
     )
     pairs = [(a, b) for a, b in combinations(blocks, 2) if not units_clash(a, b)]
     selections = [*((unit,) for unit in blocks), *pairs][: request.max_evaluations]
-    engine, _ = task.engines("auto")
-    points = [point_of(one, task.measure) for one in engine.measure(selections)]
-    met = [point for point in points if task.request.goal.met(point, outcome.base[0])]
+    engine, _ = opened.engines("auto")
+    points = [point_of(one, opened.measure) for one in engine.measure(selections)]
+    met = [point for point in points if opened.request.goal.met(point, outcome.base[0])]
     assert met
     assert outcome.selected is not None
     assert outcome.selected[0].heldout_kl <= min(point.heldout_kl for point in met)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,13 +27,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evals.choose.search.algorithm import find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.goals import MaxExtraction
+from evals.choose.search.opened import open_search
 from evals.choose.search.request import SearchRequest
-from evals.choose.search.task import open_task
 from evals.choose.search.trials import Trials
 from evals.choose.search.units import list_units
 from evals.data import load_samples
 from evals.data.held_back import deal_windows
-from evals.data.inputs import say_nothing, show_nothing
 from evals.data.windows import cut_windows
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks.attack import Target
@@ -40,11 +40,24 @@ from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.edits.engine import BASE
 from evals.measure.healing import find_healing_text
+from evals.measure.verdicts import OK, settle
 from evals.run.models import open_model
+from evals.run.statistics import wilson
 from surgery.healing.training import Schedule, train
 
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
+NOTES = [
+    "held-back half: 20 passages cannot support 10%",
+    "held-back half: 20 passages can support",
+]
 __all__ = ["model", "samples", "texts"]
+
+
+def told_by_rate(counted: Any, most: float) -> bool | None:
+    """What a limit on a share says: nothing if its interval may still reach beyond."""
+    if counted.mean() > most:
+        return False
+    return True if wilson(int(counted.sum()), len(counted)).high <= most else None
 
 
 def search(model: Path, samples: Path, texts: tuple[Path, Path], output: Path, *options: object):
@@ -85,10 +98,10 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(
             outcome = make_attack(name).run(target)
             assert told[name]["value"] == pytest.approx(outcome.counted.mean())
             assert told[name]["n"] == len(outcome.counted)
-            assert told[name]["ok"] == (told[name]["value"] <= most)
-            assert key == "held_back" or told[name]["ok"]
-    met = all(limit["ok"] for limit in result["held_back"]["limits"])
-    assert result["held_back_meets_goal"] == met
+            assert told[name]["ok"] == told_by_rate(outcome.counted, most)
+            assert key == "held_back" or told[name]["value"] <= most
+    state = settle(limit["state"] for limit in result["held_back"]["limits"])
+    assert (result["held_back_state"], result["held_back_meets_goal"]) == (state, OK.get(state))
     tried = [point for point in result["measured"] if point["attacked"]]
     assert 0 < len(tried) < result["evaluations"], "few are attacked"
 
@@ -102,19 +115,19 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
     request = SearchRequest(
         model=str(model), samples=str(samples), max=limits, variant=("zero",), **options
     )
-    task, learned = open_task(request, say_nothing, show_nothing), []
+    opened, learned = open_search(request), []
 
     def noted(model, rows):
         learned.append({row.tobytes() for row in rows})
         return fine_tune(model, rows)
 
     monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", noted)
-    Trials(task, task.engines("auto"), "auto").measure_twice(BASE)
+    Trials(opened, opened.engines("auto"), "auto").measure_twice(BASE)
     assert len(learned) == 4
-    for half, (passages, text) in zip(task.halves, (learned[:2], learned[2:]), strict=True):
+    for half, (passages, text) in zip(opened.halves, (learned[:2], learned[2:]), strict=True):
         assert passages < {row.tobytes() for row in half.samples.tokens}
         assert text == {row.tobytes() for row in half.windows}
-        assert len(passages) == int(task.samples.trained_on.sum()) // 10
+        assert len(passages) == int(opened.samples.trained_on.sum()) // 10
 
 
 def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path) -> None:
@@ -188,7 +201,7 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     for limit in result["selected"]["limits"]:
         some = make_attack(limit["name"]).run(after).recovered
         assert limit["value"] == pytest.approx(some.mean())
-        assert limit["ok"]
+        assert limit["value"] <= limit["limit"]
     losses = [
         -one.read(windows[half], 1).predictions.log_likelihood.mean() for one in (after, before)
     ]
@@ -235,7 +248,7 @@ def test_a_limit_needs_passages_that_count_for_it(model, samples, texts, tmp_pat
     """`guided` counts none that the base gives away, and the base gives all of these."""
     limits = ("--variant", "zero", "--max", "any=0.3", "--max", "guided=0.1")
     outcome = call(model, samples, texts, *limits, "--output", tmp_path / "out")
-    outcome.assert_error("guided has a limit, and no passage of a half counts for it")
+    outcome.assert_error("guided has a limit, and no passage of a half counts for it", notes=NOTES)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,6 +265,7 @@ def test_a_model_that_recites_nothing_may_still_miss_a_limit(
     outcome.assert_error(
         "nothing to search by: any recovers no passage from the base",
         "(got hints:4 100.0%); choose a wider --measure",
+        notes=NOTES,
     )
 
 

@@ -19,7 +19,7 @@ from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, 
 from local_tasks import NAMES, ROWS, write_tasks
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
-from evals.choose.sweep.benchmarks import add_tasks, run_tasks
+from evals.choose.sweep.scoring import add_tasks, run_tasks
 from evals.data import Samples
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.models import open_model
@@ -255,10 +255,13 @@ def test_people_get_a_column_for_each_task(files, swept):
 def test_a_model_is_looked_up_before_its_tasks_and_loaded_after_them(files):
     """What takes seconds comes first, tasks then, gigabytes last."""
     sweep(("/no/such/model", *files[1:]), "--tasks", "local_choise").assert_error("/no/such/model")
-    with mock.patch("evals.choose.sweep.task.open_model", side_effect=AssertionError):
-        sweep(files, "--tasks", "local_choise").assert_error(
-            "no benchmark task is called 'local_choise'", "near names: local_choice"
-        )
+    with mock.patch("evals.choose.sweep.opened.open_model", side_effect=AssertionError):
+        done = sweep(files, "--tasks", "local_choise")
+    assert (done.code, done.stdout) == (2, "")
+    *_, said = done.stderr.splitlines()
+    assert said.startswith(
+        "error: no benchmark task is called 'local_choise'; near names: local_choice"
+    )
 
 
 @pytest.mark.parametrize(

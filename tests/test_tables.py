@@ -76,7 +76,7 @@ def speed() -> dict[str, Any]:
 
 
 def swept(**figures: Any) -> dict[str, Any]:
-    """What `sweep --json` tells of 24 blocks, with estimates, bounds and two tasks."""
+    """What `sweep --json` tells of 24 blocks, with estimates and two tasks."""
 
     def edit(block: int, variant: str) -> dict[str, Any]:
         some = {
@@ -90,8 +90,6 @@ def swept(**figures: Any) -> dict[str, Any]:
             "heldout_kl": 3.125 + block,
             "estimated_kl": 4.125,
             "estimated_margin": 111.5,
-            "mixing_measured": 0.25,
-            "mixing_bound": 1.75,
         }
         named = {"spec": str(block), "kind": "block", "blocks": [block], "variant": variant}
         return {**named, **some, "tasks": {"lab_copy": {"value": 0.5}}, **figures}
@@ -283,7 +281,7 @@ def test_a_share_of_no_passages_is_no_share() -> None:
 
 
 def test_rows_of_an_evaluation_differ_in_their_names() -> None:
-    """Figures of all passages, beside those that did not choose the edit, would look the same."""
+    """Figures of all passages, beside those that the search did not use, would look the same."""
     assert report().edits[0].all_passages.heldout
     labels = [row.label for table in make_tables(report()) for row in table.rows if row.main]
     assert len(set(labels)) == len(labels)

@@ -9,16 +9,25 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import ROOT, Outcome, attn_surgery, running
+from command_line import ROOT, Outcome, attn_surgery, finish, on_terminal, running, start
+from decoders import write_decoder
+from forging import edit_json
+from rich.text import Text
+from tiny_tokenizer import tiny_tokenizer
 
-from cli.tables import make_console, print_table
-from cli.terminal import escape_text, show_progress
+from cli.console import make_console
+from cli.escaping import escape_text
+from cli.tables import print_table
+from cli.tables.comparison import print_comparison
+from cli.terminal import print_json, show_progress
 
 HOSTILE = "a\x1b[2K\x1b[1A\r\x07\x9b31m\u202eb\u2066\u200b\ufeff\u2028\n\tok     every file"
 CONTROL = [char for char in HOSTILE if not char.isprintable()]
@@ -47,10 +56,11 @@ def test_names_in_a_manifest_and_of_files(tmp_path: Path) -> None:
     assert made.code == 0, made
     manifest = json.loads((out / "surgery.json").read_text())
     manifest["edit"]["source"]["model"] = HOSTILE
-    manifest["files"][HOSTILE] = {"size": 1, "sha256": "0" * 64}
     (out / "surgery.json").write_text(json.dumps(manifest))
     printed = attn_surgery("inspect", out)
     assert "edited from a\\x1b[2K" in printed.stdout
+    manifest["files"][HOSTILE] = {"size": 1, "sha256": "0" * 64}
+    (out / "surgery.json").write_text(json.dumps(manifest))
     verified = attn_surgery("verify", out)
     assert verified.code == 1
     for outcome in (made, printed, verified, attn_surgery("inspect", source)):
@@ -78,13 +88,93 @@ def test_what_was_typed(tmp_path: Path) -> None:
 
 
 def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [(f"[link=file:///etc]{HOSTILE}[/link] :smiley:", HOSTILE)]
-    print_table((f"[bold]{HOSTILE}", "figure"), rows)
+    print_table((HOSTILE, HOSTILE), [(HOSTILE, HOSTILE)])
+    print_table(("[bold]a", "figure"), [("[link=file:///etc]a[/link] :smiley:", "1")])
     make_console().print(f"[red]{HOSTILE}")
+    make_console().print(Text(f"[red]{HOSTILE}"))
     printed = capsys.readouterr().out
     assert all(char.isprintable() for char in printed.replace("\n", ""))
-    for text in ("[red]a\\x1b[2K", "[link=file:///etc]a\\x1b", "[/link] :smiley:", "[bold]a"):
+    assert printed.count("\n\tok     every") == 0
+    for text in ("[red]a\\x1b[2K", "[link=file:///etc]a[/link] :smiley:", "[bold]a"):
         assert text in printed
+
+
+def rows_of(id: str) -> list[dict[str, Any]]:
+    """Rows of `compare`: one with texts, and one with figures only."""
+    figures = {"next_token_accuracy": 1.0, "nll": 0.1}
+    output = {**figures, "text": HOSTILE, "differs": [[0, 3]], "drawn": [], "model": "m"}
+    texts = {"id": id, "prompt": HOSTILE, "follows": HOSTILE, "base_tokens": None}
+    return [{**texts, "outputs": [output, output]}, {"id": id, "outputs": [figures, figures]}]
+
+
+def test_ids_of_passages_are_no_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe and on a terminal, where styles and lines are ours and the rest is not."""
+    result = {"models": [f"{HOSTILE}a", f"{HOSTILE}b"], "rows": rows_of(HOSTILE)}
+    print_comparison(result)
+    assert_harmless(Outcome(0, capsys.readouterr().out, ""))
+    for columns in (40, 200):
+        drawn = on_terminal(columns, lambda: print_comparison(result))
+        plain = re.sub("\x1b\\[[0-9;]*m", "", drawn)
+        assert all(char.isprintable() for char in plain.replace("\n", "")), repr(plain)
+        assert "\x1b[2K" not in drawn
+
+
+LIBRARY = """
+import io, logging, sys, warnings
+from cli.main import run
+
+def misbehave():
+    logger = logging.getLogger("library")
+    logger.addHandler(logging.StreamHandler())
+    logger.warning("token %r is %s", HOSTILE, HOSTILE)
+    logging.getLogger("another").warning(HOSTILE)
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        logger.exception(HOSTILE)
+    warnings.warn(HOSTILE)
+    raise RuntimeError(HOSTILE)
+
+import cli.commands.measure.tasks as tasks
+tasks.command.callback = misbehave
+HOSTILE = sys.argv[1]
+run(["tasks"])
+"""
+
+
+def test_what_libraries_say(tmp_path: Path) -> None:
+    """Their logs, warnings, and the errors that nobody foresaw."""
+    done = finish(start(HOSTILE, program=("-c", LIBRARY)))
+    assert done.code == 1
+    assert_harmless(done)
+    assert done.stderr.count("a\\x1b[2K") == 7
+    assert "UserWarning: a\\x1b[2K" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("RuntimeError: a\\x1b[2K")
+
+
+def test_what_a_converter_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("gguf")
+    folder = tmp_path / "model"
+    write_decoder(folder, "llama", vocab_size=400)
+    tiny_tokenizer().save_pretrained(folder)
+    token = {"SpecialToken": {"id": HOSTILE, "type_id": 0}}
+    text = {"Sequence": {"id": HOSTILE, "type_id": 0}}
+    template = {"type": "TemplateProcessing", "single": [token, text], "pair": [text, text]}
+    edit_json(folder / "tokenizer.json", lambda found: found.update(post_processor=template))
+    target = tmp_path / "model.gguf"
+    done = attn_surgery("convert", folder, "--to", "gguf", "--output", target)
+    assert done.code == 0, done
+    assert "TemplateProcessing" in caplog.text, "it has said something"
+    assert_harmless(Outcome(0, done.stderr, "\n".join(caplog.messages)))
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_json_is_ascii_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({HOSTILE: "\x7f"})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {HOSTILE: "\x7f"}
+    assert printed.isascii()
+    assert printed.replace("\n", "").isprintable()
 
 
 class Terminal(io.StringIO):
@@ -160,14 +250,16 @@ def test_a_short_command_prints_no_progress(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_nothing_is_printed_by_another_way() -> None:
-    """Every print, echo and console of cli/ is in terminal.py."""
+    """Every print, echo and console of cli/ is in console.py and terminal.py."""
     found = []
     for path in (ROOT / "cli").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                if called in ("print", "click.echo", "click.secho", "Console") or (
+                plain = ("print", "click.echo", "click.secho", "Console", "_Literal")
+                styled = ("Text.assemble", "Text.from_markup", "Text.from_ansi")
+                if called in (*plain, *styled) or (
                     called.endswith((".stdout.write", ".stderr.write"))
                 ):
                     found.append(path.name)
-    assert set(found) == {"terminal.py"}
+    assert set(found) == {"console.py", "terminal.py"}

@@ -35,8 +35,8 @@ from benchmarks.rivals.surgery import cut_also, cut_deep_blocks, run_command, se
 from benchmarks.rivals.table import ATTACKS, print_table
 from benchmarks.rivals.training import finetune_control, gradient_difference, npo
 from benchmarks.rivals.vector_editing import vector_editing
-from evals.choose.search.task import split_halves
 from evals.data import Samples, load_samples
+from evals.data.held_back import split_halves
 from evals.data.inputs import read_heldout_texts
 from evals.data.windows import cut_windows
 from evals.lab import calibration_texts

@@ -7,32 +7,16 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from cli.terminal import echo, escape_text
+from cli.console import make_console
+from cli.escaping import escape_text
+from cli.terminal import echo
 
 Column = Sequence[str]
 """A heading, and a cell for each row."""
 
-_WIDTH = 100  # characters, where there is no terminal to ask
 _GAP = 2  # characters between two columns
-
-
-class _Literal(Console):
-    """Prints text literally: without markup, and with escapes for control characters."""
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str("\n".join(map(escape_text, text.split("\n"))), **options)
-
-
-def make_console() -> Console:
-    """A rich console for results. Into pipes and files it prints plain text without wrapping."""
-    found = _Literal(highlight=False, markup=False, emoji=False)
-    if not found.is_terminal:
-        found.width = _WIDTH
-    return found
 
 
 def print_table(
@@ -45,14 +29,14 @@ def print_table(
 ) -> None:
     """Prints rows. The first `labels` columns name a row, the last `words` tell of it in words.
 
-    The others hold figures. Where a terminal, or else `_WIDTH`, is too narrow, labels, words, and
+    The others hold figures. Where the console is too narrow, labels, words, and
     headings wrap. Columns that still do not fit follow in more tables below, each with the labels.
     With `rest` they are left out, and `rest` says where to find them.
     """
     out = make_console()
     room = out.width
     columns = list(zip(headings, *rows, strict=True))
-    widths = whole = [_measure_widest(column, str.splitlines) for column in columns]
+    widths = whole = [_measure_widest(column, lambda cell: [cell]) for column in columns]
     wraps = [not labels <= at < len(columns) - words for at in range(len(columns))]
     if _add_widths(whole) > room:
         widths = [_measure_least(*one) for one in zip(columns, wraps, strict=True)]
@@ -100,8 +84,8 @@ def _add_widths(widths: Sequence[int]) -> int:
 
 def _measure_least(column: Column, wraps: bool) -> int:
     """The least width of a column: headings may wrap between words, and cells if it `wraps`."""
-    split = str.split if wraps else str.splitlines
-    return max(_measure_widest(column[:1], str.split), _measure_widest(column[1:], split))
+    cells = _measure_widest(column[1:], str.split if wraps else lambda cell: [cell])
+    return max(_measure_widest(column[:1], str.split), cells)
 
 
 def _measure_widest(cells: Iterable[str], split: Callable[[str], list[str]]) -> int:
@@ -120,7 +104,7 @@ def format_figure(value: Mapping[str, Any] | None, form: str = "{:.1%}") -> str:
 
 
 def print_choice(result: Mapping[str, Any]) -> None:
-    """Says that figures leave out what chose the edit, if any passages did."""
+    """Says that figures leave out the passages on which a search chose the edit, if any."""
     if every := result.get("all_passages"):
         chose = result["chose"]["passages"]
         echo(

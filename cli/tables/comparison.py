@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.tables import make_console, print_table
-from cli.terminal import echo, escape_text
+from cli.console import make_console, make_line
+from cli.escaping import escape_lines, escape_text
+from cli.tables import print_table
+from cli.terminal import echo
 
 _DIFFERS = "bold red"
 _LEAST = 20
@@ -47,7 +49,7 @@ def _print_texts(out: Console, row: dict[str, Any], names: Sequence[str]) -> Non
     given = [("prompt" if "id" not in row else f"{row['id']}, prefix", row["prompt"])]
     given += [("what really follows", row["follows"])] if "follows" in row else []
     for label, text in given:
-        out.print(Text.assemble((f"{label}: ", "bold"), escape_text(text)), soft_wrap=not beside)
+        out.print(make_line((f"{label}: ", "bold"), text), soft_wrap=not beside)
     made = zip(*([output, *output["drawn"]] for output in outputs), strict=True)
     lines = [
         (f"drawn {at}" if at else "greedy", [_color(text, lines=beside) for text in texts])
@@ -65,7 +67,7 @@ def _print_texts(out: Console, row: dict[str, Any], names: Sequence[str]) -> Non
     else:
         for at, name in enumerate(names):
             for label, cells in lines:
-                line = Text.assemble((f"{escape_text(name)}, {label}: ", "bold"), cells[at])
+                line = make_line((f"{name}, {label}: ", "bold"), cells[at])
                 out.print(line, soft_wrap=not out.is_terminal)
     if row["base_tokens"] is not None:
         columns = zip(row["base_tokens"], *(one["probabilities"] for one in outputs), strict=True)
@@ -78,7 +80,6 @@ def _color(made: dict[str, Any], *, lines: bool) -> Text:
     whole, text, done = made["text"], Text(), 0
     for begin, end in [*made["differs"], [len(whole), len(whole)]]:
         for part, style in ((whole[done:begin], ""), (whole[begin:end], _DIFFERS)):
-            broken = part.split("\n") if lines else [part]
-            text.append("\n".join(map(escape_text, broken)), style)
+            text.append(escape_lines(part) if lines else escape_text(part), style)
         done = end
     return text

@@ -1,41 +1,22 @@
-"""Finds and opens the models and texts that a request names."""
+"""Finds and opens the texts that a request names, and fits what they are for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from evals.run.console import say, show_progress
 from surgery.hub.embedded import LAB_TEXT, find_lab
 
 if TYPE_CHECKING:
     from evals.data import Passages, Samples
     from evals.run.models import LoadedModel
-    from evals.run.request import Measuring, Running
+    from evals.run.request import Measuring
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
-    from surgery.hub.resolved import ResolvedModel
-    from surgery.plan import Plan as EditPlan
-
-
-Plan = TypeVar("Plan")
-Result = TypeVar("Result")
-Say = Callable[[str], None]
-"""Takes a line for the user: a decision that was made for them, or a warning."""
-Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
-"""Makes a bar from a text and a total. It yields a function that takes what was just done."""
-
-
-def say_nothing(line: str) -> None:
-    """Prints nothing."""
-
-
-@contextmanager
-def show_nothing(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Shows no bar."""
-    yield lambda done: None
+    from surgery.plan import Plan
 
 
 def find_calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
@@ -57,9 +38,7 @@ def read_lab_text() -> Text:
     return make_calibration(calibration_texts(), name=LAB_TEXT)
 
 
-def fit_prepared(
-    prepared: Prepared, text: Text, progress: Progress = show_nothing, device: str | None = None
-) -> Fitting:
+def fit_prepared(prepared: Prepared, text: Text, device: str | None = None) -> Fitting:
     """Fits what an export needs on calibration text. `device`: by default a GPU, if there is one.
 
     Raises as `surgery.fitting.fitter.fit_checkpoint`, and `MeasurementError` for a missing device.
@@ -67,7 +46,7 @@ def fit_prepared(
     from evals.run.models import find_device
     from surgery.fitting.fitter import fit_checkpoint
 
-    with progress("calibrate", None) as advance:
+    with show_progress("calibrate", None) as advance:
         return fit_checkpoint(prepared, text, device=find_device(device), advance=advance)
 
 
@@ -114,7 +93,7 @@ def open_passages(samples: str, request: Measuring) -> Passages:
     )
 
 
-def tokenize_passages(passages: Passages, tokenizer: Any, say: Say) -> Samples:
+def tokenize_passages(passages: Passages, tokenizer: Any) -> Samples:
     """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
 
     Raises as `Passages.tokenize`.
@@ -127,78 +106,8 @@ def tokenize_passages(passages: Passages, tokenizer: Any, say: Say) -> Samples:
     return samples
 
 
-def find_last(model: str, request: Measuring) -> ResolvedModel:
-    """Finds the model that is measured last, and checks the device, before the first is measured.
-
-    Raises `SurgeryError` if either is not there.
-    """
-    from evals.run.models import find_device
-    from surgery.hub.finding import find_model
-
-    if not request.device_map:
-        find_device(request.device)
-    return find_model(model, request.revision)
-
-
-def find_baseline(
-    model: str,
-    edited: Iterable[ResolvedModel],
-    revision: str | None = None,
-    *,
-    say: Say = say_nothing,
-) -> ResolvedModel:
-    """Finds the base of edits: at the commit that one of them records, unless `revision` names one.
-
-    Raises as `surgery.hub.finding.find_model`.
-    """
-    from surgery.hub.finding import find_model
-
-    if revision is None and (revision := find_recorded_commit(model, edited)) is not None:
-        say(f"{model}: at commit {revision[:12]}, which the edited model records as its source")
-    return find_model(model, revision)
-
-
-def find_recorded_commit(model: str, edited: Iterable[ResolvedModel]) -> str | None:
-    """The commit of a base that one of the edited models records; None if none does."""
-    from surgery.hub.finding import find_commit
-
-    manifests = (one.manifest for one in edited)
-    return find_commit(model, (source for one in manifests if one for source in one.sources))
-
-
-def measure_in_turn(
-    models: Sequence[str | ResolvedModel],
-    request: Running,
-    prepare: Callable[[LoadedModel], Plan],
-    measure: Callable[[LoadedModel, Plan, bool], Result],
-    say: Say = say_nothing,
-) -> tuple[Plan, list[Result]]:
-    """Measures models in the same precision, with one in memory at a time.
-
-    `prepare` gets the first model and returns the plan for all. The third argument of `measure`
-    says whether the model is the last. Raises `MeasurementError` if precisions differ.
-    """
-    from evals.run.models import check_precision, open_model
-
-    plan, dtype, results = None, None, []
-    for number, model in enumerate(models, 1):
-        loaded = open_model(model, say=say, **request.running)
-        if plan is None:
-            plan, dtype = prepare(loaded), loaded.dtype
-        check_precision(str(dtype), loaded.dtype, loaded.name)
-        results.append(measure(loaded, plan, number == len(models)))
-        del loaded
-    assert plan is not None
-    return plan, results
-
-
 def make_fitter(
-    plans: Sequence[EditPlan],
-    text: Text | None,
-    loaded: LoadedModel,
-    *,
-    layout: str = "auto",
-    progress: Progress = show_nothing,
+    plans: Sequence[Plan], text: Text | None, loaded: LoadedModel, *, layout: str = "auto"
 ) -> Fitter | None:
     """A fitter that has fitted what `plans` need. None if there is no text."""
     from surgery.errors import SamplesError
@@ -208,7 +117,7 @@ def make_fitter(
         return None
     if loaded.tokenizer is None:
         raise SamplesError("calibration text needs a tokenizer", where=loaded.name)
-    with progress("calibrate", None) as advance:
+    with show_progress("calibrate", None) as advance:
         fitter = Fitter(
             loaded.model,
             text.tokenize(loaded.tokenizer, loaded.dimensions),

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
 from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
-from evals.data.inputs import (
-    Progress,
-    Say,
-    find_baseline,
-    find_last,
-    measure_in_turn,
-    open_passages,
-    require_heldout_texts,
-    say_nothing,
-    show_nothing,
-    tokenize_passages,
-)
-from evals.data.windows import cut_windows
+from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
+from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.names import HEALED, choose_attacks
 from evals.measure.attacks.request import Attacking
-from evals.measure.attacks.result import (
-    AllRecovered,
-    AuditReport,
-)
-from evals.measure.attacks.sibling import describe_own_recital, describe_sibling, find_sibling
-from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models, try_attacks
+from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
-from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
-from evals.report.attacks_picture import PICTURES, draw_audit
-from evals.run.models import LoadedModel
+from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
+from evals.run.console import say, show_progress
+from evals.run.finding import find_baseline
 from evals.run.request import Measuring
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.output import check_output, create_folder, recognize_by, write_lines
+from surgery.output import recognize_by
 from surgery.processes import join_launch, leave_launch
 from surgery.record.manifest import Manifest, list_versions
+
+if TYPE_CHECKING:
+    from evals.measure.attacks.trying import AttackPlan, AuditedModel
+    from evals.run.models import LoadedModel
 
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
@@ -82,63 +71,60 @@ class AuditRequest(Measuring, Attacking):
     @property
     def tried(self) -> tuple[str, ...]:
         """The names of the attacks to run."""
-        from evals.measure.attacks.names import choose_attacks
-
         return choose_attacks(self.attack, self.max, sibling=self.sibling is not None)
 
 
 def audit(
-    request: AuditRequest,
-    folder: Path | None = None,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: AuditRequest, folder: Path | None = None, *, overwrite: bool = False
 ) -> AuditReport | None:
     """Audits a request's models, and writes the result into `folder` if you give one.
 
     Returns None on all processes but the main one. Raises `SurgeryError` if the request names
     anything unusable, or if the folder cannot be written.
     """
-    if folder is not None:
-        check_output(folder, owned, overwrite=overwrite)
+    from evals.data.windows import cut_windows
+    from evals.measure.attacks.sibling import (
+        describe_own_recital,
+        describe_sibling,
+        find_sibling,
+    )
+    from evals.measure.attacks.trying import try_attacks
+    from evals.run.models import find_last, measure_in_turn
+
+    output = ResultFolder(request, folder, owned, overwrite)
     passages = open_passages(request.samples or str(request.lab), request)
     texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
     join_launch(say)
     edited = find_last(request.model, request)
-    base = find_baseline(request.baseline, [edited], say=say)
+    base = find_baseline(request.baseline, [edited])
     between = [find_model(request.twin)] if request.twin else []
     sibling = find_sibling(request.sibling, [edited])
     if (line := describe_sibling(sibling, base)) is not None:
         say(line)
 
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
-        samples = tokenize_passages(passages, loaded.tokenizer, say)
+        samples = tokenize_passages(passages, loaded.tokenizer)
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
-        return _plan_attacks(request, samples, windows, edited.manifest, sibling, say)
+        return _plan_attacks(request, samples, windows, edited.manifest, sibling)
 
     def attack(
         loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool
     ) -> AuditedModel:
         plan, _ = shared
-        with progress(f"audit {loaded.name}", len(plan.tried)) as advance:
+        with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
             done.append(try_attacks(loaded, plan, *done[:1], with_control=is_last, advance=advance))
         return done[-1]
 
     done: list[AuditedModel] = []
     models = [base, *between, edited]
-    (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack, say)
+    (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack)
     if sibling is not None and "graft" in after.passages:
         grafted = after.passages["graft"]
         say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
     report = _make_report(request, plan, left, before, after, *twins)
-    if folder is not None:
-        config = request.to_config()
-        with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
-            write_lines(partial / "audit.json", [json.dumps(report.to_dict(), indent=2)])
-            draw_audit(report.to_dict(), partial)
+    output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
 
 
@@ -148,9 +134,10 @@ def _plan_attacks(
     windows: Tokens,
     manifest: Manifest | None,
     sibling: ResolvedModel | None,
-    say: Say,
 ) -> tuple[AttackPlan, HeldBack]:
     """Plans the attacks, and finds out which passages did not choose the edit of `manifest`."""
+    from evals.measure.attacks.trying import AttackPlan
+
     left = hold_back([manifest], samples, windows)
     if warning := left.chose.model_copy(update={"windows": 0}).warning:
         say(f"warning: {warning}")
@@ -175,7 +162,9 @@ def _make_report(
     after: AuditedModel,
     twin: AuditedModel | None = None,
 ) -> AuditReport:
-    """Figures of the passages held back; if some chose the edit, also the rates of all."""
+    """Figures of the passages held back; if a search used some, also the rates of all."""
+    from evals.measure.attacks.trying import compare_models
+
     counted = left.passages[plan.samples.trained_on]
     figures = compare_models(plan, base, after, counted, twin)
     all_passages = None

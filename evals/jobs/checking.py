@@ -7,13 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from evals.data.inputs import (
-    Say,
-    find_calibration_text,
-    open_passages,
-    read_heldout_texts,
-    say_nothing,
-)
+from evals.data.inputs import find_calibration_text, open_passages, read_heldout_texts
 from evals.run.request import Measuring
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS
@@ -43,7 +37,7 @@ class CheckRequest(Measuring):
     max_extraction: tuple[float, ...] = (0.05, 0.01, 0.001)
 
 
-def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, Any]:
+def check_inputs(request: CheckRequest) -> dict[str, Any]:
     """Returns the object of `check --json`. What needs the model's tokens is None without it.
 
     Raises `SurgeryError` for anything that cannot be read, or if no passage can be used.
@@ -60,7 +54,7 @@ def check_inputs(request: CheckRequest, *, say: Say = say_nothing) -> dict[str, 
         from evals.run.models import open_model
 
         revision = request.revision
-        loaded = open_model(request.model, revision=revision, say=say, **request.running)
+        loaded = open_model(request.model, revision=revision, **request.running)
     tokenizer = loaded and loaded.tokenizer
     samples = passages.ready
     if samples is None and loaded is not None:

@@ -5,32 +5,67 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from pydantic import BaseModel
-from transformers import PreTrainedModel
+from pydantic import BaseModel, model_validator
 
 from evals.data import hash_row
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
-from evals.measure.memorization.extraction import run_pass
-from evals.measure.memorization.measures import token_accuracy
-from evals.measure.memorization.request import CollectRequest, Cut
-from evals.run.batching import row_ranges, rows_per_batch
-from evals.run.early_exit import read_divergences
-from evals.run.forward import check_head
-from evals.run.journal import Journal
-from evals.run.models import LoadedModel, open_model
+from evals.run.console import say, show_progress
+from evals.run.journal import KEEP_NOTHING, Journal
+from evals.run.request import Request, Running
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.reading.corpus import Corpus, Place, Window, open_corpus, read_windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from evals.run.models import LoadedModel
+
+
+class Cut(Request):
+    """How to cut a corpus into windows, and which windows to keep.
+
+    Windows of prefix + suffix tokens start at every multiple of `stride`. A window stays if at
+    least `min_score` of its suffix is right: 1.0 means exact repetition by greedy decoding, less
+    means next-token accuracy. Raises `SamplesError` for invalid values.
+    """
+
+    prefix_length: int = 32
+    suffix_length: int = 32
+    stride: int = 16
+    min_score: float = 1.0
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Cut:
+        for name in ("prefix_length", "suffix_length", "stride"):
+            if (value := getattr(self, name)) < 1:
+                what = f"wrong {name.replace('_', ' ')}"
+                raise SamplesError(what, expected="at least 1", got=value)
+        if not 0 < self.min_score <= 1:
+            what, expected = "wrong minimum score", "above 0, at most 1"
+            raise SamplesError(what, expected=expected, got=self.min_score)
+        return self
+
+    @property
+    def length(self) -> int:
+        """Tokens in a window."""
+        return self.prefix_length + self.suffix_length
+
+
+class CollectRequest(Running):
+    """Collects what a model recites of `corpus`: files, folders, or data sets of text."""
+
+    model: str
+    corpus: tuple[Path, ...]
+    cut: Cut = Cut()
+    revision: str | None = None
 
 
 class _Row(BaseModel):
@@ -50,13 +85,7 @@ class _Step(BaseModel):
 
 
 def collect(
-    request: CollectRequest,
-    output: Path,
-    *,
-    show_text: bool = False,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: CollectRequest, output: Path, *, show_text: bool = False, overwrite: bool = False
 ) -> dict[str, Any] | None:
     """Writes the windows of a corpus that the model recites to `output`, as samples.
 
@@ -69,27 +98,27 @@ def collect(
     and `seconds` are of this run. Raises `SurgeryError` for inputs that it cannot use, and
     `OutputError`.
     """
+    from evals.run.models import open_model
+
     check_output(output, overwrite=overwrite)
     corpus = open_corpus(request.corpus)
     join_launch(say)
-    loaded = open_model(request.model, revision=request.revision, say=say, **request.running)
+    loaded = open_model(request.model, revision=request.revision, **request.running)
     _check_length(loaded, request.cut)
-    begun, journal = time.perf_counter(), None
+    begun, journal = time.perf_counter(), KEEP_NOTHING
     if current_processes().is_main:  # only this one hashes the model
         model = {**loaded.identity, "dtype": loaded.dtype}
         files = [[file.name, file.size] for file in corpus]
         question = {"model": model, "corpus": files, "cut": request.cut.model_dump()}
         journal = Journal(Path(f"{output}.progress"), question, loaded.check_unchanged)
-    with progress(f"collect {request.model}: tokens", None) as advance:
+    with show_progress(f"collect {request.model}: tokens", None) as advance:
         found, windows, tokens, resumed = _find_recited(loaded, corpus, request, journal, advance)
     rows = list(_merge_equal(found, corpus, loaded.tokenizer if show_text else None))
-    if journal is not None:
-        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-        write_lines(output, lines, overwrite=overwrite)
-        journal.remove()
-    seconds = time.perf_counter() - begun
     if not leave_launch():
         return None
+    write_lines(output, (json.dumps(row, ensure_ascii=False) for row in rows), overwrite=overwrite)
+    journal.remove()
+    seconds = time.perf_counter() - begun
     return {
         "output": str(output),
         "windows": windows,
@@ -106,14 +135,17 @@ def _find_recited(
     loaded: LoadedModel,
     corpus: Corpus,
     request: CollectRequest,
-    journal: Journal | None,
+    journal: Journal,
     advance: Callable[[int], None],
 ) -> tuple[list[dict[str, Any]], int, int, bool]:
     """The windows to keep of the whole corpus, and how many there are; the tokens that this run
     read, and whether it went on from an earlier one."""
+    from evals.run.batching import rows_per_batch
+    from evals.run.forward import check_head
+
     model, cut, processes = loaded.model, request.cut, current_processes()
     size = request.batch_size or rows_per_batch(model, cut.length)
-    steps = processes.once(lambda: [] if journal is None else journal.read(_Step.model_validate))
+    steps = processes.once(journal.read, _Step.model_validate)
     found = [row.model_dump() for step in steps for row in step.found]
     tested, after = (steps[-1].windows, steps[-1].place) if steps else (0, None)
     check_head(model)
@@ -127,13 +159,12 @@ def _find_recited(
     stream = read_windows(
         corpus, loaded.tokenizer, cut.length, cut.stride, after=after, tokens_read=count
     )
-    with nullcontext() if journal is None else journal.open_to_append():
+    with journal.open_to_append():
         while batch := list(islice(stream, size * processes.count)):
             kept = _keep_recited(model, batch, cut, size)
             tested += len(batch)
             found.extend(kept)
-            if journal is not None:
-                journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
+            journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
         if not tested:
             raise _explain_nothing(corpus, cut)
     return found, tested, read, bool(steps)
@@ -163,6 +194,13 @@ def _keep_recited(
     model: PreTrainedModel, batch: list[Window], cut: Cut, size: int
 ) -> list[dict[str, Any]]:
     """Tests a batch in parts of `size` rows, and returns the windows to keep."""
+    import torch
+
+    from evals.measure.memorization.extraction import run_pass
+    from evals.measure.memorization.measures import token_accuracy
+    from evals.run.batching import row_ranges
+    from evals.run.early_exit import read_divergences
+
     tokens = np.stack([window.tokens for window in batch])
 
     def score(rows: slice) -> npt.NDArray[np.floating[Any]]:

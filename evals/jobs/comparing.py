@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from evals.data.inputs import (
-    Progress,
-    Say,
-    find_baseline,
-    open_passages,
-    say_nothing,
-    show_nothing,
-    tokenize_passages,
-)
+from evals.data.inputs import open_passages, tokenize_passages
+from evals.run.console import show_progress
+from evals.run.finding import find_baseline
 from evals.run.request import Measuring
 from surgery.errors import MeasurementError, SamplesError
 
@@ -57,26 +51,24 @@ class CompareRequest(Measuring):
         return self
 
 
-def compare(
-    request: CompareRequest, *, say: Say = say_nothing, progress: Progress = show_nothing
-) -> dict[str, Any]:
+def compare(request: CompareRequest) -> dict[str, Any]:
     """Returns the object of `compare --json`. All models are in memory together.
 
     Raises `SurgeryError` for anything unusable.
     """
     prompts = [*request.prompt, *(read_prompts(request.prompts) if request.prompts else ())]
     passages = open_passages(request.samples, request) if request.samples else None
-    found = find_models(request, say)
+    found = find_models(request)
     if prompts:
         _check_prompts(prompts, found[0], request)
-    models = open_models(request, say, found)
+    models = open_models(request, found)
     rows = []
-    with progress("compare", len(prompts)) as advance:
+    with show_progress("compare", len(prompts)) as advance:
         for prompt in prompts:
             rows.append(compare_prompt(models, prompt, request))
             advance(1)
     if passages is not None:
-        samples = tokenize_passages(passages, models[0].tokenizer, say)
+        samples = tokenize_passages(passages, models[0].tokenizer)
         rows += compare_passages(models, samples.select(samples.trained_on), request)
     return {
         "models": [loaded.name for loaded in models],
@@ -104,17 +96,15 @@ def read_prompts(file: Path) -> list[str]:
     return found
 
 
-def find_models(request: CompareRequest, say: Say = say_nothing) -> list[ResolvedModel]:
+def find_models(request: CompareRequest) -> list[ResolvedModel]:
     """Finds all models, the base first. Raises `SurgeryError` for one that is not there."""
     from surgery.hub.finding import find_model
 
     edited = [find_model(name) for name in request.edited]
-    return [find_baseline(request.base, edited, request.revision, say=say), *edited]
+    return [find_baseline(request.base, edited, request.revision), *edited]
 
 
-def open_models(
-    request: CompareRequest, say: Say = say_nothing, found: Sequence[ResolvedModel] = ()
-) -> list[LoadedModel]:
+def open_models(request: CompareRequest, found: Sequence[ResolvedModel] = ()) -> list[LoadedModel]:
     """Loads all models, the base first; `found`: by `find_models`.
 
     Raises `MeasurementError` if they cannot be compared.
@@ -123,8 +113,8 @@ def open_models(
     from evals.run.models import check_precision, open_model
 
     models: list[LoadedModel] = []
-    for model in found or find_models(request, say):
-        loaded = open_model(model, say=say, **request.running)
+    for model in found or find_models(request):
+        loaded = open_model(model, **request.running)
         models.append(loaded)
         base = models[0]
         check_precision(base.dtype, loaded.dtype, loaded.name)

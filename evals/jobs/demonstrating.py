@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
-
 if TYPE_CHECKING:
     from evals.report.report import Report
 
@@ -27,8 +25,6 @@ def run_demo(
     *,
     overwrite: bool = False,
     announce: Callable[[str, list[str]], None] = lambda title, commands: None,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
 ) -> Report:
     """Edits `MODEL` twice, its deep blocks and what a search chooses, and evaluates both.
 
@@ -40,13 +36,13 @@ def run_demo(
     from evals.jobs.exporting import ExportRequest, run_export
     from evals.jobs.materials import open_materials
     from evals.jobs.searching import search
-    from evals.report.evaluation_request import EvaluationRequest
+    from evals.report.request import EvaluationRequest
     from surgery.card.command import write_export_command
     from surgery.output import check_output, create_folder
 
     check_output(output, _list_owned, overwrite=overwrite)
     wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=ATTACKS, draws=DRAWS)
-    materials = open_materials(wanted, progress=progress)
+    materials = open_materials(wanted)
     deep, chosen = (output / place for place in PLACES.values())
     found = output / "search"
     with create_folder(output, _list_owned, overwrite=overwrite) as made:
@@ -59,17 +55,17 @@ def run_demo(
         words = write_export_command(MODEL, plan=found / "plan.json", output=chosen)
         announce("2. Search for the edit that costs least", [command, shlex.join(words)])
         request = SearchRequest(model=MODEL, samples=MODEL, max_extraction=LIMIT)
-        answer = search(request, made / "search", say=say, progress=progress)
+        answer = search(request, made / "search")
         assert answer is not None
         asked = ExportRequest(model=MODEL, plan=answer[1], output=chosen_made)
-        prepared, _ = run_export(asked, progress=progress)
+        prepared, _ = run_export(asked)
         attacks = " ".join(f"--attack {name}" for name in ATTACKS)
         command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} {attacks}"
         command += f" --draws {DRAWS}"
-        announce("3. Verify, attack, and evaluate both, on what did not choose the edit", [command])
+        announce("3. Verify, attack, and evaluate both, on what the search did not use", [command])
         outputs = [deep_made, chosen_made]
         materials = materials.with_search(made / "search" / "search.json")
-        return evaluate_exports(prepared.model, materials, outputs, say=say, progress=progress)
+        return evaluate_exports(prepared.model, materials, outputs)
 
 
 def _list_owned(folder: Path) -> list[str]:

@@ -7,16 +7,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evals.data.inputs import Progress, Say, find_baseline, say_nothing, show_nothing
-from evals.jobs.evaluation import Evaluation, evaluate
 from evals.jobs.materials import Materials, open_materials
-from evals.report.evaluation_request import EvaluationRequest
+from evals.jobs.reporting import Evaluation, evaluate
 from evals.report.page import build_measurements, render_pages
 from evals.report.report import Report
+from evals.report.request import EvaluationRequest
+from evals.run.console import say
+from evals.run.finding import find_baseline
 from evals.run.lm_eval.running import write_results
 from surgery.card.text import refresh_card
 from surgery.errors import OutputError, SurgeryError
-from surgery.hub.finding import find_model, get_last_name
+from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import (
     check_output,
@@ -27,6 +28,7 @@ from surgery.output import (
     write_lines,
     write_text,
 )
+from surgery.privacy import get_last_name
 from surgery.processes import join_launch, leave_launch
 from surgery.proof.verification import verify
 from surgery.record.manifest import REPORTS, UNLISTED
@@ -69,12 +71,7 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
 
 
 def run_evaluation(
-    request: EvaluationRequest,
-    output: Path | None = None,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: EvaluationRequest, output: Path | None = None, *, overwrite: bool = False
 ) -> tuple[Report, Path] | None:
     """Evaluates, and writes the report into `output` and into each model that is an export.
 
@@ -90,21 +87,21 @@ def run_evaluation(
     check_output(output, owned, overwrite=overwrite)
     join_launch(say)
     known = [(model, request.revision) for model in models]
-    materials = open_materials(request, known, baseline, progress=progress)
+    materials = open_materials(request, known, baseline)
     edited = [find_model(model, request.revision) for model in models]
-    base = find_baseline(baseline, edited, say=say)
-    found = evaluate(edited, base, materials, say=say, progress=progress)
+    base = find_baseline(baseline, edited)
+    found = evaluate(edited, base, materials)
     if not leave_launch():
         return None
     config = request.to_config()
     with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
         write_evaluation(found, folder)
     for place, model in enumerate(models):
-        _attach(found, place, Path(model), overwrite, say)
+        _attach(found, place, Path(model), overwrite)
     return found.report, output
 
 
-def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool, say: Say) -> None:
+def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool) -> None:
     """Puts the report into the folder of an exported model, for its card and for `push`."""
     if not (folder / "surgery.json").is_file():
         return
@@ -133,8 +130,6 @@ def evaluate_exports(
     outputs: Sequence[Path],
     *,
     arrange: Callable[[Report], Sequence[Path]] | None = None,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
 ) -> Report:
     """Verifies exports of one source, evaluates them, and puts each report into its folder.
 
@@ -149,7 +144,7 @@ def evaluate_exports(
             raise OutputError(what, where=output, fix=fix)
         say(f"{output.name}: verified ({len(verification.checks)} checks)")
     models = [find_model(output) for output in outputs]
-    found = evaluate(models, source, materials, say=say, progress=progress)
+    found = evaluate(models, source, materials)
     for place, output in enumerate(arrange(found.report) if arrange else outputs):
         attach(found, place, output)
     return found.report

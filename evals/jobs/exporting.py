@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from evals.data.inputs import (
-    Progress,
-    Say,
-    find_calibration_text,
-    fit_prepared,
-    say_nothing,
-    show_nothing,
-)
+from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.measure.healing import find_healing_text, find_recorded_text, heal_on, read_healing_text
+from evals.run.console import say, show_progress
 from evals.run.request import Request
 from surgery.record.plan_file import PlanFile, read_plan_file
 
@@ -109,22 +103,11 @@ class ExportRequest(Request):
         else:
             check_target(self.model, target, overwrite=self.overwrite)
         if self.gguf:
-            check_output(name_gguf(target), None, overwrite=self.overwrite)
-
-
-def name_gguf(folder: Path) -> Path:
-    """Returns where the GGUF file of an export goes: beside its folder."""
-    return folder.with_name(f"{folder.name}.gguf")
+            check_output(target.with_name(f"{target.name}.gguf"), None, overwrite=self.overwrite)
 
 
 def run_export(
-    request: ExportRequest,
-    *,
-    dry_run: bool = False,
-    keep: bool = False,
-    job: str | None = None,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: ExportRequest, *, dry_run: bool = False, keep: bool = False, job: str | None = None
 ) -> tuple[Prepared, Export | None]:
     """Plans the edit, fits what it needs, and writes the checkpoint.
 
@@ -133,7 +116,7 @@ def run_export(
 
     Raises a `SurgeryError`; the output is then as it was before.
     """
-    from surgery.conversion.gguf_file import check_convertible, check_tensors, convert_to_gguf
+    from surgery.conversion.gguf_file import check_convertible, convert_to_gguf
     from surgery.editing.preparing import list_variants, prepare
     from surgery.editing.rewriting import read_result
     from surgery.families import left_out
@@ -156,21 +139,22 @@ def run_export(
     )
     prepared = replace(prepared, job=job)
     default = _name_default(request, prepared)
-    if request.gguf:
-        check_convertible(prepared.plan.result, prepared.model.folder)
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     if early:
         request.check_output(default)
-    if dry_run or (keep and _is_export_of(request, prepared)):
+    is_last = dry_run or (keep and _is_export_of(request, prepared))
+    if request.gguf:
+        read = None if is_last else read_result(prepared.plan, prepared.checkpoint.read)
+        check_convertible(prepared.plan.result, prepared.model.folder, read)
+    if is_last:
         return prepared, None
+    export = _write(request, prepared, request.output or default, text, healing)
     if request.gguf:
-        check_tensors(prepared.plan.result, read_result(prepared.plan, prepared.checkpoint.read))
-    export = _write(request, prepared, request.output or default, text, healing, say, progress)
-    if request.gguf:
-        with progress("convert", None) as advance:
-            file, overwrite = name_gguf(export.output), request.overwrite
-            convert_to_gguf(export.output, file, overwrite=overwrite, progress=advance)
+        with show_progress("convert", None) as advance:
+            file = export.output.with_name(f"{export.output.name}.gguf")
+            convert_to_gguf(export.output, file, overwrite=request.overwrite, progress=advance)
+        export = replace(export, beside={"gguf": file})
     return prepared, export
 
 
@@ -180,8 +164,6 @@ def _write(
     target: Path,
     text: Text | None,
     healing: Text | None,
-    say: Say,
-    progress: Progress,
 ) -> Export:
     """Writes the checkpoint, fitted on `text`. With `healing`, cuts beside it and heals the cut."""
     from surgery.exporting import write
@@ -191,14 +173,14 @@ def _write(
     place, healed_on = target, None
     with ExitStack() as stack:
         if healing is not None:  # before any work that takes long
-            healed_on = _read_text_apart(request, prepared, healing, say)
+            healed_on = _read_text_apart(request, prepared, healing)
             stack.enter_context(explain_os_errors(target))
             stack.enter_context(create_parents(target))
             place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
         fitting = None
         if text is not None:
-            fitting = fit_prepared(prepared, text, progress, request.device)
-        with progress("export", prepared.total_bytes) as advance:
+            fitting = fit_prepared(prepared, text, request.device)
+        with show_progress("export", prepared.total_bytes) as advance:
             export = (write_patch if request.as_patch else write)(
                 prepared,
                 place,
@@ -212,7 +194,7 @@ def _write(
         from surgery.healing.healing import heal
 
         device, overwrite = find_device(request.device), request.overwrite
-        with progress("heal", request.heal_steps) as advance:
+        with show_progress("heal", request.heal_steps) as advance:
             return heal(
                 export, target, *healed_on, overwrite=overwrite, device=device, advance=advance
             )
@@ -224,7 +206,7 @@ def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
 
 
 def _read_text_apart(
-    request: ExportRequest, prepared: Prepared, text: Text, say: Say
+    request: ExportRequest, prepared: Prepared, text: Text
 ) -> tuple[Calibration, Schedule, str | None]:
     """What `heal` takes of text, once the text is known to hold no passage."""
     from evals.data import open_samples
@@ -233,7 +215,7 @@ def _read_text_apart(
     schedule = Schedule(request.heal_steps)
     how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
     passages = open_samples(request.samples, **how) if request.samples else None
-    tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages, say)
+    tokens, sha256 = read_healing_text(text, schedule, prepared.model, passages)
     return tokens, schedule, sha256
 
 
@@ -258,7 +240,6 @@ def repeat_export(
     calibration: Sequence[str] = (),
     heal: Sequence[str] = (),
     overwrite: bool = False,
-    progress: Progress = show_nothing,
 ) -> Reproduction:
     """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, and
     healed on the text `heal`.
@@ -282,14 +263,14 @@ def repeat_export(
     healing = None
     if edit.healing:
         healed_on = find_recorded_text(heal, edit.healing, model, "heal")
-        healing = heal_on(healed_on, edit.healing, overwrite, progress)
-    with progress("reproduce", None) as advance:
+        healing = heal_on(healed_on, edit.healing, overwrite)
+    with show_progress("reproduce", None) as advance:
         return reproduce(
             original,
             output,
             source=source,
             overwrite=overwrite,
-            fit=None if text is None else lambda prepared: fit_prepared(prepared, text, progress),
+            fit=None if text is None else lambda prepared: fit_prepared(prepared, text),
             heal=healing,
             progress=advance,
         )

@@ -14,9 +14,10 @@ from typing import Any
 
 from evals.choose.search.deepening import TRIES
 from evals.choose.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
-from evals.choose.search.task import Half, SearchTask, open_task
+from evals.choose.search.opened import OpenedSearch, open_search
 from evals.choose.search.units import held_in_stock
-from evals.data.inputs import Progress, Say, find_calibration_text, say_nothing, show_nothing
+from evals.data.held_back import Half
+from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials, open_materials
 from evals.jobs.mitigating import MitigationRequest, find_job
 from evals.measure.attacks.draws import count_draws
@@ -26,6 +27,7 @@ from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.edits.engine import Engine
 from evals.measure.verdicts import foresee
+from evals.run.console import show_progress
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.calibration import Text
 from surgery.fitting.fitter import Fitter
@@ -39,12 +41,7 @@ _READS = 6  # how often a checkpoint goes through memory: hashes, the copy, and 
 
 
 def forecast(
-    request: MitigationRequest,
-    output: Path,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: MitigationRequest, output: Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Opens every input, the model first, and times each step. Writes nothing.
 
@@ -53,7 +50,7 @@ def forecast(
     """
     find_job(request, output, overwrite=overwrite)
     models = [(request.model, request.revision)]
-    materials = open_materials(request.evaluation_request, models, progress=progress)
+    materials = open_materials(request.evaluation_request, models)
     if materials.healing is not None:  # an audit of a healed model tries more
         attacks = choose_attacks((*materials.request.attacks, *HEALED))
         asked = materials.request.model_copy(update={"attack": attacks})
@@ -61,28 +58,28 @@ def forecast(
     fits = bool(request.calibration) or find_lab(request.model) is not None
     variants = request.list_variants(fits=fits)
     text = find_calibration_text(request.calibration, request.model, variants)
-    plain = [name for name in variants if not variant_of(name).FITTED]
+    plain = [name for name in variants if not variant_of(name).fitted]
     unfitted = request.search_request.model_copy(
         update={"variant": tuple(plain or ["zero"]), "calibration": ()}
     )
-    task = open_task(unfitted, say, progress)
-    calibration = text.tokenize(task.loaded.tokenizer, task.loaded.dimensions) if text else None
-    with progress("time every step", None):
-        steps = [_time_search(task, variants), _time_export(task)]
+    opened = open_search(unfitted)
+    calibration = text.tokenize(opened.loaded.tokenizer, opened.loaded.dimensions) if text else None
+    with show_progress("time every step", None):
+        steps = [_time_search(opened, variants), _time_export(opened)]
         if calibration is not None:
-            steps.insert(0, _time_calibration(task, calibration, variants))
+            steps.insert(0, _time_calibration(opened, calibration, variants))
         healed = 0.0
         if materials.healing is not None:
-            steps.append(_time_healing(task, materials.healing, request.heal_steps))
+            steps.append(_time_healing(opened, materials.healing, request.heal_steps))
             healed = steps[-1]["seconds"] / 2
-        if task.slow:
-            steps.insert(-1 - bool(healed), _time_limits(task, healed))
-        steps += _time_evaluation(task, materials)
+        if opened.slow:
+            steps.insert(-1 - bool(healed), _time_limits(opened, healed))
+        steps += _time_evaluation(opened, materials)
     folders = len(request.list_exports(output)) + bool(request.heal)  # a cut that is healed, too
-    size = folders * task.loaded.found.inventory.nbytes
+    size = folders * opened.loaded.found.inventory.nbytes
     folder = next(one for one in output.absolute().parents if one.exists())
     return {
-        "inputs": list(_describe_inputs(task, materials, calibration, variants)),
+        "inputs": list(_describe_inputs(opened, materials, calibration, variants)),
         "steps": steps,
         "seconds": sum(step["seconds"] for step in steps),
         "disk": {"needed": size, "free": shutil.disk_usage(folder).free},
@@ -90,22 +87,22 @@ def forecast(
 
 
 def _describe_inputs(
-    task: SearchTask, materials: Materials, calibration: Any, variants: tuple[str, ...]
+    opened: OpenedSearch, materials: Materials, calibration: Any, variants: tuple[str, ...]
 ) -> Iterator[dict[str, str]]:
-    size, loaded, samples = task.loaded.dimensions, task.loaded, task.samples
+    size, loaded, samples = opened.loaded.dimensions, opened.loaded, opened.samples
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     found = {
         "model": f"{loaded.name}: {loaded.family.model_type}, {size.num_blocks} blocks of "
         f"{size.num_heads} heads, {parameters:,} parameters, {loaded.dtype} on "
         f"{loaded.model.device}",
         "passages": f"{len(samples):,} from {samples.source}: {samples.prefix_length} tokens of "
-        f"prefix, {samples.suffix_length} of suffix; {len(task.halves[1].samples):,} are held back "
-        "to test the choice",
-        "held-out text": f"{len(task.windows):,} windows of {task.windows.shape[1]} tokens",
+        f"prefix, {samples.suffix_length} of suffix; {len(opened.halves[1].samples):,} are held "
+        "back to test the choice",
+        "held-out text": f"{len(opened.windows):,} windows of {opened.windows.shape[1]} tokens",
         "calibration": f"{calibration.windows.size:,} tokens" if calibration else "none needed",
         "variants": ", ".join(variants),
         "attacks": ", ".join(materials.request.attacks),
-        "limits": "; ".join(foresee(task.request.limits.values(), len(task.halves[1].samples))),
+        "limits": "; ".join(foresee(opened.request.limits.values(), len(opened.halves[1].samples))),
         "not tried": ", ".join(list_untried(materials.request.attacks)) or "none",
         "benchmarks": ", ".join(materials.benchmarks.tasks) if materials.benchmarks else "none",
     }
@@ -124,48 +121,49 @@ def _step(name: str, what: str, seconds: float) -> dict[str, Any]:
 
 
 def _time_calibration(
-    task: SearchTask, calibration: Any, variants: tuple[str, ...]
+    opened: OpenedSearch, calibration: Any, variants: tuple[str, ...]
 ) -> dict[str, Any]:
     """Fits every block on one batch."""
     part = replace(calibration, windows=calibration.windows[:WINDOWS])
-    fitted = {name for name in variants if VARIANTS[name].FITTED}
-    fitter = Fitter(task.loaded.model, part, editable=task.loaded.editable)
-    seconds = _take(lambda: fitter.fit_alone(range(task.loaded.dimensions.num_blocks), fitted))
-    what = f"fit {' and '.join(sorted(fitted))} for {task.loaded.dimensions.num_blocks} blocks"
+    fitted = {name for name in variants if VARIANTS[name].fitted}
+    number = opened.loaded.dimensions.num_blocks
+    fitter = Fitter(opened.loaded.model, part, editable=opened.loaded.editable)
+    seconds = _take(lambda: fitter.fit_alone(range(number), fitted))
+    what = f"fit {' and '.join(sorted(fitted))} for {number} blocks"
     return _step("calibrate", what, seconds * len(calibration.windows) / len(part.windows))
 
 
-def _time_search(task: SearchTask, variants: tuple[str, ...]) -> dict[str, Any]:
+def _time_search(opened: OpenedSearch, variants: tuple[str, ...]) -> dict[str, Any]:
     """Measures some edits, and estimates the units, on a few rows."""
-    half, request, loaded = task.halves[0], task.request, task.loaded
+    half, request, loaded = opened.halves[0], opened.request, opened.loaded
     every = half.samples.trained_on
     small = Half(half.samples.spread(every, FEW), half.windows[:FEW])
     how = request.model_dump(include={"batch_size", "layout"})
     engine = Engine(loaded.model, small.samples, small.windows, editable=loaded.editable, **how)
     engine.measure([])  # the first pass is slower
-    units = [(unit,) for unit in task.offered[:: -(-len(task.offered) // FEW)]]
-    rows = len(task.halves[0]) / len(small)
+    units = [(unit,) for unit in opened.offered[:: -(-len(opened.offered) // FEW)]]
+    rows = len(opened.halves[0]) / len(small)
     one = _take(lambda: engine.measure(units)) / len(units) * rows
     seconds, what = request.max_evaluations * one, f"at most {request.max_evaluations} edits"
-    if not task.exhaustive:
-        stock = held_in_stock(task.offered, loaded.editable, request.layout)
-        given = small, small.samples.trained_on, task.offered, (), task.measure
+    if not opened.exhaustive:
+        stock = held_in_stock(opened.offered, loaded.editable, request.layout)
+        given = small, small.samples.trained_on, opened.offered, (), opened.measure
         took = _take(lambda: estimate_units(loaded.model, *given, {}, stock=stock))
-        full = _count_passes(min(int(every.sum()), MOST_PASSAGES), len(half.windows), task)
-        seconds += took * full / _count_passes(len(small.samples), len(small.windows), task)
+        full = _count_passes(min(int(every.sum()), MOST_PASSAGES), len(half.windows), opened)
+        seconds += took * full / _count_passes(len(small.samples), len(small.windows), opened)
         parts = "blocks and heads" if request.grain == "mixed" else request.grain
         what += f" of {parts}, in {len(variants)} variants"
-    return _step("search", f"measure {what}, by {task.measure.name}", seconds)
+    return _step("search", f"measure {what}, by {opened.measure.name}", seconds)
 
 
-def _count_passes(passages: int, windows: int, task: SearchTask) -> int:
+def _count_passes(passages: int, windows: int, opened: OpenedSearch) -> int:
     """Passes forward and back of estimates, in rows."""
-    return passages * (1 + task.samples.suffix_length) + windows * (1 + DRAWS)
+    return passages * (1 + opened.samples.suffix_length) + windows * (1 + DRAWS)
 
 
-def _time_export(task: SearchTask) -> dict[str, Any]:
+def _time_export(opened: OpenedSearch) -> dict[str, Any]:
     """Reads and hashes some of the weights."""
-    found = task.loaded.found
+    found = opened.loaded.found
     file = max(Path(found.checkpoint.folder).iterdir(), key=lambda path: path.stat().st_size)
     with file.open("rb") as stream:
         seconds = _take(lambda: hashlib.sha256(stream.read(_MEGABYTES)).digest())
@@ -173,52 +171,55 @@ def _time_export(task: SearchTask) -> dict[str, Any]:
     return _step("export and verify", "write the checkpoint and prove it", _READS * seconds)
 
 
-def _time_healing(task: SearchTask, text: Text, steps: int) -> dict[str, Any]:
+def _time_healing(opened: OpenedSearch, text: Text, steps: int) -> dict[str, Any]:
     """Trains a copy for one step. The base is healed as well, to compare with."""
     from surgery.healing.training import Schedule, train
 
-    model: Any = copy.deepcopy(task.loaded.model)
-    tokens = Schedule(steps).tokenize(text, task.loaded.tokenizer, task.loaded.dimensions)
+    model: Any = copy.deepcopy(opened.loaded.model)
+    tokens = Schedule(steps).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
     seconds = _take(lambda: train(model.float(), tokens.windows, Schedule(1)))
     return _step("heal", f"train the edit and the base, {steps} steps each", 2 * steps * seconds)
 
 
-def _time_limits(task: SearchTask, healed: float) -> dict[str, Any]:
+def _time_limits(opened: OpenedSearch, healed: float) -> dict[str, Any]:
     """Limits that one pass does not decide, on the base and on every edit that is tried.
 
     `healed`: seconds to heal one, before it is attacked.
     """
-    half, learned = task.halves[0], int(task.samples.trained_on.sum()) // SHARE
+    half, learned = opened.halves[0], int(opened.samples.trained_on.sum()) // SHARE
     seconds = sum(
         each * _count_rows(name, len(half.samples), len(half.windows), learned)
-        for name, each in _time_attacks(task, task.slow, task.request.batch_size)
+        for name, each in _time_attacks(opened, opened.slow, opened.request.batch_size)
     )
-    what = f"{'heal and ' if healed else ''}attack at most {TRIES} edits by {', '.join(task.slow)}"
+    first, names = "heal and " if healed else "", ", ".join(opened.slow)
+    what = f"{first}attack at most {TRIES} edits by {names}"
     # the base, deep blocks, and the choice on both halves; the other edits on one
     return _step("limits", what, (TRIES + 5) * seconds + TRIES * healed)
 
 
 def _time_attacks(
-    task: SearchTask, names: tuple[str, ...], batch_size: int | None
+    opened: OpenedSearch, names: tuple[str, ...], batch_size: int | None
 ) -> Iterator[tuple[str, float]]:
     """Tries each attack on a few passages and some edit. Yields it with the seconds of a row."""
-    samples, editable, unit = task.samples, task.loaded.editable, task.offered[0]
+    samples, editable, unit = opened.samples, opened.loaded.editable, opened.offered[0]
     some = replace(samples.spread(samples.trained_on, FEW), members=None)
-    plan = AttackPlan(some, task.windows[:FEW], names, batch_size, draws=1, sibling=task.sibling)
-    cut = editable.apply(editable.plan((unit,), layout=task.request.layout))
-    edited = replace(task.loaded, model=cut)
+    plan = AttackPlan(
+        some, opened.windows[:FEW], names, batch_size, draws=1, sibling=opened.sibling
+    )
+    cut = editable.apply(editable.plan((unit,), layout=opened.request.layout))
+    edited = replace(opened.loaded, model=cut)
     tried = try_attacks(edited, plan, with_control=False, cut=(unit.block,))
     for name, took in tried.seconds.items():
         yield name, took / _count_rows(name, len(some), len(plan.unrelated))
 
 
-def _time_evaluation(task: SearchTask, materials: Materials) -> Iterator[dict[str, Any]]:
+def _time_evaluation(opened: OpenedSearch, materials: Materials) -> Iterator[dict[str, Any]]:
     """Times every attack, and each benchmark on a few documents."""
-    loaded, request = task.loaded, materials.request
-    passages, windows = int(task.samples.trained_on.sum()), len(task.windows)
-    controls = len(task.samples) - passages or windows
+    loaded, request = opened.loaded, materials.request
+    passages, windows = int(opened.samples.trained_on.sum()), len(opened.windows)
+    controls = len(opened.samples) - passages or windows
     models, seconds = 3 if materials.healing else 2, 0.0
-    for name, each in _time_attacks(task, request.attacks, request.batch_size):
+    for name, each in _time_attacks(opened, request.attacks, request.batch_size):
         one, control = (each * _count_rows(name, rows, windows) for rows in (passages, controls))
         base = each * passages if find_attack(name).on_cuts else one
         once = base + (models - 1) * (one + control)

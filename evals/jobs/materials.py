@@ -7,19 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evals.data import Passages
-from evals.data.inputs import (
-    Progress,
-    find_recorded_commit,
-    open_passages,
-    read_heldout_texts,
-    show_nothing,
-)
+from evals.data.inputs import open_passages, read_heldout_texts
 from evals.measure.attacks.sibling import find_sibling
 from evals.measure.healing import find_healing_text
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.gates import check_limited_tasks
 from evals.report.model_map import ModelMap
 from evals.report.report import FrontPoint
+from evals.report.request import EvaluationRequest
+from evals.run.console import show_progress
+from evals.run.finding import find_recorded_commit
 from evals.run.lm_eval.running import Benchmarks
 from surgery.checkpoint.content import find_cache, hash_file
 from surgery.errors import MeasurementError
@@ -60,8 +56,6 @@ def open_materials(
     request: EvaluationRequest,
     models: Iterable[tuple[str, str | None]] = (),
     base: str | None = None,
-    *,
-    progress: Progress = show_nothing,
 ) -> Materials:
     """Finds everything before any work starts. Tasks load slowly, so they come last.
 
@@ -88,7 +82,7 @@ def open_materials(
     sibling = find_sibling(request.sibling, ())
     benchmarks = None
     if request.task_names:
-        with progress("loading tasks", None):
+        with show_progress("loading tasks", None):
             benchmarks = Benchmarks.load(
                 request.task_names,
                 include_paths=request.include_path,

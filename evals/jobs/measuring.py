@@ -15,12 +15,11 @@ from typing import Any
 import torch
 
 from evals.data import Samples, Tokens
-from evals.data.inputs import Progress, Say
 from evals.data.windows import cut_windows
 from evals.jobs.materials import Materials
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
 from evals.measure.healing import heal_loaded
-from evals.measure.memorization.comparison import (
+from evals.measure.memorization.protocol import (
     ExtractionResults,
     Protocol,
     measure,
@@ -28,6 +27,7 @@ from evals.measure.memorization.comparison import (
 )
 from evals.measure.memorization.summary import ControlLoss
 from evals.report.report import MeasuredModel, ModelSize
+from evals.run.console import show_progress
 from evals.run.forward import cache_bytes, hidden_states
 from evals.run.lm_eval.running import SEEDS, TaskRun
 from evals.run.models import LoadedModel, check_precision, open_model
@@ -76,8 +76,6 @@ def measure_model(
     *,
     heal: HealingRecord | None = None,
     inspect: Callable[[Samples | None, Tokens | None], None] = lambda samples, windows: None,
-    say: Say,
-    progress: Progress,
 ) -> ModelResults:
     """Measures the first model or, given its results as `base`, another one in the same way.
 
@@ -85,7 +83,7 @@ def measure_model(
     held-out windows before it is measured. Raises `MeasurementError` if the models cannot be
     compared, and `SamplesError` if the healing text is not the recorded one.
     """
-    loaded = open_model(model, say=say, **materials.request.running)
+    loaded = open_model(model, **materials.request.running)
     name = f"{loaded.name} healed" if heal else loaded.name
     if base is None:
         protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
@@ -96,21 +94,21 @@ def measure_model(
         if loaded.tokenizer is None:
             loaded = replace(loaded, tokenizer=base.tokenizer)
     if heal is not None and materials.healing is not None:
-        heal_loaded(loaded, materials.healing, heal, progress)
+        heal_loaded(loaded, materials.healing, heal)
     identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
     test = control = audited = None
     if protocol is not None:
-        with progress(f"extraction, {name}", protocol.rows) as advance:
+        with show_progress(f"extraction, {name}", protocol.rows) as advance:
             test = measure(loaded, protocol, advance=advance)
         control, protocol = test.control, replace(protocol, batch_size=test.test.batch_size)
     elif windows is not None:
         control = measure_control(loaded.model, windows, batch_size=materials.request.batch_size)
     if attacked is not None:
         known, edited = base.audited if base else None, base is not None
-        with progress(f"attacks, {name}", len(attacked.tried)) as advance:
+        with show_progress(f"attacks, {name}", len(attacked.tried)) as advance:
             audited = try_attacks(loaded, attacked, known, with_control=edited, advance=advance)
     return ModelResults(
-        *_run_benchmarks(loaded, materials, identity, progress, base),
+        *_run_benchmarks(loaded, materials, identity, base),
         test,
         control,
         audited,
@@ -147,11 +145,7 @@ def list_tool_versions() -> dict[str, str]:
 
 
 def _run_benchmarks(
-    loaded: LoadedModel,
-    materials: Materials,
-    identity: dict[str, Any],
-    progress: Progress,
-    base: ModelResults | None,
+    loaded: LoadedModel, materials: Materials, identity: dict[str, Any], base: ModelResults | None
 ) -> tuple[dict[str, TaskRun], bool]:
     """Benchmark results by task, and whether all of them come from an earlier run."""
     tasks, runs, cached = materials.benchmarks, {}, []
@@ -177,7 +171,7 @@ def _run_benchmarks(
         if run is None:
             size = base.runs[name]["batch_size"] if base else asked_size
             size = size or processes.once(tasks.batch_size, name, loaded)
-            with progress(f"{name}, {loaded.name}", None) as advance:
+            with show_progress(f"{name}, {loaded.name}", None) as advance:
                 run = tasks.run(name, loaded, batch_size=size, advance=advance)
             if folder and processes.is_main:
                 keep_run(folder, key, run)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError, model_validator
 
 from evals.choose.search.request import SearchRequest
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.measure.healing import read_healing_text
 from evals.measure.verdicts import OK, settle, shorten_list
-from evals.report.evaluation_request import EvaluationRequest
+from evals.report.request import EvaluationRequest
+from evals.run.console import SILENT, say, use_console
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.request import describe_mistakes
 from surgery.hub.embedded import find_lab
@@ -89,7 +89,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
     def make_export_request(
         self, plan: PlanFile, output: Path, *, overwrite: bool, healed: bool
     ) -> ExportRequest:
-        fitted = any(variant_of(edit.variant).FITTED for edit in plan.edits)
+        fitted = any(variant_of(edit.variant).fitted for edit in plan.edits)
         edit = {
             "plan": plan,
             "variant": None,
@@ -198,8 +198,6 @@ def mitigate(
     output: Path,
     *,
     overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
     show_search: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> Mitigation | None:
     """Searches into OUTPUT-search, exports into `output`, and puts report, card, and recipe there.
@@ -222,10 +220,10 @@ def mitigate(
 
     exports = request.list_exports(output)
     models = [(request.model, request.revision)]
-    materials = open_materials(evaluation_request, models, progress=progress)
+    materials = open_materials(evaluation_request, models)
     _check_healing(request, materials)
     say("1 of 3: search")
-    found = search(search_request, folder, overwrite=overwrite, say=say, progress=progress)
+    found = search(search_request, folder, overwrite=overwrite)
     if found is None:
         return None
     result, plan = found
@@ -239,7 +237,7 @@ def mitigate(
         replaces = overwrite or ours  # a smaller budget may have found another edit
         wanted = request.make_export_request(plan, place, overwrite=replaces, healed=healed)
         keep = ours and not overwrite
-        prepared, made = run_export(wanted, keep=keep, job=job.name, say=say, progress=progress)
+        prepared, made = run_export(wanted, keep=keep, job=job.name)
         if made is None:
             say(f"{place}: exported by an earlier run")
     say("3 of 3: verify, attack, and evaluate")
@@ -248,10 +246,8 @@ def mitigate(
     def check() -> None:
         check_target(request.model, output, overwrite=overwrite or job.made(output))
 
-    arrange = partial(_keep_best, output, exports, check, say) if request.heal else None
-    report = evaluate_exports(
-        prepared.model, materials, exports, arrange=arrange, say=say, progress=progress
-    )
+    arrange = partial(_keep_best, output, exports, check) if request.heal else None
+    report = evaluate_exports(prepared.model, materials, exports, arrange=arrange)
     write_text(output / RECIPE, request.to_config())
     return Mitigation(output, result, report)
 
@@ -264,15 +260,12 @@ def _check_healing(request: MitigationRequest, materials: Materials) -> None:
     from surgery.hub.finding import find_model
 
     model, schedule = find_model(request.model, request.revision), Schedule(request.heal_steps)
-    read_healing_text(materials.healing, schedule, model, materials.passages)
+    with use_console(SILENT):  # the search warns of the same passages
+        read_healing_text(materials.healing, schedule, model, materials.passages)
 
 
 def _keep_best(
-    output: Path,
-    exports: Sequence[Path],
-    check: Callable[[], None],
-    say: Say,
-    report: Report,
+    output: Path, exports: Sequence[Path], check: Callable[[], None], report: Report
 ) -> Sequence[Path]:
     """Renames the folder of one export to `output`. Returns where the exports are then.
 

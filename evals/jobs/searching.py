@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evals.choose.search.opened import OpenedSearch, open_search
 from evals.choose.search.points import EditPoint, point_from_json
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import run_search
-from evals.choose.search.task import SearchTask, open_task
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
+from evals.jobs.result_folder import ResultFolder
 from evals.measure.edits.engine import edit_record
 from evals.measure.verdicts import foresee
 from evals.report.model_map import ModelMap, chart_map
-from evals.report.search_picture import chart_search
-from evals.report.search_report import describe_question, make_plan, make_search_report
-from evals.run.journal import Journal
+from evals.report.search import chart_search, describe_question, make_plan, make_search_report
+from evals.run.console import say, show_progress
 from surgery.errors import SamplesError
-from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
+from surgery.output import recognize_by, write_text
 from surgery.processes import current_processes, leave_launch
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.selection import Selection
@@ -36,31 +36,22 @@ Answer = tuple[dict[str, Any], PlanFile]
 export: the selected edit, else the nearest."""
 
 
-def search(
-    request: SearchRequest,
-    folder: Path,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
-) -> Answer | None:
+def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> Answer | None:
     """Runs the search and writes it into `folder`. Returns None except on the main process.
 
     Continues the same search if `folder` holds it, or if an interrupted run left progress beside
     it. Raises `SurgeryError` for inputs that it cannot use and for a folder that it cannot write.
     """
     going_on = not overwrite and (folder / _RESULT).is_file()
-    check_output(folder, owned, overwrite=overwrite or going_on)
-    task = open_task(request, say, progress)
+    output = ResultFolder(request, folder, owned, overwrite or going_on)
+    opened = open_search(request)
     processes = current_processes()
-    journal, done, earlier = None, None, Earlier()
-    if processes.is_main:  # only this one hashes the model
-        if going_on:
-            done, earlier = _read_search(folder, task)
-        if done is None:
-            path = folder.parent / f".{folder.name}.progress"
-            journal = Journal(path, describe_question(task), task.loaded.check_unchanged)
-            earlier |= {point.selection: point for point in journal.read(point_from_json)}
+    done, earlier = None, Earlier()
+    if processes.is_main and going_on:
+        done, earlier = _read_search(folder, opened)
+    if done is None:
+        journal = output.open_journal(partial(describe_question, opened), opened.loaded)
+        earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if processes.agree(done is not None):
         leave_launch()
         if done is not None:
@@ -69,43 +60,44 @@ def search(
     if earlier:
         say(f"{len(earlier)} edits are already measured")
     earlier = processes.agree(earlier)
-    for line in foresee(request.limits.values(), len(task.halves[1].samples)):
+    for line in foresee(request.limits.values(), len(opened.halves[1].samples)):
         say(f"held-back half: {line}")
-    most = request.max_evaluations * len(task.halves[0])
+    most = request.max_evaluations * len(opened.halves[0])
     with (
-        progress(f"estimate {request.model}", None) as looked,
-        progress(f"search {request.model}", most) as advance,
+        show_progress(f"estimate {request.model}", None) as looked,
+        show_progress(f"search {request.model}", most) as advance,
     ):
-        outcome = run_search(task, advance=advance, looked=looked, journal=journal, earlier=earlier)
-    if not leave_launch() or journal is None:
+        outcome = run_search(
+            opened, advance=advance, looked=looked, journal=journal, earlier=earlier
+        )
+    if not leave_launch():
         return None
-    result = make_search_report(task, outcome)
-    plan, met = make_plan(task, outcome.best, result), outcome.selected is not None
-    with create_folder(
-        folder, owned, overwrite=overwrite or going_on, config=request.to_config()
-    ) as partial:
-        result["plan"] = _PLAN if met else None
-        write_lines(partial / _RESULT, [json.dumps(result, indent=2)])
-        chart_search(result).save(partial, "front")
+    result = make_search_report(opened, outcome)
+    plan, met = make_plan(opened, outcome.best, result), outcome.selected is not None
+    result["plan"] = _PLAN if met else None
+
+    def add(folder: Path) -> None:
+        chart_search(result).save(folder, "front")
         if result["map"] is not None:
             title = f"{result['model']}: one edit at a time"
             chosen = outcome.selected[0].selection if outcome.selected else ()
             found = ModelMap.model_validate(result["map"])
-            chart_map(found, chosen, title).save(partial, "model")
+            chart_map(found, chosen, title).save(folder, "model")
         if met:
-            write_text(partial / _PLAN, plan.to_text())
-    journal.remove()
+            write_text(folder / _PLAN, plan.to_text())
+
+    output.write(_RESULT, result, add)
     return _locate_plan(result, folder), plan
 
 
-def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier]:
+def _read_search(folder: Path, opened: OpenedSearch) -> tuple[Answer | None, Earlier]:
     """The answer of an earlier search, if it is complete, and its points.
 
     Raises `SamplesError` for a search with other options, and for files that no search wrote.
     """
     path = folder / _RESULT
     result = read_json(path)
-    if result.get("question") != json.loads(json.dumps(describe_question(task))):
+    if result.get("question") != json.loads(json.dumps(describe_question(opened))):
         raise SamplesError(
             "holds a search with another model, goal, text, or choice",
             where=path,
@@ -117,11 +109,11 @@ def _read_search(folder: Path, task: SearchTask) -> tuple[Answer | None, Earlier
         selected = result["selected"]
         if selected is None or "held_back_state" not in result:  # the latter by 0.2.0
             return None, earlier
-        if result["max_evaluations"] < task.request.max_evaluations:
+        if result["max_evaluations"] < opened.request.max_evaluations:
             return None, earlier
-        heads = task.loaded.dimensions.num_heads
+        heads = opened.loaded.dimensions.num_heads
         best = next(one for one in earlier if edit_record(one, heads).items() <= selected.items())
-        plan = make_plan(task, best, result)
+        plan = make_plan(opened, best, result)
     if read_plan_file(folder / _PLAN) != plan:
         raise SamplesError("is not the plan that the search wrote", where=folder / _PLAN, fix=_ANEW)
     return (_locate_plan(result, folder), plan), earlier

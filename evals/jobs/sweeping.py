@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evals.choose.search.estimates import Estimates, estimate_units
-from evals.choose.search.task import Half
 from evals.choose.search.units import held_in_stock
-from evals.choose.sweep.benchmarks import TaskRuns, add_tasks, run_tasks
+from evals.choose.sweep.opened import OpenedSweep, open_sweep
 from evals.choose.sweep.request import SweepRequest
-from evals.choose.sweep.task import SweepTask, open_sweep
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
-from evals.measure.bounds.divergence import measure_bounds
+from evals.choose.sweep.scoring import TaskRuns, add_tasks, run_tasks
+from evals.data.held_back import Half
+from evals.jobs.result_folder import ResultFolder
 from evals.measure.edits.engine import BASE
 from evals.measure.memorization.recovery import make_recovery
+from evals.report.sweep import describe_sweep, format_csv, make_sweep_report
 from evals.report.sweep_pictures import PICTURES, draw_pictures
-from evals.report.sweep_report import format_csv, make_sweep_report, open_journal
-from evals.run.journal import Journal
-from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
-from surgery.processes import current_processes, leave_launch
+from evals.run.console import say, show_progress
+from surgery.output import recognize_by, write_text
+from surgery.processes import leave_launch
 
-BOUND_WINDOWS = 32
-"""Windows of held-out text for `measure_bounds`, at least, if there are so many."""
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
 
 
 def sweep(
-    request: SweepRequest,
-    folder: Path | None = None,
-    *,
-    overwrite: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    request: SweepRequest, folder: Path | None = None, *, overwrite: bool = False
 ) -> dict[str, Any] | None:
     """Returns the JSON object of `sweep --json`, or None except on the main process.
 
@@ -44,75 +36,64 @@ def sweep(
     interrupted sweep left beside it. Raises `SurgeryError` for inputs that it cannot use and for a
     folder that it cannot write.
     """
-    if folder is not None:
-        check_output(folder, owned, overwrite=overwrite)
-    task = open_sweep(request, say, progress)
-    journals: list[Journal] = []
-    if folder is not None and current_processes().is_main:  # only this one hashes the model
-        journals.append(open_journal(folder, task))
-        if task.benchmarks is not None:
-            questions = task.benchmarks.identify(task.sizes)
-            journals.append(open_journal(folder, task, questions))
-    journal, task_journal = (*journals, None, None)[:2]
-    with progress(f"sweep {request.model}", task.engine.work(task.edits)) as advance:
-        measured = task.engine.measure([BASE, *task.edits], advance=advance, journal=journal)
-    runs = _run_tasks(task, task_journal, progress)
-    estimates = _estimate(task, progress) if request.estimate else None
+    output = ResultFolder(request, folder, owned, overwrite)
+    opened = open_sweep(request)
+    journal = output.open_journal(partial(describe_sweep, opened), opened.loaded)
+    with show_progress(f"sweep {request.model}", opened.engine.work(opened.edits)) as advance:
+        measured = opened.engine.measure([BASE, *opened.edits], advance=advance, journal=journal)
+    runs = _run_tasks(opened, output)
+    estimates = _estimate(opened) if request.estimate else None
     if not leave_launch():
         return None
-    bounds = None
-    if request.bounds and task.heldout is not None:
-        windows = task.heldout[:: max(1, len(task.heldout) // BOUND_WINDOWS)]
-        with progress("bounds", len(windows)) as advance:
-            bounds = measure_bounds(task.loaded.model, windows, advance=advance)
-    result = make_sweep_report(task, measured, estimates, bounds)
-    if task.benchmarks is not None:
-        result = add_tasks(result, task.benchmarks, runs, task.sizes)
-    for warning in result["warnings"][len(task.warnings) :]:
+    result = make_sweep_report(opened, measured, estimates)
+    if opened.benchmarks is not None:
+        result = add_tasks(result, opened.benchmarks, runs, opened.sizes)
+    for warning in result["warnings"][len(opened.warnings) :]:
         say(f"warning: {warning}")
-    if folder is not None:
-        config = request.to_config()
-        with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
-            write_lines(partial / "sweep.json", [json.dumps(result, indent=2)])
-            write_text(partial / "sweep.csv", format_csv([result["base"], *result["edits"]]))
-            if "estimates" in result:
-                write_text(partial / "estimates.csv", format_csv(result["estimates"]))
-            draw_pictures(result, partial)
-    for file in journals:
-        file.remove()
+    output.write("sweep.json", result, partial(_write_tables, result))
     return result
 
 
-def _run_tasks(task: SweepTask, journal: Journal | None, progress: Progress) -> list[TaskRuns]:
+def _write_tables(result: dict[str, Any], folder: Path) -> None:
+    write_text(folder / "sweep.csv", format_csv([result["base"], *result["edits"]]))
+    if "estimates" in result:
+        write_text(folder / "estimates.csv", format_csv(result["estimates"]))
+    draw_pictures(result, folder)
+
+
+def _run_tasks(opened: OpenedSweep, output: ResultFolder) -> list[TaskRuns]:
     """Runs the benchmarks, if there are any, under every edit."""
-    if task.benchmarks is None:
+    if (benchmarks := opened.benchmarks) is None:
         return []
-    with progress("run tasks", len(task.edits) + 1) as advance:
+    journal = output.open_journal(
+        lambda: describe_sweep(opened, benchmarks.identify(opened.sizes)), opened.loaded, ".tasks"
+    )
+    with show_progress("run tasks", len(opened.edits) + 1) as advance:
         return run_tasks(
-            task.benchmarks,
-            task.loaded,
-            list(task.edits),
-            task.sizes,
-            fit=task.fitter.fit if task.fitter else None,
+            benchmarks,
+            opened.loaded,
+            list(opened.edits),
+            opened.sizes,
+            fit=opened.fitter.fit if opened.fitter else None,
             advance=advance,
             journal=journal,
         )
 
 
-def _estimate(task: SweepTask, progress: Progress) -> Estimates:
+def _estimate(opened: OpenedSweep) -> Estimates:
     """Estimates every unit on the recited members, or on all members if none is recited."""
-    assert task.heldout is not None
-    members = task.samples.trained_on
-    recited = task.engine.base.exact[members]
-    with progress("estimate", None) as advance:
+    assert opened.heldout is not None
+    members = opened.samples.trained_on
+    recited = opened.engine.base.exact[members]
+    with show_progress("estimate", None) as advance:
         return estimate_units(
-            task.loaded.model,
-            Half(task.samples.select(members), task.heldout),
+            opened.loaded.model,
+            Half(opened.samples.select(members), opened.heldout),
             recited if recited.any() else np.ones_like(recited),
-            task.units,
+            opened.units,
             (),
             make_recovery("greedy"),
-            task.fit_alone(),
-            stock=held_in_stock(task.units, task.loaded.editable),
+            opened.fit_alone(),
+            stock=held_in_stock(opened.units, opened.loaded.editable),
             advance=advance,
         )

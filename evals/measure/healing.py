@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.data.inputs import Progress, Say, read_lab_text, say_nothing, tokenize_passages
+from evals.data.inputs import read_lab_text, tokenize_passages
+from evals.run.console import show_progress
 from surgery.errors import SamplesError
 from surgery.hub.embedded import LAB_TEXT, find_lab
 
@@ -39,11 +40,7 @@ def find_healing_text(named: Sequence[str]) -> Text:
 
 
 def read_healing_text(
-    text: Text,
-    schedule: Schedule,
-    model: ResolvedModel,
-    passages: Passages | None,
-    say: Say = say_nothing,
+    text: Text, schedule: Schedule, model: ResolvedModel, passages: Passages | None
 ) -> tuple[Calibration, str | None]:
     """The text in a model's tokens, and the SHA-256 of the passages.
 
@@ -56,7 +53,7 @@ def read_healing_text(
     tokens = schedule.tokenize(text, tokenizer, model.inventory.dimensions)
     if passages is None:
         return tokens, None
-    samples = tokenize_passages(passages, tokenizer, say)
+    samples = tokenize_passages(passages, tokenizer)
     check_apart(samples, tokens)
     return tokens, samples.sha256
 
@@ -90,13 +87,13 @@ def check_recorded_text(text: Text, record: HealingRecord, model: ResolvedModel)
     _read_again(record, text, load_tokenizer(model.folder), model.inventory.dimensions)
 
 
-def heal_loaded(loaded: LoadedModel, text: Text, record: HealingRecord, progress: Progress) -> None:
+def heal_loaded(loaded: LoadedModel, text: Text, record: HealingRecord) -> None:
     """Heals a loaded model in place, as `record` says, and rounds its weights as an export would.
 
     Raises `SamplesError` if `text` is not the recorded one.
     """
     schedule, tokens = _read_again(record, text, loaded.tokenizer, loaded.dimensions)
-    with progress(f"heal {loaded.name}", schedule.steps) as advance:
+    with show_progress(f"heal {loaded.name}", schedule.steps) as advance:
         heal_model(loaded.model, tokens, schedule, loaded.found.inventory.dtype, advance=advance)
 
 
@@ -161,9 +158,7 @@ def find_recorded_text(named: Sequence[str], record: TextRecord, model: str, opt
     )
 
 
-def heal_on(
-    text: Text, record: HealingRecord, overwrite: bool, progress: Progress
-) -> Callable[[Export, Path], Export]:
+def heal_on(text: Text, record: HealingRecord, overwrite: bool) -> Callable[[Export, Path], Export]:
     """Returns what heals a cut again: `(cut, output)`. It raises `SamplesError` for other text."""
 
     def heal_again(cut: Export, output: Path) -> Export:
@@ -173,7 +168,7 @@ def heal_on(
         tokenizer, size = load_tokenizer(cut.output), cut.plan.inventory.dimensions
         schedule, tokens = _read_again(record, text, tokenizer, size)
         given = (tokens, schedule, record.passages)
-        with progress("heal", schedule.steps) as advance:
+        with show_progress("heal", schedule.steps) as advance:
             return heal(cut, output, *given, overwrite=overwrite, advance=advance)
 
     return heal_again

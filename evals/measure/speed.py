@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from evals.data.inputs import find_baseline
+from evals.run.console import Console, say, use_console
+from evals.run.finding import find_baseline
 from evals.run.forward import cache_bytes, head_of, hidden_states
 from evals.run.models import check_precision, open_model
 from surgery.errors import MeasurementError, SurgeryError
@@ -49,7 +50,6 @@ def compare_speed(
     batch_size: int = 1,
     dtype: str = "auto",
     device: str | None = None,
-    say: Callable[[str], None] = lambda message: None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Times both models on the same random prompt, and measures their size.
@@ -69,7 +69,7 @@ def compare_speed(
     if rounds < FEWEST_ROUNDS:
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
     after = find_model(edited)
-    found = [find_baseline(base, [after], say=say), after]
+    found = [find_baseline(base, [after]), after]
     asked = {
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
@@ -102,9 +102,7 @@ def compare_speed(
 
 
 @contextmanager
-def _start_processes(
-    models: Sequence[ResolvedModel],
-) -> Iterator[Callable[..., dict[str, Any]]]:
+def _start_processes(models: Sequence[ResolvedModel]) -> Iterator[Callable[..., dict[str, Any]]]:
     """One for each model. Yields what runs a function in the process of a model, by its index."""
     with ExitStack() as stack:
         workers = [
@@ -177,7 +175,8 @@ def _load(
     global _running
     notes: list[str] = []
     try:
-        loaded = open_model(source, dtype=dtype, device=device, say=notes.append)
+        with use_console(Console(say=notes.append)):
+            loaded = open_model(source, dtype=dtype, device=device)
         memory = _reset_peak(loaded.model.device)
         _running = _Running(loaded.model, asked)
         _running.decode(*_running.prefill())

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 from evals.measure.differences import Metric
 from evals.measure.verdicts import Limit
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.report import EditReport
+from evals.report.request import EvaluationRequest
 from evals.run.statistics import FEWEST, scale_needed
 from surgery.errors import UnknownNameError
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from evals.measure.differences import HeldOut
 from evals.measure.verdicts import OK, describe_limits, join_sentences, settle, shorten_list
-from evals.report.attack_sentences import UNTRAINED, describe_attacks, has_trained
+from evals.report.attacks import UNTRAINED, describe_attacks, has_trained
 from evals.report.gates import check_gates
 from evals.report.report import (
     EditReport,
@@ -154,7 +154,7 @@ def _describe_cost(edit: EditReport) -> Iterator[str]:
 
 
 def _describe_choice(edit: EditReport) -> Iterator[str]:
-    """How many passages and windows chose an edit, if any did."""
+    """On how many passages and windows an edit was chosen, if on any."""
     extraction, heldout, chose = edit.extraction, edit.heldout, edit.chose
     parts = [
         f"{number} of {number + part:,} {what}"
@@ -223,7 +223,7 @@ def _describe_loss(heldout: HeldOut) -> str:
 def _describe_gates(edit: EditReport) -> str:
     said = describe_limits(edit.gates)
     if edit.state != "missed" and edit.edit is not None and edit.edit.missed:
-        said = f"no edit of the search kept its limits on the half that chose; here, {said}"
+        said = f"no edit of the search kept its limits on the half that it used; here, {said}"
     return said
 
 

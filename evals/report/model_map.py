@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from evals.choose.search.units import UnitKind
 from evals.report.charts.chart import Chart
 from evals.report.charts.grid import Grid, Scale, draw_grid
 from surgery.record.manifest import Record, Word
 from surgery.selection import Part
 
-Kind = Literal["block", "group", "head"]
 Cells = list[list[float | None]]
 """[rows][blocks]; None where the model cannot hold the edit, or where it was not measured."""
 _WORTH = {
@@ -27,7 +27,7 @@ _COST = "cost: KL divergence, nats per token"
 class Units(Record):
     """All blocks, groups, or heads in one variant: `worths` (`_WORTH`), and `costs` in nats."""
 
-    kind: Kind
+    kind: UnitKind
     variant: Word
     worths: Cells
     costs: Cells
@@ -53,7 +53,7 @@ def make_map(
             empty: list[Cells] = [
                 [[None] * num_blocks for _ in range(num_heads // each)] for _ in range(2)
             ]
-            kind: Kind = "block" if each == num_heads else "head" if each == 1 else "group"
+            kind: UnitKind = "block" if each == num_heads else "head" if each == 1 else "group"
             grids[each, part.variant] = Units(
                 kind=kind, variant=part.variant, worths=empty[0], costs=empty[1]
             )
@@ -72,7 +72,7 @@ def chart_map(found: ModelMap, chosen: Sequence[Part], title: str = "") -> Chart
     rows = {grid.kind: len(grid.worths) for grid in found.grids}
     rows = dict(sorted(rows.items(), key=lambda pair: pair[1]))  # whole blocks first
 
-    def make_grid(variant: str, cells: Mapping[tuple[Kind, str], Cells]) -> Grid:
+    def make_grid(variant: str, cells: Mapping[tuple[UnitKind, str], Cells]) -> Grid:
         missing: list[float | None] = [None] * found.num_blocks
         sections = [
             (

@@ -19,8 +19,8 @@ from evals.data.windows import SELECTIVITY
 from evals.measure.attacks.attack import Attack
 from evals.measure.attacks.names import list_untried, make_attack
 from evals.measure.differences import describe_outcome
-from evals.measure.memorization.comparison import list_extraction_warnings as extraction_warnings
 from evals.measure.memorization.measures import MEASURES
+from evals.measure.memorization.protocol import list_extraction_warnings as extraction_warnings
 from evals.report.headline import write_sentences
 from evals.report.page import build_measurements, render_pages
 from evals.report.report import Report, seal_report, summarize_edit
@@ -57,36 +57,40 @@ _KINDS: list[tuple[Any, str]] = [
     (dict[Word, int], "seeds"),
     (dict[Word, Word], "versions"),
     (Selectivity, "selectivity"),
-    ("Line | Part", "model"),
-    ("dict[Word, Part]", "membership"),
-    ("list[Part]", "by_count curve left_out reservations"),
+    ("Line | OpenPart", "model"),
+    ("dict[Word, OpenPart]", "membership"),
+    ("list[OpenPart]", "by_count curve left_out reservations"),
     (
-        "Part | None",
+        "OpenPart | None",
         "samples provenance baseline paired control non_members exact_match_difference "
         "next_token_accuracy_difference suffix_nll_difference control_nll_difference",
     ),
     (
-        "Part | dict[Word, Part] | float | None",
+        "OpenPart | dict[Word, OpenPart] | float | None",
         " ".join({"nll", *(measure.name.partition(".")[0] for measure in MEASURES)}),
     ),
 ]
 """What may stand under which keys, wherever these stand."""
 _FIELDS: dict[str, Any] = {key: (kind, None) for kind, keys in _KINDS for key in keys.split()}
-Part: Any = create_model("Part", __base__=Record, __module__=__name__, **_FIELDS)
-Part.model_rebuild()
+OpenPart: Any = create_model("OpenPart", __base__=Record, __module__=__name__, **_FIELDS)
+OpenPart.model_rebuild()
 _Extraction: Any = create_model(
-    "_Extraction", __base__=Part, warnings=(list[str], ...), samples=(Part, ...), paired=(Part, ...)
+    "_Extraction",
+    __base__=OpenPart,
+    warnings=(list[str], ...),
+    samples=(OpenPart, ...),
+    paired=(OpenPart, ...),
 )
 
 
 class _Edit(Record):
-    provenance: Part
+    provenance: OpenPart
     extraction: _Extraction | None
-    passages: list[Part]
+    passages: list[OpenPart]
 
 
 class _Parts(Record):
-    provenance: Part
+    provenance: OpenPart
     edits: list[_Edit]
 
 

@@ -16,8 +16,8 @@ from evals.data.held_back import ChoiceCounts
 from evals.measure.attacks.result import Audit, Share, SharePair
 from evals.measure.differences import HeldOut, Metric
 from evals.measure.verdicts import Limit, State
-from evals.report.evaluation_request import EvaluationRequest
 from evals.report.model_map import ModelMap
+from evals.report.request import EvaluationRequest
 from surgery.record.manifest import Line, Manifest, Record, Sha256, TextSource, Word
 from surgery.selection import format_selection
 
@@ -47,7 +47,7 @@ class HealedBase(Record):
 
 
 class AllPassages(Record):
-    """Figures of all `n` passages and all windows. They flatter the edit that some of them chose.
+    """Figures of all `n` passages and all windows. They flatter an edit chosen on them.
 
     `recovered`: by attack.
     """
@@ -128,8 +128,8 @@ class EditReport(MeasuredModel):
     """One edited model, compared with the base.
 
     `relation`: whether the base is its recorded source. Figures of passages and held-out text
-    leave out those that chose an edit; if any did, `all_passages` has the figures of all. `state`:
-    of all gates together, None without any; `passed`: true if kept, false if missed.
+    leave out those on which an edit was chosen; `all_passages` then has the figures of all.
+    `state`: of all gates together, None without any; `passed`: true if kept, false if missed.
     """
 
     relation: Relation

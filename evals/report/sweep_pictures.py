@@ -12,19 +12,18 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from evals.report.bounds_picture import draw_divergence
 from evals.report.charts.chart import Chart
 from evals.report.charts.front import BlockPoint, FrontPanel, draw_front
 from evals.report.charts.lines import LinePanel, draw_lines
 from evals.report.charts.panels import Point, Series
 from evals.report.model_map import chart_map, make_map
-from evals.report.sweep_report import find_best_edits, find_front
+from evals.report.sweep import find_best_edits, find_front
 from surgery.selection import Selection, parse_selection
 
 Edit = Mapping[str, Any]
 Value = Callable[[Edit], Sequence[float]]
 """Edit → a figure, and both ends of its interval if it has one; nothing if it has no figure."""
-PICTURES = ("sweep", "accuracy", "abilities", "tokens", "bounds", "propagation", "model")
+PICTURES = ("sweep", "accuracy", "abilities", "tokens", "model")
 _ABILITIES = ("language", "reasoning")
 _ALONE = ("block", "group", "head")
 _TOKENS = {
@@ -44,10 +43,7 @@ def draw_pictures(result: Mapping[str, Any], folder: Path) -> list[Path]:
     if not result["exact_only"]:
         charts["tokens"] = chart_tokens(result)
     charts["model"] = chart_units(result)
-    drawn = [path for name, one in charts.items() if one for path in one.save(folder, name)]
-    if "bounds" in result:
-        drawn += draw_divergence(result["bounds"], folder, model=result["model"])
-    return drawn
+    return [path for name, one in charts.items() if one for path in one.save(folder, name)]
 
 
 def chart_sweep(result: Mapping[str, Any]) -> Chart:

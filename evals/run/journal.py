@@ -24,11 +24,14 @@ class Journal:
     """A file of JSON lines: first the settings of the work, then one line for each finished step.
 
     A step counts if its line is complete; an incomplete last line is cut off. `check` runs before
-    each step and raises if the step must not be kept.
+    each step and raises if the step must not be kept. Without a path it keeps nothing.
     """
 
     def __init__(
-        self, path: Path, settings: dict[str, Any], check: Callable[[], object] = lambda: None
+        self,
+        path: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         self._path, self._settings = path, json.loads(json.dumps(settings))
         self._check = check
@@ -36,12 +39,11 @@ class Journal:
         self._file: IO[bytes] | None = None
 
     def read(self, parse: Callable[[Any], Step]) -> list[Step]:
-        """Reads the finished steps of an earlier run, in order, each parsed by `parse`.
-
-        Raises `SamplesError` if the file has other settings or is damaged.
-        """
+        """Reads the finished steps of an earlier run, in order, each parsed by `parse`."""
         lines = []
         self._complete = 0
+        if self._path is None:
+            return []
         if self._path.is_file():
             with self._path.open("rb") as file:
                 for where, line in read_lines(file, self._path, SamplesError):
@@ -65,6 +67,9 @@ class Journal:
         Work that fails before its first step leaves no file. Raises `OutputError`, also if another
         process has it open.
         """
+        if self._path is None:
+            yield
+            return
         with ExitStack() as stack:
             with explain_os_errors(self._path):
                 stack.enter_context(create_parents(self._path))
@@ -86,6 +91,8 @@ class Journal:
 
     def append(self, step: dict[str, Any]) -> None:
         """Records a step, inside `open_to_append`."""
+        if self._path is None:
+            return
         assert self._file is not None
         self._check()
         self._file.write(json.dumps(step).encode() + b"\n")
@@ -93,7 +100,11 @@ class Journal:
 
     def remove(self) -> None:
         """Removes the file, because the work is done."""
-        self._path.unlink()
+        if self._path is not None:
+            self._path.unlink()
+
+
+KEEP_NOTHING = Journal()
 
 
 def arrays_as_json(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from surgery.hub.finding import make_public_name
+from surgery.privacy import make_public_name
 from surgery.record.manifest import Record
 from surgery.variants import VARIANTS
 
@@ -108,7 +108,7 @@ class Choosing(Measuring):
 
     def list_variants(self, *, fits: bool) -> tuple[str, ...]:
         """What a block or head may become, each once. `fits`: there is calibration text."""
-        default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
+        default = [name for name, variant in VARIANTS.items() if fits or not variant.fitted]
         return tuple(dict.fromkeys(self.variant or default))
 
 

@@ -12,9 +12,10 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
-from surgery.checkpoint.source import Checkpoint, is_in_hub_cache, open_checkpoint
+from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.errors import CheckpointError, OutputError
 from surgery.output import create_folder
+from surgery.privacy import is_in_hub_cache
 from surgery.untrusted import guard
 
 _SETTLED = 2_000_000_000  # ns; a file unchanged for that long shows its next change in its times
@@ -63,9 +64,8 @@ def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     """Returns the SHA-256, hexadecimal, of a model's configuration and weights.
 
     The hash covers the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file.
-    `known`: hashes of weight files that the caller has computed. A large file is read again only
-    if its state changed, and a file in the Hub's cache is named by its hash. Raises as
-    `open_checkpoint`.
+    `known`: hashes of weight files that the caller has computed. A large file is read again only if
+    its state changed, and a file in the Hub's cache is named by its hash.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, Path) else model
     files = [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]

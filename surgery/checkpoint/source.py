@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 
 from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo, read_header
 from surgery.errors import CheckpointError, SourceError
-from surgery.untrusted import read_json
+from surgery.privacy import separate_paths
+from surgery.untrusted import copy_checked, guard, parse_json, read_bytes, read_json
 
 SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 SAFETENSORS_INDEX, PICKLE_INDEX = SAFETENSORS + INDEX, PICKLE + INDEX
@@ -38,12 +39,11 @@ TOKENIZER = (
     "vocab.json",
     "merges.txt",
 )
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 SIDECARS = (
     *TOKENIZER,
+    *TEMPLATES,
     "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
     "LICENSE*",
     "LICENCE*",
     "NOTICE*",
@@ -86,7 +86,7 @@ class Checkpoint:
         return (*shards, *self.sidecars.values(), *(self.folder / name for name in names))
 
     def read(self, name: str) -> Array:
-        """Returns a stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
+        """Returns a stored tensor as a new array."""
         if name not in self.tensors:
             raise CheckpointError(f"tensor {name!r} is missing", where=self.folder)
         return self.tensors[name].read_array()
@@ -94,25 +94,37 @@ class Checkpoint:
     @cached_property
     def sidecars(self) -> dict[str, Path]:
         """Tokenizer, generation, chat template and license files by name, ascending."""
-        found = sorted({path for pattern in SIDECARS for path in self.folder.glob(pattern)})
-        kept = (p for p in found if p.is_file() and p.suffix not in CODE_OR_WEIGHTS)
-        return {path.relative_to(self.folder).as_posix(): path for path in kept}
+        found = _find(self.folder, SIDECARS)
+        return {n: p for n, p in found.items() if p.is_file() and p.suffix not in CODE_OR_WEIGHTS}
 
 
-def drop_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a model's or tokenizer's settings without paths of the machine that saved them."""
-    local = re.compile(r"[./\\~]|[A-Za-z]:")  # as no Hub id begins
-    named = (key for key in settings if key.endswith(("name_or_path", "_file")))
-    paths = {key for key in named if local.match(str(settings[key]))}
-    return {key: value for key, value in settings.items() if key not in paths}
+def _find(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
+    """Returns what matches in a folder, by name, ascending."""
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return {path.relative_to(folder).as_posix(): path for path in found if path.exists()}
+
+
+def open_tokenizer(folder: Path) -> AbstractContextManager[Path]:
+    """A private folder with only what a tokenizer needs of this one, for readers that look around.
+
+    Raises `SourceError` for anything among it that is no file, or too large.
+    """
+    return copy_checked(_find(folder, ("config.json", *TOKENIZER, *TEMPLATES)), SourceError)
 
 
 def read_sidecar(path: Path) -> bytes:
-    """Returns a file of the source as the export holds it: byte for byte but for local paths."""
-    settings = read_json(path) if path.name == "tokenizer_config.json" else {}
-    if drop_paths(settings) == settings:
-        return path.read_bytes()
-    return encode_json(drop_paths(json.loads(path.read_bytes())))  # with integers of any length
+    """Returns a file of the source as the export holds it: byte for byte but for local paths.
+
+    Raises `CheckpointError` for a file that is too large, or JSON that is not valid.
+    """
+    data = read_bytes(path, CheckpointError)
+    if path.suffix != ".json":
+        return data
+    with guard(CheckpointError, "not valid JSON", path):
+        if not separate_paths(parse_json(data), path.name)[1]:
+            return data
+        kept, _ = separate_paths(json.loads(data), path.name)  # with integers of any length
+    return encode_json(kept)
 
 
 def encode_json(value: object) -> bytes:
@@ -121,11 +133,7 @@ def encode_json(value: object) -> bytes:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Opens a folder. Reads only headers and the configuration.
-
-    **Raises:** `SourceError` if the folder holds no model, `CheckpointError` if the model is
-    broken.
-    """
+    """Opens a folder. Reads only headers and the configuration."""
     if not folder.is_dir():
         raise SourceError("no such folder", where=folder)
     config = read_json(folder / "config.json", needed=True)
@@ -201,28 +209,3 @@ def _open_shard(path: Path, config: dict[str, Any]) -> Shard:
 
     tied = HEADS if config.get("tie_word_embeddings") is not False else ()
     return Shard(path, tuple(read_pickle(path, aliases=tied)), {"format": "pt"}, verbatim=False)
-
-
-def check_link(path: Path, folder: Path) -> Path:
-    """Returns the path unless it is a link out of the model's folder.
-
-    A link may stay inside the folder, or lead into a Hub cache, where the client links
-    `models--O--N/snapshots/COMMIT/NAME` to `models--O--N/blobs/HASH`. Raises `CheckpointError` for
-    any other link: the folder's author could make you publish a private file.
-    """
-    real, place = path.resolve(), folder.resolve()
-    blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None
-    if place in real.parents or real.parent == blobs or is_in_hub_cache(real):
-        return path
-    raise CheckpointError(
-        "is a link out of the model's folder, which is not followed",
-        where=path,
-        fix="replace the link with the file",
-    )
-
-
-def is_in_hub_cache(real: Path) -> bool:
-    """Whether a resolved path is a blob in your Hub cache."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return real.parent.name == "blobs" and Path(HF_HUB_CACHE).resolve() in real.parents

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.checkpoint.inventory import Inventory, check_tokenizer
-from surgery.checkpoint.source import HEADS, check_link
+from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import Array
 from surgery.conversion.architectures import STOCK, Architecture, architecture_of, write_settings
 from surgery.conversion.vocabulary import write_vocabulary
 from surgery.errors import CheckpointError, OutputError, UnsupportedError
-from surgery.hub.finding import find_model, get_last_name
+from surgery.hub.finding import find_model
 from surgery.output import check_output, create_folder
+from surgery.privacy import check_link, get_last_name
 from surgery.proof.static import check_written
 from surgery.untrusted import guard
 
@@ -108,17 +109,16 @@ def convert_to_gguf(
     return Conversion(target, architecture.name, kind, len(written), left_out, worst)
 
 
-def check_convertible(inventory: Inventory, folder: Path) -> None:
-    """Raises the errors of `convert_to_gguf` that need no tensor.
+def check_convertible(
+    inventory: Inventory, folder: Path, read: Callable[[str], Array] | None
+) -> None:
+    """Raises the errors of `convert_to_gguf` before there is a model.
 
-    `folder`: of the tokenizer.
+    `folder` holds the tokenizer. Without `read`, which returns a tensor, it looks at no tensor.
     """
-    _make_header(inventory, folder, folder.name, TYPES[0])
-
-
-def check_tensors(inventory: Inventory, read: Callable[[str], Array]) -> None:
-    """Raises `UnsupportedError` for tensors that llama.cpp lacks or would lose."""
-    _list_tensors(inventory, read, architecture_of(inventory), TYPES[0])
+    architecture, _, _ = _make_header(inventory, folder, folder.name, TYPES[0])
+    if read is not None:
+        _list_tensors(inventory, read, architecture, TYPES[0])
 
 
 def _make_header(

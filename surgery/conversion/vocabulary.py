@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.checkpoint.source import open_tokenizer
 from surgery.errors import SourceError, UnsupportedError
 from surgery.untrusted import read_json
 
@@ -33,9 +34,6 @@ def write_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
     """Writes the tokens of a folder, their merges, special tokens, and chat template.
 
     `size`: the rows of the embedding; llama.cpp wants a name for each.
-
-    **Raises:** `SourceError` without a tokenizer.json, `UnsupportedError` for a tokenizer that
-    llama.cpp does not have.
     """
     import gguf
 
@@ -44,7 +42,9 @@ def write_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
         raise SourceError("has no tokenizer.json, which a GGUF file needs", where=folder)
     tokenizer = read_json(path)
     model = tokenizer["model"]
-    special = gguf.SpecialVocab(folder, load_merges=not model.get("byte_fallback"), n_vocab=size)
+    with open_tokenizer(folder) as copy:
+        merges = not model.get("byte_fallback")
+        special = gguf.SpecialVocab(copy, load_merges=merges, n_vocab=size)
     special.add_special_token.setdefault("bos", False)  # llama.cpp has defaults of its own
     if model.get("type") != "BPE":
         raise _refuse(path, f"a {model.get('type')} model", "a BPE model")

@@ -19,7 +19,7 @@ from surgery.checkpoint.inventory import (
     check_tokenizer,
     make_inventory,
 )
-from surgery.checkpoint.source import HEADS, TOKENIZER, Checkpoint, open_checkpoint
+from surgery.checkpoint.source import HEADS, Checkpoint, open_checkpoint, open_tokenizer
 from surgery.checkpoint.torch_tensors import as_torch
 from surgery.errors import (
     CheckpointError,
@@ -31,7 +31,7 @@ from surgery.errors import (
 from surgery.families import Family, family_of
 from surgery.untrusted import describe_error, guard, read_bytes
 
-ADAPTER = "adapter_config.json"
+ADAPTER, GENERATION = "adapter_config.json", "generation_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _COMPARED = 1024  # numbers of each tensor
 _PROBE = "The quick brown fox jumps over the lazy dog."
@@ -49,9 +49,6 @@ def load_model(
 
     **Arguments:** `dtype`: "auto" (as stored) or a torch dtype; `device` moves the whole model,
     `device_map` spreads it; `attn_implementation`: eager, sdpa, … (default: the library's choice).
-
-    **Raises:** `SourceError` if the folder holds no model, `UnsupportedError` if its architecture
-    is unsupported or it needs its own code, `CheckpointError` if it is broken or lacks a weight.
     """
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(Path(model))
     folder, family = checkpoint.folder, family_of(checkpoint.config)
@@ -63,6 +60,9 @@ def load_model(
             where=folder / ADAPTER,
             fix="merge it into the weights, or remove it",
         )
+    generation = folder / GENERATION
+    if generation.exists():
+        read_bytes(generation, CheckpointError)  # the library would read without end
     asked = {"device_map": device_map, "attn_implementation": attn_implementation}
     safe = all(shard.verbatim for shard in checkpoint.shards)
     with guard(CheckpointError, "cannot be loaded", folder), _silence():
@@ -155,7 +155,7 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
 
 
 def place_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Returns int64 token ids on the model's device. Raises `SamplesError` for unknown ids."""
+    """Returns int64 token ids on the model's device."""
     weight = model.get_input_embeddings().weight
     most = int(tokens.max()) if tokens.numel() else 0
     if most >= len(weight):
@@ -189,21 +189,19 @@ def has_tokenizer(folder: str | Path) -> bool:
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """Loads the tokenizer of a local folder. Never runs code of the folder.
-
-    **Raises:** `SourceError` if the folder holds none, or one that gives no tokens for text;
-    `UnsupportedError` if it needs its own code.
-    """
+    """Loads the tokenizer of a local folder. Never runs code of the folder."""
     if not has_tokenizer(folder):
         raise SourceError("holds no tokenizer", where=folder, expected=" or ".join(VOCABULARIES))
-    for path in (Path(folder) / name for name in TOKENIZER):
-        if path.exists():
-            read_bytes(path, SourceError)
     check_tokenizer(Path(folder))
-    with guard(SourceError, "the tokenizer cannot be loaded", folder), _silence():
+    with (
+        open_tokenizer(Path(folder)) as copy,
+        guard(SourceError, "the tokenizer cannot be loaded", folder),
+        _silence(),
+    ):
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+            copy, local_files_only=True, trust_remote_code=False
         )
+        tokenizer.name_or_path = str(folder)
         ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     if not ids:
         raise SourceError("the tokenizer gives no tokens for text", where=folder, got="none")

@@ -10,13 +10,14 @@ from typing import Any
 
 from surgery.checkpoint.content import FileState, read_states
 from surgery.checkpoint.inventory import check_config, check_tokenizer
-from surgery.checkpoint.source import SIDECARS, Checkpoint, check_link
+from surgery.checkpoint.source import SIDECARS, Checkpoint
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.plan import Plan, make_plan, selected
+from surgery.privacy import check_link
 from surgery.record.manifest import CalibrationRecord, Choice, EditedModel
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name

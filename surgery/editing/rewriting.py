@@ -14,6 +14,7 @@ from surgery.checkpoint.writer import OutputShard, name_shards, split_shards
 from surgery.errors import CheckpointError
 from surgery.layouts import Change
 from surgery.plan import Plan
+from surgery.privacy import drop_paths
 from surgery.record.manifest import Changed
 from surgery.variants import Fit, needs_text
 
@@ -56,12 +57,14 @@ def plan_shards(
                 entries.append(new(kept))
             entries += after.get(tensor.info.name, ())
         touched = any(t.info.name in changes or t.info.name in after for t in shard.tensors)
-        whole = shard.path if shard.verbatim and not touched else None
-        written = OutputShard(tuple(entries), shard.metadata, copy_of=whole)
+        metadata = drop_paths(shard.metadata)
+        copied = shard.verbatim and not touched and metadata == shard.metadata
+        whole = shard.path if copied else None
+        written = OutputShard(tuple(entries), metadata, copy_of=whole)
         edited.append((shard.path.name if verbatim else name, written))
     if max_shard_size is None:
         return {name: shard for name, shard in edited if shard.entries}
-    metadata = checkpoint.shards[0].metadata
+    metadata = drop_paths(checkpoint.shards[0].metadata)
     packed = split_shards((entry for _, shard in edited for entry in shard.entries), max_shard_size)
     return {
         name: OutputShard(entries, metadata)
@@ -80,8 +83,6 @@ def compute_content(
     """Computes a changed tensor from the source's tensors.
 
     `dtype`: a safetensors tag (F32, F16, BF16); default: the source's.
-
-    **Raises:** `CheckpointError` if a number is not finite.
     """
     tag = dtype or plan.inventory.dtype
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which is reported below
@@ -130,4 +131,4 @@ def check_fitted(plan: Plan, fits: Fits) -> None:
     """Raises `UnsupportedError` if the plan needs fits that are not there."""
     without = [block for block in plan.fitted if block not in fits]
     if without:
-        raise needs_text(v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED)
+        raise needs_text(v.name for v in plan.edits[without[0]].variants.values() if v.fitted)

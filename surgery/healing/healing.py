@@ -24,8 +24,8 @@ from surgery.errors import CheckpointError
 from surgery.exporting import Export, list_owned
 from surgery.fitting.calibration import Calibration
 from surgery.healing.training import LEARNING_RATE, ROWS, Flags, Schedule, train
-from surgery.hub.finding import get_last_name
 from surgery.output import create_folder
+from surgery.privacy import get_last_name
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.static import check_written
 from surgery.record.manifest import FileRecord, HealingRecord, Manifest, list_versions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -25,10 +24,10 @@ from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
 from surgery.hub.client import TIMEOUT, UnreachableError, open_client, show_progress
-from surgery.hub.datasets import PREFIX as DATASET
 from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
+from surgery.privacy import make_public_name
 from surgery.record.manifest import Source, read_manifest
 from surgery.untrusted import read_json
 
@@ -52,9 +51,6 @@ def find_model(
     **Arguments:** `model`: a folder, an embedded model (`lab:pythia`) or a Hub id; `revision`: a
     branch, tag or commit of a Hub id; `check`: gets a Hub model's configuration, and may raise
     before the weights are downloaded.
-
-    **Raises:** `SourceError` if there is no such model or it cannot be downloaded;
-    `UnsupportedError` if its architecture cannot be edited.
     """
 
     def fetch(api: HfApi, hub: _HubModel) -> None:
@@ -137,7 +133,7 @@ def _find(
 
 
 def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
-    """Returns the folder that `model` names; None for a Hub id. Raises `SourceError` for a file."""
+    """Returns the folder that `model` names; None for a Hub id."""
     lab = str(model).startswith(PREFIX)
     folder = find_lab_folder(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
     if not folder.is_dir():
@@ -151,36 +147,9 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
     return folder
 
 
-def make_public_name(model: str | Path) -> str:
-    """Makes the name of a model or file for what may leave this machine: without a path.
-
-    Shortens each of `PREFIX.npy,SUFFIX.npy`, the data set of `hf:DATASET:SPLIT:COLUMN`, the file of
-    `FILE:COLUMN`, and the folder of `KIND:FOLDER`.
-    """
-    path, name = Path(model).expanduser(), str(model)
-    if name.startswith(DATASET):
-        dataset, *more = name.removeprefix(DATASET).split(":")
-        return DATASET + ":".join([make_public_name(dataset), *more])
-    if path.exists() and not name.startswith(PREFIX):
-        return get_last_name(path)
-    file, _, column = name.rpartition(":")
-    if file and not name.startswith(PREFIX) and Path(file).exists():
-        return f"{get_last_name(Path(file))}:{column}"
-    kind, _, folder = name.partition(":")
-    if folder and not name.startswith(PREFIX) and Path(folder).exists():
-        return f"{kind}:{get_last_name(Path(folder))}"
-    return ",".join(map(make_public_name, name.split(","))) if "," in name else name
-
-
-def get_last_name(path: Path) -> str:
-    """Returns the name of a file or folder without its path, as valid text."""
-    name = (path.resolve() if path.name in ("", "..") else path).name
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
 @dataclass(frozen=True)
 class _HubModel:
-    """A Hub model that can be edited. `folder`: of the commit in the cache, with its config.
+    """A Hub model that can be edited. `folder` is its commit in the cache, with its config.
 
     `files`: all files of the repository. `weights`: those of the format that is used.
     """

@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.checkpoint.inventory import Inventory, take_inventory
-from surgery.checkpoint.source import Checkpoint, drop_paths
+from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
 from surgery.editing.rewriting import list_changes, make_unknown_fits
 from surgery.errors import CheckpointError, ManifestError
 from surgery.families import FAMILIES, config_saved_as
 from surgery.layouts import Change, layout_of
 from surgery.plan import Plan, block_edits, make_plan
+from surgery.privacy import drop_paths
 from surgery.record.manifest import Edit, Manifest, list_edited_heads
 from surgery.selection import variant_name
 

@@ -35,7 +35,6 @@ from surgery.checkpoint.source import (
     SAFETENSORS,
     SAFETENSORS_INDEX,
     Checkpoint,
-    check_link,
     open_checkpoint,
     read_sidecar,
 )
@@ -46,6 +45,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
+from surgery.privacy import check_link
 from surgery.proof.expected import check_repeats, is_scrubbed, make_unknown, replan
 from surgery.record.manifest import UNLISTED, Manifest, read_manifest
 from surgery.selection import variant_name
@@ -247,8 +247,7 @@ def check_written(
 ) -> None:
     """Lets a result pass only if every check passes, and its manifest reads back as it was written.
 
-    `found`: the source, if it is there. `new`: as for `FileChecks`. Raises `CheckpointError`, or
-    `ManifestError`.
+    `found`: the source, if it is there. `new`: as for `FileChecks`.
     """
     if read_manifest(folder) != manifest:
         raise ManifestError("does not read back as it was written", where=folder / MANIFEST)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from surgery.card.text import Measurements, extract_own_text, find_disagreement, read_card
-from surgery.checkpoint.source import CARD, MANIFEST, check_link
+from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.errors import CheckpointError, ManifestError, OutputError, SurgeryError
 from surgery.hub.finding import find_export, find_folder, find_recorded
 from surgery.hub.resolved import ResolvedModel
+from surgery.privacy import check_link
 from surgery.proof.static import WITH_SOURCE, Check, FileChecks
-from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions
+from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions, parse_manifest
 from surgery.untrusted import guard, read_bytes, read_json
 
 TOOL = "attn-surgery"
@@ -33,8 +34,8 @@ class RenderedReport:
     """A report that agrees with itself and with the manifest.
 
     `files`: name → text of report.json and its pages, rendered again from its figures; `measured`:
-    its part of the card; `version`: of the attn-surgery that wrote it; `state`: of its limits, None
-    without any.
+    its part of the card; `version`: which attn-surgery wrote it; `state`: what became of its
+    limits, None without any.
     """
 
     files: Mapping[str, str]
@@ -61,9 +62,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks of a folder. `seed`: of the random input. `claims`: what no check proves.
+    """All checks of a folder. `seed` made the random input. `claims`: what no check proves.
 
-    `commit`: of a model on the Hub, whose folder is in the client's cache.
+    `commit`: that of a model on the Hub. Its folder is in the client's cache.
     """
 
     folder: Path
@@ -111,23 +112,22 @@ def verify(
     seed: int | None = None,
     render: Render | None = None,
     card: bool = True,
+    text: bytes | None = None,
 ) -> Verification:
     """Checks an exported folder, or a published one. Stops at the first check that fails.
 
-    **Arguments:** `model`, `source`: a folder or Hub id. `revision`: of `model` if it is a Hub id,
-    else of `source` (default: the recorded commit). `seed`: repeats the random input of an earlier
-    run (default: a new one). `render`: reads and renders a report
+    **Arguments:** `model`, `source`: a folder or Hub id. `revision`: a commit of `model` if that is
+    a Hub id, else of `source` (default: the recorded one). `seed`: repeats the random input of an
+    earlier run (default: a new one). `render`: reads and renders a report
     (`evals.report.publication.render_report`); without it, neither a report nor a card beside one
-    is checked. `card`: whether to compare README.md.
-
-    **Raises:** `ManifestError` if the model has no manifest; as `find_model`.
+    is checked. `card`: whether to compare README.md. `text`: what surgery.json holds, if you have
+    read it (`read_record`); the folder is checked against that.
     """
     is_of_source = source is not None and find_folder(model) is not None
     result, others = find_export(model, None if is_of_source else revision)
-    path, manifest = result.folder, result.manifest
-    if manifest is None:
-        fix = "verify a model that `attn-surgery export` wrote"
-        raise ManifestError(f"has no {MANIFEST}", where=model, fix=fix)
+    path = result.folder
+    text = text or read_record(path, "verify a model that `attn-surgery export` wrote", model)
+    manifest = parse_manifest(text, path / MANIFEST)
     found = None
     if source is not None:
         named = revision if is_of_source else None
@@ -144,7 +144,7 @@ def verify(
             fine = all(check.ok for check in checks)
         name = "report"
         if fine and render is not None:
-            report = read_report_in(path, path, render)
+            report = read_report_in(path, text, render)
         if report is not None:
             checks.append(Check(name, True, _check_report(path, report)))
         name = "card"
@@ -160,16 +160,24 @@ def verify(
     return Verification(path, tuple(checks), seed, tuple(claims), result.source.commit)
 
 
+def read_record(folder: Path, fix: str, named: str | Path) -> bytes:
+    """Reads surgery.json once. Raises `ManifestError` with `fix` if `named` has none."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ManifestError(f"has no {MANIFEST}", where=named, fix=fix)
+    return read_bytes(path, ManifestError)
+
+
 def read_report_in(
-    place: Path, folder: Path, render: Render, *, needed: bool = False
+    place: Path, manifest: bytes, render: Render, *, needed: bool = False
 ) -> RenderedReport | None:
-    """Returns the report in `place` about the model in `folder`; None if there is none."""
+    """Returns the report in `place` about the model of that manifest; None if there is none."""
     where = place / REPORTS[0]
     found = read_json(check_link(where, place), needed=needed)
     if not found:
         return None
     with guard(OutputError, "is not a report", where, "remove it, and evaluate again"):
-        return render(found, where, read_bytes(folder / MANIFEST, ManifestError))
+        return render(found, where, manifest)
 
 
 def _check_report(folder: Path, report: RenderedReport) -> str:

@@ -5,23 +5,34 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.card.text import Measurements, merge_cards, read_card, render_card
-from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST, drop_paths
-from surgery.errors import ManifestError, OutputError
+from surgery.checkpoint.content import FileState, check_unchanged, read_states
+from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
+from surgery.checkpoint.tensors import read_header
+from surgery.errors import CheckpointError, OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
-from surgery.proof.verification import Render, RenderedReport, read_report_in, verify
-from surgery.record.manifest import REPORTS, Manifest, read_manifest
-from surgery.untrusted import read_bytes, read_json
+from surgery.privacy import separate_paths
+from surgery.proof.verification import (
+    Render,
+    RenderedReport,
+    read_record,
+    read_report_in,
+    verify,
+)
+from surgery.record.manifest import REPORTS, Manifest, parse_manifest
+from surgery.untrusted import guard, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-_LARGE = 10_000_000  # bytes; the Hub checks the hash of any larger file
+_LARGE = 10_000_000  # bytes; a larger file is read again while it is sent
+_AGAIN = "push again"
 _FIX = "push a folder that `attn-surgery export` wrote"
 
 
@@ -29,12 +40,14 @@ _FIX = "push a folder that `attn-surgery export` wrote"
 class Publishable:
     """A verified folder. `card`: README.md as it is, or "".
 
-    `contents`: file → what is sent; `hashes`: file → the SHA-256 that must arrive.
+    `contents`: file → what is sent, a path for a large file; `hashes`: file → the SHA-256 that must
+    arrive; `found`: the states of its files before they were verified.
     """
 
     manifest: Manifest
     contents: Mapping[str, Path | bytes]
     hashes: Mapping[str, str]
+    found: Mapping[Path, FileState]
     card: str
     measured: Measurements | None
 
@@ -80,29 +93,37 @@ def push(
     """
     if evaluation is not None and render is None:
         raise ValueError("`evaluation` goes with `render`, which makes what is published of it")
-    if read_manifest(Path(folder)) is None:
-        raise ManifestError(f"has no {MANIFEST}", where=folder, fix=_FIX)
+    folder, place = Path(folder), Path(evaluation) if evaluation is not None else None
+    text = read_record(folder, _FIX, folder)
+    parse_manifest(text, folder / MANIFEST)
     check_destination(repo)
     with open_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
-    place = None if evaluation is None else Path(evaluation)
-    source = find_publishable(Path(folder), place, render, allow_undecided=allow_undecided)
+    source = find_publishable(folder, place, render, allow_undecided=allow_undecided, text=text)
     with open_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
         if revision is not None and not create_pr and not revision.startswith("refs/"):
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = find_published(api, repo, revision)
-        stale = _find_stale(api, there, source)
-        card = _make_card(api, there, source).encode()
-        hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
-        source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
-        edit, added = source.manifest.edit, [_make_addition(one, source) for one in source.contents]
-        made = f"Upload an edit of blocks {', '.join(map(str, edit.blocks))} ({edit.variant})"
-        choices = {"commit_message": message or made, "revision": revision, "create_pr": create_pr}
-        done = _commit(api, there, added, stale, **choices)
-        _check_arrived(find_published(api, repo, done.pr_revision or done.oid), source)
+        earlier = there.manifest(api)
+        written = there.fetch(api, CARD) if CARD in there.files else None
         url = f"{api.endpoint}/{repo}"
+    stale = _find_stale(there, earlier, source)
+    card = _make_card(there.repo, written, source).encode()
+    hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
+    source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
+    edit, added = source.manifest.edit, [_make_addition(one, source) for one in source.contents]
+    made = f"Upload an edit of blocks {', '.join(map(str, edit.blocks))} ({edit.variant})"
+    choices: dict[str, Any] = {"revision": revision, "create_pr": create_pr}
+    try:
+        with open_client(repo, revision, upload=True) as api, _show_uploads():
+            api.preupload_lfs_files(repo, added, **choices)
+    finally:  # whatever the Hub says of a file that has changed
+        _check_same(source.found)
+    with open_client(repo, revision, upload=True) as api:
+        done = _commit(api, there, added, stale, commit_message=message or made, **choices)
+        _check_arrived(find_published(api, repo, done.pr_revision or done.oid), source)
     return Push(repo, url, done.oid, tuple(sorted(source.contents)), not public, done.pr_url)
 
 
@@ -112,39 +133,42 @@ def find_publishable(
     render: Render | None = None,
     *,
     allow_undecided: bool = False,
+    text: bytes | None = None,
 ) -> Publishable:
     """Verifies an exported folder. `evaluation`, `render`, `allow_undecided`: as for `push`.
 
-    Raises `ManifestError` if it has no manifest, `OutputError` if it does not verify or
-    records a path, or if its report is of another model, holds what a report may not hold, or does
-    not show every limit kept.
+    Reads each small file once, and returns what was verified. `text`: as for `verify`. Raises
+    `ManifestError` if the folder has no manifest, `OutputError` if it does not verify or holds a
+    local path, or if its report is of another model, holds what a report may not hold, or does not
+    show every limit kept.
     """
-    failed = verify(folder, card=False).failed  # the card is made anew
+    text = text or read_record(folder, _FIX, folder)
+    manifest = parse_manifest(text, folder / MANIFEST)
+    found = read_states(folder / name for name in manifest.files)
+    failed = verify(folder, card=False, text=text).failed  # the card is made anew
     if failed is not None:
         what = f"does not verify, so it is not published: {failed.name}: {failed.detail}"
         raise OutputError(what, where=folder, fix="export it again")
-    manifest = read_manifest(folder)
-    assert manifest is not None  # it was verified
-    for edit in (manifest.edit, *manifest.history):
-        if Path(edit.source.model).is_absolute():  # as early versions recorded it
-            what = "records the path of its source, which is never published"
-            raise OutputError(what, where=folder / MANIFEST, fix="export it again")
-    for name in ("config.json", "tokenizer_config.json"):  # as early versions copied them
-        settings = read_json(folder / name)
-        if settings.keys() != drop_paths(settings).keys():
-            what = "holds a path of the machine that saved it, which is never published"
-            raise OutputError(what, where=folder / name, fix="export it again")
     place, needed = evaluation or folder, evaluation is not None
-    report = read_report_in(place, folder, render, needed=needed) if render else None
+    report = read_report_in(place, text, render, needed=needed) if render else None
     if report is not None:
         _check_state(report, place / REPORTS[0], allow_undecided)
-    written = {MANIFEST: read_bytes(folder / MANIFEST, ManifestError)}
-    written |= {name: text.encode() for name, text in report.files.items()} if report else {}
+    written = {MANIFEST: text}
+    written |= {name: page.encode() for name, page in report.files.items()} if report else {}
+    contents: dict[str, Path | bytes] = {}
+    for name, file in manifest.files.items():
+        is_small = file.size < _LARGE or name.endswith(".json")
+        contents[name] = read_bytes(folder / name, OutputError) if is_small else folder / name
+    _check_same(found)
+    contents |= written
+    for name, content in contents.items():
+        _check_private(folder / name, content)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
     return Publishable(
         manifest,
-        {**{name: folder / name for name in manifest.files}, **written},
+        contents,
         {**{name: file.sha256 for name, file in manifest.files.items()}, **hashes},
+        found,
         read_card(folder) or "",
         report.measured if report else None,
     )
@@ -163,8 +187,30 @@ def _check_state(report: RenderedReport, where: Path, allow_undecided: bool) -> 
         raise OutputError(what, where=where, fix=fix)
 
 
+def _check_same(found: Mapping[Path, FileState]) -> None:
+    """Raises `OutputError` for a file that has changed since its state was read."""
+    try:
+        check_unchanged(found, found, fix=_AGAIN)
+    except CheckpointError as error:
+        what = "has changed since it was verified"
+        raise OutputError(what, where=error.where, fix=error.fix) from None
+
+
+def _check_private(path: Path, content: Path | bytes) -> None:
+    """Raises `OutputError` for a local path in JSON, or in the metadata of weights."""
+    settings: Any = {}
+    if path.suffix == ".json" and isinstance(content, bytes):
+        with guard(OutputError, "not valid JSON", path):
+            settings = parse_json(content)
+    elif path.suffix == ".safetensors":
+        _, settings = read_header(path)
+    for key in separate_paths(settings, path.name)[1]:
+        what = "holds a path of the machine that saved it, which is never published"
+        raise OutputError(what, where=f"{path}: {key}", fix="export it again")
+
+
 def check_destination(repo: str) -> None:
-    """Checks a destination's form, and that you are logged in. Raises `OutputError`."""
+    """Checks a destination's form, and that you are logged in."""
     from huggingface_hub import get_token, utils
     from huggingface_hub.errors import HFValidationError
 
@@ -205,13 +251,12 @@ def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -
     return True
 
 
-def _find_stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
-    """Returns files of an earlier push, which will be removed.
+def _find_stale(there: Published, earlier: Manifest | None, source: Publishable) -> list[str]:
+    """Returns files of an earlier push, which will be removed. `earlier`: its manifest.
 
     **Raises:** `OutputError` for other weights or code in the repository: they would be taken for
     the model's, and are not ours to remove.
     """
-    earlier = there.manifest(api)
     ours = {*REPORTS, *(earlier.files if earlier else ())}
     others = set(there.files) - {*source.contents, CARD}
     foreign = sorted(name for name in others - ours if Path(name).suffix in CODE_OR_WEIGHTS)
@@ -222,12 +267,18 @@ def _find_stale(api: HfApi, there: Published, source: Publishable) -> list[str]:
     return sorted(others & ours)
 
 
-def _make_card(api: HfApi, there: Published, source: Publishable) -> str:
-    """Makes a new card that keeps what you wrote, in the folder or on the Hub."""
+def _make_card(repo: str, written: Path | None, source: Publishable) -> str:
+    """Makes a new card that keeps what you wrote, in the folder or on the Hub.
+
+    `written`: the one on the Hub. Raises `OutputError` if it is no text: a refresh would lose it.
+    """
     card = source.card
-    if CARD in there.files:
-        card = merge_cards(card, there.fetch(api, CARD).read_text(encoding="utf-8"))
-    return render_card(source.manifest, name=there.repo, measured=source.measured, existing=card)
+    if written is not None:
+        fix = "convert it to UTF-8 there, or delete it"
+        with guard(OutputError, f"{CARD} is not UTF-8", f"Hub model {repo}", fix):
+            published = read_bytes(written, OutputError).decode()
+        card = merge_cards(card, published)
+    return render_card(source.manifest, name=repo, measured=source.measured, existing=card)
 
 
 def _check_arrived(now: Published, source: Publishable) -> None:
@@ -235,35 +286,37 @@ def _check_arrived(now: Published, source: Publishable) -> None:
     for name, content in source.contents.items():
         if name not in now.files or not now.files[name].holds(source.hashes[name], content):
             what = f"{name} did not arrive as it was sent"
-            raise OutputError(what, where=f"Hub model {now.repo}", fix="push again")
+            raise OutputError(what, where=f"Hub model {now.repo}", fix=_AGAIN)
 
 
 def _make_addition(name: str, source: Publishable) -> CommitOperationAdd:
-    """Makes a file of the commit. Reads a small one once, here; the Hub checks a large one.
-
-    Raises `OutputError` if the hash is not the one that was verified.
-    """
+    """Makes a file of the commit. Raises `OutputError` if its hash is not the verified one."""
     from huggingface_hub import CommitOperationAdd
 
     content = source.contents[name]
-    where = content if isinstance(content, Path) else name
-    if isinstance(content, Path) and content.stat().st_size < _LARGE:
-        content = content.read_bytes()
     added = CommitOperationAdd(name, content)
     if added.upload_info.sha256.hex() != source.hashes[name]:
-        raise OutputError("has changed since it was verified", where=where, fix="push again")
+        where = content if isinstance(content, Path) else name
+        raise OutputError("has changed since it was verified", where=where, fix=_AGAIN)
     return added
 
 
 def _commit(
     api: HfApi, there: Published, added: list[CommitOperationAdd], stale: list[str], **choices: Any
 ) -> Any:
-    """Uploads what is missing, then commits on top of the state that was checked."""
+    """Commits what was uploaded on top of the state that was checked."""
     from huggingface_hub import CommitOperationDelete
 
     removed = [CommitOperationDelete(name, is_folder=False) for name in stale]
-    with show_progress(shown=sys.stderr.isatty()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the client's, about optional metadata
+    with _show_uploads():
         return api.create_commit(
             there.repo, [*added, *removed], parent_commit=there.commit, **choices
         )
+
+
+@contextmanager
+def _show_uploads() -> Iterator[None]:
+    """Shows the client's progress on a terminal, without its warnings on optional metadata."""
+    with show_progress(shown=sys.stderr.isatty()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

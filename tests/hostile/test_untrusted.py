@@ -18,9 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from surgery import untrusted
 from surgery.card.text import read_card
 from surgery.errors import SamplesError, SourceError
-from surgery.untrusted import guard, parse_json, read_bytes, read_lines
+from surgery.untrusted import (
+    copy_checked,
+    guard,
+    parse_json,
+    parse_yaml,
+    read_bytes,
+    read_lines,
+)
 
 VALUES = st.recursive(
     st.none()
@@ -61,6 +69,50 @@ def test_json_is_read_as_the_library_reads_it(value: Any, ascii_only: bool) -> N
 def test_json_that_is_refused(text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_json(text)
+
+
+@pytest.mark.parametrize("as_typed", [False, True])
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        ("variant: zero\nlayout: stock\nvariant: mean\n", "variant"),
+        ("a: {b: [{c: 1, 'c': 2}]}", "c"),
+        ("license: mit\n? license\n: apache-2.0", "license"),
+    ],
+)
+def test_yaml_that_names_something_twice(text: str, twice: str, as_typed: bool) -> None:
+    with pytest.raises(ValueError, match=f"names '{twice}' twice"):
+        parse_yaml(text, as_typed=as_typed)
+
+
+def test_yaml_with_one_name_in_two_places() -> None:
+    assert parse_yaml("a: {b: 1}\nb: [{b: 1}, {b: 2}]") == {
+        "a": {"b": 1},
+        "b": [{"b": 1}, {"b": 2}],
+    }
+
+
+def test_a_reader_gets_copies_of_files_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    (tmp_path / "secret").write_bytes(b"y")
+    files = {"a": tmp_path / "a", "more/b": tmp_path / "a"}
+    with copy_checked(files, SourceError) as copy:
+        found = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+        assert found == {"a", "more/b"}
+        assert (copy / "more/b").read_bytes() == b"x" * 10
+        assert copy.stat().st_mode & 0o077 == 0, "private"
+    assert not copy.exists()
+    monkeypatch.setattr(untrusted, "_MOST_COPIED", 19)
+    with pytest.raises(SourceError, match="is too large"), copy_checked(files, SourceError):
+        raise AssertionError("it must not come so far")
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(SourceError, match="is not a regular file"),
+        copy_checked({"pipe": tmp_path / "pipe"}, SourceError),
+    ):
+        raise AssertionError("it must not come so far")
 
 
 def test_json_at_the_edge() -> None:

@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.tables.search import print_search, write_next_command
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, print_json
 
 
 @click.command("search")
@@ -63,11 +63,11 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
     request = options.fill_request(SearchRequest, asked)
 
     from evals.jobs.searching import search
-    from evals.report.search_report import explain_miss
-    from surgery.hub.finding import get_last_name
+    from evals.report.search import explain_miss
+    from surgery.privacy import get_last_name
 
     folder = output or Path(f"{get_last_name(Path(request.model.rpartition(':')[2]))}-search")
-    found = search(request, folder, overwrite=overwrite, say=note, progress=show_progress)
+    found = search(request, folder, overwrite=overwrite)
     if found is None:
         return
     result, _ = found

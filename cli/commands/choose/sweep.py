@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.tables import print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, print_json
 
 _COLUMNS = (
     ("exact", "exact_match", "{:.1%}"),
@@ -21,8 +21,6 @@ _COLUMNS = (
     ("perplexity", "heldout_perplexity", "{:.4g}"),
     ("est. KL", "estimated_kl", "{:.3f}"),
     ("est. margin", "estimated_margin", "{:.3f}"),
-    ("mixing", "mixing_measured", "{:.2f}"),
-    ("bound", "mixing_bound", "{:.2f}"),
 )
 _BEFORE_TASKS = 3
 _MOST = 12
@@ -50,11 +48,6 @@ _MOST = 12
 @options.tasks("no tasks", "none")
 @options.measuring
 @options.flag(
-    "--bounds",
-    "Also bound how much each block's attention adds by mixing tokens, and follow each edit "
-    "through the later blocks.",
-)
-@options.flag(
     "--estimate",
     "Also estimate the effect of editing every head and every block, from a few passes over "
     "the text. A lab model is then swept in all variants, unless you name some.",
@@ -78,7 +71,7 @@ def command(output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -
 
     from evals.jobs.sweeping import sweep
 
-    result = sweep(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    result = sweep(request, output, overwrite=overwrite)
     if result is None:
         return
     (print_json if as_json else print_sweep)(result)
@@ -121,7 +114,7 @@ def print_sweep(result: dict[str, Any]) -> None:
 
 def _print_best(result: dict[str, Any], edits: list[dict[str, Any]]) -> None:
     """Prints the edits that recite least, of equal ones the one that costs least."""
-    from evals.report.sweep_report import find_best_edits
+    from evals.report.sweep import find_best_edits
 
     base = result["base"]
     best, *others = find_best_edits({**result, "edits": edits})
@@ -141,7 +134,7 @@ def _print_best(result: dict[str, Any], edits: list[dict[str, Any]]) -> None:
 
 def _print_estimates(result: dict[str, Any]) -> None:
     """Prints the heads and blocks that no other beats in both estimates."""
-    from evals.report.sweep_report import find_front
+    from evals.report.sweep import find_front
 
     tokens = "recited tokens" if result["base"]["exact_count"] else "the passages' tokens"
     echo(

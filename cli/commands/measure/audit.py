@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.tables import format_figure, format_interval, print_choice, print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 
 
 @click.command("audit")
@@ -48,7 +48,7 @@ def command(
 
     from evals.jobs.auditing import audit
 
-    found = audit(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    found = audit(request, output, overwrite=overwrite)
     if found is None:
         return
     result = found.to_dict()
@@ -98,7 +98,7 @@ def print_audit(result: dict[str, Any]) -> None:
 
 
 def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
-    """`every`: the rates for all passages, if some of them chose the edit."""
+    """`every`: the rates for all passages, if a search used some of them."""
     headings = ["attack", "n", "base", "edited", f"never trained on (n ≤ {controls})", "seconds"]
     rows = []
     for one in rated:

@@ -9,7 +9,7 @@ from rich.filesize import decimal
 
 from cli import options
 from cli.tables import print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, print_json, show_progress
 
 
 @click.command("bench")
@@ -31,7 +31,7 @@ def command(base: str, edited: str, rounds: int, as_json: bool, **asked: Any) ->
     from evals.measure.speed import compare_speed
 
     with show_progress(f"bench {edited}", 2 * rounds) as advance:
-        result = compare_speed(base, edited, rounds=rounds, **asked, say=note, advance=advance)
+        result = compare_speed(base, edited, rounds=rounds, **asked, advance=advance)
     (print_json if as_json else _print)(result)
 
 

@@ -47,7 +47,7 @@ def command(as_json: bool, **asked: Any) -> None:
 
     from evals.jobs.checking import check_inputs
 
-    result = check_inputs(request, say=note)
+    result = check_inputs(request)
     (print_json if as_json else _print)(result)
 
 

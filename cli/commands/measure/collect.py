@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 
 
 @click.command("collect")
@@ -52,14 +52,11 @@ def command(output: Path, overwrite: bool, show_text: bool, as_json: bool, **ask
     """
     if output.suffix != ".jsonl":
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
-    from evals.measure.memorization.request import CollectRequest, Cut
+    from evals.jobs.collecting import CollectRequest, Cut, collect
 
     request = options.fill_request(CollectRequest, asked, cut=options.fill_request(Cut, asked))
-
-    from evals.jobs.collecting import collect
-
     text = {"show_text": show_text, "overwrite": overwrite}
-    found = collect(request, output, **text, say=note, progress=show_progress)
+    found = collect(request, output, **text)
     if found is None:
         return
     if found["resumed"]:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.terminal import note, print_json, show_progress
+from cli.terminal import note, print_json
 
 
 @click.command("compare")
@@ -52,10 +52,10 @@ def command(as_json: bool, **asked: Any) -> None:
     from evals.jobs.comparing import compare, compare_prompt, open_models
 
     if given:
-        result = compare(request, say=note, progress=show_progress)
+        result = compare(request)
         (print_json if as_json else print_comparison)(result)
         return
-    models = open_models(request, note)
+    models = open_models(request)
     note("Type a prompt. An empty line ends.")
     for prompt in _read_prompts():
         rows = [compare_prompt(models, prompt, request)]

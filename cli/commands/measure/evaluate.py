@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.tables.evaluation import print_evaluation
-from cli.terminal import note, print_json, show_progress
+from cli.terminal import print_json
 
 
 @click.command("evaluate")
@@ -56,13 +56,13 @@ def command(
     """
     if asked["baseline"] is None:
         raise click.UsageError("give --baseline, the model before the edit, to compare with")
-    from evals.report.evaluation_request import EvaluationRequest
+    from evals.report.request import EvaluationRequest
 
     request = options.fill_request(EvaluationRequest, asked)
 
     from evals.jobs.evaluating import run_evaluation
 
-    found = run_evaluation(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    found = run_evaluation(request, output, overwrite=overwrite)
     if found is None:
         return
     report, folder = found

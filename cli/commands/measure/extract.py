@@ -10,7 +10,7 @@ import click
 
 from cli import options
 from cli.tables import format_figure, print_choice, print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, print_json
 
 
 @click.command("extract")
@@ -74,21 +74,11 @@ def command(
     if rows is not None and rows == output:
         raise click.UsageError("--rows and --output name the same file")
 
-    from evals.measure.memorization.request import ExtractionRequest
+    from evals.jobs.extracting import ExtractionRequest, run_extraction
 
     request = options.fill_request(ExtractionRequest, asked)
-
-    from evals.measure.memorization.comparison import run_extraction
-
-    result = run_extraction(
-        request,
-        rows_file=rows,
-        output=output,
-        overwrite=overwrite,
-        show_text=show_text,
-        say=note,
-        progress=show_progress,
-    )
+    text = {"show_text": show_text, "overwrite": overwrite}
+    result = run_extraction(request, rows_file=rows, output=output, **text)
     if result is not None:
         (print_json if as_json else print_extraction)(result)
 

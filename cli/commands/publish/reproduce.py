@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 
 
 @click.command("reproduce")
@@ -31,7 +31,7 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
     """
     from evals.jobs.exporting import repeat_export
 
-    result = repeat_export(model, output, **asked, overwrite=overwrite, progress=show_progress)
+    result = repeat_export(model, output, **asked, overwrite=overwrite)
     source = result.original.manifest.edit.source.model
     if as_json:
         print_json(result.to_json())

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.terminal import echo, note, show_progress
+from cli.terminal import echo
 
 TERMS = (
     "Recited, recovered: the share of the records that a model completes by itself, or that an "
@@ -41,7 +41,7 @@ def command(output: Path, overwrite: bool) -> None:
     Edits lab:pythia in two ways: its deep blocks, and what a search chooses. Verifies both, and
     shows side by side what each model recites, what an attacker recovers, and what it still can do.
     """
-    from cli.tables import make_console
+    from cli.console import make_console
     from cli.tables.comparison import print_comparison
     from cli.tables.evaluation import print_evaluation
     from evals.jobs.demonstrating import PLACES, compare_texts, run_demo
@@ -50,11 +50,10 @@ def command(output: Path, overwrite: bool) -> None:
 
     def announce(title: str, commands: list[str]) -> None:
         out.rule(title)
-        out.print("\n".join(commands), style="bold")
+        for line in commands:
+            out.print(line, style="bold")
 
-    report = run_demo(
-        output, overwrite=overwrite, announce=announce, say=note, progress=show_progress
-    )
+    report = run_demo(output, overwrite=overwrite, announce=announce)
     print_evaluation(report)
     for line in TERMS:
         echo(line)

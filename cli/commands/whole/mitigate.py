@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from cli import options
 from cli.config import config_option
 from cli.tables import print_table
-from cli.terminal import echo, note, print_json, show_progress
+from cli.terminal import echo, note, print_json
 
 if TYPE_CHECKING:
     from evals.jobs.mitigating import MitigationRequest
@@ -84,12 +84,7 @@ def _describe_preset(name: str) -> str:
 @options.overwrite
 @options.json
 def command(
-    output: Path,
-    dry_run: bool,
-    overwrite: bool,
-    allow_undecided: bool,
-    as_json: bool,
-    **asked: Any,
+    output: Path, dry_run: bool, overwrite: bool, allow_undecided: bool, as_json: bool, **asked: Any
 ) -> None:
     """Reduce what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
@@ -123,8 +118,6 @@ def command(
         request,
         output,
         overwrite=overwrite,
-        say=note,
-        progress=show_progress,
         show_search=show_search,
     )
     if done is None:
@@ -145,7 +138,7 @@ def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json
     find_outline(request.model, request.revision)  # before the imports, which take seconds
     from evals.jobs.forecasting import forecast
 
-    found = forecast(request, output, overwrite=overwrite, say=note, progress=show_progress)
+    found = forecast(request, output, overwrite=overwrite)
     print_json(found) if as_json else _print_forecast(found)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch.special import ndtr
 from transformers import PreTrainedModel
 
-from evals.choose.search.task import Half
+from evals.data.held_back import Half
 from evals.measure.memorization.recovery import Recovery
 from evals.measure.response import Looking, respond_heldout, respond_margins
 from surgery.selection import Part

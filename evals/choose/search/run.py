@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from evals.choose.search.algorithm import Found, find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.estimates import Indices, estimate_units
+from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.points import EditPoint, point_as_json, point_of
-from evals.choose.search.task import SearchTask
 from evals.choose.search.trials import Trials, Twice
 from evals.choose.search.units import held_in_stock
 from evals.measure.edits.engine import BASE, Engine
-from evals.run.journal import Journal
+from evals.run.journal import KEEP_NOTHING, Journal
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.selection import Selection, parse_selection
 from surgery.variants import variant_of
@@ -53,11 +52,11 @@ class SearchOutcome:
 
 
 def run_search(
-    task: SearchTask,
+    opened: OpenedSearch,
     *,
     advance: Advance,
     looked: Advance = lambda done: None,
-    journal: Journal | None = None,
+    journal: Journal = KEEP_NOTHING,
     earlier: Mapping[Selection, EditPoint] | None = None,
 ) -> SearchOutcome:
     """Searches. `advance` gets the number of rows just done for edits, `looked` for estimates.
@@ -65,48 +64,39 @@ def run_search(
     `journal` records what is measured; `earlier`: what was measured before. Raises
     `MeasurementError` if the unedited model leaves nothing to search for, or nothing to search by.
     """
-    layout, fit = task.request.layout, task.fitter.fit if task.fitter else None
-    trials = Trials(task, task.engines(layout, fit), layout)
+    layout, fit = opened.request.layout, opened.fitter.fit if opened.fitter else None
+    trials = Trials(opened, opened.engines(layout, fit), layout)
     base = trials.measure_twice(BASE)
-    over = [f"{a} {rate:.1%}" for a, rate in base[0].known.items() if rate > task.others.get(a, 1)]
-    if base[0].recovered == 0 and over:
-        raise MeasurementError(
-            f"nothing to search by: {task.measure.name} recovers no passage from the base",
-            where=task.samples.source,
-            got=", ".join(over),
-            fix="choose a wider `measure`, such as hints:8, and limit it with `max`",
-        )
-    if base[0].recovered == 0 or task.keeps(base[0], base[0]):
-        raise MeasurementError(
-            "nothing to search for: the unedited model meets the goal",
-            where=task.samples.source,
-            got=f"{base[0].recovered:.1%} of the passages recovered ({task.measure.name})",
-        )
-    deep, compared = _deep_blocks(task, base[0])
+    _check_base(opened, base[0])
+    deep, compared = _deep_blocks(opened, base[0])
     known = {**(earlier or {}), BASE: base[0]}
-    with nullcontext() if journal is None else journal.open_to_append():
-        found = _find(task, trials.engines[0], known, journal, advance, looked)
+    with journal.open_to_append():
+        found = _find(opened, trials.engines[0], known, journal, advance, looked)
         tried: dict[Selection, EditPoint] = {}  # with the fits of an export
 
-        def keeps(chosen: Indices) -> bool:
+        def try_out(chosen: Indices) -> EditPoint:
+            """Measures a set with the fits of an export, and attacks it if it meets the goal."""
             before = found.measured[chosen]
-            if task.fitter is not None:  # every process must take part
-                task.fitter.fit(before.selection)
+            if opened.fitter is not None:  # every process must take part
+                opened.fitter.fit(before.selection)
             point = trials.measure(before.selection)
-            if task.keeps(point, base[0]):
+            if opened.keeps(point, base[0]):
                 known = replace(point, attacked=before.attacked, healed_rise=before.healed_rise)
                 point = trials.attack(known)
                 found.measured[chosen] = replace(
                     before, attacked=point.attacked, healed_rise=point.healed_rise
                 )
-                if journal is not None and point != known:
+                if point != known:
                     journal.append(point_as_json(found.measured[chosen]))
             tried[point.selection] = point
-            return task.keeps(point, base[0])
+            return point
+
+        def keeps(chosen: Indices) -> bool:
+            return opened.keeps(try_out(chosen), base[0])
 
         found.compare_with(compared)
-        if task.others:
-            best = deepen(found, keeps, task.others, task.request.max_evaluations)
+        if opened.others:
+            best = deepen(found, keeps, opened.others, opened.request.max_evaluations)
         else:
             best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
@@ -114,38 +104,56 @@ def run_search(
     return SearchOutcome(found, base, deep, selected, points, trials.engines)
 
 
+def _check_base(opened: OpenedSearch, base: EditPoint) -> None:
+    """Raises `MeasurementError` if the unedited model leaves nothing to search for or by."""
+    over = [f"{a} {rate:.1%}" for a, rate in base.known.items() if rate > opened.others.get(a, 1)]
+    if base.recovered == 0 and over:
+        raise MeasurementError(
+            f"nothing to search by: {opened.measure.name} recovers no passage from the base",
+            where=opened.samples.source,
+            got=", ".join(over),
+            fix="choose a wider `measure`, such as hints:8, and limit it with `max`",
+        )
+    if base.recovered == 0 or opened.keeps(base, base):
+        raise MeasurementError(
+            "nothing to search for: the unedited model meets the goal",
+            where=opened.samples.source,
+            got=f"{base.recovered:.1%} of the passages recovered ({opened.measure.name})",
+        )
+
+
 def _find(
-    task: SearchTask,
+    opened: OpenedSearch,
     engine: Engine,
     known: dict[Selection, EditPoint],
-    journal: Journal | None,
+    journal: Journal,
     advance: Advance,
     looked: Advance,
 ) -> Found:
     """Searches with estimates and fits of the unedited model, unless it can measure all sets."""
     estimates = None
-    if not task.exhaustive:
-        blocks = range(task.loaded.dimensions.num_blocks)
-        fits = task.fitter.fit_alone(blocks, task.variants) if task.fitter else {}
-        recovered = task.measure.recovered(engine.base.evidence)
+    if not opened.exhaustive:
+        blocks = range(opened.loaded.dimensions.num_blocks)
+        fits = opened.fitter.fit_alone(blocks, opened.variants) if opened.fitter else {}
+        recovered = opened.measure.recovered(engine.base.evidence)
         estimates = estimate_units(
-            task.loaded.model,
-            task.halves[0],
+            opened.loaded.model,
+            opened.halves[0],
             recovered,
-            task.offered,
-            task.pools,
-            task.measure,
+            opened.offered,
+            opened.pools,
+            opened.measure,
             fits,
-            stock=held_in_stock(task.offered, task.loaded.editable, task.request.layout),
+            stock=held_in_stock(opened.offered, opened.loaded.editable, opened.request.layout),
             advance=looked,
         )
         # Fits of the unedited model, whatever is edited below a block.
-        engine, _ = task.engines(task.request.layout, lambda selection: fits)
+        engine, _ = opened.engines(opened.request.layout, lambda selection: fits)
 
     def refits(selection: Selection) -> bool:
         """Whether the fits are those of an export: always so where one block is edited."""
-        fitted = any(variant_of(part.variant).FITTED for part in selection)
-        return task.exhaustive or not fitted or len({part.block for part in selection}) == 1
+        fitted = any(variant_of(part.variant).fitted for part in selection)
+        return opened.exhaustive or not fitted or len({part.block for part in selection}) == 1
 
     def evaluate(selections: Sequence[Selection]) -> list[EditPoint]:
         missing = [
@@ -153,23 +161,22 @@ def _find(
         ]
         for begin in range(0, len(missing), _AT_ONCE):
             for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=advance):
-                point = point_of(one, task.measure, task.names)
+                point = point_of(one, opened.measure, opened.names)
                 if before := known.get(one.selection):  # attacks are of the fits of an export
                     rise = before.healed_rise
                     point = replace(point, attacked=before.attacked, healed_rise=rise)
                 known[one.selection] = replace(point, refitted=refits(one.selection))
-                if journal is not None:
-                    journal.append(point_as_json(known[one.selection]))
+                journal.append(point_as_json(known[one.selection]))
         return [known[selection] for selection in selections]
 
-    most, find_refusal = task.request.max_evaluations, task.loaded.editable.find_refusal
-    for share in (1,) if task.exhaustive or not task.others else (4, 2, 1):
+    most, find_refusal = opened.request.max_evaluations, opened.loaded.editable.find_refusal
+    for share in (1,) if opened.exhaustive or not opened.others else (4, 2, 1):
         found = find(
             evaluate,
-            task.offered,
-            task.request.goal,
+            opened.offered,
+            opened.request.goal,
             estimates,
-            holds=lambda some: find_refusal(some, layout=task.request.layout) is None,
+            holds=lambda some: find_refusal(some, layout=opened.request.layout) is None,
             max_evaluations=-(-most // share),
         )
         if found.met:  # the rest of the budget is for deeper cuts
@@ -178,7 +185,7 @@ def _find(
 
 
 def _deep_blocks(
-    task: SearchTask, base: EditPoint
+    opened: OpenedSearch, base: EditPoint
 ) -> tuple[Twice | None, dict[Indices, EditPoint]]:
     """Measures `identity` on the fewest deepest blocks that keep all limits, else on a quarter (as
     Menta, Agrawal and Agarwal 2025, section 4).
@@ -187,20 +194,20 @@ def _deep_blocks(
     was measured for it, where that is an edit that the search may choose.
     """
     compared: dict[Indices, EditPoint] = {}
-    trials, goal = Trials(task, task.engines("auto"), "auto"), task.request.goal
-    blocks, heads = task.loaded.dimensions.num_blocks, task.loaded.dimensions.num_heads
+    trials, goal = Trials(opened, opened.engines("auto"), "auto"), opened.request.goal
+    blocks, heads = opened.loaded.dimensions.num_blocks, opened.loaded.dimensions.num_heads
     edits = [parse_selection(f"last:{n + 1}", "identity", blocks, heads) for n in range(blocks)]
     best, least = edits[-(-blocks // 4) - 1], None
     try:
         for edit in edits:
             point = trials.measure(edit)
             point = trials.attack(point) if goal.met(point, base) else point
-            met = task.keeps(point, base)
-            if (units := task.find_units(edit)) is not None:
+            met = opened.keeps(point, base)
+            if (units := opened.find_units(edit)) is not None:
                 compared[units] = point
             if met and (least is None or goal.order(point) < least):
                 best, least = edit, goal.order(point)
-            if goal.beyond(point, base) and (met or not task.others):
+            if goal.beyond(point, base) and (met or not opened.others):
                 break
         return trials.measure_twice(best), compared
     except UnsupportedError:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.points import EditPoint, point_of
-from evals.choose.search.task import SearchTask
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.names import find_attack
 from evals.measure.edits.engine import BASE, Engine
@@ -32,7 +32,7 @@ class Trials:
     """Of a task's edits in a layout. Every attack of an edit runs once on each half, and learns
     nothing from the other."""
 
-    task: SearchTask
+    opened: OpenedSearch
     engines: tuple[Engine, Engine]
     layout: str
     outcomes: dict[tuple[Selection, str, int], AttackOutcome] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Trials:
     def measure(self, selection: Selection, half: int = 0) -> EditPoint:
         """What one pass shows on a half."""
         (measured,) = self.engines[half].measure([selection])
-        return point_of(measured, self.task.measure, self.task.names)
+        return point_of(measured, self.opened.measure, self.opened.names)
 
     def measure_twice(self, selection: Selection) -> Twice:
         """With every attack that has a limit."""
@@ -56,21 +56,21 @@ class Trials:
 
         Raises `MeasurementError` if no passage counts for one: every edit would keep its limit.
         """
-        for name in self.task.slow:
-            if stop and point.excess(self.task.others):
+        for name in self.opened.slow:
+            if stop and point.excess(self.opened.others):
                 break
             if name not in point.tried:
                 counted = self._run(point.selection, name, half).counted
                 if not len(counted):
                     raise MeasurementError(
                         f"{name} has a limit, and no passage of a half counts for it",
-                        where=self.task.samples.source,
+                        where=self.opened.samples.source,
                         fix="give more passages, or leave out the limit",
                     )
                 rate = float(counted.mean())
                 point = replace(point, attacked=(*point.attacked, (name, rate, len(counted))))
-        complete = len(point.attacked) == len(self.task.slow)
-        if self.task.healing and complete and point.selection and point.healed_rise is None:
+        complete = len(point.attacked) == len(self.opened.slow)
+        if self.opened.healing and complete and point.selection and point.healed_rise is None:
             after, before = (self._measure_loss(one, half) for one in (point.selection, BASE))
             point = replace(point, healed_rise=after - before)
         return point
@@ -78,7 +78,7 @@ class Trials:
     def _run(self, selection: Selection, name: str, half: int) -> AttackOutcome:
         key = (selection, name, half)
         if key not in self.outcomes:
-            target, attack = self.task.targets[half], find_attack(name)
+            target, attack = self.opened.targets[half], find_attack(name)
             if selection:
                 base = self._run(BASE, name, half) if attack.reads_base else None
                 cut = tuple(sorted({*target.cut, *blocks_of(selection)}))
@@ -89,19 +89,19 @@ class Trials:
     def _edit(self, selection: Selection) -> Any:
         """The edited model, healed if the task says so. Keeps only the last one."""
         if selection not in self.edited:
-            task, editable = self.task, self.task.loaded.editable
-            model, constants = task.loaded.model, None
+            opened, editable = self.opened, self.opened.loaded.editable
+            model, constants = opened.loaded.model, None
             if selection:
                 plan = editable.plan(selection, layout=self.layout)
-                fitted = any(variant_of(part.variant).FITTED for part in selection)
-                fits = task.fitter.fit(selection) if task.fitter and fitted else {}
+                fitted = any(variant_of(part.variant).fitted for part in selection)
+                fits = opened.fitter.fit(selection) if opened.fitter and fitted else {}
                 model = editable.apply(plan, fits)
                 constants = find_constants([plan], model.state_dict())
-            if task.healing is not None:
+            if opened.healing is not None:
                 model = copy.deepcopy(model)  # it shares tensors with the unedited one
-                schedule = Schedule(task.request.heal_steps)
-                stored = task.loaded.found.inventory.dtype
-                heal_model(model, task.healing, schedule, stored, constants=constants)
+                schedule = Schedule(opened.request.heal_steps)
+                stored = opened.loaded.found.inventory.dtype
+                heal_model(model, opened.healing, schedule, stored, constants=constants)
             self.edited.clear()
             self.edited[selection] = model
         return self.edited[selection]
@@ -109,8 +109,8 @@ class Trials:
     def _measure_loss(self, selection: Selection, half: int) -> float:
         """The held-out loss of the healed edit, or of the healed base, in nats per token."""
         if (selection, half) not in self.losses:
-            healed = replace(self.task.targets[half], model=self._edit(selection))
-            for place, one in enumerate(self.task.halves):
+            healed = replace(self.opened.targets[half], model=self._edit(selection))
+            for place, one in enumerate(self.opened.halves):
                 likelihood = healed.read(one.windows, 1).predictions.log_likelihood
                 self.losses[selection, place] = -float(likelihood.mean(dtype=np.float64))
         return self.losses[selection, half]

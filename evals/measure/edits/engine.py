@@ -9,7 +9,6 @@ N: memorized rows, M: held-out windows, B: rows of a batch, S: suffix tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +24,7 @@ from evals.measure.memorization.recovery import Evidence
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.early_exit import find_divergences, find_divergences_from
 from evals.run.forward import check_head, head_of
-from evals.run.journal import Journal, arrays_as_json, arrays_from_json
+from evals.run.journal import KEEP_NOTHING, Journal, arrays_as_json, arrays_from_json
 from evals.run.predictions import Sampling, measure_heldout, measure_predictions
 from evals.run.resuming import Run, run_from_block, run_tokens
 from surgery.editing.in_memory import Editable
@@ -119,7 +118,7 @@ class Engine:
         selections: Sequence[Selection],
         *,
         advance: Callable[[int], None] = lambda done: None,
-        journal: Journal | None = None,
+        journal: Journal = KEEP_NOTHING,
     ) -> list[MeasuredEdit]:
         """Measures edits, in the order given.
 
@@ -145,7 +144,7 @@ class Engine:
         edits: SharedEdits,
         selections: Sequence[Selection],
         advance: Callable[[int], None],
-        journal: Journal | None,
+        journal: Journal,
     ) -> list[list[Columns]]:
         """The columns of each selection in every batch. Each process has a batch at a time, and all
         are recorded before the next."""
@@ -163,15 +162,14 @@ class Engine:
             )
             return [found[selection] for selection in selections]
 
-        parts = processes.once(lambda: [] if journal is None else journal.read(_stored_columns))
+        parts = processes.once(journal.read, _stored_columns)
         advance(len(selections) * sum(len(tokens) for tokens, _ in batches[: len(parts)]))
-        with nullcontext() if journal is None else journal.open_to_append():
+        with journal.open_to_append():
             for begin in range(len(parts), len(batches), processes.count):
                 done = processes.map_in_order(measure, batches[begin : begin + processes.count])
                 parts += done
-                if journal is not None:
-                    for part in done:
-                        journal.append({"edits": [arrays_as_json(columns) for columns in part]})
+                for part in done:
+                    journal.append({"edits": [arrays_as_json(columns) for columns in part]})
         return parts
 
     def _measure_batch(

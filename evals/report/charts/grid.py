@@ -17,7 +17,7 @@ Cells = Sequence[Sequence[float | str | None]]
 """[rows][columns], from the lowest row up. A name has the color of its series; None is empty."""
 _COLORS = ("Blues", "Oranges")
 _DECADES = 1e3  # what a logarithmic scale spans at most
-_MOST_NUMBERS = 14  # columns up to which every cell can hold its number
+_MOST_NUMBERS = 14  # rows up to which every one has its number
 
 
 class Grid(NamedTuple):
@@ -32,25 +32,21 @@ class Grid(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Grids in one unit, one below the other. `numbers`: cells hold theirs, if there are few."""
+    """Grids in one unit, one below the other."""
 
     label: str
     grids: Sequence[Grid]
     log: bool = False
-    numbers: bool = False
 
 
-def draw_grid(
-    title: str, scales: Sequence[Scale], *, xlabel: str = "block", last: str = ""
-) -> Chart:
-    """A column of panels for each scale. `last`: the name of the last column of cells."""
+def draw_grid(title: str, scales: Sequence[Scale]) -> Chart:
+    """A column of panels for each scale."""
     grids = scales[0].grids
     rows = sum(len(cells) for _, cells in grids[0].sections)
 
     def measure(narrow: bool) -> Size:
-        each = 0.27 if scales[0].numbers else 0.09
         panels = len(grids) * (len(scales) if narrow else 1)
-        return NARROW if narrow else WIDE, 1.0 + panels * (0.5 + each * min(rows, 48))
+        return NARROW if narrow else WIDE, 1.0 + panels * (0.5 + 0.09 * min(rows, 48))
 
     def paint(figure: Figure, narrow: bool) -> None:
         shape = (len(scales) * len(grids), 1) if narrow else (len(grids), len(scales))
@@ -58,14 +54,14 @@ def draw_grid(
         columns = panels.reshape(len(scales), -1) if narrow else panels.T
         for column, scale, colors in zip(columns, scales, _COLORS, strict=False):
             _paint_scale(figure, column, scale, colors)
-            column[-1].set_xlabel(xlabel)
+            column[-1].set_xlabel("block")
         for axes in panels.flat:
             axes.label_outer()
-            _name_cells(axes, grids[0].sections, last)
+            _name_cells(axes, grids[0].sections)
 
     what, names = (join_names([one.label for one in some]) for some in (scales, grids))
     outlined = " The edit is outlined." if any(g.outlined for s in scales for g in s.grids) else ""
-    alt = f"A grid with a column for each {xlabel}: {what}. Rows: {names}.{outlined}"
+    alt = f"A grid with a column for each block: {what}. Rows: {names}.{outlined}"
     return Chart(title, alt, paint, measure)
 
 
@@ -94,8 +90,6 @@ def _paint_scale(figure: Figure, column: Sequence[Axes], scale: Scale, colors: s
             [[choose_color(cell) for cell in row] for row in rows],
             aspect="auto", origin="lower", extent=(-0.5, len(rows[0]) - 0.5, 0, len(rows)),
         )  # fmt: skip
-        if scale.numbers and len(rows[0]) <= _MOST_NUMBERS:
-            _write_numbers(axes, rows, most)
         _outline(axes, grid.outlined)
     if numbers:
         ticks = np.geomspace(norm.vmin, norm.vmax, 4) if scale.log else None
@@ -107,7 +101,7 @@ def _paint_scale(figure: Figure, column: Sequence[Axes], scale: Scale, colors: s
         column[0].bar(0, 0, color=LOOKS[name]["color"], label=name)
 
 
-def _name_cells(axes: Axes, sections: Sequence[tuple[str, Cells]], last: str) -> None:
+def _name_cells(axes: Axes, sections: Sequence[tuple[str, Cells]]) -> None:
     """Says what rows and columns are, for panels that share their axes."""
     from matplotlib.ticker import MaxNLocator
 
@@ -121,20 +115,8 @@ def _name_cells(axes: Axes, sections: Sequence[tuple[str, Cells]], last: str) ->
     axes.set_yticks(*zip(*ticks, strict=True))
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(0, start))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if last:
-        at = range(0, columns - 1, 1 if columns <= _MOST_NUMBERS else 4)
-        axes.set_xticks([*at, columns - 1], [*map(str, at), last])
     axes.tick_params(axis="y", length=0)
     axes.grid(False)
-
-
-def _write_numbers(axes: Axes, rows: Cells, most: float) -> None:
-    for at, row in enumerate(rows):
-        for column, value in enumerate(row):
-            if isinstance(value, float | int):
-                color = "white" if value > most / 2 else "black"
-                where: Any = {"ha": "center", "va": "center", "size": 8, "color": color}
-                axes.text(column, at + 0.5, f"{value:.0f}", **where)
 
 
 def _outline(axes: Axes, cells: Collection[tuple[int, int]]) -> None:

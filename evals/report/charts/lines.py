@@ -21,7 +21,6 @@ class LinePanel(NamedTuple):
     title: str = ""
     level: float | None = None
     whole: bool = False
-    log: bool = False
 
 
 def draw_lines(title: str, panels: Sequence[Sequence[LinePanel]]) -> Chart:
@@ -29,8 +28,6 @@ def draw_lines(title: str, panels: Sequence[Sequence[LinePanel]]) -> Chart:
     every = [panel for row in panels for panel in row]
 
     def paint(figure: Figure, narrow: bool) -> None:
-        from matplotlib.ticker import LogLocator
-
         for axes, panel in arrange_panels(figure, panels, narrow):
             if panel.level is not None:
                 axes.axhline(panel.level, label="unedited", color="0.5", linewidth=0.8)
@@ -38,10 +35,6 @@ def draw_lines(title: str, panels: Sequence[Sequence[LinePanel]]) -> Chart:
             axes.locator_params(axis="x", integer=True)
             if panel.whole:
                 axes.set_ylim(WHOLE)
-            if panel.log:
-                axes.set_yscale("log", subs=[])
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
 
     names = join_names([one.label for panel in every for one in panel.series])
     what = join_names([f"{panel.ylabel} by {panel.xlabel}" for panel in every])

@@ -14,7 +14,7 @@ from evals.run.lm_eval.request import Benchmarking
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.request import Measuring
 from surgery.hub.embedded import find_lab
-from surgery.hub.finding import make_public_name
+from surgery.privacy import make_public_name
 
 
 class EvaluationRequest(Measuring, Benchmarking, Attacking):

@@ -1,44 +1,26 @@
-"""Runs the memorization test on a model, or on an edit and its base."""
+"""Runs the memorization test on models, and puts an edit beside its base."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from evals.data import Samples, Tokens, describe_samples, list_row_warnings
-from evals.data.held_back import HeldBack, hold_back
-from evals.data.inputs import (
-    Progress,
-    Say,
-    find_baseline,
-    find_last,
-    measure_in_turn,
-    open_passages,
-    read_heldout_texts,
-    say_nothing,
-    show_nothing,
-)
-from evals.data.windows import cut_windows
+from evals.data.held_back import HeldBack
 from evals.measure.memorization.extraction import Extraction, extract, run_pass
 from evals.measure.memorization.measures import Flags, suffix_nll
-from evals.measure.memorization.request import ExtractionRequest
 from evals.measure.memorization.summary import (
     ControlLoss,
     compare_extractions,
-    list_rows,
     summarize_extraction,
 )
-from evals.run.batching import rows_per_batch
 from evals.run.models import LoadedModel
 from evals.run.predictions import Sampling
 from evals.run.statistics import SEED, rate
-from surgery.output import check_output, write_lines
-from surgery.processes import current_processes, join_launch, leave_launch
+from surgery.processes import current_processes
 from surgery.record.manifest import list_versions
 
 
@@ -81,72 +63,10 @@ class ExtractionResults:
         return replace(self, test=self.test.select(passages), control=control)
 
 
-def run_extraction(
-    request: ExtractionRequest,
-    *,
-    rows_file: Path | None = None,
-    output: Path | None = None,
-    overwrite: bool = False,
-    show_text: bool = False,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
-) -> dict[str, Any] | None:
-    """Returns the object of `extract --json`; writes it to `output`, and the rows to `rows_file`.
-
-    `show_text`: rows hold the passages' text. Returns None on all processes but the main one.
-    Raises `SurgeryError` if the request names anything unusable, or if a file exists.
-    """
-    for file, argument in ((rows_file, "rows"), (output, "output")):
-        if file is not None:
-            check_output(file, overwrite=overwrite, argument=argument)
-    passages = open_passages(request.samples, request)
-    texts = read_heldout_texts(request.control, request.model, request.baseline, request.samples)
-    join_launch(say)
-    edited = find_last(request.model, request)
-    bases = [find_baseline(name, [edited], say=say) for name in (request.baseline,) if name]
-    tokenizer: Any = None
-
-    def prepare(loaded: LoadedModel) -> tuple[Protocol, HeldBack]:
-        nonlocal tokenizer
-        tokenizer, windows = loaded.tokenizer, None
-        samples = passages.tokenize(tokenizer)
-        length = samples.tokens.shape[1]
-        if texts and (request.control or tokenizer is not None):
-            windows = cut_windows(texts, tokenizer, length)
-        size = request.batch_size or rows_per_batch(loaded.model, length)
-        sampling = Sampling(request.top_k, request.temperature)
-        protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
-        return protocol, hold_back([edited.manifest], samples, windows)
-
-    def measure_one(
-        loaded: LoadedModel, shared: tuple[Protocol, HeldBack], is_last: bool
-    ) -> ExtractionResults:
-        protocol, _ = shared
-        with progress(f"extract {loaded.name}", protocol.rows) as advance:
-            return measure(loaded, protocol, advance=advance)
-
-    shared, results = measure_in_turn([*bases, edited], request, prepare, measure_one, say)
-    if not leave_launch():
-        return None
-    _, left = shared
-    base, after = results[0] if bases else None, results[-1]
-    result = report_held_back(after, base, left)
-    for warning in result["warnings"]:
-        say(f"warning: {warning}")
-    if rows_file is not None:
-        decoder = tokenizer if show_text else None
-        records = list_rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
-        lines = (json.dumps(record, ensure_ascii=False) for record in records)
-        write_lines(rows_file, lines, overwrite=overwrite)
-    if output is not None:
-        write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)], overwrite=overwrite)
-    return result
-
-
 def report_held_back(
     edited: ExtractionResults, base: ExtractionResults | None, left: HeldBack
 ) -> dict[str, Any]:
-    """As `report_extraction`, without the rows that chose the edit; also counts all recited."""
+    """As `report_extraction`, without the rows that a search used; also counts all recited."""
     after = edited.select(left.passages, left.windows)
     result = report_extraction(after, base and base.select(left.passages, left.windows))
     result |= {"chose": left.chose.model_dump(), "all_passages": None}
@@ -163,10 +83,7 @@ def report_held_back(
 
 
 def measure(
-    loaded: LoadedModel,
-    protocol: Protocol,
-    *,
-    advance: Callable[[int], None] | None = None,
+    loaded: LoadedModel, protocol: Protocol, *, advance: Callable[[int], None] | None = None
 ) -> ExtractionResults:
     """Runs `protocol` on one model. `advance` counts finished rows, including controls."""
     samples, model = protocol.samples, loaded.model

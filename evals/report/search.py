@@ -1,4 +1,4 @@
-"""The result of a search, as plain JSON values."""
+"""The result of a search: its JSON object, the plan to export, and a picture of the front."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.points import EditPoint, pareto_front, point_as_json
 from evals.choose.search.run import SearchOutcome
-from evals.choose.search.task import Half, SearchTask
 from evals.data import hash_row
+from evals.data.held_back import Half
 from evals.measure.edits.engine import BASE, edit_record
 from evals.measure.verdicts import OK, Limit, State, judge, settle
+from evals.report.charts.chart import Chart
+from evals.report.charts.front import FrontPanel, draw_front
+from evals.report.charts.panels import Point, Series
 from evals.report.model_map import ModelMap, make_map
 from evals.run.statistics import FEWEST, mean, wilson
 from surgery.errors import MeasurementError
@@ -20,30 +24,30 @@ from surgery.record.plan_file import PlanFile, list_edits
 from surgery.selection import Selection
 
 
-def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+def make_search_report(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, Any]:
     """The JSON object of `search --json`, without the path of the plan. Figures are of members."""
-    loaded = task.loaded
+    loaded = opened.loaded
     return {
         "model": loaded.name,
         "family": loaded.family.model_type,
-        "num_blocks": task.loaded.dimensions.num_blocks,
-        "num_heads": task.loaded.dimensions.num_heads,
-        **_describe_aim(task),
-        "max_evaluations": task.request.max_evaluations,
-        **_describe_choice(task, outcome),
+        "num_blocks": opened.loaded.dimensions.num_blocks,
+        "num_heads": opened.loaded.dimensions.num_heads,
+        **_describe_aim(opened),
+        "max_evaluations": opened.request.max_evaluations,
+        **_describe_choice(opened, outcome),
         "evaluations": outcome.found.evaluations,
-        "exhaustive": task.exhaustive,
+        "exhaustive": opened.exhaustive,
         "units": {
-            "offered": len(task.offered),
-            "estimated": len(task.offered) if outcome.found.estimates else 0,
+            "offered": len(opened.offered),
+            "estimated": len(opened.offered) if outcome.found.estimates else 0,
             "measured": len(frozenset[int]().union(*outcome.found.measured)),
         },
-        **_describe_text(task),
-        "calibration": _record_fits(task, outcome),
-        "question": describe_question(task),
-        "map": (found := make_search_map(task, outcome)) and found.model_dump(mode="json"),
+        **_describe_text(opened),
+        "calibration": _record_fits(opened, outcome),
+        "question": describe_question(opened),
+        "map": (found := make_search_map(opened, outcome)) and found.model_dump(mode="json"),
         "measured": [point_as_json(point) for point in outcome.found.measured.values()],
-        "warnings": list(task.warnings),
+        "warnings": list(opened.warnings),
         "provenance": {
             "model": {**loaded.provenance, "batch_size": outcome.engines[0].batch_size},
             "versions": list_versions(),
@@ -51,9 +55,9 @@ def make_search_report(task: SearchTask, outcome: SearchOutcome) -> dict[str, An
     }
 
 
-def make_search_map(task: SearchTask, outcome: SearchOutcome) -> ModelMap | None:
+def make_search_map(opened: OpenedSearch, outcome: SearchOutcome) -> ModelMap | None:
     """What each unit offered is worth and costs: as estimated, or as measured without estimates."""
-    estimates, base, size = outcome.found.estimates, outcome.base[0], task.loaded.dimensions
+    estimates, base, size = outcome.found.estimates, outcome.base[0], opened.loaded.dimensions
     if estimates is not None:
         found = {unit: estimates.predict_one((unit,)) for unit in estimates.units}
         units = {unit: (one["margin"], one["kl"]) for unit, one in found.items()}
@@ -61,12 +65,12 @@ def make_search_map(task: SearchTask, outcome: SearchOutcome) -> ModelMap | None
         units = {
             point.selection[0]: (100 * (base.recovered - point.recovered), point.heldout_kl)
             for point in outcome.found.measured.values()
-            if len(point.selection) == 1 and point.selection[0] in task.offered
+            if len(point.selection) == 1 and point.selection[0] in opened.offered
         }
     return make_map(units, size.num_blocks, size.num_heads, measured=estimates is None)
 
 
-def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+def _describe_choice(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, Any]:
     """The choice, the unedited model, and the deepest blocks, on both halves.
 
     `held_back_state`: whether the choice keeps every limit on the half it was not made on, as
@@ -74,68 +78,68 @@ def _describe_choice(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]
     `selected`, and `held_back` are None if nothing meets the goal; `deep_blocks`, if the model
     cannot hold it.
     """
-    here, back = task.halves
+    here, back = opened.halves
     (base, base_back), deep, selected = outcome.base, outcome.deep_blocks, outcome.selected
 
     def record(point: EditPoint) -> dict[str, Any]:
-        named = edit_record(point.selection, task.loaded.dimensions.num_heads)
-        return {**named, **_figures(task, point, here)}
+        named = edit_record(point.selection, opened.loaded.dimensions.num_heads)
+        return {**named, **_figures(opened, point, here)}
 
-    state = _judge_held_back(task, outcome, selected[1]) if selected else None
-    front = pareto_front(outcome.points.values(), task.request.goal.cost)
+    state = _judge_held_back(opened, outcome, selected[1]) if selected else None
+    front = pareto_front(outcome.points.values(), opened.request.goal.cost)
     return {
-        "base": {**_figures(task, base, here), "held_back": _figures(task, base_back, back)},
+        "base": {**_figures(opened, base, here), "held_back": _figures(opened, base_back, back)},
         "deep_blocks": deep
         and {
             **record(deep[0]),
-            "held_back": _figures(task, deep[1], back),
-            "meets_goal": task.keeps(deep[0], base),
-            "offered": task.find_units(deep[0].selection) is not None,
+            "held_back": _figures(opened, deep[1], back),
+            "meets_goal": opened.keeps(deep[0], base),
+            "offered": opened.find_units(deep[0].selection) is not None,
         },
         "selected": selected and record(selected[0]),
-        "held_back": selected and _figures(task, selected[1], back),
+        "held_back": selected and _figures(opened, selected[1], back),
         "held_back_meets_goal": OK.get(state),
         "held_back_state": state,
-        "passed_over": selected and _count_better(task, outcome),
+        "passed_over": selected and _count_better(opened, outcome),
         "front": [record(point) for point in front],
         "nearest": None if selected else record(outcome.points[outcome.best]),
     }
 
 
-def _count_better(task: SearchTask, outcome: SearchOutcome) -> dict[str, int]:
+def _count_better(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, int]:
     """How many measured edits beat the choice and exceed no limit that was measured, and why they
     are not the choice: `doubtful`, as they may miss the goal on other passages; `untried`, as an
     attack would bring back too much, by the edits that were attacked."""
     assert outcome.selected is not None
-    found, goal, chosen = outcome.found, task.request.goal, outcome.selected[0]
+    found, goal, chosen = outcome.found, opened.request.goal, outcome.selected[0]
     why = {"doubtful": 0, "untried": 0}
     for units in found.measured:
         point = outcome.points[found.measured[units].selection]
-        if goal.order(point) < goal.order(chosen) and task.keeps(point, found.base):
-            doubtful, untried = found.is_doubtful(units), bool(set(task.slow) - point.tried)
+        if goal.order(point) < goal.order(chosen) and opened.keeps(point, found.base):
+            doubtful, untried = found.is_doubtful(units), bool(set(opened.slow) - point.tried)
             why["doubtful"] += doubtful
             why["untried"] += untried and not doubtful
     return why
 
 
-def _figures(task: SearchTask, point: EditPoint, half: Half) -> dict[str, Any]:
+def _figures(opened: OpenedSearch, point: EditPoint, half: Half) -> dict[str, Any]:
     n = len(half.samples)
     return {
         "exact_match": point.exact_match,
         "exact_match_ci95": wilson(round(point.exact_match * n), n).as_list(),
-        "recovered": dict(point.rates) if task.healing else point.known,
+        "recovered": dict(point.rates) if opened.healing else point.known,
         "recovered_ci95": wilson(round(point.recovered * n), n).as_list(),
         "next_token_accuracy": point.next_token_accuracy,
         "heldout_loss": point.heldout_loss,
         "heldout_kl": point.heldout_kl,
         "healed_rise": point.healed_rise,
-        "limits": [limit.model_dump(mode="json") for limit in _check_limits(task, point, n)],
+        "limits": [limit.model_dump(mode="json") for limit in _check_limits(opened, point, n)],
     }
 
 
-def _check_limits(task: SearchTask, point: EditPoint, n: int) -> list[Limit]:
+def _check_limits(opened: OpenedSearch, point: EditPoint, n: int) -> list[Limit]:
     """Each limit whose attack was tried, on the passages that it counts. `n`: of the half."""
-    limits, found = task.request.limits, []
+    limits, found = opened.request.limits, []
     rates = {name: (rate, n) for name, rate in point.rates}
     for name, (value, counted) in (rates | {a: (rate, k) for a, rate, k in point.attacked}).items():
         if name in limits:
@@ -145,24 +149,26 @@ def _check_limits(task: SearchTask, point: EditPoint, n: int) -> list[Limit]:
     return found
 
 
-def _judge_held_back(task: SearchTask, outcome: SearchOutcome, point: EditPoint) -> State | None:
+def _judge_held_back(
+    opened: OpenedSearch, outcome: SearchOutcome, point: EditPoint
+) -> State | None:
     """Whether a point of the held-back half keeps every limit there, and what it may cost."""
-    base, n = outcome.base[1], len(task.halves[1].samples)
-    if not task.keeps(point, base):
+    base, n = outcome.base[1], len(opened.halves[1].samples)
+    if not opened.keeps(point, base):
         return "missed"
-    if limits := _check_limits(task, point, n):
+    if limits := _check_limits(opened, point, n):
         return settle(limit.state for limit in limits)
     interval = wilson(round(point.recovered * n), n).as_list()
     fewer = judge(point.recovered, interval, base.recovered, n)
     before, after = outcome.engines[1].measure([BASE, point.selection])  # both are known
     rise, windows = mean(after.heldout_nll - before.heldout_nll), len(before.heldout_nll)
-    limit, enough = task.request.goal.limit, windows >= FEWEST
+    limit, enough = opened.request.goal.limit, windows >= FEWEST
     return settle((fewer, judge(rise["mean"], rise["ci95"], limit, windows, enough=enough)))
 
 
-def _describe_text(task: SearchTask) -> dict[str, Any]:
+def _describe_text(opened: OpenedSearch) -> dict[str, Any]:
     """The passages and the held-out text of both halves."""
-    samples, (here, back) = task.samples, task.halves
+    samples, (here, back) = opened.samples, opened.halves
     return {
         "n": len(here.samples),
         "n_held_back": len(back.samples),
@@ -181,57 +187,57 @@ def _describe_text(task: SearchTask) -> dict[str, Any]:
     }
 
 
-def _record_fits(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any] | None:
+def _record_fits(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, Any] | None:
     """The text that the chosen edit was fitted on, and how well; None if it needs none."""
-    if task.fitter is None or outcome.selected is None:
+    if opened.fitter is None or outcome.selected is None:
         return None
-    fits = task.fitter.fit(outcome.selected[0].selection)
-    return task.fitter.calibration.record(fits).model_dump(mode="json") if fits else None
+    fits = opened.fitter.fit(outcome.selected[0].selection)
+    return opened.fitter.calibration.record(fits).model_dump(mode="json") if fits else None
 
 
-def describe_question(task: SearchTask) -> dict[str, Any]:
+def describe_question(opened: OpenedSearch) -> dict[str, Any]:
     """Everything that the measured figures and the answer depend on."""
-    fitter, text = task.fitter, task.healing
-    healing = {"healing": [text.record_text().sha256, task.request.heal_steps]} if text else {}
-    sibling = {"sibling": task.sibling.identified.content} if task.sibling else {}
+    fitter, text = opened.fitter, opened.healing
+    healing = {"healing": [text.record_text().sha256, opened.request.heal_steps]} if text else {}
+    sibling = {"sibling": opened.sibling.identified.content} if opened.sibling else {}
     return {
         **healing,
         **sibling,
-        "model": task.loaded.identity,
-        "dtype": task.loaded.provenance["dtype"],
-        "samples": [task.samples.sha256, task.samples.prefix_length],
-        "halves": [half.samples.sha256 for half in task.halves],  # counts and members deal them
-        "heldout": hash_row(task.windows),
+        "model": opened.loaded.identity,
+        "dtype": opened.loaded.provenance["dtype"],
+        "samples": [opened.samples.sha256, opened.samples.prefix_length],
+        "halves": [half.samples.sha256 for half in opened.halves],  # counts and members deal them
+        "heldout": hash_row(opened.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
-        "batch_size": task.request.batch_size,
-        **_describe_aim(task),
+        "batch_size": opened.request.batch_size,
+        **_describe_aim(opened),
     }
 
 
-def _describe_aim(task: SearchTask) -> dict[str, Any]:
-    asked = task.request.model_dump(mode="json", include={"grain", "layout", "seed"})
-    goal = "max_extraction" if task.request.max_loss_increase is None else "max_loss_increase"
+def _describe_aim(opened: OpenedSearch) -> dict[str, Any]:
+    asked = opened.request.model_dump(mode="json", include={"grain", "layout", "seed"})
+    goal = "max_extraction" if opened.request.max_loss_increase is None else "max_loss_increase"
     chosen = {
-        "goal": {goal: task.request.goal.limit},
-        "measure": task.measure.name,
-        "max": task.others,
+        "goal": {goal: opened.request.goal.limit},
+        "measure": opened.measure.name,
+        "max": opened.others,
     }
-    return {**asked, **chosen, "variants": list(task.variants)}
+    return {**asked, **chosen, "variants": list(opened.variants)}
 
 
-def make_plan(task: SearchTask, selection: Selection, result: Mapping[str, Any]) -> PlanFile:
+def make_plan(opened: OpenedSearch, selection: Selection, result: Mapping[str, Any]) -> PlanFile:
     """Makes the file for `export --plan`. `result`: the search report that has `selection`."""
     kept = (
         "model", "goal", "measure", "seed", "base", "selected", "held_back", "calibration",
         "provenance",
     )  # fmt: skip
-    found, (here, _) = task.loaded.found, task.halves
+    found, (here, _) = opened.loaded.found, opened.halves
     return PlanFile(
-        edits=list_edits(selection, task.loaded.dimensions.num_heads),
-        layout=task.request.layout,
+        edits=list_edits(selection, opened.loaded.dimensions.num_heads),
+        layout=opened.request.layout,
         model=EditedModel.of(found.identified, found.checkpoint.config),
         chosen=Choice(
-            seed=task.request.seed,
+            seed=opened.request.seed,
             passages=here.samples.sha256,
             windows=hash_row(here.windows),
             met=result["selected"] is not None,
@@ -259,3 +265,47 @@ def explain_miss(result: Mapping[str, Any], folder: Path) -> MeasurementError:
         fix=f"{folder} holds the front; relax the limit, or allow more variants, `grain=mixed`, or "
         "more `max_evaluations`",
     )
+
+
+def chart_search(result: Mapping[str, Any]) -> Chart:
+    """The Pareto front of a search.
+
+    Beside it are the chosen edit, if there is one, and that of the deepest blocks: filled as
+    measured on the half that was searched, hollow on the half that was held back. The cost is the
+    goal's: KL divergence under --max-extraction, else the rise of held-out loss.
+    """
+    base, measure = result["base"], result["measure"]
+    by_kl = "max_extraction" in result["goal"]
+
+    def place(edit: Mapping[str, Any], before: Mapping[str, Any]) -> Point:
+        rise = edit["heldout_loss"] - before["heldout_loss"]
+        return Point(edit["heldout_kl"] if by_kl else rise, 100 * edit["recovered"][measure])
+
+    found: dict[str, list[Point]] = {}
+    for edit in result["front"]:
+        found.setdefault(edit["variant"], []).append(place(edit, base))
+    front = [Series("unedited", [Point(0.0, 100 * base["recovered"][measure])], "base")]
+    front += [Series(f"Pareto front, {name}", points, name) for name, points in found.items()]
+    series = []
+    for name, key in (("deep blocks", "deep_blocks"), ("chosen", "selected")):
+        edit = result[key]
+        if edit is not None:
+            back = edit["held_back"] if key == "deep_blocks" else result["held_back"]
+            spec = edit["spec"] if len(edit["spec"]) <= 24 else edit["spec"][:23] + "…"
+            there = place(back, base["held_back"])
+            series.append(Series(f"{name}, on the other half", [there], name, hollow=True))
+            series.append(Series(f"{name}: {spec}", [place(edit, base)], name))
+    (limit,) = result["goal"].values()
+    cost = "KL divergence on held-out text" if by_kl else "rise of held-out loss"
+    what = "recited word for word" if measure == "greedy" else f"recovered ({measure})"
+    panel = FrontPanel(
+        f"{cost}, nats per token",
+        f"{what}, %",
+        series,
+        front=front,
+        limit=("y", 100 * limit) if by_kl else ("x", limit),
+    )
+    names, grain = ", ".join(result["variants"]), result["grain"]
+    where = "blocks and heads" if grain == "mixed" else grain
+    title = f"{result['model']}, search over {where} ({names}), n = {result['n']}"
+    return draw_front(title, [[panel]])

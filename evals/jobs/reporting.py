@@ -11,7 +11,6 @@ import numpy as np
 
 from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
-from evals.data.inputs import Progress, Say, say_nothing, show_nothing
 from evals.jobs.materials import Materials
 from evals.jobs.measuring import ModelResults, list_tool_versions, measure_model
 from evals.measure.attacks.names import HEALED, choose_attacks
@@ -20,8 +19,8 @@ from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.trying import compare_models
 from evals.measure.differences import compare_heldout, compare_scores
 from evals.measure.healing import check_recorded_text
-from evals.measure.memorization.comparison import ExtractionResults, report_extraction
 from evals.measure.memorization.measures import Flags
+from evals.measure.memorization.protocol import ExtractionResults, report_extraction
 from evals.measure.memorization.summary import list_rows
 from evals.measure.verdicts import foresee
 from evals.report.gates import find_limit
@@ -37,6 +36,7 @@ from evals.report.report import (
     TwinFigures,
     summarize_edit,
 )
+from evals.run.console import say
 from evals.run.lm_eval.running import SEEDS, Benchmarks, TaskRun
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.lm_eval.tasks import describe_task
@@ -77,16 +77,10 @@ class Evaluation:
 
 
 def evaluate(
-    edited: Sequence[ResolvedModel],
-    base: ResolvedModel,
-    materials: Materials,
-    *,
-    say: Say = say_nothing,
-    progress: Progress = show_nothing,
+    edited: Sequence[ResolvedModel], base: ResolvedModel, materials: Materials
 ) -> Evaluation:
     """Measures the base once and then every edit, with one model in memory at a time.
 
-    `say` reports decisions made for the user; `progress` makes a bar from a text and a total.
     Raises `CheckpointError` or `UnsupportedError` for a model that cannot be loaded,
     `SamplesError` for unusable passages or texts, and `MeasurementError` if the models cannot be
     compared.
@@ -94,10 +88,9 @@ def evaluate(
     relations = [find_relation(model.manifest, base) for model in edited]
     for _ in range(relations.count("unrelated")):  # a mistake, most likely
         say(f"warning: {RELATIONS['unrelated']}")
-    _check_sibling(materials, edited, base, say)
+    _check_sibling(materials, edited, base)
     materials = _prepare_for_healed(materials, edited, base)
     request = materials.request
-    shown: dict[str, Any] = {"say": say, "progress": progress}
 
     def hold(samples: Samples | None, windows: Tokens | None) -> HeldBack:
         return hold_back((model.manifest for model in edited), samples, windows)
@@ -108,14 +101,14 @@ def evaluate(
         for line in foresee(request.limits, n):
             say(line)
 
-    before = measure_model(base, materials, inspect=inspect, **shown)
+    before = measure_model(base, materials, inspect=inspect)
     samples = before.samples
     left = hold(samples, before.windows)
-    results = [measure_model(model, materials, before, **shown) for model in edited]
+    results = [measure_model(model, materials, before) for model in edited]
     quick, twin = replace(materials, benchmarks=None), None
     if request.twin is not None:
-        twin = measure_model(find_model(request.twin), quick, before, **shown)
-    bases = _measure_healed(base, edited, quick, replace(before, attacked=None), **shown)
+        twin = measure_model(find_model(request.twin), quick, before)
+    bases = _measure_healed(base, edited, quick, replace(before, attacked=None))
     edits = []
     for model, after, healed, relation in zip(edited, results, bases, relations, strict=True):
         known = {"relation": relation, "edit": model.manifest and summarize_edit(model.manifest)}
@@ -160,7 +153,7 @@ def _make_report(
 
 
 def _check_sibling(
-    materials: Materials, edited: Sequence[ResolvedModel], base: ResolvedModel, say: Say
+    materials: Materials, edited: Sequence[ResolvedModel], base: ResolvedModel
 ) -> None:
     """Raises `MeasurementError` for a sibling that does not fit; tells what to know about it."""
     if materials.sibling is not None:
@@ -190,11 +183,7 @@ def _prepare_for_healed(
 
 
 def _measure_healed(
-    base: ResolvedModel,
-    edited: Sequence[ResolvedModel],
-    materials: Materials,
-    before: ModelResults,
-    **shown: Any,
+    base: ResolvedModel, edited: Sequence[ResolvedModel], materials: Materials, before: ModelResults
 ) -> list[ModelResults | None]:
     """The base healed as each edit was, once for each schedule; None where there is nothing to heal
     it as or on."""
@@ -204,7 +193,7 @@ def _measure_healed(
         record = _find_healing(model, base, materials)
         schedule = record and (record.sha256, record.steps, record.seed, record.rank)
         if schedule not in found:
-            found[schedule] = measure_model(base, materials, before, heal=record, **shown)
+            found[schedule] = measure_model(base, materials, before, heal=record)
         schedules.append(schedule)
     return [found[schedule] for schedule in schedules]
 
@@ -267,7 +256,7 @@ def _compare_attacks(
 def _compare_twin(
     before: ModelResults, after: ModelResults, twin: ModelResults, left: Flags
 ) -> TwinFigures | None:
-    """Recitation and loss of the passages that chose no edit. None without passages."""
+    """Recitation and loss on the passages on which no edit was chosen. None without passages."""
     found = [one.test.test for one in (before, after, twin) if one.test]
     if not found:
         return None

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,10 @@ import numpy.typing as npt
 
 from evals.choose.search.estimates import Estimates
 from evals.choose.search.units import kind_of
-from evals.choose.sweep.task import SweepTask
+from evals.choose.sweep.opened import OpenedSweep
 from evals.data import hash_row
 from evals.measure.edits.engine import BASE, MeasuredEdit, edit_record
 from evals.measure.memorization.recovery import Evidence, rate_recoveries
-from evals.run.journal import Journal
 from surgery.record.manifest import list_versions
 from surgery.selection import Part, Selection, format_selection
 
@@ -27,29 +25,23 @@ LOW_EXTRACTION = 0.01
 
 
 def make_sweep_report(
-    task: SweepTask,
+    opened: OpenedSweep,
     measured: Sequence[MeasuredEdit],
     estimates: Estimates | None = None,
-    bounds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Makes the JSON object of `sweep --json`. `measured`: the base model, then every edit.
 
     Figures on samples are over members, where membership is known. With `estimates`, all records
-    hold them. With `bounds`, those of single blocks hold `mixing_measured` and `mixing_bound`:
-    means over tokens, relative to the residual's norm.
+    hold them.
     """
-    loaded, samples, heldout = task.loaded, task.samples, task.heldout
-    heads, calibration = loaded.dimensions.num_heads, task.fitter and task.fitter.calibration
+    loaded, samples, heldout = opened.loaded, opened.samples, opened.heldout
+    heads, calibration = loaded.dimensions.num_heads, opened.fitter and opened.fitter.calibration
     records = []
     for one in measured:
-        record = {**_name(one.selection, task), **_figures(one, samples.trained_on)}
+        record = {**_name(one.selection, opened), **_figures(one, samples.trained_on)}
         if estimates is not None:
             figures = estimates.predict_one(one.selection)
             record |= {f"estimated_{name}": value for name, value in figures.items()}
-        if bounds is not None and record["kind"] == "block":
-            mixing = bounds["blocks"][record["blocks"][0]]
-            record["mixing_measured"] = mixing["measured_mean"]
-            record["mixing_bound"] = mixing["bound_mean"]
         records.append(record)
     nothing = "the unedited model recites none of the passages: there is nothing to remove"
     result = {
@@ -60,7 +52,7 @@ def make_sweep_report(
         "n": int(samples.trained_on.sum()),
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
-        "exact_only": task.request.exact_only,
+        "exact_only": opened.request.exact_only,
         "base": records[0],
         "edits": records[1:],
         "samples": {
@@ -72,18 +64,17 @@ def make_sweep_report(
         "heldout": heldout
         if heldout is None
         else {"windows": len(heldout), "tokens": int(heldout.size), "sha256": hash_row(heldout)},
-        "calibration": calibration and calibration.record(task.fit_alone()).model_dump(mode="json"),
-        "warnings": [*task.warnings, *([] if records[0]["exact_count"] else [nothing])],
+        "calibration": calibration
+        and calibration.record(opened.fit_alone()).model_dump(mode="json"),
+        "warnings": [*opened.warnings, *([] if records[0]["exact_count"] else [nothing])],
         "provenance": {
-            "model": {**loaded.provenance, "batch_size": task.engine.batch_size},
+            "model": {**loaded.provenance, "batch_size": opened.engine.batch_size},
             "versions": list_versions(),
         },
     }
-    if bounds is not None:
-        result["bounds"] = bounds
     if estimates is not None and heldout is not None:
         passages = len(estimates.margins)
-        result["estimates"] = [_record_estimate(unit, estimates, heads) for unit in task.units]
+        result["estimates"] = [_record_estimate(unit, estimates, heads) for unit in opened.units]
         result["estimated_on"] = {"windows": len(heldout), "passages": passages}
     return result
 
@@ -98,28 +89,22 @@ def _record_estimate(unit: Part, estimates: Estimates, num_heads: int) -> dict[s
     }
 
 
-def open_journal(
-    output: Path, task: SweepTask, questions: Mapping[str, Any] | None = None
-) -> Journal:
-    """Opens the progress of a sweep: a hidden file beside its output folder.
-
-    With `questions`, what each benchmark asks, it is the progress of the benchmarks.
-    """
-    loaded, samples = task.loaded, task.samples
-    settings = {
+def describe_sweep(
+    opened: OpenedSweep, questions: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What decides the figures of a sweep, or of its benchmarks: `questions`, what each asks."""
+    loaded, samples = opened.loaded, opened.samples
+    return {
         "model": loaded.identity,
         "dtype": loaded.dtype,
         "samples": [samples.sha256, samples.prefix_length],
-        "heldout": None if task.heldout is None else hash_row(task.heldout),
-        "exact_only": task.request.exact_only,
-        "batch_size": task.engine.batch_size,
-        "calibration": task.fitter and task.fitter.calibration.record({}).sha256,
+        "heldout": None if opened.heldout is None else hash_row(opened.heldout),
+        "exact_only": opened.request.exact_only,
+        "batch_size": opened.engine.batch_size,
+        "calibration": opened.fitter and opened.fitter.calibration.record({}).sha256,
         "tasks": questions,
-        "edits": hashlib.sha256(repr(list(task.edits)).encode()).hexdigest(),
+        "edits": hashlib.sha256(repr(list(opened.edits)).encode()).hexdigest(),
     }
-    part = "" if questions is None else ".tasks"
-    path = output.parent / f".{output.name}{part}.progress"
-    return Journal(path, settings, loaded.check_unchanged)
 
 
 def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -142,10 +127,10 @@ def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     """One column for each measure of recovery, and for each task's value and difference."""
     plain = {key: value for key, value in row.items() if key not in ("recovered", "tasks")}
     tasks: dict[str, Any] = {}
-    for name, task in row.get("tasks", {}).items():
-        low, high = task.get("ci95") or (None, None)
-        change = {"difference": task.get("difference"), "low": low, "high": high}
-        tasks |= {name: task["value"]} | {f"{name}_{key}": v for key, v in change.items()}
+    for name, opened in row.get("tasks", {}).items():
+        low, high = opened.get("ci95") or (None, None)
+        change = {"difference": opened.get("difference"), "low": low, "high": high}
+        tasks |= {name: opened["value"]} | {f"{name}_{key}": v for key, v in change.items()}
     return {**plain, **(row.get("recovered") or {}), **tasks}
 
 
@@ -172,11 +157,11 @@ def find_front(estimates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return front
 
 
-def _name(selection: Selection, task: SweepTask) -> dict[str, Any]:
+def _name(selection: Selection, opened: OpenedSweep) -> dict[str, Any]:
     if selection == BASE:
         return {"spec": "", "kind": "base", "blocks": [], "variant": None}
-    named = edit_record(selection, task.loaded.dimensions.num_heads)
-    return {"spec": named["spec"], "kind": task.edits[selection], **named}
+    named = edit_record(selection, opened.loaded.dimensions.num_heads)
+    return {"spec": named["spec"], "kind": opened.edits[selection], **named}
 
 
 def _figures(one: MeasuredEdit, members: npt.NDArray[np.bool_]) -> dict[str, Any]:

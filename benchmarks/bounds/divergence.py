@@ -194,7 +194,6 @@ def _check(model: PreTrainedModel, windows: npt.NDArray[np.int32]) -> Dimensions
             "values are clipped, or a norm follows attention: what it adds to the residual is not "
             "linear in its values, which the bounds are derived for",
             where=config["model_type"],
-            fix="leave `bounds` out",
         )
     if model.training:
         raise ValueError("bounds needs a model in eval mode: it would measure dropout, too")

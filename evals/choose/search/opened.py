@@ -10,10 +10,8 @@ from evals.choose.search.points import EditPoint
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units
 from evals.data import Samples, Tokens
-from evals.data.held_back import deal_passages, deal_windows
+from evals.data.held_back import Half, split_halves
 from evals.data.inputs import (
-    Progress,
-    Say,
     find_calibration_text,
     make_fitter,
     open_passages,
@@ -28,8 +26,8 @@ from evals.measure.edits.engine import Engine
 from evals.measure.edits.sharing import FitEdit
 from evals.measure.healing import check_apart, find_healing_text
 from evals.measure.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
+from evals.run.console import say
 from evals.run.models import LoadedModel, open_model
-from surgery.errors import SamplesError
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
 from surgery.healing.training import Schedule
@@ -41,19 +39,7 @@ from surgery.selection import Part, Selection
 
 
 @dataclass(frozen=True)
-class Half:
-    """Passages, and int32 [M, T] windows of held-out text."""
-
-    samples: Samples
-    windows: Tokens
-
-    def __len__(self) -> int:
-        """The number of rows to measure one edit on."""
-        return len(self.samples) + len(self.windows)
-
-
-@dataclass(frozen=True)
-class SearchTask:
+class OpenedSearch:
     """A request with its inputs opened.
 
     - `windows`: int32 [M, T] held-out text.
@@ -194,32 +180,8 @@ class SearchTask:
         return first, second
 
 
-def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
-    """Deals members and windows as `evals.data.held_back` does.
-
-    Raises `SamplesError` for fewer than two of either.
-    """
-    members = int(samples.trained_on.sum())
-    for what, number in (
-        ("samples" if samples.members is None else "members", members),
-        ("windows of held-out text", len(windows)),
-    ):
-        if number < 2:
-            raise SamplesError(
-                f"too few {what} to choose on one half and test on the other",
-                where=samples.source,
-                expected="at least 2",
-                got=number,
-            )
-    some, text = deal_passages(samples, seed), deal_windows(windows, seed)
-    first, second = (
-        Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
-    )
-    return first, second
-
-
-def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTask:
-    """Opens the inputs of a request, texts before the model. `say` gets warnings.
+def open_search(request: SearchRequest) -> OpenedSearch:
+    """Opens the inputs of a request, texts before the model.
 
     Raises `SurgeryError` for inputs that it cannot use.
     """
@@ -232,8 +194,8 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
     join_launch(say)
     found = find_model(request.model, request.revision)
     sibling = find_sibling(request.sibling, [found])
-    loaded = open_model(found, say=say, **request.running)
-    rows = tokenize_passages(passages, loaded.tokenizer, say)
+    loaded = open_model(found, **request.running)
+    rows = tokenize_passages(passages, loaded.tokenizer)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     healing = None
     if text is not None:
@@ -251,9 +213,8 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         calibrated,
         loaded,
         layout=layout,
-        progress=progress,
     )
-    task = SearchTask(
+    opened = OpenedSearch(
         request=request,
         loaded=loaded,
         samples=rows,
@@ -265,6 +226,6 @@ def open_task(request: SearchRequest, say: Say, progress: Progress) -> SearchTas
         warnings=warnings,
         sibling=sibling,
     )
-    if task.slow:
-        assert task.targets  # raises if one cannot be tried
-    return task
+    if opened.slow:
+        assert opened.targets  # raises if one cannot be tried
+    return opened

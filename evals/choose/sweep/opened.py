@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evals.choose.search.units import Grain, keep_possible, kind_of, list_units
-from evals.choose.sweep.benchmarks import choose_batch_sizes
 from evals.choose.sweep.request import SweepRequest
+from evals.choose.sweep.scoring import choose_batch_sizes
 from evals.data import Samples, Tokens
 from evals.data.inputs import (
-    Progress,
-    Say,
     find_calibration_text,
     make_fitter,
     open_passages,
@@ -24,6 +22,7 @@ from evals.data.inputs import (
 )
 from evals.data.windows import cut_windows
 from evals.measure.edits.engine import Engine
+from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
@@ -35,7 +34,7 @@ from surgery.variants import Fit
 if TYPE_CHECKING:
     from evals.run.lm_eval.running import Benchmarks
 
-Kind = Literal["block", "last", "range", "group", "head"]
+EditKind = Literal["block", "last", "range", "group", "head"]
 
 
 def list_edits(
@@ -44,7 +43,7 @@ def list_edits(
     variants: Sequence[str],
     request: SweepRequest,
     num_groups: int | None = None,
-) -> dict[Selection, Kind]:
+) -> dict[Selection, EditKind]:
     """Lists edits in the order of a report, each under the first kind it belongs to.
 
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
@@ -52,12 +51,12 @@ def list_edits(
     such group. Each in every variant.
     """
     every, whole = range(num_blocks), tuple(range(num_heads))
-    spans: list[tuple[Kind, range]] = [("block", every[block : block + 1]) for block in every]
+    spans: list[tuple[EditKind, range]] = [("block", every[block : block + 1]) for block in every]
     if request.last:
         spans += [("last", every[first:]) for first in reversed(every)]
     if request.ranges:
         spans += [("range", every[first : end + 1]) for first in every for end in every[first:]]
-    found: dict[Selection, Kind] = {}
+    found: dict[Selection, EditKind] = {}
     for kind, blocks in spans:
         for variant in variants:
             found.setdefault(tuple(Part(block, whole, variant) for block in blocks), kind)
@@ -68,7 +67,7 @@ def list_edits(
 
 
 @dataclass(frozen=True)
-class SweepTask:
+class OpenedSweep:
     """A request with its inputs opened.
 
     - `heldout`: int32 [M, T] windows; None if none are measured.
@@ -81,7 +80,7 @@ class SweepTask:
     loaded: LoadedModel
     samples: Samples
     heldout: Tokens | None
-    edits: dict[Selection, Kind]
+    edits: dict[Selection, EditKind]
     units: tuple[Part, ...]
     engine: Engine
     fitter: Fitter | None
@@ -97,10 +96,10 @@ class SweepTask:
         return self.fitter.fit_alone(blocks, {unit.variant for unit in self.units})
 
 
-def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask:
+def open_sweep(request: SweepRequest) -> OpenedSweep:
     """Opens the inputs of a request: texts first, then tasks, then the model.
 
-    `say` gets warnings. Raises `SurgeryError` for inputs that it cannot use.
+    Raises `SurgeryError` for inputs that it cannot use.
     """
     model = request.model
     fits = bool(request.calibration) or (request.estimate and find_lab(model) is not None)
@@ -109,9 +108,9 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     texts = [] if request.exact_only else require_heldout_texts(request.corpus, model)
     calibrated = find_calibration_text(request.calibration, model, variants)
     join_launch(say)
-    benchmarks = _load_tasks(request, progress)
-    loaded = open_model(model, revision=request.revision, say=say, **request.running)
-    rows, heldout = tokenize_passages(passages, loaded.tokenizer, say), None
+    benchmarks = _load_tasks(request)
+    loaded = open_model(model, revision=request.revision, **request.running)
+    rows, heldout = tokenize_passages(passages, loaded.tokenizer), None
     if not request.exact_only:
         heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
@@ -126,7 +125,7 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
     plans = [editable.plan(edit) for edit in edits]
     for warning in warnings:
         say(f"warning: {warning}")
-    fitter = make_fitter(plans, calibrated, loaded, progress=progress)
+    fitter = make_fitter(plans, calibrated, loaded)
     sizes = {}
     if benchmarks is not None:
         sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size)
@@ -139,17 +138,17 @@ def open_sweep(request: SweepRequest, say: Say, progress: Progress) -> SweepTask
         fit=fitter.fit if fitter else None,
         editable=editable,
     )
-    return SweepTask(
+    return OpenedSweep(
         request, loaded, rows, heldout, edits, units, engine, fitter, benchmarks, sizes, warnings
     )  # fmt: skip
 
 
-def _load_tasks(request: SweepRequest, progress: Progress) -> Benchmarks | None:
+def _load_tasks(request: SweepRequest) -> Benchmarks | None:
     """Loads the tasks, if there are any. Looks up the model first: tasks may take long to load."""
     if not request.task_names:
         return None
     find_outline(request.model, request.revision)
-    with progress("loading tasks", None):
+    with show_progress("loading tasks", None):
         from evals.run.lm_eval.running import Benchmarks
 
         return Benchmarks.load(

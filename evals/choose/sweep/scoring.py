@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evals.measure.differences import compare_scores
 from evals.measure.edits.engine import BASE
 from evals.measure.edits.sharing import FitEdit
-from evals.run.journal import Journal
+from evals.run.journal import KEEP_NOTHING, Journal
 from evals.run.lm_eval.scores import Scores, choose_metric
 from evals.run.lm_eval.tasks import classify_ability
 from evals.run.models import LoadedModel
@@ -50,7 +50,7 @@ def run_tasks(
     *,
     fit: FitEdit | None,
     advance: Callable[[int], None] = lambda done: None,
-    journal: Journal | None = None,
+    journal: Journal = KEEP_NOTHING,
 ) -> list[TaskRuns]:
     """Runs every task under the base model and under every edit, in this order.
 
@@ -59,18 +59,15 @@ def run_tasks(
 
     Raises `MeasurementError` in one line, whatever lm-eval and a task's code raise.
     """
-    done: list[TaskRuns] = current_processes().once(
-        lambda: [] if journal is None else journal.read(lambda step: step["tasks"])
-    )
+    done: list[TaskRuns] = current_processes().once(journal.read, lambda step: step["tasks"])
     advance(len(done))
-    with nullcontext() if journal is None else journal.open_to_append():
+    with journal.open_to_append():
         for selection in (BASE, *edits)[len(done) :]:
             with _put_in_force(loaded, selection, fit):
                 found = {name: _run(benchmarks, name, loaded, size) for name, size in sizes.items()}
             done.append(found)
             advance(1)
-            if journal is not None:
-                journal.append({"tasks": found})
+            journal.append({"tasks": found})
     return done
 
 

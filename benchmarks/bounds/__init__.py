@@ -1,0 +1,1 @@
+"""How much attention's mixing matters to each block, measured and bounded (docs/bounds.md)."""

@@ -1,0 +1,125 @@
+"""A memorization test from its request to its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from evals.data.inputs import open_passages, read_heldout_texts
+from evals.run.console import say, show_progress
+from evals.run.finding import find_baseline
+from evals.run.request import Measuring
+from surgery.output import check_output, write_lines
+from surgery.processes import join_launch, leave_launch
+
+if TYPE_CHECKING:
+    from evals.data import Passages
+    from evals.data.held_back import HeldBack
+    from evals.measure.memorization.protocol import ExtractionResults, Protocol
+    from evals.run.models import LoadedModel
+    from surgery.hub.resolved import ResolvedModel
+
+    Shared = tuple[Protocol, HeldBack, Any]
+
+
+class ExtractionRequest(Measuring):
+    """Tests which of `samples` `model` recites, and which `baseline` (the unedited model) does.
+
+    - `metrics`: "exact" takes one pass; "full" also decodes and measures distributions.
+    - `top_k`, `temperature`: the sampling scheme of probabilistic extraction, under "full".
+    - `control`: text that no model was trained on. Empty: a lab model's own, or the non-members.
+    """
+
+    model: str
+    samples: str
+    baseline: str | None = None
+    metrics: Literal["exact", "full"] = "exact"
+    top_k: int = Field(default=40, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    control: tuple[Path, ...] = ()
+
+    @model_validator(mode="after")
+    def _samples_or_not(self) -> ExtractionRequest:
+        if self.metrics != "full":
+            self._refuse_unused("metrics=full", "top_k", "temperature")
+        return self
+
+
+def run_extraction(
+    request: ExtractionRequest,
+    *,
+    rows_file: Path | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    show_text: bool = False,
+) -> dict[str, Any] | None:
+    """Returns the object of `extract --json`; writes it to `output`, and the rows to `rows_file`.
+
+    `show_text`: rows hold the passages' text. Returns None on all processes but the main one.
+    Raises `SurgeryError` if the request names anything unusable, or if a file exists.
+    """
+    from evals.measure.memorization.protocol import measure, report_held_back
+    from evals.measure.memorization.summary import list_rows
+    from evals.run.models import find_last, measure_in_turn
+
+    for file, argument in ((rows_file, "rows"), (output, "output")):
+        if file is not None:
+            check_output(file, overwrite=overwrite, argument=argument)
+    passages = open_passages(request.samples, request)
+    texts = read_heldout_texts(request.control, request.model, request.baseline, request.samples)
+    join_launch(say)
+    edited = find_last(request.model, request)
+    bases = [find_baseline(name, [edited]) for name in (request.baseline,) if name]
+
+    def measure_one(loaded: LoadedModel, shared: Shared, is_last: bool) -> ExtractionResults:
+        protocol, _, _ = shared
+        with show_progress(f"extract {loaded.name}", protocol.rows) as advance:
+            return measure(loaded, protocol, advance=advance)
+
+    prepare = partial(_prepare, request, passages, texts, edited)
+    shared, results = measure_in_turn([*bases, edited], request, prepare, measure_one)
+    if not leave_launch():
+        return None
+    _, left, tokenizer = shared
+    base, after = results[0] if bases else None, results[-1]
+    result = report_held_back(after, base, left)
+    for warning in result["warnings"]:
+        say(f"warning: {warning}")
+    if rows_file is not None:
+        decoder = tokenizer if show_text else None
+        records = list_rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
+        lines = (json.dumps(record, ensure_ascii=False) for record in records)
+        write_lines(rows_file, lines, overwrite=overwrite)
+    if output is not None:
+        write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)], overwrite=overwrite)
+    return result
+
+
+def _prepare(
+    request: ExtractionRequest,
+    passages: Passages,
+    texts: Sequence[str],
+    edited: ResolvedModel,
+    loaded: LoadedModel,
+) -> Shared:
+    """What all models share: how to measure them, what chose the edit, and the tokenizer."""
+    from evals.data.held_back import hold_back
+    from evals.data.windows import cut_windows
+    from evals.measure.memorization.protocol import Protocol
+    from evals.run.batching import rows_per_batch
+    from evals.run.predictions import Sampling
+
+    tokenizer, windows = loaded.tokenizer, None
+    samples = passages.tokenize(tokenizer)
+    length = samples.tokens.shape[1]
+    if texts and (request.control or tokenizer is not None):
+        windows = cut_windows(texts, tokenizer, length)
+    size = request.batch_size or rows_per_batch(loaded.model, length)
+    sampling = Sampling(request.top_k, request.temperature)
+    protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
+    return protocol, hold_back([edited.manifest], samples, windows), tokenizer

@@ -1,0 +1,65 @@
+"""The folder of a result: looked at before any work, with journals beside it, written whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.run.journal import KEEP_NOTHING, Journal
+from surgery.output import Owned, check_output, create_folder, write_lines
+from surgery.processes import current_processes
+
+if TYPE_CHECKING:
+    from evals.run.models import LoadedModel
+    from evals.run.request import Request
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """Where a command writes its result; `path` None: nowhere.
+
+    - `request`: what config.yaml repeats. `owned`: recognizes what an earlier run wrote.
+
+    Raises `OutputError` for a folder that could not be written.
+    """
+
+    request: Request
+    path: Path | None
+    owned: Owned
+    overwrite: bool = False
+    _journals: list[Journal] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            check_output(self.path, self.owned, overwrite=self.overwrite)
+
+    def open_journal(
+        self, describe: Callable[[], Mapping[str, Any]], loaded: LoadedModel, part: str = ""
+    ) -> Journal:
+        """A journal of the work that `describe` describes, in a hidden file beside the folder.
+
+        It keeps nothing where nothing is written, and on all processes but the main one: only that
+        one hashes the model.
+        """
+        if self.path is None or not current_processes().is_main:
+            return KEEP_NOTHING
+        file = self.path.parent / f".{self.path.name}{part}.progress"
+        self._journals.append(Journal(file, describe(), loaded.check_unchanged))
+        return self._journals[-1]
+
+    def write(self, name: str, result: object, add: Callable[[Path], object]) -> None:
+        """Writes `result` as the JSON file `name`, and what `add` puts beside it.
+
+        The folder appears when it is complete. The journals then go.
+        """
+        if self.path is not None:
+            with create_folder(
+                self.path, self.owned, overwrite=self.overwrite, config=self.request.to_config()
+            ) as partial:
+                write_lines(partial / name, [json.dumps(result, indent=2)])
+                add(partial)
+        for journal in self._journals:
+            journal.remove()

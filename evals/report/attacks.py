@@ -1,0 +1,110 @@
+"""Says in sentences and draws what attackers recovered, for audits and for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evals.measure.attacks.names import TRAINING
+from evals.measure.attacks.result import AttackResult, Audit, Reached
+from evals.report.charts.dots import Dot, draw_dots
+from evals.report.charts.lines import LinePanel, draw_lines
+from evals.report.charts.panels import Point, Series
+
+UNTRAINED = "no attack that trains the model was run"
+
+
+def describe_attacks(audit: Audit) -> Iterator[str]:
+    """What the strongest attacks recover, and which count nothing."""
+    if audit.strongest is not None:
+        yield _describe_strongest(audit, audit.strongest)
+    for one in audit.rated:
+        if one.reached is not None:
+            yield f"{one.name} recovers most after {describe_setting(one.reached)}"
+    if empty := [one.name for one in audit.rated if not one.edited.n]:
+        yield f"no passage counts for {', '.join(empty)}"
+
+
+def describe_setting(reached: Reached) -> str:
+    how = f"training {reached.learned}"
+    if reached.steps:
+        how += f" for {reached.steps} steps at {reached.learning_rate:g}"
+    return f"{how} (of {reached.tried} settings)"
+
+
+def has_trained(audit: Audit | None) -> bool:
+    """Whether an attack trained the model. One of your own counts if it has a curve."""
+    rated = audit.rated if audit else ()
+    return any(one.name in TRAINING or one.curve is not None for one in rated)
+
+
+def _describe_strongest(audit: Audit, worst: AttackResult) -> str:
+    after, number, tied = worst.edited, len(audit.counting), [one.name for one in audit.tied]
+    ns = [one.edited.n for one in audit.tied]
+    n = " to ".join(dict.fromkeys(f"{end(ns):,}" for end in (min, max)))
+    share = after.told if min(ns) == max(ns) else f"{after.rate:.1%} of {n}"
+    base = worst.base.told
+    if not after.count and number > 1:
+        text = f"none of {number} attacks recovers any of {n} passages; "
+        text += f"from the base, {worst.name} recovers {base}"
+    elif len(tied) > 1:
+        names = " and ".join([", ".join(tied[:-1]), tied[-1]])
+        text = f"the strongest of {number} attacks tie: {names} each recover {share} passages; "
+        text += f"from the base, {worst.name} recovers {base}"
+    else:
+        only = "tried" if len(audit.rated) == 1 else "that counts any passage"
+        which = f"strongest of {number} attacks" if number > 1 else f"only attack {only}"
+        text = f"the {which}, {worst.name}, recovers {share} passages; from the base, {base}"
+    if worst.control is not None:
+        text += f"; of text never trained on, {worst.control.told}"
+    return text
+
+
+PICTURES = ("audit", "curves")
+
+
+def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draws the object of `audit --json`.
+
+    `audit`: a line per attack, with its shares and 95 % intervals. `curves`: what comes back over
+    the steps of fine-tuning, for attacks that train.
+    """
+    rated = [attack for attack in result["attacks"] if "paired" in attack]
+    drawn, n = [], result["n"]
+    if rated:
+        names = {"base": "base", "edited": "edited", "control": "never trained on"}
+        dots = {name: [_make_dot(attack[key]) for attack in rated] for key, name in names.items()}
+        limits = {limit["name"]: limit["limit"] for limit in result["limits"]}
+        chart = draw_dots(
+            f"What an attacker recovers of {n} passages",
+            "passages recovered, 95 % intervals",
+            [_name_row(attack, n) for attack in rated],
+            dots,
+            [limits.get(attack["name"]) for attack in rated],
+        )
+        drawn += chart.save(folder, "audit")
+    curves = {one["name"]: one["curve"]["edited"] for one in rated if one.get("curve")}
+    if curves:
+        series = [
+            Series(
+                name, [Point(x, 100 * y) for x, y in zip(one["stages"], one["any"], strict=True)]
+            )
+            for name, one in curves.items()
+        ]
+        panel = LinePanel("steps of fine-tuning", "recovered (any), %", series)
+        title = "What comes back of the edited model's passages by fine-tuning"
+        drawn += draw_lines(title, [[panel]]).save(folder, "curves")
+    return drawn
+
+
+def _make_dot(share: Mapping[str, Any] | None) -> Dot | None:
+    return Dot(share["rate"], share["ci95"]) if share is not None and share["n"] else None
+
+
+def _name_row(attack: Mapping[str, Any], n: int) -> str:
+    """With the number of passages that the attack counts, where it is not the number of all."""
+    counted, name = attack["edited"]["n"], str(attack["name"])
+    return (
+        name if counted == n else f"{name} (n = {counted})" if counted else f"{name} (none counts)"
+    )

@@ -1,0 +1,138 @@
+"""Keeps local paths on this machine: in names, in settings, and behind links.
+
+A path tells who you are and how your disk is laid out. So it never stands in anything that may
+leave: `make_public_name` shortens names before they are recorded, `separate_paths` cleans JSON that
+is exported and finds what may not be pushed, and `check_link` refuses a link to a private file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from surgery.errors import CheckpointError
+
+_PATH = re.compile(
+    r"""(?<![^\s'"`=(\[{,;:])                    # at the start, or after one of these
+    (?: (?:/(?!/)|(?<!:)//+)[^\s/]+/+[^\s/]      # /home/alice, but not https://host/name
+      | ~[\w.-]*[/\\]                            # ~/models
+      | [a-z]:(?:\\+|/(?!/))[^\s/\\]             # C:\Users, C:/Users
+      | \\\\+[\w.$-]+\\                          # \\server\share
+      | file:/ )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_NAMED = ("name_or_path", "_file")  # keys that hold a file or the name of a model
+_RELATIVE = re.compile(r"[./\\~]|[A-Za-z]:")  # as no Hub id begins
+_ANY = re.compile("")
+_TOKENS = r"\w+_token\b|\w*special_tokens\b"
+_TEXTS = {
+    "tokenizer.json": re.compile(
+        r"(added_tokens|normalizer|pre_tokenizer|post_processor|decoder|model\.(vocab|merges))\b"
+    ),
+    "tokenizer_config.json": re.compile(rf"chat_template\b|added_tokens_decoder\b|{_TOKENS}"),
+    "special_tokens_map.json": re.compile(_TOKENS),
+    "chat_template.json": re.compile(r"chat_template\b"),
+    "added_tokens.json": _ANY,
+    "vocab.json": _ANY,
+}
+"""File → keys under which tokens, rules of splitting, and chat templates stand.
+
+These are text that the model reads, and a token such as /usr/bin is no path of yours."""
+
+
+def separate_paths(value: Any, file: str = "") -> tuple[Any, list[str]]:
+    """Returns a JSON value without local paths, and the keys under which they stood.
+
+    `file`: the name of the file that holds it, whose tokens and templates stay. A path is absolute,
+    of two parts or more, or in a home folder; it may be a key, or stand in a longer text. Under
+    keys that name a model or a file, relative paths count, too.
+    """
+    found: list[str] = []
+    texts = _TEXTS.get(file)
+
+    def is_kept(key: str, inner: Any, where: str) -> bool:
+        if texts is not None and texts.match(where):
+            return True
+        named = key.endswith(_NAMED) and isinstance(inner, str) and _RELATIVE.match(inner)
+        if named or any(isinstance(text, str) and _PATH.search(text) for text in (key, inner)):
+            found.append(where)
+            return False
+        return True
+
+    def clean(value: Any, above: str, key: str) -> Any:
+        if texts is not None and above and texts.match(above):
+            return value
+        if isinstance(value, Mapping):
+            places = {name: f"{above}.{name}" if above else str(name) for name in value}
+            return {
+                name: clean(inner, places[name], name)
+                for name, inner in value.items()
+                if is_kept(name, inner, places[name])
+            }
+        if isinstance(value, list):
+            every = [(inner, f"{above}.{at}") for at, inner in enumerate(value)]
+            return [clean(one, where, key) for one, where in every if is_kept(key, one, where)]
+        return value
+
+    return clean(value, "", ""), found
+
+
+def drop_paths(settings: Mapping[str, Any], file: str = "") -> dict[str, Any]:
+    """Returns settings without local paths. `file`: as for `separate_paths`."""
+    kept: dict[str, Any] = separate_paths(settings, file)[0]
+    return kept
+
+
+def make_public_name(model: str | Path) -> str:
+    """Makes the name of a model or file for what may leave this machine: without a path.
+
+    Shortens each file or folder, wherever it stands between commas and colons: both of
+    `PREFIX.npy,SUFFIX.npy`, the data set of `hf:DATASET:SPLIT:COLUMN`, the file of `FILE:COLUMN`,
+    and the folder of `KIND:FOLDER`.
+    """
+    parts, name = re.split("([,:])", str(model)), ""
+    while parts:
+        for end in range(len(parts), 0, -2):  # a file's own name may hold commas and colons
+            path = Path("".join(parts[:end])).expanduser()
+            if any(parts[:end]) and path.exists():
+                name += get_last_name(path)
+                break
+        else:
+            end, name = 1, name + parts[0]
+        name += "".join(parts[end : end + 1])
+        parts = parts[end + 1 :]
+    return name
+
+
+def get_last_name(path: Path) -> str:
+    """Returns the name of a file or folder without its path, as valid text."""
+    name = (path.resolve() if path.name in ("", "..") else path).name
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def check_link(path: Path, folder: Path) -> Path:
+    """Returns the path unless it is a link out of the model's folder.
+
+    A link may stay inside the folder, or lead into a Hub cache, where the client links
+    `models--O--N/snapshots/COMMIT/NAME` to `models--O--N/blobs/HASH`. Raises `CheckpointError` for
+    any other link: the folder's author could make you publish a private file.
+    """
+    real, place = path.resolve(), folder.resolve()
+    blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None
+    if place in real.parents or real.parent == blobs or is_in_hub_cache(real):
+        return path
+    raise CheckpointError(
+        "is a link out of the model's folder, which is not followed",
+        where=path,
+        fix="replace the link with the file",
+    )
+
+
+def is_in_hub_cache(real: Path) -> bool:
+    """Whether a resolved path is a blob in your Hub cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return real.parent.name == "blobs" and Path(HF_HUB_CACHE).resolve() in real.parents

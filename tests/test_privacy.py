@@ -1,0 +1,148 @@
+"""Contract: no path of this machine stands in what leaves it; what only looks like one stays.
+
+Whatever is cleaned holds no more paths, and JSON without any stays as it is: tokens, rules of
+splitting text, and chat templates too.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from decoders import CONFIGS, config_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgery.hub.embedded import LAB_MODELS, find_lab_folder
+from surgery.privacy import drop_paths, make_public_name, separate_paths
+
+PATHS = [
+    "/home/alice/acme",
+    "/mnt/x",
+    "//srv//models",
+    "~/models",
+    "~alice/models",
+    "~\\models",
+    "C:\\Users\\alice",
+    "c:/Users/alice",
+    "\\\\server\\share\\model",
+    "file:///home/alice",
+    "FILE:/home/alice",
+    "trained on /data/clients/acme.jsonl by me",
+    "--output_dir=/home/alice/out",
+    '{"cache": "/home/alice/.cache"}',
+    '{"cache": "C:\\\\Users"}',
+    "PATH=/usr/bin:/home/alice/bin",
+    "hf:/home/alice/data:train:text",
+    "/home/Jörg/Modell",
+    "/Volumes/My Disk/model",
+]
+HARMLESS = [
+    "EleutherAI/pythia-1.4b",
+    "https://huggingface.co/owner/name",
+    "s3://bucket/key/more",
+    "lab:pythia",
+    "hf:owner/name:train:text",
+    "and/or",
+    "/",
+    "/usr",
+    "a / b / c",
+    "application/json",
+    "</s>",
+    "[/INST]",
+    "<|/think|>",
+    "tokens/s and 1/2/3",
+    "~ 5",
+    "e.g. a:b",
+    "\\s+(?!\\S)|\\s+",
+    "12:/",
+    "float32",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_is_found_wherever_it_stands(path: str) -> None:
+    given_ = {"a": {"b": [1, path], path: 2}, "c": path, "kept": "me/model"}
+    kept, found = separate_paths(given_, "config.json")
+    assert kept == {"a": {"b": [1]}, "kept": "me/model"}
+    assert found == ["a.b.1", f"a.{path}", "c"]
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_only_looks_like_a_path_stays(text: str) -> None:
+    given_ = {"a": {"b": [text]}, text: text}
+    assert separate_paths(given_, "config.json") == (given_, [])
+
+
+def test_names_of_models_and_files_may_not_be_relative_paths() -> None:
+    given_ = {"name_or_path": "./out", "a": {"vocab_file": "..\\vocab.json", "_file": "x.json"}}
+    assert separate_paths(given_)[1] == ["name_or_path", "a.vocab_file"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", {"added_tokens": [{"content": "/usr/bin"}]}),
+        ("tokenizer.json", {"model": {"vocab": {"/usr/bin": 1}, "merges": ["/usr /bin", "~/ a"]}}),
+        ("tokenizer.json", {"pre_tokenizer": {"pattern": {"Regex": " /a/b"}}}),
+        ("tokenizer_config.json", {"chat_template": "{{ '/home/user/file' }}"}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"1": {"content": "/usr/bin"}}}),
+        ("tokenizer_config.json", {"eos_token": "/usr/bin", "extra_special_tokens": ["/usr/bin"]}),
+        ("special_tokens_map.json", {"additional_special_tokens": ["/usr/bin"]}),
+        ("chat_template.json", {"chat_template": "see /path/to/file"}),
+        ("vocab.json", {"/usr/bin": 1}),
+        ("added_tokens.json", {"~/x": 1}),
+    ],
+)
+def test_tokens_rules_and_templates_are_text(file: str, content: dict[str, Any]) -> None:
+    assert separate_paths(content, file) == (content, [])
+    assert separate_paths(content, "config.json")[1], "they would be paths elsewhere"
+
+
+def test_no_model_of_ours_holds_one() -> None:
+    """Lab models, and configurations as the families have them."""
+    for name in LAB_MODELS:
+        for path in find_lab_folder(name).glob("*.json"):
+            assert separate_paths(json.loads(path.read_bytes()), path.name)[1] == [], path
+    for kind in CONFIGS:
+        assert separate_paths(config_of(kind), "config.json")[1] == []
+
+
+TEXT = st.sampled_from([*PATHS, *HARMLESS]) | st.text()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=20,
+)
+SETTINGS = st.dictionaries(TEXT | st.sampled_from(["name_or_path", "x_file"]), JSON)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SETTINGS, st.sampled_from(["config.json", "tokenizer.json", "vocab.json"]))
+def test_cleaning_is_complete_and_changes_nothing_else(value: dict[str, Any], file: str) -> None:
+    kept, found = separate_paths(value, file)
+    assert drop_paths(value, file) == kept
+    assert separate_paths(kept, file) == (kept, [])
+    assert (kept == value) == (not found)
+
+
+def test_public_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.npy", "b.npy", "rows.csv", "odd,na:me.csv"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for given_, public in (
+        (f"{tmp_path}/a.npy", "a.npy"),
+        (f"{tmp_path}/a.npy,{tmp_path}/b.npy", "a.npy,b.npy"),
+        (f"{tmp_path}/rows.csv:text", "rows.csv:text"),
+        (f"{tmp_path}/odd,na:me.csv:text", "odd,na:me.csv:text"),
+        (f"hubble:{tmp_path}", f"hubble:{tmp_path.name}"),
+        (f"hf:{tmp_path}:train:text", f"hf:{tmp_path.name}:train:text"),
+        (".", tmp_path.name),
+        ("hf:owner/name:train:text", "hf:owner/name:train:text"),
+        ("lab:pythia", "lab:pythia"),
+        ("EleutherAI/pythia-70m", "EleutherAI/pythia-70m"),
+        ("", ""),
+    ):
+        assert make_public_name(given_) == public
