@@ -233,6 +233,7 @@ def _make_manifest(
         parts=list(plan.selection),
         layout="compact" if plan.layout.NAME == "compact" else "stock",
         one_hot=plan.one_hot,
+        scrubbed=plan.scrubbed,
         calibration=fitting.record,
         erasing=erasing,
         chosen=prepared.chosen,

@@ -200,6 +200,7 @@ class _Patch:
             layout=edit.layout,
             earlier=earlier.edited_heads if earlier else None,
             save_as=edit.family,
+            scrubbed=edit.scrubbed,
         )
         config = self.found.checkpoint.config
         if _FILE + _CONFIG in self.held:

@@ -40,7 +40,8 @@ class Plan:
     """A decided edit.
 
     `reason` says why `auto` chose this layout. `config` is the config.json of the result. `changes`
-    lists every tensor that differs from the source; all others are copied byte by byte.
+    lists every tensor that differs from the source; all others are copied byte by byte. `scrubbed`:
+    as for `BlockEdit`.
     """
 
     family: Family
@@ -51,6 +52,7 @@ class Plan:
     changes: tuple[Change, ...]
     config: dict[str, Any]
     inventory: Inventory
+    scrubbed: bool = True
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -126,6 +128,7 @@ def make_plan(
     layout: str = "auto",
     earlier: Heads | None = None,
     save_as: str | None = None,
+    scrubbed: bool = True,
 ) -> Plan:
     """Decides an edit.
 
@@ -138,12 +141,14 @@ def make_plan(
       these again is refused.
 
     - `save_as`: another model type with the same tensors, which the result will be of.
+    - `scrubbed`: also make zero what the edit makes useless. Only to repeat an edit of an earlier
+      version, do not.
     """
     config = config_saved_as(inventory.config, save_as)
     if config is not inventory.config:
         inventory = take_inventory(config, inventory.infos)
     selection = selected(drop_attn, variant, inventory.dimensions)
-    edits = block_edits(selection, inventory.dimensions)
+    edits = block_edits(selection, inventory.dimensions, scrubbed=scrubbed)
     _check_not_edited(edits, earlier or {}, inventory)
     where, reason = _choose(layout, inventory, edits.values())
     changes = where.changes([(_block(inventory, index), edit) for index, edit in edits.items()])
@@ -157,6 +162,7 @@ def make_plan(
         changes=changes,
         config=where.config(inventory.config, inventory.family, edits, added),
         inventory=inventory,
+        scrubbed=scrubbed,
     )
 
 
@@ -208,11 +214,13 @@ def selected(drop_attn: str | Selection, variant: str, size: Dimensions) -> Sele
     return checked(drop_attn, size.num_blocks, size.num_heads)
 
 
-def block_edits(selection: Iterable[Part], dimensions: Dimensions) -> dict[int, BlockEdit]:
+def block_edits(
+    selection: Iterable[Part], dimensions: Dimensions, *, scrubbed: bool = True
+) -> dict[int, BlockEdit]:
     """Block → its edit, ascending."""
     return {
         block: BlockEdit(
-            block, dimensions, {head: variant_of(name) for head, name in heads.items()}
+            block, dimensions, {head: variant_of(name) for head, name in heads.items()}, scrubbed
         )
         for block, heads in variants_by_head(selection).items()
     }

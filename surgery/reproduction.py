@@ -177,7 +177,9 @@ def reproduce(
     }
     parts = tuple(edit.parts or (edit.erasing.teacher if edit.erasing else ()))
     layout = edit.layout if edit.parts else "auto"
-    prepared = prepare(model, parts, layout=layout, save_as=edit.family, **alike)
+    prepared = prepare(
+        model, parts, layout=layout, save_as=edit.family, scrubbed=edit.scrubbed, **alike
+    )
     if not edit.parts:
         prepared = prepared.without_cut
     if output is not None:

@@ -220,6 +220,7 @@ def test_base_and_edited_model_read_the_same(name, labeled, loaded, monkeypatch)
     The same tokens in the same batches, in the order of the passages.
     """
     monkeypatch.setattr("evals.measure.attacks.soft_prompt.STEPS", 20)
+    monkeypatch.setattr("evals.measure.attacks.relearn_strongest.STEPS", (1, 2))
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
     members = np.arange(24) % 3 > 0 if labeled else None
@@ -412,6 +413,11 @@ def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     plan = AttackPlan(never, windows, names, draws=1)
     found = try_attacks(loaded, plan)
     for name, outcome in found.passages.items():
+        if outcome.settings:
+            outcome = outcome.take_strongest(found.control[name])[1]
         assert outcome.counted.mean() <= 0.05, name
-        control = found.control[name].counted  # none where the attack trains on that text
+        control = found.control[name]
+        if control.settings:
+            continue  # settings that bring any of it back do not count
+        control = control.counted  # none where the attack trains on that text
         assert control.sum() <= 0.05 * len(control), name

@@ -27,7 +27,7 @@ from surgery.editing.loading import load_model
 from surgery.errors import ManifestError
 from surgery.layouts import LAYOUTS
 from surgery.proof.behavior import find_mixing_heads
-from surgery.record.manifest import read_manifest
+from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import Part
 from surgery.variants import VARIANTS
 
@@ -467,6 +467,12 @@ def get(value: Any, path: Any) -> Any:
     return value
 
 
+def unmark(manifest: Manifest) -> Manifest:
+    """Without the claim of a scrub, which has tests of its own (test_scrubbing.py)."""
+    edit = manifest.edit.model_copy(update={"scrubbed": True})
+    return manifest.model_copy(update={"edit": edit})
+
+
 @pytest.mark.parametrize("name", EDITS)
 def test_every_field_of_the_manifest(forge: Forge, name: str) -> None:
     """One at a time, without the source: refused when it is read or by a check, except for those
@@ -484,7 +490,7 @@ def test_every_field_of_the_manifest(forge: Forge, name: str) -> None:
             manifest = read_manifest(folder)
         except ManifestError:
             manifest = None
-        if manifest == original:  # a default was left out
+        if manifest and unmark(manifest) == unmark(original):  # a default was left out
             continue
         tried += 1
         if manifest and not UNPROVED.fullmatch(field) and surgery.verify(folder, seed=1).ok:

@@ -30,7 +30,7 @@ from evals.jobs.auditing import AuditRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.early_exit import find_final_norm, fit_lenses, keep_residuals
-from evals.measure.attacks.graft import copy_weights, list_scopes
+from evals.measure.attacks.graft import copy_all, copy_weights, list_scopes
 from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.weights import put_weights, restore_modules
@@ -363,6 +363,23 @@ def test_an_audit_grafts_from_the_sibling(folders, rows) -> None:
     assert outcome.json["provenance"]["sibling"]["model"] == "base"
     assert str(folders["base"]) not in outcome.stdout
     assert "base is the base itself: graft undoes the edit" in outcome.stderr
+    assert "base itself gives 20 of the 20 passages\n" in outcome.stderr
+
+
+def test_a_sibling_that_recites_nothing(folders, rows) -> None:
+    """It serves, and one line says so: a public base seldom recites a private text."""
+    asked = ("--attack", "graft", "--sibling", folders["earlier"])
+    outcome = audit(folders, rows, *asked)
+    assert outcome.code == 0, outcome
+    line = "earlier itself gives none of the 20 passages: what graft brings back was in the edited"
+    assert sum(line in one for one in outcome.stderr.splitlines()) == 1
+
+
+def test_all_weights_of_a_sibling_make_the_sibling(folders) -> None:
+    edited, sibling = (load_model(folders[name]) for name in ("edited", "earlier"))
+    edited = restore_modules(edited)
+    with put_weights(edited, copy_all(edited, find_model(folders["earlier"]))):
+        assert torch.equal(logits_of(edited), logits_of(sibling))
 
 
 def test_a_sibling_that_does_not_fit_is_one_line(folders, rows) -> None:

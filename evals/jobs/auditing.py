@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import model_validator
 
+from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
 from evals.jobs.result_folder import ResultFolder
@@ -21,9 +22,10 @@ from evals.run.finding import find_baseline
 from evals.run.request import ControlText, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
 from surgery.output import recognize_by
 from surgery.processes import join_launch, leave_launch
-from surgery.record.manifest import list_versions
+from surgery.record.manifest import Manifest, list_versions
 
 if TYPE_CHECKING:
     from evals.measure.attacks.trying import AttackPlan, AuditedModel
@@ -75,8 +77,12 @@ def audit(
     anything unusable, or if the folder cannot be written.
     """
     from evals.data.windows import cut_windows
-    from evals.measure.attacks.sibling import describe_sibling, find_sibling
-    from evals.measure.attacks.trying import AttackPlan, try_attacks
+    from evals.measure.attacks.sibling import (
+        describe_own_recital,
+        describe_sibling,
+        find_sibling,
+    )
+    from evals.measure.attacks.trying import try_attacks
     from evals.run.models import find_last, measure_in_turn
 
     output = ResultFolder(request, folder, owned, overwrite)
@@ -93,20 +99,7 @@ def audit(
     def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
         samples = tokenize_passages(passages, loaded.tokenizer)
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
-        left = hold_back([edited.manifest], samples, windows)
-        if warning := left.chose.model_copy(update={"windows": 0}).warning:
-            say(f"warning: {warning}")
-        tried = request.tried
-        if edited.manifest is not None and edited.manifest.is_trained:
-            tried = choose_attacks((*tried, *TRAINED))
-        plan = AttackPlan(
-            samples, windows, tried, request.batch_size, request.max, request.draws, sibling
-        )
-        for name, needs in plan.skipped.items():
-            say(f"skipped: {name} needs {needs}")
-        for line in foresee(request.max.values(), int(left.passages[samples.trained_on].sum())):
-            say(line)
-        return plan, left
+        return _plan_attacks(request, samples, windows, edited.manifest, sibling)
 
     def attack(
         loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool
@@ -119,11 +112,40 @@ def audit(
     done: list[AuditedModel] = []
     models = [base, *between, edited]
     (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack)
+    if sibling is not None and "graft" in after.passages:
+        grafted = after.passages["graft"]
+        say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
     report = _make_report(request, plan, left, before, after, *twins)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
+
+
+def _plan_attacks(
+    request: AuditRequest,
+    samples: Samples,
+    windows: Tokens,
+    manifest: Manifest | None,
+    sibling: ResolvedModel | None,
+) -> tuple[AttackPlan, HeldBack]:
+    """Plans the attacks, and finds out on which passages no search chose the edit of `manifest`."""
+    from evals.measure.attacks.trying import AttackPlan
+
+    left = hold_back([manifest], samples, windows)
+    if warning := left.chose.model_copy(update={"windows": 0}).warning:
+        say(f"warning: {warning}")
+    tried = request.tried
+    if manifest is not None and manifest.is_trained:
+        tried = choose_attacks((*tried, *TRAINED))
+    plan = AttackPlan(
+        samples, windows, tried, request.batch_size, request.max, request.draws, sibling
+    )
+    for name, needs in plan.skipped.items():
+        say(f"skipped: {name} needs {needs}")
+    for line in foresee(request.max.values(), int(left.passages[samples.trained_on].sum())):
+        say(line)
+    return plan, left
 
 
 def _make_report(

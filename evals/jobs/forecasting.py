@@ -236,7 +236,8 @@ def _time_evaluation(
     seconds = 0.0
     for name, each in _time_attacks(opened, request.attacks, request.batch_size):
         one, control = (each * _count_rows(name, rows, windows) for rows in (passages, controls))
-        once = models * one + (models - 1) * control
+        base = each * passages if find_attack(name).on_cuts else one
+        once = base + (models - 1) * (one + control)
         draws = request.draws or count_draws(one)
         seconds += once * (draws if find_attack(name).in_draws else 1)
     what = f"{len(request.attacks)} attacks on {passages:,} passages, {models} models"

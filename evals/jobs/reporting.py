@@ -110,7 +110,22 @@ def evaluate(
     for model, after, relation in zip(edited, results, relations, strict=True):
         known = {"relation": relation, "edit": model.manifest and summarize_edit(model.manifest)}
         edits.append(_compare_models(before, after, twin, left, materials, **known))
-    report = Report(
+    report = _make_report(materials, before, edits, edited, base)
+    hashes = {row["hash"] for edit in edits for row in edit.passages}
+    texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
+    runs = [after.runs for after in results]
+    return Evaluation(write_sentences(report), before.runs, runs, texts)
+
+
+def _make_report(
+    materials: Materials,
+    before: ModelResults,
+    edits: list[EditReport],
+    edited: Sequence[ResolvedModel],
+    base: ResolvedModel,
+) -> Report:
+    request, samples = materials.request, before.samples
+    return Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         base=before.model,
         edits=edits,
@@ -132,10 +147,6 @@ def evaluate(
             controls=list(materials.controls),
         ),
     )
-    hashes = {row["hash"] for edit in edits for row in edit.passages}
-    texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
-    runs = [after.runs for after in results]
-    return Evaluation(write_sentences(report), before.runs, runs, texts)
 
 
 def _check_sibling(

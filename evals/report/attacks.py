@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.measure.attacks.names import TRAINING
-from evals.measure.attacks.result import AttackResult, Audit
+from evals.measure.attacks.result import AttackResult, Audit, Reached
 from evals.report.charts.dots import Dot, draw_dots
 from evals.report.charts.lines import LinePanel, draw_lines
 from evals.report.charts.panels import Point, Series
@@ -19,8 +19,18 @@ def describe_attacks(audit: Audit) -> Iterator[str]:
     """What the strongest attacks recover, and which count nothing."""
     if audit.strongest is not None:
         yield _describe_strongest(audit, audit.strongest)
+    for one in audit.rated:
+        if one.reached is not None:
+            yield f"{one.name} recovers most after {describe_setting(one.reached)}"
     if empty := [one.name for one in audit.rated if not one.edited.n]:
         yield f"no passage counts for {', '.join(empty)}"
+
+
+def describe_setting(reached: Reached) -> str:
+    how = f"training {reached.learned}"
+    if reached.steps:
+        how += f" for {reached.steps} steps at {reached.learning_rate:g}"
+    return f"{how} (of {reached.tried} settings)"
 
 
 def has_trained(audit: Audit | None) -> bool:

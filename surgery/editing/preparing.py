@@ -79,13 +79,14 @@ def prepare(
     revision: str | None = None,
     name: str | None = None,
     save_as: str | None = None,
+    scrubbed: bool = True,
     check_default: Callable[[Path], object] | None = None,
 ) -> Prepared:
     """Finds and checks the source and makes the plan. Reads no weights and writes nothing.
 
     **Arguments:** as for `export`; `name`: the source's name in the manifest (default: the Hub id
-    or the folder's name); `check_default`: gets a Hub model's default output and may raise before
-    the weights are downloaded.
+    or the folder's name); `scrubbed`: as for `make_plan`; `check_default`: gets a Hub model's
+    default output and may raise before the weights are downloaded.
 
     **Raises:** a `SurgeryError` for anything that would make the export fail.
     """
@@ -123,6 +124,7 @@ def prepare(
         layout=layout,
         earlier=earlier.edited_heads if earlier else None,
         save_as=save_as,
+        scrubbed=scrubbed,
     )
     _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))

@@ -109,11 +109,15 @@ class Block:
 
 @dataclass(frozen=True)
 class BlockEdit:
-    """`variants` maps each edited query head to its variant, ascending by head."""
+    """`variants` maps each edited query head to its variant, ascending by head.
+
+    `scrubbed`: whether numbers that the edit makes useless become zero, too.
+    """
 
     block: int
     dimensions: Dimensions
     variants: Mapping[int, Variant]
+    scrubbed: bool = True
 
     @property
     def whole(self) -> bool:

@@ -15,6 +15,10 @@ whole block that adds nothing loses its output bias as well.
 
 **Constants where attention cannot be made one-hot:** the output bias takes W_O c.
 
+**Scrubbing:** rows and columns that nothing reads any more become zero: queries and keys of heads
+that add nothing, and the columns of the output projection that meet their zeros. Earlier versions
+left them as they were.
+
 **Added biases:** where a key of config.json gives a model biases, it is switched on, and all blocks
 get all of them. Those that hold nothing are -0.0, which changes no sum in any bit.
 
@@ -70,7 +74,8 @@ def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
 def _roles(block: Block, edit: BlockEdit) -> list[Role]:
     """The roles of the tensors that hold the edit, in the order of their names in the record."""
     held = storage_of(block, edit)
-    parts: list[Part] = ["query", "key"] if held.alone else []
+    parts: list[Part] = ["query"] if held.alone or held.idle_queries else []
+    parts += ["key"] if held.alone or held.idle_keys else []
     variants = (edit.variants[head] for group in held.maps for head in edit.groups[group])
     rewritten = any(variant.kind != "affine" or variant.fitted for variant in variants)
     if block.family.fused or held.silent or held.units or rewritten:
@@ -80,9 +85,10 @@ def _roles(block: Block, edit: BlockEdit) -> list[Role]:
         weight, bias = block.stored(part, "weight"), block.stored(part, "bias")
         needed = held.alone or block.has(bias)  # a value of zero needs no bias
         roles += [weight, bias] if needed else [weight]
-    if held.alone and block.family.qk_norm is not None:
+    normed = held.alone or len(held.idle_keys) == len(edit.groups)
+    if normed and block.family.qk_norm is not None:
         roles += ["query_norm", "key_norm"]
-    if held.muted or held.units:
+    if held.muted or held.units or held.idle_columns:
         roles.append("output_weight")
     if held.constants or (edit.bare and block.has("output_bias")):
         roles.append("output_bias")
@@ -94,8 +100,10 @@ def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> A
     hot = find_one_hot(block) if held.alone else None
     new = block.read(role) if block.has(role) else np.full(change.shape, -0.0)
     if role in ("query_norm", "key_norm"):
-        assert hot is not None
+        if hot is None:
+            return np.zeros(change.shape)
         gain = hot.kappa * np.sqrt(hot.num_pairs / block.dimensions.head_size)
+        new = np.zeros_like(new) if edit.scrubbed else new
         block.per_head(new)[:, : hot.num_pairs] = gain
         return new
     if role == "output_bias":
@@ -108,12 +116,13 @@ def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> A
     for part, heads in block.parts(role, new).items():
         if part == "value":
             _write_values(block, edit, held, heads, change, fit)
-        elif hot is not None:
-            own = held.alone
+        else:
+            own, idle = held.alone, held.idle_keys
             if part == "query":
                 own = [head for group in own for head in edit.groups[group]]
-            heads[own] = 0
-            if role.endswith("_bias"):
+                idle = held.idle_queries
+            heads[own + idle] = 0
+            if hot is not None and role.endswith("_bias"):
                 heads[own, : hot.num_pairs] = hot.kappa if block.family.qk_norm is None else 1
     return new
 
@@ -141,10 +150,10 @@ def _output_weight(
     """W_O [d, H h] without muted heads, and with the constants of `units` in one column each."""
     columns = weight.reshape(weight.shape[0], -1, block.dimensions.head_size)
     sums = {unit: _constant(block, edit.groups[unit], affine) for unit in held.units}
-    columns[:, held.muted] = 0
+    columns[:, held.muted + held.idle_columns] = 0
     for unit, column in sums.items():
         heads = edit.groups[unit]
-        columns[:, list(heads), 0] = 0
+        columns[:, list(heads), slice(None) if edit.scrubbed else 0] = 0
         columns[:, heads[0], 0] = column
     return weight
 

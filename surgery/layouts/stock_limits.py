@@ -34,6 +34,9 @@ class Storage:
     - `silent`: groups whose values become zero.
     - `muted`: query heads that the output projection no longer reads.
     - `constants`: query heads whose constant goes into the output bias.
+    - `idle_keys`, `idle_queries`: groups and query heads that no attention is read from, so that a
+      scrub makes these rows zero. `idle_columns`: query heads whose columns of the output
+      projection meet nothing but zeros, which a scrub makes zero, too.
     """
 
     alone: list[int]
@@ -42,13 +45,16 @@ class Storage:
     silent: list[int]
     muted: list[int]
     constants: list[int]
+    idle_keys: list[int]
+    idle_queries: list[int]
+    idle_columns: list[int]
 
 
 def storage_of(block: Block, edit: BlockEdit) -> Storage:
     """Where the block's maps and constants go, with one-hot attention where that is possible."""
     together = block.family.qk_norm is not None  # all groups share a norm
     hot = edit.kind != "none" and (edit.whole or not together) and find_one_hot(block) is not None
-    held = Storage([], [], [], [], [], [])
+    held = Storage([], [], [], [], [], [], [], [], [])
     for group, heads in enumerate(edit.groups):
         constant, affine = edit.of_kind("constant", heads), edit.of_kind("affine", heads)
         whole = all(head in edit.variants for head in heads)
@@ -64,7 +70,19 @@ def storage_of(block: Block, edit: BlockEdit) -> Storage:
         held.constants.extend(constant)
     hot_groups = sorted(held.maps + held.units)
     held.alone.extend(range(len(edit.groups)) if together and hot_groups else hot_groups)
+    if edit.scrubbed:
+        _find_idle(block, edit, held)
     return held
+
+
+def _find_idle(block: Block, edit: BlockEdit, held: Storage) -> None:
+    """Fills in the idle rows and columns. A norm over all heads reads queries and keys of each."""
+    held.idle_columns.extend(h for group in held.silent for h in edit.groups[group])
+    if edit.whole or block.family.qk_norm != "all":
+        held.idle_keys.extend(group for group in held.silent if group not in held.alone)
+        hot = {head for group in held.alone for head in edit.groups[group]}
+        unread = {*held.muted, *held.idle_columns}
+        held.idle_queries.extend(sorted(unread - hot))
 
 
 def check(block: Block, edit: BlockEdit) -> None:

@@ -53,7 +53,13 @@ def replan(
         earlier, inventory = list_edited_heads(edits), take_inventory(*before)
         plan = make_empty_plan(inventory)
         if edit.parts:
-            plan = make_plan(inventory, tuple(edit.parts), layout=edit.layout, earlier=earlier)
+            plan = make_plan(
+                inventory,
+                tuple(edit.parts),
+                layout=edit.layout,
+                earlier=earlier,
+                scrubbed=edit.scrubbed,
+            )
         name = plan.family.model_type
         if plans and edit.family in {f.model_type for f in FAMILIES if name in f.saved_as}:
             edit = edit.model_copy(update={"family": name})  # a later edit changed the type
@@ -134,6 +140,16 @@ def check_repeats(
         compared += 1
         fitted += not whole
     return compared, fitted
+
+
+def is_scrubbed(plan: Plan, result: Checkpoint) -> bool:
+    """Whether a scrub would change nothing in the result of an edit."""
+    again = make_plan(plan.inventory, plan.selection, layout=plan.layout.NAME)
+    try:
+        check_repeats(again, result, result.read, {"rewrite"})
+    except CheckpointError:
+        return False
+    return True
 
 
 def find_constants(plans: Iterable[Plan], names: Container[str]) -> dict[str, Flags]:

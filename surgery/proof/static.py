@@ -46,7 +46,7 @@ from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
 from surgery.privacy import check_link
-from surgery.proof.expected import check_repeats, make_unknown, replan
+from surgery.proof.expected import check_repeats, is_scrubbed, make_unknown, replan
 from surgery.record.manifest import UNLISTED, Manifest, read_manifest
 from surgery.selection import variant_name
 from surgery.untrusted import guard
@@ -187,12 +187,16 @@ class FileChecks:
         hot = self.manifest.edit.one_hot
         if not compared:  # the compact layout computes from tensors that are gone
             return "without the source, there is nothing to compare"
-        if hot is None:
-            return f"{compared} tensors equal to what the layout computes"
-        return (
-            f"queries and keys are constants with a score gap of {hot.gap:g} (needed: "
-            f"{hot.required:g}) over {hot.num_offsets:,} offsets"
-        )
+        told = f"{compared} tensors equal to what the layout computes"
+        if hot is not None:
+            told = (
+                f"queries and keys are constants with a score gap of {hot.gap:g} (needed: "
+                f"{hot.required:g}) over {hot.num_offsets:,} offsets"
+            )
+        old = (plan for plan in self.plans if not plan.scrubbed)
+        if all(is_scrubbed(plan, self.result) for plan in old):
+            return told
+        return f"{told}; not scrubbed: it holds weights that the edit made useless"
 
     def check_carried(self) -> str:
         theirs = self.original.sidecars

@@ -225,12 +225,14 @@ class Edit(EditedModel):
 
     `parts`: what is cut; empty if the model is only taught. `chosen`: what a search chose it on.
     `job`: names the `mitigate` that made it, which may replace it while it is not done. `one_hot`:
-    constants of the stock layout; `max_shard_size`: bytes of a weight file, if limited.
+    constants of the stock layout; `scrubbed`: whether what the edit made useless became zero, which
+    earlier versions did not do; `max_shard_size`: bytes of a weight file, if limited.
     """
 
     parts: list[Part]
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
+    scrubbed: bool = False
     calibration: CalibrationRecord | None = None
     erasing: ErasingRecord | None = None
     healing: HealingRecord | None = None

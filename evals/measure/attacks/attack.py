@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 
 NEEDS = "passages that do not overlap those that the attacker holds"
+Learned = Literal["nothing", "all weights", "the cut blocks", "rank-8 adapters"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,18 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What an attack trains, and how."""
+
+    learned: Learned
+    learning_rate: float
+    steps: int
+
+
+UNTRAINED = Setting("nothing", 0.0, 0)
+
+
+@dataclass(frozen=True)
 class AttackOutcome:
     """The outcome of an attack on N passages.
 
@@ -82,13 +95,17 @@ class AttackOutcome:
       the passages that count.
     - `curve`: measure → bool [K, N], recovered at each of the attack's K stages, in the first draw.
     - `scores`: name → [N], how much each passage looks like training text.
-    - `kept`: what the attack on the edited model needs to know of the base.
+    - `settings`: what each setting of an attack with several recovers, as large as `recovered`,
+      which then holds what any of them does. `UNTRAINED` is among them.
+    - `kept`: what the attack on the edited model needs to know of the base; of `graft`, how many
+      passages the sibling gives by itself.
     """
 
     recovered: Flags
     tried: Flags
     curve: Mapping[str, Flags] = field(default_factory=dict)
     scores: Mapping[str, Scores] = field(default_factory=dict)
+    settings: Mapping[Setting, Flags] = field(default_factory=dict)
     kept: Any = None
 
     @staticmethod
@@ -103,7 +120,23 @@ class AttackOutcome:
             self.tried[..., rows],
             {name: flags[:, rows] for name, flags in self.curve.items()},
             {name: values[rows] for name, values in self.scores.items()},
+            {setting: flags[..., rows] for setting, flags in self.settings.items()},
         )
+
+    def take_strongest(self, control: AttackOutcome | None) -> tuple[Setting, AttackOutcome]:
+        """The setting that recovers most, and its outcome.
+
+        Of those that bring back nothing of `control` that it does not hold untrained.
+        """
+        counting = list(self.settings)
+        if control is not None:
+            alone = control.settings[UNTRAINED]
+            newly = {one: flags & ~alone for one, flags in control.settings.items()}
+            counting = [
+                one for one in counting if one in newly and not newly[one][control.tried].any()
+            ]
+        best = max(counting, key=lambda one: int(self.settings[one][self.tried].sum()))
+        return best, replace(self, recovered=self.settings[best])
 
     @property
     def counted(self) -> Flags:
@@ -130,6 +163,7 @@ class Attack:
     - `run`: deterministic for the same model and passages.
     - `can`: whether it can be tried on samples; `needs`: what it needs for that, in words.
     - `count_trained`: passages, windows of other text → about how many rows go through training.
+    - `on_cuts`: it trains only blocks that were cut, and reads other models as they are.
     - `tells_members`: it recovers no passage, but scores members against non-members.
     - `reads_base`: on the edited model, its target has the outcome of the base. `in_draws`: it runs
       several times, as often on each model. `reads_sibling`: its target needs a sibling.
@@ -149,6 +183,7 @@ class Attack:
     in_draws: bool = False
     reads_sibling: bool = False
     count_trained: Callable[[int, int], int] = lambda passages, windows: 0
+    on_cuts: bool = False
 
     @property
     def description(self) -> dict[str, str]:

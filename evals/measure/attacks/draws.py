@@ -32,6 +32,7 @@ def repeat(target: Target, run: Callable[[int], AttackOutcome]) -> AttackOutcome
         np.stack([one.recovered for one in made]),
         np.stack([one.tried for one in made]),
         made[0].curve,
+        settings={key: np.stack([one.settings[key] for one in made]) for key in made[0].settings},
     )
 
 

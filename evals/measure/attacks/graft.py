@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
 from evals.measure.attacks.weights import list_attention, list_blocks, put_weights, restore_modules
 from evals.measure.memorization.recovery import Evidence, make_recovery
+from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.torch_tensors import as_torch
 from surgery.hub.resolved import ResolvedModel
 
@@ -36,7 +38,12 @@ def make_graft() -> Attack:
             with put_weights(model, copy_weights(model, target.sibling, names)):
                 seen = grafted.read(target.samples.tokens, target.samples.prefix_length)
                 found.append(measure.recovered(Evidence.of(seen)))
-        return AttackOutcome.of_all(max(found, key=lambda recovered: int(recovered.sum())))
+        most = AttackOutcome.of_all(max(found, key=lambda recovered: int(recovered.sum())))
+        if target.brief:
+            return most
+        with put_weights(model, copy_all(model, target.sibling)):
+            seen = grafted.read(target.samples.tokens, target.samples.prefix_length)
+        return replace(most, kept=int(measure.recovered(Evidence.of(seen)).sum()))
 
     return Attack(
         "graft",
@@ -44,7 +51,7 @@ def make_graft() -> Attack:
         "cut, attention of all blocks, and all of the blocks that it cut",
         f"any, in the scope that recovers most: {measure.definition}",
         "ours; task arithmetic copies differences so: Ilharco et al. 2023, arXiv 2212.04089",
-        "three passes",
+        "four passes, one of them of the sibling itself",
         run,
         needs=NEEDS_SIBLING,
         reads_sibling=True,
@@ -58,15 +65,35 @@ def list_scopes(model: Any, cut: Iterable[int]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(map(tuple, scopes)))
 
 
+def copy_all(model: Any, sibling: ResolvedModel) -> dict[str, nn.Parameter]:
+    """All weights of the sibling, so that the model is the sibling. A tied head follows.
+
+    Those of another shape, such as embeddings of more tokens, stay the model's own.
+    """
+    every = dict(model.named_parameters(remove_duplicate=False))
+    first = {id(parameter): name for name, parameter in reversed(every.items())}
+    embedding = next(iter(every))
+    head = next((name for name in HEADS if name in sibling.checkpoint.tensors), embedding)
+    new = {}
+    for name, old in every.items():
+        known = first[id(old)]
+        copied = copy_weight(old, sibling, head if known in HEADS else known)
+        if copied.shape == old.shape:
+            new[name] = copied
+    return new
+
+
 def copy_weights(
     model: Any, sibling: ResolvedModel, names: Iterable[str]
 ) -> dict[str, nn.Parameter]:
     """The sibling's weights of these names; zeros for biases that only the edit needed."""
-    stored, old, new = sibling.checkpoint.tensors, dict(model.named_parameters()), {}
-    for name in names:
-        like = old[name].detach()
-        content = like.new_zeros(like.shape)
-        if name in stored:
-            content = as_torch(stored[name].read_array(), stored[name].info.dtype).to(like)
-        new[name] = nn.Parameter(content, requires_grad=False)
-    return new
+    old = dict(model.named_parameters())
+    return {name: copy_weight(old[name], sibling, name) for name in names}
+
+
+def copy_weight(old: torch.Tensor, sibling: ResolvedModel, name: str) -> nn.Parameter:
+    stored = sibling.checkpoint.tensors.get(name)
+    content = torch.zeros_like(old.detach())
+    if stored is not None:
+        content = as_torch(stored.read_array(), stored.info.dtype).to(content)
+    return nn.Parameter(content, requires_grad=False)

@@ -84,6 +84,7 @@ _KINDS: dict[str, Callable[..., Attack | Recovery]] = {
     "relearn": _import_later("relearn", "make_relearn"),
     "relearn-alike": _import_later("relearn", "make_relearn_alike"),
     "relearn-benign": _import_later("relearn", "make_relearn_benign"),
+    "relearn-strongest": _import_later("relearn_strongest", "make_relearn_strongest"),
     "revive": _import_later("revive", "make_revive"),
     "soft-prompt": _import_later("soft_prompt", "make_soft_prompt"),
     "membership": _make_membership,
@@ -99,10 +100,10 @@ DEFAULT = (
 ALL = (
     *CHEAP, "near", "near-beams", "early-exit", "perturbed", "guided", "quantized:8",
     "quantized:4", "quantized:nf4", "graft", "soft-prompt", "revive", "relearn-benign",
-    "relearn-alike", "relearn", "membership",
+    "relearn-alike", "relearn-strongest", "relearn", "membership",
 )  # fmt: skip
 """From the cheapest to those that train on passages; `membership`, which recovers none, is last."""
-TRAINING = ("relearn", "relearn-alike", "relearn-benign", "revive")
+TRAINING = ("relearn", "relearn-alike", "relearn-benign", "relearn-strongest", "revive")
 """Those that train the model itself."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": (*CHEAP, "graft")}
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")

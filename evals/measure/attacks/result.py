@@ -6,12 +6,13 @@ Rates are shares of passages in [0, 1]. Intervals are 95 %.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from evals.data.held_back import ChoiceCounts
-from evals.measure.attacks.attack import Attack, AttackOutcome
+from evals.measure.attacks.attack import Attack, AttackOutcome, Learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.membership import auc
 from evals.measure.verdicts import Limit, State
@@ -108,6 +109,19 @@ class Curves(Record):
     control: Curve | None
 
 
+class Reached(Record):
+    """The setting under which an attack with several recovers most of the edited model.
+
+    `tried`: the settings that ran on both models and the control. Those that brought back any of
+    the control are among them, but do not count.
+    """
+
+    learned: Learned
+    learning_rate: float
+    steps: int
+    tried: int
+
+
 class _AttackFacts(Record):
     """An attack with its own description. `seconds`: for both models and the control."""
 
@@ -123,6 +137,7 @@ class AttackResult(_AttackFacts):
     """An attack that recovers passages. `control`: None if it was not tried.
 
     `twin`: what it recovers from a model that never saw them; `toward_twin`: see `measure_way`.
+    `reached`: None for an attack with one setting. Each model has its own strongest.
     """
 
     base: Share
@@ -132,6 +147,7 @@ class AttackResult(_AttackFacts):
     curve: Curves | None = None
     twin: Share | None = None
     toward_twin: float | None = None
+    reached: Reached | None = None
 
 
 class MembershipResult(_AttackFacts):
@@ -248,6 +264,14 @@ def compare_outcomes(
     assert base is not None
     assert edited is not None
     control = controls[1] if controls[1] is not None and controls[1].tried.any() else None
+    if edited.settings:
+        both = edited.settings if control is None else {*edited.settings} & {*control.settings}
+        best, made = edited.take_strongest(control)
+        record["reached"] = Reached(**asdict(best), tried=len(both))
+        _, base = base.take_strongest(control)
+        twin = twin and twin.take_strongest(control)[1]
+        control = control and replace(control, recovered=control.settings[best])
+        edited = made
     outcomes = {"base": base, "edited": edited, "control": control, "twin": twin}
     record |= {key: one and Share.of_outcome(attack, one) for key, one in outcomes.items()}
     if twin is not None:

@@ -80,6 +80,7 @@ def make_revive() -> Attack:
         can=lambda samples: can_split(samples, SHARE),
         needs=NEEDS,
         in_draws=True,
+        on_cuts=True,
         count_trained=lambda passages, windows: STEPS * min(ROWS, passages // SHARE + windows // 2),
     )
 

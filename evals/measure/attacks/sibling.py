@@ -113,6 +113,17 @@ def find_own_base(model: ResolvedModel) -> str | None:
     return named if isinstance(named, str) and named and named not in own else None
 
 
+def describe_own_recital(sibling: ResolvedModel, recovered: int, passages: int) -> str:
+    """The line that says how much of the passages a sibling gives by itself."""
+    name = sibling.source.model
+    if recovered:
+        return f"{name} itself gives {recovered} of the {passages} passages"
+    return (
+        f"{name} itself gives none of the {passages} passages: what graft brings back was in the "
+        "edited file"
+    )
+
+
 def describe_sibling(sibling: ResolvedModel | None, base: ResolvedModel) -> str | None:
     """The line to print about a sibling, if any.
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from evals.data import Tokens
+from evals.measure.attacks.attack import Learned
+from evals.measure.attacks.weights import list_blocks
 from surgery.training.training import measure_loss
 
 STEPS = (5, 10, 20)
@@ -45,15 +47,30 @@ def train(
         yield step
 
 
-def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
-    """Yields a tuned copy of the model after each number of `STEPS`. The model does not change.
+def fine_tune(
+    model: Any,
+    rows: Tokens,
+    *,
+    steps: Sequence[int] = STEPS,
+    learning_rate: float = LEARNING_RATE,
+    learned: Learned = "all weights",
+    blocks: Sequence[int] = (),
+) -> Iterator[Any]:
+    """Yields a tuned copy of the model after each number of `steps`. The model does not change.
 
-    `rows`: int32 [M, T]. The loss is the next-token loss in nats on every token of a row. A copy
-    has the model's dtype. Its weights are trained in float32; the passes of a bfloat16 model are in
-    bfloat16, which takes a third of the time on a CPU.
+    `rows`: int32 [M, T]. `learned`: what is trained; adapters in place of all weights from `LARGE`
+    parameters on. `blocks`: those that were cut.
+
+    The loss is the next-token loss in nats on every token of a row. A copy has the model's dtype.
+    Its weights are trained in float32; the passes of a bfloat16 model are in bfloat16, which takes
+    a third of the time on a CPU.
     """
     tuned, dtype = copy.deepcopy(model), next(model.parameters()).dtype
-    if sum(parameter.numel() for parameter in tuned.parameters()) < LARGE:
+    if learned == "the cut blocks":
+        names = set(list_blocks(tuned, blocks))
+        for name, parameter in tuned.float().named_parameters():
+            parameter.requires_grad_(name in names)
+    elif learned == "all weights" and _count_parameters(tuned) < LARGE:
         tuned.float().requires_grad_(True)
     else:
         from peft import LoraConfig, get_peft_model
@@ -64,15 +81,19 @@ def fine_tune(model: Any, rows: Tokens) -> Iterator[Any]:
             adapted = get_peft_model(tuned, LoraConfig(r=8, target_modules="all-linear"))
         tuned = adapted.base_model.model
     tuned.eval()  # no dropout: the same every time
-    learned = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
 
     def measure(batch: torch.Tensor) -> Any:
         with torch.autocast(batch.device.type, dtype, enabled=dtype is torch.bfloat16):
             return measure_loss(tuned, batch)
 
-    for step in train(learned, measure, rows, STEPS[-1], LEARNING_RATE):
-        if step in STEPS:
-            yield tuned if learned[0].dtype is dtype else _cast_weights(tuned, dtype)
+    for step in train(weights, measure, rows, steps[-1], learning_rate):
+        if step in steps:
+            yield tuned if weights[0].dtype is dtype else _cast_weights(tuned, dtype)
+
+
+def _count_parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _cast_weights(model: Any, dtype: torch.dtype) -> Any:

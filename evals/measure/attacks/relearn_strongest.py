@@ -1,0 +1,113 @@
+"""`relearn` at its strongest: the most that any of several settings brings back.
+
+A setting is what is trained, at which learning rate, and for how many steps. One that also brings
+back text that no model was trained on does not count: it would write anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from evals.data import Tokens
+from evals.measure.attacks.attack import (
+    NEEDS,
+    UNTRAINED,
+    Attack,
+    AttackOutcome,
+    Learned,
+    Setting,
+    Target,
+    can_split,
+    split,
+)
+from evals.measure.attacks.draws import DRAWS, SECONDS, SETTING, repeat
+from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.tuning import LARGE, ROWS, fine_tune
+from evals.measure.memorization.measures import Flags
+from evals.measure.memorization.recovery import Evidence, make_recovery
+from surgery.processes import current_processes
+
+STEPS = (20, 60, 120)
+RATES = (1e-3, 1e-4, 1e-5)
+LEARNED: tuple[Learned, ...] = ("all weights", "the cut blocks", "rank-8 adapters")
+RUNS = tuple(product(RATES, LEARNED))
+"""Trainings, whose states after `STEPS` are settings. Where time is short, the first ones run."""
+_LONGEST = DRAWS * SECONDS
+"""Seconds that the trainings of one draw may take, before fewer of them run."""
+
+
+def make_relearn_strongest() -> Attack:
+    measure = make_recovery("any")
+
+    def run(target: Target) -> AttackOutcome:
+        target.check_in_memory("relearn-strongest")
+        runs = list(RUNS)
+        return repeat(target, lambda draw: run_once(target, draw, runs))
+
+    def run_once(target: Target, draw: int, runs: list[tuple[float, Learned]]) -> AttackOutcome:
+        """Takes out of `runs`, in the first draw, those for which there is no time."""
+        held, others = split(target.samples.tokens, SHARE // 2 if target.brief else SHARE, draw)
+
+        def recover(model: Any) -> Flags:
+            reading = replace(target, model=model)
+            found = reading.read(target.samples.tokens, target.samples.prefix_length)
+            return measure.recovered(Evidence.of(found))
+
+        alone = recover(target.model)
+        settings = {UNTRAINED: alone}
+        for rate, learned in tuple(runs):
+            if (rate, learned) not in runs:
+                break
+            begun = time.perf_counter()
+            rows = np.random.default_rng(draw).permutation(target.samples.tokens[held])
+            settings |= dict(_try(target, rate, learned, rows, alone, recover))
+            took = current_processes().agree(time.perf_counter() - begun)
+            if draw == 0 and (rate, learned) == RUNS[0]:
+                del runs[max(1, int(_LONGEST / max(took, 1e-9))) :]
+        return AttackOutcome(np.any(list(settings.values()), axis=0), others, settings=settings)
+
+    return Attack(
+        "relearn-strongest",
+        f"AdamW, learning rate {', '.join(f'{rate:g}' for rate in RATES)}; "
+        f"{', '.join(map(str, STEPS))} steps of at most {ROWS} rows on a tenth of the passages; "
+        f"{', '.join(LEARNED)} (of {LARGE:,} parameters or more, not all weights); fewer settings "
+        f"where all take more than {_LONGEST / 60:.0f} minutes; " + SETTING,
+        "any, for the passages that were not learned again and do not overlap one that was, under "
+        "the setting that recovers most; one that brings back any of the control does not count",
+        "Hu et al. 2024, arXiv 2406.13356, over several settings",
+        f"in each draw, {len(RUNS) * STEPS[-1]:,} training steps and {len(RUNS) * len(STEPS)} "
+        "passes",
+        run,
+        can=lambda samples: can_split(samples, SHARE),
+        needs=NEEDS,
+        in_draws=True,
+        count_trained=lambda passages, windows: (
+            len(RUNS) * STEPS[-1] * max(1, min(ROWS, passages // SHARE))
+        ),
+    )
+
+
+def _try(
+    target: Target,
+    rate: float,
+    learned: Learned,
+    rows: Tokens,
+    alone: Flags,
+    recover: Callable[[Any], Flags],
+) -> Iterator[tuple[Setting, Flags]]:
+    """Yields each setting of one training and what it recovers: `alone` if nothing is trained."""
+    settings = [Setting(learned, rate, steps) for steps in STEPS]
+    if learned == "the cut blocks" and not target.cut:
+        yield from ((setting, alone) for setting in settings)
+        return
+    tuned = fine_tune(
+        target.model, rows, steps=STEPS, learning_rate=rate, learned=learned, blocks=target.cut
+    )
+    for setting, model in zip(settings, tuned, strict=True):
+        yield setting, recover(model)

@@ -1,0 +1,132 @@
+"""Contract: `relearn-strongest` is the most that a setting brings back without writing anything.
+
+A setting that brings back text that no model was trained on does not count. Each is tried alike on
+base, edited model, and control; the result names the one that reached it, of how many.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from reciting import PREFIX, SUFFIX, model_named, passages
+from tiny_compact import VOCABULARY
+
+from evals.data import Samples
+from evals.measure.attacks import relearn_strongest
+from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
+from evals.measure.attacks.names import make_attack
+from evals.measure.attacks.result import Reached, compare_outcomes
+from evals.measure.attacks.tuning import fine_tune
+from evals.report.attacks import describe_setting
+
+TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
+WEAK = Setting("all weights", 1e-5, 20)
+STRONG = Setting("the cut blocks", 1e-3, 120)
+WILD = Setting("rank-8 adapters", 1e-3, 120)
+
+
+def outcome(**recovered: list[int]) -> AttackOutcome:
+    """Of four passages, of which the first was learned; by number of those that come back."""
+    names = {"untrained": UNTRAINED, "weak": WEAK, "strong": STRONG, "wild": WILD}
+    settings = {names[name]: np.isin(range(4), rows)[None] for name, rows in recovered.items()}
+    tried = np.array([[False, True, True, True]])
+    return AttackOutcome(np.any(list(settings.values()), axis=0), tried, settings=settings)
+
+
+EDITED = outcome(untrained=[], weak=[1], strong=[1, 2], wild=[0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("control", "best"),
+    [
+        (None, WILD),
+        (outcome(untrained=[], weak=[], strong=[], wild=[]), WILD),
+        (outcome(untrained=[], weak=[], strong=[], wild=[2]), STRONG),
+        (outcome(untrained=[2], weak=[2], strong=[2], wild=[1, 2]), STRONG),
+        (outcome(untrained=[], weak=[], strong=[0], wild=[2]), STRONG),  # it was learned
+        (outcome(untrained=[], weak=[]), WEAK),  # no time for the others
+        (outcome(untrained=[], weak=[3], strong=[3], wild=[3]), UNTRAINED),
+    ],
+)
+def test_what_counts(control: AttackOutcome | None, best: Setting) -> None:
+    found, made = EDITED.take_strongest(control)
+    assert found == best
+    assert made.recovered.tolist() == EDITED.settings[best].tolist()
+    some = np.array([False, True, False, True])
+    assert EDITED.select(some).settings[STRONG].tolist() == [[True, False]]
+
+
+def test_the_result_names_what_reached_it() -> None:
+    attack = make_attack("relearn-strongest")
+    base = outcome(untrained=[1], weak=[1, 2, 3], strong=[1], wild=[1])
+    control = outcome(untrained=[], weak=[], strong=[], wild=[3])
+    made: Any = compare_outcomes(attack, base, EDITED, (None, control), 1.0)
+    shares = made.base.count, made.edited.count, made.control.count
+    assert shares == (3, 2, 0)
+    assert made.reached == Reached(learned="the cut blocks", learning_rate=1e-3, steps=120, tried=4)
+    told = describe_setting(made.reached)
+    assert told == "training the cut blocks for 120 steps at 0.001 (of 4 settings)"
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tuple((1e-3, learned) for learned in relearn_strongest.LEARNED)
+    monkeypatch.setattr(relearn_strongest, "STEPS", (1, 2))
+    monkeypatch.setattr(relearn_strongest, "RUNS", runs)
+
+
+def target_of(model: Any, samples: Samples, **more: Any) -> Target:
+    return Target(model, None, samples, TEXT_ROWS, **more)
+
+
+def test_every_setting_is_tried_alike(few: None) -> None:
+    rows = passages("neox-parallel", rows=20)
+    base, edited = model_named("neox-parallel"), model_named("neox-parallel compact identity")
+    before = {name: tensor.clone() for name, tensor in edited.state_dict().items()}
+    attack = make_attack("relearn-strongest")
+    control = Samples(TEXT_ROWS, PREFIX, tuple(map(str, range(8))), "text")
+    of_edit = attack.run(target_of(edited, rows, cut=(1, 3), draws=2))
+    others = [
+        attack.run(target_of(base, rows, draws=2)),
+        attack.run(target_of(edited, control, cut=(1, 3), draws=2)),
+    ]
+    assert len(of_edit.settings) == 1 + 3 * 2
+    for one in others:
+        assert one.settings.keys() == of_edit.settings.keys()
+    assert all(flags.shape == (2, 20) for flags in of_edit.settings.values())
+    for setting, flags in others[0].settings.items():
+        if setting.learned == "the cut blocks":  # the base has none
+            assert np.array_equal(flags, others[0].settings[UNTRAINED])
+    assert all((edited.state_dict()[name] == before[name]).all() for name in before)
+
+
+def test_where_time_is_short_the_first_settings_run(
+    few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relearn_strongest, "_LONGEST", 0.0)
+    rows = passages("neox-parallel", rows=20)
+    found = make_attack("relearn-strongest").run(target_of(model_named("neox-parallel"), rows))
+    assert {one.learned for one in found.settings} == {"nothing", "all weights"}
+    assert {one.learning_rate for one in found.settings} == {0.0, 1e-3}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("learned", relearn_strongest.LEARNED)
+def test_what_is_trained(learned: Any) -> None:
+    model = model_named("neox-parallel")
+    before = dict(model.state_dict())
+    rows = passages("neox-parallel", rows=4).tokens
+    (tuned,) = fine_tune(model, rows, steps=(2,), learned=learned, blocks=(1,), learning_rate=0.1)
+    names = {name for name, weight in tuned.named_parameters() if weight.requires_grad}
+    if learned == "rank-8 adapters":
+        assert names
+        assert all("lora" in name for name in names)
+        return
+    after = tuned.state_dict()
+    changed = {name for name in before if (after[name] != before[name]).any()}
+    assert changed == names
+    within = {name for name in names if ".layers.1." in name}
+    assert within == {n for n, _ in model.named_parameters() if ".layers.1." in n}
+    assert (names == within) == (learned == "the cut blocks")
