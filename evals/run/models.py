@@ -141,7 +141,7 @@ def open_model(
 def _check_code(found: ResolvedModel) -> None:
     """Raises `CheckpointError` if others would run modeling code other than the measured one.
 
-    Only attn-surgery's own code ever runs. A Hub model's code is not fetched, which is said.
+    Only attn-surgery's own code ever runs. Says so if a Hub model's code is not here to compare.
     """
     asked, file = found.checkpoint.config.get("auto_map"), found.folder / MODELING_FILE.name
     if not asked:
