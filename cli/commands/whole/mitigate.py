@@ -14,7 +14,7 @@ from cli.config import config_option
 from cli.requests import request_command
 from cli.tables import print_table
 from cli.terminal import echo, note, print_json
-from evals.jobs.mitigating import MitigationRequest, mitigate
+from evals.jobs.mitigating import MitigationRequest
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -90,6 +90,7 @@ def command(
 
     from cli.tables.evaluation import print_evaluation
     from cli.tables.search import print_search
+    from evals.jobs.mitigating import mitigate
 
     def show_search(result: dict[str, Any]) -> None:
         if result["selected"] is not None and not as_json:
