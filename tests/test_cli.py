@@ -104,7 +104,7 @@ MISUSES = [
     "mitigate nobody/nothing --output o --measure hints:4 --max-drop a=1",
     "push d",
     "reproduce",
-    "reproduce d --samples s",
+    "reproduce d --baseline s",
     "audit lab:pythia --baseline lab:pythia --attack nearest",
     "search lab:pythia --samples s --max nearest=0.1",
     "mitigate lab:pythia --output o --attack nearest",
