@@ -4,8 +4,8 @@ A cut model knows the language and not the passages. So it is a teacher: on the 
 passages, the student learns the predictions of the cut; on other text, it learns those that it made
 itself before. Both losses are KL(teacher || student). Attention stays in place.
 
-The closest work smooths attention in the teacher (Zare Zade et al. 2026, arXiv 2603.01285). Teaching
-by a competent and an incompetent teacher is that of Chundawat et al. 2023 (arXiv 2205.08096);
+The closest work smooths attention in the teacher (Zare Zade et al. 2026, arXiv 2603.01285).
+Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2023 (arXiv 2205.08096);
 distillation makes unlearning robust (UNDO, arXiv 2506.06278).
 """
 
