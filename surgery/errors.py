@@ -1,6 +1,10 @@
 """Every error that attn-surgery raises for something you can fix: exit code 1, or 2 for a name
 that does not exist.
 
+Every function may raise a `SurgeryError` for a mistake of yours, so docstrings do not say it again.
+They name only what is special: what a check refuses, another type of error, or what then stays as
+it was.
+
 ValueError and TypeError mean that a programmer misuses the Python API.
 """
 

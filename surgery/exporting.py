@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,15 @@ def open_trained(folder: Path) -> Trained:
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export. `output`: its folder, or a patch (`surgery.patching`)."""
+    """A finished export. `output`: its folder, or a patch (`surgery.patching`).
+
+    `beside`: what was made from the folder and lies beside it, by the name of its format.
+    """
 
     output: Path
     plan: Plan
     manifest: Manifest
+    beside: Mapping[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         edit = self.manifest.edit
@@ -85,6 +89,7 @@ class Export:
             "bytes": self.output.stat().st_size
             if self.output.is_file()
             else sum(record.size for record in self.manifest.files.values()),
+            **{name: str(file) for name, file in self.beside.items()},
         }
 
 
@@ -147,9 +152,6 @@ def write(
     """Carries out a plan. Calls `progress` with the number of bytes just written.
 
     `trained`: weights to cut in place of the source's.
-
-    **Raises:** `UnsupportedError` if a variant needs a `fitting` and there is none,
-    `CheckpointError` if the source has changed since it was prepared.
     """
     target = Path(output) if output is not None else prepared.default_output
     _check_apart(prepared.checkpoint.folder, target)

@@ -91,7 +91,7 @@ def create_folder(
 def write_text(target: Path, text: str | Iterable[str], *, overwrite: bool = False) -> None:
     """Writes text, or pieces of it, to a file (UTF-8): all of it or nothing.
 
-    Half a surrogate pair is escaped, so that JSON can read it back. Raises as `create_folder`.
+    Half a surrogate pair is escaped, so that JSON can read it back.
     """
     with (
         create_folder(target, None, overwrite=overwrite) as partial,
@@ -167,8 +167,7 @@ def _name_finished(error: SurgeryError, target: Path) -> SurgeryError:
 def claim(target: Path) -> Iterator[Path]:
     """Locks `target` for this process, and yields a hidden path beside it to write to.
 
-    Removes what a killed run left there, and whatever is at the hidden path at the end. Raises
-    `OutputError` if another process is writing the target.
+    Removes what a killed run left there, and whatever is at the hidden path at the end.
     """
     partial, old, path = (_make_hidden(target, what) for what in ("partial", "old", "lock"))
     lock = FileLock(path, timeout=_PATIENCE)

@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def one_hot(self) -> OneHot | None:
-        """Of all blocks' constants, those that leave the narrowest margin."""
+        """The constants that leave the narrowest margin, among those of all blocks."""
         return min(self.one_hots.values(), key=lambda hot: hot.gap - hot.required, default=None)
 
     @property
@@ -138,8 +138,6 @@ def make_plan(
       these again is refused.
 
     - `save_as`: another model type with the same tensors, which the result will be of.
-
-    **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
     config = config_saved_as(inventory.config, save_as)
     if config is not inventory.config:
@@ -211,7 +209,7 @@ def selected(drop_attn: str | Selection, variant: str, size: Dimensions) -> Sele
 
 
 def block_edits(selection: Iterable[Part], dimensions: Dimensions) -> dict[int, BlockEdit]:
-    """Block → its edit, ascending. Raises `UnsupportedError`."""
+    """Block → its edit, ascending."""
     return {
         block: BlockEdit(
             block, dimensions, {head: variant_of(name) for head, name in heads.items()}

@@ -61,10 +61,7 @@ class Original:
 
 
 def open_original(model: str | Path, revision: str | None = None) -> Original:
-    """Finds an edited model by folder or Hub id. Downloads only its manifest.
-
-    **Raises:** `SourceError` if there is no such model, `ManifestError` without a manifest.
-    """
+    """Finds an edited model by folder or Hub id. Downloads only its manifest."""
     folder = find_folder(model, revision)
     files: dict[str, Path | HubFile]
     if folder is not None:
@@ -169,9 +166,8 @@ def reproduce(
     prepared export of it, or of the model in memory that was taught, and `heal` heals a cut of it
     into a folder.
 
-    **Raises:** a `SurgeryError` if the source or the text is missing or differs, or if the output
-    cannot be written. A source with another content hash passes if all files are equal: it may be
-    split into other files.
+    A source with another content hash passes if all files are equal: it may be split into other
+    files.
     """
     edit = original.manifest.edit
     model = _find_source(original) if source is None else source

@@ -47,9 +47,6 @@ def parse_selection(
     range of heads of one block (`7.1-3`), or a group, which is a key/value head with the query
     heads that share it (`6.g0`, `7.g1-2`). `num_groups`: how many of these a block has (default:
     each query head has its own).
-
-    **Raises:** `BlockSpecError` if the specification is empty, malformed, out of range, or names a
-    head twice.
     """
     where, model = f"block specification {spec!r}", _describe(num_blocks, num_heads, num_groups)
     parts: list[Part] = []

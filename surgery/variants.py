@@ -4,7 +4,31 @@ Attention gives head h of token t the context vector z_h(t) = Σ_j a_tj v_j. An 
 variant puts z_h(t) = M_h x_t + c_h in its place, x_t being the block's attention input after its
 layer norm. The output projection stays: the branch adds Σ_h W_O^h z_h + b_O to the residual.
 
-A new variant is a record here and its place in `VARIANTS`.
+**identity** (M_h = W_V^h, c_h = b_V^h): every token attends to itself alone, so the branch is W_O
+(W_V x + b_V) + b_O. Later blocks get the token's own values at a scale that training never showed
+them, so a single block can cost more than removing the branch. Source: the short-circuit of Menta,
+Agrawal and Agarwal, *Analyzing Memorization in Large Language Models through the Lens of Model
+Attribution*, NAACL 2025 (arXiv 2501.05078), section 3, which replaces the attention matrix by the
+identity matrix.
+
+**zero** (M_h = 0, c_h = 0): the branch adds nothing. The output bias b_O goes, too, when the whole
+block is edited. Where a branch mostly adds a constant, its mean is lost. Source: the attention drop
+of He, Sun, Shen and Li, *What Matters in Transformers? Not All Attention is Needed* (LLM-Drop,
+arXiv 2406.15786), section 3.
+
+**mean** (M_h = 0, c_h = the mean of z_h over the tokens of calibration text): the branch adds what
+it adds on average. It keeps nothing of what attention says about one token in particular, and needs
+text that resembles the model's use. Source: mean ablation, as in Wang, Variengien, Conmy, Shlegeris
+and Steinhardt, *Interpretability in the Wild* (arXiv 2211.00593), section 2.
+
+**linear** ((M_h, c_h) minimize the mean over calibration tokens of |z_h - M_h x - c_h|² plus a
+ridge penalty on M_h, in closed form): the best affine guess of what attention adds, from the token
+alone. It needs many more tokens than the model is wide. The more a block depends on other tokens,
+the less it explains (R² on held-out text is recorded with the result). Fitting z_h in place of the
+branch's output loses nothing: where W_O has full rank, the least squares of W_O z on x are W_O
+times those of z. Source: ridge regression of z_h on x.
+
+A new variant is a record in `VARIANTS`.
 """
 
 from __future__ import annotations
@@ -52,7 +76,7 @@ class Sources:
     """What a variant may look at in a block.
 
     `weight` [num_heads, head_size, d] is W_V; `bias` [num_heads, head_size] is b_V, or None where
-    the architecture has no value bias. `fit` is there for variants that are `FITTED`.
+    the architecture has no value bias. `fit` is there for variants that are `fitted`.
     """
 
     weight: Array
@@ -83,71 +107,16 @@ class Affine:
 class Variant:
     """An attention-free variant.
 
-    `KIND` says what the branch becomes, so that a plan can be made without reading a tensor: an
-    "affine" map of the token, a "constant" (M = 0), or "none" (nothing is added). `FITTED` says
+    `kind` says what the branch becomes, so that a plan can be made without reading a tensor: an
+    "affine" map of the token, a "constant" (M = 0), or "none" (nothing is added). `fitted` says
     whether it needs calibration text. `affine` makes the maps.
     """
 
-    NAME: str
-    SUMMARY: str
-    KIND: Kind
-    FITTED: bool
+    name: str
+    summary: str
+    kind: Kind
+    fitted: bool
     affine: Callable[[Sources], Affine]
-
-
-_IDENTITY = Variant(
-    "identity",
-    "each token attends to itself alone (the short-circuit): W_O (W_V x + b_V) + b_O",
-    "affine",
-    FITTED=False,
-    affine=lambda sources: Affine(sources.weight, sources.bias),  # the very tensors
-)
-"""`identity`: every token attends to itself alone.
-
-**Formula:** M_h = W_V^h, c_h = b_V^h, so the branch is W_O (W_V x + b_V) + b_O.
-
-**Limits:** later blocks get the values of the token itself at a scale that training never showed
-them; a single block can cost more than removing the branch (measure before choosing).
-
-**Source:** the short-circuit of Menta, Agrawal and Agarwal, *Analyzing Memorization in Large
-Language Models through the Lens of Model Attribution*, NAACL 2025 (arXiv 2501.05078), section 3:
-the attention matrix is replaced by the identity matrix.
-"""
-
-_ZERO = Variant(
-    "zero",
-    "the attention branch is removed and adds nothing",
-    "none",
-    FITTED=False,
-    affine=lambda sources: Affine(None, None),
-)
-"""`zero`: the attention branch adds nothing.
-
-**Formula:** M_h = 0, c_h = 0, and the output bias b_O is dropped when the whole block goes.
-
-**Limits:** where a branch mostly adds a constant, its mean is lost too.
-
-**Source:** the attention drop of He, Sun, Shen and Li, *What Matters in Transformers? Not All
-Attention is Needed* (LLM-Drop, arXiv 2406.15786), section 3.
-"""
-
-_MEAN = Variant(
-    "mean",
-    "the branch adds its mean on calibration text",
-    "constant",
-    FITTED=True,
-    affine=lambda sources: Affine(None, sources.fitted.mean),
-)
-"""`mean`: the attention branch adds what it adds on average.
-
-**Formula:** M_h = 0, c_h = the mean of z_h over the tokens of calibration text.
-
-**Limits:** needs calibration text that resembles the model's use; keeps nothing of what attention
-says about one token in particular.
-
-**Source:** mean ablation, as in Wang, Variengien, Conmy, Shlegeris and Steinhardt,
-*Interpretability in the Wild* (arXiv 2211.00593), section 2.
-"""
 
 
 def _map_linearly(sources: Sources) -> Affine:
@@ -157,26 +126,37 @@ def _map_linearly(sources: Sources) -> Affine:
     return Affine(fit.weight, fit.bias)
 
 
-_LINEAR = Variant(
-    "linear",
-    "the branch becomes its best affine fit from the token alone, on calibration text",
-    "affine",
-    FITTED=True,
-    affine=_map_linearly,
+_ALL = (
+    Variant(
+        "identity",
+        "each token attends to itself alone (the short-circuit): W_O (W_V x + b_V) + b_O",
+        "affine",
+        fitted=False,
+        affine=lambda sources: Affine(sources.weight, sources.bias),  # the very tensors
+    ),
+    Variant(
+        "zero",
+        "the attention branch is removed and adds nothing",
+        "none",
+        fitted=False,
+        affine=lambda sources: Affine(None, None),
+    ),
+    Variant(
+        "mean",
+        "the branch adds its mean on calibration text",
+        "constant",
+        fitted=True,
+        affine=lambda sources: Affine(None, sources.fitted.mean),
+    ),
+    Variant(
+        "linear",
+        "the branch becomes its best affine fit from the token alone, on calibration text",
+        "affine",
+        fitted=True,
+        affine=_map_linearly,
+    ),
 )
-"""`linear`: the best affine guess of what attention adds, from the token alone.
-
-**Formula:** (M_h, c_h) minimize the mean over calibration tokens of |z_h - M_h x - c_h|² plus a
-ridge penalty on M_h, in closed form.
-
-**Limits:** needs calibration text, many more tokens than the model is wide; the more a block
-depends on other tokens, the less it explains (R² on held-out text is recorded with the result).
-
-**Source:** ridge regression of z_h on x. Fitting z_h in place of the branch's output loses nothing:
-where W_O has full rank, the least squares of W_O z on x are W_O times those of z.
-"""
-
-VARIANTS = {variant.NAME: variant for variant in (_IDENTITY, _ZERO, _MEAN, _LINEAR)}
+VARIANTS = {variant.name: variant for variant in _ALL}
 
 
 def needs_text(names: Iterable[str]) -> UnsupportedError:
@@ -188,7 +168,7 @@ def needs_text(names: Iterable[str]) -> UnsupportedError:
 
 
 def variant_of(name: str) -> Variant:
-    """The variant of that name. Raises `UnsupportedError` for an unknown one."""
+    """The variant of that name."""
     if name not in VARIANTS:
         raise UnsupportedError(f"unknown variant {name!r}", expected=" or ".join(VARIANTS))
     return VARIANTS[name]

@@ -50,15 +50,19 @@ class Outcome:
         """The one JSON object on stdout; anything else there is an error."""
         return json.loads(self.stdout)
 
-    def assert_error(self, *texts: str) -> None:
-        """Exit code 1 and one line on stderr, which holds the texts; nothing on stdout."""
+    def assert_error(self, *texts: str, notes: Sequence[str] = ()) -> None:
+        """Exit code 1 and one line on stderr, which holds the texts; nothing on stdout.
+
+        `notes`: how each line before it begins, where work was done first.
+        """
         assert self.code == 1, self
         assert self.stdout == ""
-        assert self.stderr.startswith("error: "), self.stderr
-        assert self.stderr.count("\n") == 1, self.stderr
-        assert self.stderr.endswith("\n")
+        *said, error, end = self.stderr.split("\n")
+        assert (error.startswith("error: "), end) == (True, ""), self.stderr
+        assert len(said) == len(notes), self.stderr
+        assert all(map(str.startswith, said, notes)), self.stderr
         for text in texts:
-            assert text in self.stderr
+            assert text in error
 
 
 def attn_surgery(*arguments: object) -> Outcome:

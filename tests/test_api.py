@@ -76,6 +76,7 @@ def test_no_error_of_the_api_names_an_option() -> None:
     commands = {
         "command.py",
         "demonstrating.py",
+        "facts.py",
         "headline.py",
         "page.py",
         "passages.py",

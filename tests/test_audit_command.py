@@ -18,7 +18,7 @@ from evals.lab import samples_path
 from evals.run.statistics import wilson
 from surgery import export
 
-KEYS = {"count", "n", "rate", "ci95"}
+KEYS = {"count", "n", "rate", "ci95", "draws"}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def test_rates_and_intervals(audited) -> None:
             assert value.keys() == KEYS
             assert value["rate"] == value["count"] / value["n"]
             assert value["ci95"] == wilson(value["count"], value["n"]).as_list()
+            assert value["draws"] is None, "nothing here trains"
     rates = {attack["name"]: attack["edited"] for attack in result["attacks"]}
     assert rates["greedy"]["count"] <= rates["hints:1"]["count"] <= rates["hints:4"]["count"]
     assert rates["any"]["count"] >= rates["prefix"]["count"]
@@ -205,7 +206,7 @@ def test_limits_that_are_none(options) -> None:
     assert attn_surgery("audit", "x", "--baseline", "lab:pythia", *options).code == 2
 
 
-def test_a_limit_that_no_passage_counts_for_is_missed(tmp_path) -> None:
+def test_a_limit_that_no_passage_counts_for_is_not_decided(tmp_path) -> None:
     """`guided` counts none that the base gives away, and the base gives all of these."""
     model = tiny_model()
     save_tiny(tmp_path / "model", model)
@@ -216,8 +217,12 @@ def test_a_limit_that_no_passage_counts_for_is_missed(tmp_path) -> None:
         *("--control", tmp_path / "text.txt", "--attack", "any", "--max", "guided=0.5"),
         *("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu"),
     )
-    assert outcome.code == 3, outcome
-    assert "limit missed: guided counts no passage, so nothing shows it kept" in outcome.stderr
+    assert outcome.code == 4, outcome
+    assert (
+        "limit not decided: guided: share of passages recovered by guided is unknown; the limit "
+        "is 0.5; no passage counts for it\n"
+    ) in outcome.stderr
+    assert "guided: no passage counts for it" in outcome.stdout.splitlines()[-1]
 
 
 def test_held_out_text_is_asked_for_by_the_name_that_audit_has(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Contract: `extract` and `audit` do not flatter an edit with the passages that chose it.
+"""Contract: `extract` and `audit` do not flatter an edit with the passages it was chosen on.
 
 A model that records what a search chose it on is measured on the others: each figure is that of a
 run on those alone. The result and the table say how many chose, and give the rates of all as well.
@@ -105,7 +105,7 @@ def test_passages_never_trained_on_are_none_to_measure_on() -> None:
         for row, seed in halves.items()
     ]
     assert hold_back(manifests[:1], samples, None).passages.sum() == 2
-    with pytest.raises(SamplesError, match="every passage or window chose one of the edits"):
+    with pytest.raises(SamplesError, match="searches chose these edits on all passages or windows"):
         hold_back(manifests, samples, None)
 
 

@@ -26,7 +26,8 @@ from hostile.victims import LENGTHS, model, samples
 
 import surgery
 from surgery.checkpoint.source import open_checkpoint
-from surgery.editing.loading import load_model
+from surgery.editing.loading import check_buildable, load_model
+from surgery.editing.ordinary import is_ordinary
 from surgery.errors import CheckpointError, MarginError
 from surgery.families import FAMILIES, Family
 from surgery.families.rotary import Positions, Rotary
@@ -173,6 +174,22 @@ def test_the_library_judges_the_configuration(
         what = f"config.json: the library cannot build a model with this '{key}' (got {value!r}"
         made.assert_error(what[:100])
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@families
+def test_what_counts_as_ordinary_builds(family: Family) -> None:
+    """So that no one has to ask the library: also without any one key, and with other values."""
+    config = CONFIGS[family.model_type]
+    assert is_ordinary(config, family)
+    for key in {*config, *HUB[family.model_type].split(), "pad_token_id"} - {"model_type"}:
+        less = {other: value for other, value in config.items() if other != key}
+        for changed in (less, *({**config, key: value} for value in (None, True, 1, 0.5, "gelu"))):
+            try:
+                ordinary = is_ordinary(changed, family)
+            except CheckpointError:  # sizes that make no sense
+                continue
+            if ordinary:
+                check_buildable(changed)
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])

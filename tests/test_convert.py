@@ -139,7 +139,7 @@ def test_export_writes_the_same_file_beside_its_folder(tmp_path: Path) -> None:
     shutil.rmtree(output)
     attn_surgery(*command).assert_error("OUT.gguf", "already exists", "--overwrite")
     assert not output.exists()
-    assert f"{beside}: the same for llama.cpp" in attn_surgery(*command, "--overwrite").stdout
+    assert f"{beside}: the same as a GGUF file" in attn_surgery(*command, "--overwrite").stdout
     neo = ("export", "lab:gpt-neo", "--drop-attn", "5", "--gguf", "--output", tmp_path / "NEO")
     attn_surgery(*neo).assert_error("llama.cpp has no architecture for GPT-Neo")
     assert not (tmp_path / "NEO").exists()

@@ -523,7 +523,9 @@ def test_unknown_models(tmp_path: Path) -> None:
 def test_verify_of_what_was_not_exported(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", NEOX)
     attn_surgery("verify", source).assert_error("has no surgery.json", "`attn-surgery export`")
-    attn_surgery("verify", source, "--revision", "main").assert_error("goes with a Hub id")
+    alone = attn_surgery("verify", source, "--revision", "main")
+    assert alone.code == 2
+    assert "error: --revision needs --source, the model that has this" in alone.stderr
     attn_surgery("verify", tmp_path / "missing").assert_error("no such folder, and not a Hub id")
     attn_surgery("verify", source / "config.json").assert_error("is a file; expected a folder")
 

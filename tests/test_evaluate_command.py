@@ -86,7 +86,7 @@ def done(work: Path, cache: Path) -> tuple[Outcome, Path]:
     """The first evaluation, with gates that hold."""
     output = work / "report"
     gates = ("--max-drop", "*=0.9", "--max-drop", "local_whole=0.5", "--max-extraction", 1)
-    gates += (*("--attack", "cheap", "--attack", "near"), "--max", "relearn=1")
+    gates += (*("--attack", "cheap", "--attack", "near"), "--max", "relearn=1", "--draws", 1)
     return attn_surgery(*arguments(work, *gates, "--output", output, "--json")), output
 
 
@@ -135,28 +135,29 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
         max_extraction=1.0,
         attack=tuple(attack.name for attack in edit.audit.attacks),
         max={"relearn": 1.0},
+        draws=1,
         dtype="float32",
         batch_size=4,
     )
     assert report.settings == asked
     assert shlex.split(report.commands[-1]) == [
-        *("attn-surgery", "evaluate", "edited", "--tasks", ",".join(NAMES)),
+        *("attn-surgery", "evaluate", "edited", "--max", "relearn=1", "--tasks", ",".join(NAMES)),
         *("--include-path", "tasks", "--dtype", "float32", "--batch-size", "4"),
         *("--prefix-length", str(PREFIX), "--suffix-length", str(SUFFIX), "--baseline", "base"),
-        *(
-            "--samples",
-            "samples.jsonl",
-            "--control",
-            "control.txt",
-            "--max-drop",
-            "*=0.9",
-            "--max-drop",
-            "local_whole=0.5",
-        ),
-        *("--max-extraction", "1.0", "--attack", "cheap", "--attack", "near"),
-        *("--attack", "relearn", "--max", "relearn=1"),
+        *("--samples", "samples.jsonl", "--control", "control.txt", "--max-drop", "*=0.9"),
+        *("--max-drop", "local_whole=0.5", "--max-extraction", "1.0", "--attack", "cheap"),
+        *("--attack", "near", "--attack", "relearn", "--draws", "1"),
     ]
     assert report.commands[0].startswith("attn-surgery export ")
+
+
+def test_what_the_passages_can_decide_is_said_beforehand(done):
+    """Of as many as the gate then counts."""
+    outcome, output = done
+    (gate,) = (one for one in edit_in(output).gates if one.name == "max-extraction")
+    assert (gate.limit, gate.state) == (1, "kept")
+    said = f"{gate.n} passages can support 100%: that takes 1 with none recovered\n"
+    assert outcome.stderr.count(" passages can support ") == outcome.stderr.count(said) == 1
 
 
 def test_figures_are_those_of_extract(work, done):
@@ -172,8 +173,8 @@ def test_figures_are_those_of_extract(work, done):
 
 
 def test_figures_are_those_of_audit(work, done):
-    attacks = ("--attack", "cheap", "--attack", "near", "--max", "relearn=1", "--json")
-    direct = attn_surgery(*compared(work, "audit", *attacks)).json
+    attacks = ("--attack", "cheap", "--attack", "near", "--max", "relearn=1", "--draws", 1)
+    direct = attn_surgery(*compared(work, "audit", *attacks, "--json")).json
     audit = edit_in(done[1]).audit
     assert audit is not None
     found = audit.to_dict()
@@ -190,7 +191,7 @@ def test_two_processes_give_the_same_report(work, done, tmp_path):
     command = arguments(
         work,
         *("--max-drop", "*=0.9", "--max-drop", "local_whole=0.5", "--max-extraction", 1),
-        *("--attack", "cheap", "--attack", "near", "--max", "relearn=1"),
+        *("--attack", "cheap", "--attack", "near", "--max", "relearn=1", "--draws", 1),
         *("--no-cache", "--output", tmp_path / "shared", "--json"),
     )
     shared = finish(start(*command, program=TWO_PROCESSES), timeout=300)
@@ -227,7 +228,10 @@ def test_gates_that_fail_are_named_and_the_report_is_written(work):
     assert edit.passed is False
     ok = {gate.name: gate.ok for gate in edit.gates}
     assert ok["max-drop local_choice"]
-    failed = [line for line in outcome.stderr.splitlines() if line.startswith("gate missed: ")]
+    said = outcome.stderr.splitlines()
+    beforehand = f"{edit.extraction['n']} passages cannot support 10%: that takes 35; unless "
+    assert next(line for line in said if "support" in line).startswith(beforehand)
+    failed = [line for line in said if line.startswith("gate missed: ")]
     assert len(failed) == 2
     assert failed[0].startswith("gate missed: max-drop local_whole: relative rise of local_whole")
     assert failed[1].startswith("gate missed: max-extraction: share of passages recited")
@@ -529,7 +533,7 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
     assert edit.verdict == (
         "Only the first 2 documents of each benchmark were measured. Memorization was not "
         "measured. Inconclusive on 1 of 1 tasks: local_choice (n = 2). Not decided: "
-        "max-drop local_choice: 2 documents leave an interval of -0.768 to 0.768: about 1,888 "
+        "max-drop local_choice: 2 documents leave an interval of -0.693 to 0.693: about 1,537 "
         "would decide it."
     )
     assert "gate not decided: max-drop local_choice: drop of " in outcome.stderr

@@ -511,7 +511,7 @@ def test_other_architectures_are_refused_with_what_is_near(kind: str) -> None:
 
 
 def test_unknown_architectures_are_refused_with_what_is_near() -> None:
-    with pytest.raises(UnsupportedError, match=r"model_type olmoe; .*; near is olmo, olmo3, but"):
+    with pytest.raises(UnsupportedError, match=r"model_type olmoe; .*; near is olmo, olmo2, but"):
         records.family_of({"model_type": "olmoe"})
     with pytest.raises(UnsupportedError, match=r"mistral; no record says where its tensors are$"):
         records.family_of({"model_type": "xyz"})

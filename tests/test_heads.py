@@ -68,13 +68,13 @@ def replace_contexts(model: Any, edits: dict[int, BlockEdit]) -> None:
         weight = linear.weight.detach().clone().view(heads, 3, -1, d)
         bias = linear.bias.detach().clone().view(heads, 3, -1) if biased else None
         for head, variant in edit.variants.items():
-            if variant.NAME in ("zero", "mean"):
+            if variant.name in ("zero", "mean"):
                 weight[head, 2] = 0
-            if variant.NAME == "zero" and biased:
+            if variant.name == "zero" and biased:
                 bias[head, 2] = 0
-            if variant.NAME == "mean":
+            if variant.name == "mean":
                 bias[head, 2] = torch.from_numpy(fit.mean[head])
-            if variant.NAME == "linear":
+            if variant.name == "linear":
                 weight[head, 2] = torch.from_numpy(fit.weight[head])
                 bias[head, 2] = torch.from_numpy(fit.bias[head])
         maps = weight.view(3 * d, d), bias.view(3 * d) if biased else None

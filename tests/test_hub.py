@@ -265,14 +265,15 @@ def test_whose_code_a_published_compact_model_is_measured_with(
     done = surgery.export(source, "0", layout="compact", output=tmp_path / "small")
     hub.create("me/small").commit(done.output)
     np.save(tmp_path / "samples.npy", np.arange(16, dtype=np.int32).reshape(2, 8))
-    result = run(
-        "extract me/small --samples samples.npy --prefix-length 4 --suffix-length 4 --device cpu"
-    )[0]
+    hub.create("me/other").commit(done.output)
+    hub.repositories["me/other"].commit({"modeling_attention_free.py": b"evil"})
+    options = "--samples samples.npy --prefix-length 4 --suffix-length 4 --device cpu"
+    result, other = run(f"extract me/small {options}", f"extract me/other {options}")
     assert result.code == 0, result.err
-    assert "me/small: runs with attn-surgery's modeling code; the repository's own was not" in (
-        result.err
-    )
-    assert "modeling_attention_free.py" not in hub.downloads
+    assert "modeling code" not in result.err
+    assert other.code == 1
+    assert "its modeling code is not that of this attn-surgery version" in other.err
+    assert "modeling_attention_free.py" in hub.downloads
 
 
 def test_only_one_format_of_weights_is_downloaded(hub: HubServer, run: Commands) -> None:

@@ -264,9 +264,11 @@ def test_gates_are_told_in_words() -> None:
 def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
     """By luck, the half held back may keep it."""
     edit = {**example()["edits"][0]["edit"], "missed": True}
-    (missed,) = Report.model_validate(example(edit=edit, gates=[gate()])).edits
+    changes = {"edit": edit, "gates": [gate()], "state": "kept", "passed": True}
+    (missed,) = Report.model_validate(example(**changes)).edits
     said = (
-        "No edit of the search kept its limits on the half that chose; here, it keeps every limit."
+        "No edit of the search kept its limits on the half that it used; "
+        "here, it keeps every limit."
     )
     assert summarize(missed).line == said
     assert said in write_verdict(missed)

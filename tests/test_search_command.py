@@ -287,7 +287,8 @@ def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
 
 
 def test_few_passages_decide_nothing(model, samples, texts, tmp_path):
-    rows = [json.loads(line) for line in samples.read_text().splitlines()[:3]]
+    """Where the choice keeps its limit on the one that is held back."""
+    rows = [json.loads(line) for line in samples.read_text().splitlines()[1:4]]
     few = write_rows(tmp_path / "few.jsonl", rows)
     options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
     outcome = call(model, few, texts, *options)
@@ -455,6 +456,7 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
         "--max-extraction 0.5: none of the 15 edits measured meets it",
         "zero: 100.0% recovered at ",
         f"{tmp_path / 'found'} holds the front",
+        notes=["held-back half: 20 passages can support 50%"],
     )
     assert set(snapshot(tmp_path / "found")) == {
         *("search.json", "front.png", "front.svg", "model.png", "model.svg", "config.yaml")
@@ -468,7 +470,9 @@ def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):
     options = ("--max-extraction", 1, "--grain", "blocks", "--output", tmp_path / "found")
     outcome = call(model, samples, texts, *options)
     outcome.assert_error(
-        "nothing to search for: the unedited model meets the goal", "got 100.0% of the passages"
+        "nothing to search for: the unedited model meets the goal",
+        "got 100.0% of the passages",
+        notes=["held-back half: 20 passages can support 100%"],
     )
     assert not list(tmp_path.iterdir())
 

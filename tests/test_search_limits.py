@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,10 +39,23 @@ from evals.measure.attacks.attack import Target
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.edits.engine import BASE
+from evals.measure.verdicts import OK, settle
 from evals.run.models import open_model
+from evals.run.statistics import wilson
 
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
+NOTES = [
+    "held-back half: 20 passages cannot support 10%",
+    "held-back half: 20 passages can support",
+]
 __all__ = ["model", "samples", "texts"]
+
+
+def told_by_rate(counted: Any, most: float) -> bool | None:
+    """What a limit on a share says: nothing if its interval may still reach beyond."""
+    if counted.mean() > most:
+        return False
+    return True if wilson(int(counted.sum()), len(counted)).high <= most else None
 
 
 def search(model: Path, samples: Path, texts: tuple[Path, Path], output: Path, *options: object):
@@ -82,10 +96,10 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(
             outcome = make_attack(name).run(target)
             assert told[name]["value"] == pytest.approx(outcome.counted.mean())
             assert told[name]["n"] == len(outcome.counted)
-            assert told[name]["ok"] == (told[name]["value"] <= most)
-            assert key == "held_back" or told[name]["ok"]
-    met = all(limit["ok"] for limit in result["held_back"]["limits"])
-    assert result["held_back_meets_goal"] == met
+            assert told[name]["ok"] == told_by_rate(outcome.counted, most)
+            assert key == "held_back" or told[name]["value"] <= most
+    state = settle(limit["state"] for limit in result["held_back"]["limits"])
+    assert (result["held_back_state"], result["held_back_meets_goal"]) == (state, OK.get(state))
     tried = [point for point in result["measured"] if point["attacked"]]
     assert 0 < len(tried) < result["evaluations"], "few are attacked"
 
@@ -187,7 +201,7 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     for limit in result["selected"]["limits"]:
         some = make_attack(limit["name"]).run(after).recovered
         assert limit["value"] == pytest.approx(some.mean())
-        assert limit["ok"]
+        assert limit["value"] <= limit["limit"]
     losses = [
         -one.read(windows[half], 1).predictions.log_likelihood.mean() for one in (after, before)
     ]
@@ -234,7 +248,7 @@ def test_a_limit_needs_passages_that_count_for_it(model, samples, texts, tmp_pat
     """`guided` counts none that the base gives away, and the base gives all of these."""
     limits = ("--variant", "zero", "--max", "any=0.3", "--max", "guided=0.1")
     outcome = call(model, samples, texts, *limits, "--output", tmp_path / "out")
-    outcome.assert_error("guided has a limit, and no passage of a half counts for it")
+    outcome.assert_error("guided has a limit, and no passage of a half counts for it", notes=NOTES)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,6 +265,7 @@ def test_a_model_that_recites_nothing_may_still_miss_a_limit(
     outcome.assert_error(
         "nothing to search by: any recovers no passage from the base",
         "(got hints:4 100.0%); choose a wider --measure",
+        notes=NOTES,
     )
 
 

@@ -216,7 +216,7 @@ def test_a_soft_prompt_is_trained_as_an_obvious_loop_does(
     before = copy.deepcopy(model.state_dict())
     outcome = make_attack("soft-prompt").run(target_of(model, samples))
     held = np.random.default_rng(0).permutation(15)[:7]
-    assert sorted(np.flatnonzero(~outcome.tried)) == sorted(held)
+    assert sorted(np.flatnonzero(~outcome.tried[0])) == sorted(held)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
     embed = model.get_input_embeddings()
@@ -244,7 +244,7 @@ def test_a_soft_prompt_is_trained_as_an_obvious_loop_does(
         logits = read(every)
     said = logits[:, LENGTH + PREFIX - 1 : -1].argmax(-1).numpy()
     wrong = (said != samples.suffixes).sum(axis=1)
-    assert outcome.recovered[wrong <= 2].all()  # hints:2 is part of any
+    assert outcome.recovered[0, wrong <= 2].all()  # hints:2 is part of any
     with put_before(model, prompt.detach()), torch.no_grad():
         padded = torch.nn.functional.pad(every, (LENGTH, 0))
         torch.testing.assert_close(model(padded).logits, logits)
@@ -411,8 +411,8 @@ def test_attacks_that_fail(own: str, name: str, line: str) -> None:
 def test_an_attack_of_your_own_is_audited_and_limited(own: str, tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     (tmp_path / "text.txt").write_text(TEXT)
-    np.save(tmp_path / "p.npy", np.arange(30).reshape(3, 10))
-    np.save(tmp_path / "s.npy", np.arange(30).reshape(3, 10))
+    np.save(tmp_path / "p.npy", np.arange(40).reshape(4, 10))
+    np.save(tmp_path / "s.npy", np.arange(40).reshape(4, 10))
     outcome = attn_surgery(
         *("audit", "model", "--baseline", "model", "--samples", "p.npy,s.npy", "--json"),
         *("--control", "text.txt", "--device", "cpu", "--max", f"{own}:FIRST_TOKEN=0.5"),

@@ -114,7 +114,7 @@ def test_equal_to_measuring_the_exported_checkpoint(family, dtype, layout, specs
     measured = engine.measure(list(edits))
     for (number, selection), found in zip(enumerate(edits), measured, strict=True):
         output = tmp_path / str(number)
-        fitted = any(variant_of(part.variant).FITTED for part in selection)
+        fitted = any(variant_of(part.variant).fitted for part in selection)
         named = [text] if fitted else []
         export(source, selection, output=output, layout=layout, calibration=named)
         edited = open_model(str(output), device="cpu", dtype="float32").model

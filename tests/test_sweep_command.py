@@ -312,8 +312,9 @@ def test_estimates_are_a_table_and_a_picture(estimated):
 
 def test_people_get_the_front_of_the_estimates(files):
     done = sweep(files, "--estimate")
-    assert "est. KL" in done.stdout
-    head, *front = done.stdout.split("\nestimates of ")[1].splitlines()
+    table, front = done.stdout.split("\nestimates of ")
+    assert table.count("est.") == 2, "a heading may wrap"
+    head, *front = front.splitlines()
     assert head.startswith("8 heads and blocks. These move the margins of recited tokens")
     costs = [float(line.split("KL ")[1].split()[0]) for line in front]
     moves = [float(line.split("margins ")[1].split()[0]) for line in front]

@@ -281,7 +281,7 @@ def test_a_share_of_no_passages_is_no_share() -> None:
 
 
 def test_rows_of_an_evaluation_differ_in_their_names() -> None:
-    """Figures of all passages, beside those that did not choose the edit, would look the same."""
+    """Figures of all passages, beside those that the search did not use, would look the same."""
     assert report().edits[0].all_passages.heldout
     labels = [row.label for table in make_tables(report()) for row in table.rows if row.main]
     assert len(set(labels)) == len(labels)

@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import torch
 
-from surgery.families import GPT_NEOX
+from surgery.families.gpt import GPT_NEOX
 from surgery.families.rotary import Positions
 from surgery.layouts.one_hot import UNDERFLOW, frequencies, one_hot
 

@@ -104,7 +104,7 @@ def format_figure(value: Mapping[str, Any] | None, form: str = "{:.1%}") -> str:
 
 
 def print_choice(result: Mapping[str, Any]) -> None:
-    """Says that figures leave out what chose the edit, if any passages did."""
+    """Says that figures leave out the passages on which a search chose the edit, if any."""
     if every := result.get("all_passages"):
         chose = result["chose"]["passages"]
         echo(

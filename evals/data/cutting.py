@@ -102,7 +102,7 @@ def _refuse_lengths(
 
 
 def _check_kind(table: PassageTable, tokenizer: Any) -> bool:
-    """Whether passages are text. Raises `SamplesError` if the two parts differ in this."""
+    """Whether passages are text."""
     kinds = {isinstance(column[0], str) for column in table.columns}
     if len(kinds) > 1:
         what = "prefix and suffix must both be text or both be token ids"

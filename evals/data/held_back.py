@@ -1,4 +1,7 @@
-"""Finds the passages and windows that chose an edit. Figures that include them flatter it."""
+"""Finds the passages and windows on which a search chose an edit.
+
+Figures that include them flatter it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class ChoiceCounts(Record):
 
     @property
     def warning(self) -> str | None:
-        """A warning if some of these rows may have chosen the edit."""
+        """A warning if a search may have chosen the edit on some of these rows."""
         named = {"passages": self.passages, "held-out text": self.windows}
         what = " and ".join(name for name, number in named.items() if number is None)
         if not what:
@@ -40,7 +43,7 @@ class ChoiceCounts(Record):
 
 @dataclass(frozen=True)
 class HeldBack:
-    """The rows that chose no edit: passages, bool [N], and held-out windows, bool [M]."""
+    """The rows on which no edit was chosen: passages, bool [N], and held-out windows, bool [M]."""
 
     passages: Flags
     windows: Flags
@@ -50,7 +53,7 @@ class HeldBack:
 def hold_back(
     edited: Iterable[Manifest | None], samples: Samples | None, windows: Tokens | None
 ) -> HeldBack:
-    """The rows left to measure all `edited` models on. Raises `SamplesError` if none is left."""
+    """The rows left to measure all `edited` models on."""
     choices = {
         edit.chosen
         for manifest in edited
@@ -106,7 +109,7 @@ def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Ha
 
 
 def deal_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
-    """Deals the members into the half that chooses an edit and the half that is held back.
+    """Deals the members into the half to choose an edit on and the half that is held back.
 
     The same seed gives the same halves. Members of equal count are split evenly.
     """
@@ -130,7 +133,7 @@ def _deal(rows: Rows, stratum: Rows, seed: int) -> tuple[Rows, Rows]:
 def _find_left(
     tokens: Tokens | None, halves: Mapping[str, Rows], members: Flags | None = None
 ) -> tuple[Flags, int | None]:
-    """The rows that chose nothing, and how many did choose. `halves`: recorded hash → rows.
+    """The rows that no search used, and how many one did use. `halves`: recorded hash → rows.
 
     `members`: the rows of which one must be left; by default all.
     """
@@ -143,7 +146,7 @@ def _find_left(
             known = False
     if halves and not (left if members is None else left & members).any():
         raise SamplesError(
-            "every passage or window chose one of the edits, so none is left to measure on",
+            "searches chose these edits on all passages or windows, so none is left to measure on",
             fix="evaluate the edits one at a time",
         )
     return left, int((~left).sum()) if known else None

@@ -1,10 +1,10 @@
-"""Finds and opens the models and texts that a request names."""
+"""Finds and opens the texts that a request names, and fits what they are for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from evals.run.console import say, show_progress
 from surgery.hub.embedded import LAB_TEXT, find_lab
@@ -12,16 +12,11 @@ from surgery.hub.embedded import LAB_TEXT, find_lab
 if TYPE_CHECKING:
     from evals.data import Passages, Samples
     from evals.run.models import LoadedModel
-    from evals.run.request import Measuring, Running
+    from evals.run.request import Measuring
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
-    from surgery.hub.resolved import ResolvedModel
     from surgery.plan import Plan
-
-
-Shared = TypeVar("Shared")
-Result = TypeVar("Result")
 
 
 def find_calibration_text(named: Sequence[str], model: str, variants: Iterable[str]) -> Text | None:
@@ -115,66 +110,6 @@ def tokenize_passages(passages: Passages, tokenizer: Any) -> Samples:
     for warning in list_row_warnings(describe_samples(samples)):
         say(f"warning: {warning}")
     return samples
-
-
-def find_last(model: str, request: Measuring) -> ResolvedModel:
-    """Finds the model that is measured last, and checks the device, before the first is measured.
-
-    Raises `SurgeryError` if either is not there.
-    """
-    from evals.run.models import find_device
-    from surgery.hub.finding import find_model
-
-    if not request.device_map:
-        find_device(request.device)
-    return find_model(model, request.revision)
-
-
-def find_baseline(
-    model: str, edited: Iterable[ResolvedModel], revision: str | None = None
-) -> ResolvedModel:
-    """Finds the base of edits: at the commit that one of them records, unless `revision` names one.
-
-    Raises as `surgery.hub.finding.find_model`.
-    """
-    from surgery.hub.finding import find_model
-
-    if revision is None and (revision := find_recorded_commit(model, edited)) is not None:
-        say(f"{model}: at commit {revision[:12]}, which the edited model records as its source")
-    return find_model(model, revision)
-
-
-def find_recorded_commit(model: str, edited: Iterable[ResolvedModel]) -> str | None:
-    """The commit of a base that one of the edited models records; None if none does."""
-    from surgery.hub.finding import find_commit
-
-    manifests = (one.manifest for one in edited)
-    return find_commit(model, (source for one in manifests if one for source in one.sources))
-
-
-def measure_in_turn(
-    models: Sequence[str | ResolvedModel],
-    request: Running,
-    prepare: Callable[[LoadedModel], Shared],
-    measure: Callable[[LoadedModel, Shared, bool], Result],
-) -> tuple[Shared, list[Result]]:
-    """Measures models in the same precision, with one in memory at a time.
-
-    `prepare` gets the first model and returns what all share. The third argument of `measure`
-    says whether the model is the last. Raises `MeasurementError` if precisions differ.
-    """
-    from evals.run.models import check_precision, open_model
-
-    shared, dtype, results = None, None, []
-    for number, model in enumerate(models, 1):
-        loaded = open_model(model, **request.running)
-        if shared is None:
-            shared, dtype = prepare(loaded), loaded.dtype
-        check_precision(str(dtype), loaded.dtype, loaded.name)
-        results.append(measure(loaded, shared, number == len(models)))
-        del loaded
-    assert shared is not None
-    return shared, results
 
 
 def make_fitter(

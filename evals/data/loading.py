@@ -51,7 +51,7 @@ class Passages:
     ready: Samples | None = None
 
     def tokenize(self, tokenizer: Any) -> Samples:
-        """Makes the samples. Raises `SamplesError` for short text, or text without a tokenizer."""
+        """Makes the samples."""
         if self.ready is not None:
             return self.ready
         table, labels = self.table, self.table.labels
@@ -117,8 +117,6 @@ def load_samples(
     without special tokens. Equal rows become one, with their counts added. `notes` lists them, and
     also: pairs of texts that tokenize differently where they meet (left out), texts whose cut
     tokenizes differently on its own (kept), and overlapping rows (kept).
-
-    Raises `SamplesError`, in one line, for anything that cannot be read or is too short.
     """
     return open_samples(
         source, prefix_length=prefix_length, suffix_length=suffix_length, skip_short=skip_short

@@ -33,8 +33,7 @@ def cut_windows(
     """Cuts windows of `length` tokens that do not overlap, spread evenly over the texts.
 
     Each text is tokenized alone, without special tokens; its last incomplete window is dropped.
-    Returns int32 [M, length] with 1 <= M <= `most`. Raises `SamplesError` without a tokenizer, or
-    if no text is long enough.
+    Returns int32 [M, length] with 1 <= M <= `most`.
     """
     if tokenizer is None:
         raise SamplesError("held-out text needs a tokenizer", got="a model without one")

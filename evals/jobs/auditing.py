@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from evals.data.held_back import HeldBack, hold_back
-from evals.data.inputs import (
-    find_baseline,
-    find_last,
-    measure_in_turn,
-    open_passages,
-    require_heldout_texts,
-    tokenize_passages,
-)
+from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.names import TRAINED, choose_attacks
 from evals.measure.attacks.request import Attacking
@@ -24,6 +17,7 @@ from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
+from evals.run.finding import find_baseline
 from evals.run.request import Measuring
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
@@ -89,6 +83,7 @@ def audit(
     from evals.data.windows import cut_windows
     from evals.measure.attacks.sibling import describe_sibling, find_sibling
     from evals.measure.attacks.trying import AttackPlan, try_attacks
+    from evals.run.models import find_last, measure_in_turn
 
     output = ResultFolder(request, folder, owned, overwrite)
     passages = open_passages(request.samples or str(request.lab), request)
@@ -145,7 +140,7 @@ def _make_report(
     after: AuditedModel,
     twin: AuditedModel | None = None,
 ) -> AuditReport:
-    """Figures of the passages held back; if some chose the edit, also the rates of all."""
+    """Figures of the passages held back; if a search used some, also the rates of all."""
     from evals.measure.attacks.trying import compare_models
 
     counted = left.passages[plan.samples.trained_on]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from evals.data.inputs import find_baseline, open_passages, tokenize_passages
+from evals.data.inputs import open_passages, tokenize_passages
 from evals.run.console import show_progress
+from evals.run.finding import find_baseline
 from evals.run.request import Measuring
 from surgery.errors import MeasurementError, SamplesError
 

@@ -62,7 +62,7 @@ def run_demo(
         attacks = " ".join(f"--attack {name}" for name in ATTACKS)
         command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} {attacks}"
         command += f" --draws {DRAWS}"
-        announce("3. Verify, attack, and evaluate both, on what did not choose the edit", [command])
+        announce("3. Verify, attack, and evaluate both, on what the search did not use", [command])
         outputs = [deep_made, chosen_made]
         materials = materials.with_search(made / "search" / "search.json")
         return evaluate_exports(prepared.model, materials, outputs)

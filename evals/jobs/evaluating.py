@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evals.data.inputs import find_baseline
 from evals.jobs.materials import Materials, open_materials
 from evals.jobs.reporting import Evaluation, evaluate
 from evals.report.page import build_measurements, render_pages
 from evals.report.report import Report
 from evals.report.request import EvaluationRequest
 from evals.run.console import say
+from evals.run.finding import find_baseline
 from evals.run.lm_eval.running import write_results
 from surgery.card.text import refresh_card
 from surgery.errors import OutputError, SurgeryError

@@ -135,12 +135,7 @@ class ExportRequest(Request):
         else:
             check_target(self.model, target, overwrite=self.overwrite)
         if self.gguf:
-            check_output(name_gguf(target), None, overwrite=self.overwrite)
-
-
-def name_gguf(folder: Path) -> Path:
-    """Returns where the GGUF file of an export goes: beside its folder."""
-    return folder.with_name(f"{folder.name}.gguf")
+            check_output(target.with_name(f"{target.name}.gguf"), None, overwrite=self.overwrite)
 
 
 def run_export(
@@ -159,7 +154,7 @@ def run_export(
 
     Raises a `SurgeryError`; the output is then as it was before.
     """
-    from surgery.conversion.gguf_file import check_convertible, check_tensors, convert_to_gguf
+    from surgery.conversion.gguf_file import check_convertible, convert_to_gguf
     from surgery.editing.preparing import list_variants, prepare
     from surgery.editing.rewriting import read_result
     from surgery.families import left_out
@@ -183,23 +178,24 @@ def run_export(
     )
     prepared = replace(prepared, job=job)
     default = _name_default(request, prepared)
-    if request.gguf:
-        check_convertible(prepared.plan.result, prepared.model.folder)
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     if early:
         request.check_output(default)
-    if dry_run or (keep and _is_export_of(request, prepared)):
-        return prepared, None
+    is_last = dry_run or (keep and _is_export_of(request, prepared))
     if request.gguf:
-        check_tensors(prepared.plan.result, read_result(prepared.plan, prepared.checkpoint.read))
+        read = None if is_last else read_result(prepared.plan, prepared.checkpoint.read)
+        check_convertible(prepared.plan.result, prepared.model.folder, read)
+    if is_last:
+        return prepared, None
     target = request.output or default
     texts = text, healing, erasing
     export = _write(request, prepared, target, *texts, erased)
     if request.gguf:
         with show_progress("convert", None) as advance:
-            file, overwrite = name_gguf(export.output), request.overwrite
-            convert_to_gguf(export.output, file, overwrite=overwrite, progress=advance)
+            file = export.output.with_name(f"{export.output.name}.gguf")
+            convert_to_gguf(export.output, file, overwrite=request.overwrite, progress=advance)
+        export = replace(export, beside={"gguf": file})
     return prepared, export
 
 

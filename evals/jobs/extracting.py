@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from evals.data.inputs import (
-    find_baseline,
-    find_last,
-    measure_in_turn,
-    open_passages,
-    read_heldout_texts,
-)
+from evals.data.inputs import open_passages, read_heldout_texts
 from evals.run.console import say, show_progress
+from evals.run.finding import find_baseline
 from evals.run.request import Measuring
 from surgery.output import check_output, write_lines
 from surgery.processes import join_launch, leave_launch
 
 if TYPE_CHECKING:
+    from evals.data import Passages
     from evals.data.held_back import HeldBack
     from evals.measure.memorization.protocol import ExtractionResults, Protocol
     from evals.run.models import LoadedModel
+    from surgery.hub.resolved import ResolvedModel
+
+    Shared = tuple[Protocol, HeldBack, Any]
 
 
 class ExtractionRequest(Measuring):
@@ -62,12 +63,9 @@ def run_extraction(
     `show_text`: rows hold the passages' text. Returns None on all processes but the main one.
     Raises `SurgeryError` if the request names anything unusable, or if a file exists.
     """
-    from evals.data.held_back import hold_back
-    from evals.data.windows import cut_windows
-    from evals.measure.memorization.protocol import Protocol, measure, report_held_back
+    from evals.measure.memorization.protocol import measure, report_held_back
     from evals.measure.memorization.summary import list_rows
-    from evals.run.batching import rows_per_batch
-    from evals.run.predictions import Sampling
+    from evals.run.models import find_last, measure_in_turn
 
     for file, argument in ((rows_file, "rows"), (output, "output")):
         if file is not None:
@@ -77,31 +75,17 @@ def run_extraction(
     join_launch(say)
     edited = find_last(request.model, request)
     bases = [find_baseline(name, [edited]) for name in (request.baseline,) if name]
-    tokenizer: Any = None
 
-    def prepare(loaded: LoadedModel) -> tuple[Protocol, HeldBack]:
-        nonlocal tokenizer
-        tokenizer, windows = loaded.tokenizer, None
-        samples = passages.tokenize(tokenizer)
-        length = samples.tokens.shape[1]
-        if texts and (request.control or tokenizer is not None):
-            windows = cut_windows(texts, tokenizer, length)
-        size = request.batch_size or rows_per_batch(loaded.model, length)
-        sampling = Sampling(request.top_k, request.temperature)
-        protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
-        return protocol, hold_back([edited.manifest], samples, windows)
-
-    def measure_one(
-        loaded: LoadedModel, shared: tuple[Protocol, HeldBack], is_last: bool
-    ) -> ExtractionResults:
-        protocol, _ = shared
+    def measure_one(loaded: LoadedModel, shared: Shared, is_last: bool) -> ExtractionResults:
+        protocol, _, _ = shared
         with show_progress(f"extract {loaded.name}", protocol.rows) as advance:
             return measure(loaded, protocol, advance=advance)
 
+    prepare = partial(_prepare, request, passages, texts, edited)
     shared, results = measure_in_turn([*bases, edited], request, prepare, measure_one)
     if not leave_launch():
         return None
-    _, left = shared
+    _, left, tokenizer = shared
     base, after = results[0] if bases else None, results[-1]
     result = report_held_back(after, base, left)
     for warning in result["warnings"]:
@@ -114,3 +98,28 @@ def run_extraction(
     if output is not None:
         write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)], overwrite=overwrite)
     return result
+
+
+def _prepare(
+    request: ExtractionRequest,
+    passages: Passages,
+    texts: Sequence[str],
+    edited: ResolvedModel,
+    loaded: LoadedModel,
+) -> Shared:
+    """What all models share: how to measure them, what chose the edit, and the tokenizer."""
+    from evals.data.held_back import hold_back
+    from evals.data.windows import cut_windows
+    from evals.measure.memorization.protocol import Protocol
+    from evals.run.batching import rows_per_batch
+    from evals.run.predictions import Sampling
+
+    tokenizer, windows = loaded.tokenizer, None
+    samples = passages.tokenize(tokenizer)
+    length = samples.tokens.shape[1]
+    if texts and (request.control or tokenizer is not None):
+        windows = cut_windows(texts, tokenizer, length)
+    size = request.batch_size or rows_per_batch(loaded.model, length)
+    sampling = Sampling(request.top_k, request.temperature)
+    protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
+    return protocol, hold_back([edited.manifest], samples, windows), tokenizer

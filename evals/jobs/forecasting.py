@@ -59,7 +59,7 @@ def forecast(
     fits = bool(request.calibration) or find_lab(request.model) is not None
     variants = request.list_variants(fits=fits)
     text = find_calibration_text(request.calibration, request.model, variants)
-    plain = [name for name in variants if not variant_of(name).FITTED]
+    plain = [name for name in variants if not variant_of(name).fitted]
     unfitted = request.search_request.model_copy(
         update={"variant": tuple(plain or ["zero"]), "calibration": ()}
     )
@@ -126,7 +126,7 @@ def _time_calibration(
 ) -> dict[str, Any]:
     """Fits every block on one batch."""
     part = replace(calibration, windows=calibration.windows[:WINDOWS])
-    fitted = {name for name in variants if VARIANTS[name].FITTED}
+    fitted = {name for name in variants if VARIANTS[name].fitted}
     number = opened.loaded.dimensions.num_blocks
     fitter = Fitter(opened.loaded.model, part, editable=opened.loaded.editable)
     seconds = _take(lambda: fitter.fit_alone(range(number), fitted))

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evals.data import Passages
-from evals.data.inputs import find_recorded_commit, open_passages, read_heldout_texts
+from evals.data.inputs import open_passages, read_heldout_texts
 from evals.measure.attacks.sibling import find_sibling
 from evals.report.gates import check_limited_tasks
 from evals.report.model_map import ModelMap
 from evals.report.report import FrontPoint
 from evals.report.request import EvaluationRequest
 from evals.run.console import show_progress
+from evals.run.finding import find_recorded_commit
 from evals.run.lm_eval.running import Benchmarks
 from surgery.checkpoint.content import find_cache, hash_file
 from surgery.errors import MeasurementError

@@ -120,7 +120,7 @@ class MitigationRequest(SearchRequest, Benchmarking):
     def make_export_request(
         self, plan: PlanFile, output: Path, name: str, *, overwrite: bool
     ) -> ExportRequest | EraseRequest:
-        fitted = any(variant_of(edit.variant).FITTED for edit in plan.edits)
+        fitted = any(variant_of(edit.variant).fitted for edit in plan.edits)
         edit: dict[str, Any] = {
             "plan": plan,
             "variant": None,

@@ -200,7 +200,7 @@ def _compare_attacks(
 def _compare_twin(
     before: ModelResults, after: ModelResults, twin: ModelResults, left: Flags
 ) -> TwinFigures | None:
-    """Recitation and loss of the passages that chose no edit. None without passages."""
+    """Recitation and loss on the passages on which no edit was chosen. None without passages."""
     found = [one.test.test for one in (before, after, twin) if one.test]
     if not found:
         return None

@@ -44,17 +44,17 @@ CALIBRATION_FILES = (
 
 
 def heldout_texts() -> list[str]:
-    """The texts of `HELDOUT_FILES`. Raises `SamplesError` if this Python has none of them."""
+    """The texts of `HELDOUT_FILES`."""
     return read_texts(HELDOUT_FILES, "held-out text")
 
 
 def calibration_texts() -> list[str]:
-    """The texts of `CALIBRATION_FILES`. Raises `SamplesError` if this Python has none of them."""
+    """The texts of `CALIBRATION_FILES`."""
     return read_texts(CALIBRATION_FILES, "calibration text")
 
 
 def read_texts(names: Sequence[str], purpose: str) -> list[str]:
-    """Reads those of the named files that this Python has. Raises `SamplesError` for none."""
+    """Reads those of the named files that this Python has."""
     library = Path(sysconfig.get_path("stdlib"))
     paths = [path for path in (library / name for name in names) if path.is_file()]
     if not paths:
@@ -73,7 +73,6 @@ def samples_path(name: str) -> Path:
 
     Keys: `id`, `kind`, `count` (occurrences in the training text), `member`, `tokens` (64 ids of
     the model's tokenizer), `text`. Both models were trained on the same records.
-    Raises `SourceError` when there is no such lab model.
     """
     find_lab_folder(name)
     return Path(__file__).with_name("records.jsonl")

@@ -260,13 +260,13 @@ def _change_outputs(
     alone: dict[tuple[str, bool], torch.Tensor] = {}
     for part in (looking.parts[place] for place in places):
         affine, some = variant_of(part.variant).affine(sources), list(part.heads)
-        if len(some) == heads and variant_of(part.variant).KIND == "none":
+        if len(some) == heads and variant_of(part.variant).kind == "none":
             yield -added
             continue
         kind = part.variant, part in looking.stock
         if kind not in alone:
             held = kind[1] and affine.weight is not None
-            groups = block.dimensions.num_groups if held and variant_of(part.variant).FITTED else 0
+            groups = block.dimensions.num_groups if held and variant_of(part.variant).fitted else 0
             alone[kind] = _attend_alone(affine, x, z, groups, limit if held else None)
         moved = alone[kind].view_as(z_heads)[:, :, some] - z_heads[:, :, some]
         change = functional.linear(moved.flatten(2), columns[:, some].flatten(1))

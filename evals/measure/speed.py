@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from evals.data.inputs import find_baseline
 from evals.run.console import Console, say, use_console
+from evals.run.finding import find_baseline
 from evals.run.forward import cache_bytes, head_of, hidden_states
 from evals.run.models import check_precision, open_model
 from surgery.errors import MeasurementError, SurgeryError

@@ -152,7 +152,7 @@ def _describe_cost(edit: EditReport) -> Iterator[str]:
 
 
 def _describe_choice(edit: EditReport) -> Iterator[str]:
-    """How many passages and windows chose an edit, if any did."""
+    """On how many passages and windows an edit was chosen, if on any."""
     extraction, heldout, chose = edit.extraction, edit.heldout, edit.chose
     parts = [
         f"{number} of {number + part:,} {what}"
@@ -221,7 +221,7 @@ def _describe_loss(heldout: HeldOut) -> str:
 def _describe_gates(edit: EditReport) -> str:
     said = describe_limits(edit.gates)
     if edit.state != "missed" and edit.edit is not None and edit.edit.missed:
-        said = f"no edit of the search kept its limits on the half that chose; here, {said}"
+        said = f"no edit of the search kept its limits on the half that it used; here, {said}"
     return said
 
 

@@ -91,7 +91,7 @@ def list_facts(edit: EditSummary) -> list[tuple[str, str]]:
     variants = sorted({part["variant"] for part in edit.parts} | {*edit.attention_free.values()})
     found = [
         ("edited", f"--drop-attn {edit.drop_attn}, of {edit.num_blocks} blocks{heads}"),
-        *((name, VARIANTS[name].SUMMARY) for name in variants if name in VARIANTS),
+        *((name, VARIANTS[name].summary) for name in variants if name in VARIANTS),
         ("layout", edit.layout),
         ("family", edit.family),
         ("source", edit.source),

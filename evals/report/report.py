@@ -36,7 +36,7 @@ class TaskResult(Metric):
 
 
 class AllPassages(Record):
-    """Figures of all `n` passages and all windows. They flatter the edit that some of them chose.
+    """Figures of all `n` passages and all windows. They flatter an edit chosen on them.
 
     `recovered`: by attack.
     """
@@ -118,8 +118,8 @@ class EditReport(MeasuredModel):
     """One edited model, compared with the base.
 
     `relation`: whether the base is its recorded source. Figures of passages and held-out text
-    leave out those that chose an edit; if any did, `all_passages` has the figures of all. `state`:
-    of all gates together, None without any; `passed`: true if kept, false if missed.
+    leave out those on which an edit was chosen; `all_passages` then has the figures of all.
+    `state`: of all gates together, None without any; `passed`: true if kept, false if missed.
     """
 
     relation: Relation

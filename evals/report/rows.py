@@ -326,7 +326,7 @@ def _make_loss_row(texts: Sequence[HeldOut], *, main: bool = True) -> Row:
 
 
 def make_full_table(report: Report) -> Table:
-    """All passages and windows, including those that chose an edit."""
+    """All passages and windows, including those on which an edit was chosen."""
     found = collect_parts(report, "all_passages")
     rows = []
     if found:
@@ -342,7 +342,7 @@ def make_full_table(report: Report) -> Table:
         "A search chose an edit on some of the passages and held-out text. The tables above leave "
         "those out. This one includes them, so it flatters the edit."
     )
-    return Table("All passages, including those that chose an edit", text, tuple(rows))
+    return Table("All passages, including those that the search used", text, tuple(rows))
 
 
 def make_size_table(report: Report) -> Table:

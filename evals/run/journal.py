@@ -39,10 +39,7 @@ class Journal:
         self._file: IO[bytes] | None = None
 
     def read(self, parse: Callable[[Any], Step]) -> list[Step]:
-        """Reads the finished steps of an earlier run, in order, each parsed by `parse`.
-
-        Raises `SamplesError` if the file has other settings or is damaged.
-        """
+        """Reads the finished steps of an earlier run, in order, each parsed by `parse`."""
         lines = []
         self._complete = 0
         if self._path is None:

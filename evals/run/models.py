@@ -1,17 +1,18 @@
-"""Opens the model under test in a known precision on a known device, and identifies it."""
+"""Finds and opens models in a known precision on a known device, and identifies them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
 from evals.run.console import say
+from evals.run.request import Measuring, Running
 from surgery.checkpoint.content import FileState, check_unchanged, hash_file, read_states
 from surgery.checkpoint.source import MANIFEST
 from surgery.editing.in_memory import Editable
@@ -24,6 +25,8 @@ from surgery.modeling import MODELING_FILE, auto_map
 from surgery.processes import current_processes
 from surgery.untrusted import describe_error
 
+Shared = TypeVar("Shared")
+Result = TypeVar("Result")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -118,9 +121,6 @@ def open_model(
       arithmetic), or a name in `DTYPES`.
     - `device`: by default that of the current process, else a GPU, if there is one. `device_map`:
       "auto" spreads the model over all devices instead.
-
-    Raises `SourceError`, `CheckpointError`, `UnsupportedError`, or `MeasurementError` for a missing
-    device.
     """
     place = None if device_map else find_device(device or current_processes().device)
     found = find_model(source, revision)
@@ -141,7 +141,7 @@ def open_model(
 def _check_code(found: ResolvedModel) -> None:
     """Raises `CheckpointError` if others would run modeling code other than the measured one.
 
-    Only attn-surgery's own code ever runs. A Hub model's code is not fetched, which is said.
+    Only attn-surgery's own code ever runs. Says so if a Hub model's code is not here to compare.
     """
     asked, file = found.checkpoint.config.get("auto_map"), found.folder / MODELING_FILE.name
     if not asked:
@@ -178,7 +178,7 @@ def check_precision(base: str, other: str, name: str) -> None:
 
 
 def find_device(name: str | None) -> torch.device:
-    """By default a GPU, if there is one. Raises `MeasurementError` for a missing device."""
+    """By default a GPU, if there is one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -188,3 +188,37 @@ def find_device(name: str | None) -> torch.device:
         got = f"{name}: {describe_error(error)}"
         raise MeasurementError("no such device", where="`device`", got=got) from error
     return device
+
+
+def find_last(model: str, request: Measuring) -> ResolvedModel:
+    """Finds the model that is measured last, and checks the device, before the first is measured.
+
+    Raises `SurgeryError` if either is not there.
+    """
+    if not request.device_map:
+        find_device(request.device)
+    return find_model(model, request.revision)
+
+
+def measure_in_turn(
+    models: Sequence[str | ResolvedModel],
+    request: Running,
+    prepare: Callable[[LoadedModel], Shared],
+    measure: Callable[[LoadedModel, Shared, bool], Result],
+) -> tuple[Shared, list[Result]]:
+    """Measures models in the same precision, with one in memory at a time.
+
+    `prepare` gets the first model and returns what all share. The third argument of `measure`
+    says whether the model is the last. Raises `MeasurementError` if precisions differ.
+    """
+
+    shared, dtype, results = None, None, []
+    for number, model in enumerate(models, 1):
+        loaded = open_model(model, **request.running)
+        if shared is None:
+            shared, dtype = prepare(loaded), loaded.dtype
+        check_precision(str(dtype), loaded.dtype, loaded.name)
+        results.append(measure(loaded, shared, number == len(models)))
+        del loaded
+    assert shared is not None
+    return shared, results

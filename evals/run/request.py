@@ -108,7 +108,7 @@ class Choosing(Measuring):
 
     def list_variants(self, *, fits: bool) -> tuple[str, ...]:
         """What a block or head may become, each once. `fits`: there is calibration text."""
-        default = [name for name, variant in VARIANTS.items() if fits or not variant.FITTED]
+        default = [name for name, variant in VARIANTS.items() if fits or not variant.fitted]
         return tuple(dict.fromkeys(self.variant or default))
 
 

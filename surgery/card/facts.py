@@ -91,7 +91,7 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
         "source": _name_source(edit),
         "commit": edit.source.commit,
         "parts": [
-            (format_selection(parts, edit.num_heads), variant, VARIANTS[variant].SUMMARY)
+            (format_selection(parts, edit.num_heads), variant, VARIANTS[variant].summary)
             for variant, parts in by_variant(edit.parts).items()
         ],
     }
@@ -216,4 +216,4 @@ FILTERS = {
     "verbatim": Markdown,
     "plural": lambda spec, noun: noun if spec.isdigit() else f"{noun}s",
 }
-"""Of the template."""
+"""What the template can call."""

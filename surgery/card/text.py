@@ -1,9 +1,9 @@
 """Renders the model card, README.md: what changed, what was measured, how to load and repeat it.
 
-Generated parts stand between comments, and the text outside of them survives a refresh. Of the
-YAML at the top, which the Hub reads, keys of the edit (base model, library, results) are written
-again each time; tags are added; license, datasets and language come from the source's card unless
-the card has its own; all other keys stay. The card changes with each evaluation and push, so the
+Generated parts stand between comments, and the text outside of them survives a refresh. The Hub
+reads the YAML at the top. A refresh writes its keys of the edit (base model, library, results)
+again and adds tags. It takes license, datasets and language from the source's card, unless the card
+has its own, and leaves all other keys. The card changes with each evaluation and push, so the
 manifest holds no hash of it, and nothing relies on it.
 """
 
@@ -71,8 +71,7 @@ def read_metadata(card: str | None) -> dict[str, Any]:
 def refresh_card(folder: Path, measured: Measurements | None) -> Path:
     """Writes a folder's card again, with the figures of an evaluation. The user's text stays.
 
-    Raises `ManifestError` if the folder has no manifest or its card is broken, and `OutputError` if
-    the card cannot be written. The old card then stays.
+    If that fails, the old card stays.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -121,7 +120,7 @@ def find_disagreement(
 ) -> str | None:
     """The first generated part or key of a card that `render_card` would make differently.
 
-    Missing parts do not count. `name`: of the model, unless a part gives it.
+    Missing parts do not count. `name`: what the model is called, unless a part says so.
     """
     said = _NAME.search(card)
     with guard(ManifestError, "names no model", CARD):
@@ -151,7 +150,7 @@ def merge_cards(card: str, published: str) -> str:
 
 
 def _split_card(text: str) -> tuple[dict[str, Any], str]:
-    """Splits a card into metadata and the rest. Raises `ManifestError` for bad metadata."""
+    """Splits a card into metadata and the rest."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     text = text.replace("\r\n", "\n")

@@ -64,9 +64,8 @@ def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     """Returns the SHA-256, hexadecimal, of a model's configuration and weights.
 
     The hash covers the sorted lines `SHA256 SIZE NAME\\n` of config.json and every weight file.
-    `known`: hashes of weight files that the caller has computed. A large file is read again only
-    if its state changed, and a file in the Hub's cache is named by its hash. Raises as
-    `open_checkpoint`.
+    `known`: hashes of weight files that the caller has computed. A large file is read again only if
+    its state changed, and a file in the Hub's cache is named by its hash.
     """
     checkpoint = open_checkpoint(model) if isinstance(model, Path) else model
     files = [checkpoint.folder / "config.json", *(shard.path for shard in checkpoint.shards)]

@@ -108,7 +108,7 @@ def check_complete(inventory: Inventory) -> None:
 
 
 def make_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
-    """Makes an inventory without checking the tensors. Raises as `Family.dimensions`."""
+    """Makes an inventory without checking the tensors."""
     family = family_of(config)
     dimensions = family.dimensions(config)
     blocks = _read_compact_blocks(config, family, dimensions)

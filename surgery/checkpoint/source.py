@@ -86,7 +86,7 @@ class Checkpoint:
         return (*shards, *self.sidecars.values(), *(self.folder / name for name in names))
 
     def read(self, name: str) -> Array:
-        """Returns a stored tensor as a new array. Raises `CheckpointError` for an unknown name."""
+        """Returns a stored tensor as a new array."""
         if name not in self.tensors:
             raise CheckpointError(f"tensor {name!r} is missing", where=self.folder)
         return self.tensors[name].read_array()
@@ -133,11 +133,7 @@ def encode_json(value: object) -> bytes:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Opens a folder. Reads only headers and the configuration.
-
-    **Raises:** `SourceError` if the folder holds no model, `CheckpointError` if the model is
-    broken.
-    """
+    """Opens a folder. Reads only headers and the configuration."""
     if not folder.is_dir():
         raise SourceError("no such folder", where=folder)
     config = read_json(folder / "config.json", needed=True)

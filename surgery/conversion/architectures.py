@@ -46,7 +46,7 @@ class Architecture:
     free_head_size: bool = False
 
     def reorder(self, tensor: Array, role: Role | None, inventory: Inventory) -> Array:
-        """A tensor with its rows as llama.cpp has them: of fused and of rotated projections."""
+        """Returns a fused or a rotated projection with its rows ordered as llama.cpp has them."""
         size, rows = inventory.dimensions, tensor.shape
         parts, axes = [size.num_heads, 3], (0, 1)  # of a fused projection: [heads, 3, head_size]
         if role not in ("query_key_value_weight", "query_key_value_bias"):
@@ -127,8 +127,7 @@ def _refuse(key: str, got: object, expected: object) -> UnsupportedError:
 def write_settings(writer: GGUFWriter, found: Architecture, inventory: Inventory) -> Array | None:
     """Writes sizes, norms, and positions. Returns the divisors of rotary frequencies, [pairs].
 
-    None stands for positions that need no divisors. Raises `UnsupportedError` for a kind of
-    positions that the architecture does not have.
+    None stands for positions that need no divisors.
     """
     family, config, size = inventory.family, inventory.config, inventory.dimensions
     writer.add_context_length(size.max_positions)
@@ -185,7 +184,7 @@ def _write_positions(writer: GGUFWriter, found: Architecture, inventory: Invento
 
 
 def _write_scaling(writer: GGUFWriter, positions: Positions, rotary: Rotary) -> None:
-    """Of linear and yarn positions."""
+    """Writes what linear and yarn positions scale."""
     import gguf
 
     given = positions.parameters

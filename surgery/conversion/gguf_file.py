@@ -109,17 +109,16 @@ def convert_to_gguf(
     return Conversion(target, architecture.name, kind, len(written), left_out, worst)
 
 
-def check_convertible(inventory: Inventory, folder: Path) -> None:
-    """Raises the errors of `convert_to_gguf` that need no tensor.
+def check_convertible(
+    inventory: Inventory, folder: Path, read: Callable[[str], Array] | None
+) -> None:
+    """Raises the errors of `convert_to_gguf` before there is a model.
 
-    `folder`: of the tokenizer.
+    `folder` holds the tokenizer. Without `read`, which returns a tensor, it looks at no tensor.
     """
-    _make_header(inventory, folder, folder.name, TYPES[0])
-
-
-def check_tensors(inventory: Inventory, read: Callable[[str], Array]) -> None:
-    """Raises `UnsupportedError` for tensors that llama.cpp lacks or would lose."""
-    _list_tensors(inventory, read, architecture_of(inventory), TYPES[0])
+    architecture, _, _ = _make_header(inventory, folder, folder.name, TYPES[0])
+    if read is not None:
+        _list_tensors(inventory, read, architecture, TYPES[0])
 
 
 def _make_header(

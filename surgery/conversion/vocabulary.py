@@ -34,9 +34,6 @@ def write_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
     """Writes the tokens of a folder, their merges, special tokens, and chat template.
 
     `size`: the rows of the embedding; llama.cpp wants a name for each.
-
-    **Raises:** `SourceError` without a tokenizer.json, `UnsupportedError` for a tokenizer that
-    llama.cpp does not have.
     """
     import gguf
 

@@ -46,8 +46,6 @@ def apply(
     **Arguments:** `model`: a loaded model of a supported family, with its language modeling head;
     `drop_attn`, `variant`, `layout`: as for `export`; `fits`: block → fit, for variants that
     are fitted (`surgery.fitting.fitter.Fitter`).
-
-    **Raises:** `BlockSpecError`, `UnsupportedError`.
     """
     editable = Editable(model)
     return editable.apply(editable.plan(drop_attn, variant, layout=layout), fits)
@@ -67,7 +65,7 @@ def short_circuit(
     Inside, the model computes exactly what the exported checkpoint computes, bit for bit. The
     key/value cache keeps its shape, so generation works. Do not save the model inside.
 
-    **Arguments:** as for `apply`. **Raises:** `BlockSpecError`, `UnsupportedError`.
+    **Arguments:** as for `apply`.
     """
     editable = Editable(model)
     plan = editable.plan(drop_attn, variant, layout=layout)
@@ -81,8 +79,6 @@ class Editable:
     **Arguments:** `stored_dtype`: the checkpoint's dtype (F16, BF16, F32) if the model is loaded in
     a wider one. New tensors are rounded to it, as in an export. `save_as`: another model type with
     the same tensors, which it would be exported as.
-
-    **Raises:** `UnsupportedError`, `CheckpointError`.
     """
 
     def __init__(
@@ -104,7 +100,7 @@ class Editable:
     def plan(
         self, drop_attn: str | Selection, variant: str = "identity", *, layout: str = "auto"
     ) -> Plan:
-        """Plans an edit. Raises `BlockSpecError`, `UnsupportedError`."""
+        """Plans an edit."""
         key = (drop_attn, variant, layout)
         if key not in self._plans:
             self._plans[key] = make_plan(
@@ -135,7 +131,7 @@ class Editable:
         return new
 
     def make_replacements(self, plan: Plan, fits: Fits | None = None) -> Replacements:
-        """Computes all new tensors. Raises `UnsupportedError` if a fit is missing."""
+        """Computes all new tensors."""
         check_fitted(plan, fits or {})
         new = {block: self.compute_tensors(plan, block, fits or {}) for block in plan.blocks}
         return Replacements(self.model, plan, plan.blocks, new.__getitem__)
@@ -206,7 +202,7 @@ class Replacements:
 
     @contextmanager
     def activate_in_turn(self) -> Iterator[None]:
-        """As `activate`, but a block's new tensors exist only while a pass is in the block."""
+        """Does what `activate` does, but a block's new tensors exist only while a pass is in it."""
         with ExitStack() as undo, ExitStack() as hooks:
 
             def leave(*_: Any) -> None:

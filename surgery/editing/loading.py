@@ -49,9 +49,6 @@ def load_model(
 
     **Arguments:** `dtype`: "auto" (as stored) or a torch dtype; `device` moves the whole model,
     `device_map` spreads it; `attn_implementation`: eager, sdpa, … (default: the library's choice).
-
-    **Raises:** `SourceError` if the folder holds no model, `UnsupportedError` if its architecture
-    is unsupported or it needs its own code, `CheckpointError` if it is broken or lacks a weight.
     """
     checkpoint = model if isinstance(model, Checkpoint) else open_checkpoint(Path(model))
     folder, family = checkpoint.folder, family_of(checkpoint.config)
@@ -158,7 +155,7 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
 
 
 def place_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Returns int64 token ids on the model's device. Raises `SamplesError` for unknown ids."""
+    """Returns int64 token ids on the model's device."""
     weight = model.get_input_embeddings().weight
     most = int(tokens.max()) if tokens.numel() else 0
     if most >= len(weight):
@@ -192,11 +189,7 @@ def has_tokenizer(folder: str | Path) -> bool:
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """Loads the tokenizer of a local folder. Never runs code of the folder.
-
-    **Raises:** `SourceError` if the folder holds none, or one that gives no tokens for text;
-    `UnsupportedError` if it needs its own code.
-    """
+    """Loads the tokenizer of a local folder. Never runs code of the folder."""
     if not has_tokenizer(folder):
         raise SourceError("holds no tokenizer", where=folder, expected=" or ".join(VOCABULARIES))
     check_tokenizer(Path(folder))

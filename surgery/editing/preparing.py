@@ -11,6 +11,7 @@ from typing import Any
 from surgery.checkpoint.content import FileState, read_states
 from surgery.checkpoint.inventory import check_config, check_tokenizer
 from surgery.checkpoint.source import SIDECARS, Checkpoint
+from surgery.editing.ordinary import is_ordinary
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
@@ -128,6 +129,8 @@ def prepare(
 
 
 def _check_buildable(config: dict[str, Any]) -> None:
+    if is_ordinary(config, family_of(config)):
+        return
     from surgery.editing.loading import check_buildable  # needs torch and transformers
 
     check_buildable(config)

@@ -83,8 +83,6 @@ def compute_content(
     """Computes a changed tensor from the source's tensors.
 
     `dtype`: a safetensors tag (F32, F16, BF16); default: the source's.
-
-    **Raises:** `CheckpointError` if a number is not finite.
     """
     tag = dtype or plan.inventory.dtype
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which is reported below
@@ -133,4 +131,4 @@ def check_fitted(plan: Plan, fits: Fits) -> None:
     """Raises `UnsupportedError` if the plan needs fits that are not there."""
     without = [block for block in plan.fitted if block not in fits]
     if without:
-        raise needs_text(v.NAME for v in plan.edits[without[0]].variants.values() if v.FITTED)
+        raise needs_text(v.name for v in plan.edits[without[0]].variants.values() if v.fitted)

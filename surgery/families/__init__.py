@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import UnsupportedError, find_near
-from surgery.families import llama
-from surgery.families.gpt import GPT_NEO, GPT_NEOX
+from surgery.families import gpt, llama
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
 
 __all__ = [
@@ -23,19 +22,7 @@ __all__ = [
     "left_out",
 ]
 
-FAMILIES: tuple[Family, ...] = (
-    GPT_NEOX,
-    GPT_NEO,
-    llama.LLAMA,
-    llama.QWEN2,
-    llama.QWEN3,
-    llama.OLMO,
-    llama.OLMO2,
-    llama.OLMO3,
-    llama.PHI,
-    llama.STABLELM,
-    llama.MISTRAL,
-)
+FAMILIES: tuple[Family, ...] = (*gpt.FAMILIES, *llama.FAMILIES)
 SAVED_AS = frozenset(name for family in FAMILIES for name in family.saved_as)
 """Model types that models of others can be saved as."""
 _OTHERS = {  # model type: the family that is near, and what keeps the type from being one more
@@ -65,10 +52,7 @@ _OTHERS = {  # model type: the family that is near, and what keeps the type from
 
 
 def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """config.json of the same weights as another model type, which holds more edits.
-
-    **Raises:** `UnsupportedError` where that would be another model.
-    """
+    """config.json of the same weights as another model type, which holds more edits."""
     family = family_of(config)
     if name in (None, family.model_type):
         return config

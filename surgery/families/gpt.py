@@ -79,3 +79,5 @@ GPT_NEO = Family(
         TensorRule("lm_head.weight", ("vocab", "d"), optional=True),
     ),
 )
+
+FAMILIES = (GPT_NEOX, GPT_NEO)

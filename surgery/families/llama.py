@@ -196,3 +196,5 @@ STABLELM = decoder(
     needs={"qk_layernorm": False},
     settings="hidden_dropout rope_pct",
 )
+
+FAMILIES = (LLAMA, QWEN2, QWEN3, OLMO, OLMO2, OLMO3, PHI, STABLELM, MISTRAL)

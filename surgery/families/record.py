@@ -214,7 +214,7 @@ class Family:
         return f"attention_free_{self.model_type}"
 
     def dimensions(self, config: Mapping[str, Any]) -> Dimensions:
-        """Sizes from a parsed config.json. Raises `CheckpointError` for a senseless key."""
+        """Sizes from a parsed config.json."""
         values: dict[str, int] = {}
         for name, key in self.config_keys.items():
             value = config.get(key)

@@ -157,15 +157,14 @@ def find_calibration(
 ) -> Text | None:
     """Returns the text to fit `variants` on: what you `named`, else a model's `own`.
 
-    None if no variant is fitted. Raises `UnsupportedError` for text that no variant needs, and for
-    missing text; `SamplesError` as `open_calibration`.
+    None if no variant is fitted.
     """
     chosen = sorted(set(variants))
-    fitted = [name for name in chosen if variant_of(name).FITTED]
+    fitted = [name for name in chosen if variant_of(name).fitted]
     if named and not fitted:
         raise UnsupportedError(
             "calibration text is given, but no variant is fitted",
-            expected="variant " + " or ".join(n for n, v in VARIANTS.items() if v.FITTED),
+            expected="variant " + " or ".join(n for n, v in VARIANTS.items() if v.fitted),
             got=" and ".join(chosen),
         )
     if not fitted:
@@ -180,7 +179,7 @@ def find_calibration(
 def open_calibration(sources: Sequence[str | Path]) -> Text:
     """Finds calibration text. `sources`: as for `surgery.reading.corpus.open_corpus`.
 
-    Reads a data set on the Hub from its start. Raises `SamplesError`.
+    Reads a data set on the Hub from its start.
     """
     return Text(open_corpus(sources))
 

@@ -48,7 +48,7 @@ class KeptFits:
         return self._fits.get(key)
 
     def put(self, key: Hashable, fit: Fit) -> Fit:
-        """Keeps a fit and returns the kept copy. Raises `OutputError` if the disk is full."""
+        """Keeps a fit and returns the kept copy."""
         if fit.weight is not None:
             fit = replace(fit, weight=map_to_disk(fit.weight))
         self._fits[key] = fit
@@ -65,7 +65,7 @@ class Fitter:
 
     - `model`: a loaded model, on one device, on several, or partly offloaded. It is edited for a
       while and restored. `editable`: the same, if you have it.
-    - `layout`: of the plans of parts below a block.
+    - `layout`: how to plan the parts below a block.
     - `advance`: called with the number of tokens that have just passed through blocks.
     """
 
@@ -88,16 +88,15 @@ class Fitter:
         """Returns block → fit, for blocks of `selection` with a fitted variant.
 
         A block's fit depends on the parts below it, which are fitted and applied first. It has a
-        map if a variant needs one. The current processes share the text and must all call this;
-        the fits equal those of one process, bit for bit. Raises `CheckpointError` if the model's
-        attention is not finite, and as `Editable.plan`.
+        map if a variant needs one. The current processes share the text and must all call this; the
+        fits equal those of one process, bit for bit.
         """
         layout = self._editable.plan(tuple(selection), layout=self._layout).layout.NAME
         wanted: dict[int, bool] = {}
         for part in sorted(selection):
             variant = variant_of(part.variant)
-            if variant.FITTED:
-                wanted[part.block] = wanted.get(part.block, False) or variant.KIND == "affine"
+            if variant.fitted:
+                wanted[part.block] = wanted.get(part.block, False) or variant.kind == "affine"
         return self._fit_missing(wanted, tuple(selection), layout)
 
     def fit_alone(self, blocks: Iterable[int], variants: Iterable[str]) -> dict[int, Fit]:
@@ -106,8 +105,8 @@ class Fitter:
         For all `blocks` with attention, in one forward pass. Shares the text and raises as
         `fit`.
         """
-        fitted = [variant for variant in map(variant_of, variants) if variant.FITTED]
-        maps = any(variant.KIND == "affine" for variant in fitted)
+        fitted = [variant for variant in map(variant_of, variants) if variant.fitted]
+        maps = any(variant.kind == "affine" for variant in fitted)
         modules = dict(self._passes.model.named_modules())
         attending = self._passes.family.attending(modules, self._dimensions.num_blocks)
         some = sorted(set(attending).intersection(blocks)) if fitted else ()
@@ -181,11 +180,10 @@ def fit_checkpoint(
     device: torch.device | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Fitting:
-    """Fits what a prepared export needs, on a GPU if there is one, unless `device` names another.
+    """Fits what a prepared export needs, on a GPU if there is one.
 
-    `model`: the source in memory, where it was trained since; None: load it.
-
-    **Raises:** `SamplesError` for unusable text, `SourceError` without a tokenizer.
+    `device` names another place. `model`: the source in memory, where it was trained since; None:
+    load it.
     """
     checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
     calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)

@@ -81,7 +81,7 @@ class Moments:
     def center(
         self, x: torch.Tensor, z: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Second moments about `x` and `z`: of x x' [d, d] and x z' [d, c], and of z² [c]."""
+        """Returns the means of x x' [d, d], x z' [d, c], and z² [c], about `x` and `z`."""
         mean_x, mean_z = self.mean("x"), self.mean("z")
         xx = self.mean("xx") - mean_x.outer(x) - x.outer(mean_x) + x.outer(x)
         xz = self.mean("xz") - mean_x.outer(z) - x.outer(mean_z) + x.outer(z)
@@ -96,8 +96,6 @@ def fit_moments(
     Chooses the penalty of `RIDGES` that, fitted on `train`, explains most of z on `heldout` (the
     weaker one if equal). R² is that share. The map is then fitted on both. If x or z does not vary
     beyond rounding, the map is the mean and has no R². `num_groups`: key/value heads, if fewer.
-
-    Raises `CheckpointError` for sums that are not finite.
     """
     both = copy.deepcopy(train)
     both.include(heldout)

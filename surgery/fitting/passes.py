@@ -92,7 +92,7 @@ class Passes:
         keep: int | None,
         kept: KeptStates | None,
     ) -> Sums:
-        """As `sum_blocks`, for one slice."""
+        """Does what `sum_blocks` does, for one slice."""
         sums: Sums = {}
         train = torch.empty(0, dtype=torch.bool)
 
@@ -178,16 +178,13 @@ class _DeepEnough(Exception):  # noqa: N818  # not an error: the rest of the pas
 
 
 def _keep_states(states: torch.Tensor) -> tuple[torch.Tensor, torch.device]:
-    """Returns a copy in a file, and the device of the states. Raises `OutputError`."""
+    """Returns a copy in a file, and the device of the states."""
     data = map_to_disk(states.contiguous().cpu().view(torch.uint8).numpy())
     return torch.from_numpy(data).view(states.dtype), states.device
 
 
 def map_to_disk(array: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    """Returns a copy in an unnamed file of TMPDIR, so that no run leaves any behind.
-
-    Raises `OutputError` if the disk is full.
-    """
+    """Returns a copy in an unnamed file of TMPDIR, so that no run leaves any behind."""
     folder, fix = tempfile.gettempdir(), "set TMPDIR to a folder with more room"
     with guard(OutputError, "no room for fits", folder, fix), tempfile.TemporaryFile() as file:
         file.write(np.ascontiguousarray(array).data)

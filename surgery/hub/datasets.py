@@ -27,7 +27,7 @@ class HubDataset:
 
     @staticmethod
     def parse(source: str) -> HubDataset:
-        """Parses `hf:DATASET:SPLIT:COLUMN`. Raises `SamplesError` for anything else."""
+        """Parses `hf:DATASET:SPLIT:COLUMN`."""
         parts = source.removeprefix(PREFIX).split(":")
         if len(parts) != 3 or not all(parts):
             raise SamplesError("malformed", where=source, expected=f"{PREFIX}DATASET:SPLIT:COLUMN")

@@ -51,9 +51,6 @@ def find_model(
     **Arguments:** `model`: a folder, an embedded model (`lab:pythia`) or a Hub id; `revision`: a
     branch, tag or commit of a Hub id; `check`: gets a Hub model's configuration, and may raise
     before the weights are downloaded.
-
-    **Raises:** `SourceError` if there is no such model or it cannot be downloaded;
-    `UnsupportedError` if its architecture cannot be edited.
     """
 
     def fetch(api: HfApi, hub: _HubModel) -> None:
@@ -136,7 +133,7 @@ def _find(
 
 
 def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
-    """Returns the folder that `model` names; None for a Hub id. Raises `SourceError` for a file."""
+    """Returns the folder that `model` names; None for a Hub id."""
     lab = str(model).startswith(PREFIX)
     folder = find_lab_folder(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
     if not folder.is_dir():
@@ -152,7 +149,7 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
 
 @dataclass(frozen=True)
 class _HubModel:
-    """A Hub model that can be edited. `folder`: of the commit in the cache, with its config.
+    """A Hub model that can be edited. `folder` is its commit in the cache, with its config.
 
     `files`: all files of the repository. `weights`: those of the format that is used.
     """

@@ -50,7 +50,7 @@ LAYOUTS: dict[str, Layout] = {layout.NAME: layout for layout in _ALL}
 
 
 def layout_of(name: str) -> Layout:
-    """The layout of that name. Raises `UnsupportedError` for an unknown one."""
+    """The layout of that name."""
     if name not in LAYOUTS:
         raise UnsupportedError(f"unknown layout {name!r}", expected=" or ".join(LAYOUTS))
     return LAYOUTS[name]

@@ -138,26 +138,26 @@ class BlockEdit:
     @property
     def kind(self) -> Kind:
         """What the edited heads add together."""
-        kinds = {variant.KIND for variant in self.variants.values()}
+        kinds = {variant.kind for variant in self.variants.values()}
         return next(kind for kind in _STRONGEST if kind in kinds)
 
     @property
     def fitted(self) -> bool:
         """Whether calibration text is needed."""
-        return any(variant.FITTED for variant in self.variants.values())
+        return any(variant.fitted for variant in self.variants.values())
 
     def of_kind(self, kind: Kind, heads: Iterable[int]) -> list[int]:
-        """Those of `heads` that are edited by a variant of that kind."""
-        return [h for h in heads if h in self.variants and kind == self.variants[h].KIND]
+        """Returns those of `heads` that a variant of that kind edits."""
+        return [h for h in heads if h in self.variants and kind == self.variants[h].kind]
 
     def affine(self, sources: Sources) -> Affine:
         """The maps of all heads of the block, zero for those that are not edited."""
-        maps = {variant.NAME: variant.affine(sources) for variant in set(self.variants.values())}
+        maps = {variant.name: variant.affine(sources) for variant in set(self.variants.values())}
         if self.whole and len(maps) == 1:
             return next(iter(maps.values()))
         weight = bias = None
         for head, variant in self.variants.items():
-            found = maps[variant.NAME]
+            found = maps[variant.name]
             if found.weight is not None:
                 weight = np.zeros(sources.weight.shape) if weight is None else weight
                 weight[head] = found.weight[head]

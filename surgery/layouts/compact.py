@@ -33,7 +33,7 @@ def check(block: Block, edit: BlockEdit) -> None:
             "attend, and the compact layout takes the whole attention module out",
             fix="use `layout=stock`, or name the whole block",
         )
-    stored = any(v.KIND == "affine" and not v.FITTED for v in edit.variants.values())
+    stored = any(v.kind == "affine" and not v.fitted for v in edit.variants.values())
     if block.clip is not None and stored:
         raise UnsupportedError(
             f"the model clips values to {block.clip}, and the compact layout has nothing that "

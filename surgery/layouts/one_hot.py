@@ -134,7 +134,7 @@ def find_cast_context(
 
 
 def _lost(theta: Frequencies, max_positions: int) -> Iterator[tuple[float, int]]:
-    """For 1, 2, … pairs: the least Σ_{m<k} (1 - cos θ_m Δ) over all offsets Δ, and where it is."""
+    """Yields, for 1, 2, … pairs, the least Σ_{m<k} (1 - cos θ_m Δ) of all offsets Δ, and its Δ."""
     theta = np.asarray(theta, np.float64)[:MOST_PAIRS]
     if max_positions > SHORT:
         theta = theta.astype(np.float32).astype(np.float64)
@@ -161,7 +161,7 @@ def _scan(theta: Frequencies, max_positions: int) -> Iterator[tuple[int, Iterato
 def _sum_lost(
     theta: Frequencies, slack: Frequencies, offsets: Frequencies
 ) -> Iterator[Frequencies]:
-    """For 1, 2, … pairs: Σ_{m<k} (1 - cos θ_m Δ), with angles that err by `slack`."""
+    """Yields, for 1, 2, … pairs, Σ_{m<k} (1 - cos θ_m Δ), with angles that err by `slack`."""
     lost = np.zeros_like(offsets)
     for angle, error in zip(theta, slack, strict=True):
         lost += 1.0 - np.cos(angle * offsets)
@@ -215,7 +215,7 @@ def _llama3(theta: Frequencies, positions: Positions) -> Scaled:
 
 
 def _yarn(theta: Frequencies, positions: Positions) -> Scaled:
-    """As llama3, between two pairs; queries and keys grow by the attention factor."""
+    """Scales as llama3 does, between two pairs. Queries and keys grow by the attention factor."""
     given, size = positions.parameters, positions.dimensions
     factor, original = float(given["factor"]), _original(given)
 

@@ -40,8 +40,10 @@ NAME = "stock"
 
 
 def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
-    """Those of the edited blocks, and the tensors that every block has once those that are added
-    are switched on."""
+    """Returns what changes in the edited blocks, and the tensors that every block then has.
+
+    Adding a tensor to one block switches it on for all.
+    """
     own: list[Change] = []
     switches: set[Switch | None] = set()
     for block, edit in edits:
@@ -70,7 +72,7 @@ def _roles(block: Block, edit: BlockEdit) -> list[Role]:
     held = storage_of(block, edit)
     parts: list[Part] = ["query", "key"] if held.alone else []
     variants = (edit.variants[head] for group in held.maps for head in edit.groups[group])
-    rewritten = any(variant.KIND != "affine" or variant.FITTED for variant in variants)
+    rewritten = any(variant.kind != "affine" or variant.fitted for variant in variants)
     if block.family.fused or held.silent or held.units or rewritten:
         parts.append("value")
     roles: list[Role] = []
@@ -128,7 +130,7 @@ def _write_values(
     content = affine.bias if is_bias else affine.weight
     for group in held.maps:
         heads = edit.of_kind("affine", edit.groups[group]) or list(edit.groups[group])
-        if edit.variants[heads[0]].KIND == "affine" and not edit.variants[heads[0]].FITTED:
+        if edit.variants[heads[0]].kind == "affine" and not edit.variants[heads[0]].fitted:
             continue  # the values that are there
         values[group] = 0 if content is None else content[heads].astype(np.float64).mean(0)
 

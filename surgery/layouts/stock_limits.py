@@ -113,14 +113,14 @@ def _check_affine(block: Block, edit: BlockEdit) -> None:
                 f"{edit.block}.{left[0]}, which still attends",
                 fix=_name_groups(edit),
             )
-        names = {edit.variants[head].NAME for head in named}
+        names = {edit.variants[head].name for head in named}
         if len(names) > 1:
             raise UnsupportedError(
                 f"heads of group {edit.block}.g{group} share one map, and "
                 f"cannot be {' and '.join(sorted(names))} at once",
                 fix="give all of them one variant",
             )
-    fitted = any(v.KIND == "affine" and v.FITTED for v in edit.variants.values())
+    fitted = any(v.kind == "affine" and v.fitted for v in edit.variants.values())
     if block.clip is not None and fitted:
         raise UnsupportedError(
             f"the model clips values to {block.clip}, and would clip what was fitted",

@@ -22,10 +22,7 @@ _MOST_TOKENS = 2048  # offsets to try in one pass
 
 
 def check_behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
-    """Runs the model on random tokens and compares each head with the manifest.
-
-    Raises as `find_mixing_heads`.
-    """
+    """Runs the model on random tokens and compares each head with the manifest."""
     mixes = find_mixing_heads(folder, seed)
     checks = [Check("loads", True, f"through transformers, no weight missing; seed {seed}")]
     edited, heads = manifest.edited_heads, manifest.edit.num_heads
@@ -60,9 +57,7 @@ def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
     attention-free head has the same bits. The unchanged tokens are first the last one, to try every
     offset, then a random half and the other half, to try every position. A head that the output
     projection does not read mixes nothing. Without an attention module, what replaces it stands for
-    all heads. `seed`: of all random choices.
-
-    **Raises:** `CheckpointError` if the model cannot be loaded or run, or attention is not finite.
+    all heads. `seed` determines all random choices.
     """
     model = load_model(folder)
     family = family_of(model.config.to_dict())

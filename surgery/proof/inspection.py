@@ -58,8 +58,6 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
 
     Without a manifest, blocks of a compact checkpoint have what replaces their attention (affine,
     constant, none) in place of the variant, which is recorded only there.
-
-    **Raises:** `SourceError`, `CheckpointError`, `UnsupportedError`, `ManifestError`.
     """
     found, infos = find_outline(model, revision)
     config = read_json(found.folder / "config.json", needed=True)

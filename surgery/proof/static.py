@@ -247,8 +247,7 @@ def check_written(
 ) -> None:
     """Lets a result pass only if every check passes, and its manifest reads back as it was written.
 
-    `found`: the source, if it is there. `new`: as for `FileChecks`. Raises `CheckpointError`, or
-    `ManifestError`.
+    `found`: the source, if it is there. `new`: as for `FileChecks`.
     """
     if read_manifest(folder) != manifest:
         raise ManifestError("does not read back as it was written", where=folder / MANIFEST)

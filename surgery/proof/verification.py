@@ -34,8 +34,8 @@ class RenderedReport:
     """A report that agrees with itself and with the manifest.
 
     `files`: name → text of report.json and its pages, rendered again from its figures; `measured`:
-    its part of the card; `version`: of the attn-surgery that wrote it; `state`: of its limits, None
-    without any.
+    its part of the card; `version`: which attn-surgery wrote it; `state`: what became of its
+    limits, None without any.
     """
 
     files: Mapping[str, str]
@@ -62,9 +62,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks of a folder. `seed`: of the random input. `claims`: what no check proves.
+    """All checks of a folder. `seed` made the random input. `claims`: what no check proves.
 
-    `commit`: of a model on the Hub, whose folder is in the client's cache.
+    `commit`: that of a model on the Hub. Its folder is in the client's cache.
     """
 
     folder: Path
@@ -116,14 +116,12 @@ def verify(
 ) -> Verification:
     """Checks an exported folder, or a published one. Stops at the first check that fails.
 
-    **Arguments:** `model`, `source`: a folder or Hub id. `revision`: of `model` if it is a Hub id,
-    else of `source` (default: the recorded commit). `seed`: repeats the random input of an earlier
-    run (default: a new one). `render`: reads and renders a report
+    **Arguments:** `model`, `source`: a folder or Hub id. `revision`: a commit of `model` if that is
+    a Hub id, else of `source` (default: the recorded one). `seed`: repeats the random input of an
+    earlier run (default: a new one). `render`: reads and renders a report
     (`evals.report.publication.render_report`); without it, neither a report nor a card beside one
     is checked. `card`: whether to compare README.md. `text`: what surgery.json holds, if you have
     read it (`read_record`); the folder is checked against that.
-
-    **Raises:** `ManifestError` if the model has no manifest; as `find_model`.
     """
     is_of_source = source is not None and find_folder(model) is not None
     result, others = find_export(model, None if is_of_source else revision)

@@ -210,7 +210,7 @@ def _check_private(path: Path, content: Path | bytes) -> None:
 
 
 def check_destination(repo: str) -> None:
-    """Checks a destination's form, and that you are logged in. Raises `OutputError`."""
+    """Checks a destination's form, and that you are logged in."""
     from huggingface_hub import get_token, utils
     from huggingface_hub.errors import HFValidationError
 

@@ -48,8 +48,7 @@ def open_corpus(sources: Sequence[str | Path]) -> Corpus:
     """Finds the files of a corpus, and reads the beginning of each of `sources`.
 
     A table has one document per row, in the column you name or else in `text`. Any other file is
-    one document. `sources`: as for `surgery.reading.sources.find_sources`. Raises `SamplesError`
-    for a missing source or a malformed beginning.
+    one document. `sources`: as for `surgery.reading.sources.find_sources`.
     """
     files: list[TextOrTable] = []
     for named in sources:
@@ -97,7 +96,7 @@ def read_windows(
 
 
 def read_documents(file: TextOrTable, part: range | None = None) -> Iterator[Iterator[str]]:
-    """Yields the documents of a file, each in pieces. Raises `SamplesError` if it is malformed.
+    """Yields the documents of a file, each in pieces.
 
     `part`: only documents, or lines of a text, that begin in it (`rows.measure_extent`).
     """

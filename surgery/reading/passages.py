@@ -75,7 +75,7 @@ def scatter(items: Sequence[T]) -> list[T]:
 def read_texts(corpus: Corpus, most: int = _MOST_TEXT) -> list[str]:
     """Returns about `most` characters of a corpus, an equal share of each file.
 
-    A file no longer than its share is one text. Of a longer one, each passage is a text.
+    A file no longer than its share is one text. A longer one gives a text for each passage.
     """
 
     def read_file(number: int, file: TextOrTable, share: int) -> Iterator[str]:

@@ -42,7 +42,7 @@ def read_rows(
     parquet or on the Hub are arrays.
 
     `part`: only rows that begin in it, in the units of `measure_extent`. `whole`: downloads a data
-    set, so that it is there next time. Raises `SamplesError` with the place of a mistake.
+    set, so that it is there next time.
     """
     if isinstance(source.place, HubDataset) or source.form == ".parquet":
         yield from _read_columns(source, columns, part, whole)

@@ -21,7 +21,7 @@ PACKED = {".zst": "zstd", ".gz": "gzip"}
 
 @dataclass(frozen=True)
 class TextOrTable:
-    """A file or a data set. `name`: in reports. `column`: of its passages.
+    """A file or a data set. Reports call it `name`. Its passages are in `column`.
 
     `text`: the text itself, if it is not a file.
     """
@@ -60,10 +60,7 @@ class TextOrTable:
         return self.place.stat().st_size if is_file else None  # type: ignore[union-attr]
 
     def open(self) -> io.BufferedReader:
-        """Opens a file, after its byte order mark. Its bytes are unpacked while you read.
-
-        Raises `SamplesError` if it cannot be read.
-        """
+        """Opens a file, after its byte order mark. Its bytes are unpacked while you read."""
         assert isinstance(self.place, Path)
         with guard(SamplesError, "cannot be read", self.place):
             if self.is_packed:
@@ -83,7 +80,7 @@ def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> lis
 
     It is a file; a folder, meaning all files of `forms` in it at any depth, compressed or not, by
     name; either of these with `:COLUMN` after it; or `hf:DATASET:SPLIT:COLUMN`. A dot in a column
-    leads into a nested one. Raises `SamplesError`.
+    leads into a nested one.
     """
     path, name = Path(named), str(named)
     if name.startswith(PREFIX):

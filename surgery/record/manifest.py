@@ -80,8 +80,8 @@ class Changed(Record):
 class TextSource(Record):
     """Where calibration text came from.
 
-    `size`: bytes of the file; `sha256`: of the text that was read from it, or of the whole file in
-    records without a size. Both are None if it was not a file.
+    `size`: bytes of the file. `sha256`: the hash of the text that was read from it, or, in records
+    without a size, of the whole file. Both are None if it was not a file.
     """
 
     name: str
@@ -108,8 +108,9 @@ class BlockFit(Record):
 class TextRecord(Record):
     """Text that something was fitted to or trained on.
 
-    `tokens` were read in windows of `window`; `sha256`: of their ids (int32, little-endian).
-    `spread`: from all over large files; earlier versions read from their start.
+    `tokens` were read in windows of `window`. `sha256` is the hash of their ids (int32,
+    little-endian).
+    `spread`: they come from all over large files; earlier versions read from their start.
     """
 
     sources: list[TextSource]
@@ -345,16 +346,13 @@ def list_edited_heads(edits: Iterable[Edit]) -> dict[int, dict[int, str]]:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Reads the manifest of a folder; None if there is none. Raises as `parse_manifest`."""
+    """Reads the manifest of a folder; None if there is none."""
     path = folder / MANIFEST
     return parse_manifest(read_bytes(path, ManifestError), path) if path.exists() else None
 
 
 def parse_manifest(text: bytes, where: object) -> Manifest:
-    """Parses the content of a manifest. `where`: for messages.
-
-    **Raises:** `ManifestError` if it is damaged or has another schema.
-    """
+    """Parses the content of a manifest. `where`: for messages."""
     with guard(ManifestError, "is not valid", where):
         data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None

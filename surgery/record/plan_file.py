@@ -47,7 +47,7 @@ class PlanFile(Record):
     def make_selection(
         self, num_blocks: int, num_heads: int, num_groups: int | None = None
     ) -> Selection:
-        """Makes the selection for a model of this size. Raises `BlockSpecError`."""
+        """Makes the selection for a model of this size."""
         parts: list[Part] = []
         for edit in self.edits:
             parts += parse_selection(
@@ -57,7 +57,7 @@ class PlanFile(Record):
 
 
 def read_plan_file(path: Path) -> PlanFile:
-    """Reads a plan file. Raises `SourceError` if it is missing or not a plan."""
+    """Reads a plan file."""
     with guard(SourceError, "not a plan", path):
         plan = PlanFile.model_validate(parse_json(read_bytes(path, SourceError)))
     if not plan.edits:

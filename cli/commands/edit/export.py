@@ -15,8 +15,6 @@ from cli.terminal import echo, note, print_json
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from evals.jobs.exporting import ExportRequest
     from evals.jobs.materials import Materials
     from evals.measure.verdicts import State
@@ -45,7 +43,7 @@ _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
 @options.choice(
     "--variant",
     VARIANTS,
-    "; ".join(f"{name}: {variant.SUMMARY}" for name, variant in VARIANTS.items())
+    "; ".join(f"{name}: {variant.summary}" for name, variant in VARIANTS.items())
     + ".  [default: identity]",
 )
 @options.layout(
@@ -115,7 +113,7 @@ def command(
     if asked["as_patch"] and (with_evaluation or repo is not None):
         raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
 
-    from evals.jobs.exporting import ExportRequest, name_gguf, run_export
+    from evals.jobs.exporting import ExportRequest, run_export
     from surgery.plan import plan_as_json
     from surgery.publishing.upload import check_destination
 
@@ -153,9 +151,8 @@ def command(
             "Nothing measured yet. To see what it still recites and what it lost, run: "
             f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
         )
-    gguf = name_gguf(export.output) if request.gguf else None
     allowed = {"allow_undecided": asked["allow_undecided"], "as_json": as_json}
-    _finish_export(prepared.model, export, materials, repo, gguf, **allowed)
+    _finish_export(prepared.model, export, materials, repo, **allowed)
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
@@ -184,7 +181,6 @@ def _finish_export(
     export: Export,
     materials: Materials | None,
     repo: str | None,
-    gguf: Path | None,
     *,
     allow_undecided: bool,
     as_json: bool,
@@ -192,14 +188,12 @@ def _finish_export(
     """Evaluates, pushes, and prints an export. Exits as its gates demand."""
     result: dict[str, Any] = export.to_json()
     state: State | None = None
-    if gguf is not None:
-        result["gguf"] = str(gguf)
     if not as_json:
         how = f"{result['variant']}, {result['layout']}"
         size = decimal(result["bytes"])
         echo(f"{export.output}: {export.plan.spec} attention-free ({how}), {size}")
-        if gguf is not None:
-            echo(f"{gguf}: the same for llama.cpp, {decimal(gguf.stat().st_size)}")
+        for name, file in export.beside.items():
+            echo(f"{file}: the same as a {name.upper()} file, {decimal(file.stat().st_size)}")
         for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
             if fit["r2"] is not None:
                 shared = fit["r2_shared"] if export.plan.layout.NAME == "stock" else None

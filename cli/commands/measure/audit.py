@@ -98,7 +98,7 @@ def print_audit(result: dict[str, Any]) -> None:
 
 
 def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
-    """`every`: the rates for all passages, if some of them chose the edit."""
+    """`every`: the rates for all passages, if a search used some of them."""
     headings = ["attack", "n", "base", "edited", f"never trained on (n ≤ {controls})", "seconds"]
     rows = []
     for one in rated:

@@ -67,29 +67,15 @@ def run_search(
     layout, fit = opened.request.layout, opened.fitter.fit if opened.fitter else None
     trials = Trials(opened, opened.engines(layout, fit), layout)
     base = trials.measure_twice(BASE)
-    over = [
-        f"{a} {rate:.1%}" for a, rate in base[0].known.items() if rate > opened.others.get(a, 1)
-    ]
-    if base[0].recovered == 0 and over:
-        raise MeasurementError(
-            f"nothing to search by: {opened.measure.name} recovers no passage from the base",
-            where=opened.samples.source,
-            got=", ".join(over),
-            fix="choose a wider `measure`, such as hints:8, and limit it with `max`",
-        )
-    if base[0].recovered == 0 or opened.keeps(base[0], base[0]):
-        raise MeasurementError(
-            "nothing to search for: the unedited model meets the goal",
-            where=opened.samples.source,
-            got=f"{base[0].recovered:.1%} of the passages recovered ({opened.measure.name})",
-        )
+    _check_base(opened, base[0])
     deep, compared = _deep_blocks(opened, base[0])
     known = {**(earlier or {}), BASE: base[0]}
     with journal.open_to_append():
         found = _find(opened, trials.engines[0], known, journal, advance, looked)
         tried: dict[Selection, EditPoint] = {}  # with the fits of an export
 
-        def keeps(chosen: Indices) -> bool:
+        def try_out(chosen: Indices) -> EditPoint:
+            """Measures a set with the fits of an export, and attacks it if it meets the goal."""
             before = found.measured[chosen]
             if opened.fitter is not None:  # every process must take part
                 opened.fitter.fit(before.selection)
@@ -103,7 +89,10 @@ def run_search(
                 if point != known:
                     journal.append(point_as_json(found.measured[chosen]))
             tried[point.selection] = point
-            return opened.keeps(point, base[0])
+            return point
+
+        def keeps(chosen: Indices) -> bool:
+            return opened.keeps(try_out(chosen), base[0])
 
         found.compare_with(compared)
         if opened.others:
@@ -113,6 +102,24 @@ def run_search(
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
     points = {point.selection: point for point in found.measured.values()} | tried
     return SearchOutcome(found, base, deep, selected, points, trials.engines)
+
+
+def _check_base(opened: OpenedSearch, base: EditPoint) -> None:
+    """Raises `MeasurementError` if the unedited model leaves nothing to search for or by."""
+    over = [f"{a} {rate:.1%}" for a, rate in base.known.items() if rate > opened.others.get(a, 1)]
+    if base.recovered == 0 and over:
+        raise MeasurementError(
+            f"nothing to search by: {opened.measure.name} recovers no passage from the base",
+            where=opened.samples.source,
+            got=", ".join(over),
+            fix="choose a wider `measure`, such as hints:8, and limit it with `max`",
+        )
+    if base.recovered == 0 or opened.keeps(base, base):
+        raise MeasurementError(
+            "nothing to search for: the unedited model meets the goal",
+            where=opened.samples.source,
+            got=f"{base.recovered:.1%} of the passages recovered ({opened.measure.name})",
+        )
 
 
 def _find(
@@ -145,7 +152,7 @@ def _find(
 
     def refits(selection: Selection) -> bool:
         """Whether the fits are those of an export: always so where one block is edited."""
-        fitted = any(variant_of(part.variant).FITTED for part in selection)
+        fitted = any(variant_of(part.variant).fitted for part in selection)
         return opened.exhaustive or not fitted or len({part.block for part in selection}) == 1
 
     def evaluate(selections: Sequence[Selection]) -> list[EditPoint]:

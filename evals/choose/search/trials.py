@@ -93,7 +93,7 @@ class Trials:
             model, constants = opened.loaded.model, None
             if selection:
                 plan = editable.plan(selection, layout=self.layout)
-                fitted = any(variant_of(part.variant).FITTED for part in selection)
+                fitted = any(variant_of(part.variant).fitted for part in selection)
                 fits = opened.fitter.fit(selection) if opened.fitter and fitted else {}
                 model = editable.apply(plan, fits)
                 constants = find_constants([plan], model.state_dict())

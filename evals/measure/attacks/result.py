@@ -208,17 +208,17 @@ class Audit(Record):
 
 
 class AllRecovered(Record):
-    """Attack → what it recovers of all `n` passages, including those that chose the edit."""
+    """Attack → what it recovers of all `n` passages, including those that a search used."""
 
     n: int
     recovered: dict[str, SharePair]
 
 
 class AuditReport(Audit):
-    """The object of `audit --json`. Figures leave out passages that chose the edit.
+    """The object of `audit --json`. Figures leave out passages on which the edit was chosen.
 
-    `all_passages`: None if none did. `state`: of all limits together, None without any; `verdict`:
-    the result in a few sentences.
+    `all_passages`: None if there are none. `state`: of all limits together, None without any;
+    `verdict`: the result in a few sentences.
     """
 
     chose: ChoiceCounts

@@ -66,7 +66,7 @@ class ExtractionResults:
 def report_held_back(
     edited: ExtractionResults, base: ExtractionResults | None, left: HeldBack
 ) -> dict[str, Any]:
-    """As `report_extraction`, without the rows that chose the edit; also counts all recited."""
+    """As `report_extraction`, without the rows that a search used; also counts all recited."""
     after = edited.select(left.passages, left.windows)
     result = report_extraction(after, base and base.select(left.passages, left.windows))
     result |= {"chose": left.chose.model_dump(), "all_passages": None}

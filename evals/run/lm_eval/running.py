@@ -66,8 +66,7 @@ class Benchmarks:
     ) -> Benchmarks:
         """Loads tasks by name, group, tag, or pattern, and the data they need.
 
-        Local and downloaded data need no network. Raises `MeasurementError` for a name that no task
-        has, data that it cannot fetch, or a task file that does not load.
+        Local and downloaded data need no network.
         """
         with silence():
             found, manager = find_tasks(names, include_paths, TaskManager)

@@ -34,8 +34,8 @@ def collect_scores(
 ) -> dict[str, Scores]:
     """Metric → scores, in the order of the task's file; "metric,filter" for filtered answers.
 
-    `run`: as `TaskRun`. `aggregates`: metric → what makes one value of all documents.
-    Skips metrics without a finite number. Raises `MeasurementError` if none is left.
+    `run`: as `TaskRun`. `aggregates`: metric → what makes one value of all documents. Skips metrics
+    without a finite number.
     """
     found = {}
     for label in dict.fromkeys(sample["filter"] for sample in run["samples"]):

@@ -65,7 +65,7 @@ def find_tasks(
     """Finds registered names, and a task manager (from `make`) that knows them.
 
     lm-eval's own tasks are many thousand files, so it reads them only if a name is not among the
-    included tasks. Raises `MeasurementError` for a missing folder or an unknown name.
+    included tasks.
     """
     for folder in include_paths:
         if not folder.is_dir():

@@ -18,10 +18,7 @@ def find_lab(*names: str | None) -> str | None:
 
 
 def find_lab_folder(name: str) -> Path:
-    """Returns the folder of lab model `name`, as `from_pretrained` takes it.
-
-    Raises `SourceError` if there is no such lab model or its files are not installed.
-    """
+    """Returns the folder of lab model `name`, as `from_pretrained` takes it."""
     model = PREFIX + name
     if name not in LAB_MODELS:
         known = " or ".join(PREFIX + lab for lab in LAB_MODELS)
