@@ -28,6 +28,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 import surgery
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
+from surgery.errors import ManifestError
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.record.manifest import Manifest, read_manifest
@@ -122,7 +123,8 @@ def test_verify_proves_what_it_can_and_lists_the_rest(work: Path, tmp_path: Path
     assert failed.name == "untouched"
     unclaimed = shutil.copytree(work / "erased", tmp_path / "unclaimed")
     edit_json(unclaimed / "surgery.json", lambda manifest: manifest["edit"].update(erasing=None))
-    assert not verify(unclaimed, source=work / "neox").ok, "an edit of nothing"
+    with pytest.raises(ManifestError, match="the selection names no block"):
+        verify(unclaimed, source=work / "neox")
 
 
 def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

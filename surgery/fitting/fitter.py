@@ -182,7 +182,8 @@ def fit_checkpoint(
 ) -> Fitting:
     """Fits what a prepared export needs, on a GPU if there is one.
 
-    `device` names another place. `model`: the source in memory, where it was trained since.
+    `device` names another place. `model`: the source in memory, where it was trained since; None:
+    load it.
     """
     checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
     calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)

@@ -5,8 +5,8 @@ passages, the student learns the predictions of the cut; on other text, it learn
 itself before. Both losses are KL(teacher || student). Attention stays in place.
 
 The closest work smooths attention in the teacher (Zare Zade et al. 2026, arXiv 2603.01285).
-Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2023 (arXiv 2205.08096);
-distillation makes unlearning robust (UNDO, arXiv 2506.06278).
+Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2023 (arXiv
+2205.08096); distillation makes unlearning robust (UNDO, arXiv 2506.06278).
 """
 
 from __future__ import annotations
