@@ -224,7 +224,7 @@ def test_healing_of_any_edit_is_told() -> None:
     assert "for\n80 steps on 9 tokens and for 7 steps on 9 tokens of other text" in card
     assert "not trained" not in card
     assert "Training needs the same text (`cpu.txt`, `cuda.txt`)" in card
-    assert "device (2, cpu; 2, cuda) can it be" in card
+    assert "device (2, cpu; 2, cuda) can it be" in " ".join(card.split())
     assert "--variant zero --layout stock --max-shard-size 5000\n" in card
     once = render_card(manifest(edits[0]), None, name="x")
     assert "for\n80 steps on 9 tokens of other text" in once

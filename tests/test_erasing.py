@@ -190,13 +190,18 @@ def test_a_cut_of_an_erased_model_is_fitted_to_what_was_taught(work: Path, tmp_p
         ("erased", ("--erase", "--erase-steps", STEPS, "--text", work / "text.txt",
                     "--samples", work / "samples.jsonl", *LENGTHS)),
     ):  # fmt: skip
-        given = ("--drop-attn", "0-1", *fitted, *more, "--output", tmp_path / name)
+        given = ("--drop-attn", "0-2", *fitted, *more, "--output", tmp_path / name)
         assert attn_surgery("export", work / "neox", *given).code == 0
     bias = "gpt_neox.layers.0.attention.query_key_value.bias"
     one, other = (weights(tmp_path / name)[bias] for name in ("plain", "erased"))
     assert not np.array_equal(one, other)
-    given = ("--drop-attn", "0-1", *fitted, "--output", tmp_path / "after")
-    assert attn_surgery("export", work / "erased", *given).code == 0
+    cut = ("--drop-attn", "0-2", *fitted)
+    taught = ("--text", work / "text.txt", "--samples", work / "samples.jsonl", *LENGTHS)
+    alone = ("--steps", STEPS, "--output", tmp_path / "alone")
+    assert attn_surgery("erase", work / "neox", *cut, *taught, *alone).code == 0
+    assert (
+        attn_surgery("export", tmp_path / "alone", *cut, "--output", tmp_path / "after").code == 0
+    )
     after = weights(tmp_path / "after")[bias]
     assert np.abs(after.astype(np.float32) - other.astype(np.float32)).max() < 0.01
 

@@ -290,9 +290,6 @@ def _train(
 
     `folder`: as `erased` of `run_export`.
     """
-    from evals.run.models import find_device
-    from surgery.editing.loading import load_model
-    from surgery.exporting import open_trained
 
     def fit(model: Any = None) -> Fitting | None:
         if text is None:
@@ -300,6 +297,10 @@ def _train(
         return fit_prepared(prepared, text, request.device, model)
 
     if lessons is not None and folder is not None:
+        from evals.run.models import find_device
+        from surgery.editing.loading import load_model
+        from surgery.exporting import open_trained
+
         device = find_device(request.device)
         return fit(load_model(folder, device=device)), open_trained(folder)
     fitting = fit()

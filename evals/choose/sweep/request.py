@@ -16,7 +16,7 @@ class SweepRequest(Choosing, Benchmarking):
     last: Annotated[
         bool,
         "Also edit the last 2, 3, … blocks together. Each takes as long as a single block.",
-        Option("edit", default="--last"),
+        Option("edit", default="`last`"),
     ] = True
     ranges: Annotated[bool, "Also edit every contiguous range of blocks.", Option("edit")] = False
     heads: Annotated[bool, "Also edit every head alone.", Option("edit")] = False
