@@ -62,7 +62,7 @@ class Outcome:
         assert len(said) == len(notes), self.stderr
         assert all(map(str.startswith, said, notes)), self.stderr
         for text in texts:
-            assert text in error
+            assert text in f"{error}\n"
 
 
 def attn_surgery(*arguments: object) -> Outcome:

@@ -234,19 +234,19 @@ def tried(name: str, base: int, edited: int, n: int = 60) -> dict[str, Any]:
         (
             [("greedy", 40, 0), ("any", 50, 0), ("near", 45, 0)],
             "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60. "
-            "Not tried: relearn, relearn-alike, relearn-benign, revive, soft-prompt, graft, "
-            "quantized:nf4, quantized:4, quantized:8, guided, perturbed, early-exit, near-beams, "
-            "membership.",
+            "Not tried: relearn, relearn-strongest, relearn-alike, relearn-benign, revive, "
+            "soft-prompt, graft, quantized:nf4, quantized:4, quantized:8, guided, perturbed, "
+            "early-exit, near-beams, membership.",
         ),
         (
             [("greedy", 40, 1), ("any", 50, 3), ("near", 45, 3), ("relearn", 50, 2)],
             "The strongest of 4 attacks tie: any and near each recover 3 of 60 passages; from the "
-            "base, any recovers 50 of 60. Not tried: relearn-alike, relearn-benign, ",
+            "base, any recovers 50 of 60. Not tried: relearn-strongest, relearn-alike, ",
         ),
         (
             [("greedy", 40, 2)],
             "The only attack tried, greedy, recovers 2 of 60 passages; from the base, 40 of 60. "
-            "Not tried: relearn, relearn-alike, relearn-benign, ",
+            "Not tried: relearn, relearn-strongest, relearn-alike, ",
         ),
         (
             [(name, 40, int(name == "near")) for name in ALL[:-1]],

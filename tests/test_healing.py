@@ -299,7 +299,7 @@ def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
             training.Schedule(asked).tokenize(*given)
     (tmp_path / "few.txt").write_text("a few words")
     few = export(work, "neox", "1", out, "--heal", tmp_path / "few.txt")
-    few.assert_error("got fewer than 64); give more text\n")
+    few.assert_error("got fewer than 64); give more text")
     for alone in (("--samples", work / "text.txt"), ("--skip-short",)):
         done = export(work, "neox", "1", out, *alone)
         assert done.code == 2
@@ -341,7 +341,7 @@ def test_a_loss_that_is_not_finite(
 ) -> None:
     monkeypatch.setattr(healing, "teach", lambda *given, **options: [6.0, float("nan"), 5.0])
     done = heal(work, "neox", "1", tmp_path / "out")
-    done.assert_error("the loss is not finite", "got nan before step 2", "other text or fewer")
+    done.assert_error("the loss is not finite", "got nan before step 2", "other text or for fewer")
     assert list(tmp_path.iterdir()) == []
 
 

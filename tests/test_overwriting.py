@@ -41,6 +41,7 @@ from surgery.record.manifest import UNLISTED
 NONE = "no/such/model"  # so that an error about it would come first, were any work begun
 FOLDERS: dict[str, tuple[str, ...]] = {
     "export": (NONE, "--drop-attn", "1"),
+    "erase": (NONE, "--drop-attn", "1", "--samples", "none.jsonl", "--text", "none.txt"),
     "reproduce": (NONE,),
     "sweep": (NONE, "--samples", "none.jsonl"),
     "search": (NONE, "--samples", "none.jsonl", "--max-extraction", "0.1"),

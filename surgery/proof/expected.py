@@ -51,7 +51,6 @@ def replan(
         else:
             before = _undo(edit, inventory)
         earlier, inventory = list_edited_heads(edits), take_inventory(*before)
-        plan = make_empty_plan(inventory)
         if edit.parts:
             plan = make_plan(
                 inventory,
@@ -60,6 +59,8 @@ def replan(
                 earlier=earlier,
                 scrubbed=edit.scrubbed,
             )
+        else:
+            plan = make_empty_plan(inventory)
         name = plan.family.model_type
         if plans and edit.family in {f.model_type for f in FAMILIES if name in f.saved_as}:
             edit = edit.model_copy(update={"family": name})  # a later edit changed the type
