@@ -157,7 +157,7 @@ def test_one_place_writes_export_commands() -> None:
         for path in (ROOT / part).rglob("*.py")
         if re.search('"attn-surgery", "export"|attn-surgery export \\{', path.read_text())
     }
-    assert found == {"surgery/record/command.py"}
+    assert found == {"surgery/card/command.py"}
 
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
