@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from cli.config import with_config
 from cli.terminal import name_options, note, show_progress, take_over_messages
-from evals.run.console import Console, use_console
+from evals.run import console
 from surgery.errors import SurgeryError, UnknownNameError, suggest
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -93,7 +93,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command. Its errors name arguments of the Python API, and leave with options."""
         try:
-            with use_console(Console(note, show_progress)):
+            with console.use_console(console.Console(note, show_progress)):
                 return super().invoke(ctx)
         except click.UsageError as error:
             raise _correct_usage(error) from None

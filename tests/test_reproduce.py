@@ -321,7 +321,7 @@ def test_added_tensors_may_differ_within_the_tolerance(
     export = export_with_any(source, "1", out, variant=variant, layout=layout)
     kept = shutil.copytree(out, tmp_path / "kept")
 
-    def fit(prepared: Prepared) -> Fitting:
+    def fit(prepared: Prepared, model: object = None) -> Fitting:
         fits, up = random_fits([1], HEADS, D, SIZE), np.float32(1 + 1e-6)
         for block, one in fits.items():
             moved = {"mean": one.mean * up, "weight": one.weight * up, "bias": one.bias * up}
