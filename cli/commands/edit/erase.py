@@ -20,7 +20,7 @@ def command(request: EraseRequest, as_json: bool) -> None:
 
     A model without attention in well-chosen blocks knows the language but not the passages. MODEL
     learns to predict on the passages what that cut predicts, and on other text what it predicts
-    already. All attention stays in place, so the result costs far less than the cut.
+    already. All attention stays in place, and what the cut costs is not paid.
 
     Only the listed passages are erased. To also stop passages that you cannot list, cut the result
     with `export`.
