@@ -39,10 +39,10 @@ from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer
 from surgery.errors import SamplesError
 from surgery.hub.finding import find_model
+from surgery.proof.distance import TRAINED_TOLERANCE
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.record.manifest import PassagesRecord, read_manifest
-from surgery.reproduction import TRAINED_TOLERANCE
 from surgery.training import healing, training
 
 STEPS = ("--heal-steps", 6)
