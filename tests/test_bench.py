@@ -119,8 +119,8 @@ def test_the_prompt_must_fit(models) -> None:
     with pytest.raises(MeasurementError) as caught:
         _load(find_model(str(models["base"])), "auto", "cpu", asked)
     assert name_options(str(caught.value), running("bench")) == (
-        f"{models['base']}: prompt and new tokens do not fit the model (expected at most 2048 "
-        "together, got 2048 + 64); ask for fewer --prompt-tokens or --new-tokens"
+        "prompt and new tokens do not fit the model (expected at most 2048 together, "
+        "got 2048 + 64); ask for fewer --prompt-tokens or --new-tokens"
     )
 
 

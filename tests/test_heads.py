@@ -235,17 +235,16 @@ def test_compact_agrees(tmp_path: Path, variant: str) -> None:
 @pytest.mark.parametrize(
     ("variant", "dtype", "length"),
     [
-        ("zero", "float32", POSITIONS),
-        ("zero", "bfloat16", SHORT),
-        pytest.param("zero", "bfloat16", POSITIONS, marks=pytest.mark.slow),
-        pytest.param("zero", "float16", POSITIONS, marks=pytest.mark.slow),
+        *(("zero", dtype, SHORT) for dtype in ("float32", "bfloat16")),
+        *(pytest.param("zero", d, POSITIONS, marks=pytest.mark.slow) for d in DTYPES),
         ("mean", "float32", 200),
     ],
 )
 @pytest.mark.parametrize("spec", ["0,3", "0.1,3.0-2"])
 def test_gpt_neo_stock(tmp_path: Path, variant: str, spec: str, dtype: str, length: int) -> None:
     """Global and local blocks; GPT-Neo runs eager attention only. `zero` stores no product."""
-    source = write_checkpoint(tmp_path / "source", neo_config(**NEO, torch_dtype=dtype))
+    config = neo_config(**NEO, torch_dtype=dtype, max_position_embeddings=length)
+    source = write_checkpoint(tmp_path / "source", config)
     export_with_any(source, spec, tmp_path / "out", variant=variant, layout="stock")
     edited, expected = (load_aligned(path).to(DEVICE) for path in (tmp_path / "out", source))
     dimensions = dimensions_of(expected)
