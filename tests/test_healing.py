@@ -39,10 +39,10 @@ from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer
 from surgery.errors import SamplesError
 from surgery.hub.finding import find_model
+from surgery.proof.distance import TRAINED_TOLERANCE
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.record.manifest import PassagesRecord, read_manifest
-from surgery.reproduction import TRAINED_TOLERANCE
 from surgery.training import healing, training
 
 STEPS = ("--heal-steps", 6)
@@ -423,12 +423,14 @@ def evaluate_healed(
     return evaluate([find_model(work / model)], find_model(work / baseline), materials).report
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None:
     (edit,) = evaluate_healed(work, attack=("greedy",), draws=1).edits
     assert edit.audit is not None
     assert [attack.name for attack in edit.audit.attacks] == ["greedy", *TRAINED]
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_an_edit_of_a_healed_model_is_healed_too(work: Path) -> None:
     """In its card, and for the attacks that it must face."""
     assert export(work, "healed", "3", work / "further").code == 0
@@ -436,6 +438,6 @@ def test_an_edit_of_a_healed_model_is_healed_too(work: Path) -> None:
     card = (work / "further" / "README.md").read_text()
     assert "The model was also healed" in card
     assert "Training needs the same text (`text.txt`)" in card
-    (edit,) = evaluate_healed(work, model="further", attack=("greedy",)).edits
+    (edit,) = evaluate_healed(work, model="further", attack=("greedy",), draws=1).edits
     assert edit.audit is not None
     assert [attack.name for attack in edit.audit.attacks] == ["greedy", *TRAINED]

@@ -125,7 +125,7 @@ class Running(Request):
 
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        "auto: as stored, but float16 runs as float32 on a CPU.",
+        "auto: as stored, but float32 where a CPU has no arithmetic for it.",
         Option("run"),
     ] = "auto"
     device: Annotated[
