@@ -475,12 +475,13 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     """Two exports and the cut that is healed, three models to measure, and the attacks that a
-    healed model must face. The search heals the edits that it tries.
+    healed model must face. The search heals the edits that it tries. A sibling adds `graft`.
     """
     (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
+    sibling = ("--attack", "cheap", "--sibling", save_tiny(tmp_path / "a", tiny_model(seed=1)))
     options = ("--dry-run", "--json", "--heal", tmp_path / "heal.txt", "--heal-steps", 2)
     plain = mitigate(work, tmp_path / "out", "--dry-run", "--json").json
-    healed = mitigate(work, tmp_path / "out", *options).json
+    healed = mitigate(work, tmp_path / "out", *options, *sibling).json
     names = [step["name"] for step in healed["steps"]]
     assert "heal" in names
     assert names.index("heal") == names.index("export and verify") + 1
@@ -490,7 +491,7 @@ def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     assert "limits" not in [step["name"] for step in plain["steps"]]
     assert healed["disk"]["needed"] == 3 * plain["disk"]["needed"]
     (attacks,) = (one["what"] for one in healed["inputs"] if one["name"] == "attacks")
-    assert "relearn-benign" in attacks
+    assert {"relearn-benign", "graft"} <= set(attacks.split(", "))
 
 
 def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ class Area(Record):
 
 
 class PairedChange(Record):
-    """Changes on the same passages, in the mean of the draws. Differences are edited minus base."""
+    """Changes on the same passages, in the mean of the draws. Differences are edited minus base, or
+    edited minus twin."""
 
     no_longer: int
     newly: int
@@ -136,7 +137,8 @@ class _AttackFacts(Record):
 class AttackResult(_AttackFacts):
     """An attack that recovers passages. `control`: None if it was not tried.
 
-    `twin`: what it recovers from a model that never saw them; `toward_twin`: see `measure_way`.
+    `twin`: what it recovers from a model that never saw them; `above_twin`: edited minus twin;
+    `toward_twin`: see `measure_way`.
     `reached`: None for an attack with one setting. Each model has its own strongest.
     """
 
@@ -146,6 +148,7 @@ class AttackResult(_AttackFacts):
     paired: PairedChange
     curve: Curves | None = None
     twin: Share | None = None
+    above_twin: PairedChange | None = None
     toward_twin: float | None = None
     reached: Reached | None = None
 
@@ -277,6 +280,7 @@ def compare_outcomes(
     if twin is not None:
         rates = (record[key].rate for key in ("base", "edited", "twin"))
         record["toward_twin"] = measure_way(*rates)
+        record["above_twin"] = PairedChange.of(twin, edited)
     record["paired"] = PairedChange.of(base, edited)
     if attack.stages and edited.tried.any():
         record["curve"] = {
