@@ -198,7 +198,7 @@ def _catch_signals() -> list[click.Context | None]:
 
 
 def _hint_to_continue(ctx: click.Context | None) -> str:
-    """Says that the same command continues, if it does."""
+    """Says that the same command continues, if it does, or that a long one starts anew."""
     given = {} if ctx is None else ctx.params
     continues = {
         "search": True,
@@ -207,6 +207,8 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
         "collect": True,
         "push": True,
     }
+    if ctx is not None and ctx.info_name == "erase":
+        return ": nothing was written; the same command starts anew"
     if ctx is None or not continues.get(str(ctx.info_name), False):
         return ""
     return ": run the same command again to continue"

@@ -168,7 +168,7 @@ def test_verify_says_what_was_trained(work: Path) -> None:
     checked = verify(work / "healed", source=work / "neox")
     assert checked.ok
     details = {check.name: check.detail for check in checked.checks}
-    assert details["untouched"].endswith(" changed by training, as the manifest claims")
+    assert details["untouched"].endswith(" trained: only names, types, and shapes are the source's")
     assert "the rest is trained" in details["rewritten"]
     assert "healing" in checked.verdict
     assert not any(claim.name == "healing" for claim in verify(work / "cut").claims)
@@ -186,7 +186,8 @@ def test_only_tensors_that_differ_are_counted_as_trained(work: Path, tmp_path: P
     rewritten = json.loads((forged / "surgery.json").read_text())["edit"]["changed"]["rewritten"]
     equal = len(open_checkpoint(work / "neox").tensors) - len(rewritten) - 1
     assert details["untouched"] == (
-        f"{equal} tensors byte-equal to the source; 1 changed by training, as the manifest claims"
+        f"{equal} tensors byte-equal to the source; 1 trained: only names, types, and shapes are "
+        "the source's"
     )
     assert "healing" in [claim.name for claim in checked.claims]
 

@@ -36,7 +36,8 @@ class TaskResult(Metric):
 
 
 class AllPassages(Record):
-    """Figures of all `n` passages and all windows. They flatter an edit chosen on them.
+    """Figures of `n` passages, and of windows: of all, which flatter an edit chosen on them, or of
+    the passages that are not listed.
 
     `recovered`: by attack.
     """
@@ -118,7 +119,8 @@ class EditReport(MeasuredModel):
     """One edited model, compared with the base.
 
     `relation`: whether the base is its recorded source. Figures of passages and held-out text
-    leave out those on which an edit was chosen; `all_passages` then has the figures of all.
+    leave out those on which an edit was chosen; `all_passages` then has the figures of all listed.
+    `unlisted`: those of the passages that `leave_out` took as not listed.
     `state`: of all gates together, None without any; `passed`: true if kept, false if missed.
     """
 
@@ -133,6 +135,7 @@ class EditReport(MeasuredModel):
     heldout: HeldOut | None
     twin: TwinFigures | None = None
     all_passages: AllPassages | None
+    unlisted: AllPassages | None = None
     gates: list[Limit] = Field(default_factory=list)
     edit: EditSummary | None
     passages: list[dict[str, Any]] = Field(default_factory=list)

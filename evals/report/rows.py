@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from evals.measure.attacks.result import AttackResult, MembershipResult, Share
 from evals.measure.differences import HeldOut
 from evals.measure.memorization.measures import MEASURES
-from evals.report.report import Report, TaskResult
+from evals.report.report import AllPassages, Report, TaskResult
 
 Ends = Sequence[float]
 
@@ -110,7 +110,10 @@ class Table:
 
 def make_tables(report: Report) -> list[Table]:
     """Every table of measurements that has rows, in the order of the page."""
-    made = (make_recital_table, make_attack_table, make_cost_table, make_full_table)
+    made = (
+        make_recital_table, make_attack_table, make_unlisted_table, make_cost_table,
+        make_full_table,
+    )  # fmt: skip
     return [table for make in made if (table := make(report)).rows]
 
 
@@ -328,21 +331,36 @@ def _make_loss_row(texts: Sequence[HeldOut], *, main: bool = True) -> Row:
 def make_full_table(report: Report) -> Table:
     """All passages and windows, including those on which an edit was chosen."""
     found = collect_parts(report, "all_passages")
-    rows = []
-    if found:
-        named = {"recited word for word": [one.recited for one in found]}
-        for name in found[0].recovered:
-            named[f"recovered by {name}"] = [one.recovered[name] for one in found]
-        for label, shares in named.items():
-            base, edits = shares[0].base, tuple(_make_share(one.edited) for one in shares)
-            rows.append(Row(label, base.n, _make_share(base), edits, main=False))
-        if all(one.heldout for one in found):
-            rows.append(_make_loss_row([one.heldout for one in found], main=False))
+    rows = list(_make_share_rows(found))
+    if found and all(one.heldout for one in found):
+        rows.append(_make_loss_row([one.heldout for one in found], main=False))
     text = (
         "A search chose an edit on some of the passages and held-out text. The tables above leave "
         "those out. This one includes them, so it flatters the edit."
     )
     return Table("All passages, including those that the search used", text, tuple(rows))
+
+
+def make_unlisted_table(report: Report) -> Table:
+    """The passages that were left out of every list."""
+    found = collect_parts(report, "unlisted")
+    text = (
+        "No search saw these passages, and no training did. The other tables leave them out. They "
+        "show what becomes of passages that nobody listed."
+    )
+    return Table("Passages that nobody listed", text, tuple(_make_share_rows(found)))
+
+
+def _make_share_rows(found: Sequence[AllPassages]) -> Iterator[Row]:
+    """What is recited, and what each attack recovers; nothing without an edit."""
+    if not found:
+        return
+    named = {"recited word for word": [one.recited for one in found]}
+    for name in found[0].recovered:
+        named[f"recovered by {name}"] = [one.recovered[name] for one in found]
+    for label, shares in named.items():
+        base, edits = shares[0].base, tuple(_make_share(one.edited) for one in shares)
+        yield Row(label, base.n, _make_share(base), edits, main=False)
 
 
 def make_size_table(report: Report) -> Table:

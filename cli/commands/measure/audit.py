@@ -60,6 +60,9 @@ def print_audit(result: dict[str, Any]) -> None:
         every = result.get("all_passages")
         print_choice(result)
         _print_rates(rated, result["control"]["n"], every)
+        if rest := result["unlisted"]:
+            rates = (f"{key} {one['edited']['rate']:.1%}" for key, one in rest["recovered"].items())
+            echo(f"recovered of {rest['n']} passages that nobody listed: {', '.join(rates)}")
     names = [attack["name"] for attack in rated]
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")

@@ -227,7 +227,8 @@ class Audit(Record):
 
 
 class AllRecovered(Record):
-    """Attack → what it recovers of all `n` passages, including those that a search used."""
+    """Attack → what it recovers of `n` passages: of all, including those that a search used, or of
+    those that are not listed."""
 
     n: int
     recovered: dict[str, SharePair]
@@ -236,12 +237,13 @@ class AllRecovered(Record):
 class AuditReport(Audit):
     """The object of `audit --json`. Figures leave out passages on which the edit was chosen.
 
-    `all_passages`: None if there are none. `state`: of all limits together, None without any;
-    `verdict`: the result in a few sentences.
+    `all_passages`, `unlisted`: None if there are none. `state`: of all limits together, None
+    without any; `verdict`: the result in a few sentences.
     """
 
     chose: ChoiceCounts
     all_passages: AllRecovered | None
+    unlisted: AllRecovered | None = None
     prefix_length: int
     suffix_length: int
     limits: list[Limit]
