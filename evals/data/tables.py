@@ -129,17 +129,29 @@ def read_arrays(paths: Sequence[Path]) -> PassageTable:
     return _make_table(where, range(numbers[0]), {"prefix": prefixes, "suffix": suffixes}, shape)
 
 
-def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:
-    """Reads the columns of a `PassageTable` that the first row has, and ignores others."""
+def read_table(
+    named: str, sources: Sequence[TextOrTable], id_column: str | None = None
+) -> PassageTable:
+    """Reads the columns of a `PassageTable` that the first row has, and ignores others.
+
+    `id_column`: the one that names the rows; by default `id`.
+    """
     columns: dict[str, list[Any]] | None = None
     ids: list[str | int] = []
     size = 0
     for source in sources:
         passages = PASSAGES if source.column is None else (source.column,)
-        wanted = passages + LABELS + DUPLICATES
+        wanted = passages + LABELS + DUPLICATES + ((id_column,) if id_column else ())
         for number, (where, row) in enumerate(read_rows(source, wanted, whole=True)):
             with guard(SamplesError, "cannot be used as samples", where):
-                found = _read_cells(source, row)
+                if id_column and id_column not in row:
+                    raise SamplesError(
+                        f"no column {id_column!r} to name rows by",
+                        where=where,
+                        fix=propose_column(source, id_column, "`id_column`"),
+                    )
+                named_by = {} if id_column is None else {"id": row[id_column]}
+                found = _read_cells(source, row) | named_by
                 if columns is None:
                     columns = {name: [] for name in PASSAGES + LABELS if name in found}
                 for name in ("count", "member"):

@@ -56,10 +56,10 @@ def read_rows(
                 yield where, {"text": line.rstrip("\r\n")}
 
 
-def propose_column(source: TextOrTable, wanted: str = "") -> str | None:
+def propose_column(source: TextOrTable, wanted: str = "", how: str = "FILE:COLUMN") -> str | None:
     """What to do about a table without the right column. None if only some rows lack `wanted`."""
     found = _list_columns(source)
-    shown = f"columns found: {', '.join(found)}; name the one to use: FILE:COLUMN"
+    shown = f"columns found: {', '.join(found)}; name the one to use: {how}"
     return None if wanted in found else shown
 
 
