@@ -93,7 +93,7 @@ def _make_table(
                 expected="text in every row, or a list of token ids in every row",
                 got=f"{got}, first in row {bad[0] + 1}",
             )
-    used = _find_passages(passages)
+    used = find_passages(passages)
     assert used is not None
     names = tuple(map(str, labels.id or ids))
     ((name, times),) = Counter(names).most_common(1)
@@ -105,7 +105,7 @@ def _make_table(
     return PassageTable(str(where), names, found, labels, shape)
 
 
-def _find_passages(columns: Container[str]) -> tuple[str, ...] | None:
+def find_passages(columns: Container[str]) -> tuple[str, ...] | None:
     """Returns which of the columns hold the passages; None if they do not."""
     forms = (("tokens",), ("text",), ("prefix", "suffix"))
     return next((form for form in forms if all(name in columns for name in form)), None)
@@ -165,7 +165,7 @@ def read_table(
                 if len(ids) >= MOST_ROWS or size > MOST_BYTES:
                     raise ValueError(f"more than {MOST_ROWS:,} rows, or {MOST_BYTES:,} bytes")
             ids.append(number if len(sources) == 1 else f"{source.name}:{number}")
-    if columns is not None and _find_passages(columns) is None:
+    if columns is not None and find_passages(columns) is None:
         column = sources[0].column
         raise SamplesError(
             "no passages" if column is None else f"no column {column!r}",
