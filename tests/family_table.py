@@ -1,6 +1,6 @@
-"""The table of docs/families.md, as the records and layouts have it. No model is needed.
+"""The tables of docs/families.md, as the records and layouts have it. No model is needed.
 
-python tests/family_table.py     # writes it
+python tests/family_table.py     # writes them
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from decoders import CONFIGS, MORE, config_of
 from surgery.checkpoint.inventory import Inventory, list_needed, make_inventory
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import UnsupportedError
-from surgery.families import FAMILIES, config_saved_as, family_of
+from surgery.families import FAMILIES, REFUSALS, config_saved_as, family_of
 from surgery.layouts import Block
 from surgery.layouts.stock_limits import storage_of
 from surgery.plan import make_plan
@@ -111,10 +111,22 @@ def make_table() -> str:
     return HEAD + "\n".join(re.sub(r" {2,}", " ", line) for line in lines) + "\n"
 
 
-def replace_table(text: str, table: str) -> str:
-    begin = text.index("| | block: identity")
-    return text[:begin] + table + text[text.index("\n\n", begin) + 1 :]
+def make_refusals() -> str:
+    """The table of types without a record, in Markdown."""
+    lines = ["| type | why | its own class could hold |", "|---|---|---|"]
+    for kind, refusal in REFUSALS.items():
+        held = ", ".join(refusal.could) or "nothing"
+        lines.append(f"| `{kind}` | {refusal.reason} | {held} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(text: str) -> str:
+    """The page with both tables as they must be."""
+    for table in (make_table(), make_refusals()):
+        begin = text.index(table.partition("\n")[0])
+        text = text[:begin] + table + text[text.index("\n\n", begin) + 1 :]
+    return text
 
 
 if __name__ == "__main__":
-    DOCS.write_text(replace_table(DOCS.read_text(), make_table()))
+    DOCS.write_text(write_tables(DOCS.read_text()))
