@@ -17,6 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from cli.config import with_config
+from cli.examples import format_examples
 from cli.terminal import name_options, note, print_json, show_progress, take_over_messages
 from evals.run import console
 from surgery.errors import SurgeryError, UnknownNameError, suggest
@@ -71,7 +72,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"cli.commands.{COMMANDS[cmd_name]}.{cmd_name.replace('-', '_')}")
-        return with_config(module.command)
+        command = with_config(module.command)
+        command.epilog = format_examples(cmd_name)
+        return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         commands = {name: text for group in GROUPS.values() for name, text in group.items()}
@@ -121,7 +124,10 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(f"{name:{width}}", text) for name, text in commands.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="attn-surgery", message="attn-surgery %(version)s")
 def main() -> None:
     """Make chosen blocks of a language model attention-free, save a checkpoint that loads anywhere,

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -21,6 +22,7 @@ import pytest
 import yaml
 from command_line import ROOT, attn_surgery, finish, start
 
+from cli.examples import EXAMPLES
 from cli.main import COMMANDS, GROUPS, main
 from evals.choose.sweep.request import SweepRequest
 
@@ -414,3 +416,17 @@ def test_an_error_is_an_object_if_json_was_asked_for(
     assert said | expected == said
     assert said["error"] in outcome.stderr
     assert attn_surgery(*(one for one in arguments if one != "--json")).stdout == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for lines in EXAMPLES.values() for line in lines if not line.startswith("lm_eval")],
+)
+def test_examples_in_the_help_are_as_commands_take_them(line: str) -> None:
+    name, *rest = shlex.split(line)
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    if "--help" in rest or rest[:1] == ["--config"]:
+        return
+    command.make_context(name, rest)
+    assert line in attn_surgery("help", name).stdout
