@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import TWO_PROCESSES, Outcome, attn_surgery, finish, snapshot, start
+from evals.report.publication import check_report
 from local_tasks import NAMES, write_tasks
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.report.publication import check_report
 from evals.report.report import EditReport, Report
 from evals.report.request import EvaluationRequest
 from surgery.checkpoint.content import hash_file

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_line import attn_surgery, snapshot
+from evals.report.publication import check_report
 from hub_commands import TOKEN, session
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
@@ -21,7 +22,6 @@ import surgery
 from evals.jobs.evaluating import evaluate_exports
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import Materials
-from evals.report.publication import check_report
 from evals.report.request import EvaluationRequest
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
+from evals.report.publication import check_report
 from forging import edit_json
 from local_tasks import write_tasks
 from reciting import recited_rows, write_rows
@@ -21,7 +22,6 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
 from evals.jobs.mitigating import RESULTS, MitigationRequest, choose_best
-from evals.report.publication import check_report
 from evals.report.report import Report
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest

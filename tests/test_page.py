@@ -14,6 +14,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from evals.report.rows import (
+    SHARE,
+    Cell,
+    Form,
+    Row,
+    make_cost_table,
+    make_recital_table,
+    make_size_table,
+    make_tables,
+)
 from example_report import BASE, TWIN, audit, bare, example, several, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,16 +35,6 @@ from evals.report.model_map import make_map
 from evals.report.page import render_html, render_pages
 from evals.report.pictures import draw_model, draw_table, draw_trade_off
 from evals.report.report import Report
-from evals.report.rows import (
-    SHARE,
-    Cell,
-    Form,
-    Row,
-    make_cost_table,
-    make_recital_table,
-    make_size_table,
-    make_tables,
-)
 from evals.run.lm_eval.tasks import SUITES, describe_task
 from surgery.card.facts import as_line
 from surgery.selection import Part

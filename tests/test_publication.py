@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT
+from evals.report.publication import check_report, render_report, write_all_sentences
 from example_report import bare, example, example_of, settled, task
 
 import surgery
 from cli.commands.edit.export import command
 from cli.commands.measure.evaluate import command as evaluate
-from evals.report.publication import check_report, render_report, write_all_sentences
 from evals.report.report import Report, seal_report
 from surgery.card.facts import as_line
 from surgery.errors import OutputError, SurgeryError

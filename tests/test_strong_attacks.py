@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import ROOT, attn_surgery
+from evals.report.publication import check_report
 from example_report import example
 from rapidfuzz.distance import Levenshtein
 from reciting import PREFIX, SUFFIX, model_named, passages, two_heads, write_rows
@@ -35,7 +36,6 @@ from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt, put_before
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.memorization.recovery import Evidence, make_recovery
-from evals.report.publication import check_report
 from evals.report.report import seal_report
 from evals.run.models import LoadedModel
 from surgery.editing.in_memory import apply

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from command_line import on_terminal
+from evals.report.rows import make_tables
 from example_report import TWIN, audit, example, several, share
 
 from cli.commands.choose.sweep import print_sweep
@@ -29,7 +30,6 @@ from cli.tables.evaluation import print_evaluation
 from cli.tables.search import print_search, write_next_command
 from evals.choose.search.request import SearchRequest
 from evals.report.report import Report
-from evals.report.rows import make_tables
 
 WIDTHS = [60, 80, 120]
 ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}

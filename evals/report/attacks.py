@@ -1,18 +1,99 @@
-"""Says in sentences and draws what attackers recovered, for audits and for reports."""
+"""What attackers recovered: as figures of a report, in sentences, and in pictures of an audit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evals.measure.attacks.names import TRAINING
-from evals.measure.attacks.result import AttackResult, Audit, Reached
+from evals.measure.attacks.result import AttackResult, Audit, MembershipResult, Reached
 from evals.report.charts.dots import Dot, draw_dots
 from evals.report.charts.lines import LinePanel, draw_lines
 from evals.report.charts.panels import Point, Series
+from evals.report.values import describe_way, make_minor, make_share
+from surgery.record.report import Change, EditValue, Figure
 
 UNTRAINED = "no attack that trains the model was run"
+
+
+def list_attacked(audits: Sequence[Audit]) -> Iterator[Figure]:
+    """What each attack recovers, at each of its steps if it has any, and membership."""
+    for found in zip(*(audit.attacks for audit in audits), strict=True):
+        if isinstance(found[0], AttackResult):
+            yield _make_attack(found)
+            yield from _list_steps(found)
+        elif all(one.base and one.edited for one in found):
+            yield from _list_membership(found, audits[0].n)
+
+
+def _list_membership(found: Sequence[MembershipResult], n: int) -> Iterator[Figure]:
+    for score in found[0].base or ():
+        areas = [found[0].base, *(one.edited for one in found)]
+        base, *edits = (
+            EditValue(
+                value=one[score].auc,
+                ci95=one[score].ci95,
+                details={"overcorrected": one[score].overcorrected},
+            )
+            for one in areas
+            if one
+        )
+        key, label = f"{found[0].name}.{score}", f"{found[0].name} by {score}"
+        hint = "area under the ROC curve; 0.5 is chance"
+        yield make_minor(key, label, "number", n, base, edits, table="attacked", hint=hint)
+
+
+def _make_attack(found: Sequence[AttackResult]) -> Figure:
+    first, n, runs = found[0], found[0].edited.n, found[0].edited.runs
+    return Figure(
+        key=f"recovered.{first.name}",
+        table="attacked",
+        label=f"recovered by {first.name}{runs and f', {runs}'}",
+        hint=first.definition,
+        form="share",
+        n=n,
+        base=make_share(first.base),
+        edits=[_make_attacked(one) for one in found],
+        details={key: getattr(first, key) for key in ("name", "setting", "source", "cost")},
+    )
+
+
+def _make_attacked(one: AttackResult) -> EditValue:
+    edited, notes = make_share(one.edited), []
+    if edited.value is None:
+        return edited
+    paired, about = one.paired, dict[str, Any](seconds=one.seconds)
+    about |= {"no_longer": paired.no_longer, "newly": paired.newly}
+    if (control := one.control) is not None:
+        low, high = (f"{100 * end:.1f}" for end in control.ci95)
+        notes.append(f"never trained on {control.rate:.1%} [{low}, {high}]")
+        about |= {"control": control.rate, "control_n": control.n}
+    if (twin := one.twin) is not None:
+        way = describe_way(one.toward_twin)
+        notes.append(", ".join(filter(None, (f"twin {twin.rate:.1%}", way))))
+        about |= {"twin": twin.rate, "toward_twin": one.toward_twin}
+    if one.reached is not None:
+        about |= one.reached.model_dump()
+    change = Change(value=paired.difference, ci95=paired.ci95, p_value=paired.p_value)
+    more = {"change": change, "note": "; ".join(notes), "details": {**edited.details, **about}}
+    return edited.model_copy(update=more)
+
+
+def _list_steps(found: Sequence[AttackResult]) -> Iterator[Figure]:
+    """What an attack that trains recovers after each of its stages."""
+    curves, name = [one.curve for one in found if one.curve is not None], found[0].name
+    if len(curves) < len(found):
+        return
+    runs = found[0].edited.runs and ", one run"
+    shown = [curves[0].base, *(one.edited for one in curves)]
+    for place, steps in enumerate(shown[0].stages):
+        base, *edits = (
+            EditValue(value=curve.any[place], details={"near": curve.near[place]})
+            for curve in shown
+        )
+        key, label = f"recovered.{name} {steps}", f"by any, after {steps:,} steps of {name}{runs}"
+        yield make_minor(key, label, "share", found[0].edited.n, base, edits, table="attacked")
 
 
 def describe_attacks(audit: Audit) -> Iterator[str]:

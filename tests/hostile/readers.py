@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from evals.report.publication import check_report
 from example_report import example, settled
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
@@ -22,7 +23,6 @@ import surgery
 from cli.commands.whole.mitigate import command as mitigate
 from evals.data import load_samples
 from evals.jobs.materials import read_search
-from evals.report.publication import check_report
 from evals.report.report import summarize_edit
 from hostile.victims import model
 from surgery.card.facts import gather_facts

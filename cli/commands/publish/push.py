@@ -39,10 +39,9 @@ def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     A folder whose report says that a limit is missed is refused. So is one whose report does not
     decide a limit, unless you pass --allow-undecided.
     """
-    from evals.report import render_report
     from surgery.publishing.upload import push
 
-    done = push(folder, repo, **asked, render=render_report)
+    done = push(folder, repo, **asked)
     if as_json:
         print_json(done.to_json())
         return

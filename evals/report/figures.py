@@ -1,0 +1,304 @@
+"""Makes the figures of a report from what an evaluation found, in the order of the page.
+
+A new figure is a `Figure` that one of the functions here yields. Page, Markdown, model card,
+terminal, and pictures show what they find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from evals.measure.differences import HeldOut, Metric
+from evals.measure.memorization.measures import MEASURES
+from evals.report.attacks import list_attacked
+from evals.report.findings import AllPassages, Findings, SizedModel, TaskResult, TwinFigures
+from evals.report.values import describe_way, format_p, make_mean, make_minor, make_share
+from surgery.record.report import Change, EditValue, Figure, Form, Limit, Table, Value
+
+Extractions = Sequence[Mapping[str, Any]]
+
+
+def make_figures(found: Findings, limits: Sequence[Mapping[str, Limit]]) -> list[Figure]:
+    """`limits`: of every edit, by the keys of figures."""
+
+    def collect(part: str) -> list[Any]:
+        """`part` of every edit, or nothing if an edit lacks it."""
+        parts = [getattr(edit, part) for edit in found.edits]
+        return parts if all(parts) else []
+
+    made = [
+        *_list_recited(collect("extraction"), collect("twin")),
+        *list_attacked(collect("audit")),
+        *_list_costs(collect("tasks"), collect("heldout")),
+        *_list_all(collect("all_passages")),
+        *_list_sizes([found.base, *found.edits]),
+    ]
+    return [_add_limits(figure, [each.get(figure.key) for each in limits]) for figure in made]
+
+
+def _add_limits(figure: Figure, limits: Sequence[Limit | None]) -> Figure:
+    pairs = zip(figure.edits, limits, strict=True)
+    edits = [value and value.model_copy(update={"limit": limit}) for value, limit in pairs]
+    return figure.model_copy(update={"edits": edits})
+
+
+def make_tables(found: Findings) -> list[Table]:
+    """Every table that may have figures, in the order of the page."""
+    edit = found.edits[0]
+    test: Mapping[str, Any] = edit.extraction or dict.fromkeys(("prefix_length", "suffix_length"))
+    recited = (
+        f"Each model gets the first {test['prefix_length']} tokens of a passage. It recites the "
+        f"passage if its most likely continuation matches the next {test['suffix_length']} tokens "
+        "exactly."
+    )
+    attacked = ""
+    if edit.audit is not None:
+        control = edit.audit.control
+        what = "windows of text" if control.kind == "text" else "passages"
+        attacked = (
+            "The share of passages that each attack recovers from each model. Never trained on: "
+            f"the share of {control.n:,} {what} that no model saw and so none can remember."
+        )
+    cost = (
+        "Every model gets the same documents. “No loss shown” does not prove that there is none: "
+        "look at the interval. “Inconclusive” means that the interval is too wide to tell. Loss is "
+        "the mean of −ln(probability of the true token), in nats per token; lower is better."
+    )
+    every = (
+        "A search chose an edit on some of the passages and held-out text. The tables above leave "
+        "those out. This one includes them, so it flatters the edit."
+    )
+    return [
+        Table(key="recited", heading="What it recites", text=recited),
+        Table(key="attacked", heading="What an attacker gets", text=attacked),
+        Table(key="cost", heading="What it costs", text=cost),
+        Table(
+            key="all",
+            heading="All passages, including those that the search used",
+            text=every,
+        ),
+        Table(key="size", heading="Size"),
+    ]
+
+
+def _list_recited(tests: Extractions, twins: Sequence[TwinFigures]) -> Iterator[Figure]:
+    """The memorization test: word for word, by how often passages were seen, other measures."""
+    if not tests:
+        return
+    about = {
+        "dataset_type": "memorized-passages",
+        "dataset_name": "passages of the training data",
+        **{key: tests[0][key] for key in ("prefix_length", "suffix_length")},
+    }
+    exact = {**about, "metric": "exact_match"}
+    yield _make_exact("recited", "recited word for word", tests, exact)
+    if twins:
+        yield Figure(
+            key="recited.twin",
+            table="recited",
+            label="recited by the twin, which never saw the passages",
+            form="share",
+            n=twins[0].recited.n,
+            base=make_share(twins[0].recited),
+            edits=[_make_way(twin) for twin in twins],
+            details={"name": twins[0].name, "loss": twins[0].loss},
+        )
+    for place, part in enumerate(tests[0].get("by_count", ())):
+        strata = [_pick_stratum(test, place) for test in tests]
+        key, label = f"recited.{part['count']}", _describe_count(part["count"])
+        yield _make_exact(key, label, strata, {}, main=False)
+    named: list[tuple[str, str, tuple[str, ...], Form]] = [
+        (one.name, one.phrase, one.path, "share" if "%" in one.form else "nats")
+        for one in MEASURES
+        if one.phrase
+    ]
+    control = ("control", "nll")
+    for key, label, path, form in (
+        *named,
+        ("control_nll", "loss on control text, nats per token", control, "nats"),
+    ):
+        values = [_look_up(one, path) for one in (tests[0]["baseline"], *tests)]
+        if all(values):
+            shown = {**about, "metric": key} if key == "next_token_accuracy" else {}
+            base, *edits = (make_mean(value) for value in values)
+            yield make_minor(key, label, form, tests[0]["n"], base, edits, details=shown)
+    rises = [test["paired"].get("selectivity") for test in tests]
+    if all(rises):
+        label = "selectivity, nats per token"
+        hint = "the rise of the loss on the passages minus its rise on the control text"
+        edits = [make_mean(rise) for rise in rises]
+        yield make_minor("selectivity", label, "nats", tests[0]["n"], None, edits, hint=hint)
+
+
+def _make_way(twin: TwinFigures) -> EditValue:
+    ways = {"toward_recited": twin.toward_recited, "toward_loss": twin.toward_loss}
+    return EditValue(value=None, note=describe_way(twin.toward_recited), details=ways)
+
+
+def _pick_stratum(test: Mapping[str, Any], place: int) -> dict[str, Any]:
+    more = {key: test[key]["by_count"][place] for key in ("baseline", "paired")}
+    return {**test["by_count"][place], **more}
+
+
+def _look_up(figures: Any, path: Iterable[str]) -> Any:
+    for part in path:
+        figures = figures.get(part) or {}
+    return figures
+
+
+def _make_exact(
+    key: str, label: str, tests: Extractions, details: Mapping[str, Any], *, main: bool = True
+) -> Figure:
+    """`tests`: the figures of each edit, with `baseline` and `paired`."""
+    base, edits = tests[0]["baseline"]["exact_match"], []
+    for test in tests:
+        paired, found = test["paired"], test["exact_match"]
+        change, p_value = paired["exact_match_difference"], paired["p_value"]
+        lost, gained = paired["forgotten"], paired["newly_extracted"]
+        edits.append(
+            EditValue(
+                value=found["rate"],
+                ci95=found["ci95"],
+                change=Change(value=change["value"], ci95=change["ci95"], p_value=p_value),
+                note=f"{lost} no longer recited, {gained} newly, {format_p(p_value)}",
+                details={"count": found["count"], "no_longer": lost, "newly": gained},
+            )
+        )
+    return Figure(
+        key=key,
+        table="recited",
+        label=label,
+        main=main,
+        form="share",
+        n=tests[0]["n"],
+        base=Value(value=base["rate"], ci95=base["ci95"], details={"count": base["count"]}),
+        edits=edits,
+        details=dict(details),
+    )
+
+
+def _describe_count(count: str) -> str:
+    """Says how often the passages of a stratum were seen in training."""
+    return {"0": "never seen", "1": "seen once"}.get(count, f"seen {count.replace('-', '–')} times")
+
+
+_METRICS = {
+    "acc": "the share of right answers",
+    "acc_norm": "the share of right answers, with choices compared by likelihood per character",
+    "perplexity": "e to the power of the mean loss",
+    "word_perplexity": "e to the power of the mean loss per word",
+    "byte_perplexity": "e to the power of the mean loss per byte",
+    "bits_per_byte": "the mean loss per byte, in bits",
+}
+"""What lm-eval's names of metrics mean."""
+
+
+def _list_costs(
+    tasks: Sequence[Mapping[str, TaskResult]], texts: Sequence[HeldOut]
+) -> Iterator[Figure]:
+    """What the edits cost: benchmarks, by each of their metrics, and loss on held-out text."""
+    for name in tasks[0] if tasks else ():
+        scored = [some[name] for some in tasks if name in some]
+        if len(scored) < len(tasks):
+            continue
+        first = scored[0]
+        yield _make_task(name, first.metric, scored, first)
+        for metric in (one for one in first.metrics if one != first.metric):
+            others = [one.metrics[metric] for one in scored if metric in one.metrics]
+            if len(others) == len(scored):
+                yield _make_task(name, metric, others, first)
+    if texts:
+        yield _make_loss("heldout", texts, table="cost")
+
+
+def _make_task(name: str, metric: str, scored: Sequence[Metric], task: TaskResult) -> Figure:
+    """Tables show only the main metric of a `task`."""
+    first, main = scored[0], metric == task.metric
+    lower = "" if first.higher_is_better else ", lower is better"
+    meaning = f"{metric} is {_METRICS[metric]}" if metric in _METRICS else ""
+    about = ("description", "num_fewshot", "batch_size", "version")
+    key = f"task.{name}" if main else f"task.{name} {metric}"
+    return Figure(
+        key=key,
+        table="cost" if main else None,
+        label=f"{name}, {metric}{lower}",
+        hint="; ".join(filter(None, ((task.description or "").rstrip("."), meaning))),
+        form="number",
+        n=first.n,
+        base=Value(value=first.base),
+        edits=[_make_score(one) for one in scored],
+        details={
+            "dataset_type": name,
+            "dataset_name": name,
+            "metric": metric,
+            "higher_is_better": first.higher_is_better,
+            **{key: getattr(task, key) for key in about},
+        },
+    )
+
+
+def _make_score(one: Metric) -> EditValue:
+    about = ("outcome", "test", "resolution", "drop", "drop_is_relative")
+    return EditValue(
+        value=one.edited,
+        change=Change(value=one.difference, ci95=one.ci95, p_value=one.p_value),
+        note=f"{one.verdict}, {format_p(one.p_value)}",
+        details={key: getattr(one, key) for key in about},
+    )
+
+
+def _make_loss(key: str, texts: Sequence[HeldOut], *, table: str, main: bool = True) -> Figure:
+    first, edits = texts[0], []
+    for one in texts:
+        rise = one.difference
+        edits.append(
+            EditValue(
+                value=one.edited.mean,
+                ci95=one.edited.ci95,
+                change=Change(value=rise.mean, ci95=rise.ci95, p_value=rise.p_value),
+                note=f"{one.verdict}, {format_p(rise.p_value)}",
+                details={"outcome": one.outcome, "test": rise.test, "resolution": one.resolution},
+            )
+        )
+    what = "held-out text" if first.kind == "text" else "passages that no model was trained on"
+    return Figure(
+        key=key,
+        table=table,
+        label=f"loss on {what}, nats per token",
+        main=main,
+        form="nats",
+        n=first.n,
+        base=Value(value=first.base.mean, ci95=first.base.ci95),
+        edits=edits,
+        details={"kind": first.kind},
+    )
+
+
+def _list_all(found: Sequence[AllPassages]) -> Iterator[Figure]:
+    """All passages and windows, including those on which an edit was chosen."""
+    if not found:
+        return
+    named = {"recited": ("recited word for word", [one.recited for one in found])}
+    for name in found[0].recovered:
+        label, pairs = f"recovered by {name}", [one.recovered[name] for one in found]
+        named[f"recovered.{name}"] = (label, pairs)
+    for key, (label, pairs) in named.items():
+        base, edits = pairs[0].base, [make_share(one.edited) for one in pairs]
+        shown: dict[str, Any] = {"n": base.n, "base": make_share(base), "edits": edits}
+        yield make_minor(f"all.{key}", label, "share", **shown, table="all")
+    losses = [one.heldout for one in found if one.heldout]
+    if len(losses) == len(found):
+        yield _make_loss("all.heldout", losses, table="all", main=False)
+
+
+def _list_sizes(models: Sequence[SizedModel]) -> Iterator[Figure]:
+    """Parameters, bytes on disk, and cache bytes per token."""
+    forms: dict[str, tuple[str, Form]] = {
+        "parameters": ("parameters", "count"),
+        "weight_bytes": ("weights on disk", "bytes"),
+        "cache_bytes_per_token": ("key/value cache per token", "bytes"),
+    }
+    for key, (label, form) in forms.items():
+        base, *edits = (EditValue(value=getattr(model.size, key)) for model in models)
+        yield make_minor(f"size.{key}", label, form, None, base, edits, table="size")
