@@ -173,7 +173,11 @@ def found(**changes: Any) -> Findings:
             "layout": "stock",
             "attention_free": {"1": "identity", "3": "linear"},
             "one_hot": {
-                "kappa": 3, "num_pairs": 2, "gap": 276.3125, "required": 104.0, "worst_offset": 1,
+                "kappa": 3,
+                "num_pairs": 2,
+                "gap": 276.3125,
+                "required": 104.0,
+                "worst_offset": 1,
                 "num_offsets": 64,
             },  # fmt: skip
             "calibration": {
@@ -248,12 +252,12 @@ def found(**changes: Any) -> Findings:
     return Findings.model_validate({**report, "edits": [edited]})
 
 
-def example(**changes: Any) -> dict[str, Any]:
+def example(**changes: Any) -> Report:
     """The whole report of one edit. `changes`: as of `found`."""
-    return make_report(found(**changes)).to_dict()
+    return make_report(found(**changes))
 
 
-def merge(*each: Findings) -> Report:
+def several(*each: Findings) -> Report:
     """The report of the edits of each, which are numbered."""
     named = {"edits": [], "settings": each[0].settings}
     for at, one in enumerate(each, start=1):
@@ -261,11 +265,6 @@ def merge(*each: Findings) -> Report:
     models = tuple(edit.name for edit in named["edits"])
     named["settings"] = each[0].settings.model_copy(update={"models": models})
     return make_report(each[0].model_copy(update=named))
-
-
-def several(*each: Findings) -> dict[str, Any]:
-    """As `merge`, as JSON."""
-    return merge(*each).to_dict()
 
 
 def example_of(folder: Path, **changes: Any) -> Report:
@@ -296,12 +295,12 @@ def lacking(**changes: Any) -> Findings:
     absent = dict.fromkeys(("extraction", "audit", "heldout", "all_passages", "edit"))
     empty: dict[str, Any] = {key: [] for key in ("passages", "front")}
     empty |= {"chose": {"passages": 0, "windows": 0}}
-    unlimited = {"max_drop": {}, "max_extraction": None, "max": {}, "attack": []}
+    unlimited = {"max_drop": {}, "max_extraction": None, "max": {}, "attack": ()}
     least = {**absent, **empty, "tasks": {"copy": task(0.934, 0.702)}}
     settings = found().settings.model_copy(update=unlimited).model_dump()
     return found(**{"settings": settings, **least, **changes})
 
 
-def bare(**changes: Any) -> dict[str, Any]:
+def bare(**changes: Any) -> Report:
     """The report of `lacking`."""
-    return make_report(lacking(**changes)).to_dict()
+    return make_report(lacking(**changes))

@@ -152,7 +152,7 @@ def evaluate_exports(
     `OutputError` for an export that does not verify.
     """
     for output in outputs:
-        verification = verify(output, source=source, card=False)  # it is written anew
+        verification = verify(output, source=source, papers=False)  # written anew
         if (failed := verification.failed) is not None:
             what = f"does not verify: {failed.name}: {failed.detail}"
             fix = "run it again if the source changed meanwhile; else report this"

@@ -12,7 +12,8 @@ from evals.report.charts.dots import Dot, draw_dots
 from evals.report.charts.lines import LinePanel, draw_lines
 from evals.report.charts.panels import Point, Series
 from evals.report.values import describe_way, make_minor, make_share
-from surgery.record.report import Change, EditValue, Figure
+from surgery.card.facts import make_printable
+from surgery.record.report import MOST_LETTERS, Change, EditValue, Figure
 
 UNTRAINED = "no attack that trains the model was run"
 
@@ -44,18 +45,21 @@ def _list_membership(found: Sequence[MembershipResult], n: int) -> Iterator[Figu
         yield make_minor(key, label, "number", n, base, edits, table="attacked", hint=hint)
 
 
+_FACTS = ("name", "setting", "source", "cost")
+
+
 def _make_attack(found: Sequence[AttackResult]) -> Figure:
     first, n, runs = found[0], found[0].edited.n, found[0].edited.runs
     return Figure(
         key=f"recovered.{first.name}",
         table="attacked",
         label=f"recovered by {first.name}{runs and f', {runs}'}",
-        hint=first.definition,
+        hint=make_printable(first.definition)[:MOST_LETTERS],
         form="share",
         n=n,
         base=make_share(first.base),
         edits=[_make_attacked(one) for one in found],
-        details={key: getattr(first, key) for key in ("name", "setting", "source", "cost")},
+        details={key: make_printable(getattr(first, key))[:MOST_LETTERS] for key in _FACTS},
     )
 
 

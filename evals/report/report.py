@@ -7,7 +7,8 @@ from evals.report.figures import make_figures, make_tables
 from evals.report.findings import Finding, Findings
 from evals.report.gates import check_gates
 from evals.report.headline import list_warnings, summarize, write_commands, write_verdict
-from surgery.record.report import EditRecord, Limit, MeasuredModel, Report
+from surgery.card.facts import make_printable
+from surgery.record.report import MOST_LETTERS, EditRecord, Limit, MeasuredModel, Report
 
 
 def make_report(found: Findings) -> Report:
@@ -35,6 +36,7 @@ def make_report(found: Findings) -> Report:
 def _describe_edit(edit: Finding, found: Findings, limits: list[Limit]) -> EditRecord:
     """An edit and its sentences. `limits`: those that it must keep."""
     part = found.settings.limit
+    warnings = list_warnings(edit, found.base, part)
     return EditRecord(
         name=edit.name,
         provenance=edit.provenance,
@@ -46,5 +48,7 @@ def _describe_edit(edit: Finding, found: Findings, limits: list[Limit]) -> EditR
         not_tried=edit.audit.not_tried if edit.audit else [],
         edit=edit.edit,
         passages=edit.passages,
-        warnings=list_warnings(edit, found.base, part),
+        warnings=[
+            make_printable(one)[:MOST_LETTERS] for one in list_warnings(edit, found.base, part)
+        ],
     )

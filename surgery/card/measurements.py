@@ -117,7 +117,7 @@ def render_measurements(report: Report) -> str:
 def render_table(table: Table, figures: Sequence[Figure], names: Sequence[str]) -> list[str]:
     """Lines of Markdown. `names`: of the edits."""
     columns = ["n", "base", *names]
-    lines = [f"**{table.heading}.** {table.text}".strip(), ""]
+    lines = [f"**{as_line(table.heading)}.** {as_line(table.text)}".strip(), ""]
     lines += [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for figure in figures:
         label = as_line(figure.label) + (f" ({as_line(figure.hint)})" if figure.hint else "")
@@ -146,12 +146,16 @@ def build_measurements(report: Report) -> Measurements | None:
     text = render_measurements(report.model_copy(update={"figures": figures}))
     return Measurements(
         f"{text}\nAll figures are in `report.json`.",
-        [_make_result(one, report) for one in figures if one.table and "metric" in one.details],
+        [_make_result(one, report) for one in figures if one.table and _has_names(one)],
     )
 
 
 def _is_task(figure: Figure) -> bool:
     return "num_fewshot" in figure.details
+
+
+def _has_names(figure: Figure) -> bool:
+    return figure.details.keys() >= {"metric", *_NAMES}
 
 
 def _make_result(figure: Figure, report: Report) -> dict[str, Any]:

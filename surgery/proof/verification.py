@@ -89,15 +89,16 @@ def verify(
     source: str | Path | ResolvedModel | None = None,
     revision: str | None = None,
     seed: int | None = None,
-    card: bool = True,
+    papers: bool = True,
     text: bytes | None = None,
 ) -> Verification:
     """Checks an exported folder, or a published one. Stops at the first check that fails.
 
     **Arguments:** `model`, `source`: a folder or Hub id. `revision`: a commit of `model` if that is
     a Hub id, else of `source` (default: the recorded one). `seed`: repeats the random input of an
-    earlier run (default: a new one). `card`: whether to compare README.md. `text`: what
-    surgery.json holds, if you have read it (`read_record`); the folder is checked against that.
+    earlier run (default: a new one). `papers`: whether to check the report and
+    README.md. `text`: what surgery.json holds, if you have read it (`read_record`); the folder is
+    checked against that.
     """
     is_of_source = source is not None and find_folder(model) is not None
     result, others = find_export(model, None if is_of_source else revision)
@@ -119,12 +120,12 @@ def verify(
             checks += check_behavior(path, manifest, seed)
             fine = all(check.ok for check in checks)
         name = "report"
-        report = read_report(path, manifest)[0] if fine else None
+        report = read_report(path, manifest)[0] if fine and papers else None
         if report is not None:
             detail = f"it is as {MANIFEST} records it; nothing was measured again"
             checks.append(Check(name, True, detail))
         name = "card"
-        if fine and card and read_card(path) is not None:
+        if fine and papers and read_card(path) is not None:
             checks.append(Check(name, True, _check_card(result, manifest, report)))
     except SurgeryError as error:
         checks.append(Check(name, False, str(error)))

@@ -137,18 +137,18 @@ def find_publishable(
     text = text or read_record(folder, _FIX, folder)
     manifest = parse_manifest(text, folder / MANIFEST)
     found = read_states(folder / name for name in manifest.files)
-    place, record = evaluation or folder, text
-    if evaluation is not None:
-        record = _read_measured(evaluation, manifest)
-        manifest = parse_manifest(record, evaluation / MANIFEST)
-    report, pages = read_report(place, manifest)
-    if report is not None:
-        _check_state(report, place / REPORTS[0], allow_undecided)
-    failed = verify(folder, card=False, text=text).failed  # the card is made anew
+    failed = verify(folder, papers=False, text=text).failed  # the card is made anew
     if failed is not None:
         what = f"does not verify, so it is not published: {failed.name}: {failed.detail}"
         raise OutputError(what, where=folder, fix="export it again")
-    written = {MANIFEST: record, **pages}
+    place = evaluation or folder
+    if evaluation is not None:
+        text = _read_measured(evaluation, manifest)
+        manifest = parse_manifest(text, evaluation / MANIFEST)
+    report, pages = read_report(place, manifest)
+    if report is not None:
+        _check_state(report, place / REPORTS[0], allow_undecided)
+    written = {MANIFEST: text, **pages}
     contents: dict[str, Path | bytes] = {}
     for name, file in manifest.files.items():
         is_small = file.size < _LARGE or name.endswith(".json")

@@ -26,8 +26,11 @@ from surgery.record.manifest import (
 )
 from surgery.selection import Part, format_selection
 
-Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$", max_length=4000)]
+MOST_LETTERS = 4000
+Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$", max_length=MOST_LETTERS)]
 """A sentence, or some, in one line."""
+Long = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$", max_length=100_000)]
+"""A command, or what it lists, in one line."""
 Ends = tuple[float, float]
 Scalar = bool | int | float | Text | None
 Details = Mapping[Word, Scalar]
@@ -51,7 +54,7 @@ class Limit(Record):
       it is decided; `needed` also if no number would.
     """
 
-    name: Line
+    name: Text
     ok: bool | None
     state: State
     limit: float
@@ -98,9 +101,9 @@ class Figure(Record):
     figure has None.
     """
 
-    key: Line
+    key: Text
     table: Word | None
-    label: Line
+    label: Text
     hint: Text = ""
     main: bool = True
     form: Form
@@ -128,12 +131,12 @@ class MeasuredModel(Record):
 class EditSummary(Record):
     """The edit, from the edited folder's manifest. `missed`: its search met no limits."""
 
-    source: Line
+    source: Text
     commit: Word | None = None
     family: Word
     num_blocks: int
     num_heads: int | None = None
-    drop_attn: Text
+    drop_attn: Long
     blocks: list[int]
     parts: list[Part]
     variant: Word
@@ -201,7 +204,7 @@ class FrontPoint(Record):
     `recovered`: attack → the share that it recovers.
     """
 
-    label: Line
+    label: Long
     exact_match: float
     exact_match_ci95: Ends | None = None
     next_token_accuracy: float | None = None
@@ -258,7 +261,7 @@ class Report(Record):
     map: ModelMap | None = None
     settings: dict[Word, Setting]
     provenance: Provenance
-    commands: list[Text]
+    commands: list[Long]
 
     @model_validator(mode="after")
     def _agree(self) -> Report:
