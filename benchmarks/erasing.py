@@ -24,10 +24,10 @@ from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import open_materials
 from evals.jobs.mitigating import RESULTS
 from evals.jobs.reporting import evaluate
-from evals.report.report import EditReport, Report
 from evals.report.request import EvaluationRequest
 from evals.run.models import open_model
 from surgery.hub.finding import find_model
+from surgery.record.report import Report
 
 SEED, LEFT_OUT = 0, 0.25
 ATTACKS = ("any", "hints:8", "relearn", "revive")
@@ -83,11 +83,11 @@ def compare(
     return evaluate(found, find_model(model), open_materials(request)).report
 
 
-def show(edit: EditReport, name: str) -> str:
-    """The share that an attack recovers."""
-    assert edit.audit is not None
-    share = next((one.edited for one in edit.audit.attacks if one.name == name), None)
-    return "" if share is None else f"{share.rate:.1%}"
+def show(report: Report, place: int, name: str) -> str:
+    """The share that an attack recovers of an edit."""
+    figure = report.find(f"recovered.{name}")
+    value = figure.edits[place] if figure else None
+    return "" if value is None or value.value is None else f"{value.value:.1%}"
 
 
 @click.command()
@@ -107,10 +107,13 @@ def main(model: str, drop_attn: str, variant: str, output: Path) -> None:
     names = [f"`{name}`" for name in ATTACKS]
     click.echo(f"| result | loss | {' | '.join(names)} | not listed: `any` |")
     click.echo("|" + "---|" * (len(ATTACKS) + 3))
-    for place, edit, other in zip(places, ours.edits, others.edits, strict=True):
-        assert edit.heldout is not None
-        cells = [RESULTS[place.name], f"{edit.heldout.difference.mean:+.3f}"]
-        cells += [show(edit, name) for name in ATTACKS] + [show(other, "any")]
+    loss = ours.find("heldout")
+    assert loss is not None
+    for at, (place, value) in enumerate(zip(places, loss.edits, strict=True)):
+        assert value is not None
+        assert value.change is not None
+        cells = [RESULTS[place.name], f"{value.change.value:+.3f}"]
+        cells += [show(ours, at, name) for name in ATTACKS] + [show(others, at, "any")]
         click.echo(f"| {' | '.join(cells)} |")
 
 

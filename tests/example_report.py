@@ -21,6 +21,7 @@ from evals.report.report import make_report
 from evals.run.models import LoadedModel
 from evals.run.statistics import rate
 from surgery.hub.resolved import ResolvedModel
+from surgery.layouts.one_hot import OneHot
 from surgery.proof.report import record_reports
 from surgery.record.manifest import Source, read_manifest
 from surgery.record.report import Report, summarize_edit
@@ -172,14 +173,7 @@ def found(**changes: Any) -> Findings:
             "variant": "mixed",
             "layout": "stock",
             "attention_free": {"1": "identity", "3": "linear"},
-            "one_hot": {
-                "kappa": 3,
-                "num_pairs": 2,
-                "gap": 276.3125,
-                "required": 104.0,
-                "worst_offset": 1,
-                "num_offsets": 64,
-            },  # fmt: skip
+            "one_hot": OneHot(3, 2, 276.3125, 104.0, 1, 64),
             "calibration": {
                 "sources": [{"name": "calibration.txt", "sha256": "c" * 64}],
                 "tokens": 65_536,

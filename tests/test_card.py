@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +32,6 @@ from surgery.card.text import (
     Measurements,
     extract_own_text,
     merge_cards,
-    refresh_card,
     render_card,
 )
 from surgery.errors import ManifestError
@@ -366,24 +364,6 @@ def test_a_folder_s_card_and_its_published_one_become_one() -> None:
     assert extract_own_text(both) == "On the Hub."
     assert (metadata(both)["license"], metadata(both)["language"]) == ("bsd", "en")
     assert extract_own_text(merge_cards(card + "\nHere.\n", edited)) == "Here."
-
-
-def test_the_card_of_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
-    folder = tmp_path / "edited"
-    folder.mkdir()
-    with pytest.raises(ManifestError, match=r"edited: has no surgery\.json"):
-        refresh_card(folder, None)
-    (folder / "surgery.json").write_text(manifest().to_text())
-    (folder / "README.md").write_text("# Mine\n")
-    card = refresh_card(folder, measured()).read_text()
-    assert extract_own_text(card) == "# Mine"
-    assert 'from_pretrained("edited")' in card
-    assert as_line(whole_report().edits[0].verdict) in card
-    (folder / "README.md").write_text(broken := card.replace("<!-- /attn-surgery:limits -->", ""))
-    with pytest.raises(ManifestError, match="lacks one of the comments"):
-        refresh_card(folder, None)
-    assert {path.name for path in folder.iterdir()} == {"surgery.json", "README.md"}
-    assert (folder / "README.md").read_text() == broken
 
 
 HOSTILE = (

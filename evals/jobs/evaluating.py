@@ -15,8 +15,8 @@ from evals.run.console import say
 from evals.run.finding import find_baseline
 from evals.run.lm_eval.running import write_results
 from surgery.card.measurements import build_measurements
-from surgery.card.text import refresh_card
-from surgery.checkpoint.source import MANIFEST
+from surgery.card.text import read_card, render_card
+from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.errors import ManifestError, OutputError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -75,13 +75,19 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
     manifest = parse_manifest(read_bytes(folder / MANIFEST, ManifestError), folder / MANIFEST)
     if selected.found.edits[0].provenance["content"] != manifest.content:
         raise OutputError("changed while it was measured", where=folder, fix="evaluate it again")
+    card = render_card(
+        manifest,
+        name=get_last_name(folder),
+        measured=build_measurements(selected.report),
+        existing=read_card(folder),
+    )
     with create_staging(folder) as staging:
         write_evaluation(selected, staging, manifest)
+        write_text(staging / CARD, card)
         if not (staging / "lm_eval").exists() and (folder / "lm_eval").exists():
             shutil.rmtree(folder / "lm_eval")  # of an earlier report
         for part in sorted(staging.iterdir()):
             publish(part, folder / part.name)
-    refresh_card(folder, build_measurements(selected.report))
 
 
 def run_evaluation(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evals.measure.verdicts import settle
+from evals.measure.verdicts import OK, settle
 from evals.report.figures import make_figures, make_tables
 from evals.report.findings import Finding, Findings
 from evals.report.gates import check_gates
@@ -35,7 +35,7 @@ def make_report(found: Findings) -> Report:
 
 def _describe_edit(edit: Finding, found: Findings, limits: list[Limit]) -> EditRecord:
     """An edit and its sentences. `limits`: those that it must keep."""
-    part = found.settings.limit
+    part, state = found.settings.limit, settle(one.state for one in limits)
     warnings = list_warnings(edit, found.base, part)
     return EditRecord(
         name=edit.name,
@@ -43,12 +43,11 @@ def _describe_edit(edit: Finding, found: Findings, limits: list[Limit]) -> EditR
         relation=edit.relation,
         verdict=write_verdict(edit, limits, part),
         summary=summarize(edit, limits, part),
-        state=settle(one.state for one in limits),
+        state=state,
+        passed=OK.get(state),
         chose={"passages": edit.chose.passages, "windows": edit.chose.windows},
         not_tried=edit.audit.not_tried if edit.audit else [],
         edit=edit.edit,
         passages=edit.passages,
-        warnings=[
-            make_printable(one)[:MOST_LETTERS] for one in list_warnings(edit, found.base, part)
-        ],
+        warnings=[make_printable(text)[:MOST_LETTERS] for text in warnings],
     )

@@ -162,7 +162,7 @@ def _make_result(figure: Figure, report: Report) -> dict[str, Any]:
     """An entry of the model index, for a figure whose details name its data set and metric."""
     (edited,), known = figure.edits, figure.details
     text = {key: make_printable(known[key]) for key in _NAMES}
-    args = {key: known[key] for key in _ARGUMENTS if key in known}
+    args = {key: known[key] for key in _ARGUMENTS if isinstance(known.get(key), int)}
     if not _is_task(figure):
         args["samples_sha256"] = report.provenance.samples_sha256
         text["task_name"] = "verbatim extraction"

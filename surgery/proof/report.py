@@ -35,7 +35,9 @@ def read_report(folder: Path, manifest: Manifest) -> tuple[Report | None, dict[s
     found: dict[str, bytes] = {}
     for name in REPORTS:
         path, recorded = check_link(folder / name, folder), manifest.reports.get(name)
-        if not path.is_file() and recorded is None:
+        if not path.exists():
+            if recorded is not None:
+                raise OutputError("is missing", where=folder / name, fix="evaluate again")
             continue
         found[name] = read_bytes(path, OutputError)
         if hashlib.sha256(found[name]).hexdigest() != recorded:

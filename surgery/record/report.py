@@ -183,13 +183,14 @@ class EditRecord(MeasuredModel):
 
     `relation`: whether the base is its recorded source. `chose`: how many passages and windows a
     search used, which the figures leave out; None if that is not known. `state`: of all limits
-    together, None without any.
+    together, None without any; `passed`: true if kept, false if missed.
     """
 
     relation: Relation
     verdict: Text
     summary: Summary
     state: State | None = None
+    passed: bool | None = None
     chose: Mapping[Literal["passages", "windows"], int | None]
     not_tried: list[Word]
     edit: EditSummary | None
