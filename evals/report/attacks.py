@@ -11,9 +11,9 @@ from evals.measure.attacks.result import AttackResult, Audit, MembershipResult, 
 from evals.report.charts.dots import Dot, draw_dots
 from evals.report.charts.lines import LinePanel, draw_lines
 from evals.report.charts.panels import Point, Series
-from evals.report.values import describe_way, make_minor, make_share
+from evals.report.values import describe_way, make_figure, make_share, make_value
 from surgery.card.facts import make_printable
-from surgery.record.report import MOST_LETTERS, Change, EditValue, Figure
+from surgery.record.report import MOST_LETTERS, EditValue, Figure
 
 UNTRAINED = "no attack that trains the model was run"
 
@@ -29,45 +29,28 @@ def list_attacked(audits: Sequence[Audit]) -> Iterator[Figure]:
 
 
 def _list_membership(found: Sequence[MembershipResult], n: int) -> Iterator[Figure]:
+    name, hint = found[0].name, "area under the ROC curve; 0.5 is chance"
     for score in found[0].base or ():
-        areas = [found[0].base, *(one.edited for one in found)]
+        areas = [one[score] for one in (found[0].base, *(one.edited for one in found)) if one]
         base, *edits = (
-            EditValue(
-                value=one[score].auc,
-                ci95=one[score].ci95,
-                details={"overcorrected": one[score].overcorrected},
-            )
-            for one in areas
-            if one
+            make_value(one.auc, one.ci95, overcorrected=one.overcorrected) for one in areas
         )
-        key, label = f"{found[0].name}.{score}", f"{found[0].name} by {score}"
-        hint = "area under the ROC curve; 0.5 is chance"
-        yield make_minor(key, label, "number", n, base, edits, table="attacked", hint=hint)
-
-
-_FACTS = ("name", "setting", "source", "cost")
+        key, label = f"{name}.{score}", f"{name} by {score}"
+        yield make_figure("attacked", key, label, "number", n, base, edits, hint=hint)
 
 
 def _make_attack(found: Sequence[AttackResult]) -> Figure:
     first, n, runs = found[0], found[0].edited.n, found[0].edited.runs
-    return Figure(
-        key=f"recovered.{first.name}",
-        table="attacked",
-        label=f"recovered by {first.name}{runs and f', {runs}'}",
-        hint=make_printable(first.definition)[:MOST_LETTERS],
-        form="share",
-        n=n,
-        base=make_share(first.base),
-        edits=[_make_attacked(one) for one in found],
-        details={key: make_printable(getattr(first, key))[:MOST_LETTERS] for key in _FACTS},
-    )
+    key, label = f"recovered.{first.name}", f"recovered by {first.name}{runs and f', {runs}'}"
+    facts = first.model_dump(include={"name", "setting", "source", "cost"})
+    facts["hint"] = first.definition
+    known = {at: make_printable(text)[:MOST_LETTERS] for at, text in facts.items()}
+    base, edits = make_share(first.base), [_make_attacked(one) for one in found]
+    return make_figure("attacked", key, label, "share", n, base, edits, main=True, **known)
 
 
 def _make_attacked(one: AttackResult) -> EditValue:
-    edited, notes = make_share(one.edited), []
-    if edited.value is None:
-        return edited
-    paired, about = one.paired, dict[str, Any](seconds=one.seconds)
+    paired, notes, about = one.paired, [], dict[str, Any](seconds=one.seconds)
     about |= {"no_longer": paired.no_longer, "newly": paired.newly}
     if (control := one.control) is not None:
         low, high = (f"{100 * end:.1f}" for end in control.ci95)
@@ -79,9 +62,8 @@ def _make_attacked(one: AttackResult) -> EditValue:
         about |= {"twin": twin.rate, "toward_twin": one.toward_twin}
     if one.reached is not None:
         about |= one.reached.model_dump()
-    change = Change(value=paired.difference, ci95=paired.ci95, p_value=paired.p_value)
-    more = {"change": change, "note": "; ".join(notes), "details": {**edited.details, **about}}
-    return edited.model_copy(update=more)
+    change = (paired.difference, paired.ci95, paired.p_value)
+    return make_share(one.edited, change, "; ".join(notes), **about)
 
 
 def _list_steps(found: Sequence[AttackResult]) -> Iterator[Figure]:
@@ -92,12 +74,9 @@ def _list_steps(found: Sequence[AttackResult]) -> Iterator[Figure]:
     runs = found[0].edited.runs and ", one run"
     shown = [curves[0].base, *(one.edited for one in curves)]
     for place, steps in enumerate(shown[0].stages):
-        base, *edits = (
-            EditValue(value=curve.any[place], details={"near": curve.near[place]})
-            for curve in shown
-        )
+        base, *edits = (make_value(one.any[place], near=one.near[place]) for one in shown)
         key, label = f"recovered.{name} {steps}", f"by any, after {steps:,} steps of {name}{runs}"
-        yield make_minor(key, label, "share", found[0].edited.n, base, edits, table="attacked")
+        yield make_figure("attacked", key, label, "share", found[0].edited.n, base, edits)
 
 
 def describe_attacks(audit: Audit) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Makes the figures of a report from what an evaluation found, in the order of the page.
 
-A new figure is a `Figure` that one of the functions here yields. Page, Markdown, model card,
+A new figure is a `make_figure` that one of the functions here yields. Page, Markdown, model card,
 terminal, and pictures show what they find.
 """
 
@@ -13,8 +13,15 @@ from evals.measure.differences import HeldOut, Metric
 from evals.measure.memorization.measures import MEASURES
 from evals.report.attacks import list_attacked
 from evals.report.findings import AllPassages, Findings, SizedModel, TaskResult, TwinFigures
-from evals.report.values import describe_way, format_p, make_mean, make_minor, make_share
-from surgery.record.report import Change, EditValue, Figure, Form, Limit, Table, Value
+from evals.report.values import (
+    describe_way,
+    format_p,
+    make_figure,
+    make_mean,
+    make_share,
+    make_value,
+)
+from surgery.record.report import EditValue, Figure, Form, Limit, Table
 
 Extractions = Sequence[Mapping[str, Any]]
 
@@ -46,13 +53,13 @@ def _add_limits(figure: Figure, limits: Sequence[Limit | None]) -> Figure:
 def make_tables(found: Findings) -> list[Table]:
     """Every table that may have figures, in the order of the page."""
     edit = found.edits[0]
-    test: Mapping[str, Any] = edit.extraction or dict.fromkeys(("prefix_length", "suffix_length"))
-    recited = (
-        f"Each model gets the first {test['prefix_length']} tokens of a passage. It recites the "
-        f"passage if its most likely continuation matches the next {test['suffix_length']} tokens "
-        "exactly."
-    )
-    attacked = ""
+    recited = attacked = ""
+    if (test := edit.extraction) is not None:
+        recited = (
+            f"Each model gets the first {test['prefix_length']} tokens of a passage. It recites "
+            f"the passage if its most likely continuation matches the next {test['suffix_length']} "
+            "tokens exactly."
+        )
     if edit.audit is not None:
         control = edit.audit.control
         what = "windows of text" if control.kind == "text" else "passages"
@@ -69,71 +76,67 @@ def make_tables(found: Findings) -> list[Table]:
         "A search chose an edit on some of the passages and held-out text. The tables above leave "
         "those out. This one includes them, so it flatters the edit."
     )
-    return [
-        Table(key="recited", heading="What it recites", text=recited),
-        Table(key="attacked", heading="What an attacker gets", text=attacked),
-        Table(key="cost", heading="What it costs", text=cost),
-        Table(
-            key="all",
-            heading="All passages, including those that the search used",
-            text=every,
-        ),
-        Table(key="size", heading="Size"),
-    ]
+    headings = {
+        "recited": ("What it recites", recited),
+        "attacked": ("What an attacker gets", attacked),
+        "cost": ("What it costs", cost),
+        "all": ("All passages, including those that the search used", every),
+        "size": ("Size", ""),
+    }
+    return [Table(key=key, heading=one, text=text) for key, (one, text) in headings.items()]
 
 
 def _list_recited(tests: Extractions, twins: Sequence[TwinFigures]) -> Iterator[Figure]:
     """The memorization test: word for word, by how often passages were seen, other measures."""
     if not tests:
         return
+    n = tests[0]["n"]
     about = {
         "dataset_type": "memorized-passages",
         "dataset_name": "passages of the training data",
         **{key: tests[0][key] for key in ("prefix_length", "suffix_length")},
     }
-    exact = {**about, "metric": "exact_match"}
-    yield _make_exact("recited", "recited word for word", tests, exact)
+    exact = {"main": True, "metric": "exact_match", **about}
+    yield _make_exact("recited", "recited word for word", tests, **exact)
     if twins:
-        yield Figure(
-            key="recited.twin",
-            table="recited",
-            label="recited by the twin, which never saw the passages",
-            form="share",
-            n=twins[0].recited.n,
-            base=make_share(twins[0].recited),
-            edits=[_make_way(twin) for twin in twins],
-            details={"name": twins[0].name, "loss": twins[0].loss},
+        label, twin = "recited by the twin, which never saw the passages", twins[0]
+        base, edits = make_share(twin.recited), [_make_way(one) for one in twins]
+        known: dict[str, Any] = {"main": True, "name": twin.name, "loss": twin.loss}
+        yield make_figure(
+            "recited", "recited.twin", label, "share", twin.recited.n, base, edits, **known
         )
     for place, part in enumerate(tests[0].get("by_count", ())):
         strata = [_pick_stratum(test, place) for test in tests]
-        key, label = f"recited.{part['count']}", _describe_count(part["count"])
-        yield _make_exact(key, label, strata, {}, main=False)
-    named: list[tuple[str, str, tuple[str, ...], Form]] = [
-        (one.name, one.phrase, one.path, "share" if "%" in one.form else "nats")
-        for one in MEASURES
-        if one.phrase
-    ]
-    control = ("control", "nll")
-    for key, label, path, form in (
-        *named,
-        ("control_nll", "loss on control text, nats per token", control, "nats"),
-    ):
+        yield _make_exact(f"recited.{part['count']}", _describe_count(part["count"]), strata)
+    for key, label, path, form in _MEASURED:
         values = [_look_up(one, path) for one in (tests[0]["baseline"], *tests)]
         if all(values):
-            shown = {**about, "metric": key} if key == "next_token_accuracy" else {}
             base, *edits = (make_mean(value) for value in values)
-            yield make_minor(key, label, form, tests[0]["n"], base, edits, details=shown)
+            shown: dict[str, Any] = {"metric": key, **about} if key == _ON_THE_CARD else {}
+            yield make_figure("recited", key, label, form, n, base, edits, **shown)
     rises = [test["paired"].get("selectivity") for test in tests]
     if all(rises):
         label = "selectivity, nats per token"
         hint = "the rise of the loss on the passages minus its rise on the control text"
         edits = [make_mean(rise) for rise in rises]
-        yield make_minor("selectivity", label, "nats", tests[0]["n"], None, edits, hint=hint)
+        yield make_figure("recited", "selectivity", label, "nats", n, None, edits, hint=hint)
+
+
+_MEASURED: list[tuple[str, str, tuple[str, ...], Form]] = [
+    (one.name, one.phrase, one.path, "share" if "%" in one.form else "nats")
+    for one in MEASURES
+    if one.phrase
+]
+_MEASURED.append(
+    ("control_nll", "loss on control text, nats per token", ("control", "nll"), "nats")
+)
+_ON_THE_CARD = "next_token_accuracy"
+"""The measure that the model index has beside the share recited."""
 
 
 def _make_way(twin: TwinFigures) -> EditValue:
-    ways = {"toward_recited": twin.toward_recited, "toward_loss": twin.toward_loss}
-    return EditValue(value=None, note=describe_way(twin.toward_recited), details=ways)
+    ways: dict[str, Any] = {"toward_recited": twin.toward_recited, "toward_loss": twin.toward_loss}
+    return make_value(None, note=describe_way(twin.toward_recited), **ways)
 
 
 def _pick_stratum(test: Mapping[str, Any], place: int) -> dict[str, Any]:
@@ -147,35 +150,19 @@ def _look_up(figures: Any, path: Iterable[str]) -> Any:
     return figures
 
 
-def _make_exact(
-    key: str, label: str, tests: Extractions, details: Mapping[str, Any], *, main: bool = True
-) -> Figure:
+def _make_exact(key: str, label: str, tests: Extractions, **shown: Any) -> Figure:
     """`tests`: the figures of each edit, with `baseline` and `paired`."""
     base, edits = tests[0]["baseline"]["exact_match"], []
     for test in tests:
         paired, found = test["paired"], test["exact_match"]
         change, p_value = paired["exact_match_difference"], paired["p_value"]
         lost, gained = paired["forgotten"], paired["newly_extracted"]
-        edits.append(
-            EditValue(
-                value=found["rate"],
-                ci95=found["ci95"],
-                change=Change(value=change["value"], ci95=change["ci95"], p_value=p_value),
-                note=f"{lost} no longer recited, {gained} newly, {format_p(p_value)}",
-                details={"count": found["count"], "no_longer": lost, "newly": gained},
-            )
-        )
-    return Figure(
-        key=key,
-        table="recited",
-        label=label,
-        main=main,
-        form="share",
-        n=tests[0]["n"],
-        base=Value(value=base["rate"], ci95=base["ci95"], details={"count": base["count"]}),
-        edits=edits,
-        details=dict(details),
-    )
+        note = f"{lost} no longer recited, {gained} newly, {format_p(p_value)}"
+        flips = {"count": found["count"], "no_longer": lost, "newly": gained}
+        paired = (change["value"], change["ci95"], p_value)
+        edits.append(make_value(found["rate"], found["ci95"], paired, note, **flips))
+    before = make_value(base["rate"], base["ci95"], count=base["count"])
+    return make_figure("recited", key, label, "share", tests[0]["n"], before, edits, **shown)
 
 
 def _describe_count(count: str) -> str:
@@ -209,7 +196,7 @@ def _list_costs(
             if len(others) == len(scored):
                 yield _make_task(name, metric, others, first)
     if texts:
-        yield _make_loss("heldout", texts, table="cost")
+        yield _make_loss("heldout", texts, "cost")
 
 
 def _make_task(name: str, metric: str, scored: Sequence[Metric], task: TaskResult) -> Figure:
@@ -217,62 +204,41 @@ def _make_task(name: str, metric: str, scored: Sequence[Metric], task: TaskResul
     first, main = scored[0], metric == task.metric
     lower = "" if first.higher_is_better else ", lower is better"
     meaning = f"{metric} is {_METRICS[metric]}" if metric in _METRICS else ""
-    about = ("description", "num_fewshot", "batch_size", "version")
-    key = f"task.{name}" if main else f"task.{name} {metric}"
-    return Figure(
-        key=key,
-        table="cost" if main else None,
-        label=f"{name}, {metric}{lower}",
-        hint="; ".join(filter(None, ((task.description or "").rstrip("."), meaning))),
-        form="number",
-        n=first.n,
-        base=Value(value=first.base),
-        edits=[_make_score(one) for one in scored],
-        details={
-            "dataset_type": name,
-            "dataset_name": name,
-            "metric": metric,
-            "higher_is_better": first.higher_is_better,
-            **{key: getattr(task, key) for key in about},
-        },
-    )
+    known: dict[str, Any] = {
+        "main": main,
+        "hint": "; ".join(filter(None, ((task.description or "").rstrip("."), meaning))),
+        "dataset_type": name,
+        "dataset_name": name,
+        "metric": metric,
+        "higher_is_better": first.higher_is_better,
+    }
+    known |= task.model_dump(include={"description", "num_fewshot", "batch_size", "version"})
+    key, label = f"task.{name}" if main else f"task.{name} {metric}", f"{name}, {metric}{lower}"
+    base, edits = make_value(first.base), [_make_score(one) for one in scored]
+    table = "cost" if main else None
+    return make_figure(table, key, label, "number", first.n, base, edits, **known)
+
+
+_DECIDED = {"outcome", "resolution", "test", "drop", "drop_is_relative"}
 
 
 def _make_score(one: Metric) -> EditValue:
-    about = ("outcome", "test", "resolution", "drop", "drop_is_relative")
-    return EditValue(
-        value=one.edited,
-        change=Change(value=one.difference, ci95=one.ci95, p_value=one.p_value),
-        note=f"{one.verdict}, {format_p(one.p_value)}",
-        details={key: getattr(one, key) for key in about},
-    )
+    note = f"{one.verdict}, {format_p(one.p_value)}"
+    change, about = (one.difference, one.ci95, one.p_value), one.model_dump(include=_DECIDED)
+    return make_value(one.edited, None, change, note, **about)
 
 
-def _make_loss(key: str, texts: Sequence[HeldOut], *, table: str, main: bool = True) -> Figure:
+def _make_loss(key: str, texts: Sequence[HeldOut], table: str) -> Figure:
     first, edits = texts[0], []
     for one in texts:
-        rise = one.difference
-        edits.append(
-            EditValue(
-                value=one.edited.mean,
-                ci95=one.edited.ci95,
-                change=Change(value=rise.mean, ci95=rise.ci95, p_value=rise.p_value),
-                note=f"{one.verdict}, {format_p(rise.p_value)}",
-                details={"outcome": one.outcome, "test": rise.test, "resolution": one.resolution},
-            )
-        )
+        rise, about = one.difference, one.model_dump(include=_DECIDED)
+        note = f"{one.verdict}, {format_p(rise.p_value)}"
+        values = (one.edited.mean, one.edited.ci95, (rise.mean, rise.ci95, rise.p_value), note)
+        edits.append(make_value(*values, test=rise.test, **about))
     what = "held-out text" if first.kind == "text" else "passages that no model was trained on"
-    return Figure(
-        key=key,
-        table=table,
-        label=f"loss on {what}, nats per token",
-        main=main,
-        form="nats",
-        n=first.n,
-        base=Value(value=first.base.mean, ci95=first.base.ci95),
-        edits=edits,
-        details={"kind": first.kind},
-    )
+    label, base = f"loss on {what}, nats per token", make_mean(first.base.model_dump())
+    known: dict[str, Any] = {"main": table == "cost", "kind": first.kind}
+    return make_figure(table, key, label, "nats", first.n, base, edits, **known)
 
 
 def _list_all(found: Sequence[AllPassages]) -> Iterator[Figure]:
@@ -285,11 +251,10 @@ def _list_all(found: Sequence[AllPassages]) -> Iterator[Figure]:
         named[f"recovered.{name}"] = (label, pairs)
     for key, (label, pairs) in named.items():
         base, edits = pairs[0].base, [make_share(one.edited) for one in pairs]
-        shown: dict[str, Any] = {"n": base.n, "base": make_share(base), "edits": edits}
-        yield make_minor(f"all.{key}", label, "share", **shown, table="all")
+        yield make_figure("all", f"all.{key}", label, "share", base.n, make_share(base), edits)
     losses = [one.heldout for one in found if one.heldout]
     if len(losses) == len(found):
-        yield _make_loss("all.heldout", losses, table="all", main=False)
+        yield _make_loss("all.heldout", losses, "all")
 
 
 def _list_sizes(models: Sequence[SizedModel]) -> Iterator[Figure]:
@@ -300,5 +265,5 @@ def _list_sizes(models: Sequence[SizedModel]) -> Iterator[Figure]:
         "cache_bytes_per_token": ("key/value cache per token", "bytes"),
     }
     for key, (label, form) in forms.items():
-        base, *edits = (EditValue(value=getattr(model.size, key)) for model in models)
-        yield make_minor(f"size.{key}", label, form, None, base, edits, table="size")
+        base, *edits = (make_value(getattr(model.size, key)) for model in models)
+        yield make_figure("size", f"size.{key}", label, form, None, base, edits)

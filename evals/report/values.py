@@ -1,4 +1,4 @@
-"""Makes values of figures from statistics, and figures that short tables leave out."""
+"""Makes figures of a report, and their values, from statistics."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.measure.attacks.result import Share
-from surgery.record.report import EditValue, Figure, Form, Value
+from surgery.record.report import EditValue, Figure, Form, Scalar, Value
+
+Ends = Sequence[float] | None
+Paired = tuple[float, Ends, float]
+"""A change, its interval, and its p-value."""
 
 
-def make_minor(
+def make_figure(
+    table: str | None,
     key: str,
     label: str,
     form: Form,
@@ -17,25 +22,43 @@ def make_minor(
     base: Value | None,
     edits: Sequence[EditValue | None],
     *,
-    table: str = "recited",
-    **more: Any,
+    main: bool = False,
+    hint: str = "",
+    **details: Scalar,
 ) -> Figure:
-    """A figure that short tables leave out."""
-    shown: dict[str, Any] = {"table": table, "main": False, **more}
-    return Figure(key=key, label=label, form=form, n=n, base=base, edits=list(edits), **shown)
+    """A figure in a table; with `main`, also in short ones."""
+    named: dict[str, Any] = {"key": key, "label": label, "hint": hint, "main": main, "form": form}
+    return Figure(table=table, n=n, base=base, edits=edits, details=details, **named)
+
+
+def make_value(
+    value: float | None,
+    ci95: Ends = None,
+    change: Paired | None = None,
+    note: str = "",
+    **details: Scalar,
+) -> EditValue:
+    """A value of the base, or, with its `change` from that, of an edit."""
+    found: dict[str, Any] = {"value": value, "ci95": ci95, "note": note, "details": details}
+    if change is not None:
+        value, ends, p_value = change
+        found["change"] = {"value": value, "ci95": ends, "p_value": p_value}
+    return EditValue.model_validate(found)
 
 
 def make_mean(figure: Mapping[str, Any]) -> EditValue:
     middle = next(figure[key] for key in ("mean", "rate", "value") if key in figure)
-    return EditValue(value=middle, ci95=figure["ci95"])
+    return make_value(middle, figure["ci95"])
 
 
-def make_share(share: Share) -> EditValue:
+def make_share(
+    share: Share, change: Paired | None = None, note: str = "", **more: Any
+) -> EditValue:
     """A share of no passages has no value, so it says that none counts."""
     if not share.n:
-        return EditValue(value=None, note="none counts")
-    known = {"count": share.count, "draws": share.draws}
-    return EditValue(value=share.rate, ci95=share.ci95, details=known)
+        return make_value(None, note="none counts")
+    known = {"count": share.count, "draws": share.draws, **more}
+    return make_value(share.rate, share.ci95, change, note, **known)
 
 
 def describe_way(way: float | None) -> str:
