@@ -26,6 +26,7 @@ from pydantic import ValidationError
 import surgery
 from cli.commands.edit.export import command
 from cli.commands.measure.evaluate import command as evaluate
+from evals.report.values import make_value
 from surgery.card.facts import as_line
 from surgery.card.measurements import build_measurements
 from surgery.errors import OutputError
@@ -220,6 +221,14 @@ def test_there_is_no_place_for_text(path: str, value: Any) -> None:
     reduce(getitem, way, report)[last] = value
     with pytest.raises(ValidationError):
         Report.model_validate(report)
+
+
+def test_what_is_not_finite_is_no_figure() -> None:
+    """Hours after the measurement began, it is no error."""
+    for value in (float("inf"), float("nan")):
+        assert make_value(value).model_dump(include={"value", "note"}) == {
+            "value": None, "note": "not finite",
+        }  # fmt: skip
 
 
 def test_a_passage_with_a_sentence_as_its_name_is_named_by_its_hash_alone() -> None:

@@ -73,7 +73,7 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
     """
     selected = evaluation.select(place, get_last_name(folder))
     manifest = parse_manifest(read_bytes(folder / MANIFEST, ManifestError), folder / MANIFEST)
-    if selected.found.edits[0].provenance["content"] != manifest.content:
+    if selected.report.edits[0].provenance["content"] != manifest.content:
         raise OutputError("changed while it was measured", where=folder, fix="evaluate it again")
     card = render_card(
         manifest,
@@ -114,7 +114,7 @@ def run_evaluation(
     if not leave_launch():
         return None
     config = request.to_config()
-    alone = len(edited) == 1 and found.found.edits[0].relation == "source"
+    alone = len(edited) == 1 and found.report.edits[0].relation == "source"
     with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
         write_evaluation(found, folder, edited[0].manifest if alone else None)
     for place, model in enumerate(models):

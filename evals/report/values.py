@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,12 @@ def make_value(
     note: str = "",
     **details: Scalar,
 ) -> EditValue:
-    """A value of the base, or, with its `change` from that, of an edit."""
+    """A value of the base, or, with its `change` from that, of an edit.
+
+    None also for what is not finite, such as the loss of a token that a model cannot write.
+    """
+    if value is not None and not math.isfinite(value):
+        return EditValue(value=None, note="not finite")
     found: dict[str, Any] = {"value": value, "ci95": ci95, "note": note, "details": details}
     if change is not None:
         value, ends, p_value = change

@@ -320,11 +320,11 @@ class Manifest(Record):
     @property
     def content(self) -> str:
         """What `surgery.checkpoint.content.hash_content` gives for the folder."""
-        weights = {name: one for name, one in self.files.items() if name.endswith(".safetensors")}
-        lines = [
-            f"{one.sha256} {one.size} {name}\n"
-            for name, one in {**weights, "config.json": self.files["config.json"]}.items()
-        ]
+        lines = (
+            f"{file.sha256} {file.size} {name}\n"
+            for name, file in self.files.items()
+            if name == "config.json" or name.endswith(".safetensors")
+        )
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
     @property
