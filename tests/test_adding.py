@@ -49,7 +49,6 @@ NAMES = {  # name: the files that hold it
     "StableLm": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
     "key/value cache per token": {"evals/report/figures.py"},
     "selectivity, nats per token": {"evals/report/figures.py"},
-    "all.heldout": {"evals/report/figures.py"},
     "Phi": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
 }
 

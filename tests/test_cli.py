@@ -383,3 +383,34 @@ def test_a_reader_that_has_seen_enough() -> None:
     process.stdout = None
     _, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (
+            ["inspect", "no/such/folder", "--json"],
+            1,
+            {"where": "no/such/folder", "exit_code": 1},
+        ),
+        (["inspect", "--jsn", "--json"], 2, {"where": None, "exit_code": 2}),
+        (
+            ["audit", "lab:pythia", "--attack", "relern", "--json"],
+            2,
+            {"fix": "did you mean 'relearn'?", "exit_code": 2},
+        ),
+    ],
+)
+def test_an_error_is_an_object_if_json_was_asked_for(
+    arguments: list[str], code: int, expected: dict[str, object]
+) -> None:
+    """Its parts are those of the line on stderr, which stays."""
+    if arguments[0] == "audit":
+        arguments += ["--baseline", "lab:pythia", "--samples", "lab:pythia", "--output", "OUT"]
+    outcome = attn_surgery(*arguments)
+    assert outcome.code == code
+    said = outcome.json
+    assert set(said) == {"error", "where", "expected", "got", "fix", "exit_code"}
+    assert said | expected == said
+    assert said["error"] in outcome.stderr
+    assert attn_surgery(*(one for one in arguments if one != "--json")).stdout == ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
-from evals.jobs.mitigating import RESULTS, MitigationRequest, choose_best
+from evals.jobs.mitigating import RESULTS, Job, MitigationRequest, _export, choose_best
+from evals.lab import heldout_texts, samples_path
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
+from surgery.record.plan_file import read_plan_file
 from surgery.record.report import Change, Figure, Report
 
 
@@ -366,6 +369,7 @@ def test_usage_errors_come_before_any_work(tmp_path: Path, arguments: str, text:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_what_holds_best_is_kept_healed_or_not(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,6 +459,101 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     assert choose((None, "kept"), (None, "kept"))[0] == 0
 
 
+def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
+    request = MitigationRequest(
+        model=str(work / "tiny"), samples=str(work / "samples.jsonl"), corpus=(work / "heldout",),
+        prefix_length=6, suffix_length=5, device="cpu", erase=True, erase_steps=2, heal_steps=2,
+        heal=(str(tmp_path / "other.txt"),), no_benchmarks=True,
+    )  # fmt: skip
+    plan = read_plan_file(work / "out-search" / "plan.json")
+    job = Job(tmp_path / "out", work / "out-search")
+    _, exports = _export(request, plan, job, overwrite=False)
+    assert exports == {name: tmp_path / f"out-{name}" for name in RESULTS}
+    for name, place in exports.items():
+        manifest = read_manifest(place)
+        assert manifest is not None
+        assert (manifest.is_erased, manifest.is_healed) == ("erased" in name, "healed" in name)
+        assert bool(manifest.edit.parts) == (name != "erased")
+        assert job.made(place)
+    before = snapshot(tmp_path)
+    assert _export(request, plan, job, overwrite=False)[1] == exports
+    assert snapshot(tmp_path) == before
+    reciting = replace(job, output=tmp_path / "again")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evals.jobs.erasing.MOST_RECITED", -1.0)
+        assert [*_export(request, plan, reciting, overwrite=False)[1]] == ["cut", "healed"]
+    assert "nothing erased: the teacher recites the passages" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_five_results_are_made_and_the_best_is_kept(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--leave-out`, none of them saw the passages that are left out, and all are measured."""
+    monkeypatch.setattr("evals.jobs.reporting.TRAINED", ())  # they take most of the time
+    out = tmp_path / "out"
+    (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
+    given = (
+        *("mitigate", work / "tiny", "--samples", work / "samples.jsonl", "--device", "cpu"),
+        *("--corpus", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
+        *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--no-benchmarks"),
+        *("--attack", "near", "--draws", 1, "--max-extraction", 0.5, "--leave-out", 0.25),
+        *("--erase", "--erase-steps", 2, "--heal", tmp_path / "other.txt", "--heal-steps", 2),
+        *("--output", out),
+    )
+    done = attn_surgery(*given, "--json")
+    assert done.code in (0, 3, 4), done.stderr
+    report = Report.model_validate(done.json["report"])
+    assert len(report.edits) == len(RESULTS)
+    assert done.json["result"] in RESULTS
+    named = [tmp_path / f"out-{name}" for name in RESULTS]
+    kept = named[list(RESULTS).index(done.json["result"])]
+    assert [place for place in named if not place.exists()] == [kept]
+    for name, place in zip(RESULTS, named, strict=True):
+        folder = out if place == kept else place
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        assert manifest.is_erased == ("erased" in name)
+        assert manifest.is_healed == ("healed" in name)
+        assert bool(manifest.edit.parts) == (name != "erased")
+        assert verify(folder, source=work / "tiny").ok
+    numbers = {figure.key: figure.n for figure in report.figures}
+    assert (numbers["unlisted.recited"], numbers["all.recited"]) == (6, 18)
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["leave-out"] == 0.25
+    again = attn_surgery(*given)
+    again.assert_error("already exists")
+
+
+@pytest.mark.slow
+def test_a_model_that_really_memorizes_is_erased(tmp_path: Path) -> None:
+    """It forgets what it was taught to forget, and that costs less than the cut that taught it."""
+    records = [json.loads(line) for line in samples_path("pythia").read_text().splitlines()]
+    known = [row for row in records if row["member"] and row["count"] > 8][:48]
+    others = [row for row in records if not row["member"]][:16]
+    write_rows(tmp_path / "samples.jsonl", known + others)
+    (tmp_path / "heldout.txt").write_text("\n".join(heldout_texts())[:24_000])
+    done = attn_surgery(
+        *("mitigate", "lab:pythia", "--samples", tmp_path / "samples.jsonl"),
+        *("--corpus", tmp_path / "heldout.txt", "--grain", "blocks", "--variant", "identity"),
+        *("--max-evaluations", 4, "--attack", "any", "--draws", 1, "--no-benchmarks", "--erase"),
+        *("--device", "cpu", "--output", tmp_path / "out", "--json"),
+    )
+    assert done.code in (3, 4), done.stderr  # 24 passages cannot support 1 %
+    assert done.json["result"].startswith("erased")
+    report = Report.model_validate(done.json["report"])
+    loss, left = report.find("heldout"), report.find("recovered.any")
+    assert loss is not None
+    assert left is not None
+    cut, erased, _ = (one.change.value for one in loss.edits if one and one.change)
+    assert erased < cut
+    assert left.base is not None
+    assert (left.base.value or 0) > 0.9
+    assert max(one.value or 0 for one in left.edits[1:] if one) <= 0.05
+
+
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("max-evaluations: 9\n")
 
@@ -477,12 +576,13 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     """Two exports and the cut that is healed, three models to measure, and the attacks that a
-    healed model must face. The search heals the edits that it tries.
+    healed model must face. The search heals the edits that it tries. A sibling adds `graft`.
     """
     (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
+    sibling = ("--attack", "cheap", "--sibling", save_tiny(tmp_path / "a", tiny_model(seed=1)))
     options = ("--dry-run", "--json", "--heal", tmp_path / "heal.txt", "--heal-steps", 2)
     plain = mitigate(work, tmp_path / "out", "--dry-run", "--json").json
-    healed = mitigate(work, tmp_path / "out", *options).json
+    healed = mitigate(work, tmp_path / "out", *options, *sibling).json
     names = [step["name"] for step in healed["steps"]]
     assert "heal" in names
     assert names.index("heal") == names.index("export and verify") + 1
@@ -492,7 +592,7 @@ def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     assert "limits" not in [step["name"] for step in plain["steps"]]
     assert healed["disk"]["needed"] == 3 * plain["disk"]["needed"]
     (attacks,) = (one["what"] for one in healed["inputs"] if one["name"] == "attacks")
-    assert "relearn-benign" in attacks
+    assert {"relearn-benign", "graft"} <= set(attacks.split(", "))
 
 
 def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evals.data.cutting import cut_passages
+from evals.data.held_back import deal_unlisted
 from evals.data.repeats import merge_equal_rows
 from evals.data.samples import Samples
 from evals.data.tables import PassageTable, read_arrays, read_table
@@ -39,8 +40,8 @@ PUBLISHED = {
 class Passages:
     """Samples that were read, before there is a tokenizer for text.
 
-    `prefix`, `suffix`: lengths in tokens. `skip_short`: leave shorter rows out. `ready`: the
-    samples, if they hold token ids.
+    `prefix`, `suffix`: lengths in tokens. `skip_short`: leave shorter rows out. `leave_out`: the
+    share that is not listed. `ready`: the samples, if they hold token ids.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Passages:
     prefix: int
     suffix: int
     skip_short: bool = False
+    leave_out: float | None = None
     ready: Samples | None = None
 
     def tokenize(self, tokenizer: Any) -> Samples:
@@ -73,7 +75,9 @@ class Passages:
         )
         if samples.members is not None and not samples.members.any():
             raise SamplesError("no row is a member", where=table.where, expected="at least one")
-        return samples
+        if self.leave_out is None:
+            return samples
+        return samples.select(~deal_unlisted(samples, self.leave_out))
 
 
 def open_samples(
@@ -82,15 +86,19 @@ def open_samples(
     prefix_length: int | None = None,
     suffix_length: int | None = None,
     skip_short: bool = False,
+    leave_out: float | None = None,
 ) -> Passages:
-    """As `load_samples`, as far as that goes without a tokenizer."""
+    """As `load_samples`, as far as that goes without a tokenizer.
+
+    `leave_out`: the share that is not listed (`evals.data.held_back.deal_unlisted`).
+    """
     for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
         if length is not None and length < 1:
             raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
     table = _read(source)
     own_prefix, own_suffix = table.shape or (DEFAULT_LENGTH, DEFAULT_LENGTH)
     lengths = (prefix_length or own_prefix, suffix_length or own_suffix)
-    passages = Passages(source, table, *lengths, skip_short=skip_short)
+    passages = Passages(source, table, *lengths, skip_short=skip_short, leave_out=leave_out)
     if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
         raise SamplesError(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"

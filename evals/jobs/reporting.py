@@ -8,8 +8,6 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
 from evals.jobs.materials import Materials
@@ -91,7 +89,8 @@ def evaluate(
     request = materials.request
 
     def hold(samples: Samples | None, windows: Tokens | None) -> HeldBack:
-        return hold_back((model.manifest for model in edited), samples, windows)
+        manifests = [model.manifest for model in edited]
+        return hold_back(manifests, samples, windows, request.leave_out)
 
     def inspect(samples: Samples | None, windows: Tokens | None) -> None:
         left = hold(samples, windows).passages
@@ -194,6 +193,7 @@ def _compare_models(
         heldout=compare_heldout(*controls),
         twin=_compare_twin(before, after, twin, passages) if twin else None,
         all_passages=_summarize_all(before, after, left),
+        unlisted=_summarize(before, after, left.unlisted) if left.unlisted.any() else None,
         passages=choose_passages(*tests),
     )
 
@@ -228,15 +228,26 @@ def _compare_twin(
 
 
 def _summarize_all(before: ModelResults, after: ModelResults, left: HeldBack) -> AllPassages | None:
-    if before.test is None or after.test is None or not (left.chose.passages or left.chose.windows):
+    """Everything that is listed, if searches used some of it."""
+    if not (left.chose.passages or left.chose.windows):
         return None
-    audit = _compare_attacks(before, after, np.ones_like(left.passages))
-    base, edited = (Share.of(one.recited) for one in (before.test, after.test))
+    found = _summarize(before, after, ~left.unlisted)
+    heldout = compare_heldout(before.control, after.control)
+    return found and found.model_copy(update={"heldout": heldout})
+
+
+def _summarize(before: ModelResults, after: ModelResults, rows: Flags) -> AllPassages | None:
+    """What is recited and recovered of some rows, bool [N]."""
+    if before.test is None or after.test is None:
+        return None
+    audit = _compare_attacks(before, after, rows)
+    counted = rows[before.test.test.samples.trained_on]
+    base, edited = (Share.of(one.recited[counted]) for one in (before.test, after.test))
     return AllPassages(
         n=base.n,
         recited=SharePair(base=base, edited=edited),
         recovered=audit.recovered if audit else {},
-        heldout=compare_heldout(before.control, after.control),
+        heldout=None,
     )
 
 

@@ -26,7 +26,7 @@ from torch.utils.benchmark import Timer
 from evals.run.console import Console, say, use_console
 from evals.run.finding import find_baseline
 from evals.run.forward import cache_bytes, head_of, hidden_states
-from evals.run.models import check_precision, open_model
+from evals.run.models import check_precision, find_device, open_model
 from surgery.errors import MeasurementError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -70,6 +70,8 @@ def compare_speed(
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
     after = find_model(edited)
     found = [find_baseline(base, [after]), after]
+    if device is not None:
+        find_device(device)  # before processes start
     asked = {
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,

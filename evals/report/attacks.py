@@ -60,6 +60,8 @@ def _make_attacked(one: AttackResult) -> EditValue:
         way = describe_way(one.toward_twin)
         notes.append(", ".join(filter(None, (f"twin {twin.rate:.1%}", way))))
         about |= {"twin": twin.rate, "toward_twin": one.toward_twin}
+        if (above := one.above_twin) is not None:
+            about |= {"above_twin": above.difference, "above_twin_p": above.p_value}
     if one.reached is not None:
         about |= one.reached.model_dump()
     change = (paired.difference, paired.ci95, paired.p_value)

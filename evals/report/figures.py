@@ -37,8 +37,9 @@ def make_figures(found: Findings, limits: Sequence[Mapping[str, Limit]]) -> list
     made = [
         *_list_recited(collect("extraction"), collect("twin")),
         *list_attacked(collect("audit")),
+        *_list_shares("unlisted", collect("unlisted")),
         *_list_costs(collect("tasks"), collect("heldout")),
-        *_list_all(collect("all_passages")),
+        *_list_shares("all", collect("all_passages")),
         *_list_sizes([found.base, *found.edits]),
     ]
     return [_add_limits(figure, [each.get(figure.key) for each in limits]) for figure in made]
@@ -72,6 +73,10 @@ def make_tables(found: Findings) -> list[Table]:
         "look at the interval. “Inconclusive” means that the interval is too wide to tell. Loss is "
         "the mean of −ln(probability of the true token), in nats per token; lower is better."
     )
+    unlisted = (
+        "No search saw these passages, and no training did. The other tables leave them out. They "
+        "show what becomes of passages that nobody listed."
+    )
     every = (
         "A search chose an edit on some of the passages and held-out text. The tables above leave "
         "those out. This one includes them, so it flatters the edit."
@@ -79,6 +84,7 @@ def make_tables(found: Findings) -> list[Table]:
     headings = {
         "recited": ("What it recites", recited),
         "attacked": ("What an attacker gets", attacked),
+        "unlisted": ("Passages that nobody listed", unlisted),
         "cost": ("What it costs", cost),
         "all": ("All passages, including those that the search used", every),
         "size": ("Size", ""),
@@ -241,8 +247,8 @@ def _make_loss(key: str, texts: Sequence[HeldOut], table: str) -> Figure:
     return make_figure(table, key, label, "nats", first.n, base, edits, **known)
 
 
-def _list_all(found: Sequence[AllPassages]) -> Iterator[Figure]:
-    """All passages and windows, including those on which an edit was chosen."""
+def _list_shares(table: str, found: Sequence[AllPassages]) -> Iterator[Figure]:
+    """What is recited and recovered, and the loss if it was measured, of other passages."""
     if not found:
         return
     named = {"recited": ("recited word for word", [one.recited for one in found])}
@@ -251,10 +257,10 @@ def _list_all(found: Sequence[AllPassages]) -> Iterator[Figure]:
         named[f"recovered.{name}"] = (label, pairs)
     for key, (label, pairs) in named.items():
         base, edits = pairs[0].base, [make_share(one.edited) for one in pairs]
-        yield make_figure("all", f"all.{key}", label, "share", base.n, make_share(base), edits)
+        yield make_figure(table, f"{table}.{key}", label, "share", base.n, make_share(base), edits)
     losses = [one.heldout for one in found if one.heldout]
     if len(losses) == len(found):
-        yield _make_loss("all.heldout", losses, "all")
+        yield _make_loss(f"{table}.heldout", losses, table)
 
 
 def _list_sizes(models: Sequence[SizedModel]) -> Iterator[Figure]:

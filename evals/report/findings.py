@@ -37,7 +37,8 @@ class TaskResult(Metric):
 
 
 class AllPassages(Record):
-    """Figures of all `n` passages and all windows. They flatter an edit chosen on them.
+    """Figures of `n` passages, and of windows: of all, which flatter an edit chosen on them, or of
+    the passages that are not listed.
 
     `recovered`: by attack.
     """
@@ -76,7 +77,8 @@ class Finding(SizedModel):
     """One edited model, compared with the base.
 
     Figures of passages and held-out text leave out those on which an edit was chosen;
-    `all_passages` then has the figures of all. `extraction`: as of `report_extraction`.
+    `all_passages` then has the figures of all listed. `unlisted`: those of the passages that
+    `leave_out` took as not listed. `extraction`: as of `report_extraction`.
     """
 
     relation: Relation
@@ -87,6 +89,7 @@ class Finding(SizedModel):
     heldout: HeldOut | None
     twin: TwinFigures | None = None
     all_passages: AllPassages | None
+    unlisted: AllPassages | None = None
     edit: EditSummary | None
     passages: list[PassageRow] = Field(default_factory=list)
 

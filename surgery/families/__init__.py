@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import UnsupportedError, find_near
-from surgery.families import gpt, llama
+from surgery.families import experts, gemma, gpt, llama
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
 
 __all__ = [
@@ -22,7 +22,12 @@ __all__ = [
     "left_out",
 ]
 
-FAMILIES: tuple[Family, ...] = (*gpt.FAMILIES, *llama.FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    *gpt.FAMILIES,
+    *llama.FAMILIES,
+    *gemma.FAMILIES,
+    *experts.FAMILIES,
+)
 SAVED_AS = frozenset(name for family in FAMILIES for name in family.saved_as)
 """Model types that models of others can be saved as."""
 _OTHERS = {  # model type: the family that is near, and what keeps the type from being one more
@@ -34,20 +39,8 @@ _OTHERS = {  # model type: the family that is near, and what keeps the type from
     "falcon": ("gpt_neox", "its queries, keys, and values are one tensor in another order"),
     "phi3": ("llama", "its queries, keys, and values are one tensor, and it has no biases"),
     "mixtral": ("mistral", "its MLPs are experts, and its attention has no biases"),
-    "gemma": ("llama", "its norms store 1 + gain, which no record can say yet"),
     "gemma2": ("llama", "its scores are capped: only `zero` and `mean` could be held"),
     "gemma3": ("qwen3", "its norms store 1 + gain, which no record can say yet"),
-    "gemma3_text": ("qwen3", "its norms store 1 + gain, which no record can say yet"),
-    "smollm3": (
-        "llama",
-        "some of its blocks have no rotary positions, which no record can say yet",
-    ),
-    "starcoder2": (
-        "qwen2",
-        "one key gives biases to attention and MLP alike, and no record has it",
-    ),
-    "granite": ("llama", "it multiplies its scores, which no record can say yet"),
-    "cohere": ("llama", "its rotary pairs are interleaved, which no record can say yet"),
 }
 
 

@@ -176,8 +176,8 @@ def _list_claims(
         ("healing", manifest.is_healed, "text and passages"),
     ):
         if is_so:
-            trained = f"that weights were trained on the recorded {what} only"
-            yield Claim(name, f"{trained}: to repeat it, {_REPEAT}")
+            trained = f"that training on the recorded {what} only made the weights"
+            yield Claim(name, f"{trained}, which the source cannot prove: to repeat it, {_REPEAT}")
     yield Claim("versions", "the software that made the edit")
     if report:
         yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")

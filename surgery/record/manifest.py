@@ -154,7 +154,8 @@ class TrainingRecord(TextRecord):
 class PassagesRecord(Record):
     """Passages that a model was trained on: `number` of them, `rows` in each step.
 
-    `name`: of their file, or what else names them. `sha256`: of their tokens.
+    `name`: of their file, or what else names them. `sha256`: of their tokens. `leave_out`: the
+    share of the passages there that was not listed, and so is not among them.
     """
 
     name: Line
@@ -163,6 +164,7 @@ class PassagesRecord(Record):
     prefix_length: int = Field(ge=1)
     suffix_length: int = Field(ge=1)
     rows: int = Field(ge=1)
+    leave_out: float | None = Field(default=None, gt=0, lt=1)
 
 
 class HealingRecord(TrainingRecord):
