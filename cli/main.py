@@ -49,6 +49,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "convert": "Save a model as a GGUF file, for llama.cpp.",
     },
     "whole": {
+        "init": "Write a configuration for mitigate that fits your model and passages.",
         "mitigate": "Search, export, verify, attack, and evaluate in one command.",
         "demo": "Show the whole story on a small model, offline.",
     },

@@ -97,6 +97,7 @@ def open_passages(samples: str, request: Measuring, *, leave_out: float | None =
         suffix_length=request.suffix_length,
         skip_short=request.skip_short,
         leave_out=leave_out,
+        id_column=request.id_column,
     )
 
 

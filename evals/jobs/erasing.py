@@ -87,7 +87,7 @@ class EraseRequest(Editing):
         """The passages that it names, or a lab model's own."""
         from evals.data import open_samples
 
-        lengths = {"prefix_length", "suffix_length", "skip_short", "leave_out"}
+        lengths = {"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
         return open_samples(self.samples or self.model, **self.model_dump(include=lengths))
 
     @property

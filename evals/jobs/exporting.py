@@ -295,7 +295,9 @@ def _read_text_apart(
     from surgery.training.training import Schedule
 
     schedule = Schedule(request.heal_steps)
-    how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short", "leave_out"})
+    how = request.model_dump(
+        include={"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
+    )
     passages = open_samples(request.samples, **how) if request.samples else None
     tokens, taught = read_healing_text(text, schedule, prepared.model, passages)
     return tokens, schedule, taught

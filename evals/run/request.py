@@ -162,6 +162,11 @@ class Cutting(Request):
         "Tokens that the model must complete.",
         Option("input", default="32, or a pair's own"),
     ] = None
+    id_column: Annotated[
+        str | None,
+        "Column that names the passages in results.",
+        Option("input", "COLUMN", "id"),
+    ] = None
     skip_short: Annotated[
         bool,
         "Leave out passages that are shorter than prefix and suffix, and say how many.",
