@@ -261,14 +261,19 @@ def several(*each: Findings) -> Report:
     return make_report(each[0].model_copy(update=named))
 
 
-def example_of(folder: Path, **changes: Any) -> Report:
-    """The example as a report of the edited model in the folder, against its source."""
+def found_of(folder: Path, **changes: Any) -> Findings:
+    """As `found`, of the edited model in the folder, against its source."""
     manifest = read_manifest(folder)
     assert manifest is not None
     made = found(**{"edit": summarize_edit(manifest), **changes})
     (edit,) = made.edits
     known = {"provenance": {**edit.provenance, "content": manifest.content}}
-    return make_report(made.model_copy(update={"edits": [edit.model_copy(update=known)]}))
+    return made.model_copy(update={"edits": [edit.model_copy(update=known)]})
+
+
+def example_of(folder: Path, **changes: Any) -> Report:
+    """The report of `found_of`."""
+    return make_report(found_of(folder, **changes))
 
 
 def put_report(folder: Path, report: Report, **more: str) -> None:

@@ -65,6 +65,8 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "updated its report and model card" in again.stderr
     beside = (out / "report.json").read_bytes()
     assert beside == (tmp_path / "report" / "report.json").read_bytes(), "push finds this one"
+    record = (tmp_path / "report" / "surgery.json").read_bytes()
+    assert record == (out / "surgery.json").read_bytes(), "and may take that one for it"
     assert "Nothing yet" not in (out / "README.md").read_text()
 
 

@@ -19,17 +19,19 @@ from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import ROOT
-from example_report import bare, example, example_of, found, put_report
+from command_line import ROOT, snapshot
+from example_report import bare, example, example_of, found, found_of, put_report
 from pydantic import ValidationError
 
 import surgery
 from cli.commands.edit.export import command
 from cli.commands.measure.evaluate import command as evaluate
+from evals.jobs.evaluating import attach
+from evals.jobs.reporting import Evaluation
 from evals.report.values import make_value
 from surgery.card.facts import as_line
 from surgery.card.measurements import build_measurements
-from surgery.errors import OutputError
+from surgery.errors import ManifestError, OutputError
 from surgery.proof.report import read_report
 from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import Manifest, read_manifest
@@ -99,6 +101,25 @@ def test_a_report_that_was_changed_is_refused(folder: Path) -> None:
     file.unlink()
     with pytest.raises(OutputError, match=r"report\.json: is missing"):
         read_report(folder, manifest)
+
+
+def test_a_report_is_put_beside_its_model_whole_or_not_at_all(folder: Path) -> None:
+    """With its card. One of a model that has changed since, or whose card is broken, is not."""
+    before = snapshot(folder)
+    with pytest.raises(OutputError, match="changed while it was measured; evaluate it again"):
+        attach(Evaluation(found(), {}, [{}]), 0, folder)
+    evaluation, card = Evaluation(found_of(folder), {}, [{}]), folder / "README.md"
+    whole = card.read_text()
+    card.write_text(whole.replace("<!-- /attn-surgery:limits -->", ""))
+    with pytest.raises(ManifestError, match="lacks one of the comments around it"):
+        attach(evaluation, 0, folder)
+    card.write_text(whole)
+    assert snapshot(folder) == before
+    attach(evaluation, 0, folder)
+    report, _ = read_report(folder, manifest_of(folder))
+    assert report is not None
+    assert report.edits[0].name == folder.name
+    assert as_line(report.edits[0].verdict) in card.read_text()
 
 
 def test_a_report_that_no_manifest_records_is_refused(folder: Path) -> None:
