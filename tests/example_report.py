@@ -15,7 +15,7 @@ from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.measure.attacks.names import list_untried, make_attack
 from evals.measure.memorization.protocol import Protocol, measure, report_extraction
-from evals.report.findings import Findings
+from evals.report.figures import Findings
 from evals.report.page import render_pages
 from evals.report.report import make_report
 from evals.run.models import LoadedModel

@@ -23,7 +23,7 @@ from cli.tables.evaluation import print_evaluation
 from evals.measure.attacks import names
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
 from evals.report import figures
-from evals.report.findings import SizedModel
+from evals.report.figures import SizedModel
 from evals.report.page import render_pages
 from evals.report.report import make_report
 from surgery.card.measurements import build_measurements

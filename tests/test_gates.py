@@ -26,7 +26,7 @@ from evals.measure.attacks.names import (
 from evals.measure.attacks.result import Audit
 from evals.measure.differences import Metric
 from evals.measure.verdicts import check_share, describe_limits, foresee, judge, settle
-from evals.report.findings import Finding
+from evals.report.figures import Finding
 from evals.report.gates import check_gates, check_limited_tasks, find_limit
 from evals.report.headline import summarize, write_verdict
 from evals.report.request import EvaluationRequest

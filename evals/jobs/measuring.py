@@ -25,7 +25,7 @@ from evals.measure.memorization.protocol import (
     measure_control,
 )
 from evals.measure.memorization.summary import ControlLoss
-from evals.report.findings import ModelSize, SizedModel
+from evals.report.figures import ModelSize, SizedModel
 from evals.run.console import show_progress
 from evals.run.forward import cache_bytes, hidden_states
 from evals.run.lm_eval.running import SEEDS, TaskRun

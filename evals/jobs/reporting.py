@@ -21,7 +21,8 @@ from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.protocol import ExtractionResults, report_extraction
 from evals.measure.memorization.summary import list_rows
 from evals.measure.verdicts import foresee
-from evals.report.findings import AllPassages, Finding, Findings, TaskResult, TwinFigures
+from evals.report.costs import TaskResult
+from evals.report.figures import AllPassages, Finding, Findings, TwinFigures
 from evals.report.gates import find_limit
 from evals.report.headline import RELATIONS
 from evals.report.report import make_report

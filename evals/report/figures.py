@@ -1,7 +1,8 @@
-"""Makes the figures of a report from what an evaluation found, in the order of the page.
+"""What an evaluation found of a base and its edits, and the figures of a report that it makes.
 
-A new figure is a `make_figure` that one of the functions here yields. Page, Markdown, model card,
-terminal, and pictures show what they find.
+A new figure is a `make_figure` that one of the functions here yields, in the order of the page. If
+it shows something new, that is a field of `Finding`, which `evals.jobs.reporting` fills. Page,
+Markdown, model card, terminal, and pictures show what they find in a report.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evals.measure.differences import HeldOut, Metric
+from pydantic import Field
+
+from evals.data.held_back import ChoiceCounts
+from evals.measure.attacks.result import Audit, Share, SharePair
+from evals.measure.differences import HeldOut
 from evals.measure.memorization.measures import MEASURES
 from evals.report.attacks import list_attacked
-from evals.report.findings import AllPassages, Findings, SizedModel, TaskResult, TwinFigures
+from evals.report.costs import TaskResult, list_costs, make_loss
+from evals.report.request import EvaluationRequest
 from evals.report.values import (
     describe_way,
     format_p,
@@ -21,9 +27,93 @@ from evals.report.values import (
     make_share,
     make_value,
 )
-from surgery.record.report import EditValue, Figure, Form, Limit, Table
+from surgery.record.manifest import Line, Record, Word
+from surgery.record.report import (
+    EditSummary,
+    EditValue,
+    Figure,
+    Form,
+    FrontPoint,
+    Limit,
+    MeasuredModel,
+    ModelMap,
+    PassageRow,
+    Provenance,
+    Relation,
+    Table,
+)
 
 Extractions = Sequence[Mapping[str, Any]]
+
+
+class AllPassages(Record):
+    """Figures of `n` passages, and of windows: of all, which flatter an edit chosen on them, or of
+    the passages that are not listed.
+
+    `recovered`: by attack.
+    """
+
+    n: int
+    recited: SharePair
+    recovered: dict[str, SharePair]
+    heldout: HeldOut | None
+
+
+class ModelSize(Record):
+    parameters: int
+    weight_bytes: int
+    cache_bytes_per_token: int
+
+
+class SizedModel(MeasuredModel):
+    size: ModelSize
+
+
+class TwinFigures(Record):
+    """A model that never saw the passages, and how far the edit goes from the base toward it.
+
+    `recited`: the share recited; `loss`: its mean loss on the suffixes, in nats per token.
+    `toward_recited`, `toward_loss`: 0 as the base, 1 as the twin (`measure_way`).
+    """
+
+    name: Line
+    recited: Share
+    loss: float
+    toward_recited: float | None
+    toward_loss: float | None
+
+
+class Finding(SizedModel):
+    """One edited model, compared with the base.
+
+    Figures of passages and held-out text leave out those on which an edit was chosen;
+    `all_passages` then has the figures of all listed. `unlisted`: those of the passages that
+    `leave_out` took as not listed. `extraction`: as of `report_extraction`.
+    """
+
+    relation: Relation
+    chose: ChoiceCounts
+    tasks: dict[Word, TaskResult]
+    extraction: dict[str, Any] | None
+    audit: Audit | None
+    heldout: HeldOut | None
+    twin: TwinFigures | None = None
+    all_passages: AllPassages | None
+    unlisted: AllPassages | None = None
+    edit: EditSummary | None
+    passages: list[PassageRow] = Field(default_factory=list)
+
+
+class Findings(Record):
+    """One base and its edits, all measured in the same way. `settings`: with names for paths."""
+
+    created: Word
+    base: SizedModel
+    edits: list[Finding] = Field(min_length=1)
+    front: list[FrontPoint] = Field(default_factory=list)
+    map: ModelMap | None = None
+    settings: EvaluationRequest
+    provenance: Provenance
 
 
 def make_figures(found: Findings, limits: Sequence[Mapping[str, Limit]]) -> list[Figure]:
@@ -38,7 +128,7 @@ def make_figures(found: Findings, limits: Sequence[Mapping[str, Limit]]) -> list
         *_list_recited(collect("extraction"), collect("twin")),
         *list_attacked(collect("audit")),
         *_list_shares("unlisted", collect("unlisted")),
-        *_list_costs(collect("tasks"), collect("heldout")),
+        *list_costs(collect("tasks"), collect("heldout")),
         *_list_shares("all", collect("all_passages")),
         *_list_sizes([found.base, *found.edits]),
     ]
@@ -176,77 +266,6 @@ def _describe_count(count: str) -> str:
     return {"0": "never seen", "1": "seen once"}.get(count, f"seen {count.replace('-', '–')} times")
 
 
-_METRICS = {
-    "acc": "the share of right answers",
-    "acc_norm": "the share of right answers, with choices compared by likelihood per character",
-    "perplexity": "e to the power of the mean loss",
-    "word_perplexity": "e to the power of the mean loss per word",
-    "byte_perplexity": "e to the power of the mean loss per byte",
-    "bits_per_byte": "the mean loss per byte, in bits",
-}
-"""What lm-eval's names of metrics mean."""
-
-
-def _list_costs(
-    tasks: Sequence[Mapping[str, TaskResult]], texts: Sequence[HeldOut]
-) -> Iterator[Figure]:
-    """What the edits cost: benchmarks, by each of their metrics, and loss on held-out text."""
-    for name in tasks[0] if tasks else ():
-        scored = [some[name] for some in tasks if name in some]
-        if len(scored) < len(tasks):
-            continue
-        first = scored[0]
-        yield _make_task(name, first.metric, scored, first)
-        for metric in (one for one in first.metrics if one != first.metric):
-            others = [one.metrics[metric] for one in scored if metric in one.metrics]
-            if len(others) == len(scored):
-                yield _make_task(name, metric, others, first)
-    if texts:
-        yield _make_loss("heldout", texts, "cost")
-
-
-def _make_task(name: str, metric: str, scored: Sequence[Metric], task: TaskResult) -> Figure:
-    """Tables show only the main metric of a `task`."""
-    first, main = scored[0], metric == task.metric
-    lower = "" if first.higher_is_better else ", lower is better"
-    meaning = f"{metric} is {_METRICS[metric]}" if metric in _METRICS else ""
-    known: dict[str, Any] = {
-        "main": main,
-        "hint": "; ".join(filter(None, ((task.description or "").rstrip("."), meaning))),
-        "dataset_type": name,
-        "dataset_name": name,
-        "metric": metric,
-        "higher_is_better": first.higher_is_better,
-    }
-    known |= task.model_dump(include={"description", "num_fewshot", "batch_size", "version"})
-    key, label = f"task.{name}" if main else f"task.{name} {metric}", f"{name}, {metric}{lower}"
-    base, edits = make_value(first.base), [_make_score(one) for one in scored]
-    table = "cost" if main else None
-    return make_figure(table, key, label, "number", first.n, base, edits, **known)
-
-
-_DECIDED = {"outcome", "resolution", "test", "drop", "drop_is_relative"}
-
-
-def _make_score(one: Metric) -> EditValue:
-    note = f"{one.verdict}, {format_p(one.p_value)}"
-    change, about = (one.difference, one.ci95, one.p_value), one.model_dump(include=_DECIDED)
-    return make_value(one.edited, None, change, note, **about)
-
-
-def _make_loss(key: str, texts: Sequence[HeldOut], table: str) -> Figure:
-    first, edits = texts[0], []
-    for one in texts:
-        rise, about = one.difference, one.model_dump(include=_DECIDED)
-        note = f"{one.verdict}, {format_p(rise.p_value)}"
-        values = (one.edited.mean, one.edited.ci95, (rise.mean, rise.ci95, rise.p_value), note)
-        edits.append(make_value(*values, test=rise.test, **about))
-    what = "held-out text" if first.kind == "text" else "passages that no model was trained on"
-    label, base = f"loss on {what}, nats per token", make_mean(first.base.model_dump())
-    known: dict[str, Any] = {"main": table == "cost", "kind": first.kind}
-    return make_figure(table, key, label, "nats", first.n, base, edits, **known)
-
-
 def _list_shares(table: str, found: Sequence[AllPassages]) -> Iterator[Figure]:
     """What is recited and recovered, and the loss if it was measured, of other passages."""
     if not found:
@@ -260,7 +279,7 @@ def _list_shares(table: str, found: Sequence[AllPassages]) -> Iterator[Figure]:
         yield make_figure(table, f"{table}.{key}", label, "share", base.n, make_share(base), edits)
     losses = [one.heldout for one in found if one.heldout]
     if len(losses) == len(found):
-        yield _make_loss(f"{table}.heldout", losses, table)
+        yield make_loss(f"{table}.heldout", losses, table)
 
 
 def _list_sizes(models: Sequence[SizedModel]) -> Iterator[Figure]:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from evals.measure.differences import Metric
 from evals.measure.verdicts import check_limit, check_share
-from evals.report.findings import Finding
+from evals.report.figures import Finding
 from evals.report.request import EvaluationRequest
 from evals.run.statistics import FEWEST, scale_needed
 from surgery.errors import UnknownNameError

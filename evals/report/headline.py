@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from evals.measure.differences import HeldOut
 from evals.measure.verdicts import describe_limits, join_sentences, settle, shorten_list
 from evals.report.attacks import UNTRAINED, describe_attacks, has_trained
-from evals.report.findings import Finding, Findings, TaskResult
+from evals.report.costs import TaskResult
+from evals.report.figures import Finding, Findings
 from surgery.card.command import describe_training, name_texts, write_export_command
 from surgery.hub.embedded import find_lab
 from surgery.record.report import EditSummary, Limit, MeasuredModel, Relation, Summary

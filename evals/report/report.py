@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from evals.measure.verdicts import OK, settle
-from evals.report.figures import make_figures, make_tables
-from evals.report.findings import Finding, Findings
+from evals.report.figures import Finding, Findings, make_figures, make_tables
 from evals.report.gates import check_gates
 from evals.report.headline import list_warnings, summarize, write_commands, write_verdict
 from surgery.card.facts import make_printable
