@@ -33,7 +33,6 @@ from evals.jobs.materials import Materials
 from evals.jobs.reporting import evaluate
 from evals.measure.attacks.names import TRAINED
 from evals.measure.healing import find_healing_text
-from evals.report.report import Report
 from evals.report.request import EvaluationRequest
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_tokenizer
@@ -43,6 +42,7 @@ from surgery.proof.distance import TRAINED_TOLERANCE
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.record.manifest import PassagesRecord, read_manifest
+from surgery.record.report import Report
 from surgery.training import healing, training
 
 STEPS = ("--heal-steps", 6)
@@ -424,11 +424,15 @@ def evaluate_healed(
     return evaluate([find_model(work / model)], find_model(work / baseline), materials).report
 
 
+def list_attacks(report: Report) -> list[object]:
+    """The attacks that were tried."""
+    attacked = [figure for figure in report.figures if figure.table == "attacked" and figure.main]
+    return [figure.details["name"] for figure in attacked]
+
+
 @pytest.mark.usefixtures("few_steps")
 def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None:
-    (edit,) = evaluate_healed(work, attack=("greedy",), draws=1).edits
-    assert edit.audit is not None
-    assert [attack.name for attack in edit.audit.attacks] == ["greedy", *TRAINED]
+    assert list_attacks(evaluate_healed(work, attack=("greedy",), draws=1)) == ["greedy", *TRAINED]
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -439,6 +443,5 @@ def test_an_edit_of_a_healed_model_is_healed_too(work: Path) -> None:
     card = (work / "further" / "README.md").read_text()
     assert "The model was also healed" in card
     assert "Training needs the same text (`text.txt`)" in card
-    (edit,) = evaluate_healed(work, model="further", attack=("greedy",), draws=1).edits
-    assert edit.audit is not None
-    assert [attack.name for attack in edit.audit.attacks] == ["greedy", *TRAINED]
+    report = evaluate_healed(work, model="further", attack=("greedy",), draws=1)
+    assert list_attacks(report) == ["greedy", *TRAINED]

@@ -97,16 +97,19 @@ def test_an_audit_tells_them_apart(folder: Path) -> None:
 
 
 def test_an_evaluation_tells_them_apart(folder: Path) -> None:
-    (edit,) = run("evaluate", folder, "all", "--no-benchmarks", "--leave-out", 0.5)["edits"]
-    rest = {}
-    for name in ("listed", "unlisted"):
-        (rest[name],) = run("evaluate", folder, name, "--no-benchmarks")["edits"]
-    exact = [one["extraction"]["exact_match"] for one in (edit, rest["listed"])]
-    assert exact[0] == exact[1]
-    assert edit["unlisted"]["n"] == 6
-    alone = rest["unlisted"]["extraction"]["exact_match"]
-    assert edit["unlisted"]["recited"]["edited"]["count"] == alone["count"]
-    assert {*edit["unlisted"]["recovered"]} == {"greedy", "hints:2"}
+    def figures_of(name: str, *more: object) -> dict[str, Any]:
+        report = run("evaluate", folder, name, "--no-benchmarks", *more)
+        return {figure["key"]: figure for figure in report["figures"]}
+
+    found = figures_of("all", "--leave-out", 0.5)
+    listed, unlisted = (figures_of(name) for name in ("listed", "unlisted"))
+    assert found["recited"]["edits"] == listed["recited"]["edits"]
+    assert found["unlisted.recited"]["n"] == 6
+    count = found["unlisted.recited"]["edits"][0]["details"]["count"]
+    assert count == unlisted["recited"]["edits"][0]["details"]["count"]
+    assert {key for key in found if key.startswith("unlisted.recovered")} == {
+        "unlisted.recovered.greedy", "unlisted.recovered.hints:2",
+    }  # fmt: skip
     shown = (folder / "evaluate-all-3" / "report.md").read_text()
     assert "**Passages that nobody listed.**" in shown
     told = attn_surgery(

@@ -113,7 +113,7 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
 
 def note_limits(result: dict[str, Any]) -> None:
     """Prints every limit that is not shown to be kept."""
-    from evals.measure.verdicts import WORDS
+    from surgery.card.measurements import WORDS
 
     for limit in result["limits"]:
         if not limit["ok"]:

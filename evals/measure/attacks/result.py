@@ -15,9 +15,10 @@ from evals.data.held_back import ChoiceCounts
 from evals.measure.attacks.attack import Attack, AttackOutcome, Learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.membership import auc
-from evals.measure.verdicts import Limit, State
+from evals.measure.verdicts import check_share
 from evals.run.statistics import compare_draws, rate, rate_draws
 from surgery.record.manifest import Record
+from surgery.record.report import Limit, State
 
 
 class Share(Record):
@@ -213,7 +214,7 @@ class Audit(Record):
     def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
         """Checks `limits`: attack → the highest rate allowed."""
         return [
-            Limit.of_share(
+            check_share(
                 one.name,
                 f"share of passages recovered by {one.name}",
                 limits[one.name],
