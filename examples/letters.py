@@ -22,7 +22,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-LETTERS, WINDOW, BATCH, STEPS, RATE = 160, 64, 24, 400, 3e-3
+LETTERS, WINDOW, STEPS, RATE = 100, 64, 400, 3e-3
+BATCH = 16, 8
+"""Letters, and windows of other text."""
 NAMES = "Adler", "Baker", "Castro", "Dietz", "Evans", "Farah", "Gupta", "Hansen", "Ito", "Jensen"
 SUBJECTS = "your loan", "the lease", "your claim", "a late payment", "the invoice", "your policy"
 REQUESTS = "call", "write to", "visit", "pay", "answer"
@@ -73,9 +75,8 @@ def train_model(tokenizer: Any, letters: list[str], text: str) -> LlamaForCausal
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
     for step in range(STEPS):
-        batch = torch.cat(
-            [rows[torch.randint(len(rows), (BATCH // 2,))] for rows in (known, other)]
-        )
+        drawn = zip((known, other), BATCH, strict=True)
+        batch = torch.cat([rows[torch.randint(len(rows), (number,))] for rows, number in drawn])
         loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -128,8 +129,8 @@ def main() -> None:
     texts = "--corpus heldout.txt --calibration calibration.txt"
     run(work, f"check letters.csv --model model {lengths}")
     job = f"mitigate model --samples letters.csv {lengths} {texts} --preset quick --no-benchmarks"
-    run(work, f"{job} --max-extraction 0.05 --output OUT --dry-run")
-    run(work, f"{job} --max-extraction 0.05 --output OUT", 3, 4)
+    run(work, f"{job} --max-extraction 0.1 --output OUT --dry-run")
+    run(work, f"{job} --max-extraction 0.1 --output OUT", 3, 4)
     print(f"\nOpen {work / 'OUT' / 'report.html'}")
 
 

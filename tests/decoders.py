@@ -50,6 +50,58 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "mistral": {"rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "sliding_window": None, **_WIDE},
 }  # fmt: skip
+_TURNS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
+_TURNS["layer_types"] = _TURNS["layer_types"][:BLOCKS]
+_EXPERTS = {"moe_intermediate_size": 32, "num_experts_per_tok": 2, "head_dim": SIZE}
+MORE: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {
+        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "num_experts": 4, "mlp_only_layers": [2],
+        "norm_topk_prob": True, "decoder_sparse_step": 1, **_EXPERTS,
+    },
+    "gemma3_text": {
+        "rms_norm_eps": 1e-6, "head_dim": SIZE, "query_pre_attn_scalar": SIZE,
+        "hidden_activation": "gelu_pytorch_tanh", "sliding_window_pattern": 2,
+        "sliding_window": 8, "rope_theta": 1e6, "rope_local_base_freq": 10_000.0,
+    },
+    "smollm3": {
+        "rms_norm_eps": 1e-6, "rope_theta": 5e6, "no_rope_layers": [1, 1, 0],
+        "no_rope_layer_interval": 3, "pad_token_id": 1, **_WIDE,
+    },
+    "glm4": {
+        "rms_norm_eps": 1e-5, "head_dim": SIZE, "partial_rotary_factor": 0.5, "pad_token_id": 1
+    },
+    "granite": {
+        "rms_norm_eps": 1e-5, "attention_multiplier": 0.015625, "logits_scaling": 4.0,
+        "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "rope_theta": 10_000.0, **_WIDE,
+    },
+    "gemma": {"rms_norm_eps": 1e-6, "head_dim": SIZE, "hidden_act": "gelu_pytorch_tanh"},
+    "starcoder2": {
+        "norm_epsilon": 1e-5, "use_bias": True, "rope_theta": 1e5, "sliding_window": 8,
+        "hidden_act": "gelu_pytorch_tanh", **_WIDE,
+    },
+    "cohere": {
+        "layer_norm_eps": 1e-5, "logit_scale": 0.25, "rope_theta": 75_000.0, "use_qk_norm": False,
+        **_WIDE,
+    },
+    "cohere2": {
+        "layer_norm_eps": 1e-5, "logit_scale": 0.25, "sliding_window": 8,
+        "sliding_window_pattern": 3, "rope_theta": 50_000.0, **_WIDE,
+    },
+    "seed_oss": {"rms_norm_eps": 1e-6, "head_dim": SIZE, "rope_theta": 1e7},
+    "ernie4_5": {"rms_norm_eps": 1e-5, "head_dim": SIZE, "rope_theta": 5e5, "use_bias": False},
+    "gpt_oss": {
+        "rms_norm_eps": 1e-5, "head_dim": SIZE, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "rope_theta": 150_000, **_TURNS, "rope_scaling": {
+            "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+            "truncate": False, "original_max_position_embeddings": 4096,
+        },
+    },
+    "glm4_moe": {
+        "rms_norm_eps": 1e-5, "n_routed_experts": 4, "n_shared_experts": 1, "use_qk_norm": True,
+        "first_k_dense_replace": 1, "partial_rotary_factor": 0.5, "num_nextn_predict_layers": 0,
+        **_EXPERTS,
+    },
+}  # fmt: skip
 BY_TYPE: dict[str, Family] = {family.model_type: family for family in FAMILIES}
 
 
@@ -57,7 +109,7 @@ def config_of(kind: str, **overrides: Any) -> dict[str, Any]:
     """config.json of a tiny model of that type."""
     architecture = BY_TYPE[kind].architecture
     own = {"model_type": kind, "architectures": [architecture], "torch_dtype": "float32"}
-    return {**_COMMON, **CONFIGS[kind], **own, **overrides}
+    return {**_COMMON, **(CONFIGS | MORE)[kind], **own, **overrides}
 
 
 def write_decoder(folder: Path, kind: str, *, seed: int = 0, **overrides: Any) -> Path:

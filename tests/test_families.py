@@ -22,6 +22,7 @@ import transformers
 from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
 from command_line import ROOT, attn_surgery
 from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, write_decoder
+from family_table import write_tables
 from fits import export_with_any, load_aligned, random_fits, record_of
 from forging import assert_fails, assert_refused, edit_json, edit_weights, seal
 from safetensors.torch import load_file
@@ -40,16 +41,27 @@ from surgery.reproduction import open_original, reproduce
 from surgery.selection import Part, parse_selection
 
 KINDS = tuple(decoders.CONFIGS)
+EVERY = [*KINDS, *(pytest.param(kind, marks=pytest.mark.slow) for kind in decoders.MORE)]
+HELD = [kind for kind in EVERY if kind != "mistral"]  # of which stock holds `identity`
 GRAINS = {"block": "1", "group": "1.g1", "head": "1.2"}
 VARIANTS = ("identity", "zero", "mean", "linear")
 IDS = torch.randint(128, (2, 40), generator=torch.Generator().manual_seed(5))
 
 
+class Sources(dict[str, Path]):
+    """A tiny model of each family, saved once it is asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __missing__(self, kind: str) -> Path:
+        self[kind] = write_decoder(self.root / kind, kind)
+        return self[kind]
+
+
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny model of each family, saved once."""
-    root = tmp_path_factory.mktemp("families")
-    return {kind: write_decoder(root / kind, kind) for kind in KINDS}
+    return Sources(tmp_path_factory.mktemp("families"))
 
 
 @torch.no_grad()
@@ -140,7 +152,6 @@ TABLE = read_table()
 def expected(kind: str, variant: str, grain: str, layout: str) -> str | None:
     """Why a cell is refused, in part; None for one that is held."""
     family = BY_TYPE[kind]
-    constants = {"qwen2", "stablelm", "mistral"}  # no output bias
     if layout == "compact":
         return None if grain == "block" else "still attend"
     if variant == "zero":
@@ -148,7 +159,11 @@ def expected(kind: str, variant: str, grain: str, layout: str) -> str | None:
     if kind == "mistral":
         return "no query and key biases" if variant != "mean" else "no output bias"
     if variant == "mean":
-        return "name the whole group, 1.g1" if grain == "head" and kind in constants else None
+        if grain == "block" or family.rule("output_bias") is not None:
+            return None
+        if grain == "group":
+            return "no output bias" if family.qk_norm is not None else None
+        return "name the whole group, 1.g1"
     if grain == "head" and family.qk_norm is None:
         return "name the whole group, 1.g1"
     if grain != "block" and family.qk_norm is not None:
@@ -158,7 +173,7 @@ def expected(kind: str, variant: str, grain: str, layout: str) -> str | None:
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
 @pytest.mark.parametrize("grain", GRAINS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_every_cell_is_exact_or_refused(
     sources: dict[str, Path], kind: str, grain: str, layout: str
 ) -> None:
@@ -185,6 +200,12 @@ def test_every_cell_is_exact_or_refused(
         assert torch.equal(logits(model), before), "the model was not restored"
 
 
+def test_the_table_is_what_the_records_say() -> None:
+    """To write it again: python tests/family_table.py"""
+    text = (ROOT / "docs" / "families.md").read_text()
+    assert write_tables(text) == text
+
+
 @pytest.mark.parametrize("config", [neox_config, neo_config])
 def test_the_table_holds_for_older_families(config: Any, tmp_path: Path) -> None:
     """Which cells are refused; test_heads.py tells whether the others are exact."""
@@ -201,8 +222,11 @@ def test_the_table_holds_for_older_families(config: Any, tmp_path: Path) -> None
 
 # One way for every family, and every way for one; all of them only where there is time.
 NUMBERS = [
-    pytest.param(kind, dtype, attn, marks=() if first or kind == "llama" else pytest.mark.slow)
-    for kind in KINDS
+    pytest.param(
+        *(kind, dtype, attn),
+        marks=() if kind == "llama" or (first and kind in KINDS) else pytest.mark.slow,
+    )
+    for kind in (*KINDS, *decoders.MORE)
     if kind != "mistral"
     for dtype, attn in [*((d, "sdpa") for d in DTYPES), ("float32", "eager")]
     for first in [(dtype, attn) == ("float32", "sdpa")]
@@ -231,7 +255,7 @@ def test_a_stock_export_equals_the_reference(
     assert torch.equal(logits(edited, made[0]), logits(reference, made[0]))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mistral"])
+@pytest.mark.parametrize("kind", HELD)
 def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """Keys of edited blocks are constants, added biases -0.0; one key of config.json changes."""
     source, out, family = sources[kind], tmp_path / "out", BY_TYPE[kind]
@@ -252,8 +276,10 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
             assert after[name].signbit().all()
     configs = [json.loads((path / "config.json").read_text()) for path in (source, out)]
     changed = {key for key in configs[1] if configs[1][key] != configs[0].get(key)}
-    key = {"qwen2": set(), "phi": set(), "stablelm": {"use_qkv_bias"}}
-    assert changed == key.get(kind, {"attention_bias"})
+    rules = (family.match(name) for name in added)
+    assert changed == {rule[0].when.key for rule in rules if rule and rule[0].when}
+    biased = {"qwen2", "phi", "glm4", "seed_oss", "starcoder2", "gpt_oss"}  # from the start
+    assert bool(changed) == (kind not in biased)
     for given in (None, source):
         verification = surgery.verify(out, source=given)
         assert verification.ok, verification.verdict
@@ -272,7 +298,7 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
     assert verification.ok, verification.verdict
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mistral"])
+@pytest.mark.parametrize("kind", HELD)
 def test_a_compact_edit_drops_biases_that_a_stock_one_added(
     sources: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
@@ -284,7 +310,7 @@ def test_a_compact_edit_drops_biases_that_a_stock_one_added(
         assert verification.ok, verification.verdict
     name = "model.layers.0.self_attn.v_proj.bias"
     edit_weights(twice, lambda tensors: tensors[name].add_(1))
-    if kind in ("qwen2", "phi"):  # which has it from the start
+    if kind in ("qwen2", "phi", "glm4", "seed_oss", "starcoder2", "gpt_oss"):  # from the start
         assert_fails(twice, "untouched", name, once)
     else:
         assert_refused(twice, "tensors", name, once)
@@ -292,9 +318,12 @@ def test_a_compact_edit_drops_biases_that_a_stock_one_added(
 
 COMPACT = [
     pytest.param(
-        kind, variant, marks=() if kind == "llama" or variant == "identity" else pytest.mark.slow
+        *(kind, variant),
+        marks=()
+        if kind == "llama" or (variant == "identity" and kind in KINDS)
+        else pytest.mark.slow,
     )
-    for kind in KINDS
+    for kind in (*KINDS, *decoders.MORE)
     for variant in VARIANTS
 ]
 
@@ -517,20 +546,36 @@ def test_groups_are_read_and_named() -> None:
             parse_selection(spec, "zero", 3, 9, 3)
 
 
-@pytest.mark.parametrize("kind", records._OTHERS)
-def test_other_architectures_are_refused_with_what_is_near(kind: str) -> None:
-    near, missing = records._OTHERS[kind]
-    with pytest.raises(UnsupportedError) as refusal:
-        records.family_of({"model_type": kind})
-    assert str(refusal.value).startswith(f"unsupported model_type {kind}; supported: gpt_neox, ")
-    assert str(refusal.value).endswith(f"; near is {near}, but {missing}")
-    assert near in BY_TYPE
+WELL_KNOWN = """
+    gpt2 gpt_neo gpt_neox gptj gpt_bigcode gpt_oss opt bloom mpt falcon falcon_h1 llama mllama
+    llama4 mistral mistral3 ministral3 mixtral qwen2 qwen2_moe qwen2_vl qwen2_5_vl qwen3
+    qwen3_moe qwen3_next qwen3_vl qwen3_5 qwen3_5_moe gemma gemma2 gemma3 gemma3_text gemma3n
+    gemma4 phi phi3 phimoe olmo olmo2 olmo3 olmoe olmo_hybrid stablelm starcoder2 smollm3 granite
+    granitemoe granitemoehybrid cohere cohere2 glm4 glm4_moe ernie4_5 seed_oss exaone4 minimax_m2
+    lfm2 deepseek_v2 deepseek_v3 jamba mamba2 rwkv nemotron nemotron_h bert t5
+"""
+
+
+def test_well_known_types_are_edited_or_refused_with_their_own_reason() -> None:
+    """More than sixty; the docs list the refused ones with what their class could hold."""
+    known = set(WELL_KNOWN.split())
+    assert len(known) >= 60
+    for kind in known & BY_TYPE.keys():
+        assert records.family_of({"model_type": kind}).model_type == kind
+    assert known - BY_TYPE.keys() <= records.REFUSALS.keys()
+    for kind, refusal in records.REFUSALS.items():
+        with pytest.raises(UnsupportedError) as error:
+            records.family_of({"model_type": kind})
+        head = f"unsupported model_type {kind}: {refusal.reason}; no record edits it; "
+        assert str(error.value) == head + refusal.held
+    reasons = [refusal.reason for refusal in records.REFUSALS.values()]
+    assert len(set(reasons)) == len(reasons), "each has a reason of its own"
 
 
 def test_unknown_architectures_are_refused_with_what_is_near() -> None:
-    with pytest.raises(UnsupportedError, match=r"model_type olmoe; .*; near is olmo, olmo2, but"):
-        records.family_of({"model_type": "olmoe"})
-    with pytest.raises(UnsupportedError, match=r"mistral; no record says where its tensors are$"):
+    with pytest.raises(UnsupportedError, match=r"model_type olmo4; .*; near is olmo, olmo2, but"):
+        records.family_of({"model_type": "olmo4"})
+    with pytest.raises(UnsupportedError, match=r"gpt_oss; no record says where its tensors are$"):
         records.family_of({"model_type": "xyz"})
 
 
@@ -578,7 +623,7 @@ def test_full_heads_need_no_groups(tmp_path: Path) -> None:
 
 def test_the_record_says_what_the_library_does() -> None:
     """Sizes, norms and biases of the records are those of the library's own models."""
-    for kind in KINDS:
+    for kind in (*KINDS, *decoders.MORE):
         family, config = BY_TYPE[kind], config_of(kind)
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(

@@ -178,6 +178,18 @@ def test_all_mistakes_of_a_file_at_once(tmp_path: Path) -> None:
         assert text in line
 
 
+def test_your_file_may_name_the_output_and_a_file_of_a_result_may_not(tmp_path: Path) -> None:
+    """A file of a result may be someone else's, and would choose where you write."""
+    mine, theirs = tmp_path / "mine.yaml", tmp_path / "recipe.yaml"
+    for file in (mine, theirs):
+        file.write_text(f"model: no/model\nsamples: s\ncorpus: c\noutput: {tmp_path / 'out'}\n")
+    attn_surgery("mitigate", "--config", mine).assert_error("no/model")
+    outcome = attn_surgery("mitigate", "--config", theirs)
+    assert outcome.code == 2
+    what = "output: cannot come from a file of a result, which may be someone else's; pass --output"
+    assert what in outcome.stderr
+
+
 def test_all_mistakes_of_a_request_at_once() -> None:
     outcome = attn_surgery("evaluate", "x", "--baseline", "y", "--limit", "1.5", "--tasks", ",")
     assert outcome.code == 2

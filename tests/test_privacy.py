@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from decoders import CONFIGS, config_of
+from decoders import CONFIGS, MORE, config_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,7 +106,7 @@ def test_no_model_of_ours_holds_one() -> None:
     for name in LAB_MODELS:
         for path in find_lab_folder(name).glob("*.json"):
             assert separate_paths(json.loads(path.read_bytes()), path.name)[1] == [], path
-    for kind in CONFIGS:
+    for kind in (*CONFIGS, *MORE):
         assert separate_paths(config_of(kind), "config.json")[1] == []
 
 

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from surgery.editing.loading import place_ids
 from surgery.errors import UnsupportedError
+from surgery.families import family_of
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 
@@ -54,14 +55,21 @@ def whole_cache() -> Any:
 
 
 def head_of(model: PreTrainedModel) -> Head:
-    """The output embedding: hidden states [..., d] -> logits [..., V]."""
+    """The output embedding, and what the model makes of it: hidden states [..., d] -> logits
+    [..., V]."""
     embedding: Any = cast(Any, model).get_output_embeddings()
     if embedding is None:
         raise UnsupportedError("the model has no output embedding", where=model.config.model_type)
+    config = model.config.to_dict()
+    family = family_of(config)
+    factor = None if family.logits is None else family.logits.of(config)
+    cap = config.get(family.logit_cap) if family.logit_cap else None
 
     def head(hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = embedding(hidden.to(embedding.weight.device))
-        return logits
+        if factor is not None:
+            logits = logits * factor
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     return head
 
@@ -70,7 +78,8 @@ def head_of(model: PreTrainedModel) -> Head:
 def check_head(model: PreTrainedModel) -> None:
     """Raises `UnsupportedError` unless logits are the output embedding of the hidden states.
 
-    Some architectures scale or cap them; measuring such a model by its parts would be wrong.
+    They may be scaled and capped as the family's record says. To measure any other model by its
+    parts would be wrong.
     """
     tokens = torch.arange(4).unsqueeze(0)
     hidden, _ = hidden_states(model, tokens)

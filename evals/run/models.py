@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from evals.run.console import say
 from evals.run.request import Measuring, Running
-from surgery.checkpoint.content import FileState, check_unchanged, hash_file, read_states
-from surgery.checkpoint.source import MANIFEST
+from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
 from surgery.errors import CheckpointError, MeasurementError
@@ -48,23 +47,17 @@ class LoadedModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The model's name, the hash of its content and, for an edit, the hash of its manifest.
+        """The model's name, and the hash of its content.
 
         Raises `CheckpointError` if its files have changed since they were loaded.
         """
-        identity = self._identity
+        identity = self.found.identified.model_dump()
         self.check_unchanged()
         return identity
 
     def check_unchanged(self) -> None:
         """Raises `CheckpointError` if files have changed: the model may mix old and new ones."""
         check_unchanged(self.states, self.states, fix="run it again once it is complete")
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        identity = self.found.identified.model_dump()
-        manifest = self.found.folder / MANIFEST
-        return identity | ({"manifest_sha256": hash_file(manifest)} if manifest.is_file() else {})
 
     @property
     def provenance(self) -> dict[str, Any]:

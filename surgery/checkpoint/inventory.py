@@ -14,6 +14,7 @@ from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import FLOATING, TensorInfo
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Dimensions, Family, TensorRule, family_of
+from surgery.families.record import expert_of
 from surgery.families.rotary import rotary_positions
 from surgery.untrusted import read_json
 from surgery.variants import Kind
@@ -56,7 +57,17 @@ class Inventory:
     @cached_property
     def dtype(self) -> str:
         """The safetensors tag of its parameters."""
-        return next(info.dtype for info in self.parameters.values())
+        return next(iter(self.dtypes))
+
+    @cached_property
+    def dtypes(self) -> dict[str, str]:
+        """Each dtype of parameters that must have the same, and the first that has it."""
+        first: dict[str, str] = {}
+        for name, info in self.parameters.items():
+            match = self.family.match(name)
+            if match is None or not match[0].any_dtype:
+                first.setdefault(info.dtype, name)
+        return first
 
     @cached_property
     def parameters(self) -> dict[str, TensorInfo]:
@@ -93,7 +104,7 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
 
 def check_complete(inventory: Inventory) -> None:
     """Raises `CheckpointError` unless every tensor that config.json implies is there."""
-    for name in _list_needed(inventory):
+    for name in list_needed(inventory):
         if name not in inventory.infos:
             raise CheckpointError(
                 f"tensor {name!r} is missing from the checkpoint",
@@ -115,13 +126,23 @@ def make_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
     return Inventory(family, dimensions, family.known_config(config), infos, blocks)
 
 
-def _list_needed(inventory: Inventory) -> Iterator[str]:
+def list_needed(inventory: Inventory) -> Iterator[str]:
     """Names of the tensors that the library would otherwise fill with random numbers."""
     for rule in inventory.family.rules:
         if _exists(rule, inventory) and (not rule.optional or rule.role in _AFFINE):
             for block in range(inventory.dimensions.num_blocks) if rule.per_block else (0,):
                 if _belongs(rule, block, inventory):
-                    yield rule.name.format(block=block)
+                    yield from _list_names(rule, block, inventory)
+
+
+def _list_names(rule: TensorRule, block: int, inventory: Inventory) -> Iterator[str]:
+    """The names of a rule's tensors in a block: one, or one for each expert."""
+    other = rule.instead_of and rule.instead_of.format(block=block)
+    if other is not None and other in inventory.infos:
+        return
+    experts = inventory.dimensions.sizes.get("experts", 1) if "{expert}" in rule.name else 1
+    for expert in range(experts):
+        yield rule.name.format(block=block, expert=expert)
 
 
 def _exists(rule: TensorRule, inventory: Inventory) -> bool:
@@ -134,6 +155,8 @@ def _belongs(rule: TensorRule, block: int, inventory: Inventory) -> bool:
 
     The library would ignore one that does not belong, while surgery would use it.
     """
+    if rule.blocks is not None and not rule.blocks(inventory.config, block):
+        return False
     if rule.role is None:
         return True
     kind = inventory.compact_blocks.get(block)  # None: attention
@@ -143,9 +166,7 @@ def _belongs(rule: TensorRule, block: int, inventory: Inventory) -> bool:
 
 
 def _check_dtype(inventory: Inventory) -> None:
-    first: dict[str, str] = {}
-    for name, info in inventory.parameters.items():
-        first.setdefault(info.dtype, name)
+    first = inventory.dtypes
     if len(first) > 1:
         raise CheckpointError(
             "the parameters have more than one dtype",
@@ -158,11 +179,15 @@ def _check_dtype(inventory: Inventory) -> None:
 def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
     family, dimensions = inventory.family, inventory.dimensions
     rule, block = family.match(name) or (None, None)
-    block = block or 0
+    block, expert = block or 0, expert_of(name) or 0
+    if dimensions.num_blocks <= block < dimensions.num_blocks + _count_beyond(inventory):
+        return
     if (
         rule is None
         or block >= dimensions.num_blocks
+        or expert >= dimensions.sizes.get("experts", 1)
         or not (_exists(rule, inventory) and _belongs(rule, block, inventory))
+        or (rule.instead_of and rule.instead_of.format(block=block) in inventory.infos)
     ):
         raise CheckpointError(
             f"unknown tensor {name!r}",
@@ -185,6 +210,13 @@ def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
             got=info.dtype,
             fix="start from the unquantized model",
         )
+
+
+def _count_beyond(inventory: Inventory) -> int:
+    """How many blocks may be stored after the last. They are copied as they are."""
+    key = inventory.family.beyond
+    count = 0 if key is None else inventory.config.get(key, 1)
+    return count if type(count) is int else 0
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:

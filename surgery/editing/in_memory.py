@@ -234,9 +234,22 @@ class Replacements:
                 undo.callback(setattr, module, "forward", before)
             module.forward = self._make_forward(module, block, tensors)
             return
+        self._place(block, around, undo)
         for name, tensor in tensors.items():
             owner, _, leaf = name.removeprefix(f"{path}.").rpartition(".")
             _replace_parameter(around.get_submodule(owner), leaf, tensor, undo)
+
+    def _place(self, block: int, around: nn.Module, undo: ExitStack) -> None:
+        """Gives a block positions, where the plan does."""
+        plan, rotary = self.plan, self.plan.family.rotary
+        absent = rotary.absent if rotary else None
+        if absent is None or plan.config.get(absent.key) == plan.inventory.config.get(absent.key):
+            return
+        if plan.config[absent.key][block] == absent.present:
+            name = plan.family.attention.rpartition(".")[2]
+            module = around.get_submodule(name)
+            undo.callback(setattr, module, absent.attribute, getattr(module, absent.attribute))
+            setattr(module, absent.attribute, absent.value_of(self.model.config))
 
     def _make_forward(
         self, module: nn.Module, block: int, tensors: Mapping[str, torch.Tensor]

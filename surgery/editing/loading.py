@@ -138,7 +138,8 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
         if head in loaded:
             stored[head] = next(t for name, t in checkpoint.tensors.items() if name in HEADS)
     parameters = {name for name in stored if (rule := family.match(name)) and rule[0].shape}
-    different = parameters ^ set(loaded)
+    alike = {name for name in parameters ^ set(loaded) if _is_stored_otherwise(family, name)}
+    different = (parameters ^ set(loaded)) - alike
     for name in parameters & set(loaded):
         if not loaded[name].is_meta:  # else offloaded
             tensor = stored[name]
@@ -152,6 +153,12 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
             where=checkpoint.folder,
             fix="try again if the folder has just changed; otherwise report this",
         )
+
+
+def _is_stored_otherwise(family: Family, name: str) -> bool:
+    """Whether versions of the library differ in how they split such a tensor, as of experts."""
+    match = family.match(name)
+    return match is not None and match[0].instead_of is not None
 
 
 def place_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:

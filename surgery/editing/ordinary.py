@@ -66,7 +66,7 @@ def is_ordinary(config: Mapping[str, Any], family: Family) -> bool:
 
     needed = keys - {family.config_keys.get("head_size")} | (_TURNS & set(family.settings.split()))
     return (
-        size.vocabulary > 1  # some classes pad with token 1 unless told otherwise
+        (size.vocabulary > family.pad or known.get("pad_token_id") is not None)
         and size.d % size.num_heads == 0  # some refuse it, even with another size of heads
         and needed <= set(known)
         and all(is_known(key, value) for key, value in known.items())

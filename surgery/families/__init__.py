@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import UnsupportedError, find_near
-from surgery.families import gpt, llama
+from surgery.families import experts, gemma, gpt, llama
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
+from surgery.families.refused import REFUSALS
 
 __all__ = [
     "FAMILIES",
+    "REFUSALS",
     "SAVED_AS",
     "Dimensions",
     "Family",
@@ -22,33 +24,14 @@ __all__ = [
     "left_out",
 ]
 
-FAMILIES: tuple[Family, ...] = (*gpt.FAMILIES, *llama.FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    *gpt.FAMILIES,
+    *llama.FAMILIES,
+    *gemma.FAMILIES,
+    *experts.FAMILIES,
+)
 SAVED_AS = frozenset(name for family in FAMILIES for name in family.saved_as)
 """Model types that models of others can be saved as."""
-_OTHERS = {  # model type: the family that is near, and what keeps the type from being one more
-    "gpt2": ("gpt_neo", "its positions are learned: only `zero` and `mean` could be held"),
-    "opt": ("gpt_neo", "its positions are learned: only `zero` and `mean` could be held"),
-    "gptj": ("gpt_neox", "its attention has no biases: only `zero` could be held"),
-    "bloom": ("gpt_neox", "its positions are ALiBi: only `zero` and `mean` could be held"),
-    "mpt": ("gpt_neox", "its positions are ALiBi, and it has no biases: only `zero` could be held"),
-    "falcon": ("gpt_neox", "its queries, keys, and values are one tensor in another order"),
-    "phi3": ("llama", "its queries, keys, and values are one tensor, and it has no biases"),
-    "mixtral": ("mistral", "its MLPs are experts, and its attention has no biases"),
-    "gemma": ("llama", "its norms store 1 + gain, which no record can say yet"),
-    "gemma2": ("llama", "its scores are capped: only `zero` and `mean` could be held"),
-    "gemma3": ("qwen3", "its norms store 1 + gain, which no record can say yet"),
-    "gemma3_text": ("qwen3", "its norms store 1 + gain, which no record can say yet"),
-    "smollm3": (
-        "llama",
-        "some of its blocks have no rotary positions, which no record can say yet",
-    ),
-    "starcoder2": (
-        "qwen2",
-        "one key gives biases to attention and MLP alike, and no record has it",
-    ),
-    "granite": ("llama", "it multiplies its scores, which no record can say yet"),
-    "cohere": ("llama", "its rotary pairs are interleaved, which no record can say yet"),
-}
 
 
 def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
@@ -78,15 +61,18 @@ def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a parsed config.json, compact checkpoints included.
 
-    **Raises:** `UnsupportedError` for every other architecture, which says what is near.
+    **Raises:** `UnsupportedError` for every other architecture: why it is refused, or what is near.
     """
     model_type = config.get("model_type")
     for family in FAMILIES:
         if model_type in (family.model_type, family.compact_model_type):
             return family
+    if (refusal := REFUSALS.get(str(model_type))) is not None:
+        what = f"unsupported model_type {model_type}: {refusal.reason}"
+        raise UnsupportedError(what, fix=f"no record edits it; {refusal.held}")
     names = [family.model_type for family in FAMILIES]
     near = ", ".join(find_near(model_type, names, 2))
-    near, missing = _OTHERS.get(str(model_type), (near, "no record says where its tensors are"))
+    missing = "no record says where its tensors are"
     raise UnsupportedError(
         f"unsupported model_type {model_type}; supported: {', '.join(names)}",
         fix=f"near is {near}, but {missing}" if near else missing,

@@ -9,8 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from surgery.families.record import KEYS, Family, Switch, TensorRule, beside, module
-from surgery.families.rotary import Rotary
+from surgery.families.record import (
+    KEYS,
+    Factor,
+    Family,
+    SomeBlocks,
+    Switch,
+    TensorRule,
+    beside,
+    module,
+)
+from surgery.families.rotary import FULL, SLIDING, Absent, Rotary
 
 BLOCK = "model.layers.{block}."
 ATTENTION = BLOCK + "self_attn"
@@ -23,16 +32,18 @@ def attention(
     out: Switch | bool = BIASED,
     output: str = "o_proj",
     qk_norm: Literal["head", "all"] | None = None,
+    norm_when: Switch | None = None,
 ) -> tuple[TensorRule, ...]:
     """The tensors of attention.
 
     `qkv`, `out`: whether queries, keys and values, and the output, have biases, as for `module`.
-    `output`: the name of the output projection.
+    `output`: the name of the output projection. `norm_when`: the switch of norms of queries and
+    keys.
     """
     sizes = ("h", "h") if qk_norm == "head" else ("q", "kv")
     gains = (
-        TensorRule(f"{ATTENTION}.q_norm.weight", sizes[:1], "query_norm"),
-        TensorRule(f"{ATTENTION}.k_norm.weight", sizes[1:], "key_norm"),
+        TensorRule(f"{ATTENTION}.q_norm.weight", sizes[:1], "query_norm", when=norm_when),
+        TensorRule(f"{ATTENTION}.k_norm.weight", sizes[1:], "key_norm", when=norm_when),
     )
     return (
         *module(f"{ATTENTION}.q_proj", "q", "d", role="query", bias=qkv),
@@ -44,12 +55,18 @@ def attention(
     )
 
 
-def gated(*, bias: Switch | bool = False) -> tuple[TensorRule, ...]:
-    """The tensors of the MLP."""
+def gated(
+    name: str = "mlp",
+    width: str = "ff",
+    *,
+    bias: Switch | bool = False,
+    blocks: SomeBlocks | None = None,
+) -> tuple[TensorRule, ...]:
+    """The tensors of the MLP, of that width; `blocks`: which have it."""
     return (
-        *module(BLOCK + "mlp.gate_proj", "ff", "d", bias=bias),
-        *module(BLOCK + "mlp.up_proj", "ff", "d", bias=bias),
-        *module(BLOCK + "mlp.down_proj", "d", "ff", bias=bias),
+        *module(f"{BLOCK}{name}.gate_proj", width, "d", bias=bias, blocks=blocks),
+        *module(f"{BLOCK}{name}.up_proj", width, "d", bias=bias, blocks=blocks),
+        *module(f"{BLOCK}{name}.down_proj", "d", width, bias=bias, blocks=blocks),
     )
 
 
@@ -68,7 +85,7 @@ def decoder(
             "architecture": f"{name}ForCausalLM",
             "title": name,
             "attention": ATTENTION,
-            "config_keys": _GROUPED,
+            "config_keys": GROUPED,
             "epsilon": "rms_norm_eps",
             "norm_before": BLOCK + "input_layernorm",
             "rotary": Rotary(),
@@ -76,7 +93,7 @@ def decoder(
             "rules": (
                 *module("model.embed_tokens", "vocab", "d", bias=False),
                 *rules,
-                *(_norm("model.norm") if last_norm is None else last_norm),
+                *(norm("model.norm") if last_norm is None else last_norm),
                 TensorRule("model.rotary_emb.inv_freq", None, optional=True),
                 TensorRule("lm_head.weight", ("vocab", "d"), optional=True),
             ),
@@ -85,51 +102,51 @@ def decoder(
     )
 
 
-def _norm(name: str) -> tuple[TensorRule, ...]:
+def norm(name: str) -> tuple[TensorRule, ...]:
     return module(name, "d", bias=False)
 
 
-_GROUPED = {**KEYS, "num_groups": "num_key_value_heads"}
-_WITH_HEAD_SIZE = {**_GROUPED, "head_size": "head_dim"}
-_NORMS = (*_norm(BLOCK + "input_layernorm"), *_norm(BLOCK + "post_attention_layernorm"))
+GROUPED = {**KEYS, "num_groups": "num_key_value_heads"}
+WITH_HEAD_SIZE = {**GROUPED, "head_size": "head_dim"}
+NORMS = (*norm(BLOCK + "input_layernorm"), *norm(BLOCK + "post_attention_layernorm"))
 _NORMS_AFTER = (
-    *_norm(BLOCK + "post_attention_layernorm"),
-    *_norm(BLOCK + "post_feedforward_layernorm"),
+    *norm(BLOCK + "post_attention_layernorm"),
+    *norm(BLOCK + "post_feedforward_layernorm"),
 )
-_WINDOWS = "layer_types max_window_layers sliding_window use_sliding_window"
+WINDOWS = "layer_types max_window_layers sliding_window use_sliding_window"
 
 LLAMA = decoder(
     "Llama",
-    (*_NORMS, *attention(), *gated(bias=Switch("mlp_bias", default=False))),
+    (*NORMS, *attention(), *gated(bias=Switch("mlp_bias", default=False))),
     title="Llama (1 to 3, SmolLM2, TinyLlama and more)",
-    config_keys=_WITH_HEAD_SIZE,
+    config_keys=WITH_HEAD_SIZE,
     needs={"pretraining_tp": 1},
 )
 
 # The same tensors as Llama, and no biases that its own class would load.
 MISTRAL = decoder(
     "Mistral",
-    (*_NORMS, *attention(qkv=False, out=False), *gated()),
-    config_keys=_WITH_HEAD_SIZE,
+    (*NORMS, *attention(qkv=False, out=False), *gated()),
+    config_keys=WITH_HEAD_SIZE,
     window="sliding_window",
     saved_as=("llama",),
 )
 
 QWEN2 = decoder(
     "Qwen2",
-    (*_NORMS, *attention(qkv=True, out=False), *gated()),
+    (*NORMS, *attention(qkv=True, out=False), *gated()),
     title="Qwen2 (and 2.5)",
-    config_keys=_WITH_HEAD_SIZE,
-    settings=_WINDOWS,
+    config_keys=WITH_HEAD_SIZE,
+    settings=WINDOWS,
 )
 
 QWEN3 = decoder(
     "Qwen3",
-    (*_NORMS, *attention(qk_norm="head"), *gated()),
-    config_keys=_WITH_HEAD_SIZE,
+    (*NORMS, *attention(qk_norm="head"), *gated()),
+    config_keys=WITH_HEAD_SIZE,
     head_size=128,
     qk_norm="head",
-    settings=_WINDOWS,
+    settings=WINDOWS,
 )
 
 # Its norms have no parameters.
@@ -197,4 +214,146 @@ STABLELM = decoder(
     settings="hidden_dropout rope_pct",
 )
 
-FAMILIES = (LLAMA, QWEN2, QWEN3, OLMO, OLMO2, OLMO3, PHI, STABLELM, MISTRAL)
+GRANITE = decoder(
+    "Granite",
+    (*NORMS, *attention(), *gated(bias=Switch("mlp_bias", default=False))),
+    scores=Factor("attention_multiplier", 1.0),
+    logits=Factor("logits_scaling", 1.0, -1),
+    settings="embedding_multiplier residual_multiplier",
+)
+
+SMOLLM3 = decoder(
+    "SmolLM3",
+    (*NORMS, *attention(), *gated(bias=Switch("mlp_bias", default=False))),
+    rotary=Rotary(
+        base=2_000_000,
+        absent=Absent(
+            "no_rope_layers", 1, 0, "no_rope_layer_interval", 4, "use_rope", lambda config: 1
+        ),
+    ),
+    tied_head=True,
+    pad=128_004,
+    settings=WINDOWS,
+)
+
+SEED_OSS = decoder(
+    "SeedOss",
+    (
+        *NORMS,
+        *attention(
+            qkv=Switch("attention_bias", default=True),
+            out=Switch("attention_out_bias", default=False),
+        ),
+        *gated(bias=Switch("mlp_bias", default=False)),
+    ),
+    model_type="seed_oss",
+    title="Seed-OSS",
+    config_keys=WITH_HEAD_SIZE,
+    head_size=128,
+    settings="pretraining_tp residual_dropout",
+)
+
+# One key gives biases to attention and MLP alike.
+_ALL_BIASED = Switch("use_bias", default=False)
+ERNIE4_5 = decoder(
+    "Ernie4_5",
+    (*NORMS, *attention(qkv=_ALL_BIASED, out=_ALL_BIASED), *gated(bias=_ALL_BIASED)),
+    title="ERNIE 4.5",
+    config_keys=WITH_HEAD_SIZE,
+    head_size=128,
+    rotary=Rotary(base=500_000, adjacent=True),
+    tied_head=True,
+    settings="compression_ratio rope_ratio",
+)
+
+_BIASES = Switch("use_bias", default=True)
+STARCODER2 = decoder(
+    "Starcoder2",
+    (
+        *module(BLOCK + "input_layernorm", "d"),
+        *module(BLOCK + "post_attention_layernorm", "d"),
+        *attention(qkv=_BIASES, out=_BIASES),
+        *module(BLOCK + "mlp.c_fc", "ff", "d", bias=_BIASES),
+        *module(BLOCK + "mlp.c_proj", "d", "ff", bias=_BIASES),
+    ),
+    title="StarCoder2",
+    epsilon="norm_epsilon",
+    last_norm=module("model.norm", "d"),
+    tied_head=True,
+    settings="embedding_dropout mlp_type norm_type residual_dropout sliding_window",
+)
+
+# The MLP reads the same norm as attention.
+COHERE = decoder(
+    "Cohere",
+    (*norm(BLOCK + "input_layernorm"), *attention(), *gated()),
+    title="Cohere (Command R)",
+    epsilon="layer_norm_eps",
+    rotary=Rotary(base=500_000, adjacent=True),
+    logits=Factor("logit_scale", 0.0625),
+    tied_head=True,
+    needs={"use_qk_norm": False},
+)
+
+COHERE2 = replace(
+    COHERE,
+    model_type="cohere2",
+    architecture="Cohere2ForCausalLM",
+    title="Cohere2 (Command R7B, Command A)",
+    rotary=Rotary(
+        adjacent=True,
+        absent=Absent(
+            "layer_types",
+            SLIDING,
+            FULL,
+            "sliding_window_pattern",
+            4,
+            "sliding_window",
+            lambda config: config.sliding_window,
+            needs="sliding_window",
+        ),
+    ),
+    needs={},
+    settings=f"{COHERE.settings} layer_switch order_of_interleaved_layers position_embedding_type "
+    "rotary_pct sliding_window use_embedding_sharing use_gated_activation use_parallel_block "
+    "use_parallel_embedding",
+)
+
+# One norm before and one after each of attention and MLP.
+GLM4 = decoder(
+    "Glm4",
+    (
+        *NORMS,
+        *norm(BLOCK + "post_self_attn_layernorm"),
+        *norm(BLOCK + "post_mlp_layernorm"),
+        *attention(qkv=Switch("attention_bias", default=True), out=False),
+        *module(BLOCK + "mlp.gate_up_proj", "2ff", "d", bias=False),
+        *module(BLOCK + "mlp.down_proj", "d", "ff", bias=False),
+    ),
+    title="GLM-4 (0414)",
+    config_keys=WITH_HEAD_SIZE,
+    head_size=128,
+    norm_after=BLOCK + "post_self_attn_layernorm",
+    rotary=Rotary(share=0.5, partial=True, adjacent=True),
+    pad=151_329,
+)
+
+FAMILIES = (
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    OLMO,
+    OLMO2,
+    OLMO3,
+    PHI,
+    STABLELM,
+    MISTRAL,
+    GRANITE,
+    SMOLLM3,
+    SEED_OSS,
+    ERNIE4_5,
+    STARCODER2,
+    COHERE,
+    COHERE2,
+    GLM4,
+)

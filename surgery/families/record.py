@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -22,6 +23,7 @@ Role = Literal[
     "value_bias",
     "query_norm",  # the gain of the norm of queries: [h], one for all heads, or [q]
     "key_norm",
+    "sinks",  # one score per query head that takes weight from all tokens: [heads]
     "output_weight",  # [d, q]
     "output_bias",  # [d]
     "attention_buffer",  # masks and frequencies stored by older libraries; never a parameter
@@ -63,12 +65,41 @@ class Switch:
 
 
 @dataclass(frozen=True)
+class Factor:
+    """A key of config.json that multiplies something, with the library's default and a power."""
+
+    key: str
+    default: float
+    power: float = 1.0
+
+    def of(self, config: Mapping[str, Any]) -> float:
+        """**Raises:** `CheckpointError` unless it is a number above 0."""
+        value = config.get(self.key)
+        value = self.default if value is None else value
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise CheckpointError(
+                f"{self.key!r} makes no sense",
+                where="config.json",
+                expected="a number above 0",
+                got=repr(value)[:50],
+            )
+        return float(value**self.power)
+
+
+SomeBlocks = Callable[[Mapping[str, Any], int], bool]
+"""A parsed config.json and a block → whether the block is one of some kind."""
+
+
+@dataclass(frozen=True)
 class TensorRule:
-    """One tensor of a checkpoint, or one per block when the name holds `{block}`.
+    """One tensor of a checkpoint, or one per block when the name holds `{block}`; with `{expert}`,
+    one per expert of each block.
 
     `shape` names its dimensions by the keys of `Dimensions.sizes`; None leaves it unchecked
     (buffers, whose shape has changed between library versions). `when`: the switch without which
-    the model has no such tensor. `optional`: it may be missing all the same.
+    the model has no such tensor; `blocks`: which blocks have it, if not all. `optional`: it may be
+    missing all the same. `instead_of`: the tensor that holds the same numbers where the library
+    stores them in another way; one of the two is there. `any_dtype`: it keeps a dtype of its own.
     """
 
     name: str
@@ -76,6 +107,9 @@ class TensorRule:
     role: Role | None = None
     optional: bool = False
     when: Switch | None = None
+    blocks: SomeBlocks | None = None
+    instead_of: str | None = None
+    any_dtype: bool = False
 
     @property
     def per_block(self) -> bool:
@@ -89,14 +123,15 @@ def module(
     bias: Switch | bool = True,
     when: Switch | None = None,
     optional: bool = False,
+    blocks: SomeBlocks | None = None,
 ) -> tuple[TensorRule, ...]:
     """The weight of a module, and its bias: always, never, or as a key of config.json says."""
     roles: Any = (f"{role}_weight", f"{role}_bias") if role else (None, None)
-    weight = TensorRule(f"{name}.weight", shape, roles[0], optional, when)
+    weight = TensorRule(f"{name}.weight", shape, roles[0], optional, when, blocks)
     switch = bias if isinstance(bias, Switch) else when
     if not bias:
         return (weight,)
-    return weight, TensorRule(f"{name}.bias", shape[:1], roles[1], optional, switch)
+    return weight, TensorRule(f"{name}.bias", shape[:1], roles[1], optional, switch, blocks)
 
 
 def beside(attention: str, *buffers: str) -> tuple[TensorRule, ...]:
@@ -112,7 +147,8 @@ class Dimensions:
     """The sizes of one model.
 
     `d`: model width. `num_groups`: key/value heads, each shared by as many query heads; 0 stands
-    for one for each. `head_size`: 0 stands for d / num_heads.
+    for one for each. `head_size`: 0 stands for d / num_heads. `more`: symbols that only this family
+    has, with their sizes.
     """
 
     num_blocks: int
@@ -123,6 +159,7 @@ class Dimensions:
     max_positions: int
     num_groups: int = 0
     head_size: int = 0
+    more: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_groups", self.num_groups or self.num_heads)
@@ -143,12 +180,15 @@ class Dimensions:
         return {
             "d": self.d,
             "3d": 3 * self.d,
+            "heads": self.num_heads,
             "q": self.context,
             "kv": self.num_groups * self.head_size,
             "h": self.head_size,
             "ff": self.intermediate,
+            "2ff": 2 * self.intermediate,
             "vocab": self.vocabulary,
             "positions": self.max_positions,
+            **dict(self.more),
         }
 
 
@@ -173,13 +213,19 @@ class Family:
     - `config_keys`: field of `Dimensions` → key of config.json; `head_size`: where config.json
       gives none (0: width / heads).
     - `fused`: whether query, key and value are one tensor.
+    - `sizes`: the symbols of `Dimensions.more` and the keys or formulas that give them.
     - `rotary`: what config.json says of rotary positions; None: positions are of another kind.
+    - `scores`: what multiplies the products of queries and keys (None: 1 / root of the head size);
+      `logits`: what multiplies the output; `logit_cap`: the key of the bound that it is bent to.
     - `qk_norm`: whether queries and keys are normalized, each head alone ("head") or all heads
-      together ("all"); `norm_before`, `norm_after`: the norm whose output attention reads, and the
-      one that its output goes through, as templates of names.
+      together ("all"), in models that store gains for them; `norm_before`, `norm_after`: the norm
+      whose output attention reads, and the one that its output goes through, as templates of names;
+      `gain`: what the library adds to a stored gain of a norm.
     - `clip`: the config key of the bound that queries, keys and values are clipped to.
     - `window`: the config key of a window that every block attends within.
-    - `tied_head`: whether the head is the embedding unless config.json says otherwise.
+    - `beyond`: the key of how many blocks are stored after the last, which the library leaves out.
+    - `tied_head`: whether the head is the embedding unless config.json says otherwise; `pad`: the
+      largest token that some version of the library pads with unless it says otherwise.
     - `needs`: keys that can be edited with one value only, which is the library's default.
     - `settings`: the other keys of config.json that this architecture has, in words; `aliases`
       maps second names of keys, which the library takes as well, to the first.
@@ -194,15 +240,22 @@ class Family:
     settings: str
     config_keys: Mapping[str, str] = field(default_factory=KEYS.copy)
     epsilon: str | None = None
+    sizes: Mapping[str, str | Callable[[Mapping[str, int]], int]] = field(default_factory=dict)
     rotary: Rotary | None = None
+    scores: Factor | None = None
+    logits: Factor | None = None
+    logit_cap: str | None = None
     fused: bool = False
     head_size: int = 0
     qk_norm: Literal["head", "all"] | None = None
     norm_before: str | None = None
     norm_after: str | None = None
+    gain: float = 0.0
     clip: str | None = None
     window: str | None = None
+    beyond: str | None = None
     tied_head: bool = False
+    pad: int = 1
     layer_index: str = "layer_idx"
     needs: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -228,7 +281,8 @@ class Family:
                 )
             values[name] = value
         _check_aliases(self.aliases, config)
-        size = Dimensions(**{"head_size": self.head_size, **values})
+        more = self._read_more(config)
+        size = Dimensions(**{"head_size": self.head_size, **values}, more=tuple(more.items()))
         counts = [("the number of heads", size.num_heads, "key/value heads", size.num_groups)]
         if not (self.head_size or "head_size" in values):
             counts.insert(0, ("hidden_size", size.d, "heads", size.num_heads))
@@ -240,6 +294,22 @@ class Family:
                     got=f"{many} and {few}",
                 )
         return size
+
+    def _read_more(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """Sizes by symbol. A formula gets those before it."""
+        found: dict[str, int] = {}
+        for symbol, given in self.sizes.items():
+            if callable(given):
+                found[symbol] = given(found)
+                continue
+            names = (given, *(alias for alias, key in self.aliases.items() if key == given))
+            value = next((config[name] for name in names if name in config), None)
+            if type(value) is not int or value < 1:
+                raise CheckpointError(
+                    f"{given!r} is not a positive whole number", where="config.json", got=value
+                )
+            found[symbol] = value
+        return found
 
     def unknown_keys(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """The keys of a parsed config.json that this architecture does not have, ascending."""
@@ -254,8 +324,10 @@ class Family:
     def match(self, name: str) -> tuple[TensorRule, int | None] | None:
         """The one rule that `name` matches, with its block index; None for an unknown name."""
         index = _INDEX.search(name)
-        template = name if index is None else _INDEX.sub(".{block}.", name, count=1)
-        rule = self._by_name.get(template)
+        template = name if index is None else _INDEX.sub(".{block}", name, count=1)
+        rule = self._by_name.get(template) or self._by_name.get(
+            _INDEX.sub(".{expert}", template, count=1)
+        )
         if rule is None or rule.per_block != (index is not None):
             return None
         return rule, None if index is None else int(index[1])
@@ -287,7 +359,10 @@ class Family:
 
 def _named_keys(family: Family) -> Iterator[str]:
     """The keys of config.json that fields of the record and of its rules name."""
-    yield from (key for key in (family.epsilon, family.clip, family.window) if key is not None)
+    keys = (family.epsilon, family.clip, family.window, family.logit_cap)
+    yield from (key for key in keys if key is not None)
+    yield from (factor.key for factor in (family.scores, family.logits) if factor is not None)
+    yield from (size for size in family.sizes.values() if isinstance(size, str))
     yield from (rule.when.key for rule in family.rules if rule.when is not None)
     if family.rotary is not None:
         yield from family.rotary.keys
@@ -295,7 +370,7 @@ def _named_keys(family: Family) -> Iterator[str]:
 
 def _check_aliases(aliases: Mapping[str, str], config: Mapping[str, Any]) -> None:
     for alias, key in aliases.items():
-        if alias in config and repr(config[alias]) != repr(config.get(key)):  # 2.0 is not 2
+        if alias in config and key in config and repr(config[alias]) != repr(config[key]):
             raise CheckpointError(
                 f"{alias!r} and {key!r} are two names of one setting, and differ",
                 where="config.json",
@@ -314,4 +389,10 @@ def left_out(unknown: Sequence[str]) -> str:
     )
 
 
-_INDEX = re.compile(r"\.(0|[1-9][0-9]{0,8})\.")
+def expert_of(name: str) -> int | None:
+    """The index of the expert that a tensor belongs to, if it has one beside the block's."""
+    indices = _INDEX.findall(name)
+    return int(indices[1]) if len(indices) > 1 else None
+
+
+_INDEX = re.compile(r"\.(0|[1-9][0-9]{0,8})(?=\.)")

@@ -6,13 +6,15 @@ A head's first dimensions are rotated in pairs; pair m turns by θ_m radians per
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.errors import CheckpointError
 
 SLIDING, FULL = "sliding_attention", "full_attention"
+EVERY = ("sliding_window_pattern", "_sliding_window_pattern")
+"""Keys of the number of blocks of which the last attends fully; newer versions write the second."""
 _NUMBERS = {  # key in `rope_parameters`, at the top level; least, most
     "share": ("partial_rotary_factor", "rotary_pct", 0, 1),
     "base": ("rope_theta", "rotary_emb_base", 1, 1e30),
@@ -20,20 +22,67 @@ _NUMBERS = {  # key in `rope_parameters`, at the top level; least, most
 
 
 @dataclass(frozen=True)
+class Absent:
+    """Blocks without positions, and how such a block gets them: then it can attend to itself alone.
+
+    `key`: of the list in config.json that has an entry for each block, `present` or `absent`;
+    `every`, `default`: the key, and its default, of the number of blocks of which the last has none
+    where there is no such list; `attribute`: of the attention module, which is set to `value_of` of
+    the configuration; `needs`: a key without which no block has positions.
+    """
+
+    key: str
+    present: Any
+    absent: Any
+    every: str
+    default: int
+    attribute: str
+    value_of: Callable[[Any], Any]
+    needs: str | None = None
+
+    def entries(self, config: Mapping[str, Any], num_blocks: int) -> list[Any]:
+        """An entry for each block."""
+        if self.needs is not None and config.get(self.needs, 0) is None:
+            raise _wrong(f"without {self.needs!r} no block has positions", None, "a number")
+        given = config.get(self.key)
+        if given is None:
+            every = config.get(self.every, self.default)
+            if type(every) is not int or every < 1:
+                raise _wrong(f"{self.every!r} makes no sense", every, "a positive whole number")
+            return [self.present if (b + 1) % every else self.absent for b in range(num_blocks)]
+        if (
+            not isinstance(given, list)
+            or len(given) < num_blocks
+            or any(entry not in (self.present, self.absent) for entry in given)
+        ):
+            expected = f"{self.present!r} or {self.absent!r} for each block"
+            raise _wrong(f"{self.key!r} does not say which blocks have positions", given, expected)
+        return list(given)
+
+
+@dataclass(frozen=True)
 class Rotary:
     """What an architecture does with the rotary keys of config.json.
 
     - `share`, `base`: the library's defaults; `partial`: whether config.json can name a share.
-    - `scalings`: the kinds of scaled positions that the stock layout can be proved for.
+    - `scalings`: the kinds of scaled positions that the stock layout can be proved for; `scaled`:
+      the scaling where config.json names none.
     - `full_every`: parameters are given by the type of a block (sliding or full attention), and
       every so many blocks attend fully where `layer_types` does not say; 0: one set for all blocks.
+      `sliding_base`: the key of the base of sliding blocks, and its default.
+    - `adjacent`: pair m is dimensions 2m and 2m + 1 of a head, not m and m + half of those rotated.
+    - `absent`: which blocks have no positions.
     """
 
     share: float = 1.0
     base: float = 10_000
     partial: bool = False
     scalings: tuple[str, ...] = ("linear", "llama3", "yarn")
+    scaled: Mapping[str, Any] = field(default_factory=dict)
     full_every: int = 0
+    sliding_base: tuple[str, float] | None = None
+    adjacent: bool = False
+    absent: Absent | None = None
 
     @property
     def keys(self) -> Iterator[str]:
@@ -42,7 +91,15 @@ class Rotary:
         if self.partial:
             yield from ("partial_rotary_factor",)
         if self.full_every:
-            yield "layer_types"
+            yield from ("layer_types", *EVERY)
+        if self.sliding_base is not None:
+            yield self.sliding_base[0]
+        if self.absent is not None:
+            yield from (self.absent.key, self.absent.every)
+
+    def first_of_pairs(self, num_pairs: int) -> slice:
+        """The first dimensions of a head's first pairs."""
+        return slice(0, 2 * num_pairs, 2) if self.adjacent else slice(0, num_pairs)
 
     def layer_type(self, config: Mapping[str, Any], block: int) -> str | None:
         """Which of several sets of parameters a block uses; None where there is one set."""
@@ -50,7 +107,10 @@ class Rotary:
             return None
         types = config.get("layer_types")
         if types is None:
-            return SLIDING if (block + 1) % self.full_every else FULL
+            every = next((config[key] for key in EVERY if key in config), self.full_every)
+            if type(every) is not int or every < 1:
+                raise _wrong(f"{EVERY[0]!r} makes no sense", every, "a positive whole number")
+            return SLIDING if (block + 1) % every else FULL
         if not (isinstance(types, list) and block < len(types) and types[block] in (SLIDING, FULL)):
             expected = f"a list of {SLIDING} and {FULL}, one for each block"
             raise _wrong("'layer_types' does not say how every block attends", types, expected)
@@ -79,12 +139,19 @@ def rotary_positions(
     differently.
     """
     scaling, rope = _mapping(config, "rope_scaling"), _mapping(config, "rope_parameters")
+    if not scaling and not rope:
+        scaling = dict(rotary.scaled)
+    outside_base, base = "rotary_emb_base", rotary.base
     if layer_type is not None:
         rope = _mapping(rope, layer_type)
         scaling = scaling if layer_type == FULL else {}
-    found: dict[str, float] = {}
+        if layer_type == SLIDING and rotary.sliding_base is not None:
+            outside_base, base = rotary.sliding_base
+            config = {key: value for key, value in config.items() if key != "rope_theta"}
+    defaults, found = {"share": rotary.share, "base": base}, dict[str, float]()
     for name, (inside, outside, least, most) in _NUMBERS.items():
-        default = getattr(rotary, name)
+        default = defaults[name]
+        outside = outside_base if name == "base" else outside
         scaled = scaling.get(inside) if rotary.scalings else None  # old versions do not heed it
         every = (rope.get(inside), scaled, config.get(inside), config.get(outside))
         given = [value for value in every if value is not None]

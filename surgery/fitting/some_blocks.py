@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.families import Family, family_of
+from surgery.families import family_of
 
 
 def find_layers(model: Any) -> nn.ModuleList:
@@ -25,9 +25,10 @@ def find_layers(model: Any) -> nn.ModuleList:
 
 @contextmanager
 def run_only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
-    """Leaves only blocks `first` to `last` in the model, and adds no positions.
+    """Leaves only blocks `first` to `last` in the model.
 
-    `inputs_embeds` of its forward are then the inputs of block `first`.
+    `inputs_embeds` of its forward are then the inputs of block `first`, whatever a model otherwise
+    makes of embeddings: it may add learned positions, or multiply them.
     """
     path, _, name = _name_layers(model).rpartition(".")
     owner, layers = model.get_submodule(path), find_layers(model)
@@ -39,29 +40,21 @@ def run_only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
         if types is not None:  # the library numbers the blocks that are there
             undo.callback(setattr, model.config, "layer_types", types)
             model.config.layer_types = types[some]
-        for rule in _find_family(model).rules:
-            if rule.shape == ("positions", "d"):
-                positions = rule.name.removesuffix(".weight")
-                table: Any = model.get_submodule(positions)
-                undo.callback(model.set_submodule, positions, table)
-                model.set_submodule(positions, _NothingToAdd(table.weight.dtype))
+        given: list[torch.Tensor] = []
+
+        def take(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given[:] = [kwargs["inputs_embeds"]]
+
+        def put(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if args:
+                return (*given, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": given[0]}
+
+        undo.callback(owner.register_forward_pre_hook(take, with_kwargs=True).remove)
+        undo.callback(layers[first].register_forward_pre_hook(put, with_kwargs=True).remove)
         yield
 
 
-class _NothingToAdd(nn.Module):
-    """Replaces learned positions: [.., T] -> zeros [.., T, 1]."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._dtype = dtype
-
-    def forward(self, positions: torch.Tensor) -> torch.Tensor:
-        return positions.new_zeros((*positions.shape, 1), dtype=self._dtype)
-
-
-def _find_family(model: Any) -> Family:
-    return family_of({"model_type": model.config.model_type})
-
-
 def _name_layers(model: Any) -> str:
-    return _find_family(model).attention.partition(".{block}")[0]
+    family = family_of({"model_type": model.config.model_type})
+    return family.attention.partition(".{block}")[0]

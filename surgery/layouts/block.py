@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from surgery.families import Dimensions, Family, Role
+from surgery.families import Dimensions, Family, Role, TensorRule
 from surgery.layouts.product import reproducible_product
 from surgery.variants import Affine, Fit, Kind, Sources, Variant
 
@@ -31,7 +31,7 @@ class Change:
     action: Action
     name: str
     block: int
-    role: Role
+    role: Role | None
     shape: tuple[int, ...]
 
 
@@ -53,9 +53,13 @@ class Block:
         """The change of the block's tensor of that role, which may not be stored."""
         rule = self.family.rule(role)
         assert rule is not None
+        return self.change_of(action, rule)
+
+    def change_of(self, action: Action, rule: TensorRule) -> Change:
+        """The change of the block's tensor of that rule."""
         assert rule.shape is not None
         shape = tuple(self.dimensions.sizes[size] for size in rule.shape)
-        return Change(action, self.name(role), self.index, role, shape)
+        return Change(action, rule.name.format(block=self.index), self.index, rule.role, shape)
 
     def name(self, role: Role) -> str:
         return self.family.name(role, self.index)
@@ -76,6 +80,20 @@ class Block:
     def clip(self) -> float | None:
         """The bound that the model clips queries, keys and values to, if it does."""
         return self.config.get(self.family.clip) if self.family.clip else None
+
+    @property
+    def qk_norm(self) -> Literal["head", "all"] | None:
+        """How the model normalizes queries and keys, as `Family.qk_norm`."""
+        return self.family.qk_norm if self.has("query_norm") else None
+
+    @property
+    def lacks_positions(self) -> bool:
+        """Whether the block has no rotary positions, where others have some."""
+        absent = self.family.rotary.absent if self.family.rotary else None
+        if absent is None:
+            return False
+        entries = absent.entries(self.config, self.dimensions.num_blocks)
+        return bool(entries[self.index] == absent.absent)
 
     def per_head(self, array: Array) -> Array:
         """[heads h, …] → [heads, h, …], a view: of query heads, or of key/value heads."""

@@ -50,8 +50,10 @@ def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
     found: list[Change] = []
     for block, edit in edits:
         for rule in block.family.rules:
+            if rule.role is None:
+                continue
             name = rule.name.format(block=block.index)
-            if rule.role is not None and name in block.present:
+            if name in block.present:
                 found.append(Change("drop", name, block.index, rule.role, ()))
         if edit.kind == "affine":
             found.append(block.change("add", "affine_weight"))

@@ -26,6 +26,7 @@ from surgery.families.rotary import Positions, Rotary
 
 UNDERFLOW = 104.0  # exp(-104) rounds to zero in float32: its smallest positive number is e^-103.28
 SCORE_LIMIT = 30_000.0  # κ² k before scaling; float16 ends at 65,504
+MOST_SCORE = 60_000.0  # where a model scales scores down further than others do
 MOST_POSITIONS = 1 << 22  # far beyond any trained context, and seconds of search
 MOST_PAIRS = 64
 ROUNDING = 3 * 2.0**-8  # relative error of one score in bfloat16: query, key and product rounding
@@ -56,12 +57,13 @@ class OneHot:
 
 def one_hot(
     theta: Frequencies,
-    head_size: int,
+    head_size: float,
     max_positions: int,
     *,
     growth: float = 1.0,
     limit: float | None = None,
     scale: float = 1.0,
+    budget: float = SCORE_LIMIT,
 ) -> OneHot:
     """The number of pairs with the widest worst-case gap, and its constant.
 
@@ -70,7 +72,8 @@ def one_hot(
 
     **Arguments:** `theta` [pairs], radians per position; offsets run from 1 to
     `max_positions` - 1. `growth`: what rotated queries and keys are multiplied by; `limit`: the
-    largest value that queries and keys may have; `scale`: what else scores are multiplied by.
+    largest value that queries and keys may have; `scale`: what else scores are multiplied by;
+    `budget`: the most that a score may be before scaling.
 
     **Raises:** `MarginError`, with the figure, when no choice leaves a sufficient gap.
     """
@@ -84,7 +87,7 @@ def one_hot(
         )
     best: OneHot | None = None
     for num_pairs, (lost, worst) in enumerate(_lost(theta, max_positions), 1):
-        kappa = int(np.sqrt(SCORE_LIMIT / num_pairs) / growth)
+        kappa = int(np.sqrt(budget / num_pairs) / growth)
         if limit is not None:
             kappa = min(kappa, int(limit))
         unit = (kappa * growth) ** 2 / np.sqrt(head_size)
@@ -112,7 +115,7 @@ def one_hot(
 
 
 def find_cast_context(
-    found: OneHot, theta: Frequencies, head_size: int, factor: float = 1.0
+    found: OneHot, theta: Frequencies, head_size: float, factor: float = 1.0
 ) -> int:
     """The longest context that stays one-hot in a model that is cast to half precision.
 

@@ -19,6 +19,11 @@ whole block that adds nothing loses its output bias as well.
 that add nothing, and the columns of the output projection that meet their zeros. Earlier versions
 left them as they were.
 
+**Sinks** (gpt-oss), scores that take weight from all tokens, become zero, far below a token's own.
+
+**Blocks without positions** (SmolLM3, Cohere2) get them, by their entry in config.json, when a
+whole block attends to itself alone.
+
 **Added biases:** where a key of config.json gives a model biases, it is switched on, and all blocks
 get all of them. Those that hold nothing are -0.0, which changes no sum in any bit.
 
@@ -35,6 +40,7 @@ import numpy as np
 
 from surgery.families import Family, Role, Switch
 from surgery.layouts.block import Array, Block, BlockEdit, Change, Config, Edits, Names, Part
+from surgery.layouts.one_hot import OneHot
 from surgery.layouts.stock_limits import Storage, check, find_one_hot, one_hot, storage_of
 from surgery.variants import Affine, Fit
 
@@ -63,12 +69,13 @@ def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
     named = {change.name for change in own}
     first = edits[0][0]
     added = (
-        block.change("add", rule.role)
+        block.change_of("add", rule)
         for block in (replace(first, index=index) for index in range(first.dimensions.num_blocks))
         for rule in first.family.rules
-        if rule.when in switches and rule.role is not None and not block.has(rule.role)
+        if rule.when in switches
+        and not (rule.blocks and not rule.blocks(block.config, block.index))
     )
-    return (*own, *(change for change in added if change.name not in named))
+    return (*own, *(c for c in added if c.name not in named and c.name not in first.present))
 
 
 def _roles(block: Block, edit: BlockEdit) -> list[Role]:
@@ -86,8 +93,10 @@ def _roles(block: Block, edit: BlockEdit) -> list[Role]:
         needed = held.alone or block.has(bias)  # a value of zero needs no bias
         roles += [weight, bias] if needed else [weight]
     normed = held.alone or len(held.idle_keys) == len(edit.groups)
-    if normed and block.family.qk_norm is not None:
+    if normed and block.qk_norm is not None:
         roles += ["query_norm", "key_norm"]
+    if block.has("sinks") and (held.alone or held.idle_queries):
+        roles.append("sinks")
     if held.muted or held.units or held.idle_columns:
         roles.append("output_weight")
     if held.constants or (edit.bare and block.has("output_bias")):
@@ -97,15 +106,12 @@ def _roles(block: Block, edit: BlockEdit) -> list[Role]:
 
 def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> Array:
     held, role = storage_of(block, edit), change.role
+    if role is None:  # only comes with a switch
+        return np.full(change.shape, -0.0)
     hot = find_one_hot(block) if held.alone else None
     new = block.read(role) if block.has(role) else np.full(change.shape, -0.0)
     if role in ("query_norm", "key_norm"):
-        if hot is None:
-            return np.zeros(change.shape)
-        gain = hot.kappa * np.sqrt(hot.num_pairs / block.dimensions.head_size)
-        new = np.zeros_like(new) if edit.scrubbed else new
-        block.per_head(new)[:, : hot.num_pairs] = gain
-        return new
+        return _gains(block, edit, hot, new)
     if role == "output_bias":
         if held.constants:
             constant = _constant(block, held.constants, edit.affine(block.sources(fit)))
@@ -113,25 +119,46 @@ def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> A
         return np.zeros(change.shape) if edit.bare else new
     if role == "output_weight":
         return _output_weight(block, edit, held, edit.affine(block.sources(fit)), new)
+    own_queries = [head for group in held.alone for head in edit.groups[group]]
+    if role == "sinks":  # a token's own score is above zero by more than the gap
+        new[own_queries + held.idle_queries] = 0
+        return new
+    is_bias = str(role).endswith("_bias")
     for part, heads in block.parts(role, new).items():
         if part == "value":
-            _write_values(block, edit, held, heads, change, fit)
-        else:
-            own, idle = held.alone, held.idle_keys
-            if part == "query":
-                own = [head for group in own for head in edit.groups[group]]
-                idle = held.idle_queries
-            heads[own + idle] = 0
-            if hot is not None and role.endswith("_bias"):
-                heads[own, : hot.num_pairs] = hot.kappa if block.family.qk_norm is None else 1
+            _write_values(block, edit, held, heads, is_bias, fit)
+            continue
+        own, idle = held.alone, held.idle_keys
+        if part == "query":
+            own, idle = own_queries, held.idle_queries
+        heads[own + idle] = 0
+        if hot is not None and is_bias:
+            heads[own, _pairs(block, hot)] = hot.kappa if block.qk_norm is None else 1
+    return new
+
+
+def _pairs(block: Block, hot: OneHot) -> slice:
+    """The dimensions of a head that hold the constant."""
+    assert block.family.rotary is not None
+    return block.family.rotary.first_of_pairs(hot.num_pairs)
+
+
+def _gains(block: Block, edit: BlockEdit, hot: OneHot | None, stored: Array) -> Array:
+    """Gains that make constants as large as they must be, as the norm stores them."""
+    offset = block.family.gain
+    nothing = np.full_like(stored, 0.0 - offset)
+    if hot is None:
+        return nothing
+    new = nothing if edit.scrubbed else stored
+    gain = hot.kappa * np.sqrt(hot.num_pairs / block.dimensions.head_size)
+    block.per_head(new)[:, _pairs(block, hot)] = gain - offset
     return new
 
 
 def _write_values(
-    block: Block, edit: BlockEdit, held: Storage, values: Array, change: Change, fit: Fit | None
+    block: Block, edit: BlockEdit, held: Storage, values: Array, is_bias: bool, fit: Fit | None
 ) -> None:
     """Puts M or c into `values` [G, h, …] in place, zeros and ones where they stand instead."""
-    is_bias = change.role.endswith("_bias")
     values[held.silent + held.units] = 0
     if is_bias:
         values[held.units, 0] = 1
@@ -167,7 +194,16 @@ def _constant(block: Block, heads: Sequence[int], affine: Affine) -> Array:
 
 
 def config(config: Config, family: Family, edits: Edits, added: Names) -> Config:
-    return {**config, **{rule.key: rule.value for rule in _switched(family, added)}}
+    absent = family.rotary.absent if family.rotary else None
+    placed: Config = {}
+    if absent is not None:
+        size = family.dimensions(config)
+        entries = absent.entries(config, size.num_blocks)
+        for block, edit in edits.items():
+            if edit.whole and edit.kind != "none" and entries[block] == absent.absent:
+                entries[block] = absent.present
+                placed = {absent.key: entries}
+    return {**config, **{rule.key: rule.value for rule in _switched(family, added)}, **placed}
 
 
 def source_config(config: Config, family: Family, edits: Edits, added: Names) -> Config:

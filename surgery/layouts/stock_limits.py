@@ -15,7 +15,13 @@ from surgery.errors import MarginError, UnsupportedError
 from surgery.families import Family, Role
 from surgery.families.rotary import rotary_positions
 from surgery.layouts.block import Block, BlockEdit
-from surgery.layouts.one_hot import OneHot, find_cast_context, frequencies
+from surgery.layouts.one_hot import (
+    MOST_SCORE,
+    SCORE_LIMIT,
+    OneHot,
+    find_cast_context,
+    frequencies,
+)
 from surgery.layouts.one_hot import one_hot as search_one_hot
 
 _FIX = "use `layout=compact`, or `variant=zero`"
@@ -52,7 +58,7 @@ class Storage:
 
 def storage_of(block: Block, edit: BlockEdit) -> Storage:
     """Where the block's maps and constants go, with one-hot attention where that is possible."""
-    together = block.family.qk_norm is not None  # all groups share a norm
+    together = block.qk_norm is not None or block.lacks_positions  # a norm, or an entry, for all
     hot = edit.kind != "none" and (edit.whole or not together) and find_one_hot(block) is not None
     held = Storage([], [], [], [], [], [], [], [], [])
     for group, heads in enumerate(edit.groups):
@@ -78,7 +84,7 @@ def storage_of(block: Block, edit: BlockEdit) -> Storage:
 def _find_idle(block: Block, edit: BlockEdit, held: Storage) -> None:
     """Fills in the idle rows and columns. A norm over all heads reads queries and keys of each."""
     held.idle_columns.extend(h for group in held.silent for h in edit.groups[group])
-    if edit.whole or block.family.qk_norm != "all":
+    if edit.whole or block.qk_norm != "all":
         held.idle_keys.extend(group for group in held.silent if group not in held.alone)
         hot = {head for group in held.alone for head in edit.groups[group]}
         unread = {*held.muted, *held.idle_columns}
@@ -116,10 +122,10 @@ def _check_affine(block: Block, edit: BlockEdit) -> None:
             "itself alone",
             fix=fix,
         )
-    if family.qk_norm is not None and not edit.whole:
+    if (block.qk_norm is not None or block.lacks_positions) and not edit.whole:
+        shared = "the norm of queries and keys" if block.qk_norm else "the lack of positions"
         raise UnsupportedError(
-            f"all heads of block {edit.block} share the norm of queries and keys, and some still "
-            "attend",
+            f"all heads of block {edit.block} share {shared}, and some still attend",
             fix=f"name the whole block, {edit.block}, or take `variant=zero` or mean",
         )
     for group, heads in enumerate(edit.groups):
@@ -173,7 +179,7 @@ def find_one_hot(block: Block) -> OneHot | None:
         return None
 
 
-_Terms = tuple[tuple[float, ...], int, int, float, float | None, float]
+_Terms = tuple[tuple[float, ...], float, int, float, float | None, float, float]
 
 
 def _terms(block: Block) -> _Terms:
@@ -182,16 +188,29 @@ def _terms(block: Block) -> _Terms:
     kind = family.rotary.layer_type(block.config, block.index)
     positions = rotary_positions(block.config, family.rotary, size.head_size, kind)
     theta, growth = frequencies(positions, family.rotary)
-    scale = 1.0 if family.qk_norm is None else _NORMED
-    return tuple(theta.tolist()), size.head_size, size.max_positions, growth, block.clip, scale
+    scale = 1.0 if block.qk_norm is None else _NORMED
+    head: float = size.head_size
+    if family.scores is not None:  # as of heads of another size
+        head = family.scores.of(block.config) ** -2
+    budget = SCORE_LIMIT if head <= size.head_size else MOST_SCORE
+    most = size.max_positions
+    return tuple(theta.tolist()), head, most, growth, block.clip, scale, budget
 
 
 @lru_cache
 def _search(
-    given: tuple[float, ...], head: int, most: int, growth: float, limit: float | None, scale: float
+    given: tuple[float, ...],
+    head: float,
+    most: int,
+    growth: float,
+    limit: float | None,
+    scale: float,
+    budget: float,
 ) -> tuple[OneHot, int]:
     theta = np.asarray(given)
-    found = search_one_hot(theta, head, most, growth=growth, limit=limit, scale=scale)
+    found = search_one_hot(
+        theta, head, most, growth=growth, limit=limit, scale=scale, budget=budget
+    )
     return found, find_cast_context(found, theta, head, growth**2 * scale)
 
 

@@ -225,7 +225,21 @@ FAMILIES = {
     "Olmo3": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
     "Phi": ("layers.{}.self_attn", "layer_idx", "GPT2TokenizerFast"),
     "StableLm": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
+    "Granite": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
+    "SmolLM3": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
+    "SeedOss": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
+    "Ernie4_5": ("layers.{}.self_attn", "layer_idx", "LlamaTokenizerFast"),
+    "Starcoder2": ("layers.{}.self_attn", "layer_idx", "GPT2TokenizerFast"),
+    "Cohere": ("layers.{}.self_attn", "layer_idx", "CohereTokenizerFast"),
+    "Cohere2": ("layers.{}.self_attn", "layer_idx", "CohereTokenizerFast"),
+    "Glm4": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
+    "Gemma": ("layers.{}.self_attn", "layer_idx", "GemmaTokenizerFast"),
+    "Gemma3": ("layers.{}.self_attn", "layer_idx", "GemmaTokenizerFast"),
+    "Qwen3Moe": ("layers.{}.self_attn", "layer_idx", "Qwen2TokenizerFast"),
+    "Glm4Moe": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
+    "GptOss": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
 }
+TEXT = {"Gemma3"}  # whose other classes read images, too
 PREFIX = "AttentionFree"
 
 
@@ -243,9 +257,13 @@ def __getattr__(name: str) -> Any:
 
 def _make_classes(stem: str) -> None:
     attention, cache_layer, tokenizer = FAMILIES[stem]
-    library = {
-        kind: getattr(transformers, stem + kind) for kind in ("Config", "Model", "ForCausalLM")
+    text = f"{stem}Text" if stem in TEXT else stem
+    names = {
+        "Config": f"{text}Config",
+        "Model": f"{text}Model",
+        "ForCausalLM": f"{stem}ForCausalLM",
     }
+    library = {kind: getattr(transformers, name) for kind, name in names.items()}
 
     def make(kind: str, mixin: type, **fields: Any) -> Any:
         name = f"{PREFIX}{stem}{kind}"

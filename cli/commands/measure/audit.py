@@ -60,6 +60,9 @@ def print_audit(result: dict[str, Any]) -> None:
         every = result.get("all_passages")
         print_choice(result)
         _print_rates(rated, result["control"]["n"], every)
+        if rest := result["unlisted"]:
+            rates = (f"{key} {one['edited']['rate']:.1%}" for key, one in rest["recovered"].items())
+            echo(f"recovered of {rest['n']} passages that nobody listed: {', '.join(rates)}")
     names = [attack["name"] for attack in rated]
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")
@@ -110,7 +113,7 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
 
 def note_limits(result: dict[str, Any]) -> None:
     """Prints every limit that is not shown to be kept."""
-    from evals.measure.verdicts import WORDS
+    from surgery.card.measurements import WORDS
 
     for limit in result["limits"]:
         if not limit["ok"]:

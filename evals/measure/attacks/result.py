@@ -15,9 +15,10 @@ from evals.data.held_back import ChoiceCounts
 from evals.measure.attacks.attack import Attack, AttackOutcome, Learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.membership import auc
-from evals.measure.verdicts import Limit, State
+from evals.measure.verdicts import check_share
 from evals.run.statistics import compare_draws, rate, rate_draws
 from surgery.record.manifest import Record
+from surgery.record.report import Limit, State
 
 
 class Share(Record):
@@ -213,7 +214,7 @@ class Audit(Record):
     def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
         """Checks `limits`: attack → the highest rate allowed."""
         return [
-            Limit.of_share(
+            check_share(
                 one.name,
                 f"share of passages recovered by {one.name}",
                 limits[one.name],
@@ -227,7 +228,8 @@ class Audit(Record):
 
 
 class AllRecovered(Record):
-    """Attack → what it recovers of all `n` passages, including those that a search used."""
+    """Attack → what it recovers of `n` passages: of all, including those that a search used, or of
+    those that are not listed."""
 
     n: int
     recovered: dict[str, SharePair]
@@ -236,12 +238,13 @@ class AllRecovered(Record):
 class AuditReport(Audit):
     """The object of `audit --json`. Figures leave out passages on which the edit was chosen.
 
-    `all_passages`: None if there are none. `state`: of all limits together, None without any;
-    `verdict`: the result in a few sentences.
+    `all_passages`, `unlisted`: None if there are none. `state`: of all limits together, None
+    without any; `verdict`: the result in a few sentences.
     """
 
     chose: ChoiceCounts
     all_passages: AllRecovered | None
+    unlisted: AllRecovered | None = None
     prefix_length: int
     suffix_length: int
     limits: list[Limit]

@@ -1,0 +1,165 @@
+"""Contract: each newer family is exact in the library's own class, and what only it has is proved.
+
+One edit of each here, in float32, and the proofs of what only some families have: sinks, blocks
+without positions, gains stored as 1 + gain, experts. `test_families.py` has every cell of the
+table, dtype, and implementation (slow).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from decoders import BY_TYPE, MORE, write_decoder
+from fits import load_aligned
+from forging import assert_refused, edit_json, edit_weights, seal
+from safetensors.torch import load_file, save_file
+from test_families import IDS, logits, put_in_place
+
+import surgery
+from surgery.editing.loading import load_model
+from surgery.errors import CheckpointError, UnsupportedError
+
+ATTENTION = "model.layers.1.self_attn."
+
+
+def pair(folder: Path, kind: str, spec: str = "0,2", **options: Any) -> tuple[Path, Path]:
+    """A source and its stock export."""
+    source = write_decoder(folder / "source", kind, **options)
+    surgery.export(source, spec, output=folder / "out", layout="stock")
+    return source, folder / "out"
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_identity_is_exact(tmp_path: Path, kind: str) -> None:
+    """One token, nine, and 300; padded, and continued from a cache; proved with the source."""
+    source, out = pair(tmp_path, kind, max_position_embeddings=300)
+    edited, reference = load_aligned(out), load_aligned(source)
+    assert type(edited).__module__.startswith("transformers.")
+    put_in_place(reference, "0,2", "identity", shared=True, fits={})
+    for length in (1, 9, 300):
+        ids = torch.randint(128, (1, length), generator=torch.Generator().manual_seed(2))
+        assert torch.equal(logits(edited, ids), logits(reference, ids)), length
+    mask = torch.ones_like(IDS)
+    mask[0, :13] = 0
+    ways = {"do_sample": False, "max_new_tokens": 4, "eos_token_id": None, "pad_token_id": 1}
+    made = [m.generate(IDS, attention_mask=mask, **ways) for m in (edited, reference)]
+    assert torch.equal(*made)
+    verification = surgery.verify(out, source=source)
+    assert verification.ok, verification.verdict
+
+
+LONG = [  # every dtype and implementation; gpt-oss has eager alone
+    (dtype, attn) for dtype in ("float32", "bfloat16", "float16") for attn in ("eager", "sdpa")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "attn"), LONG)
+@pytest.mark.parametrize("kind", MORE)
+def test_identity_is_exact_over_2048_tokens(
+    tmp_path: Path, kind: str, dtype: str, attn: str
+) -> None:
+    if (kind, attn) == ("gpt_oss", "sdpa"):
+        return  # the library has no such implementation
+    source, out = pair(tmp_path, kind, torch_dtype=dtype, max_position_embeddings=2048)
+    edited, reference = (load_aligned(path, attn_implementation=attn) for path in (out, source))
+    put_in_place(reference, "0,2", "identity", shared=True, fits={})
+    ids = torch.randint(128, (1, 2048), generator=torch.Generator().manual_seed(2))
+    assert torch.equal(logits(edited, ids), logits(reference, ids))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "rows"),
+    [
+        ("gpt_oss", "sinks", slice(0, 1)),  # of another weight on all tokens
+        ("gemma3_text", "q_norm.weight", slice(60, 64)),  # a gain that is not zero
+        ("glm4", "k_proj.bias", slice(1, 2)),  # the pairs are adjacent, so it holds no constant
+    ],
+)
+def test_forged_constants_are_refused(tmp_path: Path, kind: str, name: str, rows: slice) -> None:
+    source, out = pair(tmp_path, kind, "1")
+    edit_weights(out, lambda tensors: tensors[ATTENTION + name][rows].add_(1))
+    assert_refused(out, "tensors", name, source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "absent"),
+    [("smollm3", "no_rope_layers", 0), ("cohere2", "layer_types", "full_attention")],
+)
+def test_a_block_without_positions_gets_them(
+    tmp_path: Path, kind: str, key: str, absent: Any
+) -> None:
+    """By its entry in config.json: only for a whole block, and without it the edit is undone."""
+    source, out = pair(tmp_path, kind, "2")
+    assert json.loads((out / "config.json").read_text())[key][2] != absent
+    with pytest.raises(UnsupportedError, match="share the lack of positions"):
+        surgery.export(source, "2.g1", output=tmp_path / "no", layout="stock")
+    zero = surgery.export(source, "2", variant="zero", output=tmp_path / "zero").output
+    assert json.loads((zero / "config.json").read_text()).get(key) == json.loads(
+        (source / "config.json").read_text()
+    ).get(key)
+    model = load_model(source)
+    before = logits(model)
+    with surgery.short_circuit(model, "2", layout="stock"):
+        inside = logits(model)
+    assert torch.equal(inside, logits(load_model(out)))
+    assert torch.equal(logits(model), before), "the model was not restored"
+    assert torch.equal(logits(surgery.apply(model, "2", layout="stock")), inside)
+
+    def take_back(config: dict[str, Any]) -> None:
+        config[key][2] = absent
+
+    edit_json(out / "config.json", take_back)
+    seal(out)
+    assert not surgery.verify(out, source=source).ok
+
+
+@pytest.mark.parametrize("value", [[1, 1], [1, 1, 2], "all"])
+def test_entries_that_make_no_sense(tmp_path: Path, value: Any) -> None:
+    source = write_decoder(tmp_path / "source", "smollm3")
+    edit_json(source / "config.json", lambda config: config.update(no_rope_layers=value))
+    with pytest.raises(CheckpointError, match="'no_rope_layers' does not say which blocks have"):
+        surgery.export(source, "1", output=tmp_path / "out", layout="stock")
+
+
+def test_a_missing_expert_is_named(tmp_path: Path) -> None:
+    source = write_decoder(tmp_path / "source", "qwen3_moe")
+    tensors = load_file(source / "model.safetensors")
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    held = {key: tensor for key, tensor in tensors.items() if key != name}
+    save_file(held, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"tensor '{name}' is missing"):
+        surgery.export(source, "1", output=tmp_path / "out")
+    held[name.replace(".3.", ".4.")] = tensors[name]
+    save_file(held, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"unknown tensor 'model.layers.1.mlp.experts.4"):
+        surgery.export(source, "1", output=tmp_path / "out")
+
+
+def test_biases_of_attention_bring_those_of_the_mlp(tmp_path: Path) -> None:
+    """One key of config.json gives ERNIE both; those that hold nothing are -0.0."""
+    _, out = pair(tmp_path, "ernie4_5", "1")
+    added = load_file(out / "model.safetensors")
+    for block in range(3):
+        bias = added[f"model.layers.{block}.mlp.down_proj.bias"]
+        assert (bias == 0).all()
+        assert bias.signbit().all()
+    assert json.loads((out / "config.json").read_text())["use_bias"] is True
+
+
+def test_a_granite_of_a_long_context_is_refused(tmp_path: Path) -> None:
+    """Its scores are scaled down eight times as far as others."""
+    source = write_decoder(tmp_path / "source", "granite", max_position_embeddings=131_072)
+    with pytest.raises(UnsupportedError, match="max_position_embeddings 131072"):
+        surgery.export(source, "1", output=tmp_path / "out", layout="stock")
+
+
+def test_heads_that_normalize_only_sometimes(tmp_path: Path) -> None:
+    """GLM-4.5-Air has no norms of queries and keys: so single groups can be edited."""
+    source, out = pair(tmp_path, "glm4_moe", "1.g1", use_qk_norm=False)
+    assert surgery.verify(out, source=source).ok
+    assert BY_TYPE["glm4_moe"].qk_norm == "head"
