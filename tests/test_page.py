@@ -255,7 +255,7 @@ def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
     assert edit is not None
     (missed,) = found(edit=edit.model_copy(update={"missed": True})).edits
     said = (
-        "No edit of the search kept its limits on the half that it used; "
+        "No edit of the search kept its limits on the passages that it used; "
         "here, it keeps every limit."
     )
     assert summarize(missed, [kept()]).line == said
@@ -352,7 +352,7 @@ def test_the_half_that_did_not_choose_is_named_only_where_there_is_one() -> None
     by_hand = example(chose={"passages": None, "windows": 0}, all_passages=None)
     page = render_pages(by_hand)["report.html"]
     assert said not in page
-    assert "The search measured its points on the half" in page
+    assert "The search measured its points on those" in page
 
 
 def test_a_search_draws_what_every_unit_is_worth() -> None:

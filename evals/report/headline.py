@@ -193,7 +193,7 @@ def _describe_loss(heldout: HeldOut) -> str:
 def _describe_gates(edit: Finding, gates: Sequence[Limit]) -> str:
     said, state = describe_limits(gates), settle(gate.state for gate in gates)
     if state != "missed" and edit.edit is not None and edit.edit.missed:
-        said = f"no edit of the search kept its limits on the half that it used; here, {said}"
+        said = f"no edit of the search kept its limits on the passages that it used; here, {said}"
     return said
 
 
