@@ -52,8 +52,8 @@ class Proposal:
     - `usable`: rows that are long enough, of `number`.
     - `choose`: the share to choose an edit on: half, or a quarter where that leaves enough to
       decide `max_extraction`. `held_back`: passages left to test the choice on. `supported`: the
-      smallest limit that they can show to be kept, if none of them is recovered; `needed`: passages, those
-      to choose on among them, that decide `max_extraction`.
+      smallest limit that they can show to be kept, if none of them is recovered. `needed`:
+      passages, those to choose on among them, that decide `max_extraction`.
     """
 
     request: ProposalRequest
