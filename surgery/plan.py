@@ -166,11 +166,22 @@ def make_plan(
     )
 
 
+def check_trainable(inventory: Inventory) -> None:
+    """Raises `UnsupportedError` for quantized weights, which training could not be written to."""
+    if inventory.is_quantized:
+        raise UnsupportedError(
+            "weights are quantized, and training cannot be stored in them",
+            where="config.json",
+            fix="start from the unquantized model, and quantize the result without its attention",
+        )
+
+
 def make_empty_plan(inventory: Inventory) -> Plan:
     """Decides to change nothing: the plan of a model that is only trained.
 
-    Raises `UnsupportedError` for one in the compact layout.
+    Raises `UnsupportedError` for one in the compact layout, or with quantized weights.
     """
+    check_trainable(inventory)
     if inventory.is_compact:
         raise UnsupportedError(
             "a model in the compact layout cannot be erased",
