@@ -16,6 +16,7 @@ from surgery.checkpoint.inventory import Inventory, make_inventory, take_invento
 from surgery.checkpoint.tensors import Array, TensorInfo
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, Family, config_saved_as
+from surgery.families.rotary import spell_both
 from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, layout_of
 from surgery.layouts.stock_limits import cast_context
 from surgery.selection import (
@@ -160,7 +161,9 @@ def make_plan(
         reason=reason,
         edits=edits,
         changes=changes,
-        config=where.config(inventory.config, inventory.family, edits, added),
+        config=spell_both(
+            where.config(inventory.config, inventory.family, edits, added), inventory.family.rotary
+        ),
         inventory=inventory,
         scrubbed=scrubbed,
     )
@@ -188,7 +191,8 @@ def make_empty_plan(inventory: Inventory) -> Plan:
             fix="erase the original, then cut the result",
         )
     layout = layout_of("stock")
-    return Plan(inventory.family, (), layout, "nothing is cut", {}, (), inventory.config, inventory)
+    config = spell_both(inventory.config, inventory.family.rotary)
+    return Plan(inventory.family, (), layout, "nothing is cut", {}, (), config, inventory)
 
 
 def describe_edit(plan: Plan) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
 
 def check_complete(inventory: Inventory) -> None:
     """Raises `CheckpointError` unless every tensor that config.json implies is there."""
+    check_biases(inventory)
     for name in list_needed(inventory):
         if name not in inventory.infos:
             raise CheckpointError(
@@ -123,6 +124,25 @@ def check_complete(inventory: Inventory) -> None:
             f"tensor {head!r} is missing from the checkpoint, and config.json does not tie it to "
             "the embedding"
         )
+
+
+def check_biases(inventory: Inventory) -> None:
+    """Raises `CheckpointError` if all the biases are gone that a key of config.json switches on."""
+    switches = {
+        rule.when: rule.name.format(block=0)
+        for rule in inventory.family.rules
+        if rule.when and rule.role and rule.role.endswith("_bias") and _exists(rule, inventory)
+    }
+    stored = {rule[0].when for rule in map(inventory.family.match, inventory.infos) if rule}
+    for switch, name in switches.items():
+        if switch not in stored and inventory.infos:
+            raise CheckpointError(
+                f"{switch.key!r} is {str(switch.value).lower()}, and all of its biases are "
+                f"missing, such as {name!r}",
+                where="config.json",
+                fix="a tool dropped them, as mergekit does; if they held an edit, it is undone: "
+                "merge the models first, and edit the result",
+            )
 
 
 def make_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
