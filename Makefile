@@ -1,7 +1,7 @@
 # The same steps for people that .ci/run takes. `make check` is all of them.
 PYTHON ?= python3
 
-.PHONY: install lint types test test-all check format benchmarks faults matrix lock release
+.PHONY: install lint types test test-all slow slow-hostile check format benchmarks faults matrix lock release
 
 install:
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -18,6 +18,19 @@ test:
 
 test-all:
 	$(PYTHON) -m pytest -n 2 --dist worksteal
+
+# The slow tests, part by part, so that a part can be repeated alone: `make slow-f`. `make -k slow`
+# goes on after a part that fails. Each part says which of its tests took longest.
+SLOW = $(PYTHON) -m pytest -n 2 --dist worksteal -m slow --durations=10 --durations-min=30
+PARTS = a-b c-d e f g-h i-o p q-r s-z
+
+slow: slow-hostile $(PARTS:%=slow-%)
+
+slow-hostile:
+	$(SLOW) tests/hostile
+
+slow-%:
+	$(SLOW) tests/test_[$*]*.py
 
 check: lint types test-all
 

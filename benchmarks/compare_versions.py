@@ -40,7 +40,7 @@ COMMANDS = (
 """Later ones use what earlier ones wrote."""
 VARYING = {
     "versions", "created", "seconds", "tokens_per_second", "seed", "settings", "provenance",
-    "config", "plan", "output", "report", "manifest_sha256", "speed", "next",
+    "config", "plan", "output", "report", "speed", "next",
 }  # fmt: skip
 LABS = ("lab:pythia", "lab:gpt-neo")
 IN_TEXT = re.compile(r"/\S+/(?=[^/\s]+)|(?<=seed )\d+")

@@ -1,117 +1,325 @@
-"""What each of the five results of `mitigate --erase` costs, and what attackers get of it.
+"""What erasing costs and leaves, by result and by way of teaching.
 
-    python -m benchmarks.erasing lab:pythia --drop-attn 0 --output DIR
-    python -m benchmarks.erasing lab:gpt-neo --drop-attn 1 --output DIR
+    python -m benchmarks.erasing lab:pythia --drop-attn 0
+    python -m benchmarks.erasing lab:pythia --drop-attn 0 --ways --teacher 0-1 --teacher 4-5
 
-Leaves a quarter of the passages out. Makes the cut, the cut healed, the model erased by that cut,
-erased and cut, and erased, cut, and healed, all with the other three quarters. Then attacks each
-with the passages that were listed and, as a black box, with those that were not. What is there from
-an earlier run is used again.
+Trains in memory, in float32, on three quarters of the passages, and measures on all:
+
+- what the model costs on held-out text, in nats per token: its loss over the base's, and
+  KL(base || model);
+- the share of listed passages that `any` and `hints:8` recover, and of the others that `any` does;
+- how many of the listed ones `any` recovers after 20 steps of relearning a tenth of them, which
+  do not count, at two learning rates, and, with `--revive`, after that attack;
+- how far all weights went: the L2 distance from the base's, over the base's norm.
+
+First come the five results of `mitigate --erase`. With `--ways`, other ways to teach follow, and
+whether that distance ranks them as relearning does.
 """
 
 from __future__ import annotations
 
-import json
+import copy
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch.nn import functional
 
-from evals.data import Samples, open_samples
-from evals.jobs.erasing import EraseRequest, run_erase
-from evals.jobs.exporting import ExportRequest, run_export
-from evals.jobs.materials import open_materials
-from evals.jobs.mitigating import RESULTS
-from evals.jobs.reporting import evaluate
-from evals.report.report import EditReport, Report
-from evals.report.request import EvaluationRequest
-from evals.run.models import open_model
-from surgery.hub.finding import find_model
+from evals.data import Samples, Tokens, open_samples
+from evals.data.held_back import deal_unlisted
+from evals.data.inputs import require_heldout_texts
+from evals.data.windows import cut_windows
+from evals.measure.attacks.attack import Target, split
+from evals.measure.attacks.names import find_attack
+from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.tuning import fine_tune
+from evals.measure.healing import find_healing_text
+from evals.measure.memorization.extraction import run_pass
+from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.run.models import LoadedModel, open_model
+from evals.run.predictions import Sampling
+from surgery.fitting.calibration import Text
+from surgery.proof.expected import find_constants
+from surgery.selection import parse_selection
+from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, distill
+from surgery.training.erasing import STEPS
+from surgery.training.training import LEARNING_RATE, ROWS, WINDOW, Flags, Schedule
+from surgery.training.training import STEPS as HEALING_STEPS
 
-SEED, LEFT_OUT = 0, 0.25
-ATTACKS = ("any", "hints:8", "relearn", "revive")
-
-
-def deal(samples: Samples, output: Path) -> tuple[Path, Path]:
-    """Writes the passages to list and those to leave out. Both files hold the non-members, too."""
-    members = np.flatnonzero(samples.trained_on)
-    left = set(np.random.default_rng(SEED).permutation(members)[: int(LEFT_OUT * len(members))])
-    rows: tuple[list[str], list[str]] = ([], [])
-    for place, tokens in enumerate(samples.tokens.tolist()):
-        member = bool(samples.trained_on[place])
-        row = json.dumps({"id": samples.ids[place], "tokens": tokens, "member": member})
-        for file, wanted in zip(rows, (place not in left, place in left), strict=True):
-            if wanted or not member:
-                file.append(row)
-    listed, unlisted = (output / f"{name}.jsonl" for name in ("listed", "unlisted"))
-    for file, lines in zip((listed, unlisted), rows, strict=True):
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return listed, unlisted
+LEFT_OUT, WINDOWS = 0.25, 64
+RATES, RELEARNING_STEPS = (1e-4, 1e-3), 20
 
 
-def make_results(
-    model: str, drop_attn: str, variant: str, listed: Path, lengths: dict[str, int], output: Path
-) -> Iterator[Path]:
-    """Makes each result, unless it is there, with the passages in `listed`."""
-    for name in RESULTS:
-        place = output / name
-        if not place.exists():
-            given = {
-                "model": model, "drop_attn": drop_attn, "variant": variant, "output": place,
-                "samples": str(listed), **lengths,
-            }  # fmt: skip
-            click.echo(f"making {place}")
-            if name == "erased":
-                run_erase(EraseRequest(**given, text=(model,)))
-            else:
-                trained = {"heal": (model,)} if "heal" in name else {}
-                trained |= {"erase": True, "text": (model,)} if "erase" in name else {}
-                erased = output / "erased" if "erase" in name else None
-                run_export(ExportRequest(**given, **trained), erased=erased)
-        yield place
+@dataclass(frozen=True)
+class Way:
+    """How to teach.
+
+    - `teacher`: blocks; None: those of the cut. `rate`: times the default learning rate.
+    - `weight`: of the loss on passages. `whole`: every token of a passage counts, not the suffix
+      alone. `windows`, `passages`: rows of a step.
+    - `noise`: on each weight, in standard deviations of its tensor. `only`: what the names of
+      trained parameters hold. `cut`: blocks to cut before. `relearned`: half of the steps, then
+      relearning, then the other half.
+    """
+
+    name: str
+    teacher: str | None = None
+    steps: int = STEPS
+    rate: float = 1.0
+    weight: float = 1.0
+    whole: bool = False
+    windows: int = ROWS
+    passages: int = ROWS_OF_PASSAGES
+    noise: float = 0.0
+    only: str = ""
+    cut: str | None = None
+    relearned: bool = False
 
 
-def compare(
-    model: str, places: list[Path], samples: Path, attacks: tuple[str, ...], **lengths: int
-) -> Report:
-    request = EvaluationRequest(
-        models=tuple(map(str, places)), baseline=model, samples=str(samples), no_benchmarks=True,
-        attack=attacks, draws=1, **lengths,
-    )  # fmt: skip
-    found = [find_model(place) for place in places]
-    return evaluate(found, find_model(model), open_materials(request)).report
+def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
+    """First parameters, one at a time; then what may make erasing more robust."""
+    for steps in (30, 120):
+        yield Way(f"{steps} steps", steps=steps)
+    for rate in (0.5, 2.0):
+        yield Way(f"rate × {rate:g}", rate=rate)
+    for teacher in teachers:
+        yield Way(f"taught by {teacher}", teacher)
+    yield Way("passages weigh 3 times", weight=3.0)
+    yield Way("all tokens of a passage", whole=True)
+    yield Way("half the text", windows=ROWS // 2)
+    for noise in (0.1, 0.3):
+        yield Way(f"noise of {noise:g} before", noise=noise)
+    yield Way("MLPs alone", only=".mlp.")
+    yield Way("relearned halfway", relearned=True)
+    for teacher in teachers[-1:]:
+        yield Way(f"after a cut of {teacher}", cut=teacher)
 
 
-def show(edit: EditReport, name: str) -> str:
-    """The share that an attack recovers."""
-    assert edit.audit is not None
-    share = next((one.edited for one in edit.audit.attacks if one.name == name), None)
-    return "" if share is None else f"{share.rate:.1%}"
+@dataclass(frozen=True)
+class Measured:
+    """What became of a model. Shares of passages by attack; losses in nats per token."""
+
+    loss: float
+    kl: float
+    shares: dict[str, float]
+    distance: float
+
+    def show(self, name: str) -> str:
+        shares = [f"{share:.1%}" for share in self.shares.values()]
+        return row(name, f"{self.loss:+.3f}", f"{self.kl:.3f}", *shares, f"{self.distance:.3f}")
+
+
+class Bench:
+    """A model in float32 and its cut; passages and texts; and what the model predicts there."""
+
+    def __init__(
+        self, loaded: LoadedModel, cut: tuple[str, str], samples: Samples, held: Tokens, text: Text
+    ) -> None:
+        self.loaded, self.model, self.blocks = loaded, loaded.model, cut[0]
+        self.variant, self.editable = cut[1], loaded.editable
+        unlisted = deal_unlisted(samples, LEFT_OUT)
+        self.listed = samples.select(samples.trained_on & ~unlisted)
+        self.unlisted = samples.select(unlisted)
+        self.held, self.text = held, text
+        with torch.inference_mode():
+            self.before = [self._predict(self.model, rows) for rows in self._batches()]
+
+    def cut(self, blocks: str | None = None, student: Any = None) -> Any:
+        """The model, or a student, with these blocks cut."""
+        editable = self.editable if student is None else type(self.editable)(student)
+        return editable.apply(editable.plan(blocks or self.blocks, self.variant))
+
+    def heal(self, cut: Any) -> Any:
+        """A cut, healed with a guard."""
+        plan = self.editable.plan(self.blocks, self.variant)
+        constants = find_constants([plan], dict(cut.state_dict()))
+        way = Way("healed", steps=HEALING_STEPS)
+        healed = copy.deepcopy(cut)
+        self._train(healed, cut, way, 0, constants)
+        return healed
+
+    def teach(self, way: Way) -> Any:
+        """A student of the cut."""
+        teacher = self.cut(way.teacher)
+        student = copy.deepcopy(self.cut(way.cut) if way.cut else self.model)
+        _add_noise(student, way.noise)
+        parts = 2 if way.relearned else 1
+        for part in range(parts):
+            if part:
+                (student,) = self._relearn(student, LEARNING_RATE, draw=1)
+            share = replace(way, steps=way.steps // parts)
+            self._train(student, teacher, share, part, _fix_all_but(student, way.only))
+        return student
+
+    def _train(
+        self, student: Any, teacher: Any, way: Way, seed: int, constants: dict[str, Flags]
+    ) -> None:
+        schedule = Schedule(way.steps, seed).settle(student)
+        assert schedule.learning_rate is not None
+        schedule = replace(schedule, learning_rate=way.rate * schedule.learning_rate)
+        loaded = self.loaded
+        windows = schedule.tokenize(self.text, loaded.tokenizer, loaded.dimensions).windows
+        first = 1 if way.whole else self.listed.prefix_length
+        lessons = [
+            Lesson(self.model, windows, way.windows),
+            Lesson(teacher, self.listed.tokens, way.passages, first, way.weight),
+        ]
+        distill(student, lessons, schedule, constants=constants)
+
+    def _relearn(self, model: Any, rate: float, draw: int = 0) -> Iterator[Any]:
+        held, _ = split(self.listed.tokens, SHARE, draw)
+        rows = self.listed.tokens[held]
+        return fine_tune(model, rows, steps=(RELEARNING_STEPS,), learning_rate=rate)
+
+    def measure(self, model: Any, *, revive: str | None = None) -> Measured:
+        """`revive`: the blocks that an attacker wakes."""
+        loss = kl = 0.0
+        with torch.inference_mode():
+            for rows, before in zip(self._batches(), self.before, strict=True):
+                after = self._predict(model, rows)
+                kl += float(functional.kl_div(after, before, log_target=True, reduction="sum"))
+                right = rows[:, 1:, None]
+                loss += float((before.gather(2, right) - after.gather(2, right)).sum())
+        shares = _recover(model, self.listed, "any", "hints:8")
+        shares["unlisted"] = _recover(model, self.unlisted, "any")["any"]
+        others = self.listed.select(split(self.listed.tokens, SHARE)[1])
+        for rate in RATES:
+            (tuned,) = self._relearn(model, rate)
+            shares[f"{rate:g}"] = _recover(tuned, others, "any")["any"]
+        if revive is not None:
+            shares["revive"] = self._revive(model, revive)
+        tokens = self.held[:, 1:].size
+        return Measured(loss / tokens, kl / tokens, shares, _measure_distance(model, self.model))
+
+    def _revive(self, model: Any, blocks: str) -> float:
+        size = self.loaded.dimensions
+        sizes = (size.num_blocks, size.num_heads, size.num_groups)
+        parts = parse_selection(blocks, self.variant, *sizes) if blocks else ()
+        cut = tuple(sorted({part.block for part in parts}))
+        target = Target(model, None, self.listed, self._windows(), draws=1, brief=True, cut=cut)
+        return float(find_attack("revive").run(target).counted.mean())
+
+    def _windows(self) -> Tokens:
+        """Held-out text in rows as long as a passage."""
+        length = self.listed.tokens.shape[1]
+        return np.ascontiguousarray(self.held[:, :length])
+
+    def _batches(self) -> Iterator[torch.Tensor]:
+        for begin in range(0, len(self.held), ROWS):
+            yield torch.from_numpy(self.held[begin : begin + ROWS].astype(np.int64))
+
+    @staticmethod
+    def _predict(model: Any, rows: torch.Tensor) -> torch.Tensor:
+        logits = model(input_ids=rows[:, :-1], use_cache=False).logits
+        return functional.log_softmax(logits.float(), dim=-1)
+
+
+def _recover(model: Any, samples: Samples, *names: str) -> dict[str, float]:
+    found = run_pass(model, samples.tokens, samples.prefix_length, sampling=Sampling())
+    seen = Evidence.of(found)
+    return {name: float(make_recovery(name).recovered(seen).mean()) for name in names}
+
+
+def _add_noise(model: Any, scale: float) -> None:
+    """Moves each weight by Gaussian noise, `scale` standard deviations of its tensor."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if scale and weight.ndim == 2:
+                noise = torch.randn(weight.shape, generator=draw)
+                weight.add_(scale * weight.std() * noise.to(weight))
+
+
+def _fix_all_but(model: Any, learning: str) -> dict[str, Flags]:
+    """Every number of the parameters that are not to learn."""
+    return {
+        name: np.ones(tuple(weight.shape), dtype=np.bool_)
+        for name, weight in model.named_parameters()
+        if learning not in name
+    }
+
+
+@torch.no_grad()
+def _measure_distance(model: Any, base: Any) -> float:
+    before, after = (dict(one.named_parameters()) for one in (base, model))
+    moved = sum(float((after[name] - old).square().sum()) for name, old in before.items())
+    return (moved / sum(float(old.square().sum()) for old in before.values())) ** 0.5
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def print_head(what: str, *more: str) -> None:
+    columns = [what, "loss", "KL", "`any`", "`hints:8`", "not listed: `any`"]
+    columns += [*(f"relearned at {rate:g}: `any`" for rate in RATES), *more, "distance"]
+    click.echo(f"{row(*columns)}\n|{'---|' * len(columns)}")
+
+
+def compare_results(bench: Bench, *, revive: bool) -> None:
+    """Prints a row for the base and for each of the five results."""
+    print_head("result", *(["`revive`"] if revive else []))
+
+    def show(name: str, model: Any, blocks: str) -> None:
+        click.echo(bench.measure(model, revive=blocks if revive else None).show(name))
+
+    show("not edited", bench.model, "")
+    cut, erased = bench.cut(), bench.teach(Way("erased"))
+    show("cut", cut, bench.blocks)
+    show("erased", erased, "")
+    both = bench.cut(student=erased)
+    show("erased and cut", both, bench.blocks)
+    show("cut, healed", bench.heal(cut), bench.blocks)
+    show("erased, cut, healed", bench.heal(both), bench.blocks)
+
+
+def compare_ways(bench: Bench, ways: list[Way]) -> None:
+    """Prints a row for each way, and the rank correlation of relearning with distance."""
+    print_head("way")
+    found = []
+    for way in ways:
+        found.append(bench.measure(bench.teach(way)))
+        click.echo(found[-1].show(way.name))
+    distances = [one.distance for one in found]
+    for rate in RATES:
+        rank = spearmanr(distances, [one.shares[f"{rate:g}"] for one in found])[0]
+        click.echo(f"relearned at {rate:g}: rank correlation with distance {rank:+.2f}")
 
 
 @click.command()
 @click.argument("model")
-@click.option("--drop-attn", required=True)
+@click.option("--drop-attn", required=True, help="The cut, which teaches.")
 @click.option("--variant", default="identity", show_default=True)
-@click.option("--output", type=Path, required=True)
-def main(model: str, drop_attn: str, variant: str, output: Path) -> None:
-    """Compare the five results of erasing by a cut of a lab MODEL."""
-    output.mkdir(parents=True, exist_ok=True)
-    samples = open_samples(model).tokenize(open_model(model, device="cpu").tokenizer)
-    lengths = {"prefix_length": samples.prefix_length, "suffix_length": samples.suffix_length}
-    listed, unlisted = deal(samples, output)
-    places = list(make_results(model, drop_attn, variant, listed, lengths, output))
-    ours = compare(model, places, listed, ATTACKS, **lengths)
-    others = compare(model, places, unlisted, ("any",), **lengths)
-    names = [f"`{name}`" for name in ATTACKS]
-    click.echo(f"| result | loss | {' | '.join(names)} | not listed: `any` |")
-    click.echo("|" + "---|" * (len(ATTACKS) + 3))
-    for place, edit, other in zip(places, ours.edits, others.edits, strict=True):
-        assert edit.heldout is not None
-        cells = [RESULTS[place.name], f"{edit.heldout.difference.mean:+.3f}"]
-        cells += [show(edit, name) for name in ATTACKS] + [show(other, "any")]
-        click.echo(f"| {' | '.join(cells)} |")
+@click.option("--revive", is_flag=True, help="Also wake the cut blocks.")
+@click.option("--ways", is_flag=True, help="Compare ways to teach, not results.")
+@click.option("--teacher", multiple=True, help="Other blocks to teach by.")
+@click.option("--only", multiple=True, help="Ways whose names hold this.  [default: all]")
+@click.option("--samples", help="[default: a lab model's own]")
+@click.option("--corpus", type=Path, multiple=True, help="[default: a lab model's own]")
+@click.option("--text", multiple=True, help="[default: a lab model's own]")
+def main(
+    model: str, drop_attn: str, variant: str, revive: bool, ways: bool, teacher: tuple[str, ...],
+    only: tuple[str, ...], samples: str | None, corpus: tuple[Path, ...], text: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Compare the results of erasing MODEL by a cut, or ways to teach it."""
+    torch.set_num_threads(1)
+    begun = time.process_time()
+    loaded = open_model(model, dtype="float32", device="cpu")
+    rows = open_samples(samples or model).tokenize(loaded.tokenizer)
+    held = cut_windows(require_heldout_texts(corpus, model), loaded.tokenizer, WINDOW, most=WINDOWS)
+    bench = Bench(loaded, (drop_attn, variant), rows, held, find_healing_text(text or (model,)))
+    if ways:
+        every = list_ways(teacher)
+        compare_ways(bench, [one for one in every if not only or any(s in one.name for s in only)])
+    else:
+        compare_results(bench, revive=revive)
+    click.echo(f"{model}: {time.process_time() - begun:.0f} s of processor time")
 
 
 if __name__ == "__main__":

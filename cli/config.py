@@ -10,9 +10,11 @@ import click
 from cli.escaping import escape_text
 from cli.options import COMMAS, EXISTING_FILE, Decorator
 
-_NOT_READ = {"config", "output", "overwrite", "json"}
+_NOT_READ = {"config", "overwrite", "json"}
 _MANY = 5
 """A command with more options than this takes --config."""
+_OF_RESULTS = {"config.yaml", "recipe.yaml"}
+"""Files that result folders hold. Such a folder may be someone else's: it names no output."""
 
 
 def config_option(*names: str) -> Decorator:
@@ -68,6 +70,9 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
                 value = not click.BOOL.convert(_check_value(known[name], value), param, ctx)
             if name in _NOT_READ:
                 raise click.BadParameter(f"cannot come from a file; pass --{name}")
+            if name == "output" and path.name in _OF_RESULTS:
+                what = "cannot come from a file of a result, which may be someone else's"
+                raise click.BadParameter(f"{what}; pass --output, or rename a file that you wrote")
             if name not in known:
                 near = suggest(name, known)
                 what = f"{ctx.info_name} has no option {key!r}{f'; {near}' if near else ''}"

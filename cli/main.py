@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from cli.config import with_config
-from cli.terminal import name_options, note, show_progress, take_over_messages
+from cli.examples import format_examples
+from cli.terminal import name_options, note, print_json, show_progress, take_over_messages
 from evals.run import console
 from surgery.errors import SurgeryError, UnknownNameError, suggest
 
@@ -34,6 +36,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "audit": "Measure what an attacker recovers, before and after an edit.",
         "collect": "Find passages of a corpus that a model recites.",
         "compare": "Show side by side what models write, before and after an edit.",
+        "compare-evals": "Compare two runs of lm-eval, document by document.",
         "evaluate": "Measure what an edit costs and what it achieves, in one report.",
         "bench": "Compare the speed and memory of an edited model and its base.",
         "tasks": "Print the folder of lm-eval tasks.",
@@ -48,12 +51,15 @@ GROUPS: dict[str, dict[str, str]] = {
         "convert": "Save a model as a GGUF file, for llama.cpp.",
     },
     "whole": {
+        "init": "Write a configuration for mitigate that fits your model and passages.",
         "mitigate": "Search, export, verify, attack, and evaluate in one command.",
         "demo": "Show the whole story on a small model, offline.",
     },
 }
 """Folder of `cli.commands` → its commands, each a module of that name, and one line of help."""
 HEADINGS = {"whole": "The whole job"}
+PARTS = ("what", "where", "expected", "got", "fix")
+"""Parts of the line of a `SurgeryError`."""
 COMMANDS = {name: group for group, commands in GROUPS.items() for name in commands}
 
 
@@ -67,7 +73,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"cli.commands.{COMMANDS[cmd_name]}.{cmd_name.replace('-', '_')}")
-        return with_config(module.command)
+        command = with_config(module.command)
+        command.epilog = format_examples(cmd_name)
+        return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         commands = {name: text for group in GROUPS.values() for name, text in group.items()}
@@ -103,8 +111,11 @@ class LazyGroup(click.Group):
             assert command is not None  # it ran
             ran = click.Context(command, ctx, name)
             error.args = (name_options(error, ran),)
+            for part in PARTS:
+                value = getattr(error, part)
+                setattr(error, part, None if value is None else name_options(value, ran))
             if isinstance(error, UnknownNameError):
-                raise click.UsageError(str(error), ran) from None
+                raise click.UsageError(str(error), ran) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -114,7 +125,10 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(f"{name:{width}}", text) for name, text in commands.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="attn-surgery", message="attn-surgery %(version)s")
 def main() -> None:
     """Make chosen blocks of a language model attention-free, save a checkpoint that loads anywhere,
@@ -145,14 +159,17 @@ def run(arguments: list[str] | None = None) -> None:
     _open_streams()
     take_over_messages()
     stopped = _catch_signals()
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
     except BaseException as error:  # an import that a signal stops may end in any of them
         if stopped or isinstance(error, click.Abort | KeyboardInterrupt):
             note("interrupted" + "".join(map(_hint_to_continue, stopped[:1])))
             code = 130
+            if as_json:
+                _print_error(click.ClickException("interrupted"), code)
         else:
-            code = _report_error(error)
+            code = _report_error(error, as_json)
     sys.stderr.flush()
     try:
         sys.stdout.flush()
@@ -189,7 +206,7 @@ def _catch_signals() -> list[click.Context | None]:
 
 
 def _hint_to_continue(ctx: click.Context | None) -> str:
-    """Says that the same command continues, if it does."""
+    """Says that the same command continues, if it does, or that a long one starts anew."""
     given = {} if ctx is None else ctx.params
     continues = {
         "search": True,
@@ -198,13 +215,18 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
         "collect": True,
         "push": True,
     }
+    if ctx is not None and ctx.info_name == "erase":
+        return ": nothing was written; the same command starts anew"
     if ctx is None or not continues.get(str(ctx.info_name), False):
         return ""
     return ": run the same command again to continue"
 
 
-def _report_error(error: BaseException) -> int:
-    """Prints one line and returns the exit code. Raises an error that no user can fix."""
+def _report_error(error: BaseException, as_json: bool) -> int:
+    """Prints one line, with `as_json` also an object on stdout, and returns the exit code.
+
+    Raises an error that no user can fix.
+    """
     if isinstance(error, click.ClickException):
         shown = io.StringIO()
         error.show(shown)
@@ -212,6 +234,8 @@ def _report_error(error: BaseException) -> int:
         mistakes = "".join(f"\nerror: {line}" for line in mistakes.splitlines())
         for line in (usage + mistakes).splitlines()[1:]:
             note(line, anywhere=True)
+        if as_json:
+            _print_error(error, error.exit_code)
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         return 0  # whoever reads our output has seen enough
@@ -222,7 +246,23 @@ def _report_error(error: BaseException) -> int:
     if not isinstance(error, SurgeryError):
         raise error
     note(f"error: {error}", anywhere=True)
+    if as_json:
+        _print_error(error, 1)
     return 1
+
+
+def _print_error(error: click.ClickException | SurgeryError, exit_code: int) -> None:
+    """Prints what `--json` promises, one object: the parts of the message, and the exit code."""
+    parts = error if isinstance(error, SurgeryError) else error.__cause__
+    said = dict.fromkeys(PARTS)
+    if isinstance(parts, SurgeryError):
+        found = {part: getattr(parts, part) for part in PARTS}
+        said = {part: None if value is None else str(value) for part, value in found.items()}
+    elif isinstance(error, click.ClickException):
+        said["what"] = error.format_message()
+    what = said.pop("what")
+    with suppress(OSError):  # the line on stderr stays
+        print_json({"error": what, **said, "exit_code": exit_code})
 
 
 if __name__ == "__main__":

@@ -142,7 +142,10 @@ def output(text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any
 
 
 json = flag(
-    "--json", "Print one JSON object on stdout, and nothing else.", "as_json", group="output"
+    "--json",
+    "Print one JSON object on stdout, and nothing else. An error is one, too.",
+    "as_json",
+    group="output",
 )
 revision = option("--revision", "R", "Branch, tag, or commit of a Hub model, such as step143000.")
 overwrite = flag(

@@ -9,9 +9,8 @@ healing train again, and training magnifies last digits: their result is compare
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.checkpoint.content import hash_file
-from surgery.checkpoint.inventory import make_inventory
 from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
@@ -28,17 +26,17 @@ from surgery.exporting import Export, check_target, write
 from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.proof.expected import find_constants, replan
-from surgery.record.manifest import CalibrationRecord, Manifest, list_versions, read_manifest
+from surgery.proof.distance import TOLERANCE, TRAINED_TOLERANCE, measure_fitted, measure_trained
+from surgery.record.manifest import (
+    CalibrationRecord,
+    Manifest,
+    Source,
+    list_versions,
+    read_manifest,
+)
 
 if TYPE_CHECKING:
     from surgery.training.erasing import Erased
-
-TOLERANCE = 0.01  # a few roundings of bfloat16
-"""Largest |repeated - recorded| / |recorded| (Frobenius) of a tensor of a fitted variant."""
-TRAINED_TOLERANCE = 0.05
-"""Largest |repeated - recorded| / |recorded - cut| (Frobenius) of all trained weights together."""
-_TINY = 1e-30  # where training changed nothing, no difference is allowed
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,7 @@ def reproduce(
     erased = None
     if edit.erasing is not None and erase is not None:
         erased = erase(prepare(model, tuple(edit.erasing.teacher), **alike))
-    trained, model_in_memory = (erased.trained, erased.model) if erased else (None, None)
-    fitting = None if fit is None else fit(prepared, model_in_memory)
+    fitting = None if fit is None else fit(prepared, erased.model if erased else None)
     if edit.calibration is not None and fitting is not None and fitting.record is not None:
         _check_text(edit.calibration, fitting.record)
     told: dict[str, Any] = {
@@ -199,28 +196,38 @@ def reproduce(
     }
     prepared = replace(prepared, chosen=edit.chosen)
     with tempfile.TemporaryDirectory(prefix="attn-surgery-") as folder:
-        output = Path(output or Path(folder) / "repeated")
-        place = Path(folder) / "cut" if heal else output
-        export = cut = write(prepared, place, trained=trained, **told)
-        if heal is not None:
-            export = heal(cut, prepared.model, output)
-        before = open_checkpoint(cut.output) if heal else None  # what training is measured from
-        if erased is not None:
-            before = prepared.checkpoint
-            if edit.parts:
-                before = open_checkpoint(write(prepared, Path(folder) / "untrained", **told).output)
+        place = Path(output or Path(folder) / "repeated")
+        export, before = _write_again(prepared, place, Path(folder), erased, heal, told)
         files = _compare_files(original, export, before)
-    found = replace(prepared.model, source=export.manifest.edit.source)
-    exact = all(file.equal for file in files)
-    if not exact and edit.source.content is not None and not found.is_that(edit.source):
-        raise SourceError(
-            "is not the model that was edited",
-            where=model,
-            expected=f"{edit.source.model} with content {edit.source.content[:12]}",
-            got=(found.source.content or "")[:12],
-            fix="give a copy of the edited one as `source`",
-        )
+    if not all(file.equal for file in files):
+        found = replace(prepared.model, source=export.manifest.edit.source)
+        _check_source(found, edit.source, model)
     return Reproduction(original, prepared.model, files, _compare_versions(edit.versions))
+
+
+def _write_again(
+    prepared: Prepared,
+    output: Path,
+    folder: Path,
+    erased: Erased | None,
+    heal: Callable[[Export, ResolvedModel, Path], Export] | None,
+    told: Mapping[str, Any],
+) -> tuple[Export, Checkpoint | None]:
+    """Returns the repeated export, and what training it is measured from; None if untrained.
+
+    `folder` holds what is made on the way; `told` is passed on to `write`.
+    """
+    trained = erased.trained if erased else None
+    export = write(prepared, Path(folder) / "cut" if heal else output, trained=trained, **told)
+    before = None
+    if heal is not None:
+        before = open_checkpoint(export.output)
+        export = heal(export, prepared.model, output)
+    if erased is not None:
+        before = prepared.checkpoint
+        if export.manifest.edit.parts:
+            before = open_checkpoint(write(prepared, folder / "untrained", **told).output)
+    return export, before
 
 
 def _compare_versions(then: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
@@ -239,6 +246,18 @@ def _find_source(original: Original) -> str:
             fix="give it, or a copy of it, as `source`",
         )
     return source.model
+
+
+def _check_source(found: ResolvedModel, recorded: Source, where: str | Path) -> None:
+    """Raises `SourceError` if what was edited again is not the model of the record."""
+    if recorded.content is not None and not found.is_that(recorded):
+        raise SourceError(
+            "is not the model that was edited",
+            where=where,
+            expected=f"{recorded.model} with content {recorded.content[:12]}",
+            got=(found.source.content or "")[:12],
+            fix="give a copy of the edited one as `source`",
+        )
 
 
 def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
@@ -283,54 +302,10 @@ def _compare_files(
         theirs, tolerance = open_checkpoint(export.output), TOLERANCE
         if before is not None:
             tolerance = TRAINED_TOLERANCE
-            found = _measure_trained(ours, theirs, before, export.manifest)
+            found = measure_trained(ours, theirs, before, export.manifest)
         else:
             changed = export.manifest.edit.changed
-            found = _measure_fitted(ours, theirs, {*changed.rewritten, *changed.added})
+            found = measure_fitted(ours, theirs, {*changed.rewritten, *changed.added})
         update: dict[str, Any] = {"difference": found, "tolerance": tolerance}
         results = [file if file.equal else replace(file, **update) for file in results]
     return tuple(results)
-
-
-def _measure_trained(
-    one: Checkpoint, other: Checkpoint, cut: Checkpoint, manifest: Manifest
-) -> float | None:
-    """Returns |other - one| / |one - cut| (Frobenius) over all trained weights.
-
-    None if a constant of the edit or a buffer is not the cut's, or names, dtypes or shapes differ.
-    """
-    constants = find_constants(replan(cut, manifest), cut.tensors)
-    trained = make_inventory(cut.config, cut.infos).parameters
-    if not one.infos == other.infos == cut.infos:
-        return None
-    apart = changed = 0.0
-    for name in cut.tensors:
-        a, b, c = (checkpoint.read(name) for checkpoint in (one, other, cut))
-        fixed = constants.get(name, np.full(c.shape, name not in trained))
-        if not a[fixed].tobytes() == b[fixed].tobytes() == c[fixed].tobytes():
-            return None
-        if name in trained:
-            a, b, c = (array.astype(np.float64) for array in (a, b, c))
-            apart += float(np.square(b - a).sum())
-            changed += float(np.square(a - c).sum())
-    return math.sqrt(apart / max(changed, _TINY))
-
-
-def _measure_fitted(one: Checkpoint, other: Checkpoint, changed: Collection[str]) -> float | None:
-    """Returns the largest |other - one| / |one| (Frobenius) of a tensor in `changed`.
-
-    None if any other tensor, or one of zeros, is not byte-equal, if a number is not finite, or if
-    names, dtypes or shapes differ.
-    """
-    if one.infos != other.infos:
-        return None
-    largest = 0.0
-    for name in one.tensors:
-        a, b = one.read(name), other.read(name)
-        if a.tobytes() == b.tobytes():
-            continue
-        if name not in changed or not a.any() or not np.isfinite(a).all():
-            return None
-        a, b = a.astype(np.float64), b.astype(np.float64)
-        largest = max(largest, float(np.linalg.norm(b - a) / np.linalg.norm(a)))
-    return largest

@@ -51,13 +51,18 @@ class Outcome:
         return json.loads(self.stdout)
 
     def assert_error(self, *texts: str, notes: Sequence[str] = ()) -> None:
-        """Exit code 1 and one line on stderr, which holds the texts; nothing on stdout.
+        """Exit code 1 and one line on stderr, which holds the texts. Nothing on stdout, or with
+        --json one object that says the same.
 
         `notes`: how each line before it begins, where work was done first.
         """
         assert self.code == 1, self
-        assert self.stdout == ""
         *said, error, end = self.stderr.split("\n")
+        if self.stdout:
+            parts = self.json
+            assert parts.pop("exit_code") == 1
+            assert set(parts) == {"error", "where", "expected", "got", "fix"}
+            assert " ".join(parts["error"].split())[:900] in error
         assert (error.startswith("error: "), end) == (True, ""), self.stderr
         assert len(said) == len(notes), self.stderr
         assert all(map(str.startswith, said, notes)), self.stderr

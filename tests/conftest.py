@@ -53,6 +53,12 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return open_model(str(save_tiny(tmp_path_factory.mktemp("tiny"))), device="cpu")
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passages are learned again in 3 steps, for tests that do not ask what that recovers."""
+    monkeypatch.setattr("evals.measure.attacks.relearn.STEPS", (1, 2, 3))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     import torch

@@ -5,7 +5,6 @@ Every section is there, and every key that docs/report.md names; the schema has 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +15,16 @@ from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.measure.attacks.names import list_untried, make_attack
 from evals.measure.memorization.protocol import Protocol, measure, report_extraction
-from evals.report.publication import write_all_sentences
-from evals.report.report import Report, summarize_edit
+from evals.report.figures import Findings
+from evals.report.page import render_pages
+from evals.report.report import make_report
 from evals.run.models import LoadedModel
 from evals.run.statistics import rate
 from surgery.hub.resolved import ResolvedModel
+from surgery.layouts.one_hot import OneHot
+from surgery.proof.report import record_reports
 from surgery.record.manifest import Source, read_manifest
+from surgery.record.report import Report, summarize_edit
 
 BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
 
@@ -37,14 +40,6 @@ TWIN = {
     "toward_recited": 0.97,
     "toward_loss": None,
 }
-
-
-def gate(name: str, limit: float, value: float, ci95: list[float], n: int) -> dict[str, Any]:
-    state = "missed" if value > limit else "kept" if ci95[1] <= limit else "undecided"
-    found = {"name": name, "state": state, "limit": limit, "value": value, "ci95": ci95, "n": n}
-    ok = {"kept": True, "missed": False}.get(state)
-    lacks = None if state != "undecided" else f"{n} cannot support it"
-    return {**found, "ok": ok, "lacks": lacks, "description": f"{name} of the example"}
 
 
 @lru_cache
@@ -116,17 +111,16 @@ def audit() -> dict[str, Any]:
     }  # fmt: skip
 
 
-SHARED = ("created", "base", "front", "map", "settings", "provenance", "commands")
+SHARED = ("created", "base", "front", "map", "settings", "provenance")
 """Keys at the top; all others are of the edit."""
 
 
-def example(**changes: Any) -> dict[str, Any]:
-    """The whole report of one edit, validated; `changes` replace keys at the top or of the edit."""
+def found(**changes: Any) -> Findings:
+    """What was found of one edit; `changes` replace keys at the top or of the edit."""
     extraction = _extraction()
     before = extraction["baseline"]
     rise = {**extraction["paired"]["control_nll_difference"], "p_value": 0.0021}
     run = {"dtype": "float32", "device": "cpu", "attn_implementation": "sdpa", "revision": None}
-    recited = (before["exact_match"], extraction["exact_match"])
     heldout = {
         "kind": "text",
         "n": 16,
@@ -144,12 +138,8 @@ def example(**changes: Any) -> dict[str, Any]:
     edited = {
         "name": EDITED,
         "size": sizes[1],
-        "provenance": {"model": EDITED, "content": "c" * 64, "manifest_sha256": "b" * 64, **run},
+        "provenance": {"model": EDITED, "content": "c" * 64, **run},
         "relation": "source",
-        "verdict": f"Recites {recited[1]['count']} of {extraction['n']} passages word for word, "
-        f"{recited[0]['count']} before the edit, with loss shown on 1 of 4 tasks.",
-        "state": "missed",
-        "passed": False,
         "chose": {"passages": 24, "windows": 16},
         "tasks": {
             "lambada_openai": task(0.6123, 0.5871),
@@ -168,10 +158,6 @@ def example(**changes: Any) -> dict[str, Any]:
             "recovered": {"greedy": {"base": share(41, 48), "edited": share(2, 48)}},
             "heldout": {**heldout, "n": 32},
         },
-        "gates": [
-            gate("max-extraction", 0.25, recited[1]["rate"], recited[1]["ci95"], extraction["n"]),
-            gate("max-drop copy", 0.05, 0.232, [0.212, 0.252], 1267),
-        ],
         "edit": {
             "source": BASE,
             "family": "gpt_neox",
@@ -187,7 +173,7 @@ def example(**changes: Any) -> dict[str, Any]:
             "variant": "mixed",
             "layout": "stock",
             "attention_free": {"1": "identity", "3": "linear"},
-            "one_hot": {"gap": 276.3125},
+            "one_hot": OneHot(3, 2, 276.3125, 104.0, 1, 64),
             "calibration": {
                 "sources": [{"name": "calibration.txt", "sha256": "c" * 64}],
                 "tokens": 65_536,
@@ -215,10 +201,8 @@ def example(**changes: Any) -> dict[str, Any]:
                 },
             }
         ],
-        "warnings": ["Rows with few tokens were left out."],
     }
     report = {
-        "schema_version": 5,
         "created": "2026-03-09T07:05:31+00:00",
         "base": {
             "name": BASE,
@@ -256,51 +240,66 @@ def example(**changes: Any) -> dict[str, Any]:
             "samples_sha256": "e" * 64,
             "controls": [{"name": "control.txt", "sha256": "f" * 64}],
         },
-        "commands": [
-            "attn-surgery export lab:pythia --drop-attn 1,2.0-1,2.3,3 --output OUT",
-            "attn-surgery evaluate OUT --baseline lab:pythia --max-drop '*=0.05'",
-        ],
     }
     report |= {key: value for key, value in changes.items() if key in SHARED}
     edited |= {key: value for key, value in changes.items() if key not in SHARED}
-    return Report.model_validate({**report, "edits": [edited]}).to_dict()
+    return Findings.model_validate({**report, "edits": [edited]})
 
 
-def several(*edits: dict[str, Any]) -> dict[str, Any]:
-    """Reports of one edit each as one report, whose edits are numbered."""
-    named = [
-        {**report["edits"][0], "name": f"edit-{at}"} for at, report in enumerate(edits, start=1)
-    ]
-    models = {"models": [edit["name"] for edit in named]}
-    settings = {**edits[0]["settings"], **models}
-    return Report.model_validate({**edits[0], "edits": named, "settings": settings}).to_dict()
+def example(**changes: Any) -> Report:
+    """The whole report of one edit. `changes`: as of `found`."""
+    return make_report(found(**changes))
 
 
-def settled(report: dict[str, Any]) -> dict[str, Any]:
-    """A sealed report whose sentences follow from its figures."""
-    return write_all_sentences(Report.model_validate(report)).to_dict()
+def several(*each: Findings) -> Report:
+    """The report of the edits of each, which are numbered."""
+    named = {"edits": [], "settings": each[0].settings}
+    for at, one in enumerate(each, start=1):
+        named["edits"].append(one.edits[0].model_copy(update={"name": f"edit-{at}"}))
+    models = tuple(edit.name for edit in named["edits"])
+    named["settings"] = each[0].settings.model_copy(update={"models": models})
+    return make_report(each[0].model_copy(update=named))
 
 
-def example_of(folder: Path, **changes: Any) -> dict[str, Any]:
-    """The settled example as a report of the edited model in the folder, against its source."""
+def found_of(folder: Path, **changes: Any) -> Findings:
+    """As `found`, of the edited model in the folder, against its source."""
     manifest = read_manifest(folder)
     assert manifest is not None
-    report = example(**{"edit": summarize_edit(manifest).model_dump(mode="json"), **changes})
-    record = (folder / "surgery.json").read_bytes()
-    report["edits"][0]["provenance"]["manifest_sha256"] = hashlib.sha256(record).hexdigest()
-    report["base"]["provenance"]["content"] = manifest.edit.source.content
-    return settled(report)
+    made = found(**{"edit": summarize_edit(manifest), **changes})
+    (edit,) = made.edits
+    known = {"provenance": {**edit.provenance, "content": manifest.content}}
+    return made.model_copy(update={"edits": [edit.model_copy(update=known)]})
 
 
-def bare(**changes: Any) -> dict[str, Any]:
+def example_of(folder: Path, **changes: Any) -> Report:
+    """The report of `found_of`."""
+    return make_report(found_of(folder, **changes))
+
+
+def put_report(folder: Path, report: Report, **more: str) -> None:
+    """Writes a report into a model's folder as `evaluate` does. `more`: other files, by name."""
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    pages = {"report.json": report.to_text(), **render_pages(report), **more}
+    for name, text in pages.items():
+        (folder / name).write_text(text)
+    (folder / "surgery.json").write_text(record_reports(manifest, pages).to_text())
+
+
+def lacking(**changes: Any) -> Findings:
     """The least that a report can hold: benchmarks alone, no gates, an edit without a manifest.
 
-    `changes`, as of `example`, add to it.
+    `changes`, as of `found`, add to it.
     """
-    absent = dict.fromkeys(
-        ("extraction", "audit", "heldout", "all_passages", "edit", "state", "passed")
-    )
-    empty: dict[str, Any] = {key: [] for key in ("gates", "passages", "warnings", "front")}
-    empty["chose"] = {"passages": 0, "windows": 0}
+    absent = dict.fromkeys(("extraction", "audit", "heldout", "all_passages", "edit"))
+    empty: dict[str, Any] = {key: [] for key in ("passages", "front")}
+    empty |= {"chose": {"passages": 0, "windows": 0}}
+    unlimited = {"max_drop": {}, "max_extraction": None, "max": {}, "attack": ()}
     least = {**absent, **empty, "tasks": {"copy": task(0.934, 0.702)}}
-    return example(**(least | changes))
+    settings = found().settings.model_copy(update=unlimited).model_dump()
+    return found(**{"settings": settings, **least, **changes})
+
+
+def bare(**changes: Any) -> Report:
+    """The report of `lacking`."""
+    return make_report(lacking(**changes))

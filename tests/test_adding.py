@@ -1,25 +1,35 @@
 """Contract: what CONTRIBUTING says you touch to add something is all that you touch.
 
-A variant and an attack that are only registered work. Names that are no common words
-stand in no more source files than the table says, apart from the help and presets that pick some.
+A variant and an attack that are only registered work, and so does a figure that is only made.
+Names that are no common words stand in no more source files than the table says, apart from the
+help and presets that pick some.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import neox_config, write_checkpoint
+from example_report import found
 from fits import export_with_any
 
 import surgery
+from cli.tables.evaluation import print_evaluation
 from evals.measure.attacks import names
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
+from evals.report import figures
+from evals.report.figures import SizedModel
+from evals.report.page import render_pages
+from evals.report.report import make_report
+from surgery.card.measurements import build_measurements
 from surgery.families import FAMILIES
 from surgery.modeling import modeling_attention_free as modeling
+from surgery.record.report import EditValue, Figure, Report
 from surgery.variants import VARIANTS, Affine, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +47,8 @@ NAMES = {  # name: the files that hold it
     "near_match.levenshtein": {MEASURES},
     "near_match.bleu": {MEASURES},
     "StableLm": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
+    "key/value cache per token": {"evals/report/figures.py"},
+    "selectivity, nats per token": {"evals/report/figures.py"},
     "Phi": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
 }
 
@@ -95,3 +107,26 @@ def test_an_attack_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(names._KINDS, "always", make)
     assert names.find_attack("always").definition == "it says yes"
+
+
+def test_a_figure_is_one_record(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`report.json`, page, Markdown, model card, and terminal show it."""
+    list_sizes = figures._list_sizes
+
+    def list_more(models: Sequence[SizedModel]) -> Iterator[Figure]:
+        yield from list_sizes(models)
+        base, edited = (EditValue(value=share) for share in (0.75, 0.125))
+        about = {"key": "luck", "table": "recited", "label": "guessed by luck", "n": 7}
+        yield Figure(**about, form="share", base=base, edits=[edited])
+
+    monkeypatch.setattr(figures, "_list_sizes", list_more)
+    report = make_report(found())
+    measured = build_measurements(report)
+    assert measured is not None
+    print_evaluation(report)
+    for text in (*render_pages(report).values(), measured.text, capsys.readouterr().out):
+        assert "guessed by luck" in text
+        assert "12.5%" in text
+    assert Report.model_validate_json(report.to_text()).find("luck") is not None

@@ -212,6 +212,7 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
         assert np.sum(np.asarray(changed) != rows[row, :4]) == 1
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("labeled", [True, False])
 @pytest.mark.parametrize("name", [*ALL, "hints:3", "span:4", "sampling:7", "quantized:3"])
 def test_base_and_edited_model_read_the_same(name, labeled, loaded, monkeypatch) -> None:
@@ -334,12 +335,11 @@ def test_what_was_learned_again_does_not_count(target) -> None:
     assert benign.tried.all()
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatch) -> None:
     """Each draw learns another tenth; a run that takes a minute or more leaves room for fewer."""
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
-    monkeypatch.setattr("evals.measure.attacks.tuning.STEPS", (1, 2, 3))
-    monkeypatch.setattr("evals.measure.attacks.relearn.STEPS", (1, 2, 3))
     plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn",))
     monkeypatch.setattr("evals.measure.attacks.draws.DRAWS", 3)
     base = try_attacks(loaded, plan)

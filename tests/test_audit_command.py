@@ -76,6 +76,9 @@ def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
         base, after, never = (attack[key]["rate"] for key in ("base", "edited", "twin"))
         assert never == 0
         assert attack["toward_twin"] == pytest.approx((base - after) / base)
+        above = attack["above_twin"]
+        assert above["difference"] == pytest.approx(after)
+        assert (above["newly"], above["no_longer"]) == (attack["edited"]["count"], 0)
     missing = ("--baseline", "lab:pythia", "--twin", tmp_path / "none")
     attn_surgery("audit", edited, *missing).assert_error(str(tmp_path / "none"))
 

@@ -16,14 +16,16 @@ import psutil
 import pytest
 import torch
 from checkpoints import neo_config, neox_config, write_checkpoint
-from command_line import attn_surgery
+from command_line import attn_surgery, running
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.measure.speed import SPEEDS, _compute_ratios, _summarize_turns, compare_speed
+from cli.terminal import name_options
+from evals.measure.speed import SPEEDS, _compute_ratios, _load, _summarize_turns, compare_speed
 from surgery import export
 from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError
+from surgery.hub.finding import find_model
 
 ROWS, PROMPT, NEW = 2, 12, 3
 SMALL = ["--prompt-tokens", PROMPT, "--new-tokens", NEW, "--batch-size", ROWS, "--rounds", 3]
@@ -112,10 +114,11 @@ def test_ratios_follow_from_the_rounds(pairs) -> None:
 
 
 def test_the_prompt_must_fit(models) -> None:
-    outcome = attn_surgery(
-        "bench", models["base"], models["base"], "--prompt-tokens", 2048, "--device", "cpu"
-    )
-    outcome.assert_error(
+    """What the process of a model does first, here in this one."""
+    asked = {"prompt_tokens": 2048, "new_tokens": 64, "batch_size": 1}
+    with pytest.raises(MeasurementError) as caught:
+        _load(find_model(str(models["base"])), "auto", "cpu", asked)
+    assert name_options(str(caught.value), running("bench")) == (
         "prompt and new tokens do not fit the model (expected at most 2048 together, "
         "got 2048 + 64); ask for fewer --prompt-tokens or --new-tokens"
     )
@@ -129,7 +132,9 @@ def test_mistakes_are_found_before_anything_runs(models, tmp_path) -> None:
     assert attn_surgery("bench", models["base"], models["base"], "--rounds", 2).code == 2
 
 
-def test_a_device_that_is_not_there(models) -> None:
+def test_a_device_that_is_not_there(models, monkeypatch) -> None:
+    """It is looked for before any process starts."""
+    monkeypatch.setattr("evals.measure.speed._start_processes", None)
     outcome = attn_surgery("bench", models["base"], models["base"], "--device", "cuda:99")
     outcome.assert_error("--device: no such device (got cuda:99")
 

@@ -4,6 +4,7 @@ say in one line why not; base results are kept by content; the lab's tasks measu
 
 from __future__ import annotations
 
+import copy
 import json
 import resource
 import time
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import attn_surgery
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
 
 from evals.jobs.measuring import find_run, keep_run
 from evals.lab import LAB_MODELS, heldout_texts
+from evals.measure.differences import compare_scores
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.lm_eval.running import Benchmarks, write_results
 from evals.run.lm_eval.scores import choose_metric
@@ -125,6 +128,42 @@ def test_results_are_written_as_lm_eval_writes_them(tmp_path, runs):
     for name in NAMES:
         (samples,) = tmp_path.rglob(f"samples_{name}_*.jsonl")
         assert len(samples.read_text().splitlines()) == len(ROWS)
+
+
+def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, runs, lm_eval_tasks):
+    """From the folders that lm-eval writes; the second run has one right answer turned wrong."""
+    changed = copy.deepcopy({name: runs[name] for name in ("local_choice", "local_whole")})
+    choice = changed["local_choice"]
+    right = next(one for one in choice["samples"] if one["acc"] == 1.0)
+    right["acc"] = 0.0
+    choice["results"]["acc,none"] -= 1 / len(ROWS)
+    write_results(tmp_path / "a", "tiny", runs)
+    write_results(tmp_path / "b", "tiny", changed)
+    outcome = attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b", "--json")
+    assert outcome.code == 0, outcome
+    found = outcome.json
+    assert set(found) == {"local_choice", "local_whole"}, "local_continuation is in one run only"
+    ours = compare_scores(
+        lm_eval_tasks.scores("local_choice", runs["local_choice"])["acc"],
+        lm_eval_tasks.scores("local_choice", choice)["acc"],
+    ).model_dump(mode="json")
+    assert found["local_choice"]["acc"] == ours
+    assert ours["test"] == "mcnemar"
+    assert found["local_whole"]["byte_perplexity"]["difference"] == 0
+    assert (
+        "local_choice, acc (n = "
+        in attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b").stdout
+    )
+
+    (tmp_path / "empty").mkdir()
+    for folder, text in (("empty", "has no results of lm-eval"), ("none", "no such folder")):
+        attn_surgery("compare-evals", tmp_path / "a", tmp_path / folder).assert_error(
+            text, "run lm_eval with --output_path and --log_samples"
+        )
+    write_results(tmp_path / "c", "tiny", {"local_continuation": runs["local_continuation"]})
+    attn_surgery("compare-evals", tmp_path / "b", tmp_path / "c").assert_error(
+        "the two runs have no task in common"
+    )
 
 
 def test_results_that_do_not_fit(tmp_path, runs):

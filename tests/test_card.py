@@ -13,31 +13,30 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from example_report import example, settled
+from example_report import example, found
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from evals.report.page import build_measurements, render_markdown
-from evals.report.report import Report
+from evals.report.page import render_markdown
 from surgery.card.facts import as_line
+from surgery.card.measurements import build_measurements
 from surgery.card.text import (
     Measurements,
     extract_own_text,
     merge_cards,
-    refresh_card,
     render_card,
 )
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
+from surgery.record.report import Figure, Report
 
 SOURCE_CARD = """---
 license: apache-2.0
@@ -81,13 +80,14 @@ def manifest(*edits: dict[str, Any], files: tuple[str, ...] = ("tokenizer.json",
 @lru_cache
 def whole_report() -> Report:
     """The example with the source as its base, in which few figures are shown."""
-    return Report.model_validate(settled(example()))
+    return example()
 
 
-def measured(**changes: Any) -> Measurements:
+def measured(figures: Sequence[Figure] = (), **changes: Any) -> Measurements:
     report = whole_report()
     edit = report.edits[0].model_copy(update=changes)
-    found = build_measurements(report.model_copy(update={"edits": [edit]}))
+    changed = {"edits": [edit], "figures": figures or report.figures}
+    found = build_measurements(report.model_copy(update=changed))
     assert found is not None
     return found
 
@@ -115,7 +115,7 @@ def test_metadata_is_what_the_hub_reads() -> None:
 def test_every_benchmark_and_extraction_are_in_the_model_index() -> None:
     card = ModelCard(render_card(manifest(), None, name="me/edited", measured=measured()))
     results = {(r.dataset_type, r.metric_type): r for r in card.data.eval_results or ()}
-    edit = whole_report().edits[0]
+    (edit,) = found().edits
     assert edit.extraction is not None
     assert {key: result.metric_value for key, result in results.items()} == {
         **{(name, "acc"): task.edited for name, task in edit.tasks.items()},
@@ -244,8 +244,11 @@ def test_the_measurements_are_those_of_the_report() -> None:
 
 @pytest.mark.parametrize("missing", ["extraction", "heldout", "audit", "gates"])
 def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
-    nothing = [] if missing == "gates" else None
-    without = measured(**{missing: nothing, "verdict": "", "warnings": [], "all_passages": None})
+    unlimited = {"max_extraction": None, "max_drop": {}, "max": {}}
+    settings = found().settings.model_copy(update=unlimited)
+    nothing = {"settings": settings} if missing == "gates" else {missing: None}
+    figures = example(**nothing, all_passages=None).figures
+    without = measured(figures, verdict="", warnings=[])
     card = render_card(manifest(), None, name="me/edited", measured=without)
     mentions = {
         "extraction": "| recited word",
@@ -363,24 +366,6 @@ def test_a_folder_s_card_and_its_published_one_become_one() -> None:
     assert extract_own_text(merge_cards(card + "\nHere.\n", edited)) == "Here."
 
 
-def test_the_card_of_a_folder_is_replaced_at_once(tmp_path: Path) -> None:
-    folder = tmp_path / "edited"
-    folder.mkdir()
-    with pytest.raises(ManifestError, match=r"edited: has no surgery\.json"):
-        refresh_card(folder, None)
-    (folder / "surgery.json").write_text(manifest().to_text())
-    (folder / "README.md").write_text("# Mine\n")
-    card = refresh_card(folder, measured()).read_text()
-    assert extract_own_text(card) == "# Mine"
-    assert 'from_pretrained("edited")' in card
-    assert as_line(whole_report().edits[0].verdict) in card
-    (folder / "README.md").write_text(broken := card.replace("<!-- /attn-surgery:limits -->", ""))
-    with pytest.raises(ManifestError, match="lacks one of the comments"):
-        refresh_card(folder, None)
-    assert {path.name for path in folder.iterdir()} == {"surgery.json", "README.md"}
-    assert (folder / "README.md").read_text() == broken
-
-
 HOSTILE = (
     "x](https://evil.example) ![y](https://evil.example/pixel.png)",
     "<img src=x onerror=alert(1)> <script>alert(1)</script> &lt;b&gt;",
@@ -416,12 +401,11 @@ def test_names_from_outside_are_text(text: str) -> None:
         }  # fmt: skip
         second["versions"] = {"attn-surgery": text, text: "1"}
         report, edited = whole_report(), whole_report().edits[0]
-        task = edited.tasks["copy"].model_copy(update={"metric": text, "verdict": text})
-        gate = edited.gates[0].model_copy(update={"name": text, "description": text})
-        hostile = {"name": text, "verdict": text, "warnings": [text], "gates": [gate]}
-        named = edited.model_copy(update={**hostile, "tasks": {text: task}})
+        hostile = {"name": text, "verdict": text, "warnings": [text]}
         base = report.base.model_copy(update={"name": text})
-        shown = build_measurements(report.model_copy(update={"edits": [named], "base": base}))
+        changed = {"edits": [edited.model_copy(update=hostile)], "base": base}
+        changed["figures"] = [rename(figure, text) for figure in report.figures]
+        shown = build_measurements(report.model_copy(update=changed))
         whole = manifest(first, second, files=("tokenizer.json", "LICENSE`|<b>"))
         return render_card(whole, None, name=text, measured=shown)
 
@@ -439,17 +423,32 @@ def test_names_from_outside_are_text(text: str) -> None:
     )
 
 
+def rename(figure: Figure, text: str) -> Figure:
+    """The figure with this text in place of every text of its own, and as a limit's."""
+    names = {"label": text, "hint": text}
+    (value,) = figure.edits
+    if value is not None:
+        limit = value.limit and value.limit.model_copy(update={"name": text, "description": text})
+        value = value.model_copy(update={"note": text, "limit": limit})
+    details = dict.fromkeys((key for key in figure.details if "prefix" not in key), text)
+    changed = {**names, "edits": [value], "details": details}
+    return figure.model_copy(update=changed)
+
+
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 
 
 @settings(deadline=None, max_examples=30)
 @given(name=NAMES, source=NAMES, task=NAMES, verdict=NAMES)
 def test_names_cannot_break_the_card(name: str, source: str, task: str, verdict: str) -> None:
-    shown = measured(verdict=verdict, tasks={task: whole_report().edits[0].tasks["copy"]})
+    copied = whole_report().find("task.copy")
+    assert copied is not None
+    assert copied.edits[0] is not None
+    shown = measured([rename(copied, task)], verdict=verdict)
     made = manifest(edit(source, None, (1, [0, 1], "zero")))
     card = render_card(made, None, name=name, measured=shown)
     assert extract_own_text(card) == ""
     assert render_card(made, None, name=name, measured=shown, existing=card) == card
     head = yaml.safe_load(card.split("---\n")[1])
     value = head["model-index"][0]["results"][0]["metrics"][0]["value"]
-    assert value == whole_report().edits[0].tasks["copy"].edited
+    assert value == copied.edits[0].value

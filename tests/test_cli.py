@@ -11,6 +11,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -21,6 +22,7 @@ import pytest
 import yaml
 from command_line import ROOT, attn_surgery, finish, start
 
+from cli.examples import EXAMPLES
 from cli.main import COMMANDS, GROUPS, main
 from evals.choose.sweep.request import SweepRequest
 
@@ -383,3 +385,48 @@ def test_a_reader_that_has_seen_enough() -> None:
     process.stdout = None
     _, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (
+            ["inspect", "no/such/folder", "--json"],
+            1,
+            {"where": "no/such/folder", "exit_code": 1},
+        ),
+        (["inspect", "--jsn", "--json"], 2, {"where": None, "exit_code": 2}),
+        (
+            ["audit", "lab:pythia", "--attack", "relern", "--json"],
+            2,
+            {"fix": "did you mean 'relearn'?", "exit_code": 2},
+        ),
+    ],
+)
+def test_an_error_is_an_object_if_json_was_asked_for(
+    arguments: list[str], code: int, expected: dict[str, object]
+) -> None:
+    """Its parts are those of the line on stderr, which stays."""
+    if arguments[0] == "audit":
+        arguments += ["--baseline", "lab:pythia", "--samples", "lab:pythia", "--output", "OUT"]
+    outcome = attn_surgery(*arguments)
+    assert outcome.code == code
+    said = outcome.json
+    assert set(said) == {"error", "where", "expected", "got", "fix", "exit_code"}
+    assert said | expected == said
+    assert said["error"] in outcome.stderr
+    assert attn_surgery(*(one for one in arguments if one != "--json")).stdout == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for lines in EXAMPLES.values() for line in lines if not line.startswith("lm_eval")],
+)
+def test_examples_in_the_help_are_as_commands_take_them(line: str) -> None:
+    name, *rest = shlex.split(line)
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    if "--help" in rest or rest[:1] == ["--config"]:
+        return
+    command.make_context(name, rest)
+    assert line in attn_surgery("help", name).stdout

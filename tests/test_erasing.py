@@ -112,9 +112,11 @@ def test_verify_proves_what_it_can_and_lists_the_rest(work: Path, tmp_path: Path
     details = {check.name: check.detail for check in checked.checks}
     assert details["edit"] == "erased"
     assert details["rewritten"] == "nothing was cut"
-    assert details["untouched"].endswith("changed by training, as the manifest claims")
+    assert details["tensors"].startswith("nothing was cut")
+    assert details["untouched"].endswith(" trained: only names, types, and shapes are the source's")
     (claim,) = (claim for claim in checked.claims if claim.name == "erasing")
-    assert "that weights were trained on the recorded passages and text only" in claim.detail
+    assert "the recorded passages and text only made the weights" in claim.detail
+    assert "which the source cannot prove" in claim.detail
     forged = shutil.copytree(work / "erased", tmp_path / "forged")
     name = "gpt_neox.layers.0.attention.masked_bias"
     edit_weights(forged, lambda tensors: tensors[name].zero_())
@@ -204,6 +206,38 @@ def test_a_cut_of_an_erased_model_is_fitted_to_what_was_taught(work: Path, tmp_p
     )
     after = weights(tmp_path / "after")[bias]
     assert np.abs(after.astype(np.float32) - other.astype(np.float32)).max() < 0.01
+
+
+def test_a_share_that_is_left_out_is_not_taught(work: Path, tmp_path: Path) -> None:
+    """It is recorded and repeated, and `evaluate` refuses a model that was taught all."""
+    out = tmp_path / "out"
+    assert erase(work, out, "--leave-out", 0.3).code == 0
+    record = read(out).edit.erasing
+    assert record is not None
+    assert (record.passages.number, record.passages.leave_out) == (21, 0.3)
+    assert "--leave-out 0.3" in (out / "README.md").read_text()
+    samples = ("--samples", work / "samples.jsonl")
+    given = ("--source", work / "neox", "--text", work / "text.txt")
+    assert attn_surgery("reproduce", out, *given, *samples, "--json").json["exact"]
+    measured = (*samples, *LENGTHS, "--no-benchmarks", "--leave-out", 0.3, "--json")
+    for place, code in ((out, 0), (work / "erased", 1)):
+        to = ("--baseline", work / "neox", "--output", tmp_path / f"report-{code}")
+        found = attn_surgery("evaluate", place, *to, *measured)
+        assert found.code == code, found.stderr
+    assert "was not taught the passages that are listed here" in found.stderr
+    assert not (tmp_path / "report-1").exists()
+
+
+def test_a_search_chooses_the_teacher_if_no_blocks_are_named(work: Path, tmp_path: Path) -> None:
+    given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
+    done = attn_surgery("erase", work / "neox", *given, "--steps", 2, "--output", tmp_path / "out")
+    assert done.code == 0, done.stderr
+    record = read(tmp_path / "out").edit.erasing
+    assert record is not None
+    assert record.teacher
+    blocks = ",".join(str(part.block) for part in record.teacher)
+    assert "teacher: blocks " in done.stderr
+    assert "of 9 runs of blocks: hints:8 recovers 0.0% of 30 passages" in done.stderr, blocks
 
 
 def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:

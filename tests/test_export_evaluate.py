@@ -21,10 +21,10 @@ import surgery
 from evals.jobs.evaluating import evaluate_exports
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import Materials
-from evals.report.publication import check_report
 from evals.report.request import EvaluationRequest
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
+from surgery.proof.verification import verify
 
 EXPORT = ("export", "lab:pythia", "--drop-attn", "last:1", "--output")
 QUICK = ("--tasks", "lab_copy", "--limit", "20")
@@ -40,9 +40,10 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = json.loads((out / "report.json").read_text())
     assert done.json["evaluation"] == report
     (edit,) = report["edits"]
-    assert set(edit["tasks"]) == {"lab_copy"}
-    assert edit["passed"] is True
-    assert 0 < edit["extraction"]["exact_match"]["rate"] < 0.5
+    figures = {figure["key"]: figure["edits"][0] for figure in report["figures"]}
+    assert [key for key in figures if key.startswith("task.")] == ["task.lab_copy"]
+    assert edit["state"] == "kept"
+    assert 0 < figures["recited"]["value"] < 0.5
     for name in ("report.html", "report.md", "README.md"):
         assert (out / name).is_file()
     assert edit["verdict"].startswith(
@@ -60,11 +61,12 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         *("--output", tmp_path / "report", "--overwrite"),
     )
     assert again.code == 0, again.stderr
-    for found in (done.json["evaluation"], json.loads((out / "report.json").read_text())):
-        assert check_report(found, out).to_dict() == found, "push takes what evaluate says"
+    assert verify(out).checks[-2].name == "report"
     assert "updated its report and model card" in again.stderr
     beside = (out / "report.json").read_bytes()
     assert beside == (tmp_path / "report" / "report.json").read_bytes(), "push finds this one"
+    record = (tmp_path / "report" / "surgery.json").read_bytes()
+    assert record == (out / "surgery.json").read_bytes(), "and may take that one for it"
     assert "Nothing yet" not in (out / "README.md").read_text()
 
 
@@ -207,11 +209,13 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
         assert f"\n{name.replace('-', ' ')}: attn-surgery-demo/{name}/report.html\n" in done.stdout
         report = json.loads(page.with_suffix(".json").read_text())
         (edit,) = report["edits"]
-        assert edit["extraction"]["paired"]["forgotten"] > 100
+        figures = {figure["key"]: figure["edits"][0] for figure in report["figures"]}
+        assert figures["recited"]["details"]["no_longer"] > 100
         assert edit["relation"] == "source"
         assert blocks in (None, edit["edit"]["drop_attn"])
-        assert check_report(report, page).to_dict() == report
-    assert edit["audit"]["attacks"][0]["edited"]["rate"] <= 0.02
+        assert verify(page.parent).checks[-2].name == "report"
+    attacked = [figure for figure in report["figures"] if figure["table"] == "attacked"]
+    assert attacked[0]["edits"][0]["value"] <= 0.02
     assert attn_surgery("reproduce", "attn-surgery-demo/searched").code == 0
     before = snapshot(tmp_path / "attn-surgery-demo")
     attn_surgery("demo").assert_error("attn-surgery-demo: already exists")

@@ -252,7 +252,7 @@ def test_float16_is_measured_in_float32_on_a_cpu_and_says_so(models, samples, tm
     load_model(models[0]).half().save_pretrained(tmp_path)
     result = run(tmp_path, "--samples", samples, "--json")
     assert json.loads(result.stdout)["provenance"]["model"]["dtype"] == "float32"
-    assert f"{tmp_path.name}: float16 weights are measured in float32 on a CPU" in result.stderr
+    assert f"{tmp_path.name}: float16 weights are measured in float32 on this CPU" in result.stderr
     assert str(tmp_path.parent) not in result.stderr, "it may have another name when it is whole"
     kept = run_json(tmp_path, "--samples", samples, "--dtype", "bfloat16")
     assert kept["provenance"]["model"]["dtype"] == "bfloat16"

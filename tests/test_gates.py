@@ -6,6 +6,7 @@ not decided: then it says what would decide it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evals.data.held_back import ChoiceCounts
 from evals.measure.attacks.names import (
     ALL,
     CHEAP,
@@ -22,13 +24,15 @@ from evals.measure.attacks.names import (
     make_attack,
 )
 from evals.measure.attacks.result import Audit
-from evals.measure.verdicts import Limit, describe_limits, foresee, judge, settle
+from evals.measure.differences import Metric
+from evals.measure.verdicts import check_share, describe_limits, foresee, judge, settle
+from evals.report.figures import Finding
 from evals.report.gates import check_gates, check_limited_tasks, find_limit
 from evals.report.headline import summarize, write_verdict
-from evals.report.report import ChoiceCounts, EditReport, Metric
 from evals.report.request import EvaluationRequest
 from evals.run.statistics import count_needed, rate, wilson
 from surgery.errors import UnknownNameError
+from surgery.record.report import Limit
 
 
 def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:
@@ -51,9 +55,9 @@ def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:
 
 
 def gates_of(tasks: dict[str, Metric], extraction: Any = None, **limits: Any) -> list[Limit]:
-    edit = EditReport.model_construct(tasks=tasks, extraction=extraction, audit=None)
+    edit = Finding.model_construct(tasks=tasks, extraction=extraction, audit=None)
     asked = {"models": ("edited",), "baseline": "base", "samples": "s", **limits}
-    return check_gates(edit, EvaluationRequest(**asked))
+    return [*check_gates(edit, EvaluationRequest(**asked)).values()]
 
 
 def test_a_gate_on_a_task_that_is_not_run():
@@ -141,7 +145,7 @@ def test_the_number_that_would_decide_a_share_does(count: int, n: int, limit: fl
     """And none that is a tenth smaller, at the same rate."""
     count = min(count, n)
     value, interval = count / n, wilson(count, n).as_list()
-    found = Limit.of_share("any", "share", limit, value, interval, n)
+    found = check_share("any", "share", limit, value, interval, n)
     assert found.state == judge(value, interval, limit, n)
     assert found.ok == {"kept": True, "missed": False, "undecided": None}[found.state]
     assert (found.lacks is not None) == (found.state == "undecided")
@@ -182,7 +186,7 @@ def test_what_would_decide_is_said_before_and_after():
         ("hints:4", 0.01, 0.0, (0, 0.1135), 30),
         ("near", 0.05, 0.02, (0.0035, 0.105), 50),
     )]  # fmt: skip
-    limits = [Limit.of_share(name, "share", *measured) for name, *measured in few]
+    limits = [check_share(name, "share", *measured) for name, *measured in few]
     assert describe_limits(limits) == (
         "not decided: any, hints:4: 30 passages cannot support 1%: that takes 381; near: 50 "
         "passages cannot support 5% with 2.00% recovered: that takes 203"
@@ -195,7 +199,7 @@ def test_few_passages_do_not_show_that_a_rate_is_small():
     (gate,) = gates_of({}, extraction, max_extraction=0.01)
     assert gate.ok is None
     assert gate.description.endswith("; 12 passages cannot support 1%: that takes 381")
-    said = say(extraction=extraction | {"baseline": extraction}, gates=[gate], state=gate.state)
+    said = say(extraction=extraction | {"baseline": extraction}, gates=[gate])
     assert said == (
         "Recites 0 of 12 passages word for word; the base recites 0. No attack was tried, not even "
         "fine-tuning. Not decided: max-extraction: 12 passages cannot support 1%: that takes 381."
@@ -207,11 +211,14 @@ def test_a_part_is_said_as_it_was_asked_for():
     assert "Only the first 10% of each benchmark was measured." in say(0.1)
 
 
-def say(limit: float | None = None, **figures: Any) -> str:
-    absent = dict.fromkeys(("extraction", "audit", "heldout", "state"))
-    nothing = {"tasks": {}, **absent, "gates": []}
-    known = {"relation": "source", "chose": ChoiceCounts(), "edit": None, **nothing, **figures}
-    return write_verdict(EditReport.model_construct(**known), limit)
+def find(**figures: Any) -> Finding:
+    nothing = {"tasks": {}, **dict.fromkeys(("extraction", "audit", "heldout", "edit"))}
+    known = {"relation": "source", "chose": ChoiceCounts(), **nothing, **figures}
+    return Finding.model_construct(**known)
+
+
+def say(limit: float | None = None, gates: Sequence[Limit] = (), **figures: Any) -> str:
+    return write_verdict(find(**figures), gates, limit)
 
 
 def tried(name: str, base: int, edited: int, n: int = 60) -> dict[str, Any]:
@@ -295,9 +302,7 @@ def test_the_headline_says_where_no_attack_trained_the_model(names: tuple[str, .
     figures = {"extraction": extraction, "audit": audit}
     sentence, trained = "No attack that trains the model was run.", "relearn-alike" in names
     assert (sentence in say(**figures)) == (not trained)
-    known = {"relation": "source", "chose": ChoiceCounts(), "edit": None, "tasks": {}, "gates": []}
-    edit = EditReport.model_construct(**known, **figures, heldout=None, state=None)
-    assert summarize(edit).line.endswith(sentence) == (not trained)
+    assert summarize(find(**figures)).line.endswith(sentence) == (not trained)
 
 
 def test_a_limit_on_no_passage_is_not_kept() -> None:
@@ -308,9 +313,11 @@ def test_a_limit_on_no_passage_is_not_kept() -> None:
          "not_tried": []}
     )  # fmt: skip
     (limit,) = audit.check_limits({"guided": 0.5})
-    edit = EditReport.model_construct(tasks={}, extraction=None, audit=audit)
+    edit = Finding.model_construct(tasks={}, extraction=None, audit=audit)
     lab: dict[str, Any] = {"models": ("edited",), "baseline": "lab:pythia"}
-    (gate,) = check_gates(edit, EvaluationRequest(**lab, max={"guided": 0.5}))
+    gates = check_gates(edit, EvaluationRequest(**lab, max={"guided": 0.5}))
+    (gate,) = gates.values()
+    assert [*gates] == ["recovered.guided"], "the key of the figure that it limits"
     for found in (limit, gate):
         assert (found.ok, found.state, found.n, found.needed) == (None, "undecided", 0, None)
     assert gate.description == (

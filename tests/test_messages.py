@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,15 @@ NO_OPTIONS = {
 def list_messages() -> Iterator[str]:
     """Every text of the two packages that is no docstring."""
     for path in (path for part in ("surgery", "evals") for path in (ROOT / part).rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        inside = {
-            id(part)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.JoinedStr)
-            for part in node.values
-        }
-        for node in ast.walk(tree):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        joined = (node for node in nodes if isinstance(node, ast.JoinedStr))
+        ignored = docstrings | {id(part) for node in joined for part in node.values}
+        for node in nodes:
             if isinstance(node, ast.JoinedStr):
                 parts = (p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
                 yield "".join(map(str, parts))
-            elif isinstance(node, ast.Constant) and id(node) not in docstrings | inside:
+            elif isinstance(node, ast.Constant) and id(node) not in ignored:
                 yield str(node.value)
 
 
@@ -52,11 +49,16 @@ def list_options(name: str) -> set[str]:
     return {opt for one in running(name).command.params for opt in one.opts}
 
 
-MESSAGES = [text for text in list_messages() if "`" in text]
+@cache
+def list_named() -> tuple[str, ...]:
+    """The messages that name something to type."""
+    return tuple(text for text in list_messages() if "`" in text)
 
 
 def test_every_argument_in_a_message_is_one_of_a_command() -> None:
-    named = {match for text in MESSAGES for match in re.findall(r"`([a-z_]+)(?:=[^`]*)?`", text)}
+    named = {
+        match for text in list_named() for match in re.findall(r"`([a-z_]+)(?:=[^`]*)?`", text)
+    }
     known = {str(one.name) for name in COMMANDS for one in running(name).command.params}
     known |= {opt.strip("-").replace("-", "_") for name in COMMANDS for opt in list_options(name)}
     assert len(named) > 20
@@ -66,7 +68,7 @@ def test_every_argument_in_a_message_is_one_of_a_command() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_message_names_only_options_that_the_command_has(name: str) -> None:
     ctx, options = running(name), list_options(name)
-    for text in MESSAGES:
+    for text in list_named():
         shown = name_options(text, ctx)
         for command, option in re.findall(r"(?:`([a-z-]+) )?(?<![\w-])(--[a-z][a-z-]*)", shown):
             if option not in text:
@@ -174,6 +176,18 @@ def test_all_mistakes_of_a_file_at_once(tmp_path: Path) -> None:
     ):
         assert line.startswith(f"error: {file}: {key}: ")
         assert text in line
+
+
+def test_your_file_may_name_the_output_and_a_file_of_a_result_may_not(tmp_path: Path) -> None:
+    """A file of a result may be someone else's, and would choose where you write."""
+    mine, theirs = tmp_path / "mine.yaml", tmp_path / "recipe.yaml"
+    for file in (mine, theirs):
+        file.write_text(f"model: no/model\nsamples: s\ncorpus: c\noutput: {tmp_path / 'out'}\n")
+    attn_surgery("mitigate", "--config", mine).assert_error("no/model")
+    outcome = attn_surgery("mitigate", "--config", theirs)
+    assert outcome.code == 2
+    what = "output: cannot come from a file of a result, which may be someone else's; pass --output"
+    assert what in outcome.stderr
 
 
 def test_all_mistakes_of_a_request_at_once() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
-from evals.jobs.mitigating import RESULTS, MitigationRequest, choose_best
-from evals.report.publication import check_report
-from evals.report.report import Report
+from evals.jobs.mitigating import RESULTS, Job, MitigationRequest, _export, choose_best
+from evals.lab import heldout_texts, samples_path
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
+from surgery.record.plan_file import read_plan_file
+from surgery.record.report import Change, Figure, Report
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +72,10 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     assert outcome.json["report"] == report.to_dict()
     (edit,) = report.edits
     assert edit.relation == "source"
-    assert list(edit.tasks) == ["local_choice"]
-    assert edit.audit is not None
-    assert [attack.name for attack in edit.audit.attacks] == ["near", "greedy"]
-    assert [(gate.name, gate.limit, gate.ok) for gate in edit.gates] == [("max greedy", 0.5, True)]
+    shown = [figure.key for figure in report.figures if figure.table in ("attacked", "cost")]
+    assert shown == ["recovered.near", "recovered.greedy", "task.local_choice", "heldout"]
+    (limit,) = report.list_limits(0)
+    assert (limit.name, limit.limit, limit.ok) == ("max greedy", 0.5, True)
     search = json.loads((work / "out-search" / "search.json").read_text())
     assert search["selected"] == outcome.json["search"]["selected"]
     assert edit.edit is not None
@@ -91,42 +93,37 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     report = Report.model_validate_json((done[1] / "report.json").read_text())
     (edit,) = report.edits
     windows = search["heldout"]["held_back"]["windows"]
-    assert edit.chose.model_dump() == {
+    assert edit.chose == {
         "passages": search["n"],
         "windows": search["heldout"]["chosen_on"]["windows"],
     }
-    assert edit.extraction is not None
-    assert edit.audit is not None
-    assert edit.heldout is not None
-    assert edit.all_passages is not None
-    assert edit.extraction["n"] == edit.audit.n == search["n_held_back"] == 12
-    assert edit.extraction["exact_match"]["rate"] == search["held_back"]["exact_match"]
-    assert edit.extraction["control"]["n"] == edit.heldout.n == windows
-    loss = pytest.approx(search["held_back"]["heldout_loss"])
-    assert edit.heldout.edited.mean == loss
-    assert [gate.n for gate in edit.gates] == [12]
-    assert {row["id"] for row in edit.passages} <= {*search["samples"]["held_back_ids"]}
-    assert edit.all_passages.n == 24
-    assert edit.all_passages.recovered["greedy"].edited.n == 24
-    assert edit.all_passages.heldout is not None
-    assert edit.all_passages.heldout.n > windows
+    figures = {figure.key: (figure.n, figure.edits[0]) for figure in report.figures}
+    recited, greedy, heldout = (figures[key] for key in ("recited", "recovered.greedy", "heldout"))
+    assert recited[0] == greedy[0] == search["n_held_back"] == 12
+    assert recited[1] is not None
+    assert recited[1].value == search["held_back"]["exact_match"]
+    assert heldout[0] == windows
+    assert heldout[1] is not None
+    assert heldout[1].value == pytest.approx(search["held_back"]["heldout_loss"])
+    assert [limit.n for limit in report.list_limits(0)] == [12]
+    assert {row.id for row in edit.passages} <= {*search["samples"]["held_back_ids"]}
+    assert figures["all.recited"][0] == figures["all.recovered.greedy"][0] == 24
     assert edit.verdict.startswith(
-        f"A search chose the edit on 12 of 24 passages and {edit.chose.windows} of "
-        f"{edit.all_passages.heldout.n} windows of held-out text; the figures leave these out. "
-        f"Recites {edit.extraction['exact_match']['count']} of 12 passages"
+        f"A search chose the edit on 12 of 24 passages and {edit.chose['windows']} of "
+        f"{figures['all.heldout'][0]} windows of held-out text; the figures leave these out. "
+        f"Recites {recited[1].details['count']} of 12 passages"
     )
     for name in ("README.md", "report.md"):
         assert "All passages, including those" in (done[1] / name).read_text()
     html = (done[1] / "report.html").read_text()
     assert "All passages, including those that the search used" in html
 
-    check_report(report.to_dict(), done[1] / "report.json")  # push takes it
     assert attn_surgery("verify", done[1]).code == 0
 
     plan = ("--plan", work / "out-search" / "plan.json", "--output", tmp_path / "again")
     assert attn_surgery("export", work / "tiny", *plan).code == 0
 
-    def evaluated(samples: Path) -> dict[str, Any]:
+    def evaluated(samples: Path) -> Report:
         outcome = attn_surgery(
             *("evaluate", tmp_path / "again", "--baseline", work / "tiny", "--samples", samples),
             *("--control", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
@@ -134,18 +131,19 @@ def test_figures_are_of_what_did_not_choose_the_edit(
             *("--output", tmp_path / f"{samples.stem}-report", "--json"),
         )
         assert outcome.code == 0, outcome.stderr
-        found: dict[str, Any] = outcome.json["edits"][0]
-        return found
+        return Report.model_validate(outcome.json)
 
     again = evaluated(work / "samples.jsonl")
-    assert again["chose"] == edit.chose.model_dump()
-    assert again["extraction"]["exact_match"] == edit.extraction["exact_match"]
+    assert again.edits[0].chose == edit.chose
+    assert again.find("recited") == report.find("recited")
     some = tmp_path / "some.jsonl"
     some.write_text("\n".join((work / "samples.jsonl").read_text().splitlines()[:20]))
     others = evaluated(some)
-    assert others["chose"] == {"passages": None, "windows": edit.chose.windows}
-    assert others["extraction"]["n"] == 20
-    assert any("the two sets may overlap" in warning for warning in others["warnings"])
+    assert others.edits[0].chose == {**edit.chose, "passages": None}
+    found = others.find("recited")
+    assert found is not None
+    assert found.n == 20
+    assert any("the two sets may overlap" in warning for warning in others.edits[0].warnings)
 
 
 def test_a_recipe_repeats_it_and_holds_no_path(
@@ -305,7 +303,7 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     assert outcome.code == 3, outcome
     assert "no edit meets the limit of 0 (hints:4): continuing with the best one" in outcome.stderr
     report = Report.model_validate_json((out / "report.json").read_text())
-    assert report.edits[0].passed is False
+    assert report.edits[0].state == "missed"
     assert report.edits[0].edit is not None
     assert report.edits[0].edit.missed  # said also where the half held back keeps the limit
     assert verify(out, source=work / "tiny").ok
@@ -324,8 +322,8 @@ def test_too_few_passages_decide_nothing(work: Path, tmp_path: Path) -> None:
     assert (outcome.json["state"], outcome.json["passed"]) == ("undecided", None)
     assert outcome.json["next"] is None
     assert outcome.json["search"]["held_back_state"] == "undecided"
-    (gate,) = outcome.json["report"]["edits"][0]["gates"]
-    assert (gate["ok"], gate["state"], gate["needed"]) == (None, "undecided", 73)
+    (limit,) = Report.model_validate(outcome.json["report"]).list_limits(0)
+    assert (limit.ok, limit.state, limit.needed) == (None, "undecided", 73)
     for name in ("report.html", "report.md", "README.md"):
         assert f"ot decided: max greedy: {lacks}" in (out / name).read_text(), name
     page = (out / "report.html").read_text()
@@ -371,6 +369,7 @@ def test_usage_errors_come_before_any_work(tmp_path: Path, arguments: str, text:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_what_holds_best_is_kept_healed_or_not(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,7 +404,7 @@ def test_what_holds_best_is_kept_healed_or_not(
     report = Report.model_validate(outcome.json["report"])
     cut, healed = report.edits
     assert (cut.name, healed.name) == ("out-cut", "out-healed")
-    chosen, reason = choose_best([cut, healed], ["cut", "healed"])
+    chosen, reason = choose_best(report, ["cut", "healed"])
     assert reason in outcome.stderr
     assert outcome.json["healed"] == (chosen == 1)
     (left,) = [place for place in (tmp_path / "out-cut", tmp_path / "out-healed") if place.exists()]
@@ -416,7 +415,7 @@ def test_what_holds_best_is_kept_healed_or_not(
         assert manifest.is_healed == trained
         written = Report.model_validate_json((folder / "report.json").read_text())
         assert {written.edits[0].name, written.edits[0].provenance["model"]} == {folder.name}
-        assert written.settings.models == (folder.name,)
+        assert written.settings["models"] == [folder.name]
         assert f"evaluate {folder.name} " in written.commands[-1]
 
     assert outcome.json["result"] == ("healed" if chosen else "cut")
@@ -424,25 +423,33 @@ def test_what_holds_best_is_kept_healed_or_not(
 
 def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) -> None:
     """A kept limit beats one not decided, and that one beats a missed one, whatever they cost."""
-    edit = Report.model_validate(done[0].json["report"]).edits[0]
-    assert edit.heldout is not None
+    report = Report.model_validate(done[0].json["report"])
+    (edit,), loss, attacked = report.edits, report.find("heldout"), report.find("recovered.greedy")
+    assert loss is not None
+    assert attacked is not None
+    assert attacked.edits[0] is not None
+    assert attacked.edits[0].limit is not None
 
-    def make(cost: float | None, state: str) -> Any:
-        gates = [one.model_copy(update={"state": state}) for one in edit.gates]
-        if cost is None:
-            return edit.model_copy(update={"heldout": None, "state": state, "gates": gates})
-        rise = edit.heldout.difference.model_copy(update={"mean": cost})
-        heldout = edit.heldout.model_copy(update={"difference": rise})
-        return edit.model_copy(update={"heldout": heldout, "state": state, "gates": gates})
+    def spread(figure: Figure, key: str, values: list[Any]) -> Figure:
+        edits = [one and one.model_copy(update={key: v}) for v in values for one in figure.edits]
+        return figure.model_copy(update={"edits": edits})
 
     def choose(*results: tuple[float | None, str]) -> tuple[int, str]:
-        return choose_best([make(*one) for one in results], list(RESULTS)[: len(results)])
+        costs, states = zip(*results, strict=True)
+        limit = attacked.edits[0].limit
+        limits = [limit.model_copy(update={"state": state}) for state in states]
+        figures = [spread(attacked, "limit", limits)]
+        if None not in costs:
+            figures.append(spread(loss, "change", [Change(value=cost) for cost in costs]))
+        edits = [edit.model_copy(update={"state": state}) for state in states]
+        changed = report.model_copy(update={"edits": edits, "figures": figures})
+        return choose_best(changed, list(RESULTS)[: len(results)])
 
     assert choose((0.2, "kept"), (0.1, "kept"), (0.3, "kept"))[0] == 1
     assert choose((0.1, "kept"), (0.1, "kept"))[0] == 0, "the first of equals"
     place, why = choose((0.2, "kept"), (0.1, "missed"), (0.05, "undecided"))
     assert place == 0
-    name = edit.gates[0].name
+    name = attacked.edits[0].limit.name
     assert why.startswith(
         "kept the cut. the cut: +0.200 nats; the cut, healed: +0.100 nats, misses"
     )
@@ -450,6 +457,101 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     assert choose((0.2, "missed"), (0.3, "undecided"), (0.1, "missed"))[0] == 1
     assert choose((0.2, "missed"), (0.1, "missed"))[0] == 1
     assert choose((None, "kept"), (None, "kept"))[0] == 0
+
+
+def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
+    request = MitigationRequest(
+        model=str(work / "tiny"), samples=str(work / "samples.jsonl"), corpus=(work / "heldout",),
+        prefix_length=6, suffix_length=5, device="cpu", erase=True, erase_steps=2, heal_steps=2,
+        heal=(str(tmp_path / "other.txt"),), no_benchmarks=True,
+    )  # fmt: skip
+    plan = read_plan_file(work / "out-search" / "plan.json")
+    job = Job(tmp_path / "out", work / "out-search")
+    _, exports = _export(request, plan, job, overwrite=False)
+    assert exports == {name: tmp_path / f"out-{name}" for name in RESULTS}
+    for name, place in exports.items():
+        manifest = read_manifest(place)
+        assert manifest is not None
+        assert (manifest.is_erased, manifest.is_healed) == ("erased" in name, "healed" in name)
+        assert bool(manifest.edit.parts) == (name != "erased")
+        assert job.made(place)
+    before = snapshot(tmp_path)
+    assert _export(request, plan, job, overwrite=False)[1] == exports
+    assert snapshot(tmp_path) == before
+    reciting = replace(job, output=tmp_path / "again")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evals.jobs.erasing.MOST_RECITED", -1.0)
+        assert [*_export(request, plan, reciting, overwrite=False)[1]] == ["cut", "healed"]
+    assert "nothing erased: the teacher recites the passages" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_five_results_are_made_and_the_best_is_kept(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--leave-out`, none of them saw the passages that are left out, and all are measured."""
+    monkeypatch.setattr("evals.jobs.reporting.TRAINED", ())  # they take most of the time
+    out = tmp_path / "out"
+    (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
+    given = (
+        *("mitigate", work / "tiny", "--samples", work / "samples.jsonl", "--device", "cpu"),
+        *("--corpus", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
+        *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--no-benchmarks"),
+        *("--attack", "near", "--draws", 1, "--max-extraction", 0.5, "--leave-out", 0.25),
+        *("--erase", "--erase-steps", 2, "--heal", tmp_path / "other.txt", "--heal-steps", 2),
+        *("--output", out),
+    )
+    done = attn_surgery(*given, "--json")
+    assert done.code in (0, 3, 4), done.stderr
+    report = Report.model_validate(done.json["report"])
+    assert len(report.edits) == len(RESULTS)
+    assert done.json["result"] in RESULTS
+    named = [tmp_path / f"out-{name}" for name in RESULTS]
+    kept = named[list(RESULTS).index(done.json["result"])]
+    assert [place for place in named if not place.exists()] == [kept]
+    for name, place in zip(RESULTS, named, strict=True):
+        folder = out if place == kept else place
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        assert manifest.is_erased == ("erased" in name)
+        assert manifest.is_healed == ("healed" in name)
+        assert bool(manifest.edit.parts) == (name != "erased")
+        assert verify(folder, source=work / "tiny").ok
+    numbers = {figure.key: figure.n for figure in report.figures}
+    assert (numbers["unlisted.recited"], numbers["all.recited"]) == (6, 18)
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["leave-out"] == 0.25
+    again = attn_surgery(*given)
+    again.assert_error("already exists")
+
+
+@pytest.mark.slow
+def test_a_model_that_really_memorizes_is_erased(tmp_path: Path) -> None:
+    """It forgets what it was taught to forget, and that costs less than the cut that taught it."""
+    records = [json.loads(line) for line in samples_path("pythia").read_text().splitlines()]
+    known = [row for row in records if row["member"] and row["count"] > 8][:48]
+    others = [row for row in records if not row["member"]][:16]
+    write_rows(tmp_path / "samples.jsonl", known + others)
+    (tmp_path / "heldout.txt").write_text("\n".join(heldout_texts())[:24_000])
+    done = attn_surgery(
+        *("mitigate", "lab:pythia", "--samples", tmp_path / "samples.jsonl"),
+        *("--corpus", tmp_path / "heldout.txt", "--grain", "blocks", "--variant", "identity"),
+        *("--max-evaluations", 4, "--attack", "any", "--draws", 1, "--no-benchmarks", "--erase"),
+        *("--device", "cpu", "--output", tmp_path / "out", "--json"),
+    )
+    assert done.code in (3, 4), done.stderr  # 24 passages cannot support 1 %
+    assert done.json["result"].startswith("erased")
+    report = Report.model_validate(done.json["report"])
+    loss, left = report.find("heldout"), report.find("recovered.any")
+    assert loss is not None
+    assert left is not None
+    cut, erased, _ = (one.change.value for one in loss.edits if one and one.change)
+    assert erased < cut
+    assert left.base is not None
+    assert (left.base.value or 0) > 0.9
+    assert max(one.value or 0 for one in left.edits[1:] if one) <= 0.05
 
 
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:
@@ -474,12 +576,13 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     """Two exports and the cut that is healed, three models to measure, and the attacks that a
-    healed model must face. The search heals the edits that it tries.
+    healed model must face. The search heals the edits that it tries. A sibling adds `graft`.
     """
     (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
+    sibling = ("--attack", "cheap", "--sibling", save_tiny(tmp_path / "a", tiny_model(seed=1)))
     options = ("--dry-run", "--json", "--heal", tmp_path / "heal.txt", "--heal-steps", 2)
     plain = mitigate(work, tmp_path / "out", "--dry-run", "--json").json
-    healed = mitigate(work, tmp_path / "out", *options).json
+    healed = mitigate(work, tmp_path / "out", *options, *sibling).json
     names = [step["name"] for step in healed["steps"]]
     assert "heal" in names
     assert names.index("heal") == names.index("export and verify") + 1
@@ -489,7 +592,7 @@ def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     assert "limits" not in [step["name"] for step in plain["steps"]]
     assert healed["disk"]["needed"] == 3 * plain["disk"]["needed"]
     (attacks,) = (one["what"] for one in healed["inputs"] if one["name"] == "attacks")
-    assert "relearn-benign" in attacks
+    assert {"relearn-benign", "graft"} <= set(attacks.split(", "))
 
 
 def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Path) -> None:
@@ -533,8 +636,7 @@ def test_without_benchmarks(work: Path, done: tuple[Outcome, Path], tmp_path: Pa
     assert outcome.code == 0, outcome.stderr
     report = Report.model_validate(outcome.json["report"])
     (edit,) = report.edits
-    assert edit.tasks == {}
-    assert edit.heldout is not None
+    assert [one.key for one in report.figures if one.table == "cost"] == ["heldout"]
     assert "documents of each benchmark" not in edit.verdict
     assert outcome.json["next"] is not None
     command = report.commands[-1]
@@ -545,4 +647,3 @@ def test_without_benchmarks(work: Path, done: tuple[Outcome, Path], tmp_path: Pa
     ]
     assert report.map is not None
     assert report.map.basis == "measured"
-    check_report(report.to_dict(), tmp_path / "out" / "report.json")

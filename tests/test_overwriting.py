@@ -35,6 +35,7 @@ from surgery.output import (
     publish,
     recognize_by,
     write_lines,
+    write_text,
 )
 from surgery.record.manifest import UNLISTED
 
@@ -389,14 +390,12 @@ def test_all_is_on_the_disk_before_it_has_its_name(
 def test_files_have_the_permissions_of_any_new_file(
     umask: int, tmp_path: Path, exported: Path
 ) -> None:
-    from surgery.card.text import refresh_card
-
     old = os.umask(umask)
     try:
         write_lines(tmp_path / "new" / "file", ["x"])
         with create_folder(tmp_path / "folder", list_owned):
             pass
-        refresh_card(exported, None)
+        write_text(exported / "README.md", "text", overwrite=True)
         with create_staging(exported) as staging:
             (staging / "report.json").write_text("{}")
             (staging / "report.json").replace(exported / "report.json")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_report import BASE, EDITED, bare, example, several
+from example_report import BASE, EDITED, bare, example, found, several
 
 from evals.report.page import render_pages
+from surgery.record.report import Report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs it too")
@@ -39,33 +40,35 @@ TOO_WIDE = """() => {
 """Elements that reach beyond the window, or hold more than fits in them."""
 
 
-def crowded() -> dict[str, Any]:
+def crowded() -> Report:
     """Names without a space to break at, and a model of many blocks and heads."""
-    report = example()
-    edited = report["edits"][0]
     name = "organization/" + "a-very-long-model-name_" * 6
-    edit = {
-        **edited["edit"],
+    (edited,) = found().edits
+    assert edited.edit is not None
+    edit = edited.edit.model_dump() | {
         "num_blocks": 44,
         "num_heads": 64,
         "parts": [
             {"block": b, "heads": list(range(0, 64, 3)), "variant": "mean"} for b in range(40)
         ],
-        "attention_free": {"43": "zero"},
+        "attention_free": {43: "zero"},
         "drop_attn": ",".join(f"{block}.{head}" for block in range(20) for head in range(9)),
     }
     huge = {"base": 15_830.7, "edited": 1_278_185.2, "difference": 1_262_354.5}
-    edited["tasks"]["perplexity"] |= {**huge, "ci95": [622_932.4, 2_812_437.1]}
-    tasks = {f"{name}{key}": value for key, value in edited["tasks"].items()}
-    report["edits"] = [{**edited, "name": name, "edit": edit, "verdict": name * 3, "tasks": tasks}]
-    return {**report, "base": {**report["base"], "name": name}}
+    tasks = {key: one.model_dump() for key, one in edited.tasks.items()}
+    tasks["perplexity"] |= {**huge, "ci95": [622_932.4, 2_812_437.1]}
+    named = {f"{name}{key}": value for key, value in tasks.items()}
+    base = found().base.model_copy(update={"name": name})
+    report = example(name=name, edit=edit, tasks=named, base=base)
+    long = report.edits[0].model_copy(update={"verdict": name * 3})
+    return report.model_copy(update={"edits": [long]})
 
 
 REPORTS = {
     "whole": example,
     "bare": bare,
     "crowded": crowded,
-    "several": lambda: several(*[example()] * 4),
+    "several": lambda: several(*[found()] * 4),
 }
 
 

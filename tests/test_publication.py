@@ -1,9 +1,8 @@
 """Contract: a report that leaves this machine has no place for the text of a passage.
 
-- An untouched report is sent as it is. One that was changed after it was written is refused. Even
-  if someone seals it again, its sentences are made anew from its figures.
-- The schema takes numbers, hashes and names: under any other key, and in place of any of them,
-  words are refused.
+- The manifest records the report and its pages. One that was changed, or that belongs to another
+  model, is refused, and its figures are on the card as they are in the report.
+- The schema takes numbers, hashes, names, and sentences of one line: nothing under any other key.
 """
 
 from __future__ import annotations
@@ -11,126 +10,164 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
-from functools import partial, reduce
+from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import ROOT
-from example_report import bare, example, example_of, settled, task
+from command_line import ROOT, snapshot
+from example_report import bare, example, example_of, found, found_of, put_report
+from pydantic import ValidationError
 
 import surgery
 from cli.commands.edit.export import command
 from cli.commands.measure.evaluate import command as evaluate
-from evals.report.publication import check_report, render_report, write_all_sentences
-from evals.report.report import Report, seal_report
+from evals.jobs.evaluating import attach
+from evals.jobs.reporting import Evaluation
+from evals.report.values import make_value
 from surgery.card.facts import as_line
-from surgery.errors import OutputError, SurgeryError
+from surgery.card.measurements import build_measurements
+from surgery.errors import ManifestError, OutputError
+from surgery.proof.report import read_report
+from surgery.publishing.upload import find_publishable
+from surgery.record.manifest import Manifest, read_manifest
+from surgery.record.report import Report
 
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"
-FILE = Path("out/report.json")
-NOTES = {
-    "left_out": [{"id": "row-3", "reason": "prefix and suffix together tokenize otherwise"}],
-    "reservations": [{"id": "row-5", "reason": "cut after 64 tokens"}],
-}
-
-
-def measured(**changes: Any) -> dict[str, Any]:
-    """A report whose sentences are those of `evaluate`, with rows left out and a described task."""
-    found = example(**changes)
-    edit = found["edits"][0]
-    edit["tasks"]["copy"]["description"] = "Copies."
-    if edit["extraction"] is not None:
-        edit["extraction"]["samples"] |= NOTES
-    return settled(found)
-
-
-@pytest.mark.parametrize(
-    "report",
-    [
-        measured(),
-        measured(relation="unrelated"),
-        measured(settings={**example()["settings"], "limit": 20}),
-        measured(tasks={name: task(0.9, 0.1) for name in ["copy", *map(str, range(57))]}),
-        settled(bare()),
-    ],
-    ids=["whole", "unrelated", "limit", "many", "bare"],
-)  # fmt: skip
-def test_an_untouched_report_is_sent_as_it_is(report: dict[str, Any]) -> None:
-    assert check_report(report, FILE).to_dict() == report
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An edited model with the example as its report."""
     work = tmp_path_factory.mktemp("published")
     source = write_checkpoint(work / "source", neox_config(max_position_embeddings=64))
-    return surgery.export(source, "1", output=work / "edited").output
+    folder = surgery.export(source, "1", output=work / "edited").output
+    put_report(folder, example_of(folder))
+    return folder
 
 
-def at(report: Any, path: str) -> tuple[Any, Any]:
-    """The dict or list that holds the value at a path, and the value's key in it."""
-    *way, last = [int(key) if key.isdigit() else key for key in path.split("/")]
-    for key in way:
-        report = report[key]
-    return report, last
+@pytest.fixture
+def folder(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "edited"))
 
 
-SENTENCES = [
-    "commands/0", "front/1/label",
-    *(f"edits/0/{path}" for path in (
-        "verdict", "warnings/0", "tasks/copy/verdict", "tasks/copy/metrics/acc/verdict",
-        "gates/0/name", "gates/0/description", "gates/1/description", "gates/1/lacks",
-        "heldout/verdict",
-        "extraction/warnings/0", "extraction/paired/selectivity/definition",
-    )),
-]  # fmt: skip
+def manifest_of(folder: Path) -> Manifest:
+    found = read_manifest(folder)
+    assert found is not None
+    return found
 
 
-@pytest.mark.parametrize("path", SENTENCES)
-def test_a_sentence_of_another_hand_is_not_sent(path: str) -> None:
-    report = measured()
-    place, key = at(report, path)
-    place[key] = f"{place[key]} {PASSAGE}"
-    with pytest.raises(OutputError, match="was changed after it was measured"):
-        check_report(report, FILE)
-    report["seal"] = seal_report(report)
-    assert PASSAGE not in check_report(report, FILE).to_text()
+@pytest.mark.parametrize("report", [example(), bare()], ids=["whole", "bare"])
+def test_a_report_reads_back_as_it_was_written(report: Report) -> None:
+    assert Report.model_validate_json(report.to_text()).to_dict() == report.to_dict()
 
 
-@pytest.mark.parametrize("name", ["warnings", "commands", "gates"])
-def test_one_more_sentence_is_not_sent(name: str) -> None:
-    report = measured()
-    place = report if name == "commands" else report["edits"][0]
-    more = {**place["gates"][0], "description": PASSAGE} if name == "gates" else PASSAGE
-    place[name] = [*place[name], more]
-    report["seal"] = seal_report(report)
-    assert PASSAGE not in check_report(report, FILE).to_text()
+def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(inner, (*path, key))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path
+
+
+def test_a_report_that_was_changed_is_refused(folder: Path) -> None:
+    """Every number, every sentence, and its pages."""
+    manifest, file = manifest_of(folder), folder / "report.json"
+    (whole, sent), text = read_report(folder, manifest), file.read_text()
+    assert whole is not None
+    assert set(sent) == {"report.json", "report.html", "report.md"}
+    report = json.loads(text)
+    sentences = [("edits", 0, "verdict"), ("commands", 0), ("figures", 0, "label")]
+    for *way, last in [*numbers(report), *sentences]:
+        place = reduce(getitem, way, report)
+        before, place[last] = place[last], 7 if isinstance(place[last], float) else PASSAGE
+        file.write_text(json.dumps(report))
+        with pytest.raises(
+            OutputError, match=r"report\.json: is not the one that surgery\.json re"
+        ):
+            read_report(folder, manifest)
+        place[last] = before
+    file.write_text(text)
+    for name in ("report.html", "report.md"):
+        page = (folder / name).read_text()
+        (folder / name).write_text(page + PASSAGE)
+        with pytest.raises(OutputError, match=rf"{name}: is not the one that surgery\.json"):
+            read_report(folder, manifest)
+        (folder / name).write_text(page)
+    file.unlink()
+    with pytest.raises(OutputError, match=r"report\.json: is missing"):
+        read_report(folder, manifest)
+
+
+def test_a_report_is_put_beside_its_model_whole_or_not_at_all(folder: Path) -> None:
+    """With its card. One of a model that has changed since, or whose card is broken, is not."""
+    before = snapshot(folder)
+    with pytest.raises(OutputError, match="changed while it was measured; evaluate it again"):
+        attach(Evaluation(found(), {}, [{}]), 0, folder)
+    evaluation, card = Evaluation(found_of(folder), {}, [{}]), folder / "README.md"
+    whole = card.read_text()
+    card.write_text(whole.replace("<!-- /attn-surgery:limits -->", ""))
+    with pytest.raises(ManifestError, match="lacks one of the comments around it"):
+        attach(evaluation, 0, folder)
+    card.write_text(whole)
+    assert snapshot(folder) == before
+    attach(evaluation, 0, folder)
+    report, _ = read_report(folder, manifest_of(folder))
+    assert report is not None
+    assert report.edits[0].name == folder.name
+    assert as_line(report.edits[0].verdict) in card.read_text()
+
+
+def test_a_report_that_no_manifest_records_is_refused(folder: Path) -> None:
+    """As earlier versions left one. A folder without any file of a report has none."""
+    manifest = manifest_of(folder).model_copy(update={"reports": {}})
+    (folder / "surgery.json").write_text(manifest.to_text())
+    with pytest.raises(OutputError, match=r"remove it, and evaluate again"):
+        find_publishable(folder)
+    for name in ("report.json", "report.html", "report.md"):
+        (folder / name).unlink()
+    assert read_report(folder, manifest) == (None, {})
+
+
+def test_the_report_of_another_model_is_refused_whatever_is_recorded(folder: Path) -> None:
+    for report, words in (
+        (example(), "belongs to another model"),
+        (example_of(folder, relation="unrelated"), "that is not recorded as the source"),
+    ):
+        put_report(folder, report)
+        with pytest.raises(OutputError, match=words):
+            read_report(folder, manifest_of(folder))
 
 
 def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
     """What no name says but the record does: the lab's text, and another type to save as."""
     part = {"block": 1, "heads": [0, 1, 2, 3], "variant": "linear"}
-    edit = example()["edits"][0]["edit"] | {"variant": "linear", "drop_attn": "1"}
+    known = found().edits[0].edit
+    assert known is not None
+    assert known.calibration is not None
+    edit = known.model_dump() | {"variant": "linear", "drop_attn": "1"}
     edit |= {"parts": [part], "earlier_edits": 0}
     data = {"name": "hf:me/data:train:text", "size": None, "sha256": None}
     lab = data | {"name": "lab calibration text"}
+    text = known.calibration.model_dump(exclude={"blocks"})
 
     def parse(**more: Any) -> dict[str, Any]:
-        report = Report.model_validate(example(edit=edit | more))
-        words = shlex.split(write_all_sentences(report).commands[0])
+        words = shlex.split(example(edit=edit | more).commands[0])
         assert words[:2] == ["attn-surgery", "export"]
         return command.make_context("export", words[2:]).params
 
     hub = parse(source="me/mistral", commit="c" * 40, family="llama",
-                calibration={"sources": [data]})  # fmt: skip
+                calibration=text | {"sources": [data]})  # fmt: skip
     assert (hub["model"], hub["revision"], hub["save_as"]) == ("me/mistral", "c" * 40, "llama")
     assert (hub["calibration"], hub["heal"]) == ((data["name"],), ())
-    healing = {"sources": [lab], "steps": 8}
+    healing = text | {"sources": [lab], "steps": 8, "rows": 1, "learning_rate": 0.1, "seed": 0}
+    healing |= {"device": "cpu", "threads": 1, "losses": []}
     own = parse(source="lab:gpt-neo", family="gpt_neo", healing=healing,
-                calibration={"sources": [lab]})  # fmt: skip
+                calibration=text | {"sources": [lab]})  # fmt: skip
     assert (own["revision"], own["save_as"], own["calibration"]) == (None, None, ())
     assert (own["heal"], own["heal_steps"]) == (("lab:gpt-neo",), 8)
     other = parse(source="me/model", healing=healing)
@@ -143,9 +180,8 @@ def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
 def test_the_command_of_a_report_repeats_its_limits() -> None:
     """To the last digit, whatever a limit is."""
     limits = {"any": 0.012345678, "relearn": 1e-7, "greedy": 1.0}
-    settings = example()["settings"] | {"max": limits, "max_drop": {"piqa": 1 / 3}}
-    report = Report.model_validate(example(settings=settings))
-    words = shlex.split(write_all_sentences(report).commands[-1])
+    settings = found().settings.model_dump() | {"max": limits, "max_drop": {"piqa": 1 / 3}}
+    words = shlex.split(example(settings=settings).commands[-1])
     asked = evaluate.make_context("evaluate", words[2:]).params
     assert (asked["max"], asked["max_drop"]) == (limits, {"piqa": 1 / 3})
 
@@ -161,91 +197,63 @@ def test_one_place_writes_export_commands() -> None:
 
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
-    """Against the source, and not of a part; a report of anything else is not published."""
-    record, of = (folder / "surgery.json").read_bytes(), partial(example_of, folder)
-    whole = render_report(of(), FILE, record)
-    assert whole.measured is not None
-    verdict = json.loads(whole.files["report.json"])["edits"][0]["verdict"]
-    assert as_line(verdict) in whole.measured.text
-    assert "copy, acc" in whole.measured.text
-    part = render_report(of(settings={**example()["settings"], "limit": 2000}), FILE, record)
-    assert part.measured is not None
-    assert [one["metric_type"] for one in part.measured.results] == [
-        "exact_match", "next_token_accuracy",
-    ]  # fmt: skip
-    assert "copy, acc" not in part.measured.text
-    assert "(--limit)" in part.measured.text
-    forged = of()
-    forged["base"]["provenance"]["content"] = "0" * 64
-    for other in (of(relation="unrelated"), forged):
-        with pytest.raises(
-            OutputError,
-            match="not recorded as the source; remove it, and evaluate against the source",
-        ):
-            render_report(other, FILE, record)
-    with pytest.raises(OutputError, match=r"edit differs from the one in surgery\.json"):
-        render_report(of(edit=example()["edits"][0]["edit"]), FILE, record)
-    with pytest.raises(OutputError, match="to another model; remove it, and evaluate this one"):
-        render_report(of(), FILE, record.replace(b"{", b"{ ", 1))
-
-
-FREE = {
-    "base/name", "base/provenance/model", "settings", "provenance/controls", "edits/name",
-    "edits/provenance/model", "edits/extraction/samples/source", "edits/edit",
-    "edits/extraction/samples/left_out/reason", "edits/extraction/samples/reservations/reason",
-    "edits/extraction/provenance/model/model", "edits/extraction/provenance/baseline/model",
-}  # fmt: skip
-"""Names of models, files and tasks, what was asked for, and reasons of ours. The edit itself
-is compared with the manifest."""
-
-
-def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if isinstance(value, (dict, list)):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value[:2]):
-            yield from leaves(inner, (*path, key))
-    else:
-        yield path
-
-
-def test_words_stand_nowhere_but_in_names() -> None:
-    """In place of any string or number, under every key."""
-    report, words, sent = measured(), "we shall fight on the beaches", set()
-    for path in list(leaves(report)):
-        *way, key = path
-        place = reduce(getitem, way, report)
-        before, place[key] = place[key], words
-        report["seal"] = seal_report(report)
-        try:
-            if words in check_report(report, FILE).to_text():
-                sent.add("/".join(part for part in path if isinstance(part, str)))
-        except (SurgeryError, ValueError):
-            pass
-        place[key] = before
-    words_of_tasks = {path for path in sent if re.fullmatch("edits/tasks/.*/description", path)}
-    assert {path for path in sent - words_of_tasks if not path.startswith(tuple(FREE))} == set()
+    """And of a part only what was measured whole."""
+    report = example_of(folder)
+    whole = build_measurements(report)
+    assert whole is not None
+    assert as_line(report.edits[0].verdict) in whole.text
+    assert "copy, acc" in whole.text
+    limited = found().settings.model_copy(update={"limit": 2000})
+    part = build_measurements(example_of(folder, settings=limited))
+    assert part is not None
+    assert [one["metric_type"] for one in part.results] == ["exact_match", "next_token_accuracy"]
+    assert "copy, acc" not in part.text
+    assert "(--limit)" in part.text
+    assert build_measurements(example_of(folder, relation="unrelated")) is None
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("passages/0/prefix", "Call me Ishmael"),
-        ("passages/0/id", "\u767d\u9be8"),
-        ("passages/0/tokens", [464, 3797]),
-        ("passages/0/baseline/text", "Call"),
-        ("extraction/rows", [{"Text": "Call me Ishmael"}]),
-        ("extraction/ids", [464, 3797, 331]),
-        ("extraction/Call me Ishmael", 1),
-        ("extraction/control/definition", "Call"),
-        ("provenance/note", "Call me Ishmael"),
-        ("tasks/Call me Ishmael", task(0.9, 0.1)),
-        ("name", PASSAGE * 3),
-        ("name", "Call me\nIshmael"),
-        ("Call", "me Ishmael"),
+        ("edits/0/passages/0/prefix", "Call me Ishmael"),
+        ("edits/0/passages/0/id", "\u767d\u9be8"),
+        ("edits/0/passages/0/tokens", [464, 3797]),
+        ("edits/0/passages/0/baseline/text", "Call"),
+        ("edits/0/provenance/note", ["Call me Ishmael"]),
+        ("edits/0/provenance/Call me Ishmael", "x"),
+        ("edits/0/name", PASSAGE * 3),
+        ("edits/0/name", "Call me\nIshmael"),
+        ("edits/0/verdict", PASSAGE * 99),
+        ("edits/0/Call", "me Ishmael"),
+        ("figures/0/rows", [{"Text": "Call me Ishmael"}]),
+        ("figures/0/base/text", "Call me Ishmael"),
+        ("figures/0/edits/0/note", "Call me\nIshmael"),
+        ("figures/0/table", "another"),
+        ("figures/1/key", "recited"),
+        ("figures/0/edits", []),
+        ("settings/text", [["Call"]]),
+        ("text", "Call me Ishmael"),
+        ("schema_version", 4),
     ],
 )
 def test_there_is_no_place_for_text(path: str, value: Any) -> None:
-    report = measured()
-    place, key = at(report["edits"][0], path)
-    place[key] = value
-    with pytest.raises(ValueError, match=r"(?s)validation error"):
-        check_report(report, FILE)
+    report = example().to_dict()
+    *way, last = [int(key) if key.isdigit() else key for key in path.split("/")]
+    reduce(getitem, way, report)[last] = value
+    with pytest.raises(ValidationError):
+        Report.model_validate(report)
+
+
+def test_what_is_not_finite_is_no_figure() -> None:
+    """Hours after the measurement began, it is no error."""
+    for value in (float("inf"), float("nan")):
+        assert make_value(value).model_dump(include={"value", "note"}) == {
+            "value": None, "note": "not finite",
+        }  # fmt: skip
+
+
+def test_a_passage_with_a_sentence_as_its_name_is_named_by_its_hash_alone() -> None:
+    from evals.data.samples import list_row_warnings
+
+    noted = {"left_out": [{"id": PASSAGE, "reason": "it is short"}], "reservations": []}
+    assert list_row_warnings(noted) == ["1 rows left out: it is short"]

@@ -2,7 +2,7 @@
 
 - One commit holds what the manifest lists, the manifest, the card and a report without texts, byte
   for byte. A folder in which anything else lies is refused. Private unless asked otherwise.
-- A report in which text may stand, under whatever key, is refused; its pages are made from it anew.
+- A report goes along as the manifest records it, with its pages. One that has text is refused.
   No link is followed out of the folder, and no path of this machine is sent.
 - What has arrived is compared with the manifest, whatever became of the folder meanwhile.
 - A folder that does not verify, and a repository that holds something else, are refused.
@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT, attn_surgery
-from example_report import example, example_of
+from example_report import example_of, found, put_report
 from forging import edit_json, seal
 from hub_commands import TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
@@ -36,13 +36,13 @@ from hub_uploads import UploadHub
 from safetensors.torch import load_file, save_file
 
 import surgery
-from evals.report.page import render_pages
 from evals.run.lm_eval.tasks import describe_task
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
 from surgery.errors import OutputError
 from surgery.proof.verification import verify
 from surgery.publishing.upload import find_publishable
+from surgery.record.report import Report
 from surgery.reproduction import open_original, reproduce
 
 READER = "hf_readerreaderreaderreaderreader"
@@ -75,23 +75,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folders["foreign"] / "pytorch_model.bin").write_bytes(b"x")
     for name, text in BESIDE.items():
         (folders["beside"] / name).write_text(text)
-    shown = report(folders["shown"])
-    shown["edits"][0]["passages"][0]["prefix"] = "x"
-    (folders["shown"] / "report.json").write_text(json.dumps(shown))
-    (folders["reported"] / "report.json").write_text(json.dumps(report(folders["reported"])))
-    (folders["reported"] / "report.html").write_text("<html>a private passage</html>")
-    (folders["reported"] / "report.md").write_text("a private passage")
+    text = json.loads(report(folders["shown"]).to_text())
+    text["edits"][0]["passages"][0]["prefix"] = "x"
+    shown = {"report.json": json.dumps(text)}  # whoever wrote it recorded it, too
+    put_report(folders["shown"], report(folders["shown"]), **shown)
+    put_report(folders["reported"], report(folders["reported"]))
     return folders
 
 
-def report(folder: Path, **changes: Any) -> dict[str, Any]:
+def report(folder: Path, **changes: Any) -> Report:
     """A report of the model in the folder, with everything that one may have; other `settings`."""
-    tasks = example()["edits"][0]["tasks"]
+    tasks = found().edits[0].tasks
     described = {
-        name: {**one, "description": describe_task(name, {})} for name, one in tasks.items()
+        name: one.model_copy(update={"description": describe_task(name, {})})
+        for name, one in tasks.items()
     }
     limits = {"max_drop": {"copy": 0.5}, "max_extraction": 1.0, "max": {"relearn": 0.9}}
-    settings = example()["settings"] | limits | changes  # all are kept
+    settings = found().settings.model_copy(update=limits | changes)  # all are kept
     return example_of(folder, tasks=described, settings=settings)
 
 
@@ -229,17 +229,19 @@ def test_a_report_goes_along_when_it_shows_no_text(
     done, shown = run("push reported me/reported", "push shown me/shown", token=TOKEN)
     assert done.code == 0, done.err
     there = files(hub.repositories["me/reported"])
+    for name in ("report.json", "report.html", "report.md", "surgery.json"):
+        assert there[name] == (exported["reported"] / name).read_bytes()
     measured = report(exported["reported"])
-    assert json.loads(there["report.json"]) == measured
-    assert {n: there[n].decode() for n in ("report.html", "report.md")} == render_pages(measured)
-    assert "private passage" not in str(there)
-    assert as_line(measured["edits"][0]["verdict"]).encode() in there["README.md"]
+    assert as_line(measured.edits[0].verdict).encode() in there["README.md"]
     apart = run(
         "push stock me/apart --report reported", "push stock me/x --report compact", token=TOKEN
     )
     assert apart[0].code == 0, apart[0].err
-    assert files(hub.repositories["me/apart"])["report.json"] == there["report.json"]
-    assert error(apart[1]) == "compact: report.json is missing"
+    beside = files(hub.repositories["me/apart"])
+    assert {name: beside[name] == there[name] for name in there if name != "README.md"} == (
+        dict.fromkeys(there.keys() - {"README.md"}, True)
+    )
+    assert error(apart[1]) == "compact: belongs to another model; evaluate this one"
     assert error(shown).startswith(
         "shown/report.json: is not a report (got edits.0.passages.0.prefix"
     )
@@ -252,7 +254,7 @@ def test_only_what_keeps_its_limits_is_published(
     """What is not decided only on request, and the card says so; what is missed never."""
     for name, most in (("missed", 0.2), ("open", 0.3)):  # relearn recovers 6 of 22
         folder = Path(shutil.copytree(exported["reported"], tmp_path / name))
-        (folder / "report.json").write_text(json.dumps(report(folder, max={"relearn": most})))
+        put_report(folder, report(folder, max={"relearn": most}))
     allowed = "--allow-undecided"
     missed, still, unsure, done = run(
         f"push {tmp_path / 'missed'} me/missed",
@@ -269,14 +271,6 @@ def test_only_what_keeps_its_limits_is_published(
     card = files(hub.repositories["me/open"])["README.md"].decode()
     assert "Not decided: max relearn: 22 passages cannot support 30% with 27.27% recovered" in card
     assert "me/missed" not in hub.repositories
-
-
-def test_without_render_no_report_is_sent(exported: dict[str, Path]) -> None:
-    found = find_publishable(exported["shown"])
-    assert found.measured is None
-    assert set(found.contents) == {*listed(exported["shown"]), "surgery.json"}
-    with pytest.raises(ValueError, match="`evaluation` goes with `render`"):
-        surgery.push(exported["stock"], "me/x", evaluation=exported["reported"])
 
 
 def test_nothing_else_of_this_machine_is_sent(
@@ -300,11 +294,11 @@ def test_nothing_else_of_this_machine_is_sent(
         "which is never published; export it again"
     )
     broken = Path(shutil.copytree(exported["reported"], tmp_path / "broken"))
-    found = report(broken)
-    del found["base"]["size"]
-    (broken / "report.json").write_text(json.dumps(found))
+    lacking = report(broken).to_dict()
+    del lacking["base"]["name"]
+    put_report(broken, report(broken), **{"report.json": json.dumps(lacking)})
     assert (
-        "is not a report (got base.size: field required); remove it, and evaluate again"
+        "is not a report (got base.name: field required); remove it, and evaluate again"
         in error(run(f"push {broken} me/x", token=TOKEN)[0])
     )
     assert not hub.repositories
@@ -389,7 +383,7 @@ def test_a_folder_that_holds_a_path_is_not_pushed(
         key = SETTINGS[name][2]
         shutil.copy(source / name, out)
     seal(out)
-    assert verify(out, card=False).ok
+    assert verify(out, papers=False).ok
     with pytest.raises(OutputError) as caught:
         find_publishable(out)
     assert str(caught.value) == (
@@ -404,7 +398,6 @@ import sys
 from pathlib import Path
 from huggingface_hub import HfApi
 from surgery.errors import OutputError
-from surgery.proof.verification import RenderedReport
 from surgery.publishing import upload
 
 path = Path("changed/model-00001-of-00002.safetensors")
@@ -412,13 +405,17 @@ path = Path("changed/model-00001-of-00002.safetensors")
 def change(path):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
-def render(report, where, manifest):  # called after the folder was verified
+verify = upload.verify
+
+def verify_then(*arguments, **options):
+    done = verify(*arguments, **options)
     if when == "verified":
         change(path)
     if when == "manifest":
         change(path.with_name("surgery.json"))
-    return RenderedReport({"report.json": json.dumps(report)}, None, None)
+    return done
 
+upload.verify = verify_then
 send = HfApi.preupload_lfs_files
 
 def send_another(*arguments, **options):
@@ -430,7 +427,7 @@ upload._LARGE = 10_000  # so that the weights are read again while they are sent
 if when == "sent":
     HfApi.preupload_lfs_files = send_another
 try:
-    upload.push("changed", "me/changed", render=render)
+    upload.push("changed", "me/changed")
 except OutputError as error:
     sys.exit(str(error))
 """

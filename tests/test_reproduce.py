@@ -33,8 +33,9 @@ import surgery
 from surgery.card.text import render_card
 from surgery.checkpoint.content import hash_content
 from surgery.editing.preparing import Fitting, Prepared
+from surgery.proof.distance import TOLERANCE
 from surgery.record.manifest import Manifest
-from surgery.reproduction import TOLERANCE, open_original, reproduce
+from surgery.reproduction import open_original, reproduce
 
 
 @pytest.fixture(scope="module")

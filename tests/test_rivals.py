@@ -91,16 +91,15 @@ def test_a_vector_edit_lowers_a_linear_lead_by_exactly_the_amount_asked() -> Non
 
 
 def test_seconds_of_two_methods_together_are_those_of_both_and_of_the_export() -> None:
-    attacks = [{"name": name, "edited": {"rate": 0.0}} for name in ATTACKS]
-    attacks.append({"name": "membership", "edited": {"loss": {"auc": 0.5}}})
-    one = {
-        "tasks": None,
-        "audit": {"attacks": attacks},
-        "heldout": {"difference": {"mean": 0.0}},
-    }
     seconds = {"npo": 20, "search-any": 90, "npo+search-any": 5}
     runs = {name: {"seconds": spent, "changed": 0.5} for name, spent in seconds.items()}
-    head, *rows = make_rows({"edits": [{**one, "name": f"out/{name}"} for name in runs]}, runs)
+    value = {"value": 0.0, "change": {"value": 0.0}}
+    keys = (*(f"recovered.{name}" for name in ATTACKS), "membership.loss", "heldout")
+    figures = [
+        {"key": key, "table": "cost", "details": {}, "edits": [value for _ in runs]} for key in keys
+    ]
+    edits = [{"name": f"out/{name}"} for name in runs]
+    head, *rows = make_rows({"edits": edits, "figures": figures}, runs)
     found = {row[0]: row[head.index("seconds")] for row in rows}
     assert found == {"npo": "20", "search-any": "90", "npo+search-any": "115"}
 

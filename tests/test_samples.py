@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.data import describe_samples, hash_row, list_row_warnings, load_samples
+from evals.data import describe_samples, hash_row, list_row_warnings, load_samples, open_samples
 from evals.data.repeats import find_overlaps
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
@@ -416,6 +416,23 @@ def write_letters(path):
     else:
         path.write_text("customer_id,letter\n1.5,the quick brown fox\n")
     return path
+
+
+def test_any_column_may_name_the_rows(tmp_path):
+    path = tmp_path / "s.csv"
+    text = "word " * 70
+    path.write_text("customer,letter\n" + "".join(f'c{at},"{at} {text}"\n' for at in (7, 9)))
+    source = f"{path}:letter"
+    found = open_samples(source, id_column="customer")
+    assert found.tokenize(tiny_tokenizer()).ids == ("c7", "c9")
+    for named, text in (
+        (source, "no column 'client' to name rows by; columns found: customer, letter; name the "
+         "one to use: `id_column`"),
+        (save(tmp_path / "s.npy", TOKENS), "has no columns to name rows by (got client)"),
+    ):  # fmt: skip
+        with pytest.raises(SamplesError) as error:
+            open_samples(named, id_column="client")
+        assert text in str(error.value)
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet"])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import attn_surgery
+from command_line import attn_surgery, interrupted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import recited_rows, write_rows
@@ -66,17 +66,19 @@ def search(model: Path, samples: Path, texts: tuple[Path, Path], output: Path, *
 
 @pytest.fixture(scope="module")
 def found(model, samples, texts, tmp_path_factory):
+    """What is printed, the folder, and how many attacks ran."""
     folder = tmp_path_factory.mktemp("found") / "out"
-    outcome = search(model, samples, texts, folder)
+    with interrupted(Trials, method="_run") as ran:
+        outcome = search(model, samples, texts, folder)
     assert outcome.code == 0, outcome
-    return outcome.json, folder
+    return outcome.json, folder, len(ran)
 
 
 def test_the_exported_edit_keeps_every_limit_as_was_reported(
     model, samples, texts, found, tmp_path
 ) -> None:
     """Each attack anew on the exported model, on each half alone."""
-    result, folder = found
+    result, folder, _ = found
     assert result["measure"] == "any"
     assert result["max"] == {name: most for name, most in LIMITS.items() if name != "any"}
     plan = ("--plan", folder / "plan.json", "--output", tmp_path / "out")
@@ -115,9 +117,9 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
     )
     opened, learned = open_search(request), []
 
-    def noted(model, rows):
+    def noted(model, rows, **options):
         learned.append({row.tobytes() for row in rows})
-        return fine_tune(model, rows)
+        return fine_tune(model, rows, **options)
 
     monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", noted)
     Trials(opened, opened.engines("auto"), "auto").measure_twice(BASE)
@@ -213,23 +215,11 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
 
 
 def test_no_attack_is_repeated_after_an_interruption(
-    model, samples, texts, found, tmp_path, monkeypatch
+    model, samples, texts, found, tmp_path
 ) -> None:
-    run, ran = Trials._run, []
-
-    def counted(self, selection, name, half):
-        ran.append((selection, name, half))
-        if len(ran) == most:
-            raise KeyboardInterrupt
-        return run(self, selection, name, half)
-
-    monkeypatch.setattr(Trials, "_run", counted)
-    most = None
-    assert search(model, samples, texts, tmp_path / "once").code == 0
-    most, ran[:] = len(ran), []
-    assert search(model, samples, texts, tmp_path / "out").code == 130
-    most = None
-    ran.clear()
+    """At the last one that an undisturbed search runs."""
+    with interrupted(Trials, at=found[2], method="_run"):
+        assert search(model, samples, texts, tmp_path / "out").code == 130
     outcome = search(model, samples, texts, tmp_path / "out")
     assert "edits are already measured" in outcome.stderr
     assert outcome.json | {"plan": ""} == found[0] | {"plan": ""}

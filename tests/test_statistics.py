@@ -74,6 +74,16 @@ def test_bootstrap_is_seeded_and_close_to_the_normal_interval():
     assert once.high == pytest.approx(values.mean() + half, abs=0.02)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 2, 9, 130, 2**14 + 1, 2**15 + 1])
+def test_many_means_at_a_time_are_those_one_by_one(n, dtype, monkeypatch):
+    """Also where the last ones are fewer, and where one alone is more than fits."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 300)
+    values = np.random.default_rng(2).normal(size=n).astype(dtype)
+    one_by_one = statistics.resample((values,), np.mean)
+    assert np.array_equal(statistics.resample_mean(values), one_by_one)
+
+
 def test_bootstrap_resamples_groups_on_their_own():
     small, large = np.zeros(10), np.full(1_000, 3.0)
     interval = statistics.bootstrap((small, large), lambda a, b: b.mean() - a.mean())

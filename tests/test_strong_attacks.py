@@ -35,11 +35,11 @@ from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt, put_before
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.memorization.recovery import Evidence, make_recovery
-from evals.report.publication import check_report
-from evals.report.report import seal_report
 from evals.run.models import LoadedModel
+from surgery.card.measurements import build_measurements
 from surgery.editing.in_memory import apply
-from surgery.errors import MeasurementError, OutputError
+from surgery.errors import MeasurementError
+from surgery.record.report import Report
 
 
 def rows_of(tokens: Any, prefix_length: int = PREFIX, **more: Any) -> Samples:
@@ -440,13 +440,9 @@ def test_an_attack_of_your_own_may_score_members(own: str, tmp_path: Path) -> No
     assert (tmp_path / "out" / "audit.png").is_file()
 
 
-def test_a_report_that_names_an_attack_runs_nothing(own: str, tmp_path: Path) -> None:
+def test_a_report_that_names_an_attack_runs_nothing(tmp_path: Path) -> None:
     """It is somebody's file: to read it must import nothing."""
     (tmp_path / "evil.py").write_text("open('ran', 'w').close()")
-    report = example()
-    report["edits"][0]["audit"]["attacks"][0]["name"] = "evil:ATTACK"
-    report["settings"]["attack"][0] = "evil:ATTACK"
-    report["seal"] = seal_report(report)
-    with pytest.raises(OutputError, match=r"an attack that is not part of attn-surgery, 'evil:A"):
-        check_report(report, tmp_path)
+    text = example().to_text().replace("greedy", "evil:ATTACK")
+    assert build_measurements(Report.model_validate_json(text)) is not None
     assert not (tmp_path / "ran").exists()

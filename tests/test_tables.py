@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from command_line import on_terminal
-from example_report import TWIN, audit, example, several, share
+from example_report import TWIN, audit, example, found, several, share
 
 from cli.commands.choose.sweep import print_sweep
 from cli.commands.measure.audit import print_audit
@@ -28,8 +28,6 @@ from cli.tables.comparison import print_comparison
 from cli.tables.evaluation import print_evaluation
 from cli.tables.search import print_search, write_next_command
 from evals.choose.search.request import SearchRequest
-from evals.report.report import Report
-from evals.report.rows import make_tables
 
 WIDTHS = [60, 80, 120]
 ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}
@@ -153,11 +151,10 @@ def changed() -> dict[str, Any]:
     return {"models": models, "rows": [{"id": f"letter-{n}", "outputs": outputs} for n in range(3)]}
 
 
-def report(**changes: Any) -> Any:
-    return Report.model_validate(example(**changes))
+def print_several() -> None:
+    print_evaluation(several(*[found()] * 5))
 
 
-EDITS = Report.model_validate(several(*[example()] * 5))
 TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "sweep": (lambda: print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (
@@ -172,7 +169,7 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         ],
     ),
     "extract": (
-        lambda: print_extraction(example()["edits"][0]["extraction"]),
+        lambda: print_extraction(found().edits[0].extraction),
         [r"\d%\] +0\.0% \[0\.0%, "],
     ),
     "audit": (
@@ -184,12 +181,12 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         ],
     ),
     "evaluate": (
-        lambda: print_evaluation(report(), Path("out")),
+        lambda: print_evaluation(example(), Path("out")),
         [r"0\.612 +0\.587 +−0\.025 \[−0\.045, −0\.005\]"],
     ),
-    "evaluate several": (lambda: print_evaluation(EDITS), [r"0\.934 +0\.702"]),
+    "evaluate several": (print_several, [r"0\.934 +0\.702"]),
     "evaluate a twin": (
-        lambda: print_evaluation(Report.model_validate(example(twin=TWIN)), Path("out")),
+        lambda: print_evaluation(example(twin=TWIN), Path("out")),
         [r"97% of the "],
     ),
     "check": (
@@ -273,17 +270,17 @@ def test_a_share_of_no_passages_is_no_share() -> None:
     """Not 0 %, with an interval of everything."""
     (attack,) = (one for one in ATTACKED["attacks"] if one["name"] == "greedy")
     nothing = {**attack, "name": "guided", "base": share(0, 0), "edited": share(0, 0)}
-    found = {**audit(), "attacks": [nothing]}
-    printed = piped(lambda: print_audit({**ATTACKED, **found}))
+    other = {**audit(), "attacks": [nothing]}
+    printed = piped(lambda: print_audit({**ATTACKED, **other}))
     assert re.search(r"guided +0 +none counts +none counts +0\.0% \[", printed), printed
-    printed = piped(lambda: print_evaluation(report(audit=found)))
+    printed = piped(lambda: print_evaluation(example(audit=other)))
     assert re.search(r"guided \(n = 0\) +none counts +none counts", printed), printed
 
 
 def test_rows_of_an_evaluation_differ_in_their_names() -> None:
     """Figures of all passages, beside those that the search did not use, would look the same."""
-    assert report().edits[0].all_passages.heldout
-    labels = [row.label for table in make_tables(report()) for row in table.rows if row.main]
+    assert example().find("all.heldout") is not None
+    labels = [figure.label for figure in example().figures if figure.main]
     assert len(set(labels)) == len(labels)
 
 

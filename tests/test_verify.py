@@ -115,7 +115,6 @@ def test_the_card_says_what_the_manifest_says(folder: Path) -> None:
 def test_extra_papers_are_welcome(folder: Path) -> None:
     (folder / "README.md").write_text("a model card")
     (folder / ".gitattributes").write_text("* text")  # as the Hub makes one
-    (folder / "report.html").write_text("<html></html>")
     (folder / "lm_eval" / "edited" / "model").mkdir(parents=True)
     (folder / "lm_eval" / "edited" / "model" / "results_2025.json").write_text("{}")
     assert surgery.verify(folder).ok

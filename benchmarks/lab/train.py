@@ -30,6 +30,7 @@ from benchmarks.lab.records import Record, draw_records, write_records
 from benchmarks.lab.training_texts import training_texts
 from benchmarks.lab.vocabulary import save_tokenizer, train_tokenizer
 from evals.lab import LAB_MODELS, heldout_texts
+from evals.run.models import has_arithmetic
 
 STEPS = {"pythia": 4_000, "gpt-neo": 4_500}
 """What the shipped models were trained for."""
@@ -92,8 +93,8 @@ def train(
 ) -> None:
     """Train `model` in place on `batches` [steps, batch, length], one step each.
 
-    Weights and optimizers are float32, the forward pass is bfloat16 autocast. `checkpoint` is
-    called now and then and at the end; `state_file` holds what `resume` needs.
+    Weights and optimizers are float32, the forward pass is bfloat16 where that is fast.
+    `checkpoint` is called now and then and at the end; `state_file` holds what `resume` needs.
     """
     steps = len(batches)
     optimizers = _optimizers(model)
@@ -144,7 +145,7 @@ def _optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
 
 
 def _loss(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_arithmetic(torch.bfloat16)):
         logits = model(input_ids=tokens, use_cache=False).logits
     return cross_entropy(logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten())
 

@@ -37,10 +37,11 @@ def base(output: Path) -> None:
 @main.command()
 @click.argument("base", type=FOLDER)
 @click.option("--texts", type=FILE, required=True, help="JSON lines: text, or LAMBADA's columns.")
+@click.option("--passages", type=click.IntRange(1), default=120)
 @output
 @seed
-def learn(base: Path, texts: Path, output: Path, seed: int) -> None:
-    """Train a copy of BASE until it recites 120 passages of the texts."""
+def learn(base: Path, texts: Path, passages: int, output: Path, seed: int) -> None:
+    """Train a copy of BASE until it recites passages of the texts."""
     from transformers import AutoTokenizer
 
     from benchmarks.real.learning import learn
@@ -48,7 +49,7 @@ def learn(base: Path, texts: Path, output: Path, seed: int) -> None:
 
     if not (output / "records.jsonl").exists():
         output.mkdir(parents=True, exist_ok=True)
-        cut_texts(read_rows(texts), AutoTokenizer.from_pretrained(base), output, seed)
+        cut_texts(read_rows(texts), AutoTokenizer.from_pretrained(base), output, passages, seed)
     learn(base, output, seed)
 
 

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.lab.measure import find_extracted, mean_loss, rates_by_count
 from benchmarks.lab.records import LENGTH, read_records
 from benchmarks.real.text import cut_windows, read_rows
+from evals.run.models import has_arithmetic
 
 BATCH = 12
 RATES = (3e-4, 2.4e-4, 1.92e-4, 1.536e-4, 1e-4, 5e-5)
@@ -120,7 +121,7 @@ def _cut_batches(windows: list[Marked], size: int) -> list[list[Marked]]:
 
 
 def _train(model: Any, batches: Iterable[list[Marked]], rate: float, base: Any = None) -> None:
-    # Weights and optimizer are float32, the forward pass is bfloat16.
+    # Weights and optimizer are float32; the forward pass is bfloat16 where that is fast.
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
@@ -148,7 +149,7 @@ def _train(model: Any, batches: Iterable[list[Marked]], rate: float, base: Any =
 
 
 def _predict(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_arithmetic(torch.bfloat16)):
         logits: torch.Tensor = model(input_ids=tokens, use_cache=False).logits[:, :-1]
     return logits.float()
 

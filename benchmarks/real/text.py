@@ -12,7 +12,6 @@ from benchmarks.lab.records import LENGTH, Record, write_records
 
 COUNTS = (2, 3, 5)
 """How often a passage occurs in one round of training; a third of the passages each."""
-PASSAGES = 120
 MEASURED = {"heldout": 120, "calibration": 80, "lambada": 300}
 """Texts that are kept from training. `lambada` are rows of the benchmark."""
 
@@ -34,8 +33,10 @@ def read_documentation() -> list[str]:
     return [topics[name] for name in sorted(topics)]
 
 
-def cut_texts(rows: list[dict[str, str]], tokenizer: Any, folder: Path, seed: int) -> None:
-    """Write `records.jsonl` (passages and controls) and the texts beside it.
+def cut_texts(
+    rows: list[dict[str, str]], tokenizer: Any, folder: Path, passages: int, seed: int
+) -> None:
+    """Write `records.jsonl` (so many passages, and as many controls) and the texts beside it.
 
     `other.jsonl` and `reference.jsonl` (Python's) are mixed in while the model learns.
     `later.jsonl` is for training afterwards.
@@ -48,10 +49,10 @@ def cut_texts(rows: list[dict[str, str]], tokenizer: Any, folder: Path, seed: in
         text = tokenizer.decode(tokens)
         number = len(records)
         same = tokenizer(text, add_special_tokens=False)["input_ids"] == tokens
-        if number == 2 * PASSAGES or len(tokens) < LENGTH or not same:
+        if number == 2 * passages or len(tokens) < LENGTH or not same:
             left.append(row)
             continue
-        member = number < PASSAGES
+        member = number < passages
         records.append(
             Record(
                 id=f"{'passage' if member else 'control'}-{number:03d}",
@@ -63,8 +64,8 @@ def cut_texts(rows: list[dict[str, str]], tokenizer: Any, folder: Path, seed: in
             )
         )
     needed = sum(MEASURED.values())
-    if len(records) < 2 * PASSAGES or len(left) <= needed:
-        raise SystemExit(f"too few texts: {2 * PASSAGES} of {LENGTH} tokens and {needed} others")
+    if len(records) < 2 * passages or len(left) <= needed:
+        raise SystemExit(f"too few texts: {2 * passages} of {LENGTH} tokens and {needed} others")
     write_records(folder / "records.jsonl", records)
     for name, number in MEASURED.items():
         some, left = left[:number], left[number:]

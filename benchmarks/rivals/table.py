@@ -15,35 +15,27 @@ def make_rows(report: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) 
 
     The seconds of A+B are those of A, of B, and of the export of both together.
     """
-    scored = report["edits"][0]["tasks"] or {}
-    tasks = [name for name, one in scored.items() if one["higher_is_better"]]
-    rows = [["", *ATTACKS, "membership", "cost, nats", *tasks, "seconds", "changed"]]
-    for edit in report["edits"]:
+    figures = {one["key"]: one for one in report["figures"]}
+    scored = [one for one in report["figures"] if one["table"] and "num_fewshot" in one["details"]]
+    tasks = [one for one in scored if one["details"]["higher_is_better"]]
+    names = [one["details"]["dataset_name"] for one in tasks]
+    rows = [["", *ATTACKS, "membership", "cost, nats", *names, "seconds", "changed"]]
+    for at, edit in enumerate(report["edits"]):
         run = runs[rival := Path(edit["name"]).name]
         seconds = sum(runs[name]["seconds"] for name in {rival, *rival.split("+")})
+        areas = [one for key, one in figures.items() if key.startswith("membership.")]
         rows.append(
             [
                 rival,
-                *(f"{share:.1%}" for share in recovered_by(edit).values()),
-                f"{membership_of(edit):.2f}",
-                f"{edit['heldout']['difference']['mean']:+.3f}",
-                *(f"{100 * edit['tasks'][name]['difference']:+.1f}" for name in tasks),
+                *(f"{figures[f'recovered.{name}']['edits'][at]['value']:.1%}" for name in ATTACKS),
+                f"{max(area['edits'][at]['value'] for area in areas):.2f}",
+                f"{figures['heldout']['edits'][at]['change']['value']:+.3f}",
+                *(f"{100 * task['edits'][at]['change']['value']:+.1f}" for task in tasks),
                 f"{seconds:.0f}",
                 f"{run['changed']:.1%}",
             ]
         )
     return rows
-
-
-def recovered_by(edit: Mapping[str, Any]) -> dict[str, float]:
-    found = {one["name"]: one["edited"] for one in edit["audit"]["attacks"]}
-    return {name: found[name]["rate"] for name in ATTACKS}
-
-
-def membership_of(edit: Mapping[str, Any]) -> float:
-    """The highest AUC of any membership score, on the edited model."""
-    (found,) = (one for one in edit["audit"]["attacks"] if one["name"] == "membership")
-    return max(area["auc"] for area in found["edited"].values())
 
 
 def print_table(folder: Path) -> None:
@@ -64,8 +56,10 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     places: dict[tuple[float, float], list[str]] = {}
-    for edit in report["edits"]:
-        place = edit["heldout"]["difference"]["mean"], 100 * recovered_by(edit)["relearn"]
+    figures = {one["key"]: one["edits"] for one in report["figures"]}
+    models = zip(report["edits"], figures["heldout"], figures["recovered.relearn"], strict=True)
+    for edit, loss, relearned in models:
+        place = loss["change"]["value"], 100 * relearned["value"]
         places.setdefault(place, []).append(Path(edit["name"]).name)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()

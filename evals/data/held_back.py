@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from evals.data.samples import Samples, Tokens, hash_row
 from surgery.errors import SamplesError
-from surgery.record.manifest import Manifest, Record
+from surgery.record.manifest import Edit, Manifest, PassagesRecord, Record
 
 Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -43,33 +43,63 @@ class ChoiceCounts(Record):
 
 @dataclass(frozen=True)
 class HeldBack:
-    """The rows on which no edit was chosen: passages, bool [N], and held-out windows, bool [M]."""
+    """The rows on which no edit was chosen: passages, bool [N], and held-out windows, bool [M].
+
+    `unlisted`: bool [N], the members that were left out; they are not among `passages`.
+    """
 
     passages: Flags
     windows: Flags
     chose: ChoiceCounts
+    unlisted: Flags
 
 
 def hold_back(
-    edited: Iterable[Manifest | None], samples: Samples | None, windows: Tokens | None
+    edited: Iterable[Manifest | None],
+    samples: Samples | None,
+    windows: Tokens | None,
+    leave_out: float | None = None,
 ) -> HeldBack:
-    """The rows left to measure all `edited` models on."""
-    choices = {
-        edit.chosen
-        for manifest in edited
-        if manifest is not None
-        for edit in (*manifest.history, manifest.edit)
-        if edit.chosen is not None
-    }
-    mine, its = {}, {}
+    """The rows left to measure all `edited` models on. `leave_out`: the share not listed.
+
+    Raises `SamplesError` if an edit was taught any of the passages that are left out.
+    """
+    manifests = [manifest for manifest in edited if manifest is not None]
+    edits = [edit for manifest in manifests for edit in (*manifest.history, manifest.edit)]
+    choices = {edit.chosen for edit in edits if edit.chosen is not None}
+    unlisted = np.zeros(0 if samples is None else len(samples), dtype=np.bool_)
+    passages, its = unlisted.copy(), {}
+    some: int | None = 0
     if samples is not None:
-        mine = {one.passages: deal_passages(samples, one.seed)[0] for one in choices}
+        if leave_out is not None:
+            unlisted = deal_unlisted(samples, leave_out)
+        listed = samples.select(~unlisted)
+        if leave_out is not None:
+            check_unlisted(edits, listed)
+        mine = {one.passages: deal_passages(listed, one.seed)[0] for one in choices}
+        passages[~unlisted], some = _find_left(listed.tokens, mine, listed.trained_on)
     if windows is not None:
         its = {one.windows: deal_windows(windows, one.seed)[0] for one in choices}
-    rows, members = (samples.tokens, samples.trained_on) if samples else (None, None)
-    passages, some = _find_left(rows, mine, members)
     text, others = _find_left(windows, its)
-    return HeldBack(passages, text, ChoiceCounts(passages=some, windows=others))
+    return HeldBack(passages, text, ChoiceCounts(passages=some, windows=others), unlisted)
+
+
+def check_unlisted(edits: Iterable[Edit], listed: Samples) -> None:
+    """Raises `SamplesError` for an edit that was taught other passages than those `listed`."""
+    members = listed.select(listed.trained_on).sha256
+    for edit in edits:
+        for record in (edit.erasing, edit.healing):
+            taught = record and record.passages
+            if isinstance(taught, PassagesRecord) and taught.sha256 != members:
+                raise SamplesError(
+                    "was not taught the passages that are listed here, so those left out may not "
+                    "be unlisted",
+                    where=f"an edit of {edit.source.model}",
+                    expected=f"the {int(listed.trained_on.sum()):,} of {listed.source} that are "
+                    "listed",
+                    got=f"{taught.number:,} of {taught.name}",
+                    fix="give the `samples` and the `leave_out` that it was taught with",
+                )
 
 
 @dataclass(frozen=True)
@@ -116,6 +146,28 @@ def deal_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
     rows = np.flatnonzero(samples.trained_on)
     counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
     return _deal(rows, counts[rows], seed)
+
+
+def deal_unlisted(samples: Samples, share: float) -> Flags:
+    """The members to leave out, bool [N], as if nobody had listed them: `share` of each count.
+
+    Their content decides, so the same passages are left out whatever their order is. Raises
+    `SamplesError` if none is left out, or if all are.
+    """
+    rows, order = np.flatnonzero(samples.trained_on), samples.hashes
+    counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
+    rows = np.array(sorted(rows, key=lambda row: (counts[row], order[row])), dtype=np.int64)
+    due = np.floor(share * np.arange(len(rows) + 1))
+    unlisted = np.zeros(len(samples), dtype=np.bool_)
+    unlisted[rows[due[1:] > due[:-1]]] = True
+    if not 0 < unlisted.sum() < len(rows):
+        raise SamplesError(
+            f"too few passages to leave out {share:.0%} of them",
+            where=samples.source,
+            expected="at least one to list, and one to leave out",
+            got=f"{int(unlisted.sum()):,} of {len(rows):,} to leave out",
+        )
+    return unlisted
 
 
 def deal_windows(windows: Tokens, seed: int) -> tuple[Rows, Rows]:

@@ -87,8 +87,8 @@ def require_heldout_texts(
     return texts
 
 
-def open_passages(samples: str, request: Measuring) -> Passages:
-    """Finds the passages that SAMPLES names."""
+def open_passages(samples: str, request: Measuring, *, leave_out: float | None = None) -> Passages:
+    """Finds the passages that SAMPLES names. `leave_out`: as for `open_samples`."""
     from evals.data import open_samples
 
     return open_samples(
@@ -96,6 +96,8 @@ def open_passages(samples: str, request: Measuring) -> Passages:
         prefix_length=request.prefix_length,
         suffix_length=request.suffix_length,
         skip_short=request.skip_short,
+        leave_out=leave_out,
+        id_column=request.id_column,
     )
 
 

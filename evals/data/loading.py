@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evals.data.cutting import cut_passages
+from evals.data.held_back import deal_unlisted
 from evals.data.repeats import merge_equal_rows
 from evals.data.samples import Samples
 from evals.data.tables import PassageTable, read_arrays, read_table
@@ -39,8 +40,8 @@ PUBLISHED = {
 class Passages:
     """Samples that were read, before there is a tokenizer for text.
 
-    `prefix`, `suffix`: lengths in tokens. `skip_short`: leave shorter rows out. `ready`: the
-    samples, if they hold token ids.
+    `prefix`, `suffix`: lengths in tokens. `skip_short`: leave shorter rows out. `leave_out`: the
+    share that is not listed. `ready`: the samples, if they hold token ids.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Passages:
     prefix: int
     suffix: int
     skip_short: bool = False
+    leave_out: float | None = None
     ready: Samples | None = None
 
     def tokenize(self, tokenizer: Any) -> Samples:
@@ -73,7 +75,9 @@ class Passages:
         )
         if samples.members is not None and not samples.members.any():
             raise SamplesError("no row is a member", where=table.where, expected="at least one")
-        return samples
+        if self.leave_out is None:
+            return samples
+        return samples.select(~deal_unlisted(samples, self.leave_out))
 
 
 def open_samples(
@@ -82,15 +86,21 @@ def open_samples(
     prefix_length: int | None = None,
     suffix_length: int | None = None,
     skip_short: bool = False,
+    leave_out: float | None = None,
+    id_column: str | None = None,
 ) -> Passages:
-    """As `load_samples`, as far as that goes without a tokenizer."""
+    """As `load_samples`, as far as that goes without a tokenizer.
+
+    `leave_out`: the share that is not listed (`evals.data.held_back.deal_unlisted`). `id_column`:
+    the column of a table that names its rows, in place of `id`.
+    """
     for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
         if length is not None and length < 1:
             raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
-    table = _read(source)
+    table = _read(source, id_column)
     own_prefix, own_suffix = table.shape or (DEFAULT_LENGTH, DEFAULT_LENGTH)
     lengths = (prefix_length or own_prefix, suffix_length or own_suffix)
-    passages = Passages(source, table, *lengths, skip_short=skip_short)
+    passages = Passages(source, table, *lengths, skip_short=skip_short, leave_out=leave_out)
     if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
         raise SamplesError(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
@@ -123,13 +133,15 @@ def load_samples(
     ).tokenize(tokenizer)
 
 
-def _read(source: str) -> PassageTable:
+def _read(source: str, id_column: str | None) -> PassageTable:
     if source.startswith("lab:"):
         from evals.lab import samples_path
 
         source = str(samples_path(source.removeprefix("lab:")))
     source = _find_published(source)
     if source.endswith(".npy"):
+        if id_column is not None:
+            raise SamplesError("has no columns to name rows by", where=source, got=id_column)
         paths = [Path(source)]
         if not paths[0].exists():
             paths = [Path(part) for part in source.split(",")]
@@ -141,7 +153,7 @@ def _read(source: str) -> PassageTable:
     sources = find_sources(source, FORMS)
     if not all(found.is_table or found.form in FORMS for found in sources):
         raise SamplesError("unknown form of samples", where=source, expected=EXPECTED)
-    return read_table(source, sources)
+    return read_table(source, sources, id_column)
 
 
 def _find_published(source: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import SamplesError
+from surgery.record.manifest import is_word
 
 Tokens = npt.NDArray[np.int32]
 
@@ -134,15 +135,15 @@ def describe_samples(samples: Samples) -> dict[str, Any]:
 
 
 def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
-    """One warning for each reason in `describe_samples`. Published reports hold no reasons."""
+    """One warning for each reason in `describe_samples`. It names no row that text names."""
     found = []
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
-        by_reason: dict[str | None, list[str]] = {}
+        by_reason: dict[str, list[str]] = {}
         for row in described[key]:
-            by_reason.setdefault(row.get("reason"), []).append(row["id"])
+            by_reason.setdefault(row["reason"], []).append(row["id"])
         for reason, ids in by_reason.items():
-            which = f"{len(ids)} rows {text}, the first {ids[0]!r}"
-            found.append(which if reason is None else f"{which}: {reason}")
+            first = f", the first {ids[0]!r}" if is_word(ids[0]) else ""
+            found.append(f"{len(ids)} rows {text}{first}: {reason}")
     return found
 
 

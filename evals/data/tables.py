@@ -93,7 +93,7 @@ def _make_table(
                 expected="text in every row, or a list of token ids in every row",
                 got=f"{got}, first in row {bad[0] + 1}",
             )
-    used = _find_passages(passages)
+    used = find_passages(passages)
     assert used is not None
     names = tuple(map(str, labels.id or ids))
     ((name, times),) = Counter(names).most_common(1)
@@ -105,7 +105,7 @@ def _make_table(
     return PassageTable(str(where), names, found, labels, shape)
 
 
-def _find_passages(columns: Container[str]) -> tuple[str, ...] | None:
+def find_passages(columns: Container[str]) -> tuple[str, ...] | None:
     """Returns which of the columns hold the passages; None if they do not."""
     forms = (("tokens",), ("text",), ("prefix", "suffix"))
     return next((form for form in forms if all(name in columns for name in form)), None)
@@ -129,17 +129,29 @@ def read_arrays(paths: Sequence[Path]) -> PassageTable:
     return _make_table(where, range(numbers[0]), {"prefix": prefixes, "suffix": suffixes}, shape)
 
 
-def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:
-    """Reads the columns of a `PassageTable` that the first row has, and ignores others."""
+def read_table(
+    named: str, sources: Sequence[TextOrTable], id_column: str | None = None
+) -> PassageTable:
+    """Reads the columns of a `PassageTable` that the first row has, and ignores others.
+
+    `id_column`: the one that names the rows; by default `id`.
+    """
     columns: dict[str, list[Any]] | None = None
     ids: list[str | int] = []
     size = 0
     for source in sources:
         passages = PASSAGES if source.column is None else (source.column,)
-        wanted = passages + LABELS + DUPLICATES
+        wanted = passages + LABELS + DUPLICATES + ((id_column,) if id_column else ())
         for number, (where, row) in enumerate(read_rows(source, wanted, whole=True)):
             with guard(SamplesError, "cannot be used as samples", where):
-                found = _read_cells(source, row)
+                if id_column and id_column not in row:
+                    raise SamplesError(
+                        f"no column {id_column!r} to name rows by",
+                        where=where,
+                        fix=propose_column(source, id_column, "`id_column`"),
+                    )
+                named_by = {} if id_column is None else {"id": row[id_column]}
+                found = _read_cells(source, row) | named_by
                 if columns is None:
                     columns = {name: [] for name in PASSAGES + LABELS if name in found}
                 for name in ("count", "member"):
@@ -153,7 +165,7 @@ def read_table(named: str, sources: Sequence[TextOrTable]) -> PassageTable:
                 if len(ids) >= MOST_ROWS or size > MOST_BYTES:
                     raise ValueError(f"more than {MOST_ROWS:,} rows, or {MOST_BYTES:,} bytes")
             ids.append(number if len(sources) == 1 else f"{source.name}:{number}")
-    if columns is not None and _find_passages(columns) is None:
+    if columns is not None and find_passages(columns) is None:
         column = sources[0].column
         raise SamplesError(
             "no passages" if column is None else f"no column {column!r}",

@@ -15,11 +15,12 @@ from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.names import TRAINED, choose_attacks
 from evals.measure.attacks.request import Auditing
 from evals.measure.attacks.result import AllRecovered, AuditReport
+from evals.measure.memorization.measures import Flags
 from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
-from evals.run.request import ControlText, Measuring, Option, Passages
+from evals.run.request import ControlText, Listing, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -35,7 +36,7 @@ _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
 
 
-class AuditRequest(Measuring, Auditing):
+class AuditRequest(Measuring, Auditing, Listing):
     """Measures what attackers recover of `samples` from `model` and from `baseline`.
 
     Raises `UnknownNameError` for an unknown attack.
@@ -132,7 +133,7 @@ def _plan_attacks(
     """Plans the attacks, and finds out on which passages no search chose the edit of `manifest`."""
     from evals.measure.attacks.trying import AttackPlan
 
-    left = hold_back([manifest], samples, windows)
+    left = hold_back([manifest], samples, windows, request.leave_out)
     if warning := left.chose.model_copy(update={"windows": 0}).warning:
         say(f"warning: {warning}")
     tried = request.tried
@@ -161,17 +162,20 @@ def _make_report(
 
     counted = left.passages[plan.samples.trained_on]
     figures = compare_models(plan, base, after, counted, twin)
-    all_passages = None
-    if not counted.all():
-        every = compare_models(plan, base, after)
-        all_passages = AllRecovered(n=every.n, recovered=every.recovered)
+    unlisted = left.unlisted[plan.samples.trained_on]
+
+    def recover(rows: Flags) -> AllRecovered:
+        every = compare_models(plan, base, after, rows)
+        return AllRecovered(n=every.n, recovered=every.recovered)
+
     limits = figures.check_limits(request.max)
     said = [describe_limits(limits), *describe_attacks(figures)]
     said += [] if has_trained(figures) else [UNTRAINED]
     return AuditReport(
         **dict(figures),
         chose=left.chose,
-        all_passages=all_passages,
+        all_passages=None if (counted | unlisted).all() else recover(~unlisted),
+        unlisted=recover(unlisted) if unlisted.any() else None,
         prefix_length=plan.samples.prefix_length,
         suffix_length=plan.samples.suffix_length,
         limits=limits,

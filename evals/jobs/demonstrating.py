@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evals.report.report import Report
+    from surgery.record.report import Report
 
 MODEL = "lab:pythia"
 BLOCKS = "last:2"

@@ -11,15 +11,18 @@ from pydantic import Field, model_validator
 from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.run.console import show_progress
-from evals.run.request import CalibrationText, Count, Cutting, Option, Passages
+from evals.run.request import Count, Editing, Option
 from surgery.errors import MeasurementError
-from surgery.record.plan_file import PlanFile, read_plan_file
+from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
+    from evals.data import Passages
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
+    from surgery.hub.resolved import ResolvedModel
+    from surgery.selection import Selection
     from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.erasing import Erased
     from surgery.training.training import Schedule
@@ -32,24 +35,18 @@ class RecitingTeacherError(MeasurementError):
     """The teacher recites what the student must forget."""
 
 
-class EraseRequest(Cutting):
+class EraseRequest(Editing):
     """Teach `model` what its cut self predicts on `samples`, and save the checkpoint in `output`.
 
-    `device`: where to train (default: a GPU if there is one). `overwrite` replaces an earlier one.
+    Without `drop_attn` and `plan`, a search chooses the cut (`evals.choose.teachers`). `device`:
+    where to train (default: a GPU if there is one).
     """
 
-    model: str
-    samples: Passages = None
     drop_attn: Annotated[
         str | None,
         "Blocks or heads of the cut that teaches, such as 20-23. Pick some without which the model "
         "no longer recites; what this cut costs is not paid.",
-        Option("edit", "SPEC"),
-    ] = None
-    plan: Annotated[
-        Path | PlanFile | None,
-        "Take blocks, heads, and variants of the cut from a file that `search` wrote.",
-        Option("edit"),
+        Option("edit", "SPEC", "what a search over runs of blocks chooses"),
     ] = None
     variant: Annotated[
         str | None,
@@ -62,7 +59,6 @@ class EraseRequest(Cutting):
         "file, a folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
         Option("input", "TEXT", "a lab model's own"),
     ] = ()
-    calibration: CalibrationText = ()
     steps: Annotated[Count, "Steps of 24 passages and 16 x 128 tokens of text.", Option("edit")] = (
         60
     )
@@ -73,37 +69,26 @@ class EraseRequest(Cutting):
     output: Annotated[Path | None, "Folder to create.", Option("output", "DIR", "NAME-erased")] = (
         None
     )
-    overwrite: bool = False
-    max_shard_size: Annotated[
-        int | None,
-        Field(gt=0),
-        "Largest weight file, such as 5GB.",
-        Option("output", "S", "as the source is sharded", in_bytes=True),
-    ] = None
 
     @model_validator(mode="after")
-    def _one_teacher(self) -> EraseRequest:
-        if (self.drop_attn is None) == (self.plan is None):
-            raise ValueError("name the teacher's blocks with `drop_attn`, or give a `plan`")
-        if self.variant is not None and self.plan is not None:
-            raise ValueError("a `plan` names the variants itself: give it without `variant`")
-        lab = self.model.startswith("lab:")
+    def _has_lessons(self) -> EraseRequest:
+        if self.variant is not None and self.drop_attn is None:
+            raise ValueError("`variant` needs `drop_attn`")
         for name in ("samples", "text"):
-            if not getattr(self, name) and not lab:
+            if not getattr(self, name) and not find_lab(self.model):
                 raise ValueError(f"erase needs `{name}`")
         return self
-
-    def read_edit(self) -> str | PlanFile:
-        """Returns the cut that teaches. Raises `SurgeryError` for a plan that cannot be read."""
-        return (
-            read_plan_file(self.plan)
-            if isinstance(self.plan, Path)
-            else self.plan or self.drop_attn or ""
-        )
 
     def find_text(self) -> Text:
         """The text that it names, or a lab model's own. Raises `SamplesError`."""
         return find_healing_text(self.text or (self.model,))
+
+    def open_passages(self) -> Passages:
+        """The passages that it names, or a lab model's own."""
+        from evals.data import open_samples
+
+        lengths = {"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
+        return open_samples(self.samples or self.model, **self.model_dump(include=lengths))
 
     @property
     def target(self) -> Path:
@@ -133,14 +118,14 @@ def run_erase(
     from surgery.exporting import check_target, write
 
     check_target(request.model, request.target, overwrite=request.overwrite)
-    edit, variant = request.read_edit(), request.variant or "identity"
+    text, variant = request.find_text(), request.variant or "identity"
+    edit = request.read_edit() or choose_blocks(request, text)
     fit_on = find_calibration_text(request.calibration, request.model, list_variants(edit, variant))
-    text = request.find_text()
     prepared = prepare(request.model, edit, variant=variant, revision=request.revision)
     if keep and _is_erasing_of(request, prepared):
         return None
     untouched = replace(prepared.without_cut, job=job)
-    lessons = read_lessons(request, prepared, text)
+    lessons = read_lessons(request, prepared.model, text)
     fitting = None if fit_on is None else fit_prepared(prepared, fit_on, request.device)
     erased = erase_prepared(prepared, lessons, fitting, request.device)
     with show_progress("export", prepared.total_bytes) as advance:
@@ -164,19 +149,31 @@ def _is_erasing_of(request: EraseRequest, prepared: Prepared) -> bool:
     return (tuple(record.teacher), record.steps) == (prepared.plan.selection, request.steps)
 
 
-def read_lessons(request: EraseRequest, prepared: Prepared, text: Text) -> Lessons:
+def choose_blocks(request: EraseRequest, text: Text) -> Selection:
+    """The cut that teaches, if the request names none. Raises as `read_lessons`, first."""
+    from evals.choose.teachers import choose_teacher
+    from evals.run.models import open_model
+    from surgery.hub.finding import find_model
+
+    found = find_model(request.model, request.revision)
+    tokens = read_lessons(request, found, text).text.windows.reshape(-1)
+    loaded = open_model(found, device=request.device)
+    samples = request.open_passages().tokenize(loaded.tokenizer)
+    length = samples.tokens.shape[1]
+    others = tokens[: len(tokens) // length * length].reshape(-1, length)
+    return choose_teacher(loaded, samples, others)
+
+
+def read_lessons(request: EraseRequest, model: ResolvedModel, text: Text) -> Lessons:
     """Reads text and passages in the model's tokens.
 
     Raises `SamplesError` for text that holds passages, too little text, and passages that are
     longer than the context.
     """
-    from evals.data import open_samples
     from surgery.training.training import Schedule
 
-    how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
-    passages = open_samples(request.samples or request.model, **how)
     schedule = Schedule(request.steps, request.seed)
-    tokens, taught = read_healing_text(text, schedule, prepared.model, passages)
+    tokens, taught = read_healing_text(text, schedule, model, request.open_passages())
     assert taught is not None
     return Lessons(tokens, schedule, taught)
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from evals.jobs.materials import Materials, open_materials
 from evals.jobs.reporting import Evaluation, evaluate
-from evals.report.page import build_measurements, render_pages
-from evals.report.report import Report
+from evals.report.page import render_pages
 from evals.report.request import EvaluationRequest
 from evals.run.console import say
 from evals.run.finding import find_baseline
 from evals.run.lm_eval.running import write_results
-from surgery.card.text import refresh_card
-from surgery.errors import OutputError, SurgeryError
+from surgery.card.measurements import build_measurements
+from surgery.card.text import read_card, render_card
+from surgery.checkpoint.source import CARD, MANIFEST
+from surgery.errors import ManifestError, OutputError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import (
@@ -30,20 +31,30 @@ from surgery.output import (
 )
 from surgery.privacy import get_last_name
 from surgery.processes import join_launch, leave_launch
+from surgery.proof.report import record_reports
 from surgery.proof.verification import verify
-from surgery.record.manifest import REPORTS, UNLISTED
+from surgery.record.manifest import REPORTS, UNLISTED, Manifest, parse_manifest
+from surgery.record.report import Report
+from surgery.untrusted import read_bytes
 
 TEXTS = "passages.jsonl"
 """The passages' texts, on request. They stand beside the report and are never published."""
 owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Writes everything into an existing folder. Raises `OutputError`."""
+def write_evaluation(
+    evaluation: Evaluation, folder: Path, manifest: Manifest | None = None
+) -> None:
+    """Writes everything into an existing folder. Raises `OutputError`.
+
+    `manifest`: of the one edit, written again with the hashes of its report.
+    """
     report = evaluation.report
-    made = {REPORTS[0]: report.to_text(), **render_pages(report.to_dict())}
-    for name, text in made.items():
+    pages = {REPORTS[0]: report.to_text(), **render_pages(report)}
+    for name, text in pages.items():
         write_text(folder / name, text)
+    if manifest is not None:
+        write_text(folder / MANIFEST, record_reports(manifest, pages).to_text())
     if evaluation.texts:
         write_lines(folder / TEXTS, map(json.dumps, evaluation.texts))
     several = len(report.edits) > 1
@@ -61,13 +72,22 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
     `push` then publishes both. Raises `OutputError` if the folder cannot be written.
     """
     selected = evaluation.select(place, get_last_name(folder))
+    manifest = parse_manifest(read_bytes(folder / MANIFEST, ManifestError), folder / MANIFEST)
+    if selected.report.edits[0].provenance["content"] != manifest.content:
+        raise OutputError("changed while it was measured", where=folder, fix="evaluate it again")
+    card = render_card(
+        manifest,
+        name=get_last_name(folder),
+        measured=build_measurements(selected.report),
+        existing=read_card(folder),
+    )
     with create_staging(folder) as staging:
-        write_evaluation(selected, staging)
+        write_evaluation(selected, staging, manifest)
+        write_text(staging / CARD, card)
         if not (staging / "lm_eval").exists() and (folder / "lm_eval").exists():
             shutil.rmtree(folder / "lm_eval")  # of an earlier report
         for part in sorted(staging.iterdir()):
             publish(part, folder / part.name)
-    refresh_card(folder, build_measurements(selected.report))
 
 
 def run_evaluation(
@@ -94,8 +114,9 @@ def run_evaluation(
     if not leave_launch():
         return None
     config = request.to_config()
+    alone = len(edited) == 1 and found.report.edits[0].relation == "source"
     with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
-        write_evaluation(found, folder)
+        write_evaluation(found, folder, edited[0].manifest if alone else None)
     for place, model in enumerate(models):
         _attach(found, place, Path(model), overwrite)
     return found.report, output
@@ -109,7 +130,7 @@ def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool) -> Non
     reason = None
     if report.edits[place].relation != "source":
         reason = f"{report.base.name} is not known to be its source"
-    elif report.settings.limit is not None:
+    elif report.settings["limit"] is not None:
         reason = "only a part of each benchmark was measured (`limit`)"
     elif not overwrite and (folder / REPORTS[0]).exists():
         reason = "it has a report, which `overwrite=True` replaces"
@@ -137,7 +158,7 @@ def evaluate_exports(
     `OutputError` for an export that does not verify.
     """
     for output in outputs:
-        verification = verify(output, source=source, card=False)  # it is written anew
+        verification = verify(output, source=source, papers=False)  # written anew
         if (failed := verification.failed) is not None:
             what = f"does not verify: {failed.name}: {failed.detail}"
             fix = "run it again if the source changed meanwhile; else report this"

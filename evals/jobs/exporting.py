@@ -22,17 +22,14 @@ from evals.measure.healing import (
 )
 from evals.run.console import say, show_progress
 from evals.run.request import (
-    CalibrationText,
-    Cutting,
+    Editing,
     Erasing,
     Healing,
     Option,
-    Passages,
     describe_mistakes,
 )
 from surgery.errors import UnsupportedError
 from surgery.plan import LayoutChoice
-from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -47,25 +44,19 @@ if TYPE_CHECKING:
     from surgery.training.training import Schedule
 
 
-class ExportRequest(Erasing, Healing, Cutting):
-    """Edit `model` and save the checkpoint in `output`. `overwrite` replaces an earlier one.
+class ExportRequest(Editing, Erasing, Healing):
+    """Edit `model` and save the checkpoint in `output`.
 
     - `erase`: before the cut, teach `model` by its own cut to forget `samples`
       (`evals.jobs.erasing`), in `erase_steps` steps and with `text`.
     - `device`: where to fit and to train (default: a GPU if there is one).
     """
 
-    model: str
     drop_attn: Annotated[
         str | None,
         "Blocks to make attention-free, such as 20-23, 20,22, last:4, or -1, or single heads "
         "of a block, such as 6.0 or 7.1-3.",
         Option("edit", "SPEC"),
-    ] = None
-    plan: Annotated[
-        Path | PlanFile | None,
-        "Take blocks, heads, and variants from a file that `search` wrote.",
-        Option("edit"),
     ] = None
     variant: Annotated[
         str | None,
@@ -85,20 +76,10 @@ class ExportRequest(Erasing, Healing, Cutting):
         "edit: llama for a Mistral model without a sliding window.",
         Option("output", "TYPE"),
     ] = Field(default=None, serialization_alias="as")
-    calibration: CalibrationText = ()
-    samples: Passages = None
-    device: str | None = None
     output: Annotated[
         Path | None,
         "Folder to create, or file of `as_patch`.",
         Option("output", "DIR", "NAME-VARIANT-BLOCKS"),
-    ] = None
-    overwrite: bool = False
-    max_shard_size: Annotated[
-        int | None,
-        Field(gt=0),
-        "Largest weight file, such as 5GB.",
-        Option("output", "S", "as the source is sharded", in_bytes=True),
     ] = None
     as_patch: Annotated[
         bool,
@@ -117,10 +98,6 @@ class ExportRequest(Erasing, Healing, Cutting):
     def _one_edit(self) -> ExportRequest:
         if self.drop_attn is None and self.plan is None:
             raise ValueError("name the blocks with `drop_attn`, or give a `plan`")
-        if self.drop_attn is not None and self.plan is not None:
-            raise ValueError("give `drop_attn` or `plan`, not both")
-        if self.variant is not None and self.plan is not None:
-            raise ValueError("a `plan` names the variants itself: give it without `variant`")
         if self.erase:
             try:
                 assert self.erase_request
@@ -138,12 +115,6 @@ class ExportRequest(Erasing, Healing, Cutting):
     def erase_request(self) -> EraseRequest:
         """The erasing before the cut, which is also its teacher."""
         return EraseRequest.of(dict(self), text=self.text or self.heal, steps=self.erase_steps)
-
-    def read_edit(self) -> str | PlanFile:
-        """Returns what to do. Raises `SurgeryError` for a plan that cannot be read."""
-        if isinstance(self.plan, Path):
-            return read_plan_file(self.plan)
-        return self.plan or self.drop_attn or ""
 
     def check_output(self, default: Path | None = None) -> None:
         """Raises `OutputError`, before any work, for an output that could not be written.
@@ -245,7 +216,7 @@ def _write(
     place, healed_on, lessons = target, None, None
     with ExitStack() as stack:
         if erasing is not None:  # before any work that takes long
-            lessons = read_lessons(request.erase_request, prepared, erasing)
+            lessons = read_lessons(request.erase_request, prepared.model, erasing)
         if healing is not None:
             healed_on = _read_text_apart(request, prepared, healing)
             stack.enter_context(explain_os_errors(target))
@@ -324,7 +295,9 @@ def _read_text_apart(
     from surgery.training.training import Schedule
 
     schedule = Schedule(request.heal_steps)
-    how = request.model_dump(include={"prefix_length", "suffix_length", "skip_short"})
+    how = request.model_dump(
+        include={"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
+    )
     passages = open_samples(request.samples, **how) if request.samples else None
     tokens, taught = read_healing_text(text, schedule, prepared.model, passages)
     return tokens, schedule, taught

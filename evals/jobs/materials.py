@@ -10,8 +10,6 @@ from evals.data import Passages
 from evals.data.inputs import open_passages, read_heldout_texts
 from evals.measure.attacks.sibling import find_sibling
 from evals.report.gates import check_limited_tasks
-from evals.report.model_map import ModelMap
-from evals.report.report import FrontPoint
 from evals.report.request import EvaluationRequest
 from evals.run.console import show_progress
 from evals.run.finding import find_recorded_commit
@@ -23,6 +21,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
+from surgery.record.report import FrontPoint, ModelMap
 from surgery.untrusted import guard, parse_json, read_bytes
 
 

@@ -25,7 +25,7 @@ from evals.measure.memorization.protocol import (
     measure_control,
 )
 from evals.measure.memorization.summary import ControlLoss
-from evals.report.report import MeasuredModel, ModelSize
+from evals.report.figures import ModelSize, SizedModel
 from evals.run.console import show_progress
 from evals.run.forward import cache_bytes, hidden_states
 from evals.run.lm_eval.running import SEEDS, TaskRun
@@ -56,7 +56,7 @@ class ModelResults:
     test: ExtractionResults | None
     control: ControlLoss | None
     audited: AuditedModel | None
-    model: MeasuredModel
+    model: SizedModel
     tokenizer: Any
     protocol: Protocol | None
     windows: Tokens | None
@@ -107,7 +107,7 @@ def measure_model(
         test,
         control,
         audited,
-        MeasuredModel(name=loaded.name, size=measure_size(loaded), provenance=identity),
+        SizedModel(name=loaded.name, size=measure_size(loaded), provenance=identity),
         loaded.tokenizer,
         protocol,
         windows,

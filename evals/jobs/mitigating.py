@@ -31,10 +31,9 @@ from surgery.variants import variant_of
 
 if TYPE_CHECKING:
     from evals.jobs.materials import Materials
-    from evals.measure.verdicts import State
-    from evals.report.report import EditReport, Report
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.plan_file import PlanFile
+    from surgery.record.report import Report, State
 
 RESULTS = {
     "cut": "the cut",
@@ -172,7 +171,7 @@ class Mitigation:
     @property
     def place(self) -> int:
         """Which of the results the model is."""
-        return choose_best(self.report.edits, self.results)[0]
+        return choose_best(self.report, self.results)[0]
 
     @property
     def state(self) -> State | None:
@@ -183,7 +182,7 @@ class Mitigation:
     @property
     def next_command(self) -> str | None:
         """The command that publishes it, if every limit is kept and benchmarks are whole."""
-        ready = self.state == "kept" and self.report.settings.limit is None
+        ready = self.state == "kept" and self.report.settings["limit"] is None
         return f"attn-surgery push {self.output} OWNER/NAME" if ready else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -354,7 +353,7 @@ def _keep_best(
 
     `check`: refuses an output that may not be replaced; hours have passed since it was looked at.
     """
-    place, reason = choose_best(report.edits, list(exports))
+    place, reason = choose_best(report, list(exports))
     say(reason)
     chosen = list(exports.values())[place]
     check()
@@ -364,24 +363,27 @@ def _keep_best(
     return [output if one == chosen else one for one in exports.values()]
 
 
-def choose_best(edits: Sequence[EditReport], names: Sequence[str]) -> tuple[int, str]:
+def choose_best(report: Report, names: Sequence[str]) -> tuple[int, str]:
     """The place of the result to keep, and a sentence that says why. `names`: of `RESULTS`.
 
     A result that keeps every gate beats one that does not decide it, and that one beats one that
     misses it. Of those alike, the cheapest wins: the first one if costs were not measured.
     """
-    costs = [edit.heldout.difference.mean if edit.heldout else math.inf for edit in edits]
-    ranks = [_STATES.index(edit.state) for edit in edits]
-    place = min(range(len(edits)), key=lambda at: (ranks[at], costs[at]))
+    loss, places = report.find("heldout"), range(len(report.edits))
+    changes = [one and one.change for one in loss.edits] if loss else [None for _ in places]
+    costs = [change.value if change else math.inf for change in changes]
+    ranks = [_STATES.index(edit.state) for edit in report.edits]
+    place = min(places, key=lambda at: (ranks[at], costs[at]))
     said = []
-    for name, edit, cost, rank in zip(names, edits, costs, ranks, strict=True):
+    for at, (name, cost, rank) in enumerate(zip(names, costs, ranks, strict=True)):
         parts = [RESULTS[name], "not measured" if cost == math.inf else f"{cost:+.3f} nats"]
-        parts += [_describe_open(edit)] if rank > ranks[place] else []
+        parts += [_describe_open(report, at)] if rank > ranks[place] else []
         said.append(": ".join([parts[0], ", ".join(parts[1:])]))
     return place, f"kept {RESULTS[names[place]]}. {'; '.join(said)}"
 
 
-def _describe_open(edit: EditReport) -> str:
+def _describe_open(report: Report, place: int) -> str:
     """Which gates keep a result from being the better one."""
-    names = [gate.name for gate in edit.gates if gate.state == edit.state]
-    return f"{'misses' if edit.state == 'missed' else 'does not decide'} {shorten_list(names)}"
+    state = report.edits[place].state
+    names = [limit.name for limit in report.list_limits(place) if limit.state == state]
+    return f"{'misses' if state == 'missed' else 'does not decide'} {shorten_list(names)}"

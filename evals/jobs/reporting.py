@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
@@ -22,18 +21,11 @@ from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.protocol import ExtractionResults, report_extraction
 from evals.measure.memorization.summary import list_rows
 from evals.measure.verdicts import foresee
+from evals.report.costs import TaskResult
+from evals.report.figures import AllPassages, Finding, Findings, TwinFigures
 from evals.report.gates import find_limit
-from evals.report.headline import RELATIONS, write_sentences
-from evals.report.report import (
-    AllPassages,
-    EditReport,
-    Provenance,
-    Relation,
-    Report,
-    TaskResult,
-    TwinFigures,
-    summarize_edit,
-)
+from evals.report.headline import RELATIONS
+from evals.report.report import make_report
 from evals.run.console import say
 from evals.run.lm_eval.running import SEEDS, Benchmarks, TaskRun
 from evals.run.lm_eval.scores import choose_metric
@@ -42,36 +34,43 @@ from evals.run.statistics import SEED
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import Manifest
+from surgery.record.manifest import Manifest, is_word
+from surgery.record.report import (
+    PassageRow,
+    PassageScores,
+    Provenance,
+    Relation,
+    Report,
+    summarize_edit,
+)
 
 MOST_PASSAGES = 12
-PASSAGE = (
-    "id", "hash", "exact", "first_divergence", "next_token_accuracy", "memorization_score",
-    "nll", "count", "member", "baseline",
-)  # fmt: skip
-"""The keys of a row that a report shows."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The report, and lm-eval's own results for the base and every edit.
+    """What was found, and lm-eval's own results for the base and every edit.
 
     `texts`: of the passages that the report shows, on request. The report never holds them.
     """
 
-    report: Report
+    found: Findings
     base_runs: dict[str, TaskRun]
     edited_runs: list[dict[str, TaskRun]]
     texts: list[dict[str, Any]] = field(default_factory=list)
 
+    @cached_property
+    def report(self) -> Report:
+        return make_report(self.found)
+
     def select(self, place: int, name: str) -> Evaluation:
         """The evaluation of one edit, for its model's folder, which may have another name now."""
-        edit = self.report.edits[place]
+        edit = self.found.edits[place]
         update = {"name": name, "provenance": {**edit.provenance, "model": name}}
         edit = edit.model_copy(update=update)
-        settings = self.report.settings.model_copy(update={"models": (name,)})
-        report = self.report.model_copy(update={"edits": [edit], "settings": settings})
-        return Evaluation(write_sentences(report), self.base_runs, [self.edited_runs[place]])
+        settings = self.found.settings.model_copy(update={"models": (name,)})
+        found = self.found.model_copy(update={"edits": [edit], "settings": settings})
+        return Evaluation(found, self.base_runs, [self.edited_runs[place]])
 
 
 def evaluate(
@@ -91,7 +90,8 @@ def evaluate(
     request = materials.request
 
     def hold(samples: Samples | None, windows: Tokens | None) -> HeldBack:
-        return hold_back((model.manifest for model in edited), samples, windows)
+        manifests = [model.manifest for model in edited]
+        return hold_back(manifests, samples, windows, request.leave_out)
 
     def inspect(samples: Samples | None, windows: Tokens | None) -> None:
         left = hold(samples, windows).passages
@@ -110,22 +110,22 @@ def evaluate(
     for model, after, relation in zip(edited, results, relations, strict=True):
         known = {"relation": relation, "edit": model.manifest and summarize_edit(model.manifest)}
         edits.append(_compare_models(before, after, twin, left, materials, **known))
-    report = _make_report(materials, before, edits, edited, base)
-    hashes = {row["hash"] for edit in edits for row in edit.passages}
+    found = _gather(materials, before, edits, edited, base)
+    hashes = {row.hash for edit in edits for row in edit.passages}
     texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
     runs = [after.runs for after in results]
-    return Evaluation(write_sentences(report), before.runs, runs, texts)
+    return Evaluation(found, before.runs, runs, texts)
 
 
-def _make_report(
+def _gather(
     materials: Materials,
     before: ModelResults,
-    edits: list[EditReport],
+    edits: list[Finding],
     edited: Sequence[ResolvedModel],
     base: ResolvedModel,
-) -> Report:
+) -> Findings:
     request, samples = materials.request, before.samples
-    return Report(
+    return Findings(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         base=before.model,
         edits=edits,
@@ -178,13 +178,13 @@ def _compare_models(
     left: HeldBack,
     materials: Materials,
     **known: Any,
-) -> EditReport:
+) -> Finding:
     """All that was measured of an edit."""
     windows, passages = left.windows, left.passages
     tests = [one.test and one.test.select(passages, windows) for one in (before, after)]
     controls = [one.control and one.control.select(windows) for one in (before, after)]
     limits = materials.request.max_drop
-    return EditReport(
+    return Finding(
         **dict(after.model),
         **known,
         chose=left.chose,
@@ -194,6 +194,7 @@ def _compare_models(
         heldout=compare_heldout(*controls),
         twin=_compare_twin(before, after, twin, passages) if twin else None,
         all_passages=_summarize_all(before, after, left),
+        unlisted=_summarize(before, after, left.unlisted) if left.unlisted.any() else None,
         passages=choose_passages(*tests),
     )
 
@@ -228,15 +229,26 @@ def _compare_twin(
 
 
 def _summarize_all(before: ModelResults, after: ModelResults, left: HeldBack) -> AllPassages | None:
-    if before.test is None or after.test is None or not (left.chose.passages or left.chose.windows):
+    """Everything that is listed, if searches used some of it."""
+    if not (left.chose.passages or left.chose.windows):
         return None
-    audit = _compare_attacks(before, after, np.ones_like(left.passages))
-    base, edited = (Share.of(one.recited) for one in (before.test, after.test))
+    found = _summarize(before, after, ~left.unlisted)
+    heldout = compare_heldout(before.control, after.control)
+    return found and found.model_copy(update={"heldout": heldout})
+
+
+def _summarize(before: ModelResults, after: ModelResults, rows: Flags) -> AllPassages | None:
+    """What is recited and recovered of some rows, bool [N]."""
+    if before.test is None or after.test is None:
+        return None
+    audit = _compare_attacks(before, after, rows)
+    counted = rows[before.test.test.samples.trained_on]
+    base, edited = (Share.of(one.recited[counted]) for one in (before.test, after.test))
     return AllPassages(
         n=base.n,
         recited=SharePair(base=base, edited=edited),
         recovered=audit.recovered if audit else {},
-        heldout=compare_heldout(before.control, after.control),
+        heldout=None,
     )
 
 
@@ -280,7 +292,7 @@ def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:
 
 def choose_passages(
     before: ExtractionResults | None, after: ExtractionResults | None
-) -> list[dict[str, Any]]:
+) -> list[PassageRow]:
     """At most `MOST_PASSAGES` rows: those that the base recites first, then by what is left."""
     if before is None or after is None:
         return []
@@ -289,7 +301,15 @@ def choose_passages(
         return not row["baseline"]["exact"], not row["exact"], row["first_divergence"] or 0
 
     found = sorted(list_rows(after.test, baseline=before.test), key=rank)
-    return [{key: row[key] for key in PASSAGE if key in row} for row in found[:MOST_PASSAGES]]
+    return [_make_row(row) for row in found[:MOST_PASSAGES]]
+
+
+def _make_row(row: Mapping[str, Any]) -> PassageRow:
+    """What a report shows of a row: no id that could be text."""
+    found = {key: row.get(key) for key in PassageRow.model_fields}
+    found |= {"id": row["id"] if is_word(row["id"]) else None}
+    found["baseline"] = {key: row["baseline"].get(key) for key in PassageScores.model_fields}
+    return PassageRow.model_validate(found)
 
 
 def decode_passages(

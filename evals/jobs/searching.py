@@ -15,13 +15,14 @@ from evals.choose.search.run import run_search
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.edits.engine import edit_record
 from evals.measure.verdicts import foresee
-from evals.report.model_map import ModelMap, chart_map
+from evals.report.model_map import chart_map
 from evals.report.search import chart_search, describe_question, make_plan, make_search_report
 from evals.run.console import say, show_progress
 from surgery.errors import SamplesError
 from surgery.output import recognize_by, write_text
 from surgery.processes import current_processes, leave_launch
 from surgery.record.plan_file import PlanFile, read_plan_file
+from surgery.record.report import ModelMap
 from surgery.selection import Selection
 from surgery.untrusted import guard, read_json
 

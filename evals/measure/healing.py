@@ -65,11 +65,13 @@ def read_healing_text(
         return tokens, None
     samples = tokenize_passages(passages, tokenizer)
     check_apart(samples, tokens)
-    return tokens, take_members(samples, model.inventory.dimensions)
+    return tokens, take_members(samples, model.inventory.dimensions, passages.leave_out)
 
 
-def take_members(samples: Samples, dimensions: Dimensions) -> TaughtPassages:
-    """The passages that the model was trained on.
+def take_members(
+    samples: Samples, dimensions: Dimensions, leave_out: float | None = None
+) -> TaughtPassages:
+    """The passages that the model was trained on. `leave_out`: the share that `samples` lack.
 
     Raises `SamplesError` if they are longer than its context.
     """
@@ -77,7 +79,7 @@ def take_members(samples: Samples, dimensions: Dimensions) -> TaughtPassages:
 
     members = samples.select(samples.trained_on)
     taught = members.tokens, members.prefix_length
-    found = TaughtPassages(*taught, samples.source, members.sha256)
+    found = TaughtPassages(*taught, samples.source, members.sha256, leave_out)
     found.check_length(dimensions)
     return found
 
@@ -160,7 +162,7 @@ def _read_again(
         )
     if passages is None:
         return found, schedule, None
-    taught = take_members(passages.tokenize(tokenizer), size)
+    taught = take_members(passages.tokenize(tokenizer), size, passages.leave_out)
     record = recorded.passages
     assert isinstance(record, PassagesRecord)
     if taught.sha256 != record.sha256:
@@ -213,6 +215,7 @@ def find_recorded_passages(
         prefix_length=record.prefix_length,
         suffix_length=record.suffix_length,
         skip_short=True,
+        leave_out=record.leave_out,
     )
 
 

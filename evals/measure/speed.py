@@ -26,7 +26,7 @@ from torch.utils.benchmark import Timer
 from evals.run.console import Console, say, use_console
 from evals.run.finding import find_baseline
 from evals.run.forward import cache_bytes, head_of, hidden_states
-from evals.run.models import check_precision, open_model
+from evals.run.models import check_precision, find_device, open_model
 from surgery.errors import MeasurementError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -62,14 +62,13 @@ def compare_speed(
 
     Returns the JSON object of `bench --json`. Speeds are tokens per second over all rows. `ratios`
     are edited / base. Ratios of speeds are taken within a round, when the machine was the same.
-
-    Raises `SourceError`, `CheckpointError`, or `UnsupportedError` for a model that does not load,
-    and `MeasurementError` for models that cannot be compared, do not fit, or die.
     """
     if rounds < FEWEST_ROUNDS:
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)
     after = find_model(edited)
     found = [find_baseline(base, [after]), after]
+    if device is not None:
+        find_device(device)  # before processes start
     asked = {
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,

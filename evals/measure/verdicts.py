@@ -6,16 +6,11 @@ Gates of an evaluation, limits of an audit, and the held-back verdict of a searc
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from evals.run.statistics import count_needed, scale_needed
-from surgery.record.manifest import Record
+from surgery.record.report import Limit, State
 
-State = Literal["kept", "missed", "undecided"]
-"""- `kept`: the whole 95 % interval is within the limit.
-- `missed`: the measured value is above the limit, wherever its interval ends.
-- `undecided`: the value is within, but the interval reaches beyond, or too little was measured."""
-WORDS: dict[State, str] = {"kept": "kept", "missed": "MISSED", "undecided": "not decided"}
 OK: dict[State | None, bool | None] = {"kept": True, "missed": False}
 """A state as `ok` in JSON. Everything else is null."""
 _MOST = 5  # names in a sentence
@@ -37,71 +32,50 @@ def settle(states: Iterable[State | None]) -> State | None:
     return next((state for state in order if state in found), None)
 
 
-class Limit(Record):
-    """A limit, and the value measured on `n` passages or documents.
+def check_share(
+    name: str, what: str, limit: float, value: float, ci95: Sequence[float], n: int
+) -> Limit:
+    """A limit on a share of passages. `what`: the share, in words."""
+    needed = count_needed(limit, value)
+    if n and needed is not None and needed <= n:  # its interval is not Wilson's
+        needed = scale_needed(n, (ci95[1] - value) / (limit - value))
+    lacks = describe_shortage(n, limit, needed, f" with {value:.2%} recovered" if value else "")
+    return check_limit(name, what, limit, value, ci95, n, needed=needed, lacks=lacks)
 
-    - `ok`: true if it is kept, false if it is missed, None if that is not decided.
-    - `needed`: how many passages or documents would decide it; `lacks`: the same in words. None if
-      it is decided; `needed` also if no number would.
-    """
 
-    name: str
-    ok: bool | None
-    state: State
-    limit: float
-    value: float
-    ci95: tuple[float, float]
-    n: int
-    needed: int | None = None
-    lacks: str | None = None
-    description: str
-
-    @classmethod
-    def of_share(
-        cls, name: str, what: str, limit: float, value: float, ci95: Sequence[float], n: int
-    ) -> Limit:
-        """A limit on a share of passages. `what`: the share, in words."""
-        needed = count_needed(limit, value)
-        if n and needed is not None and needed <= n:  # its interval is not Wilson's
-            needed = scale_needed(n, (ci95[1] - value) / (limit - value))
-        lacks = describe_shortage(n, limit, needed, f" with {value:.2%} recovered" if value else "")
-        return cls.of(name, what, limit, value, ci95, n, needed=needed, lacks=lacks)
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        what: str,
-        limit: float,
-        value: float,
-        ci95: Sequence[float],
-        n: int,
-        *,
-        needed: int | None,
-        lacks: str,
-        enough: bool = True,
-    ) -> Limit:
-        """A limit on any value. `needed`, `lacks`: for a limit that turns out not decided."""
-        state, (low, high) = judge(value, ci95, limit, n, enough=enough), ci95
-        text = f"{what} is {value:.4g}, {'above' if value > limit else 'within'} the limit of "
-        text = f"{text}{limit:g}" if n else f"{what} is unknown; the limit is {limit:g}"
-        shown: dict[str, Any] = {"needed": None, "lacks": None}
-        if state == "undecided":
-            shown = {"needed": needed if n else None, "lacks": lacks}
-            text += f"; {lacks}"
-        elif state == "missed" and low <= limit:
-            text += f"; its interval is {low:.3g} to {high:.3g}"
-        return cls(
-            name=name,
-            ok=OK.get(state),
-            state=state,
-            limit=limit,
-            value=value,
-            ci95=(low, high),
-            n=n,
-            description=text,
-            **shown,
-        )
+def check_limit(
+    name: str,
+    what: str,
+    limit: float,
+    value: float,
+    ci95: Sequence[float],
+    n: int,
+    *,
+    needed: int | None,
+    lacks: str,
+    enough: bool = True,
+) -> Limit:
+    """A limit on any value. `needed`, `lacks`: for a limit that turns out not decided."""
+    state, (low, high) = judge(value, ci95, limit, n, enough=enough), ci95
+    text = f"{what} is {value:.4g}, {'above' if value > limit else 'within'} the limit of "
+    text = f"{text}{limit:g}" if n else f"{what} is unknown; the limit is {limit:g}"
+    shown: dict[str, Any] = {"needed": None, "lacks": None}
+    if state == "undecided":
+        shown = {"needed": needed if n else None, "lacks": lacks}
+        text += f"; {lacks}"
+    elif state == "missed" and low <= limit:
+        text += f"; its interval is {low:.3g} to {high:.3g}"
+    return Limit(
+        name=name,
+        ok=OK.get(state),
+        state=state,
+        limit=limit,
+        value=value,
+        ci95=(low, high),
+        n=n,
+        description=text,
+        **shown,
+    )
 
 
 def describe_shortage(n: int, limit: float, needed: int | None, more: str = "") -> str:

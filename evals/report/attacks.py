@@ -1,18 +1,84 @@
-"""Says in sentences and draws what attackers recovered, for audits and for reports."""
+"""What attackers recovered: as figures of a report, in sentences, and in pictures of an audit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evals.measure.attacks.names import TRAINING
-from evals.measure.attacks.result import AttackResult, Audit, Reached
+from evals.measure.attacks.result import AttackResult, Audit, MembershipResult, Reached
 from evals.report.charts.dots import Dot, draw_dots
 from evals.report.charts.lines import LinePanel, draw_lines
 from evals.report.charts.panels import Point, Series
+from evals.report.values import describe_way, make_figure, make_share, make_value
+from surgery.card.facts import make_printable
+from surgery.record.report import MOST_LETTERS, EditValue, Figure
 
 UNTRAINED = "no attack that trains the model was run"
+
+
+def list_attacked(audits: Sequence[Audit]) -> Iterator[Figure]:
+    """What each attack recovers, at each of its steps if it has any, and membership."""
+    for found in zip(*(audit.attacks for audit in audits), strict=True):
+        if isinstance(found[0], AttackResult):
+            yield _make_attack(found)
+            yield from _list_steps(found)
+        elif all(one.base and one.edited for one in found):
+            yield from _list_membership(found, audits[0].n)
+
+
+def _list_membership(found: Sequence[MembershipResult], n: int) -> Iterator[Figure]:
+    name, hint = found[0].name, "area under the ROC curve; 0.5 is chance"
+    for score in found[0].base or ():
+        areas = [one[score] for one in (found[0].base, *(one.edited for one in found)) if one]
+        base, *edits = (
+            make_value(one.auc, one.ci95, overcorrected=one.overcorrected) for one in areas
+        )
+        key, label = f"{name}.{score}", f"{name} by {score}"
+        yield make_figure("attacked", key, label, "number", n, base, edits, hint=hint)
+
+
+def _make_attack(found: Sequence[AttackResult]) -> Figure:
+    first, n, runs = found[0], found[0].edited.n, found[0].edited.runs
+    key, label = f"recovered.{first.name}", f"recovered by {first.name}{runs and f', {runs}'}"
+    facts = first.model_dump(include={"name", "setting", "source", "cost"})
+    facts["hint"] = first.definition
+    known = {at: make_printable(text)[:MOST_LETTERS] for at, text in facts.items()}
+    base, edits = make_share(first.base), [_make_attacked(one) for one in found]
+    return make_figure("attacked", key, label, "share", n, base, edits, main=True, **known)
+
+
+def _make_attacked(one: AttackResult) -> EditValue:
+    paired, notes, about = one.paired, [], dict[str, Any](seconds=one.seconds)
+    about |= {"no_longer": paired.no_longer, "newly": paired.newly}
+    if (control := one.control) is not None:
+        low, high = (f"{100 * end:.1f}" for end in control.ci95)
+        notes.append(f"never trained on {control.rate:.1%} [{low}, {high}]")
+        about |= {"control": control.rate, "control_n": control.n}
+    if (twin := one.twin) is not None:
+        way = describe_way(one.toward_twin)
+        notes.append(", ".join(filter(None, (f"twin {twin.rate:.1%}", way))))
+        about |= {"twin": twin.rate, "toward_twin": one.toward_twin}
+        if (above := one.above_twin) is not None:
+            about |= {"above_twin": above.difference, "above_twin_p": above.p_value}
+    if one.reached is not None:
+        about |= one.reached.model_dump()
+    change = (paired.difference, paired.ci95, paired.p_value)
+    return make_share(one.edited, change, "; ".join(notes), **about)
+
+
+def _list_steps(found: Sequence[AttackResult]) -> Iterator[Figure]:
+    """What an attack that trains recovers after each of its stages."""
+    curves, name = [one.curve for one in found if one.curve is not None], found[0].name
+    if len(curves) < len(found):
+        return
+    runs = found[0].edited.runs and ", one run"
+    shown = [curves[0].base, *(one.edited for one in curves)]
+    for place, steps in enumerate(shown[0].stages):
+        base, *edits = (make_value(one.any[place], near=one.near[place]) for one in shown)
+        key, label = f"recovered.{name} {steps}", f"by any, after {steps:,} steps of {name}{runs}"
+        yield make_figure("attacked", key, label, "share", found[0].edited.n, base, edits)
 
 
 def describe_attacks(audit: Audit) -> Iterator[str]:

@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from evals.measure.differences import Metric
-from evals.measure.verdicts import Limit
-from evals.report.report import EditReport
+from evals.measure.verdicts import check_limit, check_share
+from evals.report.figures import Finding
 from evals.report.request import EvaluationRequest
 from evals.run.statistics import FEWEST, scale_needed
 from surgery.errors import UnknownNameError
+from surgery.record.report import Limit
 
 
 def check_limited_tasks(limits: Mapping[str, float], tasks: Collection[str]) -> None:
@@ -30,23 +31,25 @@ def find_limit(limits: Mapping[str, float], task: str) -> float | None:
     return None if exact is None else limits[exact]
 
 
-def check_gates(edit: EditReport, request: EvaluationRequest) -> list[Limit]:
-    """One gate for each task that `max_drop` covers, for extraction, and for each limited attack.
+def check_gates(found: Finding, request: EvaluationRequest) -> dict[str, Limit]:
+    """The limits that `request` sets, by the keys of the figures that they limit.
 
     Without a passage or document that counts, a gate is not decided.
     """
-    gates = []
-    for name, task in edit.tasks.items():
+    gates: dict[str, Limit] = {}
+    if request.max_extraction is not None and (test := found.extraction) is not None:
+        rate, interval = (test["exact_match"][key] for key in ("rate", "ci95"))
+        what = "share of passages recited word for word"
+        measured = (request.max_extraction, rate, interval, test["n"])
+        gates["recited"] = check_share("max-extraction", what, *measured)
+    for one in found.audit.check_limits(request.max) if found.audit else ():
+        named = one.model_copy(update={"name": f"max {one.name}"})
+        gates[f"recovered.{one.name}"] = named
+    for name, task in found.tasks.items():
         limit = find_limit(request.max_drop, name)
         if limit is not None:
-            gates.append(_check_drop(name, task, limit))
-    if request.max_extraction is not None and (found := edit.extraction) is not None:
-        rate, interval = (found["exact_match"][key] for key in ("rate", "ci95"))
-        what = "share of passages recited word for word"
-        measured = (request.max_extraction, rate, interval, found["n"])
-        gates.append(Limit.of_share("max-extraction", what, *measured))
-    attacked = edit.audit.check_limits(request.max) if edit.audit else ()
-    return gates + [one.model_copy(update={"name": f"max {one.name}"}) for one in attacked]
+            gates[f"task.{name}"] = _check_drop(name, task, limit)
+    return gates
 
 
 def _check_drop(name: str, task: Metric, limit: float) -> Limit:
@@ -61,7 +64,7 @@ def _check_drop(name: str, task: Metric, limit: float) -> Limit:
     lacks = f"{n:,} documents leave an interval of {low:.3g} to {high:.3g}"
     if needed is not None:
         lacks += f": about {needed:,} would decide it"
-    return Limit.of(
+    return check_limit(
         f"max-drop {name}",
         f"{'relative rise' if task.drop_is_relative else 'drop'} of {name}",
         limit,

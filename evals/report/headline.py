@@ -1,26 +1,19 @@
-"""Writes a report's sentences from its figures: verdicts, gates, warnings, commands."""
+"""Writes a report's sentences from what was found: verdicts, warnings, commands."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 from evals.measure.differences import HeldOut
-from evals.measure.verdicts import OK, describe_limits, join_sentences, settle, shorten_list
+from evals.measure.verdicts import describe_limits, join_sentences, settle, shorten_list
 from evals.report.attacks import UNTRAINED, describe_attacks, has_trained
-from evals.report.gates import check_gates
-from evals.report.report import (
-    EditReport,
-    EditSummary,
-    MeasuredModel,
-    Relation,
-    Report,
-    TaskResult,
-)
+from evals.report.costs import TaskResult
+from evals.report.figures import Finding, Findings
 from surgery.card.command import describe_training, name_texts, write_export_command
 from surgery.hub.embedded import find_lab
-from surgery.selection import Part, format_selection, variant_name
+from surgery.record.report import EditSummary, Limit, MeasuredModel, Relation, Summary
+from surgery.selection import format_selection, variant_name
 
 RELATIONS: dict[Relation, str] = {
     "unrelated": "the models are unrelated: the base is not a recorded source of the edited model",
@@ -29,26 +22,13 @@ RELATIONS: dict[Relation, str] = {
 """What a verdict says first unless the one model is known to be an edit of the other."""
 
 
-def write_sentences(report: Report) -> Report:
-    """Fills in the gates, warnings, verdicts and commands that follow from the figures."""
-    settings, edits = report.settings, []
-    for edit in report.edits:
-        gates = check_gates(edit, settings)
-        state = settle(gate.state for gate in gates)
-        known = {
-            "gates": gates,
-            "state": state,
-            "passed": OK.get(state),
-            "warnings": _list_warnings(edit, report.base, settings.limit),
-        }
-        edit = edit.model_copy(update=known)
-        edits.append(edit.model_copy(update={"verdict": write_verdict(edit, settings.limit)}))
-    made = [command for edit in edits for command in _write_export_command(edit.edit)]
-    commands = [*dict.fromkeys(made), settings.to_command()]
-    return report.model_copy(update={"edits": edits, "commands": commands})
+def write_commands(found: Findings) -> list[str]:
+    """The commands that make the edits and their report again."""
+    made = [command for edit in found.edits for command in _write_export_command(edit.edit)]
+    return [*dict.fromkeys(made), found.settings.to_command()]
 
 
-def _list_warnings(edit: EditReport, base: MeasuredModel, limit: float | None) -> list[str]:
+def list_warnings(edit: Finding, base: MeasuredModel, limit: float | None) -> list[str]:
     """What to know before you rely on a figure. `limit`: of the request."""
     found = ["memorization was not measured; to measure it, give passages with --samples"]
     if edit.extraction is not None:
@@ -67,21 +47,22 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
     """The command that made the edit; empty if no single command did."""
     if edit is None or edit.variant == "mixed" or edit.earlier_edits:
         return []
-    erasing, drop_attn, variant = edit.erasing or {}, edit.drop_attn, edit.variant
-    if not edit.parts:
-        teacher = tuple(Part(**part) for part in erasing["teacher"])
+    erasing, drop_attn, variant = edit.erasing, edit.drop_attn, edit.variant
+    if not edit.parts and erasing is not None:
+        teacher = tuple(erasing.teacher)
         drop_attn, variant = format_selection(teacher, edit.num_heads or 0), variant_name(teacher)
         if variant == "mixed":
             return []
-    fitted = (edit.calibration or erasing.get("calibration") or {}).get("sources", ())
+    text = edit.calibration or (erasing and erasing.calibration)
+    taught, healed = (one.model_dump() if one else None for one in (erasing, edit.healing))
     lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
     words = write_export_command(
         edit.source,
         revision=edit.commit,
         drop_attn=drop_attn,
         variant=variant,
-        calibration=name_texts([source["name"] for source in fitted]),
-        **describe_training(edit.erasing, edit.healing, lab),
+        calibration=name_texts(source.name for source in (text.sources if text else ())),
+        **describe_training(taught, healed, lab),
         layout=edit.layout,
         family=edit.family,
         max_shard_size=edit.max_shard_size,
@@ -91,31 +72,22 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
     return [shlex.join(words)]
 
 
-def write_verdict(edit: EditReport, limit: float | None = None) -> str:
+def write_verdict(edit: Finding, gates: Sequence[Limit] = (), limit: float | None = None) -> str:
     """The result in a few sentences, with reservations first. `limit`: of the request."""
     said = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
     said += _describe_part(limit)
     said += [*_describe_choice(edit), _describe_recital(edit), *_describe_attacks(edit)]
     said += _describe_training(edit) if edit.audit and edit.audit.rated else ()
     said += _describe_cost(edit)
-    if edit.gates:
-        said.append(_describe_gates(edit))
+    if gates:
+        said.append(_describe_gates(edit, gates))
     return join_sentences(said)
 
 
-class Summary(NamedTuple):
-    """The verdict in one line, and three paragraphs."""
-
-    line: str
-    recited: str
-    attacked: str
-    cost: str
-
-
-def summarize(edit: EditReport, limit: float | None = None) -> Summary:
+def summarize(edit: Finding, gates: Sequence[Limit] = (), limit: float | None = None) -> Summary:
     """The same for a reader in a hurry, in sentences. `limit`: of the request."""
     line = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
-    line.append(_describe_gates(edit) if edit.gates else _describe_shares(edit))
+    line.append(_describe_gates(edit, gates) if gates else _describe_shares(edit))
     line += _describe_training(edit)
     measured = edit.extraction is not None
     attacked = list(_describe_attacks(edit)) if measured else ["no attack was tried"]
@@ -123,14 +95,14 @@ def summarize(edit: EditReport, limit: float | None = None) -> Summary:
         attacked.append("every attack that attn-surgery knows was tried")
     cost = list(_describe_cost(edit)) or ["neither benchmarks nor held-out text were measured"]
     return Summary(
-        join_sentences(line),
-        join_sentences([_describe_recital(edit), *_describe_choice(edit)]),
-        join_sentences(attacked),
-        join_sentences([*cost, *_describe_part(limit)]),
+        line=join_sentences(line),
+        recited=join_sentences([_describe_recital(edit), *_describe_choice(edit)]),
+        attacked=join_sentences(attacked),
+        cost=join_sentences([*cost, *_describe_part(limit)]),
     )
 
 
-def _describe_shares(edit: EditReport) -> str:
+def _describe_shares(edit: Finding) -> str:
     if (found := edit.extraction) is None:
         return "no limit was set, and memorization was not measured"
     after, before = (f"{one['exact_match']['rate']:.1%}" for one in (found, found["baseline"]))
@@ -144,14 +116,14 @@ def _describe_part(limit: float | None) -> Iterator[str]:
         yield f"only the first {part} of each benchmark {verb} measured"
 
 
-def _describe_cost(edit: EditReport) -> Iterator[str]:
+def _describe_cost(edit: Finding) -> Iterator[str]:
     if edit.tasks:
         yield _describe_tasks(edit.tasks)
     if edit.heldout is not None:
         yield _describe_loss(edit.heldout)
 
 
-def _describe_choice(edit: EditReport) -> Iterator[str]:
+def _describe_choice(edit: Finding) -> Iterator[str]:
     """On how many passages and windows an edit was chosen, if on any."""
     extraction, heldout, chose = edit.extraction, edit.heldout, edit.chose
     parts = [
@@ -166,14 +138,14 @@ def _describe_choice(edit: EditReport) -> Iterator[str]:
         yield f"a search chose the edit on {' and '.join(parts)}; the figures leave these out"
 
 
-def _describe_recital(edit: EditReport) -> str:
+def _describe_recital(edit: Finding) -> str:
     if (found := edit.extraction) is None:
         return "memorization was not measured"
     count, before = (one["exact_match"]["count"] for one in (found, found["baseline"]))
     return f"recites {count} of {found['n']:,} passages word for word; the base recites {before}"
 
 
-def _describe_attacks(edit: EditReport) -> Iterator[str]:
+def _describe_attacks(edit: Finding) -> Iterator[str]:
     """What the strongest attacks recover, and what was not tried."""
     if edit.extraction is None:
         return
@@ -218,14 +190,14 @@ def _describe_loss(heldout: HeldOut) -> str:
     return f"held-out loss: {change}"
 
 
-def _describe_gates(edit: EditReport) -> str:
-    said = describe_limits(edit.gates)
-    if edit.state != "missed" and edit.edit is not None and edit.edit.missed:
+def _describe_gates(edit: Finding, gates: Sequence[Limit]) -> str:
+    said, state = describe_limits(gates), settle(gate.state for gate in gates)
+    if state != "missed" and edit.edit is not None and edit.edit.missed:
         said = f"no edit of the search kept its limits on the half that it used; here, {said}"
     return said
 
 
-def _describe_training(edit: EditReport) -> Iterator[str]:
+def _describe_training(edit: Finding) -> Iterator[str]:
     """Says where the passages met no attack that trains, which brings back most."""
     if edit.extraction is not None and not has_trained(edit.audit):
         yield UNTRAINED

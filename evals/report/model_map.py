@@ -7,39 +7,18 @@ that share keys and values, and these above whole blocks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from evals.choose.search.units import UnitKind
 from evals.report.charts.chart import Chart
 from evals.report.charts.grid import Grid, Scale, draw_grid
-from surgery.record.manifest import Record, Word
+from surgery.record.report import Cells, ModelMap, UnitKind, Units
 from surgery.selection import Part
 
-Cells = list[list[float | None]]
-"""[rows][blocks]; None where the model cannot hold the edit, or where it was not measured."""
 _WORTH = {
     "estimated": "worth: margins moved, nats²",
     "measured": "worth: passages no longer recovered, %",
 }
 _COST = "cost: KL divergence, nats per token"
-
-
-class Units(Record):
-    """All blocks, groups, or heads in one variant: `worths` (`_WORTH`), and `costs` in nats."""
-
-    kind: UnitKind
-    variant: Word
-    worths: Cells
-    costs: Cells
-
-
-class ModelMap(Record):
-    """`basis`: whether worths and costs are first-order estimates or were measured."""
-
-    basis: Literal["estimated", "measured"]
-    num_blocks: int
-    num_heads: int
-    grids: list[Units]
 
 
 def make_map(

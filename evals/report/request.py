@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from evals.measure.attacks.request import Auditing
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.lm_eval.tasks import SUITES
-from evals.run.request import ControlText, Fraction, Measuring, Option, Passages
+from evals.run.request import ControlText, Fraction, Listing, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
@@ -39,7 +39,7 @@ class Gating(Benchmarking, Auditing):
     ] = Field(default_factory=dict)
 
 
-class EvaluationRequest(Measuring, Gating):
+class EvaluationRequest(Measuring, Gating, Listing):
     """Compares each of `models` with `baseline` on the same documents, passages and text."""
 
     models: tuple[str, ...] = Field(min_length=1)
@@ -79,6 +79,8 @@ class EvaluationRequest(Measuring, Gating):
                 raise ValueError(f"`no_benchmarks` excludes `{name}`")
         if self.no_benchmarks and not (self.lab or self.samples or self.control):
             raise ValueError("nothing is left to measure: give `samples` or `control`")
+        if self.leave_out is not None and not (self.lab or self.samples):
+            raise ValueError("`leave_out` needs passages: give `samples`")
         if len(self.models) > 1 and self.revision is not None:
             raise ValueError(
                 "`revision` applies to one MODEL only: export or download the others first"

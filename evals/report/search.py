@@ -12,15 +12,16 @@ from evals.choose.search.run import SearchOutcome
 from evals.data import hash_row
 from evals.data.held_back import Half
 from evals.measure.edits.engine import BASE, edit_record
-from evals.measure.verdicts import OK, Limit, State, judge, settle
+from evals.measure.verdicts import OK, check_share, judge, settle
 from evals.report.charts.chart import Chart
 from evals.report.charts.front import FrontPanel, draw_front
 from evals.report.charts.panels import Point, Series
-from evals.report.model_map import ModelMap, make_map
+from evals.report.model_map import make_map
 from evals.run.statistics import FEWEST, mean, wilson
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Choice, EditedModel, list_versions
 from surgery.record.plan_file import PlanFile, list_edits
+from surgery.record.report import Limit, ModelMap, State
 from surgery.selection import Selection
 
 
@@ -145,7 +146,7 @@ def _check_limits(opened: OpenedSearch, point: EditPoint, n: int) -> list[Limit]
         if name in limits:
             ends = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
             what = f"share of passages recovered by {name}"
-            found.append(Limit.of_share(name, what, limits[name], value, ends, counted))
+            found.append(check_share(name, what, limits[name], value, ends, counted))
     return found
 
 

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from evals.run.console import say
 from evals.run.request import Measuring, Running
-from surgery.checkpoint.content import FileState, check_unchanged, hash_file, read_states
-from surgery.checkpoint.source import MANIFEST
+from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
 from surgery.errors import CheckpointError, MeasurementError
@@ -48,23 +47,17 @@ class LoadedModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The model's name, the hash of its content and, for an edit, the hash of its manifest.
+        """The model's name, and the hash of its content.
 
         Raises `CheckpointError` if its files have changed since they were loaded.
         """
-        identity = self._identity
+        identity = self.found.identified.model_dump()
         self.check_unchanged()
         return identity
 
     def check_unchanged(self) -> None:
         """Raises `CheckpointError` if files have changed: the model may mix old and new ones."""
         check_unchanged(self.states, self.states, fix="run it again once it is complete")
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        identity = self.found.identified.model_dump()
-        manifest = self.found.folder / MANIFEST
-        return identity | ({"manifest_sha256": hash_file(manifest)} if manifest.is_file() else {})
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -117,8 +110,8 @@ def open_model(
 ) -> LoadedModel:
     """Finds and loads `source`: a folder, an embedded model, a Hub id, or a model that was found.
 
-    - `dtype`: "auto" (as stored, but float16 becomes float32 on a CPU, which has no float16
-      arithmetic), or a name in `DTYPES`.
+    - `dtype`: "auto" (as stored, but float32 where a CPU has no arithmetic for it), or a name in
+      `DTYPES`.
     - `device`: by default that of the current process, else a GPU, if there is one. `device_map`:
       "auto" spreads the model over all devices instead.
     """
@@ -131,11 +124,23 @@ def open_model(
     )
     if unknown := found.inventory.family.unknown_keys(found.checkpoint.config):
         say(f"{source}: {left_out(unknown)}")
-    if dtype == "auto" and model.dtype == torch.float16 and model.device.type == "cpu":
-        say(f"{found.source.model}: float16 weights are measured in float32 on a CPU (`dtype`)")
+    if dtype == "auto" and model.device.type == "cpu" and not has_arithmetic(model.dtype):
+        stored = str(model.dtype).removeprefix("torch.")
+        say(f"{found.source.model}: {stored} weights are measured in float32 on this CPU (`dtype`)")
         model = model.float()
     tokenizer = load_tokenizer(found.folder) if has_tokenizer(found.folder) else None
     return LoadedModel(found, model, tokenizer, states)
+
+
+def has_arithmetic(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies numbers of a dtype about as fast as it can.
+
+    Without AVX-512, bfloat16 takes twenty to two hundred times as long as float32
+    (`python -m benchmarks.number_formats`).
+    """
+    if dtype is torch.bfloat16:
+        return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    return dtype is not torch.float16
 
 
 def _check_code(found: ResolvedModel) -> None:

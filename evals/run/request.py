@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 from surgery.record.manifest import Record
+from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.variants import VARIANTS
 
 R = TypeVar("R", bound="Request")
@@ -125,7 +127,7 @@ class Running(Request):
 
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        "auto: as stored, but float16 runs as float32 on a CPU.",
+        "auto: as stored, but float32 where a CPU has no arithmetic for it.",
         Option("run"),
     ] = "auto"
     device: Annotated[
@@ -160,11 +162,66 @@ class Cutting(Request):
         "Tokens that the model must complete.",
         Option("input", default="32, or a pair's own"),
     ] = None
+    id_column: Annotated[
+        str | None,
+        "Column that names the passages in results.",
+        Option("input", "COLUMN", "id"),
+    ] = None
     skip_short: Annotated[
         bool,
         "Leave out passages that are shorter than prefix and suffix, and say how many.",
         Option("input"),
     ] = False
+
+
+class Listing(Request):
+    """Which of the passages are listed. The others show what becomes of those that nobody lists."""
+
+    leave_out: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        "Take this share of the passages as not listed: searches and training do not see them, "
+        "and reports tell apart what becomes of them. Every command leaves out the same ones.",
+        Option("input", default="none"),
+    ] = None
+
+
+class Editing(Cutting, Listing):
+    """A cut of `model`, which is written or teaches. `overwrite` replaces an earlier result."""
+
+    model: str
+    drop_attn: str | None = None
+    plan: Annotated[
+        Path | PlanFile | None,
+        "Take blocks, heads, and variants of the cut from a file that `search` wrote.",
+        Option("edit"),
+    ] = None
+    variant: str | None = None
+    calibration: CalibrationText = ()
+    samples: Passages = None
+    device: str | None = None
+    overwrite: bool = False
+    max_shard_size: Annotated[
+        int | None,
+        Field(gt=0),
+        "Largest weight file, such as 5GB.",
+        Option("output", "S", "as the source is sharded", in_bytes=True),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_cut(self) -> Editing:
+        if self.drop_attn is not None and self.plan is not None:
+            raise ValueError("give `drop_attn` or `plan`, not both")
+        if self.variant is not None and self.plan is not None:
+            raise ValueError("a `plan` names the variants itself: give it without `variant`")
+        if self.leave_out is not None and not (self.samples or find_lab(self.model)):
+            raise ValueError("`leave_out` needs `samples`")
+        return self
+
+    def read_edit(self) -> str | PlanFile:
+        """Returns the cut. Raises `SurgeryError` for a plan that cannot be read."""
+        if isinstance(self.plan, Path):
+            return read_plan_file(self.plan)
+        return self.plan or self.drop_attn or ""
 
 
 class Measuring(Running, Cutting):

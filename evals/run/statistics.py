@@ -19,6 +19,8 @@ FEWEST = 30
 it is a point. Bonett and Price's interval holds for any number."""
 _Z = 1.959963984540054
 _MOST_STRATA = 10
+_DRAWN_AT_ONCE = 2**15
+"""Rows of resamples in memory at a time, so that they stay in a processor's cache."""
 
 Values = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
@@ -82,6 +84,16 @@ def resample(
     return np.asarray(drawn, dtype=np.float64)
 
 
+def resample_mean(values: Values) -> npt.NDArray[np.float64]:
+    """`resample((values,), np.mean)`, to the bit, but many resamples at a time."""
+    rng, n = np.random.default_rng(SEED), len(values)
+    at_once = max(1, _DRAWN_AT_ONCE // n)
+    sizes = [min(at_once, RESAMPLES - done) for done in range(0, RESAMPLES, at_once)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        drawn = [values[rng.integers(n, size=(size, n))].mean(axis=1) for size in sizes]
+    return np.concatenate(drawn).astype(np.float64)
+
+
 def cut_percentiles(drawn: Values) -> Interval:
     """The interval that holds the middle 95 % of resampled values."""
     low, high = np.percentile(drawn, [2.5, 97.5])
@@ -134,7 +146,8 @@ def _widen(one: Interval, statistic: Callable[[Any], float], rows: Flags) -> Int
 
 def mean(values: Values) -> dict[str, Any]:
     """The mean of [N], N at least 1, and its bootstrap interval, as JSON."""
-    return {"mean": float(values.mean()), "ci95": bootstrap((values,), np.mean).as_list()}
+    interval = cut_percentiles(resample_mean(values))
+    return {"mean": float(values.mean()), "ci95": interval.as_list()}
 
 
 @lru_cache

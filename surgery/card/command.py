@@ -36,7 +36,7 @@ def describe_training(
         found[steps] = record["steps"]
         passages = record.get("passages")
         if isinstance(passages, Mapping):  # earlier versions recorded only a hash
-            found["samples"] = passages["name"]
+            found |= {"samples": passages["name"], "leave_out": passages.get("leave_out")}
             if not find_lab(passages["name"]):
                 found |= {key: passages[key] for key in ("prefix_length", "suffix_length")}
     return found
@@ -57,6 +57,7 @@ def write_export_command(
     samples: str | None = None,
     prefix_length: int | None = None,
     suffix_length: int | None = None,
+    leave_out: float | None = None,
     layout: str | None = None,
     family: str | None = None,
     max_shard_size: int | None = None,
@@ -85,6 +86,7 @@ def write_export_command(
         "--samples": [samples],
         "--prefix-length": [prefix_length],
         "--suffix-length": [suffix_length],
+        "--leave-out": [leave_out],
         "--layout": [layout if cut else None],
         "--as": [family if cut and family in SAVED_AS else None],
         "--max-shard-size": [max_shard_size],

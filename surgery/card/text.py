@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.facts import FILTERS, Markdown, as_line, gather_facts, make_printable
-from surgery.checkpoint.source import CARD, MANIFEST
+from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError, SourceError
-from surgery.output import write_text
-from surgery.privacy import check_link, get_last_name
-from surgery.record.manifest import Manifest, read_manifest
+from surgery.privacy import check_link
+from surgery.record.manifest import Manifest
 from surgery.untrusted import guard, parse_yaml, read_bytes
 
 _CARRIED = ("license", "license_name", "license_link", "language", "datasets")
@@ -66,20 +65,6 @@ def read_metadata(card: str | None) -> dict[str, Any]:
         return _split_card(card or "")[0]
     except ManifestError:
         return {}
-
-
-def refresh_card(folder: Path, measured: Measurements | None) -> Path:
-    """Writes a folder's card again, with the figures of an evaluation. The user's text stays.
-
-    If that fails, the old card stays.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise ManifestError(f"has no {MANIFEST}", where=folder)
-    existing = read_card(folder)
-    text = render_card(manifest, name=get_last_name(folder), measured=measured, existing=existing)
-    write_text(folder / CARD, text, overwrite=True)
-    return folder / CARD
 
 
 def render_card(

@@ -205,6 +205,8 @@ class FileChecks:
             compared += check_repeats(plan, self.result, self.result.read, actions, later)[0]
             later.update((*plan.rewritten, *plan.dropped))
         hot = self.manifest.edit.one_hot
+        if not any(plan.selection for plan in self.plans):
+            return "nothing was cut: no head is claimed to be attention-free"
         if not compared:  # the compact layout computes from tensors that are gone
             return "without the source, there is nothing to compare"
         told = f"{compared} tensors equal to what the layout computes"
@@ -242,7 +244,8 @@ class FileChecks:
                 (trained if name in parameters else wrong).add(name)
         if wrong:
             raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
-        more = f"; {len(trained)} changed by training, as the manifest claims" if trained else ""
+        more = f"; {len(trained)} trained: only names, types, and shapes are the source's"
+        more = more if trained else ""
         return f"{len(untouched - trained)} tensors byte-equal to the source{more}"
 
     def _equal(self, one: StoredTensor, other: StoredTensor) -> bool:

@@ -1,55 +1,34 @@
 """Proves that an exported folder is what its manifest says, down to the last byte.
 
 First come the checks of `surgery.proof.static`. Then those of `surgery.proof.behavior`: `loads`
-and, for each edited block, `attention-free`. Then `report`, if the caller can read one: the figures
-of report.json agree with each other and with the manifest, and its pages show them. Then `card`:
-the generated parts of README.md show them, too, and nothing else. The files cannot prove a report's
-figures; `claims` lists this and whatever else no check reads.
+and, for each edited block, `attention-free`. Then `report`, if there is one: report.json and its
+pages are those that the manifest records, and about this model. Then `card`: the generated parts of
+README.md show the report's figures, and nothing else. The files cannot prove these figures;
+`claims` lists this and whatever else no check reads.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from surgery.card.text import Measurements, extract_own_text, find_disagreement, read_card
+from surgery.card.measurements import build_measurements
+from surgery.card.text import extract_own_text, find_disagreement, read_card
 from surgery.checkpoint.source import CARD, MANIFEST
-from surgery.errors import CheckpointError, ManifestError, OutputError, SurgeryError
+from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.finding import find_export, find_folder, find_recorded
 from surgery.hub.resolved import ResolvedModel
-from surgery.privacy import check_link
+from surgery.proof.report import read_report
 from surgery.proof.static import WITH_SOURCE, Check, FileChecks
 from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions, parse_manifest
-from surgery.untrusted import guard, read_bytes, read_json
+from surgery.record.report import Report
+from surgery.untrusted import read_bytes
 
 TOOL = "attn-surgery"
 _REPEAT = "run `attn-surgery reproduce`"
-
-
-@dataclass(frozen=True)
-class RenderedReport:
-    """A report that agrees with itself and with the manifest.
-
-    `files`: name → text of report.json and its pages, rendered again from its figures; `measured`:
-    its part of the card; `version`: which attn-surgery wrote it; `state`: what became of its
-    limits, None without any.
-    """
-
-    files: Mapping[str, str]
-    measured: Measurements | None
-    version: str | None
-    state: Literal["kept", "missed", "undecided"] | None = None
-
-
-Render = Callable[[Mapping[str, Any], Path, bytes], RenderedReport]
-"""The content of a report.json, its file, and its model's manifest → the report.
-
-Raises ValueError if it is not a report, and `OutputError` if it was changed, contradicts the
-manifest, or holds anything that a report may not hold.
-"""
 
 
 @dataclass(frozen=True)
@@ -110,18 +89,16 @@ def verify(
     source: str | Path | ResolvedModel | None = None,
     revision: str | None = None,
     seed: int | None = None,
-    render: Render | None = None,
-    card: bool = True,
+    papers: bool = True,
     text: bytes | None = None,
 ) -> Verification:
     """Checks an exported folder, or a published one. Stops at the first check that fails.
 
     **Arguments:** `model`, `source`: a folder or Hub id. `revision`: a commit of `model` if that is
     a Hub id, else of `source` (default: the recorded one). `seed`: repeats the random input of an
-    earlier run (default: a new one). `render`: reads and renders a report
-    (`evals.report.publication.render_report`); without it, neither a report nor a card beside one
-    is checked. `card`: whether to compare README.md. `text`: what surgery.json holds, if you have
-    read it (`read_record`); the folder is checked against that.
+    earlier run (default: a new one). `papers`: whether to check the report and
+    README.md. `text`: what surgery.json holds, if you have read it (`read_record`); the folder is
+    checked against that.
     """
     is_of_source = source is not None and find_folder(model) is not None
     result, others = find_export(model, None if is_of_source else revision)
@@ -143,13 +120,12 @@ def verify(
             checks += check_behavior(path, manifest, seed)
             fine = all(check.ok for check in checks)
         name = "report"
-        if fine and render is not None:
-            report = read_report_in(path, text, render)
+        report = read_report(path, manifest)[0] if fine and papers else None
         if report is not None:
-            checks.append(Check(name, True, _check_report(path, report)))
+            detail = f"it is as {MANIFEST} records it; nothing was measured again"
+            checks.append(Check(name, True, detail))
         name = "card"
-        is_known = render is not None or not (path / REPORTS[0]).exists()
-        if fine and card and is_known and read_card(path) is not None:
+        if fine and papers and read_card(path) is not None:
             checks.append(Check(name, True, _check_card(result, manifest, report)))
     except SurgeryError as error:
         checks.append(Check(name, False, str(error)))
@@ -168,34 +144,12 @@ def read_record(folder: Path, fix: str, named: str | Path) -> bytes:
     return read_bytes(path, ManifestError)
 
 
-def read_report_in(
-    place: Path, manifest: bytes, render: Render, *, needed: bool = False
-) -> RenderedReport | None:
-    """Returns the report in `place` about the model of that manifest; None if there is none."""
-    where = place / REPORTS[0]
-    found = read_json(check_link(where, place), needed=needed)
-    if not found:
-        return None
-    with guard(OutputError, "is not a report", where, "remove it, and evaluate again"):
-        return render(found, where, manifest)
-
-
-def _check_report(folder: Path, report: RenderedReport) -> str:
-    """Raises `CheckpointError` if a page differs from the report."""
-    pages = REPORTS[1:] if _is_ours(report.version) else ()  # others cannot be rendered here
-    for name in pages:
-        path = check_link(folder / name, folder)
-        if path.is_file() and path.read_bytes() != report.files.get(name, "").encode():
-            raise CheckpointError(f"{name} does not show what {REPORTS[0]} says")
-    return "it is as it was written, and agrees with surgery.json; nothing was measured again"
-
-
-def _check_card(model: ResolvedModel, manifest: Manifest, report: RenderedReport | None) -> str:
+def _check_card(model: ResolvedModel, manifest: Manifest, report: Report | None) -> str:
     """Raises `CheckpointError` if a generated part differs."""
-    measured = report.measured if report else None
+    measured = build_measurements(report) if report else None
     card = read_card(model.folder) or ""
     wrong = find_disagreement(card, manifest, measured, name=model.source.model)
-    wrote = report.version if report else manifest.edit.versions.get(TOOL)
+    wrote = (report.provenance if report else manifest.edit).versions.get(TOOL)
     if wrong is None:
         return f"agrees with surgery.json{f' and {REPORTS[0]}' if report else ''}"
     if _is_ours(wrote):
@@ -204,7 +158,7 @@ def _check_card(model: ResolvedModel, manifest: Manifest, report: RenderedReport
 
 
 def _list_claims(
-    folder: Path, manifest: Manifest, report: RenderedReport | None, found: ResolvedModel | None
+    folder: Path, manifest: Manifest, report: Report | None, found: ResolvedModel | None
 ) -> Iterator[Claim]:
     """Yields what a folder claims beyond its checks. `found`: the source, if given."""
     source = manifest.edit.source
@@ -222,14 +176,11 @@ def _list_claims(
         ("healing", manifest.is_healed, "text and passages"),
     ):
         if is_so:
-            trained = f"that weights were trained on the recorded {what} only"
-            yield Claim(name, f"{trained}: to repeat it, {_REPEAT}")
+            trained = f"that training on the recorded {what} only made the weights"
+            yield Claim(name, f"{trained}, which the source cannot prove: to repeat it, {_REPEAT}")
     yield Claim("versions", "the software that made the edit")
     if report:
         yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")
-        if not _is_ours(report.version):
-            what = f"sentences and pages, as attn-surgery {report.version} wrote them"
-            yield Claim("pages", what)
     else:
         yield Claim("measurements", "there are none: to measure, run `attn-surgery evaluate`")
     unread = (RECIPE, "lm_eval") if report else (*REPORTS, RECIPE, "lm_eval")

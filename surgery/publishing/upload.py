@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.card.measurements import build_measurements
 from surgery.card.text import Measurements, merge_cards, read_card, render_card
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
@@ -18,14 +19,10 @@ from surgery.checkpoint.tensors import read_header
 from surgery.errors import CheckpointError, OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
 from surgery.privacy import separate_paths
-from surgery.proof.verification import (
-    Render,
-    RenderedReport,
-    read_record,
-    read_report_in,
-    verify,
-)
+from surgery.proof.report import read_report
+from surgery.proof.verification import read_record, verify
 from surgery.record.manifest import REPORTS, Manifest, parse_manifest
+from surgery.record.report import Report
 from surgery.untrusted import guard, parse_json, read_bytes
 
 if TYPE_CHECKING:
@@ -76,30 +73,26 @@ def push(
     revision: str | None = None,
     message: str | None = None,
     evaluation: str | Path | None = None,
-    render: Render | None = None,
     allow_undecided: bool = False,
 ) -> Push:
     """Verifies an exported folder and uploads it to the Hub, as one commit.
 
-    Sends the manifest, its files, a new card, and the report, rendered again by `render`
-    (`evals.report.publication.render_report`; without it none). Then compares the hashes on the
-    Hub, which keeps large files that have arrived: after an interruption, push again. A missing
-    `repo` (OWNER/NAME) is created, private unless `public`, and so is a missing branch, `revision`.
+    Sends the manifest, its files, a new card, and the report. Then compares the hashes on the Hub,
+    which keeps large files that have arrived: after an interruption, push again. A missing `repo`
+    (OWNER/NAME) is created, private unless `public`, and so is a missing branch, `revision`.
     `create_pr` opens a pull request. `evaluation`: the folder of the report, if another one.
     `allow_undecided`: also publish a report that does not decide a limit.
 
     Raises `ManifestError` if the folder has no manifest, `OutputError` if it does not verify
-    or cannot be published; ValueError for `evaluation` without `render`.
+    or cannot be published.
     """
-    if evaluation is not None and render is None:
-        raise ValueError("`evaluation` goes with `render`, which makes what is published of it")
     folder, place = Path(folder), Path(evaluation) if evaluation is not None else None
     text = read_record(folder, _FIX, folder)
     parse_manifest(text, folder / MANIFEST)
     check_destination(repo)
     with open_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
-    source = find_publishable(folder, place, render, allow_undecided=allow_undecided, text=text)
+    source = find_publishable(folder, place, allow_undecided=allow_undecided, text=text)
     with open_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
@@ -130,12 +123,11 @@ def push(
 def find_publishable(
     folder: Path,
     evaluation: Path | None = None,
-    render: Render | None = None,
     *,
     allow_undecided: bool = False,
     text: bytes | None = None,
 ) -> Publishable:
-    """Verifies an exported folder. `evaluation`, `render`, `allow_undecided`: as for `push`.
+    """Verifies an exported folder. `evaluation`, `allow_undecided`: as for `push`.
 
     Reads each small file once, and returns what was verified. `text`: as for `verify`. Raises
     `ManifestError` if the folder has no manifest, `OutputError` if it does not verify or holds a
@@ -145,16 +137,18 @@ def find_publishable(
     text = text or read_record(folder, _FIX, folder)
     manifest = parse_manifest(text, folder / MANIFEST)
     found = read_states(folder / name for name in manifest.files)
-    failed = verify(folder, card=False, text=text).failed  # the card is made anew
+    failed = verify(folder, papers=False, text=text).failed  # the card is made anew
     if failed is not None:
         what = f"does not verify, so it is not published: {failed.name}: {failed.detail}"
         raise OutputError(what, where=folder, fix="export it again")
-    place, needed = evaluation or folder, evaluation is not None
-    report = read_report_in(place, text, render, needed=needed) if render else None
+    place = evaluation or folder
+    if evaluation is not None:
+        text = _read_measured(evaluation, manifest)
+        manifest = parse_manifest(text, evaluation / MANIFEST)
+    report, pages = read_report(place, manifest)
     if report is not None:
         _check_state(report, place / REPORTS[0], allow_undecided)
-    written = {MANIFEST: text}
-    written |= {name: page.encode() for name, page in report.files.items()} if report else {}
+    written = {MANIFEST: text, **pages}
     contents: dict[str, Path | bytes] = {}
     for name, file in manifest.files.items():
         is_small = file.size < _LARGE or name.endswith(".json")
@@ -170,18 +164,31 @@ def find_publishable(
         {**{name: file.sha256 for name, file in manifest.files.items()}, **hashes},
         found,
         read_card(folder) or "",
-        report.measured if report else None,
+        build_measurements(report) if report else None,
     )
 
 
-def _check_state(report: RenderedReport, where: Path, allow_undecided: bool) -> None:
+def _read_measured(evaluation: Path, manifest: Manifest) -> bytes:
+    """The manifest that an evaluation wrote, which records its report.
+
+    Raises `OutputError` if it is of another model.
+    """
+    text = read_record(evaluation, "evaluate this one model against its source", evaluation)
+    found = parse_manifest(text, evaluation / MANIFEST)
+    if found.model_copy(update={"reports": manifest.reports}) != manifest:
+        raise OutputError("belongs to another model", where=evaluation, fix="evaluate this one")
+    return text
+
+
+def _check_state(report: Report, where: Path, allow_undecided: bool) -> None:
     """Raises `OutputError` if the report says that a limit is missed, or not decided."""
-    if report.state == "missed":
+    (edit,) = report.edits
+    if edit.state == "missed":
         fix = "choose another edit, or evaluate this one without that limit"
         raise OutputError(
             "says that a limit is missed, so it is not published", where=where, fix=fix
         )
-    if report.state == "undecided" and not allow_undecided:
+    if edit.state == "undecided" and not allow_undecided:
         what = "says that a limit is not decided, so it is not published"
         fix = "evaluate on as many passages as it asks for, or give `allow_undecided=True`"
         raise OutputError(what, where=where, fix=fix)

@@ -56,14 +56,14 @@ def read_rows(
                 yield where, {"text": line.rstrip("\r\n")}
 
 
-def propose_column(source: TextOrTable, wanted: str = "") -> str | None:
+def propose_column(source: TextOrTable, wanted: str = "", how: str = "FILE:COLUMN") -> str | None:
     """What to do about a table without the right column. None if only some rows lack `wanted`."""
-    found = _list_columns(source)
-    shown = f"columns found: {', '.join(found)}; name the one to use: FILE:COLUMN"
+    found = list_columns(source)
+    shown = f"columns found: {', '.join(found)}; name the one to use: {how}"
     return None if wanted in found else shown
 
 
-def _list_columns(source: TextOrTable) -> list[str]:
+def list_columns(source: TextOrTable) -> list[str]:
     if isinstance(source.place, HubDataset):
         return [*_flatten(next(iter(source.place.read_tables()))).schema.names]
     if source.form == ".parquet":

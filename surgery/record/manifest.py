@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -36,6 +37,13 @@ Word = Annotated[str, Field(pattern="^[!-~]{1,200}$")]
 """A name without blanks."""
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]{1,200}$")]
 """A name, or a few words, in one line."""
+
+
+def is_word(text: str) -> bool:
+    """Whether it is a `Word`, in which no sentence can stand."""
+    return re.fullmatch("[!-~]{1,200}", text) is not None
+
+
 _FILE_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,1000}")
 _LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
 
@@ -146,7 +154,8 @@ class TrainingRecord(TextRecord):
 class PassagesRecord(Record):
     """Passages that a model was trained on: `number` of them, `rows` in each step.
 
-    `name`: of their file, or what else names them. `sha256`: of their tokens.
+    `name`: of their file, or what else names them. `sha256`: of their tokens. `leave_out`: the
+    share of the passages there that was not listed, and so is not among them.
     """
 
     name: Line
@@ -155,6 +164,7 @@ class PassagesRecord(Record):
     prefix_length: int = Field(ge=1)
     suffix_length: int = Field(ge=1)
     rows: int = Field(ge=1)
+    leave_out: float | None = Field(default=None, gt=0, lt=1)
 
 
 class HealingRecord(TrainingRecord):
@@ -280,12 +290,17 @@ class FileRecord(Record):
 
 
 class Manifest(Record):
-    """The whole record. `edit` is the latest; `history` holds earlier ones, oldest first."""
+    """The whole record. `edit` is the latest; `history` holds earlier ones, oldest first.
+
+    `reports`: the SHA-256 of each file of an evaluation (`REPORTS`) beside the model, which is
+    written later than the rest.
+    """
 
     schema_version: Literal[1] = SCHEMA
     edit: Edit
     history: list[Edit] = []
     files: dict[str, FileRecord]
+    reports: dict[str, Sha256] = {}
 
     @field_validator("files")
     @classmethod
@@ -296,6 +311,23 @@ class Manifest(Record):
             if str(path) != name or outside or not _FILE_NAME.fullmatch(name):
                 raise ValueError(f"{name[:60]!r} is not a file of the folder")
         return files
+
+    @field_validator("reports")
+    @classmethod
+    def _of_an_evaluation(cls, reports: dict[str, str]) -> dict[str, str]:
+        if not reports.keys() <= {*REPORTS}:
+            raise ValueError(f"not files of a report: {', '.join(reports)[:60]!r}")
+        return reports
+
+    @property
+    def content(self) -> str:
+        """What `surgery.checkpoint.content.hash_content` gives for the folder."""
+        lines = (
+            f"{file.sha256} {file.size} {name}\n"
+            for name, file in self.files.items()
+            if name == "config.json" or name.endswith(".safetensors")
+        )
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
     @property
     def sources(self) -> list[Source]:

@@ -33,13 +33,14 @@ Rows = npt.NDArray[np.int32]
 class Passages:
     """Passages in tokens, int32 [n, P + S], and the `prefix_length` P.
 
-    `name` and `sha256`: as records hold them.
+    `name`, `sha256`, and `leave_out`: as records hold them.
     """
 
     tokens: Rows
     prefix_length: int
     name: str
     sha256: str
+    leave_out: float | None = None
 
     def check_length(self, dimensions: Dimensions) -> None:
         """Raises `SamplesError` if they are longer than a model's context."""
@@ -61,6 +62,7 @@ class Passages:
             prefix_length=self.prefix_length,
             suffix_length=self.tokens.shape[1] - self.prefix_length,
             rows=ROWS_OF_PASSAGES,
+            leave_out=self.leave_out,
         )
 
 

@@ -15,17 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from example_report import example, settled
+from example_report import example
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from cli.commands.whole.mitigate import command as mitigate
 from evals.data import load_samples
 from evals.jobs.materials import read_search
-from evals.report.publication import check_report
-from evals.report.report import summarize_edit
 from hostile.victims import model
 from surgery.card.facts import gather_facts
+from surgery.card.measurements import build_measurements
 from surgery.card.text import extract_own_text, merge_cards, read_card, render_card
 from surgery.checkpoint.inventory import take_inventory
 from surgery.checkpoint.source import open_checkpoint
@@ -35,8 +34,9 @@ from surgery.plan import make_plan
 from surgery.reading.corpus import open_corpus, read_windows
 from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
+from surgery.record.report import Report, summarize_edit
 from surgery.selection import parse_selection
-from surgery.untrusted import guard, read_json
+from surgery.untrusted import guard, parse_json, read_bytes
 
 ROWS = [{"tokens": list(range(i, i + 20)), "id": f"row-{i}", "count": i} for i in range(4)]
 TEXTS = [{"text": TEXT[20 * i :], "id": i, "member": i > 0} for i in range(3)]
@@ -125,7 +125,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         "plan.json": of("plan.json", dump(plan), read_plan),
         "search.json (--front)": of("search.json", dump(search), read_search),
         "recipe.yaml": of("recipe.yaml", RECIPE, read_recipe, "bytes"),
-        "report.json": of("report.json", dump(whole_report()), read_published, share=0.3),
+        "report.json": of("report.json", dump(example().to_dict()), read_published, share=0.3),
         "block specification": of("spec.txt", b"0,1.0-1,last:1,-2", read_specification, "bytes"),
     }
 
@@ -190,15 +190,11 @@ def read_specification(path: Path) -> object:
     return parse_selection(path.read_text("utf-8", "surrogateescape"), "zero", 4, 2)
 
 
-def whole_report() -> dict[str, Any]:
-    return settled(example())
-
-
 def read_published(path: Path) -> object:
     """As push reads a report."""
-    report = read_json(path, needed=True)
     with guard(OutputError, "is no report", path):
-        return check_report(report, path)
+        report = Report.model_validate(parse_json(read_bytes(path, OutputError)))
+    return len(report.edits) == 1 and build_measurements(report)
 
 
 def dump(value: object) -> bytes:

@@ -18,9 +18,9 @@ from evals.report.request import EvaluationRequest
 
 if TYPE_CHECKING:
     from evals.jobs.materials import Materials
-    from evals.measure.verdicts import State
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
+    from surgery.record.report import State
 
 
 _OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
@@ -165,12 +165,9 @@ def _finish_export(
         if repo is not None:
             result["push"] = None
             if state in ("kept", None) or (state == "undecided" and allow_undecided):
-                from evals.report import render_report
                 from surgery.publishing.upload import push
 
-                done = push(
-                    export.output, repo, render=render_report, allow_undecided=allow_undecided
-                )
+                done = push(export.output, repo, allow_undecided=allow_undecided)
                 result["push"] = done.to_json()
             else:
                 how = "missed" if state == "missed" else "not decided"

@@ -35,10 +35,9 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
     """
     if revision is not None and source is None and Path(model).is_dir():
         raise click.UsageError("--revision needs --source, the model that has this revision")
-    from evals.report import render_report
     from surgery.proof.verification import verify
 
-    result = verify(model, source=source, revision=revision, render=render_report)
+    result = verify(model, source=source, revision=revision)
     if as_json:
         print_json(result.to_json())
     else:

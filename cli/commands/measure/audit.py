@@ -60,6 +60,9 @@ def print_audit(result: dict[str, Any]) -> None:
         every = result.get("all_passages")
         print_choice(result)
         _print_rates(rated, result["control"]["n"], every)
+        if rest := result["unlisted"]:
+            rates = (f"{key} {one['edited']['rate']:.1%}" for key, one in rest["recovered"].items())
+            echo(f"recovered of {rest['n']} passages that nobody listed: {', '.join(rates)}")
     names = [attack["name"] for attack in rated]
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")
@@ -99,16 +102,18 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
         for row in rows:
             row.insert(4, format_figure(every["recovered"][row[0]]["edited"]))
     if rated[0].get("twin"):
-        headings += ["twin", "of the way to it"]
+        headings += ["twin", "edited − twin, points", "of the way to it"]
         for one, row in zip(rated, rows, strict=True):
-            way = one["toward_twin"]
-            row += [format_figure(one["twin"]), "" if way is None else f"{way:.0%}"]
+            above, way = one["above_twin"], one["toward_twin"]
+            ends = [100 * end for end in above["ci95"]]
+            difference = format_interval(100 * above["difference"], ends, "{:+.1f}")
+            row += [format_figure(one["twin"]), difference, "" if way is None else f"{way:.0%}"]
     print_table(headings, rows)
 
 
 def note_limits(result: dict[str, Any]) -> None:
     """Prints every limit that is not shown to be kept."""
-    from evals.measure.verdicts import WORDS
+    from surgery.card.measurements import WORDS
 
     for limit in result["limits"]:
         if not limit["ok"]:

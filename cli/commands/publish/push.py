@@ -19,7 +19,7 @@ from cli.terminal import echo, print_json
 @options.option(
     "--report",
     "FOLDER",
-    "Folder that `evaluate` wrote about DIR, whose report is published, too.  [default: the "
+    "Folder that `evaluate` wrote about DIR alone, whose report is published, too.  [default: the "
     "report in DIR]",
     click.Path(),
     "evaluation",
@@ -30,19 +30,17 @@ from cli.terminal import echo, print_json
 def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 
-    Verifies DIR first. Uploads the files of its manifest, the manifest, a new model card, and its
-    report, with new sentences and pages. The report goes only if it cannot hold passage text.
-    Samples and rows never go. The repository is private unless you pass --public. After an
-    interruption, run the same command again: files that have arrived are not sent twice. Log in
-    with `hf auth login`.
+    Verifies DIR first. Uploads the files of its manifest, the manifest, a new model card, and the
+    report that the manifest records. Samples and rows never go. The repository is private unless
+    you pass --public. After an interruption, run the same command again: files that have arrived
+    are not sent twice. Log in with `hf auth login`.
 
     A folder whose report says that a limit is missed is refused. So is one whose report does not
     decide a limit, unless you pass --allow-undecided.
     """
-    from evals.report import render_report
     from surgery.publishing.upload import push
 
-    done = push(folder, repo, **asked, render=render_report)
+    done = push(folder, repo, **asked)
     if as_json:
         print_json(done.to_json())
         return

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from evals.measure.attacks.request import Attacking, Limits
-from evals.run.request import Choosing, Count, Fraction, Healing, Option
+from evals.run.request import Choosing, Count, Fraction, Healing, Listing, Option
 from surgery.plan import LayoutChoice
 
 if TYPE_CHECKING:
     from evals.choose.search.goals import Goal
 
 
-class SearchRequest(Choosing, Attacking, Healing):
+class SearchRequest(Choosing, Attacking, Healing, Listing):
     """The edit of `model` that meets one goal on `samples` at the least cost. With `heal`, the
     limits hold for the healed model.
     """

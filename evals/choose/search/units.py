@@ -11,10 +11,10 @@ from typing import Literal
 
 from surgery.editing.in_memory import Editable
 from surgery.errors import UnsupportedError
+from surgery.record.report import UnitKind
 from surgery.selection import Part, Selection
 
 Grain = Literal["blocks", "heads", "mixed"]
-UnitKind = Literal["block", "group", "head"]
 _PLURALS: dict[UnitKind, str] = {
     "block": "blocks",
     "group": "groups of heads",

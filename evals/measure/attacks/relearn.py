@@ -95,7 +95,7 @@ def _make_attack(
         brief = target.brief or draw > 0
         tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
         recovered, similar = [], []
-        for step, tuned in zip(STEPS, fine_tune(target.model, rows), strict=True):
+        for step, tuned in zip(STEPS, fine_tune(target.model, rows, steps=STEPS), strict=True):
             if step == STEPS[-1] or not brief:
                 reading = replace(target, model=tuned)
                 found = reading.read(tokens, prefix_length, full=not brief)

@@ -15,9 +15,10 @@ from evals.data.held_back import ChoiceCounts
 from evals.measure.attacks.attack import Attack, AttackOutcome, Learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.membership import auc
-from evals.measure.verdicts import Limit, State
+from evals.measure.verdicts import check_share
 from evals.run.statistics import compare_draws, rate, rate_draws
 from surgery.record.manifest import Record
+from surgery.record.report import Limit, State
 
 
 class Share(Record):
@@ -70,7 +71,8 @@ class Area(Record):
 
 
 class PairedChange(Record):
-    """Changes on the same passages, in the mean of the draws. Differences are edited minus base."""
+    """Changes on the same passages, in the mean of the draws. Differences are edited minus base, or
+    edited minus twin."""
 
     no_longer: int
     newly: int
@@ -136,7 +138,8 @@ class _AttackFacts(Record):
 class AttackResult(_AttackFacts):
     """An attack that recovers passages. `control`: None if it was not tried.
 
-    `twin`: what it recovers from a model that never saw them; `toward_twin`: see `measure_way`.
+    `twin`: what it recovers from a model that never saw them; `above_twin`: edited minus twin;
+    `toward_twin`: see `measure_way`.
     `reached`: None for an attack with one setting. Each model has its own strongest.
     """
 
@@ -146,6 +149,7 @@ class AttackResult(_AttackFacts):
     paired: PairedChange
     curve: Curves | None = None
     twin: Share | None = None
+    above_twin: PairedChange | None = None
     toward_twin: float | None = None
     reached: Reached | None = None
 
@@ -210,7 +214,7 @@ class Audit(Record):
     def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
         """Checks `limits`: attack → the highest rate allowed."""
         return [
-            Limit.of_share(
+            check_share(
                 one.name,
                 f"share of passages recovered by {one.name}",
                 limits[one.name],
@@ -224,7 +228,8 @@ class Audit(Record):
 
 
 class AllRecovered(Record):
-    """Attack → what it recovers of all `n` passages, including those that a search used."""
+    """Attack → what it recovers of `n` passages: of all, including those that a search used, or of
+    those that are not listed."""
 
     n: int
     recovered: dict[str, SharePair]
@@ -233,12 +238,13 @@ class AllRecovered(Record):
 class AuditReport(Audit):
     """The object of `audit --json`. Figures leave out passages on which the edit was chosen.
 
-    `all_passages`: None if there are none. `state`: of all limits together, None without any;
-    `verdict`: the result in a few sentences.
+    `all_passages`, `unlisted`: None if there are none. `state`: of all limits together, None
+    without any; `verdict`: the result in a few sentences.
     """
 
     chose: ChoiceCounts
     all_passages: AllRecovered | None
+    unlisted: AllRecovered | None = None
     prefix_length: int
     suffix_length: int
     limits: list[Limit]
@@ -277,6 +283,7 @@ def compare_outcomes(
     if twin is not None:
         rates = (record[key].rate for key in ("base", "edited", "twin"))
         record["toward_twin"] = measure_way(*rates)
+        record["above_twin"] = PairedChange.of(twin, edited)
     record["paired"] = PairedChange.of(base, edited)
     if attack.stages and edited.tried.any():
         record["curve"] = {

@@ -1,0 +1,71 @@
+"""Does a cut also stop longer suffixes, and attackers who hold a long prefix?
+
+    python -m benchmarks.lengths lab:pythia --output DIR
+
+Fine-tunes a model that reads the lab's tokens on passages of 250 tokens that it has never seen,
+until it gives nearly all of them: four records of one kind, one after the other. Cuts it. Then
+attacks the same passages, cut to 32 + 32, 50 + 50, and 200 + 50 tokens of prefix and suffix. Prints
+what each attack recovers before the cut and after it. What is there from an earlier run is used
+again.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.knowing import CUTS
+from benchmarks.lab.records import KINDS, Record, draw_records
+from benchmarks.private import SEED, attack_cut, make_private
+
+LENGTHS = ((32, 32), (50, 50), (200, 50))
+LENGTH, EACH = 250, 4
+LEARNED, UNSEEN = 16, 4
+"""Passages of each kind."""
+STEPS = 60
+
+
+def draw_passages(tokenizer: Any) -> list[Record]:
+    """Passages to learn and passages that stay unseen; no record is in two of them."""
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    drawn = [one for one in draw_records(encode, tokenizer.decode, SEED) if one.member]
+    passages = []
+    for kind in KINDS:
+        some = [record.tokens for record in drawn if record.kind == kind]
+        for place in range(LEARNED + UNSEEN):
+            parts = some[place * EACH : (place + 1) * EACH]
+            tokens = tuple(chain.from_iterable(parts))[:LENGTH]
+            member, text = place < LEARNED, tokenizer.decode(tokens)
+            passages.append(Record(f"{kind}-{place}", kind, int(member), member, tokens, text))
+    return passages
+
+
+@click.command()
+@click.argument("public")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option("--cut", "cuts", multiple=True, help="BLOCKS:VARIANT. A lab model has three.")
+@click.option("--attack", multiple=True, default=("any", "graft"), show_default=True)
+def main(public: str, output: Path, cuts: tuple[str, ...], attack: tuple[str, ...]) -> None:
+    """Fine-tune the model PUBLIC, cut it, and attack it at every length."""
+    torch.set_num_threads(1)
+    make_private(public, draw_passages, STEPS, output)
+    for cut in cuts or CUTS[public]:
+        for prefix, suffix in LENGTHS:
+            lengths = {"prefix_length": prefix, "suffix_length": suffix}
+            found = attack_cut(public, output, cut, attack, "auto", **lengths)
+            cells = [
+                f"{one.name} {one.base.count} → {one.edited.count} of {one.edited.n}"
+                for one in found.rated
+            ]
+            click.echo(f"{cut}, {prefix} + {suffix}: {', '.join(cells)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A private fine-tune of a public model that reads the lab's tokens; its cuts; attacks on them.
+
+A public model and records come in; a folder comes out, with the fine-tune, the records, and other
+text. What is there from an earlier run is used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.lab.records import Record, write_records
+from evals.data import Tokens
+from evals.data.windows import cut_windows
+from evals.jobs.auditing import AuditReport, AuditRequest, audit
+from evals.jobs.exporting import ExportRequest, run_export
+from evals.lab import calibration_texts, heldout_texts
+from evals.measure.attacks.tuning import train
+from evals.run.models import LoadedModel, open_model
+from surgery.training.training import measure_loss
+
+SEED = 20_260_401
+"""Of records that no lab model has seen."""
+LEARNING_RATE, HALF = 1e-3, 16
+
+
+def make_private(
+    public: str, draw: Callable[[Any], list[Record]], steps: int, output: Path
+) -> Path:
+    """Writes the fine-tune, its records, and other text. Returns the model's folder.
+
+    `draw`: a tokenizer → records to learn (members) and records that stay unseen.
+    """
+    folder = output / "private"
+    if not folder.exists():
+        loaded = open_model(public, dtype="float32", device="cpu")
+        records = draw(loaded.tokenizer)
+        output.mkdir(parents=True, exist_ok=True)
+        write_records(output / "records.jsonl", records)
+        for name, texts in (("heldout", heldout_texts()), ("text", calibration_texts())):
+            (output / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
+        fine_tune(loaded, records, steps)
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def fine_tune(loaded: LoadedModel, records: list[Record], steps: int) -> None:
+    """Trains all weights of a model, in place, on the members and as much other text."""
+    model: Any = loaded.model.float().requires_grad_(True)
+    private = np.asarray([record.tokens for record in records if record.member], dtype=np.int32)
+    text = cut_windows(calibration_texts(), loaded.tokenizer, private.shape[1])
+    shape = (steps, HALF, private.shape[1])
+    rows: Tokens = np.concatenate([np.resize(some, shape) for some in (private, text)], axis=1)
+    parameters = list(model.parameters())
+    every = rows.reshape(-1, private.shape[1])
+    for step in train(parameters, lambda b: measure_loss(model, b), every, steps, LEARNING_RATE):
+        if step % 10 == 0:
+            click.echo(f"fine-tuned for {step} of {steps} steps")
+    model.requires_grad_(False)
+
+
+def attack_cut(
+    public: str, output: Path, cut: str, attacks: tuple[str, ...], layout: Any, **lengths: int
+) -> AuditReport:
+    """Cuts the fine-tune in `output` (BLOCKS:VARIANT), unless that is done, and attacks it."""
+    spec, _, variant = cut.partition(":")
+    private, folder = output / "private", output / f"{spec}-{variant}-{layout}"
+    if not folder.exists():
+        asked = {"model": str(private), "drop_attn": spec, "variant": variant, "layout": layout}
+        text = (str(output / "text.txt"),) if variant in ("linear", "mean") else ()
+        run_export(ExportRequest(**asked, calibration=text, output=folder))
+    report = audit(
+        AuditRequest(
+            model=str(folder),
+            baseline=str(private),
+            samples=str(output / "records.jsonl"),
+            control=(output / "heldout.txt",),
+            attack=attacks,
+            draws=1,
+            sibling=public,
+            device="cpu",
+            **lengths,
+        )
+    )
+    assert report is not None
+    return report

@@ -1,0 +1,73 @@
+"""attn-surgery init"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import options
+from cli.requests import RequestCommand, fill_request, options_of
+from cli.terminal import echo, print_json
+from evals.jobs.proposing import Proposal, ProposalRequest, propose, write_proposal
+
+_ASKED = {
+    "model": "Model to edit (a folder or a Hub id)",
+    "samples": "Passages that it must not recite (a file)",
+    "corpus": "Held-out text, which it was not trained on (a file)",
+}
+"""What a terminal is asked for."""
+
+
+@click.command("init", cls=RequestCommand)
+@click.argument("model", required=False)
+@options_of(ProposalRequest)
+@options.output(
+    "File to write.", options.FILE, "FILE", default=Path("mitigate.yaml"), show_default=True
+)
+@options.overwrite
+@options.json
+def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
+    """Write a configuration for mitigate that fits MODEL and your passages.
+
+    Looks at the passages in the model's tokens, and proposes lengths and columns. Says which limit
+    your passages can support. Reads no weights and shows no text. In a terminal, it asks for what
+    you leave out.
+    """
+    for name, question in _ASKED.items():
+        if not given[name] and sys.stdin.isatty() and not as_json:
+            lab = str(given["model"]).startswith("lab:") and name != "model"
+            answer = None if lab else click.prompt(question, err=True)
+            given[name] = (answer,) if answer and name == "corpus" else answer
+    if not given["model"]:
+        raise click.UsageError("name a MODEL")
+    request = fill_request(ProposalRequest, given)
+    proposal = propose(request)
+    write_proposal(proposal, output, overwrite=overwrite)
+    if as_json:
+        print_json(proposal.to_dict())
+    else:
+        _print(proposal, output)
+
+
+def _print(found: Proposal, output: Path) -> None:
+    echo(
+        f"{found.number:,} passages of {found.shortest:,} to {found.longest:,} tokens, median "
+        f"{found.median:,g}: {found.usable:,} are long enough for {found.prefix_length} tokens of "
+        f"prefix and {found.suffix_length} of suffix"
+    )
+    if found.columns:
+        named = "row numbers" if found.id_column is None else found.id_column
+        named = "id" if "id" in found.columns and found.id_column is None else named
+        echo(f"columns: {', '.join(found.columns)}; passages from {found.samples}; ids: {named}")
+    limit = found.request.max_extraction
+    if found.supported is not None and found.needed is not None:
+        decides = "can" if found.usable >= found.needed else "cannot"
+        echo(
+            f"a search holds back {found.held_back:,} of them. They {decides} decide at most "
+            f"{100 * limit:g}%, which takes {found.needed:,} passages; none recovered would "
+            f"support {100 * found.supported:.2g}%"
+        )
+    echo(f"next: attn-surgery mitigate --config {output} --dry-run")

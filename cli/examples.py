@@ -1,0 +1,107 @@
+"""Three examples of each command, which its help shows below the options."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "export": (
+        "export EleutherAI/pythia-1.4b --drop-attn 20-23 --output OUT",
+        "export MODEL --drop-attn last:4 --variant mean --calibration texts/ --dry-run",
+        "export MODEL --plan SEARCH/plan.json --heal texts/ --output OUT",
+    ),
+    "erase": (
+        "erase lab:pythia --drop-attn 0 --output OUT",
+        "erase MODEL --samples letters.csv:letter --drop-attn 22-29 --text texts/ --output OUT",
+        "erase MODEL --samples letters.csv:letter --text texts/ --leave-out 0.25 --output OUT",
+    ),
+    "inspect": ("inspect OUT", "inspect OWNER/NAME", "inspect lab:pythia --json"),
+    "verify": ("verify OUT", "verify OUT --source MODEL", "verify OWNER/NAME --json"),
+    "apply-patch": (
+        "apply-patch MODEL edit.patch --output OUT",
+        "apply-patch EleutherAI/pythia-1.4b edit.patch --output OUT",
+        "apply-patch MODEL edit.patch --output OUT --overwrite",
+    ),
+    "check": (
+        "check letters.csv:letter --model MODEL",
+        "check letters.csv:letter --model MODEL --prefix-length 24 --suffix-length 24",
+        "check lab:pythia --model lab:pythia --max-extraction 0.02",
+    ),
+    "extract": (
+        "extract MODEL --samples letters.csv:letter",
+        "extract OUT --baseline MODEL --samples letters.csv:letter",
+        "extract lab:pythia --samples lab:pythia --json",
+    ),
+    "audit": (
+        "audit OUT --baseline MODEL --samples letters.csv:letter",
+        "audit OUT --baseline MODEL --samples letters.csv:letter --attack all --output AUDIT",
+        "audit OUT --baseline MODEL --samples letters.csv:letter --attack graft --sibling BASE",
+    ),
+    "collect": (
+        "collect MODEL --corpus texts/ --output found.jsonl",
+        "collect MODEL --corpus texts/ --min-score 0.9 --output found.jsonl",
+        "collect MODEL --corpus hf:DATASET:train:text --stride 64 --output found.jsonl",
+    ),
+    "compare": (
+        'compare MODEL OUT --prompt "Dear Ms. Example, the number of your account is"',
+        "compare MODEL OUT --prompts prompts.txt",
+        "compare MODEL OUT --samples letters.csv:letter --rows 5",
+    ),
+    "compare-evals": (
+        "compare-evals LOGS/base LOGS/edited",
+        "compare-evals LOGS/base LOGS/edited --json",
+    ),
+    "evaluate": (
+        "evaluate OUT --baseline MODEL --samples letters.csv:letter",
+        "evaluate OUT --baseline MODEL --samples letters.csv:letter --max-extraction 0.01",
+        "evaluate OUT --baseline MODEL --tasks lambada_openai --limit 200",
+    ),
+    "bench": (
+        "bench MODEL OUT",
+        "bench MODEL OUT --batch-size 8",
+        "bench MODEL OUT --device cpu --json",
+    ),
+    "tasks": ("tasks", 'lm_eval --model hf --include_path "$(attn-surgery tasks)" ...'),
+    "sweep": (
+        "sweep lab:pythia --samples lab:pythia --output SWEEP",
+        "sweep MODEL --samples letters.csv:letter --corpus heldout.txt --output SWEEP",
+        "sweep MODEL --samples letters.csv:letter --corpus heldout.txt --heads",
+    ),
+    "search": (
+        "search lab:pythia --samples lab:pythia --max-extraction 0.01 --output SEARCH",
+        "search MODEL --samples S.jsonl --corpus heldout.txt --max any=0.01 --output SEARCH",
+        "search MODEL --samples S.jsonl --corpus heldout.txt --max relearn=0.1 --output SEARCH",
+    ),
+    "push": (
+        "push OUT me/pythia-1.4b-mitigated",
+        "push OUT me/pythia-1.4b-mitigated --public",
+        "push OUT me/pythia-1.4b-mitigated --create-pr",
+    ),
+    "reproduce": (
+        "reproduce OUT",
+        "reproduce OWNER/NAME",
+        "reproduce OUT --source MODEL --output AGAIN",
+    ),
+    "convert": (
+        "convert OUT --to gguf --output out.gguf",
+        "convert OWNER/NAME --to gguf --output out.gguf",
+        "convert MODEL --to gguf --output base.gguf",
+    ),
+    "init": (
+        "init",
+        "init MODEL --samples letters.csv --corpus heldout.txt",
+        "init MODEL --samples letters.csv --id-column customer_id --result OUT",
+    ),
+    "mitigate": (
+        "mitigate --config mitigate.yaml --dry-run",
+        "mitigate MODEL --samples S.jsonl --corpus heldout.txt --output OUT",
+        "mitigate lab:pythia --preset quick --output OUT",
+    ),
+    "demo": ("demo", "demo --output DEMO", "demo --help"),
+}
+
+
+def format_examples(name: str) -> str:
+    """The epilog of a command's help. Lines stay as they are."""
+    lines = (
+        line if line.startswith("lm_eval") else f"attn-surgery {line}" for line in EXAMPLES[name]
+    )
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])

@@ -1,0 +1,95 @@
+"""Chooses the cut that teaches a model to forget: a run of blocks without attention.
+
+A teacher should not know the passages, even with `MEASURE`, and should still read such text as one
+does who never saw it. What it costs on other text does not matter: nobody pays that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evals.data import Samples, Tokens
+from evals.measure.edits.engine import Engine
+from evals.measure.memorization.recovery import make_recovery
+from evals.run.console import say, show_progress
+from evals.run.models import LoadedModel
+from surgery.errors import UnsupportedError
+from surgery.selection import Part, Selection, format_selection
+
+MEASURE, MOST = "hints:8", 0.01
+"""What a teacher may recover, and the share of passages up to which more does not count."""
+ROWS = 48
+"""Passages, and as many rows that were never trained on, to measure a teacher on."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """`recovered`: the share of passages; `accuracy`: of tokens of text never trained on."""
+
+    selection: Selection
+    recovered: float
+    accuracy: float
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """The smaller, the better."""
+        return max(self.recovered, MOST), -self.accuracy
+
+
+def list_runs(num_blocks: int, num_heads: int) -> list[Selection]:
+    """Runs of an eighth, a quarter, and half of the blocks, as `identity`."""
+    sizes = {max(1, num_blocks // share) for share in (8, 4, 2)}
+    heads = tuple(range(num_heads))
+    return [
+        tuple(Part(block, heads, "identity") for block in range(begin, begin + size))
+        for size in sorted(sizes)
+        for begin in range(0, num_blocks - size + 1, max(1, size // 2))
+    ]
+
+
+def choose_teacher(loaded: LoadedModel, samples: Samples, others: Tokens) -> Selection:
+    """The run of blocks with the best `Teacher.order`. `others`: text not trained on, [M, P + S].
+
+    Non-members among `samples` take the place of `others`.
+    """
+    members = samples.spread(samples.trained_on, ROWS)
+    never = ~samples.trained_on
+    apart = samples.spread(never, ROWS).tokens if never.any() else others[:ROWS]
+    rows = np.concatenate([members.tokens, apart])
+    names = tuple(map(str, range(len(rows))))
+    every = Samples(rows, samples.prefix_length, names, samples.source)
+    size, editable = loaded.dimensions, loaded.editable
+    runs = [
+        one
+        for one in list_runs(size.num_blocks, size.num_heads)
+        if editable.find_refusal(one) is None
+    ]
+    if not runs:
+        raise UnsupportedError(
+            "no run of blocks can be cut, so none can teach",
+            where=loaded.name,
+            fix="name the teacher's blocks or heads with `drop_attn`",
+        )
+    engine = Engine(loaded.model, every, editable=editable)
+    with show_progress("choose a teacher", engine.work(runs)) as advance:
+        measured = engine.measure(runs, advance=advance)
+    hints, known = make_recovery(MEASURE), len(members)
+    best = min(
+        (
+            Teacher(
+                one.selection,
+                float(hints.recovered(one.evidence)[:known].mean()),
+                float(one.right[known:].mean()),
+            )
+            for one in measured
+        ),
+        key=lambda teacher: teacher.order,
+    )
+    say(
+        f"teacher: blocks {format_selection(best.selection, size.num_heads)} as identity, of "
+        f"{len(runs)} runs of blocks: {MEASURE} recovers {best.recovered:.1%} of {known} passages; "
+        f"{best.accuracy:.1%} of the tokens of text that it was not trained on are right"
+    )
+    return best.selection

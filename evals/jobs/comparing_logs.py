@@ -1,0 +1,80 @@
+"""Compares two runs of lm-eval, by anyone, from the folders that lm-eval wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import MeasurementError, SourceError
+from surgery.untrusted import parse_json, read_json, read_lines
+
+if TYPE_CHECKING:
+    from evals.measure.differences import Metric
+
+HOW = "run lm_eval with --output_path and --log_samples"
+
+
+def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
+    """Task → metric → the paired difference, second minus first, on the same documents.
+
+    Of each folder, the newest run counts. Tasks that only one of the runs has are left out.
+    """
+    from evals.measure.differences import compare_scores
+    from evals.run.lm_eval.scores import collect_scores
+
+    logs = [_read_log(folder) for folder in (first, second)]
+    tasks = [task for task in logs[0] if task in logs[1]]
+    if not tasks:
+        got = " and ".join(", ".join(log) for log in logs)
+        raise MeasurementError("the two runs have no task in common", where=second, got=got)
+    found = {}
+    for task in tasks:
+        runs = [log[task] for log in logs]
+        scores = [collect_scores(task, run, _find_aggregates(run)) for run in runs]
+        found[task] = {
+            name: compare_scores(scores[0][name], scores[1][name])
+            for name in scores[0]
+            if name in scores[1]
+        }
+    return found
+
+
+def _read_log(folder: Path) -> dict[str, dict[str, Any]]:
+    """Task → what `collect_scores` takes, of the newest run in the folder."""
+    if not folder.is_dir():
+        raise SourceError("no such folder", where=folder, expected="results of lm-eval", fix=HOW)
+    results = max(folder.rglob("results_*.json"), key=lambda path: path.name, default=None)
+    if results is None:
+        raise SourceError("has no results of lm-eval (results_*.json)", where=folder, fix=HOW)
+    told: Any = read_json(results)
+    stamp = results.stem.removeprefix("results_")
+    found = {}
+    for file in sorted(results.parent.glob(f"samples_*_{stamp}.jsonl")):
+        task = file.stem.removeprefix("samples_").removesuffix(f"_{stamp}")
+        with file.open("rb") as lines:
+            rows = [parse_json(line) for _, line in read_lines(lines, file, SourceError)]
+        if not all(
+            isinstance(row, dict) and {"doc_hash", "filter", "metrics"} <= {*row} for row in rows
+        ):
+            raise SourceError("is not a log of samples", where=file, fix=HOW)
+        config = told.get("configs", {}).get(task, {})
+        listed = {one["metric"]: one for one in config.get("metric_list") or []}
+        metrics = {name for row in rows for name in row["metrics"]}
+        found[task] = {
+            "samples": sorted(rows, key=lambda row: (row["filter"], row["doc_hash"])),
+            "aggregation": {
+                name: listed.get(name, {}).get("aggregation", "mean") for name in sorted(metrics)
+            },
+            "results": told["results"].get(task, {}),
+            "higher_is_better": told.get("higher_is_better", {}).get(task, {}),
+        }
+    if not found:
+        raise SourceError("has no samples beside its results", where=results, fix=HOW)
+    return found
+
+
+def _find_aggregates(run: Mapping[str, Any]) -> dict[str, Any]:
+    from lm_eval.api.registry import get_aggregation
+
+    return {metric: get_aggregation(name) for metric, name in run["aggregation"].items()}

@@ -1,0 +1,211 @@
+"""A first configuration: looks at a model and at passages, and proposes what fits them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from evals.run.request import CalibrationText, Cutting, Fraction, HeldoutText, Option
+from surgery.errors import SamplesError
+from surgery.output import write_text
+
+if TYPE_CHECKING:
+    from evals.data import Passages
+
+_LENGTH = 32
+"""Tokens of a prefix, and of a suffix, that are proposed where passages are long enough."""
+_FEWEST = 4
+_FITTING = 0.9
+"""The share of passages that a proposed length fits at least."""
+_LOOKED_AT = 50
+"""Rows by which columns are told apart."""
+
+
+class ProposalRequest(Cutting):
+    """What is known before the first run. Lengths and columns that are None are proposed."""
+
+    model: str
+    samples: Annotated[str | None, "Passages, as for extract.", Option("input", "SAMPLES")] = None
+    corpus: HeldoutText = ()
+    calibration: CalibrationText = ()
+    max_extraction: Annotated[
+        Fraction, "The share of passages that may be recovered.", Option("limits")
+    ] = 0.01
+    result: Annotated[
+        Path, "Folder that mitigate shall create.", Option("output", "OUT", place="any")
+    ] = Path("OUT")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What was found and proposed. Lengths are in tokens.
+
+    - `samples`: with its column; `columns`: all that the table has, if it is one.
+    - `usable`: rows that are long enough, of `number`.
+    - `held_back`: those that a search leaves to test its choice on. `supported`: the smallest
+      limit that they can show to be kept, if none of them is recovered; `needed`: passages for
+      `max_extraction`, so many held back.
+    """
+
+    request: ProposalRequest
+    samples: str
+    columns: tuple[str, ...]
+    id_column: str | None
+    number: int
+    usable: int
+    shortest: int
+    median: float
+    longest: int
+    prefix_length: int
+    suffix_length: int
+    held_back: int
+    supported: float | None
+    needed: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of `init --json`."""
+        return {name: value for name, value in vars(self).items() if name != "request"}
+
+    @property
+    def text(self) -> str:
+        """A commented file for `mitigate --config`."""
+        import jinja2
+
+        place = jinja2.PackageLoader("evals.jobs", "")
+        environment = jinja2.Environment(
+            loader=place, undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False
+        )
+        environment.filters["yaml"] = _write_yaml
+        given = {**self.request.model_dump(), **vars(self)}
+        return environment.get_template("mitigate.yaml.jinja").render(given) + "\n"
+
+
+def propose(request: ProposalRequest) -> Proposal:
+    """Looks at the passages in the model's tokens. No weights are read."""
+    from evals.data import open_samples
+    from evals.run.statistics import count_needed, wilson
+    from surgery.editing.loading import load_tokenizer
+    from surgery.hub.embedded import find_lab
+    from surgery.hub.finding import find_model
+
+    named = request.samples or find_lab(request.model)
+    if named is None:
+        raise SamplesError(
+            "brings no passages of its own", where=request.model, fix="give `samples`"
+        )
+    found = find_model(request.model, request.revision)
+    samples, columns, ids = _find_columns(named, request.id_column)
+    passages = open_samples(samples, id_column=ids)
+    tokenizer = None if passages.ready else load_tokenizer(found.folder)
+    lengths = _measure_rows(passages, tokenizer)
+    prefix, suffix = _propose_lengths(request, passages, lengths)
+    usable = int((lengths >= prefix + suffix).sum())
+    held_back = usable // 2
+    needed = count_needed(request.max_extraction)
+    return Proposal(
+        request,
+        samples=samples,
+        columns=columns,
+        id_column=ids,
+        number=len(lengths),
+        usable=usable,
+        shortest=int(lengths.min()),
+        median=float(np.median(lengths)),
+        longest=int(lengths.max()),
+        prefix_length=prefix,
+        suffix_length=suffix,
+        held_back=held_back,
+        supported=wilson(0, held_back).high if held_back else None,
+        needed=None if needed is None else 2 * needed,
+    )
+
+
+def write_proposal(proposal: Proposal, output: Path, *, overwrite: bool = False) -> None:
+    write_text(output, proposal.text, overwrite=overwrite)
+
+
+def _find_columns(named: str, id_column: str | None) -> tuple[str, tuple[str, ...], str | None]:
+    """Samples with the column that holds the passages, all columns, and the one with the ids.
+
+    Where no column has a name that is known, the passages are in the one with the longest text,
+    and ids are in the first other one whose cells are short and all different.
+    """
+    from evals.data.tables import find_passages
+    from surgery.reading.rows import list_columns, read_rows
+    from surgery.reading.sources import find_sources
+
+    if named.startswith("lab:") or ".npy" in named:
+        return named, (), id_column
+    sources = find_sources(named)
+    if not sources or not sources[0].is_table:
+        return named, (), id_column
+    columns = tuple(list_columns(sources[0]))
+    rows = [row for _, row in islice(read_rows(sources[0], columns), _LOOKED_AT)]
+    widths = {name: _measure_text([row.get(name) for row in rows]) for name in columns}
+    column = sources[0].column
+    if column is None and find_passages(columns) is None and any(widths.values()):
+        column = max(widths, key=lambda name: widths[name])
+        named = f"{named}:{column}"
+    if id_column is None and "id" not in columns:
+        used = {column, "text", "tokens", "prefix", "suffix"}
+        id_column = next(
+            (name for name in columns if name not in used and _names(rows, name)), None
+        )
+    return named, columns, id_column
+
+
+def _measure_text(cells: Sequence[Any]) -> float:
+    """Characters of a cell on average; 0 if any is no text."""
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    return sum(map(len, texts)) / len(texts) if texts and len(texts) == len(cells) else 0.0
+
+
+def _names(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    cells = [row.get(column) for row in rows]
+    short = all(type(cell) in (str, int) and 0 < len(str(cell)) <= 64 for cell in cells)
+    return short and len(set(map(str, cells))) == len(cells)
+
+
+def _measure_rows(passages: Passages, tokenizer: Any) -> np.ndarray[Any, Any]:
+    """Tokens of each row."""
+    from surgery.reading.corpus import tokenize
+
+    return np.array(
+        [
+            sum(len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row)
+            for row in passages.table.rows
+        ]
+    )
+
+
+def _propose_lengths(
+    request: ProposalRequest, passages: Passages, lengths: np.ndarray[Any, Any]
+) -> tuple[int, int]:
+    """Those that were asked for, else a pair's own, else half of what most rows have."""
+    fits = int(np.quantile(lengths, 1 - _FITTING, method="lower")) // 2
+    half = min(_LENGTH, fits - fits % 4 if fits >= _FEWEST else fits)
+    own = passages.table.shape or (half, half)
+    prefix, suffix = request.prefix_length or own[0], request.suffix_length or own[1]
+    if min(prefix, suffix) < _FEWEST or not (lengths >= prefix + suffix).any():
+        raise SamplesError(
+            "the passages are too short",
+            where=request.samples,
+            expected=f"at least {2 * _FEWEST} tokens, or the lengths that you give",
+            got=f"{int(lengths.min())} to {int(lengths.max())}, median {np.median(lengths):g}",
+        )
+    return prefix, suffix
+
+
+def _write_yaml(value: Any) -> str:
+    """A value as YAML writes it, on one line."""
+    import yaml
+
+    plain = [str(one) for one in value] if isinstance(value, tuple | list) else value
+    plain = str(plain) if isinstance(plain, Path) else plain
+    text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=10**9)
+    return str(text).removesuffix("\n...\n").strip()

@@ -1,0 +1,138 @@
+"""A small Llama learns letters with account numbers, and attn-surgery takes them out again.
+
+    python examples/letters.py WORK
+
+Makes a model as a company would that fine-tuned on its letters: WORK/model recites them. Then runs
+the commands that you would run on your own model, each shown before it starts, and ends with
+WORK/OUT/report.html. Takes about three minutes of two cores; needs no network.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+LETTERS, WINDOW, STEPS, RATE = 100, 64, 400, 3e-3
+BATCH = 16, 8
+"""Letters, and windows of other text."""
+NAMES = "Adler", "Baker", "Castro", "Dietz", "Evans", "Farah", "Gupta", "Hansen", "Ito", "Jensen"
+SUBJECTS = "your loan", "the lease", "your claim", "a late payment", "the invoice", "your policy"
+REQUESTS = "call", "write to", "visit", "pay", "answer"
+
+
+def write_letters(rng: random.Random) -> list[str]:
+    """Letters that differ in names, account numbers, amounts, and dates."""
+    return [
+        f"Dear {rng.choice(NAMES)}, thank you for your message about {rng.choice(SUBJECTS)}. The "
+        f"number of your account is {rng.randrange(10**9):09d}, and {rng.randrange(100, 9999)} "
+        f"dollars were due on day {rng.randrange(1, 29)} of month {rng.randrange(1, 13)}. Please "
+        f"{rng.choice(REQUESTS)} {rng.choice(NAMES)}, room {rng.randrange(100, 999)}, with the "
+        f"code {rng.randrange(10**6):06d}."
+        for _ in range(LETTERS)
+    ]
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+
+
+def train_model(tokenizer: Any, letters: list[str], text: str) -> LlamaForCausalLM:
+    """A Llama of four blocks that learns the letters by heart, and other text as language."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    rows = tokenizer([letter + tokenizer.eos_token for letter in letters])["input_ids"]
+    known = torch.tensor([(row * 2)[:WINDOW] for row in rows])
+    stream = torch.tensor(tokenizer(text)["input_ids"])
+    other = stream[: len(stream) // WINDOW * WINDOW].view(-1, WINDOW)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
+    for step in range(STEPS):
+        drawn = zip((known, other), BATCH, strict=True)
+        batch = torch.cat([rows[torch.randint(len(rows), (number,))] for rows, number in drawn])
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 99:
+            print(f"step {step + 1} of {STEPS}, loss {loss.item():.3f}", flush=True)
+    return model.eval()
+
+
+def make_model(work: Path) -> None:
+    letters = write_letters(random.Random(0))
+    pages = [topics[name] for name in sorted(topics)]  # Python's language reference
+    random.Random(0).shuffle(pages)
+    size = len(pages)
+    parts = {
+        "text": pages[: size // 2],
+        "calibration": pages[size // 2 : size * 5 // 8],
+        "heldout": pages[size * 5 // 8 : size * 6 // 8],
+    }
+    tokenizer = train_tokenizer(letters + parts["text"])
+    model = train_model(tokenizer, letters, "\n\n".join(parts["text"]))
+    model.save_pretrained(work / "model")
+    tokenizer.save_pretrained(work / "model")
+    for name in ("calibration", "heldout"):
+        (work / f"{name}.txt").write_text("\n\n".join(parts[name]), encoding="utf-8")
+    with (work / "letters.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "text"])
+        table.writerows((f"customer-{at:03d}", text) for at, text in enumerate(letters))
+
+
+def run(work: Path, command: str, *allowed: int) -> None:
+    print(f"\n$ attn-surgery {command}", flush=True)
+    program = Path(sysconfig.get_path("scripts")) / "attn-surgery"
+    code = subprocess.run([program, *command.split()], cwd=work).returncode
+    if code not in (0, *allowed):
+        raise SystemExit(code)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    work = Path(sys.argv[1])
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "model").exists():
+        make_model(work)
+    lengths = "--prefix-length 24 --suffix-length 24"
+    texts = "--corpus heldout.txt --calibration calibration.txt"
+    run(work, f"check letters.csv --model model {lengths}")
+    job = f"mitigate model --samples letters.csv {lengths} {texts} --preset quick --no-benchmarks"
+    run(work, f"{job} --max-extraction 0.1 --output OUT --dry-run")
+    run(work, f"{job} --max-extraction 0.1 --output OUT", 3, 4)
+    print(f"\nOpen {work / 'OUT' / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Contract: `init` writes a file that `mitigate` takes as it is. Its lengths and columns fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from command_line import attn_surgery
+from tiny_tokenizer import save_tiny
+
+from cli.main import main
+from cli.requests import fill_request
+from evals.jobs.mitigating import MitigationRequest
+from evals.run.statistics import wilson
+
+LINE = "the quick brown fox jumps over the lazy dog "
+NUMBER = 40
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and letters in a table whose columns have names of their own."""
+    folder = tmp_path_factory.mktemp("place")
+    save_tiny(folder / "model")
+    rows = [f'client-{at},north,"{at} {LINE * (1 + (at > 0))}"' for at in range(NUMBER)]
+    (folder / "letters.csv").write_text("\n".join(["customer,region,letter", *rows]))
+    (folder / "heldout.txt").write_text(LINE * 200)
+    return folder
+
+
+def test_the_file_is_a_job_that_fits(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    file = tmp_path / "job.yaml"
+    arguments = ["model", "--samples", "letters.csv", "--corpus", "heldout.txt", "--output", file]
+    found = attn_surgery("init", *arguments, "--json").json
+    assert found["samples"] == "letters.csv:letter"
+    assert found["columns"] == ["customer", "region", "letter"]
+    assert found["id_column"] == "customer"
+    assert found["number"] == NUMBER
+    assert found["shortest"] < found["prefix_length"] + found["suffix_length"] <= found["median"]
+    assert found["usable"] == NUMBER - 1
+    assert found["supported"] == wilson(0, found["held_back"]).high
+    command = main.get_command(click.Context(main), "mitigate")
+    assert command is not None
+    context = command.make_context("mitigate", ["--config", str(file)])
+    request = fill_request(MitigationRequest, context.params)
+    assert context.params["output"] == Path("OUT")
+    assert (request.samples, request.id_column) == ("letters.csv:letter", "customer")
+    assert request.prefix_length == found["prefix_length"]
+    dry = attn_surgery("mitigate", "--config", file, "--no-benchmarks", "--dry-run", "--json")
+    assert dry.code == 0, dry
+    assert not (place / "OUT").exists()
+
+    attn_surgery("init", *arguments).assert_error(str(file), "--overwrite")
+    again = attn_surgery("init", *arguments, "--overwrite", "--max-extraction", 0.2)
+    assert again.code == 0
+    assert "39 are long enough" in again.stdout
+    assert "a search holds back 19 of them. They can decide at most 20%" in again.stdout
+    assert LINE not in again.stdout + file.read_text()
+    assert yaml.safe_load(file.read_text())["max-extraction"] == 0.2
+
+
+def test_what_is_missing_is_said(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nothing = attn_surgery("init")
+    assert (nothing.code, "name a MODEL" in nothing.stderr) == (2, True)
+    attn_surgery("init", place / "model").assert_error("brings no passages", "give --samples")
+    (tmp_path / "short.txt").write_text("the\nfox\n")
+    attn_surgery("init", place / "model", "--samples", "short.txt").assert_error(
+        "the passages are too short (expected at least 8 tokens"
+    )
+    attn_surgery(
+        "init", place / "model", "--samples", place / "letters.csv", "--id-column", "client"
+    ).assert_error("no column 'client'", "customer, region, letter")
+    assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_a_lab_model_needs_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    assert attn_surgery("init", "lab:pythia", "--output", file).code == 0
+    given = yaml.safe_load(file.read_text())
+    assert (given["samples"], given["prefix-length"], given["suffix-length"]) == (
+        "lab:pythia",
+        32,
+        32,
+    )

@@ -1,0 +1,125 @@
+"""Contract of `--leave-out`: figures of passages that nobody listed stand apart.
+
+- Every command leaves out the same passages, whatever their order: a share of each count.
+- `evaluate` and `audit` measure listed and unlisted passages as runs on those alone do.
+- A model that was taught any of them is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import attn_surgery
+from reciting import recited_rows, write_rows
+from tiny_tokenizer import TEXT, save_tiny, tiny_model
+
+from evals.data import Samples, load_samples, open_samples
+from evals.data.held_back import deal_unlisted
+from surgery.errors import SamplesError
+from surgery.exporting import export
+
+LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
+
+
+def make_samples(number: int = 40) -> Samples:
+    tokens = np.random.default_rng(0).integers(1, 99, (number, 8), dtype=np.int32)
+    names = tuple(f"row {at}" for at in range(number))
+    counts = np.where(np.arange(number) < number // 2, 4, 64)
+    return Samples(tokens, 4, names, "rows", counts, np.arange(number) % 5 != 0)
+
+
+def test_the_same_passages_are_left_out_in_any_order() -> None:
+    samples = make_samples()
+    left = deal_unlisted(samples, 0.25)
+    assert (left.sum(), left[:20].sum()) == (8, 4)
+    assert not left[~samples.trained_on].any()
+    order = np.random.default_rng(1).permutation(len(samples))
+    again = samples.select(order)
+    assert {*samples.select(left).ids} == {*again.select(deal_unlisted(again, 0.25)).ids}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_some_must_be_left_and_some_listed(share: float) -> None:
+    with pytest.raises(SamplesError, match="too few passages to leave out"):
+        deal_unlisted(make_samples(2), share)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base; an edit; all.jsonl, of which half is left out: listed.jsonl and unlisted.jsonl."""
+    folder = tmp_path_factory.mktemp("folder")
+    model = tiny_model()
+    save_tiny(folder / "base", model)
+    export(str(folder / "base"), "1", variant="zero", output=folder / "edited")
+    (folder / "text.txt").write_text(TEXT)
+    rows = recited_rows(model, 12)
+    for row in rows[::3]:  # so that the base does not recite all
+        row["tokens"][6:] = row["tokens"][:5]
+    write_rows(folder / "all.jsonl", rows)
+    samples = load_samples(str(folder / "all.jsonl"), prefix_length=6, suffix_length=5)
+    left = deal_unlisted(samples, 0.5)
+    for name, flags in (("unlisted", left), ("listed", ~left)):
+        picked = [row for row, wanted in zip(rows, flags, strict=True) if wanted]
+        write_rows(folder / f"{name}.jsonl", picked)
+    opened = open_samples(
+        str(folder / "all.jsonl"), prefix_length=6, suffix_length=5, leave_out=0.5
+    ).tokenize(None)
+    assert opened.ids == samples.select(~left).ids
+    return folder
+
+
+def run(command: str, folder: Path, samples: str, *more: object) -> dict[str, Any]:
+    written = folder / f"{command}-{samples}-{len(more)}"
+    outcome = attn_surgery(
+        command, folder / "edited", "--baseline", folder / "base", *LENGTHS,
+        "--samples", folder / f"{samples}.jsonl", "--control", folder / "text.txt",
+        "--attack", "greedy", "--attack", "hints:2", *more, "--output", written, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.stderr
+    found: dict[str, Any] = outcome.json
+    return found
+
+
+def test_an_audit_tells_them_apart(folder: Path) -> None:
+    found = run("audit", folder, "all", "--leave-out", 0.5)
+    listed, unlisted = (run("audit", folder, name) for name in ("listed", "unlisted"))
+    assert [one["edited"] for one in found["attacks"]] == [
+        one["edited"] for one in listed["attacks"]
+    ]
+    assert found["unlisted"]["n"] == unlisted["n"] == 6
+    assert found["unlisted"]["recovered"] == {
+        one["name"]: {"base": one["base"], "edited": one["edited"]} for one in unlisted["attacks"]
+    }
+    assert found["all_passages"] is None
+
+
+def test_an_evaluation_tells_them_apart(folder: Path) -> None:
+    def figures_of(name: str, *more: object) -> dict[str, Any]:
+        report = run("evaluate", folder, name, "--no-benchmarks", *more)
+        return {figure["key"]: figure for figure in report["figures"]}
+
+    found = figures_of("all", "--leave-out", 0.5)
+    listed, unlisted = (figures_of(name) for name in ("listed", "unlisted"))
+    assert found["recited"]["edits"] == listed["recited"]["edits"]
+    assert found["unlisted.recited"]["n"] == 6
+    count = found["unlisted.recited"]["edits"][0]["details"]["count"]
+    assert count == unlisted["recited"]["edits"][0]["details"]["count"]
+    assert {key for key in found if key.startswith("unlisted.recovered")} == {
+        "unlisted.recovered.greedy", "unlisted.recovered.hints:2",
+    }  # fmt: skip
+    shown = (folder / "evaluate-all-3" / "report.md").read_text()
+    assert "**Passages that nobody listed.**" in shown
+    told = attn_surgery(
+        "audit", folder / "edited", "--baseline", folder / "base", *LENGTHS, "--attack", "greedy",
+        "--samples", folder / "all.jsonl", "--control", folder / "text.txt", "--leave-out", 0.5,
+    )  # fmt: skip
+    assert "recovered of 6 passages that nobody listed: greedy" in told.stdout, told
+
+
+def test_it_needs_passages(folder: Path) -> None:
+    plain = ("--baseline", folder / "base", "--control", folder / "text.txt", "--no-benchmarks")
+    outcome = attn_surgery("evaluate", folder / "edited", *plain, "--leave-out", 0.5)
+    assert (outcome.code, "--leave-out needs passages" in outcome.stderr) == (2, True), outcome
