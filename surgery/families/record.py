@@ -39,8 +39,8 @@ chunk_size_feed_forward classifier_dropout cross_attention_hidden_size decoder_s
 eos_token_id finetuning_task gradient_checkpointing id2label initializer_range is_decoder
 is_encoder_decoder label2id model_type num_labels output_attentions output_hidden_states output_past
 pad_token_id prefix problem_type return_dict sep_token_id task_specific_params tf_legacy_loss
-tie_encoder_decoder tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version
-use_bfloat16 use_cache
+quantization_config tie_encoder_decoder tie_word_embeddings tokenizer_class torch_dtype torchscript
+transformers_version use_bfloat16 use_cache
 
 bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
 encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id
@@ -332,6 +332,15 @@ class Family:
             return None
         return rule, None if index is None else int(index[1])
 
+    def is_outside_attention(self, name: str) -> bool:
+        """Whether a tensor belongs to a module that is no part of attention, by whatever name.
+
+        Quantized weights have names of their own.
+        """
+        template = _INDEX.sub(".{block}", name, count=1)
+        several = (template, _INDEX.sub(".{expert}", template, count=1))
+        return any(one.rpartition(".")[0] in self._others for one in several)
+
     def rule(self, role: Role) -> TensorRule | None:
         """The rule of a role that is one tensor a block; None where the family has none."""
         return next((rule for rule in self.rules if rule.role == role), None)
@@ -351,6 +360,12 @@ class Family:
     def attending(self, modules: Container[str], num_blocks: int) -> tuple[int, ...]:
         """The blocks that have an attention module; edited ones of a compact model have others."""
         return tuple(b for b in range(num_blocks) if self.reading(b)[1] in modules)
+
+    @cached_property
+    def _others(self) -> frozenset[str]:
+        """The modules outside attention, as templates of names."""
+        rules = (rule for rule in self.rules if rule.role is None)
+        return frozenset(rule.name.rpartition(".")[0] for rule in rules)
 
     @cached_property
     def _by_name(self) -> dict[str, TensorRule]:
