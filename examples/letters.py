@@ -4,7 +4,7 @@
 
 Makes a model as a company would that fine-tuned on its letters: WORK/model recites them. Then runs
 the commands that you would run on your own model, each shown before it starts, and ends with
-WORK/OUT/report.html. Takes about three minutes of two cores; needs no network.
+WORK/OUT/report.html. Takes about three minutes of two cores, and no network.
 """
 
 from __future__ import annotations

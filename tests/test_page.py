@@ -249,6 +249,21 @@ def test_gates_are_told_in_words() -> None:
                 assert text.count(word) == (state == one)
 
 
+def test_a_kept_verdict_names_the_stronger_attack_that_no_limit_is_set_on() -> None:
+    (edit,) = found().edits
+    assert edit.audit is not None
+    strongest = edit.audit.strongest
+    assert strongest is not None
+    assert strongest.name == "relearn"
+    rate = strongest.edited.rate
+    said = f"It keeps every limit, but none is set on relearn, which recovers {rate:.1%}."
+    assert summarize(edit, [kept("max greedy", 0.0)]).line == said
+    assert said in write_verdict(edit, [kept("max greedy", 0.0)])
+    others = [kept("max greedy", 0.0), kept("max relearn", 0.0)]
+    for gates in (others, [kept()]):  # a limit of its own; no limit on what is recovered
+        assert summarize(edit, gates).line == "It keeps every limit."
+
+
 def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
     """By luck, the half held back may keep it."""
     edit = found().edits[0].edit
