@@ -46,7 +46,7 @@ _PART = 64  # sets at a time
 
 
 class Expected(NamedTuple):
-    """Of sets: KL(base || edited) on held-out text [M], and the share of passages recovered [M]."""
+    """What M sets should do: KL(base || edited) on held-out text [M], share of passages recovered [M]."""
 
     kl: Floats
     rate: Floats
