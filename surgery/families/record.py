@@ -216,7 +216,8 @@ class Family:
     - `sizes`: the symbols of `Dimensions.more` and the keys or formulas that give them.
     - `rotary`: what config.json says of rotary positions; None: positions are of another kind.
     - `scores`: what multiplies the products of queries and keys (None: 1 / root of the head size);
-      `logits`: what multiplies the output; `logit_cap`: the key of the bound that it is bent to.
+      `logits`: what multiplies the output; `score_cap`, `logit_cap`: the keys of the bounds that
+      they are bent to (null: none).
     - `qk_norm`: whether queries and keys are normalized, each head alone ("head") or all heads
       together ("all"), in models that store gains for them; `norm_before`, `norm_after`: the norm
       whose output attention reads, and the one that its output goes through, as templates of names;
@@ -243,6 +244,7 @@ class Family:
     sizes: Mapping[str, str | Callable[[Mapping[str, int]], int]] = field(default_factory=dict)
     rotary: Rotary | None = None
     scores: Factor | None = None
+    score_cap: str | None = None
     logits: Factor | None = None
     logit_cap: str | None = None
     fused: bool = False
@@ -374,7 +376,7 @@ class Family:
 
 def _named_keys(family: Family) -> Iterator[str]:
     """The keys of config.json that fields of the record and of its rules name."""
-    keys = (family.epsilon, family.clip, family.window, family.logit_cap)
+    keys = (family.epsilon, family.clip, family.window, family.score_cap, family.logit_cap)
     yield from (key for key in keys if key is not None)
     yield from (factor.key for factor in (family.scores, family.logits) if factor is not None)
     yield from (size for size in family.sizes.values() if isinstance(size, str))

@@ -60,7 +60,6 @@ _TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
         _CONSTANT,
     ),
     "mllama": ("it reads images, through blocks that attend to them", _ZERO),
-    "gemma2": ("its scores are capped at 50, so they lead by at most 100", _CONSTANT),
     "gemma3": ("it reads images; its text part alone is `gemma3_text`", _ALL),
     "gemma3n": ("it reads images and sound, and its blocks share keys and values", _ZERO),
     "gemma3n_text": ("its last blocks read keys and values of earlier ones", _ZERO),
