@@ -22,7 +22,6 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
 from evals.jobs.mitigating import RESULTS, Job, MitigationRequest, _export, choose_best
-from evals.lab import heldout_texts, samples_path
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
@@ -526,36 +525,6 @@ def test_all_five_results_are_made_and_the_best_is_kept(
     assert yaml.safe_load((out / "recipe.yaml").read_text())["leave-out"] == 0.25
     again = attn_surgery(*given)
     again.assert_error("already exists")
-
-
-@pytest.mark.slow
-def test_a_model_that_really_memorizes_is_erased(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It forgets what it was taught to forget, and that costs less than the cut that taught it."""
-    monkeypatch.setattr("evals.jobs.reporting.TRAINED", ())  # they take most of the time
-    records = [json.loads(line) for line in samples_path("pythia").read_text().splitlines()]
-    known = [row for row in records if row["member"] and row["count"] > 8][:48]
-    others = [row for row in records if not row["member"]][:16]
-    write_rows(tmp_path / "samples.jsonl", known + others)
-    (tmp_path / "heldout.txt").write_text("\n".join(heldout_texts())[:24_000])
-    done = attn_surgery(
-        *("mitigate", "lab:pythia", "--samples", tmp_path / "samples.jsonl"),
-        *("--corpus", tmp_path / "heldout.txt", "--grain", "blocks", "--variant", "identity"),
-        *("--max-evaluations", 4, "--attack", "any", "--no-benchmarks", "--erase"),
-        *("--erase-steps", 40, "--device", "cpu", "--output", tmp_path / "out", "--json"),
-    )
-    assert done.code in (3, 4), done.stderr  # 24 passages cannot support 1 %
-    assert done.json["result"].startswith("erased")
-    report = Report.model_validate(done.json["report"])
-    loss, left = report.find("heldout"), report.find("recovered.any")
-    assert loss is not None
-    assert left is not None
-    cut, erased, _ = (one.change.value for one in loss.edits if one and one.change)
-    assert erased < cut
-    assert left.base is not None
-    assert (left.base.value or 0) > 0.9
-    assert max(one.value or 0 for one in left.edits[1:] if one) <= 0.05
 
 
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:
