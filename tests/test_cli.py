@@ -258,7 +258,9 @@ def test_a_command_of_many_options_takes_them_from_a_file(name: str, tmp_path: P
         ("config.json", f"{name} has no option 'colour'"),
         (
             "near.yml",
-            "did you mean 'device'?" if name not in ("export", "init", "push", "reproduce") else "devise",
+            "did you mean 'device'?"
+            if name not in ("export", "init", "push", "reproduce")
+            else "devise",
         ),
     ):
         outcome = attn_surgery(name, "--config", tmp_path / file)
