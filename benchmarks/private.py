@@ -24,7 +24,7 @@ from evals.run.models import LoadedModel, open_model
 from surgery.training.training import measure_loss
 
 SEED = 20_260_401
-"""Of records that no lab model has seen."""
+"""Records that no lab model has seen."""
 LEARNING_RATE = 1e-3
 HALF = 16
 """The most records in a step, which takes a third of them at most, and as much other text."""

@@ -16,6 +16,7 @@ from surgery.checkpoint.inventory import Inventory, make_inventory, take_invento
 from surgery.checkpoint.tensors import Array, TensorInfo
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, Family, config_saved_as
+from surgery.families.rotary import spell_both
 from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, layout_of
 from surgery.layouts.stock_limits import cast_context
 from surgery.selection import (
@@ -160,24 +161,38 @@ def make_plan(
         reason=reason,
         edits=edits,
         changes=changes,
-        config=where.config(inventory.config, inventory.family, edits, added),
+        config=spell_both(
+            where.config(inventory.config, inventory.family, edits, added), inventory.family.rotary
+        ),
         inventory=inventory,
         scrubbed=scrubbed,
     )
 
 
+def check_trainable(inventory: Inventory) -> None:
+    """Raises `UnsupportedError` for quantized weights, which training could not be written to."""
+    if inventory.is_quantized:
+        raise UnsupportedError(
+            "weights are quantized, and training cannot be stored in them",
+            where="config.json",
+            fix="start from the unquantized model, and quantize the result without its attention",
+        )
+
+
 def make_empty_plan(inventory: Inventory) -> Plan:
     """Decides to change nothing: the plan of a model that is only trained.
 
-    Raises `UnsupportedError` for one in the compact layout.
+    Raises `UnsupportedError` for one in the compact layout, or with quantized weights.
     """
+    check_trainable(inventory)
     if inventory.is_compact:
         raise UnsupportedError(
             "a model in the compact layout cannot be erased",
             fix="erase the original, then cut the result",
         )
     layout = layout_of("stock")
-    return Plan(inventory.family, (), layout, "nothing is cut", {}, (), inventory.config, inventory)
+    config = spell_both(inventory.config, inventory.family.rotary)
+    return Plan(inventory.family, (), layout, "nothing is cut", {}, (), config, inventory)
 
 
 def describe_edit(plan: Plan) -> dict[str, Any]:

@@ -27,7 +27,13 @@ from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.distance import TOLERANCE, TRAINED_TOLERANCE, measure_fitted, measure_trained
-from surgery.record.manifest import CalibrationRecord, Manifest, list_versions, read_manifest
+from surgery.record.manifest import (
+    CalibrationRecord,
+    Manifest,
+    Source,
+    list_versions,
+    read_manifest,
+)
 
 if TYPE_CHECKING:
     from surgery.training.erasing import Erased
@@ -193,16 +199,9 @@ def reproduce(
         place = Path(output or Path(folder) / "repeated")
         export, before = _write_again(prepared, place, Path(folder), erased, heal, told)
         files = _compare_files(original, export, before)
-    found = replace(prepared.model, source=export.manifest.edit.source)
-    exact = all(file.equal for file in files)
-    if not exact and edit.source.content is not None and not found.is_that(edit.source):
-        raise SourceError(
-            "is not the model that was edited",
-            where=model,
-            expected=f"{edit.source.model} with content {edit.source.content[:12]}",
-            got=(found.source.content or "")[:12],
-            fix="give a copy of the edited one as `source`",
-        )
+    if not all(file.equal for file in files):
+        found = replace(prepared.model, source=export.manifest.edit.source)
+        _check_source(found, edit.source, model)
     return Reproduction(original, prepared.model, files, _compare_versions(edit.versions))
 
 
@@ -247,6 +246,18 @@ def _find_source(original: Original) -> str:
             fix="give it, or a copy of it, as `source`",
         )
     return source.model
+
+
+def _check_source(found: ResolvedModel, recorded: Source, where: str | Path) -> None:
+    """Raises `SourceError` if what was edited again is not the model of the record."""
+    if recorded.content is not None and not found.is_that(recorded):
+        raise SourceError(
+            "is not the model that was edited",
+            where=where,
+            expected=f"{recorded.model} with content {recorded.content[:12]}",
+            got=(found.source.content or "")[:12],
+            fix="give a copy of the edited one as `source`",
+        )
 
 
 def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:

@@ -63,6 +63,11 @@ MORE: dict[str, dict[str, Any]] = {
         "hidden_activation": "gelu_pytorch_tanh", "sliding_window_pattern": 2,
         "sliding_window": 8, "rope_theta": 1e6, "rope_local_base_freq": 10_000.0,
     },
+    "gemma2": {
+        "rms_norm_eps": 1e-6, "head_dim": SIZE, "query_pre_attn_scalar": SIZE, "sliding_window": 8,
+        "hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
     "smollm3": {
         "rms_norm_eps": 1e-6, "rope_theta": 5e6, "no_rope_layers": [1, 1, 0],
         "no_rope_layer_interval": 3, "pad_token_id": 1, **_WIDE,
@@ -102,6 +107,7 @@ MORE: dict[str, dict[str, Any]] = {
         **_EXPERTS,
     },
 }  # fmt: skip
+MIXED = ("mistral", "gemma2")  # of which stock cannot make a token attend to itself alone
 BY_TYPE: dict[str, Family] = {family.model_type: family for family in FAMILIES}
 
 

@@ -63,6 +63,8 @@ HUB = {  # beside those of `checkpoints`: gpt-neox-20b, gpt-neo-1.3B, and what f
         num_experts output_router_logits router_aux_loss_coef rope_scaling use_sliding_window""",
     "gemma3_text": """attn_logit_softcapping cache_implementation final_logit_softcapping
         layer_types query_pre_attn_scalar rope_local_base_freq sliding_window_pattern""",
+    "gemma2": """attn_logit_softcapping cache_implementation final_logit_softcapping
+        query_pre_attn_scalar""",
     "smollm3": "layer_types max_window_layers mlp_bias no_rope_layer_interval no_rope_layers",
     "glm4": "attention_bias attention_dropout partial_rotary_factor",
     "granite": "attention_multiplier embedding_multiplier logits_scaling residual_multiplier",

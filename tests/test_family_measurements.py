@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import Outcome, attn_surgery
-from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, SIZE, write_decoder
+from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, MORE, SIZE, write_decoder
 from fits import random_fits
 from hub_commands import TOKEN, session
 from hub_uploads import UploadHub
@@ -54,7 +54,10 @@ LENGTHS = ("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--device", "cp
 OTHERS = [kind if kind == "llama" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
-@pytest.fixture(scope="session", params=KINDS)
+NEWER = [pytest.param(kind, marks=pytest.mark.slow) for kind in MORE]
+
+
+@pytest.fixture(scope="session", params=[*KINDS, *NEWER])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("measured")
     return load_model(write_decoder(folder / request.param, request.param, eos_token_id=None))

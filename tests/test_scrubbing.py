@@ -7,6 +7,7 @@ earlier version, which left it there, computes the same bits, verifies, repeats,
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import surgery
+from surgery.card.text import read_card
+from surgery.editing.loading import load_model
 from surgery.editing.preparing import prepare
 from surgery.exporting import write
 from surgery.families import family_of
@@ -155,6 +158,24 @@ def test_an_earlier_edit_below_a_later_one(tmp_path: Path) -> None:
     found = surgery.verify(new, source=old)
     assert found.ok
     assert any("not scrubbed" in check.detail for check in found.checks)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of what peft calls in transformers
+@pytest.mark.parametrize("kind", ["gpt_neox", "llama"])
+def test_the_card_keeps_adapters_off_edited_attention(tmp_path: Path, kind: str) -> None:
+    """As peft reads the line: no adapter in the edited blocks, and some in all others."""
+    source = write_source(tmp_path / "source", kind)
+    out = surgery.export(source, "0,2", variant="zero", output=tmp_path / "out").output
+    line = r'LoraConfig\(target_modules="all-linear", exclude_modules=r"(.+)"\)'
+    found = re.search(line, read_card(out) or "")
+    assert found is not None
+    config = LoraConfig(r=2, target_modules="all-linear", exclude_modules=found[1])
+    adapted = get_peft_model(load_model(out), config)
+    names = [name for name, _ in adapted.named_parameters() if "lora" in name]
+    attention = [name for name in names if ".attention." in name or ".self_attn." in name]
+    assert {name.split(".layers.")[1].split(".")[0] for name in attention}.isdisjoint({"0", "2"})
+    assert any(".layers.1." in name for name in attention)
+    assert any(".layers.0.mlp." in name for name in names)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of what peft calls in transformers

@@ -62,9 +62,6 @@ def compare_speed(
 
     Returns the JSON object of `bench --json`. Speeds are tokens per second over all rows. `ratios`
     are edited / base. Ratios of speeds are taken within a round, when the machine was the same.
-
-    Raises `SourceError`, `CheckpointError`, or `UnsupportedError` for a model that does not load,
-    and `MeasurementError` for models that cannot be compared, do not fit, or die.
     """
     if rounds < FEWEST_ROUNDS:
         raise MeasurementError("too few rounds to know the noise", expected="3 or more", got=rounds)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.command import describe_training, name_texts, write_export_command
-from surgery.families import family_of
+from surgery.families import Family, family_of
 from surgery.hub.embedded import LAB_MODELS, PREFIX, find_lab
 from surgery.record.manifest import Edit, Manifest, PassagesRecord, TextRecord, TrainingRecord
 from surgery.record.plan_file import list_edits
@@ -46,6 +46,7 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "layout": "stock" if modeling is None else "compact",
         "modeling": modeling,
         "architecture": family.architecture,
+        "spared": _match_attention(family, sorted(manifest.edited_heads)),
         "one_hot": any(e.one_hot is not None for e in edits),
         "tokenizer": any(file.startswith("tokenizer") for file in manifest.files),
         "fitted": _join_names(*(e.calibration for e in edits)),
@@ -58,6 +59,14 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "files": list(manifest.files.items()),
         "versions": edit.versions,
     }
+
+
+def _match_attention(family: Family, blocks: Sequence[int]) -> Markdown:
+    """The regular expression that matches all modules of attention in these blocks."""
+    before, after = family.attention.split("{block}")
+    within = re.escape(before.partition(".")[2])  # heads of other tasks hold the model elsewhere
+    which = "|".join(map(str, blocks))
+    return as_command(rf".*{within}({which}){re.escape(after)}\..*")
 
 
 def _join_names(*texts: TextRecord | None) -> Markdown:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -41,6 +42,11 @@ class Inventory:
         return bool(self.config.get("model_type") == self.family.compact_model_type)
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether weights outside attention may be quantized: they are only copied."""
+        return bool(self.config.get("quantization_config"))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all stored tensors."""
         return sum(info.nbytes for info in self.infos.values())
@@ -65,7 +71,8 @@ class Inventory:
         first: dict[str, str] = {}
         for name, info in self.parameters.items():
             match = self.family.match(name)
-            if match is None or not match[0].any_dtype:
+            is_free = match is not None and match[0].any_dtype
+            if not (is_free or (self.is_quantized and self.family.is_outside_attention(name))):
                 first.setdefault(info.dtype, name)
         return first
 
@@ -84,7 +91,7 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
     """Matches a parsed config.json and the tensors' names, dtypes and shapes to a family.
 
     **Raises:** `UnsupportedError` for an architecture that cannot be edited (checked first),
-    quantized weights, or code in the source; `CheckpointError` for an unknown, missing or
+    quantized attention, or code in the source; `CheckpointError` for an unknown, missing or
     misshapen tensor, or parameters of more than one dtype.
     """
     family = family_of(config)
@@ -104,6 +111,7 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
 
 def check_complete(inventory: Inventory) -> None:
     """Raises `CheckpointError` unless every tensor that config.json implies is there."""
+    check_biases(inventory)
     for name in list_needed(inventory):
         if name not in inventory.infos:
             raise CheckpointError(
@@ -116,6 +124,25 @@ def check_complete(inventory: Inventory) -> None:
             f"tensor {head!r} is missing from the checkpoint, and config.json does not tie it to "
             "the embedding"
         )
+
+
+def check_biases(inventory: Inventory) -> None:
+    """Raises `CheckpointError` if all the biases are gone that a key of config.json switches on."""
+    switches = {
+        rule.when: rule.name.format(block=0)
+        for rule in inventory.family.rules
+        if rule.when and rule.role and rule.role.endswith("_bias") and _exists(rule, inventory)
+    }
+    stored = {rule[0].when for rule in map(inventory.family.match, inventory.infos) if rule}
+    for switch, name in switches.items():
+        if switch not in stored and inventory.infos:
+            raise CheckpointError(
+                f"{switch.key!r} is {str(switch.value).lower()}, and all of its biases are "
+                f"missing, such as {name!r}",
+                where="config.json",
+                fix="a tool dropped them, as mergekit does; if they held an edit, it is undone: "
+                "merge the models first, and edit the result",
+            )
 
 
 def make_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> Inventory:
@@ -140,6 +167,10 @@ def _list_names(rule: TensorRule, block: int, inventory: Inventory) -> Iterator[
     other = rule.instead_of and rule.instead_of.format(block=block)
     if other is not None and other in inventory.infos:
         return
+    if inventory.is_quantized and rule.role is None and "{expert}" not in rule.name:
+        owner = rule.name.format(block=block).rpartition(".")[0] + "."
+        if any(name.startswith(owner) for name in inventory.infos):
+            return  # under another name
     experts = inventory.dimensions.sizes.get("experts", 1) if "{expert}" in rule.name else 1
     for expert in range(experts):
         yield rule.name.format(block=block, expert=expert)
@@ -182,6 +213,11 @@ def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
     block, expert = block or 0, expert_of(name) or 0
     if dimensions.num_blocks <= block < dimensions.num_blocks + _count_beyond(inventory):
         return
+    if inventory.is_quantized and block < dimensions.num_blocks:
+        if family.is_outside_attention(name):
+            return
+        if rule is None:
+            raise _refuse_quantized(f"tensor {name!r} is of quantized attention", None)
     if (
         rule is None
         or block >= dimensions.num_blocks
@@ -212,6 +248,15 @@ def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
         )
 
 
+def _refuse_quantized(what: str, got: object) -> UnsupportedError:
+    return UnsupportedError(
+        f"{what}, and surgery needs plain weights there",
+        where="config.json",
+        got=got,
+        fix="start from the unquantized model, and quantize the result without its attention",
+    )
+
+
 def _count_beyond(inventory: Inventory) -> int:
     """How many blocks may be stored after the last. They are copied as they are."""
     key = inventory.family.beyond
@@ -220,16 +265,12 @@ def _count_beyond(inventory: Inventory) -> int:
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:
-    """Refuses quantized models, models with their own code, and settings the library cannot run."""
+    """Refuses quantized attention, models with their own code, and settings that cannot be run."""
     for key in ("quantization_config", "compression_config"):
-        if config.get(key):
-            method = config[key].get("quant_method") if isinstance(config[key], dict) else None
-            raise UnsupportedError(
-                "the checkpoint is quantized, and surgery needs unquantized weights",
-                where="config.json",
-                got=method or key,
-                fix="start from the unquantized model and quantize the result",
-            )
+        given = config.get(key)
+        if given and not (key == "quantization_config" and spares_attention(config, family)):
+            method = given.get("quant_method") if isinstance(given, dict) else None
+            raise _refuse_quantized("attention is quantized", method or key)
     compact = config.get("model_type") == family.compact_model_type
     for key in ("auto_map", "custom_pipelines"):
         if config.get(key) and not (compact and key == "auto_map"):
@@ -264,6 +305,48 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             expected="a decimal number from 0.0 up, such as 1e-05",
             got=repr(epsilon)[:50],
         )
+
+
+_LEFT_OUT = (  # keys of the modules that are not quantized, by method
+    "modules_to_not_convert",
+    "ignore",
+    "ignored_layers",
+    "exclude_modules",
+    "llm_int8_skip_modules",
+)
+
+
+def spares_attention(config: dict[str, Any], family: Family) -> bool:
+    """Whether a quantization leaves the attention of every block as it is.
+
+    MXFP4 (gpt-oss) only takes experts. Other methods name the modules that they leave out: by name,
+    by a part of it, by a pattern with `*`, or by "re:" and a regular expression.
+    """
+    given = config["quantization_config"]
+    if not isinstance(given, dict):
+        return False
+    if given.get("quant_method") == "mxfp4":
+        return True
+    lists = (given.get(key) for key in _LEFT_OUT)
+    patterns = [str(one) for some in lists if isinstance(some, list) for one in some]
+    names = {
+        rule.name.format(block=block).rpartition(".")[0]
+        for block in range(family.dimensions(config).num_blocks)
+        for rule in family.rules
+        if rule.role is not None and rule.role.endswith("_weight") and not rule.optional
+    }
+    return all(any(_covers(pattern, name) for pattern in patterns) for name in names)
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """Whether a pattern of modules names this one, or one that holds it."""
+    if pattern.startswith("re:"):
+        try:
+            return re.match(pattern[3:], name) is not None
+        except re.error:
+            return False
+    wild = pattern.removesuffix(".*")
+    return fnmatchcase(name, wild) or fnmatchcase(name, f"{wild}.*") or f".{wild}." in f".{name}."
 
 
 _ATTENTION_CODE = "chooses attention code, which the library may download and run"

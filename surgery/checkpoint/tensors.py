@@ -39,6 +39,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),  # of quantized weights, which are only copied
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 FLOATING = ("F64", "F32", "F16", "BF16")
 _ALIGNMENT = 8

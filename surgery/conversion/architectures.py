@@ -96,6 +96,8 @@ def architecture_of(inventory: Inventory) -> Architecture:
     found = ARCHITECTURES.get(family.model_type)
     if found is None:
         raise UnsupportedError(f"llama.cpp has no architecture for {family.title} models")
+    if inventory.is_quantized:
+        raise UnsupportedError("the checkpoint is quantized, which GGUF files do not keep")
     if inventory.is_compact:
         if found is not _LLAMA:
             raise UnsupportedError(

@@ -21,6 +21,7 @@ from surgery.checkpoint.torch_tensors import as_stored, as_torch
 from surgery.editing.rewriting import Fits, check_fitted, compute_content
 from surgery.errors import UnsupportedError
 from surgery.families import config_saved_as, family_of
+from surgery.families.rotary import spell_both
 from surgery.modeling import load_class
 from surgery.plan import Plan, make_plan
 from surgery.record.manifest import read_manifest
@@ -167,8 +168,9 @@ def _rebuild(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
         config._attn_implementation = model.config._attn_implementation
     else:
         cls, config = type(model), copy.deepcopy(model.config)
+        before = spell_both(plan.inventory.config, plan.family.rotary)
         for key, value in plan.config.items():
-            if plan.inventory.config.get(key) != value:
+            if before.get(key) != value:
                 setattr(config, key, value)
     with torch.device("meta"):
         new = cls(config)

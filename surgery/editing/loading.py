@@ -34,6 +34,7 @@ from surgery.untrusted import describe_error, guard, read_bytes
 ADAPTER, GENERATION = "adapter_config.json", "generation_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _COMPARED = 1024  # numbers of each tensor
+_DEQUANTIZED = ("mxfp4", "fp8")  # methods whose weights the library can expand as it loads them
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
@@ -116,7 +117,11 @@ def _make_config(config: dict[str, Any], family: Family) -> Any:
 
     Raises `CheckpointError` if the library would use another size than config.json says.
     """
-    made = CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(family.known_config(config)))
+    known = deepcopy(family.known_config(config))
+    given = known.get("quantization_config")
+    if isinstance(given, dict) and given.get("quant_method") in _DEQUANTIZED:
+        given["dequantize"] = True  # else the library may download and run kernels
+    made = CONFIG_MAPPING[config["model_type"]].from_dict(known)
     dimensions = family.dimensions(config)
     for field, key in family.config_keys.items():
         size, runs = getattr(dimensions, field), getattr(made, key, None)
@@ -138,9 +143,16 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
         if head in loaded:
             stored[head] = next(t for name, t in checkpoint.tensors.items() if name in HEADS)
     parameters = {name for name in stored if (rule := family.match(name)) and rule[0].shape}
-    alike = {name for name in parameters ^ set(loaded) if _is_stored_otherwise(family, name)}
-    different = (parameters ^ set(loaded)) - alike
+    quantized = bool(checkpoint.config.get("quantization_config"))
+    different = {
+        name
+        for name in parameters ^ set(loaded)
+        if not _is_stored_otherwise(family, name)
+        and not (quantized and family.is_outside_attention(name))
+    }
     for name in parameters & set(loaded):
+        if quantized and family.is_outside_attention(name):
+            continue
         if not loaded[name].is_meta:  # else offloaded
             tensor = stored[name]
             ours = as_torch(tensor.read_first(_COMPARED), tensor.info.dtype).to(loaded[name].dtype)

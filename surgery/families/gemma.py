@@ -1,4 +1,4 @@
-"""Gemma: norms store 1 + gain, and the embedding is scaled; Gemma 3 has norms all around."""
+"""Gemma: norms store 1 + gain, and the embedding is scaled; Gemma 2 and 3 have norms all around."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ _AROUND = (
     *norm(BLOCK + "post_feedforward_layernorm"),
 )
 
+GEMMA2 = decoder(
+    "Gemma2",
+    (*_AROUND, *attention(), *gated()),
+    title="Gemma 2",
+    config_keys=WITH_HEAD_SIZE,
+    head_size=256,
+    gain=1.0,
+    norm_after=BLOCK + "post_attention_layernorm",
+    scores=Factor("query_pre_attn_scalar", 256, -0.5),
+    score_cap="attn_logit_softcapping",
+    logit_cap="final_logit_softcapping",
+    tied_head=True,
+    needs={"use_bidirectional_attention": False},
+    settings="cache_implementation hidden_activation layer_types sliding_window",
+)
+
 GEMMA3 = decoder(
     "Gemma3",
     (*_AROUND, *attention(qk_norm="head"), *gated()),
@@ -41,4 +57,4 @@ GEMMA3 = decoder(
     settings="attention_dropout cache_implementation hidden_activation sliding_window",
 )
 
-FAMILIES = (GEMMA, GEMMA3)
+FAMILIES = (GEMMA, GEMMA2, GEMMA3)

@@ -18,7 +18,13 @@ GPT_NEOX = Family(
     attention=_NEOX_A,
     epsilon="layer_norm_eps",
     norm_before=_NEOX_B + "input_layernorm",
-    rotary=Rotary(share=0.25, partial=True, scalings=()),
+    rotary=Rotary(
+        share=0.25,
+        share_key="rotary_pct",
+        base_key="rotary_emb_base",
+        partial=True,
+        scalings=(),
+    ),
     fused=True,
     settings="""
         attention_dropout attention_probs_dropout_prob hidden_act hidden_dropout

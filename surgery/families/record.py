@@ -39,8 +39,8 @@ chunk_size_feed_forward classifier_dropout cross_attention_hidden_size decoder_s
 eos_token_id finetuning_task gradient_checkpointing id2label initializer_range is_decoder
 is_encoder_decoder label2id model_type num_labels output_attentions output_hidden_states output_past
 pad_token_id prefix problem_type return_dict sep_token_id task_specific_params tf_legacy_loss
-tie_encoder_decoder tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version
-use_bfloat16 use_cache
+quantization_config tie_encoder_decoder tie_word_embeddings tokenizer_class torch_dtype torchscript
+transformers_version use_bfloat16 use_cache
 
 bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
 encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id
@@ -216,7 +216,8 @@ class Family:
     - `sizes`: the symbols of `Dimensions.more` and the keys or formulas that give them.
     - `rotary`: what config.json says of rotary positions; None: positions are of another kind.
     - `scores`: what multiplies the products of queries and keys (None: 1 / root of the head size);
-      `logits`: what multiplies the output; `logit_cap`: the key of the bound that it is bent to.
+      `logits`: what multiplies the output; `score_cap`, `logit_cap`: the keys of the bounds that
+      they are bent to (null: none).
     - `qk_norm`: whether queries and keys are normalized, each head alone ("head") or all heads
       together ("all"), in models that store gains for them; `norm_before`, `norm_after`: the norm
       whose output attention reads, and the one that its output goes through, as templates of names;
@@ -243,6 +244,7 @@ class Family:
     sizes: Mapping[str, str | Callable[[Mapping[str, int]], int]] = field(default_factory=dict)
     rotary: Rotary | None = None
     scores: Factor | None = None
+    score_cap: str | None = None
     logits: Factor | None = None
     logit_cap: str | None = None
     fused: bool = False
@@ -332,6 +334,15 @@ class Family:
             return None
         return rule, None if index is None else int(index[1])
 
+    def is_outside_attention(self, name: str) -> bool:
+        """Whether a tensor belongs to a module that is no part of attention, by whatever name.
+
+        Quantized weights have names of their own.
+        """
+        template = _INDEX.sub(".{block}", name, count=1)
+        several = (template, _INDEX.sub(".{expert}", template, count=1))
+        return any(one.rpartition(".")[0] in self._others for one in several)
+
     def rule(self, role: Role) -> TensorRule | None:
         """The rule of a role that is one tensor a block; None where the family has none."""
         return next((rule for rule in self.rules if rule.role == role), None)
@@ -353,13 +364,19 @@ class Family:
         return tuple(b for b in range(num_blocks) if self.reading(b)[1] in modules)
 
     @cached_property
+    def _others(self) -> frozenset[str]:
+        """The modules outside attention, as templates of names."""
+        rules = (rule for rule in self.rules if rule.role is None)
+        return frozenset(rule.name.rpartition(".")[0] for rule in rules)
+
+    @cached_property
     def _by_name(self) -> dict[str, TensorRule]:
         return {rule.name: rule for rule in self.rules}
 
 
 def _named_keys(family: Family) -> Iterator[str]:
     """The keys of config.json that fields of the record and of its rules name."""
-    keys = (family.epsilon, family.clip, family.window, family.logit_cap)
+    keys = (family.epsilon, family.clip, family.window, family.score_cap, family.logit_cap)
     yield from (key for key in keys if key is not None)
     yield from (factor.key for factor in (family.scores, family.logits) if factor is not None)
     yield from (size for size in family.sizes.values() if isinstance(size, str))

@@ -64,7 +64,8 @@ class Absent:
 class Rotary:
     """What an architecture does with the rotary keys of config.json.
 
-    - `share`, `base`: the library's defaults; `partial`: whether config.json can name a share.
+    - `share`, `base`: the library's defaults, and `share_key`, `base_key`, their keys in versions
+      before 5; `partial`: whether config.json can name a share.
     - `scalings`: the kinds of scaled positions that the stock layout can be proved for; `scaled`:
       the scaling where config.json names none.
     - `full_every`: parameters are given by the type of a block (sliding or full attention), and
@@ -76,6 +77,8 @@ class Rotary:
 
     share: float = 1.0
     base: float = 10_000
+    share_key: str = "partial_rotary_factor"
+    base_key: str = "rope_theta"
     partial: bool = False
     scalings: tuple[str, ...] = ("linear", "llama3", "yarn")
     scaled: Mapping[str, Any] = field(default_factory=dict)
@@ -182,6 +185,31 @@ def rotary_positions(
     return Positions(kind, dimensions, float(found["base"]), parameters)
 
 
+def spell_both(config: Mapping[str, Any], rotary: Rotary | None) -> dict[str, Any]:
+    """The same configuration, with what `rope_parameters` say also under the keys before version 5.
+
+    Earlier versions ignore `rope_parameters` without a word, and would take their own defaults.
+    """
+    rope = config.get("rope_parameters")
+    if rotary is None or not isinstance(rope, dict):
+        return dict(config)
+    full, sliding = (
+        rope[kind] if isinstance(rope.get(kind), dict) else rope for kind in (FULL, SLIDING)
+    )
+    given = {rotary.base_key: full.get("rope_theta")}
+    if rotary.partial:
+        given[rotary.share_key] = full.get("partial_rotary_factor")
+    if rotary.sliding_base is not None:
+        given[rotary.sliding_base[0]] = sliding.get("rope_theta")
+    if rotary.scalings and full.get("rope_type", "default") != "default":
+        given["rope_scaling"] = {key: full[key] for key in full if key not in _NOT_SCALING}
+    missing = {k: v for k, v in given.items() if v is not None and config.get(k) is None}
+    return {**config, **missing}
+
+
+_NOT_SCALING = ("rope_theta", "partial_rotary_factor")
+
+
 def _count_dimensions(config: Mapping[str, Any], head_size: int, share: float) -> int:
     """How many dimensions of a head are rotated."""
     if config.get("head_dim") not in (None, head_size):
@@ -207,7 +235,7 @@ def _kind(scaling: Mapping[str, Any], rope: Mapping[str, Any], *, exact: bool) -
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if key not in ("type", "rope_theta")}
+    return {key: value for key, value in given.items() if key not in ("type", *_NOT_SCALING)}
 
 
 def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -87,6 +87,12 @@ class Block:
         return self.family.qk_norm if self.has("query_norm") else None
 
     @property
+    def is_capped(self) -> bool:
+        """Whether scores are bent to a bound, so that none can lead by enough."""
+        key = self.family.score_cap
+        return key is not None and self.config.get(key, 0) is not None  # 0: the library's default
+
+    @property
     def lacks_positions(self) -> bool:
         """Whether the block has no rotary positions, where others have some."""
         absent = self.family.rotary.absent if self.family.rotary else None

@@ -33,6 +33,11 @@ def check(block: Block, edit: BlockEdit) -> None:
             "attend, and the compact layout takes the whole attention module out",
             fix="use `layout=stock`, or name the whole block",
         )
+    if block.config.get("quantization_config"):
+        raise UnsupportedError(
+            "weights are quantized, and only the library's own class reads those",
+            fix="use `layout=stock`",
+        )
     stored = any(v.kind == "affine" and not v.fitted for v in edit.variants.values())
     if block.clip is not None and stored:
         raise UnsupportedError(

@@ -112,6 +112,12 @@ def check(block: Block, edit: BlockEdit) -> None:
 
 def _check_affine(block: Block, edit: BlockEdit) -> None:
     family = block.family
+    if block.is_capped:
+        raise UnsupportedError(
+            f"{family.title} caps the scores of its attention ({family.score_cap}), so a token's "
+            "own cannot lead by enough",
+            fix=f"{_FIX} or mean",
+        )
     if not _can_rotate(block):
         lacks = "query and key biases" if family.rotary else "rotary positions"
         fix = _FIX if family.rotary else f"{_FIX} or mean"
@@ -215,7 +221,8 @@ def _search(
 
 
 def _can_rotate(block: Block) -> bool:
-    return block.family.rotary is not None and _has(block.family, block.stored("query", "bias"))
+    biased = _has(block.family, block.stored("query", "bias"))
+    return block.family.rotary is not None and biased and not block.is_capped
 
 
 def _has(family: Family, role: Role) -> bool:

@@ -234,6 +234,7 @@ FAMILIES = {
     "Cohere2": ("layers.{}.self_attn", "layer_idx", "CohereTokenizerFast"),
     "Glm4": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),
     "Gemma": ("layers.{}.self_attn", "layer_idx", "GemmaTokenizerFast"),
+    "Gemma2": ("layers.{}.self_attn", "layer_idx", "GemmaTokenizerFast"),
     "Gemma3": ("layers.{}.self_attn", "layer_idx", "GemmaTokenizerFast"),
     "Qwen3Moe": ("layers.{}.self_attn", "layer_idx", "Qwen2TokenizerFast"),
     "Glm4Moe": ("layers.{}.self_attn", "layer_idx", "PreTrainedTokenizerFast"),

@@ -23,6 +23,7 @@ from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
 from surgery.editing.rewriting import list_changes, make_unknown_fits
 from surgery.errors import CheckpointError, ManifestError
 from surgery.families import FAMILIES, config_saved_as
+from surgery.families.rotary import spell_both
 from surgery.layouts import Change, layout_of
 from surgery.plan import Plan, block_edits, make_empty_plan, make_plan
 from surgery.privacy import drop_paths
@@ -85,7 +86,8 @@ def _undo(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, Tens
 
 def check_planned(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
     """Raises `ManifestError` if a plan differs from a recorded edit or its config.json."""
-    made, given = (json.dumps(drop_paths(one), sort_keys=True) for one in (plan.config, config))
+    both = (spell_both(one, plan.family.rotary) for one in (plan.config, config))
+    made, given = (json.dumps(drop_paths(one), sort_keys=True) for one in both)
     if made != given:
         raise ManifestError("config.json is not what the edit makes of the source's")
     dimensions, record = plan.inventory.dimensions, edit.calibration

@@ -24,12 +24,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from surgery.checkpoint.content import hash_file
-from surgery.checkpoint.inventory import check_tokenizer
+from surgery.checkpoint.inventory import (
+    Inventory,
+    check_biases,
+    check_tokenizer,
+    make_inventory,
+)
 from surgery.checkpoint.source import (
     MANIFEST,
     SAFETENSORS,
@@ -104,6 +110,20 @@ class FileChecks:
         return replan(self.result, self.manifest, self.original if self.found else None)
 
     def check_files(self) -> str:
+        try:
+            return self._compare_files()
+        except CheckpointError:
+            if (inventory := self._read_inventory()) is not None:
+                check_biases(inventory)  # which tells more
+            raise
+
+    def _read_inventory(self) -> Inventory | None:
+        """The tensors of a folder that may be no result; None if it cannot be read."""
+        with suppress(OSError, SurgeryError):
+            return make_inventory(self.result.config, self.result.infos)
+        return None
+
+    def _compare_files(self) -> str:
         listed = self.manifest.files
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()

@@ -17,12 +17,14 @@ from typing import Any
 import torch
 
 from surgery.card.text import read_card, render_card
+from surgery.checkpoint.inventory import make_inventory
 from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import OutputShard, write_file
 from surgery.editing.loading import load_model
 from surgery.exporting import Export, list_owned
 from surgery.fitting.calibration import Calibration
 from surgery.output import create_folder
+from surgery.plan import check_trainable
 from surgery.privacy import get_last_name
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.static import check_written
@@ -52,6 +54,7 @@ def heal(
     loss or a weight is no longer finite, `OutputError`.
     """
     checkpoint, manifest = open_checkpoint(cut.output), cut.manifest
+    check_trainable(make_inventory(checkpoint.config, checkpoint.infos))
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -31,6 +32,8 @@ def take_weights(
         info = tensor.info
         trained = parameters.get(info.name, head if info.name in HEADS else None)
         if trained is None:
+            trained = _find_expert(info.name, parameters)
+        if trained is None:
             return tensor
         return StoredTensor.compute(info, partial(_take, info, trained, tensor, fixed))
 
@@ -39,6 +42,21 @@ def take_weights(
         for shard in checkpoint.shards
     )
     return replace(checkpoint, shards=tuple(shards))
+
+
+def _find_expert(name: str, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """Returns a weight of one expert, of which newer versions of the library load all as one."""
+    match = _EXPERT.fullmatch(name)
+    if match is None:
+        return None
+    owner, expert, part = match[1], int(match[2]), match[3]
+    if part == "down":
+        return parameters[f"{owner}.down_proj"][expert]
+    gate, up = parameters[f"{owner}.gate_up_proj"][expert].chunk(2)
+    return gate if part == "gate" else up
+
+
+_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
 def _take(

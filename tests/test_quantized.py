@@ -1,0 +1,159 @@
+"""Contract: quantized weights outside attention are copied; quantized attention is refused.
+
+A tiny gpt-oss with the tensors of the published ones: experts in MXFP4 (blocks and scales, uint8).
+The library expands them as it loads them, so the edit is compared with attention that returns each
+token's own value.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from decoders import write_decoder
+from fits import load_aligned
+from forging import assert_fails, edit_json, edit_weights
+from safetensors.torch import load_file, save_file
+from test_families import logits, put_in_place
+
+import surgery
+from surgery.checkpoint.inventory import spares_attention
+from surgery.editing.in_memory import Editable
+from surgery.editing.loading import load_model
+from surgery.errors import UnsupportedError
+from surgery.families import family_of
+from surgery.plan import make_empty_plan
+
+WEIGHTS = "model.safetensors"
+SPARED = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": SPARED}
+
+
+def quantize_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Random numbers in MXFP4: 32 of four bits share a scale. [E, in, out] is stored turned."""
+    generator = torch.Generator().manual_seed(3)
+    found = {}
+    for name, tensor in tensors.items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            found[name] = tensor
+            continue
+        experts, inner, outer = tensor.shape
+        shape = (experts, outer, inner // 32)
+        found[f"{name}_blocks"] = torch.randint(
+            0, 256, (*shape, 16), generator=generator, dtype=torch.uint8
+        )
+        found[f"{name}_scales"] = torch.randint(
+            119, 123, shape, generator=generator, dtype=torch.uint8
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantized") / "source"
+    write_decoder(folder, "gpt_oss", torch_dtype="bfloat16", max_position_embeddings=300)
+    tensors = quantize_experts(load_file(folder / WEIGHTS))
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    edit_json(folder / "config.json", lambda config: config.update(quantization_config=MXFP4))
+    return folder
+
+
+def test_experts_are_copied_as_bytes(source: Path, tmp_path: Path) -> None:
+    """The edit is exact, and `verify` proves the copies: a changed byte is found."""
+    out = surgery.export(source, "0,2", output=tmp_path / "out").output
+    before, after = (load_file(path / WEIGHTS) for path in (source, out))
+    experts = [name for name in before if name.endswith(("_blocks", "_scales"))]
+    assert len(experts) == 12
+    assert all(torch.equal(before[name], after[name]) for name in experts)
+    written = json.loads((out / "config.json").read_text())
+    assert written["quantization_config"] == MXFP4
+    edited, reference = load_aligned(out), load_aligned(source)
+    put_in_place(reference, "0,2", "identity", shared=True, fits={})
+    ids = torch.randint(128, (1, 40), generator=torch.Generator().manual_seed(2))
+    assert torch.equal(logits(edited, ids), logits(reference, ids))
+    assert not torch.equal(logits(edited, ids), logits(load_model(source), ids))
+    for given in (None, source):
+        verification = surgery.verify(out, source=given)
+        assert verification.ok, verification.verdict
+    edit_weights(out, lambda tensors: tensors[experts[0]].view(-1)[:1].add_(1))
+    assert_fails(out, "untouched", experts[0], source)
+
+
+def test_a_loaded_model_is_edited(source: Path) -> None:
+    model = load_model(source)
+    before = logits(model)
+    with surgery.short_circuit(model, "1"):
+        assert not torch.equal(logits(model), before)
+    assert torch.equal(logits(model), before)
+    assert Editable(model).plan("1").layout.NAME == "stock"
+
+
+def test_only_stock_and_no_training(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="weights are quantized, and only the library's own"):
+        surgery.export(source, "1", output=tmp_path / "out", layout="compact")
+    inventory = surgery.hub.finding.find_model(source).inventory
+    with pytest.raises(UnsupportedError, match="training cannot be stored in them"):
+        make_empty_plan(inventory)
+
+
+@pytest.mark.parametrize(
+    ("given", "spared"),
+    [
+        (MXFP4, True),
+        ({"quant_method": "fp8"}, False),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["lm_head"]}, False),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["self_attn"]}, True),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1.self_attn"]}, False),
+        ({"quant_method": "compressed-tensors", "ignore": ["re:.*self_attn.*", "lm_head"]}, True),
+        ({"quant_method": "compressed-tensors", "ignore": ["re:.*q_proj", "re:("]}, False),
+        ({"quant_method": "modelopt", "ignore": ["model.layers.*.self_attn*"]}, True),
+        ("gptq", False),
+    ],
+)
+def test_which_quantizations_spare_attention(given: Any, spared: bool) -> None:
+    config = {
+        "model_type": "llama", "num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8,
+        "intermediate_size": 8, "vocab_size": 8, "max_position_embeddings": 8,
+        "quantization_config": given,
+    }  # fmt: skip
+    assert spares_attention(config, family_of(config)) == spared
+
+
+def test_quantized_attention_is_refused(tmp_path: Path) -> None:
+    """By its method, or by its tensors."""
+    source = write_decoder(tmp_path / "source", "llama")
+    method = {"quant_method": "fp8", "modules_to_not_convert": ["lm_head"]}
+    edit_json(source / "config.json", lambda config: config.update(quantization_config=method))
+    with pytest.raises(UnsupportedError, match=r"attention is quantized, and surgery needs plain"):
+        surgery.export(source, "1", output=tmp_path / "out")
+    method["modules_to_not_convert"] = ["self_attn"]
+    edit_json(source / "config.json", lambda config: config.update(quantization_config=method))
+    name = "model.layers.1.self_attn.q_proj.weight_scale_inv"
+    tensors = load_file(source / WEIGHTS)
+    save_file({**tensors, name: torch.ones(1)}, source / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(UnsupportedError, match=f"tensor '{name}' is of quantized attention"):
+        surgery.export(source, "1", output=tmp_path / "out")
+
+
+def test_eight_bits_of_an_mlp_are_copied(tmp_path: Path) -> None:
+    """FP8 with scales in float32, as published."""
+    source = write_decoder(tmp_path / "source", "llama")
+    method = {"quant_method": "fp8", "modules_to_not_convert": ["self_attn", "lm_head"]}
+    edit_json(source / "config.json", lambda config: config.update(quantization_config=method))
+    tensors = load_file(source / WEIGHTS)
+    for name in [name for name in tensors if ".mlp." in name]:
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = torch.ones(1, 1)
+    save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
+    inventory = surgery.hub.finding.find_model(source).inventory
+    assert inventory.dtype == "F32"
+    done = surgery.export(source, "1", output=tmp_path / "out")
+    after = load_file(done.output / WEIGHTS)
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert np.array_equal(
+        after[name].view(torch.uint8).numpy(), tensors[name].view(torch.uint8).numpy()
+    )
