@@ -10,7 +10,8 @@ Trains in memory, in float32, on three quarters of the passages, and measures on
 - the share of listed passages that `any` and `hints:8` recover, and of the others that `any` does;
 - how many of the listed ones `any` recovers after 20 steps of relearning a tenth of them, which
   do not count, at two learning rates, and, with `--revive`, after that attack;
-- how far all weights went: the L2 distance from the base's, over the base's norm.
+- how far the weights went: the L2 distance from the base's, over the base's norm. It leaves out
+  those that a compact block no longer has.
 
 First come the five results of `mitigate --erase`. With `--ways`, other ways to teach follow, and
 whether that distance ranks them as relearning does.
@@ -247,7 +248,8 @@ def _fix_all_but(model: Any, learning: str) -> dict[str, Flags]:
 
 @torch.no_grad()
 def _measure_distance(model: Any, base: Any) -> float:
-    before, after = (dict(one.named_parameters()) for one in (base, model))
+    after = dict(model.named_parameters())
+    before = {name: old for name, old in base.named_parameters() if name in after}
     moved = sum(float((after[name] - old).square().sum()) for name, old in before.items())
     return (moved / sum(float(old.square().sum()) for old in before.values())) ** 0.5
 
