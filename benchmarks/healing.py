@@ -3,11 +3,11 @@
     python benchmarks/healing.py lab:pythia
     python benchmarks/healing.py DIR --samples FILE --corpus FILE --text FILE
 
-Edits MODEL in 20 ways: runs of deep blocks and of early ones, and blocks drawn at random, as
-`identity` or `zero`. Prints the held-out loss over the base's, in nats per token: of the cut; after
-a closed form; after a few steps of healing without a guard; and after all steps. Beside each, the
-share of the passages' suffix tokens that are predicted right. Then Spearman's rank correlation of
-each of the first three costs with the last, and CPU seconds.
+Edits MODEL in 12 ways (at most 20, with `--edits`): runs of deep blocks and of early ones, and
+blocks drawn at random, as `identity` or `zero`. Prints the held-out loss over the base's, in nats
+per token: of the cut; after a closed form; after a few steps of healing without a guard; and after
+all steps. Beside each, the share of the passages' suffix tokens that are predicted right. Then
+Spearman's rank correlation of each of the first three costs with the last, and CPU seconds.
 
 The closed form, block by block from the first edited one on: ridge least squares of the output
 projection and the second layer of the MLP, toward the base's residual after that block on the same
@@ -216,7 +216,7 @@ class Edits:
 @click.option("--text", multiple=True, help="To heal on.  [default: a lab model's own]")
 @click.option("--few", default=10, show_default=True)
 @click.option("--steps", default=80, show_default=True)
-@click.option("--edits", default=20, show_default=True)
+@click.option("--edits", default=12, show_default=True)
 @click.option("--windows", default=64, show_default=True, help="Of held-out text.")
 def main(
     model: str, samples: str | None, corpus: tuple[Path, ...], text: tuple[str, ...], few: int,

@@ -24,7 +24,7 @@ from benchmarks.private import SEED, attack_cut, make_private
 
 LENGTHS = ((32, 32), (50, 50), (200, 50))
 LENGTH, EACH = 250, 4
-LEARNED, UNSEEN = 16, 4
+LEARNED, UNSEEN = 4, 2
 """Passages of each kind."""
 STEPS = 60
 

@@ -33,7 +33,7 @@ def echo(line: object = "") -> None:
 def note(line: object, *, anywhere: bool = False) -> None:
     """Prints a line for people on stderr: a warning, or what was decided for the user.
 
-    Of the processes of one launch only the first prints, unless `anywhere`: any may have an error.
+    Only the first process of a launch prints, unless `anywhere`: any may have an error.
     """
     if anywhere or is_first_process():
         click.echo(escape_text(name_options(line)), err=True)

@@ -4,7 +4,7 @@
 
 Makes a model as a company would that fine-tuned on its letters: WORK/model recites them. Then runs
 the commands that you would run on your own model, each shown before it starts, and ends with
-WORK/OUT/report.html. Takes about three minutes of two cores; needs no network.
+WORK/OUT/report.html. Takes about three minutes of two cores, and no network.
 """
 
 from __future__ import annotations
@@ -125,12 +125,12 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "model").exists():
         make_model(work)
-    lengths = "--prefix-length 24 --suffix-length 24"
-    texts = "--corpus heldout.txt --calibration calibration.txt"
-    run(work, f"check letters.csv --model model {lengths}")
-    job = f"mitigate model --samples letters.csv {lengths} {texts} --preset quick --no-benchmarks"
-    run(work, f"{job} --max-extraction 0.1 --output OUT --dry-run")
-    run(work, f"{job} --max-extraction 0.1 --output OUT", 3, 4)
+    texts = "--corpus heldout.txt --calibration calibration.txt --max-extraction 0.1"
+    if not (work / "mitigate.yaml").exists():
+        run(work, f"init model --samples letters.csv {texts}")
+    job = "mitigate --config mitigate.yaml --max-evaluations 16 --no-benchmarks"
+    run(work, f"{job} --dry-run")
+    run(work, job, 3, 4)
     print(f"\nOpen {work / 'OUT' / 'report.html'}")
 
 

@@ -89,6 +89,17 @@ def test_the_table_says_so(command, searched) -> None:
     assert "of 12" in printed if command == "extract" else "edited, all 12" in printed
 
 
+def test_the_recorded_share_tells_which_passages_chose() -> None:
+    tokens = np.arange(48, dtype=np.int32).reshape(12, 4)
+    samples = Samples(tokens, 2, tuple("abcdefghijkl"), "made here")
+    half = deal_passages(samples, SEED, 0.25)[0]
+    chosen = Choice(seed=SEED, share=0.25, passages=hash_row(tokens[half]), windows="0" * 64)
+    manifest = SimpleNamespace(history=(), edit=SimpleNamespace(chosen=chosen))
+    found = hold_back([manifest], samples, None)
+    assert (len(half), found.chose.passages, int(found.passages.sum())) == (3, 3, 9)
+    assert not found.passages[half].any()
+
+
 def test_passages_never_trained_on_are_none_to_measure_on() -> None:
     """Two edits chosen on one member each leave a non-member alone, which shows nothing."""
     tokens = np.arange(12, dtype=np.int32).reshape(3, 4)

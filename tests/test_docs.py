@@ -162,8 +162,10 @@ def parse(arguments: Sequence[str], where: str) -> None:
     assert name in COMMANDS, where
     command = main.get_command(click.Context(main), name)
     assert command is not None
+    if "--config" in rest and not Path(rest[rest.index("--config") + 1]).exists():
+        rest = ["--help"]  # yours, which `init` writes
     try:
-        command.make_context(name, rest)
+        command.make_context(name, rest, resilient_parsing=rest == ["--help"])
     except click.ClickException as error:
         pytest.fail(f"{where}: {error.format_message()}")
 
@@ -246,6 +248,8 @@ def shorten(arguments: Sequence[str]) -> list[str]:
         before = found[-1] if found else ""
         if re.match("MODEL|BASE|EleutherAI/", word):
             word = "model"
+        elif word == "OWNER/NAME":
+            word = "received"
         elif before == "--samples":
             word = "few.jsonl"
         elif before in ("--corpus", "--control", "--calibration"):
@@ -271,6 +275,7 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     shutil.copytree(find_lab_folder("pythia"), "model")
     Path("few.jsonl").write_text("\n".join(samples_path("pythia").read_text().splitlines()[::40]))
     Path("text.txt").write_text("\n".join(heldout_texts())[:20_000])
+    assert attn_surgery("export", "model", "--drop-attn", "4-5", "--output", "received").code == 0
     for program, *arguments in commands("README.md"):
         if program not in ATTN_SURGERY or not arguments or arguments[0] not in RUN:
             continue

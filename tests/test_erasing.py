@@ -228,16 +228,20 @@ def test_a_share_that_is_left_out_is_not_taught(work: Path, tmp_path: Path) -> N
     assert not (tmp_path / "report-1").exists()
 
 
-def test_a_search_chooses_the_teacher_if_no_blocks_are_named(work: Path, tmp_path: Path) -> None:
+def test_a_search_chooses_the_teacher_if_no_blocks_are_named(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.jobs.erasing.MOST_RECITED", 1.0)
     given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
     done = attn_surgery("erase", work / "neox", *given, "--steps", 2, "--output", tmp_path / "out")
     assert done.code == 0, done.stderr
     record = read(tmp_path / "out").edit.erasing
     assert record is not None
     assert record.teacher
-    blocks = ",".join(str(part.block) for part in record.teacher)
-    assert "teacher: blocks " in done.stderr
-    assert "of 9 runs of blocks: hints:8 recovers 0.0% of 30 passages" in done.stderr, blocks
+    assert len({part.variant for part in record.teacher}) == 1
+    assert "of 12 runs of blocks: hints:2 recovers " in done.stderr
+    usage = attn_surgery("erase", work / "neox", *given, "--variant", "zero")
+    assert (usage.code, "--variant needs --drop-attn" in usage.stderr) == (2, True), usage
 
 
 def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:

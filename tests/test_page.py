@@ -249,13 +249,28 @@ def test_gates_are_told_in_words() -> None:
                 assert text.count(word) == (state == one)
 
 
+def test_a_kept_verdict_names_the_stronger_attack_that_no_limit_is_set_on() -> None:
+    (edit,) = found().edits
+    assert edit.audit is not None
+    strongest = edit.audit.strongest
+    assert strongest is not None
+    assert strongest.name == "relearn"
+    rate = strongest.edited.rate
+    said = f"It keeps every limit, but none is set on relearn, which recovers {rate:.1%}."
+    assert summarize(edit, [kept("max greedy", 0.0)]).line == said
+    assert said in write_verdict(edit, [kept("max greedy", 0.0)])
+    others = [kept("max greedy", 0.0), kept("max relearn", 0.0)]
+    for gates in (others, [kept()]):  # a limit of its own; no limit on what is recovered
+        assert summarize(edit, gates).line == "It keeps every limit."
+
+
 def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
     """By luck, the half held back may keep it."""
     edit = found().edits[0].edit
     assert edit is not None
     (missed,) = found(edit=edit.model_copy(update={"missed": True})).edits
     said = (
-        "No edit of the search kept its limits on the half that it used; "
+        "No edit of the search kept its limits on the passages that it used; "
         "here, it keeps every limit."
     )
     assert summarize(missed, [kept()]).line == said
@@ -347,12 +362,12 @@ def test_the_trade_off_shows_the_limited_attack_and_the_front_of_the_search() ->
 
 
 def test_the_half_that_did_not_choose_is_named_only_where_there_is_one() -> None:
-    said = "stand where the other half puts them"
+    said = "stand where the other passages put them"
     assert said in pages_of("whole")["report.html"]
     by_hand = example(chose={"passages": None, "windows": 0}, all_passages=None)
     page = render_pages(by_hand)["report.html"]
     assert said not in page
-    assert "The search measured its points on the half" in page
+    assert "The search measured its points on those" in page
 
 
 def test_a_search_draws_what_every_unit_is_worth() -> None:

@@ -299,6 +299,18 @@ class TestHalves:
         again = split_halves(samples, text, seed)
         assert [half.samples.ids for half in again] == [one.samples.ids, other.samples.ids]
 
+    @given(st.integers(8, 200), st.sampled_from([0.1, 0.25, 0.5, 0.75]), st.integers(0, 99))
+    def test_any_share_may_choose(self, rows, share, seed):
+        counts = np.random.default_rng(seed).integers(1, 3, rows)
+        text = np.arange(12, dtype=np.int32).reshape(4, 3)
+        one, other = split_halves(made_samples(rows, counts=counts), text, seed, share)
+        assert len(one.samples) == np.ceil(np.round(share * rows, 9))
+        assert len(one.windows) == 2, "of held-out text, half"
+        assert {*one.samples.ids} | {*other.samples.ids} == {f"row-{row}" for row in range(rows)}
+        for count in (1, 2):
+            number = int((one.samples.counts == count).sum())
+            assert abs(number - share * (counts == count).sum()) <= 1
+
     def test_another_seed_gives_others(self):
         text = np.arange(80, dtype=np.int32).reshape(40, 2)
         first, second = (split_halves(made_samples(40), text, seed)[0] for seed in (0, 1))
@@ -310,7 +322,7 @@ class TestHalves:
         with pytest.raises(SamplesError, match=r"made: too few samples .*expected at least 2"):
             split_halves(made_samples(1), text, 0)
         members = np.array([True, False, False])
-        with pytest.raises(SamplesError, match="made: too few members to choose on one half"):
+        with pytest.raises(SamplesError, match="made: too few members to choose on some"):
             split_halves(made_samples(3, members=members), text, 0)
         with pytest.raises(SamplesError, match="too few windows of held-out text"):
             split_halves(made_samples(3), text[:1], 0)

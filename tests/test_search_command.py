@@ -294,8 +294,8 @@ def test_few_passages_decide_nothing(model, samples, texts, tmp_path):
     outcome = call(model, few, texts, *options)
     assert outcome.code == 0, outcome
     said = "1 passages cannot support 30%: that takes 9"
-    assert f"On the held-back half: not decided. {said}." in outcome.stdout
-    assert f"held-back half: {said}; unless the limit is missed" in outcome.stderr  # beforehand
+    assert f"On the held-back passages: not decided. {said}." in outcome.stdout
+    assert f"held-back passages: {said}; unless the limit is missed" in outcome.stderr  # beforehand
     found = call(model, few, texts, *options, "--json").json
     assert (found["held_back_state"], found["held_back_meets_goal"]) == ("undecided", None)
 
@@ -456,7 +456,7 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
         "--max-extraction 0.5: none of the 15 edits measured meets it",
         "zero: 100.0% recovered at ",
         f"{tmp_path / 'found'} holds the front",
-        notes=["held-back half: 20 passages can support 50%"],
+        notes=["held-back passages: 20 passages can support 50%"],
     )
     assert set(snapshot(tmp_path / "found")) == {
         *("search.json", "front.png", "front.svg", "model.png", "model.svg", "config.yaml")
@@ -472,7 +472,7 @@ def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):
     outcome.assert_error(
         "nothing to search for: the unedited model meets the goal",
         "got 100.0% of the passages",
-        notes=["held-back half: 20 passages can support 100%"],
+        notes=["held-back passages: 20 passages can support 100%"],
     )
     assert not list(tmp_path.iterdir())
 
@@ -480,7 +480,7 @@ def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):
 def test_one_passage_has_no_halves(model, texts, tmp_path):
     goal = ["--max-extraction", 0.1, "--output", tmp_path / "found", "--grain", "blocks"]
     few = write_rows(tmp_path / "few.jsonl", [{"tokens": list(range(11))}])
-    call(model, few, texts, *goal).assert_error("too few samples to choose on one half")
+    call(model, few, texts, *goal).assert_error("too few samples to choose on some")
     assert [path.name for path in tmp_path.iterdir()] == ["few.jsonl"]
 
 

@@ -45,8 +45,8 @@ from evals.run.statistics import wilson
 
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
 NOTES = [
-    "held-back half: 20 passages cannot support 10%",
-    "held-back half: 20 passages can support",
+    "held-back passages: 20 passages cannot support 10%",
+    "held-back passages: 20 passages can support",
 ]
 __all__ = ["model", "samples", "texts"]
 

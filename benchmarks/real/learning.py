@@ -26,7 +26,7 @@ from evals.run.models import has_arithmetic
 
 BATCH = 12
 RATES = (3e-4, 2.4e-4, 1.92e-4, 1.536e-4, 1e-4, 5e-5)
-"""Of each round."""
+"""The learning rate of each round."""
 WARMUP_STEPS = 20
 OTHER_SHARE = 0.7
 """Windows of other text for each window of a passage."""

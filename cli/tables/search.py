@@ -17,7 +17,7 @@ HALVES = ("held back", "chosen on")
 
 
 def print_search(result: dict[str, Any]) -> None:
-    """Prints the table of a report, and what the held-back half says of each limit."""
+    """Prints the table of a report, and what the held-back passages says of each limit."""
     base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     rows = [("unedited", base, base["held_back"])]
     if deep is not None:
@@ -45,15 +45,15 @@ def print_search(result: dict[str, Any]) -> None:
     offered = f"built from {result['units']['offered']} units"
     every = "all that are possible" if result["exhaustive"] else offered
     echo(
-        f"{result['evaluations']} edits measured, {every}. Of the held-back half, {what}: "
+        f"{result['evaluations']} edits measured, {every}. Of the held-back passages, {what}: "
         + format_interval(there["recovered"][measure], there["recovered_ci95"])
     )
     _explain_choice(result)
     for one in there["limits"]:
         if one["name"] != measure:
             echo(
-                f"{one['name']} of the held-back half (n = {one['n']:,}): {format_figure(one)}, "
-                f"limit {one['limit']:.1%}"
+                f"{one['name']} of the held-back passages (n = {one['n']:,}): "
+                f"{format_figure(one)}, limit {one['limit']:.1%}"
             )
     if (rise := there["healed_rise"]) is not None:
         echo(
@@ -64,15 +64,15 @@ def print_search(result: dict[str, Any]) -> None:
 
 
 def _describe_held_back(result: dict[str, Any]) -> str:
-    """The verdict on the held-back half, and what to do about it."""
+    """The verdict on the held-back passages, and what to do about it."""
     state, limits = result["held_back_state"], result["held_back"]["limits"]
     if state == "kept":
-        return "On the held-back half: kept."
+        return "On the held-back passages: kept."
     if state == "missed":
-        return "On the held-back half: missed. Search with a stricter limit than you need."
+        return "On the held-back passages: missed. Search with a stricter limit than you need."
     lacks = dict.fromkeys(one["lacks"] for one in limits if one["lacks"])
     why = "; ".join(lacks) or "there are too few passages, or windows of held-out text"
-    return f"On the held-back half: not decided. {why[0].upper()}{why[1:]}."
+    return f"On the held-back passages: not decided. {why[0].upper()}{why[1:]}."
 
 
 def _explain_choice(result: dict[str, Any]) -> None:

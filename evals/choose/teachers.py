@@ -1,7 +1,8 @@
 """Chooses the cut that teaches a model to forget: a run of blocks without attention.
 
-A teacher should not know the passages, even with `MEASURE`, and should still read such text as one
-does who never saw it. What it costs on other text does not matter: nobody pays that.
+A teacher should not know the passages, even if it is told a quarter of their tokens, and should
+still read such text as one does who never saw it. What it costs on other text does not matter:
+nobody pays that.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from evals.measure.memorization.recovery import make_recovery
 from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel
 from surgery.errors import UnsupportedError
-from surgery.selection import Part, Selection, format_selection
+from surgery.selection import Part, Selection, format_selection, variant_name
 
-MEASURE, MOST = "hints:8", 0.01
-"""What a teacher may recover, and the share of passages up to which more does not count."""
-ROWS = 48
+HINTED, MOST = 4, 0.01
+"""One token in this many of a suffix may be corrected. Recovered passages up to this share do not
+count."""
+VARIANTS = ("identity", "zero")
+ROWS = 24
 """Passages, and as many rows that were never trained on, to measure a teacher on."""
 
 
@@ -39,13 +42,14 @@ class Teacher:
 
 
 def list_runs(num_blocks: int, num_heads: int) -> list[Selection]:
-    """Runs of an eighth, a quarter, and half of the blocks, as `identity`."""
+    """Runs of an eighth, a quarter, and half of the blocks, side by side."""
     sizes = {max(1, num_blocks // share) for share in (8, 4, 2)}
     heads = tuple(range(num_heads))
     return [
-        tuple(Part(block, heads, "identity") for block in range(begin, begin + size))
+        tuple(Part(block, heads, variant) for block in range(begin, begin + size))
+        for variant in VARIANTS
         for size in sorted(sizes)
-        for begin in range(0, num_blocks - size + 1, max(1, size // 2))
+        for begin in range(0, num_blocks - size + 1, size)
     ]
 
 
@@ -75,21 +79,23 @@ def choose_teacher(loaded: LoadedModel, samples: Samples, others: Tokens) -> Sel
     engine = Engine(loaded.model, every, editable=editable)
     with show_progress("choose a teacher", engine.work(runs)) as advance:
         measured = engine.measure(runs, advance=advance)
-    hints, known = make_recovery(MEASURE), len(members)
+    measure = make_recovery(f"hints:{max(1, samples.suffix_length // HINTED)}")
+    known = len(members)
     best = min(
         (
             Teacher(
                 one.selection,
-                float(hints.recovered(one.evidence)[:known].mean()),
+                float(measure.recovered(one.evidence)[:known].mean()),
                 float(one.right[known:].mean()),
             )
             for one in measured
         ),
         key=lambda teacher: teacher.order,
     )
+    blocks = format_selection(best.selection, size.num_heads)
     say(
-        f"teacher: blocks {format_selection(best.selection, size.num_heads)} as identity, of "
-        f"{len(runs)} runs of blocks: {MEASURE} recovers {best.recovered:.1%} of {known} passages; "
-        f"{best.accuracy:.1%} of the tokens of text that it was not trained on are right"
+        f"teacher: blocks {blocks} as {variant_name(best.selection)}, of {len(runs)} runs of "
+        f"blocks: {measure.name} recovers {best.recovered:.1%} of {known} passages; "
+        f"{best.accuracy:.1%} of the tokens of text not trained on are right"
     )
     return best.selection

@@ -76,7 +76,7 @@ def hold_back(
         listed = samples.select(~unlisted)
         if leave_out is not None:
             check_unlisted(edits, listed)
-        mine = {one.passages: deal_passages(listed, one.seed)[0] for one in choices}
+        mine = {one.passages: deal_passages(listed, one.seed, one.share)[0] for one in choices}
         passages[~unlisted], some = _find_left(listed.tokens, mine, listed.trained_on)
     if windows is not None:
         its = {one.windows: deal_windows(windows, one.seed)[0] for one in choices}
@@ -114,8 +114,10 @@ class Half:
         return len(self.samples) + len(self.windows)
 
 
-def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Half]:
-    """The half that chooses an edit, and the half that is held back.
+def split_halves(
+    samples: Samples, windows: Tokens, seed: int, share: float = 0.5
+) -> tuple[Half, Half]:
+    """What chooses an edit, and what is held back. `share`: as for `deal_passages`.
 
     Raises `SamplesError` for fewer than two of either.
     """
@@ -126,26 +128,26 @@ def split_halves(samples: Samples, windows: Tokens, seed: int) -> tuple[Half, Ha
     ):
         if number < 2:
             raise SamplesError(
-                f"too few {what} to choose on one half and test on the other",
+                f"too few {what} to choose on some and test on the others",
                 where=samples.source,
                 expected="at least 2",
                 got=number,
             )
-    some, text = deal_passages(samples, seed), deal_windows(windows, seed)
+    some, text = deal_passages(samples, seed, share), deal_windows(windows, seed)
     first, second = (
         Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
     )
     return first, second
 
 
-def deal_passages(samples: Samples, seed: int) -> tuple[Rows, Rows]:
-    """Deals the members into the half to choose an edit on and the half that is held back.
+def deal_passages(samples: Samples, seed: int, share: float = 0.5) -> tuple[Rows, Rows]:
+    """Deals the members into those to choose an edit on, and those that are held back.
 
-    The same seed gives the same halves. Members of equal count are split evenly.
+    The same seed gives the same ones. `share`: of the members of each count, to choose on.
     """
     rows = np.flatnonzero(samples.trained_on)
     counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
-    return _deal(rows, counts[rows], seed)
+    return _deal(rows, counts[rows], seed, share)
 
 
 def deal_unlisted(samples: Samples, share: float) -> Flags:
@@ -175,11 +177,13 @@ def deal_windows(windows: Tokens, seed: int) -> tuple[Rows, Rows]:
     return _deal(np.arange(len(windows)), np.zeros(len(windows), dtype=np.int64), seed)
 
 
-def _deal(rows: Rows, stratum: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Shuffles rows within each stratum and deals them to the two halves in turn."""
+def _deal(rows: Rows, stratum: Rows, seed: int, share: float = 0.5) -> tuple[Rows, Rows]:
+    """Shuffles rows within each stratum and deals `share` of them to the first part, evenly."""
     shuffled = np.random.default_rng(seed).permutation(len(rows))
     order = shuffled[np.argsort(stratum[shuffled], kind="stable")]
-    return np.sort(rows[order[0::2]]), np.sort(rows[order[1::2]])
+    due = np.ceil(np.round(share * np.arange(len(rows) + 1), 9))
+    first = due[1:] > due[:-1]
+    return np.sort(rows[order[first]]), np.sort(rows[order[~first]])
 
 
 def _find_left(

@@ -18,7 +18,7 @@ HOW = "run lm_eval with --output_path and --log_samples"
 def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
     """Task → metric → the paired difference, second minus first, on the same documents.
 
-    Of each folder, the newest run counts. Tasks that only one of the runs has are left out.
+    The newest run of each folder counts. Tasks that only one of the runs has are left out.
     """
     from evals.measure.differences import compare_scores
     from evals.run.lm_eval.scores import collect_scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +23,8 @@ _LENGTH = 32
 _FEWEST = 4
 _FITTING = 0.9
 """The share of passages that a proposed length fits at least."""
+_SHARES = 0.5, 0.25
+"""Shares of the passages to choose on, the first that leaves enough."""
 _LOOKED_AT = 50
 """Rows by which columns are told apart."""
 
@@ -47,9 +50,10 @@ class Proposal:
 
     - `samples`: with its column; `columns`: all that the table has, if it is one.
     - `usable`: rows that are long enough, of `number`.
-    - `held_back`: those that a search leaves to test its choice on. `supported`: the smallest
-      limit that they can show to be kept, if none of them is recovered; `needed`: passages for
-      `max_extraction`, so many held back.
+    - `choose`: the share to choose an edit on: half, or a quarter where that leaves enough to
+      decide `max_extraction`. `held_back`: passages left to test the choice on. `supported`: the
+      smallest limit that they can show to be kept, if none of them is recovered. `needed`:
+      passages, those to choose on among them, that decide `max_extraction`.
     """
 
     request: ProposalRequest
@@ -63,6 +67,7 @@ class Proposal:
     longest: int
     prefix_length: int
     suffix_length: int
+    choose: float
     held_back: int
     supported: float | None
     needed: int | None
@@ -105,8 +110,9 @@ def propose(request: ProposalRequest) -> Proposal:
     lengths = _measure_rows(passages, tokenizer)
     prefix, suffix = _propose_lengths(request, passages, lengths)
     usable = int((lengths >= prefix + suffix).sum())
-    held_back = usable // 2
     needed = count_needed(request.max_extraction)
+    choose = next((one for one in _SHARES if _hold_back(usable, one) >= (needed or 0)), _SHARES[0])
+    held_back = _hold_back(usable, choose)
     return Proposal(
         request,
         samples=samples,
@@ -119,10 +125,15 @@ def propose(request: ProposalRequest) -> Proposal:
         longest=int(lengths.max()),
         prefix_length=prefix,
         suffix_length=suffix,
+        choose=choose,
         held_back=held_back,
         supported=wilson(0, held_back).high if held_back else None,
-        needed=None if needed is None else 2 * needed,
+        needed=None if needed is None else math.ceil(needed / (1 - choose)),
     )
+
+
+def _hold_back(usable: int, choose: float) -> int:
+    return usable - math.ceil(usable * choose)
 
 
 def write_proposal(proposal: Proposal, output: Path, *, overwrite: bool = False) -> None:

@@ -62,7 +62,7 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
         say(f"{len(earlier)} edits are already measured")
     earlier = processes.agree(earlier)
     for line in foresee(request.limits.values(), len(opened.halves[1].samples)):
-        say(f"held-back half: {line}")
+        say(f"held-back passages: {line}")
     most = request.max_evaluations * len(opened.halves[0])
     with (
         show_progress(f"estimate {request.model}", None) as looked,

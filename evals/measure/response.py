@@ -49,7 +49,8 @@ _SHARES = 16
 
 @dataclass(frozen=True)
 class Looking:
-    """Whose responses: of `parts` of `model`, which is in eval mode and has its output embedding.
+    """The `parts` of `model` whose responses are computed. It is in eval mode, with its output
+    embedding.
 
     - `fits`: by block, for variants that are fitted.
     - `stock`: those of the parts that the stock layout holds. There, a group has one map.

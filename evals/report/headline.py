@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from evals.measure.attacks.result import AttackResult
 from evals.measure.differences import HeldOut
 from evals.measure.verdicts import describe_limits, join_sentences, settle, shorten_list
 from evals.report.attacks import UNTRAINED, describe_attacks, has_trained
@@ -193,8 +194,20 @@ def _describe_loss(heldout: HeldOut) -> str:
 def _describe_gates(edit: Finding, gates: Sequence[Limit]) -> str:
     said, state = describe_limits(gates), settle(gate.state for gate in gates)
     if state != "missed" and edit.edit is not None and edit.edit.missed:
-        said = f"no edit of the search kept its limits on the half that it used; here, {said}"
+        said = f"no edit of the search kept its limits on the passages that it used; here, {said}"
+    if state == "kept" and (open_one := _find_unlimited(edit, gates)) is not None:
+        share = f"{open_one.edited.rate:.1%}"
+        said += f", but none is set on {open_one.name}, which recovers {share}"
     return said
+
+
+def _find_unlimited(edit: Finding, gates: Sequence[Limit]) -> AttackResult | None:
+    """The strongest attack, if it has no limit and recovers more than limits allow others."""
+    limits = {gate.name: gate.limit for gate in gates if gate.name.startswith("max ")}
+    strongest = None if edit.audit is None else edit.audit.strongest
+    if strongest is None or not limits or f"max {strongest.name}" in limits:
+        return None
+    return strongest if strongest.edited.rate > min(limits.values()) else None
 
 
 def _describe_training(edit: Finding) -> Iterator[str]:

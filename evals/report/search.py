@@ -153,7 +153,7 @@ def _check_limits(opened: OpenedSearch, point: EditPoint, n: int) -> list[Limit]
 def _judge_held_back(
     opened: OpenedSearch, outcome: SearchOutcome, point: EditPoint
 ) -> State | None:
-    """Whether a point of the held-back half keeps every limit there, and what it may cost."""
+    """Whether a point of the held-back passages keeps every limit there, and what it may cost."""
     base, n = outcome.base[1], len(opened.halves[1].samples)
     if not opened.keeps(point, base):
         return "missed"
@@ -240,6 +240,7 @@ def make_plan(opened: OpenedSearch, selection: Selection, result: Mapping[str, A
         model=EditedModel.of(found.identified, found.checkpoint.config),
         chosen=Choice(
             seed=opened.request.seed,
+            share=opened.request.choose,
             passages=here.samples.sha256,
             windows=hash_row(here.windows),
             met=result["selected"] is not None,

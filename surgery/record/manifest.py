@@ -218,15 +218,17 @@ class EditedModel(Record):
 
 
 class Choice(Record):
-    """The half of the passages and held-out text on which a search chose an edit.
+    """The passages and the half of the held-out text on which a search chose an edit.
 
-    `passages`, `windows`: SHA-256 of that half's tokens; `seed`: decides which rows are in it.
+    `passages`, `windows`: SHA-256 of their tokens; `seed`: decides which rows they are; `share`: of
+    the passages.
     `met`: whether the edit kept the search's limits there. If none did, it came nearest.
     """
 
     seed: int
     passages: Sha256
     windows: Sha256
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     met: bool = True
 
 

@@ -28,15 +28,15 @@ ROWS = 16
 WINDOW = 128
 """Tokens of a window, fewer for a model with fewer positions."""
 LEARNING_RATE = 1e-3
-"""Of a model as wide as those that it was measured on; less in wider ones, by their width (Yang et
-al. 2022, arXiv 2203.03466)."""
+"""The rate for models as wide as those that it was measured on. Wider ones get less, by their width
+(Yang et al. 2022, arXiv 2203.03466)."""
 _WIDTH = 192
 MOST_READS = 10
 """How often a token of the text may be read at most."""
 LARGEST_GRADIENT = 1.0
 """The norm to which the gradient of all weights is clipped."""
 RANK = 8
-"""Of the adapters."""
+"""The rank of adapters."""
 _BYTES, _FROZEN_BYTES = 16, 5
 """For each parameter: weight, gradient, and two moments in float32; or the weight, and adapters."""
 

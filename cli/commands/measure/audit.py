@@ -60,7 +60,7 @@ def print_audit(result: dict[str, Any]) -> None:
         every = result.get("all_passages")
         print_choice(result)
         _print_rates(rated, result["control"]["n"], every)
-        if rest := result["unlisted"]:
+        if rest := result.get("unlisted"):
             rates = (f"{key} {one['edited']['rate']:.1%}" for key, one in rest["recovered"].items())
             echo(f"recovered of {rest['n']} passages that nobody listed: {', '.join(rates)}")
     names = [attack["name"] for attack in rated]

@@ -72,4 +72,7 @@ def _print(result: dict[str, Any]) -> None:
         share = f"{100 * float(limit):g}%"
         enough = "" if have is None else f"; you have {'enough' if have >= n else 'too few'}"
         echo(f"to show that at most {share} is recovered: {n:,} passages, none recovered{enough}")
-    echo("A search keeps half of the passages to test its choice, so it needs twice as many.")
+    echo(
+        "A search tests its choice on half of the passages, so it needs twice as many; "
+        "--choose 0.25 tests it on three quarters."
+    )

@@ -147,7 +147,7 @@ class Found:
         return sorted(some, key=self.rank)
 
     def rank(self, chosen: Indices) -> tuple[bool, Order]:
-        """Of two sets that meet the goal, the lower is better."""
+        """Orders sets that meet the goal, the better first."""
         return self.is_doubtful(chosen), self.goal.order(self.measured[chosen])
 
     def is_doubtful(self, chosen: Indices) -> bool:

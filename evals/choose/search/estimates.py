@@ -33,7 +33,7 @@ Changes = npt.NDArray[np.int64]
 """[M, 2]: the unit that leaves a set and the one that joins it; -1 is none."""
 
 DRAWS = 4
-"""Of tokens for each window. With too few, a search fits sets to the noise in them."""
+"""How often tokens are drawn for each window. With few draws, a search fits sets to their noise."""
 MOST_PASSAGES = 256
 """At most so many passages; each takes a backward pass for every suffix token."""
 NONE = np.array([[-1, -1]])
@@ -46,7 +46,7 @@ _PART = 64  # sets at a time
 
 
 class Expected(NamedTuple):
-    """Of sets: KL(base || edited) on held-out text [M], and the share of passages recovered [M]."""
+    """What M sets should do: KL(base || edited) on held-out text, and the share recovered."""
 
     kl: Floats
     rate: Floats

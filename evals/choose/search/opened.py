@@ -118,8 +118,9 @@ class OpenedSearch:
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:
-        """The half to choose on, and the one held back. Raises `SamplesError` for too little."""
-        return split_halves(self.samples, self.windows, self.request.seed)
+        """What to choose on, and what is held back. Raises `SamplesError` for too little."""
+        request = self.request
+        return split_halves(self.samples, self.windows, request.seed, request.choose)
 
     @cached_property
     def guard(self) -> TaughtPassages:

@@ -62,6 +62,13 @@ class SearchRequest(Choosing, Attacking, Healing, Listing):
         "estimates choose which.",
         Option("measure"),
     ] = 64
+    choose: Annotated[
+        float,
+        Field(gt=0, lt=1),
+        "Choose on this share of the passages, and test on the others. A smaller one leaves more "
+        "to support a limit.",
+        Option("measure"),
+    ] = 0.5
     seed: Annotated[
         int, Field(ge=0), "Decides which passages and windows are held back.", Option("measure")
     ] = 0

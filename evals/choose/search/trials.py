@@ -29,8 +29,10 @@ Twice = tuple[EditPoint, EditPoint]
 
 @dataclass(frozen=True)
 class Trials:
-    """Of a task's edits in a layout. Every attack of an edit runs once on each half, and learns
-    nothing from the other."""
+    """Measures edits in a layout.
+
+    Every attack of an edit runs once on each half, and learns nothing from the other.
+    """
 
     opened: OpenedSearch
     engines: tuple[Engine, Engine]

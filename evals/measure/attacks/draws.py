@@ -15,7 +15,7 @@ from surgery.processes import current_processes
 
 DRAWS = 5
 SECONDS = 60.0
-"""Of one run; where it takes longer, fewer fit into `DRAWS` times as long."""
+"""How long one run may take; of longer ones, fewer run."""
 SETTING = f"{DRAWS} runs on other draws, fewer where one takes more than {SECONDS:.0f} seconds"
 
 

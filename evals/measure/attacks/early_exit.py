@@ -28,9 +28,9 @@ from surgery.families import family_of
 from surgery.processes import current_processes
 
 POSITIONS = 8192
-"""Of text, that a lens is fitted on at most."""
+"""The most positions of text that a lens is fitted on."""
 PENALTY = 1e-2
-"""Of its ridge, as a share of the mean variance of the residual."""
+"""The weight of its ridge penalty, as a share of the mean variance of the residual."""
 
 Lens = Callable[[torch.Tensor], torch.Tensor]
 """Residuals after a block [..., d] → as after the last block."""
