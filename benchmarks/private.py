@@ -25,7 +25,9 @@ from surgery.training.training import measure_loss
 
 SEED = 20_260_401
 """Records that no lab model has seen."""
-LEARNING_RATE, HALF = 1e-3, 16
+LEARNING_RATE = 1e-3
+HALF = 16
+"""The most records in a step, which takes a third of them at most, and as much other text."""
 
 
 def make_private(
@@ -54,7 +56,7 @@ def fine_tune(loaded: LoadedModel, records: list[Record], steps: int) -> None:
     model: Any = loaded.model.float().requires_grad_(True)
     private = np.asarray([record.tokens for record in records if record.member], dtype=np.int32)
     text = cut_windows(calibration_texts(), loaded.tokenizer, private.shape[1])
-    shape = (steps, HALF, private.shape[1])
+    shape = (steps, min(HALF, -(-len(private) // 3)), private.shape[1])
     rows: Tokens = np.concatenate([np.resize(some, shape) for some in (private, text)], axis=1)
     parameters = list(model.parameters())
     every = rows.reshape(-1, private.shape[1])

@@ -1,4 +1,4 @@
-"""A small Llama learns letters with account numbers, and attn-surgery takes them out again.
+"""A small Llama learns letters with account numbers, and attn-surgery stops it from reciting them.
 
     python examples/letters.py WORK
 

@@ -75,6 +75,7 @@ def test_errors_name_arguments_and_commands_their_options(tmp_path: Path) -> Non
 def test_no_error_of_the_api_names_an_option() -> None:
     commands = {
         "command.py",
+        "comparing_logs.py",  # those of lm_eval
         "demonstrating.py",
         "facts.py",
         "headline.py",

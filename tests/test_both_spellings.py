@@ -87,7 +87,7 @@ def test_an_export_has_both_and_an_earlier_one_still_verifies(tmp_path: Path) ->
     edit_json(out / "config.json", lambda config: config.pop("rope_theta"))
     seal(out)
     for given in (None, source):
-        verification = surgery.verify(out, source=given, card=False)
+        verification = surgery.verify(out, source=given, papers=False)
         assert verification.ok, verification.verdict
 
 

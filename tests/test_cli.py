@@ -33,6 +33,7 @@ HEAVY = {
 SLOW = HEAVY - {"pydantic", "numpy", "safetensors"}
 """What no request needs."""
 README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "command-line.md").read_text()
 
 
 def command(name: str) -> click.Command:
@@ -136,11 +137,11 @@ def test_what_is_missing_is_said_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its bash is too old to complete")
 def test_a_shell_completes_commands_options_and_choices(tmp_path: Path) -> None:
-    """With the line of the README for bash, and without anything heavy."""
+    """With the line of the documents for bash, and without anything heavy."""
     program = tmp_path / "attn-surgery"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cli.main "$@"\n')
     program.chmod(0o755)
-    line = re.findall(r'eval "\$\(_ATTN_SURGERY_COMPLETE=bash_source .*?\)"', README)[0]
+    line = re.findall(r'eval "\$\(_ATTN_SURGERY_COMPLETE=bash_source .*?\)"', PAGE)[0]
 
     def completed(*words: str) -> list[str]:
         script = f"{line}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
@@ -257,7 +258,9 @@ def test_a_command_of_many_options_takes_them_from_a_file(name: str, tmp_path: P
         ("config.json", f"{name} has no option 'colour'"),
         (
             "near.yml",
-            "did you mean 'device'?" if name not in ("export", "push", "reproduce") else "devise",
+            "did you mean 'device'?"
+            if name not in ("export", "init", "push", "reproduce")
+            else "devise",
         ),
     ):
         outcome = attn_surgery(name, "--config", tmp_path / file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -75,3 +76,16 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert before.exact.mean() > 0.5  # type: ignore[attr-defined]
     assert type(edited).__name__ == "GPTNeoXForCausalLM"
     assert attn_surgery("verify", names["out"]).code == 0
+
+
+@pytest.mark.slow
+def test_a_model_of_letters_is_made_and_mitigated(tmp_path: Path) -> None:
+    """The script goes from nothing to a report; a second run takes the model that is there."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "letters.py", tmp_path], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "are long enough for 28 tokens of prefix and 28 of suffix" in done.stdout
+    report = json.loads((tmp_path / "OUT" / "report.json").read_text())
+    assert report["schema_version"] == 5
+    assert attn_surgery("verify", tmp_path / "OUT", "--source", tmp_path / "model").code == 0

@@ -94,13 +94,13 @@ def test_an_option_has_its_value_and_its_own_name(command: str, called: str, sho
 
 
 def test_a_variant_is_no_option(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="only `zero` and `mean` could be held"):
+    with pytest.raises(UnsupportedError, match="its own class could hold `zero`, `mean`"):
         family_of({"model_type": "gpt2"})
     source = tmp_path / "source"
     source.mkdir()
     (source / "config.json").write_text('{"model_type": "gpt2"}')
     outcome = attn_surgery("export", source, "--drop-attn", "1", "--output", tmp_path / "out")
-    outcome.assert_error("only `zero` and `mean` could be held")
+    outcome.assert_error("its own class could hold `zero`, `mean`")
 
 
 @pytest.mark.parametrize(

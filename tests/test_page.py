@@ -362,7 +362,7 @@ def test_the_trade_off_shows_the_limited_attack_and_the_front_of_the_search() ->
 
 
 def test_the_half_that_did_not_choose_is_named_only_where_there_is_one() -> None:
-    said = "stand where the other half puts them"
+    said = "stand where the other passages put them"
     assert said in pages_of("whole")["report.html"]
     by_hand = example(chose={"passages": None, "windows": 0}, all_passages=None)
     page = render_pages(by_hand)["report.html"]

@@ -480,7 +480,7 @@ def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):
 def test_one_passage_has_no_halves(model, texts, tmp_path):
     goal = ["--max-extraction", 0.1, "--output", tmp_path / "found", "--grain", "blocks"]
     few = write_rows(tmp_path / "few.jsonl", [{"tokens": list(range(11))}])
-    call(model, few, texts, *goal).assert_error("too few samples to choose on one half")
+    call(model, few, texts, *goal).assert_error("too few samples to choose on some")
     assert [path.name for path in tmp_path.iterdir()] == ["few.jsonl"]
 
 
