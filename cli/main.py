@@ -18,7 +18,14 @@ from click.shell_completion import CompletionItem
 
 from cli.config import with_config
 from cli.examples import format_examples
-from cli.terminal import name_options, note, print_json, show_progress, take_over_messages
+from cli.terminal import (
+    has_printed_json,
+    name_options,
+    note,
+    print_json,
+    show_progress,
+    take_over_messages,
+)
 from evals.run import console
 from surgery.errors import SurgeryError, UnknownNameError, suggest
 
@@ -159,6 +166,7 @@ def run(arguments: list[str] | None = None) -> None:
     _open_streams()
     take_over_messages()
     stopped = _catch_signals()
+    has_printed_json.set(False)
     as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
@@ -252,7 +260,12 @@ def _report_error(error: BaseException, as_json: bool) -> int:
 
 
 def _print_error(error: click.ClickException | SurgeryError, exit_code: int) -> None:
-    """Prints what `--json` promises, one object: the parts of the message, and the exit code."""
+    """Prints what `--json` promises, one object: the parts of the message, and the exit code.
+
+    Not after the object of a result, to which the exit code then belongs.
+    """
+    if has_printed_json.get():
+        return
     parts = error if isinstance(error, SurgeryError) else error.__cause__
     said = dict.fromkeys(PARTS)
     if isinstance(parts, SurgeryError):

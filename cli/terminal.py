@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -19,8 +20,12 @@ import click
 
 from cli.escaping import EscapedRecord, escape_text, format_traceback
 
+has_printed_json = ContextVar("has_printed_json", default=False)
+"""Whether the one object of --json is out: an error after it is told on stderr alone."""
+
 
 def print_json(value: object) -> None:
+    has_printed_json.set(True)
     text = json.dumps(value, indent=2)  # ASCII, so that any terminal and pipe takes it
     click.echo(text.replace("\x7f", "\\u007f"))
 

@@ -107,7 +107,8 @@ def test_json_is_printed_when_a_gate_is_missed(
     assert missed.code == 3
     assert missed.json["output"] == str(tmp_path / "out")
     assert missed.json["evaluation"] == json.loads((tmp_path / "out/report.json").read_text())
-    (failed,) = missed.json["evaluation"]["edits"][0]["gates"]
+    values = [value for one in missed.json["evaluation"]["figures"] for value in one["edits"]]
+    (failed,) = (value["limit"] for value in values if value and value["limit"])
     assert (failed["ok"], failed["value"], failed["n"]) == (False, 1.0, 8)
     assert missed.json["push"] is None
     assert missed.stderr.count("gate missed: max-extraction: share of passages recited") == 1
@@ -158,7 +159,8 @@ def test_where_it_goes_is_looked_at_before_any_work(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
     done = attn_surgery(*job(tiny, tmp_path / "out", "--push-to-hub", repo, "--json"))
-    assert (done.code, done.stdout, done.stderr) == (1, "", text)
+    assert (done.code, done.stderr) == (1, text)
+    assert done.json["exit_code"] == 1
     assert not any(tmp_path.iterdir())
 
 
