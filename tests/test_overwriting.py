@@ -55,6 +55,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
 FILES: dict[tuple[str, str], tuple[str, ...]] = {
     ("collect", "--output"): (NONE, "--corpus", "none.txt"),
     ("convert", "--output"): (NONE, "--to", "gguf"),
+    ("init", "--output"): (NONE, "--samples", "none.jsonl"),
     ("extract", "--output"): (NONE, "--samples", "none.jsonl"),
     ("extract", "--rows"): (NONE, "--samples", "none.jsonl"),
 }
@@ -82,6 +83,7 @@ def test_all_commands_that_write_are_here() -> None:
         "bench",
         "check",
         "compare",
+        "compare-evals",
         "inspect",
         "push",
         "tasks",

@@ -13,7 +13,7 @@ import numpy as np
 
 from evals.run.request import CalibrationText, Cutting, Fraction, HeldoutText, Option
 from surgery.errors import SamplesError
-from surgery.output import write_text
+from surgery.output import check_output, write_text
 
 if TYPE_CHECKING:
     from evals.data import Passages
@@ -90,8 +90,9 @@ class Proposal:
         return environment.get_template("mitigate.yaml.jinja").render(given) + "\n"
 
 
-def propose(request: ProposalRequest) -> Proposal:
-    """Looks at the passages in the model's tokens. No weights are read."""
+def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) -> Proposal:
+    """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
+    check_output(output, None, overwrite=overwrite)
     from evals.data import open_samples
     from evals.run.statistics import count_needed, wilson
     from surgery.editing.loading import load_tokenizer
@@ -113,7 +114,7 @@ def propose(request: ProposalRequest) -> Proposal:
     needed = count_needed(request.max_extraction)
     choose = next((one for one in _SHARES if _hold_back(usable, one) >= (needed or 0)), _SHARES[0])
     held_back = _hold_back(usable, choose)
-    return Proposal(
+    proposal = Proposal(
         request,
         samples=samples,
         columns=columns,
@@ -130,14 +131,12 @@ def propose(request: ProposalRequest) -> Proposal:
         supported=wilson(0, held_back).high if held_back else None,
         needed=None if needed is None else math.ceil(needed / (1 - choose)),
     )
+    write_text(output, proposal.text, overwrite=overwrite)
+    return proposal
 
 
 def _hold_back(usable: int, choose: float) -> int:
     return usable - math.ceil(usable * choose)
-
-
-def write_proposal(proposal: Proposal, output: Path, *, overwrite: bool = False) -> None:
-    write_text(output, proposal.text, overwrite=overwrite)
 
 
 def _find_columns(named: str, id_column: str | None) -> tuple[str, tuple[str, ...], str | None]:

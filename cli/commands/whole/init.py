@@ -11,7 +11,7 @@ import click
 from cli import options
 from cli.requests import RequestCommand, fill_request, options_of
 from cli.terminal import echo, print_json
-from evals.jobs.proposing import Proposal, ProposalRequest, propose, write_proposal
+from evals.jobs.proposing import Proposal, ProposalRequest, propose
 
 _ASKED = {
     "model": "Model to edit (a folder or a Hub id)",
@@ -44,8 +44,7 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
     if not given["model"]:
         raise click.UsageError("name a MODEL")
     request = fill_request(ProposalRequest, given)
-    proposal = propose(request)
-    write_proposal(proposal, output, overwrite=overwrite)
+    proposal = propose(request, output, overwrite=overwrite)
     if as_json:
         print_json(proposal.to_dict())
     else:
