@@ -16,7 +16,7 @@ from fits import export_with_any, random_fits
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.real.base import make_base
-from benchmarks.real.text import COUNTS, PASSAGES, cut_texts, read_rows
+from benchmarks.real.text import COUNTS, cut_texts, read_rows
 from evals.data import load_samples
 from surgery.editing.loading import load_model
 from surgery.selection import Part, parse_selection
@@ -24,6 +24,7 @@ from surgery.selection import Part, parse_selection
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
 BLOCKS, HEADS, GROUPS, SIZE, WIDTH = 30, 9, 3, 64, 576
+PASSAGES = 120
 EDIT = (
     *parse_selection("5.g1,26-29", "identity", BLOCKS, HEADS, GROUPS),
     Part(12, (4,), "mean"),
@@ -112,7 +113,7 @@ def test_texts_are_cut_once(base: Path, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps({"text": topic}) + "\n" for topic in topics))
     tokenizer = AutoTokenizer.from_pretrained(base)
-    cut_texts(read_rows(source), tokenizer, tmp_path, seed=0)
+    cut_texts(read_rows(source), tokenizer, tmp_path, PASSAGES, seed=0)
     samples = load_samples(str(tmp_path / "records.jsonl"), tokenizer=tokenizer)
     assert int(samples.trained_on.sum()) == PASSAGES == len(samples) // 2
     assert set(samples.counts[samples.trained_on]) == set(COUNTS)
@@ -124,4 +125,4 @@ def test_texts_are_cut_once(base: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(source.read_text().splitlines(keepends=True)[:300]))
     with pytest.raises(SystemExit, match="too few texts"):
-        cut_texts(read_rows(few), tokenizer, tmp_path, seed=0)
+        cut_texts(read_rows(few), tokenizer, tmp_path, PASSAGES, seed=0)

@@ -221,7 +221,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
 
     with interrupted(Engine, at=4, method="_measure_batch"):
         done = sweep(files, *options)
-    assert (done.code, done.stdout) == (130, "")
+    assert (done.code, done.json["error"]) == (130, "interrupted")
     (kept,) = tmp_path.iterdir()
     assert kept.name == ".swept.progress"
     with kept.open("ab") as file:

@@ -26,7 +26,8 @@ from surgery.errors import CheckpointError
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda s: s != "__metadata__")
 SHAPES = st.just(()) | array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
-ARRAYS = st.sampled_from(sorted(DTYPES)).flatmap(
+COPIED = ("F8_E4M3", "F8_E5M2")  # the library reads these as torch tensors alone
+ARRAYS = st.sampled_from(sorted(DTYPES.keys() - {*COPIED})).flatmap(
     lambda tag: SHAPES.flatmap(
         lambda shape: arrays(np.uint8, (int(np.prod(shape)) * DTYPES[tag].itemsize,)).map(
             lambda raw: (raw % 2 if tag == "BOOL" else raw).view(DTYPES[tag]).reshape(shape)

@@ -132,6 +132,7 @@ def check_biases(inventory: Inventory) -> None:
         rule.when: rule.name.format(block=0)
         for rule in inventory.family.rules
         if rule.when and rule.role and rule.role.endswith("_bias") and _exists(rule, inventory)
+        if any(_belongs(rule, block, inventory) for block in range(inventory.dimensions.num_blocks))
     }
     stored = {rule[0].when for rule in map(inventory.family.match, inventory.infos) if rule}
     for switch, name in switches.items():
