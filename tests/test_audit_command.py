@@ -61,6 +61,7 @@ def test_rates_and_intervals(audited) -> None:
     assert set(result["attacks"][-1]["edited"]) >= {"loss", "min_k", "zlib"}
 
 
+@pytest.mark.slow
 def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
     """An untrained model of the same form never saw the passages."""
     from evals.run.models import open_model

@@ -174,6 +174,7 @@ def test_verify_takes_an_id(
     assert not [file for file in hub.downloads if file.endswith((".bin", ".safetensors"))]
 
 
+@pytest.mark.slow
 def test_verify_of_an_earlier_download_says_what_it_could_not_see(
     run: Commands, edited: Path, tmp_path: Path
 ) -> None:
@@ -196,6 +197,7 @@ def test_verify_against_the_source_on_the_hub(run: Commands) -> None:
     assert "tensors byte-equal to the source" in verify.out
 
 
+@pytest.mark.slow
 def test_a_command_finds_a_model_once(hub: HubServer, run: Commands, tmp_path: Path) -> None:
     config = neox_config(num_hidden_layers=2, max_position_embeddings=64)
     hub.create("me/plain").commit(write_checkpoint(tmp_path / "plain", config), whole=True)
@@ -258,6 +260,7 @@ def test_an_edit_is_compared_with_the_commit_that_it_records(
     assert then["rows"] != now["rows"]
 
 
+@pytest.mark.slow
 def test_whose_code_a_published_compact_model_is_measured_with(
     hub: HubServer, run: Commands, tmp_path: Path
 ) -> None:

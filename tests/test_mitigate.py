@@ -368,6 +368,7 @@ def test_usage_errors_come_before_any_work(tmp_path: Path, arguments: str, text:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
 def test_what_holds_best_is_kept_healed_or_not(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -202,6 +202,7 @@ def test_mistakes_within_a_large_file(tmp_path: Path) -> None:
         text.tokenize(tiny_tokenizer(), SIZES)
 
 
+@pytest.mark.slow
 def test_an_export_of_earlier_reading_is_reproduced(tmp_path: Path) -> None:
     """Its text is the beginning of the file; that of a new one is from all over it."""
     config = neox_config(torch_dtype="float32", max_position_embeddings=32, vocab_size=400)

@@ -242,6 +242,7 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
     assert call(model, samples, texts, *another, "--overwrite").code == 0
 
 
+@pytest.mark.slow
 def test_a_budget_that_pays_for_every_set_goes_on_from_one_that_does_not(
     model, samples, texts, tmp_path
 ):

@@ -269,6 +269,7 @@ def test_the_budget_is_for_deeper_cuts_only_once_the_goal_is_met(
     assert outcome.json["evaluations"] > 2, "more than a quarter"
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.booleans(), st.integers(1, 60))
 @settings(deadline=None, max_examples=40)
 def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive, budget) -> None:

@@ -252,6 +252,7 @@ def test_people_get_a_column_for_each_task(files, swept):
     assert f"{swept[0]['base']['tasks']['local_choice']['value']:.3f}" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_model_is_looked_up_before_its_tasks_and_loaded_after_them(files):
     """What takes seconds comes first, tasks then, gigabytes last."""
     sweep(("/no/such/model", *files[1:]), "--tasks", "local_choise").assert_error("/no/such/model")
