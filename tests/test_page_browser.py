@@ -132,7 +132,7 @@ def test_on_paper(browser, pages, name) -> None:
     assert page.evaluate(TOO_WIDE) == []
     if name != "several":  # what comes first fits on one page, which can go alone
         assert page.locator("header").bounding_box()["height"] < a4["height"]
-        assert page.get_by_text("it is not a privacy guarantee").count() == 1
+        assert page.get_by_text("they are not a privacy guarantee").count() == 1
     paper = page.pdf(format="A4")
     assert paper.startswith(b"%PDF")
     assert len(paper) < 1_000_000
