@@ -228,12 +228,13 @@ def test_differences_are_those_of_evaluate(files, swept, tasks, tmp_path):
         "--output", tmp_path / "report", "--json",
     )  # fmt: skip
     assert done.code == 0, done.stderr
-    for name, theirs in done.json["edits"][0]["tasks"].items():
-        ours = edit["tasks"][name]
-        assert ours["metric"] == theirs["metric"]
-        for key in ("difference", "ci95"):
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-4), name
-        assert ours["value"] == pytest.approx(theirs["edited"], rel=1e-6)
+    theirs = {figure["key"]: figure for figure in done.json["figures"]}
+    for name, ours in edit["tasks"].items():
+        (found,) = theirs[f"task.{name}"]["edits"]
+        assert theirs[f"task.{name}"]["label"].startswith(f"{name}, {ours['metric']}")
+        assert ours["difference"] == pytest.approx(found["change"]["value"], rel=1e-4), name
+        assert ours["ci95"] == pytest.approx(found["change"]["ci95"], rel=1e-4), name
+        assert ours["value"] == pytest.approx(found["value"], rel=1e-6)
 
 
 def test_exact_matches_alone_and_tasks(files, swept):
