@@ -155,6 +155,14 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
         in attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b").stdout
     )
 
+    (broken,) = (tmp_path / "a").rglob("samples_local_choice_*.jsonl")
+    whole = broken.read_text()
+    for text in ("{", "[]\n", '{"filter": 1}\n'):
+        broken.write_text(text)
+        attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b").assert_error(
+            broken.name, "is not a log of lm-eval's samples"
+        )
+    broken.write_text(whole)
     (tmp_path / "empty").mkdir()
     for folder, text in (("empty", "has no results of lm-eval"), ("none", "no such folder")):
         attn_surgery("compare-evals", tmp_path / "a", tmp_path / folder).assert_error(

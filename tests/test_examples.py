@@ -85,7 +85,7 @@ def test_a_model_of_letters_is_made_and_mitigated(tmp_path: Path) -> None:
         [sys.executable, EXAMPLES / "letters.py", tmp_path], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "are long enough for 28 tokens of prefix and 28 of suffix" in done.stdout
+    assert "can be used with 28 tokens of prefix and 28 of suffix" in done.stdout
     report = json.loads((tmp_path / "OUT" / "report.json").read_text())
     assert report["schema_version"] == 5
     assert attn_surgery("verify", tmp_path / "OUT", "--source", tmp_path / "model").code == 0

@@ -58,7 +58,7 @@ def test_the_file_is_a_job_that_fits(
     attn_surgery("init", *arguments).assert_error(str(file), "--overwrite")
     again = attn_surgery("init", *arguments, "--overwrite", "--max-extraction", 0.2)
     assert again.code == 0
-    assert "39 are long enough" in again.stdout
+    assert "39 can be used" in again.stdout
     assert "a search holds back 19 of them. They can decide at most 20%" in again.stdout
     assert LINE not in again.stdout + file.read_text()
     assert yaml.safe_load(file.read_text())["max-extraction"] == 0.2
@@ -85,6 +85,8 @@ def test_a_lab_model_needs_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     assert attn_surgery("init", "lab:pythia", "--output", file).code == 0
     given = yaml.safe_load(file.read_text())
+    again = attn_surgery("init", "lab:pythia", "--output", file, "--overwrite", "--json").json
+    assert (again["usable"], again["held_back"]) == (336, 168), "controls are not to be forgotten"
     assert (given["samples"], given["prefix-length"], given["suffix-length"]) == (
         "lab:pythia",
         32,

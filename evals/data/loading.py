@@ -15,6 +15,7 @@ from evals.data.samples import Samples
 from evals.data.tables import PassageTable, read_arrays, read_table
 from surgery.errors import SamplesError
 from surgery.privacy import make_public_name
+from surgery.reading.corpus import tokenize
 from surgery.reading.sources import TABLES, find_sources
 
 DEFAULT_LENGTH = 32
@@ -51,6 +52,13 @@ class Passages:
     skip_short: bool = False
     leave_out: float | None = None
     ready: Samples | None = None
+
+    def measure(self, tokenizer: Any) -> list[int]:
+        """The length of each row in tokens."""
+        return [
+            sum(len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row)
+            for row in self.table.rows
+        ]
 
     def tokenize(self, tokenizer: Any) -> Samples:
         """Makes the samples."""
@@ -138,7 +146,7 @@ def _read(source: str, id_column: str | None) -> PassageTable:
         from evals.lab import samples_path
 
         source = str(samples_path(source.removeprefix("lab:")))
-    source = _find_published(source)
+    source = find_published(source)
     if source.endswith(".npy"):
         if id_column is not None:
             raise SamplesError("has no columns to name rows by", where=source, got=id_column)
@@ -156,7 +164,7 @@ def _read(source: str, id_column: str | None) -> PassageTable:
     return read_table(source, sources, id_column)
 
 
-def _find_published(source: str) -> str:
+def find_published(source: str) -> str:
     """The full name of the samples that a short name stands for. Other names stay as they are."""
     kind, colon, rest = source.partition(":")
     if kind not in PUBLISHED or not colon:

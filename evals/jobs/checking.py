@@ -91,15 +91,11 @@ def _count_usable(passages: Passages, samples: Samples, tokenizer: Any) -> dict[
     from evals.data import describe_samples
     from evals.data.cutting import SHORT
     from evals.data.repeats import MERGED, OVERLAPS
-    from surgery.reading.corpus import tokenize
 
     numbers = {name: at for at, name in enumerate(passages.table.ids, 1)}
     left_out = [{"row": numbers[row["id"]], **row} for row in describe_samples(samples)["left_out"]]
     reasons = [note.reason for note in samples.notes]
-    lengths = [
-        sum(len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row)
-        for row in passages.table.rows
-    ]
+    lengths = passages.measure(tokenizer)
     members = int(samples.trained_on.sum())
     return {
         "usable": len(samples),

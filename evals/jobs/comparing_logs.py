@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import MeasurementError, SourceError
-from surgery.untrusted import parse_json, read_json, read_lines
+from surgery.untrusted import guard, open_regular, parse_json, read_json, read_lines
 
 if TYPE_CHECKING:
     from evals.measure.differences import Metric
@@ -52,26 +52,26 @@ def _read_log(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for file in sorted(results.parent.glob(f"samples_*_{stamp}.jsonl")):
         task = file.stem.removeprefix("samples_").removesuffix(f"_{stamp}")
-        with file.open("rb") as lines:
-            rows = [parse_json(line) for _, line in read_lines(lines, file, SourceError)]
-        if not all(
-            isinstance(row, dict) and {"doc_hash", "filter", "metrics"} <= {*row} for row in rows
-        ):
-            raise SourceError("is not a log of samples", where=file, fix=HOW)
-        config = told.get("configs", {}).get(task, {})
-        listed = {one["metric"]: one for one in config.get("metric_list") or []}
-        metrics = {name for row in rows for name in row["metrics"]}
-        found[task] = {
-            "samples": sorted(rows, key=lambda row: (row["filter"], row["doc_hash"])),
-            "aggregation": {
-                name: listed.get(name, {}).get("aggregation", "mean") for name in sorted(metrics)
-            },
-            "results": told["results"].get(task, {}),
-            "higher_is_better": told.get("higher_is_better", {}).get(task, {}),
-        }
+        with guard(SourceError, "is not a log of lm-eval's samples", file):
+            found[task] = _read_task(file, told, task)
     if not found:
         raise SourceError("has no samples beside its results", where=results, fix=HOW)
     return found
+
+
+def _read_task(file: Path, told: Any, task: str) -> dict[str, Any]:
+    """What `collect_scores` takes of one task. `told`: the results. An error means a broken log."""
+    with open_regular(file, SourceError) as lines:
+        rows = [parse_json(line) for _, line in read_lines(lines, file, SourceError)]
+    rows.sort(key=lambda row: (row["filter"], row["doc_hash"]))
+    metrics = sorted({name for row in rows for name in row["metrics"] if name in row})
+    listed = {one["metric"]: one for one in told["configs"][task].get("metric_list") or []}
+    return {
+        "samples": rows,
+        "aggregation": {name: listed.get(name, {}).get("aggregation", "mean") for name in metrics},
+        "results": told["results"][task],
+        "higher_is_better": told["higher_is_better"][task],
+    }
 
 
 def _find_aggregates(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,7 +49,7 @@ class Proposal:
     """What was found and proposed. Lengths are in tokens.
 
     - `samples`: with its column; `columns`: all that the table has, if it is one.
-    - `usable`: rows that are long enough, of `number`.
+    - `usable`: rows to recite that are long enough and not repeated, of `number`.
     - `choose`: the share to choose an edit on: half, or a quarter where that leaves enough to
       decide `max_extraction`. `held_back`: passages left to test the choice on. `supported`: the
       smallest limit that they can show to be kept, if none of them is recovered. `needed`:
@@ -108,9 +108,10 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     samples, columns, ids = _find_columns(named, request.id_column)
     passages = open_samples(samples, id_column=ids)
     tokenizer = None if passages.ready else load_tokenizer(found.folder)
-    lengths = _measure_rows(passages, tokenizer)
+    lengths = np.array(passages.measure(tokenizer))
     prefix, suffix = _propose_lengths(request, passages, lengths)
-    usable = int((lengths >= prefix + suffix).sum())
+    cut = replace(passages, prefix=prefix, suffix=suffix, skip_short=True, ready=None)
+    usable = int(cut.tokenize(tokenizer).trained_on.sum())
     needed = count_needed(request.max_extraction)
     choose = next((one for one in _SHARES if _hold_back(usable, one) >= (needed or 0)), _SHARES[0])
     held_back = _hold_back(usable, choose)
@@ -145,13 +146,14 @@ def _find_columns(named: str, id_column: str | None) -> tuple[str, tuple[str, ..
     Where no column has a name that is known, the passages are in the one with the longest text,
     and ids are in the first other one whose cells are short and all different.
     """
+    from evals.data.loading import FORMS, find_published
     from evals.data.tables import find_passages
     from surgery.reading.rows import list_columns, read_rows
     from surgery.reading.sources import find_sources
 
     if named.startswith("lab:") or ".npy" in named:
         return named, (), id_column
-    sources = find_sources(named)
+    sources = find_sources(find_published(named), FORMS)
     if not sources or not sources[0].is_table:
         return named, (), id_column
     columns = tuple(list_columns(sources[0]))
@@ -179,18 +181,6 @@ def _names(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
     cells = [row.get(column) for row in rows]
     short = all(type(cell) in (str, int) and 0 < len(str(cell)) <= 64 for cell in cells)
     return short and len(set(map(str, cells))) == len(cells)
-
-
-def _measure_rows(passages: Passages, tokenizer: Any) -> np.ndarray[Any, Any]:
-    """Tokens of each row."""
-    from surgery.reading.corpus import tokenize
-
-    return np.array(
-        [
-            sum(len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row)
-            for row in passages.table.rows
-        ]
-    )
 
 
 def _propose_lengths(

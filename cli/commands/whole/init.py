@@ -54,7 +54,7 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
 def _print(found: Proposal, output: Path) -> None:
     echo(
         f"{found.number:,} passages of {found.shortest:,} to {found.longest:,} tokens, median "
-        f"{found.median:,g}: {found.usable:,} are long enough for {found.prefix_length} tokens of "
+        f"{found.median:,g}: {found.usable:,} can be used with {found.prefix_length} tokens of "
         f"prefix and {found.suffix_length} of suffix"
     )
     if found.columns:
