@@ -35,12 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("fast", max_examples=20, deadline=None)
     settings.register_profile("whole", max_examples=100, deadline=None)
     settings.load_profile("fast" if config.option.markexpr == "not slow" else "whole")
+    gc.disable()  # until all is imported
 
 
 def pytest_collection_finish() -> None:
-    """What libraries made while they were imported is looked at by no later garbage collection."""
+    """Libraries that are imported make much that stays: it is never looked at for garbage."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
