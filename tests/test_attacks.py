@@ -35,6 +35,7 @@ from evals.report.request import EvaluationRequest
 from evals.run.models import open_model
 from surgery.errors import MeasurementError
 
+MODEL = tiny_model()
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
 
 
@@ -203,7 +204,7 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
     """Not on its place, nor on what is tried beside it; and one token really is another."""
     unrelated = np.arange(60, dtype=np.int32).reshape(3, 20)
     among, alone = (
-        Target(tiny_model(), tiny_tokenizer(), rows_of(tokens, 4), unrelated)
+        Target(MODEL, tiny_tokenizer(), rows_of(tokens, 4), unrelated)
         for tokens in (rows, rows[row : row + 1])
     )
     both = zip(change_prefixes(among), change_prefixes(alone), strict=True)
@@ -213,9 +214,21 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
         assert np.sum(np.asarray(changed) != rows[row, :4]) == 1
 
 
+EVERY = (*ALL, "hints:3", "span:4", "sampling:7", "quantized:3")
+UNLABELED = ("any", "membership", "relearn", "relearn-alike")  # others do the same as one of these
+
+
 @pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize("labeled", [True, False])
-@pytest.mark.parametrize("name", [*ALL, "hints:3", "span:4", "sampling:7", "quantized:3"])
+@pytest.mark.parametrize(
+    ("name", "labeled"),
+    [
+        *((name, True) for name in EVERY),
+        *(
+            pytest.param(name, False, marks=() if name in UNLABELED else pytest.mark.slow)
+            for name in EVERY
+        ),
+    ],
+)
 def test_base_and_edited_model_read_the_same(name, labeled, loaded, monkeypatch) -> None:
     """Whether the control is tried too, as on the edited model alone, or not: else nothing pairs.
 
