@@ -181,7 +181,7 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
         "mitigate", ["--recipe", str(tmp_path / "recipe.yaml"), "--output", "out"]
     )
     corpora = (Path("hf:allenai/c4:train:text"), Path("heldout.txt"))
-    assert again.params == {**ctx.params, "corpus": corpora}
+    assert again.params == {**ctx.params, "heldout": corpora}
 
 
 def test_what_was_done_is_not_done_again(
@@ -353,8 +353,8 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
     ("arguments", "text"),
     [
         ("", "name a MODEL, or give a --config that does"),
-        ("some/model", "some/model brings no samples of its own: give --samples"),
-        ("some/model --samples x.jsonl", "some/model brings no corpus of its own: give --corpus"),
+        ("some/model", "some/model brings no passages of its own: give --samples"),
+        ("some/model --samples x.jsonl", "brings no held-out text of its own: give --heldout"),
         ("lab:pythia --measure most", "--measure: no measure 'most'"),
         ("lab:pythia --tasks a --suite lab", "--tasks and --suite exclude each other"),
         ("lab:pythia --tasks a --no-benchmarks", "--no-benchmarks excludes --tasks"),
@@ -464,7 +464,7 @@ def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
 ) -> None:
     (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
     request = MitigationRequest(
-        model=str(work / "tiny"), samples=str(work / "samples.jsonl"), corpus=(work / "heldout",),
+        model=str(work / "tiny"), samples=str(work / "samples.jsonl"), heldout=(work / "heldout",),
         prefix_length=6, suffix_length=5, device="cpu", erase=True, erase_steps=2, heal_steps=2,
         heal=(str(tmp_path / "other.txt"),), no_benchmarks=True,
     )  # fmt: skip

@@ -50,8 +50,8 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
     `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own `samples` and
-    `corpus`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates hold
-    beside the limits: they are those of `EvaluationRequest`.
+    `heldout`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates
+    hold beside the limits: they are those of `EvaluationRequest`.
 
     With `heal`, a healed result is made beside the cut. With `erase`, so are one that
     the cut taught to forget the passages in `erase_steps` steps, with other `text` (default: that
@@ -83,9 +83,9 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
         if model is None:
             raise ValueError("name a MODEL, or give a `recipe` that does")
         lab = find_lab(model)
-        for name in ("samples", "corpus"):
+        for name, what in (("samples", "passages"), ("heldout", "held-out text")):
             if lab is None and not given.get(name):
-                raise ValueError(f"{model} brings no {name} of its own: give `{name}`")
+                raise ValueError(f"{model} brings no {what} of its own: give `{name}`")
         found = {**given, "samples": given.get("samples") or lab}
         if given.get("max_extraction") is None:
             named = given.get("measure", "any") in (given.get("max") or ())
@@ -151,7 +151,6 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
             models=(self.model,),
             baseline=self.model,
             revision=None,
-            control=self.corpus,
             audit=True,
             max=self.limits,
             max_extraction=None,
