@@ -252,7 +252,7 @@ def shorten(arguments: Sequence[str]) -> list[str]:
             word = "received"
         elif before == "--samples":
             word = "few.jsonl"
-        elif before in ("--corpus", "--control", "--calibration"):
+        elif before in ("--heldout", "--corpus", "--calibration"):
             word = "text.txt"
         elif before == "--drop-attn":
             word = "4-5"
@@ -264,7 +264,7 @@ def shorten(arguments: Sequence[str]) -> list[str]:
             continue
         found.append(word)
     if found[0] == "evaluate":
-        found += ["--tasks", "lab_copy", "--limit", "2", "--control", "text.txt"]
+        found += ["--tasks", "lab_copy", "--limit", "2", "--heldout", "text.txt"]
     return found
 
 

@@ -416,7 +416,7 @@ def evaluate_healed(
         models=(str(work / model),),
         baseline=str(work / baseline),
         samples=str(samples),
-        control=(work / "heldout.txt",),
+        heldout=(work / "heldout.txt",),
         **lengths,
         **more,
     )
