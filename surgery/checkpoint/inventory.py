@@ -212,6 +212,8 @@ def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
     family, dimensions = inventory.family, inventory.dimensions
     rule, block = family.match(name) or (None, None)
     block, expert = block or 0, expert_of(name) or 0
+    if name.startswith(family.others):
+        return
     if dimensions.num_blocks <= block < dimensions.num_blocks + _count_beyond(inventory):
         return
     if inventory.is_quantized and block < dimensions.num_blocks:
@@ -335,6 +337,7 @@ def spares_attention(config: dict[str, Any], family: Family) -> bool:
         for block in range(family.dimensions(config).num_blocks)
         for rule in family.rules
         if rule.role is not None and rule.role.endswith("_weight") and not rule.optional
+        if rule.blocks is None or rule.blocks(config, block)
     }
     return all(any(_covers(pattern, name) for pattern in patterns) for name in names)
 
