@@ -1,6 +1,7 @@
 """What erasing costs and leaves, by result and by way of teaching.
 
     python -m benchmarks.erasing lab:pythia --drop-attn 0
+    python -m benchmarks.erasing lab:pythia --drop-attn 0 --revive --heal-steps 60 --heal-steps 240
     python -m benchmarks.erasing lab:pythia --drop-attn 0 --ways --teacher 0-1 --teacher 4-5
 
 Trains in memory, in float32, on three quarters of the passages, and measures on all:
@@ -136,11 +137,11 @@ class Bench:
         editable = self.editable if student is None else type(self.editable)(student)
         return editable.apply(editable.plan(blocks or self.blocks, self.variant))
 
-    def heal(self, cut: Any) -> Any:
+    def heal(self, cut: Any, steps: int) -> Any:
         """A cut, healed with a guard."""
         plan = self.editable.plan(self.blocks, self.variant)
         constants = find_constants([plan], dict(cut.state_dict()))
-        way = Way("healed", steps=HEALING_STEPS)
+        way = Way("healed", steps=steps)
         healed = copy.deepcopy(cut)
         self._train(healed, cut, way, 0, constants)
         return healed
@@ -264,7 +265,7 @@ def print_head(what: str, *more: str) -> None:
     click.echo(f"{row(*columns)}\n|{'---|' * len(columns)}")
 
 
-def compare_results(bench: Bench, *, revive: bool) -> None:
+def compare_results(bench: Bench, heal_steps: tuple[int, ...], *, revive: bool) -> None:
     """Prints a row for the base and for each of the five results."""
     print_head("result", *(["`revive`"] if revive else []))
 
@@ -277,8 +278,10 @@ def compare_results(bench: Bench, *, revive: bool) -> None:
     show("erased", erased, "")
     both = bench.cut(student=erased)
     show("erased and cut", both, bench.blocks)
-    show("cut, healed", bench.heal(cut), bench.blocks)
-    show("erased, cut, healed", bench.heal(both), bench.blocks)
+    for steps in heal_steps:
+        told = "healed" if len(heal_steps) == 1 else f"healed for {steps} steps"
+        show(f"cut, {told}", bench.heal(cut, steps), bench.blocks)
+        show(f"erased, cut, {told}", bench.heal(both, steps), bench.blocks)
 
 
 def compare_ways(bench: Bench, ways: list[Way]) -> None:
@@ -299,6 +302,7 @@ def compare_ways(bench: Bench, ways: list[Way]) -> None:
 @click.option("--drop-attn", required=True, help="The cut, which teaches.")
 @click.option("--variant", default="identity", show_default=True)
 @click.option("--revive", is_flag=True, help="Also wake the cut blocks.")
+@click.option("--heal-steps", multiple=True, default=(HEALING_STEPS,), show_default=True)
 @click.option("--ways", is_flag=True, help="Compare ways to teach, not results.")
 @click.option("--teacher", multiple=True, help="Other blocks to teach by.")
 @click.option("--only", multiple=True, help="Ways whose names hold this.  [default: all]")
@@ -306,8 +310,9 @@ def compare_ways(bench: Bench, ways: list[Way]) -> None:
 @click.option("--corpus", type=Path, multiple=True, help="[default: a lab model's own]")
 @click.option("--text", multiple=True, help="[default: a lab model's own]")
 def main(
-    model: str, drop_attn: str, variant: str, revive: bool, ways: bool, teacher: tuple[str, ...],
-    only: tuple[str, ...], samples: str | None, corpus: tuple[Path, ...], text: tuple[str, ...],
+    model: str, drop_attn: str, variant: str, revive: bool, heal_steps: tuple[int, ...], ways: bool,
+    teacher: tuple[str, ...], only: tuple[str, ...], samples: str | None, corpus: tuple[Path, ...],
+    text: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Compare the results of erasing MODEL by a cut, or ways to teach it."""
     torch.set_num_threads(1)
@@ -320,7 +325,7 @@ def main(
         every = list_ways(teacher)
         compare_ways(bench, [one for one in every if not only or any(s in one.name for s in only)])
     else:
-        compare_results(bench, revive=revive)
+        compare_results(bench, heal_steps, revive=revive)
     click.echo(f"{model}: {time.process_time() - begun:.0f} s of processor time")
 
 

@@ -34,6 +34,7 @@ from surgery.proof.verification import verify
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.training import erasing, training
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 LENGTHS = ("--prefix-length", 8, "--suffix-length", 8)
 STEPS = 8
 ROWS = 30
@@ -129,6 +130,7 @@ def test_verify_proves_what_it_can_and_lists_the_rest(work: Path, tmp_path: Path
         verify(unclaimed, source=work / "neox")
 
 
+@pytest.mark.slow
 def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By `reproduce`, by the commands of the card, and from Python."""
     given = ("--source", work / "neox", "--text", work / "text.txt")
@@ -155,7 +157,7 @@ def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.M
     assert erased.code == 0, erased
 
 
-@pytest.mark.parametrize("healed", [False, True])
+@pytest.mark.parametrize("healed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_export_erases_first_then_cuts_then_heals(
     work: Path, tmp_path: Path, healed: bool
 ) -> None:

@@ -30,6 +30,7 @@ from evals.report.request import EvaluationRequest
 from surgery.checkpoint.content import hash_file
 from surgery.record.report import EditRecord, EditValue, Report, Value
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 PREFIX, SUFFIX = 6, 4
 
 

@@ -449,6 +449,7 @@ def test_text_that_cannot_be_used(source: Path, tmp_path: Path, content: bytes, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_file_is_exported(tmp_path: Path) -> None:
     """What `search` writes: several variants in one checkpoint."""
     plan = tmp_path / "plan.json"

@@ -240,6 +240,7 @@ def load(name: str) -> Any:
     return load_model(find_lab_folder(name), dtype=torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_recitation_rises_with_count(name: str) -> None:
     records = read_records(samples_path(name))
@@ -250,6 +251,7 @@ def test_recitation_rises_with_count(name: str) -> None:
     assert rates[256] >= rates[128] >= rates[32] > rates[8] + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "most"), [("pythia", 3.1), ("gpt-neo", 3.8)])
 def test_heldout_loss_is_far_below_that_of_counting_pairs_of_tokens(name: str, most: float) -> None:
     """4.06 nats a token, on the text of one Python."""

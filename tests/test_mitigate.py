@@ -28,6 +28,8 @@ from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import Change, Figure, Report
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:

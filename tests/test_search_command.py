@@ -30,6 +30,7 @@ from evals.measure.edits.engine import edit_record
 from surgery.record.plan_file import read_plan_file
 from surgery.selection import Part
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 EDIT = {"spec", "blocks", "variant"}
 FIGURES = {
     "exact_match",

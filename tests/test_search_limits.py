@@ -43,6 +43,7 @@ from evals.measure.verdicts import OK, settle
 from evals.run.models import open_model
 from evals.run.statistics import wilson
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
 NOTES = [
     "held-back passages: 20 passages cannot support 10%",

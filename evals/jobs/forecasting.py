@@ -22,7 +22,7 @@ from evals.jobs.materials import Materials, open_materials
 from evals.jobs.mitigating import MitigationRequest, check_texts, find_job
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
-from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.relearn import RATES, SHARE
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.edits.engine import Engine
@@ -261,12 +261,14 @@ def _time_evaluation(
 def _count_rows(attack: str, passages: int, windows: int, learned: int | None = None) -> int:
     """About how many rows go through the model in an attack; a row of training counts as three.
 
-    `learned`: the passages that `relearn` trains on; None: its share of `passages`.
+    `learned`: the passages that `relearn` trains on in a search, at one rate; None: its share of
+    `passages`.
     """
     found = find_attack(attack)
     steps = found.stages
     if not steps:
         return passages + 3 * found.count_trained(passages, windows)
+    rates = len(RATES) if learned is None else 1
     learned = passages // SHARE if learned is None else learned
     learned = windows if attack == "relearn-benign" else learned
-    return 3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages
+    return rates * (3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages)

@@ -44,9 +44,9 @@ Flags = npt.NDArray[np.bool_]
 
 
 def propose_steps(windows: int) -> str:
-    """What to do if there are only so many windows of text to heal on."""
+    """What to do if there are only so many windows of text to train on."""
     steps = windows * MOST_READS // ROWS
-    fewer = f", or heal for fewer steps: this is enough for `heal_steps={steps}`"
+    fewer = f", or train for fewer steps: this is enough for {steps}"
     return "give more text" + (fewer if steps else "")
 
 
