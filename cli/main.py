@@ -221,6 +221,7 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
     continues = {
         "search": True,
         "mitigate": not given.get("overwrite"),
+        "demo": not given.get("overwrite"),
         "sweep": given.get("output") is not None,
         "collect": True,
         "push": True,

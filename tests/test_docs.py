@@ -34,7 +34,7 @@ DOCUMENTS = (
 PROGRAMS = (
     *("attn-surgery", ".venv/bin/attn-surgery", "accelerate", "torchrun", "lm_eval"),
     *("python", "python3", ".venv/bin/python", "pip", ".venv/bin/pip", "make"),
-    *("awk", "head", "seq", "mkdir", "cd", "source", "."),
+    *("awk", "jq", "head", "seq", "mkdir", "cd", "source", "."),
 )
 """What a document may call. The shell has no others, so that another is an error."""
 _RECORD = """
@@ -50,7 +50,7 @@ _SHELL = re.compile(
 )
 ATTN_SURGERY = ("attn-surgery", ".venv/bin/attn-surgery")
 PYTHON = ("python", "python3", ".venv/bin/python")
-NOT_OURS = {"pip", ".venv/bin/pip", "awk", "head", "seq", "mkdir", "cd", "source", "."}
+NOT_OURS = {"pip", ".venv/bin/pip", "awk", "jq", "head", "seq", "mkdir", "cd", "source", "."}
 
 RUN = ("export", "inspect", "verify", "collect", "extract", "evaluate", "sweep", "search", "audit")
 """Of the README's commands; the others have tests of their own."""
