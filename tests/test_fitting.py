@@ -236,8 +236,16 @@ def test_several_blocks_are_one_walk(source: Path) -> None:
     assert_same(again.fit(selection), found)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        (neox_config, 3),
+        (neo_config, 2),
+        pytest.param(neox_config, 2, marks=pytest.mark.slow),
+        pytest.param(neo_config, 3, marks=pytest.mark.slow),
+    ],
+    indirect=["source"],
+)
 def test_processes_share_the_text_and_fit_as_one(
     source: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
