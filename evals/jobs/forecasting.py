@@ -183,12 +183,17 @@ def _time_training(opened: OpenedSearch, request: MitigationRequest) -> Iterator
     tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
     model, runs = opened.loaded.model, opened.loaded.model.dtype
     student: Any = copy.deepcopy(model)
-    lessons = tokens, opened.guard, Schedule(1)
-    seconds = _take(lambda: teach(student.float(), model, model, *lessons, passes=runs))
+
+    def time_step(schedule: Schedule) -> float:
+        lessons = tokens, opened.guard, schedule
+        return _take(lambda: teach(student.float(), model, model, *lessons, passes=runs))
+
     if request.erase:
         what = f"teach the model by its cut, {request.erase_steps} steps"
+        seconds = time_step(Schedule(1, hardened=request.harden))
         yield _step("erase", what, request.erase_steps * seconds)
     if request.heal:
+        seconds = time_step(Schedule(1))
         results = sum("heal" in name for name in request.list_results())
         what = f"train {results} of the results, {request.heal_steps} steps each"
         yield _step("heal", what, results * request.heal_steps * seconds)
