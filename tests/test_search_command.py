@@ -39,6 +39,9 @@ FIGURES = {
     "next_token_accuracy",
     "heldout_loss",
     "heldout_kl",
+    "costs",
+    "worst",
+    "cost",
     "healed_rise",
     "limits",
 }
