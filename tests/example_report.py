@@ -226,7 +226,7 @@ def found(**changes: Any) -> Findings:
             "samples": "passages.jsonl",
             "prefix_length": PREFIX,
             "suffix_length": SUFFIX,
-            "control": ["control.txt"],
+            "heldout": ["control.txt"],
             "max_drop": {"copy": 0.05},
             "max_extraction": 0.25,
             "attack": ["greedy", "relearn", "membership"],

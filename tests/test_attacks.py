@@ -22,11 +22,12 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
 from evals.jobs.auditing import AuditRequest
-from evals.measure.attacks.attack import Target
+from evals.measure.attacks.attack import Target, split
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.measure.attacks.perturbed import change_prefixes
 from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_levels
+from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
 from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
@@ -350,6 +351,28 @@ def test_what_was_learned_again_does_not_count(target) -> None:
     }  # fmt: skip
     benign = make_attack("relearn-benign").run(target)
     assert benign.tried.all()
+
+
+@pytest.mark.parametrize("rates", [(1e-4, 0.01), (0.01, 1e-4)])
+def test_relearning_counts_what_either_rate_brings_back(rates, monkeypatch) -> None:
+    """A search tries the first rate alone."""
+    samples, greedy = passages("neo stock zero"), make_recovery("greedy")
+    target = Target(model_named("neo stock zero"), None, samples, samples.tokens, draws=1)
+    monkeypatch.setattr("evals.measure.attacks.relearn.RATES", rates)
+    monkeypatch.setattr("evals.measure.attacks.relearn.make_recovery", lambda name: greedy)
+
+    def retell(rate: float, share: int) -> np.ndarray:
+        rows = samples.tokens[split(samples.tokens, share)[0]]
+        *_, tuned = fine_tune(target.model, rows, learning_rate=rate)
+        seen = replace(target, model=tuned).read(samples.tokens, samples.prefix_length)
+        return greedy.recovered(Evidence.of(seen))
+
+    first, second = (retell(rate, SHARE) for rate in rates)
+    assert first.any() != second.any()
+    attack = make_attack("relearn")
+    assert np.array_equal(attack.run(target).by_draw[0], [first | second])
+    brief = attack.run(replace(target, brief=True)).by_draw[0]
+    assert np.array_equal(brief, [retell(rates[0], SHARE // 2)])
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -253,7 +253,7 @@ def test_held_out_text_is_asked_for_by_the_name_that_audit_has(tmp_path) -> None
         *("audit", tmp_path, "--baseline", tmp_path, "--samples", tmp_path / "s.jsonl"),
         *("--prefix-length", 2, "--suffix-length", 2),
     )
-    outcome.assert_error("no held-out text", "with --control")
+    outcome.assert_error("no held-out text", "with --heldout")
 
 
 def test_one_passage_is_too_few(tmp_path) -> None:

@@ -25,9 +25,10 @@ from evals.measure.attacks.names import (
 )
 from evals.measure.attacks.result import Audit
 from evals.measure.differences import Metric
+from evals.measure.drops import check_limited_tasks, find_limit
 from evals.measure.verdicts import check_share, describe_limits, foresee, judge, settle
 from evals.report.figures import Finding
-from evals.report.gates import check_gates, check_limited_tasks, find_limit
+from evals.report.gates import check_gates
 from evals.report.headline import summarize, write_verdict
 from evals.report.request import EvaluationRequest
 from evals.run.statistics import count_needed, rate, wilson

@@ -291,13 +291,17 @@ def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
     missing.assert_error("no.txt: no such file or folder")
     short = export(work, "neox", "1", out, "--heal", work / "text.txt", "--heal-steps", 800)
     short.assert_error(
-        "too little text", "expected at least", "; give more text, or heal for fewer"
+        "too little text", "expected at least", "; give more text, or train for fewer"
     )
-    steps = int(short.stderr.rpartition("this is enough for --heal-steps ")[2])
+    steps = int(short.stderr.rpartition("this is enough for ")[2])
     tokens, model = find_healing_text([str(work / "text.txt")]), find_model(work / "neox")
     for asked in (steps, steps + 1):
         given = (tokens, load_tokenizer(model.folder), model.inventory.dimensions)
-        with nullcontext() if asked == steps else pytest.raises(SamplesError, match=f"={steps}`$"):
+        with (
+            nullcontext()
+            if asked == steps
+            else pytest.raises(SamplesError, match=f"enough for {steps}$")
+        ):
             training.Schedule(asked).tokenize(*given)
     (tmp_path / "few.txt").write_text("a few words")
     few = export(work, "neox", "1", out, "--heal", tmp_path / "few.txt")
@@ -412,7 +416,7 @@ def evaluate_healed(
         models=(str(work / model),),
         baseline=str(work / baseline),
         samples=str(samples),
-        control=(work / "heldout.txt",),
+        heldout=(work / "heldout.txt",),
         **lengths,
         **more,
     )

@@ -40,6 +40,9 @@ FIGURES = {
     "next_token_accuracy",
     "heldout_loss",
     "heldout_kl",
+    "costs",
+    "worst",
+    "cost",
     "healed_rise",
     "limits",
 }

@@ -111,7 +111,7 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
     model, samples, texts, monkeypatch
 ) -> None:
     """A tenth of all passages, and unrelated text: else the half held back is not held back."""
-    options = {"prefix_length": 6, "suffix_length": 5, "corpus": (texts[0],), "device": "cpu"}
+    options = {"prefix_length": 6, "suffix_length": 5, "heldout": (texts[0],), "device": "cpu"}
     limits = {"any": 0.3, "relearn": 0.4, "relearn-benign": 0.4}
     request = SearchRequest(
         model=str(model), samples=str(samples), max=limits, variant=("zero",), **options

@@ -83,6 +83,7 @@ def spares_attention(config: dict[str, Any], family: Family) -> bool:
         for block in range(family.dimensions(config).num_blocks)
         for rule in family.rules
         if rule.role is not None and rule.role.endswith("_weight") and not rule.optional
+        if rule.blocks is None or rule.blocks(config, block)
     }
     return all(any(_covers(pattern, name) for pattern in patterns) for name in names)
 
