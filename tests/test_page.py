@@ -326,7 +326,7 @@ def test_it_starts_with_one_line_and_three_points() -> None:
 
 def read_first_page(report: Report) -> dict[str, list[str]]:
     """Heading → the sentences below."""
-    (box,) = parse(render_html(report)).xpath("//*[@class='line']/..")
+    (box,) = parse(render(report)["report.html"]).xpath("//*[@class='line']/..")
     return {h.text: [li.text_content() for li in h.getnext()] for h in box.xpath("h2")}
 
 

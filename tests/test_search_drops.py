@@ -28,7 +28,10 @@ from surgery.record.report import Limit
 TASK = "local_continuation"
 __all__ = ["model", "samples", "texts"]
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own affairs
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # lm-eval and datasets warn of their own affairs
+    pytest.mark.usefixtures("blank_pictures"),
+]
 
 
 def search(model, samples, texts, folder, most, *options, task=TASK, rows=ROWS):
