@@ -28,6 +28,7 @@ from surgery.checkpoint.writer import OutputShard, Progress, write_file
 from surgery.editing.preparing import Prepared
 from surgery.errors import CheckpointError, ManifestError, SourceError
 from surgery.exporting import Export, check_target, list_owned, write
+from surgery.families.wrapped import unwrap
 from surgery.hub.finding import find_recorded
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import claim, create_folder
@@ -78,7 +79,8 @@ def _list_differences(source: Checkpoint, result: Path) -> Iterator[StoredTensor
             continue
         info = TensorInfo(kind + name, "U8", (size,))
         yield StoredTensor(info, partial(read_range, path, 0, size))
-        yield from (tensor for tensor in tensors if not _has(source, tensor))
+        named = (tensor.renamed(source.rename(tensor.info.name)) for tensor in tensors)
+        yield from (tensor for tensor in named if not _has(source, tensor))
 
 
 def _has(source: Checkpoint, tensor: StoredTensor) -> bool:
@@ -163,7 +165,8 @@ class _Patch:
                 header = _read_small(self.held[_HEADER + name], name)
                 with guard(CheckpointError, "is not the header of a weight file", name, _FIX):
                     infos, tensors = parse_header(header), list[StoredTensor]()
-                for info in infos:
+                rename = self.found.checkpoint.rename
+                for info in (replace(info, name=rename(info.name)) for info in infos):
                     ours = self.held.get(info.name) if info.name in plan.rewritten else None
                     if wanted.pop(info.name, None) != info or (ours and ours.info != info):
                         raise self._refuse(f"tensor {info.name!r} is not one that the edit leaves")
@@ -205,7 +208,7 @@ class _Patch:
         config = self.found.checkpoint.config
         if _FILE + _CONFIG in self.held:
             with guard(CheckpointError, "not valid JSON", _CONFIG, _FIX):
-                config = parse_json(_read_small(self.held[_FILE + _CONFIG], _CONFIG))
+                config = unwrap(parse_json(_read_small(self.held[_FILE + _CONFIG], _CONFIG)))
         check_planned(edit, plan, config)
         return plan
 

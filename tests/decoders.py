@@ -8,9 +8,11 @@ uniform.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -53,6 +55,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
 _TURNS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
 _TURNS["layer_types"] = _TURNS["layer_types"][:BLOCKS]
 _EXPERTS = {"moe_intermediate_size": 32, "num_experts_per_tok": 2, "head_dim": SIZE}
+_LINEAR = {
+    "attn_output_gate": True, "layer_types": ["full_attention"] * BLOCKS,
+    "full_attention_interval": 4, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 16,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 16,
+    "mamba_ssm_dtype": "float32", "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False,
+    "rope_parameters": {
+        "mrope_interleaved": True, "mrope_section": [3, 3, 2], "partial_rotary_factor": 0.25,
+        "rope_theta": 1e7, "rope_type": "default",
+    },
+}  # fmt: skip
 MORE: dict[str, dict[str, Any]] = {
     "qwen3_moe": {
         "rms_norm_eps": 1e-6, "rope_theta": 1e6, "num_experts": 4, "mlp_only_layers": [2],
@@ -106,9 +118,23 @@ MORE: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1, "partial_rotary_factor": 0.5, "num_nextn_predict_layers": 0,
         **_EXPERTS,
     },
+    "qwen3_5_text": {"rms_norm_eps": 1e-6, "head_dim": SIZE, **_LINEAR},
+    "qwen3_5_moe_text": {
+        "rms_norm_eps": 1e-6, "num_experts": 4, "shared_expert_intermediate_size": 32, **_LINEAR,
+        **_EXPERTS,
+    },
 }  # fmt: skip
+FEW = ("llama", "qwen3", "olmo2", "phi", "mistral")
+"""Those that differ most: norms of queries and keys, norms after attention, parallel blocks with
+biases, and a class without them."""
 MIXED = ("mistral", "gemma2")  # of which stock cannot make a token attend to itself alone
+STOCK_ONLY = ("qwen3_5_text", "qwen3_5_moe_text")  # without a compact layout
 BY_TYPE: dict[str, Family] = {family.model_type: family for family in FAMILIES}
+
+
+def few_first(kinds: Iterable[str]) -> list[Any]:
+    """Parameters of a test, slow but for `FEW`."""
+    return [pytest.param(kind, marks=() if kind in FEW else pytest.mark.slow) for kind in kinds]
 
 
 def config_of(kind: str, **overrides: Any) -> dict[str, Any]:

@@ -97,8 +97,11 @@ def make_rows() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         for other in family_of({"model_type": kind}).saved_as:
             config = config_saved_as(tiny_config(kind), other)
             yield "stock", f"`{kind}`, saved as `{other}`", make_cells(config, "stock")
-    (cells,) = {tuple(c or "no" for c in make_cells(tiny_config(k), "compact")) for k in kinds}
-    yield "compact", "all", cells
+    for compact in (False, True):
+        some = [kind for kind in kinds if family_of({"model_type": kind}).compact == compact]
+        made = (make_cells(tiny_config(kind), "compact") for kind in some)
+        (cells,) = {tuple(cell or "no" for cell in cells) for cells in made}
+        yield "compact", "all others" if compact else ", ".join(f"`{k}`" for k in some), cells
 
 
 def make_table() -> str:

@@ -90,6 +90,7 @@ def test_text_without_a_model_is_counted(samples: Path) -> None:
     assert "give --model to cut the passages into tokens" in printed.stderr
 
 
+@pytest.mark.slow
 def test_a_lab_model() -> None:
     """Its own texts; the pass tests 200 of the passages, as `extract` does."""
     found = check("lab:pythia", "--model", "lab:pythia", "--device", "cpu")

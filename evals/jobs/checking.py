@@ -33,7 +33,7 @@ class CheckRequest(Measuring):
     model: Annotated[str | None, "The model that you want to edit.", Option("input", "MODEL")] = (
         None
     )
-    corpus: HeldoutText = ()
+    heldout: HeldoutText = ()
     calibration: CalibrationText = ()
     max_extraction: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
@@ -51,7 +51,7 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
     from evals.run.statistics import count_needed
 
     passages = open_passages(request.samples, request)
-    heldout = read_heldout_texts(request.corpus, request.model, request.samples)
+    heldout = read_heldout_texts(request.heldout, request.model, request.samples)
     text, named = None, request.calibration
     if named or find_lab(request.model):
         text = find_calibration_text(named, str(request.model), VARIANTS)

@@ -22,7 +22,7 @@ from evals.jobs.materials import Materials, open_materials
 from evals.jobs.mitigating import MitigationRequest, check_texts, find_job
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
-from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.relearn import RATES, SHARE
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.edits.engine import Engine
@@ -186,12 +186,17 @@ def _time_training(opened: OpenedSearch, request: MitigationRequest) -> Iterator
     tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
     model, runs = opened.loaded.model, opened.loaded.model.dtype
     student: Any = copy.deepcopy(model)
-    lessons = tokens, opened.guard, Schedule(1)
-    seconds = _take(lambda: teach(student.float(), model, model, *lessons, passes=runs))
+
+    def time_step(schedule: Schedule) -> float:
+        lessons = tokens, opened.guard, schedule
+        return _take(lambda: teach(student.float(), model, model, *lessons, passes=runs))
+
     if request.erase:
         what = f"teach the model by its cut, {request.erase_steps} steps"
+        seconds = time_step(Schedule(1, hardened=request.harden))
         yield _step("erase", what, request.erase_steps * seconds)
     if request.heal:
+        seconds = time_step(Schedule(1))
         results = sum("heal" in name for name in request.list_results())
         what = f"train {results} of the results, {request.heal_steps} steps each"
         yield _step("heal", what, results * request.heal_steps * seconds)
@@ -278,12 +283,14 @@ def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, floa
 def _count_rows(attack: str, passages: int, windows: int, learned: int | None = None) -> int:
     """About how many rows go through the model in an attack; a row of training counts as three.
 
-    `learned`: the passages that `relearn` trains on; None: its share of `passages`.
+    `learned`: the passages that `relearn` trains on in a search, at one rate; None: its share of
+    `passages`.
     """
     found = find_attack(attack)
     steps = found.stages
     if not steps:
         return passages + 3 * found.count_trained(passages, windows)
+    rates = len(RATES) if learned is None else 1
     learned = passages // SHARE if learned is None else learned
     learned = windows if attack == "relearn-benign" else learned
-    return 3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages
+    return rates * (3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages)

@@ -62,8 +62,8 @@ def open_materials(
     front, found = read_search(request.front) if request.front else ([], None)
     lab, samples = request.lab, request.samples or request.lab
     passages = open_passages(samples, request) if samples else None
-    if request.control:
-        corpus = open_corpus(request.control)
+    if request.heldout:
+        corpus = open_corpus(request.heldout)
         heldout = read_texts(corpus)
         controls = [_record_text(file.name, file.place) for file in corpus]
     else:

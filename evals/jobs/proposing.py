@@ -32,7 +32,7 @@ class ProposalRequest(Cutting):
 
     model: str
     samples: Annotated[str | None, "Passages, as for extract.", Option("input", "SAMPLES")] = None
-    corpus: HeldoutText = ()
+    heldout: HeldoutText = ()
     calibration: CalibrationText = ()
     max_extraction: Annotated[
         Fraction, "The share of passages that may be recovered.", Option("limits")

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from evals.measure.attacks.request import Auditing
 from evals.run.lm_eval.request import Limiting
 from evals.run.lm_eval.tasks import SUITES
-from evals.run.request import ControlText, Fraction, Listing, Measuring, Option, Passages
+from evals.run.request import Fraction, HeldoutText, Listing, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
@@ -38,7 +38,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
         Option("input", "BASE"),
     ]
     samples: Passages = None
-    control: ControlText = ()
+    heldout: HeldoutText = ()
     max_extraction: Annotated[
         Fraction | None,
         "Gate: the model may still recite at most this share of the passages.",
@@ -66,8 +66,8 @@ class EvaluationRequest(Measuring, Gating, Listing):
         for name in ("tasks", "suite", "limit", "include_path", "num_fewshot"):
             if self.no_benchmarks and getattr(self, name) not in (None, ()):
                 raise ValueError(f"`no_benchmarks` excludes `{name}`")
-        if self.no_benchmarks and not (self.lab or self.samples or self.control):
-            raise ValueError("nothing is left to measure: give `samples` or `control`")
+        if self.no_benchmarks and not (self.lab or self.samples or self.heldout):
+            raise ValueError("nothing is left to measure: give `samples` or `heldout`")
         if self.leave_out is not None and not (self.lab or self.samples):
             raise ValueError("`leave_out` needs passages: give `samples`")
         if len(self.models) > 1 and self.revision is not None:
@@ -77,7 +77,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
         if self.lab is None:
             if self.max_extraction is not None and self.samples is None:
                 raise ValueError("`max_extraction` needs passages: give `samples`")
-            for name in ("samples", "control"):
+            for name in ("samples", "heldout"):
                 if self._attacked and not getattr(self, name):
                     what = "attacks need passages and held-out text"
                     raise ValueError(f"{what}: give `{name}`")
@@ -129,7 +129,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
                 "attack": self.attacks,
                 "no_cache": False,
                 "device": None,
-                "control": tuple(Path(make_public_name(file)) for file in self.control),
+                "heldout": tuple(Path(make_public_name(file)) for file in self.heldout),
                 **measured,
             }
         )

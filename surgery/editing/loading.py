@@ -13,12 +13,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
-from surgery.checkpoint.inventory import (
-    check_complete,
-    check_config,
-    check_tokenizer,
-    make_inventory,
-)
+from surgery.checkpoint.configuration import check_config, check_tokenizer
+from surgery.checkpoint.inventory import check_complete, make_inventory
 from surgery.checkpoint.source import HEADS, Checkpoint, open_checkpoint, open_tokenizer
 from surgery.checkpoint.torch_tensors import as_torch
 from surgery.errors import (
@@ -29,6 +25,7 @@ from surgery.errors import (
     UnsupportedError,
 )
 from surgery.families import Family, family_of
+from surgery.families.wrapped import find_wrapped
 from surgery.untrusted import describe_error, guard, read_bytes
 
 ADAPTER, GENERATION = "adapter_config.json", "generation_config.json"
@@ -65,6 +62,8 @@ def load_model(
     if generation.exists():
         read_bytes(generation, CheckpointError)  # the library would read without end
     asked = {"device_map": device_map, "attn_implementation": attn_implementation}
+    if (wrapped := find_wrapped(checkpoint.whole)) is not None:  # the decoder alone
+        asked["key_mapping"] = {f"^{old}": new for old, new in wrapped.prefixes.items()}
     safe = all(shard.verbatim for shard in checkpoint.shards)
     with guard(CheckpointError, "cannot be loaded", folder), _silence():
         new: Any = AutoModelForCausalLM.from_pretrained(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.configuration import check_config, check_tokenizer
 from surgery.checkpoint.content import FileState, read_states
-from surgery.checkpoint.inventory import check_config, check_tokenizer
-from surgery.checkpoint.source import SIDECARS, Checkpoint
+from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config
 from surgery.editing.ordinary import is_ordinary
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
@@ -22,7 +22,6 @@ from surgery.privacy import check_link
 from surgery.record.manifest import CalibrationRecord, Choice, EditedModel
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
-from surgery.untrusted import read_json
 
 _LONGEST_SPEC = 60  # characters of blocks and heads in an output's name
 
@@ -109,7 +108,7 @@ def prepare(
         source = replace(source, source=source.source.model_copy(update={"model": name}))
     folder = source.folder
     found = read_states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
-    config = read_json(folder / "config.json", needed=True)
+    config = read_config(folder)
     check_config(config, family_of(config))  # before looking at any weights
     check_tokenizer(folder)
     if isinstance(drop_attn, PlanFile):

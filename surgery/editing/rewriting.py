@@ -60,7 +60,8 @@ def plan_shards(
         metadata = drop_paths(shard.metadata)
         copied = shard.verbatim and not touched and metadata == shard.metadata
         whole = shard.path if copied else None
-        written = OutputShard(tuple(entries), metadata, copy_of=whole)
+        named = tuple(map(checkpoint.store, entries))
+        written = OutputShard(named, metadata, copy_of=whole)
         edited.append((shard.path.name if verbatim else name, written))
     if max_shard_size is None:
         return {name: shard for name, shard in edited if shard.entries}

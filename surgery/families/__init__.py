@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import UnsupportedError, find_near
-from surgery.families import experts, gemma, gpt, llama
+from surgery.families import experts, gemma, gpt, linear, llama
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
 from surgery.families.refused import REFUSALS
+from surgery.families.wrapped import WRAPPED
 
 __all__ = [
     "FAMILIES",
     "REFUSALS",
     "SAVED_AS",
+    "WRAPPED",
     "Dimensions",
     "Family",
     "Role",
@@ -29,6 +31,7 @@ FAMILIES: tuple[Family, ...] = (
     *llama.FAMILIES,
     *gemma.FAMILIES,
     *experts.FAMILIES,
+    *linear.FAMILIES,
 )
 SAVED_AS = frozenset(name for family in FAMILIES for name in family.saved_as)
 """Model types that models of others can be saved as."""
@@ -67,6 +70,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
     for family in FAMILIES:
         if model_type in (family.model_type, family.compact_model_type):
             return family
+    if (wrapped := WRAPPED.get(str(model_type))) is not None:
+        raise UnsupportedError(
+            f"a {model_type} model reads images, and only its decoder, {wrapped.text}, is edited",
+            fix="give the folder, not the loaded model, or load the decoder alone",
+        )
     if (refusal := REFUSALS.get(str(model_type))) is not None:
         what = f"unsupported model_type {model_type}: {refusal.reason}"
         raise UnsupportedError(what, fix=f"no record edits it; {refusal.held}")

@@ -13,10 +13,10 @@ from surgery.families.record import SomeBlocks, Switch, TensorRule, module
 from surgery.families.rotary import Rotary
 
 _EXPERTS = BLOCK + "mlp.experts."
-_WIDE = {"eff": "moe_intermediate_size", "2eff": lambda sizes: 2 * sizes["eff"]}
+WIDE = {"eff": "moe_intermediate_size", "2eff": lambda sizes: 2 * sizes["eff"]}
 
 
-def experts(blocks: SomeBlocks) -> tuple[TensorRule, ...]:
+def experts(blocks: SomeBlocks | None = None) -> tuple[TensorRule, ...]:
     """The tensors of experts and of the router, in those blocks."""
 
     def rule(name: str, *shape: str, other: str) -> TensorRule:
@@ -58,7 +58,7 @@ QWEN3_MOE = decoder(
     model_type="qwen3_moe",
     title="Qwen3 MoE",
     config_keys=WITH_HEAD_SIZE,
-    sizes={"experts": "num_local_experts", **_WIDE},
+    sizes={"experts": "num_local_experts", **WIDE},
     aliases={"num_experts": "num_local_experts"},
     qk_norm="head",
     settings=f"""{WINDOWS} decoder_sparse_step mlp_only_layers norm_topk_prob num_experts_per_tok
@@ -83,7 +83,7 @@ GLM4_MOE = decoder(
     model_type="glm4_moe",
     title="GLM-4.5 and later (MoE)",
     config_keys=WITH_HEAD_SIZE,
-    sizes={"experts": "n_routed_experts", **_WIDE, **_SHARED},
+    sizes={"experts": "n_routed_experts", **WIDE, **_SHARED},
     aliases={
         "num_local_experts": "n_routed_experts",
         "num_mtp_layers": "num_nextn_predict_layers",

@@ -13,6 +13,7 @@ from surgery.families.record import (
     KEYS,
     Factor,
     Family,
+    Role,
     SomeBlocks,
     Switch,
     TensorRule,
@@ -33,23 +34,30 @@ def attention(
     output: str = "o_proj",
     qk_norm: Literal["head", "all"] | None = None,
     norm_when: Switch | None = None,
+    query: str = "q",
+    blocks: SomeBlocks | None = None,
 ) -> tuple[TensorRule, ...]:
     """The tensors of attention.
 
     `qkv`, `out`: whether queries, keys and values, and the output, have biases, as for `module`.
     `output`: the name of the output projection. `norm_when`: the switch of norms of queries and
-    keys.
+    keys. `query`: the rows of queries; `blocks`: which attend, if not all.
     """
     sizes = ("h", "h") if qk_norm == "head" else ("q", "kv")
+
+    def gain(name: str, role: Role, size: str) -> TensorRule:
+        return TensorRule(f"{ATTENTION}.{name}", (size,), role, when=norm_when, blocks=blocks)
+
     gains = (
-        TensorRule(f"{ATTENTION}.q_norm.weight", sizes[:1], "query_norm", when=norm_when),
-        TensorRule(f"{ATTENTION}.k_norm.weight", sizes[1:], "key_norm", when=norm_when),
+        gain("q_norm.weight", "query_norm", sizes[0]),
+        gain("k_norm.weight", "key_norm", sizes[1]),
     )
+    some: Any = {"bias": qkv, "blocks": blocks}
     return (
-        *module(f"{ATTENTION}.q_proj", "q", "d", role="query", bias=qkv),
-        *module(f"{ATTENTION}.k_proj", "kv", "d", role="key", bias=qkv),
-        *module(f"{ATTENTION}.v_proj", "kv", "d", role="value", bias=qkv),
-        *module(f"{ATTENTION}.{output}", "d", "q", role="output", bias=out),
+        *module(f"{ATTENTION}.q_proj", query, "d", role="query", **some),
+        *module(f"{ATTENTION}.k_proj", "kv", "d", role="key", **some),
+        *module(f"{ATTENTION}.v_proj", "kv", "d", role="value", **some),
+        *module(f"{ATTENTION}.{output}", "d", "q", role="output", bias=out, blocks=blocks),
         *(gains if qk_norm else ()),
         *beside(ATTENTION, "rotary_emb.inv_freq"),
     )

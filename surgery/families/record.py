@@ -182,6 +182,7 @@ class Dimensions:
             "3d": 3 * self.d,
             "heads": self.num_heads,
             "q": self.context,
+            "2q": 2 * self.context,
             "kv": self.num_groups * self.head_size,
             "h": self.head_size,
             "ff": self.intermediate,
@@ -228,6 +229,10 @@ class Family:
     - `tied_head`: whether the head is the embedding unless config.json says otherwise; `pad`: the
       largest token that some version of the library pads with unless it says otherwise.
     - `needs`: keys that can be edited with one value only, which is the library's default.
+    - `attends`: which blocks attend, if not all; `instead`: what the others do.
+    - `gated`: whether the rows of queries hold a gate for each head, which multiplies its output.
+    - `others`: what names of tensors begin with that the library's class never loads.
+    - `compact`: whether the compact layout can hold its blocks.
     - `settings`: the other keys of config.json that this architecture has, in words; `aliases`
       maps second names of keys, which the library takes as well, to the first.
     - `saved_as`: model types with the same tensors, which a checkpoint can be saved as.
@@ -262,6 +267,11 @@ class Family:
     needs: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     saved_as: tuple[str, ...] = ()
+    attends: SomeBlocks | None = None
+    instead: str = ""
+    gated: bool = False
+    others: tuple[str, ...] = ()
+    compact: bool = True
 
     @property
     def compact_model_type(self) -> str:

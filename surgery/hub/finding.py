@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from surgery.checkpoint.inventory import check_config
+from surgery.checkpoint.configuration import check_config
 from surgery.checkpoint.source import (
     CARD,
     INDEX,
@@ -18,11 +18,13 @@ from surgery.checkpoint.source import (
     SAFETENSORS,
     SIDECARS,
     find_weights,
+    read_config,
     read_index,
 )
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
+from surgery.families.wrapped import find_wrapped
 from surgery.hub.client import TIMEOUT, UnreachableError, open_client, show_progress
 from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.resolved import ResolvedModel
@@ -183,10 +185,15 @@ class _HubModel:
             return None
         try:
             found = api.get_safetensors_metadata(self.name, revision=self.folder.name)
-            return {
-                name: TensorInfo(name, info.dtype, tuple(info.shape))
+            wrapped = find_wrapped(read_json(self.folder / CONFIG))
+            named = {
+                wrapped.rename(name) if wrapped else name: info
                 for file in found.files_metadata.values()
                 for name, info in file.tensors.items()
+            }
+            return {
+                name: TensorInfo(name, info.dtype, tuple(info.shape))
+                for name, info in named.items()
             }
         except (SafetensorsParsingError, AttributeError, TypeError):
             where = f"Hub model {self.name}"
@@ -205,7 +212,7 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
     small = [f for f in (CONFIG, MANIFEST, entry) if f in files and f not in (SAFETENSORS, PICKLE)]
     # by name, not by commit, so that the cache knows the name for offline work
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
-    config = read_json(folder / CONFIG, needed=True)
+    config = read_config(folder)
     check_config(config, family_of(config))
     if entry is None:
         raise SourceError(

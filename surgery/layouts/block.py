@@ -20,7 +20,7 @@ from surgery.variants import Affine, Fit, Kind, Sources, Variant
 Array = npt.NDArray[Any]
 Action = Literal["rewrite", "add", "drop"]
 Config = dict[str, Any]
-Part = Literal["query", "key", "value"]
+Part = Literal["query", "key", "value", "gate"]
 _STRONGEST: tuple[Kind, ...] = ("affine", "constant", "none")
 
 
@@ -111,6 +111,9 @@ class Block:
             heads = array.reshape(-1, 3, self.dimensions.head_size, *array.shape[1:])
             return {"query": heads[:, 0], "key": heads[:, 1], "value": heads[:, 2]}
         part: Any = role.partition("_")[0]
+        if part == "query" and self.family.gated:
+            heads = array.reshape(-1, 2, self.dimensions.head_size, *array.shape[1:])
+            return {"query": heads[:, 0], "gate": heads[:, 1]}
         return {part: self.per_head(array)}
 
     def sources(self, fit: Fit | None = None) -> Sources:

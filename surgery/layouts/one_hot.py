@@ -26,7 +26,7 @@ from surgery.families.rotary import Positions, Rotary
 
 UNDERFLOW = 104.0  # exp(-104) rounds to zero in float32: its smallest positive number is e^-103.28
 SCORE_LIMIT = 30_000.0  # κ² k before scaling; float16 ends at 65,504
-MOST_SCORE = 60_000.0  # where a model scales scores down further than others do
+MOST_SCORE = 60_000.0  # where the other leaves no margin
 MOST_POSITIONS = 1 << 22  # far beyond any trained context, and seconds of search
 MOST_PAIRS = 64
 ROUNDING = 3 * 2.0**-8  # relative error of one score in bfloat16: query, key and product rounding

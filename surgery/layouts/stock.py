@@ -21,6 +21,9 @@ left them as they were.
 
 **Sinks** (gpt-oss), scores that take weight from all tokens, become zero, far below a token's own.
 
+**Gates** (Qwen3.5), rows of queries that multiply what a head returns, stay as they are; where a
+fitted map is stored, they become one.
+
 **Blocks without positions** (SmolLM3, Cohere2) get them, by their entry in config.json, when a
 whole block attends to itself alone.
 
@@ -47,6 +50,8 @@ from surgery.variants import Affine, Fit
 __all__ = ["NAME", "changes", "check", "compute", "config", "one_hot", "source_config"]
 
 NAME = "stock"
+_OPEN = 32
+"""A gate whose sigmoid is one in every dtype."""
 
 
 def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
@@ -129,12 +134,22 @@ def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> A
             _write_values(block, edit, held, heads, is_bias, fit)
             continue
         own, idle = held.alone, held.idle_keys
+        if part == "gate":  # it stays, but must be one for a map of another kind
+            heads[held.idle_queries + _opened(edit)] = 0
+            if is_bias:
+                heads[_opened(edit)] = _OPEN
+            continue
         if part == "query":
             own, idle = own_queries, held.idle_queries
         heads[own + idle] = 0
         if hot is not None and is_bias:
             heads[own, _pairs(block, hot)] = hot.kappa if block.qk_norm is None else 1
     return new
+
+
+def _opened(edit: BlockEdit) -> list[int]:
+    """The heads whose output no gate may multiply."""
+    return [head for head, v in edit.variants.items() if v.kind == "affine" and v.fitted]
 
 
 def _pairs(block: Block, hot: OneHot) -> slice:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def storage_of(block: Block, edit: BlockEdit) -> Storage:
     for group, heads in enumerate(edit.groups):
         constant, affine = edit.of_kind("constant", heads), edit.of_kind("affine", heads)
         whole = all(head in edit.variants for head in heads)
-        if not affine and constant and whole and hot:
+        if not affine and constant and whole and hot and not block.family.gated:
             (held.maps if len(heads) == 1 else held.units).append(group)
             continue
         if affine:
@@ -214,9 +215,13 @@ def _search(
     budget: float,
 ) -> tuple[OneHot, int]:
     theta = np.asarray(given)
-    found = search_one_hot(
-        theta, head, most, growth=growth, limit=limit, scale=scale, budget=budget
-    )
+    terms: dict[str, Any] = {"growth": growth, "limit": limit, "scale": scale}
+    try:
+        found = search_one_hot(theta, head, most, **terms, budget=budget)
+    except MarginError:
+        if budget == MOST_SCORE:
+            raise
+        found = search_one_hot(theta, head, most, **terms, budget=MOST_SCORE)
     return found, find_cast_context(found, theta, head, growth**2 * scale)
 
 

@@ -71,6 +71,8 @@ def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
     modules = dict(model.named_modules())
     probes = {}
     for block in range(dimensions.num_blocks):
+        if family.attention.format(block=block) not in modules:
+            continue  # it mixes tokens in another way
         probe = probes[block] = _Probe(dimensions.num_heads, kept, order_T)
         attention = modules[family.attention.format(block=block)]
         attention.register_forward_hook(probe, with_kwargs=True)

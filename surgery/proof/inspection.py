@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.inventory import take_inventory
+from surgery.checkpoint.source import read_config
 from surgery.families import family_of
 from surgery.hub.finding import find_outline
 from surgery.record.manifest import Edit
-from surgery.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
     constant, none) in place of the variant, which is recorded only there.
     """
     found, infos = find_outline(model, revision)
-    config = read_json(found.folder / "config.json", needed=True)
+    config = read_config(found.folder)
     family, manifest = family_of(config), found.manifest
     inventory = None if infos is None else take_inventory(config, infos)
     is_compact = config["model_type"] == family.compact_model_type

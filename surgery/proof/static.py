@@ -29,13 +29,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from surgery.checkpoint.configuration import check_tokenizer
 from surgery.checkpoint.content import hash_file
-from surgery.checkpoint.inventory import (
-    Inventory,
-    check_biases,
-    check_tokenizer,
-    make_inventory,
-)
+from surgery.checkpoint.inventory import Inventory, check_biases, make_inventory
 from surgery.checkpoint.source import (
     MANIFEST,
     SAFETENSORS,
@@ -47,11 +43,12 @@ from surgery.checkpoint.source import (
 from surgery.checkpoint.tensors import StoredTensor
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.families import family_of
+from surgery.families.wrapped import wrap
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.output import is_unfinished
 from surgery.plan import Plan
-from surgery.privacy import check_link
+from surgery.privacy import check_link, drop_paths
 from surgery.proof.expected import check_repeats, is_scrubbed, make_unknown, replan
 from surgery.record.manifest import UNLISTED, Manifest, read_manifest
 from surgery.selection import variant_name
@@ -180,6 +177,9 @@ class FileChecks:
                 raise CheckpointError(
                     f"the source is a {theirs.title} model, and this is a {ours.title} model"
                 )
+            around = wrap(self.result.config, self.original.whole)
+            if drop_paths(around) != drop_paths(self.result.whole):
+                raise CheckpointError("config.json: what is around the decoder is not the source's")
             recorded = self.manifest.edit.source
             if recorded.content != self.found.identified.content:
                 raise CheckpointError("the source is not the one that the manifest records")

@@ -24,7 +24,7 @@ def command(request: CheckRequest, as_json: bool) -> None:
 
     Counts rows that are too short or repeated, members, and non-members, and says which rows are
     left out. With --model, also tests which of up to 200 passages the model recites, and measures
-    whether --corpus and --calibration hold enough text. Says how many passages you need to
+    whether --heldout and --calibration hold enough text. Says how many passages you need to
     support a limit: so many that none recovered shows that at most the share X is; and which
     limits both parts of a search can decide (--choose). No text is shown.
 
@@ -63,10 +63,13 @@ def _print(result: dict[str, Any]) -> None:
         echo(f"recited: {recited['count']} of {recited['n']} passages tested: {shown}")
     elif result["usable"] is None:
         note("give --model to cut the passages into tokens, and to test what it recites")
-    for name, unit in (("corpus", "windows"), ("calibration", "tokens")):
-        if (found := result[name]) is not None and found[unit] is not None:
+    for name, key, unit in (
+        ("held-out text", "corpus", "windows"),
+        ("calibration text", "calibration", "tokens"),
+    ):
+        if (found := result[key]) is not None and found[unit] is not None:
             few = "" if found[unit] >= found["wanted"] else f"; {found['wanted']:,} are better"
-            echo(f"{name}: {found[unit]:,} {unit} of text{few}")
+            echo(f"{name}: {found[unit]:,} {unit}{few}")
     have = result["members"]
     for limit, n in result["needed"].items():
         share = f"{100 * float(limit):g}%"

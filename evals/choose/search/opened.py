@@ -242,7 +242,7 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     lab = find_lab(request.model)
     variants = request.list_variants(fits=bool(request.calibration) or lab is not None)
     passages = open_passages(request.samples, request, leave_out=request.leave_out)
-    texts = require_heldout_texts(request.corpus, request.model)
+    texts = require_heldout_texts(request.heldout, request.model)
     calibrated = find_calibration_text(request.calibration, request.model, variants)
     text = find_healing_text(request.heal) if request.heal else None
     benchmarks = _load_limited(request) if request.max_drop else None

@@ -1,0 +1,190 @@
+"""Contract: of a model that reads images, the decoder is edited, and all the rest stays as it was.
+
+Tiny models of each such type, saved by the library under the names and keys of the Hub
+repositories. Blocks with linear attention are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from decoders import GROUPS, HEADS, SIZE
+from fits import export_with_any
+from forging import assert_fails, edit_json, seal
+from safetensors.torch import load_file
+from test_families import IDS, logits, put_in_place
+
+import surgery
+from surgery.editing.loading import load_model
+from surgery.errors import CheckpointError, UnsupportedError
+from surgery.families.wrapped import WRAPPED, unwrap, wrap
+from surgery.reproduction import open_original, reproduce
+
+WEIGHTS = "model.safetensors"
+_TEXT = {
+    "hidden_size": 128, "intermediate_size": 64, "num_attention_heads": HEADS, "head_dim": SIZE,
+    "num_key_value_heads": GROUPS, "num_hidden_layers": 3, "vocab_size": 128,
+    "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+_LINEAR = {
+    **_TEXT, "full_attention_interval": 2, "linear_key_head_dim": 16, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_value_head_dim": 16, "rope_parameters": {
+        "mrope_interleaved": True, "mrope_section": [3, 3, 2], "partial_rotary_factor": 0.25,
+        "rope_theta": 1e7, "rope_type": "default",
+    },
+}  # fmt: skip
+_EXPERTS = {
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}  # fmt: skip
+_VISION = {
+    "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 128,
+    "num_position_embeddings": 16,
+}  # fmt: skip
+_IMAGES = {
+    "image_token_id": 120, "video_token_id": 121, "vision_start_token_id": 122,
+    "vision_end_token_id": 123, "vision_config": _VISION,
+}  # fmt: skip
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen3_5": {"text_config": _LINEAR, **_IMAGES},
+    "qwen3_5_moe": {"text_config": {**_LINEAR, **_EXPERTS}, **_IMAGES},
+    "gemma3": {
+        "text_config": {
+            **_TEXT, "query_pre_attn_scalar": SIZE, "sliding_window": 8,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        },
+        "vision_config": {
+            "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+        },
+        "mm_tokens_per_image": 4, "image_token_index": 120, "boi_token_index": 121,
+        "eoi_token_index": 122,
+    },
+}  # fmt: skip
+PREFIX = {"gemma3": "language_model.model."}
+
+
+class Sources(dict[str, Path]):
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __missing__(self, kind: str) -> Path:
+        config = transformers.CONFIG_MAPPING[kind](**CONFIGS[kind])
+        torch.manual_seed(0)
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" not in name:
+                    parameter.mul_(5)
+        self[kind] = self.root / kind
+        model.save_pretrained(self[kind])
+        return self[kind]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    return Sources(tmp_path_factory.mktemp("wrapped"))
+
+
+def load_whole(folder: Path) -> Any:
+    """With the class that reads images, as it is loaded to use it."""
+    return transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+
+
+def decoder_of(model: Any) -> Any:
+    return SimpleNamespace(model=model.model.language_model, config=model.config.text_config)
+
+
+@pytest.mark.parametrize(("kind", "spec"), [("qwen3_5", "1"), ("gemma3", "0,2")])
+def test_the_decoder_is_edited_where_it_stands(
+    sources: Sources, tmp_path: Path, kind: str, spec: str
+) -> None:
+    source, out = sources[kind], tmp_path / "out"
+    done = surgery.export(source, spec, output=out, layout="stock")
+    assert done.plan.family.model_type == WRAPPED[kind].text
+    edited, reference = load_whole(out), load_whole(source)
+    put_in_place(decoder_of(reference), spec, "identity", shared=True, fits={})
+    assert torch.equal(logits(edited), logits(reference))
+    torch.testing.assert_close(logits(load_model(out)), logits(edited), rtol=1e-5, atol=1e-5)
+    before, after = (load_file(path / WEIGHTS) for path in (source, out))
+    start = PREFIX.get(kind, "model.language_model.")
+    changed = {n for n in after if n not in before or not torch.equal(before[n], after[n])}
+    assert set(before) <= set(after)
+    assert all(name.startswith(f"{start}layers.") for name in changed)
+    configs = [json.loads((path / "config.json").read_text()) for path in (source, out)]
+    assert configs[1].pop("text_config").pop("attention_bias") is True
+    configs[0].pop("text_config")
+    assert configs[0] == configs[1]
+    for given in (None, source):
+        verification = surgery.verify(out, source=given)
+        assert verification.ok, verification.verdict
+    assert surgery.inspect(out).family == WRAPPED[kind].text
+    edit_json(out / "config.json", lambda config: config["vision_config"].update(hidden_size=64))
+    seal(out)
+    assert_fails(out, "edit", "what is around the decoder is not the source's", source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["zero", "mean", "linear"])
+@pytest.mark.parametrize(("kind", "spec"), [("qwen3_5_moe", "1"), ("gemma3", "0,2")])
+def test_every_variant_is_exported_proved_and_repeated(
+    sources: Sources, tmp_path: Path, kind: str, spec: str, variant: str
+) -> None:
+    source, out = sources[kind], tmp_path / "out"
+    export_with_any(source, spec, out, variant=variant)
+    for given in (None, source):
+        verification = surgery.verify(out, source=given)
+        assert verification.ok, verification.verdict
+    if variant == "zero":
+        assert reproduce(open_original(out), source=source).exact
+    assert torch.isfinite(logits(load_whole(out))).all()
+
+
+def test_a_patch_holds_what_differs(sources: Sources, tmp_path: Path) -> None:
+    from surgery.editing.preparing import prepare
+    from surgery.patching import apply_patch, write_patch
+
+    source, patch = sources["qwen3_5"], tmp_path / "1.patch.safetensors"
+    write_patch(prepare(source, "1"), patch)
+    assert patch.stat().st_size < (source / WEIGHTS).stat().st_size / 2
+    apply_patch(source, patch, tmp_path / "made")
+    surgery.export(source, "1", output=tmp_path / "out")
+    made, out = (load_file(tmp_path / name / WEIGHTS) for name in ("made", "out"))
+    assert made.keys() == out.keys()
+    assert all(torch.equal(made[name], out[name]) for name in out)
+
+
+def test_linear_attention_is_refused_with_what_attends(sources: Sources, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"block 0 has linear attention.*blocks that att"):
+        surgery.export(sources["qwen3_5"], "0-1", output=tmp_path / "out", variant="zero")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_is_taken_apart_and_put_together() -> None:
+    """Sizes that the repositories leave to the library are known, and not written."""
+    config = {
+        "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
+        "vision_config": {"a": 1}, "text_config": {"model_type": "gemma3_text", "hidden_size": 8},
+    }  # fmt: skip
+    alone = unwrap(config)
+    assert (alone["model_type"], alone["num_attention_heads"]) == ("gemma3_text", 8)
+    assert unwrap(alone) == alone
+    assert wrap(alone, config) == config
+    text = {"model_type": "gemma3_text", "hidden_size": 8, "attention_bias": True}
+    assert wrap({**alone, "attention_bias": True}, config) == {**config, "text_config": text}
+    twice = {**config, "tie_word_embeddings": True}
+    twice["text_config"] = {**text, "tie_word_embeddings": False}
+    with pytest.raises(CheckpointError, match="'tie_word_embeddings' differs from that in"):
+        unwrap(twice)
+
+
+def test_a_loaded_whole_is_refused(sources: Sources) -> None:
+    with pytest.raises(UnsupportedError, match="reads images, and only its decoder, gemma3_text"):
+        surgery.apply(load_whole(sources["gemma3"]), "1")
+    assert logits(load_model(sources["gemma3"])).shape == (*IDS.shape, 128)
