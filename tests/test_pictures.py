@@ -36,7 +36,8 @@ ABILITIES = {"story": "language", "riddle": "reasoning", "perplex": "language"}
 
 
 def edit(rng, blocks, variant, **more):
-    figures = {"exact_match": rng.random(), "heldout_loss": 3 + rng.random(), "heldout_kl": 0.5}
+    figures = {"exact_match": rng.random(), "heldout_loss": 3 + rng.random(), "heldout_kl": 0.5,
+               "cost": 0.5}  # fmt: skip
     figures |= {"next_token_accuracy": rng.random(), "completion_entropy": 3 * rng.random()}
     tasks = {name: {"metric": "acc", "value": 0.8 - d, "difference": -d,
                     "ci95": [-d - 0.1, 0.1 - d]} for name, d in
@@ -74,13 +75,14 @@ def found():
         edit(rng, [block], variant, exact_match=1 - block / BLOCKS)
         for block, variant in enumerate(["linear", "mixed", "zero", "mean", "identity"], start=1)
     ]
-    half = {"recovered": {"greedy": 0.95}, "heldout_loss": 3.0, "heldout_kl": 0.0}
+    half = {"recovered": {"greedy": 0.95}, "heldout_loss": 3.0, "heldout_kl": 0.0, "cost": 0.0}
     return {
         "model": "tiny",
         "grain": "heads",
         "variants": list(VARIANTS),
         "n": 6,
         "goal": {"max_extraction": 0.2},
+        "cost_by": "kl",
         "measure": "greedy",
         "base": {**half, "held_back": half},
         "front": front,

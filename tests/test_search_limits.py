@@ -149,7 +149,7 @@ def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path)
     outcome = call(
         tmp_path / "llama", rows, texts, "--calibration", tmp_path / "fit.txt", "--grain", "blocks",
         "--variant", "mean", "--variant", "linear", "--max", "any=0.05", "--max", "relearn=0.3",
-        "--max-evaluations", 8, "--output", tmp_path / "out",
+        "--max-evaluations", 8, "--cost", "kl", "--output", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome
     found = json.loads((tmp_path / "out" / "search.json").read_text())
@@ -175,7 +175,7 @@ def test_the_deepest_blocks_are_chosen_where_they_are_best(samples, texts, tmp_p
     assert found["evaluations"] == 1
     deep = found["deep_blocks"]
     assert (deep["meets_goal"], deep["offered"]) == (True, True)
-    assert found["selected"]["heldout_kl"] <= deep["heldout_kl"]
+    assert found["selected"]["cost"] <= deep["cost"]
 
 
 def test_with_healing_the_limits_hold_for_the_healed_export(
