@@ -14,8 +14,8 @@ Trains in memory, in float32, on three quarters of the passages, and measures on
 - how far the weights went: the L2 distance from the base's, over the base's norm. It leaves out
   those that a compact block no longer has.
 
-First come the five results of `mitigate --erase`. With `--ways`, other ways to teach follow, and
-whether that distance ranks them as relearning does.
+First come the five results of `mitigate --erase`, and a hardened erasing. With `--ways`, other ways
+to teach follow, and whether that distance ranks them as relearning does.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Way:
       alone. `windows`, `passages`: rows of a step.
     - `noise`: on each weight, in standard deviations of its tensor. `only`: what the names of
       trained parameters hold. `cut`: blocks to cut before. `relearned`: half of the steps, then
-      relearning, then the other half.
+      relearning, then the other half. `hardened`: relearning is rehearsed at each step.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Way:
     only: str = ""
     cut: str | None = None
     relearned: bool = False
+    hardened: bool = False
 
 
 def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
@@ -99,6 +100,8 @@ def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
         yield Way(f"noise of {noise:g} before", noise=noise)
     yield Way("MLPs alone", only=".mlp.")
     yield Way("relearned halfway", relearned=True)
+    yield Way("hardened", hardened=True)
+    yield Way("hardened, 120 steps", steps=120, hardened=True)
     for teacher in teachers[-1:]:
         yield Way(f"after a cut of {teacher}", cut=teacher)
 
@@ -162,7 +165,7 @@ class Bench:
     def _train(
         self, student: Any, teacher: Any, way: Way, seed: int, constants: dict[str, Flags]
     ) -> None:
-        schedule = Schedule(way.steps, seed).settle(student)
+        schedule = Schedule(way.steps, seed, hardened=way.hardened).settle(student)
         assert schedule.learning_rate is not None
         schedule = replace(schedule, learning_rate=way.rate * schedule.learning_rate)
         loaded = self.loaded
@@ -276,6 +279,7 @@ def compare_results(bench: Bench, heal_steps: tuple[int, ...], *, revive: bool) 
     cut, erased = bench.cut(), bench.teach(Way("erased"))
     show("cut", cut, bench.blocks)
     show("erased", erased, "")
+    show("erased, hardened", bench.teach(Way("hardened", hardened=True)), "")
     both = bench.cut(student=erased)
     show("erased and cut", both, bench.blocks)
     for steps in heal_steps:

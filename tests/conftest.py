@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from importlib.util import find_spec
@@ -34,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("fast", max_examples=20, deadline=None)
     settings.register_profile("whole", max_examples=100, deadline=None)
     settings.load_profile("fast" if config.option.markexpr == "not slow" else "whole")
+
+
+def pytest_collection_finish() -> None:
+    """What libraries made while they were imported is looked at by no later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

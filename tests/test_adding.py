@@ -74,7 +74,8 @@ def test_a_name_stands_where_the_table_says(name: str) -> None:
 
 def test_a_family_of_the_compact_layout_is_a_record_and_a_line() -> None:
     """The two lists agree, so that neither line can be forgotten."""
-    stems = {family.architecture.removesuffix("ForCausalLM") for family in FAMILIES}
+    held = (family.architecture for family in FAMILIES if family.compact)
+    stems = {name.removesuffix("ForCausalLM") for name in held}
     assert stems == modeling.FAMILIES.keys()
 
 

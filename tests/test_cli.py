@@ -215,9 +215,14 @@ BROKEN = "ImportError('torch failed to import')"
 @pytest.mark.parametrize(
     ("arguments", "goes_on", "signal", "becomes"),
     [
-        ("extract lab:pythia --samples lab:pythia", False, "SIGINT", ""),
+        pytest.param(
+            *("extract lab:pythia --samples lab:pythia", False, "SIGINT", ""),
+            marks=pytest.mark.slow,
+        ),
         ("sweep lab:pythia --samples lab:pythia --output out", True, "SIGINT", BROKEN),
-        ("mitigate lab:pythia --output out", True, "SIGTERM", ""),
+        pytest.param(
+            *("mitigate lab:pythia --output out", True, "SIGTERM", ""), marks=pytest.mark.slow
+        ),
         ("mitigate lab:pythia --output out --overwrite", False, "SIGTERM", BROKEN),
     ],
 )

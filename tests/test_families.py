@@ -507,7 +507,13 @@ def test_clipped_values_stay_clipped(tmp_path: Path) -> None:
     assert torch.equal(found, logits(reference))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *("identity", "mean"),
+        *(pytest.param(variant, marks=pytest.mark.slow) for variant in ("zero", "linear")),
+    ],
+)
 def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, variant: str) -> None:
     """Asked for only, and only without a window: then every variant is held."""
     source, out = sources["mistral"], tmp_path / "out"
@@ -530,7 +536,7 @@ def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, var
         assert verification.ok, verification.verdict
 
 
-@pytest.mark.parametrize("layout", ["stock", "compact"])
+@pytest.mark.parametrize("layout", ["stock", pytest.param("compact", marks=pytest.mark.slow)])
 def test_an_edited_mistral_is_saved_as_llama(
     sources: dict[str, Path], tmp_path: Path, layout: str
 ) -> None:

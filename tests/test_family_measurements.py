@@ -358,7 +358,7 @@ def test_a_sweep_of_everything_is_drawn(bed: Bed, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "grain", ["mixed", *(pytest.param(g, marks=pytest.mark.slow) for g in ("blocks", "heads"))]
+    "grain", [pytest.param(grain, marks=pytest.mark.slow) for grain in ("mixed", "blocks", "heads")]
 )
 def test_a_search_s_plan_is_exported_and_proved(bed: Bed, tmp_path: Path, grain: str) -> None:
     texts = ("--corpus", bed.text, "--calibration", bed.calibration, "--samples", bed.samples)

@@ -48,7 +48,6 @@ from surgery.hub.finding import find_model
 from surgery.selection import parse_selection
 from surgery.training.training import measure_loss
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
 TOKENS = torch.arange(2, 42).view(2, 20)
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
 CUTS = [

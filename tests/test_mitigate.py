@@ -577,18 +577,21 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     """Two exports and the cut that is healed, three models to measure, and the attacks that a
-    healed model must face. The search heals the edits that it tries. A sibling adds `graft`.
+    healed model must face. The search heals the edits that it tries, and measures the benchmark
+    that has a limit. A sibling adds `graft`.
     """
     (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
     sibling = ("--attack", "cheap", "--sibling", save_tiny(tmp_path / "a", tiny_model(seed=1)))
     options = ("--dry-run", "--json", "--heal", tmp_path / "heal.txt", "--heal-steps", 2)
+    sibling = (*sibling, "--max-drop", "local_choice=1")
     plain = mitigate(work, tmp_path / "out", "--dry-run", "--json").json
     healed = mitigate(work, tmp_path / "out", *options, *sibling).json
     names = [step["name"] for step in healed["steps"]]
     assert "heal" in names
     assert names.index("heal") == names.index("export and verify") + 1
     limits = names.index("limits")
-    assert names[limits - 1 : limits + 2] == ["search", "limits", "export and verify"]
+    assert names[limits - 1 : limits + 2] == ["search", "limits", "benchmark limits"]
+    assert names[limits + 2] == "export and verify"
     assert healed["steps"][limits]["what"].startswith("heal and attack at most 10 edits by")
     assert "limits" not in [step["name"] for step in plain["steps"]]
     assert healed["disk"]["needed"] == 3 * plain["disk"]["needed"]
@@ -611,7 +614,8 @@ def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Pat
     assert 0 < header < 10_000
     inputs = {one["name"]: one["what"] for one in found["inputs"]}
     assert inputs["passages"].startswith("24 from")
-    assert inputs["passages"].endswith("; 12 are held back to test the choice")
+    split = "--choose 0.5 chooses on 12 passages, which decide a limit of 24.2% at least; tests on "
+    assert f"; {split}12 passages" in inputs["passages"]
     assert inputs["limits"] == "12 passages can support 50%: that takes 4 with none recovered"
     assert inputs["attacks"] == "near, greedy"
     assert "relearn" in inputs["not tried"]

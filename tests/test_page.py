@@ -20,13 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
 
-from evals.measure.attacks.names import ALL, CHEAP
+from evals.measure.attacks.names import ALL, ATTACKERS, CHEAP, find_attacker
 from evals.measure.verdicts import check_limit
 from evals.report.headline import summarize, write_verdict
 from evals.report.model_map import make_map
 from evals.report.page import render_html, render_pages
 from evals.report.pictures import draw_model, draw_table, draw_trade_off
-from evals.report.plain import ATTACKERS, find_attacker
 from evals.run.lm_eval.tasks import SUITES, describe_task
 from surgery.card.facts import as_line
 from surgery.card.measurements import list_tables, show

@@ -62,7 +62,7 @@ def edited(source: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
-@pytest.mark.parametrize("shard_size", [None, 200_000])
+@pytest.mark.parametrize("shard_size", [pytest.param(None, marks=pytest.mark.slow), 200_000])
 def test_identity_and_zero_repeat_bit_for_bit(
     source: Path, tmp_path: Path, layout: str, shard_size: int | None
 ) -> None:

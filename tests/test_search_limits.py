@@ -131,6 +131,7 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
         assert len(passages) == int(opened.samples.trained_on.sum()) // 10
 
 
+@pytest.mark.slow
 def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path) -> None:
     """The first composed set keeps both limits, and costs more than others that do."""
     torch.manual_seed(0)
@@ -215,6 +216,7 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     assert f"--heal {texts[1]} --heal-steps 4" in told
 
 
+@pytest.mark.slow
 def test_no_attack_is_repeated_after_an_interruption(
     model, samples, texts, found, tmp_path
 ) -> None:

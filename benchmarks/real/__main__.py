@@ -1,6 +1,7 @@
 """Makes the real model, one that learned passages, benchmarks, and one that was trained further.
 
 python -m benchmarks.real base --output BASE
+python -m benchmarks.real base --model gemma3-270m --output BASE
 python -m benchmarks.real learn BASE --texts ROWS.jsonl --output DIR
 python -m benchmarks.real further DIR/model --texts DIR/later.jsonl --output LATER
 """
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from benchmarks.real.base import PACKAGES, make_base
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 output = click.option("--output", type=FOLDER, required=True)
@@ -19,19 +22,21 @@ seed = click.option("--seed", type=int, default=0)
 
 @click.group(context_settings={"show_default": True})
 def main() -> None:
-    """SmolLM2-135M-Instruct as a test bed. Training takes one core."""
+    """A real model as a test bed. Training takes one core."""
     import torch
 
     torch.set_num_threads(1)
 
 
 @main.command()
+@click.option("--model", type=click.Choice(list(PACKAGES)), default="smollm2-135m")
+@click.option(
+    "--gguf", type=FILE, help="Any GGUF file that transformers reads, in place of --model."
+)
 @output
-def base(output: Path) -> None:
-    """Write the model as an ordinary folder."""
-    from benchmarks.real.base import make_base
-
-    make_base(output)
+def base(model: str, gguf: Path | None, output: Path) -> None:
+    """Write a real model as an ordinary folder, in float32."""
+    make_base(output, model, gguf)
 
 
 @main.command()

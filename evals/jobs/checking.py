@@ -47,6 +47,7 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
 
     Raises `SurgeryError` for anything that cannot be read, or if no passage can be used.
     """
+    from evals.measure.verdicts import describe_splits
     from evals.run.statistics import count_needed
 
     passages = open_passages(request.samples, request)
@@ -73,10 +74,12 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
         "duplicates": len(rows) - len(set(rows)) if samples is None else 0,
         "left_out": [],
         "recited": None,
+        "splits": None,
         "needed": {f"{limit:g}": count_needed(limit) for limit in request.max_extraction},
     }
     if samples is not None:
         found |= _count_usable(passages, samples, tokenizer)
+        found["splits"] = describe_splits(found["members"])
     if samples is not None and loaded is not None:
         found["recited"] = _count_recited(loaded, samples, request.batch_size)
     length = passages.prefix + passages.suffix

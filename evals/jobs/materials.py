@@ -9,7 +9,7 @@ from pathlib import Path
 from evals.data import Passages
 from evals.data.inputs import open_passages, read_heldout_texts
 from evals.measure.attacks.sibling import find_sibling
-from evals.report.gates import check_limited_tasks
+from evals.measure.drops import check_limited_tasks
 from evals.report.request import EvaluationRequest
 from evals.run.console import show_progress
 from evals.run.finding import find_recorded_commit

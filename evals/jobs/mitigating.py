@@ -21,6 +21,7 @@ from evals.measure.healing import find_healing_text, read_healing_text
 from evals.measure.verdicts import OK
 from evals.report.request import EvaluationRequest, Gating
 from evals.run.console import SILENT, say, use_console
+from evals.run.lm_eval.request import Drops, Limiting
 from evals.run.request import Erasing, Fraction, Option, describe_mistakes
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
@@ -63,6 +64,12 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
         "Limit for the search, and gate: attack A may recover at most the share X of the "
         "passages. A runs even if `attack` does not name it.",
         Option("limits", "A=X", example="hints:2=0.02"),
+    ] = Field(default_factory=dict)
+    max_drop: Annotated[
+        Drops,
+        "Limit for the search, and gate: TASK, or every task that a pattern such as '*' matches, "
+        "may lose at most X.",
+        Option("limits", "TASK=X", example="lambada_openai=0.03"),
     ] = Field(default_factory=dict)
     max_loss_increase: None = None
     keep: Annotated[
@@ -109,9 +116,16 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
             raise ValueError(describe_mistakes(error)) from None
         return self
 
+    @model_validator(mode="after")
+    def _tasks_are_limited(self) -> MitigationRequest:
+        return self  # the evaluation runs them without a limit, too
+
     @property
     def search_request(self) -> SearchRequest:
-        return SearchRequest.of(dict(self))
+        given = dict(self)
+        if not self.max_drop:
+            given = {name: one for name, one in given.items() if name not in Limiting.model_fields}
+        return SearchRequest.of(given)
 
     def list_results(self) -> list[Result]:
         """The names of `RESULTS` to make and to choose from."""

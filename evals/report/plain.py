@@ -8,19 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from evals.measure.attacks.names import ATTACKERS, find_attacker
 from surgery.record.report import EditRecord, EditValue, Figure, Limit, Report, State, Value
 
-ATTACKERS: dict[str, tuple[str, ...]] = {
-    "asks the model": (),
-    "has its files": ("quantized", "early-exit"),
-    "trains it further": (
-        *("relearn", "relearn-alike", "relearn-benign"),
-        *("relearn-strongest", "soft-prompt"),
-    ),
-    "trains the parts that were cut": ("revive",),
-    "holds a model that still knows them": ("graft", "guided"),
-}
-"""What someone does, and the attacks that do it. All others ask the model."""
 STATES: dict[State, tuple[str, str]] = {
     "kept": ("Kept", "even the upper end of what is likely is within the limit."),
     "missed": ("Missed", "what was measured is above the limit."),
@@ -71,12 +61,6 @@ def _describe_limit(limit: Limit) -> str:
         return f"Limit: it may recite at most {most}, word for word: {word}."
     how = f"may be recovered by someone who {find_attacker(name)} ({name})"
     return f"Limit: at most {most} {how}: {word}."
-
-
-def find_attacker(attack: str) -> str:
-    """What someone does who runs this attack: a key of `ATTACKERS`."""
-    kind = attack.partition(":")[0]
-    return next((who for who, kinds in ATTACKERS.items() if kind in kinds), "asks the model")
 
 
 def _describe_recited(report: Report, place: int) -> list[str]:

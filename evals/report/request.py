@@ -10,14 +10,14 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from evals.measure.attacks.request import Auditing
-from evals.run.lm_eval.request import Benchmarking
+from evals.run.lm_eval.request import Limiting
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.request import Fraction, HeldoutText, Listing, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
 
-class Gating(Benchmarking, Auditing):
+class Gating(Limiting, Auditing):
     """The tasks to run, the attacks to try, and the limits on what they show."""
 
     no_benchmarks: Annotated[
@@ -26,17 +26,6 @@ class Gating(Benchmarking, Auditing):
         "those of the suite lab, and any other model those of standard.",
         Option("measure"),
     ] = False
-    num_fewshot: Annotated[
-        int | None,
-        Field(ge=0),
-        "Examples before each question.",
-        Option("measure", default="the task's own"),
-    ] = None
-    max_drop: Annotated[
-        dict[str, Annotated[float, Field(ge=0)]],
-        "Gate: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
-        Option("limits", "TASK=X", example="lambada_openai=0.03"),
-    ] = Field(default_factory=dict)
 
 
 class EvaluationRequest(Measuring, Gating, Listing):

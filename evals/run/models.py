@@ -13,7 +13,9 @@ from transformers import PreTrainedModel
 
 from evals.run.console import say
 from evals.run.request import Measuring, Running
+from evals.run.room import check_room
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
+from surgery.checkpoint.torch_tensors import TAGS
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
 from surgery.errors import CheckpointError, MeasurementError
@@ -119,6 +121,8 @@ def open_model(
     found = find_model(source, revision)
     _check_code(found)
     states = read_states(found.folder.iterdir())
+    if place is not None:
+        check_room(found.inventory, _find_dtype(found, dtype, place), place)
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )
@@ -130,6 +134,14 @@ def open_model(
         model = model.float()
     tokenizer = load_tokenizer(found.folder) if has_tokenizer(found.folder) else None
     return LoadedModel(found, model, tokenizer, states)
+
+
+def _find_dtype(found: ResolvedModel, dtype: str, place: torch.device) -> torch.dtype:
+    """The dtype that the model will have there."""
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    (stored,) = (one for one, tag in TAGS.items() if tag == found.inventory.dtype)
+    return stored if place.type == "cuda" or has_arithmetic(stored) else torch.float32
 
 
 def has_arithmetic(dtype: torch.dtype) -> bool:

@@ -25,8 +25,8 @@ def command(request: CheckRequest, as_json: bool) -> None:
     Counts rows that are too short or repeated, members, and non-members, and says which rows are
     left out. With --model, also tests which of up to 200 passages the model recites, and measures
     whether --heldout and --calibration hold enough text. Says how many passages you need to
-    support a limit: so many that none recovered shows that at most the share X is. No text is
-    shown.
+    support a limit: so many that none recovered shows that at most the share X is; and which
+    limits both parts of a search can decide (--choose). No text is shown.
 
     Without --model, passages of text are counted but not cut into tokens.
     """
@@ -75,7 +75,14 @@ def _print(result: dict[str, Any]) -> None:
         share = f"{100 * float(limit):g}%"
         enough = "" if have is None else f"; you have {'enough' if have >= n else 'too few'}"
         echo(f"to show that at most {share} is recovered: {n:,} passages, none recovered{enough}")
-    echo(
-        "A search tests its choice on half of the passages, so it needs twice as many; "
-        "--choose 0.25 tests it on three quarters."
-    )
+    if result["splits"] is None:
+        echo(
+            "A search tests its choice on half of the passages, so it needs twice as many; "
+            "--choose 0.25 tests it on three quarters."
+        )
+        return
+    from evals.measure.verdicts import say_split
+
+    echo("a search chooses on some of the passages, and tests on the others, if none is recovered:")
+    for split in result["splits"]:
+        echo(f"  {say_split(split)}")
