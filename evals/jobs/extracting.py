@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from evals.data.inputs import open_passages, read_heldout_texts
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
-from evals.run.request import HELD_OUT, Count, Measuring, Option
+from evals.run.request import HELD_OUT, HELD_OUT_BEFORE, Count, Measuring, Option
 from surgery.output import check_output, write_lines
 from surgery.processes import join_launch, leave_launch
 
@@ -60,7 +60,9 @@ class ExtractionRequest(Measuring):
     heldout: Annotated[
         tuple[Path, ...],
         HELD_OUT,
-        Option("input", default="a lab model's own, or the samples' non-members"),
+        Option(
+            "input", default="a lab model's own, or the samples' non-members", old=HELD_OUT_BEFORE
+        ),
     ] = ()
 
     @model_validator(mode="after")
