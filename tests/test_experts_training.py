@@ -1,4 +1,4 @@
-"""Contract: models whose MLPs are experts are healed and erased, each expert as it is stored.
+"""Contract: models whose MLPs are experts are healed and erased, expert by expert as they are.
 
 Newer versions of the library load the experts of a block as one tensor.
 """

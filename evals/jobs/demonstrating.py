@@ -18,8 +18,9 @@ BLOCKS = "last:2"
 SEARCH: dict[str, Any] = {
     "max_extraction": 0.01,
     "choose": 0.25,
+    "cost": "kl",
     "grain": "blocks",
-    "max_evaluations": 12,
+    "max_evaluations": 8,
 }
 MEASURED: dict[str, Any] = {"tasks": ("lab_copy",), "attack": ("cheap", "relearn"), "draws": 1}
 PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
