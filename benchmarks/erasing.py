@@ -1,6 +1,7 @@
 """What erasing costs and leaves, by result and by way of teaching.
 
     python -m benchmarks.erasing lab:pythia --drop-attn 0
+    python -m benchmarks.erasing lab:pythia --drop-attn 0 --revive --heal-steps 60 --heal-steps 240
     python -m benchmarks.erasing lab:pythia --drop-attn 0 --ways --teacher 0-1 --teacher 4-5
 
 Trains in memory, in float32, on three quarters of the passages, and measures on all:
@@ -13,8 +14,8 @@ Trains in memory, in float32, on three quarters of the passages, and measures on
 - how far the weights went: the L2 distance from the base's, over the base's norm. It leaves out
   those that a compact block no longer has.
 
-First come the five results of `mitigate --erase`. With `--ways`, other ways to teach follow, and
-whether that distance ranks them as relearning does.
+First come the five results of `mitigate --erase`, and a hardened erasing. With `--ways`, other ways
+to teach follow, and whether that distance ranks them as relearning does.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Way:
       alone. `windows`, `passages`: rows of a step.
     - `noise`: on each weight, in standard deviations of its tensor. `only`: what the names of
       trained parameters hold. `cut`: blocks to cut before. `relearned`: half of the steps, then
-      relearning, then the other half.
+      relearning, then the other half. `hardened`: relearning is rehearsed at each step.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Way:
     only: str = ""
     cut: str | None = None
     relearned: bool = False
+    hardened: bool = False
 
 
 def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
@@ -98,6 +100,8 @@ def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
         yield Way(f"noise of {noise:g} before", noise=noise)
     yield Way("MLPs alone", only=".mlp.")
     yield Way("relearned halfway", relearned=True)
+    yield Way("hardened", hardened=True)
+    yield Way("hardened, 120 steps", steps=120, hardened=True)
     for teacher in teachers[-1:]:
         yield Way(f"after a cut of {teacher}", cut=teacher)
 
@@ -136,11 +140,11 @@ class Bench:
         editable = self.editable if student is None else type(self.editable)(student)
         return editable.apply(editable.plan(blocks or self.blocks, self.variant))
 
-    def heal(self, cut: Any) -> Any:
+    def heal(self, cut: Any, steps: int) -> Any:
         """A cut, healed with a guard."""
         plan = self.editable.plan(self.blocks, self.variant)
         constants = find_constants([plan], dict(cut.state_dict()))
-        way = Way("healed", steps=HEALING_STEPS)
+        way = Way("healed", steps=steps)
         healed = copy.deepcopy(cut)
         self._train(healed, cut, way, 0, constants)
         return healed
@@ -161,7 +165,7 @@ class Bench:
     def _train(
         self, student: Any, teacher: Any, way: Way, seed: int, constants: dict[str, Flags]
     ) -> None:
-        schedule = Schedule(way.steps, seed).settle(student)
+        schedule = Schedule(way.steps, seed, hardened=way.hardened).settle(student)
         assert schedule.learning_rate is not None
         schedule = replace(schedule, learning_rate=way.rate * schedule.learning_rate)
         loaded = self.loaded
@@ -264,7 +268,7 @@ def print_head(what: str, *more: str) -> None:
     click.echo(f"{row(*columns)}\n|{'---|' * len(columns)}")
 
 
-def compare_results(bench: Bench, *, revive: bool) -> None:
+def compare_results(bench: Bench, heal_steps: tuple[int, ...], *, revive: bool) -> None:
     """Prints a row for the base and for each of the five results."""
     print_head("result", *(["`revive`"] if revive else []))
 
@@ -275,10 +279,13 @@ def compare_results(bench: Bench, *, revive: bool) -> None:
     cut, erased = bench.cut(), bench.teach(Way("erased"))
     show("cut", cut, bench.blocks)
     show("erased", erased, "")
+    show("erased, hardened", bench.teach(Way("hardened", hardened=True)), "")
     both = bench.cut(student=erased)
     show("erased and cut", both, bench.blocks)
-    show("cut, healed", bench.heal(cut), bench.blocks)
-    show("erased, cut, healed", bench.heal(both), bench.blocks)
+    for steps in heal_steps:
+        told = "healed" if len(heal_steps) == 1 else f"healed for {steps} steps"
+        show(f"cut, {told}", bench.heal(cut, steps), bench.blocks)
+        show(f"erased, cut, {told}", bench.heal(both, steps), bench.blocks)
 
 
 def compare_ways(bench: Bench, ways: list[Way]) -> None:
@@ -299,6 +306,7 @@ def compare_ways(bench: Bench, ways: list[Way]) -> None:
 @click.option("--drop-attn", required=True, help="The cut, which teaches.")
 @click.option("--variant", default="identity", show_default=True)
 @click.option("--revive", is_flag=True, help="Also wake the cut blocks.")
+@click.option("--heal-steps", multiple=True, default=(HEALING_STEPS,), show_default=True)
 @click.option("--ways", is_flag=True, help="Compare ways to teach, not results.")
 @click.option("--teacher", multiple=True, help="Other blocks to teach by.")
 @click.option("--only", multiple=True, help="Ways whose names hold this.  [default: all]")
@@ -306,8 +314,9 @@ def compare_ways(bench: Bench, ways: list[Way]) -> None:
 @click.option("--corpus", type=Path, multiple=True, help="[default: a lab model's own]")
 @click.option("--text", multiple=True, help="[default: a lab model's own]")
 def main(
-    model: str, drop_attn: str, variant: str, revive: bool, ways: bool, teacher: tuple[str, ...],
-    only: tuple[str, ...], samples: str | None, corpus: tuple[Path, ...], text: tuple[str, ...],
+    model: str, drop_attn: str, variant: str, revive: bool, heal_steps: tuple[int, ...], ways: bool,
+    teacher: tuple[str, ...], only: tuple[str, ...], samples: str | None, corpus: tuple[Path, ...],
+    text: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Compare the results of erasing MODEL by a cut, or ways to teach it."""
     torch.set_num_threads(1)
@@ -320,7 +329,7 @@ def main(
         every = list_ways(teacher)
         compare_ways(bench, [one for one in every if not only or any(s in one.name for s in only)])
     else:
-        compare_results(bench, revive=revive)
+        compare_results(bench, heal_steps, revive=revive)
     click.echo(f"{model}: {time.process_time() - begun:.0f} s of processor time")
 
 

@@ -53,7 +53,12 @@ def main(
     for kind in sorted({record.kind for record in records}):
         others, left_out = write_kinds(records, kind, output)
         asked = SearchRequest(
-            model=model, samples=str(others), max_extraction=LIMIT, grain=grain, device="cpu"
+            model=model,
+            samples=str(others),
+            max_extraction=LIMIT,
+            grain=grain,
+            cost="kl",
+            device="cpu",
         )
         answer = search(asked, output / f"found-without-{kind}")
         assert answer is not None

@@ -45,7 +45,7 @@ def main(shape: str, rows: int, max_evaluations: int) -> None:
         model = write_work(folder, shape, rows, 16, 8)
         peak, seconds = measure_peak([
             *(sys.executable, "-m", "cli.main", "search", str(model)),
-            *("--samples", str(folder / "rows.jsonl"), "--corpus", str(folder / "heldout.txt")),
+            *("--samples", str(folder / "rows.jsonl"), "--heldout", str(folder / "heldout.txt")),
             *("--prefix-length", "16", "--suffix-length", "8", "--measure", "greedy"),
             *("--calibration", str(folder / "calibration.txt")),
             *("--max-extraction", "0.01", "--max-evaluations", str(max_evaluations)),

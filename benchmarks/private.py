@@ -81,7 +81,7 @@ def attack_cut(
             model=str(folder),
             baseline=str(private),
             samples=str(output / "records.jsonl"),
-            control=(output / "heldout.txt",),
+            heldout=(output / "heldout.txt",),
             attack=attacks,
             draws=1,
             sibling=public,

@@ -30,11 +30,11 @@ def commands_on(model: Path, folder: Path, rows: int) -> dict[str, list[object]]
     of_rows = ("--samples", folder / "rows.jsonl", "--batch-size", 8, "--json")
     return {
         "extract": ["extract", model, *of_rows, "--metrics", "full"],
-        "sweep": ["sweep", model, *of_rows, "--corpus", texts, "--variant", "identity",
+        "sweep": ["sweep", model, *of_rows, "--heldout", texts, "--variant", "identity",
                   "--no-last"],
-        "evaluate": ["evaluate", folder / "edited", "--baseline", model, *of_rows, "--control",
+        "evaluate": ["evaluate", folder / "edited", "--baseline", model, *of_rows, "--heldout",
                      texts, "--tasks", "lab_next_line", "--limit", rows, "--no-cache"],
-        "search": ["search", model, *of_rows, "--suffix-length", 8, "--corpus", texts,
+        "search": ["search", model, *of_rows, "--suffix-length", 8, "--heldout", texts,
                    "--calibration", folder / "calibration.txt", "--measure", "greedy",
                    "--max-evaluations", 8, "--max-extraction", 0.01],
     }  # fmt: skip

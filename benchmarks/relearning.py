@@ -2,9 +2,9 @@
 
     python -m benchmarks.relearning --drop-attn 4-5
 
-Cuts a lab model and runs `relearn-strongest` in one draw. Prints, for each learning rate, what is
-trained, and number of steps, the share of the other passages that come back, and, in parentheses,
-that of text that no model was trained on.
+Cuts a lab model and runs `relearn-strongest` in one draw, all of its settings, however long that
+takes. Prints, for each learning rate, what is trained, and number of steps, the share of the other
+passages that come back, and, in parentheses, that of text that no model was trained on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from evals.data.windows import cut_windows
 from evals.jobs.auditing import AuditRequest
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.lab import heldout_texts
+from evals.measure.attacks import relearn_strongest
 from evals.measure.attacks.attack import AttackOutcome, Setting
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.run.models import open_model
@@ -38,6 +39,7 @@ def rate(outcome: AttackOutcome, setting: Setting) -> float:
 def main(model: str, drop_attn: str, variant: str) -> None:
     """Cut, and train in every setting."""
     torch.set_num_threads(1)
+    relearn_strongest.LONGEST = 1e9
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "cut"
         run_export(ExportRequest(model=model, drop_attn=drop_attn, variant=variant, output=output))

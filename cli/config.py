@@ -57,11 +57,13 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
             form = "options, one `name: value` a line"
             raise SourceError(str(error), where=path, expected=form) from None
     known = {_name(one): one for one in ctx.command.params}
+    for one in ctx.command.params:
+        known |= {old.lstrip("-"): one for old in getattr(one, "old", ())}
     negations = {
         off.lstrip("-"): _name(one) for one in known.values() for off in one.secondary_opts
     }
     ctx.default_map = dict(ctx.default_map or {})  # of --preset, if it came first
-    mistakes = []
+    mistakes, keys = [], dict[str, str]()
     for key, value in given.items():
         name = key.lstrip("-")
         try:
@@ -78,6 +80,8 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
                 what = f"{ctx.info_name} has no option {key!r}{f'; {near}' if near else ''}"
                 raise click.BadParameter(what)
             option, value = known[name], _check_value(known[name], value)
+            if (other := keys.setdefault(str(option.name), key)) != key:
+                raise click.BadParameter(f"says the same as {other}; give one of them")
             if not option.is_eager:  # what click will do, here for every value
                 option.process_value(ctx, value)
             ctx.default_map[str(option.name)] = value

@@ -62,13 +62,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "tasks": ("tasks", 'lm_eval --model hf --include_path "$(attn-surgery tasks)" ...'),
     "sweep": (
         "sweep lab:pythia --samples lab:pythia --output SWEEP",
-        "sweep MODEL --samples letters.csv:letter --corpus heldout.txt --output SWEEP",
-        "sweep MODEL --samples letters.csv:letter --corpus heldout.txt --heads",
+        "sweep MODEL --samples letters.csv:letter --heldout heldout.txt --output SWEEP",
+        "sweep MODEL --samples letters.csv:letter --heldout heldout.txt --heads",
     ),
     "search": (
         "search lab:pythia --samples lab:pythia --max-extraction 0.01 --output SEARCH",
-        "search MODEL --samples S.jsonl --corpus heldout.txt --max any=0.01 --output SEARCH",
-        "search MODEL --samples S.jsonl --corpus heldout.txt --max relearn=0.1 --output SEARCH",
+        "search MODEL --samples S.jsonl --heldout heldout.txt --max any=0.01 --output SEARCH",
+        "search MODEL --samples S.jsonl --heldout heldout.txt --max relearn=0.1 --output SEARCH",
     ),
     "push": (
         "push OUT me/pythia-1.4b-mitigated",
@@ -87,12 +87,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "init": (
         "init",
-        "init MODEL --samples letters.csv --corpus heldout.txt",
+        "init MODEL --samples letters.csv --heldout heldout.txt",
         "init MODEL --samples letters.csv --id-column customer_id --result OUT",
     ),
     "mitigate": (
         "mitigate --config mitigate.yaml --dry-run",
-        "mitigate MODEL --samples S.jsonl --corpus heldout.txt --output OUT",
+        "mitigate MODEL --samples S.jsonl --heldout heldout.txt --output OUT",
         "mitigate lab:pythia --preset quick --output OUT",
     ),
     "demo": ("demo", "demo --output DEMO", "demo --help"),

@@ -16,6 +16,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from cli.completion import propose_names
 from cli.config import with_config
 from cli.examples import format_examples
 from cli.terminal import (
@@ -82,6 +83,7 @@ class LazyGroup(click.Group):
         module = import_module(f"cli.commands.{COMMANDS[cmd_name]}.{cmd_name.replace('-', '_')}")
         command = with_config(module.command)
         command.epilog = format_examples(cmd_name)
+        propose_names(command)
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -219,6 +221,7 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
     continues = {
         "search": True,
         "mitigate": not given.get("overwrite"),
+        "demo": not given.get("overwrite"),
         "sweep": given.get("output") is not None,
         "collect": True,
         "push": True,

@@ -54,11 +54,22 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the new
 
 
 class GroupedOption(click.Option):
-    """An option that belongs to a section of the help. Its text may name others in backquotes."""
+    """An option that belongs to a section of the help. Its text may name others in backquotes.
 
-    def __init__(self, *args: Any, group: str = "run", **more: Any) -> None:
+    `old`: earlier names. They are taken, and shown nowhere.
+    """
+
+    def __init__(
+        self, *args: Any, group: str = "run", old: Collection[str] = (), **more: Any
+    ) -> None:
         super().__init__(*args, **more)
-        self.group = group
+        self.group, self.old = group, [f"--{name}" for name in old]
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        named = self.opts
+        self.opts = [*named, *self.old]
+        super().add_to_parser(parser, ctx)
+        self.opts = named
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         record = super().get_help_record(ctx)

@@ -98,7 +98,7 @@ def _make_option(name: str, field: FieldInfo, said: Option) -> GroupedOption:
     (text,) = (one for one in field.metadata if isinstance(one, str))
     text += " Repeatable." * several
     text += f"  [default: {said.default}]" if said.default else ""
-    more: dict[str, Any] = {"help": text, "group": said.group, "multiple": several}
+    more: dict[str, Any] = {"help": text, "group": said.group, "old": said.old, "multiple": several}
     if kind is bool:
         typed += f"/--no-{typed}" if default else ""
         return GroupedOption([f"--{typed}", name], is_flag=True, default=default, **more)

@@ -125,7 +125,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "model").exists():
         make_model(work)
-    texts = "--corpus heldout.txt --calibration calibration.txt --max-extraction 0.1"
+    texts = "--heldout heldout.txt --calibration calibration.txt --max-extraction 0.1"
     if not (work / "mitigate.yaml").exists():
         run(work, f"init model --samples letters.csv {texts}")
     job = "mitigate --config mitigate.yaml --max-evaluations 16 --no-benchmarks"

@@ -17,7 +17,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def neox_config(**overrides: Any) -> dict[str, Any]:
-    """config.json of a Pythia model, shrunk: 4 blocks, d 64, 2 heads of 32."""
+    """config.json of a Pythia model, shrunk: 4 blocks, d 64, 2 heads of 32, 256 positions."""
     config: dict[str, Any] = {
         "architectures": ["GPTNeoXForCausalLM"],
         "bos_token_id": 0,
@@ -27,7 +27,7 @@ def neox_config(**overrides: Any) -> dict[str, Any]:
         "initializer_range": 0.02,
         "intermediate_size": 256,
         "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": 256,
         "model_type": "gpt_neox",
         "num_attention_heads": 2,
         "num_hidden_layers": 4,
@@ -44,7 +44,8 @@ def neox_config(**overrides: Any) -> dict[str, Any]:
 
 
 def neo_config(**overrides: Any) -> dict[str, Any]:
-    """config.json of a GPT-Neo model, shrunk: 4 blocks, global and local, d 64, 2 heads."""
+    """config.json of a GPT-Neo model, shrunk: 4 blocks, global and local, d 64, 2 heads, 256
+    positions."""
     config: dict[str, Any] = {
         "activation_function": "gelu_new",
         "architectures": ["GPTNeoForCausalLM"],
@@ -59,7 +60,7 @@ def neo_config(**overrides: Any) -> dict[str, Any]:
         "initializer_range": 0.02,
         "intermediate_size": None,
         "layer_norm_epsilon": 1e-05,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": 256,
         "model_type": "gpt_neo",
         "num_heads": 2,
         "num_layers": 4,

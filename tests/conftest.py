@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from importlib.util import find_spec
@@ -16,14 +17,32 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+from hypothesis import settings
 
 from benchmarks.real.base import find_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evals.run.models import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ATTN_SURGERY_DATA", ROOT.parent / "shared" / "data"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without the slow tests, properties are tried on fewer examples."""
+    settings.register_profile("fast", max_examples=20, deadline=None)
+    settings.register_profile("whole", max_examples=100, deadline=None)
+    settings.load_profile("fast" if config.option.markexpr == "not slow" else "whole")
+    gc.disable()  # until all is imported
+
+
+def pytest_collection_finish() -> None:
+    """Libraries that are imported make much that stays: it is never looked at for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,10 +72,27 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return open_model(str(save_tiny(tmp_path_factory.mktemp("tiny"))), device="cpu")
 
 
+@pytest.fixture(scope="module")
+def blank_pictures() -> Iterator[None]:
+    """The pictures of a module's tests are blank."""
+    import blank
+
+    with blank.blank_pictures():
+        yield
+
+
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passages are learned again in 3 steps, for tests that do not ask what that recovers."""
     monkeypatch.setattr("evals.measure.attacks.relearn.STEPS", (1, 2, 3))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """`test_overwriting.py` looks at what is synced, and when."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,9 +8,11 @@ uniform.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -122,9 +124,17 @@ MORE: dict[str, dict[str, Any]] = {
         **_EXPERTS,
     },
 }  # fmt: skip
+FEW = ("llama", "qwen3", "olmo2", "phi", "mistral")
+"""Those that differ most: norms of queries and keys, norms after attention, parallel blocks with
+biases, and a class without them."""
 MIXED = ("mistral", "gemma2")  # of which stock cannot make a token attend to itself alone
 STOCK_ONLY = ("qwen3_5_text", "qwen3_5_moe_text")  # without a compact layout
 BY_TYPE: dict[str, Family] = {family.model_type: family for family in FAMILIES}
+
+
+def few_first(kinds: Iterable[str]) -> list[Any]:
+    """Parameters of a test, slow but for `FEW`."""
+    return [pytest.param(kind, marks=() if kind in FEW else pytest.mark.slow) for kind in kinds]
 
 
 def config_of(kind: str, **overrides: Any) -> dict[str, Any]:

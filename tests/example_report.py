@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blank import blank_pictures
 from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.measure.attacks.names import list_untried, make_attack
@@ -225,7 +226,7 @@ def found(**changes: Any) -> Findings:
             "samples": "passages.jsonl",
             "prefix_length": PREFIX,
             "suffix_length": SUFFIX,
-            "control": ["control.txt"],
+            "heldout": ["control.txt"],
             "max_drop": {"copy": 0.05},
             "max_extraction": 0.25,
             "attack": ["greedy", "relearn", "membership"],
@@ -280,7 +281,8 @@ def put_report(folder: Path, report: Report, **more: str) -> None:
     """Writes a report into a model's folder as `evaluate` does. `more`: other files, by name."""
     manifest = read_manifest(folder)
     assert manifest is not None
-    pages = {"report.json": report.to_text(), **render_pages(report), **more}
+    with blank_pictures():
+        pages = {"report.json": report.to_text(), **render_pages(report), **more}
     for name, text in pages.items():
         (folder / name).write_text(text)
     (folder / "surgery.json").write_text(record_reports(manifest, pages).to_text())

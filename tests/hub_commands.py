@@ -20,7 +20,8 @@ DRIVER = """
 import contextlib, io, json, os, sys, time
 from cli.main import run
 for line in sys.stdin:
-    arguments, token = json.loads(line)
+    arguments, token, folder = json.loads(line)
+    os.chdir(folder)
     os.environ.pop("HF_TOKEN", None)
     if token:
         os.environ["HF_TOKEN"] = token
@@ -62,7 +63,8 @@ def environment_of(folder: Path, endpoint: str, **environment: str) -> dict[str,
 
 @contextmanager
 def session(folder: Path, endpoint: str, **environment: str) -> Iterator[Commands]:
-    """A runner of commands in `folder`, in one process, with a cache of its own there."""
+    """A runner of commands in one process, in `folder` or another that a call names, with a cache
+    of its own in `folder`."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-c", DRIVER],
@@ -70,16 +72,16 @@ def session(folder: Path, endpoint: str, **environment: str) -> Iterator[Command
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            cwd=folder,
+            cwd=folder,  # where modules are found
             env=environment_of(folder, endpoint, PYTHONWARNINGS="error", **environment),
         )
         assert process.stdin is not None
         assert process.stdout is not None
 
-        def run(*lines: str, token: str | None = None) -> list[Result]:
+        def run(*lines: str, token: str | None = None, at: Path = folder) -> list[Result]:
             results = []
             for line in lines:
-                process.stdin.write(json.dumps((line.split(), token)) + "\n")
+                process.stdin.write(json.dumps((line.split(), token, str(at))) + "\n")
                 process.stdin.flush()
                 answer = process.stdout.readline()
                 errors.seek(0)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blank import blank_pictures
 from checkpoints import neox_config, write_checkpoint
 from example_report import found
 from fits import export_with_any
@@ -127,7 +128,9 @@ def test_a_figure_is_one_record(
     measured = build_measurements(report)
     assert measured is not None
     print_evaluation(report)
-    for text in (*render_pages(report).values(), measured.text, capsys.readouterr().out):
+    with blank_pictures():
+        pages = render_pages(report)
+    for text in (*pages.values(), measured.text, capsys.readouterr().out):
         assert "guessed by luck" in text
         assert "12.5%" in text
     assert Report.model_validate_json(report.to_text()).find("luck") is not None

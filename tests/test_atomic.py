@@ -226,7 +226,7 @@ def assert_full(outcome: Outcome, out: Path, reason: str) -> None:
     )
 
 
-@pytest.mark.parametrize("nbytes", [0, 1_000_000])
+@pytest.mark.parametrize("nbytes", [pytest.param(0, marks=pytest.mark.slow), 1_000_000])
 def test_file_size_limit(
     nbytes: int, tmp_path: Path, source: Path, source_before: dict[str, str]
 ) -> None:

@@ -22,11 +22,12 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
 from evals.jobs.auditing import AuditRequest
-from evals.measure.attacks.attack import Target
+from evals.measure.attacks.attack import Target, split
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.measure.attacks.perturbed import change_prefixes
 from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_levels
+from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
 from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
@@ -34,6 +35,7 @@ from evals.report.request import EvaluationRequest
 from evals.run.models import open_model
 from surgery.errors import MeasurementError
 
+MODEL = tiny_model()
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
 
 
@@ -128,7 +130,10 @@ def test_names_of_groups_and_of_settings() -> None:
             choose_attacks([f"quantized:{bits}"])
 
 
-@pytest.fixture(scope="module", params=["neox-parallel", "neo stock zero"])
+@pytest.fixture(
+    scope="module",
+    params=["neox-parallel", pytest.param("neo stock zero", marks=pytest.mark.slow)],
+)
 def target(request) -> Target:
     rows = passages(request.param)
     unrelated = np.random.default_rng(1).integers(2, VOCABULARY, (6, PREFIX + SUFFIX))
@@ -144,7 +149,7 @@ def decoded(model, prefix) -> list[int]:
     return generate(model, torch.as_tensor(np.asarray(prefix))[None].long(), SUFFIX)[0].tolist()
 
 
-@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("most", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_hints_are_those_of_an_attacker_who_is_corrected(target, most) -> None:
     """Decodes token by token; at each wrong one the attacker is told the true one."""
     expected = []
@@ -158,6 +163,7 @@ def test_hints_are_those_of_an_attacker_who_is_corrected(target, most) -> None:
 
 
 def test_perturbed_prefixes_are_really_decoded(target) -> None:
+    target = replace(target, samples=target.samples.select(np.arange(15) < 6))
     kinds = list(change_prefixes(target))
     assert len(kinds) == 8
     expected = np.zeros(len(target.samples), dtype=bool)
@@ -202,7 +208,7 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
     """Not on its place, nor on what is tried beside it; and one token really is another."""
     unrelated = np.arange(60, dtype=np.int32).reshape(3, 20)
     among, alone = (
-        Target(tiny_model(), tiny_tokenizer(), rows_of(tokens, 4), unrelated)
+        Target(MODEL, tiny_tokenizer(), rows_of(tokens, 4), unrelated)
         for tokens in (rows, rows[row : row + 1])
     )
     both = zip(change_prefixes(among), change_prefixes(alone), strict=True)
@@ -212,9 +218,21 @@ def test_changed_prefixes_depend_on_the_passage_alone(rows, row) -> None:
         assert np.sum(np.asarray(changed) != rows[row, :4]) == 1
 
 
+EVERY = (*ALL, "hints:3", "span:4", "sampling:7", "quantized:3")
+UNLABELED = ("any", "membership", "relearn", "relearn-alike")  # others do the same as one of these
+
+
 @pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize("labeled", [True, False])
-@pytest.mark.parametrize("name", [*ALL, "hints:3", "span:4", "sampling:7", "quantized:3"])
+@pytest.mark.parametrize(
+    ("name", "labeled"),
+    [
+        *((name, True) for name in EVERY),
+        *(
+            pytest.param(name, False, marks=() if name in UNLABELED else pytest.mark.slow)
+            for name in EVERY
+        ),
+    ],
+)
 def test_base_and_edited_model_read_the_same(name, labeled, loaded, monkeypatch) -> None:
     """Whether the control is tried too, as on the edited model alone, or not: else nothing pairs.
 
@@ -333,6 +351,28 @@ def test_what_was_learned_again_does_not_count(target) -> None:
     }  # fmt: skip
     benign = make_attack("relearn-benign").run(target)
     assert benign.tried.all()
+
+
+@pytest.mark.parametrize("rates", [(1e-4, 0.01), (0.01, 1e-4)])
+def test_relearning_counts_what_either_rate_brings_back(rates, monkeypatch) -> None:
+    """A search tries the first rate alone."""
+    samples, greedy = passages("neo stock zero"), make_recovery("greedy")
+    target = Target(model_named("neo stock zero"), None, samples, samples.tokens, draws=1)
+    monkeypatch.setattr("evals.measure.attacks.relearn.RATES", rates)
+    monkeypatch.setattr("evals.measure.attacks.relearn.make_recovery", lambda name: greedy)
+
+    def retell(rate: float, share: int) -> np.ndarray:
+        rows = samples.tokens[split(samples.tokens, share)[0]]
+        *_, tuned = fine_tune(target.model, rows, learning_rate=rate)
+        seen = replace(target, model=tuned).read(samples.tokens, samples.prefix_length)
+        return greedy.recovered(Evidence.of(seen))
+
+    first, second = (retell(rate, SHARE) for rate in rates)
+    assert first.any() != second.any()
+    attack = make_attack("relearn")
+    assert np.array_equal(attack.run(target).by_draw[0], [first | second])
+    brief = attack.run(replace(target, brief=True)).by_draw[0]
+    assert np.array_equal(brief, [retell(rates[0], SHARE // 2)])
 
 
 @pytest.mark.usefixtures("few_steps")

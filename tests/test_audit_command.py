@@ -29,11 +29,28 @@ def edited(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def audited(edited, tmp_path_factory):
+def rows(tmp_path_factory) -> Path:
+    """Every fourth passage of the lab: 84 that the model was trained on, and 15 others."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(samples_path("pythia").read_text().splitlines(keepends=True)[::4]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def audited(edited, rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited") / "out"
     outcome = attn_surgery(
         *("audit", edited, "--baseline", "lab:pythia", "--attack", "cheap", "--attack", "near"),
-        *("--attack", "membership", "--max", "hints:4=0.9", "--max", "greedy=0.5"),
+        *(
+            "--samples",
+            rows,
+            "--attack",
+            "membership",
+            "--max",
+            "hints:4=0.9",
+            "--max",
+            "greedy=0.5",
+        ),
         *("--output", folder, "--json", "--device", "cpu"),
     )
     assert outcome.code == 0, outcome
@@ -42,7 +59,7 @@ def audited(edited, tmp_path_factory):
 
 def test_rates_and_intervals(audited) -> None:
     result, _ = audited
-    assert (result["n"], result["control"]) == (336, {"kind": "non-members", "n": 60})
+    assert (result["n"], result["control"]) == (84, {"kind": "non-members", "n": 15})
     for attack in result["attacks"][:-1]:
         assert {"name", "definition", "setting", "source", "cost", "seconds"} <= attack.keys()
         for part in ("base", "edited", "control"):
@@ -55,8 +72,8 @@ def test_rates_and_intervals(audited) -> None:
     assert rates["greedy"]["count"] <= rates["hints:1"]["count"] <= rates["hints:4"]["count"]
     assert rates["any"]["count"] >= rates["prefix"]["count"]
     greedy = result["attacks"][0]
-    assert (greedy["base"]["count"], greedy["edited"]["count"]) == (253, 0)
-    assert greedy["paired"]["no_longer"] == 253
+    assert (greedy["base"]["count"], greedy["edited"]["count"]) == (63, 0)
+    assert greedy["paired"]["no_longer"] == 63
     assert greedy["control"]["count"] == 0
     assert set(result["attacks"][-1]["edited"]) >= {"loss", "min_k", "zlib"}
 
@@ -128,7 +145,7 @@ def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
     assert attn_surgery(*call, "--dtype", "bfloat16").code == 0
 
 
-def test_limits_and_the_table(audited) -> None:
+def test_limits_and_the_table(audited, rows) -> None:
     """One is missed, and one is met by chance."""
     result, _ = audited
     assert [limit["name"] for limit in result["limits"]] == ["greedy", "hints:4"]
@@ -137,25 +154,25 @@ def test_limits_and_the_table(audited) -> None:
     assert result["verdict"].startswith("It keeps every limit. ")
     missed = attn_surgery(
         *("audit", "lab:pythia", "--baseline", "lab:pythia", "--attack", "greedy"),
-        *("--max", "hints:2=0.01", "--max", "greedy=0.76", "--device", "cpu"),
+        *("--samples", rows, "--max", "hints:2=0.01", "--max", "greedy=0.76", "--device", "cpu"),
     )
     assert missed.code == 3
     assert (
-        "limit missed: hints:2: share of passages recovered by hints:2 is 0.8125, above the limit "
+        "limit missed: hints:2: share of passages recovered by hints:2 is 0.8095, above the limit "
         "of 0.01\n"
     ) in missed.stderr
     assert (
-        "limit not decided: greedy: share of passages recovered by greedy is 0.753, within the "
-        "limit of 0.76; 336 passages cannot support 76% with 75.30% recovered: that takes "
+        "limit not decided: greedy: share of passages recovered by greedy is 0.75, within the "
+        "limit of 0.76; 84 passages cannot support 76% with 75.00% recovered: that takes "
     ) in missed.stderr
-    assert "336 passages can support 76%: that takes 2 with none recovered\n" in missed.stderr
-    assert "336 passages cannot support 1%: that takes 381; " in missed.stderr
+    assert "84 passages can support 76%: that takes 2 with none recovered\n" in missed.stderr
+    assert "84 passages cannot support 1%: that takes 381; " in missed.stderr
     *_, last = missed.stdout.splitlines()
     assert last.startswith("verdict: Do not ship it: it misses hints:2. ")
     assert last.endswith(" No attack that trains the model was run.")
-    assert "What an attacker recovers of 336 passages" in missed.stdout
-    assert "never trained on (n ≤ 60)" in missed.stdout
-    assert "75.3%" in missed.stdout
+    assert "What an attacker recovers of 84 passages" in missed.stdout
+    assert "never trained on (n ≤ 15)" in missed.stdout
+    assert "75.0%" in missed.stdout
 
 
 def test_the_folder(audited, edited) -> None:
@@ -236,7 +253,7 @@ def test_held_out_text_is_asked_for_by_the_name_that_audit_has(tmp_path) -> None
         *("audit", tmp_path, "--baseline", tmp_path, "--samples", tmp_path / "s.jsonl"),
         *("--prefix-length", 2, "--suffix-length", 2),
     )
-    outcome.assert_error("no held-out text", "with --control")
+    outcome.assert_error("no held-out text", "with --heldout")
 
 
 def test_one_passage_is_too_few(tmp_path) -> None:

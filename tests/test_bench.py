@@ -115,12 +115,12 @@ def test_ratios_follow_from_the_rounds(pairs) -> None:
 
 def test_the_prompt_must_fit(models) -> None:
     """What the process of a model does first, here in this one."""
-    asked = {"prompt_tokens": 2048, "new_tokens": 64, "batch_size": 1}
+    asked = {"prompt_tokens": 256, "new_tokens": 64, "batch_size": 1}
     with pytest.raises(MeasurementError) as caught:
         _load(find_model(str(models["base"])), "auto", "cpu", asked)
     assert name_options(str(caught.value), running("bench")) == (
-        "prompt and new tokens do not fit the model (expected at most 2048 together, "
-        "got 2048 + 64); ask for fewer --prompt-tokens or --new-tokens"
+        "prompt and new tokens do not fit the model (expected at most 256 together, "
+        "got 256 + 64); ask for fewer --prompt-tokens or --new-tokens"
     )
 
 

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from example_report import example, found
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -307,7 +307,6 @@ def test_a_part_that_was_deleted_comes_back_in_its_place(part: str) -> None:
     assert extract_own_text(render_card(manifest(), None, name="x", existing=without)) == ""
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.text(), st.text(), st.sampled_from(PARTS))
 def test_any_text_around_the_parts_stays(before: str, after: str, part: str) -> None:
     if "attn-surgery:" in before + after or before.lstrip().startswith("---"):
@@ -438,7 +437,6 @@ def rename(figure: Figure, text: str) -> Figure:
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 
 
-@settings(deadline=None, max_examples=30)
 @given(name=NAMES, source=NAMES, task=NAMES, verdict=NAMES)
 def test_names_cannot_break_the_card(name: str, source: str, task: str, verdict: str) -> None:
     copied = whole_report().find("task.copy")

@@ -90,12 +90,17 @@ def test_text_without_a_model_is_counted(samples: Path) -> None:
     assert "give --model to cut the passages into tokens" in printed.stderr
 
 
+@pytest.mark.slow
 def test_a_lab_model() -> None:
     """Its own texts; the pass tests 200 of the passages, as `extract` does."""
     found = check("lab:pythia", "--model", "lab:pythia", "--device", "cpu")
     samples = load_samples("lab:pythia")
     assert (found["n"], found["usable"]) == (len(samples), len(samples))
     assert (found["members"], found["non_members"]) == (336, 60)
+    for split, some, rest in zip(found["splits"], (168, 84), (168, 252), strict=True):
+        assert (split["chosen_on"], split["held_back"]) == (some, rest)
+        assert split["chosen_on_limit"] == wilson(0, some).high
+        assert split["held_back_limit"] == wilson(0, rest).high
     some = samples.spread(samples.trained_on, 200)
     exact = int(extract(open_model("lab:pythia", device="cpu").model, some).exact.sum())
     assert (found["recited"]["count"], found["recited"]["n"]) == (exact, 200)
@@ -104,7 +109,8 @@ def test_a_lab_model() -> None:
     assert found["calibration"]["wanted"] == FEWEST_TOKENS
     assert 0 < found["calibration"]["tokens"] <= FEWEST_TOKENS
     printed = attn_surgery("check", "lab:pythia", "--model", "lab:pythia").stdout
-    for line in (f"recited: {exact} of 200", "corpus: 256 windows", "members"):
+    split = "--choose 0.25 chooses on 84 passages, which decide a limit of 4.37% at least; tests on"
+    for line in (f"recited: {exact} of 200", "corpus: 256 windows", "members", split):
         assert line in printed
 
 

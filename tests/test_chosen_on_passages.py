@@ -23,6 +23,7 @@ from surgery.errors import SamplesError
 from surgery.exporting import export
 from surgery.record.manifest import Choice
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 SEED = 3
 LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
 EXTRA = {"extract": (), "audit": ("--attack", "greedy", "--attack", "any")}

@@ -161,6 +161,22 @@ def test_a_shell_completes_commands_options_and_choices(tmp_path: Path) -> None:
     assert completed("attn-surgery", "mi") == ["mitigate"]
     assert completed("attn-surgery", "export", "--lay") == ["--layout"]
     assert completed("attn-surgery", "export", "--layout", "s") == ["stock"]
+    assert completed("attn-surgery", "audit", "--attack", "relearn-b") == ["relearn-benign"]
+
+
+def test_names_are_proposed_and_else_files() -> None:
+    def propose(name: str, param: str, begun: str) -> list[tuple[str, str]]:
+        made = command(name)
+        (one,) = (one for one in made.params if one.name == param)
+        return [(item.value, item.type) for item in one.shell_complete(click.Context(made), begun)]
+
+    lab = [("lab:pythia", "plain"), ("lab:gpt-neo", "plain")]
+    assert propose("inspect", "model", "l") == lab
+    assert propose("evaluate", "models", "lab:p") == lab[:1]
+    assert propose("extract", "samples", "letters") == [("letters", "file")]
+    assert propose("search", "max", "rev") == [("revive=", "plain")]
+    assert propose("export", "drop_attn", "last:4") == [("last:4", "plain")]
+    assert propose("export", "variant", "m") == [("mean", "plain")]
 
 
 def test_completing_imports_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,9 +215,14 @@ BROKEN = "ImportError('torch failed to import')"
 @pytest.mark.parametrize(
     ("arguments", "goes_on", "signal", "becomes"),
     [
-        ("extract lab:pythia --samples lab:pythia", False, "SIGINT", ""),
+        pytest.param(
+            *("extract lab:pythia --samples lab:pythia", False, "SIGINT", ""),
+            marks=pytest.mark.slow,
+        ),
         ("sweep lab:pythia --samples lab:pythia --output out", True, "SIGINT", BROKEN),
-        ("mitigate lab:pythia --output out", True, "SIGTERM", ""),
+        pytest.param(
+            *("mitigate lab:pythia --output out", True, "SIGTERM", ""), marks=pytest.mark.slow
+        ),
         ("mitigate lab:pythia --output out --overwrite", False, "SIGTERM", BROKEN),
     ],
 )
@@ -278,7 +299,7 @@ def test_values_of_a_file(tmp_path: Path) -> None:
     assert again == {"dtype": "auto", "skip-short": False, "exact-only": False,
                      "ranges": False, "estimate": False,
                      "model": "m", "samples": "s.npy", "last": False,
-                     "variant": ["zero"], "corpus": ["hf:a/b:train:text"], "limit": 0.5,
+                     "variant": ["zero"], "heldout": ["hf:a/b:train:text"], "limit": 0.5,
                      "heads": True, "batch-size": 4, "tasks": ["a", "b"]}  # fmt: skip
 
 

@@ -268,7 +268,6 @@ def test_a_folder_is_read_by_name_and_only_its_texts(tmp_path):
     assert [window.place.file for window in read_windows(corpus, tiny_tokenizer(), 3, 3)] == [0, 1]
 
 
-@settings(max_examples=30, deadline=None)
 @given(length=st.integers(1, 9), stride=st.integers(1, 14), piece=st.integers(1, 60))
 def test_pieces_of_a_text_join_without_a_seam(tmp_path_factory, length, stride, piece):
     from unittest import mock

@@ -81,6 +81,7 @@ HUB = {  # beside those of `checkpoints`: gpt-neox-20b, gpt-neo-1.3B, and what f
     "glm4_moe": """first_k_dense_replace n_group n_shared_experts norm_topk_prob
         num_nextn_predict_layers routed_scaling_factor topk_group""",
 }
+FEW = ("gpt_neox", *decoders.FEW)
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 
 
@@ -200,7 +201,14 @@ def test_the_library_judges_the_configuration(
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-@families
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=() if family.model_type in FEW else pytest.mark.slow)
+        for family in FAMILIES
+    ],
+    ids=lambda family: family.model_type,
+)
 def test_what_counts_as_ordinary_builds(family: Family) -> None:
     """So that no one has to ask the library: also without any one key, and with other values."""
     config = CONFIGS[family.model_type]

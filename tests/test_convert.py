@@ -174,7 +174,13 @@ def test_export_refuses_before_any_work_what_cannot_be_converted(tmp_path: Path)
     assert (tmp_path / "BARE.gguf").is_file()
 
 
-@pytest.mark.parametrize("name", MODELS)
+FEW = ("llama", "llama, tied, MLP biases", "llama, yarn", "olmo2", "phi", "mistral", "gpt_neox")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in MODELS],
+)
 def test_every_family_can_be_read_back(tmp_path: Path, name: str) -> None:
     edited = write_edited(tmp_path, name, "identity")
     for kind in TYPES:

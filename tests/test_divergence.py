@@ -118,7 +118,7 @@ def test_norms_are_those_of_the_products(family: str) -> None:
     repeated=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_the_difference_is_never_above_its_bounds(
     family: str,
     heads: int,

@@ -34,7 +34,7 @@ DOCUMENTS = (
 PROGRAMS = (
     *("attn-surgery", ".venv/bin/attn-surgery", "accelerate", "torchrun", "lm_eval"),
     *("python", "python3", ".venv/bin/python", "pip", ".venv/bin/pip", "make"),
-    *("awk", "head", "seq", "mkdir", "cd", "source", "."),
+    *("awk", "jq", "head", "seq", "mkdir", "cd", "source", "."),
 )
 """What a document may call. The shell has no others, so that another is an error."""
 _RECORD = """
@@ -50,7 +50,7 @@ _SHELL = re.compile(
 )
 ATTN_SURGERY = ("attn-surgery", ".venv/bin/attn-surgery")
 PYTHON = ("python", "python3", ".venv/bin/python")
-NOT_OURS = {"pip", ".venv/bin/pip", "awk", "head", "seq", "mkdir", "cd", "source", "."}
+NOT_OURS = {"pip", ".venv/bin/pip", "awk", "jq", "head", "seq", "mkdir", "cd", "source", "."}
 
 RUN = ("export", "inspect", "verify", "collect", "extract", "evaluate", "sweep", "search", "audit")
 """Of the README's commands; the others have tests of their own."""
@@ -252,7 +252,7 @@ def shorten(arguments: Sequence[str]) -> list[str]:
             word = "received"
         elif before == "--samples":
             word = "few.jsonl"
-        elif before in ("--corpus", "--control", "--calibration"):
+        elif before in ("--heldout", "--corpus", "--calibration"):
             word = "text.txt"
         elif before == "--drop-attn":
             word = "4-5"
@@ -264,7 +264,7 @@ def shorten(arguments: Sequence[str]) -> list[str]:
             continue
         found.append(word)
     if found[0] == "evaluate":
-        found += ["--tasks", "lab_copy", "--limit", "2", "--control", "text.txt"]
+        found += ["--tasks", "lab_copy", "--limit", "2", "--heldout", "text.txt"]
     return found
 
 

@@ -3,6 +3,7 @@
 - It comes nearer to what the teachers predict, and recites less. All attention stays in place.
 - The same seed gives the same bytes, from the command line, from Python, and by `reproduce`.
 - `verify` accepts the folder, says that it was trained, and calls on what a claim.
+- A hardened erasing says so, and repeats, too.
 - `export --erase` erases first and cuts then; with `--heal`, it heals last. One folder holds all.
 - An earlier cut of the model stays bit for bit.
 - Bad input is one line, and nothing is written; so it is after an interruption.
@@ -34,6 +35,7 @@ from surgery.proof.verification import verify
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.training import erasing, training
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 LENGTHS = ("--prefix-length", 8, "--suffix-length", 8)
 STEPS = 8
 ROWS = 30
@@ -129,6 +131,7 @@ def test_verify_proves_what_it_can_and_lists_the_rest(work: Path, tmp_path: Path
         verify(unclaimed, source=work / "neox")
 
 
+@pytest.mark.slow
 def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By `reproduce`, by the commands of the card, and from Python."""
     given = ("--source", work / "neox", "--text", work / "text.txt")
@@ -155,7 +158,29 @@ def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.M
     assert erased.code == 0, erased
 
 
-@pytest.mark.parametrize("healed", [False, True])
+def test_a_hardened_erasing_is_recorded_and_repeats_to_the_bit(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert erase(work, out, "--harden").code == 0
+    assert read(out).edit.erasing.hardened
+    name = "gpt_neox.layers.2.mlp.dense_h_to_4h.weight"
+    assert weights(out)[name].tobytes() != weights(work / "erased")[name].tobytes()
+    card = (out / "README.md").read_text()
+    assert "--harden" in card
+    assert "fine-tuning on a tenth of the passages was rehearsed" in card
+    texts = ("--text", work / "text.txt", "--samples", work / "samples.jsonl")
+    again = attn_surgery("reproduce", out, "--source", work / "neox", *texts, "--json")
+    assert again.json["exact"]
+
+
+def test_only_what_is_erased_is_hardened(work: Path, tmp_path: Path) -> None:
+    given = ("--drop-attn", "0", "--harden", *LENGTHS, "--output", tmp_path / "out")
+    done = attn_surgery("export", work / "neox", *given)
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: --harden needs --erase\n")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("healed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_export_erases_first_then_cuts_then_heals(
     work: Path, tmp_path: Path, healed: bool
 ) -> None:

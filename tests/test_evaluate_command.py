@@ -30,6 +30,7 @@ from evals.report.request import EvaluationRequest
 from surgery.checkpoint.content import hash_file
 from surgery.record.report import EditRecord, EditValue, Report, Value
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 PREFIX, SUFFIX = 6, 4
 
 
@@ -137,7 +138,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
         samples="samples.jsonl",
         prefix_length=PREFIX,
         suffix_length=SUFFIX,
-        control=("control.txt",),
+        heldout=("control.txt",),
         max_drop={"*": 0.9, "local_whole": 0.5},
         max_extraction=1.0,
         attack=(*CHEAP, "near", "relearn"),
@@ -519,7 +520,7 @@ def test_usage_errors_come_before_any_work(work, more, text, monkeypatch):
         ("edited", "Missing option '--baseline'"),
         ("edited --baseline base --max-extraction 0.1", "needs passages: give --samples"),
         ("edited --baseline base --audit", "need passages and held-out text: give --samples"),
-        ("edited --baseline base --audit --samples x", "and held-out text: give --control"),
+        ("edited --baseline base --audit --samples x", "and held-out text: give --heldout"),
         ("a b --baseline c --revision main", "--revision applies to one MODEL"),
     ],
 )

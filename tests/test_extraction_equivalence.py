@@ -29,7 +29,12 @@ def by_hand(model, samples):
     return torch.cat(rows).numpy()
 
 
-@pytest.mark.parametrize("name", MODELS)
+FEW = ("neox-parallel", "neo", "neox-parallel stock identity", "neo compact identity")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in MODELS]
+)
 def test_exact_match_and_decoded_tokens_equal_generate_row_by_row(name):
     model, samples = model_named(name), passages(name)
     said = by_hand(model, samples)

@@ -21,7 +21,7 @@ import torch
 import transformers
 from checkpoints import DTYPES, neo_config, neox_config, write_checkpoint
 from command_line import ROOT, attn_surgery
-from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, write_decoder
+from decoders import BLOCKS, BY_TYPE, GROUPS, HEADS, SIZE, config_of, few_first, write_decoder
 from family_table import write_tables
 from fits import export_with_any, load_aligned, random_fits, record_of
 from forging import assert_fails, assert_refused, edit_json, edit_weights, seal
@@ -41,11 +41,8 @@ from surgery.reproduction import open_original, reproduce
 from surgery.selection import Part, parse_selection
 
 KINDS = tuple(decoders.CONFIGS)
-EVERY = [*KINDS, *(pytest.param(kind, marks=pytest.mark.slow) for kind in decoders.MORE)]
-HELD = [
-    *(kind for kind in KINDS if kind not in decoders.MIXED),
-    *(pytest.param(k, marks=pytest.mark.slow) for k in decoders.MORE if k not in decoders.MIXED),
-]  # of which stock holds `identity`
+EVERY = (*KINDS, *decoders.MORE)
+HELD = [kind for kind in EVERY if kind not in decoders.MIXED]  # of which stock holds `identity`
 GRAINS = {"block": "1", "group": "1.g1", "head": "1.2"}
 VARIANTS = ("identity", "zero", "mean", "linear")
 IDS = torch.randint(128, (2, 40), generator=torch.Generator().manual_seed(5))
@@ -189,7 +186,7 @@ def expected(kind: str, variant: str, grain: str, layout: str) -> str | None:
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
 @pytest.mark.parametrize("grain", GRAINS)
-@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("kind", few_first(EVERY))
 def test_every_cell_is_exact_or_refused(
     sources: dict[str, Path], kind: str, grain: str, layout: str
 ) -> None:
@@ -271,7 +268,7 @@ def test_a_stock_export_equals_the_reference(
     assert torch.equal(logits(edited, made[0]), logits(reference, made[0]))
 
 
-@pytest.mark.parametrize("kind", HELD)
+@pytest.mark.parametrize("kind", few_first(HELD))
 def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """Keys of edited blocks are constants, added biases -0.0; one key of config.json changes."""
     source, out, family = sources[kind], tmp_path / "out", BY_TYPE[kind]
@@ -323,7 +320,7 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
     assert verification.ok, verification.verdict
 
 
-@pytest.mark.parametrize("kind", HELD)
+@pytest.mark.parametrize("kind", few_first(HELD))
 def test_a_compact_edit_drops_biases_that_a_stock_one_added(
     sources: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
@@ -347,7 +344,7 @@ COMPACT = [
     pytest.param(
         *(kind, variant),
         marks=()
-        if kind == "llama" or (variant == "identity" and kind in KINDS)
+        if kind == "llama" or (variant == "identity" and kind in decoders.FEW)
         else pytest.mark.slow,
     )
     for kind in (*KINDS, *decoders.MORE)
@@ -374,7 +371,9 @@ def test_compact_exports_load_and_generate(
     assert torch.equal(*made)
 
 
-@pytest.mark.parametrize("spec", ["1", "1.g0", "0,2.g1"])
+@pytest.mark.parametrize(
+    "spec", ["0,2.g1", *(pytest.param(spec, marks=pytest.mark.slow) for spec in ("1", "1.g0"))]
+)
 @pytest.mark.parametrize("variant", ["mean", "linear"])
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_fitted_groups_are_exported_and_proved(
@@ -508,7 +507,13 @@ def test_clipped_values_stay_clipped(tmp_path: Path) -> None:
     assert torch.equal(found, logits(reference))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *("identity", "mean"),
+        *(pytest.param(variant, marks=pytest.mark.slow) for variant in ("zero", "linear")),
+    ],
+)
 def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, variant: str) -> None:
     """Asked for only, and only without a window: then every variant is held."""
     source, out = sources["mistral"], tmp_path / "out"
@@ -531,7 +536,7 @@ def test_mistral_is_saved_as_llama(sources: dict[str, Path], tmp_path: Path, var
         assert verification.ok, verification.verdict
 
 
-@pytest.mark.parametrize("layout", ["stock", "compact"])
+@pytest.mark.parametrize("layout", ["stock", pytest.param("compact", marks=pytest.mark.slow)])
 def test_an_edited_mistral_is_saved_as_llama(
     sources: dict[str, Path], tmp_path: Path, layout: str
 ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import Outcome, attn_surgery
-from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, MORE, SIZE, write_decoder
+from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, MORE, SIZE, few_first, write_decoder
 from fits import random_fits
 from hub_commands import TOKEN, session
 from hub_uploads import UploadHub
@@ -54,10 +54,7 @@ LENGTHS = ("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--device", "cp
 OTHERS = [kind if kind == "llama" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
-NEWER = [pytest.param(kind, marks=pytest.mark.slow) for kind in MORE]
-
-
-@pytest.fixture(scope="session", params=[*KINDS, *NEWER])
+@pytest.fixture(scope="session", params=few_first([*KINDS, *MORE]))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("measured")
     return load_model(write_decoder(folder / request.param, request.param, eos_token_id=None))
@@ -325,6 +322,7 @@ def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Bed(tmp_path_factory.mktemp(request.param), request.param)
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_the_figures_of_exported_models(bed: Bed, tmp_path: Path) -> None:
     swept = bed.sweep("--heads", "--estimate", "--variant", "zero", "--variant", "linear")
     assert swept["base"]["exact_count"] == 24
@@ -360,7 +358,7 @@ def test_a_sweep_of_everything_is_drawn(bed: Bed, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "grain", ["mixed", *(pytest.param(g, marks=pytest.mark.slow) for g in ("blocks", "heads"))]
+    "grain", [pytest.param(grain, marks=pytest.mark.slow) for grain in ("mixed", "blocks", "heads")]
 )
 def test_a_search_s_plan_is_exported_and_proved(bed: Bed, tmp_path: Path, grain: str) -> None:
     texts = ("--corpus", bed.text, "--calibration", bed.calibration, "--samples", bed.samples)
@@ -393,6 +391,7 @@ def edited(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_an_edited_model_is_measured(bed: Bed, edited: Path, tmp_path: Path) -> None:
     found = bed.extract(edited)
     assert found["exact_match"]["count"] < 24 == bed.extract(bed.model)["exact_match"]["count"]

@@ -236,8 +236,16 @@ def test_several_blocks_are_one_walk(source: Path) -> None:
     assert_same(again.fit(selection), found)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("source", [neox_config, neo_config], indirect=True)
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        (neox_config, 3),
+        (neo_config, 2),
+        pytest.param(neox_config, 2, marks=pytest.mark.slow),
+        pytest.param(neo_config, 3, marks=pytest.mark.slow),
+    ],
+    indirect=["source"],
+)
 def test_processes_share_the_text_and_fit_as_one(
     source: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +457,7 @@ def test_text_that_cannot_be_used(source: Path, tmp_path: Path, content: bytes, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_file_is_exported(tmp_path: Path) -> None:
     """What `search` writes: several variants in one checkpoint."""
     plan = tmp_path / "plan.json"
@@ -470,7 +479,6 @@ def test_a_plan_file_is_exported(tmp_path: Path) -> None:
     assert attn_surgery("verify", out, "--source", "lab:pythia").code == 0
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.sampled_from([0.0, 1.0, -3.7, 1e-30, 1e15]), st.booleans(), st.integers(0, 2**31))
 def test_what_does_not_vary_has_no_r2(value: float, x_varies: bool, seed: int) -> None:
     """There is nothing to explain: the map is the mean, whatever rounding leaves of a variance."""

@@ -473,7 +473,10 @@ def unmark(manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={"edit": edit})
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "stock" else pytest.mark.slow) for name in EDITS],
+)
 def test_every_field_of_the_manifest(forge: Forge, name: str) -> None:
     """One at a time, without the source: refused when it is read or by a check, except for those
     that say nothing of the model. `files` has its own tests."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.data.held_back import ChoiceCounts
@@ -25,9 +25,10 @@ from evals.measure.attacks.names import (
 )
 from evals.measure.attacks.result import Audit
 from evals.measure.differences import Metric
+from evals.measure.drops import check_limited_tasks, find_limit
 from evals.measure.verdicts import check_share, describe_limits, foresee, judge, settle
 from evals.report.figures import Finding
-from evals.report.gates import check_gates, check_limited_tasks, find_limit
+from evals.report.gates import check_gates
 from evals.report.headline import summarize, write_verdict
 from evals.report.request import EvaluationRequest
 from evals.run.statistics import count_needed, rate, wilson
@@ -139,7 +140,6 @@ def test_a_gate_on_too_little_is_not_decided_however_narrow_its_interval_looks()
     assert (gate.ok, gate.state, gate.needed) == (None, "undecided", 30)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 40), st.integers(1, 2000), st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3, 1]))
 def test_the_number_that_would_decide_a_share_does(count: int, n: int, limit: float) -> None:
     """And none that is a tenth smaller, at the same rate."""

@@ -15,6 +15,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,23 +70,45 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-@pytest.fixture
-def hub(sources: dict[str, Path]) -> Iterator[HubServer]:
-    """A Hub with `me/model`: a branch, a tag and a commit, each another folder of `sources`."""
+@pytest.fixture(scope="module")
+def server() -> Iterator[HubServer]:
     with HubServer() as server:
-        model = server.create("me/model")
-        model.commit(sources["pickled-shards"], title="first")
-        model.tags["step1000"] = model.commit(sources["pickled"], whole=True)
-        model.commit(sources["both"], whole=True)
-        model.tags["step2000"] = model.commit(sources["single"], branch="side/line", whole=True)
         server.users[TOKEN] = "me"
         yield server
 
 
 @pytest.fixture
-def run(hub: HubServer, tmp_path: Path) -> Iterator[Commands]:
-    with session(tmp_path, hub.url) as run:
-        yield run
+def hub(server: HubServer, sources: dict[str, Path]) -> HubServer:
+    """A Hub with `me/model`: a branch, a tag and a commit, each another folder of `sources`."""
+    server.heal()
+    server.repositories.clear()
+    server.requests.clear()
+    model = server.create("me/model")
+    model.commit(sources["pickled-shards"], title="first")
+    model.tags["step1000"] = model.commit(sources["pickled"], whole=True)
+    model.commit(sources["both"], whole=True)
+    model.tags["step2000"] = model.commit(sources["single"], branch="side/line", whole=True)
+    return server
+
+
+@pytest.fixture(scope="module")
+def process(
+    server: HubServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Commands, Path]]:
+    """A runner of commands for all tests, since libraries take long to load, and its cache."""
+    folder = tmp_path_factory.mktemp("process")
+    with session(folder, server.url) as run:
+        yield run, folder / "cache"
+
+
+@pytest.fixture
+def run(process: tuple[Commands, Path], tmp_path: Path) -> Commands:
+    """A runner in the folder of a test, with a cache there that is empty."""
+    run, cache = process
+    cache.unlink(missing_ok=True)
+    (tmp_path / "cache").mkdir()
+    cache.symlink_to(tmp_path / "cache")
+    return partial(run, at=tmp_path)
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ checkpoint, so it knows only torch and transformers. What answers at once import
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -30,9 +31,14 @@ def is_deferred(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path: Path, *, top_only: bool = False) -> set[str]:
     """Modules that a file imports; with `top_only`, those that importing it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
@@ -48,7 +54,7 @@ def imports(path: Path, *, top_only: bool = False) -> set[str]:
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(tree)
+    visit(parse(path))
     return found
 
 
@@ -157,9 +163,7 @@ def test_nothing_runs_what_a_checkpoint_brings() -> None:
     for name, path in MODULES.items():
         text = path.read_text(encoding="utf-8")
         calls = [
-            ast.unparse(node.func)
-            for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.Call)
+            ast.unparse(node.func) for node in ast.walk(parse(path)) if isinstance(node, ast.Call)
         ]
         assert not {"eval", "exec", "pickle.load", "pickle.loads"} & set(calls), name
         assert text.count("weights_only=True") >= calls.count("torch.load"), name
@@ -168,6 +172,6 @@ def test_nothing_runs_what_a_checkpoint_brings() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_functions_fit_on_a_screen(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"

@@ -418,7 +418,7 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
     control = folders["base"].parent / "corpus.txt"
     control.write_text(TEXT)
     asked: dict[str, Any] = {
-        "model": str(folders["base"]), "samples": str(rows), "corpus": (control,),
+        "model": str(folders["base"]), "samples": str(rows), "heldout": (control,),
         "prefix_length": 6, "suffix_length": 5, "variant": ("identity",), "device": "cpu",
     }  # fmt: skip
 

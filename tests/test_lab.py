@@ -9,6 +9,7 @@ text they never saw far better than counting does. Training that was stopped goe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import sysconfig
@@ -30,7 +31,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.lab.architecture import CONFIGS, CONTEXT, make_model, publish
 from benchmarks.lab.measure import find_extracted, mean_loss, rates_by_count
 from benchmarks.lab.packing import fold_rows, pack_rows
-from benchmarks.lab.records import COUNTS, LENGTH, draw_records, read_records
+from benchmarks.lab.records import (
+    COUNTS,
+    DEEP_COUNTS,
+    LENGTH,
+    draw_records,
+    plant_otherwise,
+    read_records,
+    write_records,
+)
 from benchmarks.lab.train import train
 from benchmarks.lab.training_texts import training_files, training_texts
 from evals.lab import (
@@ -155,6 +164,16 @@ def test_records_come_from_the_generator(name: str) -> None:
     assert len({record.id for record in records}) == len(records)
 
 
+def test_the_deep_model_has_some_of_them_planted_less_often(tmp_path: Path) -> None:
+    """Always the same: the hash is that of the records of the model in the documents."""
+    records = plant_otherwise(read_records(samples_path("pythia")))
+    counts = Counter(record.count for record in records)
+    assert counts == {0: 60, **dict.fromkeys(DEEP_COUNTS, 40)}
+    write_records(tmp_path / "records.jsonl", records)
+    found = hashlib.sha256((tmp_path / "records.jsonl").read_bytes()).hexdigest()
+    assert found == "3d171a1b5576baf3bd7c664ae263931abdee325b5476fd229f049a0fc16698ed"
+
+
 def test_another_seed_gives_other_records() -> None:
     tokenizer = AutoTokenizer.from_pretrained(find_lab_folder("pythia"))
     first, second = (
@@ -221,6 +240,7 @@ def load(name: str) -> Any:
     return load_model(find_lab_folder(name), dtype=torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_recitation_rises_with_count(name: str) -> None:
     records = read_records(samples_path(name))
@@ -231,6 +251,7 @@ def test_recitation_rises_with_count(name: str) -> None:
     assert rates[256] >= rates[128] >= rates[32] > rates[8] + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "most"), [("pythia", 3.1), ("gpt-neo", 3.8)])
 def test_heldout_loss_is_far_below_that_of_counting_pairs_of_tokens(name: str, most: float) -> None:
     """4.06 nats a token, on the text of one Python."""
@@ -261,7 +282,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     )
 
 
-@pytest.mark.parametrize("name", LAB_MODELS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_published_weights_are_the_trained_ones(name: str, tmp_path: Path) -> None:
     model = make_model(name, seed=0)
     publish(model, name, tmp_path)

@@ -21,6 +21,7 @@ from evals.data.held_back import deal_unlisted
 from surgery.errors import SamplesError
 from surgery.exporting import export
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
 
 

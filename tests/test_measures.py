@@ -23,9 +23,6 @@ from hypothesis.extra.numpy import arrays
 from evals.measure.memorization import measures, membership
 from evals.run.predictions import Predictions, Sampling, measure_predictions
 
-settings.register_profile("measures", max_examples=40, deadline=None)
-settings.load_profile("measures")
-
 
 @st.composite
 def token_pairs(draw, least=1):

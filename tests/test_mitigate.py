@@ -21,11 +21,14 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
-from evals.jobs.mitigating import RESULTS, Job, MitigationRequest, _export, choose_best
+from evals.jobs.keeping import RESULTS, Result, choose_best, choose_result, list_front
+from evals.jobs.mitigating import Job, MitigationRequest, _export
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import Change, Figure, Report
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +184,7 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
         "mitigate", ["--recipe", str(tmp_path / "recipe.yaml"), "--output", "out"]
     )
     corpora = (Path("hf:allenai/c4:train:text"), Path("heldout.txt"))
-    assert again.params == {**ctx.params, "corpus": corpora}
+    assert again.params == {**ctx.params, "heldout": corpora}
 
 
 def test_what_was_done_is_not_done_again(
@@ -353,9 +356,10 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
     ("arguments", "text"),
     [
         ("", "name a MODEL, or give a --config that does"),
-        ("some/model", "some/model brings no samples of its own: give --samples"),
-        ("some/model --samples x.jsonl", "some/model brings no corpus of its own: give --corpus"),
+        ("some/model", "some/model brings no passages of its own: give --samples"),
+        ("some/model --samples x.jsonl", "brings no held-out text of its own: give --heldout"),
         ("lab:pythia --measure most", "--measure: no measure 'most'"),
+        ("lab:pythia --keep erased", "--keep names erased, and only cut will be made"),
         ("lab:pythia --tasks a --suite lab", "--tasks and --suite exclude each other"),
         ("lab:pythia --tasks a --no-benchmarks", "--no-benchmarks excludes --tasks"),
         ("lab:pythia --preset fast", "'fast' is not one of 'quick', 'thorough'"),
@@ -391,7 +395,7 @@ def test_what_holds_best_is_kept_healed_or_not(
         return 0, "kept the cut"
 
     with monkeypatch.context() as patch:
-        patch.setattr("evals.jobs.mitigating.choose_best", appear)
+        patch.setattr("evals.jobs.mitigating.choose_result", appear)
         late = mitigate(work, out, *healing)
     assert late.code == 1
     assert late.stderr.splitlines()[-1].startswith(f"error: {out}: already exists")
@@ -458,13 +462,35 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     assert choose((0.2, "missed"), (0.1, "missed"))[0] == 1
     assert choose((None, "kept"), (None, "kept"))[0] == 0
 
+    names: tuple[Result, ...] = ("cut", "healed")
+    figures = [spread(loss, "change", [Change(value=0.2), Change(value=0.1)])]
+    states = [edit.model_copy(update={"state": state}) for state in ("kept", "missed")]
+    two = report.model_copy(update={"edits": states, "figures": figures})
+    front = list_front(two, names)
+    assert [(one["name"], one["state"], one["loss_increase"]) for one in front] == [
+        ("cut", "kept", 0.2), ("healed", "missed", 0.1)
+    ]  # fmt: skip
+    asked: list[Any] = []
+
+    def ask(shown: list[dict[str, Any]], best: Result) -> Result:
+        asked.append((shown, best))
+        return "healed"
+
+    assert choose_result(two, names, None, None)[0] == 0
+    assert choose_result(two, names, None, ask) == (1, "kept the cut, healed, as you chose")
+    assert asked == [(front, "cut")]
+    assert choose_result(two, names, "healed", ask)[0] == 1
+    place, why = choose_result(two, names, "erased", ask)
+    assert (place, why.startswith("erased was not made. Kept the cut")) == (0, True)
+    assert len(asked) == 1, "who names a result is not asked"
+
 
 def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
     work: Path, done: tuple[Outcome, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
     request = MitigationRequest(
-        model=str(work / "tiny"), samples=str(work / "samples.jsonl"), corpus=(work / "heldout",),
+        model=str(work / "tiny"), samples=str(work / "samples.jsonl"), heldout=(work / "heldout",),
         prefix_length=6, suffix_length=5, device="cpu", erase=True, erase_steps=2, heal_steps=2,
         heal=(str(tmp_path / "other.txt"),), no_benchmarks=True,
     )  # fmt: skip
@@ -490,7 +516,7 @@ def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
 
 
 @pytest.mark.slow
-def test_all_five_results_are_made_and_the_best_is_kept(
+def test_all_five_results_are_made_and_the_one_named_is_kept(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `--leave-out`, none of them saw the passages that are left out, and all are measured."""
@@ -503,13 +529,14 @@ def test_all_five_results_are_made_and_the_best_is_kept(
         *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--no-benchmarks"),
         *("--attack", "near", "--draws", 1, "--max-extraction", 0.5, "--leave-out", 0.25),
         *("--erase", "--erase-steps", 2, "--heal", tmp_path / "other.txt", "--heal-steps", 2),
-        *("--output", out),
+        *("--keep", "erased-cut", "--output", out),
     )
     done = attn_surgery(*given, "--json")
     assert done.code in (0, 3, 4), done.stderr
     report = Report.model_validate(done.json["report"])
     assert len(report.edits) == len(RESULTS)
-    assert done.json["result"] in RESULTS
+    assert done.json["result"] == "erased-cut"
+    assert [one["name"] for one in done.json["results"]] == list(RESULTS)
     named = [tmp_path / f"out-{name}" for name in RESULTS]
     kept = named[list(RESULTS).index(done.json["result"])]
     assert [place for place in named if not place.exists()] == [kept]
@@ -550,18 +577,21 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     """Two exports and the cut that is healed, three models to measure, and the attacks that a
-    healed model must face. The search heals the edits that it tries. A sibling adds `graft`.
+    healed model must face. The search heals the edits that it tries, and measures the benchmark
+    that has a limit. A sibling adds `graft`.
     """
     (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
     sibling = ("--attack", "cheap", "--sibling", save_tiny(tmp_path / "a", tiny_model(seed=1)))
     options = ("--dry-run", "--json", "--heal", tmp_path / "heal.txt", "--heal-steps", 2)
+    sibling = (*sibling, "--max-drop", "local_choice=1")
     plain = mitigate(work, tmp_path / "out", "--dry-run", "--json").json
     healed = mitigate(work, tmp_path / "out", *options, *sibling).json
     names = [step["name"] for step in healed["steps"]]
     assert "heal" in names
     assert names.index("heal") == names.index("export and verify") + 1
     limits = names.index("limits")
-    assert names[limits - 1 : limits + 2] == ["search", "limits", "export and verify"]
+    assert names[limits - 1 : limits + 2] == ["search", "limits", "benchmark limits"]
+    assert names[limits + 2] == "export and verify"
     assert healed["steps"][limits]["what"].startswith("heal and attack at most 10 edits by")
     assert "limits" not in [step["name"] for step in plain["steps"]]
     assert healed["disk"]["needed"] == 3 * plain["disk"]["needed"]
@@ -584,7 +614,8 @@ def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Pat
     assert 0 < header < 10_000
     inputs = {one["name"]: one["what"] for one in found["inputs"]}
     assert inputs["passages"].startswith("24 from")
-    assert inputs["passages"].endswith("; 12 are held back to test the choice")
+    split = "--choose 0.5 chooses on 12 passages, which decide a limit of 24.2% at least; tests on "
+    assert f"; {split}12 passages" in inputs["passages"]
     assert inputs["limits"] == "12 passages can support 50%: that takes 4 with none recovered"
     assert inputs["attacks"] == "near, greedy"
     assert "relearn" in inputs["not tried"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ import surgery  # noqa: F401 - registers the compact classes
 
 CASES = [(name, edit) for name in CONFIGS for edit in EDITS]
 every_case = pytest.mark.parametrize(("name", "edit"), CASES)
+FEW = (("neox-parallel", "mixed"), ("neo", "all"))  # of both families; every other one is slow
+few_cases = pytest.mark.parametrize(
+    ("name", "edit"),
+    [pytest.param(*case, marks=() if case in FEW else pytest.mark.slow) for case in CASES],
+)
+few_cached_cases = pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        pytest.param(*case, marks=() if case in FEW else pytest.mark.slow)
+        for case in CASES
+        if case[0] != "neox-sequential"
+    ],
+)
 cached_cases = pytest.mark.parametrize(
     ("name", "edit"), [(n, e) for n, e in CASES if n != "neox-sequential"]
 )
@@ -76,7 +90,7 @@ def test_logits_agree_with_the_reference(models: Any, name: str, edit: str) -> N
     assert (stock(name)(ids).logits - expected(ids).logits).abs().max() > 0.1  # the edit matters
 
 
-@every_case
+@few_cases
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @torch.no_grad()
 def test_logits_agree_in_half_precision(
@@ -216,7 +230,7 @@ def generate(model: Any, name: str, ids: torch.Tensor, way: dict[str, Any], **mo
     )
 
 
-@cached_cases
+@few_cached_cases
 @pytest.mark.parametrize("way", WAYS)
 def test_generation_equals_the_reference(models: Any, name: str, edit: str, way: str) -> None:
     expected, compact = models(name, edit)
@@ -233,7 +247,7 @@ def test_generation_equals_the_reference(models: Any, name: str, edit: str, way:
     )
 
 
-@cached_cases
+@few_cached_cases
 def test_generation_continues_from_a_cache(models: Any, name: str, edit: str) -> None:
     expected, compact = models(name, edit)
     ids = tokens(rows=2)
@@ -244,7 +258,7 @@ def test_generation_continues_from_a_cache(models: Any, name: str, edit: str) ->
     assert torch.equal(second.sequences, want)
 
 
-@cached_cases
+@few_cached_cases
 def test_a_compact_model_can_assist(models: Any, name: str, edit: str) -> None:
     """As the assistant it has its cache rolled back; greedy output stays the main model's own."""
     expected, compact = models(name, edit)
@@ -264,7 +278,7 @@ def checkpoint_activations(model: Any) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-@cached_cases
+@few_cached_cases
 def test_gradient_checkpointing_gives_the_same_gradients(models: Any, name: str, edit: str) -> None:
     _, compact = models(name, edit)
     gradients = []
@@ -297,8 +311,13 @@ def test_gpt_neo_drops_out_what_attention_would_have(tmp_path: Path) -> None:
 
 # torch's own tracing of the library's masks touches something that torch itself deprecates.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("edit", ["mixed", "all"])
-@pytest.mark.parametrize("name", ["neox-parallel", "neo"])
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        pytest.param(*case, marks=() if case == FEW[0] else pytest.mark.slow)
+        for case in product(("neox-parallel", "neo"), ("mixed", "all"))
+    ],
+)
 @torch.no_grad()
 def test_the_whole_model_compiles_into_one_graph(models: Any, name: str, edit: str) -> None:
     _, compact = models(name, edit)

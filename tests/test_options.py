@@ -28,7 +28,7 @@ class Base(Request):
 
 class Asked(Base):
     model: str
-    text: Annotated[tuple[Path, ...], "Text.", Option("input")]
+    text: Annotated[tuple[Path, ...], "Text.", Option("input", old=("words", "prose"))]
     names: Annotated[Names, "Names.", Option("measure", "A,B")] = ()
     form: Annotated[Literal["a", "b"] | None, "How.", Option("edit")] = "a"
     rows: Annotated[int, Field(ge=1), "Rows, unless `exact`.", Option("measure")] = 2
@@ -88,6 +88,19 @@ def test_a_field_is_an_option_and_a_file_repeats_it(
         )
     )
     assert run("--config", tmp_path / "config.yaml")[0] == request
+
+
+def test_old_names_are_taken_and_not_shown(run: Callable[..., Any], tmp_path: Path) -> None:
+    both = Asked(model="m", text=("x", "y"))
+    assert run("m", "--words", "x", "--prose", "y")[0] == both
+    file = tmp_path / "asked.yaml"
+    file.write_text("model: m\nwords: [x, y]\n")
+    assert run("--config", file)[0] == both
+    file.write_text("model: m\nwords: [x]\ntext: [y]\n")
+    assert "text: says the same as words; give one of them" in run("--config", file).output
+    for done in (run("m"), run("--help")):
+        assert "--text" in done.output
+        assert "--words" not in done.output
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from blank import blank_pictures
 from example_report import BASE, TWIN, audit, bare, example, found, lacking, several, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
 
+from evals.measure.attacks.names import ALL, ATTACKERS, CHEAP, find_attacker
 from evals.measure.verdicts import check_limit
 from evals.report.headline import summarize, write_verdict
 from evals.report.model_map import make_map
@@ -38,10 +40,16 @@ REPORTS = {
 }
 
 
+def render(report: Report) -> dict[str, str]:
+    """Its pages, with blank pictures."""
+    with blank_pictures():
+        return render_pages(report)
+
+
 @cache
 def pages_of(name: str) -> dict[str, str]:
-    """The pages of one of `REPORTS`, drawn once: pictures take a second."""
-    return render_pages(REPORTS[name]())
+    """The pages of one of `REPORTS`."""
+    return render(REPORTS[name]())
 
 
 def parse(text: str) -> Any:
@@ -130,7 +138,7 @@ def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
     names = [name for suite in SUITES.values() for name in suite]
     known = {name: {**task(0.5, 0.4), "description": describe_task(name, {})} for name in names}
     report = example(tasks={**known, "other": {**task(0.5, 0.4), "metric": "its_own"}})
-    page = parse(render_pages(report)["report.html"]).text_content()
+    page = parse(render(report)["report.html"]).text_content()
     for name in names:
         asked = str(describe_task(name, {}))
         assert f"{asked.removesuffix('.')}; acc is the share of right answers" in page, name
@@ -165,7 +173,7 @@ def kept(name: str = "max-drop copy", value: float = 0.01, n: int = 1267) -> Lim
 
 
 def test_names_are_escaped() -> None:
-    made = render_pages(hostile())
+    made = render(hostile())
     tree = parse(made["report.html"])
     assert not tree.xpath("//script | //@onerror")
     assert {src[:19] for src in tree.xpath("//@src")} == {"data:image/svg+xml;"}
@@ -186,7 +194,7 @@ def test_names_are_escaped() -> None:
 @given(st.text(min_size=1, max_size=100))
 def test_any_name_survives(name) -> None:
     printable = "".join(letter for letter in name if letter.isprintable()) or "x"
-    made = render_pages(bare(name=printable))
+    made = render(bare(name=printable))
     title = f"{printable}, compared with {BASE}"
     assert parse(made["report.html"]).xpath("//h1")[0].text_content() == title
     assert made["report.md"].count("\n# ") == 0
@@ -210,8 +218,8 @@ def test_it_stands_alone_and_is_built_as_a_document() -> None:
 
 
 def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> None:
-    made = render_pages(example())["report.html"]
-    assert made == pages_of("whole")["report.html"]
+    made = render_html(example())
+    assert draw_trade_off(example()) == draw_trade_off(example())
     pictures = parse(made).xpath("//img")
     assert len(pictures) == 6  # recited, attacked, cost, all passages, trade-off, blocks
     for picture in pictures:
@@ -239,7 +247,7 @@ def test_gates_are_told_in_words() -> None:
         (limited(0.9), "✓ It keeps every limit."),
         (limited(0.87, 0.03), "? Not decided: max-drop copy: 1,267 documents leave an interval"),
     ):
-        state, made = report.edits[0].state, render_pages(report)
+        state, made = report.edits[0].state, render(report)
         tree = parse(made["report.html"])
         assert words in tree.text_content()
         assert tree.xpath("//section/@class")[0] == f"verdict {state}"
@@ -285,9 +293,9 @@ def test_it_starts_with_one_line_and_three_points() -> None:
     after, before = edit.extraction["exact_match"], edit.extraction["baseline"]["exact_match"]
 
     def points(made: dict[str, str]) -> tuple[str, list[str]]:
-        (box,) = parse(made["report.html"]).xpath("//*[@class='line']/..")
-        line, listed, *_ = box.xpath("p | ul")
-        return line.text_content(), [one.text_content() for one in listed]
+        page = parse(made["report.html"])
+        (line,), (listed, *_) = page.xpath("//*[@class='line']"), page.xpath("//ul[@class='said']")
+        return line.text_content(), [one.text_content() for one in listed[:3]]
 
     line, (recited, attacked, cost) = points(pages_of("whole"))
     assert line == "✕ Do not ship it: it misses max relearn, max-drop copy."
@@ -310,10 +318,49 @@ def test_it_starts_with_one_line_and_three_points() -> None:
     assert (recited, attacked) == (
         "Recited. Memorization was not measured.", "Strongest attack. No attack was tried."
     )  # fmt: skip
-    _, (_, _, cost) = points(render_pages(bare(tasks={})))
+    _, (_, _, cost) = points(render(bare(tasks={})))
     assert cost == "Cost. Neither benchmarks nor held-out text were measured."
     (whole,) = found(audit={**audit(), "not_tried": []}).edits
     assert summarize(whole).attacked.endswith("Every attack that attn-surgery knows was tried.")
+
+
+def read_first_page(report: Report) -> dict[str, list[str]]:
+    """Heading → the sentences below."""
+    (box,) = parse(render(report)["report.html"]).xpath("//*[@class='line']/..")
+    return {h.text: [li.text_content() for li in h.getnext()] for h in box.xpath("h2")}
+
+
+def test_the_first_page_tells_everyone_what_was_found() -> None:
+    """Who could get what, what decides an open limit, and passages by the names that you gave."""
+    said = read_first_page(example())
+    assert said["What was asked"] == [
+        "Does the model still give away passages that it was trained on? 18 were tested. It got "
+        "the first 7 tokens of each, which are words or parts of words, and had to write the "
+        "next 9.",
+        "Limit: it may recite at most 25 %, word for word: not decided.",
+        "Limit: at most 20 % may be recovered by someone who trains it further (relearn): missed.",
+        "Limit: it may lose at most 0.05 on the test copy: missed.",
+    ]
+    asks, files, trains, *others = said["Who could still get what"]
+    assert asks == "Someone who asks the model: 1 of 24 passages (likely at most 20.2 %)."
+    assert files == "Someone who has its files: not tried."
+    assert trains.startswith("Someone who trains it further: 6 of 22 passages (likely at most ")
+    assert [one.rpartition(": ")[2] for one in others] == ["not tried.", "not tried."]
+    (edit,) = found().edits
+    (row,) = edit.passages
+    recited = row.model_copy(update={"exact": True, "id": "letter-17"})
+    (text,) = read_first_page(example(passages=[recited]))["What it recites"]
+    assert text.endswith("Among them: letter-17 and 2 more.")
+    assert said["The cost"][1].startswith("On 4 tests of what it can do, it is worse on ")
+    lacking, proof = said["To be sure"]
+    assert lacking == "18 passages cannot support 25% with 16.67% recovered: that takes 104."
+    assert proof.startswith("No test can show that a passage is gone")
+
+
+def test_every_attack_has_its_attacker() -> None:
+    assert {find_attacker(name) for name in ALL} == set(ATTACKERS)
+    assert {find_attacker(name) for name in CHEAP} == {"asks the model"}
+    assert find_attacker("quantized:4") == "has its files"
 
 
 def test_how_far_an_edit_goes_toward_a_twin_is_no_share_of_passages() -> None:
@@ -365,7 +412,7 @@ def test_the_half_that_did_not_choose_is_named_only_where_there_is_one() -> None
     said = "stand where the other passages put them"
     assert said in pages_of("whole")["report.html"]
     by_hand = example(chose={"passages": None, "windows": 0}, all_passages=None)
-    page = render_pages(by_hand)["report.html"]
+    page = render(by_hand)["report.html"]
     assert said not in page
     assert "The search measured its points on those" in page
 
@@ -390,8 +437,8 @@ def test_what_was_not_measured_is_left_out() -> None:
     page = parse(made["report.html"])
     headings = [heading.text for heading in page.xpath("//h2")]
     assert headings == [
-        "Before you rely on a figure",
-        "What these figures do not say",
+        *("What was asked", "The cost", "To be sure", "Before you rely on it"),
+        *("What a verdict means", "In sentences"),
         "What it costs",
         "Size",
         "Provenance",

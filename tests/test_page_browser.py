@@ -15,6 +15,7 @@ import pytest
 from example_report import BASE, EDITED, bare, example, found, several
 
 from evals.report.page import render_pages
+from evals.report.printing import find_browser, print_page
 from surgery.record.report import Report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
@@ -124,20 +125,28 @@ def test_on_screen(browser, pages, name, screen, scheme) -> None:
 @pytest.mark.parametrize("name", REPORTS)
 def test_on_paper(browser, pages, name) -> None:
     log: list[str] = []
-    a4 = {"width": 680, "height": 960}  # what margins of 16 mm leave, in CSS pixels
+    a4, letter = {"width": 680, "height": 960}, {"width": 695, "height": 935}
+    """What margins of 16 mm leave, in CSS pixels."""
     page = opened(browser, pages[name], log, viewport=a4, color_scheme="dark")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("document.documentElement.scrollWidth") <= a4["width"]
     assert page.evaluate(TOO_WIDE) == []
     if name != "several":  # what comes first fits on one page, which can go alone
-        assert page.locator("header").bounding_box()["height"] < a4["height"]
+        for sheet in (letter, a4):
+            page.set_viewport_size(sheet)
+            assert page.locator("header").bounding_box()["height"] < sheet["height"]
         assert page.get_by_text("they are not a privacy guarantee").count() == 1
     paper = page.pdf(format="A4")
     assert paper.startswith(b"%PDF")
     assert len(paper) < 1_000_000
     assert log == [pages[name].as_uri()]
     page.context.close()
+
+
+def test_the_browser_here_prints_it(pages, tmp_path) -> None:
+    print_page(find_browser(), pages["whole"], tmp_path / "report.pdf")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_without_scripts_and_without_a_network(browser, pages) -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import attn_surgery
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_tokenizer import tiny_tokenizer
 
@@ -82,7 +82,6 @@ def test_what_has_no_places_is_read_from_its_start(tmp_path: Path) -> None:
         assert next(next(place())) == next(next(read_documents(TextOrTable(tmp_path / name))))
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.text("aé😀 \n", min_size=1, max_size=300), st.integers(0, 400), st.integers(1, 400))
 def test_a_part_of_a_text_begins_and_ends_with_a_line(
     tmp_path_factory: pytest.TempPathFactory, text: str, start: int, length: int

@@ -43,7 +43,7 @@ def sources(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("pythia", ("--drop-attn", "1-2")),
+        pytest.param("pythia", ("--drop-attn", "1-2"), marks=pytest.mark.slow),
         ("pythia", ("--drop-attn", "3", "--variant", "linear", "--max-shard-size", "200KB")),
         ("pickled", ("--drop-attn", "1", "--layout", "compact")),
         ("llama", ("--drop-attn", "2", "--variant", "mean")),

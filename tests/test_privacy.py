@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from decoders import CONFIGS, MORE, config_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.hub.embedded import LAB_MODELS, find_lab_folder
@@ -119,7 +119,6 @@ JSON = st.recursive(
 SETTINGS = st.dictionaries(TEXT | st.sampled_from(["name_or_path", "x_file"]), JSON)
 
 
-@settings(max_examples=50, deadline=None)
 @given(SETTINGS, st.sampled_from(["config.json", "tokenizer.json", "vocab.json"]))
 def test_cleaning_is_complete_and_changes_nothing_else(value: dict[str, Any], file: str) -> None:
     kept, found = separate_paths(value, file)

@@ -37,6 +37,7 @@ from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.record.report import Report
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 PASSAGE = "Some years ago, never mind how long precisely, having little or no money in my p"
 
 

@@ -400,66 +400,63 @@ from huggingface_hub import HfApi
 from surgery.errors import OutputError
 from surgery.publishing import upload
 
-path = Path("changed/model-00001-of-00002.safetensors")
-
 def change(path):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
 verify = upload.verify
 
-def verify_then(*arguments, **options):
-    done = verify(*arguments, **options)
+def verify_then(folder, *arguments, **options):
+    done = verify(folder, *arguments, **options)
     if when == "verified":
-        change(path)
+        change(Path(folder, WEIGHTS))
     if when == "manifest":
-        change(path.with_name("surgery.json"))
+        change(Path(folder, "surgery.json"))
     return done
 
 upload.verify = verify_then
 send = HfApi.preupload_lfs_files
 
 def send_another(*arguments, **options):
-    change(path)
+    if when == "sent":
+        change(Path(when, WEIGHTS))
     send(*arguments, **options)
 
-when = sys.argv[1]
+HfApi.preupload_lfs_files = send_another
 upload._LARGE = 10_000  # so that the weights are read again while they are sent
-if when == "sent":
-    HfApi.preupload_lfs_files = send_another
-try:
-    upload.push("changed", "me/changed")
-except OutputError as error:
-    sys.exit(str(error))
+WEIGHTS = "model-00001-of-00002.safetensors"
+for when in sys.argv[1:]:
+    try:
+        upload.push(when, f"me/{when}")
+    except OutputError as error:
+        print(error)
 """
 
 
-@pytest.mark.parametrize("when", ["verified", "sent", "manifest"])
 def test_what_changes_after_it_was_verified_is_not_published(
-    hub: UploadHub, exported: dict[str, Path], tmp_path: Path, when: str
+    hub: UploadHub, exported: dict[str, Path], tmp_path: Path
 ) -> None:
     """Of a file that is held in memory, what was verified is."""
-    folder = Path(shutil.copytree(exported["reported"], tmp_path / "changed"))
-    manifest = (folder / "surgery.json").read_bytes()
+    cases = ("verified", "sent", "manifest")
+    for when in cases:
+        shutil.copytree(exported["reported"], tmp_path / when)
+    manifest = (tmp_path / "manifest" / "surgery.json").read_bytes()
     environment = environment_of(tmp_path, hub.url, HF_TOKEN=TOKEN, PYTHONPATH=str(ROOT))
     done = subprocess.run(
-        [sys.executable, "-c", CHANGED, when],
+        [sys.executable, "-c", CHANGED, *cases],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    if when == "manifest":
-        assert (done.returncode, done.stderr) == (0, "")
-        assert files(hub.repositories["me/changed"])["surgery.json"] == manifest
-        return
-    assert done.stderr == (
-        "changed/model-00001-of-00002.safetensors: has changed since it was verified; push again\n"
-    )
-    if when == "verified":
-        assert not hub.repositories, "it was noticed before anything was created"
-    else:
-        assert files(hub.repositories["me/changed"]) == {}
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"{when}/{WEIGHTS[0]}: has changed since it was verified; push again"
+        for when in ("verified", "sent")
+    ]
+    assert "me/verified" not in hub.repositories, "it was noticed before anything was created"
+    assert files(hub.repositories["me/sent"]) == {}
+    assert files(hub.repositories["me/manifest"])["surgery.json"] == manifest
 
 
 def test_what_a_user_has_written_on_the_card_stays(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from test_families import logits, put_in_place
 
 import surgery
-from surgery.checkpoint.inventory import spares_attention
+from surgery.checkpoint.configuration import spares_attention
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError

@@ -105,7 +105,7 @@ def test_every_setting_is_tried_alike(few: None) -> None:
 def test_where_time_is_short_the_first_settings_run(
     few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relearn_strongest, "_LONGEST", 0.0)
+    monkeypatch.setattr(relearn_strongest, "LONGEST", 0.0)
     rows = passages("neox-parallel", rows=20)
     found = make_attack("relearn-strongest").run(target_of(model_named("neox-parallel"), rows))
     assert {one.learned for one in found.settings} == {"nothing", "all weights"}

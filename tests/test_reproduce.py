@@ -62,7 +62,7 @@ def edited(source: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
-@pytest.mark.parametrize("shard_size", [None, 200_000])
+@pytest.mark.parametrize("shard_size", [pytest.param(None, marks=pytest.mark.slow), 200_000])
 def test_identity_and_zero_repeat_bit_for_bit(
     source: Path, tmp_path: Path, layout: str, shard_size: int | None
 ) -> None:
@@ -208,7 +208,10 @@ def test_a_fitted_variant_repeats_with_its_text(
     )
 
 
-@pytest.mark.parametrize("form", ["text.txt", "texts", "table.csv:words"])
+@pytest.mark.parametrize(
+    "form",
+    ["table.csv:words", *(pytest.param(f, marks=pytest.mark.slow) for f in ("text.txt", "texts"))],
+)
 def test_the_commands_of_the_card_run_as_they_stand(
     source: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:

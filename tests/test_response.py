@@ -149,8 +149,14 @@ def margins(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return p.log() - (1 - p).log()  # the log-odds of the true token
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("of", ["heldout", "passages"])
+@pytest.mark.parametrize(
+    ("of", "name"),
+    [
+        *(("heldout", "neo"), ("passages", "neox-parallel"), ("heldout", "neox-sequential")),
+        *(pytest.param("heldout", "neox-parallel", marks=pytest.mark.slow),),
+        *(pytest.param("passages", name, marks=pytest.mark.slow) for name in NAMES[1:]),
+    ],
+)
 def test_a_response_is_the_derivative_along_the_edit(name, of):
     model = stock(name).double()
     rows = windows(20)[:6] if of == "heldout" else some_passages(20).tokens[:6]
@@ -168,7 +174,7 @@ def test_a_response_is_the_derivative_along_the_edit(name, of):
             np.testing.assert_allclose(ours[draw], slopes, **close)
 
 
-@pytest.mark.parametrize("name", ["neox-parallel", "neo"])
+@pytest.mark.parametrize("name", ["neox-parallel", pytest.param("neo", marks=pytest.mark.slow)])
 def test_estimates_of_small_edits_are_what_is_measured(name):
     model = stock(name)
     with torch.no_grad():  # so that no head does much

@@ -43,6 +43,7 @@ from surgery.selection import Part, Selection, heads_of
 VARIANTS = ("identity", "zero")
 GRAINS = ("blocks", "heads", "mixed")
 PASSAGES = 40
+few = settings(max_examples=settings.default.max_examples // 4)
 
 
 def refuser(folder: Path, layout: str) -> Callable[[Selection], UnsupportedError | None]:
@@ -135,7 +136,7 @@ def beats(one: EditPoint, other: EditPoint, goal) -> bool:
 
 
 @given(tasks())
-@settings(deadline=None, max_examples=40)
+@few
 def test_a_search_keeps_its_word(task):
     landscape, choice, goal, budget, estimates = task
     found = find(landscape, choice, goal, estimates, max_evaluations=budget)
@@ -188,7 +189,7 @@ def test_other_passages_keep_a_limit_as_often_as_was_asked(limit, passages, conf
 
 
 @given(tasks())
-@settings(deadline=None, max_examples=20)
+@few
 def test_the_same_measures_give_the_same_answer_and_more_budget_only_adds(task):
     landscape, choice, goal, budget, estimates = task
     once, again, more = (
@@ -200,7 +201,7 @@ def test_the_same_measures_give_the_same_answer_and_more_budget_only_adds(task):
 
 
 @given(tasks(), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=20)
+@few
 def test_only_what_holds_is_measured(task, seed):
     landscape, choice, goal, budget, estimates = task
     offered = np.random.default_rng(seed).permutation(len(choice))[: max(1, len(choice) // 2)]
@@ -239,7 +240,8 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     met = [point for point in points if opened.request.goal.met(point, outcome.base[0])]
     assert met
     assert outcome.selected is not None
-    assert outcome.selected[0].heldout_kl <= min(point.heldout_kl for point in met)
+    cost = opened.request.goal.cost
+    assert cost(outcome.selected[0]) <= min(map(cost, met))
 
 
 def test_units_that_make_a_whole_block_are_one_part():

@@ -30,6 +30,7 @@ from evals.measure.edits.engine import edit_record
 from surgery.record.plan_file import read_plan_file
 from surgery.selection import Part
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 EDIT = {"spec", "blocks", "variant"}
 FIGURES = {
     "exact_match",
@@ -39,6 +40,9 @@ FIGURES = {
     "next_token_accuracy",
     "heldout_loss",
     "heldout_kl",
+    "costs",
+    "worst",
+    "cost",
     "healed_rise",
     "limits",
 }
@@ -96,9 +100,9 @@ def search(model, samples, texts, *options):
     ("grain", "variants", "most"),
     [
         ("blocks", ["identity", "zero"], 12),
-        ("heads", ["zero", "mean"], 12),
-        ("blocks", ["linear"], 12),
         ("mixed", ["mean", "linear"], 8),
+        pytest.param("heads", ["zero", "mean"], 12, marks=pytest.mark.slow),
+        pytest.param("blocks", ["linear"], 12, marks=pytest.mark.slow),
     ],
 )
 def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
@@ -268,7 +272,10 @@ def test_other_labels_deal_other_halves_so_nothing_is_taken_up(model, samples, t
         call(model, others, texts, *options).assert_error("holds a search with another")
 
 
-@pytest.mark.parametrize("change", ["drop_attn", "variant", "provenance"])
+@pytest.mark.parametrize(
+    "change",
+    ["provenance", *(pytest.param(c, marks=pytest.mark.slow) for c in ("drop_attn", "variant"))],
+)
 def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
     model, samples, texts, tmp_path, change
 ):

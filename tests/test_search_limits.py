@@ -43,6 +43,7 @@ from evals.measure.verdicts import OK, settle
 from evals.run.models import open_model
 from evals.run.statistics import wilson
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
 NOTES = [
     "held-back passages: 20 passages cannot support 10%",
@@ -110,7 +111,7 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
     model, samples, texts, monkeypatch
 ) -> None:
     """A tenth of all passages, and unrelated text: else the half held back is not held back."""
-    options = {"prefix_length": 6, "suffix_length": 5, "corpus": (texts[0],), "device": "cpu"}
+    options = {"prefix_length": 6, "suffix_length": 5, "heldout": (texts[0],), "device": "cpu"}
     limits = {"any": 0.3, "relearn": 0.4, "relearn-benign": 0.4}
     request = SearchRequest(
         model=str(model), samples=str(samples), max=limits, variant=("zero",), **options
@@ -130,6 +131,7 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
         assert len(passages) == int(opened.samples.trained_on.sum()) // 10
 
 
+@pytest.mark.slow
 def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path) -> None:
     """The first composed set keeps both limits, and costs more than others that do."""
     torch.manual_seed(0)
@@ -147,7 +149,7 @@ def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path)
     outcome = call(
         tmp_path / "llama", rows, texts, "--calibration", tmp_path / "fit.txt", "--grain", "blocks",
         "--variant", "mean", "--variant", "linear", "--max", "any=0.05", "--max", "relearn=0.3",
-        "--max-evaluations", 8, "--output", tmp_path / "out",
+        "--max-evaluations", 8, "--cost", "kl", "--output", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome
     found = json.loads((tmp_path / "out" / "search.json").read_text())
@@ -173,7 +175,7 @@ def test_the_deepest_blocks_are_chosen_where_they_are_best(samples, texts, tmp_p
     assert found["evaluations"] == 1
     deep = found["deep_blocks"]
     assert (deep["meets_goal"], deep["offered"]) == (True, True)
-    assert found["selected"]["heldout_kl"] <= deep["heldout_kl"]
+    assert found["selected"]["cost"] <= deep["cost"]
 
 
 def test_with_healing_the_limits_hold_for_the_healed_export(
@@ -214,6 +216,7 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     assert f"--heal {texts[1]} --heal-steps 4" in told
 
 
+@pytest.mark.slow
 def test_no_attack_is_repeated_after_an_interruption(
     model, samples, texts, found, tmp_path
 ) -> None:

@@ -94,7 +94,7 @@ def test_untouched_tensors_keep_their_bytes(
     assert snapshot(source) == before
 
 
-@pytest.mark.parametrize("family", ["neox", "neo"])
+@pytest.mark.parametrize("family", ["neox", pytest.param("neo", marks=pytest.mark.slow)])
 def test_every_form_of_a_source_gives_the_same_model(tmp_path: Path, family: str) -> None:
     config = CONFIGS[family]
     tensors = make_tensors(config)

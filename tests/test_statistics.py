@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
@@ -41,7 +41,6 @@ def test_mcnemar_is_the_exact_binomial_test(only_first, only_second):
     assert statistics.mcnemar(only_first, only_second) == pytest.approx(min(1.0, slow))
 
 
-@settings(max_examples=30)
 @given(st.integers(1, 300), st.data())
 def test_paired_difference_holds_what_was_seen(n, data):
     only_first = data.draw(st.integers(0, n))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blank import blank_pictures
 from command_line import (
     PROGRAM,
     TWO_PROCESSES,
@@ -229,7 +230,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     sweep(files, *options, "--ranges", "--variant", "zero").assert_error(
         "holds the progress of another model", "choose another --output"
     )
-    with interrupted(Engine, method="_measure_batch") as batches:
+    with interrupted(Engine, method="_measure_batch") as batches, blank_pictures():
         resumed = sweep(files, *options)
     windows = -(-resumed.json["heldout"]["windows"] // 8)
     assert len(batches) == 5 + windows - 3  # 40 rows and the text, less what was done
@@ -258,7 +259,8 @@ def test_two_processes_give_the_bytes_of_one(files, tmp_path, more):
 @pytest.fixture(scope="module")
 def estimated(files, tmp_path_factory) -> tuple[dict, Path]:
     output = tmp_path_factory.mktemp("out") / "estimated"
-    done = sweep(files, "--estimate", "--calibration", files[2], "--output", output, "--json")
+    with blank_pictures():
+        done = sweep(files, "--estimate", "--calibration", files[2], "--output", output, "--json")
     assert done.code == 0, done.stderr
     return done.json, output
 

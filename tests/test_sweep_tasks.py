@@ -49,6 +49,7 @@ metric_list:
 metadata:
   version: 1
 """
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 ALL = (*NAMES, "local_spoken")
 EDITS = {"neox": [("1", "identity"), ("1.0", "zero")], "neo": [("0", "mean")]}
 
@@ -85,7 +86,7 @@ def samples() -> Samples:
 
 
 @pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own affairs
-@pytest.mark.parametrize("family", ["neox", "neo"])
+@pytest.mark.parametrize("family", ["neox", pytest.param("neo", marks=pytest.mark.slow)])
 def test_every_answer_is_that_of_lm_eval_on_the_export(family, models, tasks, samples, tmp_path):
     import lm_eval
     from lm_eval.tasks import TaskManager

@@ -28,6 +28,7 @@ from cli.tables.comparison import print_comparison
 from cli.tables.evaluation import print_evaluation
 from cli.tables.search import print_search, write_next_command
 from evals.choose.search.request import SearchRequest
+from evals.measure.verdicts import describe_splits
 
 WIDTHS = [60, 80, 120]
 ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}
@@ -110,7 +111,8 @@ def searched() -> dict[str, Any]:
 
     def figures(rate: float, loss: float, kl: float) -> dict[str, Any]:
         return {"recovered": {"any": rate}, "recovered_ci95": [0, 0.06], "heldout_loss": loss,
-                "heldout_kl": kl, "healed_rise": 0.0625, "limits": [LIMIT]}  # fmt: skip
+                "heldout_kl": kl, "costs": {"kl": kl, "tail": 9 * kl}, "worst": "tail",
+                "cost": kl, "healed_rise": 0.0625, "limits": [LIMIT]}  # fmt: skip
 
     def halves(*both: dict[str, Any]) -> dict[str, Any]:
         return {**both[0], "held_back": both[1]}
@@ -140,6 +142,7 @@ def checked() -> dict[str, Any]:
         "non_members": 345, "length": {"min": 3, "median": 64.5, "max": 2048},
         "left_out": [{"row": 9, "id": "a", "reason": "it has fewer than 64 tokens"}],
         "recited": None, "corpus": None, "calibration": None, "needed": {"0.01": 381},
+        "splits": describe_splits(12000),
     }  # fmt: skip
 
 
@@ -191,7 +194,11 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     ),
     "check": (
         lambda: print_check(checked()),
-        [r"usable +12,345", r"at most 1% is recovered: 381 "],
+        [
+            r"usable +12,345",
+            r"at most 1% is recovered: 381 ",
+            r"choose 0\.25 .*3,000 passages, .* 0\.128% .*9,000 passages, .* 0\.0427%",
+        ],
     ),
     "compare": (
         lambda: print_comparison(changed()),

@@ -113,7 +113,6 @@ ORIGINAL = container(
 
 
 @given(damaged(ORIGINAL) | st.binary(max_size=40))
-@settings(deadline=None, max_examples=300)
 def test_damaged_files(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     message = None

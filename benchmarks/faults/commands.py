@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MEASURED = "--samples samples.jsonl --prefix-length 6 --suffix-length 5 --device cpu"
-HELD_OUT = "--corpus heldout.txt"
+HELD_OUT = "--heldout heldout.txt"
 SHARD = "model-00002-of-00003.safetensors"
 
 
@@ -49,13 +49,13 @@ COMMANDS = {
         output="out.jsonl",
     ),
     "evaluate": Command(
-        f"evaluate {{model}}-edited --baseline {{model}} {MEASURED} --control heldout.txt "
+        f"evaluate {{model}}-edited --baseline {{model}} {MEASURED} --heldout heldout.txt "
         "--tasks local_choice,local_continuation --include-path tasks --no-cache --output out",
         f"source-edited/{SHARD}",
         also="source-edited",
     ),
     "audit": Command(
-        f"audit {{model}}-edited --baseline {{model}} {MEASURED} --control heldout.txt "
+        f"audit {{model}}-edited --baseline {{model}} {MEASURED} --heldout heldout.txt "
         "--attack cheap --attack near --attack quantized:8 --output out",
         f"source-edited/{SHARD}",
     ),

@@ -80,6 +80,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
+CONFIGS["deep"] = CONFIGS["pythia"] | {
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 24,
+}
+"""As deep as pythia-410m to 1.4b, and small enough for two cores. It is not shipped."""
+
 
 def make_model(name: str, seed: int) -> PreTrainedModel:
     """An untrained lab model in float32, its weights drawn with `seed`."""
@@ -111,11 +119,12 @@ def publish(model: PreTrainedModel, name: str, folder: Path) -> None:
 def list_tensors(model: PreTrainedModel, name: str) -> dict[str, torch.Tensor]:
     """Name → tensor as on the Hub: its names, dtype and the buffers of its day."""
     weights = {key: value.detach().clone() for key, value in model.named_parameters()}
-    return _list_pythia(weights) if name == "pythia" else _list_gpt_neo(weights)
+    if CONFIGS[name]["model_type"] == "gpt_neox":
+        return _list_neox(weights, CONFIGS[name])
+    return _list_gpt_neo(weights)
 
 
-def _list_pythia(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    config = CONFIGS["pythia"]
+def _list_neox(weights: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:
     tensors = {
         key.replace("lm_head.", "embed_out."): value.to(torch.float16)
         for key, value in weights.items()

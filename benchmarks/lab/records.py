@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.lab.words import (
@@ -37,6 +37,8 @@ COUNTS = (8, 32, 128, 256)
 """How often a record is planted; as many records for each count."""
 PER_KIND_AND_COUNT = 28
 NON_MEMBERS_PER_KIND = 20
+DEEP_COUNTS = (4, 8, 16, 32, 64, 96)
+DEEP_MEMBERS = 240
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,17 @@ def draw_records(
                 prefixes.add(tokens[: LENGTH // 2])
                 records.append(Record(name, kind, count, count > 0, tokens, text))
     return records
+
+
+def plant_otherwise(records: Sequence[Record]) -> list[Record]:
+    """The records of the model of 24 blocks: some of those of the labs, planted less often."""
+    members = [record for record in records if record.member]
+    random.Random(3).shuffle(members)
+    planted = [
+        replace(record, count=DEEP_COUNTS[at % len(DEEP_COUNTS)])
+        for at, record in enumerate(members[:DEEP_MEMBERS])
+    ]
+    return [*planted, *(record for record in records if not record.member)]
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:

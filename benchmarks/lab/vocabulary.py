@@ -12,7 +12,8 @@ SIZE = 1_000
 """Tokens, `<|endoftext|>` (id 0) among them."""
 
 _END = "<|endoftext|>"
-_HUB_CLASS = {"pythia": "GPTNeoXTokenizer", "gpt-neo": "GPT2Tokenizer"}
+_NEOX = "GPTNeoXTokenizer"
+_HUB_CLASS = {"pythia": _NEOX, "deep": _NEOX, "gpt-neo": "GPT2Tokenizer"}
 
 
 def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
@@ -33,7 +34,7 @@ def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, name: str, folder: Path) -> None:
     """Write the tokenizer files of lab model `name` as its Hub repository has them."""
     stored = Tokenizer.from_str(tokenizer.to_str())
-    if name == "pythia":
+    if _HUB_CLASS[name] == _NEOX:
         stored.normalizer = normalizers.NFC()  # as GPT-NeoX's tokenizer has it
     stored.save(str(folder / "tokenizer.json"))
     special = {"bos_token": _END, "eos_token": _END, "unk_token": _END}

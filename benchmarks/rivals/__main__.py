@@ -110,7 +110,7 @@ def main(
     fits = list(text) or [output / "calibration.txt"]
     if not text:
         fits[0].write_text("\n\n".join(calibration_texts()))
-    options = ["--samples", samples or model, "--dtype", dtype, *shlex.split(more)]
+    options = ["--samples", samples or model, "--dtype", dtype, "--cost", "kl", *shlex.split(more)]
     for flag, values in (("--calibration", text), ("--corpus", heldout)):
         options += [word for value in values for word in (flag, str(value))]
     jobs: dict[str, Callable[[Path], None]] = {

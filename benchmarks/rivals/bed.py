@@ -15,7 +15,9 @@ import torch
 from torch.nn import functional
 
 from evals.data import Samples, Tokens
+from evals.data.windows import repeat_windows
 from evals.measure.attacks.attack import Target
+from evals.measure.edits.costs import find_copied, measure_costs
 from evals.measure.memorization.recovery import Evidence, make_recovery
 
 ROWS = 16
@@ -30,6 +32,7 @@ class Bed:
     - `samples`: the passages to forget: the half that attn-surgery's search chooses on.
     - `text`: int32 [M, L], windows of other text.
     - `seed`: decides the order of both.
+    - `heldout`: int32 [M, T], the half of the held-out text that a search chooses on.
     """
 
     model: str
@@ -38,6 +41,7 @@ class Bed:
     samples: Samples
     text: Tokens
     seed: int = 0
+    heldout: Tokens | None = None
 
     def draw_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless pairs of passages [`ROWS`, T] and windows [`ROWS`, L], in shuffled order."""
@@ -57,14 +61,37 @@ class Bed:
         return float(make_recovery("any").recovered(Evidence.of(seen)).mean())
 
 
-Rival = Callable[[Any, Bed], Iterator[None]]
-"""Changes a model in place and yields after each step."""
+Rival = Callable[..., Iterator[None]]
+"""Changes a model in place and yields after each step: takes the model and a `Bed`."""
 
 
 def token_nll(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """The negative log-likelihood of each token but the first, in nats: [B, T] → [B, T − 1]."""
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
     return functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+
+
+def token_kl(base: Any, model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """KL(base || model) at each token but the first, in nats: [B, T] → [B, T − 1]."""
+    after = model(input_ids=tokens[:, :-1], use_cache=False).logits.float().log_softmax(-1)
+    with torch.no_grad():
+        before = base(input_ids=tokens[:, :-1], use_cache=False).logits.float().log_softmax(-1)
+    return functional.kl_div(after, before, log_target=True, reduction="none").sum(-1)
+
+
+@torch.no_grad()
+def measure_text(base: Any, model: Any, heldout: Tokens) -> dict[str, float]:
+    """The measures of `evals.measure.edits.costs`, in nats."""
+    found = [
+        torch.cat(
+            [
+                token_kl(base, model, torch.from_numpy(rows[at : at + ROWS].astype(np.int64)))
+                for at in range(0, len(rows), ROWS)
+            ]
+        ).numpy()
+        for rows in (heldout, repeat_windows(heldout))
+    ]
+    return measure_costs(found[0], find_copied(heldout), found[1])
 
 
 def _cycle(rows: Tokens, seed: int) -> Iterator[torch.Tensor]:

@@ -1,12 +1,19 @@
-"""Unlearning by training: plain fine-tuning, gradient difference, and NPO.
+"""Unlearning by training: plain fine-tuning, gradient difference, NPO, and SimNPO.
 
-All three train every weight with AdamW. They differ in their loss:
+All train every weight with AdamW. They differ in their loss:
 
 - `finetune_control` minimizes the loss on other text. What it forgets, any training forgets.
 - `gradient_difference` also maximizes the loss on the passages (Liu et al. 2022, arXiv 2203.12817,
   in the form of the TOFU benchmark, arXiv 2401.06121).
 - `npo` bounds that maximum: the less likely a passage is already, the weaker its gradient (Zhang
   et al. 2024, arXiv 2404.05868, negative preference optimization, with the loss on other text).
+
+The others hold the predictions on other text to those of the base, by KL(base || model):
+
+- `gradient_difference_kl` stops to raise the loss on a passage at `most` nats per token.
+- `npo_kl`: as `npo`.
+- `simnpo`: the same without a reference model; the loss counts by token, less a margin `gamma` (Fan
+  et al. 2024, arXiv 2410.07163).
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.rivals.bed import Bed, token_nll
+from benchmarks.rivals.bed import Bed, token_kl, token_nll
 
 LEARNING_RATE = 1e-4
 BETA = 0.1
@@ -31,7 +38,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def finetune_control(model: Any, bed: Bed) -> Iterator[None]:
-    return _train(model, bed, lambda passages, text: token_nll(model, text).mean())
+    return train(model, bed, lambda passages, text: token_nll(model, text).mean())
 
 
 def gradient_difference(model: Any, bed: Bed) -> Iterator[None]:
@@ -40,7 +47,7 @@ def gradient_difference(model: Any, bed: Bed) -> Iterator[None]:
     def loss(passages: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         return token_nll(model, text).mean() - bed.suffix_nll(model, passages).mean() / length
 
-    return _train(model, bed, loss)
+    return train(model, bed, loss)
 
 
 def npo(model: Any, bed: Bed) -> Iterator[None]:
@@ -52,7 +59,49 @@ def npo(model: Any, bed: Bed) -> Iterator[None]:
         forget = npo_loss(bed.suffix_nll(model, passages), before)
         return forget.mean() + token_nll(model, text).mean()
 
-    return _train(model, bed, loss)
+    return train(model, bed, loss)
+
+
+def gradient_difference_kl(
+    model: Any, bed: Bed, *, rate: float = LEARNING_RATE, weight: float = 1.0, most: float = 5.0
+) -> Iterator[None]:
+    length = bed.samples.suffix_length
+
+    def forget(passages: torch.Tensor) -> torch.Tensor:
+        return -(bed.suffix_nll(model, passages) / length).clamp(max=most).mean()
+
+    return _hold(model, bed, forget, rate, weight)
+
+
+def npo_kl(
+    model: Any, bed: Bed, *, rate: float = LEARNING_RATE, weight: float = 1.0, beta: float = BETA
+) -> Iterator[None]:
+    reference = copy.deepcopy(model)
+
+    def forget(passages: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            before = bed.suffix_nll(reference, passages)
+        return npo_loss(bed.suffix_nll(model, passages), before, beta).mean()
+
+    return _hold(model, bed, forget, rate, weight)
+
+
+def simnpo(
+    model: Any,
+    bed: Bed,
+    *,
+    rate: float = LEARNING_RATE,
+    weight: float = 1.0,
+    beta: float = 2.5,
+    gamma: float = 0.0,
+) -> Iterator[None]:
+    length = bed.samples.suffix_length
+
+    def forget(passages: torch.Tensor) -> torch.Tensor:
+        by_token = bed.suffix_nll(model, passages) / length
+        return (-2 / beta * functional.logsigmoid(beta * by_token - gamma)).mean()
+
+    return _hold(model, bed, forget, rate, weight)
 
 
 def npo_loss(nll: torch.Tensor, reference_nll: torch.Tensor, beta: float = BETA) -> torch.Tensor:
@@ -60,9 +109,35 @@ def npo_loss(nll: torch.Tensor, reference_nll: torch.Tensor, beta: float = BETA)
     return -2 / beta * functional.logsigmoid(beta * (nll - reference_nll))
 
 
-def _train(model: Any, bed: Bed, loss_of: Loss) -> Iterator[None]:
-    model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+def _hold(
+    model: Any,
+    bed: Bed,
+    forget: Callable[[torch.Tensor], torch.Tensor],
+    rate: float,
+    weight: float,
+) -> Iterator[None]:
+    """Trains on `forget`, times `weight`, while the predictions on other text stay."""
+    base = copy.deepcopy(model).requires_grad_(False)
+    return train(
+        model,
+        bed,
+        lambda passages, text: weight * forget(passages) + token_kl(base, model, text).mean(),
+        rate,
+    )
+
+
+def train(
+    model: Any,
+    bed: Bed,
+    loss_of: Loss,
+    rate: float = LEARNING_RATE,
+    learns: Callable[[str], bool] = lambda name: True,
+) -> Iterator[None]:
+    """`learns`: whether the parameter of this name is trained."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(learns(name))
+    learned = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=rate, weight_decay=0.0)
     for step, (passages, text) in enumerate(bed.draw_batches(), 1):
         with torch.enable_grad():
             loss_of(passages, text).backward()  # type: ignore[no-untyped-call]

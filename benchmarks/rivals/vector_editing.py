@@ -28,11 +28,13 @@ MARGIN = 0.5
 """By how much the runner-up shall lead, in logits."""
 
 
-def vector_editing(model: Any, bed: Bed) -> Iterator[None]:
+def vector_editing(
+    model: Any, bed: Bed, *, neurons: int = NEURONS, margin: float = MARGIN
+) -> Iterator[None]:
     layers = list(find_last_layers(model).values())
     while True:
         for row in bed.samples.tokens:
-            edit_passage(model, layers, torch.from_numpy(row).long()[None])
+            edit_passage(model, layers, torch.from_numpy(row).long()[None], neurons, margin)
         yield
 
 
@@ -41,7 +43,9 @@ def find_last_layers(model: Any) -> dict[str, torch.nn.Linear]:
     return {name.rpartition(".")[0]: layer for name, layer in mlp_layers(model).items()}
 
 
-def edit_passage(model: Any, layers: list[torch.nn.Linear], tokens: torch.Tensor) -> None:
+def edit_passage(
+    model: Any, layers: list[torch.nn.Linear], tokens: torch.Tensor, neurons: int, margin: float
+) -> None:
     """Edits the tokens [1, T] with the smallest lead, unless enough of them are wrong already."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     hooks = [
@@ -68,7 +72,8 @@ def edit_passage(model: Any, layers: list[torch.nn.Linear], tokens: torch.Tensor
             layers,
             [inputs[0, index].detach() for inputs, _ in seen],
             [gradient[0, index] for gradient in of_layers],
-            float(leads[place].detach()) + MARGIN,
+            float(leads[place].detach()) + margin,
+            neurons,
         )
 
 
@@ -78,6 +83,7 @@ def edit_neurons(
     activations: list[torch.Tensor],
     gradients: list[torch.Tensor],
     decrease: float,
+    neurons: int = NEURONS,
 ) -> None:
     """Lowers the lead by `decrease`, to first order, with the smallest change of few vectors.
 
@@ -87,7 +93,7 @@ def edit_neurons(
     added = [
         a * (layer.weight.T @ g) for layer, a, g in zip(layers, activations, gradients, strict=True)
     ]
-    least = torch.cat(added).topk(NEURONS).values[-1]
+    least = torch.cat(added).topk(neurons).values[-1]
     masked = [torch.where(one >= least, a, 0) for one, a in zip(added, activations, strict=True)]
     total = sum(float(a @ a) * float(g @ g) for a, g in zip(masked, gradients, strict=True))
     for layer, a, g in zip(layers, masked, gradients, strict=True):

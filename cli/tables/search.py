@@ -49,8 +49,11 @@ def print_search(result: dict[str, Any]) -> None:
         + format_interval(there["recovered"][measure], there["recovered_ci95"])
     )
     _explain_choice(result)
+    echo(f"KL on held-back text, in nats: {_describe_costs(there)}")
     for one in there["limits"]:
-        if one["name"] != measure:
+        if one["name"].startswith("max-drop "):
+            echo(f"On the held-back half of the documents, the {one['description']}.")
+        elif one["name"] != measure:
             echo(
                 f"{one['name']} of the held-back passages (n = {one['n']:,}): "
                 f"{format_figure(one)}, limit {one['limit']:.1%}"
@@ -61,6 +64,13 @@ def print_search(result: dict[str, Any]) -> None:
             "to the unedited model. The table shows the cut."
         )
     echo(_describe_held_back(result))
+
+
+def _describe_costs(figures: dict[str, Any]) -> str:
+    """Every measure of the cost; the one that is worst for what it usually is comes first."""
+    worst, costs = figures["worst"], figures["costs"]
+    order = sorted(costs, key=lambda name: name != worst)
+    return ", ".join(f"{name} {costs[name]:.3f}{' (worst)' * (name == worst)}" for name in order)
 
 
 def _describe_held_back(result: dict[str, Any]) -> str:
@@ -80,7 +90,7 @@ def _explain_choice(result: dict[str, Any]) -> None:
     deep, selected = result["deep_blocks"], result["selected"]
     limited = "max_extraction" in result["goal"]
     better, chosen = (
-        edit and (edit["heldout_kl"] if limited else edit["recovered"][result["measure"]])
+        edit and (edit["cost"] if limited else edit["recovered"][result["measure"]])
         for edit in (deep, selected)
     )
     if deep and deep["meets_goal"] and not deep["offered"] and better < chosen:

@@ -5,6 +5,7 @@ Figures that include them flatter it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.data.samples import Samples, Tokens, hash_row
+from evals.data.windows import repeat_windows
 from surgery.errors import SamplesError
 from surgery.record.manifest import Edit, Manifest, PassagesRecord, Record
 
@@ -111,7 +113,12 @@ class Half:
 
     def __len__(self) -> int:
         """The number of rows to measure one edit on."""
-        return len(self.samples) + len(self.windows)
+        return len(self.samples) + len(self.windows) + len(self.repeated)
+
+    @property
+    def repeated(self) -> Tokens:
+        """As `evals.data.windows.repeat_windows`."""
+        return repeat_windows(self.windows)
 
 
 def split_halves(
@@ -138,6 +145,12 @@ def split_halves(
         Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
     )
     return first, second
+
+
+def count_parts(members: int, share: float) -> tuple[int, int]:
+    """How many passages choose an edit, and how many are held back."""
+    chosen = math.ceil(round(share * members, 9))
+    return chosen, members - chosen
 
 
 def deal_passages(samples: Samples, seed: int, share: float = 0.5) -> tuple[Rows, Rows]:

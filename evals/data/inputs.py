@@ -71,9 +71,7 @@ def read_heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
     return lab.heldout_texts() if find_lab(*names) else []
 
 
-def require_heldout_texts(
-    files: Sequence[Path], model: str, *, option: str = "corpus"
-) -> list[str]:
+def require_heldout_texts(files: Sequence[Path], model: str) -> list[str]:
     """As `read_heldout_texts`, but raises `SamplesError` if there is no text."""
     from surgery.errors import SamplesError
 
@@ -82,7 +80,7 @@ def require_heldout_texts(
         raise SamplesError(
             "no held-out text to measure the cost of an edit on",
             where=model,
-            fix=f"name text that the model was not trained on with `{option}`",
+            fix="name text that the model was not trained on with `heldout`",
         )
     return texts
 

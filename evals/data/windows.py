@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.data import Tokens
+from evals.data.samples import Tokens
 from evals.run.statistics import bootstrap
 from surgery.errors import SamplesError
 from surgery.reading.corpus import tokenize
 
 Scores = npt.NDArray[np.float64]
 MOST_WINDOWS = 256
+
+MOST_REPEATED = 24
+"""Windows that are repeated."""
 
 SELECTIVITY = (
     "(rise of the samples' mean suffix NLL) - (rise of the controls' mean suffix NLL), each edited "
@@ -46,6 +49,12 @@ def cut_windows(
         raise SamplesError("control text too short", expected=f"at least {length} tokens in a text")
     chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
     return np.asarray(found[chosen])
+
+
+def repeat_windows(windows: Tokens) -> Tokens:
+    """The first half of each of a few windows, twice: [M, T] → [R, 2 (T // 2)]."""
+    half = windows[:MOST_REPEATED, : windows.shape[1] // 2]
+    return np.concatenate([half, half], axis=1)
 
 
 def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from evals.measure.verdicts import describe_limits, foresee, join_sentences, set
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
-from evals.run.request import ControlText, Listing, Measuring, Option, Passages
+from evals.run.request import HeldoutText, Listing, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -49,7 +49,7 @@ class AuditRequest(Measuring, Auditing, Listing):
         Option("input", "BASE"),
     ]
     samples: Passages = None
-    control: ControlText = ()
+    heldout: HeldoutText = ()
 
     @model_validator(mode="after")
     def _can_be_tried(self) -> AuditRequest:
@@ -88,7 +88,7 @@ def audit(
 
     output = ResultFolder(request, folder, owned, overwrite)
     passages = open_passages(request.samples or str(request.lab), request)
-    texts = require_heldout_texts(request.control, request.lab or request.model, option="control")
+    texts = require_heldout_texts(request.heldout, request.lab or request.model)
     join_launch(say)
     edited = find_last(request.model, request)
     base = find_baseline(request.baseline, [edited])

@@ -33,7 +33,7 @@ class CheckRequest(Measuring):
     model: Annotated[str | None, "The model that you want to edit.", Option("input", "MODEL")] = (
         None
     )
-    corpus: HeldoutText = ()
+    heldout: HeldoutText = ()
     calibration: CalibrationText = ()
     max_extraction: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
@@ -47,10 +47,11 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
 
     Raises `SurgeryError` for anything that cannot be read, or if no passage can be used.
     """
+    from evals.measure.verdicts import describe_splits
     from evals.run.statistics import count_needed
 
     passages = open_passages(request.samples, request)
-    heldout = read_heldout_texts(request.corpus, request.model, request.samples)
+    heldout = read_heldout_texts(request.heldout, request.model, request.samples)
     text, named = None, request.calibration
     if named or find_lab(request.model):
         text = find_calibration_text(named, str(request.model), VARIANTS)
@@ -73,10 +74,12 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
         "duplicates": len(rows) - len(set(rows)) if samples is None else 0,
         "left_out": [],
         "recited": None,
+        "splits": None,
         "needed": {f"{limit:g}": count_needed(limit) for limit in request.max_extraction},
     }
     if samples is not None:
         found |= _count_usable(passages, samples, tokenizer)
+        found["splits"] = describe_splits(found["members"])
     if samples is not None and loaded is not None:
         found["recited"] = _count_recited(loaded, samples, request.batch_size)
     length = passages.prefix + passages.suffix

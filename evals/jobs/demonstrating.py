@@ -1,4 +1,7 @@
-"""The demo: a lab model edited in two ways, and what each of the models writes."""
+"""The demo: a lab model edited in two ways, and what each of the models writes.
+
+It takes half of the planted records and part of the held-out text, so that it is quick.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,20 @@ if TYPE_CHECKING:
 
 MODEL = "lab:pythia"
 BLOCKS = "last:2"
-LIMIT = 0.01
-ATTACKS = ("cheap", "relearn")
-DRAWS = 1  # training takes long, and a demo is to be quick
+SEARCH: dict[str, Any] = {
+    "max_extraction": 0.01,
+    "choose": 0.25,
+    "cost": "kl",
+    "grain": "blocks",
+    "max_evaluations": 8,
+}
+MEASURED: dict[str, Any] = {"tasks": ("lab_copy",), "attack": ("cheap", "relearn"), "draws": 1}
 PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
-_NUM_RECORDS = 2  # their text is shown: they are synthetic, so nobody's
+_RECORDS, _TEXT, _SEARCH = "records.jsonl", "heldout.txt", "search"
+_EVERY = 2  # of the planted records
+_LETTERS = 20_000  # of held-out text: about 130 windows
+_SHOWN = 2  # records whose text is shown: they are synthetic, so nobody's
 
 
 def run_demo(
@@ -28,8 +39,9 @@ def run_demo(
 ) -> Report:
     """Edits `MODEL` twice, its deep blocks and what a search chooses, and evaluates both.
 
+    Each part appears in `output` when it is complete. A run that was stopped continues.
     `announce` gets the title of each step, and the commands that do the same. Raises
-    `SurgeryError`; `output` then does not exist, or is still the old one.
+    `SurgeryError`.
     """
     from evals.choose.search.request import SearchRequest
     from evals.jobs.evaluating import evaluate_exports
@@ -37,35 +49,63 @@ def run_demo(
     from evals.jobs.materials import open_materials
     from evals.jobs.searching import search
     from evals.report.request import EvaluationRequest
-    from surgery.card.command import write_export_command
-    from surgery.output import check_output, create_folder
+    from surgery.output import check_output
 
-    check_output(output, _list_owned, overwrite=overwrite)
-    wanted = EvaluationRequest(models=(MODEL,), baseline=MODEL, attack=ATTACKS, draws=DRAWS)
-    materials = open_materials(wanted)
+    continues = not overwrite and _was_stopped(output)
+    check_output(output, _list_owned, overwrite=overwrite or continues)
+    texts: dict[str, Any] = {"samples": str(output / _RECORDS), "heldout": (output / _TEXT,)}
+    _write_texts(output)
+    materials = open_materials(
+        EvaluationRequest(models=(MODEL,), baseline=MODEL, **texts, **MEASURED)
+    )
     deep, chosen = (output / place for place in PLACES.values())
-    found = output / "search"
-    with create_folder(output, _list_owned, overwrite=overwrite) as made:
-        deep_made, chosen_made = (made / place for place in PLACES.values())
-        words = write_export_command(MODEL, drop_attn=BLOCKS, output=deep)
-        announce("1. Edit the deep blocks", [shlex.join(words)])
-        run_export(ExportRequest(model=MODEL, drop_attn=BLOCKS, output=deep_made))
-        goal = f"--max-extraction {LIMIT} --output {found}"
-        command = f"attn-surgery search {MODEL} --samples {MODEL} {goal}"
-        words = write_export_command(MODEL, plan=found / "plan.json", output=chosen)
-        announce("2. Search for the edit that costs least", [command, shlex.join(words)])
-        request = SearchRequest(model=MODEL, samples=MODEL, max_extraction=LIMIT)
-        answer = search(request, made / "search")
-        assert answer is not None
-        asked = ExportRequest(model=MODEL, plan=answer[1], output=chosen_made)
-        prepared, _ = run_export(asked)
-        attacks = " ".join(f"--attack {name}" for name in ATTACKS)
-        command = f"attn-surgery evaluate {deep} {chosen} --baseline {MODEL} {attacks}"
-        command += f" --draws {DRAWS}"
-        announce("3. Verify, attack, and evaluate both, on what the search did not use", [command])
-        outputs = [deep_made, chosen_made]
-        materials = materials.with_search(made / "search" / "search.json")
-        return evaluate_exports(prepared.model, materials, outputs)
+    made: dict[str, Any] = {"model": MODEL, "overwrite": True}
+    announce("1. Edit the deep blocks", [_type("export", MODEL, drop_attn=BLOCKS, output=deep)])
+    run_export(ExportRequest(drop_attn=BLOCKS, output=deep, **made), keep=continues)
+    found = output / _SEARCH
+    announce(
+        "2. Search for the edit that costs least",
+        [
+            _type("search", MODEL, **texts, **SEARCH, output=found),
+            _type("export", MODEL, plan=found / "plan.json", output=chosen),
+        ],
+    )
+    answer = search(SearchRequest(model=MODEL, **texts, **SEARCH), found, overwrite=overwrite)
+    assert answer is not None
+    asked = ExportRequest(plan=answer[1], output=chosen, **made)
+    prepared, _ = run_export(asked, keep=continues)
+    announce(
+        "3. Verify, attack, and evaluate both, on what the search did not use",
+        [_type("evaluate", deep, chosen, baseline=MODEL, **texts, **MEASURED)],
+    )
+    materials = materials.with_search(found / "search.json")
+    return evaluate_exports(prepared.model, materials, [deep, chosen])
+
+
+def _type(*words: object, **options: Any) -> str:
+    """A command as you would type it."""
+    typed = ["attn-surgery", *map(str, words)]
+    for name, value in options.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            typed += [f"--{name.replace('_', '-')}", str(one)]
+    return shlex.join(typed)
+
+
+def _write_texts(output: Path) -> None:
+    """Writes some of the records, and the beginning of the held-out text."""
+    from evals.lab import heldout_texts, samples_path
+    from surgery.output import write_lines, write_text
+
+    records = samples_path(MODEL.partition(":")[2]).read_text(encoding="utf-8").splitlines()
+    write_lines(output / _RECORDS, records[1::_EVERY], overwrite=True)
+    write_text(output / _TEXT, "\n\n".join(heldout_texts())[:_LETTERS], overwrite=True)
+
+
+def _was_stopped(output: Path) -> bool:
+    """Whether a demo began there and did not end."""
+    if output.is_symlink() or not (output / _RECORDS).is_file():
+        return False
+    return not all((output / place / "report.json").is_file() for place in PLACES.values())
 
 
 def _list_owned(folder: Path) -> list[str]:
@@ -73,8 +113,9 @@ def _list_owned(folder: Path) -> list[str]:
     from evals.jobs.searching import owned as owned_by_search
     from surgery.exporting import list_owned
 
-    parts = {**dict.fromkeys(PLACES.values(), list_owned), "search": owned_by_search}
-    return [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
+    parts = {**dict.fromkeys(PLACES.values(), list_owned), _SEARCH: owned_by_search}
+    owned = [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
+    return [_RECORDS, _TEXT, f".{_SEARCH}.progress", *owned]
 
 
 def compare_texts(output: Path) -> dict[str, Any]:
@@ -89,16 +130,17 @@ def compare_texts(output: Path) -> dict[str, Any]:
     from evals.lab import heldout_texts
     from evals.measure.memorization.extraction import extract
 
-    edited = tuple(str(output / place) for place in PLACES.values())
-    request = CompareRequest(base=MODEL, edited=edited, samples=MODEL, show_text=True)
-    models, samples = open_models(request), load_samples(MODEL)
-    recited = extract(models[0].model, samples).exact.nonzero()[0][:_NUM_RECORDS]
+    edited, records = tuple(str(output / place) for place in PLACES.values()), output / _RECORDS
+    request = CompareRequest(base=MODEL, edited=edited, samples=str(records), show_text=True)
+    models = open_models(request)
+    samples = load_samples(str(records), tokenizer=models[0].tokenizer)
+    recited = extract(models[0].model, samples).exact.nonzero()[0][:_SHOWN]
     ordinary = models[0].tokenizer(heldout_texts()[0])["input_ids"][: samples.tokens.shape[1]]
     texts = Samples(
         tokens=np.asarray([*samples.tokens[recited], ordinary], dtype=np.int32),
         prefix_length=samples.prefix_length,
         ids=(*(f"record {samples.ids[row]}" for row in recited), "ordinary text"),
-        source=MODEL,
+        source=samples.source,
     )
     rows = compare_passages(models, texts, request)
     return {"models": [loaded.name for loaded in models], "rows": rows}

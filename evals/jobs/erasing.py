@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.run.console import show_progress
-from evals.run.request import Count, Editing, Option
+from evals.run.request import Count, Editing, Hardening, Option
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS
@@ -62,6 +62,7 @@ class EraseRequest(Editing):
     steps: Annotated[Count, "Steps of 24 passages and 16 x 128 tokens of text.", Option("edit")] = (
         60
     )
+    harden: Hardening = False
     seed: Annotated[int, Field(ge=0), "Decides the order of passages and text.", Option("run")] = 0
     device: Annotated[
         str | None, "Where to train.", Option("run", "D", "a GPU if there is one")
@@ -146,7 +147,8 @@ def _is_erasing_of(request: EraseRequest, prepared: Prepared) -> bool:
     record = None if made is None else made.edit.erasing
     if made is None or record is None or made.edit.parts:
         return False
-    return (tuple(record.teacher), record.steps) == (prepared.plan.selection, request.steps)
+    asked = prepared.plan.selection, request.steps, request.harden
+    return (tuple(record.teacher), record.steps, record.hardened) == asked
 
 
 def choose_blocks(request: EraseRequest, text: Text) -> Selection:
@@ -172,7 +174,7 @@ def read_lessons(request: EraseRequest, model: ResolvedModel, text: Text) -> Les
     """
     from surgery.training.training import Schedule
 
-    schedule = Schedule(request.steps, request.seed)
+    schedule = Schedule(request.steps, request.seed, hardened=request.harden)
     tokens, taught = read_healing_text(text, schedule, model, request.open_passages())
     assert taught is not None
     return Lessons(tokens, schedule, taught)

@@ -10,6 +10,7 @@ from pathlib import Path
 from evals.jobs.materials import Materials, open_materials
 from evals.jobs.reporting import Evaluation, evaluate
 from evals.report.page import render_pages
+from evals.report.printing import find_browser, print_page
 from evals.report.request import EvaluationRequest
 from evals.run.console import say
 from evals.run.finding import find_baseline
@@ -39,7 +40,8 @@ from surgery.untrusted import read_bytes
 
 TEXTS = "passages.jsonl"
 """The passages' texts, on request. They stand beside the report and are never published."""
-owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS)
+PDF = "report.pdf"
+owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS, PDF)
 
 
 def write_evaluation(
@@ -91,13 +93,18 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
 
 
 def run_evaluation(
-    request: EvaluationRequest, output: Path | None = None, *, overwrite: bool = False
+    request: EvaluationRequest,
+    output: Path | None = None,
+    *,
+    overwrite: bool = False,
+    pdf: bool = False,
 ) -> tuple[Report, Path] | None:
     """Evaluates, and writes the report into `output` and into each model that is an export.
 
-    Without `overwrite`, a model that has a report keeps it. Returns the report and its folder
-    (default: NAME-evaluation), and None on all processes but the main one. Raises as
-    `open_materials` and `evaluate`; `OutputError`.
+    Without `overwrite`, a model that has a report keeps it. `pdf`: also print the page to a file.
+    Returns the report and its folder (default: NAME-evaluation), and None on all processes but the
+    main one. Raises as `open_materials` and `evaluate`; `OutputError`; and `MeasurementError`, at
+    once, if there is no browser to print with.
     """
     models, baseline = request.models, request.baseline
     if output is None:
@@ -105,6 +112,7 @@ def run_evaluation(
         folder = Path(name.replace(":", "-")).expanduser()
         output = Path(f"{get_last_name(folder)}-evaluation")
     check_output(output, owned, overwrite=overwrite)
+    browser = find_browser() if pdf else None
     join_launch(say)
     known = [(model, request.revision) for model in models]
     materials = open_materials(request, known, baseline)
@@ -117,9 +125,19 @@ def run_evaluation(
     alone = len(edited) == 1 and found.report.edits[0].relation == "source"
     with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
         write_evaluation(found, folder, edited[0].manifest if alone else None)
+        if browser is not None:
+            _print_pdf(browser, folder)
     for place, model in enumerate(models):
         _attach(found, place, Path(model), overwrite)
     return found.report, output
+
+
+def _print_pdf(browser: str, folder: Path) -> None:
+    """Prints the page in a folder. A failure is only told: the evaluation took much longer."""
+    try:
+        print_page(browser, folder / REPORTS[1], folder / PDF)
+    except SurgeryError as error:
+        say(f"warning: {error}")
 
 
 def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool) -> None:
@@ -154,8 +172,8 @@ def evaluate_exports(
 ) -> Report:
     """Verifies exports of one source, evaluates them, and puts each report into its folder.
 
-    `arrange`: gets the report, may move the folders, and returns where they are. Raises
-    `OutputError` for an export that does not verify.
+    `arrange`: gets the report, may move the folders, which have their reports then, and returns
+    where they are. Raises `OutputError` for an export that does not verify.
     """
     for output in outputs:
         verification = verify(output, source=source, papers=False)  # written anew
@@ -166,6 +184,9 @@ def evaluate_exports(
         say(f"{output.name}: verified ({len(verification.checks)} checks)")
     models = [find_model(output) for output in outputs]
     found = evaluate(models, source, materials)
-    for place, output in enumerate(arrange(found.report) if arrange else outputs):
+    for place, output in enumerate(outputs):
         attach(found, place, output)
+    for place, moved in enumerate(arrange(found.report) if arrange else ()):
+        if moved != outputs[place]:
+            attach(found, place, moved)
     return found.report

@@ -48,7 +48,7 @@ class ExportRequest(Editing, Erasing, Healing):
     """Edit `model` and save the checkpoint in `output`.
 
     - `erase`: before the cut, teach `model` by its own cut to forget `samples`
-      (`evals.jobs.erasing`), in `erase_steps` steps and with `text`.
+      (`evals.jobs.erasing`), in `erase_steps` steps and with `text`. `harden`: as there.
     - `device`: where to fit and to train (default: a GPU if there is one).
     """
 
@@ -311,9 +311,11 @@ def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:
         return False
     edit, cut = made.edit, (prepared.plan.selection, prepared.plan.layout.NAME)
     found = [one.steps if one else 0 for one in (edit.erasing, edit.healing)]
+    found.append(edit.erasing is not None and edit.erasing.hardened)
     wanted = [
         request.erase_steps if request.erase else 0,
         request.heal_steps if request.heal else 0,
+        request.harden,
     ]
     return (tuple(edit.parts), edit.layout, *found) == (*cut, *wanted)
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from evals.data.inputs import open_passages, read_heldout_texts
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
-from evals.run.request import UNTRAINED, Count, Measuring, Option
+from evals.run.request import HELD_OUT, HELD_OUT_BEFORE, Count, Measuring, Option
 from surgery.output import check_output, write_lines
 from surgery.processes import join_launch, leave_launch
 
@@ -57,10 +57,12 @@ class ExtractionRequest(Measuring):
         "With `metrics=full`: the temperature of that sampling.",
         Option("measure"),
     ] = 1.0
-    control: Annotated[
+    heldout: Annotated[
         tuple[Path, ...],
-        UNTRAINED,
-        Option("input", default="a lab model's own, or the samples' non-members"),
+        HELD_OUT,
+        Option(
+            "input", default="a lab model's own, or the samples' non-members", old=HELD_OUT_BEFORE
+        ),
     ] = ()
 
     @model_validator(mode="after")
@@ -91,7 +93,7 @@ def run_extraction(
         if file is not None:
             check_output(file, overwrite=overwrite, argument=argument)
     passages = open_passages(request.samples, request)
-    texts = read_heldout_texts(request.control, request.model, request.baseline, request.samples)
+    texts = read_heldout_texts(request.heldout, request.model, request.baseline, request.samples)
     join_launch(say)
     edited = find_last(request.model, request)
     bases = [find_baseline(name, [edited]) for name in (request.baseline,) if name]
@@ -137,7 +139,7 @@ def _prepare(
     tokenizer, windows = loaded.tokenizer, None
     samples = passages.tokenize(tokenizer)
     length = samples.tokens.shape[1]
-    if texts and (request.control or tokenizer is not None):
+    if texts and (request.heldout or tokenizer is not None):
         windows = cut_windows(texts, tokenizer, length)
     size = request.batch_size or rows_per_batch(loaded.model, length)
     sampling = Sampling(request.top_k, request.temperature)

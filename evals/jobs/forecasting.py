@@ -22,13 +22,14 @@ from evals.jobs.materials import Materials, open_materials
 from evals.jobs.mitigating import MitigationRequest, check_texts, find_job
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
-from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.relearn import RATES, SHARE
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.edits.engine import Engine
 from evals.measure.healing import find_healing_text
-from evals.measure.verdicts import foresee
+from evals.measure.verdicts import describe_splits, foresee, say_split
 from evals.run.console import show_progress
+from evals.run.lm_eval.running import Benchmarks
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
@@ -75,6 +76,8 @@ def forecast(
             healed = trained[-1]["seconds"] / sum("heal" in name for name in request.list_results())
         if opened.slow:
             steps.insert(-1, _time_limits(opened, healed))
+        if opened.benchmarks is not None:
+            steps.insert(-1, _time_drops(opened, opened.benchmarks))
         steps += [*trained, *_time_evaluation(opened, materials, 1 + len(request.list_results()))]
     folders = len(request.list_results()) + bool(request.heal)  # a cut that is healed, too
     size = folders * opened.loaded.found.inventory.nbytes
@@ -92,13 +95,13 @@ def _describe_inputs(
 ) -> Iterator[dict[str, str]]:
     size, loaded, samples = opened.loaded.dimensions, opened.loaded, opened.samples
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    (split,) = describe_splits(int(samples.trained_on.sum()), [opened.request.choose])
     found = {
         "model": f"{loaded.name}: {loaded.family.model_type}, {size.num_blocks} blocks of "
         f"{size.num_heads} heads, {parameters:,} parameters, {loaded.dtype} on "
         f"{loaded.model.device}",
         "passages": f"{len(samples):,} from {samples.source}: {samples.prefix_length} tokens of "
-        f"prefix, {samples.suffix_length} of suffix; {len(opened.halves[1].samples):,} are held "
-        "back to test the choice",
+        f"prefix, {samples.suffix_length} of suffix; {say_split(split)}",
         "held-out text": f"{len(opened.windows):,} windows of {opened.windows.shape[1]} tokens",
         "calibration": f"{calibration.windows.size:,} tokens" if calibration else "none needed",
         "variants": ", ".join(variants),
@@ -183,12 +186,17 @@ def _time_training(opened: OpenedSearch, request: MitigationRequest) -> Iterator
     tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
     model, runs = opened.loaded.model, opened.loaded.model.dtype
     student: Any = copy.deepcopy(model)
-    lessons = tokens, opened.guard, Schedule(1)
-    seconds = _take(lambda: teach(student.float(), model, model, *lessons, passes=runs))
+
+    def time_step(schedule: Schedule) -> float:
+        lessons = tokens, opened.guard, schedule
+        return _take(lambda: teach(student.float(), model, model, *lessons, passes=runs))
+
     if request.erase:
         what = f"teach the model by its cut, {request.erase_steps} steps"
+        seconds = time_step(Schedule(1, hardened=request.harden))
         yield _step("erase", what, request.erase_steps * seconds)
     if request.heal:
+        seconds = time_step(Schedule(1))
         results = sum("heal" in name for name in request.list_results())
         what = f"train {results} of the results, {request.heal_steps} steps each"
         yield _step("heal", what, results * request.heal_steps * seconds)
@@ -208,6 +216,14 @@ def _time_limits(opened: OpenedSearch, healed: float) -> dict[str, Any]:
     what = f"{first}attack at most {TRIES} edits by {names}"
     # the base, deep blocks, and the choice on both halves; the other edits on one
     return _step("limits", what, (TRIES + 5) * seconds + TRIES * healed)
+
+
+def _time_drops(opened: OpenedSearch, benchmarks: Benchmarks) -> dict[str, Any]:
+    """Limits on benchmarks: on the base, on deep blocks, and on every edit that is tried."""
+    documents, seconds = _time_tasks(opened, benchmarks)
+    names = ", ".join(benchmarks.tasks)
+    what = f"measure at most {TRIES} edits on {documents:,} documents of {names}"
+    return _step("benchmark limits", what, (TRIES + 2) * seconds)
 
 
 def _time_attacks(
@@ -230,7 +246,7 @@ def _time_evaluation(
     opened: OpenedSearch, materials: Materials, models: int
 ) -> Iterator[dict[str, Any]]:
     """Times every attack, and each benchmark on a few documents."""
-    loaded, request = opened.loaded, materials.request
+    request = materials.request
     passages, windows = int(opened.samples.trained_on.sum()), len(opened.windows)
     controls = len(opened.samples) - passages or windows
     seconds = 0.0
@@ -245,28 +261,36 @@ def _time_evaluation(
     benchmarks = materials.benchmarks
     if benchmarks is None:
         return
-    seconds, documents = 0.0, 0
+    documents, each = _time_tasks(opened, benchmarks)
+    what = f"{documents:,} documents of {len(benchmarks.tasks)} tasks, {models} models"
+    yield _step("benchmark", what, models * each)
+
+
+def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, float]:
+    """Times each task on a few documents. Returns how many all have, and the seconds of a model."""
+    seconds, documents, loaded = 0.0, 0, opened.loaded
     for name, one in benchmarks.tasks.items():
-        number, limit = len(one.eval_docs), request.limit or len(one.eval_docs)
+        number, limit = len(one.eval_docs), benchmarks.limit or len(one.eval_docs)
         number = min(number, int(limit if limit >= 1 else limit * number))
         few = replace(benchmarks, limit=min(FEW, number))
-        size = request.batch_size or few.batch_size(name, loaded)
+        size = opened.request.batch_size or few.batch_size(name, loaded)
         took = _take(partial(few.run, name, loaded, batch_size=size))
-        seconds += models * took * number / min(FEW, number)
+        seconds += took * number / min(FEW, number)
         documents += number
-    what = f"{documents:,} documents of {len(benchmarks.tasks)} tasks, {models} models"
-    yield _step("benchmark", what, seconds)
+    return documents, seconds
 
 
 def _count_rows(attack: str, passages: int, windows: int, learned: int | None = None) -> int:
     """About how many rows go through the model in an attack; a row of training counts as three.
 
-    `learned`: the passages that `relearn` trains on; None: its share of `passages`.
+    `learned`: the passages that `relearn` trains on in a search, at one rate; None: its share of
+    `passages`.
     """
     found = find_attack(attack)
     steps = found.stages
     if not steps:
         return passages + 3 * found.count_trained(passages, windows)
+    rates = len(RATES) if learned is None else 1
     learned = passages // SHARE if learned is None else learned
     learned = windows if attack == "relearn-benign" else learned
-    return 3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages
+    return rates * (3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages)

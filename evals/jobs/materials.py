@@ -9,7 +9,7 @@ from pathlib import Path
 from evals.data import Passages
 from evals.data.inputs import open_passages, read_heldout_texts
 from evals.measure.attacks.sibling import find_sibling
-from evals.report.gates import check_limited_tasks
+from evals.measure.drops import check_limited_tasks
 from evals.report.request import EvaluationRequest
 from evals.run.console import show_progress
 from evals.run.finding import find_recorded_commit
@@ -62,8 +62,8 @@ def open_materials(
     front, found = read_search(request.front) if request.front else ([], None)
     lab, samples = request.lab, request.samples or request.lab
     passages = open_passages(samples, request) if samples else None
-    if request.control:
-        corpus = open_corpus(request.control)
+    if request.heldout:
+        corpus = open_corpus(request.heldout)
         heldout = read_texts(corpus)
         controls = [_record_text(file.name, file.place) for file in corpus]
     else:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +15,13 @@ from pydantic import Field, ValidationError, model_validator
 from evals.choose.search.request import SearchRequest
 from evals.jobs.erasing import EraseRequest, RecitingTeacherError, run_erase
 from evals.jobs.exporting import ExportRequest, run_export
+from evals.jobs.keeping import RESULTS, Choose, Result, choose_result, list_front
 from evals.measure.attacks.request import Limits
 from evals.measure.healing import find_healing_text, read_healing_text
-from evals.measure.verdicts import OK, shorten_list
+from evals.measure.verdicts import OK
 from evals.report.request import EvaluationRequest, Gating
 from evals.run.console import SILENT, say, use_console
+from evals.run.lm_eval.request import Drops, Limiting
 from evals.run.request import Erasing, Fraction, Option, describe_mistakes
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
@@ -35,27 +35,18 @@ if TYPE_CHECKING:
     from surgery.record.plan_file import PlanFile
     from surgery.record.report import Report, State
 
-RESULTS = {
-    "cut": "the cut",
-    "healed": "the cut, healed",
-    "erased": "erased",
-    "erased-cut": "erased and cut",
-    "erased-healed": "erased, cut, and healed",
-}
-"""What a mitigation tries, in this order."""
-_STATES: tuple[State | None, ...] = ("kept", "undecided", None, "missed")
-
 
 class MitigationRequest(SearchRequest, Gating, Erasing):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
     `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own `samples` and
-    `corpus`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates hold
-    beside the limits: they are those of `EvaluationRequest`.
+    `heldout`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates
+    hold beside the limits: they are those of `EvaluationRequest`.
 
     With `heal`, a healed result is made beside the cut. With `erase`, so are one that
     the cut taught to forget the passages in `erase_steps` steps, with other `text` (default: that
-    of `heal`), and one that is cut as well. Of those with the best verdict, the cheapest is kept.
+    of `heal`), and one that is cut as well. Of those with the best verdict, the cheapest is kept,
+    unless `keep` names another.
     """
 
     samples: Annotated[
@@ -74,7 +65,18 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
         "passages. A runs even if `attack` does not name it.",
         Option("limits", "A=X", example="hints:2=0.02"),
     ] = Field(default_factory=dict)
+    max_drop: Annotated[
+        Drops,
+        "Limit for the search, and gate: TASK, or every task that a pattern such as '*' matches, "
+        "may lose at most X.",
+        Option("limits", "TASK=X", example="lambada_openai=0.03"),
+    ] = Field(default_factory=dict)
     max_loss_increase: None = None
+    keep: Annotated[
+        Result | None,
+        "With `heal` or `erase`: keep this of the results.",
+        Option("output", default="the cheapest one with the best verdict"),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -83,9 +85,9 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
         if model is None:
             raise ValueError("name a MODEL, or give a `recipe` that does")
         lab = find_lab(model)
-        for name in ("samples", "corpus"):
+        for name, what in (("samples", "passages"), ("heldout", "held-out text")):
             if lab is None and not given.get(name):
-                raise ValueError(f"{model} brings no {name} of its own: give `{name}`")
+                raise ValueError(f"{model} brings no {what} of its own: give `{name}`")
         found = {**given, "samples": given.get("samples") or lab}
         if given.get("max_extraction") is None:
             named = given.get("measure", "any") in (given.get("max") or ())
@@ -101,6 +103,12 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
         return self
 
     @model_validator(mode="after")
+    def _can_be_kept(self) -> MitigationRequest:
+        if self.keep is not None and self.keep not in (made := self.list_results()):
+            raise ValueError(f"`keep` names {self.keep}, and only {', '.join(made)} will be made")
+        return self
+
+    @model_validator(mode="after")
     def _can_be_evaluated(self) -> MitigationRequest:
         try:
             assert self.evaluation_request
@@ -108,16 +116,23 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
             raise ValueError(describe_mistakes(error)) from None
         return self
 
+    @model_validator(mode="after")
+    def _tasks_are_limited(self) -> MitigationRequest:
+        return self  # the evaluation runs them without a limit, too
+
     @property
     def search_request(self) -> SearchRequest:
-        return SearchRequest.of(dict(self))
+        given = dict(self)
+        if not self.max_drop:
+            given = {name: one for name, one in given.items() if name not in Limiting.model_fields}
+        return SearchRequest.of(given)
 
-    def list_results(self) -> list[str]:
+    def list_results(self) -> list[Result]:
         """The names of `RESULTS` to make and to choose from."""
         without = [word for word in ("heal", "erase") if not getattr(self, word)]
         return [name for name in RESULTS if not any(word in name for word in without)]
 
-    def list_exports(self, output: Path) -> dict[str, Path]:
+    def list_exports(self, output: Path) -> dict[Result, Path]:
         """The folder of each result: the output for a single one."""
         names = self.list_results()
         return {name: Path(f"{output}-{name}") if len(names) > 1 else output for name in names}
@@ -151,7 +166,6 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
             models=(self.model,),
             baseline=self.model,
             revision=None,
-            control=self.corpus,
             audit=True,
             max=self.limits,
             max_extraction=None,
@@ -161,23 +175,33 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
 
 @dataclass(frozen=True)
 class Mitigation:
-    """A mitigated model, the object of `search --json`, and the report on all `results`."""
+    """A mitigated model, the object of `search --json`, and the report on all `results`.
 
+    `place`: which of the results the model is.
+    """
+
+    source: str
     output: Path
     search: dict[str, Any]
     report: Report
-    results: tuple[str, ...]
+    results: tuple[Result, ...]
+    place: int
 
     @property
-    def place(self) -> int:
-        """Which of the results the model is."""
-        return choose_best(self.report, self.results)[0]
+    def front(self) -> list[dict[str, Any]]:
+        """The results side by side."""
+        return list_front(self.report, self.results)
 
     @property
     def state(self) -> State | None:
         """The state of every gate together; also missed if the search met no limit."""
         met = self.search["selected"] is not None
         return self.report.edits[self.place].state if met else "missed"
+
+    @property
+    def compare_command(self) -> str:
+        """The command that shows what it writes after your prompts."""
+        return f"attn-surgery compare {self.source} {self.output}"
 
     @property
     def next_command(self) -> str | None:
@@ -193,8 +217,10 @@ class Mitigation:
             "passed": OK.get(self.state),
             "result": self.results[self.place],
             "healed": "healed" in self.results[self.place],
+            "results": self.front,
             "search": self.search,
             "report": self.report.to_dict(),
+            "compare": self.compare_command,
             "next": self.next_command,
         }
 
@@ -244,12 +270,14 @@ def mitigate(
     *,
     overwrite: bool = False,
     show_search: Callable[[dict[str, Any]], None] = lambda found: None,
+    choose: Choose | None = None,
 ) -> Mitigation | None:
     """Searches into OUTPUT-search, exports into `output`, and puts report, card, and recipe there.
 
     A run that was interrupted continues where it stopped. `show_search` gets the search's answer
-    before the export starts. Returns None on all processes but the main one. Raises
-    `SurgeryError`.
+    before the export starts. `choose` is asked which result to keep, if there are several and the
+    request names none; by then, each has its report. Returns None on all processes but the main
+    one. Raises `SurgeryError`.
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
     assert evaluation_request.attacks  # all are known
@@ -283,16 +311,19 @@ def mitigate(
     def check() -> None:
         check_target(request.model, output, overwrite=overwrite or job.made(output))
 
-    arrange = partial(_keep_best, output, exports, check)
+    names, place = tuple(exports), 0
+
+    def arrange(report: Report) -> Sequence[Path]:
+        nonlocal place
+        place, reason = choose_result(report, names, request.keep, choose)
+        say(reason)
+        return _publish_kept(output, list(exports.values()), place, check)
+
     places = list(exports.values())
-    report = evaluate_exports(
-        source,
-        materials,
-        places,
-        arrange=arrange if len(exports) > 1 else None,
-    )
+    moves = places != [output]
+    report = evaluate_exports(source, materials, places, arrange=arrange if moves else None)
     write_text(output / RECIPE, request.to_config())
-    return Mitigation(output, result, report, tuple(exports))
+    return Mitigation(request.model, output, result, report, names, place)
 
 
 def check_texts(request: MitigationRequest, materials: Materials) -> None:
@@ -318,7 +349,7 @@ def _export(
     job: Job,
     *,
     overwrite: bool,
-) -> tuple[ResolvedModel, dict[str, Path]]:
+) -> tuple[ResolvedModel, dict[Result, Path]]:
     """Makes every result that is not there. Returns the source, and where the results are."""
     from surgery.hub.finding import find_model
 
@@ -343,47 +374,16 @@ def _export(
     return find_model(request.model, request.revision), exports
 
 
-def _keep_best(
-    output: Path,
-    exports: Mapping[str, Path],
-    check: Callable[[], None],
-    report: Report,
+def _publish_kept(
+    output: Path, exports: Sequence[Path], place: int, check: Callable[[], None]
 ) -> Sequence[Path]:
     """Renames the folder of one export to `output`. Returns where the exports are then.
 
     `check`: refuses an output that may not be replaced; hours have passed since it was looked at.
     """
-    place, reason = choose_best(report, list(exports))
-    say(reason)
-    chosen = list(exports.values())[place]
+    chosen = exports[place]
     check()
     publish(chosen, output)
     if chosen.exists():  # the output of an earlier run, which has taken its place
         shutil.rmtree(chosen)
-    return [output if one == chosen else one for one in exports.values()]
-
-
-def choose_best(report: Report, names: Sequence[str]) -> tuple[int, str]:
-    """The place of the result to keep, and a sentence that says why. `names`: of `RESULTS`.
-
-    A result that keeps every gate beats one that does not decide it, and that one beats one that
-    misses it. Of those alike, the cheapest wins: the first one if costs were not measured.
-    """
-    loss, places = report.find("heldout"), range(len(report.edits))
-    changes = [one and one.change for one in loss.edits] if loss else [None for _ in places]
-    costs = [change.value if change else math.inf for change in changes]
-    ranks = [_STATES.index(edit.state) for edit in report.edits]
-    place = min(places, key=lambda at: (ranks[at], costs[at]))
-    said = []
-    for at, (name, cost, rank) in enumerate(zip(names, costs, ranks, strict=True)):
-        parts = [RESULTS[name], "not measured" if cost == math.inf else f"{cost:+.3f} nats"]
-        parts += [_describe_open(report, at)] if rank > ranks[place] else []
-        said.append(": ".join([parts[0], ", ".join(parts[1:])]))
-    return place, f"kept {RESULTS[names[place]]}. {'; '.join(said)}"
-
-
-def _describe_open(report: Report, place: int) -> str:
-    """Which gates keep a result from being the better one."""
-    state = report.edits[place].state
-    names = [limit.name for limit in report.list_limits(place) if limit.state == state]
-    return f"{'misses' if state == 'missed' else 'does not decide'} {shorten_list(names)}"
+    return [output if one == chosen else one for one in exports]

@@ -23,8 +23,6 @@ _LENGTH = 32
 _FEWEST = 4
 _FITTING = 0.9
 """The share of passages that a proposed length fits at least."""
-_SHARES = 0.5, 0.25
-"""Shares of the passages to choose on, the first that leaves enough."""
 _LOOKED_AT = 50
 """Rows by which columns are told apart."""
 
@@ -34,7 +32,7 @@ class ProposalRequest(Cutting):
 
     model: str
     samples: Annotated[str | None, "Passages, as for extract.", Option("input", "SAMPLES")] = None
-    corpus: HeldoutText = ()
+    heldout: HeldoutText = ()
     calibration: CalibrationText = ()
     max_extraction: Annotated[
         Fraction, "The share of passages that may be recovered.", Option("limits")
@@ -94,7 +92,9 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
     check_output(output, None, overwrite=overwrite)
     from evals.data import open_samples
-    from evals.run.statistics import count_needed, wilson
+    from evals.data.held_back import count_parts
+    from evals.measure.verdicts import SHARES, find_smallest
+    from evals.run.statistics import count_needed
     from surgery.editing.loading import load_tokenizer
     from surgery.hub.embedded import find_lab
     from surgery.hub.finding import find_model
@@ -113,8 +113,9 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     cut = replace(passages, prefix=prefix, suffix=suffix, skip_short=True, ready=None)
     usable = int(cut.tokenize(tokenizer).trained_on.sum())
     needed = count_needed(request.max_extraction)
-    choose = next((one for one in _SHARES if _hold_back(usable, one) >= (needed or 0)), _SHARES[0])
-    held_back = _hold_back(usable, choose)
+    left = {share: count_parts(usable, share)[1] for share in SHARES}
+    choose = next((share for share, rest in left.items() if rest >= (needed or 0)), SHARES[0])
+    held_back = left[choose]
     proposal = Proposal(
         request,
         samples=samples,
@@ -129,15 +130,11 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
         suffix_length=suffix,
         choose=choose,
         held_back=held_back,
-        supported=wilson(0, held_back).high if held_back else None,
+        supported=find_smallest(held_back),
         needed=None if needed is None else math.ceil(needed / (1 - choose)),
     )
     write_text(output, proposal.text, overwrite=overwrite)
     return proposal
-
-
-def _hold_back(usable: int, choose: float) -> int:
-    return usable - math.ceil(usable * choose)
 
 
 def _find_columns(named: str, id_column: str | None) -> tuple[str, tuple[str, ...], str | None]:

@@ -17,21 +17,19 @@ from evals.measure.attacks.result import Audit, Share, SharePair, measure_way
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.trying import compare_models
 from evals.measure.differences import compare_heldout, compare_scores
+from evals.measure.drops import choose_shared, find_limit
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.protocol import ExtractionResults, report_extraction
 from evals.measure.memorization.summary import list_rows
 from evals.measure.verdicts import foresee
 from evals.report.costs import TaskResult
 from evals.report.figures import AllPassages, Finding, Findings, TwinFigures
-from evals.report.gates import find_limit
 from evals.report.headline import RELATIONS
 from evals.report.report import make_report
 from evals.run.console import say
 from evals.run.lm_eval.running import SEEDS, Benchmarks, TaskRun
-from evals.run.lm_eval.scores import choose_metric
 from evals.run.lm_eval.tasks import describe_task
 from evals.run.statistics import SEED
-from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest, is_word
@@ -263,10 +261,8 @@ def _compare_tasks(
         return found
     for name in before:
         base, edited = benchmarks.scores(name, before[name]), benchmarks.scores(name, after[name])
-        shared = {key: score for key, score in base.items() if key in edited}
-        if not shared:
-            raise MeasurementError("has no metric in common for both models", where=f"task {name}")
-        main, version = choose_metric(shared), before[name]["version"]
+        main, shared = choose_shared(name, base, edited)
+        version = before[name]["version"]
         gates = {main: find_limit(limits, name)}
         metrics = {key: compare_scores(shared[key], edited[key], gates.get(key)) for key in shared}
         found[name] = TaskResult(

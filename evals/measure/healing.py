@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,10 +144,12 @@ def _read_again(
     `what` was done by that training, such as "healed".
     """
     from surgery.editing.loading import load_tokenizer
-    from surgery.record.manifest import PassagesRecord
+    from surgery.record.manifest import ErasingRecord, PassagesRecord
     from surgery.training.training import Schedule
 
     schedule = Schedule(recorded.steps, recorded.seed, recorded.rank, recorded.learning_rate)
+    if isinstance(recorded, ErasingRecord):
+        schedule = replace(schedule, hardened=recorded.hardened)
     named = ", ".join(map(str, recorded.sources))
     tokenizer, size = load_tokenizer(model.folder), model.inventory.dimensions
     found = schedule.tokenize(

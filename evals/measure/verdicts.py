@@ -5,14 +5,17 @@ Gates of an evaluation, limits of an audit, and the held-back verdict of a searc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evals.run.statistics import count_needed, scale_needed
+from evals.data.held_back import count_parts
+from evals.run.statistics import count_needed, scale_needed, wilson
 from surgery.record.report import Limit, State
 
 OK: dict[State | None, bool | None] = {"kept": True, "missed": False}
 """A state as `ok` in JSON. Everything else is null."""
+SHARES = (0.5, 0.25)
+"""Shares of the passages to choose on, the first that leaves enough."""
 _MOST = 5  # names in a sentence
 
 
@@ -87,6 +90,40 @@ def describe_shortage(n: int, limit: float, needed: int | None, more: str = "") 
     return f"{n:,} passages cannot support {_percent(limit)}{more}: that takes {needed:,}"
 
 
+def find_smallest(n: int) -> float | None:
+    """The smallest limit that `n` passages decide, if none of them is recovered."""
+    return wilson(0, n).high if n else None
+
+
+def describe_splits(members: int, shares: Iterable[float] = SHARES) -> list[dict[str, Any]]:
+    """What a search can decide on each part of so many passages, for each of `shares`.
+
+    `choose`, `chosen_on` and `held_back` in passages, and `chosen_on_limit` and `held_back_limit`:
+    the smallest limits that they decide.
+    """
+    splits = [(share, *count_parts(members, share)) for share in shares]
+    return [
+        {
+            "choose": share,
+            "chosen_on": some,
+            "chosen_on_limit": find_smallest(some),
+            "held_back": rest,
+            "held_back_limit": find_smallest(rest),
+        }
+        for share, some, rest in splits
+    ]
+
+
+def say_split(split: Mapping[str, Any]) -> str:
+    """A split in words."""
+    parts = []
+    for what, key in (("chooses on", "chosen_on"), ("tests on", "held_back")):
+        limit = split[f"{key}_limit"]
+        tail = "" if limit is None else f", which decide a limit of {_percent(limit, 3)} at least"
+        parts.append(f"{what} {split[key]:,} passages{tail}")
+    return f"--choose {split['choose']:g} {'; '.join(parts)}"
+
+
 def foresee(limits: Collection[float], n: int) -> Iterator[str]:
     """Says before a long run whether `n` passages can decide each limit on a share of them."""
     for limit in sorted(set(limits)):
@@ -128,5 +165,5 @@ def join_sentences(said: Iterable[str]) -> str:
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
-def _percent(limit: float) -> str:
-    return f"{100 * limit:g}%"
+def _percent(limit: float, digits: int = 6) -> str:
+    return f"{100 * limit:.{digits}g}%"

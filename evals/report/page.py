@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from evals.report.pictures import draw_model, draw_table, draw_trade_off
+from evals.report.plain import STATES, explain
 from surgery.card.facts import as_line
 from surgery.card.measurements import (
     describe_limit,
@@ -62,6 +63,8 @@ def render_html(report: Report) -> str:
         list_leaves=list_leaves,
         describe_limit=describe_limit,
         signs=_SIGNS,
+        states=STATES,
+        explain=explain,
         list_facts=list_facts,
     )
     return text

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from evals.measure.attacks.request import Auditing
-from evals.run.lm_eval.request import Benchmarking
+from evals.run.lm_eval.request import Limiting
 from evals.run.lm_eval.tasks import SUITES
-from evals.run.request import ControlText, Fraction, Listing, Measuring, Option, Passages
+from evals.run.request import Fraction, HeldoutText, Listing, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
 
-class Gating(Benchmarking, Auditing):
+class Gating(Limiting, Auditing):
     """The tasks to run, the attacks to try, and the limits on what they show."""
 
     no_benchmarks: Annotated[
@@ -26,17 +26,6 @@ class Gating(Benchmarking, Auditing):
         "those of the suite lab, and any other model those of standard.",
         Option("measure"),
     ] = False
-    num_fewshot: Annotated[
-        int | None,
-        Field(ge=0),
-        "Examples before each question.",
-        Option("measure", default="the task's own"),
-    ] = None
-    max_drop: Annotated[
-        dict[str, Annotated[float, Field(ge=0)]],
-        "Gate: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
-        Option("limits", "TASK=X", example="lambada_openai=0.03"),
-    ] = Field(default_factory=dict)
 
 
 class EvaluationRequest(Measuring, Gating, Listing):
@@ -49,7 +38,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
         Option("input", "BASE"),
     ]
     samples: Passages = None
-    control: ControlText = ()
+    heldout: HeldoutText = ()
     max_extraction: Annotated[
         Fraction | None,
         "Gate: the model may still recite at most this share of the passages.",
@@ -77,8 +66,8 @@ class EvaluationRequest(Measuring, Gating, Listing):
         for name in ("tasks", "suite", "limit", "include_path", "num_fewshot"):
             if self.no_benchmarks and getattr(self, name) not in (None, ()):
                 raise ValueError(f"`no_benchmarks` excludes `{name}`")
-        if self.no_benchmarks and not (self.lab or self.samples or self.control):
-            raise ValueError("nothing is left to measure: give `samples` or `control`")
+        if self.no_benchmarks and not (self.lab or self.samples or self.heldout):
+            raise ValueError("nothing is left to measure: give `samples` or `heldout`")
         if self.leave_out is not None and not (self.lab or self.samples):
             raise ValueError("`leave_out` needs passages: give `samples`")
         if len(self.models) > 1 and self.revision is not None:
@@ -88,7 +77,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
         if self.lab is None:
             if self.max_extraction is not None and self.samples is None:
                 raise ValueError("`max_extraction` needs passages: give `samples`")
-            for name in ("samples", "control"):
+            for name in ("samples", "heldout"):
                 if self._attacked and not getattr(self, name):
                     what = "attacks need passages and held-out text"
                     raise ValueError(f"{what}: give `{name}`")
@@ -140,7 +129,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
                 "attack": self.attacks,
                 "no_cache": False,
                 "device": None,
-                "control": tuple(Path(make_public_name(file)) for file in self.control),
+                "heldout": tuple(Path(make_public_name(file)) for file in self.heldout),
                 **measured,
             }
         )

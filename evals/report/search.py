@@ -117,7 +117,7 @@ def _count_better(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, int
     for units in found.measured:
         point = outcome.points[found.measured[units].selection]
         if goal.order(point) < goal.order(chosen) and opened.keeps(point, found.base):
-            doubtful, untried = found.is_doubtful(units), bool(set(opened.slow) - point.tried)
+            doubtful, untried = found.is_doubtful(units), bool(set(opened.late) - point.tried)
             why["doubtful"] += doubtful
             why["untried"] += untried and not doubtful
     return why
@@ -133,6 +133,9 @@ def _figures(opened: OpenedSearch, point: EditPoint, half: Half) -> dict[str, An
         "next_token_accuracy": point.next_token_accuracy,
         "heldout_loss": point.heldout_loss,
         "heldout_kl": point.heldout_kl,
+        "costs": {"kl": point.heldout_kl, **dict(point.costs)},
+        "worst": point.worst[0],
+        "cost": opened.request.goal.price(point),
         "healed_rise": point.healed_rise,
         "limits": [limit.model_dump(mode="json") for limit in _check_limits(opened, point, n)],
     }
@@ -147,7 +150,7 @@ def _check_limits(opened: OpenedSearch, point: EditPoint, n: int) -> list[Limit]
             ends = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
             what = f"share of passages recovered by {name}"
             found.append(check_share(name, what, limits[name], value, ends, counted))
-    return found
+    return [*found, *point.drops]
 
 
 def _judge_held_back(
@@ -205,6 +208,7 @@ def describe_question(opened: OpenedSearch) -> dict[str, Any]:
     return {
         **healing,
         **sibling,
+        **({"tasks": _identify_tasks(opened)} if opened.benchmarks else {}),
         "model": opened.loaded.identity,
         "dtype": opened.loaded.provenance["dtype"],
         "samples": [opened.samples.sha256, opened.samples.prefix_length],
@@ -216,13 +220,20 @@ def describe_question(opened: OpenedSearch) -> dict[str, Any]:
     }
 
 
+def _identify_tasks(opened: OpenedSearch) -> dict[str, Any]:
+    assert opened.benchmarks is not None
+    return opened.benchmarks.identify(dict.fromkeys(opened.tasks, opened.request.batch_size or 0))
+
+
 def _describe_aim(opened: OpenedSearch) -> dict[str, Any]:
     asked = opened.request.model_dump(mode="json", include={"grain", "layout", "seed"})
     goal = "max_extraction" if opened.request.max_loss_increase is None else "max_loss_increase"
     chosen = {
         "goal": {goal: opened.request.goal.limit},
         "measure": opened.measure.name,
-        "max": opened.others,
+        "max": opened.attack_limits,
+        "max_drop": opened.drop_limits,
+        "cost_by": opened.request.cost,
     }
     return {**asked, **chosen, "variants": list(opened.variants)}
 
@@ -256,9 +267,10 @@ def explain_miss(result: Mapping[str, Any], folder: Path) -> MeasurementError:
     less = [edit for edit in front if edit["recovered"][measure] < before] or front
     best = less[-1] if "max_extraction" in result["goal"] else less[0]
     limits, left = dict(result["goal"]), f"{best['recovered'][measure]:.1%} recovered"
-    if result["max"]:
+    if result["max"] or result["max_drop"]:
         best = result["nearest"]
-        limits |= {f"max {name}": most for name, most in result["max"].items()}
+        for word in ("max", "max_drop"):
+            limits |= {f"{word} {name}": most for name, most in result[word].items()}
         left = ", ".join(f"{one['name']} {one['value']:.1%}" for one in best["limits"])
     rise = best["heldout_loss"] - base["heldout_loss"]
     return MeasurementError(
@@ -275,14 +287,14 @@ def chart_search(result: Mapping[str, Any]) -> Chart:
 
     Beside it are the chosen edit, if there is one, and that of the deepest blocks: filled as
     measured on the half that was searched, hollow on the half that was held back. The cost is the
-    goal's: KL divergence under --max-extraction, else the rise of held-out loss.
+    goal's: with a limit on passages that of `--cost`, else the rise of held-out loss.
     """
     base, measure = result["base"], result["measure"]
-    by_kl = "max_extraction" in result["goal"]
+    limited = "max_extraction" in result["goal"]
 
     def place(edit: Mapping[str, Any], before: Mapping[str, Any]) -> Point:
         rise = edit["heldout_loss"] - before["heldout_loss"]
-        return Point(edit["heldout_kl"] if by_kl else rise, 100 * edit["recovered"][measure])
+        return Point(edit["cost"] if limited else rise, 100 * edit["recovered"][measure])
 
     found: dict[str, list[Point]] = {}
     for edit in result["front"]:
@@ -299,14 +311,15 @@ def chart_search(result: Mapping[str, Any]) -> Chart:
             series.append(Series(f"{name}, on the other half", [there], name, hollow=True))
             series.append(Series(f"{name}: {spec}", [place(edit, base)], name))
     (limit,) = result["goal"].values()
-    cost = "KL divergence on held-out text" if by_kl else "rise of held-out loss"
+    by_kl = "KL divergence" if result["cost_by"] == "kl" else "cost"
+    cost = f"{by_kl} on held-out text" if limited else "rise of held-out loss"
     what = "recited word for word" if measure == "greedy" else f"recovered ({measure})"
     panel = FrontPanel(
         f"{cost}, nats per token",
         f"{what}, %",
         series,
         front=front,
-        limit=("y", 100 * limit) if by_kl else ("x", limit),
+        limit=("y", 100 * limit) if limited else ("x", limit),
     )
     names, grain = ", ".join(result["variants"]), result["grain"]
     where = "blocks and heads" if grain == "mixed" else grain

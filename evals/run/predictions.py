@@ -136,15 +136,15 @@ def _log_drawn(logits: torch.Tensor, true: torch.Tensor, sampling: Sampling) -> 
 @torch.inference_mode()
 def measure_heldout(
     hidden: torch.Tensor, base: torch.Tensor | None, head: Head, targets: torch.Tensor
-) -> tuple[Scores, Scores]:
-    """Mean negative log-likelihood and mean KL divergence of each row, in nats per token.
+) -> tuple[Scores, Floats]:
+    """Mean negative log-likelihood of each row, and KL divergence at each token, in nats.
 
     KL(base || edited) = Σ_v p(v) (log p(v) - log q(v)), p the base model's predicted distribution
     and q the edited model's. The logits of a few positions exist at a time.
 
     `hidden`, `base`: [B, T, d], final hidden states of the edited and of the base model at the
     tokens before each of `targets` (int64 [B, T]); `base` is None to measure the base itself.
-    Returns float64 [B] twice.
+    Returns float64 [B] and float32 [B, T].
     """
     states, true = hidden.flatten(0, 1), targets.flatten()
     before = states if base is None else base.flatten(0, 1)
@@ -158,10 +158,8 @@ def measure_heldout(
             log_p = head(before[some]).float().log_softmax(-1)
             log_q = logits.log_softmax(-1)
             divergence.append(kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
-    mean = -_means(log_likelihood, targets)
-    return mean, _means(divergence, targets) if divergence else np.zeros(len(mean))
-
-
-def _means(pieces: list[torch.Tensor], like: torch.Tensor) -> Scores:
-    values = torch.cat(pieces).view(like.shape).cpu().numpy()
-    return np.asarray(values.mean(axis=1, dtype=np.float64))
+    likelihood, kl = (
+        torch.cat(some or [torch.zeros(len(true))]).view(targets.shape).cpu().numpy()
+        for some in (log_likelihood, divergence)
+    )
+    return -likelihood.mean(axis=1, dtype=np.float64), kl

@@ -29,6 +29,7 @@ class Option:
     - `metavar`: what stands for its value. `default`: what happens without it, if no value says so.
     - `choices`: the values that it takes, if its type does not say so. `place`: what a path may
       be; a file must exist. `example`: of a limit. `in_bytes`: a size, such as 5GB.
+    - `old`: earlier names, which the command line and files still take.
     """
 
     group: Group
@@ -38,6 +39,7 @@ class Option:
     place: Literal["any", "file", "folder"] = "any"
     example: str = ""
     in_bytes: bool = False
+    old: tuple[str, ...] = ()
 
 
 def _split_names(given: Any) -> Any:
@@ -68,19 +70,15 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Passages = Annotated[
     str | None, "Passages, as for extract.", Option("input", "SAMPLES", "a lab model's own")
 ]
-UNTRAINED = (
-    "Text that the models were not trained on: a file, a folder, or hf:DATASET:SPLIT:COLUMN."
+HELD_OUT = (
+    "Held-out text, which no model was trained on: it shows what an edit costs. A file, a folder, "
+    "or hf:DATASET:SPLIT:COLUMN."
 )
-ControlText = Annotated[
-    tuple[Path, ...],
-    UNTRAINED,
-    Option("input", default="a lab model's own"),
-]
+HELD_OUT_BEFORE = ("corpus", "control")
 HeldoutText = Annotated[
     tuple[Path, ...],
-    "Held-out text, which the model was not trained on: it shows what an edit costs. A file, a "
-    "folder, or hf:DATASET:SPLIT:COLUMN.",
-    Option("input", default="a lab model's own"),
+    HELD_OUT,
+    Option("input", default="a lab model's own", old=HELD_OUT_BEFORE),
 ]
 CalibrationText = Annotated[
     tuple[str, ...],
@@ -246,6 +244,14 @@ class Healing(Request):
         return self
 
 
+Hardening = Annotated[
+    bool,
+    "While teaching, rehearse fine-tuning on a tenth of the passages, so that it brings less back. "
+    "Takes three times as long, and costs more.",
+    Option("edit"),
+]
+
+
 class Erasing(Request):
     """Training before the cut, with the cut as the teacher (`evals.jobs.erasing`)."""
 
@@ -258,6 +264,7 @@ class Erasing(Request):
     erase_steps: Annotated[
         Count, "Steps of 24 passages and 16 x 128 tokens of text.", Option("edit")
     ] = 60
+    harden: Hardening = False
     text: Annotated[
         tuple[str, ...],
         "Other text for `erase`, which may hold none of the passages.",
@@ -267,7 +274,7 @@ class Erasing(Request):
     @model_validator(mode="after")
     def _only_if_asked(self) -> Erasing:
         if not self.erase:
-            self._refuse_unused("erase", "erase_steps", "text")
+            self._refuse_unused("erase", "erase_steps", "harden", "text")
         return self
 
 
@@ -285,7 +292,7 @@ class Choosing(Measuring):
             choices=VARIANTS,
         ),
     ] = ()
-    corpus: HeldoutText = ()
+    heldout: HeldoutText = ()
     calibration: CalibrationText = ()
 
     def list_variants(self, *, fits: bool) -> tuple[str, ...]:

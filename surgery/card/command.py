@@ -34,6 +34,8 @@ def describe_training(
             continue
         found[text] = name_texts([source["name"] for source in record["sources"]], lab)
         found[steps] = record["steps"]
+        if record.get("hardened"):
+            found["harden"] = True
         passages = record.get("passages")
         if isinstance(passages, Mapping):  # earlier versions recorded only a hash
             found |= {"samples": passages["name"], "leave_out": passages.get("leave_out")}
@@ -51,6 +53,7 @@ def write_export_command(
     variant: str | None = None,
     calibration: Sequence[str] = (),
     erase_steps: int | None = None,
+    harden: bool = False,
     text: Sequence[str] = (),
     heal: Sequence[str] = (),
     heal_steps: int | None = None,
@@ -80,6 +83,7 @@ def write_export_command(
         "--calibration": calibration,
         "--erase": [""] if erased and cut else [],
         "--erase-steps" if cut else "--steps": [erase_steps],
+        "--harden": [""] if harden else [],
         "--text": text,
         "--heal": heal,
         "--heal-steps": [heal_steps],

@@ -6,18 +6,16 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
 from typing import Any, get_args
 
+from surgery.checkpoint.configuration import check_config, refuse_quantized
 from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import FLOATING, TensorInfo
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Dimensions, Family, TensorRule, family_of
 from surgery.families.record import expert_of
 from surgery.families.rotary import rotary_positions
-from surgery.untrusted import read_json
 from surgery.variants import Kind
 
 _AFFINE = ("affine_weight", "affine_bias")
@@ -220,7 +218,7 @@ def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
         if family.is_outside_attention(name):
             return
         if rule is None:
-            raise _refuse_quantized(f"tensor {name!r} is of quantized attention", None)
+            raise refuse_quantized(f"tensor {name!r} is of quantized attention", None)
     if (
         rule is None
         or block >= dimensions.num_blocks
@@ -251,133 +249,11 @@ def _check_tensor(name: str, info: TensorInfo, inventory: Inventory) -> None:
         )
 
 
-def _refuse_quantized(what: str, got: object) -> UnsupportedError:
-    return UnsupportedError(
-        f"{what}, and surgery needs plain weights there",
-        where="config.json",
-        got=got,
-        fix="start from the unquantized model, and quantize the result without its attention",
-    )
-
-
 def _count_beyond(inventory: Inventory) -> int:
     """How many blocks may be stored after the last. They are copied as they are."""
     key = inventory.family.beyond
     count = 0 if key is None else inventory.config.get(key, 1)
     return count if type(count) is int else 0
-
-
-def check_config(config: dict[str, Any], family: Family) -> None:
-    """Refuses quantized attention, models with their own code, and settings that cannot be run."""
-    for key in ("quantization_config", "compression_config"):
-        given = config.get(key)
-        if given and not (key == "quantization_config" and spares_attention(config, family)):
-            method = given.get("quant_method") if isinstance(given, dict) else None
-            raise _refuse_quantized("attention is quantized", method or key)
-    compact = config.get("model_type") == family.compact_model_type
-    for key in ("auto_map", "custom_pipelines"):
-        if config.get(key) and not (compact and key == "auto_map"):
-            raise UnsupportedError(
-                f"the checkpoint brings its own modeling code ({key}), which is never run",
-                where="config.json",
-                expected=f"the library's own {family.architecture}",
-            )
-    refused = dict.fromkeys(_find_attention_code(config), _ATTENTION_CODE)
-    refused |= {key: what for key, what in _ELSEWHERE.items() if config.get(key)}
-    for key, what in refused.items():
-        raise UnsupportedError(f"config.json {what}", where=key, fix="remove the key")
-    if config.get("attention_free_blocks") and not compact:
-        raise CheckpointError(
-            "'attention_free_blocks' is set, and this model type has no such blocks",
-            where="config.json",
-            fix=f"remove it, or restore model_type {family.compact_model_type}",
-        )
-    for key, value in family.needs.items():
-        if config.get(key, value) not in (value, None):
-            raise UnsupportedError(
-                f"{family.title} with {key!r} cannot be edited",
-                where="config.json",
-                expected=value,
-                got=config[key],
-            )
-    epsilon = config.get(family.epsilon, 1e-5) if family.epsilon else 1e-5
-    if type(epsilon) is not float or not 0 <= epsilon < 1:
-        raise CheckpointError(
-            f"the library cannot load this {family.epsilon!r}",
-            where="config.json",
-            expected="a decimal number from 0.0 up, such as 1e-05",
-            got=repr(epsilon)[:50],
-        )
-
-
-_LEFT_OUT = (  # keys of the modules that are not quantized, by method
-    "modules_to_not_convert",
-    "ignore",
-    "ignored_layers",
-    "exclude_modules",
-    "llm_int8_skip_modules",
-)
-
-
-def spares_attention(config: dict[str, Any], family: Family) -> bool:
-    """Whether a quantization leaves the attention of every block as it is.
-
-    MXFP4 (gpt-oss) only takes experts. Other methods name the modules that they leave out: by name,
-    by a part of it, by a pattern with `*`, or by "re:" and a regular expression.
-    """
-    given = config["quantization_config"]
-    if not isinstance(given, dict):
-        return False
-    if given.get("quant_method") == "mxfp4":
-        return True
-    lists = (given.get(key) for key in _LEFT_OUT)
-    patterns = [str(one) for some in lists if isinstance(some, list) for one in some]
-    names = {
-        rule.name.format(block=block).rpartition(".")[0]
-        for block in range(family.dimensions(config).num_blocks)
-        for rule in family.rules
-        if rule.role is not None and rule.role.endswith("_weight") and not rule.optional
-        if rule.blocks is None or rule.blocks(config, block)
-    }
-    return all(any(_covers(pattern, name) for pattern in patterns) for name in names)
-
-
-def _covers(pattern: str, name: str) -> bool:
-    """Whether a pattern of modules names this one, or one that holds it."""
-    if pattern.startswith("re:"):
-        try:
-            return re.match(pattern[3:], name) is not None
-        except re.error:
-            return False
-    wild = pattern.removesuffix(".*")
-    return fnmatchcase(name, wild) or fnmatchcase(name, f"{wild}.*") or f".{wild}." in f".{name}."
-
-
-_ATTENTION_CODE = "chooses attention code, which the library may download and run"
-_ELSEWHERE = {
-    "transformers_weights": "names another file of weights, which would not be edited",
-    "per_layer_config": "gives single blocks their own shape, which surgery does not support",
-}
-
-
-def _find_attention_code(value: dict[str, Any] | list[Any]) -> Iterator[str]:
-    """Yields the keys, at any depth, that make the library choose attention code (not flags)."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if "attn_implementation" in str(key) and not (inner is None or isinstance(inner, bool)):
-                yield key
-    for inner in value.values() if isinstance(value, dict) else value:
-        if isinstance(inner, (dict, list)):
-            yield from _find_attention_code(inner)
-
-
-def check_tokenizer(folder: Path) -> None:
-    """Refuses a tokenizer that asks for code."""
-    settings = folder / "tokenizer_config.json"
-    if read_json(settings).get("auto_map"):
-        raise UnsupportedError(
-            "the tokenizer brings its own code (auto_map), which is never run", where=settings
-        )
 
 
 def _read_compact_blocks(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery.checkpoint.inventory import Inventory, check_tokenizer
+from surgery.checkpoint.configuration import check_tokenizer
+from surgery.checkpoint.inventory import Inventory
 from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import Array
 from surgery.conversion.architectures import STOCK, Architecture, architecture_of, write_settings

@@ -13,12 +13,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
-from surgery.checkpoint.inventory import (
-    check_complete,
-    check_config,
-    check_tokenizer,
-    make_inventory,
-)
+from surgery.checkpoint.configuration import check_config, check_tokenizer
+from surgery.checkpoint.inventory import check_complete, make_inventory
 from surgery.checkpoint.source import HEADS, Checkpoint, open_checkpoint, open_tokenizer
 from surgery.checkpoint.torch_tensors import as_torch
 from surgery.errors import (

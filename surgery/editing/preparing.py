@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.configuration import check_config, check_tokenizer
 from surgery.checkpoint.content import FileState, read_states
-from surgery.checkpoint.inventory import check_config, check_tokenizer
 from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config
 from surgery.editing.ordinary import is_ordinary
 from surgery.editing.rewriting import Fits

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from surgery.checkpoint.inventory import check_config
+from surgery.checkpoint.configuration import check_config
 from surgery.checkpoint.source import (
     CARD,
     INDEX,

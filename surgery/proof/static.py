@@ -29,13 +29,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from surgery.checkpoint.configuration import check_tokenizer
 from surgery.checkpoint.content import hash_file
-from surgery.checkpoint.inventory import (
-    Inventory,
-    check_biases,
-    check_tokenizer,
-    make_inventory,
-)
+from surgery.checkpoint.inventory import Inventory, check_biases, make_inventory
 from surgery.checkpoint.source import (
     MANIFEST,
     SAFETENSORS,

@@ -183,12 +183,14 @@ class ErasingRecord(TrainingRecord):
     """The training that came before any cut, with a cut of the same model as the teacher.
 
     `teacher`: the parts of that cut; `calibration`: the text that its variants were fitted on.
-    `passages`: what the student learned from it.
+    `passages`: what the student learned from it. `hardened`: also where fine-tuning on some of them
+    would lead.
     """
 
     teacher: list[Part] = Field(min_length=1)
     calibration: CalibrationRecord | None = None
     passages: PassagesRecord
+    hardened: bool = False
 
 
 class EditedModel(Record):

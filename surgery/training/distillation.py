@@ -21,12 +21,14 @@ from surgery.errors import SamplesError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
 from surgery.record.manifest import PassagesRecord
-from surgery.training.training import ROWS, Flags, Schedule, train
+from surgery.training.hardening import draw_rehearsals, harden
+from surgery.training.training import ROWS, Flags, Schedule, measure_loss, train
 
 ROWS_OF_PASSAGES = 24
 """Passages of a step."""
 
 Rows = npt.NDArray[np.int32]
+Chosen = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,32 +122,61 @@ def distill(
 ) -> list[float]:
     """Trains a float32 model in place. Returns the loss before each step, in nats.
 
+    A hardened schedule rehearses training on the rows of the last lesson: passages.
+
     `passes`: the dtype of the student's passes; bfloat16 ones take a third of the time on a CPU.
     Teachers run as they are loaded. `constants`, `advance`, and errors: as for `train`.
     """
-    measure = _make_loss(student, lessons, schedule, passes)
-    return train(student, measure, schedule, constants=constants, advance=advance)
-
-
-def _make_loss(
-    student: Any, lessons: Sequence[Lesson], schedule: Schedule, passes: torch.dtype
-) -> Callable[[int], torch.Tensor]:
-    """Returns what measures the student's loss at a step."""
     drawn = [one.draw(schedule.steps, schedule.seed + at) for at, one in enumerate(lessons)]
+    told: dict[str, Any] = {"constants": constants, "advance": advance}
 
     def measure(step: int) -> torch.Tensor:
         total = torch.zeros((), device=student.device)
         for lesson, rows in zip(lessons, drawn, strict=True):
-            tokens = torch.from_numpy(rows[step].astype(np.int64)).to(student.device)
-            with torch.no_grad():
-                taught = _predict(lesson.teacher, tokens, lesson.first)
-            with torch.autocast(tokens.device.type, passes, enabled=passes is torch.bfloat16):
-                learned = _predict(student, tokens, lesson.first)
-            loss = functional.kl_div(learned, taught, log_target=True, reduction="batchmean")
-            total = total + lesson.weight * loss
+            total = total + _measure_lesson(student, lesson, rows[step], passes)
         return total
 
-    return measure
+    if schedule.hardened:
+        schedule = schedule.settle(student)
+        told["adjust"] = _make_hardening(student, lessons[-1], schedule, passes)
+    return train(student, measure, schedule, **told)
+
+
+def _make_hardening(
+    student: Any, lesson: Lesson, schedule: Schedule, passes: torch.dtype
+) -> Callable[[int, list[torch.nn.Parameter]], None]:
+    """Returns what hardens each step of `lesson` against training on its rows."""
+    drawn = draw_rehearsals(len(lesson.rows), lesson.per_step, schedule.steps, schedule.seed)
+
+    def relearn(chosen: Chosen) -> torch.Tensor:
+        tokens = _to_tokens(lesson.rows[chosen], student)
+        with torch.autocast(tokens.device.type, passes, enabled=passes is torch.bfloat16):
+            loss: torch.Tensor = measure_loss(student, tokens)
+        return loss
+
+    def forget(chosen: Chosen) -> torch.Tensor:
+        return _measure_lesson(student, lesson, lesson.rows[chosen], passes)
+
+    def adjust(step: int, learned: list[torch.nn.Parameter]) -> None:
+        assert schedule.learning_rate is not None
+        harden(learned, drawn[step], schedule.learning_rate, relearn, forget)
+
+    return adjust
+
+
+def _measure_lesson(student: Any, lesson: Lesson, rows: Rows, passes: torch.dtype) -> torch.Tensor:
+    """The student's loss on rows of a lesson, int32 [B, T], times its weight."""
+    tokens = _to_tokens(rows, student)
+    with torch.no_grad():
+        taught = _predict(lesson.teacher, tokens, lesson.first)
+    with torch.autocast(tokens.device.type, passes, enabled=passes is torch.bfloat16):
+        learned = _predict(student, tokens, lesson.first)
+    loss = functional.kl_div(learned, taught, log_target=True, reduction="batchmean")
+    return lesson.weight * loss
+
+
+def _to_tokens(rows: Rows, model: Any) -> torch.Tensor:
+    return torch.from_numpy(rows.astype(np.int64)).to(model.device)
 
 
 def _predict(model: Any, tokens: torch.Tensor, first: int) -> torch.Tensor:

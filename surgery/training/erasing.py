@@ -84,6 +84,7 @@ def teach_by_cut(
         teacher=list(prepared.plan.selection),
         calibration=fitting.record,
         passages=passages.record,
+        hardened=schedule.hardened,
     )
     return Erased(student, Trained(take_weights(source, student, constants), record))
 
@@ -100,6 +101,7 @@ def erase(
     revision: str | None = None,
     calibration: Sequence[str | Path] = (),
     steps: int = STEPS,
+    hardened: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     max_shard_size: int | None = None,
@@ -109,7 +111,8 @@ def erase(
     **Arguments:** `drop_attn`, `variant`, `calibration`: the cut that teaches, as for
     `surgery.export`, which must not recite the passages; `passages`: token ids, [n, P + S], with
     a prefix of `prefix_length` P; `text`: other text, which must hold none of them. Only the
-    command checks both.
+    command checks both. `hardened`: also teaches where fine-tuning on some of the passages would
+    lead.
 
     **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """
@@ -122,7 +125,7 @@ def erase(
     taught = Passages(tokens, prefix_length, "token ids", digest)
     size = prepared.model.inventory.dimensions
     taught.check_length(size)
-    schedule = Schedule(steps, seed)
+    schedule = Schedule(steps, seed, hardened=hardened)
     windows = schedule.tokenize(read, load_tokenizer(prepared.model.folder), size)
     fitting = None if fit_on is None else fit_checkpoint(prepared, fit_on)
     erased = teach_by_cut(prepared, taught, windows, schedule, fitting=fitting)

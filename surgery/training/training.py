@@ -44,9 +44,9 @@ Flags = npt.NDArray[np.bool_]
 
 
 def propose_steps(windows: int) -> str:
-    """What to do if there are only so many windows of text to heal on."""
+    """What to do if there are only so many windows of text to train on."""
     steps = windows * MOST_READS // ROWS
-    fewer = f", or heal for fewer steps: this is enough for `heal_steps={steps}`"
+    fewer = f", or train for fewer steps: this is enough for {steps}"
     return "give more text" + (fewer if steps else "")
 
 
@@ -55,13 +55,14 @@ class Schedule:
     """How long to train, and the seed of the order in which windows are read.
 
     `rank`: of the adapters to train; 0: all weights; None: as memory allows. `learning_rate`: None:
-    by the model's width.
+    by the model's width. `hardened`: someone who trains the model further is rehearsed.
     """
 
     steps: int = STEPS
     seed: int = 0
     rank: int | None = None
     learning_rate: float | None = None
+    hardened: bool = False
 
     def settle(self, model: Any) -> Schedule:
         """The same with a rank and a rate.
@@ -74,10 +75,10 @@ class Schedule:
                 fix="leave `device_map` out",
             )
         number, room = sum(one.numel() for one in model.parameters()), _measure_room(model)
-        rank = self.rank
+        rank, whole = self.rank, 2 * _BYTES if self.hardened else _BYTES
         if rank is None:
-            rank = 0 if _BYTES * number <= room else RANK
-        if (needed := (_FROZEN_BYTES if rank else _BYTES) * number) > room:
+            rank = 0 if whole * number <= room else RANK
+        if (needed := (_FROZEN_BYTES if rank else whole) * number) > room:
             raise UnsupportedError(
                 f"{'adapters' if rank else 'all weights'} are to be trained, and they do not fit "
                 "into memory with the model",
@@ -119,11 +120,13 @@ def train(
     *,
     constants: Mapping[str, Flags] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
+    adjust: Callable[[int, list[torch.nn.Parameter]], None] = lambda step, learned: None,
 ) -> list[float]:
     """Trains a float32 model in place. Returns the loss before each step.
 
     `measure`: step → the loss of the model, a scalar; `constants`: parameter → which of its numbers
-    stay. `advance` counts steps.
+    stay. `advance` counts steps. `adjust` gets a step and the parameters that are trained, and may
+    change their gradients.
     Raises `UnsupportedError` for a model that does not fit into memory with its gradients.
     """
     schedule = schedule.settle(model)
@@ -141,6 +144,7 @@ def train(
         with torch.enable_grad():
             loss = measure(step)
             loss.backward()  # type: ignore[no-untyped-call]
+        adjust(step, learned)
         torch.nn.utils.clip_grad_norm_(learned, LARGEST_GRADIENT)
         optimizer.step()
         slower.step()

@@ -24,9 +24,9 @@ def command(request: CheckRequest, as_json: bool) -> None:
 
     Counts rows that are too short or repeated, members, and non-members, and says which rows are
     left out. With --model, also tests which of up to 200 passages the model recites, and measures
-    whether --corpus and --calibration hold enough text. Says how many passages you need to
-    support a limit: so many that none recovered shows that at most the share X is. No text is
-    shown.
+    whether --heldout and --calibration hold enough text. Says how many passages you need to
+    support a limit: so many that none recovered shows that at most the share X is; and which
+    limits both parts of a search can decide (--choose). No text is shown.
 
     Without --model, passages of text are counted but not cut into tokens.
     """
@@ -63,16 +63,26 @@ def _print(result: dict[str, Any]) -> None:
         echo(f"recited: {recited['count']} of {recited['n']} passages tested: {shown}")
     elif result["usable"] is None:
         note("give --model to cut the passages into tokens, and to test what it recites")
-    for name, unit in (("corpus", "windows"), ("calibration", "tokens")):
-        if (found := result[name]) is not None and found[unit] is not None:
+    for name, key, unit in (
+        ("held-out text", "corpus", "windows"),
+        ("calibration text", "calibration", "tokens"),
+    ):
+        if (found := result[key]) is not None and found[unit] is not None:
             few = "" if found[unit] >= found["wanted"] else f"; {found['wanted']:,} are better"
-            echo(f"{name}: {found[unit]:,} {unit} of text{few}")
+            echo(f"{name}: {found[unit]:,} {unit}{few}")
     have = result["members"]
     for limit, n in result["needed"].items():
         share = f"{100 * float(limit):g}%"
         enough = "" if have is None else f"; you have {'enough' if have >= n else 'too few'}"
         echo(f"to show that at most {share} is recovered: {n:,} passages, none recovered{enough}")
-    echo(
-        "A search tests its choice on half of the passages, so it needs twice as many; "
-        "--choose 0.25 tests it on three quarters."
-    )
+    if result["splits"] is None:
+        echo(
+            "A search tests its choice on half of the passages, so it needs twice as many; "
+            "--choose 0.25 tests it on three quarters."
+        )
+        return
+    from evals.measure.verdicts import say_split
+
+    echo("a search chooses on some of the passages, and tests on the others, if none is recovered:")
+    for split in result["splits"]:
+        echo(f"  {say_split(split)}")

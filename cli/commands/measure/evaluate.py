@@ -17,11 +17,18 @@ from evals.report.request import EvaluationRequest
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @options.allow_undecided
 @options.output("Folder for the report.  [default: NAME-evaluation]", options.FOLDER)
+@options.flag(
+    "--pdf",
+    "Also print the page to report.pdf, with a browser that is on this machine. Its first sheet "
+    "can go alone.",
+    group="output",
+)
 @options.overwrite
 @options.json
 def command(
     request: EvaluationRequest,
     output: Path | None,
+    pdf: bool,
     overwrite: bool,
     allow_undecided: bool,
     as_json: bool,
@@ -36,7 +43,7 @@ def command(
     """
     from evals.jobs.evaluating import run_evaluation
 
-    found = run_evaluation(request, output, overwrite=overwrite)
+    found = run_evaluation(request, output, overwrite=overwrite, pdf=pdf)
     if found is None:
         return
     report, folder = found

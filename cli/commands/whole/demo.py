@@ -15,7 +15,7 @@ TERMS = (
     "relearn: what comes back of the others after fine-tuning on a tenth of the records. "
     "Here it runs once; evaluate runs it five times and gives the mean.",
     "Held-out loss: the model's loss on text that it was not trained on. Lower is better.",
-    "acc, acc_norm: the share of a task's questions that a model answers correctly.",
+    "lab_copy, acc: the share of texts that a model repeats correctly when it has them before it.",
 )
 CONTINUED = (
     "Each model gets the first half of a text and writes as many tokens more, always the most "
@@ -30,16 +30,18 @@ CONTINUED = (
 
 @click.command("demo")
 @options.output(
-    "Folder for the two edited models, each with its report, and for the search.",
+    "Folder for the two edited models, each with its report, the search, and the texts.",
     default="attn-surgery-demo",
     show_default=True,
 )
 @options.overwrite
 def command(output: Path, overwrite: bool) -> None:
-    """Show the whole story on a small model, offline, in a few minutes.
+    """Show the whole story on a small model, offline, in one to two minutes of two idle cores.
 
     Edits lab:pythia in two ways: its deep blocks, and what a search chooses. Verifies both, and
     shows side by side what each model recites, what an attacker recovers, and what it still can do.
+
+    What is done stays if you stop it: run the same command again to continue.
     """
     from cli.console import make_console
     from cli.tables.comparison import print_comparison

@@ -16,7 +16,7 @@ from evals.jobs.proposing import Proposal, ProposalRequest, propose
 _ASKED = {
     "model": "Model to edit (a folder or a Hub id)",
     "samples": "Passages that it must not recite (a file)",
-    "corpus": "Held-out text, which it was not trained on (a file)",
+    "heldout": "Held-out text, which it was not trained on (a file)",
 }
 """What a terminal is asked for."""
 
@@ -40,7 +40,7 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
         if not given[name] and sys.stdin.isatty() and not as_json:
             lab = str(given["model"]).startswith("lab:") and name != "model"
             answer = None if lab else click.prompt(question, err=True)
-            given[name] = (answer,) if answer and name == "corpus" else answer
+            given[name] = (answer,) if answer and name == "heldout" else answer
     if not given["model"]:
         raise click.UsageError("name a MODEL")
     request = fill_request(ProposalRequest, given)

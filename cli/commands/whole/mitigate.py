@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from cli import options
 from cli.config import config_option
 from cli.requests import request_command
 from cli.tables import print_table
+from cli.tables.front import print_front
 from cli.terminal import echo, note, print_json
+from evals.jobs.keeping import Result
 from evals.jobs.mitigating import MitigationRequest
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -77,11 +80,12 @@ def command(
 
     With --heal, the edited model is also trained on other text. With --erase, MODEL is taught to
     forget the passages; that result is tried as it is, cut, and, with --heal, cut and healed. All
-    results are evaluated. The cheapest one with the best verdict is kept. The others stay in
-    OUT-cut, OUT-healed, OUT-erased, OUT-erased-cut, and OUT-erased-healed.
+    results are evaluated. The cheapest one with the best verdict is kept, unless you name another
+    with --keep; in a terminal, you are asked. The others stay in OUT-cut, OUT-healed, OUT-erased,
+    OUT-erased-cut, and OUT-erased-healed, each with its report.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
-    --samples and --corpus. The exit code is 3 if the limit or a gate is missed, and else 4 if one
+    --samples and --heldout. The exit code is 3 if the limit or a gate is missed, and else 4 if one
     is not decided: too few passages were held back. OUT then holds the best edit that was found.
     """
     if dry_run:
@@ -96,22 +100,37 @@ def command(
         if result["selected"] is not None and not as_json:
             print_search(result)
 
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
     done = mitigate(
         request,
         output,
         overwrite=overwrite,
         show_search=show_search,
+        choose=_ask if asks else None,
     )
     if done is None:
         return
     print_evaluation(done.report, output, table=not as_json)
     if as_json:
         print_json(done.to_dict())
+    elif len(done.results) > 1:
+        print_front(done.front)
+    note(f"to see what it writes: {done.compare_command}")
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
     options.end_with(done.state, allow_undecided=allow_undecided)
     if done.next_command is not None:
         note(f"next: {done.next_command}")
+
+
+def _ask(front: list[dict[str, Any]], best: Result) -> Result:
+    """Shows the results to a person and asks which one to keep."""
+    print_front(front)
+    names = [one["name"] for one in front]
+    answer: Result = click.prompt(
+        "Which one do you want to keep?", default=best, type=options.Choice(names), err=True
+    )
+    return answer
 
 
 def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json: bool) -> None:

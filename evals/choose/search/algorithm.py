@@ -123,7 +123,7 @@ class Found:
         points = self.evaluate(list(new))
         self.measured |= zip(new.values(), points, strict=True)
         if new and self.estimates is not None:
-            results = {s: (p.heldout_kl, p.recovered) for s, p in self.measured.items()}
+            results = {s: (self.goal.price(p), p.recovered) for s, p in self.measured.items()}
             self.estimates = self.estimates.correct(results)
         return bool(new)
 
@@ -209,7 +209,7 @@ def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[I
     (kl,), (rate,) = guide.predict(found.best)
     price = kl / max(np.log(found.base.recovered / max(rate, 1e-6)), 1e-3)  # that the best pays
     dear = [
-        point.heldout_kl
+        found.goal.price(point)
         for chosen, point in found.measured.items()
         if found.goal.beyond(point, found.base) and not found.is_doubtful(chosen)
     ]

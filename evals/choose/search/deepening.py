@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from evals.choose.search.estimates import Estimates, Indices
 from evals.choose.search.points import EditPoint
 from evals.measure.memorization.recovery import is_recovery, make_recovery
 
+NO_LIMITS: Mapping[str, float] = MappingProxyType({})
 TRIES = 10  # sets to try
 _STRICTER = (1.0, 0.5, 0.25)  # shares of a limit to compose sets for
 _AIM = 0.7  # share of a limit to expect of a set, so that it also holds on other passages
@@ -27,50 +29,61 @@ _CHANGED = 6  # sets to measure at a time that differ from the one that held
 
 
 def deepen(
-    found: Found, keeps: Callable[[Indices], bool], limits: Mapping[str, float], most: int
+    found: Found,
+    keeps: Callable[[Indices], bool],
+    limits: Mapping[str, float],
+    most: int,
+    drops: Mapping[str, float] = NO_LIMITS,
 ) -> Indices | None:
     """Finds the best set that meets the goal and that `keeps` the other limits; None: none did.
 
-    Measures at most `most` edits in all, which join `found`. `keeps` adds the attacks to a point.
+    `limits`: on attacks; `drops`: on benchmarks, which no deeper cut keeps. Measures at most `most`
+    edits in all, which join `found`. `keeps` adds the attacks and the benchmarks to a point.
     """
     tried: list[Indices] = []
+    every = {**limits, **drops}
     held, missed, found.budget = None, None, most
     allowed, stale = 1.0, 0
     while len(tried) < TRIES:
         if missed is not None:
-            point = found.measured[missed]
-            name = max(limits, key=lambda one: point.known.get(one, 0.0) - limits[one])
+            name = _find_missed(found.measured[missed], limits)
             _compose_deeper(found, missed, name, limits[name])
             allowed = _allow([found.measured[one] for one in tried], name, limits[name])
-        some = [one for one in _list_open(found, limits, held) if one not in tried]
+        some = [one for one in _list_open(found, every, held) if one not in tried]
         right = {chosen: found.measured[chosen].next_token_accuracy for chosen in some}
         best = [chosen for chosen in some if right[chosen] <= allowed]
         if not best and held is None:
             best = sorted(some, key=right.__getitem__)
-        if not best and held is not None:
+        if not best:
+            over = [chosen for chosen in found.met if found.measured[chosen].excess(limits)]
+            if over and held is None and missed is None:
+                tried, missed = over[:1], over[0]  # an earlier run attacked it
+                continue
             measured, stale = len(found.measured), stale + 1
-            if stale <= _PATIENCE:
+            lost = bool(drops and tried) and missed is None  # each loses too much on a benchmark
+            if stale <= _PATIENCE and (held is not None or lost):
                 _seek_cheaper(found, held, missed, limits)
             if len(found.measured) == measured:
                 break
             continue
-        if not best:
-            over = [chosen for chosen in found.met if found.measured[chosen].excess(limits)]
-            if missed is not None or not over:
-                break
-            tried, missed = over[:1], over[0]  # an earlier run attacked it
-            continue
         tried.append(best[0])
         if keeps(best[0]):
             held, stale = best[0], 0
-        elif found.measured[best[0]].attacked or (missed is None and len(some) == 1):
-            missed = best[0]  # else the fits of an export miss the goal, and another set may do
+        elif limits and not (point := found.measured[best[0]]).excess(drops):
+            only = missed is None and len(some) == 1
+            # Without attacks, the fits of an export miss the goal, and another set may do.
+            missed = best[0] if point.attacked or only else missed
     attacked = (
         one
-        for one in _list_open(found, limits, held)
-        if one not in tried and found.measured[one].attacked
+        for one in _list_open(found, every, held)
+        if one not in tried and found.measured[one].tried
     )
     return next((one for one in attacked if keeps(one)), held)  # such as the deepest blocks
+
+
+def _find_missed(point: EditPoint, limits: Mapping[str, float]) -> str:
+    """The limit that a point exceeds most."""
+    return max(limits, key=lambda one: point.known.get(one, 0.0) - limits[one])
 
 
 def _list_open(found: Found, limits: Mapping[str, float], held: Indices | None) -> list[Indices]:
@@ -87,16 +100,15 @@ def _list_open(found: Found, limits: Mapping[str, float], held: Indices | None) 
 
 
 def _seek_cheaper(
-    found: Found, held: Indices, missed: Indices | None, limits: Mapping[str, float]
+    found: Found, held: Indices | None, missed: Indices | None, limits: Mapping[str, float]
 ) -> None:
     """Measures sets that may cost less than the one that held, within the budget."""
-    if missed is None:
+    if missed is None or held is None:
         explore(found)
     elif found.estimates is not None:
-        point = found.measured[missed]
-        name = max(limits, key=lambda one: point.known.get(one, 0.0) - limits[one])
+        name = _find_missed(found.measured[missed], limits)
         guide, rate = _correct(found, name), max(limits[name], 0.5 / found.guide.passages)
-        some = list_changed(guide, held, rate, found.measured[held].heldout_kl)
+        some = list_changed(guide, held, rate, found.goal.price(found.measured[held]))
         found.measure(some, most=_CHANGED)
 
 
@@ -135,7 +147,7 @@ def _correct(found: Found, name: str) -> Estimates:
     guide = found.guide
     tried = {chosen for chosen, one in found.measured.items() if name in one.tried}
     known = {
-        chosen: (one.heldout_kl, one.known[name])
+        chosen: (found.goal.price(one), one.known[name])
         for chosen, one in found.measured.items()
         if name in one.known and (chosen in tried or not tried)
     }

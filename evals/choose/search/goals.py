@@ -2,8 +2,8 @@
 
 A goal has:
 
-- `cost`: the axis of the Pareto front beside `recovered`. `order`: of two edits that meet the goal,
-  the smaller is better.
+- `cost`: the axis of the Pareto front beside `recovered`. `price`: the same in terms of KL, which
+  estimates guess. `order`: of two edits that meet the goal, the smaller is better.
 - `met`: whether an edit meets the goal. `beyond`: whether edits that leave less recovered, and so
   cost more, are of no use.
 - `rates`: the share of so many passages to compose sets for, and the highest that is acceptable.
@@ -26,18 +26,24 @@ Order = tuple[float, float, tuple[int, Selection]]
 
 @dataclass(frozen=True)
 class MaxExtraction:
-    """At most `limit` (0 to 1) of the passages recovered, at the least held-out KL."""
+    """At most `limit` (0 to 1) of the passages recovered, at the least cost.
+
+    That is the mean held-out KL, or the `worst` measure of the KL.
+    """
 
     limit: float
+    worst: bool = False
 
     def cost(self, point: EditPoint) -> float:
-        return point.heldout_kl
+        return point.worst[1] if self.worst else point.heldout_kl
+
+    price = cost
 
     def met(self, point: EditPoint, base: EditPoint) -> bool:
         return point.recovered <= self.limit
 
     def order(self, point: EditPoint) -> Order:
-        return point.heldout_kl, point.recovered, size_of(point.selection)
+        return self.cost(point), point.recovered, size_of(point.selection)
 
     def beyond(self, point: EditPoint, base: EditPoint) -> bool:
         return self.met(point, base)
@@ -68,6 +74,9 @@ class MaxLossIncrease:
 
     def cost(self, point: EditPoint) -> float:
         return point.heldout_loss
+
+    def price(self, point: EditPoint) -> float:
+        return point.heldout_kl
 
     def met(self, point: EditPoint, base: EditPoint) -> bool:
         cheap = point.heldout_loss - base.heldout_loss <= self.limit

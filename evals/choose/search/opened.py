@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from evals.choose.search.points import EditPoint
 from evals.choose.search.request import SearchRequest
@@ -22,11 +23,14 @@ from evals.data.windows import cut_windows
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.sibling import find_sibling
 from evals.measure.attacks.trying import AttackPlan
+from evals.measure.drops import check_limited_tasks, find_limit, name_drop
 from evals.measure.edits.engine import Engine
 from evals.measure.edits.sharing import FitEdit
 from evals.measure.healing import check_apart, find_healing_text, take_members
 from evals.measure.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
-from evals.run.console import say
+from evals.run.console import say, show_progress
+from evals.run.lm_eval.scores import Scores
+from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
@@ -38,6 +42,12 @@ from surgery.selection import Part, Selection
 from surgery.training.distillation import Passages as TaughtPassages
 from surgery.training.training import Schedule
 
+if TYPE_CHECKING:
+    from evals.run.lm_eval.running import Benchmarks
+
+TaskScores = dict[str, Scores]
+"""The scores of a task, by metric."""
+
 
 @dataclass(frozen=True)
 class OpenedSearch:
@@ -46,7 +56,7 @@ class OpenedSearch:
     - `windows`: int32 [M, T] held-out text.
     - `variants`: what a block or a head may become. `offered`: the units to choose from.
     - `fitter`: None if no variant needs one. `healing`: the text to heal edits on; None: do not.
-    - `sibling`: what an attacker may copy attention from.
+    - `sibling`: what an attacker may copy attention from. `benchmarks`: the tasks with a limit.
     - `warnings`: which units are left out, and why.
     """
 
@@ -60,6 +70,7 @@ class OpenedSearch:
     healing: Calibration | None
     warnings: tuple[str, ...]
     sibling: ResolvedModel | None = None
+    benchmarks: Benchmarks | None = None
 
     @cached_property
     def measure(self) -> Recovery:
@@ -68,6 +79,22 @@ class OpenedSearch:
 
     @property
     def others(self) -> dict[str, float]:
+        """The limits beside the goal, on attacks and on benchmarks."""
+        drops = {name_drop(task): most for task, most in self.drop_limits.items()}
+        return self.attack_limits | drops
+
+    @property
+    def drop_limits(self) -> dict[str, float]:
+        """Task → the most that it may lose."""
+        found = {task: find_limit(self.request.max_drop, task) for task in self.tasks}
+        return {task: most for task, most in found.items() if most is not None}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.benchmarks.tasks) if self.benchmarks else ()
+
+    @property
+    def attack_limits(self) -> dict[str, float]:
         """The limits beside the goal; with healing, all, since they are for the healed model."""
         healed = self.healing is not None
         return {
@@ -84,12 +111,19 @@ class OpenedSearch:
     def slow(self) -> tuple[str, ...]:
         """Those that one pass over the edit does not decide."""
         healed = self.healing is not None
-        return tuple(name for name in self.others if healed or not is_recovery(name))
+        return tuple(name for name in self.attack_limits if healed or not is_recovery(name))
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """The names of all limits that only few edits are tried for."""
+        return (*self.slow, *map(name_drop, self.drop_limits))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The measures that a point has rates for."""
-        return tuple(dict.fromkeys([*NAMES, self.measure.name, *filter(is_recovery, self.others)]))
+        return tuple(
+            dict.fromkeys([*NAMES, self.measure.name, *filter(is_recovery, self.attack_limits)])
+        )
 
     @cached_property
     def targets(self) -> tuple[Target, Target]:
@@ -141,6 +175,18 @@ class OpenedSearch:
         }
         return tuple(sorted((p for p in held if not any(p < o for o in held)), key=sorted))
 
+    def score(self, task: str, model: Any) -> TaskScores:
+        """Runs a benchmark on an edited model."""
+        assert self.benchmarks is not None
+        size = self.request.batch_size or self.benchmarks.batch_size(task, self.loaded)
+        run = self.benchmarks.run(task, replace(self.loaded, model=model), batch_size=size)
+        return self.benchmarks.scores(task, run)
+
+    @cached_property
+    def base_scores(self) -> dict[str, TaskScores]:
+        """What the unedited model scores, by task."""
+        return {task: self.score(task, self.loaded.model) for task in self.drop_limits}
+
     def find_units(self, selection: Selection) -> frozenset[int] | None:
         """The units that make this edit in the layout of `auto`; None if it is not on offer."""
         chosen: set[int] = set()
@@ -177,6 +223,7 @@ class OpenedSearch:
                 self.loaded.model,
                 half.samples,
                 half.windows,
+                repeated=half.repeated,
                 batch_size=self.request.batch_size,
                 fit=fit,
                 layout=layout,
@@ -195,9 +242,10 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     lab = find_lab(request.model)
     variants = request.list_variants(fits=bool(request.calibration) or lab is not None)
     passages = open_passages(request.samples, request, leave_out=request.leave_out)
-    texts = require_heldout_texts(request.corpus, request.model)
+    texts = require_heldout_texts(request.heldout, request.model)
     calibrated = find_calibration_text(request.calibration, request.model, variants)
     text = find_healing_text(request.heal) if request.heal else None
+    benchmarks = _load_limited(request) if request.max_drop else None
     join_launch(say)
     found = find_model(request.model, request.revision)
     sibling = find_sibling(request.sibling, [found])
@@ -232,7 +280,26 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         healing=healing,
         warnings=warnings,
         sibling=sibling,
+        benchmarks=benchmarks,
     )
     if opened.slow:
         assert opened.targets  # raises if one cannot be tried
     return opened
+
+
+def _load_limited(request: SearchRequest) -> Benchmarks:
+    """The tasks that have a limit. Raises `UnknownNameError` for a limit without a task."""
+    from evals.run.lm_eval.running import Benchmarks
+
+    plain = [task for task in request.max_drop if not set("*?[") & set(task)]
+    suite = SUITES["lab" if find_lab(request.model) else "standard"]
+    with show_progress("loading tasks", None):
+        found = Benchmarks.load(
+            request.task_names or (tuple(suite) if len(plain) < len(request.max_drop) else plain),
+            include_paths=request.include_path,
+            limit=request.limit,
+            num_fewshot=request.num_fewshot,
+        )
+    check_limited_tasks(request.max_drop, list(found.tasks))
+    limited = (name for name in found.tasks if find_limit(request.max_drop, name) is not None)
+    return replace(found, tasks={name: found.tasks[name] for name in limited})

@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from evals.measure.edits.costs import find_worst
 from evals.measure.edits.engine import MeasuredEdit
 from evals.measure.memorization.recovery import NAMES, Recovery, make_recovery
+from surgery.record.report import Limit
 from surgery.selection import Selection
 
 
@@ -22,7 +24,9 @@ class EditPoint:
       teacher-forced.
     - `rates`: measures, at least those of `recovery.NAMES`, with the shares that they
       recover. `attacked`: longer attacks, with the share, and of how many passages.
-    - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token.
+    - `drops`: limits on benchmarks, on half of their documents.
+    - `heldout_loss`: nats per token. `heldout_kl`: KL(base || edited), nats per token. `costs`: its
+      other measures (`evals.measure.edits.costs`).
     - `refitted`: whether blocks with fits have them as an export would, after the edits below them,
       and not those of the unedited model.
     - `healed_rise`: where `attacked` is of the healed edit, its held-out loss over the
@@ -39,10 +43,17 @@ class EditPoint:
     attacked: tuple[tuple[str, float, int], ...] = ()
     healed_rise: float | None = None
     refitted: bool = True
+    costs: tuple[tuple[str, float], ...] = ()
+    drops: tuple[Limit, ...] = ()
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The largest measure of the cost that counts, by name and in nats."""
+        return find_worst({"kl": self.heldout_kl, **dict(self.costs)})
 
     @property
     def tried(self) -> set[str]:
-        return {name for name, _, _ in self.attacked}
+        return {name for name, _, _ in self.attacked} | {one.name for one in self.drops}
 
     @property
     def known(self) -> dict[str, float]:
@@ -50,8 +61,8 @@ class EditPoint:
         return dict(self.rates) | {name: rate for name, rate, _ in self.attacked}
 
     def excess(self, limits: Mapping[str, float]) -> float:
-        """By how much, in all, the rates that were measured exceed `limits`."""
-        known = self.known
+        """By how much, in all, the rates and drops that were measured exceed `limits`."""
+        known = self.known | {one.name: one.value for one in self.drops}
         return sum(max(known.get(name, 0.0) - most, 0.0) for name, most in limits.items())
 
 
@@ -66,6 +77,7 @@ def point_of(measured: MeasuredEdit, measure: Recovery, names: Iterable[str] = N
         next_token_accuracy=float(measured.next_token_accuracy.mean()),
         heldout_loss=float(measured.heldout_nll.mean()),
         heldout_kl=float(measured.heldout_kl.mean()),
+        costs=tuple((name, nats) for name, nats in measured.costs.items() if name != "kl"),
     )
 
 

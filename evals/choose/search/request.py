@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from evals.measure.attacks.request import Attacking, Limits
+from evals.run.lm_eval.request import Drops, Limiting
 from evals.run.request import Choosing, Count, Fraction, Healing, Listing, Option
 from surgery.plan import LayoutChoice
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from evals.choose.search.goals import Goal
 
 
-class SearchRequest(Choosing, Attacking, Healing, Listing):
+class SearchRequest(Choosing, Limiting, Attacking, Healing, Listing):
     """The edit of `model` that meets one goal on `samples` at the least cost. With `heal`, the
     limits hold for the healed model.
     """
@@ -39,6 +40,19 @@ class SearchRequest(Choosing, Attacking, Healing, Listing):
         "Y nats per token.",
         Option("limits", "Y"),
     ] = None
+    max_drop: Annotated[
+        Drops,
+        "Limit: the benchmark TASK, or every task that a pattern such as '*' matches, may lose at "
+        "most X. Measured only on sets that keep the other limits, the cheapest first.",
+        Option("limits", "TASK=X", example="lambada_openai=0.03"),
+    ] = Field(default_factory=dict)
+    cost: Annotated[
+        Literal["worst", "kl"],
+        "What a search with a limit minimizes. kl: the mean KL divergence from the base on "
+        "held-out text. worst: the largest of that, of its mean on tokens that stood earlier in "
+        "the text, and of its mean on text that is repeated.",
+        Option("measure"),
+    ] = "worst"
     grain: Annotated[
         Literal["blocks", "heads", "mixed"],
         "Choose whole blocks, single heads, or both.",
@@ -87,6 +101,14 @@ class SearchRequest(Choosing, Attacking, Healing, Listing):
         if stated and self.measure in self.max:
             raise ValueError(f"`max_extraction` and `max` both limit {self.measure}: give one")
         choose_attacks((), self.max)  # raises for one that cannot have a limit
+        if self.max_drop and self.max_loss_increase is not None:
+            raise ValueError("`max_drop` needs a limit: give `max_extraction` or `max`")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_are_limited(self) -> SearchRequest:
+        if not self.max_drop:
+            self._refuse_unused("max_drop", *set(Limiting.model_fields) - {"max_drop"})
         return self
 
     @field_validator("measure")
@@ -117,4 +139,4 @@ class SearchRequest(Choosing, Attacking, Healing, Listing):
 
         if self.max_loss_increase is not None:
             return MaxLossIncrease(self.max_loss_increase)
-        return MaxExtraction(next(iter(self.limits.values())))
+        return MaxExtraction(next(iter(self.limits.values())), self.cost == "worst")

@@ -12,6 +12,7 @@ from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.points import EditPoint, point_as_json, point_of
 from evals.choose.search.trials import Trials, Twice
 from evals.choose.search.units import held_in_stock
+from evals.measure.drops import name_drop
 from evals.measure.edits.engine import BASE, Engine
 from evals.run.journal import KEEP_NOTHING, Journal
 from surgery.errors import MeasurementError, UnsupportedError
@@ -48,7 +49,7 @@ class SearchOutcome:
 
     def _rank(self, point: EditPoint) -> tuple[float, ...]:
         left = (rate for _, rate, _ in point.attacked[-1:])
-        return -len(point.attacked), *left, point.recovered, point.heldout_kl
+        return -len(point.attacked), *left, point.recovered, self.found.goal.price(point)
 
 
 def run_search(
@@ -81,11 +82,9 @@ def run_search(
                 opened.fitter.fit(before.selection)
             point = trials.measure(before.selection)
             if opened.keeps(point, base[0]):
-                known = replace(point, attacked=before.attacked, healed_rise=before.healed_rise)
+                known = _keep_tried(point, before)
                 point = trials.attack(known)
-                found.measured[chosen] = replace(
-                    before, attacked=point.attacked, healed_rise=point.healed_rise
-                )
+                found.measured[chosen] = _keep_tried(before, point)
                 if point != known:
                     journal.append(point_as_json(found.measured[chosen]))
             tried[point.selection] = point
@@ -96,12 +95,20 @@ def run_search(
 
         found.compare_with(compared)
         if opened.others:
-            best = deepen(found, keeps, opened.others, opened.request.max_evaluations)
+            drops = {name_drop(task): drop for task, drop in opened.drop_limits.items()}
+            most = opened.request.max_evaluations
+            best = deepen(found, keeps, opened.attack_limits, most, drops)
         else:
             best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
     points = {point.selection: point for point in found.measured.values()} | tried
     return SearchOutcome(found, base, deep, selected, points, trials.engines)
+
+
+def _keep_tried(point: EditPoint, tried: EditPoint) -> EditPoint:
+    """A point with what was tried on the same edit, with the fits of an export."""
+    found = tried.attacked, tried.drops, tried.healed_rise
+    return replace(point, attacked=found[0], drops=found[1], healed_rise=found[2])
 
 
 def _check_base(opened: OpenedSearch, base: EditPoint) -> None:
@@ -163,8 +170,7 @@ def _find(
             for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=advance):
                 point = point_of(one, opened.measure, opened.names)
                 if before := known.get(one.selection):  # attacks are of the fits of an export
-                    rise = before.healed_rise
-                    point = replace(point, attacked=before.attacked, healed_rise=rise)
+                    point = _keep_tried(point, before)
                 known[one.selection] = replace(point, refitted=refits(one.selection))
                 journal.append(point_as_json(known[one.selection]))
         return [known[selection] for selection in selections]
@@ -207,8 +213,9 @@ def _deep_blocks(
                 compared[units] = point
             if met and (least is None or goal.order(point) < least):
                 best, least = edit, goal.order(point)
-            if goal.beyond(point, base) and (met or not opened.others):
-                break
+            kept = goal.met(point, base) and not point.excess(opened.attack_limits)
+            if goal.beyond(point, base) and (kept or not opened.attack_limits):
+                break  # deeper ones cost more
         return trials.measure_twice(best), compared
     except UnsupportedError:
         return None, compared

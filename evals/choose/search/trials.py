@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from evals.choose.search.opened import OpenedSearch
+from evals.choose.search.opened import OpenedSearch, TaskScores
 from evals.choose.search.points import EditPoint, point_of
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.names import find_attack
+from evals.measure.drops import check_half, name_drop
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
 from surgery.errors import MeasurementError
@@ -31,7 +32,8 @@ Twice = tuple[EditPoint, EditPoint]
 class Trials:
     """Measures edits in a layout.
 
-    Every attack of an edit runs once on each half, and learns nothing from the other.
+    Every attack of an edit runs once on each half, and learns nothing from the other. A benchmark
+    runs once: every other document chooses, and the rest is held back.
     """
 
     opened: OpenedSearch
@@ -40,6 +42,7 @@ class Trials:
     outcomes: dict[tuple[Selection, str, int], AttackOutcome] = field(default_factory=dict)
     edited: dict[Selection, Any] = field(default_factory=dict)
     losses: dict[tuple[Selection, int], float] = field(default_factory=dict)
+    scores: dict[tuple[Selection, str], TaskScores] = field(default_factory=dict)
 
     def measure(self, selection: Selection, half: int = 0) -> EditPoint:
         """What one pass shows on a half."""
@@ -54,7 +57,8 @@ class Trials:
         return first, second
 
     def attack(self, point: EditPoint, half: int = 0, *, stop: bool = True) -> EditPoint:
-        """Adds the attacks that a point lacks. `stop`: none after a limit is missed.
+        """Adds the attacks, and then the benchmarks, that a point lacks and that have a limit.
+        `stop`: none after a limit is missed.
 
         Raises `MeasurementError` if no passage counts for one: every edit would keep its limit.
         """
@@ -71,6 +75,13 @@ class Trials:
                     )
                 rate = float(counted.mean())
                 point = replace(point, attacked=(*point.attacked, (name, rate, len(counted))))
+        for task, most in self.opened.drop_limits.items() if point.selection else ():
+            if stop and point.excess(self.opened.others):
+                break
+            if name_drop(task) not in point.tried:
+                base, edited = self.opened.base_scores[task], self._score(point.selection, task)
+                drop = check_half(task, base, edited, most, half)
+                point = replace(point, drops=(*point.drops, drop))
         complete = len(point.attacked) == len(self.opened.slow)
         if self.opened.healing and complete and point.selection and point.healed_rise is None:
             after, before = (self._measure_loss(one, half) for one in (point.selection, BASE))
@@ -87,6 +98,12 @@ class Trials:
                 target = replace(target, model=self._edit(selection), base=base, cut=cut)
             self.outcomes[key] = attack.run(target)
         return self.outcomes[key]
+
+    def _score(self, selection: Selection, task: str) -> TaskScores:
+        key = (selection, task)
+        if key not in self.scores:
+            self.scores[key] = self.opened.score(task, self._edit(selection))
+        return self.scores[key]
 
     def _edit(self, selection: Selection) -> Any:
         """The edited model, healed if the task says so. Keeps only the last one."""

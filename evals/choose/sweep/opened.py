@@ -105,7 +105,7 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
     fits = bool(request.calibration) or (request.estimate and find_lab(model) is not None)
     variants = request.list_variants(fits=fits)
     passages = open_passages(request.samples, request)
-    texts = [] if request.exact_only else require_heldout_texts(request.corpus, model)
+    texts = [] if request.exact_only else require_heldout_texts(request.heldout, model)
     calibrated = find_calibration_text(request.calibration, model, variants)
     join_launch(say)
     benchmarks = _load_tasks(request)

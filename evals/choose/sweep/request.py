@@ -35,8 +35,8 @@ class SweepRequest(Choosing, Benchmarking):
 
     @model_validator(mode="after")
     def _agree(self) -> SweepRequest:
-        if self.exact_only and (self.corpus or self.estimate):
-            raise ValueError("`exact_only` reads no held-out text, so no `corpus` or `estimate`")
+        if self.exact_only and (self.heldout or self.estimate):
+            raise ValueError("`exact_only` reads no held-out text, so no `heldout` or `estimate`")
         if not (self.tasks or self.suite) and (self.include_path or self.limit):
             raise ValueError("`include_path` and `limit` say which tasks: give `tasks` or `suite`")
         return self

@@ -105,6 +105,17 @@ ALL = (
 """From the cheapest to those that train on passages; `membership`, which recovers none, is last."""
 TRAINING = ("relearn", "relearn-alike", "relearn-benign", "relearn-strongest", "revive")
 """Those that train the model itself."""
+ATTACKERS: dict[str, tuple[str, ...]] = {
+    "asks the model": (),
+    "has its files": ("quantized", "early-exit"),
+    "trains it further": (
+        *("relearn", "relearn-alike", "relearn-benign"),
+        *("relearn-strongest", "soft-prompt"),
+    ),
+    "trains the parts that were cut": ("revive",),
+    "holds a model that still knows them": ("graft", "guided"),
+}
+"""What someone does, and the attacks that do it. All others ask the model."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": (*CHEAP, "graft")}
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 TRAINED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
@@ -188,6 +199,12 @@ def _import_attack(path: str) -> Attack:
 
 def _describe_failure(path: str, error: Exception) -> MeasurementError:
     return MeasurementError(f"its code fails: {type(error).__name__}: {error}", where=path)
+
+
+def find_attacker(attack: str) -> str:
+    """What someone does who runs this attack: a key of `ATTACKERS`."""
+    kind = attack.partition(":")[0]
+    return next((who for who, kinds in ATTACKERS.items() if kind in kinds), "asks the model")
 
 
 def choose_attacks(

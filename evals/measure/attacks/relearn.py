@@ -1,6 +1,8 @@
 """Fine-tunes a copy of the model: on some passages, on others like them, or on unrelated text.
 
-Do the passages that it was not fine-tuned on come back?
+Do the passages that it was not fine-tuned on come back? An attacker tries two learning rates. What
+a cut leaves comes back at the lower one, what an erasing leaves at the higher one (figures are in
+docs/erasing.md). A search cuts, and so it tries the lower one alone.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from evals.measure.memorization.recovery import Evidence, make_recovery
 
 SHARE = 10
 """One passage in this many is learned again."""
+RATES = (LEARNING_RATE, 1e-3)
 
 
 def make_relearn() -> Attack:
@@ -94,26 +97,30 @@ def _make_attack(
             rows = np.random.default_rng(draw).permutation(rows)
         brief = target.brief or draw > 0
         tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
-        recovered, similar = [], []
-        for step, tuned in zip(STEPS, fine_tune(target.model, rows, steps=STEPS), strict=True):
-            if step == STEPS[-1] or not brief:
-                reading = replace(target, model=tuned)
-                found = reading.read(tokens, prefix_length, full=not brief)
-                recovered.append(measure.recovered(Evidence.of(found)))
-                similar += [] if brief else [is_near(found)]
-        both = {"any": recovered, "near": similar}
-        curve = {} if brief else {name: np.stack(flags) for name, flags in both.items()}
+        steps = STEPS[-1:] if brief else STEPS
+        nothing = np.zeros((len(steps), len(tokens)), dtype=np.bool_)
+        recovered, similar = nothing, nothing
+        for rate in RATES[:1] if target.brief else RATES:
+            tuned = fine_tune(target.model, rows, steps=steps, learning_rate=rate)
+            found = [
+                replace(target, model=one).read(tokens, prefix_length, full=not brief)
+                for one in tuned
+            ]
+            recovered = recovered | [measure.recovered(Evidence.of(one)) for one in found]
+            similar = similar if brief else similar | [is_near(one) for one in found]
+        curve = {} if brief else {"any": recovered, "near": similar}
         return AttackOutcome(recovered[-1], tried, curve)
 
     return Attack(
         name,
-        f"AdamW, learning rate {LEARNING_RATE:g}, {', '.join(map(str, STEPS))} steps of at most "
-        f"{ROWS} rows on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on; "
-        + SETTING,
-        f"{counted}, after {STEPS[-1]} steps; the curve also shows fewer steps and near matches",
+        f"AdamW, once at learning rate {RATES[0]:g} and once at {RATES[1]:g} (in a search only at "
+        f"{RATES[0]:g}), {', '.join(map(str, STEPS))} steps of at most {ROWS} rows on {text}; all "
+        f"weights, or rank-8 adapters from {LARGE:,} parameters on; " + SETTING,
+        f"{counted}, after {STEPS[-1]} steps at either rate; the curve also shows fewer steps and "
+        "near matches",
         source,
-        f"in each draw, {STEPS[-1]} training steps and a pass; in the first, {len(STEPS)} passes "
-        "with decoding",
+        f"in each draw and at each rate, {STEPS[-1]} training steps and a pass; in the first draw, "
+        f"{len(STEPS)} passes with decoding",
         run,
         stages=STEPS,
         in_draws=True,

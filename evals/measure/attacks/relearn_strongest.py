@@ -38,7 +38,7 @@ RATES = (1e-3, 1e-4, 1e-5)
 LEARNED: tuple[Learned, ...] = ("all weights", "the cut blocks", "rank-8 adapters")
 RUNS = tuple(product(RATES, LEARNED))
 """Trainings, whose states after `STEPS` are settings. Where time is short, the first ones run."""
-_LONGEST = DRAWS * SECONDS
+LONGEST = DRAWS * SECONDS
 """Seconds that the trainings of one draw may take, before fewer of them run."""
 
 
@@ -69,7 +69,7 @@ def make_relearn_strongest() -> Attack:
             settings |= dict(_try(target, rate, learned, rows, alone, recover))
             took = current_processes().agree(time.perf_counter() - begun)
             if draw == 0 and (rate, learned) == RUNS[0]:
-                del runs[max(1, int(_LONGEST / max(took, 1e-9))) :]
+                del runs[max(1, int(LONGEST / max(took, 1e-9))) :]
         return AttackOutcome(np.any(list(settings.values()), axis=0), others, settings=settings)
 
     return Attack(
@@ -77,7 +77,7 @@ def make_relearn_strongest() -> Attack:
         f"AdamW, learning rate {', '.join(f'{rate:g}' for rate in RATES)}; "
         f"{', '.join(map(str, STEPS))} steps of at most {ROWS} rows on a tenth of the passages; "
         f"{', '.join(LEARNED)} (of {LARGE:,} parameters or more, not all weights); fewer settings "
-        f"where all take more than {_LONGEST / 60:.0f} minutes; " + SETTING,
+        f"where all take more than {LONGEST / 60:.0f} minutes; " + SETTING,
         "any, for the passages that were not learned again and do not overlap one that was, under "
         "the setting that recovers most; one that brings back any of the control does not count",
         "Hu et al. 2024, arXiv 2406.13356, over several settings",

@@ -8,9 +8,9 @@ N: memorized rows, M: held-out windows, B: rows of a batch, S: suffix tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.data import Samples, Tokens
+from evals.measure.edits.costs import find_copied, measure_costs
 from evals.measure.edits.sharing import FitEdit, SharedEdits
 from evals.measure.memorization import measures
 from evals.measure.memorization.recovery import Evidence
@@ -25,7 +26,7 @@ from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.early_exit import find_divergences, find_divergences_from
 from evals.run.forward import check_head, head_of
 from evals.run.journal import KEEP_NOTHING, Journal, arrays_as_json, arrays_from_json
-from evals.run.predictions import Sampling, measure_heldout, measure_predictions
+from evals.run.predictions import Floats, Sampling, Scores, measure_heldout, measure_predictions
 from evals.run.resuming import Run, run_from_block, run_tokens
 from surgery.editing.in_memory import Editable
 from surgery.errors import MeasurementError
@@ -33,7 +34,9 @@ from surgery.processes import current_processes
 from surgery.selection import Selection, blocks_of, format_selection, heads_of, variant_name
 
 Columns = dict[str, npt.NDArray[Any]]
-"""Measure → its value for each row [B]; of `right`, for each suffix token [B, S]."""
+"""Measure → its value for each row [B]; of `right`, for each suffix token [B, S]; of `token_kl` and
+`repeated_kl`, for each token of a window but the first [B, T - 1]."""
+_Kind = Literal["passages", "heldout", "repeated"]
 BASE: Selection = ()
 """The selection of no block: the unedited model."""
 _OF_LIKELIHOODS = ("log_p_z", "next_token_accuracy", "nll", "entropy")
@@ -49,6 +52,7 @@ class MeasuredEdit:
     - `nll`, `entropy`: float64 [N], means over the suffix, in nats.
     - `heldout_nll`, `heldout_kl`: float64 [M], means over every token of a window but the first, in
       nats. KL(base || edited).
+    - `costs`: all measures of `evals.measure.edits.costs`, where they were asked for.
     """
 
     selection: Selection
@@ -61,6 +65,7 @@ class MeasuredEdit:
     entropy: npt.NDArray[np.float64]
     heldout_nll: npt.NDArray[np.float64]
     heldout_kl: npt.NDArray[np.float64]
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def evidence(self) -> Evidence:
@@ -75,6 +80,7 @@ class Engine:
 
     - `model`: in eval mode, with its output embedding. `editable`: the same, where there is one.
     - `samples`: the passages that it may recite. `heldout`: int32 [M, T] windows of other text.
+      `repeated`: int32 [R, T] windows whose halves are equal; with them, all costs are measured.
     - `exact_only`: find exact matches and first divergences alone, which is faster.
     - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
       the last bit in float32, are those of `evals.measure.memorization.extraction.extract`.
@@ -90,6 +96,7 @@ class Engine:
         samples: Samples,
         heldout: Tokens | None = None,
         *,
+        repeated: Tokens | None = None,
         exact_only: bool = False,
         batch_size: int | None = None,
         fit: FitEdit | None = None,
@@ -100,6 +107,7 @@ class Engine:
         check_head(model)
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
+        self._repeated = repeated
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
         self._editable, self._layout, self._fit = editable or Editable(model), layout, fit
         self._measured: dict[Selection, MeasuredEdit] = {}
@@ -111,7 +119,7 @@ class Engine:
 
     def work(self, selections: Iterable[Selection]) -> int:
         """About how many rows `measure` will report to `advance`."""
-        return len(self._missing(selections)) * (len(self._samples) + len(self._heldout))
+        return len(self._missing(selections)) * sum(len(rows) for _, rows in self._texts)
 
     def measure(
         self,
@@ -136,6 +144,15 @@ class Engine:
                 self._measured[selection] = self._whole(selection, column)
         return [self._measured[selection] for selection in selections]
 
+    @property
+    def _texts(self) -> list[tuple[_Kind, Tokens]]:
+        """What to read, in order."""
+        texts: list[tuple[_Kind, Tokens]] = [
+            ("passages", self._samples.tokens),
+            ("heldout", self._heldout),
+        ]
+        return texts if self._repeated is None else [*texts, ("repeated", self._repeated)]
+
     def _missing(self, selections: Iterable[Selection]) -> list[Selection]:
         return [edit for edit in dict.fromkeys((BASE, *selections)) if edit not in self._measured]
 
@@ -149,21 +166,20 @@ class Engine:
         """The columns of each selection in every batch. Each process has a batch at a time, and all
         are recorded before the next."""
         processes = current_processes()
-        texts = [(self._samples.tokens, self._samples.prefix_length), (self._heldout, None)]
         batches = [
-            (tokens[rows], prefix_length)
-            for tokens, prefix_length in texts
+            (kind, tokens[rows])
+            for kind, tokens in self._texts
             for rows in row_ranges(len(tokens), self.batch_size)
         ]
 
-        def measure(batch: tuple[Tokens, int | None]) -> list[Columns]:
+        def measure(batch: tuple[_Kind, Tokens]) -> list[Columns]:
             found = self._measure_batch(
-                edits, *batch, lambda: advance(processes.count * len(batch[0]))
+                edits, *batch, lambda: advance(processes.count * len(batch[1]))
             )
             return [found[selection] for selection in selections]
 
         parts = processes.once(journal.read, _stored_columns)
-        advance(len(selections) * sum(len(tokens) for tokens, _ in batches[: len(parts)]))
+        advance(len(selections) * sum(len(tokens) for _, tokens in batches[: len(parts)]))
         with journal.open_to_append():
             for begin in range(len(parts), len(batches), processes.count):
                 done = processes.map_in_order(measure, batches[begin : begin + processes.count])
@@ -175,28 +191,29 @@ class Engine:
     def _measure_batch(
         self,
         edits: SharedEdits,
+        kind: _Kind,
         rows: Tokens,
-        prefix_length: int | None,
         advance: Callable[[], None],
     ) -> dict[Selection, Columns]:
         """Measures the base model and every branch, which continues its parent's pass.
 
-        `rows`: int32 [B, T]; `prefix_length`: None for held-out text. With `exact_only`, a branch
-        without children stops at each row's first wrong token.
+        `rows`: int32 [B, T]. With `exact_only`, a branch without children stops at each row's first
+        wrong token.
         """
         model, found = self._model, dict[Selection, Columns]()
+        prefix_length = self._samples.prefix_length
         tokens = torch.from_numpy(rows.astype(np.int64))
         # The last token predicts nothing to measure, so the model does not read it.
         base = run_tokens(model, tokens[:, :-1], keep={branch.start for branch in edits.tree})
 
         def add(selection: Selection, run: Run) -> None:
-            if prefix_length is not None:
+            if kind == "passages":
                 hidden = run.hidden[:, prefix_length - 1 :]
                 found[selection] = self._measure_suffixes(hidden, tokens[:, prefix_length:])
             else:
                 before = None if run is base else base.hidden
                 nll, kl = measure_heldout(run.hidden, before, head_of(model), tokens[:, 1:])
-                found[selection] = {"heldout_nll": nll, "heldout_kl": kl}
+                found[selection] = self._summarize(kind, nll, kl)
             advance()
 
         add(BASE, base)
@@ -204,7 +221,7 @@ class Engine:
         while pending:
             branch, above = pending.pop()
             edited, states = edits(branch), above.inputs[branch.start]
-            if self._exact_only and not branch.children:
+            if self._exact_only and kind == "passages" and not branch.children:
                 suffix = tokens[:, prefix_length:]
                 with edited.activate():
                     left = find_divergences_from(model, branch.start, states, suffix)
@@ -216,6 +233,13 @@ class Engine:
             add(branch.selection, run)
             pending += [(child, run) for child in branch.children]
         return found
+
+    def _summarize(self, kind: _Kind, nll: Scores, kl: Floats) -> Columns:
+        """Of text: nll [B], and the KL at each token [B, T - 1] where costs are asked for."""
+        if kind == "repeated":
+            return {"repeated_kl": kl}
+        tokens = {} if self._repeated is None else {"token_kl": kl}
+        return {"heldout_nll": nll, "heldout_kl": kl.mean(axis=1, dtype=np.float64), **tokens}
 
     def _measure_suffixes(self, hidden: torch.Tensor, suffix: torch.Tensor) -> Columns:
         """From final hidden states of the token before each suffix token [B, S, d]."""
@@ -248,8 +272,11 @@ class Engine:
             name: np.concatenate([part[name] for part in parts if name in part])
             for name in {name: None for part in parts for name in part}
         }
+        empty = np.empty((0, 0), dtype=np.float32)
+        kl, repeated = (columns.pop(name, empty) for name in ("token_kl", "repeated_kl"))
+        costs = measure_costs(kl, find_copied(self._heldout), repeated) if kl.size else {}
         exact = columns["first_divergence"] == self._samples.suffix_length
-        measured = MeasuredEdit(selection=selection, exact=exact, **columns)
+        measured = MeasuredEdit(selection=selection, exact=exact, costs=costs, **columns)
         of_passages = [] if self._exact_only else [measured.nll]
         for values in (*of_passages, measured.heldout_nll):
             if not np.isfinite(values).all():

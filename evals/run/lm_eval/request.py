@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from evals.run.lm_eval.tasks import QUICK_LIMIT, SUITES
 from evals.run.request import Names, Option, Request
 
+Drops = dict[str, Annotated[float, Field(ge=0)]]
+"""Task, or pattern → the most that it may lose."""
+
 
 class Benchmarking(Request):
     """Which lm-eval tasks to run. `limit` is `QUICK_LIMIT` by default for the suite "quick"."""
@@ -64,3 +67,19 @@ class Benchmarking(Request):
     def task_names(self) -> tuple[str, ...]:
         """The tasks, groups, and patterns that are named."""
         return self.tasks or tuple(SUITES[self.suite] if self.suite else ())
+
+
+class Limiting(Benchmarking):
+    """The tasks to run, and what they may lose."""
+
+    num_fewshot: Annotated[
+        int | None,
+        Field(ge=0),
+        "Examples before each question.",
+        Option("measure", default="the task's own"),
+    ] = None
+    max_drop: Annotated[
+        Drops,
+        "Gate: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
+        Option("limits", "TASK=X", example="lambada_openai=0.03"),
+    ] = Field(default_factory=dict)

@@ -1,0 +1,310 @@
+"""Compares rivals that each got what a search gets: the same half to choose by, and the same time.
+
+    python -m benchmarks.rivals.fair lab:pythia --seconds 240 --output FAIR
+    python -m benchmarks.rivals.fair MODEL --samples SAMPLES.jsonl --text OTHER.txt \\
+        --heldout HELDOUT.txt --tasks "" --seconds 600 --output FAIR
+
+Each rival has up to 16 settings, and the search's rule chooses one (`choosing.py`, beside this).
+Deep blocks, the searches, and `erased` are ours. Then all are measured on the half of the passages
+that was held back, which no method saw:
+
+- the most that an attack without training recovers, with its name, and the most that `relearn` does
+  at learning rates of 1e-4 and 1e-3;
+- `any` on the half that the method saw, and on the half that it did not: the same attack;
+- by how much the loss rises on passages that no model was trained on, as a method may silence their
+  form;
+- the four costs on the half of the held-out text that is held back, and points of benchmarks.
+
+A run that was interrupted goes on with the next rival.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.rivals.bed import Bed, Rival, measure_text
+from benchmarks.rivals.choosing import Setting, choose, read_seconds
+from benchmarks.rivals.erased import erased
+from benchmarks.rivals.kfac import kfac
+from benchmarks.rivals.pruning import pruning
+from benchmarks.rivals.rmu import rmu
+from benchmarks.rivals.surgery import cut_deep_blocks, search
+from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
+from benchmarks.rivals.undo import undo
+from benchmarks.rivals.vector_editing import vector_editing
+from evals.data import Samples, Tokens, load_samples
+from evals.data.held_back import split_halves
+from evals.data.inputs import read_heldout_texts
+from evals.data.windows import cut_windows
+from evals.lab import calibration_texts
+from evals.measure.attacks.attack import Target, split
+from evals.measure.attacks.names import find_attack
+from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.tuning import fine_tune
+from evals.measure.edits.costs import MEASURES
+from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.run.lm_eval.running import Benchmarks
+from evals.run.lm_eval.scores import choose_metric
+from evals.run.models import LoadedModel, open_model
+from surgery.editing.in_memory import apply
+
+RATES = (1e-4, 3e-4, 1e-3)
+WEIGHTS = (0.3, 1.0)
+
+
+def cross(**values: Sequence[Any]) -> list[Setting]:
+    """Every combination."""
+    return [dict(zip(values, some, strict=True)) for some in product(*values.values())]
+
+
+RIVALS: dict[str, tuple[Rival, list[Setting]]] = {
+    "gradient-difference-kl": (
+        gradient_difference_kl,
+        cross(rate=RATES, weight=WEIGHTS, most=(3.0, 6.0)),
+    ),
+    "npo-kl": (npo_kl, cross(rate=RATES, weight=(0.1, 1.0), beta=(0.1, 0.5))),
+    "simnpo": (simnpo, cross(rate=RATES, weight=WEIGHTS, beta=(2.5, 4.5))),
+    "rmu": (rmu, cross(depth=(0.5, 0.75), times=(1.0, 4.0), rate=(1e-4, 1e-3))),
+    "undo": (undo, cross(noise=(0.1, 0.2, 0.4, 0.6), rate=(3e-4, 1e-3))),
+    "kfac": (kfac, [{}]),
+    "pruning": (pruning, [{}]),
+    "vector-editing": (
+        vector_editing,
+        cross(neurons=(10, 20, 40), margin=(0.25, 0.5, 1.0)),
+    ),
+    "erased": (
+        erased,
+        cross(
+            blocks=("last:1", "last:2", "0", "0-1"), variant=("identity", "zero"), steps=(30, 60)
+        ),
+    ),
+}
+"""Rival → its settings. K-FAC and pruning go through theirs in one run, the mildest first."""
+SEARCHES = {"search-any": ("any=0.01",), "search-relearn": ("any=0.01", "relearn=0.05")}
+LIMITS = 0.01, 0.05
+QUIET = ("any", "hints:4", "near", "perturbed", "quantized:4")
+RELEARNED = (1e-4, 1e-3)
+STEPS, LENGTH = 20, 128
+FILE = click.Path(exists=True, path_type=Path)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all are measured on. `heldout`: the half that is held back."""
+
+    loaded: LoadedModel
+    bed: Bed
+    held_back: Samples
+    never: Samples
+    heldout: Tokens
+    benchmarks: Benchmarks | None
+
+    def measure(self, model: Any) -> dict[str, Any]:
+        """The columns of the table, in shares, nats, and points."""
+        target = Target(model, self.loaded.tokenizer, self.held_back, self.heldout, draws=1)
+        quiet = {name: float(find_attack(name).run(target).counted.mean()) for name in QUIET}
+        worst = max(quiet, key=quiet.__getitem__)
+        found: dict[str, Any] = {"no training": quiet[worst], "by": worst}
+        held, others = split(self.held_back.tokens, SHARE)
+        for rate in RELEARNED:
+            rows = self.held_back.tokens[held]
+            (tuned,) = fine_tune(model, rows, steps=(STEPS,), learning_rate=rate)
+            found[f"relearn {rate:g}"] = float(_recover(tuned, self.held_back)[others].mean())
+        found |= {
+            "any, seen": float(_recover(model, self.bed.samples).mean()),
+            "any, not seen": quiet["any"],
+            "never trained": self._rise_never(model) if len(self.never) else None,
+            **measure_text(self.loaded.model, model, self.heldout),
+        }
+        return found | self._score(model)
+
+    def _rise_never(self, model: Any) -> float:
+        rows = torch.from_numpy(self.never.tokens.astype(np.int64))
+        with torch.no_grad():
+            after, before = (
+                float(self.bed.suffix_nll(one, rows).mean()) for one in (model, self.loaded.model)
+            )
+        return (after - before) / self.never.suffix_length
+
+    def _score(self, model: Any) -> dict[str, float]:
+        found = {}
+        for name in self.benchmarks.tasks if self.benchmarks else ():
+            assert self.benchmarks is not None
+            size = self.benchmarks.batch_size(name, self.loaded)
+            run = self.benchmarks.run(name, replace(self.loaded, model=model), batch_size=size)
+            scores = self.benchmarks.scores(name, run)
+            found[name] = scores[choose_metric(scores)].value
+        return found
+
+
+def _recover(model: Any, samples: Samples) -> Any:
+    """Which of the passages `any` recovers, bool [N]."""
+    target = Target(model, None, samples, samples.tokens)
+    seen = target.read(samples.tokens, samples.prefix_length)
+    return make_recovery("any").recovered(Evidence.of(seen))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--samples", help="Passages with their counts. Default: a lab model's own.")
+@click.option("--text", multiple=True, type=FILE, help="Other text. Default: a lab model's own.")
+@click.option("--heldout", multiple=True, type=FILE, help="Default: a lab model's own.")
+@click.option("--tasks", default="lab_next_line,lab_copy", show_default=True)
+@click.option("--include-path", multiple=True, type=click.Path(path_type=Path))
+@click.option("--limit", type=int, help="Documents of a task.")
+@click.option("--method", "only", multiple=True, help="Only these. Repeatable.")
+@click.option("--seconds", default=240.0, show_default=True, help="Processor time of a method.")
+@click.option("--search", "more", default="", help="More options of the searches, as typed.")
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+def main(
+    model: str, samples: str | None, text: tuple[Path, ...], heldout: tuple[Path, ...], tasks: str,
+    include_path: tuple[Path, ...], limit: int | None, only: tuple[str, ...], seconds: float,
+    more: str, output: Path,
+) -> None:  # fmt: skip
+    """Choose a setting of every method, measure all, and print a table."""
+    torch.set_num_threads(1)
+    output.mkdir(parents=True, exist_ok=True)
+    loaded = open_model(model, dtype="float32")
+    loaded.model.requires_grad_(False)
+    passages = load_samples(samples or model, tokenizer=loaded.tokenizer)
+    bench = make_bench(model, loaded, passages, text, heldout, tasks, include_path, limit)
+    given = [*(["--samples", samples or model]), "--dtype", "float32", *more.split()]
+    for flag, files in (("--calibration", text), ("--corpus", heldout)):
+        given += [word for file in files for word in (flag, str(file))]
+    done = output / "runs.json"
+    runs: dict[str, dict[str, Any]] = json.loads(done.read_text()) if done.exists() else {}
+    fits = list(text) or [output / "calibration.txt"]
+    if not text:
+        fits[0].write_text("\n\n".join(calibration_texts()))
+    for name, run in list_methods(bench, seconds, given, fits, output).items():
+        if name in runs or (only and name not in only):
+            continue
+        begun = read_seconds()
+        made = run()
+        took = read_seconds() - begun
+        runs[name] = {"seconds": took, "setting": "not finished"}
+        if made is not None:
+            edited, setting = made
+            runs[name] |= {"setting": setting, **bench.measure(edited)}
+        done.write_text(json.dumps(runs, indent=1) + "\n")
+        click.echo(f"{name}: {runs[name]}", err=True)
+    print_table(runs)
+
+
+Made = tuple[Any, str] | None
+"""A model, and its setting in words."""
+
+
+def list_methods(
+    bench: Bench, seconds: float, given: list[str], fits: list[Path], output: Path
+) -> dict[str, Callable[[], Made]]:
+    """Method → what makes its model, or None if it is not finished."""
+
+    def fresh() -> Any:
+        return open_model(bench.bed.model, dtype="float32").model
+
+    def tune(name: str) -> Made:
+        rival, settings = RIVALS[name]
+        found = choose(name, rival, settings, fresh, bench.bed, seconds=seconds, limits=LIMITS)
+        if found is None:
+            return None
+        model = fresh().requires_grad_(False)
+        model.load_state_dict(found.weights)
+        left = f"relearn {found.relearned or 0:.1%} on the half that chose"
+        if name == "erased":
+            keep = {key: value for key, value in found.setting.items() if key != "steps"}
+            (output / "erased.json").write_text(json.dumps(keep))
+            torch.save(found.weights, output / "erased.pt")
+        return model, f"{found.label}; {left}"
+
+    def cut_erased() -> Made:
+        if not (output / "erased.pt").exists():
+            return None
+        model = fresh().requires_grad_(False)
+        model.load_state_dict(torch.load(output / "erased.pt"))
+        cut = json.loads((output / "erased.json").read_text())
+        return apply(model, cut["blocks"], cut["variant"]), f"cut: {cut['blocks']} {cut['variant']}"
+
+    def cut_deep() -> Made:
+        cut_deep_blocks(bench.loaded.model, bench.bed, LIMITS[0], output / "deep")
+        return open_model(str(output / "deep"), dtype="float32").model, "the fewest that keep any"
+
+    def search_for(name: str) -> Made:
+        search(SEARCHES[name], bench.bed, given, fits, output / name)
+        found = json.loads((output / f"{name}-search" / "search.json").read_text())["selected"]
+        edited = open_model(str(output / name), dtype="float32").model
+        return edited, f"{found['spec']} {found['variant']}"
+
+    return {
+        "not edited": lambda: (bench.loaded.model, ""),
+        "deep-blocks": cut_deep,
+        **{name: partial(search_for, name) for name in SEARCHES},
+        **{name: partial(tune, name) for name in RIVALS},
+        "erased-and-cut": cut_erased,
+    }
+
+
+def make_bench(
+    model: str, loaded: LoadedModel, passages: Samples, text: tuple[Path, ...],
+    heldout: tuple[Path, ...], tasks: str, include_path: tuple[Path, ...], limit: int | None,
+) -> Bench:  # fmt: skip
+    """Both halves, as a search deals them."""
+    texts = read_heldout_texts(text) if text else calibration_texts()
+    windows = cut_windows(texts, loaded.tokenizer, LENGTH, most=2048)
+    length = passages.tokens.shape[1]
+    control = cut_windows(read_heldout_texts(heldout, model), loaded.tokenizer, length)
+    first, second = split_halves(passages, control, 0)
+    bed = Bed(model, loaded.found.folder, loaded.tokenizer, first.samples, windows,
+              heldout=first.windows)  # fmt: skip
+    benchmarks = None
+    if tasks:
+        benchmarks = Benchmarks.load(tasks.split(","), include_paths=include_path, limit=limit)
+    never = passages.select(~passages.trained_on)
+    return Bench(loaded, bed, second.samples, never, second.windows, benchmarks)
+
+
+def print_table(runs: dict[str, dict[str, Any]]) -> None:
+    """Prints Markdown."""
+    for row in make_rows(runs):
+        click.echo("| " + " | ".join(row) + " |")
+
+
+def make_rows(runs: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
+    """The head, and a row for each method. A method that is not finished has no figures."""
+    base = runs["not edited"]
+    relearned = [f"relearn {rate:g}" for rate in RELEARNED]
+    shares = ["no training", *relearned, "any, seen", "any, not seen"]
+    known = {"seconds", "setting", "by", "never trained", *shares, *MEASURES}
+    tasks = [name for name in base if name not in known]
+    yield ["", *shares, "never trained, nats", *MEASURES, *tasks, "seconds", "setting"]
+    yield ["---"] * (len(shares) + len(MEASURES) + len(tasks) + 4)
+    for name, run in runs.items():
+        ends = [f"{run['seconds']:.0f}", run["setting"]]
+        if "no training" not in run:
+            yield [f"`{name}`", *[""] * (len(shares) + 1 + len(MEASURES) + len(tasks)), *ends]
+            continue
+        cells = [f"{run[share]:.1%}" for share in shares]
+        cells[0] += f" ({run['by']})"
+        never = run["never trained"]
+        yield [
+            f"`{name}`",
+            *cells,
+            "" if never is None else f"{never:+.2f}",
+            *(f"{run[cost]:.3f}" for cost in MEASURES),
+            *(f"{100 * (run[task] - base[task]):+.1f}" for task in tasks),
+            *ends,
+        ]
+
+
+if __name__ == "__main__":
+    main()

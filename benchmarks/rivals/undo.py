@@ -1,0 +1,42 @@
+"""Unlearns, adds noise, and distills: what training hid is not in a student that starts from noise.
+
+Lee et al. 2025, arXiv 2506.06278 (UNDO): a first method makes a teacher that no longer gives the
+passages. The student is the teacher with a share `noise` of each weight replaced by a random one of
+the same spread. It then learns the predictions of the teacher on other text. Here the first method
+is gradient difference with KL.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from benchmarks.rivals.bed import Bed, token_kl
+from benchmarks.rivals.training import LEARNING_RATE, gradient_difference_kl, train
+
+FORGOTTEN, MOST = 0.01, 20
+"""The first method ends at this share recovered, or after so many looks at the passages."""
+
+
+def undo(
+    model: Any, bed: Bed, *, noise: float = 0.2, rate: float = 10 * LEARNING_RATE
+) -> Iterator[None]:
+    for look, _ in enumerate(gradient_difference_kl(model, bed), 1):
+        if look == MOST or bed.measure_recovered(model) <= FORGOTTEN:
+            break
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    replace_by_noise(model, noise, bed.seed)
+    yield from train(model, bed, lambda passages, text: token_kl(teacher, model, text).mean(), rate)
+
+
+@torch.no_grad()
+def replace_by_noise(model: Any, share: float, seed: int) -> None:
+    """w → (1 − share) w + share · ε for each matrix, with ε as wide as w is."""
+    draw = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            random = weight.std() * torch.randn(weight.shape, generator=draw)
+            weight.mul_(1 - share).add_(share * random.to(weight))

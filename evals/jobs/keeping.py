@@ -1,0 +1,97 @@
+"""The results of a mitigation side by side, and which of them to keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from evals.measure.verdicts import shorten_list
+from surgery.record.report import Report, State
+
+Result = Literal["cut", "healed", "erased", "erased-cut", "erased-healed"]
+RESULTS: dict[Result, str] = {
+    "cut": "the cut",
+    "healed": "the cut, healed",
+    "erased": "erased",
+    "erased-cut": "erased and cut",
+    "erased-healed": "erased, cut, and healed",
+}
+"""What a mitigation tries, in this order."""
+Choose = Callable[[list[dict[str, Any]], Result], Result]
+"""Takes what `list_front` gives, and the name of the best. Returns the name of the one to keep."""
+_STATES: tuple[State | None, ...] = ("kept", "undecided", None, "missed")
+
+
+def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:
+    """The results with what they cost and leave, as plain JSON values.
+
+    `name`, `what`, `state`; `loss_increase` (nats per token) and `recited` (share), None if they
+    were not measured; `strongest` {`attack`, `recovered`}, None if no attack counts; and
+    `tasks` {`lost`, `n`}: on how many benchmarks a loss is shown.
+    """
+    loss, recited = report.find("heldout"), report.find("recited")
+    attacks = [one for one in report.figures if one.key.startswith("recovered.") and one.main]
+    tasks = [one for one in report.figures if one.key.startswith("task.") and one.main]
+    front = []
+    for at, name in enumerate(names):
+        cost, left = (figure and figure.edits[at] for figure in (loss, recited))
+        found = [(one.details["name"], one.edits[at]) for one in attacks]
+        rates = [(edit.value, attack) for attack, edit in found if edit and edit.value is not None]
+        worst = max(rates, key=lambda one: one[0], default=None)
+        ends = [one.edits[at] for one in tasks]
+        lost = sum(one is not None and one.details.get("outcome") == "loss" for one in ends)
+        front.append(
+            {
+                "name": name,
+                "what": RESULTS[name],
+                "state": report.edits[at].state,
+                "loss_increase": cost.change.value if cost and cost.change else None,
+                "recited": left.value if left else None,
+                "strongest": worst and {"attack": worst[1], "recovered": worst[0]},
+                "tasks": {"lost": lost, "n": len(tasks)},
+            }
+        )
+    return front
+
+
+def choose_best(report: Report, names: Sequence[Result]) -> tuple[int, str]:
+    """The place of the best result, and a sentence that says why.
+
+    A result that keeps every gate beats one that does not decide it, and that one beats one that
+    misses it. Of those alike, the cheapest wins: the first one if costs were not measured.
+    """
+    loss, places = report.find("heldout"), range(len(report.edits))
+    changes = [one and one.change for one in loss.edits] if loss else [None for _ in places]
+    costs = [change.value if change else math.inf for change in changes]
+    ranks = [_STATES.index(edit.state) for edit in report.edits]
+    place = min(places, key=lambda at: (ranks[at], costs[at]))
+    said = []
+    for at, (name, cost, rank) in enumerate(zip(names, costs, ranks, strict=True)):
+        parts = [RESULTS[name], "not measured" if cost == math.inf else f"{cost:+.3f} nats"]
+        parts += [_describe_open(report, at)] if rank > ranks[place] else []
+        said.append(": ".join([parts[0], ", ".join(parts[1:])]))
+    return place, f"kept {RESULTS[names[place]]}. {'; '.join(said)}"
+
+
+def choose_result(
+    report: Report, names: Sequence[Result], keep: Result | None, choose: Choose | None
+) -> tuple[int, str]:
+    """The place of the result to keep, and why: the one to `keep`, else as `choose` says, else the
+    best."""
+    place, reason = choose_best(report, names)
+    if keep is not None and keep not in names:
+        return place, f"{keep} was not made. {reason[0].upper()}{reason[1:]}"
+    chosen = keep or names[place]
+    if choose is not None and keep is None and len(names) > 1:
+        chosen = choose(list_front(report, names), chosen)
+    if chosen == names[place]:
+        return place, reason
+    return names.index(chosen), f"kept {RESULTS[chosen]}, as you chose"
+
+
+def _describe_open(report: Report, place: int) -> str:
+    """Which gates keep a result from being the better one."""
+    state = report.edits[place].state
+    names = [limit.name for limit in report.list_limits(place) if limit.state == state]
+    return f"{'misses' if state == 'missed' else 'does not decide'} {shorten_list(names)}"

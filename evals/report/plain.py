@@ -1,0 +1,147 @@
+"""The first page of a report: what was found, for people who are not engineers.
+
+It needs no other page, and explains its terms. The figures are those of the report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from evals.measure.attacks.names import ATTACKERS, find_attacker
+from surgery.record.report import EditRecord, EditValue, Figure, Limit, Report, State, Value
+
+STATES: dict[State, tuple[str, str]] = {
+    "kept": ("Kept", "even the upper end of what is likely is within the limit."),
+    "missed": ("Missed", "what was measured is above the limit."),
+    "undecided": ("Not decided", "it is within, but too little was tested to be sure."),
+}
+_NO_PROOF = (
+    "No test can show that a passage is gone: these tests are not a privacy guarantee. Other "
+    "questions or more training may still bring it out. If you must prove that it is gone, train "
+    "the model without it."
+)
+
+
+def explain(report: Report, place: int) -> list[tuple[str, list[str]]]:
+    """Headings, and the sentences below each, about one edit."""
+    edit = report.edits[place]
+    found = [
+        ("What was asked", _list_questions(report, place)),
+        ("What it recites", _describe_recited(report, place)),
+        ("Who could still get what", _list_attackers(report, place)),
+        ("The cost", _describe_costs(report, place)),
+        ("To be sure", [*_list_needs(report.list_limits(place)), _NO_PROOF]),
+        ("Before you rely on it", _count_warnings(edit)),
+    ]
+    return [(heading, [*said]) for heading, said in found if said]
+
+
+def _list_questions(report: Report, place: int) -> list[str]:
+    recited, known = report.find("recited"), report.settings
+    if recited is None:
+        said = "What can the model still do? No passages were tested."
+    else:
+        cut = [known.get(f"{part}_length") for part in ("prefix", "suffix")]
+        said = (
+            f"Does the model still give away passages that it was trained on? {recited.n:,} were "
+            f"tested. It got the first {cut[0]} tokens of each, which are words or parts of words, "
+            f"and had to write the next {cut[1]}."
+        )
+    limits = [_describe_limit(one) for one in report.list_limits(place)]
+    return [said, *(limits or ["No limit was set."])]
+
+
+def _describe_limit(limit: Limit) -> str:
+    kind, _, name = limit.name.partition(" ")
+    most, word = f"{100 * limit.limit:g} %", STATES[limit.state][0].lower()
+    if kind == "max-drop":
+        return f"Limit: it may lose at most {limit.limit:g} on the test {name}: {word}."
+    if kind == "max-extraction":
+        return f"Limit: it may recite at most {most}, word for word: {word}."
+    how = f"may be recovered by someone who {find_attacker(name)} ({name})"
+    return f"Limit: at most {most} {how}: {word}."
+
+
+def _describe_recited(report: Report, place: int) -> list[str]:
+    figure, edit = report.find("recited"), report.edits[place]
+    after = figure.edits[place] if figure else None
+    if figure is None or after is None or after.value is None:
+        return []
+    before = "" if figure.base is None else f" The model before the edit: {_count(figure.base)}."
+    said = f"{_count(after)} of {figure.n:,} passages, word for word.{before}"
+    names = [row.id or row.hash[:8] for row in edit.passages if row.exact]
+    more = int(after.details.get("count") or 0) - len(names)
+    if names:
+        said += f" Among them: {', '.join(names)}{f' and {more} more' if more > 0 else ''}."
+    return [said]
+
+
+def _list_attackers(report: Report, place: int) -> list[str]:
+    """For each attacker the strongest of the attacks that were tried, if any was."""
+    if report.find("recited") is None:
+        return []
+    tried: dict[str, list[tuple[float, Figure, EditValue]]] = {who: [] for who in ATTACKERS}
+    for figure in report.figures:
+        value = figure.edits[place]
+        if (
+            figure.key.startswith("recovered.")
+            and figure.main
+            and value
+            and value.value is not None
+        ):
+            who = find_attacker(str(figure.details["name"]))
+            tried[who].append((value.value, figure, value))
+    return [f"Someone who {who}: {_describe_worst(found)}." for who, found in tried.items()]
+
+
+def _describe_worst(found: list[tuple[float, Figure, EditValue]]) -> str:
+    if not found:
+        return "not tried"
+    _, figure, value = max(found, key=lambda one: one[0])
+    ways = f", with the strongest of {len(found)} attacks" if len(found) > 1 else ""
+    likely = "" if value.ci95 is None else f" (likely at most {100 * value.ci95[1]:.1f} %)"
+    return f"{_count(value)} of {figure.n:,} passages{likely}{ways}"
+
+
+def _count(value: Value) -> str:
+    """A number of passages, or a share where it is the mean of several runs."""
+    count, draws = (value.details.get(name) for name in ("count", "draws"))
+    whole = isinstance(count, int) and (draws is None or draws == 1)
+    return f"{count}" if whole else f"{100 * (value.value or 0):.1f} %"
+
+
+def _describe_costs(report: Report, place: int) -> list[str]:
+    said, loss = [], report.find("heldout")
+    cost = loss.edits[place] if loss else None
+    if cost is not None and (change := cost.change) is not None:
+        share = 100 * (1 - math.exp(-change.value))
+        how = f"{abs(share):.1f} % {'less' if share >= 0 else 'more'}"
+        said.append(
+            f"It finds the true next token of ordinary text {how} likely than before (that is "
+            f"{change.value:+.3f} nats, the unit of a language model's loss)."
+        )
+    tasks = [one for one in report.figures if one.key.startswith("task.") and one.main]
+    ends = [one.edits[place] for one in tasks]
+    states = [str(one.details.get("outcome")) for one in ends if one is not None]
+    if states:
+        named = {"loss": "worse", "gain": "better", "inconclusive": "too close to tell"}
+        counts = [f"{word} on {states.count(key)}" for key, word in named.items() if key in states]
+        same = states.count("none")
+        counts += [f"no worse on {same}, as far as they show"] if same else []
+        where = "the one test" if len(states) == 1 else f"{len(states)} tests"
+        said.append(f"On {where} of what it can do, it is {', '.join(counts)}.")
+    return said or ["Not measured."]
+
+
+def _list_needs(limits: list[Limit]) -> Iterator[str]:
+    """What would decide the limits that are open."""
+    for text in dict.fromkeys(one.lacks for one in limits if one.lacks):
+        yield f"{text[0].upper()}{text[1:]}."
+
+
+def _count_warnings(edit: EditRecord) -> list[str]:
+    number = len(edit.warnings)
+    if not number:
+        return []
+    return [f"The next page has {number} warning{'s' * (number > 1)}."]

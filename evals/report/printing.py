@@ -1,0 +1,47 @@
+"""Prints a page to a PDF file, with a browser that is on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from surgery.errors import MeasurementError
+
+BROWSERS = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge"),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
+_SECONDS = 120
+
+
+def find_browser() -> str:
+    """Returns a browser that can print. Raises `MeasurementError` if there is none."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        raise MeasurementError(
+            "no browser that can print a PDF",
+            expected="Chromium, Chrome, or Edge",
+            fix="install one, or open report.html in your browser and print it",
+        )
+    return found
+
+
+def print_page(browser: str, page: Path, target: Path) -> None:
+    """Prints a page that loads nothing. Raises `MeasurementError` if the browser fails."""
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox refuses to run as root
+    command = [browser, "--headless", "--disable-gpu", *as_root, "--no-pdf-header-footer"]
+    try:
+        subprocess.run(
+            [*command, f"--print-to-pdf={target.resolve()}", page.resolve().as_uri()],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        what = f"printed no PDF ({type(error).__name__})"
+        raise MeasurementError(what, where=browser, fix="print report.html yourself") from None
+    if not target.is_file():
+        raise MeasurementError("printed no PDF", where=browser, fix="print report.html yourself")

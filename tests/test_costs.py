@@ -1,0 +1,77 @@
+"""Contract of the measures of an edit's cost: each is what its description says, on any KL."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_tokenizer import tiny_model
+
+from evals.choose.search.goals import MaxExtraction
+from evals.choose.search.points import EditPoint, point_of
+from evals.data import Samples
+from evals.data.windows import repeat_windows
+from evals.measure.edits.costs import COUNTED, MEASURES, find_copied, find_worst, measure_costs
+from evals.measure.edits.engine import BASE, Engine
+from evals.measure.memorization.recovery import make_recovery
+from surgery.selection import Part
+
+EDIT = (Part(0, (0, 1), "zero"),)
+
+
+def test_a_token_is_copied_if_it_stood_earlier_in_its_window() -> None:
+    rng = np.random.default_rng(0)
+    windows = rng.integers(0, 6, (5, 9)).astype(np.int32)
+    expected = [[row[at] in row[:at] for at in range(1, 9)] for row in windows.tolist()]
+    np.testing.assert_array_equal(find_copied(windows), expected)
+
+
+def test_the_first_half_of_a_window_is_repeated() -> None:
+    windows = np.arange(40 * 7, dtype=np.int32).reshape(40, 7)
+    repeated = repeat_windows(windows)
+    assert repeated.shape[1] == 6
+    assert len(repeated) < 40
+    np.testing.assert_array_equal(repeated[:, :3], repeated[:, 3:])
+    np.testing.assert_array_equal(repeated[:, :3], windows[: len(repeated), :3])
+
+
+def test_each_measure_is_of_its_tokens() -> None:
+    kl = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=np.float32)
+    copied = np.array([[True, False, False], [False, False, True]])
+    repeated = np.array([[9.0, 1.0, 3.0]], dtype=np.float32)
+    found = measure_costs(kl, copied, repeated)
+    assert found == pytest.approx({"kl": 3.5, "copied": 3.5, "repeated": 2.0, "tail": 5.95})
+    assert found.keys() == MEASURES.keys()
+    assert measure_costs(kl, ~np.ones_like(copied), repeated)["copied"] == 0
+
+
+def test_the_worst_measure_that_counts_is_the_cost() -> None:
+    alike = dict.fromkeys(MEASURES, 0.1)
+    for name in COUNTED:
+        assert find_worst(alike | {name: 0.2}) == (name, 0.2)
+    assert find_worst(alike | {"tail": 9.0})[1] == 0.1
+    assert find_worst({"kl": 0.25}) == ("kl", 0.25)
+
+
+def test_a_search_minimizes_what_it_is_asked_to() -> None:
+    costs = (("repeated", 9.0), ("tail", 20.0))
+    point = EditPoint(EDIT, 0.0, 0.0, 0.0, 3.0, 0.5, costs=costs)
+    assert MaxExtraction(0.1, worst=True).cost(point) == 9
+    assert MaxExtraction(0.1).cost(point) == 0.5
+
+
+def test_the_engine_measures_them_on_the_text_that_it_is_given() -> None:
+    """The mean is that of every token; the unedited model costs nothing."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 60, (20, 12)).astype(np.int32)
+    passages = Samples(tokens[:4], 6, tuple("abcd"), "numbers")
+    engine = Engine(tiny_model(), passages, tokens[4:], repeated=repeat_windows(tokens[4:]))
+    base, edited = engine.measure([BASE, EDIT])
+    assert base.costs == dict.fromkeys(MEASURES, 0)
+    assert edited.costs["kl"] == pytest.approx(edited.heldout_kl.mean())
+    assert min(edited.costs.values()) > 0
+    assert edited.costs["tail"] > edited.costs["kl"]
+    point = point_of(edited, make_recovery("greedy"))
+    assert {"kl": point.heldout_kl, **dict(point.costs)} == pytest.approx(edited.costs)
+    plain = Engine(tiny_model(), passages, tokens[4:]).measure([EDIT])[0]
+    assert plain.costs == {}
+    np.testing.assert_allclose(plain.heldout_kl, edited.heldout_kl, atol=1e-6)

@@ -1,0 +1,54 @@
+"""Contract: the demo tells the whole story, and what it has done stays if it is stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import attn_surgery, snapshot
+
+from evals.jobs import demonstrating
+from surgery.errors import OutputError
+
+
+@pytest.mark.slow
+def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "demo"
+    monkeypatch.setattr(demonstrating, "_EVERY", 12)
+    monkeypatch.setattr(demonstrating, "_LETTERS", 4_000)
+    few = {"max_extraction": 0.3, "grain": "blocks", "variant": ("zero",), "max_evaluations": 2}
+    monkeypatch.setattr(demonstrating, "SEARCH", few)
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evals.jobs.evaluating.evaluate_exports", stop)
+        with pytest.raises(KeyboardInterrupt):
+            demonstrating.run_demo(out)
+    before = snapshot(out)
+    assert {name.partition("/")[0] for name in before} == {
+        "records.jsonl", "heldout.txt", "deep-blocks", "search", "searched"
+    }  # fmt: skip
+    said: list[tuple[str, list[str]]] = []
+    report = demonstrating.run_demo(out, announce=lambda *step: said.append(step))
+    after = snapshot(out)
+    weights = [name for name in before if name.endswith(".safetensors")]
+    kept = [*weights, "search/search.json", "records.jsonl"]
+    assert [after[name] for name in kept] == [before[name] for name in kept]
+    assert [edit.name for edit in report.edits] == ["deep-blocks", "searched"]
+    commands = [command for _, some in said for command in some]
+    assert [command.split()[1] for command in commands] == [
+        "export",
+        "search",
+        "export",
+        "evaluate",
+    ]
+    (evaluated,) = json.loads((out / "searched" / "report.json").read_text())["edits"]
+    assert evaluated["chose"]["passages"] == 14
+    with pytest.raises(OutputError, match="already exists"):
+        demonstrating.run_demo(out)
+    (out / "mine.txt").write_text("mine")
+    attn_surgery("demo", "--output", out, "--overwrite").assert_error("holds mine.txt")

@@ -1,0 +1,73 @@
+"""Contract: a hardened lesson also counts at the weights where someone's fine-tuning would lead.
+
+- The gradient of a step gets that of the lesson there, and every weight is put back.
+- Who fine-tunes holds a tenth of the passages, and the lesson there is on others.
+- It takes the memory of a second training.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from surgery.training import training
+from surgery.training.hardening import MOST_ROWS, MOST_STEPS, Rehearsal, draw_rehearsals, harden
+
+
+@given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 9))
+def test_a_tenth_is_learned_and_others_are_to_be_forgotten(passages, per_step, seed) -> None:
+    drawn = draw_rehearsals(passages, per_step, 5, seed)
+    assert len(drawn) == 5
+    for one in drawn:
+        assert 1 <= one.steps <= MOST_STEPS
+        assert len(one.learned) == min(MOST_ROWS, max(1, passages // 10))
+        assert len(one.others) == max(1, min(per_step, passages - len(one.learned)))
+        every = [*one.learned, *one.others]
+        assert set(every) <= set(range(passages))
+        assert len(set(every)) == len(every) or passages == 1
+
+
+def test_the_gradient_of_a_step_gets_that_of_where_training_leads() -> None:
+    torch.manual_seed(0)
+    model, rows = torch.nn.Linear(4, 3), torch.randn(6, 4)
+    model.bias.register_hook(lambda gradient: 0 * gradient)  # a constant, which never learns
+    right = torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def measure(some: torch.nn.Module, chosen: np.ndarray, sign: float) -> torch.Tensor:
+        return sign * functional.cross_entropy(some(rows[chosen]), right[chosen])
+
+    chosen = Rehearsal(np.array([0, 3]), np.array([1, 2]), steps=2)
+    measure(model, chosen.others, -1).backward()
+    before, first = copy.deepcopy(model.state_dict()), model.weight.grad.clone()
+    harden(
+        list(model.parameters()), chosen, 0.1,
+        lambda some: measure(model, some, 1), lambda some: measure(model, some, -1),
+    )  # fmt: skip
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    other = copy.deepcopy(model)
+    other.bias.requires_grad_(False)
+    optimizer = torch.optim.AdamW([other.weight], lr=0.1, weight_decay=0.0)
+    for _ in range(chosen.steps):
+        optimizer.zero_grad()
+        measure(other, chosen.learned, 1).backward()
+        optimizer.step()
+    assert not torch.equal(other.weight, model.weight)
+    optimizer.zero_grad()
+    measure(other, chosen.others, -1).backward()
+    torch.testing.assert_close(model.weight.grad, first + other.weight.grad)
+    assert not model.bias.grad.any()
+
+
+@pytest.mark.parametrize("hardened", [False, True])
+def test_hardening_takes_twice_the_memory(hardened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(10, 10, bias=False)
+    model.config = type("Config", (), {"hidden_size": 10})
+    monkeypatch.setattr(training, "_measure_room", lambda model: 2_000)
+    settled = training.Schedule(1, hardened=hardened).settle(model)
+    assert settled.rank == (training.RANK if hardened else 0)

@@ -1,0 +1,55 @@
+"""Contract: `evaluate --pdf` prints the page with a browser of this machine.
+
+Without one, that is one line before any work. A browser that fails costs the PDF, not the
+evaluation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import attn_surgery
+
+from evals.jobs.evaluating import _print_pdf
+from evals.report.printing import find_browser, print_page
+from evals.run.console import Console, use_console
+from surgery.errors import MeasurementError
+
+NONE = "no/such/model"
+
+
+def make_browser(folder: Path, script: str) -> str:
+    program = folder / "chromium"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_without_a_browser_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("evals.report.printing.BROWSERS", ("chromium",))
+    asked = ("evaluate", NONE, "--baseline", NONE, "--output", tmp_path / "out", "--pdf")
+    attn_surgery(*asked).assert_error("no browser that can print a PDF", "open report.html")
+    made = make_browser(tmp_path, "")
+    assert find_browser() == made
+    attn_surgery(*asked).assert_error(NONE)
+
+
+def test_a_browser_that_prints_and_one_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, target = tmp_path / "report.html", tmp_path / "report.pdf"
+    page.write_text("<p>a page")
+    prints = 'for one; do case $one in --print-to-pdf=*) echo "$@" > "${one#*=}";; esac; done'
+    print_page(make_browser(tmp_path, prints), page, target)
+    assert target.read_text().strip().endswith(page.as_uri())
+    target.unlink()
+    said: list[str] = []
+    for script in ("exit 3", "exit 0"):
+        with pytest.raises(MeasurementError, match="printed no PDF"):
+            print_page(make_browser(tmp_path, script), page, target)
+        with use_console(Console(said.append)):
+            _print_pdf(str(tmp_path / "chromium"), tmp_path)
+    assert len(said) == 2
+    assert said[0].startswith("warning: ")

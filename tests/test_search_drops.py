@@ -1,0 +1,128 @@
+"""Contract of `search --max-drop`: no benchmark loses more than its limit.
+
+What is told of a benchmark is what the exported edit loses on the documents of that half. Only sets
+that keep the other limits are measured. Wrong limits are one line, before any work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from command_line import attn_surgery, interrupted
+from local_tasks import ROWS, write_tasks
+from test_search import VARIANTS, Landscape, estimates_of
+from test_search_command import call, model, samples, texts
+
+from evals.choose.search.algorithm import find
+from evals.choose.search.deepening import deepen
+from evals.choose.search.goals import MaxExtraction
+from evals.choose.search.units import list_units
+from evals.jobs.mitigating import MitigationRequest
+from evals.measure.drops import check_half
+from evals.run.lm_eval.running import Benchmarks
+from evals.run.models import open_model
+from surgery.record.report import Limit
+
+TASK = "local_continuation"
+__all__ = ["model", "samples", "texts"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # lm-eval and datasets warn of their own affairs
+    pytest.mark.usefixtures("blank_pictures"),
+]
+
+
+def search(model, samples, texts, folder, most, *options, task=TASK, rows=ROWS):
+    tasks = write_tasks(folder / "tasks", rows)
+    return call(
+        model, samples, texts, "--max-extraction", 0.3, "--measure", "greedy", "--variant", "zero",
+        "--grain", "blocks", "--max-drop", f"{task}={most}", "--include-path", tasks,
+        "--output", folder / "found", *options,
+    )  # fmt: skip
+
+
+def test_what_is_told_is_what_the_exported_edit_loses(model, samples, texts, tmp_path) -> None:
+    """The edit is chosen on every other document. The rest tells what the choice is worth."""
+    with interrupted(Benchmarks, method="run") as ran:
+        outcome = search(model, samples, texts, tmp_path, 9, "--json")
+    assert outcome.code == 0, outcome
+    found = outcome.json
+    assert found["max_drop"] == {TASK: 9}
+    assert len(ran) <= 3, "the base, the deepest blocks, and the choice"
+    plan = tmp_path / "found" / "plan.json"
+    assert attn_surgery("export", model, "--plan", plan, "--output", tmp_path / "out").code == 0
+    benchmarks = Benchmarks.load([TASK], include_paths=[tmp_path / "tasks"])
+    base, edited = (
+        benchmarks.scores(TASK, benchmarks.run(TASK, loaded, batch_size=8))
+        for loaded in (open_model(str(path), device="cpu") for path in (model, tmp_path / "out"))
+    )
+    for half, key in enumerate(("selected", "held_back")):
+        (told,) = (one for one in found[key]["limits"] if one["name"] == f"max-drop {TASK}")
+        expected = check_half(TASK, base, edited, 9, half).model_dump(mode="json")
+        assert told == expected
+        assert told["n"] == 8
+
+
+def test_a_limit_that_nothing_keeps(model, samples, texts, tmp_path) -> None:
+    """The right answers are those that the unedited model gives, so every edit loses some."""
+    rows = [{**row, "context": f"{row['context']} {n}"} for n in range(3) for row in ROWS]
+    benchmarks = Benchmarks.load(
+        ["local_choice"], include_paths=[write_tasks(tmp_path / "asked", rows)]
+    )
+    run = benchmarks.run("local_choice", open_model(str(model), device="cpu"), batch_size=8)
+    said = [int(np.argmax([one[0] for one in row["filtered_resps"]])) for row in run["samples"]]
+    rows = [{**row, "answer": answer} for row, answer in zip(rows, said, strict=True)]
+    outcome = search(model, samples, texts, tmp_path, 0, task="local_choice", rows=rows)
+    assert outcome.code == 1, outcome
+    assert "`max_drop local_choice=0`" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--max-extraction", 0.1, "--max-drop", "nothing=0.1", "--tasks", TASK), "nothing"),
+        (("--max-loss-increase", 0.1, "--max-drop", "a=0.1"), "--max-drop needs a limit"),
+        (("--max-extraction", 0.1, "--suite", "lab"), "--suite needs --max-drop"),
+    ],
+)
+def test_limits_that_are_none(model, samples, texts, tmp_path, options, text) -> None:
+    tasks = ("--include-path", write_tasks(tmp_path / "tasks")) if "nothing=0.1" in options else ()
+    outcome = call(model, samples, texts, *options, *tasks, "--output", tmp_path / "found")
+    assert outcome.code in (1, 2)
+    assert text in outcome.stderr
+    assert not (tmp_path / "found").exists()
+
+
+def test_mitigate_gives_its_search_the_limits_and_the_tasks() -> None:
+    asked = {"model": "lab:pythia", "suite": "lab", "limit": 20}
+    request = MitigationRequest(**asked, max_drop={"lab_copy": 0.02})
+    for one in (request.search_request, request.evaluation_request):
+        assert (one.max_drop, one.limit) == ({"lab_copy": 0.02}, 20)
+    assert MitigationRequest(**asked).search_request.suite is None
+
+
+def test_sets_that_lose_too_much_are_passed_over_the_cheapest_first() -> None:
+    """Of the sets that lose little, the choice is the cheapest that was tried."""
+    landscape = Landscape(1, 4, 3)
+    units = list_units(4, 3, "mixed", VARIANTS)
+    estimates = estimates_of(landscape, units)
+    found = find(landscape, units, MaxExtraction(0.1), estimates, max_evaluations=8)
+    tried = []
+
+    def keeps(chosen) -> bool:
+        point = found.measured[chosen]
+        drop = 0.1 if len(tried) < 2 else 0.0  # the first two lose too much
+        tried.append(chosen)
+        told = {"limit": 0.05, "value": drop, "ci95": (drop, drop), "n": 9, "description": "d"}
+        limit = Limit(name="max-drop t", ok=drop < 0.05, state="kept", **told)
+        found.measured[chosen] = replace(point, drops=(limit,))
+        return drop <= 0.05
+
+    best = deepen(found, keeps, {}, 32, {"max-drop t": 0.05})
+    assert best is not None
+    assert best in tried[2:]
+    assert found.measured[best].recovered <= 0.1
+    kept = [one for one in tried if not found.measured[one].excess({"max-drop t": 0.05})]
+    assert found.rank(best) == min(map(found.rank, kept))
