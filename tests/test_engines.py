@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from decoders import write_decoder
 
 from benchmarks.engines.__main__ import decode, decode_with_transformers, is_installed, read_rows
 from surgery import export
@@ -44,6 +45,20 @@ def test_an_export_in_another_engine(
         assert (said == suffixes).all(1).sum() == recited
         if kind == "f32":
             np.testing.assert_array_equal(said, decode_with_transformers(folder, prefixes, LENGTH))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_vllm_reads_the_biases_of_an_edit(kind: str, tmp_path: Path) -> None:
+    """A tiny random model: what the edit sets decides every token."""
+    if not is_installed("vllm"):
+        pytest.skip("vllm is not installed")
+    no_window = {} if kind == "llama" else {"use_sliding_window": False, "sliding_window": None}
+    source = write_decoder(tmp_path / "source", kind, **no_window)
+    edited = export(source, "0,2", output=tmp_path / "out", layout="stock").output
+    prefixes = np.random.default_rng(0).integers(128, size=(4, LENGTH))
+    said = decode("vllm", "float32", edited, prefixes, tmp_path)
+    np.testing.assert_array_equal(said, decode_with_transformers(edited, prefixes, LENGTH))
+    assert (said != decode_with_transformers(source, prefixes, LENGTH)).any(1).all()
 
 
 def test_the_constants_in_few_bits() -> None:

@@ -1,4 +1,4 @@
-"""Contract: models whose MLPs are experts are healed and erased, expert by expert as they are.
+"""Contract: models with experts are healed and erased, expert by expert as they are stored.
 
 Newer versions of the library load the experts of a block as one tensor.
 """

@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 from test_families import IDS, logits, put_in_place
 
 import surgery
+from evals.choose.search.units import keep_possible, list_units
+from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families.wrapped import WRAPPED, unwrap, wrap
@@ -164,6 +166,15 @@ def test_linear_attention_is_refused_with_what_attends(sources: Sources, tmp_pat
     with pytest.raises(UnsupportedError, match=r"block 0 has linear attention.*blocks that att"):
         surgery.export(sources["qwen3_5"], "0-1", output=tmp_path / "out", variant="zero")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_search_leaves_out_linear_attention_in_one_line(sources: Sources) -> None:
+    model = load_model(sources["qwen3_5"])
+    units = list_units(3, HEADS, "mixed", ("identity", "zero"), GROUPS)
+    kept, warnings = keep_possible(units, HEADS, Editable(model).find_refusal)
+    assert {unit.block for unit in kept} == {1}
+    assert len([line for line in warnings if "linear attention" in line]) == 1
+    assert warnings[0].startswith("blocks 0,2 are left out: block 0 has linear attention")
 
 
 def test_a_config_is_taken_apart_and_put_together() -> None:

@@ -8,6 +8,7 @@ Needs llama-cpp-python and gguf, or onnxruntime, onnx and onnxscript; what is ab
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ ROWS = 32
 INSTALLED = {
     "llama.cpp": ("llama_cpp", "gguf"),
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "vllm": ("vllm",),
 }
 KINDS = {
     "llama.cpp": ("f32", "f16", "q8_0", "q4_0", "f16, keys q8_0", "f16, keys q4_0"),
@@ -114,8 +116,24 @@ def decode_with_onnxruntime(path: Path, prefixes: np.ndarray, length: int) -> np
     return ids[:, given:]
 
 
+def decode_with_vllm(folder: Path, prefixes: np.ndarray, length: int) -> np.ndarray:
+    """In this process, and of token ids: a tokenizer is not needed."""
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    from vllm import LLM, SamplingParams
+
+    limits = {"max_model_len": prefixes.shape[1] + length, "max_num_seqs": len(prefixes)}
+    model = LLM(
+        str(folder), dtype="float32", skip_tokenizer_init=True, enforce_eager=True, **limits
+    )
+    ways = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, detokenize=False)
+    said = model.generate([{"prompt_token_ids": row} for row in prefixes.tolist()], ways)
+    return np.array([row.outputs[0].token_ids for row in said])
+
+
 def decode(engine: str, kind: str, folder: Path, prefixes: np.ndarray, work: Path) -> np.ndarray:
     """What an engine says, [B, SUFFIX]. `kind`: a type of llama.cpp's files, and of its keys."""
+    if engine == "vllm":
+        return decode_with_vllm(folder, prefixes, SUFFIX)
     if engine == "onnxruntime":
         path = work / "model.onnx"
         write_onnx(folder, path, len(prefixes), PREFIX + SUFFIX)
@@ -141,7 +159,7 @@ def main() -> None:
         for name, folder in (("base", find_lab_folder("pythia")), ("edited", edited)):
             reference = decode_with_transformers(folder, prefixes, SUFFIX)
             said = {"transformers, float32": reference}
-            for engine in filter(is_installed, INSTALLED):
+            for engine in filter(is_installed, KINDS):
                 for kind in KINDS[engine]:
                     said[f"{engine}, {kind}"] = decode(engine, kind, folder, prefixes, work)
             for engine, tokens in said.items():

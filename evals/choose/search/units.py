@@ -61,20 +61,22 @@ def keep_possible(
 ) -> tuple[tuple[Part, ...], tuple[str, ...]]:
     """The units that can be edited; a warning with a reason for each other kind and variant.
 
-    Raises `UnsupportedError` where none can.
+    Blocks of which nothing can be edited are one warning. Raises `UnsupportedError` where nothing
+    can be at all.
     """
-    kept: list[Part] = []
-    refused: dict[str, UnsupportedError] = {}
-    for unit in some:
-        error = refusal((unit,))
-        if error is None:
-            kept.append(unit)
-        else:
-            what = f"{_PLURALS[kind_of(unit, num_heads)]} with {unit.variant}"
-            refused.setdefault(what, error)
+    tried = [(unit, refusal((unit,))) for unit in some]
+    kept = tuple(unit for unit, error in tried if error is None)
+    refused = [(unit, error) for unit, error in tried if error is not None]
     if not kept:
-        raise next(iter(refused.values()))
-    return tuple(kept), tuple(f"{what} are left out: {why}" for what, why in refused.items())
+        raise refused[0][1]
+    whole = sorted({unit.block for unit, _ in refused} - {unit.block for unit in kept})
+    reasons: dict[str, UnsupportedError] = {}
+    for unit, error in refused:
+        what = f"{_PLURALS[kind_of(unit, num_heads)]} with {unit.variant}"
+        if unit.block in whole:
+            what = f"blocks {','.join(map(str, whole))}"
+        reasons.setdefault(what, error)
+    return kept, tuple(f"{what} are left out: {why}" for what, why in reasons.items())
 
 
 def held_in_stock(
