@@ -226,7 +226,8 @@ UNLABELED = ("any", "membership", "relearn", "relearn-alike")  # others do the s
 @pytest.mark.parametrize(
     ("name", "labeled"),
     [
-        *((name, True) for name in EVERY),
+        *((name, True) for name in EVERY if name != "relearn-strongest"),
+        pytest.param("relearn-strongest", True, marks=pytest.mark.slow),
         *(
             pytest.param(name, False, marks=() if name in UNLABELED else pytest.mark.slow)
             for name in EVERY

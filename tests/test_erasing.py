@@ -210,6 +210,7 @@ def test_an_export_erases_first_then_cuts_then_heals(
     assert attn_surgery("reproduce", out, *given, *samples, "--json").json["exact"]
 
 
+@pytest.mark.slow
 def test_a_cut_of_an_erased_model_is_fitted_to_what_was_taught(work: Path, tmp_path: Path) -> None:
     fitted = ("--variant", "mean", "--calibration", work / "text.txt")
     for name, more in (

@@ -120,6 +120,7 @@ def test_json_is_printed_when_a_gate_is_missed(
     assert "gate max-extraction: MISSED: " in said.stdout
 
 
+@pytest.mark.slow
 def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None:
     line = f"export {tiny / 'base'} --drop-attn 0 --output out --push-to-hub me/model"
     with session(tmp_path, "http://127.0.0.1:9") as run:  # nobody answers there

@@ -427,6 +427,7 @@ def test_export_end_to_end(source: Path, tmp_path: Path, variant: str) -> None:
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_lab_model_brings_its_own_text(tmp_path: Path) -> None:
     """A trained block adds much that can be told from the token alone, and much that cannot."""
     done = attn_surgery(

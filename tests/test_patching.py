@@ -45,7 +45,9 @@ def sources(kind: str, folder: Path) -> Path:
     [
         pytest.param("pythia", ("--drop-attn", "1-2"), marks=pytest.mark.slow),
         ("pythia", ("--drop-attn", "3", "--variant", "linear", "--max-shard-size", "200KB")),
-        ("pickled", ("--drop-attn", "1", "--layout", "compact")),
+        pytest.param(
+            *("pickled", ("--drop-attn", "1", "--layout", "compact")), marks=pytest.mark.slow
+        ),
         ("llama", ("--drop-attn", "2", "--variant", "mean")),
     ],
 )

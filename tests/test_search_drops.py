@@ -105,10 +105,10 @@ def test_mitigate_gives_its_search_the_limits_and_the_tasks() -> None:
 
 def test_sets_that_lose_too_much_are_passed_over_the_cheapest_first() -> None:
     """Of the sets that lose little, the choice is the cheapest that was tried."""
-    landscape = Landscape(1, 4, 3)
-    units = list_units(4, 3, "mixed", VARIANTS)
+    landscape = Landscape(1, 3, 2)
+    units = list_units(3, 2, "mixed", VARIANTS)
     estimates = estimates_of(landscape, units)
-    found = find(landscape, units, MaxExtraction(0.1), estimates, max_evaluations=8)
+    found = find(landscape, units, MaxExtraction(0.1), estimates, max_evaluations=6)
     tried = []
 
     def keeps(chosen) -> bool:
@@ -120,7 +120,7 @@ def test_sets_that_lose_too_much_are_passed_over_the_cheapest_first() -> None:
         found.measured[chosen] = replace(point, drops=(limit,))
         return drop <= 0.05
 
-    best = deepen(found, keeps, {}, 32, {"max-drop t": 0.05})
+    best = deepen(found, keeps, {}, 12, {"max-drop t": 0.05})
     assert best is not None
     assert best in tried[2:]
     assert found.measured[best].recovered <= 0.1
