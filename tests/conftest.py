@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from evals.run.models import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
+_FSYNC = os.fsync
 DATA = Path(os.environ.get("ATTN_SURGERY_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -85,6 +86,12 @@ def blank_pictures() -> Iterator[None]:
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passages are learned again in 3 steps, for tests that do not ask what that recovers."""
     monkeypatch.setattr("evals.measure.attacks.relearn.STEPS", (1, 2, 3))
+
+
+@pytest.fixture
+def waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As outside of tests: a change through a mapping shows once it is on the disk."""
+    monkeypatch.setattr("os.fsync", _FSYNC)
 
 
 @pytest.fixture(scope="session", autouse=True)

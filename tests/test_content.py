@@ -104,6 +104,7 @@ def test_a_large_file_is_read_once_for_each_state(
     assert recall_hash(large) == sha256(large) != digest
 
 
+@pytest.mark.usefixtures("waits_for_the_disk")
 def test_a_change_through_a_mapping_is_not_missed(
     tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
             ),
             *("--include-path", "tasks", "--dtype", "float32", "--batch-size", "4"),
             *("--prefix-length", str(PREFIX), "--suffix-length", str(SUFFIX), "--baseline", "base"),
-            *("--samples", "samples.jsonl", "--control", "control.txt", "--max-drop", "*=0.9"),
+            *("--samples", "samples.jsonl", "--heldout", "control.txt", "--max-drop", "*=0.9"),
             *("--max-drop", "local_whole=0.5", "--max-extraction", "1.0", "--attack", "cheap"),
             *("--attack", "near", "--attack", "relearn", "--draws", "1"),
         ]

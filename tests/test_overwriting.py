@@ -474,6 +474,7 @@ def test_a_source_that_changes_is_noticed(
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+@pytest.mark.usefixtures("waits_for_the_disk")
 def test_a_source_that_changes_through_a_mapping_is_noticed(tmp_path: Path) -> None:
     """Of many changes through a mapping, the system would tell the time of the first alone."""
     from surgery.exporting import write

@@ -121,7 +121,7 @@ def say_split(split: Mapping[str, Any]) -> str:
         limit = split[f"{key}_limit"]
         tail = "" if limit is None else f", which decide a limit of {_percent(limit, 3)} at least"
         parts.append(f"{what} {split[key]:,} passages{tail}")
-    return f"--choose {split['choose']:g} {'; '.join(parts)}"
+    return f"choose {split['choose']:g}: {'; '.join(parts)}"
 
 
 def foresee(limits: Collection[float], n: int) -> Iterator[str]:
