@@ -82,6 +82,17 @@ def edits(folder: Path, edit: tuple[str, ...], dtype: str) -> None:
 
 
 @main.command()
+@click.argument("folder", type=FOLDER)
+@click.argument("erased", type=FOLDER)
+@click.option("--leave-out", type=float, default=0.25)
+def erased(folder: Path, erased: Path, leave_out: float) -> None:
+    """Measure ERASED, made by `attn-surgery erase` of the model in FOLDER, made by learn."""
+    from benchmarks.real.erased import measure_erased
+
+    measure_erased(folder, erased, leave_out)
+
+
+@main.command()
 @click.argument("source", type=FOLDER)
 @click.option("--texts", type=FILE, required=True)
 @output
