@@ -296,7 +296,7 @@ def compare_ways(bench: Bench, ways: list[Way]) -> None:
         found.append(bench.measure(bench.teach(way)))
         click.echo(found[-1].show(way.name))
     distances = [one.distance for one in found]
-    for rate in RATES:
+    for rate in RATES if len(found) > 2 else ():
         rank = spearmanr(distances, [one.shares[f"{rate:g}"] for one in found])[0]
         click.echo(f"relearned at {rate:g}: rank correlation with distance {rank:+.2f}")
 
