@@ -197,7 +197,7 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         [
             r"usable +12,345",
             r"at most 1% is recovered: 381 ",
-            r"choose 0\.25 .*3,000 passages, .* 0\.128% .*9,000 passages, .* 0\.0427%",
+            r"choose 0\.25: .*3,000 passages, .* 0\.128% .*9,000 passages, .* 0\.0427%",
         ],
     ),
     "compare": (
