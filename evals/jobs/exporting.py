@@ -1,4 +1,4 @@
-"""An export from its request to its folder, and an export that is repeated from its record."""
+"""An export, from its request to its folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.jobs.erasing import EraseRequest, Lessons, erase_prepared, read_lessons
 from evals.measure.healing import (
-    erase_on,
     find_healing_text,
-    find_recorded_passages,
-    find_recorded_text,
-    heal_on,
     read_healing_text,
 )
 from evals.run.console import say, show_progress
@@ -28,18 +24,13 @@ from evals.run.request import (
     Option,
     describe_mistakes,
 )
-from surgery.errors import UnsupportedError
 from surgery.plan import LayoutChoice
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.exporting import Export, Trained
     from surgery.fitting.calibration import Calibration, Text
-    from surgery.record.manifest import Edit
-    from surgery.reproduction import Reproduction
     from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.training import Schedule
 
@@ -318,78 +309,3 @@ def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:
         request.harden,
     ]
     return (tuple(edit.parts), edit.layout, *found) == (*cut, *wanted)
-
-
-def repeat_export(
-    model: str,
-    output: Path | None = None,
-    *,
-    revision: str | None = None,
-    source: str | None = None,
-    calibration: Sequence[str] = (),
-    heal: Sequence[str] = (),
-    text: Sequence[str] = (),
-    samples: str | None = None,
-    overwrite: bool = False,
-) -> Reproduction:
-    """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, erased on
-    `text` and `samples`, and healed on `heal` and `samples`.
-
-    Arguments and errors are those of `surgery.reproduction.reproduce`. Raises `SamplesError`,
-    which names what is recorded, for a model that needs text or passages which were not given, and
-    `UnsupportedError` for one that an earlier version healed.
-    """
-    from surgery.exporting import check_target
-    from surgery.reproduction import open_original, reproduce
-
-    if output is not None:
-        check_target(model, output, overwrite=overwrite)
-    original = open_original(model, revision)
-    edit = original.manifest.edit
-    variants = [part.variant for part in edit.parts]
-    fitted = edit.calibration or (edit.erasing and edit.erasing.calibration)
-    if not fitted:
-        fit_on = find_calibration_text(calibration, edit.source.model, variants)
-    else:
-        fit_on = find_recorded_text(calibration, fitted, model, "calibration")
-        fit_on = replace(fit_on, spread=fitted.spread)
-
-    def fit(prepared: Prepared, loaded: Any = None) -> Fitting | None:
-        if fit_on is None:
-            return None
-        return fit_prepared(prepared, fit_on, model=loaded)
-
-    healing, erasing = None, None
-    if edit.healing:
-        _refuse_earlier(edit, model)
-        passages = find_recorded_passages(samples, edit.healing.passages, model)
-        healed_on = find_recorded_text(heal, edit.healing, model, "heal")
-        healing = heal_on(healed_on, passages, edit.healing, overwrite)
-    if edit.erasing:
-        taught = find_recorded_passages(samples, edit.erasing.passages, model)
-        erased_on = find_recorded_text(text, edit.erasing, model, "text")
-        erasing = erase_on(erased_on, taught, edit.erasing, fit)
-    with show_progress("reproduce", None) as advance:
-        return reproduce(
-            original,
-            output,
-            source=source,
-            overwrite=overwrite,
-            erase=erasing,
-            fit=fit if edit.calibration or (variants and fit_on) else None,
-            heal=healing,
-            progress=advance,
-        )
-
-
-def _refuse_earlier(edit: Edit, model: str) -> None:
-    """Raises `UnsupportedError` for healing by the loss of earlier versions."""
-    if edit.healing and edit.healing.loss == "text":
-        wrote = edit.versions.get("attn-surgery", "an earlier version")
-        raise UnsupportedError(
-            "was healed by another loss, the next-token loss, so it cannot be healed again",
-            where=model,
-            expected="a model that this version healed",
-            got=f"attn-surgery {wrote}",
-            fix="use that version to reproduce it",
-        )

@@ -36,7 +36,7 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
     exit code is 1 if a file differs. To repeat the measurements, run the commands that report.json
     lists.
     """
-    from evals.jobs.exporting import repeat_export
+    from evals.jobs.reproducing import repeat_export
 
     result = repeat_export(model, output, **asked, overwrite=overwrite)
     source = result.original.manifest.edit.source.model
