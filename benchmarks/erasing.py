@@ -101,7 +101,9 @@ def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
     yield Way("MLPs alone", only=".mlp.")
     yield Way("relearned halfway", relearned=True)
     yield Way("hardened", hardened=True)
-    yield Way("hardened, 120 steps", steps=120, hardened=True)
+    for steps in (120, 240):
+        yield Way(f"hardened, {steps} steps", steps=steps, hardened=True)
+    yield Way("hardened, passages weigh a third", steps=120, weight=1 / 3, hardened=True)
     for teacher in teachers[-1:]:
         yield Way(f"after a cut of {teacher}", cut=teacher)
 
