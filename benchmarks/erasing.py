@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from surgery.proof.expected import find_constants
 from surgery.selection import parse_selection
 from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, distill
 from surgery.training.erasing import STEPS
+from surgery.training.hardening import WEIGHT
 from surgery.training.training import LEARNING_RATE, ROWS, WINDOW, Flags, Schedule
 from surgery.training.training import STEPS as HEALING_STEPS
 
@@ -100,10 +102,9 @@ def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
         yield Way(f"noise of {noise:g} before", noise=noise)
     yield Way("MLPs alone", only=".mlp.")
     yield Way("relearned halfway", relearned=True)
-    yield Way("hardened", hardened=True)
-    for steps in (120, 240):
-        yield Way(f"hardened, {steps} steps", steps=steps, hardened=True)
-    yield Way("hardened, passages weigh a third", steps=120, weight=1 / 3, hardened=True)
+    for steps in (60, 120, 240):
+        yield Way(f"hardened, {steps} steps", steps=steps, weight=WEIGHT, hardened=True)
+        yield Way(f"hardened at full weight, {steps} steps", steps=steps, hardened=True)
     for teacher in teachers[-1:]:
         yield Way(f"after a cut of {teacher}", cut=teacher)
 
@@ -270,24 +271,30 @@ def print_head(what: str, *more: str) -> None:
     click.echo(f"{row(*columns)}\n|{'---|' * len(columns)}")
 
 
-def compare_results(bench: Bench, heal_steps: tuple[int, ...], *, revive: bool) -> None:
-    """Prints a row for the base and for each of the five results."""
+def compare_results(
+    bench: Bench, heal_steps: tuple[int, ...], only: tuple[str, ...], *, revive: bool
+) -> None:
+    """Prints a row for the base and for each of the results that `only` names."""
     print_head("result", *(["`revive`"] if revive else []))
-
-    def show(name: str, model: Any, blocks: str) -> None:
-        click.echo(bench.measure(model, revive=blocks if revive else None).show(name))
-
-    show("not edited", bench.model, "")
-    cut, erased = bench.cut(), bench.teach(Way("erased"))
-    show("cut", cut, bench.blocks)
-    show("erased", erased, "")
-    show("erased, hardened", bench.teach(Way("hardened", hardened=True)), "")
-    both = bench.cut(student=erased)
-    show("erased and cut", both, bench.blocks)
+    erase = cache(lambda: bench.teach(Way("erased")))
+    hardened = Way("hardened", weight=WEIGHT, hardened=True)
+    results: dict[str, tuple[Callable[[], Any], str]] = {
+        "not edited": (lambda: bench.model, ""),
+        "cut": (bench.cut, bench.blocks),
+        "erased": (erase, ""),
+        "erased, hardened": (lambda: bench.teach(hardened), ""),
+        "erased and cut": (lambda: bench.cut(student=erase()), bench.blocks),
+    }
     for steps in heal_steps:
         told = "healed" if len(heal_steps) == 1 else f"healed for {steps} steps"
-        show(f"cut, {told}", bench.heal(cut, steps), bench.blocks)
-        show(f"erased, cut, {told}", bench.heal(both, steps), bench.blocks)
+        results[f"cut, {told}"] = (lambda n=steps: bench.heal(bench.cut(), n)), bench.blocks
+        results[f"erased, cut, {told}"] = (
+            (lambda n=steps: bench.heal(bench.cut(student=erase()), n)),
+            bench.blocks,
+        )
+    for name, (make, blocks) in results.items():
+        if not only or name in only:
+            click.echo(bench.measure(make(), revive=blocks if revive else None).show(name))
 
 
 def compare_ways(bench: Bench, ways: list[Way]) -> None:
@@ -311,7 +318,7 @@ def compare_ways(bench: Bench, ways: list[Way]) -> None:
 @click.option("--heal-steps", multiple=True, default=(HEALING_STEPS,), show_default=True)
 @click.option("--ways", is_flag=True, help="Compare ways to teach, not results.")
 @click.option("--teacher", multiple=True, help="Other blocks to teach by.")
-@click.option("--only", multiple=True, help="Ways whose names hold this.  [default: all]")
+@click.option("--only", multiple=True, help="A result, or ways whose names hold this.")
 @click.option("--samples", help="[default: a lab model's own]")
 @click.option("--corpus", type=Path, multiple=True, help="[default: a lab model's own]")
 @click.option("--text", multiple=True, help="[default: a lab model's own]")
@@ -331,7 +338,7 @@ def main(
         every = list_ways(teacher)
         compare_ways(bench, [one for one in every if not only or any(s in one.name for s in only)])
     else:
-        compare_results(bench, heal_steps, revive=revive)
+        compare_results(bench, heal_steps, only, revive=revive)
     click.echo(f"{model}: {time.process_time() - begun:.0f} s of processor time")
 
 

@@ -21,7 +21,7 @@ from surgery.errors import SamplesError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
 from surgery.record.manifest import PassagesRecord
-from surgery.training.hardening import draw_rehearsals, harden
+from surgery.training.hardening import WEIGHT, draw_rehearsals, harden
 from surgery.training.training import ROWS, Flags, Schedule, measure_loss, train
 
 ROWS_OF_PASSAGES = 24
@@ -106,8 +106,8 @@ def teach(
     """
     lessons = [Lesson(intact, text.windows, ROWS)]
     if passages is not None:
-        first = passages.prefix_length
-        lessons.append(Lesson(cut, passages.tokens, ROWS_OF_PASSAGES, first))
+        first, weight = passages.prefix_length, WEIGHT if schedule.hardened else 1.0
+        lessons.append(Lesson(cut, passages.tokens, ROWS_OF_PASSAGES, first, weight))
     return distill(student, lessons, schedule, **options)
 
 

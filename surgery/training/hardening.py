@@ -16,6 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+WEIGHT = 1 / 3
+"""Of the lesson that is hardened, in the sum of all losses. A weight of 1 costs twice as much, and
+hardly withstands more (docs/erasing.md)."""
 SHARE = 10
 """One passage in this many is learned again."""
 MOST_ROWS = 32

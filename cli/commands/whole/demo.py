@@ -15,8 +15,8 @@ TERMS = (
     "relearn: what comes back of the others after fine-tuning on a tenth of the records. "
     "Here it runs once; evaluate runs it five times and gives the mean.",
     "Held-out loss: the model's loss on text that it was not trained on. Lower is better.",
-    "erased-and-cut: before the same edit, the model was taught to forget all of the records, those "
-    "in the table included. Erasing is for passages that you can list.",
+    "erased-and-cut: before the same edit, the model was taught to forget all of the records, "
+    "those in the table included. Erasing is for passages that you can list.",
     "lab_copy, acc: the share of texts that a model repeats correctly when it has them before it.",
 )
 CONTINUED = (
