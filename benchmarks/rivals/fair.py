@@ -84,7 +84,7 @@ RIVALS: dict[str, tuple[Rival, list[Setting]]] = {
     "kfac": (kfac, [{}]),
     "balanced-subnet": (
         balanced_subnet,
-        cross(share=(0.003, 0.01, 0.03, 0.1), weight=(0.7, 0.9)),
+        cross(share=(0.01, 0.02, 0.03, 0.05), weight=(0.5, 0.7)),
     ),
     "vector-editing": (
         vector_editing,
