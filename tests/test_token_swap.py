@@ -89,7 +89,7 @@ def test_its_number_of_words_is_chosen_and_relearn_has_the_model_alone(bed: Bed)
     settings = [{"number": 0, "punctuation": False}, {"number": 100, "punctuation": True}]
     choice = choose(
         "token-swap", token_swap, settings, lambda: TokenSwap(tiny_model(), helper), bed,
-        seconds=60, limits=(0.8, 1.0),
+        seconds=60, limits=(0.9, 1.0),
     )  # fmt: skip
     assert choice.candidate is not None
     assert choice.candidate.setting["number"] == 100
