@@ -6,22 +6,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
 from reciting import recited_rows
 from tiny_tokenizer import tiny_model
 
-from benchmarks.rivals.bed import Bed, measure_text
-from benchmarks.rivals.choosing import choose
+from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make_scores
+from benchmarks.rivals.bed import Bed, measure_text, mlp_layers
+from benchmarks.rivals.choosing import TRIED, Candidate, choose, shortlist
 from benchmarks.rivals.erased import erased
-from benchmarks.rivals.fair import RIVALS, make_rows
+from benchmarks.rivals.fair import (
+    METHODS,
+    RIVALS,
+    Made,
+    choose_methods,
+    list_longer,
+    make_rows,
+)
 from benchmarks.rivals.rmu import rmu
 from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
-from benchmarks.rivals.undo import replace_by_noise, undo
+from benchmarks.rivals.undo import make_teacher, replace_by_noise, undo
 from evals.data import Samples
 from evals.measure.edits.costs import MEASURES
 
@@ -50,8 +60,10 @@ def scale(model: Any, bed: Bed, *, by: float) -> Iterator[None]:
 
 def test_the_cheapest_setting_that_keeps_the_limit_is_the_choice(bed: Bed) -> None:
     settings = [{"by": by} for by in (3.0, 1e-6, 1.0)]
-    found = choose("scale", scale, settings, make, bed, seconds=60, limits=(0.0, 1.0))
+    choice = choose("scale", scale, settings, make, bed, seconds=60, limits=(0.0, 1.0))
+    found = choice.candidate
     assert found is not None
+    assert choice.tried == 3
     costs = {}
     for one in settings:
         model = make()
@@ -62,7 +74,146 @@ def test_the_cheapest_setting_that_keeps_the_limit_is_the_choice(bed: Bed) -> No
     assert found.setting["by"] in costs
     assert found.recovered == 0
     assert found.label.startswith("by ")
-    assert choose("none", scale, settings[1:2], make, bed, seconds=9, limits=(0.0, 1.0)) is None
+    none = choose("none", scale, settings[1:2], make, bed, seconds=9, limits=(0.0, 1.0))
+    assert (none.candidate, none.lowest) == (None, 1.0)
+
+
+def scale_more(model: Any, bed: Bed, *, looks: int) -> Iterator[None]:
+    """Every look costs more than the one before and forgets all."""
+    for _ in range(looks):
+        yield from scale(model, bed, by=1.0)
+
+
+def test_several_looks_of_a_rival_with_one_setting_are_attacked(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K-FAC goes through its settings in one run: its cheapest look may give all back."""
+    attacked = []
+
+    def attack(name: str) -> Any:
+        def run(target: Any) -> Any:
+            attacked.append(copy.deepcopy(target.model.state_dict()))
+            rate = np.array([len(attacked) < 3])
+            return type("Outcome", (), {"counted": rate})
+
+        return type("Attack", (), {"run": staticmethod(run)})
+
+    monkeypatch.setattr("benchmarks.rivals.choosing.find_attack", attack)
+    choice = choose("more", scale_more, [{"looks": 5}], make, bed, seconds=60, limits=(0.0, 0.05))
+    assert choice.candidate is not None
+    assert len(attacked) == 3, "the first two gave all back"
+    assert choice.candidate.relearned == 0
+    assert len({str(one) for one in attacked}) == 3
+
+
+def test_the_cheapest_of_each_setting_are_attacked_before_others() -> None:
+    def make_candidate(by: int, cost: float) -> Candidate:
+        return Candidate({"by": by}, 1, 0.0, cost, {})
+
+    alike = [make_candidate(0, cost) for cost in (0.1, 0.2, 0.3, 0.4)]
+    other = make_candidate(1, 9.0)
+    assert shortlist([other, *alike]) == [*alike[: TRIED - 1], other]
+    many = [make_candidate(by, float(-by)) for by in range(9)]
+    assert [one.setting["by"] for one in shortlist(many)] == [8, 7, 6, 5]
+
+
+def test_no_setting_begins_after_the_time(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting that cannot be stopped midway, as of `erased`, takes the time of the later ones."""
+    clock = [0.0]
+    monkeypatch.setattr("benchmarks.rivals.choosing.read_seconds", lambda: clock[0])
+
+    def dawdle(model: Any, bed: Bed, *, takes: float) -> Iterator[None]:
+        clock[0] += takes
+        yield
+
+    settings = [{"takes": 5.0}, {"takes": 4.0}, {"takes": 1.0}]
+    choice = choose("slow", dawdle, settings, make, bed, seconds=10, limits=(0.0, 1.0))
+    assert choice.tried == 2
+    quick = choose("quick", dawdle, settings, make, bed, seconds=100, limits=(0.0, 1.0))
+    assert quick.tried == 3
+
+
+def test_settings_share_what_is_prepared_once(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.rivals.undo.MOST", 1)
+    monkeypatch.setattr("benchmarks.rivals.training.STEPS", 1)
+    clock = count()
+    monkeypatch.setattr("benchmarks.rivals.choosing.read_seconds", lambda: float(next(clock)))
+    prepared = []
+
+    def prepare(model: Any, bed: Bed) -> dict[str, Any]:
+        prepared.append(make_teacher(model, bed))
+        return prepared[-1]
+
+    noise = [{"noise": 0.0, "rate": 0.0}, {"noise": 1.0, "rate": 0.0}]
+    choice = choose("undo", undo, noise, make, bed, seconds=20, limits=(1.0, 1.0), prepare=prepare)
+    assert (len(prepared), choice.tried) == (1, 2)
+    assert choice.candidate is not None
+    taught = prepared[0]["teacher"].state_dict()
+    assert all(one.equal(taught[name]) for name, one in choice.candidate.weights.items())
+    assert any(not one.equal(make().state_dict()[name]) for name, one in taught.items())
+
+
+def test_balanced_subnet_drops_the_lowest_scores_of_each_layer() -> None:
+    weights = [torch.ones(2, 4), torch.ones(1, 2)]
+    intact = [torch.full_like(one, 3.0) for one in weights]
+    scores = [torch.tensor([[5.0, -4, 3, 2], [1, 0.5, -9, 8]]), torch.tensor([[2.0, 1.0]])]
+    drop_lowest(weights, intact, scores, 0.25)
+    assert weights[0].tolist() == [[3.0, 3, 3, 3], [0, 0, 3, 3]]
+    assert weights[1].tolist() == [[3.0, 3.0]], "a quarter of two weights is none"
+
+
+def test_balanced_subnet_changes_no_weight_that_it_keeps(bed: Bed) -> None:
+    model, before = make(), make()
+    next(balanced_subnet(model, bed, share=0.1, rate=1e-2))
+    layers = mlp_layers(model)
+    for name, now in model.state_dict().items():
+        was = before.state_dict()[name]
+        if name.removesuffix(".weight") in layers:
+            gone = now == 0
+            assert int(gone.sum()) == int(0.1 * now.numel())
+            assert now[~gone].equal(was[~gone])
+        else:
+            assert now.equal(was)
+
+
+def test_balanced_subnet_forgets_more_than_random_weights_do(bed: Bed) -> None:
+    """It drops weights that the passages need, and keeps those that other text needs."""
+    passages = torch.from_numpy(bed.samples.tokens).long()
+    found = []
+    for rate in (0.0, 0.02):
+        model = make()
+        looks = balanced_subnet(model, bed, share=0.05, weight=0.5, rate=rate)
+        for _ in range(6):
+            next(looks)
+        found.append(bed.suffix_nll(model, passages).mean().item())
+    assert found[1] > found[0] + 1.0
+
+
+def test_scores_have_the_width_of_the_inputs_and_are_the_same_for_a_seed() -> None:
+    weights = [torch.zeros(300, 16), torch.zeros(4, 400)]
+    first, again = make_scores(weights, 0), make_scores(weights, 0)
+    assert all(one.equal(two) for one, two in zip(first, again, strict=True))
+    assert first[0].abs().max().item() == pytest.approx(1 / 4, rel=0.01)
+    assert first[1].abs().max().item() == pytest.approx(1 / 20, rel=0.01)
+
+
+def test_the_base_always_runs_and_a_method_that_cannot_is_refused() -> None:
+    methods = {name: lambda: Made(None, "") for name in METHODS if name != "token-swap"}
+    assert list(choose_methods(methods, ["rmu"], {})) == ["not edited", "rmu"]
+    assert list(choose_methods(methods, ["rmu"], {"rmu": {}})) == ["not edited"]
+    assert choose_methods(methods, [], {}) == methods
+    with pytest.raises(click.UsageError, match="token-swap needs a second model: give --helper"):
+        choose_methods(methods, ["token-swap"], {})
+    with pytest.raises(click.UsageError, match="needs the result of erased"):
+        choose_methods(methods, ["erased-and-cut"], {})
+    assert "erased-and-cut" in choose_methods(methods, ["erased-and-cut"], {"erased": {}})
+
+
+def test_a_search_that_had_more_time_than_the_rivals_is_named() -> None:
+    runs = {"search-any": {"seconds": 754.2}, "search-relearn": {"seconds": 90.0}}
+    (line,) = list_longer(runs, 240.0)
+    assert "search-any took 754 s" in line
+    assert "--seconds 754" in line
 
 
 @pytest.mark.parametrize("rival", [gradient_difference_kl, npo_kl, simnpo, rmu, undo])

@@ -2,7 +2,7 @@
 
     python -m benchmarks.rivals.fair lab:pythia --seconds 240 --output FAIR
     python -m benchmarks.rivals.fair MODEL --samples SAMPLES.jsonl --text OTHER.txt \\
-        --heldout HELDOUT.txt --tasks "" --seconds 600 --output FAIR
+        --heldout HELDOUT.txt --helper PUBLIC --tasks "" --seconds 600 --output FAIR
 
 Each rival has up to 16 settings, and the search's rule chooses one (`choosing.py`, beside this).
 Deep blocks, the searches, and `erased` are ours. Then all are measured on the half of the passages
@@ -15,13 +15,16 @@ that was held back, which no method saw:
   form;
 - the four costs on the half of the held-out text that is held back, and points of benchmarks.
 
+TokenSwap decodes with a second model, `--helper`, which never learned the passages. It changes no
+weight. So `relearn` fine-tunes the model without the helper, as whoever holds the weights would.
+
 A run that was interrupted goes on with the next rival.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -32,15 +35,16 @@ import click
 import numpy as np
 import torch
 
+from benchmarks.rivals.balanced_subnet import balanced_subnet
 from benchmarks.rivals.bed import Bed, Rival, measure_text
 from benchmarks.rivals.choosing import Setting, choose, read_seconds
 from benchmarks.rivals.erased import erased
 from benchmarks.rivals.kfac import kfac
-from benchmarks.rivals.pruning import pruning
 from benchmarks.rivals.rmu import rmu
 from benchmarks.rivals.surgery import cut_deep_blocks, search
+from benchmarks.rivals.token_swap import TokenSwap, check_helper, get_held, token_swap
 from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
-from benchmarks.rivals.undo import undo
+from benchmarks.rivals.undo import make_teacher, undo
 from benchmarks.rivals.vector_editing import vector_editing
 from evals.data import Samples, Tokens, load_samples
 from evals.data.held_back import split_halves
@@ -67,6 +71,7 @@ def cross(**values: Sequence[Any]) -> list[Setting]:
     return [dict(zip(values, some, strict=True)) for some in product(*values.values())]
 
 
+SWAP = "token-swap"
 RIVALS: dict[str, tuple[Rival, list[Setting]]] = {
     "gradient-difference-kl": (
         gradient_difference_kl,
@@ -77,7 +82,10 @@ RIVALS: dict[str, tuple[Rival, list[Setting]]] = {
     "rmu": (rmu, cross(depth=(0.5, 0.75), times=(1.0, 4.0), rate=(1e-4, 1e-3))),
     "undo": (undo, cross(noise=(0.1, 0.2, 0.4, 0.6), rate=(3e-4, 1e-3))),
     "kfac": (kfac, [{}]),
-    "pruning": (pruning, [{}]),
+    "balanced-subnet": (
+        balanced_subnet,
+        cross(share=(0.01, 0.02, 0.03, 0.05), weight=(0.5, 0.7)),
+    ),
     "vector-editing": (
         vector_editing,
         cross(neurons=(10, 20, 40), margin=(0.25, 0.5, 1.0)),
@@ -85,11 +93,16 @@ RIVALS: dict[str, tuple[Rival, list[Setting]]] = {
     "erased": (
         erased,
         cross(
-            blocks=("last:1", "last:2", "0", "0-1"), variant=("identity", "zero"), steps=(30, 60)
+            steps=(30, 60), variant=("identity", "zero"), blocks=("last:1", "last:2", "0", "0-1")
         ),
     ),
+    SWAP: (token_swap, cross(number=(55, 110, 220, 440), punctuation=(False, True))),
 }
-"""Rival → its settings. K-FAC and pruning go through theirs in one run, the mildest first."""
+"""Rival → its settings. K-FAC goes through its own in one run, the mildest first. Those of `erased`
+run to their end, so that few of them may fit into the time: every cut comes before more steps.
+"""
+PREPARED = {"undo": make_teacher}
+"""Rival → what makes, once, what all its settings share."""
 SEARCHES = {"search-any": ("any=0.01",), "search-relearn": ("any=0.01", "relearn=0.05")}
 LIMITS = 0.01, 0.05
 QUIET = ("any", "hints:4", "near", "perturbed", "quantized:4")
@@ -118,7 +131,7 @@ class Bench:
         held, others = split(self.held_back.tokens, SHARE)
         for rate in RELEARNED:
             rows = self.held_back.tokens[held]
-            (tuned,) = fine_tune(model, rows, steps=(STEPS,), learning_rate=rate)
+            (tuned,) = fine_tune(get_held(model), rows, steps=(STEPS,), learning_rate=rate)
             found[f"relearn {rate:g}"] = float(_recover(tuned, self.held_back)[others].mean())
         found |= {
             "any, seen": float(_recover(model, self.bed.samples).mean()),
@@ -154,28 +167,44 @@ def _recover(model: Any, samples: Samples) -> Any:
     return make_recovery("any").recovered(Evidence.of(seen))
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a method made: a model, or None if it is not finished, and its setting in words."""
+
+    model: Any
+    setting: str
+
+
+METHODS = ("not edited", "deep-blocks", *SEARCHES, *RIVALS, "erased-and-cut")
+
+
 @click.command()
 @click.argument("model")
 @click.option("--samples", help="Passages with their counts. Default: a lab model's own.")
 @click.option("--text", multiple=True, type=FILE, help="Other text. Default: a lab model's own.")
 @click.option("--heldout", multiple=True, type=FILE, help="Default: a lab model's own.")
+@click.option("--helper", help="The second model of token-swap, which is left out without it.")
 @click.option("--tasks", default="lab_next_line,lab_copy", show_default=True)
 @click.option("--include-path", multiple=True, type=click.Path(path_type=Path))
 @click.option("--limit", type=int, help="Documents of a task.")
-@click.option("--method", "only", multiple=True, help="Only these. Repeatable.")
-@click.option("--seconds", default=240.0, show_default=True, help="Processor time of a method.")
+@click.option(
+    "--method", "only", multiple=True, type=click.Choice(METHODS), metavar="NAME",
+    help="Only the base and these. Repeatable.",
+)  # fmt: skip
+@click.option("--seconds", default=240.0, show_default=True, help="Processor time of a rival.")
 @click.option("--search", "more", default="", help="More options of the searches, as typed.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def main(
-    model: str, samples: str | None, text: tuple[Path, ...], heldout: tuple[Path, ...], tasks: str,
-    include_path: tuple[Path, ...], limit: int | None, only: tuple[str, ...], seconds: float,
-    more: str, output: Path,
+    model: str, samples: str | None, text: tuple[Path, ...], heldout: tuple[Path, ...],
+    helper: str | None, tasks: str, include_path: tuple[Path, ...], limit: int | None,
+    only: tuple[str, ...], seconds: float, more: str, output: Path,
 ) -> None:  # fmt: skip
     """Choose a setting of every method, measure all, and print a table."""
     torch.set_num_threads(1)
-    output.mkdir(parents=True, exist_ok=True)
     loaded = open_model(model, dtype="float32")
     loaded.model.requires_grad_(False)
+    second = open_helper(helper, loaded)
+    output.mkdir(parents=True, exist_ok=True)
     passages = load_samples(samples or model, tokenizer=loaded.tokenizer)
     bench = make_bench(model, loaded, passages, text, heldout, tasks, include_path, limit)
     given = [*(["--samples", samples or model]), "--dtype", "float32", *more.split()]
@@ -186,72 +215,120 @@ def main(
     fits = list(text) or [output / "calibration.txt"]
     if not text:
         fits[0].write_text("\n\n".join(calibration_texts()))
-    for name, run in list_methods(bench, seconds, given, fits, output).items():
-        if name in runs or (only and name not in only):
-            continue
+    methods = list_methods(bench, seconds, given, fits, second, output)
+    for name, run in choose_methods(methods, only, runs).items():
         begun = read_seconds()
         made = run()
         took = read_seconds() - begun
-        runs[name] = {"seconds": took, "setting": "not finished"}
-        if made is not None:
-            edited, setting = made
-            runs[name] |= {"setting": setting, **bench.measure(edited)}
+        if name == "erased-and-cut":
+            took += runs["erased"]["seconds"]
+        runs[name] = {"seconds": took, "setting": made.setting}
+        if made.model is not None:
+            runs[name] |= bench.measure(made.model)
         done.write_text(json.dumps(runs, indent=1) + "\n")
         click.echo(f"{name}: {runs[name]}", err=True)
     print_table(runs)
+    for line in list_longer(runs, seconds):
+        click.echo(line, err=True)
 
 
-Made = tuple[Any, str] | None
-"""A model, and its setting in words."""
+def open_helper(name: str | None, loaded: LoadedModel) -> Any:
+    """The second model of TokenSwap, or None, which it says."""
+    if name is None:
+        click.echo(f"{SWAP}: left out, as it needs a second model (--helper)", err=True)
+        return None
+    helper = open_model(name, dtype="float32")
+    check_helper(loaded, helper)
+    return helper.model.requires_grad_(False)
+
+
+def choose_methods(
+    methods: Mapping[str, Callable[[], Made]],
+    only: Collection[str],
+    runs: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Callable[[], Made]]:
+    """Those that are left to run. The table always needs the base.
+
+    Raises `UsageError` for a method that lacks what it needs.
+    """
+    wanted = {"not edited", *only} if only else set(methods)
+    if missing := wanted - methods.keys():
+        raise click.UsageError(f"{', '.join(sorted(missing))} needs a second model: give --helper")
+    left = {name: run for name, run in methods.items() if name in wanted and name not in runs}
+    if "erased-and-cut" in left and not {"erased"} & (left.keys() | runs.keys()):
+        raise click.UsageError("erased-and-cut needs the result of erased: name both")
+    return left
+
+
+def list_longer(runs: Mapping[str, Mapping[str, Any]], seconds: float) -> list[str]:
+    """Says which searches took longer than a rival was given, as that is not fair to rivals."""
+    return [
+        f"{name} took {runs[name]['seconds']:.0f} s, and each rival had {seconds:.0f} s: for an "
+        f"equal time, repeat the rivals in a new folder with --seconds {runs[name]['seconds']:.0f}"
+        for name in SEARCHES
+        if name in runs and runs[name]["seconds"] > seconds
+    ]
 
 
 def list_methods(
-    bench: Bench, seconds: float, given: list[str], fits: list[Path], output: Path
+    bench: Bench, seconds: float, given: list[str], fits: list[Path], helper: Any, output: Path
 ) -> dict[str, Callable[[], Made]]:
-    """Method → what makes its model, or None if it is not finished."""
+    """Method → what makes its model. `helper`: the second model of TokenSwap; without, it lacks."""
 
     def fresh() -> Any:
         return open_model(bench.bed.model, dtype="float32").model
 
+    def fresh_with_helper() -> Any:
+        return TokenSwap(fresh(), helper)
+
     def tune(name: str) -> Made:
         rival, settings = RIVALS[name]
-        found = choose(name, rival, settings, fresh, bench.bed, seconds=seconds, limits=LIMITS)
+        make = fresh_with_helper if name == SWAP else fresh
+        choice = choose(
+            name, rival, settings, make, bench.bed, seconds=seconds, limits=LIMITS,
+            prepare=PREPARED.get(name),
+        )  # fmt: skip
+        tried = f"{choice.tried} of {len(settings)} settings tried"
+        found = choice.candidate
         if found is None:
-            return None
-        model = fresh().requires_grad_(False)
+            return Made(None, f"not finished: any recovers {choice.lowest:.1%} or more; {tried}")
+        model = make().requires_grad_(False)
         model.load_state_dict(found.weights)
-        left = f"relearn {found.relearned or 0:.1%} on the half that chose"
         if name == "erased":
             keep = {key: value for key, value in found.setting.items() if key != "steps"}
             (output / "erased.json").write_text(json.dumps(keep))
             torch.save(found.weights, output / "erased.pt")
-        return model, f"{found.label}; {left}"
+        left = f"relearn {found.relearned or 0:.1%} on the half that chose"
+        return Made(model, f"{found.label}; {left}; {tried}")
 
     def cut_erased() -> Made:
         if not (output / "erased.pt").exists():
-            return None
+            return Made(None, "not finished: erased is not")
         model = fresh().requires_grad_(False)
         model.load_state_dict(torch.load(output / "erased.pt"))
         cut = json.loads((output / "erased.json").read_text())
-        return apply(model, cut["blocks"], cut["variant"]), f"cut: {cut['blocks']} {cut['variant']}"
+        edited = apply(model, cut["blocks"], cut["variant"])
+        return Made(edited, f"cut: {cut['blocks']} {cut['variant']}")
 
     def cut_deep() -> Made:
         cut_deep_blocks(bench.loaded.model, bench.bed, LIMITS[0], output / "deep")
-        return open_model(str(output / "deep"), dtype="float32").model, "the fewest that keep any"
+        edited = open_model(str(output / "deep"), dtype="float32").model
+        return Made(edited, "the fewest that keep any")
 
     def search_for(name: str) -> Made:
         search(SEARCHES[name], bench.bed, given, fits, output / name)
         found = json.loads((output / f"{name}-search" / "search.json").read_text())["selected"]
         edited = open_model(str(output / name), dtype="float32").model
-        return edited, f"{found['spec']} {found['variant']}"
+        return Made(edited, f"{found['spec']} {found['variant']}")
 
-    return {
-        "not edited": lambda: (bench.loaded.model, ""),
+    made: dict[str, Callable[[], Made]] = {
+        "not edited": lambda: Made(bench.loaded.model, ""),
         "deep-blocks": cut_deep,
         **{name: partial(search_for, name) for name in SEARCHES},
         **{name: partial(tune, name) for name in RIVALS},
         "erased-and-cut": cut_erased,
     }
+    return {name: run for name, run in made.items() if name != SWAP or helper is not None}
 
 
 def make_bench(

@@ -1,9 +1,9 @@
 """Sets to zero the MLP weights that matter to the passages and not to other text.
 
-A threshold on a saliency, and not the method of a paper: BalancedSubnet (Sakarvadia et al. 2024,
-arXiv 2410.02159) learns such a mask, which this does not. A weight's score is |w · ∂loss/∂w| on the
-passages minus that on other text, each divided by its mean: a first-order estimate of what the loss
-changes by when the weight goes. The share of weights removed grows step by step.
+A threshold on a saliency, and not the method of a paper: `balanced_subnet.py`, beside this, learns
+such a mask. A weight's score is |w · ∂loss/∂w| on the passages minus that on other text, each
+divided by its mean: a first-order estimate of what the loss changes by when the weight goes. The
+share of weights removed grows step by step.
 """
 
 from __future__ import annotations

@@ -22,14 +22,26 @@ FORGOTTEN, MOST = 0.01, 20
 
 
 def undo(
-    model: Any, bed: Bed, *, noise: float = 0.2, rate: float = 10 * LEARNING_RATE
+    model: Any,
+    bed: Bed,
+    *,
+    teacher: Any = None,
+    noise: float = 0.2,
+    rate: float = 10 * LEARNING_RATE,
 ) -> Iterator[None]:
+    """`teacher`: of `make_teacher`, which several settings can share."""
+    teacher = teacher or make_teacher(copy.deepcopy(model), bed)["teacher"]
+    model.load_state_dict(teacher.state_dict())
+    replace_by_noise(model, noise, bed.seed)
+    yield from train(model, bed, lambda passages, text: token_kl(teacher, model, text).mean(), rate)
+
+
+def make_teacher(model: Any, bed: Bed) -> dict[str, Any]:
+    """Changes the model into one that no longer gives the passages: the argument `teacher`."""
     for look, _ in enumerate(gradient_difference_kl(model, bed), 1):
         if look == MOST or bed.measure_recovered(model) <= FORGOTTEN:
             break
-    teacher = copy.deepcopy(model).requires_grad_(False)
-    replace_by_noise(model, noise, bed.seed)
-    yield from train(model, bed, lambda passages, text: token_kl(teacher, model, text).mean(), rate)
+    return {"teacher": model.requires_grad_(False)}
 
 
 @torch.no_grad()
