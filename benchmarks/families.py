@@ -76,7 +76,11 @@ def measure(kind: str, width: int, blocks: int, **options: Any) -> dict[str, Any
 @click.option("--device", default="cpu", show_default=True)
 def main(kinds: tuple[str, ...], width: int, blocks: int, **options: Any) -> None:
     """Compare both layouts of one edit in each family."""
-    held = [f.model_type for f in FAMILIES if "num_groups" in f.config_keys and not f.saved_as]
+    held = [
+        f.model_type
+        for f in FAMILIES
+        if "num_groups" in f.config_keys and f.compact and not f.saved_as
+    ]
     table = Table(title=f"compact / stock, last {blocks // 3} of {blocks} blocks, width {width}")
     for column in ("", *_KEYS):
         table.add_column(column, justify="right")

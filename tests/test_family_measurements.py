@@ -17,7 +17,20 @@ import numpy as np
 import pytest
 import torch
 from command_line import Outcome, attn_surgery
-from decoders import BLOCKS, CONFIGS, GROUPS, HEADS, MORE, SIZE, few_first, write_decoder
+from decoders import (
+    BLOCKS,
+    CONFIGS,
+    GROUPS,
+    HEADS,
+    LATENT,
+    MORE,
+    SIZE,
+    few_first,
+    find_value,
+    groups_of,
+    split_values,
+    write_decoder,
+)
 from fits import random_fits
 from hub_commands import TOKEN, session
 from hub_uploads import UploadHub
@@ -67,7 +80,8 @@ def edit_of(spec: str, variant: str) -> Selection:
 def modules_of(model: Any, block: int) -> tuple[Any, Any]:
     """The projections that read x and z."""
     attention = model.model.layers[block].self_attn
-    return attention.v_proj, attention.o_proj if hasattr(attention, "o_proj") else attention.dense
+    output = attention.o_proj if hasattr(attention, "o_proj") else attention.dense
+    return find_value(attention), output
 
 
 @torch.inference_mode()
@@ -138,12 +152,14 @@ def test_context_vectors_are_fitted(model: Any) -> None:
             model(torch.from_numpy(rows.astype(np.int64)))
     hook.remove()
     d = model.config.hidden_size
-    fit = fitter.fit([Part(1, tuple(range(HEADS)), "linear")])[1]
-    assert fit.weight is not None
-    assert fit.weight.shape == (HEADS, SIZE, d)
+    latent = model.config.model_type in LATENT  # whose values hold no map
+    fit = fitter.fit([Part(1, tuple(range(HEADS)), "mean" if latent else "linear")])[1]
+    if not latent:
+        assert fit.weight is not None
+        assert fit.weight.shape == (HEADS, SIZE, d)
+        assert fit.r2 is not None
     mean = torch.cat(seen).flatten(0, 1).mean(0).view(HEADS, SIZE)
     np.testing.assert_allclose(fit.mean, mean, atol=1e-4)
-    assert fit.r2 is not None
 
 
 # --- estimates ------------------------------------------------------------------------------------
@@ -159,7 +175,7 @@ def blended(
     what it gives is blended instead.
     """
     value, output = modules_of(model, part.block)
-    fit, each = fits[part.block], HEADS // GROUPS
+    fit, each = fits[part.block], HEADS // groups_of(model.config.model_type)
     after = family_of(model.config.to_dict()).norm_after
     if after is not None:
         blend_after, share = share, torch.ones(())
@@ -169,7 +185,8 @@ def blended(
     def alone(x: torch.Tensor, head: int) -> torch.Tensor:
         group = head // each
         if part.variant == "identity":
-            return value(x).unflatten(-1, (GROUPS, SIZE))[:, :, group]
+            attention = model.model.layers[part.block].self_attn
+            return split_values(attention, value(x), x.shape[-2])[:, :, group]
         if part.variant == "zero":
             return x.new_zeros(SIZE)
         if part.variant == "mean":
@@ -217,7 +234,9 @@ def test_estimates_are_derivatives_along_the_edit(model: Any) -> None:
     fits = random_fits(range(BLOCKS), HEADS, model.config.hidden_size, SIZE)
     editable = Editable(model)
     every, _ = keep_possible(
-        list_units(BLOCKS, HEADS, "mixed", tuple(VARIANTS), GROUPS), HEADS, editable.find_refusal
+        list_units(BLOCKS, HEADS, "mixed", tuple(VARIANTS), groups_of(model.config.model_type)),
+        HEADS,
+        editable.find_refusal,
     )
     chosen = [u for u in every if u.block == 1 and u.heads in ((0, 1, 2, 3), (2, 3), (2,))]
     stock = held_in_stock(chosen, editable)
@@ -245,8 +264,9 @@ def test_estimates_are_derivatives_along_the_edit(model: Any) -> None:
 
 def test_bounds_hold_or_are_refused(model: Any) -> None:
     windows = TOKENS[:2]
-    if family_of(model.config.to_dict()).norm_after is not None:
-        with pytest.raises(UnsupportedError, match="a norm follows attention"):
+    family = family_of(model.config.to_dict())
+    if family.norm_after is not None or family.is_latent:
+        with pytest.raises(UnsupportedError, match=r"a norm (follows attention|stands before)"):
             measure_bounds(model, windows)
         return
     found = measure_bounds(model, windows, batch_size=2)

@@ -189,6 +189,11 @@ def _check(model: PreTrainedModel, windows: npt.NDArray[np.int32]) -> Dimensions
             expected=family.model_type,
             fix="use the model it was made from",
         )
+    if family.is_latent:
+        raise UnsupportedError(
+            "a norm stands before the values, which the bounds are not derived for",
+            where=config["model_type"],
+        )
     if family.norm_after is not None or (family.clip and config.get(family.clip) is not None):
         raise UnsupportedError(
             "values are clipped, or a norm follows attention: what it adds to the residual is not "

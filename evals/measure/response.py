@@ -252,7 +252,8 @@ def _change_outputs(
             return getattr(module, leaf).detach()
 
     block = Block(family, family.dimensions(config), index, frozenset(model.state_dict()), read)
-    sources, x, z = block.sources(looking.fits.get(index)), _precise(x), _precise(z)
+    sources, z = block.sources(looking.fits.get(index)), _precise(z)
+    x = _precise(x).reshape(*z.shape[:-1], -1)  # latents have a dimension of heads
     weight: Any = block.read("output_weight")
     bias: Any = block.read("output_bias") if block.has("output_bias") else None
     output = functional.linear(z, weight.to(z), None if bias is None else bias.to(z))

@@ -95,10 +95,8 @@ def take_inventory(config: dict[str, Any], infos: Mapping[str, TensorInfo]) -> I
     family = family_of(config)
     check_config(config, family)
     if family.rotary is not None:
-        head_size = family.dimensions(config).head_size
-        rotary_positions(
-            config, family.rotary, head_size, family.rotary.layer_type(config, block=0)
-        )
+        size = family.dimensions(config).rotated
+        rotary_positions(config, family.rotary, size, family.rotary.layer_type(config, block=0))
     inventory = make_inventory(config, infos)
     for name, info in infos.items():
         _check_tensor(name, info, inventory)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import UnsupportedError, find_near
-from surgery.families import experts, gemma, gpt, linear, llama
+from surgery.families import experts, gemma, gpt, latent, linear, llama
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
 from surgery.families.refused import REFUSALS
 from surgery.families.wrapped import WRAPPED
@@ -32,6 +32,7 @@ FAMILIES: tuple[Family, ...] = (
     *gemma.FAMILIES,
     *experts.FAMILIES,
     *linear.FAMILIES,
+    *latent.FAMILIES,
 )
 SAVED_AS = frozenset(name for family in FAMILIES for name in family.saved_as)
 """Model types that models of others can be saved as."""

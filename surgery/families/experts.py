@@ -16,8 +16,13 @@ _EXPERTS = BLOCK + "mlp.experts."
 WIDE = {"eff": "moe_intermediate_size", "2eff": lambda sizes: 2 * sizes["eff"]}
 
 
-def experts(blocks: SomeBlocks | None = None) -> tuple[TensorRule, ...]:
-    """The tensors of experts and of the router, in those blocks."""
+def experts(
+    blocks: SomeBlocks | None = None, *, free_router: bool = False
+) -> tuple[TensorRule, ...]:
+    """The tensors of experts and of the router, in those blocks.
+
+    `free_router`: whether the router may have a dtype of its own.
+    """
 
     def rule(name: str, *shape: str, other: str) -> TensorRule:
         return TensorRule(_EXPERTS + name, shape, blocks=blocks, instead_of=_EXPERTS + other)
@@ -28,7 +33,9 @@ def experts(blocks: SomeBlocks | None = None) -> tuple[TensorRule, ...]:
         rule("{expert}.down_proj.weight", "d", "eff", other="down_proj"),
         rule("gate_up_proj", "experts", "2eff", "d", other="0.gate_proj.weight"),
         rule("down_proj", "experts", "d", "eff", other="0.down_proj.weight"),
-        *module(BLOCK + "mlp.gate", "experts", "d", bias=False, blocks=blocks),
+        TensorRule(
+            BLOCK + "mlp.gate.weight", ("experts", "d"), blocks=blocks, any_dtype=free_router
+        ),
     )
 
 
@@ -43,7 +50,8 @@ def _follows_first(config: Mapping[str, Any], block: int) -> bool:
     return bool(block >= config.get("first_k_dense_replace", 1))
 
 
-def _other(blocks: SomeBlocks) -> SomeBlocks:
+def other(blocks: SomeBlocks) -> SomeBlocks:
+    """All blocks but those."""
     return lambda config, block: not blocks(config, block)
 
 
@@ -52,7 +60,7 @@ QWEN3_MOE = decoder(
     (
         *NORMS,
         *attention(qk_norm="head"),
-        *gated(blocks=_other(_takes_turns)),
+        *gated(blocks=other(_takes_turns)),
         *experts(_takes_turns),
     ),
     model_type="qwen3_moe",
@@ -65,7 +73,7 @@ QWEN3_MOE = decoder(
         output_router_logits router_aux_loss_coef""",
 )
 
-_SHARED = {
+SHARED = {
     "shared": "n_shared_experts",
     "sff": lambda sizes: sizes["shared"] * sizes["eff"],
 }
@@ -75,7 +83,7 @@ GLM4_MOE = decoder(
     (
         *NORMS,
         *attention(out=False, qk_norm="head", norm_when=Switch("use_qk_norm", default=False)),
-        *gated(blocks=_other(_follows_first)),
+        *gated(blocks=other(_follows_first)),
         *experts(_follows_first),
         *gated("mlp.shared_experts", "sff", blocks=_follows_first),
         TensorRule(BLOCK + "mlp.gate.e_score_correction_bias", None, blocks=_follows_first),
@@ -83,7 +91,7 @@ GLM4_MOE = decoder(
     model_type="glm4_moe",
     title="GLM-4.5 and later (MoE)",
     config_keys=WITH_HEAD_SIZE,
-    sizes={"experts": "n_routed_experts", **WIDE, **_SHARED},
+    sizes={"experts": "n_routed_experts", **WIDE, **SHARED},
     aliases={
         "num_local_experts": "n_routed_experts",
         "num_mtp_layers": "num_nextn_predict_layers",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families.rotary import Rotary
 
 Role = Literal[
@@ -21,6 +21,12 @@ Role = Literal[
     "query_bias",  # separate: [q]
     "key_bias",  # separate: [kv]
     "value_bias",
+    "query_latent_weight",  # [r, d]: what all heads' queries come from (MLA)
+    "query_latent_bias",
+    "query_latent_norm",
+    "key_value_latent_weight",  # [l + rotated, d]: likewise; and the rotated keys of all
+    "key_value_latent_bias",
+    "key_value_latent_norm",  # [l]
     "query_norm",  # the gain of the norm of queries: [h], one for all heads, or [q]
     "key_norm",
     "sinks",  # one score per query head that takes weight from all tokens: [heads]
@@ -119,7 +125,17 @@ class TensorRule:
 def module(
     name: str,
     *shape: str,
-    role: Literal["query_key_value", "query", "key", "value", "output", "affine"] | None = None,
+    role: Literal[
+        "query_key_value",
+        "query",
+        "key",
+        "value",
+        "output",
+        "affine",
+        "query_latent",
+        "key_value_latent",
+    ]
+    | None = None,
     bias: Switch | bool = True,
     when: Switch | None = None,
     optional: bool = False,
@@ -170,6 +186,16 @@ class Dimensions:
         return self.num_heads // self.num_groups
 
     @property
+    def plain(self) -> int:
+        """How many dimensions of a head's queries and keys come before the rotated ones (MLA)."""
+        return dict(self.more).get("plain", 0)
+
+    @property
+    def rotated(self) -> int:
+        """The size of that part of a head's queries and keys which has rotary positions."""
+        return dict(self.more).get("rotated", self.head_size)
+
+    @property
     def context(self) -> int:
         """The width of the context vectors of all heads, side by side."""
         return self.num_heads * self.head_size
@@ -214,7 +240,8 @@ class Family:
     - `config_keys`: field of `Dimensions` → key of config.json; `head_size`: where config.json
       gives none (0: width / heads).
     - `fused`: whether query, key and value are one tensor.
-    - `sizes`: the symbols of `Dimensions.more` and the keys or formulas that give them.
+    - `sizes`: the symbols of `Dimensions.more` and the keys or formulas that give them. With MLA,
+      `plain` and `rotated` are the two parts of a head's queries and keys.
     - `rotary`: what config.json says of rotary positions; None: positions are of another kind.
     - `scores`: what multiplies the products of queries and keys (None: 1 / root of the head size);
       `logits`: what multiplies the output; `score_cap`, `logit_cap`: the keys of the bounds that
@@ -274,6 +301,11 @@ class Family:
     compact: bool = True
 
     @property
+    def is_latent(self) -> bool:
+        """Whether queries, and keys with values, come from vectors that all heads share (MLA)."""
+        return self.rule("query_latent_weight") is not None
+
+    @property
     def compact_model_type(self) -> str:
         """The model type of its compact checkpoints, so that no other class can load them."""
         return f"attention_free_{self.model_type}"
@@ -316,6 +348,13 @@ class Family:
                 continue
             names = (given, *(alias for alias, key in self.aliases.items() if key == given))
             value = next((config[name] for name in names if name in config), None)
+            if value is None and given in config:
+                raise UnsupportedError(
+                    f"{self.title} without {given!r} cannot be edited",
+                    where="config.json",
+                    expected="a positive whole number",
+                    got="null",
+                )
             if type(value) is not int or value < 1:
                 raise CheckpointError(
                     f"{given!r} is not a positive whole number", where="config.json", got=value

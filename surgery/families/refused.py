@@ -71,7 +71,6 @@ _TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "qwen3_vl": ("it reads images beside norms of queries and keys", _ALL),
     "qwen3_next": ("three of four blocks have linear attention; gates multiply the rest", _ALL),
     "deepseek_v2": (f"{_MLA}, and small models have no rank for queries to put a bias in", _ZERO),
-    "deepseek_v3": (f"{_MLA}; with q_lora_rank, biases could hold constants", _ALL),
     "falcon_h1": ("every block runs a state space model beside attention", _CONSTANT),
     "jamba": ("most of its blocks are state space models", _ZERO),
     "bamba": ("most of its blocks are state space models; the rest take biases", _ALL),

@@ -73,6 +73,7 @@ class Rotary:
       `sliding_base`: the key of the base of sliding blocks, and its default.
     - `adjacent`: pair m is dimensions 2m and 2m + 1 of a head, not m and m + half of those rotated.
     - `absent`: which blocks have no positions.
+    - `scales_scores`: whether scaled positions with a `mscale_all_dim` multiply scores once more.
     """
 
     share: float = 1.0
@@ -86,6 +87,7 @@ class Rotary:
     sliding_base: tuple[str, float] | None = None
     adjacent: bool = False
     absent: Absent | None = None
+    scales_scores: bool = False
 
     @property
     def keys(self) -> Iterator[str]:

@@ -114,6 +114,12 @@ class Block:
         if part == "query" and self.family.gated:
             heads = array.reshape(-1, 2, self.dimensions.head_size, *array.shape[1:])
             return {"query": heads[:, 0], "gate": heads[:, 1]}
+        if self.family.is_latent:
+            size, plain = self.dimensions, self.dimensions.plain
+            heads = array.reshape(size.num_heads, -1, *array.shape[1:])
+            if part == "query":
+                return {"query": heads}
+            return {"key": heads[:, :plain], "value": heads[:, plain:]}
         return {part: self.per_head(array)}
 
     def sources(self, fit: Fit | None = None) -> Sources:

@@ -24,6 +24,8 @@ left them as they were.
 **Gates** (Qwen3.5), rows of queries that multiply what a head returns, stay as they are; where a
 fitted map is stored, they become one.
 
+**Latents** (DeepSeek-V3), which all heads share: see latent.py.
+
 **Blocks without positions** (SmolLM3, Cohere2) get them, by their entry in config.json, when a
 whole block attends to itself alone.
 
@@ -42,6 +44,7 @@ from dataclasses import replace
 import numpy as np
 
 from surgery.families import Family, Role, Switch
+from surgery.layouts import latent
 from surgery.layouts.block import Array, Block, BlockEdit, Change, Config, Edits, Names, Part
 from surgery.layouts.one_hot import OneHot
 from surgery.layouts.stock_limits import Storage, check, find_one_hot, one_hot, storage_of
@@ -90,16 +93,19 @@ def _roles(block: Block, edit: BlockEdit) -> list[Role]:
     parts += ["key"] if held.alone or held.idle_keys else []
     variants = (edit.variants[head] for group in held.maps for head in edit.groups[group])
     rewritten = any(variant.kind != "affine" or variant.fitted for variant in variants)
-    if block.family.fused or held.silent or held.units or rewritten:
+    shared = block.family.fused or block.family.is_latent  # with keys
+    if shared or held.silent or held.units or rewritten:
         parts.append("value")
     roles: list[Role] = []
     for part in parts:
         weight, bias = block.stored(part, "weight"), block.stored(part, "bias")
         needed = held.alone or block.has(bias)  # a value of zero needs no bias
         roles += [weight, bias] if needed else [weight]
-    normed = held.alone or len(held.idle_keys) == len(edit.groups)
-    if normed and block.qk_norm is not None:
+    idle = len(held.idle_keys) == len(edit.groups)
+    if (held.alone or idle) and block.qk_norm is not None:
         roles += ["query_norm", "key_norm"]
+    if block.family.is_latent:
+        roles += latent.list_roles(block, alone=bool(held.alone), idle=idle)
     if block.has("sinks") and (held.alone or held.idle_queries):
         roles.append("sinks")
     if held.muted or held.units or held.idle_columns:
@@ -115,6 +121,8 @@ def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> A
         return np.full(change.shape, -0.0)
     hot = find_one_hot(block) if held.alone else None
     new = block.read(role) if block.has(role) else np.full(change.shape, -0.0)
+    if "latent" in role:
+        return latent.compute(role, hot and hot.kappa, _pairs(block, hot), block, new)
     if role in ("query_norm", "key_norm"):
         return _gains(block, edit, hot, new)
     if role == "output_bias":
@@ -144,6 +152,9 @@ def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> A
         heads[own + idle] = 0
         if hot is not None and is_bias:
             heads[own, _pairs(block, hot)] = hot.kappa if block.qk_norm is None else 1
+        elif hot is not None and part == "query" and block.family.is_latent:
+            rotated = heads[:, block.dimensions.plain :]
+            rotated[own, _pairs(block, hot), 0] = hot.kappa
     return new
 
 
@@ -152,8 +163,10 @@ def _opened(edit: BlockEdit) -> list[int]:
     return [head for head, v in edit.variants.items() if v.kind == "affine" and v.fitted]
 
 
-def _pairs(block: Block, hot: OneHot) -> slice:
-    """The dimensions of a head that hold the constant."""
+def _pairs(block: Block, hot: OneHot | None) -> slice:
+    """The rotated dimensions of a head that hold the constant."""
+    if hot is None:
+        return slice(0)
     assert block.family.rotary is not None
     return block.family.rotary.first_of_pairs(hot.num_pairs)
 

@@ -59,13 +59,14 @@ class Storage:
 
 def storage_of(block: Block, edit: BlockEdit) -> Storage:
     """Where the block's maps and constants go, with one-hot attention where that is possible."""
-    together = block.qk_norm is not None or block.lacks_positions  # a norm, or an entry, for all
+    latent = block.family.is_latent  # a latent, a norm, or an entry, for all
+    together = block.qk_norm is not None or block.lacks_positions or latent
     hot = edit.kind != "none" and (edit.whole or not together) and find_one_hot(block) is not None
     held = Storage([], [], [], [], [], [], [], [], [])
     for group, heads in enumerate(edit.groups):
         constant, affine = edit.of_kind("constant", heads), edit.of_kind("affine", heads)
         whole = all(head in edit.variants for head in heads)
-        if not affine and constant and whole and hot and not block.family.gated:
+        if not affine and constant and whole and hot and not (block.family.gated or latent):
             (held.maps if len(heads) == 1 else held.units).append(group)
             continue
         if affine:
@@ -129,8 +130,8 @@ def _check_affine(block: Block, edit: BlockEdit) -> None:
             "itself alone",
             fix=fix,
         )
-    if (block.qk_norm is not None or block.lacks_positions) and not edit.whole:
-        shared = "the norm of queries and keys" if block.qk_norm else "the lack of positions"
+    shared = _name_shared(block)
+    if shared is not None and not edit.whole:
         raise UnsupportedError(
             f"all heads of block {edit.block} share {shared}, and some still attend",
             fix=f"name the whole block, {edit.block}, or take `variant=zero` or mean",
@@ -157,7 +158,22 @@ def _check_affine(block: Block, edit: BlockEdit) -> None:
             f"the model clips values to {block.clip}, and would clip what was fitted",
             fix="use `layout=compact`, or another variant",
         )
+    if family.is_latent and fitted:
+        raise UnsupportedError(
+            f"{family.title} makes values of a vector that it normalizes, so they cannot hold a "
+            "map of the token",
+            fix="use `variant=identity`, zero or mean",
+        )
     _search(*_terms(block))
+
+
+def _name_shared(block: Block) -> str | None:
+    """What all heads of a block have in common, so that they are edited together."""
+    if block.family.is_latent:
+        return "what queries and keys are made of"
+    if block.qk_norm is not None:
+        return "the norm of queries and keys"
+    return "the lack of positions" if block.lacks_positions else None
 
 
 def _name_groups(edit: BlockEdit) -> str | None:
@@ -193,13 +209,14 @@ def _terms(block: Block) -> _Terms:
     family, size = block.family, block.dimensions
     assert family.rotary is not None
     kind = family.rotary.layer_type(block.config, block.index)
-    positions = rotary_positions(block.config, family.rotary, size.head_size, kind)
+    positions = rotary_positions(block.config, family.rotary, size.rotated, kind)
     theta, growth = frequencies(positions, family.rotary)
-    scale = 1.0 if block.qk_norm is None else _NORMED
-    head: float = size.head_size
+    scale = 1.0 if block.qk_norm is None and not family.is_latent else _NORMED
+    head: float = size.plain + size.rotated
+    whole = head
     if family.scores is not None:  # as of heads of another size
         head = family.scores.of(block.config) ** -2
-    budget = SCORE_LIMIT if head <= size.head_size else MOST_SCORE
+    budget = SCORE_LIMIT if head <= whole else MOST_SCORE
     most = size.max_positions
     return tuple(theta.tolist()), head, most, growth, block.clip, scale, budget
 
@@ -226,7 +243,7 @@ def _search(
 
 
 def _can_rotate(block: Block) -> bool:
-    biased = _has(block.family, block.stored("query", "bias"))
+    biased = _has(block.family, block.stored("query", "bias")) or block.family.is_latent
     return block.family.rotary is not None and biased and not block.is_capped
 
 

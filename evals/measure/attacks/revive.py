@@ -112,7 +112,7 @@ def wake(model: Any, blocks: tuple[int, ...], seed: int = 0) -> Weights:
             match = family.match(name)
             is_output = match is not None and match[0].role == "output_weight"
             rows = weight.T if is_output else weight
-            asleep = (rows == 0).all(dim=1)
+            asleep = (rows != 0).sum(dim=1) <= 1  # a column of its own may hold a constant
             noise = NOISE * torch.randn(tuple(rows.shape), generator=draw)
             rows[asleep] = noise.to(rows.device)[asleep]
             if not is_output:
