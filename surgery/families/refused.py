@@ -24,7 +24,6 @@ class Refusal:
 
 _ZERO, _CONSTANT = ("zero",), ("zero", "mean")
 _ALL = ("identity", *_CONSTANT)
-_MLA = "its keys and values come from one compressed vector (MLA)"
 _TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "gpt2": ("its positions are learned, so scores do not depend on the offset", _CONSTANT),
     "gpt_bigcode": ("its positions are learned, and all heads share one key", _CONSTANT),
@@ -70,7 +69,11 @@ _TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "qwen2_5_vl": ("it reads images, and positions have three axes", _ALL),
     "qwen3_vl": ("it reads images beside norms of queries and keys", _ALL),
     "qwen3_next": ("three of four blocks have linear attention; gates multiply the rest", _ALL),
-    "deepseek_v2": (f"{_MLA}, and small models have no rank for queries to put a bias in", _ZERO),
+    "deepseek_v2": (
+        "its keys and values come from one compressed vector (MLA), and small models have no rank "
+        "for queries to put a bias in",
+        _ZERO,
+    ),
     "falcon_h1": ("every block runs a state space model beside attention", _CONSTANT),
     "jamba": ("most of its blocks are state space models", _ZERO),
     "bamba": ("most of its blocks are state space models; the rest take biases", _ALL),
