@@ -87,6 +87,10 @@ HUB = {  # beside those of `checkpoints`: gpt-neox-20b, gpt-neo-1.3B, and what f
     ),
     "glm4_moe": """first_k_dense_replace n_group n_shared_experts norm_topk_prob
         num_nextn_predict_layers routed_scaling_factor topk_group""",
+    "deepseek_v3": """ep_size first_k_dense_replace kv_lora_rank moe_layer_freq n_group
+        n_routed_experts n_shared_experts norm_topk_prob num_nextn_predict_layers q_lora_rank
+        qk_nope_head_dim qk_rope_head_dim routed_scaling_factor scoring_func seq_aux topk_group
+        topk_method v_head_dim""",
 }
 FEW = ("gpt_neox", *decoders.FEW)
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)

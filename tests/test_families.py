@@ -636,7 +636,7 @@ def test_unknown_architectures_are_refused_with_what_is_near() -> None:
     with pytest.raises(UnsupportedError, match=r"model_type olmo4; .*; near is olmo, olmo2, but"):
         records.family_of({"model_type": "olmo4"})
     with pytest.raises(
-        UnsupportedError, match=r"qwen3_5_moe_text; no record says where its tensors are$"
+        UnsupportedError, match=r"deepseek_v3; no record says where its tensors are$"
     ):
         records.family_of({"model_type": "xyz"})
 

@@ -122,7 +122,8 @@ def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> A
     hot = find_one_hot(block) if held.alone else None
     new = block.read(role) if block.has(role) else np.full(change.shape, -0.0)
     if "latent" in role:
-        return latent.compute(role, hot and hot.kappa, _pairs(block, hot), block, new)
+        kappa = None if hot is None else hot.kappa
+        return latent.compute(role, kappa, _pairs(block, hot), block, new)
     if role in ("query_norm", "key_norm"):
         return _gains(block, edit, hot, new)
     if role == "output_bias":
