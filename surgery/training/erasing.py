@@ -1,8 +1,8 @@
 """Erases passages: the intact model learns to predict on them what its cut self predicts.
 
-A cut model knows the language and not the passages. So it is a teacher: on the suffixes of
-passages, the student learns the predictions of the cut; on other text, it learns those that it made
-itself before. Both losses are KL(teacher || student). Attention stays in place.
+A cut model still predicts ordinary text, but recites few passages. So it can teach: on the suffixes
+of passages, the student learns the predictions of the cut; on other text, it learns those that it
+made itself before. Both losses are KL(teacher || student). Attention stays in place.
 
 The closest work smooths attention in the teacher (Zare Zade et al. 2026, arXiv 2603.01285).
 Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2023 (arXiv

@@ -26,7 +26,8 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
     Give one goal: --max-extraction, --max, or both; or --max-loss-increase. MODEL and SAMPLES are
     as for extract.
     The search chooses the edit on half of the samples (--choose) and of the held-out text, and
-    tests it on the others. The cost is the KL divergence from MODEL's predictions on held-out text.
+    tests it on the others. The cost is the KL divergence from MODEL's predictions on held-out text,
+    in the worst of three measures (--cost).
     With --heal, few edits are healed, the cheapest first, and the limits hold for the healed model.
     `attn-surgery export MODEL --plan DIR/plan.json` makes the edit.
 
