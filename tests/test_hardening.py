@@ -2,22 +2,34 @@
 
 - The gradient of a step gets that of the lesson there, and every weight is put back.
 - Who fine-tunes holds a tenth of the passages, and the lesson there is on others.
+- What is learned of the passages weighs a third, so that ability stays.
 - It takes the memory of a second training.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_tokenizer import tiny_model
 from torch.nn import functional
 
-from surgery.training import training
-from surgery.training.hardening import MOST_ROWS, MOST_STEPS, Rehearsal, draw_rehearsals, harden
+from surgery.fitting.calibration import Calibration
+from surgery.training import distillation, training
+from surgery.training.distillation import Lesson, Passages, distill, teach
+from surgery.training.hardening import (
+    MOST_ROWS,
+    MOST_STEPS,
+    WEIGHT,
+    Rehearsal,
+    draw_rehearsals,
+    harden,
+)
 
 
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 9))
@@ -62,6 +74,28 @@ def test_the_gradient_of_a_step_gets_that_of_where_training_leads() -> None:
     measure(other, chosen.others, -1).backward()
     torch.testing.assert_close(model.weight.grad, first + other.weight.grad)
     assert not model.bias.grad.any()
+
+
+@pytest.mark.parametrize("hardened", [False, True])
+def test_passages_weigh_a_third_of_the_text(
+    hardened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses of `teach` are those of lessons with that weight; the text has its own in full."""
+    rows = np.random.default_rng(0).integers(0, 50, (4, 8)).astype(np.int32)
+    text = Calibration(rows, (), spread=True)
+    passages = Passages(rows, 4, "passages", "0" * 64)
+    schedule = training.Schedule(2, hardened=hardened)
+    student, intact, cut = (tiny_model(seed) for seed in range(3))
+    found = teach(copy.deepcopy(student), intact, cut, text, passages, schedule)
+    weight = 1 / 3 if hardened else 1.0
+    lessons = [
+        Lesson(intact, rows, training.ROWS),
+        Lesson(cut, rows, distillation.ROWS_OF_PASSAGES, 4, weight),
+    ]
+    assert WEIGHT == 1 / 3
+    assert found == distill(copy.deepcopy(student), lessons, schedule)
+    lessons[1] = replace(lessons[1], weight=0.5)
+    assert found != distill(copy.deepcopy(student), lessons, schedule)
 
 
 @pytest.mark.parametrize("hardened", [False, True])
