@@ -25,9 +25,9 @@ from evals.choose.search.points import EditPoint
 from evals.choose.search.units import list_sets, merge_units
 from surgery.selection import Part, Selection
 
+ROUND = 6  # sets to measure in a round
+PATIENCE = 2  # rounds that may find nothing better
 _STEPS = 5  # sets to measure first
-_TRIED = 6  # sets to measure in a round
-_PATIENCE = 2  # rounds that may find nothing better
 _FEW = 1e-6  # a rate that is as good as none
 _LEAST = 1e-9  # a change that is none
 _FAR_OFF = np.array([-0.4, 1.0])  # an error to allow for: logarithms of cost and of drift
@@ -72,17 +72,17 @@ def explore(found: Found) -> None:
     for rate in np.geomspace(max(highest, aim), aim, _STEPS):
         found.measure(_compose_sets(found, float(rate)))
     _improve(found, aim)
-    found.measure(_rank_promising(found, aim, _start_from_blocks(found)), most=_TRIED)
+    found.measure(_rank_promising(found, aim, _start_from_blocks(found)), most=ROUND)
     _improve(found, aim)
 
 
 def _improve(found: Found, aim: float) -> None:
     """Measures rounds of sets that may beat the best, until that no longer helps."""
     best, stale, more = found.best, 0, True
-    while more and stale < _PATIENCE:
+    while more and stale < PATIENCE:
         sets = _compose_sets(found, aim) + _compose_sets(found, _aim_between(found))
         more = found.measure(
-            sets + _rank_promising(found, aim, _start_near_best(found)), most=_TRIED
+            sets + _rank_promising(found, aim, _start_near_best(found)), most=ROUND
         )
         stale = stale + 1 if found.best == best else 0
         best = found.best
@@ -123,8 +123,9 @@ class Found:
         points = self.evaluate(list(new))
         self.measured |= zip(new.values(), points, strict=True)
         if new and self.estimates is not None:
-            results = {s: (self.goal.price(p), p.recovered) for s, p in self.measured.items()}
-            self.estimates = self.estimates.correct(results)
+            costs = {chosen: self.goal.price(p) for chosen, p in self.measured.items()}
+            rates = {chosen: p.recovered for chosen, p in self.measured.items()}
+            self.estimates = self.estimates.correct(costs, rates)
         return bool(new)
 
     @property
@@ -207,7 +208,7 @@ def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[I
     """Sets that could beat the best if the estimates were far off, best first."""
     guide = found.guide
     (kl,), (rate,) = guide.predict(found.best)
-    price = kl / max(np.log(found.base.recovered / max(rate, 1e-6)), 1e-3)  # that the best pays
+    price = kl / max(np.log(found.base.recovered / max(rate, _FEW)), 1e-3)  # that the best pays
     dear = [
         found.goal.price(point)
         for chosen, point in found.measured.items()

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from evals.choose.search.algorithm import Found, compose, explore, list_changed
+from evals.choose.search.algorithm import PATIENCE, ROUND, Found, compose, explore, list_changed
 from evals.choose.search.estimates import Estimates, Indices
 from evals.choose.search.points import EditPoint
 from evals.measure.memorization.recovery import is_recovery, make_recovery
@@ -24,8 +24,6 @@ TRIES = 10  # sets to try
 _STRICTER = (1.0, 0.5, 0.25)  # shares of a limit to compose sets for
 _AIM = 0.7  # share of a limit to expect of a set, so that it also holds on other passages
 _SLOPE = 10.0  # least fall of a rate's logarithm for each unit of the share of right tokens
-_PATIENCE = 2  # times that may find nothing cheaper, once a set holds
-_CHANGED = 6  # sets to measure at a time that differ from the one that held
 
 
 def deepen(
@@ -61,7 +59,7 @@ def deepen(
                 continue
             measured, stale = len(found.measured), stale + 1
             lost = bool(drops and tried) and missed is None  # each loses too much on a benchmark
-            if stale <= _PATIENCE and (held is not None or lost):
+            if stale <= PATIENCE and (held is not None or lost):
                 _seek_cheaper(found, held, missed, limits)
             if len(found.measured) == measured:
                 break
@@ -109,7 +107,7 @@ def _seek_cheaper(
         name = _find_missed(found.measured[missed], limits)
         guide, rate = _correct(found, name), max(limits[name], 0.5 / found.guide.passages)
         some = list_changed(guide, held, rate, found.goal.price(found.measured[held]))
-        found.measure(some, most=_CHANGED)
+        found.measure(some, most=ROUND)
 
 
 def _allow(tried: Sequence[EditPoint], name: str, limit: float) -> float:
@@ -144,16 +142,11 @@ def _compose_deeper(found: Found, missed: Indices, name: str, limit: float) -> N
 
 def _correct(found: Found, name: str) -> Estimates:
     """Estimates of what the attack `name` recovers, by the sets that it was tried on."""
-    guide = found.guide
     tried = {chosen for chosen, one in found.measured.items() if name in one.tried}
-    known = {
-        chosen: (found.goal.price(one), one.known[name])
+    rates = {
+        chosen: one.known[name]
         for chosen, one in found.measured.items()
         if name in one.known and (chosen in tried or not tried)
     }
-    attacked = replace(guide, measure=make_recovery(name) if is_recovery(name) else guide.measure)
-    if not known:
-        return attacked
-    fitted = np.copy(guide.corrections)
-    fitted[:, 1] = np.asarray(attacked.correct(known).corrections)[:, 1]
-    return replace(attacked, corrections=fitted)
+    measure = make_recovery(name) if is_recovery(name) else found.guide.measure
+    return replace(found.guide, measure=measure).correct({}, rates)

@@ -98,34 +98,38 @@ class Estimates:
         margin = np.square(self.moved[some].sum(axis=0)).mean()
         return {"kl": float(kl), "margin": float(margin), "recited": float(rate)}
 
-    def correct(self, measured: Mapping[Indices, tuple[float, float]]) -> Estimates:
-        """With the corrections that explain best the KL and the rate of `measured` sets.
+    def correct(self, costs: Mapping[Indices, float], rates: Mapping[Indices, float]) -> Estimates:
+        """With the corrections that explain best the measured KL and rates of sets.
 
-        A ridge regression of logarithms on the share that each unit has in a set, and on what all
-        sets have in common.
+        Ridge regressions of logarithms on the share that each unit has in a set, and on what all
+        sets have in common: one of the costs, and one of the drifts. Without sets to explain,
+        corrections stay.
         """
         plain = replace(self, corrections=0.0)
-        sets = [sorted(chosen) for chosen in measured]
-        factors = np.array(
-            [plain._factors(s, *found) for s, found in zip(sets, measured.values(), strict=True)]
-        )
-        corrections = np.zeros((len(self.units) + 1, 2))
-        for kind in range(2):
-            shares = np.zeros((len(sets), len(self.units) + 1))
-            for row, some in zip(shares, sets, strict=True):
+        corrections = np.zeros((len(self.units) + 1, 2)) + self.corrections
+        for kind, (find, measured) in enumerate(((plain._dearer, costs), (plain._drift, rates))):
+            if not measured:
+                continue
+            factors = [find(sorted(chosen), told) for chosen, told in measured.items()]
+            shares = np.zeros((len(measured), len(self.units) + 1))
+            for row, some in zip(shares, map(sorted, measured), strict=True):
                 row[some] = self._own[some, kind] / self._own[some, kind].sum()
             shares[:, -1] = 1
-            inner = shares @ shares.T + _RIDGE * np.eye(len(sets))
-            fitted = shares.T @ np.linalg.solve(inner, factors[:, kind])
+            inner = shares @ shares.T + _RIDGE * np.eye(len(measured))
+            fitted = shares.T @ np.linalg.solve(inner, factors)
             corrections[:-1, kind] = fitted[:-1] + fitted[-1]
         return replace(self, corrections=corrections)
 
-    def _factors(self, some: list[int], kl: float, rate: float) -> tuple[float, float]:
-        """Logarithms of the factors by which a set costs more, and moves more, than estimated."""
+    def _dearer(self, some: list[int], kl: float) -> float:
+        """The logarithm of the factor by which a set costs more than estimated."""
         (expected,), _ = self.predict(some)
+        return float(np.log((kl + 1e-6) / (expected + 1e-6)))
+
+    def _drift(self, some: list[int], rate: float) -> float:
+        """The logarithm of the factor by which a set moves margins more than estimated."""
         rates = self._rate(self.moved[some].sum(axis=0)[None], np.exp(_FACTORS))
         error = np.square(np.sqrt(rates) - rate**0.5) + 1e-3 * np.square(_FACTORS)
-        return float(np.log((kl + 1e-6) / (expected + 1e-6))), float(_FACTORS[np.argmin(error)])
+        return float(_FACTORS[np.argmin(error)])
 
     def _rate(self, moved: Floats, factors: Floats) -> Floats:
         """[M, N, S] summed changes of margins -> the share of passages that stays recovered [M].
