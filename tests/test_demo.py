@@ -30,7 +30,7 @@ def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
             demonstrating.run_demo(out)
     before = snapshot(out)
     assert {name.partition("/")[0] for name in before} == {
-        "records.jsonl", "heldout.txt", "deep-blocks", "search", "searched", "erased-and-cut"
+        "records.jsonl", "heldout.txt", "deep-blocks", "search", "searched"
     }  # fmt: skip
     said: list[tuple[str, list[str]]] = []
     report = demonstrating.run_demo(out, announce=lambda *step: said.append(step))
@@ -38,12 +38,11 @@ def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
     weights = [name for name in before if name.endswith(".safetensors")]
     kept = [*weights, "search/search.json", "records.jsonl"]
     assert [after[name] for name in kept] == [before[name] for name in kept]
-    assert [edit.name for edit in report.edits] == ["deep-blocks", "searched", "erased-and-cut"]
+    assert [edit.name for edit in report.edits] == ["deep-blocks", "searched"]
     commands = [command for _, some in said for command in some]
     assert [command.split()[1] for command in commands] == [
         "export",
         "search",
-        "export",
         "export",
         "evaluate",
     ]

@@ -1,6 +1,6 @@
-"""The demo: a lab model edited in three ways, and what each of the models writes.
+"""The demo: a lab model edited in two ways, and what each of the models writes.
 
-It takes a third of the planted records and part of the held-out text, so that it is quick.
+It takes half of the planted records and part of the held-out text, so that it is quick.
 """
 
 from __future__ import annotations
@@ -23,14 +23,10 @@ SEARCH: dict[str, Any] = {
     "max_evaluations": 8,
 }
 MEASURED: dict[str, Any] = {"tasks": ("lab_copy",), "attack": ("cheap", "relearn"), "draws": 1}
-PLACES = {
-    "deep blocks": "deep-blocks",
-    "searched": "searched",
-    "erased and cut": "erased-and-cut",
-}
+PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
 _RECORDS, _TEXT, _SEARCH = "records.jsonl", "heldout.txt", "search"
-_EVERY = 3  # of the planted records
+_EVERY = 2  # of the planted records
 _LETTERS = 20_000  # of held-out text: about 130 windows
 _SHOWN = 2  # records whose text is shown: they are synthetic, so nobody's
 
@@ -41,8 +37,7 @@ def run_demo(
     overwrite: bool = False,
     announce: Callable[[str, list[str]], None] = lambda title, commands: None,
 ) -> Report:
-    """Edits `MODEL` and evaluates the results: its deep blocks, what a search chooses, and the
-    same once the records are erased.
+    """Edits `MODEL` twice, its deep blocks and what a search chooses, and evaluates both.
 
     Each part appears in `output` when it is complete. A run that was stopped continues.
     `announce` gets the title of each step, and the commands that do the same. Raises
@@ -63,7 +58,7 @@ def run_demo(
     materials = open_materials(
         EvaluationRequest(models=(MODEL,), baseline=MODEL, **texts, **MEASURED)
     )
-    deep, chosen, erased = (output / place for place in PLACES.values())
+    deep, chosen = (output / place for place in PLACES.values())
     made: dict[str, Any] = {"model": MODEL, "overwrite": True}
     announce("1. Edit the deep blocks", [_type("export", MODEL, drop_attn=BLOCKS, output=deep)])
     run_export(ExportRequest(drop_attn=BLOCKS, output=deep, **made), keep=continues)
@@ -79,19 +74,12 @@ def run_demo(
     assert answer is not None
     asked = ExportRequest(plan=answer[1], output=chosen, **made)
     prepared, _ = run_export(asked, keep=continues)
-    listed: dict[str, Any] = {"plan": found / "plan.json", "samples": texts["samples"]}
     announce(
-        "3. Erase all of the records, then make the same edit",
-        [_type("export", MODEL, "--erase", **listed, output=erased)],
-    )
-    asked = ExportRequest(**{**listed, "plan": answer[1]}, erase=True, output=erased, **made)
-    run_export(asked, keep=continues)
-    announce(
-        "4. Verify, attack, and evaluate the three, on what the search did not use",
-        [_type("evaluate", deep, chosen, erased, baseline=MODEL, **texts, **MEASURED)],
+        "3. Verify, attack, and evaluate both, on what the search did not use",
+        [_type("evaluate", deep, chosen, baseline=MODEL, **texts, **MEASURED)],
     )
     materials = materials.with_search(found / "search.json")
-    return evaluate_exports(prepared.model, materials, [deep, chosen, erased])
+    return evaluate_exports(prepared.model, materials, [deep, chosen])
 
 
 def _type(*words: object, **options: Any) -> str:

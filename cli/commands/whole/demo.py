@@ -15,8 +15,6 @@ TERMS = (
     "relearn: what comes back of the others after fine-tuning on a tenth of the records. "
     "Here it runs once; evaluate runs it five times and gives the mean.",
     "Held-out loss: the model's loss on text that it was not trained on. Lower is better.",
-    "erased-and-cut: before the same edit, the model was taught to forget all of the records, "
-    "those in the table included. Erasing is for passages that you can list.",
     "lab_copy, acc: the share of texts that a model repeats correctly when it has them before it.",
 )
 CONTINUED = (
@@ -32,7 +30,7 @@ CONTINUED = (
 
 @click.command("demo")
 @options.output(
-    "Folder for the three edited models, each with its report, the search, and the texts.",
+    "Folder for the two edited models, each with its report, the search, and the texts.",
     default="attn-surgery-demo",
     show_default=True,
 )
@@ -40,9 +38,8 @@ CONTINUED = (
 def command(output: Path, overwrite: bool) -> None:
     """Show the whole story on a small model, offline, in two to three minutes of two idle cores.
 
-    Edits lab:pythia in three ways: its deep blocks, what a search chooses, and the same after it
-    has erased the records. Verifies the three, and shows side by side what each model recites, what
-    an attacker recovers, and what it still can do.
+    Edits lab:pythia in two ways: its deep blocks, and what a search chooses. Verifies both, and
+    shows side by side what each model recites, what an attacker recovers, and what it still can do.
 
     What is done stays if you stop it: run the same command again to continue.
     """
@@ -62,7 +59,7 @@ def command(output: Path, overwrite: bool) -> None:
     print_evaluation(report)
     for line in TERMS:
         echo(line)
-    out.rule("5. See for yourself")
+    out.rule("4. See for yourself")
     for line in CONTINUED:
         echo(line)
     print_comparison(compare_texts(output), ("before", *PLACES))
