@@ -4,6 +4,7 @@ Prashant, Ponkshe, and Salimi 2025, arXiv 2502.05159 (TokenSwap): when a model d
 get the probabilities of an auxiliary model with the same tokenizer, scaled to the mass that the
 model gives to all of them. All other tokens keep theirs. So a passage breaks off where the helper
 prefers another such word. No weight changes: whoever holds the weights has the model as it was.
+This follows the published summary of the method; details of the paper may differ.
 
 The paper swaps about 110 words of grammar. Here the list comes from the other text: its most
 frequent tokens that are whole words of letters, or also those of punctuation.
