@@ -26,7 +26,7 @@ LENGTHS = ((32, 32), (50, 50), (200, 50))
 LENGTH, EACH = 250, 4
 LEARNED, UNSEEN = 16, 4
 """Passages of each kind."""
-STEPS = 60
+STEPS = 120
 
 
 def draw_passages(tokenizer: Any) -> list[Record]:

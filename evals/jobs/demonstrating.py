@@ -1,6 +1,6 @@
 """The demo: a lab model edited in two ways, and what each of the models writes.
 
-It takes half of the planted records and part of the held-out text, so that it is quick.
+It takes a third of the planted records and part of the held-out text, so that it is quick.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SEARCH: dict[str, Any] = {
     "choose": 0.25,
     "cost": "kl",
     "grain": "blocks",
-    "max_evaluations": 8,
+    "max_evaluations": 6,
 }
 MEASURED: dict[str, Any] = {"tasks": ("lab_copy",), "attack": ("cheap", "relearn"), "draws": 1}
 PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
 _RECORDS, _TEXT, _SEARCH = "records.jsonl", "heldout.txt", "search"
-_EVERY = 2  # of the planted records
+_EVERY = 3  # of the planted records
 _LETTERS = 20_000  # of held-out text: about 130 windows
 _SHOWN = 2  # records whose text is shown: they are synthetic, so nobody's
 

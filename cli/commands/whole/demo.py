@@ -36,7 +36,7 @@ CONTINUED = (
 )
 @options.overwrite
 def command(output: Path, overwrite: bool) -> None:
-    """Show the whole story on a small model, offline, in two to three minutes of two idle cores.
+    """Show the whole story on a small model, offline, in about a minute of two idle cores.
 
     Edits lab:pythia in two ways: its deep blocks, and what a search chooses. Verifies both, and
     shows side by side what each model recites, what an attacker recovers, and what it still can do.
