@@ -167,11 +167,15 @@ def _note_progress(
         shared["moving"] = before
 
 
+_FEWEST = 10
+"""Steps after which the time that is left is estimated. Fewer, such as attacks, differ too much."""
+
+
 def _describe_progress(done: int, total: int | None, seconds: float) -> str:
     passed = timedelta(seconds=round(seconds))
     if total is None:
         return f"{done:,} after {passed}" if done else f"{passed} so far"
-    if not done:
-        return f"0 of {total:,} after {passed}"
+    if done < _FEWEST:
+        return f"{done:,} of {total:,} after {passed}"
     left = timedelta(seconds=round(seconds * max(total - done, 0) / done))
     return f"{done:,} of {total:,}, about {left} left"

@@ -213,7 +213,9 @@ def test_a_pipe_gets_a_line_in_each_interval(monkeypatch: pytest.MonkeyPatch) ->
         advance(2_000)
         wait_for(err, "search \\x07x: 2,000 of 64, about 0:00:00 left")
         advance(-1_999)
-        left = wait_for(err, ": 1 of 64, about 0:0").partition("about ")[2]
+        wait_for(err, ": 1 of 64 after 0:0")
+        advance(9)
+        left = wait_for(err, ": 10 of 64, about 0:0").partition("about ")[2]
         assert left.endswith(" left")
     with show_progress("look", None, interval=0.05) as advance:
         wait_for(err, "look: 0:00:0")
