@@ -110,7 +110,7 @@ def test_a_lab_model() -> None:
     assert 0 < found["calibration"]["tokens"] <= FEWEST_TOKENS
     printed = attn_surgery("check", "lab:pythia", "--model", "lab:pythia").stdout
     split = "choose 0.25: chooses on 84 passages, which decide a limit of 4.37% at least; tests on"
-    for line in (f"recited: {exact} of 200", "corpus: 256 windows", "members", split):
+    for line in (f"recited: {exact} of 200", "held-out text: 256 windows", "members", split):
         assert line in printed
 
 
