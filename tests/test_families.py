@@ -263,8 +263,9 @@ NUMBERS = [
         marks=() if kind == "llama" or (first and kind in KINDS) else pytest.mark.slow,
     )
     for kind in (*KINDS, *decoders.MORE)
-    if kind != "mistral"
+    if kind not in ("mistral", "gemma2")  # its scores are capped: a test of its own, above
     for dtype, attn in [*((d, "sdpa") for d in DTYPES), ("float32", "eager")]
+    if kind != "gpt_oss" or attn == "eager"  # the library has no other way for its sinks
     for first in [(dtype, attn) == ("float32", "sdpa")]
 ]
 
@@ -363,11 +364,14 @@ def test_a_compact_edit_drops_biases_that_a_stock_one_added(
         assert_refused(twice, "tensors", name, once)
 
 
+LOADED_APART = ("qwen3_moe", "gemma2")
+"""The library merges experts of the first while loading, and has two kinds of caches in the other."""
+
 COMPACT = [
     pytest.param(
         *(kind, variant),
         marks=()
-        if kind == "llama" or (variant == "identity" and kind in decoders.FEW)
+        if kind == "llama" or (variant == "identity" and kind in (*decoders.FEW, *LOADED_APART))
         else pytest.mark.slow,
     )
     for kind in (*KINDS, *decoders.MORE)

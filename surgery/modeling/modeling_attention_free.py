@@ -79,12 +79,13 @@ class AttentionFreeConfig:
         """What the library makes caches from: layers of the cache are the blocks that attend."""
         config = super().get_text_config(*args, **kwargs)
         types = getattr(config, "layer_types", None)
-        if types is None or len(set(types)) == 1:
+        if types is None or len(set(types)) == 1 or getattr(self, "_is_in_cache_order", False):
             return config
         gone = getattr(self, "attention_free_blocks", {})  # not there while this is made
         order = sorted(range(len(types)), key=lambda block: str(block) in gone)
         config = copy.copy(config)
         config.layer_types = [types[block] for block in order]
+        config._is_in_cache_order = True  # generate asks the answer once more
         return config
 
     @property
@@ -287,7 +288,19 @@ def _make_classes(stem: str) -> None:
         cache_layer=cache_layer,
     )
     head = make("ForCausalLM", AttentionFreeForCausalLM, config_class=config, model_class=model)
+    _merge_experts_as(library["Config"].model_type, config.model_type)
     # Saving a model then writes this file and the auto_map beside it.
     config.register_for_auto_class()
     model.register_for_auto_class("AutoModel")
     head.register_for_auto_class("AutoModelForCausalLM")
+
+
+def _merge_experts_as(known: str, new: str) -> None:
+    """Newer versions merge the experts of a block while they load it, by model type."""
+    try:
+        from transformers import conversion_mapping as library
+    except ImportError:
+        return
+    rules = library.get_checkpoint_conversion_mapping(known) or []
+    if merging := [rule for rule in rules if isinstance(rule, library.WeightConverter)]:
+        library.register_checkpoint_conversion_mapping(new, merging, overwrite=True)
