@@ -365,7 +365,7 @@ def test_a_compact_edit_drops_biases_that_a_stock_one_added(
 
 
 LOADED_APART = ("qwen3_moe", "gemma2")
-"""The library merges experts of the first while loading, and has two kinds of caches in the other."""
+"""While loading, the library merges experts of the first; the other has caches of two kinds."""
 
 COMPACT = [
     pytest.param(

@@ -64,6 +64,19 @@ def test_the_file_is_a_job_that_fits(
     assert yaml.safe_load(file.read_text())["max-extraction"] == 0.2
 
 
+@pytest.mark.parametrize(("short", "suffix"), [(NUMBER // 2, 32), (NUMBER, 4)])
+def test_short_passages_do_not_make_a_weak_test_of_long_ones(
+    place: Path, tmp_path: Path, short: int, suffix: int
+) -> None:
+    """They are left out, unless most are short: then it warns."""
+    rows = [LINE[:40] if at < short else f"{at} {LINE * 8}" for at in range(NUMBER)]
+    (tmp_path / "some.txt").write_text("\n".join(rows))
+    found = attn_surgery("init", place / "model", "--samples", tmp_path / "some.txt",
+                         "--output", tmp_path / "job.yaml")  # fmt: skip
+    assert f"and {suffix} of suffix" in found.stdout, found.stdout
+    assert ("warning: a model may guess" in found.stderr) == (suffix < 16)
+
+
 def test_what_is_missing_is_said(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

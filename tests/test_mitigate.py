@@ -111,7 +111,7 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     assert {row.id for row in edit.passages} <= {*search["samples"]["held_back_ids"]}
     assert figures["all.recited"][0] == figures["all.recovered.greedy"][0] == 24
     assert edit.verdict.startswith(
-        f"A search chose the edit on 12 of 24 passages and {edit.chose['windows']} of "
+        f"A search used 12 of 24 passages and {edit.chose['windows']} of "
         f"{figures['all.heldout'][0]} windows of held-out text; the figures leave these out. "
         f"Recites {recited[1].details['count']} of 12 passages"
     )

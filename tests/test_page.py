@@ -301,7 +301,7 @@ def test_it_starts_with_one_line_and_three_points() -> None:
     assert line == "✕ Do not ship it: it misses max relearn, max-drop copy."
     assert recited.startswith(
         f"Recited. Recites {after['count']} of {edit.extraction['n']} passages word for word; "
-        f"the base recites {before['count']}. A search chose the edit on 24 of "
+        f"the base recites {before['count']}. A search used 24 of "
         f"{24 + edit.extraction['n']} passages"
     )
     assert attacked.startswith("Strongest attack. The strongest of 2 attacks, relearn, recovers 6")

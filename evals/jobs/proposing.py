@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _LENGTH = 32
 """Tokens of a prefix, and of a suffix, that are proposed where passages are long enough."""
 _FEWEST = 4
+SOUND = 16
+"""From so many tokens of prefix and suffix on, a test says something: fewer are easily guessed."""
 _FITTING = 0.9
 """The share of passages that a proposed length fits at least."""
 _LOOKED_AT = 50
@@ -183,8 +185,13 @@ def _names(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
 def _propose_lengths(
     request: ProposalRequest, passages: Passages, lengths: np.ndarray[Any, Any]
 ) -> tuple[int, int]:
-    """Those that were asked for, else a pair's own, else half of what most rows have."""
-    fits = int(np.quantile(lengths, 1 - _FITTING, method="lower")) // 2
+    """Those that were asked for, else a pair's own, else half of what most rows have.
+
+    Where half of the rows or more are long enough for a sound test, the others are left out.
+    """
+    sound = lengths[lengths >= 2 * SOUND]
+    rows = sound if 2 * len(sound) >= len(lengths) else lengths
+    fits = int(np.quantile(rows, 1 - _FITTING, method="lower")) // 2
     half = min(_LENGTH, fits - fits % 4 if fits >= _FEWEST else fits)
     own = passages.table.shape or (half, half)
     prefix, suffix = request.prefix_length or own[0], request.suffix_length or own[1]

@@ -169,7 +169,7 @@ def make_tables(found: Findings) -> list[Table]:
     )
     every = (
         "A search chose an edit on some of the passages and held-out text. The tables above leave "
-        "those out. This one includes them, so it flatters the edit."
+        "those out. This one includes them, so it flatters an edit that was chosen on them."
     )
     headings = {
         "recited": ("What it recites", recited),

@@ -125,7 +125,7 @@ def _describe_cost(edit: Finding) -> Iterator[str]:
 
 
 def _describe_choice(edit: Finding) -> Iterator[str]:
-    """On how many passages and windows an edit was chosen, if on any."""
+    """How much a search used that chose this edit, or another of the same report, if one did."""
     extraction, heldout, chose = edit.extraction, edit.heldout, edit.chose
     parts = [
         f"{number} of {number + part:,} {what}"
@@ -136,7 +136,7 @@ def _describe_choice(edit: Finding) -> Iterator[str]:
         if number and part
     ]
     if parts:
-        yield f"a search chose the edit on {' and '.join(parts)}; the figures leave these out"
+        yield f"a search used {' and '.join(parts)}; the figures leave these out"
 
 
 def _describe_recital(edit: Finding) -> str:

@@ -302,5 +302,6 @@ def _merge_experts_as(known: str, new: str) -> None:
     except ImportError:
         return
     rules = library.get_checkpoint_conversion_mapping(known) or []
-    if merging := [rule for rule in rules if isinstance(rule, library.WeightConverter)]:
+    merging: list[Any] = [rule for rule in rules if isinstance(rule, library.WeightConverter)]
+    if merging:
         library.register_checkpoint_conversion_mapping(new, merging, overwrite=True)

@@ -77,7 +77,7 @@ def print_extraction(result: dict[str, Any]) -> None:
     if paired is None:
         return
     echo(
-        f"{paired['forgotten']} forgotten, {paired['newly_extracted']} newly extracted "
+        f"{paired['forgotten']} no longer recited, {paired['newly_extracted']} newly extracted "
         f"(exact McNemar p = {paired['p_value']:.2g}); difference "
         f"{format_figure(paired['exact_match_difference'], '{:+.1%}')}"
     )

@@ -10,8 +10,8 @@ import click
 
 from cli import options
 from cli.requests import RequestCommand, fill_request, options_of
-from cli.terminal import echo, print_json
-from evals.jobs.proposing import Proposal, ProposalRequest, propose
+from cli.terminal import echo, note, print_json
+from evals.jobs.proposing import SOUND, Proposal, ProposalRequest, propose
 
 _ASKED = {
     "model": "Model to edit (a folder or a Hub id)",
@@ -57,6 +57,11 @@ def _print(found: Proposal, output: Path) -> None:
         f"{found.median:,g}: {found.usable:,} can be used with {found.prefix_length} tokens of "
         f"prefix and {found.suffix_length} of suffix"
     )
+    if found.suffix_length < SOUND:
+        note(
+            f"warning: a model may guess {found.suffix_length} tokens that it never saw; passages "
+            f"of {2 * SOUND} tokens or more make a better test"
+        )
     if found.columns:
         named = "row numbers" if found.id_column is None else found.id_column
         named = "id" if "id" in found.columns and found.id_column is None else named
@@ -66,7 +71,7 @@ def _print(found: Proposal, output: Path) -> None:
         decides = "can" if found.usable >= found.needed else "cannot"
         echo(
             f"a search holds back {found.held_back:,} of them. They {decides} decide at most "
-            f"{100 * limit:g}%, which takes {found.needed:,} passages; none recovered would "
-            f"support {100 * found.supported:.2g}%"
+            f"{100 * limit:g}%, which takes {found.needed:,} passages in all; none recovered "
+            f"would support {100 * found.supported:.2g}%"
         )
     echo(f"next: attn-surgery mitigate --config {output} --dry-run")
