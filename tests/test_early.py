@@ -153,7 +153,7 @@ def test_a_plan_says_what_is_fitted() -> None:
 @pytest.mark.parametrize("command", ["sweep", "search"])
 def test_held_out_text_is_asked_for(command: str) -> None:
     options = ("--samples", "ids.npy", *(("--max-extraction", "1") if command == "search" else ()))
-    refused("no held-out text to measure the cost of an edit on", command, NOWHERE, *options)
+    refused("no held-out text to measure on", command, NOWHERE, *options)
 
 
 @pytest.mark.parametrize("command", ["extract", "sweep", "collect"])

@@ -78,7 +78,7 @@ def require_heldout_texts(files: Sequence[Path], model: str) -> list[str]:
     texts = read_heldout_texts(files, model)
     if not texts:
         raise SamplesError(
-            "no held-out text to measure the cost of an edit on",
+            "no held-out text to measure on",
             where=model,
             fix="name text that the model was not trained on with `heldout`",
         )

@@ -61,6 +61,7 @@ def render_html(report: Report) -> str:
         provenance=ran,
         show=show,
         list_leaves=list_leaves,
+        named_only=NAMED_ONLY,
         describe_limit=describe_limit,
         signs=_SIGNS,
         states=STATES,
@@ -144,9 +145,12 @@ def render_markdown(report: Report) -> str:
         if table.key == "size":
             lines += render_table(table, figures, name_edits(report))
     lines += ["## Limits", "", *(f"- {as_line(limit)}" for limit in LIMITS), ""]
-    lines += ["## To make this report again", ""]
+    lines += ["## To make this report again", "", NAMED_ONLY, ""]
     lines += [f"    {' '.join(command.splitlines())}" for command in report.commands]
     return "\n".join(lines)
+
+
+NAMED_ONLY = "Files and folders are given by name only: put the paths before them."
 
 
 def _write_title(report: Report) -> str:
