@@ -9,12 +9,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
+from evals.data import Samples
+from evals.data.held_back import ChoiceCounts, HeldBack
 from evals.lab import samples_path
+from evals.measure.attacks.attack import AttackOutcome
+from evals.measure.attacks.rows import list_recovered
+from evals.measure.attacks.trying import AttackPlan, AuditedModel
 from evals.run.statistics import wilson
 from surgery import export
 
@@ -76,6 +82,50 @@ def test_rates_and_intervals(audited) -> None:
     assert greedy["paired"]["no_longer"] == 63
     assert greedy["control"]["count"] == 0
     assert set(result["attacks"][-1]["edited"]) >= {"loss", "min_k", "zlib"}
+
+
+def test_rows_name_what_each_attack_recovers(edited, rows, tmp_path) -> None:
+    """By ids and hashes, without text, and in sum what the audit says."""
+    call = ("audit", edited, "--baseline", "lab:pythia", "--attack", "any", "--attack", "hints:4")
+    call = (*call, "--samples", rows, "--rows", tmp_path / "rows.jsonl")
+    outcome = attn_surgery(*call, "--json", "--device", "cpu")
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    known = {one["id"] for one in map(json.loads, rows.read_text().splitlines()) if one["member"]}
+    assert {row["id"] for row in found} == known
+    assert all(row["counted"] and row["listed"] for row in found)
+    assert all(row.keys() == {"id", "hash", "counted", "listed", "recovered"} for row in found)
+    for attack in outcome.json["attacks"]:
+        for model in ("base", "edited"):
+            flags = [row["recovered"][attack["name"]][model] for row in found]
+            assert (flags.count(True), len(flags)) == (attack[model]["count"], attack[model]["n"])
+    attn_surgery(*call).assert_error("rows.jsonl", "--overwrite")
+    wrong = attn_surgery(*call, "--output", tmp_path / "rows.jsonl")
+    assert (wrong.code, "same place" in wrong.stderr) == (2, True)
+
+
+def test_a_row_of_an_attack_in_draws() -> None:
+    """Recovered in any draw counts; what the attacker held in all of them is neither."""
+    tried = np.array([[True, True, False, True], [True, False, False, True]])
+    recovered = np.array([[False, True, True, False], [True, True, True, False]])
+    samples = Samples(np.arange(16, dtype=np.int32).reshape(4, 4), 2, tuple("abcd"), "test")
+    plan = AttackPlan(samples, samples.tokens, ("relearn", "membership"))
+    model = AuditedModel({"relearn": AttackOutcome(recovered, tried)}, {}, {}, {})
+    every = np.ones(4, dtype=np.bool_)
+    left = HeldBack(every, every, ChoiceCounts(), ~every)
+    found = list(list_recovered(plan, {"edited": model}, left))
+    assert [row["recovered"] for row in found] == [
+        {"relearn": {"edited": told}} for told in (True, True, None, False)
+    ]
+
+
+def test_help_names_every_attack() -> None:
+    from evals.measure.attacks.names import _KINDS
+
+    shown = attn_surgery("audit", "--help").stdout.partition("--attack")[2].partition("--draws")[0]
+    words = "".join(shown.split())
+    for name in _KINDS:
+        kind = name.partition(":")[0]
+        assert any(f"{before}{kind}" in words for before in (":", ",")), name
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,7 @@ from evals.run.request import HeldoutText, Listing, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.output import recognize_by
+from surgery.output import check_output, recognize_by, write_lines
 from surgery.processes import join_launch, leave_launch
 from surgery.record.manifest import Manifest, list_versions
 
@@ -70,14 +71,21 @@ class AuditRequest(Measuring, Auditing, Listing):
 
 
 def audit(
-    request: AuditRequest, folder: Path | None = None, *, overwrite: bool = False
+    request: AuditRequest,
+    folder: Path | None = None,
+    *,
+    rows_file: Path | None = None,
+    overwrite: bool = False,
 ) -> AuditReport | None:
     """Audits a request's models, and writes the result into `folder` if you give one.
 
+    `rows_file`: gets a JSON line for each passage (`evals.measure.attacks.rows`).
+
     Returns None on all processes but the main one. Raises `SurgeryError` if the request names
-    anything unusable, or if the folder cannot be written.
+    anything unusable, or if the folder or the file cannot be written.
     """
     from evals.data.windows import cut_windows
+    from evals.measure.attacks.rows import list_recovered
     from evals.measure.attacks.sibling import (
         describe_own_recital,
         describe_sibling,
@@ -87,6 +95,8 @@ def audit(
     from evals.run.models import find_last, measure_in_turn
 
     output = ResultFolder(request, folder, owned, overwrite)
+    if rows_file is not None:
+        check_output(rows_file, overwrite=overwrite, argument="rows")
     passages = open_passages(request.samples or str(request.lab), request)
     texts = require_heldout_texts(request.heldout, request.lab or request.model)
     join_launch(say)
@@ -119,6 +129,11 @@ def audit(
     if not leave_launch():
         return None
     report = _make_report(request, plan, left, before, after, *twins)
+    if rows_file is not None:
+        named = dict(zip(("base", *("twin" for _ in twins), "edited"), done, strict=True))
+        records = list_recovered(plan, named, left)
+        lines = (json.dumps(record, ensure_ascii=False) for record in records)
+        write_lines(rows_file, lines, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
 

@@ -17,11 +17,19 @@ from evals.jobs.auditing import AuditRequest
 @request_command("audit", AuditRequest)
 @click.argument("model")
 @options.allow_undecided
+@options.option(
+    "--rows",
+    "FILE",
+    "Also write one JSON line for each passage to this file: which attack recovers it.",
+    options.FILE,
+    group="output",
+)
 @options.output("Folder to create, with audit.json and pictures.")
 @options.overwrite
 @options.json
 def command(
     request: AuditRequest,
+    rows: Path | None,
     output: Path | None,
     overwrite: bool,
     allow_undecided: bool,
@@ -34,11 +42,15 @@ def command(
     on text that the models were not trained on, for comparison. The exit code is 3 if a limit is
     missed, and else 4 if one is not decided.
 
-    If a search chose the edit on some of the passages, the figures are for the others.
+    If a search chose the edit on some of the passages, the figures are for the others. Results hold
+    no text; --rows names passages by their ids.
     """
+    if rows is not None and rows == output:
+        raise click.UsageError("--rows and --output name the same place")
+
     from evals.jobs.auditing import audit
 
-    found = audit(request, output, overwrite=overwrite)
+    found = audit(request, output, rows_file=rows, overwrite=overwrite)
     if found is None:
         return
     result = found.to_dict()

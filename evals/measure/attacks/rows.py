@@ -1,0 +1,41 @@
+"""Passage by passage: which attack recovers which, where an audit gives shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from evals.data.held_back import HeldBack
+from evals.measure.attacks.attack import AttackOutcome
+from evals.measure.attacks.trying import AttackPlan, AuditedModel
+
+
+def list_recovered(
+    plan: AttackPlan, models: Mapping[str, AuditedModel], left: HeldBack
+) -> Iterator[dict[str, Any]]:
+    """One record per passage that a model was trained on, without its text.
+
+    - `id`, `hash`. `counted`: it is one of those that the figures are of; a search saw none of them.
+      `listed`: it was not left out.
+    - `recovered`: attack → model → whether the attack recovers it in any of its draws and settings;
+      None where the attacker held it, or a passage that overlaps it.
+    """
+    samples, members = plan.passages, plan.samples.trained_on
+    counted, unlisted = left.passages[members], left.unlisted[members]
+    attacks = [one.name for one in plan.tried if not one.tells_members]
+    for at, name in enumerate(samples.ids):
+        yield {
+            "id": name,
+            "hash": samples.hashes[at],
+            "counted": bool(counted[at]),
+            "listed": not unlisted[at],
+            "recovered": {
+                attack: {key: _tell(one.passages[attack], at) for key, one in models.items()}
+                for attack in attacks
+            },
+        }
+
+
+def _tell(outcome: AttackOutcome, at: int) -> bool | None:
+    recovered, tried = (flags[:, at] for flags in outcome.by_draw)
+    return bool((recovered & tried).any()) if tried.any() else None
