@@ -14,6 +14,8 @@ _NOT_READ = {"config", "overwrite", "json"}
 _MANY = 5
 """A command with more options than this takes --config."""
 _OF_RESULTS = {"config.yaml", "recipe.yaml"}
+RESULT = "cli.config.result"
+"""In `meta` of a context: the file of a result that gave options."""
 """Files that result folders hold. Such a folder may be someone else's: it names no output."""
 
 
@@ -56,6 +58,8 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
         except ValueError as error:
             form = "options, one `name: value` a line"
             raise SourceError(str(error), where=path, expected=form) from None
+    if path.name in _OF_RESULTS:
+        ctx.meta[RESULT] = path
     known = {_name(one): one for one in ctx.command.params}
     for one in ctx.command.params:
         known |= {old.lstrip("-"): one for old in getattr(one, "old", ())}

@@ -17,7 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from cli.completion import propose_names
-from cli.config import with_config
+from cli.config import RESULT, with_config
 from cli.examples import format_examples
 from cli.terminal import (
     has_printed_json,
@@ -28,7 +28,7 @@ from cli.terminal import (
     take_over_messages,
 )
 from evals.run import console
-from surgery.errors import SurgeryError, UnknownNameError, suggest
+from surgery.errors import SamplesError, SourceError, SurgeryError, UnknownNameError, suggest
 
 GROUPS: dict[str, dict[str, str]] = {
     "edit": {
@@ -113,8 +113,12 @@ class LazyGroup(click.Group):
             with console.use_console(console.Console(note, show_progress)):
                 return super().invoke(ctx)
         except click.UsageError as error:
+            if "does not exist" in error.message:
+                _hint_at_folders(ctx)
             raise _correct_usage(error) from None
         except SurgeryError as error:
+            if isinstance(error, SourceError | SamplesError):
+                _hint_at_folders(ctx)
             name = str(ctx.invoked_subcommand)
             command = self.get_command(ctx, name)
             assert command is not None  # it ran
@@ -148,6 +152,13 @@ def main() -> None:
     Exit codes: 0 done, 1 an error, 2 usage, 3 a limit is missed, 4 a
     limit is not decided (0 with --allow-undecided), 130 interrupted.
     """
+
+
+def _hint_at_folders(ctx: click.Context) -> None:
+    """Says why a file may not be there if a result's file of options names it."""
+    if (file := ctx.meta.get(RESULT)) is not None:
+        fix = "run the command in the folder that holds them, or give them as options"
+        note(f"{file} names files without their folders: {fix}")
 
 
 def _correct_usage(error: click.UsageError) -> click.UsageError:

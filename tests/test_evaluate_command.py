@@ -583,6 +583,8 @@ def test_a_model_keeps_its_report_unless_told_otherwise(work, reported, tmp_path
     assert outcome.code == 0, outcome
     kept = f"{reported}: left its report and model card unchanged: it has a report, which "
     assert f"{kept}--overwrite replaces" in outcome.stderr
+    first = f"{reported}: will leave its report and model card unchanged: it has a report, "
+    assert outcome.stderr.startswith(first), "before the work, which may take hours"
     assert snapshot(reported) == before
     assert attn_surgery(*call, "--overwrite").code == 0
     assert not any(key.startswith("task.") for key in pairs_in(report_in(reported)))

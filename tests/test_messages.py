@@ -190,6 +190,20 @@ def test_your_file_may_name_the_output_and_a_file_of_a_result_may_not(tmp_path: 
     assert what in outcome.stderr
 
 
+def test_a_file_of_a_result_that_names_files_elsewhere_says_so(tmp_path: Path) -> None:
+    """It keeps names without folders, so it works only where the files are."""
+    recipe = tmp_path / "recipe.yaml"
+    hint = f"{recipe} names files without their folders: run the command in the folder that holds"
+    call = ("mitigate", "--config", recipe, "--output", tmp_path / "out")
+    recipe.write_text("model: lab:pythia\nsamples: letters.csv\n")
+    attn_surgery(*call).assert_error("letters.csv", notes=[hint])
+    recipe.write_text("front: search.json")
+    given = ("lab:pythia", "--baseline", "lab:pythia")
+    outcome = attn_surgery("evaluate", *given, "--config", recipe)
+    assert (outcome.code, outcome.stderr.startswith(hint)) == (2, True)
+    assert hint not in attn_surgery("evaluate", *given, "--front", "search.json").stderr
+
+
 def test_all_mistakes_of_a_request_at_once() -> None:
     outcome = attn_surgery("evaluate", "x", "--baseline", "y", "--limit", "1.5", "--tasks", ",")
     assert outcome.code == 2

@@ -6,6 +6,7 @@ best that was found; its recipe repeats it, and holds no path.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,13 @@ def own_cache(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(work / "cache"))
 
 
+PRINTS = """#!/bin/sh
+for one; do case $one in --print-to-pdf=*) file="${one#*=}";; esac; last=$one; done
+echo "$last" > "$file"
+"""
+"""A browser that prints the address of the page."""
+
+
 def mitigate(work: Path, output: Path, *more: object) -> Outcome:
     return attn_surgery(
         *("mitigate", work / "tiny", "--samples", work / "samples.jsonl"),
@@ -63,7 +71,12 @@ def mitigate(work: Path, output: Path, *more: object) -> Outcome:
 def done(work: Path) -> tuple[Outcome, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTN_SURGERY_CACHE", str(work / "cache"))
-        return mitigate(work, work / "out", "--json"), work / "out"
+        browser = work / "browser" / "chromium"
+        browser.parent.mkdir()
+        browser.write_text(PRINTS)
+        browser.chmod(0o755)
+        patch.setenv("PATH", str(browser.parent), prepend=os.pathsep)
+        return mitigate(work, work / "out", "--json", "--pdf"), work / "out"
 
 
 def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
@@ -74,6 +87,7 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     assert outcome.json["report"] == report.to_dict()
     (edit,) = report.edits
     assert edit.relation == "source"
+    assert (work / "out.pdf").read_text().strip() == (out / "report.html").as_uri()
     shown = [figure.key for figure in report.figures if figure.table in ("attacked", "cost")]
     assert shown == ["recovered.near", "recovered.greedy", "task.local_choice", "heldout"]
     (limit,) = report.list_limits(0)

@@ -1,4 +1,4 @@
-"""Contract: `evaluate --pdf` prints the page with a browser of this machine.
+"""Contract: `evaluate --pdf` and `mitigate --pdf` print the page with a browser of this machine.
 
 Without one, that is one line before any work. A browser that fails costs the PDF, not the
 evaluation.
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import attn_surgery
 
-from evals.jobs.evaluating import _print_pdf
+from evals.jobs.evaluating import PDF, print_pdf
 from evals.report.printing import find_browser, print_page
 from evals.run.console import Console, use_console
 from surgery.errors import MeasurementError
@@ -29,11 +29,25 @@ def make_browser(folder: Path, script: str) -> str:
 def test_without_a_browser_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("evals.report.printing.BROWSERS", ("chromium",))
-    asked = ("evaluate", NONE, "--baseline", NONE, "--output", tmp_path / "out", "--pdf")
-    attn_surgery(*asked).assert_error("no browser that can print a PDF", "open report.html")
+    given = ("--output", tmp_path / "out", "--pdf")
+    text = ("--samples", "lab:pythia", "--heldout", __file__)
+    calls = (
+        ("evaluate", NONE, "--baseline", NONE, *given),
+        ("mitigate", NONE, *text, *given),
+    )
+    for asked in calls:
+        attn_surgery(*asked).assert_error("no browser that can print a PDF", "open report.html")
     made = make_browser(tmp_path, "")
     assert find_browser() == made
-    attn_surgery(*asked).assert_error(NONE)
+    for asked in calls:
+        attn_surgery(*asked).assert_error(NONE)
+
+
+def test_mitigate_prints_beside_its_result_and_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out.pdf").write_text("mine")
+    given = ("mitigate", "lab:pythia", "--output", tmp_path / "out", "--pdf")
+    attn_surgery(*given).assert_error("out.pdf", "--overwrite")
+    assert [file.name for file in tmp_path.iterdir()] == ["out.pdf"]
 
 
 def test_a_browser_that_prints_and_one_that_fails(
@@ -50,6 +64,6 @@ def test_a_browser_that_prints_and_one_that_fails(
         with pytest.raises(MeasurementError, match="printed no PDF"):
             print_page(make_browser(tmp_path, script), page, target)
         with use_console(Console(said.append)):
-            _print_pdf(str(tmp_path / "chromium"), tmp_path)
+            print_pdf(str(tmp_path / "chromium"), tmp_path, tmp_path / PDF)
     assert len(said) == 2
     assert said[0].startswith("warning: ")

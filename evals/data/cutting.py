@@ -55,7 +55,7 @@ def cut_passages(
         rows.append(row)
         kept.append(at)
     if short and not rows and (skip_short or len(short) == table.number):
-        raise _refuse_lengths(table, wanted, lengths)
+        raise _refuse_lengths(table, wanted, lengths, skip_short)
     if short and not skip_short:
         at, what, size = short[0]
         raise SamplesError(
@@ -71,11 +71,15 @@ def cut_passages(
 
 
 def _refuse_lengths(
-    table: PassageTable, wanted: Sequence[Mapping[str, int]], short: Sequence[tuple[int, ...]]
+    table: PassageTable,
+    wanted: Sequence[Mapping[str, int]],
+    short: Sequence[tuple[int, ...]],
+    skip_short: bool,
 ) -> SamplesError:
     """Says how long the rows are if none is long enough, and proposes lengths that fit.
 
-    `wanted`: the lengths wanted of each part of a row; `short`: those of the rows too short.
+    `wanted`: the lengths wanted of each part of a row; `short`: those of the rows too short;
+    `skip_short`: such rows are left out already.
     """
     found, tries, leaves_out = [], [], False
     for part, sizes in zip(wanted, zip(*short, strict=True), strict=True):
@@ -92,7 +96,7 @@ def _refuse_lengths(
     fix = "give longer passages"
     if all(length for _, length in tries):
         fix = "try " + " ".join(f"`{name}_length={length}`" for name, length in tries)
-        fix += " `skip_short`" if leaves_out else ""
+        fix += " `skip_short`" if leaves_out and not skip_short else ""
     number, torn = table.number, table.number - len(short)
     rows = f"{len(short)} of {number} rows have" if torn else f"all {number} rows have"
     what = f"{rows} fewer than {' or '.join(found)}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals.jobs.materials import Materials, open_materials
-from evals.jobs.reporting import Evaluation, evaluate
+from evals.jobs.reporting import Evaluation, evaluate, find_relation
 from evals.report.page import render_pages
 from evals.report.printing import find_browser, print_page
 from evals.report.request import EvaluationRequest
@@ -41,6 +41,7 @@ from surgery.untrusted import read_bytes
 TEXTS = "passages.jsonl"
 """The passages' texts, on request. They stand beside the report and are never published."""
 PDF = "report.pdf"
+_KEPT = "it has a report, which `overwrite=True` replaces"
 owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS, PDF)
 
 
@@ -118,6 +119,10 @@ def run_evaluation(
     materials = open_materials(request, known, baseline)
     edited = [find_model(model, request.revision) for model in models]
     base = find_baseline(baseline, edited)
+    for name, model in zip(models, edited, strict=True):
+        related = find_relation(model.manifest, base) == "source"
+        if related and _keeps_report(Path(name), overwrite):
+            say(f"{name}: will leave its report and model card unchanged: {_KEPT}")
     found = evaluate(edited, base, materials)
     if not leave_launch():
         return None
@@ -126,23 +131,29 @@ def run_evaluation(
     with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
         write_evaluation(found, folder, edited[0].manifest if alone else None)
         if browser is not None:
-            _print_pdf(browser, folder)
+            print_pdf(browser, folder, folder / PDF)
     for place, model in enumerate(models):
         _attach(found, place, Path(model), overwrite)
     return found.report, output
 
 
-def _print_pdf(browser: str, folder: Path) -> None:
+def print_pdf(browser: str, folder: Path, target: Path) -> None:
     """Prints the page in a folder. A failure is only told: the evaluation took much longer."""
     try:
-        print_page(browser, folder / REPORTS[1], folder / PDF)
+        print_page(browser, folder / REPORTS[1], target)
     except SurgeryError as error:
         say(f"warning: {error}")
 
 
+def _keeps_report(folder: Path, overwrite: bool) -> bool:
+    """Whether the folder of a model holds a report that is to stay."""
+    exported = (folder / MANIFEST).is_file()
+    return exported and not overwrite and (folder / REPORTS[0]).exists()
+
+
 def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool) -> None:
     """Puts the report into the folder of an exported model, for its card and for `push`."""
-    if not (folder / "surgery.json").is_file():
+    if not (folder / MANIFEST).is_file():
         return
     report = found.report
     reason = None
@@ -150,8 +161,8 @@ def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool) -> Non
         reason = f"{report.base.name} is not known to be its source"
     elif report.settings["limit"] is not None:
         reason = "only a part of each benchmark was measured (`limit`)"
-    elif not overwrite and (folder / REPORTS[0]).exists():
-        reason = "it has a report, which `overwrite=True` replaces"
+    elif _keeps_report(folder, overwrite):
+        reason = _KEPT
     if reason is not None:
         say(f"{folder}: left its report and model card unchanged: {reason}")
         return

@@ -19,13 +19,14 @@ from evals.jobs.keeping import RESULTS, Choose, Result, choose_result, list_fron
 from evals.measure.attacks.request import Limits
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.measure.verdicts import OK
+from evals.report.printing import find_browser
 from evals.report.request import EvaluationRequest, Gating
 from evals.run.console import SILENT, say, use_console
 from evals.run.lm_eval.request import Drops, Limiting
 from evals.run.request import Erasing, Fraction, Option, describe_mistakes
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
-from surgery.output import publish, write_text
+from surgery.output import check_output, publish, write_text
 from surgery.untrusted import read_json
 from surgery.variants import variant_of
 
@@ -269,6 +270,7 @@ def mitigate(
     output: Path,
     *,
     overwrite: bool = False,
+    pdf: bool = False,
     show_search: Callable[[dict[str, Any]], None] = lambda found: None,
     choose: Choose | None = None,
 ) -> Mitigation | None:
@@ -276,16 +278,20 @@ def mitigate(
 
     A run that was interrupted continues where it stopped. `show_search` gets the search's answer
     before the export starts. `choose` is asked which result to keep, if there are several and the
-    request names none; by then, each has its report. Returns None on all processes but the main
-    one. Raises `SurgeryError`.
+    request names none; by then, each has its report. `pdf`: also print the page to OUTPUT.pdf.
+    Returns None on all processes but the main one. Raises `SurgeryError`; `MeasurementError`, at
+    once, if there is no browser to print with.
     """
     search_request, evaluation_request = request.search_request, request.evaluation_request
     assert evaluation_request.attacks  # all are known
     job = find_job(request, output, overwrite=overwrite)
-    folder = job.search
+    folder, page = job.search, output.with_name(f"{output.name}.pdf")
+    if pdf:
+        check_output(page, overwrite=overwrite)
+    browser = find_browser() if pdf else None
     find_outline(request.model, request.revision)  # before the imports, which take seconds
 
-    from evals.jobs.evaluating import evaluate_exports
+    from evals.jobs.evaluating import evaluate_exports, print_pdf
     from evals.jobs.materials import open_materials
     from evals.jobs.searching import search
     from surgery.exporting import check_target
@@ -323,6 +329,8 @@ def mitigate(
     moves = places != [output]
     report = evaluate_exports(source, materials, places, arrange=arrange if moves else None)
     write_text(output / RECIPE, request.to_config())
+    if browser is not None:
+        print_pdf(browser, output, page)
     return Mitigation(request.model, output, result, report, names, place)
 
 

@@ -130,7 +130,7 @@ def open_model(
         say(f"{source}: {left_out(unknown)}")
     if dtype == "auto" and model.device.type == "cpu" and not has_arithmetic(model.dtype):
         stored = str(model.dtype).removeprefix("torch.")
-        say(f"{found.source.model}: {stored} weights are measured in float32 on this CPU (`dtype`)")
+        say(f"{found.source.model}: {stored} weights are measured in float32 on this CPU")
         model = model.float()
     tokenizer = load_tokenizer(found.folder) if has_tokenizer(found.folder) else None
     return LoadedModel(found, model, tokenizer, states)

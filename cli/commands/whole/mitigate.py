@@ -61,12 +61,18 @@ def _describe_preset(name: str) -> str:
     "space it needs. It runs each step on a small part to measure its time.",
 )
 @options.output("Folder to create.", metavar="OUT", required=True)
+@options.flag(
+    "--pdf",
+    "Also print the report to OUT.pdf, with a browser that is on this machine.",
+    group="output",
+)
 @config_option("--recipe")
 @options.overwrite
 @options.json
 def command(
     request: MitigationRequest,
     output: Path,
+    pdf: bool,
     dry_run: bool,
     overwrite: bool,
     allow_undecided: bool,
@@ -105,6 +111,7 @@ def command(
         request,
         output,
         overwrite=overwrite,
+        pdf=pdf,
         show_search=show_search,
         choose=_ask if asks else None,
     )
