@@ -29,7 +29,7 @@ from evals.choose.search.goals import SURE, MaxExtraction, MaxLossIncrease
 from evals.choose.search.opened import open_search
 from evals.choose.search.points import EditPoint, pareto_front, point_of
 from evals.choose.search.request import SearchRequest
-from evals.choose.search.run import run_search
+from evals.choose.search.run import count_edits, run_search
 from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units, units_clash
 from evals.data import Samples
 from evals.data.held_back import split_halves
@@ -217,6 +217,15 @@ def test_only_what_holds_is_measured(task, seed):
     assert all(holds(selection) for selection in landscape.asked if selection)
 
 
+@given(st.lists(st.integers(0, 300)), st.integers(1, 90))
+def test_progress_counts_whole_edits(batches, rows):
+    told: list[int] = []
+    count = count_edits(told.append, rows)
+    for place, batch in enumerate(batches, 1):
+        count(batch)
+        assert sum(told) == sum(batches[:place]) // rows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("measure", ["greedy", "any"])
 def test_a_search_does_not_lose_to_a_plain_scan(measure):
@@ -229,7 +238,9 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     members = np.flatnonzero(opened.samples.trained_on)
     rows = np.sort(np.random.default_rng(1).permutation(members)[:120])
     opened = replace(opened, samples=opened.samples.select(rows), windows=opened.windows[:96])
-    outcome = run_search(opened, advance=lambda done: None)
+    told: list[int] = []
+    outcome = run_search(opened, advance=told.append)
+    assert len(outcome.points) - 1 <= sum(told) <= 2 * opened.request.max_evaluations
     blocks = list_units(
         opened.loaded.dimensions.num_blocks, opened.loaded.dimensions.num_heads, "blocks", VARIANTS
     )

@@ -63,10 +63,9 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     earlier = processes.agree(earlier)
     for line in foresee(request.limits.values(), len(opened.halves[1].samples)):
         say(f"held-back passages: {line}")
-    most = request.max_evaluations * len(opened.halves[0])
     with (
         show_progress(f"estimate {request.model}", None) as looked,
-        show_progress(f"search {request.model}", most) as advance,
+        show_progress(f"search {request.model}, edits measured", None) as advance,
     ):
         outcome = run_search(
             opened, advance=advance, looked=looked, journal=journal, earlier=earlier

@@ -60,7 +60,7 @@ def run_search(
     journal: Journal = KEEP_NOTHING,
     earlier: Mapping[Selection, EditPoint] | None = None,
 ) -> SearchOutcome:
-    """Searches. `advance` gets the number of rows just done for edits, `looked` for estimates.
+    """Searches. `advance` gets the number of edits just measured, `looked` of rows for estimates.
 
     `journal` records what is measured; `earlier`: what was measured before. Raises
     `MeasurementError` if the unedited model leaves nothing to search for, or nothing to search by.
@@ -166,8 +166,9 @@ def _find(
         missing = [
             one for one in selections if one not in known or known[one].refitted != refits(one)
         ]
+        count = count_edits(advance, engine.rows)
         for begin in range(0, len(missing), _AT_ONCE):
-            for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=advance):
+            for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=count):
                 point = point_of(one, opened.measure, opened.names)
                 if before := known.get(one.selection):  # attacks are of the fits of an export
                     point = _keep_tried(point, before)
@@ -188,6 +189,18 @@ def _find(
         if found.met:  # the rest of the budget is for deeper cuts
             break
     return found
+
+
+def count_edits(advance: Advance, rows: int) -> Advance:
+    """Takes numbers of rows, of which every edit has so many, and tells `advance` of edits."""
+    total = 0
+
+    def count(done: int) -> None:
+        nonlocal total
+        before, total = total, total + done
+        advance(total // rows - before // rows)
+
+    return count
 
 
 def _deep_blocks(

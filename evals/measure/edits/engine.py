@@ -119,7 +119,12 @@ class Engine:
 
     def work(self, selections: Iterable[Selection]) -> int:
         """About how many rows `measure` will report to `advance`."""
-        return len(self._missing(selections)) * sum(len(rows) for _, rows in self._texts)
+        return len(self._missing(selections)) * self.rows
+
+    @property
+    def rows(self) -> int:
+        """How many rows it reads of every edit."""
+        return sum(len(rows) for _, rows in self._texts)
 
     def measure(
         self,
