@@ -272,16 +272,21 @@ def test_a_rival_that_did_not_finish_has_no_figures() -> None:
     figures = dict.fromkeys(("no training", "relearn 0.0001", "relearn 0.001"), 0.5)
     figures |= {"any, seen": 0.25, "any, not seen": 0.5, "by": "any", "never trained": 0.125}
     figures |= dict.fromkeys(MEASURES, 0.0625)
+    figures |= {"membership": 0.75, "revive": None, "graft": None}
     runs = {
         "not edited": {"seconds": 0.0, "setting": "", **figures, "lab_copy": 0.5},
         "rmu": {"seconds": 9.0, "setting": "not finished"},
         "undo": {"seconds": 9.0, "setting": "noise 0.1", **figures, "lab_copy": 0.375},
     }
+    runs["undo"]["revive"] = 0.25
     head, rule, _, none, done = make_rows(runs)
     assert {len(row) for row in (head, rule, none, done)} == {len(head)}
     assert none[1:-2] == [""] * (len(head) - 3)
     assert none[-1] == "not finished"
     assert done[head.index("lab_copy")] == "-12.5"
+    assert done[head.index("membership")] == "0.75"
+    assert done[head.index("revive")] == "25.0%"
+    assert "graft" not in head, "there was no second model"
     assert done[head.index("no training")] == "50.0% (any)"
 
 

@@ -8,8 +8,11 @@ Each rival has up to 16 settings, and the search's rule chooses one (`choosing.p
 Deep blocks, the searches, and `erased` are ours. Then all are measured on the half of the passages
 that was held back, which no method saw:
 
-- the most that an attack without training recovers, with its name, and the most that `relearn` does
-  at learning rates of 1e-4 and 1e-3;
+- the most that an attack without training recovers, with its name, and what `relearn` does at
+  learning rates of 1e-4 and 1e-3;
+- for those who know the edit: `revive`, where blocks were cut, and with --helper `graft`, with the
+  second model as the sibling, in one draw each;
+- the highest AUC of a membership score, passages against those that no model was trained on;
 - `any` on the half that the method saw, and on the half that it did not: the same attack;
 - by how much the loss rises on passages that no model was trained on, as a method may silence their
   form;
@@ -56,11 +59,15 @@ from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.edits.costs import MEASURES
+from evals.measure.memorization.membership import auc
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.models import LoadedModel, open_model
 from surgery.editing.in_memory import apply
+from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
+from surgery.selection import parse_selection
 
 RATES = (1e-4, 3e-4, 1e-3)
 WEIGHTS = (0.3, 1.0)
@@ -121,9 +128,10 @@ class Bench:
     never: Samples
     heldout: Tokens
     benchmarks: Benchmarks | None
+    sibling: ResolvedModel | None = None
 
-    def measure(self, model: Any) -> dict[str, Any]:
-        """The columns of the table, in shares, nats, and points."""
+    def measure(self, model: Any, cut: tuple[int, ...] = ()) -> dict[str, Any]:
+        """The columns of the table, in shares, nats, and points. `cut`: the blocks that were."""
         target = Target(model, self.loaded.tokenizer, self.held_back, self.heldout, draws=1)
         quiet = {name: float(find_attack(name).run(target).counted.mean()) for name in QUIET}
         worst = max(quiet, key=quiet.__getitem__)
@@ -133,7 +141,11 @@ class Bench:
             rows = self.held_back.tokens[held]
             (tuned,) = fine_tune(get_held(model), rows, steps=(STEPS,), learning_rate=rate)
             found[f"relearn {rate:g}"] = float(_recover(tuned, self.held_back)[others].mean())
+        known = replace(target, model=get_held(model), cut=cut, sibling=self.sibling)
+        for name, can in (("revive", bool(cut)), ("graft", self.sibling is not None)):
+            found[name] = float(find_attack(name).run(known).counted.mean()) if can else None
         found |= {
+            "membership": self._tell_members(target) if len(self.never) else None,
             "any, seen": float(_recover(model, self.bed.samples).mean()),
             "any, not seen": quiet["any"],
             "never trained": self._rise_never(model) if len(self.never) else None,
@@ -148,6 +160,16 @@ class Bench:
                 float(self.bed.suffix_nll(one, rows).mean()) for one in (model, self.loaded.model)
             )
         return (after - before) / self.never.suffix_length
+
+    def _tell_members(self, target: Target) -> float:
+        """The highest AUC of a score that tells the held-back passages from the others."""
+        attack = find_attack("membership")
+        inside, outside = (
+            attack.run(replace(target, samples=some)).scores for some in (self.held_back, self.never)
+        )
+        labels = np.arange(len(self.held_back) + len(self.never)) < len(self.held_back)
+        both = (np.concatenate([inside[name], outside[name]]) for name in inside)
+        return max(float(auc(scores, labels)["auc"]) for scores in both)
 
     def _score(self, model: Any) -> dict[str, float]:
         found = {}
@@ -169,10 +191,12 @@ def _recover(model: Any, samples: Samples) -> Any:
 
 @dataclass(frozen=True)
 class Made:
-    """What a method made: a model, or None if it is not finished, and its setting in words."""
+    """What a method made: a model, or None if it is not finished, its setting in words, and the
+    blocks that it cut."""
 
     model: Any
     setting: str
+    cut: tuple[int, ...] = ()
 
 
 METHODS = ("not edited", "deep-blocks", *SEARCHES, *RIVALS, "erased-and-cut")
@@ -207,6 +231,7 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     passages = load_samples(samples or model, tokenizer=loaded.tokenizer)
     bench = make_bench(model, loaded, passages, text, heldout, tasks, include_path, limit)
+    bench = replace(bench, sibling=find_model(helper) if helper else None)
     given = [*(["--samples", samples or model]), "--dtype", "float32", *more.split()]
     for flag, files in (("--calibration", text), ("--corpus", heldout)):
         given += [word for file in files for word in (flag, str(file))]
@@ -224,7 +249,7 @@ def main(
             took += runs["erased"]["seconds"]
         runs[name] = {"seconds": took, "setting": made.setting}
         if made.model is not None:
-            runs[name] |= bench.measure(made.model)
+            runs[name] |= bench.measure(made.model, made.cut)
         done.write_text(json.dumps(runs, indent=1) + "\n")
         click.echo(f"{name}: {runs[name]}", err=True)
     print_table(runs)
@@ -308,18 +333,21 @@ def list_methods(
         model.load_state_dict(torch.load(output / "erased.pt"))
         cut = json.loads((output / "erased.json").read_text())
         edited = apply(model, cut["blocks"], cut["variant"])
-        return Made(edited, f"cut: {cut['blocks']} {cut['variant']}")
+        size = model.config.num_hidden_layers, model.config.num_attention_heads
+        parts = parse_selection(cut["blocks"], cut["variant"], *size)
+        blocks = tuple(sorted({part.block for part in parts}))
+        return Made(edited, f"cut: {cut['blocks']} {cut['variant']}", blocks)
 
     def cut_deep() -> Made:
         cut_deep_blocks(bench.loaded.model, bench.bed, LIMITS[0], output / "deep")
-        edited = open_model(str(output / "deep"), dtype="float32").model
-        return Made(edited, "the fewest that keep any")
+        edited = open_model(str(output / "deep"), dtype="float32")
+        return Made(edited.model, "the fewest that keep any", edited.cut)
 
     def search_for(name: str) -> Made:
         search(SEARCHES[name], bench.bed, given, fits, output / name)
         found = json.loads((output / f"{name}-search" / "search.json").read_text())["selected"]
-        edited = open_model(str(output / name), dtype="float32").model
-        return Made(edited, f"{found['spec']} {found['variant']}")
+        edited = open_model(str(output / name), dtype="float32")
+        return Made(edited.model, f"{found['spec']} {found['variant']}", edited.cut)
 
     made: dict[str, Callable[[], Made]] = {
         "not edited": lambda: Made(bench.loaded.model, ""),
@@ -360,27 +388,34 @@ def make_rows(runs: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
     """The head, and a row for each method. A method that is not finished has no figures."""
     base = runs["not edited"]
     relearned = [f"relearn {rate:g}" for rate in RELEARNED]
-    shares = ["no training", *relearned, "any, seen", "any, not seen"]
-    known = {"seconds", "setting", "by", "never trained", *shares, *MEASURES}
+    shares = ["no training", *relearned, "revive", "graft", "any, seen", "any, not seen"]
+    measured = [name for name in shares if any(run.get(name) is not None for run in runs.values())]
+    known = {"seconds", "setting", "by", "membership", "never trained", *shares, *MEASURES}
     tasks = [name for name in base if name not in known]
-    yield ["", *shares, "never trained, nats", *MEASURES, *tasks, "seconds", "setting"]
-    yield ["---"] * (len(shares) + len(MEASURES) + len(tasks) + 4)
+    columns = [*measured, "membership", "never trained, nats", *MEASURES, *tasks]
+    yield ["", *columns, "seconds", "setting"]
+    yield ["---"] * (len(columns) + 3)
     for name, run in runs.items():
         ends = [f"{run['seconds']:.0f}", run["setting"]]
         if "no training" not in run:
-            yield [f"`{name}`", *[""] * (len(shares) + 1 + len(MEASURES) + len(tasks)), *ends]
+            yield [f"`{name}`", *[""] * len(columns), *ends]
             continue
-        cells = [f"{run[share]:.1%}" for share in shares]
+        cells = [_format(run[share], "{:.1%}") for share in measured]
         cells[0] += f" ({run['by']})"
-        never = run["never trained"]
         yield [
             f"`{name}`",
             *cells,
-            "" if never is None else f"{never:+.2f}",
+            _format(run["membership"], "{:.2f}"),
+            _format(run["never trained"], "{:+.2f}"),
             *(f"{run[cost]:.3f}" for cost in MEASURES),
             *(f"{100 * (run[task] - base[task]):+.1f}" for task in tasks),
             *ends,
         ]
+
+
+def _format(value: float | None, form: str) -> str:
+    """Empty for what was not measured."""
+    return "" if value is None else form.format(value)
 
 
 if __name__ == "__main__":
