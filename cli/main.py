@@ -234,6 +234,7 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
         "mitigate": not given.get("overwrite"),
         "demo": not given.get("overwrite"),
         "sweep": given.get("output") is not None,
+        "audit": given.get("output") is not None,
         "collect": True,
         "push": True,
     }

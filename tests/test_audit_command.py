@@ -7,6 +7,7 @@ mistakes are one line before a model is loaded; nothing is overwritten unasked; 
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -321,3 +322,49 @@ def test_passages_are_needed(tmp_path) -> None:
     outcome = attn_surgery("audit", tmp_path, "--baseline", tmp_path)
     assert outcome.code == 2
     assert "audit needs passages: give --samples" in outcome.stderr
+
+
+def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> None:
+    from evals.measure.attacks import trying
+
+    model = tiny_model()
+    save_tiny(tmp_path / "base", model)
+    export(tmp_path / "base", "0", output=tmp_path / "edited")
+    samples = write_rows(tmp_path / "s.jsonl", recited_rows(model, 12))
+    (tmp_path / "text.txt").write_text(TEXT)
+    names = ("greedy", "guided", "revive")
+    call = (
+        *("audit", tmp_path / "edited", "--baseline", tmp_path / "base", "--samples", samples),
+        *("--control", tmp_path / "text.txt", "--prefix-length", 6, "--suffix-length", 5),
+        *(word for name in names for word in ("--attack", name)),
+        *("--draws", 1, "--device", "cpu", "--json"),
+    )
+    whole = attn_surgery(*call)
+    tried: list[str] = []
+    run_one = trying._try
+
+    def stop_at_the_fifth(attack, *given):
+        if len(tried) == 4:
+            signal.raise_signal(signal.SIGINT)
+        tried.append(attack.name)
+        return run_one(attack, *given)
+
+    monkeypatch.setattr(trying, "_try", stop_at_the_fifth)
+    stopped = attn_surgery(*call, "--output", tmp_path / "out")
+    assert (stopped.code, tried) == (130, [*names, "greedy"])
+    assert "run the same command again to continue" in stopped.stderr
+    assert not (tmp_path / "out").exists()
+    tried.clear()
+    again = attn_surgery(*call, "--output", tmp_path / "out")
+    assert tried == ["guided", "guided", "revive"], "of the base, and two of the edit"
+    found, first = again.json, whole.json
+    for attack in (*found["attacks"], *first["attacks"]):
+        del attack["seconds"]
+    assert found == first
+    assert not [file for file in tmp_path.iterdir() if file.name.endswith(".progress")]
+    tried.clear()
+    assert attn_surgery(*call, "--output", tmp_path / "other").code == 130
+    samples.write_text("".join(samples.read_text().splitlines(keepends=True)[:-1]))
+    changed = attn_surgery(*call, "--output", tmp_path / "other")
+    assert changed.code == 1
+    assert "holds the progress of another" in changed.stderr

@@ -192,8 +192,8 @@ def test_verify_takes_an_id(
     assert "NOT verified: files: a.py is not in the manifest\n" in more.out
     assert not {"a.py", "pytorch_model.bin"} & {*hub.downloads}
     (source,) = run("verify me/model")
-    expected = "has no surgery.json; verify a model that `attn-surgery export` wrote"
-    assert error(source) == f"me/model: {expected}"
+    expected = "me/model: has no surgery.json; verify a model that `attn-surgery export` wrote, or"
+    assert error(source) == f"{expected} measure any other with `attn-surgery audit`"
     assert not [file for file in hub.downloads if file.endswith((".bin", ".safetensors"))]
 
 

@@ -164,12 +164,11 @@ class Bench:
     def _tell_members(self, target: Target) -> float:
         """The highest AUC of a score that tells the held-back passages from the others."""
         attack = find_attack("membership")
-        inside, outside = (
-            attack.run(replace(target, samples=some)).scores for some in (self.held_back, self.never)
-        )
+        both = (self.held_back, self.never)
+        inside, outside = (attack.run(replace(target, samples=some)).scores for some in both)
         labels = np.arange(len(self.held_back) + len(self.never)) < len(self.held_back)
-        both = (np.concatenate([inside[name], outside[name]]) for name in inside)
-        return max(float(auc(scores, labels)["auc"]) for scores in both)
+        every = (np.concatenate([inside[name], outside[name]]) for name in inside)
+        return max(float(auc(scores, labels)["auc"]) for scores in every)
 
     def _score(self, model: Any) -> dict[str, float]:
         found = {}

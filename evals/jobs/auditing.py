@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import model_validator
 
 from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
+from evals.data.samples import hash_row
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.names import TRAINED, choose_attacks
 from evals.measure.attacks.request import Auditing
@@ -79,6 +80,7 @@ def audit(
 ) -> AuditReport | None:
     """Audits a request's models, and writes the result into `folder` if you give one.
 
+    It then continues from the attacks that an interrupted audit had finished.
     `rows_file`: gets a JSON line for each passage (`evals.measure.attacks.rows`).
 
     Returns None on all processes but the main one. Raises `SurgeryError` if the request names
@@ -116,8 +118,22 @@ def audit(
         loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool
     ) -> AuditedModel:
         plan, _ = shared
+
+        def describe() -> dict[str, Any]:
+            before = [one.provenance for one in done[:1]]
+            return _describe(request, plan, [*before, loaded.provenance])
+
         with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
-            done.append(try_attacks(loaded, plan, *done[:1], with_control=is_last, advance=advance))
+            done.append(
+                try_attacks(
+                    loaded,
+                    plan,
+                    *done[:1],
+                    with_control=is_last,
+                    advance=advance,
+                    journal=output.open_journal(describe, loaded, f".{len(done) + 1}"),
+                )
+            )
         return done[-1]
 
     done: list[AuditedModel] = []
@@ -136,6 +152,20 @@ def audit(
         write_lines(rows_file, lines, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
+
+
+def _describe(
+    request: AuditRequest, plan: AttackPlan, models: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What a journal of these attacks is about. `models`: the base, and the one attacked."""
+    return {
+        "request": request.model_dump(mode="json"),
+        "samples": plan.samples.sha256,
+        "heldout": hash_row(plan.unrelated),
+        "sibling": plan.sibling and plan.sibling.identified.model_dump(mode="json"),
+        "models": models,
+        "versions": list_versions(),
+    }
 
 
 def _plan_attacks(

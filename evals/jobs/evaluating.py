@@ -132,8 +132,8 @@ def run_evaluation(
         write_evaluation(found, folder, edited[0].manifest if alone else None)
         if browser is not None:
             print_pdf(browser, folder, folder / PDF)
-    for place, model in enumerate(models):
-        _attach(found, place, Path(model), overwrite)
+    for place, name in enumerate(models):
+        _attach(found, place, Path(name), overwrite)
     return found.report, output
 
 

@@ -29,6 +29,10 @@ from surgery.untrusted import read_bytes
 
 TOOL = "attn-surgery"
 _REPEAT = "run `attn-surgery reproduce`"
+_OTHERS = (
+    "verify a model that `attn-surgery export` wrote, or measure any other with "
+    "`attn-surgery audit`"
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def verify(
     is_of_source = source is not None and find_folder(model) is not None
     result, others = find_export(model, None if is_of_source else revision)
     path = result.folder
-    text = text or read_record(path, "verify a model that `attn-surgery export` wrote", model)
+    text = text or read_record(path, _OTHERS, model)
     manifest = parse_manifest(text, path / MANIFEST)
     found = None
     if source is not None:
@@ -182,7 +186,8 @@ def _list_claims(
     if report:
         yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")
     else:
-        yield Claim("measurements", "there are none: to measure, run `attn-surgery evaluate`")
+        what = "how it does, as the folder has no report: run `attn-surgery evaluate`"
+        yield Claim("measurements", what)
     unread = (RECIPE, "lm_eval") if report else (*REPORTS, RECIPE, "lm_eval")
     if extract_own_text(read_card(folder) or ""):
         yield Claim(CARD, "everything outside its generated parts")

@@ -15,9 +15,9 @@ def list_recovered(
 ) -> Iterator[dict[str, Any]]:
     """One record per passage that a model was trained on, without its text.
 
-    - `id`, `hash`. `counted`: it is one of those that the figures are of; a search saw none of them.
-      `listed`: it was not left out.
-    - `recovered`: attack → model → whether the attack recovers it in any of its draws and settings;
+    - `id`, `hash`. `counted`: the figures are of these, none of which a search saw. `listed`: it
+      was not left out.
+    - `recovered`: attack → model → whether the attack recovers it in any of its draws and settings.
       None where the attacker held it, or a passage that overlaps it.
     """
     samples, members = plan.passages, plan.samples.trained_on

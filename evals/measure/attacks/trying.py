@@ -19,7 +19,9 @@ from evals.measure.attacks.result import (
     MembershipResult,
     compare_outcomes,
 )
+from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
 from evals.measure.memorization.measures import Flags
+from evals.run.journal import KEEP_NOTHING, Journal
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
@@ -119,8 +121,11 @@ def try_attacks(
     with_control: bool = True,
     cut: tuple[int, ...] | None = None,
     advance: Callable[[int], None] = lambda done: None,
+    journal: Journal = KEEP_NOTHING,
 ) -> AuditedModel:
     """Tries every attack of `plan` on one model. `advance` counts finished attacks.
+
+    `journal` keeps each attack, and gives back those of an earlier run.
 
     - `base`: the outcomes of the base, if the model is an edit of it.
     - `cut`: the blocks that an edit changed; by default those that the model's files name.
@@ -139,28 +144,49 @@ def try_attacks(
         sibling=plan.sibling,
     )
     beside = replace(on, samples=plan.control)
-    found: dict[str, AttackOutcome] = {}
-    control: dict[str, AttackOutcome] = {}
-    seconds = {}
-    for attack in plan.tried:
-        name, begun = attack.name, time.perf_counter()
-        targets = (on, beside)
-        if base is not None and attack.reads_base:
-            known = (base.passages[name], base.control[name])
-            targets = (replace(on, base=known[0]), replace(beside, base=known[1]))
-        if not attack.tells_members or plan.control_kind == "non-members":
-            first, second = targets
-            if base is not None and attack.in_draws:  # every model and control in as many
-                first = replace(first, draws=base.passages[name].draws)
-            found[name] = attack.run(first)
-            if attack.in_draws:
-                second = replace(second, draws=found[name].draws)
-            if with_control or attack.tells_members or attack.reads_base:
-                control[name] = attack.run(second)
-        seconds[name] = time.perf_counter() - begun
-        advance(1)
-    provenance = current_processes().once(lambda: loaded.provenance)
-    return AuditedModel(found, control, seconds, provenance)
+    processes = current_processes()
+    done: dict[str, Tried] = processes.agree(dict(journal.read(tried_from_json)))
+    with journal.open_to_append():
+        for attack in plan.tried:
+            if attack.name not in done:
+                done[attack.name] = _try(attack, on, beside, plan, base, with_control)
+                if done[attack.name].can_be_stored:
+                    journal.append(tried_as_json(attack.name, done[attack.name]))
+            advance(1)
+    provenance = processes.once(lambda: loaded.provenance)
+    return AuditedModel(
+        {name: one.passages for name, one in done.items() if one.passages is not None},
+        {name: one.control for name, one in done.items() if one.control is not None},
+        {name: one.seconds for name, one in done.items()},
+        provenance,
+    )
+
+
+def _try(
+    attack: Attack,
+    on: Target,
+    beside: Target,
+    plan: AttackPlan,
+    base: AuditedModel | None,
+    with_control: bool,
+) -> Tried:
+    """Tries one attack on the passages and on the control, as `try_attacks` says."""
+    name, begun = attack.name, time.perf_counter()
+    found = control = None
+    if base is not None and attack.reads_base:
+        on, beside = (
+            replace(target, base=known[name])
+            for target, known in ((on, base.passages), (beside, base.control))
+        )
+    if not attack.tells_members or plan.control_kind == "non-members":
+        if base is not None and attack.in_draws:  # every model and control in as many
+            on = replace(on, draws=base.passages[name].draws)
+        found = attack.run(on)
+        if attack.in_draws:
+            beside = replace(beside, draws=found.draws)
+        if with_control or attack.tells_members or attack.reads_base:
+            control = attack.run(beside)
+    return Tried(found, control, time.perf_counter() - begun)
 
 
 def compare_models(

@@ -1,0 +1,68 @@
+"""Outcomes of attacks as JSON, so that an audit that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from evals.measure.attacks.attack import AttackOutcome, Setting
+from evals.run.journal import arrays_as_json, arrays_from_json
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What one attack found on one model: on the passages and on the control, if it ran there."""
+
+    passages: AttackOutcome | None
+    control: AttackOutcome | None
+    seconds: float
+
+    @property
+    def can_be_stored(self) -> bool:
+        """Whether JSON can hold it: not what `guided` keeps of the base."""
+        both = (self.passages, self.control)
+        return all(one is None or isinstance(one.kept, int | None) for one in both)
+
+
+def tried_as_json(name: str, tried: Tried) -> dict[str, Any]:
+    return {
+        "attack": name,
+        "passages": tried.passages and _outcome_as_json(tried.passages),
+        "control": tried.control and _outcome_as_json(tried.control),
+        "seconds": tried.seconds,
+    }
+
+
+def tried_from_json(stored: dict[str, Any]) -> tuple[str, Tried]:
+    """The inverse of `tried_as_json`."""
+    outcomes = (stored[part] for part in ("passages", "control"))
+    passages, control = (one and _outcome_from_json(one) for one in outcomes)
+    return stored["attack"], Tried(passages, control, stored["seconds"])
+
+
+def _outcome_as_json(outcome: AttackOutcome) -> dict[str, Any]:
+    settings = [
+        {"setting": vars(one), "flags": arrays_as_json({"recovered": flags})}
+        for one, flags in outcome.settings.items()
+    ]
+    return {
+        "flags": arrays_as_json({"recovered": outcome.recovered, "tried": outcome.tried}),
+        "curve": arrays_as_json(outcome.curve),
+        "scores": arrays_as_json(outcome.scores),
+        "settings": settings,
+        "kept": outcome.kept,
+    }
+
+
+def _outcome_from_json(stored: dict[str, Any]) -> AttackOutcome:
+    settings = {
+        Setting(**one["setting"]): arrays_from_json(one["flags"])["recovered"]
+        for one in stored["settings"]
+    }
+    return AttackOutcome(
+        **arrays_from_json(stored["flags"]),
+        curve=arrays_from_json(stored["curve"]),
+        scores=arrays_from_json(stored["scores"]),
+        settings=settings,
+        kept=stored["kept"],
+    )
