@@ -121,7 +121,7 @@ def audit(
 
         def describe() -> dict[str, Any]:
             before = [one.provenance for one in done[:1]]
-            return _describe(request, plan, [*before, loaded.provenance])
+            return _describe(plan, [*before, loaded.provenance])
 
         with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
             done.append(
@@ -154,13 +154,14 @@ def audit(
     return report
 
 
-def _describe(
-    request: AuditRequest, plan: AttackPlan, models: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What a journal of these attacks is about. `models`: the base, and the one attacked."""
+def _describe(plan: AttackPlan, models: list[dict[str, Any]]) -> dict[str, Any]:
+    """What decides the outcome of an attack. `models`: the base, and the one attacked."""
     return {
-        "request": request.model_dump(mode="json"),
-        "samples": plan.samples.sha256,
+        "passages": plan.passages.sha256,
+        "control": plan.control.sha256,
+        "prefix_length": plan.samples.prefix_length,
+        "draws": plan.draws,
+        "batch_size": plan.batch_size,
         "heldout": hash_row(plan.unrelated),
         "sibling": plan.sibling and plan.sibling.identified.model_dump(mode="json"),
         "models": models,
