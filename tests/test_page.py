@@ -343,7 +343,7 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
     ]
     asks, files, trains, *others = said["Who could still get what"]
     assert asks == "Someone who asks the model: 1 of 24 passages (likely at most 20.2 %)."
-    assert files == "Someone who has its files: not tried."
+    assert files == "Someone who has its files and does not train: not tried."
     assert trains.startswith("Someone who trains it further: 6 of 22 passages (likely at most ")
     assert [one.rpartition(": ")[2] for one in others] == ["not tried.", "not tried."]
     (edit,) = found().edits
@@ -360,7 +360,7 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
 def test_every_attack_has_its_attacker() -> None:
     assert {find_attacker(name) for name in ALL} == set(ATTACKERS)
     assert {find_attacker(name) for name in CHEAP} == {"asks the model"}
-    assert find_attacker("quantized:4") == "has its files"
+    assert find_attacker("quantized:4") == "has its files and does not train"
 
 
 def test_how_far_an_edit_goes_toward_a_twin_is_no_share_of_passages() -> None:

@@ -107,7 +107,7 @@ TRAINING = ("relearn", "relearn-alike", "relearn-benign", "relearn-strongest", "
 """Those that train the model itself."""
 ATTACKERS: dict[str, tuple[str, ...]] = {
     "asks the model": (),
-    "has its files": ("quantized", "early-exit"),
+    "has its files and does not train": ("quantized", "early-exit"),
     "trains it further": (
         *("relearn", "relearn-alike", "relearn-benign"),
         *("relearn-strongest", "soft-prompt"),
