@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import click
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from reciting import recited_rows
 from tiny_tokenizer import tiny_model
 
 from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make_scores
 from benchmarks.rivals.bed import Bed, measure_text, mlp_layers
-from benchmarks.rivals.choosing import TRIED, Candidate, choose, shortlist
+from benchmarks.rivals.choosing import Candidate, bisect_candidates, choose, list_rounds
 from benchmarks.rivals.erased import erased
 from benchmarks.rivals.fair import (
     METHODS,
@@ -87,34 +90,78 @@ def scale_more(model: Any, bed: Bed, *, looks: int) -> Iterator[None]:
 def test_several_looks_of_a_rival_with_one_setting_are_attacked(
     bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """K-FAC goes through its settings in one run: its cheapest look may give all back."""
+    """The cheapest that keeps the limit is found by bisection: the dearer ones give less back."""
     attacked = []
 
     def attack(name: str) -> Any:
         def run(target: Any) -> Any:
-            attacked.append(copy.deepcopy(target.model.state_dict()))
-            rate = np.array([len(attacked) < 3])
-            return type("Outcome", (), {"counted": rate})
+            attacked.append(measure_text(make(), target.model, bed.heldout)["kl"])
+            return type("Outcome", (), {"counted": np.array([attacked[-1] < threshold])})
 
         return type("Attack", (), {"run": staticmethod(run)})
 
     monkeypatch.setattr("benchmarks.rivals.choosing.find_attack", attack)
-    choice = choose("more", scale_more, [{"looks": 5}], make, bed, seconds=60, limits=(0.0, 0.05))
+    threshold = 0.0
+    given = ("more", scale_more, [{"looks": 8}], make, bed)
+    cheapest = choose(*given, seconds=60, limits=(0.0, 0.05)).candidate
+    assert cheapest is not None
+    assert (cheapest.looks, cheapest.relearned) == (1, 0)
+    threshold = cheapest.cost + 1e-3
+    second = choose(*given, seconds=60, limits=(0.0, 0.05)).candidate
+    assert second is not None
+    assert second.cost > cheapest.cost
+    assert second.relearned == 0
+    assert second.looks in (2, 4, 8)
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.floats(0, 1), st.integers(1, 12))
+def test_bisection_keeps_the_limit_if_it_can(left: list[float], limit: float, tries: int) -> None:
+    """`left`: what candidates, the cheapest first, give back; the dearer, the less."""
+    rates = sorted(left, reverse=True)
+    found = [Candidate({}, at, 0.0, float(at), {}) for at in range(len(rates))]
+    attacked: list[int] = []
+
+    def attack(one: Candidate) -> Candidate:
+        attacked.append(one.looks)
+        return replace(one, relearned=rates[one.looks])
+
+    choice = bisect_candidates(found, attack, limit, lambda: len(attacked) >= tries)
+    assert len(attacked) <= max(1, min(tries, len(rates).bit_length()))
+    if not rates:
+        assert choice is None
+        return
+    assert choice is not None
+    assert choice.looks in attacked
+    if len(attacked) < tries:
+        keeping = [at for at, rate in enumerate(rates) if rate <= limit]
+        assert choice.looks == (keeping[0] if keeping else len(rates) - 1)
+
+
+def test_a_third_of_the_settings_goes_on(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that recover least, and of those that keep the limit, the cheapest."""
+    clock, begun = [0.0], []
+    monkeypatch.setattr("benchmarks.rivals.choosing.read_seconds", lambda: clock[0])
+
+    def run(model: Any, bed: Bed, *, by: float) -> Iterator[None]:
+        begun.append(by)
+        for _ in range(100):
+            clock[0] += 1
+            yield from scale(model, bed, by=by)
+
+    settings = [{"by": by} for by in (1e-6, 1e-7, 1e-8, 3.0, 1e-6, 1e-6, 1e-6)]
+    choice = choose("run", run, settings, make, bed, seconds=50, limits=(0.0, 1.0))
+    assert begun[:7] == [one["by"] for one in settings]
+    assert begun[7] == begun[-1] == 3.0, "it alone forgets"
+    assert len(begun) == 7 + 3 + 1
+    assert choice.tried == 7
     assert choice.candidate is not None
-    assert len(attacked) == 3, "the first two gave all back"
-    assert choice.candidate.relearned == 0
-    assert len({str(one) for one in attacked}) == 3
+    assert choice.candidate.setting == {"by": 3.0}
 
 
-def test_the_cheapest_of_each_setting_are_attacked_before_others() -> None:
-    def make_candidate(by: int, cost: float) -> Candidate:
-        return Candidate({"by": by}, 1, 0.0, cost, {})
-
-    alike = [make_candidate(0, cost) for cost in (0.1, 0.2, 0.3, 0.4)]
-    other = make_candidate(1, 9.0)
-    assert shortlist([other, *alike]) == [*alike[: TRIED - 1], other]
-    many = [make_candidate(by, float(-by)) for by in range(9)]
-    assert [one.setting["by"] for one in shortlist(many)] == [8, 7, 6, 5]
+def test_rounds() -> None:
+    assert [list_rounds(number) for number in (1, 8, 12, 16)] == [
+        [1], [8, 3, 1], [12, 4, 2, 1], [16, 6, 2, 1]
+    ]  # fmt: skip
 
 
 def test_no_setting_begins_after_the_time(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:

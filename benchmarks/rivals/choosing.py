@@ -1,11 +1,14 @@
 """Chooses a rival's setting as a search chooses an edit: limits kept, then least cost.
 
-Every setting gets an equal share of the time that is left, and none begins after it. Each look at a
-setting is a candidate: the model as it then is. Of those that recover at most the limit, the
-cheapest of each setting, and then the cheapest of the others, are attacked by fine-tuning
-(`relearn`, brief, as a search does it): a few, the cheapest first. The first that keeps that limit
-is the choice. If none does, the one that leaves least is. If no look kept the first limit, the
-rival is not finished. The cost is that of `search`: the worst of the measures that count.
+Settings meet in rounds. All of them share the time of the first; the best third of each round, from
+the start again, that of the next; one setting has the last for itself. No run begins after the
+time. Each look at a setting is a candidate: the model as it then is. The best settings are those
+whose candidates recover at most the limit, the cheapest first.
+
+Then candidates are attacked by fine-tuning (`relearn`, brief, as a search does it). As the dearer
+ones give less back, bisection finds the cheapest that keeps that limit, which is the choice. If
+none does, the one that leaves least is. If no look kept the first limit, the rival is not finished.
+The cost is that of `search`: the worst of the measures that count.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ from evals.measure.attacks.names import find_attack
 from evals.measure.edits.costs import find_worst
 
 Setting = Mapping[str, Any]
-TRIED, TRYING = 4, 0.2
-"""Candidates that are fine-tuned at most, and the share of the time that this may take."""
+TRYING = 0.2
+"""The share of the time that fine-tuning candidates may take."""
 
 
 @dataclass(frozen=True)
@@ -75,39 +78,96 @@ def choose(
     limits: tuple[float, float],
     prepare: Callable[[Any, Bed], Mapping[str, Any]] | None = None,
 ) -> Choice:
-    """Tries the settings in turn. `make`: gives a fresh model to change.
+    """Tries the settings in rounds. `make`: gives a fresh model to change.
 
     `limits`: on `any`, and on `relearn`. `prepare`: makes, from a fresh model, what all settings
     share: more arguments of the rival. This counts as the rival's time.
     """
     begun, base = read_seconds(), make().requires_grad_(False)
     shared = prepare(make().requires_grad_(True), bed) if prepare else {}
-    found: list[Candidate] = []
-    lowest, tried = 1.0, 0
-    while tried < len(settings):
-        left = seconds * (1 - TRYING) - (read_seconds() - begun)
-        if tried and left <= 0:
-            break
-        model, setting = make().requires_grad_(True), settings[tried]
-        looks = rival(model, bed, **setting, **shared)
-        share = left / (len(settings) - tried)
-        kept, least = run_setting(looks, setting, model, base, bed, share, limits[0])
-        found, lowest, tried = shortlist([*found, *kept]), min(lowest, least), tried + 1
-        for one in kept[:1]:
-            click.echo(f"{name}: {one.label}: cost {one.cost:.3f}", err=True)
-    attacked: list[Candidate] = []
-    for one in found:
-        if attacked and read_seconds() - begun > seconds:
-            break
+    trials: dict[int, Trial] = {}
+    sizes = list_rounds(len(settings))
+    best = list(range(len(settings)))
+    for number, size in enumerate(sizes):
+        runs = [index for index in best[:size] if index not in trials or not trials[index].ended]
+        for place, index in enumerate(runs):
+            left = seconds * (1 - TRYING) - (read_seconds() - begun)
+            if trials and left <= 0:
+                break
+            share = left / (len(sizes) - number) / (len(runs) - place)
+            model, setting = make().requires_grad_(True), settings[index]
+            looks = rival(model, bed, **setting, **shared)
+            trial = run_setting(looks, setting, model, base, bed, share, limits[0])
+            if index not in trials or trial.looks > trials[index].looks:
+                trials[index] = trial
+            for one in trials[index].kept[:1]:
+                click.echo(f"{name}: {one.label}: cost {one.cost:.3f}", err=True)
+        best = sorted(trials, key=lambda index: trials[index].rank)
+    found = sorted((one for trial in trials.values() for one in trial.kept), key=lambda c: c.cost)
+    lowest = min(trial.lowest for trial in trials.values())
+
+    def attack(one: Candidate) -> Candidate:
         model = make()
         model.load_state_dict(one.weights)
         target = Target(get_held(model), None, bed.samples, bed.text, draws=1, brief=True)
-        rate = float(find_attack("relearn").run(target).counted.mean())
-        attacked.append(replace(one, relearned=rate))
-        if rate <= limits[1]:
-            return Choice(attacked[-1], lowest, tried)
-    best = min(attacked, key=lambda one: one.relearned or 0.0, default=None)
-    return Choice(best, lowest, tried)
+        return replace(one, relearned=float(find_attack("relearn").run(target).counted.mean()))
+
+    def is_over() -> bool:
+        return read_seconds() - begun > seconds
+
+    return Choice(bisect_candidates(found, attack, limits[1], is_over), lowest, len(trials))
+
+
+def list_rounds(number: int) -> list[int]:
+    """How many settings run in each round: a third of those before, until one is left."""
+    sizes = [number]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 3))
+    return sizes
+
+
+def bisect_candidates(
+    found: Sequence[Candidate],
+    attack: Callable[[Candidate], Candidate],
+    limit: float,
+    is_over: Callable[[], bool],
+) -> Candidate | None:
+    """The cheapest of `found`, which are in order of cost, that keeps `limit` once attacked.
+
+    If none of those attacked does, the one that leaves least. None if nothing was found.
+    """
+    attacked: list[Candidate] = []
+    low, high = 0, len(found)
+    while low < high and not (attacked and is_over()):
+        middle = (low + high) // 2
+        attacked.append(attack(found[middle]))
+        if (attacked[-1].relearned or 0.0) <= limit:
+            high = middle
+        else:
+            low = middle + 1
+    keeping = [one for one in attacked if (one.relearned or 0.0) <= limit]
+    if keeping:
+        return min(keeping, key=lambda one: one.cost)
+    return min(attacked, key=lambda one: one.relearned or 0.0, default=None)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of one setting.
+
+    `kept`: candidates, in order of cost; `lowest`: the least that any of its `looks` recovered;
+    `ended`: the rival ended by itself, so that more time changes nothing.
+    """
+
+    looks: int
+    kept: tuple[Candidate, ...]
+    lowest: float
+    ended: bool
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The lower, the better: first those with a candidate, by the cost of their cheapest."""
+        return (0.0, self.kept[0].cost) if self.kept else (self.lowest, 0.0)
 
 
 def run_setting(
@@ -118,33 +178,26 @@ def run_setting(
     bed: Bed,
     seconds: float,
     limit: float,
-) -> tuple[list[Candidate], float]:
-    """The cheapest looks that recover at most `limit`, and the least that any look recovered."""
+) -> Trial:
+    """Runs a setting for a while. Of the looks that recover at most `limit`, it keeps the first,
+    the second, the fourth, and so on, and the last."""
     assert bed.heldout is not None
     begun, lowest = read_seconds(), 1.0
     kept: list[Candidate] = []
+    last: list[Candidate] = []
+    met, number, ended = 0, 0, True
     for number, _ in enumerate(looks, 1):
         recovered = bed.measure_recovered(model)
         lowest = min(lowest, recovered)
         if recovered <= limit:
+            met += 1
             _, cost = find_worst(measure_text(base, model, bed.heldout))
-            if len(kept) < TRIED or cost < kept[-1].cost:
-                weights = {key: value.clone() for key, value in model.state_dict().items()}
-                kept.append(Candidate(setting, number, recovered, cost, weights))
-                kept = sorted(kept, key=lambda one: one.cost)[:TRIED]
+            weights = {key: value.clone() for key, value in model.state_dict().items()}
+            last = [Candidate(setting, number, recovered, cost, weights)]
+            if met & (met - 1) == 0:  # a power of two
+                kept, last = [*kept, *last], []
         if read_seconds() - begun > seconds:
+            ended = False
             break
-    return kept, lowest
-
-
-def shortlist(found: Sequence[Candidate]) -> list[Candidate]:
-    """At most `TRIED`, the cheapest first: the cheapest of each setting go before all others.
-
-    So a rival with one setting, such as K-FAC, is not judged by a single look at it.
-    """
-    ordered = sorted(found, key=lambda one: one.cost)
-    firsts: dict[str, Candidate] = {}
-    for one in ordered:
-        firsts.setdefault(str(one.setting), one)
-    others = [one for one in ordered if firsts[str(one.setting)] is not one]
-    return sorted([*firsts.values(), *others][:TRIED], key=lambda one: one.cost)
+    ordered = tuple(sorted([*kept, *last], key=lambda one: one.cost))
+    return Trial(number, ordered, lowest, ended)

@@ -43,8 +43,8 @@ def command(
     missed, and else 4 if one is not decided.
 
     If a search chose the edit on some of the passages, the figures are for the others. Results hold
-    no text; --rows names passages by their ids. With --output, run the same command again to continue
-    after an interruption.
+    no text; --rows names passages by their ids. With --output, run the same command again to
+    continue after an interruption.
     """
     if rows is not None and rows == output:
         raise click.UsageError("--rows and --output name the same place")

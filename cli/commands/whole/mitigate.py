@@ -126,7 +126,9 @@ def command(
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
         if not request.erase:
-            note("--erase also tries results that were taught to forget the passages before the cut")
+            note(
+                "--erase also tries results that were taught to forget the passages before the cut"
+            )
     options.end_with(done.state, allow_undecided=allow_undecided)
     if done.next_command is not None:
         note(f"next: {done.next_command}")
