@@ -11,6 +11,8 @@ from cli.escaping import escape_text
 from cli.options import COMMAS, EXISTING_FILE, Decorator
 
 _NOT_READ = {"config", "overwrite", "json"}
+_WRITTEN = {"output", "rows"}
+"""Options that say where to write."""
 _MANY = 5
 """A command with more options than this takes --config."""
 _OF_RESULTS = {"config.yaml", "recipe.yaml"}
@@ -76,9 +78,9 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
                 value = not click.BOOL.convert(_check_value(known[name], value), param, ctx)
             if name in _NOT_READ:
                 raise click.BadParameter(f"cannot come from a file; pass --{name}")
-            if name == "output" and path.name in _OF_RESULTS:
+            if name in _WRITTEN and path.name in _OF_RESULTS:
                 what = "cannot come from a file of a result, which may be someone else's"
-                raise click.BadParameter(f"{what}; pass --output, or rename a file that you wrote")
+                raise click.BadParameter(f"{what}; pass --{name}, or rename a file that you wrote")
             if name not in known:
                 near = suggest(name, known)
                 what = f"{ctx.info_name} has no option {key!r}{f'; {near}' if near else ''}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -68,6 +69,8 @@ GROUPS: dict[str, dict[str, str]] = {
 HEADINGS = {"whole": "The whole job"}
 PARTS = ("what", "where", "expected", "got", "fix")
 """Parts of the line of a `SurgeryError`."""
+_ABSENT = re.compile("does not exist|no such file|no such folder")
+"""In the message of an error about a file that is not there."""
 COMMANDS = {name: group for group, commands in GROUPS.items() for name in commands}
 
 
@@ -113,11 +116,11 @@ class LazyGroup(click.Group):
             with console.use_console(console.Console(note, show_progress)):
                 return super().invoke(ctx)
         except click.UsageError as error:
-            if "does not exist" in error.message:
+            if _ABSENT.search(error.message):
                 _hint_at_folders(ctx)
             raise _correct_usage(error) from None
         except SurgeryError as error:
-            if isinstance(error, SourceError | SamplesError):
+            if isinstance(error, SourceError | SamplesError) and _ABSENT.search(error.what):
                 _hint_at_folders(ctx)
             name = str(ctx.invoked_subcommand)
             command = self.get_command(ctx, name)

@@ -19,9 +19,9 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 from evals.data import Samples
 from evals.data.held_back import ChoiceCounts, HeldBack
 from evals.lab import samples_path
-from evals.measure.attacks.attack import AttackOutcome
+from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting
 from evals.measure.attacks.rows import list_recovered
-from evals.measure.attacks.trying import AttackPlan, AuditedModel
+from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models
 from evals.run.statistics import wilson
 from surgery import export
 
@@ -100,8 +100,23 @@ def test_rows_name_what_each_attack_recovers(edited, rows, tmp_path) -> None:
             flags = [row["recovered"][attack["name"]][model] for row in found]
             assert (flags.count(True), len(flags)) == (attack[model]["count"], attack[model]["n"])
     attn_surgery(*call).assert_error("rows.jsonl", "--overwrite")
-    wrong = attn_surgery(*call, "--output", tmp_path / "rows.jsonl")
-    assert (wrong.code, "same place" in wrong.stderr) == (2, True)
+    inside = (*call[:-1], tmp_path / "out" / "rows.jsonl", "--output", tmp_path / "out")
+    attn_surgery(*inside).assert_error("lies in the folder of the result", "--rows")
+
+
+def test_fewer_draws_of_the_edit_count_as_many_of_the_base() -> None:
+    """`revive` only reads a base without cuts, so that this can pay for more draws."""
+    samples = Samples(np.arange(12, dtype=np.int32).reshape(3, 4), 2, tuple("abc"), "test")
+    plan = AttackPlan(samples, samples.tokens, ("revive",))
+
+    def make(draws: int, recovered: bool) -> AuditedModel:
+        flags = np.full((draws, 3), recovered)
+        outcome = AttackOutcome(flags, np.ones_like(flags))
+        return AuditedModel({"revive": outcome}, {}, {"revive": 1.0}, {})
+
+    (found,) = compare_models(plan, make(5, True), make(2, False)).rated
+    assert (found.base.draws, found.edited.draws) == (2, 2)
+    assert (found.base.rate, found.edited.rate) == (1, 0)
 
 
 def test_a_row_of_an_attack_in_draws() -> None:
@@ -117,6 +132,33 @@ def test_a_row_of_an_attack_in_draws() -> None:
     assert [row["recovered"] for row in found] == [
         {"relearn": {"edited": told}} for told in (True, True, None, False)
     ]
+
+
+def test_rows_take_the_setting_that_the_figures_take() -> None:
+    """A setting that writes passages which no model saw does not count."""
+    strong, weak = Setting("all weights", 1e-3, 20), Setting("all weights", 1e-4, 20)
+
+    def make(nothing: list[int], weakly: list[int], strongly: list[int]) -> AttackOutcome:
+        flags = (np.isin(np.arange(3), which) for which in (nothing, weakly, strongly))
+        settings = dict(zip((UNTRAINED, weak, strong), flags, strict=True))
+        every = np.logical_or.reduce(list(settings.values()))
+        return AttackOutcome(every, np.ones(3, dtype=np.bool_), settings=settings)
+
+    samples = Samples(np.arange(12, dtype=np.int32).reshape(3, 4), 2, tuple("abc"), "test")
+    plan = AttackPlan(samples, samples.tokens, ("relearn-strongest",))
+    model = AuditedModel(
+        {"relearn-strongest": make([], [1], [0, 1, 2])},
+        {"relearn-strongest": make([], [], [2])},
+        {"relearn-strongest": 1.0},
+        {},
+    )
+    every = np.ones(3, dtype=np.bool_)
+    left = HeldBack(every, every, ChoiceCounts(), ~every)
+    rows = list(list_recovered(plan, {"base": model, "edited": model}, left))
+    told = [row["recovered"]["relearn-strongest"]["edited"] for row in rows]
+    assert told == [False, True, False]
+    (found,) = compare_models(plan, model, model).rated
+    assert found.edited.count == sum(told)
 
 
 def test_help_names_every_attack() -> None:

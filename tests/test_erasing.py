@@ -27,6 +27,8 @@ from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
+from evals.jobs.erasing import EraseRequest, run_erase
+from evals.jobs.exporting import ExportRequest, run_export
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
 from surgery.errors import ManifestError
@@ -208,6 +210,35 @@ def test_an_export_erases_first_then_cuts_then_heals(
     given = ("--source", work / "neox", "--text", work / "text.txt", *more[:2])
     samples = ("--samples", work / "samples.jsonl")
     assert attn_surgery("reproduce", out, *given, *samples, "--json").json["exact"]
+
+
+def test_what_was_taught_on_other_text_is_not_taken_for_the_same(
+    work: Path, tmp_path: Path
+) -> None:
+    """A job that goes on keeps what it made, unless you changed the text meanwhile."""
+    words = np.random.default_rng(1).choice(TEXT.split(), 3000)
+    (tmp_path / "other.txt").write_text(" ".join(words))
+    shutil.copytree(work / "erased", tmp_path / "erased")
+    given: dict[str, Any] = {
+        "model": str(work / "neox"), "drop_attn": "0-1", "variant": "zero", "overwrite": True,
+        "samples": str(work / "samples.jsonl"), "prefix_length": 8, "suffix_length": 8,
+    }  # fmt: skip
+    same, other = ((str(folder / name),) for folder, name in (
+        (work, "text.txt"), (tmp_path, "other.txt")
+    ))  # fmt: skip
+    alone = EraseRequest(**given, steps=STEPS, text=same, output=tmp_path / "erased")
+    assert run_erase(alone, keep=True) is None
+    assert run_erase(alone.model_copy(update={"text": other}), keep=True) is not None
+    cut = ExportRequest(
+        **given, erase=True, erase_steps=2, text=same, heal=same, heal_steps=2,
+        output=tmp_path / "cut",
+    )  # fmt: skip
+    assert run_export(cut)[1] is not None
+    assert run_export(cut, keep=True)[1] is None
+    for changed in ({"text": other}, {"heal": other}):
+        made = run_export(cut.model_copy(update=changed), keep=True)[1]
+        assert made is not None, changed
+        assert run_export(cut)[1] is not None, "and back"
 
 
 @pytest.mark.slow

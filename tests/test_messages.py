@@ -188,6 +188,11 @@ def test_your_file_may_name_the_output_and_a_file_of_a_result_may_not(tmp_path: 
     assert outcome.code == 2
     what = "output: cannot come from a file of a result, which may be someone else's; pass --output"
     assert what in outcome.stderr
+    theirs.write_text(f"rows: {tmp_path / 'rows.jsonl'}\n")
+    outcome = attn_surgery("audit", "lab:pythia", "--baseline", "lab:pythia", "--config", theirs)
+    assert outcome.code == 2
+    assert "rows: cannot come from a file of a result" in outcome.stderr
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 def test_a_file_of_a_result_that_names_files_elsewhere_says_so(tmp_path: Path) -> None:
@@ -202,6 +207,12 @@ def test_a_file_of_a_result_that_names_files_elsewhere_says_so(tmp_path: Path) -
     outcome = attn_surgery("evaluate", *given, "--config", recipe)
     assert (outcome.code, outcome.stderr.startswith(hint)) == (2, True)
     assert hint not in attn_surgery("evaluate", *given, "--front", "search.json").stderr
+    recipe.write_text("model: lab:pythia\nchoose: 0.999\nmax-extraction: 0.01\n")
+    attn_surgery("search", "--config", recipe, "--samples", "lab:pythia").assert_error(
+        "lab:pythia: a share of 0.999 leaves no passage to hold back",
+        "--choose",
+        notes=["lab:pythia: "],
+    )
 
 
 def test_all_mistakes_of_a_request_at_once() -> None:

@@ -66,4 +66,8 @@ def test_a_browser_that_prints_and_one_that_fails(
         with use_console(Console(said.append)):
             print_pdf(str(tmp_path / "chromium"), tmp_path, tmp_path / PDF)
     assert len(said) == 2
+    target.write_text("of an earlier run")
+    with pytest.raises(MeasurementError, match="printed no PDF"):
+        print_page(make_browser(tmp_path, "exit 0"), page, target)
+    assert target.read_text() == "of an earlier run"
     assert said[0].startswith("warning: ")

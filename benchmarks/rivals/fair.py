@@ -32,6 +32,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import click
@@ -57,6 +58,7 @@ from evals.lab import calibration_texts
 from evals.measure.attacks.attack import Target, split
 from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.sibling import find_sibling
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.edits.costs import MEASURES
 from evals.measure.memorization.membership import auc
@@ -65,7 +67,7 @@ from evals.run.lm_eval.running import Benchmarks
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.models import LoadedModel, open_model
 from surgery.editing.in_memory import apply
-from surgery.hub.finding import find_model
+from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.selection import parse_selection
 
@@ -230,7 +232,7 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     passages = load_samples(samples or model, tokenizer=loaded.tokenizer)
     bench = make_bench(model, loaded, passages, text, heldout, tasks, include_path, limit)
-    bench = replace(bench, sibling=find_model(helper) if helper else None)
+    bench = replace(bench, sibling=find_base(helper, loaded))
     given = [*(["--samples", samples or model]), "--dtype", "float32", *more.split()]
     for flag, files in (("--calibration", text), ("--corpus", heldout)):
         given += [word for file in files for word in (flag, str(file))]
@@ -264,6 +266,15 @@ def open_helper(name: str | None, loaded: LoadedModel) -> Any:
     helper = open_model(name, dtype="float32")
     check_helper(loaded, helper)
     return helper.model.requires_grad_(False)
+
+
+def find_base(helper: str | None, loaded: LoadedModel) -> ResolvedModel | None:
+    """The second model, if attention can be copied back from it. If not, it says why."""
+    try:
+        return find_sibling(helper, [loaded.found])
+    except MeasurementError as error:
+        click.echo(f"graft: left out: {error}", err=True)
+        return None
 
 
 def choose_methods(
@@ -343,8 +354,14 @@ def list_methods(
         return Made(edited.model, "the fewest that keep any", edited.cut)
 
     def search_for(name: str) -> Made:
-        search(SEARCHES[name], bench.bed, given, fits, output / name)
-        found = json.loads((output / f"{name}-search" / "search.json").read_text())["selected"]
+        result = output / f"{name}-search" / "search.json"
+        try:
+            search(SEARCHES[name], bench.bed, given, fits, output / name)
+        except CalledProcessError:
+            if result.exists() and json.loads(result.read_text())["selected"] is None:
+                return Made(None, "not finished: no edit that was measured keeps the limits")
+            raise
+        found = json.loads(result.read_text())["selected"]
         edited = open_model(str(output / name), dtype="float32")
         return Made(edited.model, f"{found['spec']} {found['variant']}", edited.cut)
 
@@ -399,12 +416,12 @@ def make_rows(runs: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
         if "no training" not in run:
             yield [f"`{name}`", *[""] * len(columns), *ends]
             continue
-        cells = [_format(run[share], "{:.1%}") for share in measured]
+        cells = [_format(run.get(share), "{:.1%}") for share in measured]
         cells[0] += f" ({run['by']})"
         yield [
             f"`{name}`",
             *cells,
-            _format(run["membership"], "{:.2f}"),
+            _format(run.get("membership"), "{:.2f}"),
             _format(run["never trained"], "{:+.2f}"),
             *(f"{run[cost]:.3f}" for cost in MEASURES),
             *(f"{100 * (run[task] - base[task]):+.1f}" for task in tasks),

@@ -126,7 +126,7 @@ def split_halves(
 ) -> tuple[Half, Half]:
     """What chooses an edit, and what is held back. `share`: as for `deal_passages`.
 
-    Raises `SamplesError` for fewer than two of either.
+    Raises `SamplesError` for fewer than two of either, and where one part gets no passage.
     """
     members = int(samples.trained_on.sum())
     for what, number in (
@@ -141,6 +141,14 @@ def split_halves(
                 got=number,
             )
     some, text = deal_passages(samples, seed, share), deal_windows(windows, seed)
+    for what, mine in zip(("choose on", "hold back"), some, strict=True):
+        if not len(mine):
+            raise SamplesError(
+                f"a share of {share:g} leaves no passage to {what}",
+                where=samples.source,
+                got=f"{members:,} passages",
+                fix="give another `choose`, or more passages",
+            )
     first, second = (
         Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
     )

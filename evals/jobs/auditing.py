@@ -23,6 +23,7 @@ from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_aud
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
 from evals.run.request import HeldoutText, Listing, Measuring, Option, Passages
+from surgery.errors import OutputError
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -98,6 +99,7 @@ def audit(
 
     output = ResultFolder(request, folder, owned, overwrite)
     if rows_file is not None:
+        _check_apart(rows_file, folder)
         check_output(rows_file, overwrite=overwrite, argument="rows")
     passages = open_passages(request.samples or str(request.lab), request)
     texts = require_heldout_texts(request.heldout, request.lab or request.model)
@@ -121,7 +123,7 @@ def audit(
 
         def describe() -> dict[str, Any]:
             before = [one.provenance for one in done[:1]]
-            return _describe(plan, [*before, loaded.provenance])
+            return _describe(plan, loaded, before)
 
         with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
             done.append(
@@ -154,8 +156,21 @@ def audit(
     return report
 
 
-def _describe(plan: AttackPlan, models: list[dict[str, Any]]) -> dict[str, Any]:
-    """What decides the outcome of an attack. `models`: the base, and the one attacked."""
+def _check_apart(rows_file: Path, folder: Path | None) -> None:
+    """Raises `OutputError` for a file in the folder, which appears only when all is done."""
+    place = rows_file.absolute()
+    if folder is not None and folder.absolute() in (place, *place.parents):
+        raise OutputError(
+            "lies in the folder of the result", where=rows_file, fix="choose another `rows`"
+        )
+
+
+def _describe(
+    plan: AttackPlan, loaded: LoadedModel, before: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What decides the outcome of an attack on a model. `before`: the base, if it is an edit."""
+    from evals.jobs.measuring import hash_settings
+
     return {
         "passages": plan.passages.sha256,
         "control": plan.control.sha256,
@@ -164,7 +179,9 @@ def _describe(plan: AttackPlan, models: list[dict[str, Any]]) -> dict[str, Any]:
         "batch_size": plan.batch_size,
         "heldout": hash_row(plan.unrelated),
         "sibling": plan.sibling and plan.sibling.identified.model_dump(mode="json"),
-        "models": models,
+        "models": [*before, loaded.provenance],
+        "settings": hash_settings(loaded),
+        "cut": loaded.cut,
         "versions": list_versions(),
     }
 

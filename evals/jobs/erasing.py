@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
     from surgery.hub.resolved import ResolvedModel
+    from surgery.record.manifest import ErasingRecord
     from surgery.selection import Selection
     from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.erasing import Erased
@@ -106,6 +107,11 @@ class Lessons:
     schedule: Schedule
     passages: TaughtPassages
 
+    def are_those_of(self, record: ErasingRecord) -> bool:
+        """Whether a recorded erasing taught the same passages on the same text."""
+        ours = self.text.record_text().sha256, self.passages.sha256
+        return ours == (record.sha256, record.passages.sha256)
+
 
 def run_erase(
     request: EraseRequest, *, keep: bool = False, job: str | None = None
@@ -123,10 +129,10 @@ def run_erase(
     edit = request.read_edit() or choose_blocks(request, text)
     fit_on = find_calibration_text(request.calibration, request.model, list_variants(edit, variant))
     prepared = prepare(request.model, edit, variant=variant, revision=request.revision)
-    if keep and _is_erasing_of(request, prepared):
+    lessons = read_lessons(request, prepared.model, text)
+    if keep and _is_erasing_of(request, prepared, lessons):
         return None
     untouched = replace(prepared.without_cut, job=job)
-    lessons = read_lessons(request, prepared.model, text)
     fitting = None if fit_on is None else fit_prepared(prepared, fit_on, request.device)
     erased = erase_prepared(prepared, lessons, fitting, request.device)
     with show_progress("export", prepared.total_bytes) as advance:
@@ -140,7 +146,7 @@ def run_erase(
         )
 
 
-def _is_erasing_of(request: EraseRequest, prepared: Prepared) -> bool:
+def _is_erasing_of(request: EraseRequest, prepared: Prepared, lessons: Lessons) -> bool:
     from surgery.record.manifest import read_manifest
 
     made = read_manifest(request.target)
@@ -148,7 +154,8 @@ def _is_erasing_of(request: EraseRequest, prepared: Prepared) -> bool:
     if made is None or record is None or made.edit.parts:
         return False
     asked = prepared.plan.selection, request.steps, request.harden
-    return (tuple(record.teacher), record.steps, record.hardened) == asked
+    alike = (tuple(record.teacher), record.steps, record.hardened) == asked
+    return alike and lessons.are_those_of(record)
 
 
 def choose_blocks(request: EraseRequest, text: Text) -> Selection:

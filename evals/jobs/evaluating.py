@@ -121,7 +121,7 @@ def run_evaluation(
     base = find_baseline(baseline, edited)
     for name, model in zip(models, edited, strict=True):
         related = find_relation(model.manifest, base) == "source"
-        if related and _keeps_report(Path(name), overwrite):
+        if related and _keeps_report(Path(name).expanduser(), overwrite):
             say(f"{name}: will leave its report and model card unchanged: {_KEPT}")
     found = evaluate(edited, base, materials)
     if not leave_launch():
@@ -133,7 +133,7 @@ def run_evaluation(
         if browser is not None:
             print_pdf(browser, folder, folder / PDF)
     for place, name in enumerate(models):
-        _attach(found, place, Path(name), overwrite)
+        _attach(found, place, Path(name).expanduser(), overwrite)
     return found.report, output
 
 

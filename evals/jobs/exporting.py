@@ -172,7 +172,7 @@ def run_export(
         say(f"{request.model}: {left_out(unknown)}")
     if early:
         request.check_output(default)
-    is_last = dry_run or (keep and _is_export_of(request, prepared))
+    is_last = dry_run or (keep and _is_export_of(request, prepared, healing, erasing))
     if request.gguf:
         read = None if is_last else read_result(prepared.plan, prepared.checkpoint.read)
         check_convertible(prepared.plan.result, prepared.model.folder, read)
@@ -294,7 +294,10 @@ def _read_text_apart(
     return tokens, schedule, taught
 
 
-def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:
+def _is_export_of(
+    request: ExportRequest, prepared: Prepared, healing: Text | None, erasing: Text | None
+) -> bool:
+    """Whether the output is the same export, trained on the same texts."""
     from surgery.record.manifest import read_manifest
 
     made = read_manifest(request.output) if request.output else None
@@ -308,4 +311,13 @@ def _is_export_of(request: ExportRequest, prepared: Prepared) -> bool:
         request.heal_steps if request.heal else 0,
         request.harden,
     ]
-    return (tuple(edit.parts), edit.layout, *found) == (*cut, *wanted)
+    if (tuple(edit.parts), edit.layout, *found) != (*cut, *wanted):
+        return False
+    if edit.erasing is not None and erasing is not None:
+        lessons = read_lessons(request.erase_request, prepared.model, erasing)
+        if not lessons.are_those_of(edit.erasing):
+            return False
+    if edit.healing is not None and healing is not None:
+        tokens, *_ = _read_text_apart(request, prepared, healing)
+        return tokens.record_text().sha256 == edit.healing.sha256
+    return True

@@ -328,9 +328,9 @@ def mitigate(
     places = list(exports.values())
     moves = places != [output]
     report = evaluate_exports(source, materials, places, arrange=arrange if moves else None)
-    write_text(output / RECIPE, request.to_config())
     if browser is not None:
         print_pdf(browser, output, page)
+    write_text(output / RECIPE, request.to_config())  # last: it says that all is done
     return Mitigation(request.model, output, result, report, names, place)
 
 

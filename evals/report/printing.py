@@ -29,12 +29,14 @@ def find_browser() -> str:
 
 
 def print_page(browser: str, page: Path, target: Path) -> None:
-    """Prints a page that loads nothing. Raises `MeasurementError` if the browser fails."""
+    """Prints a page that loads nothing. Raises `MeasurementError` if the browser fails; an earlier
+    file at `target` then stays."""
+    printed = target.with_name(f".{target.name}.partial")
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox refuses to run as root
     command = [browser, "--headless", "--disable-gpu", *as_root, "--no-pdf-header-footer"]
     try:
         subprocess.run(
-            [*command, f"--print-to-pdf={target.resolve()}", page.resolve().as_uri()],
+            [*command, f"--print-to-pdf={printed.resolve()}", page.resolve().as_uri()],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_SECONDS,
@@ -43,5 +45,6 @@ def print_page(browser: str, page: Path, target: Path) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         what = f"printed no PDF ({type(error).__name__})"
         raise MeasurementError(what, where=browser, fix="print report.html yourself") from None
-    if not target.is_file():
+    if not printed.is_file():
         raise MeasurementError("printed no PDF", where=browser, fix="print report.html yourself")
+    printed.replace(target)

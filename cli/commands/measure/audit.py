@@ -46,9 +46,6 @@ def command(
     no text; --rows names passages by their ids. With --output, run the same command again to
     continue after an interruption.
     """
-    if rows is not None and rows == output:
-        raise click.UsageError("--rows and --output name the same place")
-
     from evals.jobs.auditing import audit
 
     found = audit(request, output, rows_file=rows, overwrite=overwrite)

@@ -123,6 +123,14 @@ class AttackOutcome:
             {setting: flags[..., rows] for setting, flags in self.settings.items()},
         )
 
+    def take_draws(self, number: int) -> AttackOutcome:
+        """The outcome of the first draws, if there are more."""
+        if self.recovered.ndim == 1 or len(self.recovered) <= number:
+            return self
+        settings = {one: flags[:number] for one, flags in self.settings.items()}
+        first = self.recovered[:number], self.tried[:number]
+        return replace(self, recovered=first[0], tried=first[1], settings=settings)
+
     def take_strongest(self, control: AttackOutcome | None) -> tuple[Setting, AttackOutcome]:
         """The setting that recovers most, and its outcome.
 

@@ -128,9 +128,13 @@ def find_attack(name: str) -> Attack:
 
     Raises `UnknownNameError` if there is none, and `MeasurementError` if that code fails.
     """
+    return _import_attack(name) if is_own(name) else make_attack(name)
+
+
+def is_own(name: str) -> bool:
+    """Whether it names an attack of your own, at `package.module:ATTACK`."""
     kinds = {form.partition(":")[0] for form in _KINDS}
-    own = _PATH.fullmatch(name) and name.partition(":")[0] not in kinds
-    return _import_attack(name) if own else make_attack(name)
+    return _PATH.fullmatch(name) is not None and name.partition(":")[0] not in kinds
 
 
 def make_attack(name: str) -> Attack:

@@ -15,14 +15,19 @@ def list_recovered(
 ) -> Iterator[dict[str, Any]]:
     """One record per passage that a model was trained on, without its text.
 
-    - `id`, `hash`. `counted`: the figures are of these, none of which a search saw. `listed`: it
-      was not left out.
-    - `recovered`: attack → model → whether the attack recovers it in any of its draws and settings.
-      None where the attacker held it, or a passage that overlaps it.
+    - `id`, as it was given, and `hash`. `counted`: the figures are of these, none of which a search
+      saw. `listed`: it was not left out.
+    - `recovered`: attack → model → whether the attack recovers it in any of its draws, under the
+      setting that the figures are of. None where it does not count for the attack, as where the
+      attacker held it.
     """
     samples, members = plan.passages, plan.samples.trained_on
     counted, unlisted = left.passages[members], left.unlisted[members]
     attacks = [one.name for one in plan.tried if not one.tells_members]
+    found = {
+        attack: {key: _take(one, models["edited"], attack) for key, one in models.items()}
+        for attack in attacks
+    }
     for at, name in enumerate(samples.ids):
         yield {
             "id": name,
@@ -30,10 +35,19 @@ def list_recovered(
             "counted": bool(counted[at]),
             "listed": not unlisted[at],
             "recovered": {
-                attack: {key: _tell(one.passages[attack], at) for key, one in models.items()}
-                for attack in attacks
+                attack: {key: _tell(one, at) for key, one in outcomes.items()}
+                for attack, outcomes in found.items()
             },
         }
+
+
+def _take(model: AuditedModel, edited: AuditedModel, attack: str) -> AttackOutcome:
+    """An outcome, of several settings that of the strongest, as `compare_outcomes` takes it."""
+    outcome, control = model.passages[attack], edited.control.get(attack)
+    if not outcome.settings:
+        return outcome
+    counts = control if control is not None and control.tried.any() else None
+    return outcome.take_strongest(counts)[1]
 
 
 def _tell(outcome: AttackOutcome, at: int) -> bool | None:

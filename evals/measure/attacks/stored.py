@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.measure.attacks.attack import AttackOutcome, Setting
+from evals.measure.attacks.names import is_own
 from evals.run.journal import arrays_as_json, arrays_from_json
 
 
@@ -17,11 +18,12 @@ class Tried:
     control: AttackOutcome | None
     seconds: float
 
-    @property
-    def can_be_stored(self) -> bool:
-        """Whether JSON can hold it: not what `guided` keeps of the base."""
+    def can_be_stored(self, name: str) -> bool:
+        """Whether JSON can hold it: not what `guided` keeps of the base. Nor an attack of your own,
+        whose code may be another when the audit goes on."""
         both = (self.passages, self.control)
-        return all(one is None or isinstance(one.kept, int | None) for one in both)
+        simple = all(one is None or isinstance(one.kept, int | None) for one in both)
+        return simple and not is_own(name)
 
 
 def tried_as_json(name: str, tried: Tried) -> dict[str, Any]:

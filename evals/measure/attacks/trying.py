@@ -21,6 +21,7 @@ from evals.measure.attacks.result import (
 )
 from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
 from evals.measure.memorization.measures import Flags
+from evals.run.console import say
 from evals.run.journal import KEEP_NOTHING, Journal
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
@@ -146,11 +147,13 @@ def try_attacks(
     beside = replace(on, samples=plan.control)
     processes = current_processes()
     done: dict[str, Tried] = processes.agree(dict(journal.read(tried_from_json)))
+    if done:
+        say(f"{loaded.name}: {len(done)} attacks are done already: {', '.join(done)}")
     with journal.open_to_append():
         for attack in plan.tried:
             if attack.name not in done:
                 done[attack.name] = _try(attack, on, beside, plan, base, with_control)
-                if done[attack.name].can_be_stored:
+                if done[attack.name].can_be_stored(attack.name):
                     journal.append(tried_as_json(attack.name, done[attack.name]))
             advance(1)
     provenance = processes.once(lambda: loaded.provenance)
@@ -179,7 +182,8 @@ def _try(
             for target, known in ((on, base.passages), (beside, base.control))
         )
     if not attack.tells_members or plan.control_kind == "non-members":
-        if base is not None and attack.in_draws:  # every model and control in as many
+        if base is not None and attack.in_draws and not attack.on_cuts:
+            # every model and control in as many draws; but a base without cuts is only read
             on = replace(on, draws=base.passages[name].draws)
         found = attack.run(on)
         if attack.in_draws:
@@ -209,7 +213,9 @@ def compare_models(
         if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
             raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
         found = (one.passages.get(name) if one else None for one in (base, edited, twin))
-        before, after, never = (made and made.select(counted) for made in found)
+        outcomes = [made and made.select(counted) for made in found]
+        draws = min((made.draws for made in outcomes if made), default=1)
+        before, after, never = (made and made.take_draws(draws) for made in outcomes)
         controls = (base.control.get(name), edited.control.get(name))
         seconds = base.seconds[name] + edited.seconds[name]
         attacks.append(compare_outcomes(attack, before, after, controls, seconds, never))
