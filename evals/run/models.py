@@ -147,7 +147,7 @@ def _find_dtype(found: ResolvedModel, dtype: str, place: torch.device) -> torch.
 def has_arithmetic(dtype: torch.dtype) -> bool:
     """Whether this CPU multiplies numbers of a dtype about as fast as it can.
 
-    Without AVX-512, bfloat16 takes twenty to two hundred times as long as float32
+    Without AVX-512, bfloat16 takes 40 to 200 times as long as float32
     (`python -m benchmarks.number_formats`).
     """
     if dtype is torch.bfloat16:

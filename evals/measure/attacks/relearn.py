@@ -1,7 +1,7 @@
 """Fine-tunes a copy of the model: on some passages, on others like them, or on unrelated text.
 
 Do the passages that it was not fine-tuned on come back? An attacker tries two learning rates. What
-a cut leaves comes back at the lower one, what an erasing leaves at the higher one (figures are in
+a cut leaves comes back at the lower one, what an erasing leaves at either (figures are in
 docs/erasing.md). A search cuts, and so it tries the lower one alone.
 """
 
