@@ -22,6 +22,7 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
+from evals.jobs.erasing import EraseRequest
 from evals.jobs.keeping import RESULTS, Result, choose_best, choose_result, list_front
 from evals.jobs.mitigating import Job, MitigationRequest, _export
 from surgery.proof.verification import verify
@@ -529,6 +530,28 @@ def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
     assert "nothing erased: the teacher recites the passages" in said[-1]
 
 
+def test_every_result_asks_only_for_what_it_needs(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """Also where what is asked for is not as by default."""
+    request = MitigationRequest(
+        model=str(work / "tiny"), samples=str(work / "samples.jsonl"), heldout=(work / "heldout",),
+        erase=True, erase_steps=2, harden=True, text=("text.txt",), heal=("heal.txt",),
+        heal_steps=2, no_benchmarks=True,
+    )  # fmt: skip
+    plan = read_plan_file(work / "out-search" / "plan.json")
+    for name in request.list_results():
+        made = request.make_export_request(plan, tmp_path / name, name, overwrite=False)
+        if isinstance(made, EraseRequest):
+            assert (name, made.steps, made.harden) == ("erased", 2, True)
+            continue
+        erased, healed = "erased" in name, "healed" in name
+        assert (made.erase, made.harden, made.text) == (
+            *(erased, erased), ("text.txt",) if erased else ()
+        )  # fmt: skip
+        assert made.heal == (("heal.txt",) if healed else ())
+
+
 @pytest.mark.slow
 def test_all_five_results_are_made_and_the_one_named_is_kept(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -543,7 +566,7 @@ def test_all_five_results_are_made_and_the_one_named_is_kept(
         *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--no-benchmarks"),
         *("--attack", "near", "--draws", 1, "--max-extraction", 0.5, "--leave-out", 0.25),
         *("--erase", "--erase-steps", 2, "--heal", tmp_path / "other.txt", "--heal-steps", 2),
-        *("--keep", "erased-cut", "--output", out),
+        *("--harden", "--keep", "erased-cut", "--output", out),
     )
     done = attn_surgery(*given, "--json")
     assert done.code in (0, 3, 4), done.stderr

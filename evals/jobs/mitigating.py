@@ -23,7 +23,14 @@ from evals.report.printing import find_browser
 from evals.report.request import EvaluationRequest, Gating
 from evals.run.console import SILENT, say, use_console
 from evals.run.lm_eval.request import Drops, Limiting
-from evals.run.request import Erasing, Fraction, Option, describe_mistakes
+from evals.run.request import (
+    Erasing,
+    Fraction,
+    Healing,
+    Option,
+    Request,
+    describe_mistakes,
+)
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
 from surgery.output import check_output, publish, write_text
@@ -153,10 +160,8 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
         if name == "erased":
             return EraseRequest.of(dict(self), **edit, text=text, steps=self.erase_steps, seed=0)
         if "heal" not in name:
-            edit |= {"heal": (), "heal_steps": 80}
-        edit |= (
-            {"text": text} if "erase" in name else {"erase": False, "erase_steps": 60, "text": ()}
-        )
+            edit |= _list_defaults(Healing)
+        edit |= {"text": text} if "erase" in name else _list_defaults(Erasing)
         return ExportRequest.of(dict(self), **edit)
 
     @property
@@ -172,6 +177,11 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
             max_extraction=None,
             limit=None if self.no_benchmarks else self.limit,
         )
+
+
+def _list_defaults(kind: type[Request]) -> dict[str, Any]:
+    """The values of fields that ask for nothing."""
+    return {name: field.default for name, field in kind.model_fields.items()}
 
 
 @dataclass(frozen=True)
