@@ -11,8 +11,6 @@ from cli.escaping import escape_text
 from cli.options import COMMAS, EXISTING_FILE, Decorator
 
 _NOT_READ = {"config", "overwrite", "json"}
-_WRITTEN = {"output", "rows"}
-"""Options that say where to write."""
 _MANY = 5
 """A command with more options than this takes --config."""
 _OF_RESULTS = {"config.yaml", "recipe.yaml"}
@@ -78,7 +76,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
                 value = not click.BOOL.convert(_check_value(known[name], value), param, ctx)
             if name in _NOT_READ:
                 raise click.BadParameter(f"cannot come from a file; pass --{name}")
-            if name in _WRITTEN and path.name in _OF_RESULTS:
+            if path.name in _OF_RESULTS and _says_where_to_write(known.get(name)):
                 what = "cannot come from a file of a result, which may be someone else's"
                 raise click.BadParameter(f"{what}; pass --{name}, or rename a file that you wrote")
             if name not in known:
@@ -95,6 +93,12 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
             mistakes.append(escape_text(f"{path}: {key}: {error.message or 'a value is missing'}"))
     if mistakes:
         raise click.UsageError("\n".join(mistakes))
+
+
+def _says_where_to_write(option: click.Parameter | None) -> bool:
+    if option is None or option.name not in ("output", "rows"):
+        return False
+    return isinstance(option.type, click.Path)
 
 
 def _check_value(option: click.Parameter, value: Any) -> Any:

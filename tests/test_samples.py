@@ -395,9 +395,10 @@ def test_lengths_that_fit_are_proposed_where_no_row_is_long_enough(tmp_path, siz
     named = {
         name: value for name, value in options.items() if (name, value) != ("prefix_length", 32)
     }
-    shown = [f"`{n}`" if value is True else f"`{n}={value}`" for n, value in named.items()]
-    fix = f"try {' '.join(shown)}" if tries else "give longer passages"
-    for skip_short in (False, True):
+    for skip_short in (False, True):  # what is done already is not proposed
+        shown = [f"`{n}={value}`" for n, value in named.items() if value is not True]
+        shown += ["`skip_short`"] if "skip_short" in named and not skip_short else []
+        fix = f"try {' '.join(shown)}" if tries else "give longer passages"
         assert message(source, skip_short=skip_short) == f"{source}: {says}; {fix}"
     if tries:
         assert load_samples(source, **options).tokens.shape[1] == sum(tries[:2])

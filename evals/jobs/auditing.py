@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,8 @@ from surgery.record.manifest import Manifest, list_versions
 if TYPE_CHECKING:
     from evals.measure.attacks.trying import AttackPlan, AuditedModel
     from evals.run.models import LoadedModel
+
+    Shared = tuple[AttackPlan, HeldBack]
 
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
@@ -88,13 +91,7 @@ def audit(
     anything unusable, or if the folder or the file cannot be written.
     """
     from evals.data.windows import cut_windows
-    from evals.measure.attacks.rows import list_recovered
-    from evals.measure.attacks.sibling import (
-        describe_own_recital,
-        describe_sibling,
-        find_sibling,
-    )
-    from evals.measure.attacks.trying import try_attacks
+    from evals.measure.attacks.sibling import describe_own_recital, describe_sibling, find_sibling
     from evals.run.models import find_last, measure_in_turn
 
     output = ResultFolder(request, folder, owned, overwrite)
@@ -111,31 +108,13 @@ def audit(
     if (line := describe_sibling(sibling, base)) is not None:
         say(line)
 
-    def prepare(loaded: LoadedModel) -> tuple[AttackPlan, HeldBack]:
+    def prepare(loaded: LoadedModel) -> Shared:
         samples = tokenize_passages(passages, loaded.tokenizer)
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
         return _plan_attacks(request, samples, windows, edited.manifest, sibling)
 
-    def attack(
-        loaded: LoadedModel, shared: tuple[AttackPlan, HeldBack], is_last: bool
-    ) -> AuditedModel:
-        plan, _ = shared
-
-        def describe() -> dict[str, Any]:
-            before = [one.provenance for one in done[:1]]
-            return _describe(plan, loaded, before)
-
-        with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
-            done.append(
-                try_attacks(
-                    loaded,
-                    plan,
-                    *done[:1],
-                    with_control=is_last,
-                    advance=advance,
-                    journal=output.open_journal(describe, loaded, f".{len(done) + 1}"),
-                )
-            )
+    def attack(loaded: LoadedModel, shared: Shared, is_last: bool) -> AuditedModel:
+        done.append(_attack(loaded, shared[0], output, done, is_last=is_last))
         return done[-1]
 
     done: list[AuditedModel] = []
@@ -149,11 +128,44 @@ def audit(
     report = _make_report(request, plan, left, before, after, *twins)
     if rows_file is not None:
         named = dict(zip(("base", *("twin" for _ in twins), "edited"), done, strict=True))
-        records = list_recovered(plan, named, left)
-        lines = (json.dumps(record, ensure_ascii=False) for record in records)
-        write_lines(rows_file, lines, overwrite=overwrite)
+        _write_rows(rows_file, plan, named, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
+
+
+def _attack(
+    loaded: LoadedModel,
+    plan: AttackPlan,
+    output: ResultFolder,
+    done: Sequence[AuditedModel],
+    *,
+    is_last: bool,
+) -> AuditedModel:
+    """Attacks a model after those that are `done`, the first of which is the base."""
+    from evals.measure.attacks.trying import try_attacks
+
+    before = [one.provenance for one in done[:1]]
+    describe = partial(_describe, plan, loaded, before)
+    journal = output.open_journal(describe, loaded, f".{len(done) + 1}")
+    with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
+        given: dict[str, Any] = {"with_control": is_last, "advance": advance, "journal": journal}
+        return try_attacks(loaded, plan, *done[:1], **given)
+
+
+def _write_rows(
+    file: Path,
+    plan: AttackPlan,
+    models: Mapping[str, AuditedModel],
+    left: HeldBack,
+    *,
+    overwrite: bool,
+) -> None:
+    """Writes which attack recovers which passage of each of the named models."""
+    from evals.measure.attacks.rows import list_recovered
+
+    records = list_recovered(plan, models, left)
+    lines = (json.dumps(record, ensure_ascii=False) for record in records)
+    write_lines(file, lines, overwrite=overwrite)
 
 
 def _check_apart(rows_file: Path, folder: Path | None) -> None:

@@ -129,10 +129,10 @@ def run_erase(
     edit = request.read_edit() or choose_blocks(request, text)
     fit_on = find_calibration_text(request.calibration, request.model, list_variants(edit, variant))
     prepared = prepare(request.model, edit, variant=variant, revision=request.revision)
+    untouched = replace(prepared.without_cut, job=job)
     lessons = read_lessons(request, prepared.model, text)
     if keep and _is_erasing_of(request, prepared, lessons):
         return None
-    untouched = replace(prepared.without_cut, job=job)
     fitting = None if fit_on is None else fit_prepared(prepared, fit_on, request.device)
     erased = erase_prepared(prepared, lessons, fitting, request.device)
     with show_progress("export", prepared.total_bytes) as advance:

@@ -248,6 +248,11 @@ class Job:
     search: Path
 
     @property
+    def page(self) -> Path:
+        """Where the report goes once it is printed."""
+        return self.output.with_name(f"{self.output.name}.pdf")
+
+    @property
     def name(self) -> str | None:
         """None before the search is done: then there is no export yet."""
         question = read_json(self.search / "search.json").get("question")
@@ -292,13 +297,9 @@ def mitigate(
     Returns None on all processes but the main one. Raises `SurgeryError`; `MeasurementError`, at
     once, if there is no browser to print with.
     """
-    search_request, evaluation_request = request.search_request, request.evaluation_request
-    assert evaluation_request.attacks  # all are known
+    assert request.evaluation_request.attacks  # all are known
     job = find_job(request, output, overwrite=overwrite)
-    folder, page = job.search, output.with_name(f"{output.name}.pdf")
-    if pdf:
-        check_output(page, overwrite=overwrite)
-    browser = find_browser() if pdf else None
+    folder, browser = job.search, _find_browser(job.page, overwrite) if pdf else None
     find_outline(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.jobs.evaluating import evaluate_exports, print_pdf
@@ -307,17 +308,14 @@ def mitigate(
     from surgery.exporting import check_target
     from surgery.record.manifest import RECIPE
 
-    models = [(request.model, request.revision)]
-    materials = open_materials(evaluation_request, models)
+    materials = open_materials(request.evaluation_request, [(request.model, request.revision)])
     check_texts(request, materials)
     say("1 of 3: search")
-    found = search(search_request, folder, overwrite=overwrite)
+    found = search(request.search_request, folder, overwrite=overwrite)
     if found is None:
         return None
     result, plan = found
-    if result["selected"] is None:
-        limits = ", ".join(f"{most:g} ({name})" for name, most in request.limits.items())
-        say(f"no edit meets the limit of {limits}: continuing with the best one")
+    _say_if_missed(request, result)
     show_search(result)
     say("2 of 3: export")
     source, exports = _export(request, plan, job, overwrite=overwrite)
@@ -336,12 +334,24 @@ def mitigate(
         return _publish_kept(output, list(exports.values()), place, check)
 
     places = list(exports.values())
-    moves = places != [output]
-    report = evaluate_exports(source, materials, places, arrange=arrange if moves else None)
+    moving = None if places == [output] else arrange
+    report = evaluate_exports(source, materials, places, arrange=moving)
     if browser is not None:
-        print_pdf(browser, output, page)
+        print_pdf(browser, output, job.page)
     write_text(output / RECIPE, request.to_config())  # last: it says that all is done
     return Mitigation(request.model, output, result, report, names, place)
+
+
+def _find_browser(page: Path, overwrite: bool) -> str:
+    """A browser to print `page` with, before any work. Raises if it could not be written."""
+    check_output(page, overwrite=overwrite)
+    return find_browser()
+
+
+def _say_if_missed(request: MitigationRequest, result: dict[str, Any]) -> None:
+    if result["selected"] is None:
+        limits = ", ".join(f"{most:g} ({name})" for name, most in request.limits.items())
+        say(f"no edit meets the limit of {limits}: continuing with the best one")
 
 
 def check_texts(request: MitigationRequest, materials: Materials) -> None:

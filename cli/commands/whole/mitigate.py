@@ -31,6 +31,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Preset → values of other options."""
 
 
+_ERASE = "--erase also tries results that were taught to forget the passages before the cut"
+_TRIED = "more blocks, heads, or edits may help: --grain mixed, --max-evaluations 256"
+
+
 def _apply_preset(ctx: click.Context, param: click.Parameter, name: str | None) -> None:
     """Makes the values of a preset the defaults of the options. Those of a file come first."""
     if name is not None:
@@ -125,10 +129,7 @@ def command(
     note(f"to see what it writes: {done.compare_command}")
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
-        if not request.erase:
-            note(
-                "--erase also tries results that were taught to forget the passages before the cut"
-            )
+        note(_TRIED if request.erase else _ERASE)
     options.end_with(done.state, allow_undecided=allow_undecided)
     if done.next_command is not None:
         note(f"next: {done.next_command}")
