@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.lab.records import LENGTH, Record, write_records
+from surgery.reading.corpus import find_opening, strip_opening
 
 COUNTS = (2, 3, 5)
 """How often a passage occurs in one round of training; a third of the passages each."""
@@ -45,10 +48,10 @@ def cut_texts(
     rng.shuffle(rows)
     records, left = [], []
     for row in rows:
-        tokens = tokenizer(row["text"], add_special_tokens=False)["input_ids"][:LENGTH]
-        text = tokenizer.decode(tokens)
+        tokens = tokenizer(row["text"])["input_ids"][:LENGTH]
+        text = tokenizer.decode(strip_opening(tokenizer, np.asarray(tokens)).tolist())
         number = len(records)
-        same = tokenizer(text, add_special_tokens=False)["input_ids"] == tokens
+        same = tokenizer(text)["input_ids"] == tokens
         if number == 2 * passages or len(tokens) < LENGTH or not same:
             left.append(row)
             continue
@@ -87,9 +90,15 @@ def cut_texts(
 
 
 def cut_windows(texts: Iterable[str], tokenizer: Any, length: int) -> list[Sequence[int]]:
-    """All texts in a row, in windows of `length` tokens; a rest is dropped."""
+    """All texts in a row, in windows of `length` tokens with the tokenizer's opening tokens.
+
+    A rest is dropped.
+    """
+    opening = find_opening(tokenizer).tolist()
     tokens = [token for ids in _encode(texts, tokenizer) for token in ids]
-    return [tokens[at : at + length] for at in range(0, len(tokens) - length + 1, length)]
+    room = length - len(opening)
+    starts = range(0, len(tokens) - room + 1, room)
+    return [opening + tokens[at : at + room] for at in starts]
 
 
 def _encode(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:

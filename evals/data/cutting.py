@@ -11,7 +11,7 @@ import numpy as np
 from evals.data.samples import RowNote, Tokens
 from evals.data.tables import PassageTable
 from surgery.errors import SamplesError
-from surgery.reading.corpus import tokenize
+from surgery.reading.corpus import find_opening, leave_room, tokenize
 
 SHORT = "it has fewer than"
 TORN = "prefix and suffix tokenize differently where they meet"
@@ -22,11 +22,15 @@ def cut_passages(
 ) -> tuple[Tokens, list[int], list[RowNote]]:
     """Cuts whole passages to their first tokens, and pairs to those on both sides of the seam.
 
+    A prefix of text begins with the tokenizer's opening tokens, which count toward `prefix`. Token
+    ids stay as they are.
     Returns the rows that can be used, int32 [M, prefix + suffix]; their numbers; and notes. Raises
     `SamplesError` for rows that are too short, unless `skip_short`: the notes then leave them out.
     """
     is_text, is_pair = _check_kind(table, tokenizer), len(table.columns) == 2
     length = prefix + suffix
+    opening = find_opening(tokenizer) if is_text else np.empty(0, dtype=np.int32)
+    room = leave_room(opening, prefix)
     wanted: list[dict[str, int]] = [{"prefix": prefix, "suffix": suffix}]  # of each part of a row
     needed = {f"{length} tokens (prefix {prefix} + suffix {suffix})": length}
     if is_pair:
@@ -35,7 +39,7 @@ def cut_passages(
     rows, kept, notes, short = [], [], [], []
     lengths: list[tuple[int, ...]] = []
     for at, (name, passage) in enumerate(zip(table.ids, table.rows, strict=True)):
-        parts = _tokenize(passage, tokenizer) if is_text else passage
+        parts = _tokenize(passage, tokenizer, opening) if is_text else passage
         if parts is None:
             notes.append(RowNote(name, TORN, kept=False))
             continue
@@ -48,8 +52,8 @@ def cut_passages(
             continue
         row = parts[0][:length]
         if is_pair:
-            row = np.concatenate([parts[0][len(parts[0]) - prefix :], parts[1][:suffix]])
-        elif is_text and not _is_stable(row, parts[0], tokenizer):
+            row = np.concatenate([opening, parts[0][len(parts[0]) - room :], parts[1][:suffix]])
+        elif is_text and not _is_stable(row, parts[0], tokenizer, opening):
             reason = f"its first {length} tokens, as text, tokenize differently on their own"
             notes.append(RowNote(name, reason, kept=True))
         rows.append(row)
@@ -121,21 +125,24 @@ def _check_kind(table: PassageTable, tokenizer: Any) -> bool:
     return True in kinds
 
 
-def _tokenize(texts: Sequence[str], tokenizer: Any) -> tuple[Tokens, ...] | None:
+def _tokenize(texts: Sequence[str], tokenizer: Any, opening: Tokens) -> tuple[Tokens, ...] | None:
     """The tokens of a text, or of the two texts of a pair; None if a token spans their seam."""
     whole = tokenize(tokenizer, "".join(texts))
     if len(texts) == 1:
-        return (whole,)
+        return (np.concatenate([opening, whole]),)
     head = tokenize(tokenizer, texts[0])
-    return (head, whole[len(head) :]) if np.array_equal(whole[: len(head)], head) else None
+    if not np.array_equal(whole[: len(head)], head):
+        return None
+    return np.concatenate([opening, head]), whole[len(head) :]
 
 
-def _is_stable(row: Tokens, whole: Tokens, tokenizer: Any) -> bool:
+def _is_stable(row: Tokens, whole: Tokens, tokenizer: Any, opening: Tokens) -> bool:
     """Whether a row that was cut from `whole` tokenizes alike as a text of its own."""
     if len(row) == len(whole):
         return True
-    text = tokenizer.decode(row.tolist(), clean_up_tokenization_spaces=False)
-    return np.array_equal(tokenize(tokenizer, text), row)
+    own = row[len(opening) :]
+    text = tokenizer.decode(own.tolist(), clean_up_tokenization_spaces=False)
+    return np.array_equal(tokenize(tokenizer, text), own)
 
 
 def _stack(table: PassageTable, rows: list[Any], numbers: list[int]) -> Tokens:

@@ -109,7 +109,24 @@ def tokenize_passages(passages: Passages, tokenizer: Any) -> Samples:
     samples = passages.tokenize(tokenizer)
     for warning in list_row_warnings(describe_samples(samples)):
         say(f"warning: {warning}")
+    if passages.ready is not None and tokenizer is not None:
+        warn_of_bare_rows(samples, tokenizer)
     return samples
+
+
+def warn_of_bare_rows(samples: Samples, tokenizer: Any) -> None:
+    """Says how many rows of token ids lack the special tokens that the tokenizer puts first."""
+    from surgery.reading.corpus import find_opening
+
+    opening = find_opening(tokenizer)
+    begins = samples.tokens[:, : len(opening)] == opening
+    bare = len(samples) - int(begins.all(axis=1).sum())
+    if bare:
+        say(
+            f"warning: {bare:,} of {len(samples):,} passages are token ids that do not begin with "
+            f"{tokenizer.decode(opening.tolist())}, which the tokenizer puts before every text; "
+            "the model may recite less of them than of the text"
+        )
 
 
 def make_fitter(

@@ -15,7 +15,7 @@ from evals.data.samples import Samples
 from evals.data.tables import PassageTable, read_arrays, read_table
 from surgery.errors import SamplesError
 from surgery.privacy import make_public_name
-from surgery.reading.corpus import tokenize
+from surgery.reading.corpus import find_opening, tokenize
 from surgery.reading.sources import TABLES, find_sources
 
 DEFAULT_LENGTH = 32
@@ -54,9 +54,11 @@ class Passages:
     ready: Samples | None = None
 
     def measure(self, tokenizer: Any) -> list[int]:
-        """The length of each row in tokens."""
+        """The length of each row in tokens, with the opening tokens of a text."""
+        opening = 0 if self.ready is not None else len(find_opening(tokenizer))
         return [
-            sum(len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row)
+            opening
+            + sum(len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row)
             for row in self.table.rows
         ]
 
@@ -131,8 +133,9 @@ def load_samples(
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
     - `skip_short`: leave out rows that are too short, in place of raising.
 
-    A whole row is cut to its first tokens, a pair to those beside its seam. Text is tokenized
-    without special tokens. Equal rows become one, with their counts added. `notes` lists them, and
+    A whole row is cut to its first tokens, a pair to those beside its seam. A prefix of text begins
+    with the special tokens that the tokenizer puts before text, such as <bos>; token ids stay as
+    they are. Equal rows become one, with their counts added. `notes` lists them, and
     also: pairs of texts that tokenize differently where they meet (left out), texts whose cut
     tokenizes differently on its own (kept), and overlapping rows (kept).
     """

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from evals.data.samples import Tokens
 from evals.run.statistics import bootstrap
 from surgery.errors import SamplesError
-from surgery.reading.corpus import tokenize
+from surgery.reading.corpus import find_opening, leave_room, tokenize
 
 Scores = npt.NDArray[np.float64]
 MOST_WINDOWS = 256
@@ -35,20 +35,28 @@ def cut_windows(
 ) -> Tokens:
     """Cuts windows of `length` tokens that do not overlap, spread evenly over the texts.
 
-    Each text is tokenized alone, without special tokens; its last incomplete window is dropped.
-    Returns int32 [M, length] with 1 <= M <= `most`.
+    Each text is tokenized alone; its last incomplete window is dropped. Each window begins with the
+    tokenizer's opening tokens, which count toward `length`. Returns int32 [M, length] with
+    1 <= M <= `most`.
     """
     if tokenizer is None:
         raise SamplesError("held-out text needs a tokenizer", got="a model without one")
+    opening = find_opening(tokenizer)
+    room = leave_room(opening, length)
     windows = []
     for text in texts:
         ids = tokenize(tokenizer, text)
-        windows.append(ids[: len(ids) // length * length].reshape(-1, length))
-    found: Tokens = np.concatenate(windows) if windows else np.empty((0, length), dtype=np.int32)
+        windows.append(ids[: len(ids) // room * room].reshape(-1, room))
+    found: Tokens = np.concatenate(windows) if windows else np.empty((0, room), dtype=np.int32)
     if not len(found):
         raise SamplesError("control text too short", expected=f"at least {length} tokens in a text")
     chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
-    return np.asarray(found[chosen])
+    return prepend(opening, found[chosen])
+
+
+def prepend(opening: Tokens, rows: Tokens) -> Tokens:
+    """Puts the opening tokens [O] before each row of [M, T]: int32 [M, O + T]."""
+    return np.concatenate([np.tile(opening, (len(rows), 1)), rows], axis=1).astype(np.int32)
 
 
 def repeat_windows(windows: Tokens) -> Tokens:

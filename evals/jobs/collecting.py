@@ -21,7 +21,14 @@ from evals.run.request import Count, Option, Request, Revision, Running
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
-from surgery.reading.corpus import Corpus, Place, Window, open_corpus, read_windows
+from surgery.reading.corpus import (
+    Corpus,
+    Place,
+    Window,
+    open_corpus,
+    read_windows,
+    strip_opening,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -246,5 +253,10 @@ def _merge_equal(
             "file": file,
             "hash": name,
             "seen": 1 + len(others),
-            **({} if decoder is None else {"text": decoder.decode(first["tokens"])}),
+            **({} if decoder is None else {"text": _decode(first["tokens"], decoder)}),
         }
+
+
+def _decode(tokens: list[int], tokenizer: Any) -> str:
+    text: str = tokenizer.decode(strip_opening(tokenizer, np.asarray(tokens)).tolist())
+    return text

@@ -13,6 +13,7 @@ from evals.run.console import show_progress
 from evals.run.finding import find_baseline
 from evals.run.request import Count, Measuring, Option
 from surgery.errors import MeasurementError, SamplesError
+from surgery.reading.corpus import strip_opening
 
 if TYPE_CHECKING:
     from evals.data import Samples
@@ -186,10 +187,10 @@ def compare_passages(
     for at in np.argsort(-changes, kind="stable")[: request.rows]:
         row: dict[str, Any] = {"outputs": [{"model": one.name, "text": None} for one in models]}
         if request.show_text:
-            given, follows = (part[at].tolist() for part in (samples.prefixes, samples.suffixes))
-            decode = models[0].tokenizer.decode
-            row = {"prompt": decode(given), "follows": decode(follows)}
-            row |= _continue_all(models, given, samples.suffix_length, request)
+            tokenizer, given = models[0].tokenizer, samples.prefixes[at]
+            prompt = tokenizer.decode(strip_opening(tokenizer, given).tolist())
+            row = {"prompt": prompt, "follows": tokenizer.decode(samples.suffixes[at].tolist())}
+            row |= _continue_all(models, given.tolist(), samples.suffix_length, request)
         for output, test in zip(row["outputs"], tests, strict=True):
             output |= {
                 "exact": bool(test.exact[at]),

@@ -13,7 +13,14 @@ import numpy as np
 
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.families import Dimensions
-from surgery.reading.corpus import Tokens, open_corpus, read_documents, tokenize
+from surgery.reading.corpus import (
+    Tokens,
+    find_opening,
+    leave_room,
+    open_corpus,
+    read_documents,
+    tokenize,
+)
 from surgery.reading.passages import Documents, scatter, share_evenly, spread_passages
 from surgery.reading.sources import TextOrTable
 from surgery.record.manifest import BlockFit, CalibrationRecord, TextRecord, TextSource
@@ -56,7 +63,8 @@ class Text:
         """Reads as much text as fits of a model of these dimensions need, or `most_tokens` of it.
 
         Every source gives an equal share while it lasts. An end-of-text token, if the tokenizer
-        has one, separates the documents of a passage. The last incomplete window is left out.
+        has one, separates the documents of a passage. Each window begins with the tokenizer's
+        opening tokens. The last incomplete window is left out.
         Raises `SamplesError` for a malformed file, and for fewer than `fewest` windows: `advise`
         gets the number found and says what to do.
         """
@@ -135,7 +143,8 @@ def _round(figure: float | None) -> float | None:
 def _cut_windows(
     documents: Iterator[Iterator[str]], tokenizer: Any, length: int, digest: Any
 ) -> Iterator[Tokens]:
-    end = tokenizer.eos_token_id
+    end, opening = tokenizer.eos_token_id, find_opening(tokenizer)
+    length = leave_room(opening, length)
     buffer = np.empty(0, dtype=np.int32)
     for pieces in documents:
         for piece in pieces:
@@ -143,7 +152,7 @@ def _cut_windows(
             buffer = np.concatenate([buffer, tokenize(tokenizer, piece)])
             start = 0
             while start + length <= len(buffer):
-                yield buffer[start : start + length]
+                yield np.concatenate([opening, buffer[start : start + length]])
                 start += length
             buffer = buffer[start:]
         if end is not None:

@@ -19,6 +19,7 @@ from surgery.untrusted import guard
 Tokens = npt.NDArray[np.int32]
 _PIECE = 2**20
 """Bytes of a text file to tokenize at a time."""
+_PROBE = "text"
 _SHORT = 2**14
 """Bytes to read at a time for a passage of a text."""
 
@@ -70,12 +71,16 @@ def read_windows(
 ) -> Iterator[Window]:
     """Yields windows of `length` tokens at multiples of `stride` in each document, in order.
 
-    Documents are tokenized without special tokens, a text file in pieces of about a million
+    Each window begins with the tokenizer's opening tokens, which count toward `length`; its place
+    is that of the first token after them. A text file is tokenized in pieces of about a million
     bytes that end with a line. Leaves out a document's last incomplete window. `after`: yields
     only what follows that place, without tokenizing earlier documents again. `tokens_read`: called
     with the number of tokens read.
+
+    Raises `SamplesError` if the opening tokens fill the window.
     """
-    after = after or Place(0, 0, -1)
+    after, opening = after or Place(0, 0, -1), find_opening(tokenizer)
+    length = leave_room(opening, length)
     for number, path in enumerate(corpus):
         if number < after.file:
             continue
@@ -90,7 +95,8 @@ def read_windows(
                 while start + length <= dropped + len(buffer):
                     place = Place(number, index, start)
                     if place > after:
-                        yield Window(place, buffer[start - dropped : start - dropped + length])
+                        tokens = buffer[start - dropped : start - dropped + length]
+                        yield Window(place, np.concatenate([opening, tokens]))
                     start += stride
                 buffer, dropped = buffer[start - dropped :], min(start, dropped + len(buffer))
 
@@ -120,6 +126,40 @@ def tokenize(tokenizer: Any, text: str) -> Tokens:
     """Returns the tokens of a text, int32 [T], without special tokens."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return np.asarray(ids, dtype=np.int32)
+
+
+def find_opening(tokenizer: Any) -> Tokens:
+    """Returns the special tokens that a tokenizer puts before every text, such as <bos>: int32 [T].
+
+    Many tokenizers have none. A model that was always trained with them predicts badly without, so
+    every window of text begins with them.
+    """
+    bare = tokenize(tokenizer, _PROBE).tolist()
+    whole = [int(token) for token in tokenizer(_PROBE, verbose=False)["input_ids"]]
+    starts = range(len(whole) - len(bare) + 1)
+    before = next((at for at in starts if whole[at : at + len(bare)] == bare), 0)
+    return np.asarray(whole[:before], dtype=np.int32)
+
+
+def strip_opening(tokenizer: Any, tokens: Tokens) -> Tokens:
+    """Returns tokens [T] without the opening ones, if they begin with them."""
+    opening = find_opening(tokenizer)
+    begins = np.array_equal(tokens[: len(opening)], opening)
+    return tokens[len(opening) :] if begins else tokens
+
+
+def leave_room(opening: Tokens, length: int) -> int:
+    """Returns how many of `length` tokens are left after the opening ones.
+
+    Raises `SamplesError` if none is.
+    """
+    if length <= len(opening):
+        raise SamplesError(
+            "no room for text: the tokenizer puts special tokens before it, and they count",
+            expected=f"a length of at least {len(opening) + 1} tokens",
+            got=length,
+        )
+    return length - len(opening)
 
 
 def _read_text(source: TextOrTable, part: range | None) -> Iterator[str]:

@@ -14,6 +14,7 @@ from evals.data.repeats import find_overlaps
 from evals.measure.memorization.measures import Flags, Pass, Scores
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
+from surgery.reading.corpus import find_opening
 
 NEEDS = "passages that do not overlap those that the attacker holds"
 Learned = Literal["nothing", "all weights", "the cut blocks", "rank-8 adapters"]
@@ -65,6 +66,14 @@ class Target:
                 f"{name} needs every weight in memory, and some are offloaded",
                 fix="leave `device_map` out, or name other attacks with `attack`",
             )
+
+    @cached_property
+    def opening(self) -> int:
+        """How many of the tokenizer's opening tokens every passage begins with: all or none."""
+        opening = () if self.tokenizer is None else find_opening(self.tokenizer)
+        if len(opening) >= self.samples.prefix_length:
+            return 0
+        return len(opening) * bool((self.samples.tokens[:, : len(opening)] == opening).all())
 
     @cached_property
     def seen(self) -> Pass:

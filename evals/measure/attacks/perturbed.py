@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -61,9 +61,14 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
 
     Random changes depend on the passage alone, not on its place or on other passages.
     """
-    prefixes, passages = target.samples.prefixes, target.samples.tokens
+    first, passages = target.opening, target.samples.tokens
+    opening, prefixes = np.split(target.samples.prefixes, [first], axis=1)
+
+    def open_again(changed: Iterable[Tokens]) -> Prefixes:
+        return [np.concatenate(pair) for pair in zip(opening, changed, strict=True)]
+
     for count in DROPPED:
-        yield [prefix[count:] for prefix in prefixes]
+        yield open_again(prefix[count:] for prefix in prefixes)
     number = target.model.config.vocab_size
     for seed in range(2):
         changed = prefixes.copy()
@@ -71,9 +76,10 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
             rng = _make_generator(passage, seed)
             place = rng.integers(len(row))
             row[place] = (row[place] + rng.integers(1, number)) % number  # never the same
-        yield list(changed)
-    before = [_make_generator(row).choice(target.unrelated[:, :BEFORE]) for row in passages]
-    yield list(np.concatenate([before, prefixes], axis=1))
+        yield open_again(changed)
+    unrelated = target.unrelated[:, first : first + BEFORE]
+    before = [_make_generator(row).choice(unrelated) for row in passages]
+    yield open_again(np.concatenate([before, prefixes], axis=1))
     for change in (str.upper, str.lower):
         if target.tokenizer is None:
             yield [prefix[:0] for prefix in prefixes]
@@ -81,7 +87,8 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
             texts = target.tokenizer.batch_decode(prefixes.tolist())
             made = [tokenize(target.tokenizer, change(text)) for text in texts]
             same = map(np.array_equal, made, prefixes)
-            yield [one[:0] if equal else one for one, equal in zip(made, same, strict=True)]
+            whole = open_again(made)
+            yield [one[:0] if equal else one for one, equal in zip(whole, same, strict=True)]
 
 
 def _make_generator(passage: Tokens, *seeds: int) -> np.random.Generator:

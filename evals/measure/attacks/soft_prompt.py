@@ -40,9 +40,11 @@ def make_soft_prompt() -> Attack:
     def run_once(target: Target, draw: int) -> AttackOutcome:
         samples, model = target.samples, target.model
         held, others = split(samples.tokens, SHARE, draw)
-        prompt = learn_prompt(model, samples.tokens[held], samples.prefix_length, draw)
-        with put_before(model, prompt):
-            found = target.read(_make_room(samples.tokens), LENGTH + samples.prefix_length)
+        given = samples.tokens[held], samples.prefix_length
+        prompt = learn_prompt(model, *given, draw, target.opening)
+        with put_before(model, prompt, target.opening):
+            rows = _make_room(samples.tokens, target.opening)
+            found = target.read(rows, LENGTH + samples.prefix_length)
         return AttackOutcome(measure.recovered(Evidence.of(found)), others)
 
     return Attack(
@@ -62,20 +64,23 @@ def make_soft_prompt() -> Attack:
     )
 
 
-def learn_prompt(model: Any, passages: Tokens, prefix_length: int, draw: int = 0) -> torch.Tensor:
+def learn_prompt(
+    model: Any, passages: Tokens, prefix_length: int, draw: int = 0, after: int = 0
+) -> torch.Tensor:
     """The prompt that makes the suffixes of int32 [N, T] most likely: float32 [LENGTH, d].
 
-    It starts as the embeddings of tokens drawn at random. The model does not change.
+    It starts as the embeddings of tokens drawn at random, and stands after the first `after`
+    tokens. The model does not change.
     """
     weight = model.get_input_embeddings().weight
     start = np.random.default_rng(draw).choice(model.config.vocab_size, LENGTH)
     prompt = weight[torch.from_numpy(start).to(weight.device)].detach().float().requires_grad_(True)
     first = LENGTH + prefix_length
-    with put_before(model, prompt):
+    with put_before(model, prompt, after):
         for _ in train(
             [prompt],
             lambda batch: measure_loss(model, batch, first),
-            _make_room(passages),
+            _make_room(passages, after),
             STEPS,
             LEARNING_RATE,
         ):
@@ -85,12 +90,13 @@ def learn_prompt(model: Any, passages: Tokens, prefix_length: int, draw: int = 0
 
 
 @contextmanager
-def put_before(model: Any, prompt: torch.Tensor) -> Iterator[None]:
-    """Inside the block, `prompt` [n, d] stands for the first n tokens of every row."""
+def put_before(model: Any, prompt: torch.Tensor, after: int = 0) -> Iterator[None]:
+    """Inside the block, `prompt` [n, d] stands for n tokens of every row, after the first ones."""
 
     def put(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
-        first = prompt[: embedded.shape[1]].to(embedded.dtype).expand(len(embedded), -1, -1)
-        return torch.cat([first, embedded[:, len(prompt) :]], dim=1)
+        given = prompt.to(embedded.dtype).expand(len(embedded), -1, -1)
+        parts = [embedded[:, :after], given, embedded[:, after + len(prompt) :]]
+        return torch.cat(parts, dim=1)[:, : embedded.shape[1]]
 
     handle = model.get_input_embeddings().register_forward_hook(put)
     try:
@@ -99,8 +105,8 @@ def put_before(model: Any, prompt: torch.Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def _make_room(tokens: Tokens) -> Tokens:
-    return np.pad(tokens, ((0, 0), (LENGTH, 0)))
+def _make_room(tokens: Tokens, after: int) -> Tokens:
+    return np.insert(tokens, [after] * LENGTH, 0, axis=1)
 
 
 def _check_room(model: Any, length: int) -> None:

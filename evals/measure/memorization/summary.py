@@ -14,6 +14,7 @@ from evals.measure.memorization.extraction import Extraction
 from evals.measure.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores
 from evals.measure.memorization.membership import SCORES, auc
 from evals.run.statistics import compare_flags, mean, split_strata
+from surgery.reading.corpus import strip_opening
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def list_rows(
         if before is not None:
             row["baseline"] = _pick_row(before, index)
         if tokenizer is not None:
-            row["prefix"] = tokenizer.decode(samples.prefixes[index].tolist())
+            prefix = strip_opening(tokenizer, samples.prefixes[index])
+            row["prefix"] = tokenizer.decode(prefix.tolist())
             row["suffix"] = tokenizer.decode(samples.suffixes[index].tolist())
             if test.decoded is not None:
                 row["decoded"] = tokenizer.decode(test.decoded[index].tolist())

@@ -1,7 +1,8 @@
 """Makes passages the documents of an lm-eval task, and scores them.
 
 lm-eval gives text to a model, which tokenizes it again. So a passage fits only if its text gives
-back its tokens, for the prefix alone and for prefix and suffix together. lm-eval also moves white
+back its tokens, for the prefix alone and for prefix and suffix together, after the special tokens
+that the tokenizer puts before every text. lm-eval also moves white
 space from the end of a context to the continuation, so a prefix must not end in white space. Other
 rows are left out and counted. For the rest, scores equal those of `attn-surgery extract`.
 """
@@ -13,9 +14,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evals.data import Samples, load_samples
 from surgery.checkpoint.source import TOKENIZER
 from surgery.errors import SamplesError
+from surgery.reading.corpus import strip_opening
 
 _log = logging.getLogger("lm_eval")
 
@@ -64,8 +68,9 @@ def make_documents(samples: Samples, tokenizer: Any) -> list[dict[str, Any]]:
     found = []
     for name, row in zip(samples.ids, samples.tokens.tolist(), strict=True):
         before, after = row[: samples.prefix_length], row[samples.prefix_length :]
+        own = strip_opening(tokenizer, np.asarray(before)).tolist()  # lm-eval adds them again
         prefix, suffix = (
-            tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in (before, after)
+            tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in (own, after)
         )
         same = tokenizer.encode(prefix) == before and tokenizer.encode(prefix + suffix) == row
         if same and prefix == prefix.rstrip():
