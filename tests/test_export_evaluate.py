@@ -213,7 +213,7 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
         report = json.loads(page.with_suffix(".json").read_text())
         (edit,) = report["edits"]
         figures = {figure["key"]: figure["edits"][0] for figure in report["figures"]}
-        assert figures["recited"]["details"]["no_longer"] > 90
+        assert figures["recited"]["details"]["no_longer"] > 60  # of 63
         assert edit["relation"] == "source"
         assert blocks in (None, edit["edit"]["drop_attn"])
         assert verify(page.parent).checks[-2].name == "report"

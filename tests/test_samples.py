@@ -229,15 +229,27 @@ def test_windows_of_one_text_that_overlap_are_told(tmp_path, stride, overlap):
         assert "kept with a reservation, the first '0': it overlaps another row" in warning
 
 
+@pytest.mark.parametrize("opening", [1, 2])
+def test_tokens_that_open_every_row_hide_no_overlap(tmp_path, opening):
+    text = np.random.default_rng(2).integers(0, 1000, 300)
+    rows = np.stack([text[at : at + 64] for at in range(0, 237, 46)])
+    rows = np.concatenate([np.full((len(rows), opening), 2), rows], axis=1)
+    samples = load_samples(save(tmp_path / "s.npy", rows), prefix_length=32, suffix_length=32)
+    assert told(samples) == [(str(at), True) for at in range(len(rows))]
+
+
 @given(arrays(np.int32, (6, 20), elements=st.integers(0, 1)), st.integers(1, 5))
 def test_overlaps_are_those_that_a_search_by_hand_finds(rows, number):
     rows[1], rows[3, :18] = rows[4], rows[5, 2:]
+    opening = next((at for at in range(2) if len(set(rows[:, at])) > 1), 2)
     pairs = itertools.product(rows[:number].tolist(), rows[number:].tolist())
     expected = {
         tuple(one)
         for one, other in pairs
         for a, b in ((one, other), (other, one))
-        if any(a[k:] == b[: 20 - k] for k in range(5))
+        if any(
+            a[k:] == b[first : 20 - k + first] for first in (0, opening) for k in range(first, 5)
+        )
     }
     found = find_overlaps(rows[:number], rows[number:])
     assert found.tolist() == [tuple(row) in expected for row in rows[:number].tolist()]

@@ -18,6 +18,8 @@ Flags = npt.NDArray[np.bool_]
 
 LEAST = 16
 """The fewest tokens of an overlap."""
+MOST_OPENING = 2
+"""Special tokens that a tokenizer puts before every text: <bos>, or [gMASK]<sop>."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 MERGED = "its tokens equal an earlier row's, so the two count as one passage"
@@ -54,8 +56,24 @@ def find_overlaps(tokens: Tokens, others: Tokens | None = None) -> Flags:
     """Finds rows that equal one of `others` or overlap it: one ends as the other begins.
 
     int32 [N, T] and [M, T] -> bool [N]. An overlap has at least `LEAST` tokens. Without `others`,
-    finds rows that overlap a different row of `tokens`.
+    finds rows that overlap a different row of `tokens`. Tokens that open every row, such as <bos>,
+    hide no overlap behind them.
     """
+    both = tokens if others is None else np.concatenate([tokens, others])
+    opening = _count_opening(both)
+    if 0 < opening <= tokens.shape[1] - LEAST:
+        cut = None if others is None else others[:, opening:]
+        return _find_overlaps(tokens, others) | _find_overlaps(tokens[:, opening:], cut)
+    return _find_overlaps(tokens, others)
+
+
+def _count_opening(rows: Tokens) -> int:
+    """How many tokens, at most `MOST_OPENING`, all rows begin with."""
+    some = rows[:, :MOST_OPENING]
+    return int(np.cumprod((some == some[:1]).all(axis=0)).sum())
+
+
+def _find_overlaps(tokens: Tokens, others: Tokens | None) -> Flags:
     found = np.zeros(len(tokens), dtype=np.bool_)
     beside = tokens if others is None else others
     for (begins, ends), (begin, end) in zip(_hash_parts(tokens), _hash_parts(beside), strict=True):
