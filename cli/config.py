@@ -29,8 +29,8 @@ def config_option(*names: str) -> Decorator:
         expose_value=False,
         callback=_read,
         metavar="FILE",
-        help="YAML or JSON file with options by their names, such as config.yaml or recipe.yaml "
-        "of a result. Command-line options override the file.",
+        help="YAML or JSON file with options of this command by their names, such as config.yaml "
+        "or recipe.yaml of its result. Command-line options override the file.",
     )
 
 

@@ -43,6 +43,10 @@ def test_the_file_is_a_job_that_fits(
     assert found["number"] == NUMBER
     assert found["shortest"] < found["prefix_length"] + found["suffix_length"] <= found["median"]
     assert found["usable"] == NUMBER - 1
+    assert found["longer"] == NUMBER - 1
+    rest = found["longest"] - found["prefix_length"] - found["suffix_length"]
+    assert found["most_untested"] == rest > 0
+    assert f"go on after that, by up to {rest} tokens" in file.read_text()
     assert found["supported"] == wilson(0, found["held_back"]).high
     command = main.get_command(click.Context(main), "mitigate")
     assert command is not None
@@ -58,6 +62,7 @@ def test_the_file_is_a_job_that_fits(
     attn_surgery("init", *arguments).assert_error(str(file), "--overwrite")
     again = attn_surgery("init", *arguments, "--overwrite", "--max-extraction", 0.2)
     assert again.code == 0
+    assert f"warning: {NUMBER - 1} of them go on after that, by up to {rest} tokens" in again.stderr
     assert "39 can be used" in again.stdout
     assert "a search holds back 19 of them. They can decide at most 20%" in again.stdout
     assert LINE not in again.stdout + file.read_text()

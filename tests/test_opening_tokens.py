@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import attn_surgery
+from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.data import Samples, load_samples, open_samples
 from evals.data.inputs import tokenize_passages
@@ -28,8 +30,6 @@ from surgery.errors import SamplesError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import make_calibration
 from surgery.reading.corpus import find_opening, open_corpus, read_windows, strip_opening
-from tests.command_line import attn_surgery
-from tests.tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 
 def opening_tokenizer(*before: str, after: Sequence[str] = ()) -> Any:

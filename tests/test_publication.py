@@ -256,5 +256,6 @@ def test_what_is_not_finite_is_no_figure() -> None:
 def test_a_passage_with_a_sentence_as_its_name_is_named_by_its_hash_alone() -> None:
     from evals.data.samples import list_row_warnings
 
-    noted = {"left_out": [{"id": PASSAGE, "reason": "it is short"}], "reservations": []}
+    left_out = [{"id": PASSAGE, "reason": "it is short"}]
+    noted = {"longer": {"passages": 0}, "left_out": left_out, "reservations": []}
     assert list_row_warnings(noted) == ["1 rows left out: it is short"]

@@ -211,7 +211,12 @@ def test_equal_rows_are_one_passage_with_their_counts_added(tmp_path, counted):
     assert (samples.counts.tolist() if counted else samples.counts) == (
         [9, 2, 4] if counted else None
     )
-    (warning,) = list_row_warnings(describe_samples(samples))
+    assert samples.untested.tolist() == [1, 2, 3]
+    longer, warning = list_row_warnings(describe_samples(samples))
+    assert longer == (
+        "3 passages are longer than what is tested, by up to 3 tokens at their end; to test what "
+        "stands there, give rows with columns prefix and suffix"
+    )
     assert warning == (
         "2 rows left out, the first 'row-3': its tokens equal an earlier row's, so the two count "
         "as one passage"

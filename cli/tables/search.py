@@ -54,8 +54,11 @@ def print_search(result: dict[str, Any]) -> None:
         if one["name"].startswith("max-drop "):
             echo(f"On the held-back half of the documents, the {one['description']}.")
         elif one["name"] != measure:
+            which = "held-back passages"
+            if one["n"] < result["n_held_back"]:
+                which += " that the attacker did not hold, in one run"
             echo(
-                f"{one['name']} of the held-back passages (n = {one['n']:,}): "
+                f"{one['name']} of the {which} (n = {one['n']:,}): "
                 f"{format_figure(one)}, limit {one['limit']:.1%}"
             )
     if (rise := there["healed_rise"]) is not None:
@@ -100,11 +103,15 @@ def _explain_choice(result: dict[str, Any]) -> None:
             "--layout auto."
         )
     for key, why in (
-        ("doubtful", "may miss the goal on other passages"),
-        ("untried", "would leave too much to an attack, by the edits that were attacked"),
+        ("doubtful", "they may miss the goal on other passages"),
+        (
+            "untried",
+            "an attack with a limit recovered too much from them, or from edits that leave less",
+        ),
     ):
         if number := result["passed_over"][key]:
-            echo(f"Passed over: {number} better by the table, which {why}.")
+            edits = "1 edit that is" if number == 1 else f"{number} edits that are"
+            echo(f"Passed over: {edits} better by the table, because {why}.")
 
 
 _GUARD = {"samples", "prefix_length", "suffix_length"}

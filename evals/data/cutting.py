@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,15 +17,26 @@ SHORT = "it has fewer than"
 TORN = "prefix and suffix tokenize differently where they meet"
 
 
+class CutPassages(NamedTuple):
+    """Rows that can be used, int32 [M, prefix + suffix]; their numbers in the table; how many
+    tokens each passage has after them; and notes about these rows and those left out.
+    """
+
+    rows: Tokens
+    numbers: list[int]
+    rest: list[int]
+    notes: list[RowNote]
+
+
 def cut_passages(
     table: PassageTable, tokenizer: Any, prefix: int, suffix: int, *, skip_short: bool = False
-) -> tuple[Tokens, list[int], list[RowNote]]:
+) -> CutPassages:
     """Cuts whole passages to their first tokens, and pairs to those on both sides of the seam.
 
     A prefix of text begins with the tokenizer's opening tokens, which count toward `prefix`. Token
     ids stay as they are.
-    Returns the rows that can be used, int32 [M, prefix + suffix]; their numbers; and notes. Raises
-    `SamplesError` for rows that are too short, unless `skip_short`: the notes then leave them out.
+    Raises `SamplesError` for rows that are too short, unless `skip_short`: the notes then leave
+    them out.
     """
     is_text, is_pair = _check_kind(table, tokenizer), len(table.columns) == 2
     length = prefix + suffix
@@ -36,7 +47,7 @@ def cut_passages(
     if is_pair:
         wanted = [{"prefix": prefix}, {"suffix": suffix}]
         needed = {f"{prefix} prefix tokens": prefix, f"{suffix} suffix tokens": suffix}
-    rows, kept, notes, short = [], [], [], []
+    rows, kept, rest, notes, short = [], [], [], [], []
     lengths: list[tuple[int, ...]] = []
     for at, (name, passage) in enumerate(zip(table.ids, table.rows, strict=True)):
         parts = _tokenize(passage, tokenizer, opening) if is_text else passage
@@ -58,20 +69,27 @@ def cut_passages(
             notes.append(RowNote(name, reason, kept=True))
         rows.append(row)
         kept.append(at)
+        rest.append(sizes[-1] - (suffix if is_pair else length))
     if short and not rows and (skip_short or len(short) == table.number):
         raise _refuse_lengths(table, wanted, lengths, skip_short)
     if short and not skip_short:
         at, what, size = short[0]
+        tries = [
+            fit
+            for part, sizes in zip(wanted, zip(*lengths, strict=True), strict=True)
+            for fit in _shrink(part, min(sizes))
+        ]
+        smaller = " ".join(f"`{name}_length={length}`" for name, length in tries)
         raise SamplesError(
             f"{len(short)} of {table.number} rows are too short, the first is {table.name_row(at)}",
             where=table.where,
             expected=f"at least {what}",
             got=size,
-            fix="choose smaller lengths, or leave these rows out with `skip_short`",
+            fix=f"choose {smaller}, which fit all, or leave these rows out with `skip_short`",
         )
     if not rows:
         raise SamplesError("no row can be used", where=table.where, got=notes[0].reason)
-    return _stack(table, rows, kept), kept, notes
+    return CutPassages(_stack(table, rows, kept), kept, rest, notes)
 
 
 def _refuse_lengths(
@@ -94,9 +112,7 @@ def _refuse_lengths(
         found.append(f"{least} {kind}tokens (median {middle:g})")
         room = min(sizes) if 2 * min(sizes) >= middle else min(int(middle), least)
         leaves_out |= room > min(sizes)
-        for name, length in part.items():
-            fit = room * length // least
-            tries.append((name, fit - fit % 8 if fit > 8 else fit))
+        tries += _shrink(part, room)
     fix = "give longer passages"
     if all(length for _, length in tries):
         fix = "try " + " ".join(f"`{name}_length={length}`" for name, length in tries)
@@ -107,6 +123,13 @@ def _refuse_lengths(
     return SamplesError(
         f"{what}, and in the others {TORN}" if torn else what, where=table.where, fix=fix
     )
+
+
+def _shrink(part: Mapping[str, int], room: int) -> list[tuple[str, int]]:
+    """The lengths of a part of a row, made smaller in proportion so that `room` tokens suffice."""
+    least = sum(part.values())
+    fits = [(name, min(room, least) * length // least) for name, length in part.items()]
+    return [(name, fit - fit % 4 if fit > 8 else fit) for name, fit in fits]
 
 
 def _check_kind(table: PassageTable, tokenizer: Any) -> bool:

@@ -67,20 +67,21 @@ class Passages:
         if self.ready is not None:
             return self.ready
         table, labels = self.table, self.table.labels
-        tokens, kept, notes = cut_passages(
-            table, tokenizer, self.prefix, self.suffix, skip_short=self.skip_short
-        )
+        lengths = self.prefix, self.suffix
+        cut = cut_passages(table, tokenizer, *lengths, skip_short=self.skip_short)
+        kept = cut.numbers
         counts = None if labels.count is None else np.asarray(labels.count, dtype=np.int64)[kept]
         members = None if labels.member is None else np.asarray(labels.member, dtype=bool)[kept]
         samples = merge_equal_rows(
             Samples(
-                tokens=tokens,
+                tokens=cut.rows,
                 prefix_length=self.prefix,
                 ids=tuple(table.ids[at] for at in kept),
                 source=make_public_name(self.source),
                 counts=counts,
                 members=members,
-                notes=tuple(notes),
+                untested=np.asarray(cut.rest, dtype=np.int64),
+                notes=tuple(cut.notes),
             )
         )
         if samples.members is not None and not samples.members.any():

@@ -34,11 +34,12 @@ def merge_equal_rows(samples: Samples) -> Samples:
     _, firsts, groups = np.unique(samples.tokens, axis=0, return_index=True, return_inverse=True)
     first = firsts[groups.ravel()]  # of the rows that equal each row
     kept = first == np.arange(len(samples))
-    counts, members = samples.counts, samples.members
+    counts, members, rest = samples.counts, samples.members, samples.untested
     found = replace(
         samples.select(kept),
         counts=None if counts is None else _join(np.add, counts, first)[kept],
         members=None if members is None else _join(np.logical_or, members, first)[kept],
+        untested=None if rest is None else _join(np.maximum, rest, first)[kept],
     )
     merged = [RowNote(samples.ids[row], MERGED, kept=False) for row in np.flatnonzero(~kept)]
     overlaps = np.flatnonzero(find_overlaps(found.tokens))

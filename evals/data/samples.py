@@ -35,6 +35,7 @@ class Samples:
     - `ids`: one name per row, all different.
     - `counts`: int64 [N], how often the passage occurs in the training text, if known.
     - `members`: bool [N], whether it occurs there at all, if known.
+    - `untested`: int64 [N], how many tokens the passage has after those of its row, if known.
     - `source`: where the rows came from, as the user named it.
     - `notes`: rows that were left out, or kept with a reservation.
     """
@@ -45,6 +46,7 @@ class Samples:
     source: str
     counts: npt.NDArray[np.int64] | None = None
     members: npt.NDArray[np.bool_] | None = None
+    untested: npt.NDArray[np.int64] | None = None
     notes: tuple[RowNote, ...] = ()
 
     def __len__(self) -> int:
@@ -87,6 +89,7 @@ class Samples:
             ids=tuple(np.asarray(self.ids, dtype=object)[mask]),
             counts=None if self.counts is None else self.counts[mask],
             members=None if self.members is None else self.members[mask],
+            untested=None if self.untested is None else self.untested[mask],
         )
 
     def spread(self, mask: npt.NDArray[np.bool_], most: int) -> Samples:
@@ -129,14 +132,29 @@ def describe_samples(samples: Samples) -> dict[str, Any]:
         "source": samples.source,
         "sha256": samples.sha256,
         "rows": len(samples),
+        "longer": count_longer(samples),
         "left_out": left_out,
         "reservations": reservations,
     }
 
 
+def count_longer(samples: Samples) -> dict[str, int]:
+    """How many passages go on after their row, and the most tokens that one has there."""
+    rest = samples.untested
+    if rest is None:
+        return {"passages": 0, "most_tokens": 0}
+    return {"passages": int((rest > 0).sum()), "most_tokens": int(rest.max(initial=0))}
+
+
 def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
     """One warning for each reason in `describe_samples`. It names no row that text names."""
     found = []
+    if number := described["longer"]["passages"]:
+        found.append(
+            f"{number:,} passages are longer than what is tested, by up to "
+            f"{described['longer']['most_tokens']:,} tokens at their end; to test what stands "
+            "there, give rows with columns prefix and suffix"
+        )
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
         by_reason: dict[str, list[str]] = {}
         for row in described[key]:

@@ -15,7 +15,7 @@ from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
 from evals.data.samples import hash_row
 from evals.jobs.result_folder import ResultFolder
-from evals.measure.attacks.names import TRAINED, choose_attacks
+from evals.measure.attacks.names import choose_attacks
 from evals.measure.attacks.request import Auditing
 from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.memorization.measures import Flags
@@ -206,14 +206,14 @@ def _plan_attacks(
     sibling: ResolvedModel | None,
 ) -> tuple[AttackPlan, HeldBack]:
     """Plans the attacks, and finds out on which passages no search chose the edit of `manifest`."""
-    from evals.measure.attacks.trying import AttackPlan
+    from evals.measure.attacks.trying import AttackPlan, add_for_trained
 
     left = hold_back([manifest], samples, windows, request.leave_out)
     if warning := left.chose.model_copy(update={"windows": 0}).warning:
         say(f"warning: {warning}")
     tried = request.tried
     if manifest is not None and manifest.is_trained:
-        tried = choose_attacks((*tried, *TRAINED))
+        tried = add_for_trained(tried)
     plan = AttackPlan(
         samples, windows, tried, request.batch_size, request.max, request.draws, sibling
     )

@@ -49,7 +49,8 @@ class Proposal:
     """What was found and proposed. Lengths are in tokens.
 
     - `samples`: with its column; `columns`: all that the table has, if it is one.
-    - `usable`: rows to recite that are long enough and not repeated, of `number`.
+    - `usable`: rows to recite that are long enough and not repeated, of `number`. `longer`: those
+      that go on after the suffix, by `most_untested` tokens at most.
     - `choose`: the share to choose an edit on: half, or a quarter where that leaves enough to
       decide `max_extraction`. `held_back`: passages left to test the choice on. `supported`: the
       smallest limit that they can show to be kept, if none of them is recovered. `needed`:
@@ -67,6 +68,8 @@ class Proposal:
     longest: int
     prefix_length: int
     suffix_length: int
+    longer: int
+    most_untested: int
     choose: float
     held_back: int
     supported: float | None
@@ -93,7 +96,7 @@ class Proposal:
 def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) -> Proposal:
     """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
     check_output(output, None, overwrite=overwrite)
-    from evals.data import open_samples
+    from evals.data import count_longer, open_samples
     from evals.data.held_back import count_parts
     from evals.measure.verdicts import SHARES, find_smallest
     from evals.run.statistics import count_needed
@@ -113,7 +116,9 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     lengths = np.array(passages.measure(tokenizer))
     prefix, suffix = _propose_lengths(request, passages, lengths)
     cut = replace(passages, prefix=prefix, suffix=suffix, skip_short=True, ready=None)
-    usable = int(cut.tokenize(tokenizer).trained_on.sum())
+    rows = cut.tokenize(tokenizer)
+    longer = count_longer(rows.select(rows.trained_on))
+    usable = int(rows.trained_on.sum())
     needed = count_needed(request.max_extraction)
     left = {share: count_parts(usable, share)[1] for share in SHARES}
     choose = next((share for share, rest in left.items() if rest >= (needed or 0)), SHARES[0])
@@ -130,6 +135,8 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
         longest=int(lengths.max()),
         prefix_length=prefix,
         suffix_length=suffix,
+        longer=longer["passages"],
+        most_untested=longer["most_tokens"],
         choose=choose,
         held_back=held_back,
         supported=find_smallest(held_back),

@@ -12,10 +12,9 @@ from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
 from evals.jobs.materials import Materials
 from evals.jobs.measuring import ModelResults, list_tool_versions, measure_model
-from evals.measure.attacks.names import TRAINED, choose_attacks
 from evals.measure.attacks.result import Audit, Share, SharePair, measure_way
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
-from evals.measure.attacks.trying import compare_models
+from evals.measure.attacks.trying import add_for_trained, compare_models
 from evals.measure.differences import compare_heldout, compare_scores
 from evals.measure.drops import choose_shared, find_limit
 from evals.measure.memorization.measures import Flags
@@ -164,7 +163,7 @@ def _prepare_for_trained(materials: Materials, edited: Sequence[ResolvedModel]) 
     trained = any(model.manifest and model.manifest.is_trained for model in edited)
     if not (materials.request.attacks and trained):
         return materials
-    attacks = choose_attacks((*materials.request.attacks, *TRAINED))
+    attacks = add_for_trained(materials.request.attacks)
     request = materials.request.model_copy(update={"attack": attacks})
     return replace(materials, request=request)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.measure.healing import erase_on, find_recorded_passages, find_recorded_text, heal_on
 from evals.run.console import show_progress
-from surgery.errors import UnsupportedError
+from surgery.errors import SamplesError, UnsupportedError
+from surgery.hub.embedded import LAB_TEXT, find_lab
+from surgery.record.manifest import PassagesRecord
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting, Prepared
@@ -44,6 +46,8 @@ def repeat_export(
         check_target(model, output, overwrite=overwrite)
     original = open_original(model, revision)
     edit = original.manifest.edit
+    given = {"calibration": calibration, "heal": heal, "text": text, "samples": samples}
+    _check_given(edit, given, model)
     variants = [part.variant for part in edit.parts]
     fitted = edit.calibration or (edit.erasing and edit.erasing.calibration)
     if not fitted:
@@ -77,6 +81,32 @@ def repeat_export(
             fit=fit if edit.calibration or (variants and fit_on) else None,
             heal=healing,
             progress=advance,
+        )
+
+
+def _check_given(edit: Edit, given: Mapping[str, Any], model: str) -> None:
+    """Raises `SamplesError` that names all that is missing, if more than one thing is."""
+    erasing, healing = edit.erasing, edit.healing
+    texts = {
+        "calibration": edit.calibration or (erasing and erasing.calibration),
+        "heal": healing,
+        "text": erasing,
+    }
+    lacks = {
+        option: ", ".join(map(str, record.sources))
+        for option, record in texts.items()
+        if record and not given[option] and {one.name for one in record.sources} != {LAB_TEXT}
+    }
+    taught = [training.passages for training in (healing, erasing) if training]
+    named = [one for one in taught if isinstance(one, PassagesRecord) and not find_lab(one.name)]
+    if named and not given["samples"]:
+        lacks["samples"] = f"{named[0].name}: {named[0].number:,} passages"
+    if len(lacks) > 1:
+        raise SamplesError(
+            "needs what it was made with",
+            where=model,
+            expected="; ".join(lacks.values()),
+            fix="give it with " + ", ".join(f"`{option}`" for option in lacks),
         )
 
 

@@ -192,7 +192,9 @@ def _list_recited(tests: Extractions, twins: Sequence[TwinFigures]) -> Iterator[
         "dataset_name": "passages of the training data",
         **{key: tests[0][key] for key in ("prefix_length", "suffix_length")},
     }
-    exact = {"main": True, "metric": "exact_match", **about}
+    longer = tests[0]["longer"]
+    rest = {"longer": longer["passages"], "untested_tokens": longer["most_tokens"]}
+    exact = {"main": True, "metric": "exact_match", **about, **rest}
     yield _make_exact("recited", "recited word for word", tests, **exact)
     if twins:
         label, twin = "recited by the twin, which never saw the passages", twins[0]

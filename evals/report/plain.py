@@ -48,6 +48,11 @@ def _list_questions(report: Report, place: int) -> list[str]:
             f"tested. It got the first {cut[0]} tokens of each, which are words or parts of words, "
             f"and had to write the next {cut[1]}."
         )
+        if longer := recited.details.get("longer"):
+            said += (
+                f" {longer:,} of them go on after that, by up to "
+                f"{recited.details['untested_tokens']:,} tokens, which were not tested."
+            )
     limits = [_describe_limit(one) for one in report.list_limits(place)]
     return [said, *(limits or ["No limit was set."])]
 
@@ -118,8 +123,9 @@ def _describe_costs(report: Report, place: int) -> list[str]:
         share = 100 * (1 - math.exp(-change.value))
         how = f"{abs(share):.1f} % {'less' if share >= 0 else 'more'}"
         said.append(
-            f"It finds the true next token of ordinary text {how} likely than before (that is "
-            f"{change.value:+.3f} nats, the unit of a language model's loss)."
+            f"It finds the true next token of text that it was not trained on (the held-out text) "
+            f"{how} likely than before (that is {change.value:+.3f} nats, the unit of a language "
+            "model's loss)."
         )
     tasks = [one for one in report.figures if one.key.startswith("task.") and one.main]
     ends = [one.edits[place] for one in tasks]

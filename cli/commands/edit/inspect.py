@@ -41,7 +41,14 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
         named = ", ".join(f"{head} ({variant})" for head, variant in heads.items())
         echo(f"  block {block}: heads without attention: {named}")
     for edit in found.edits:
-        done = [f"{edit.erasing.passages.number:,} passages erased"] if edit.erasing else []
+        done = []
+        if taught := edit.erasing:
+            teacher = name_blocks(taught.teacher, edit.num_heads)
+            hardened = "hardened" if taught.hardened else "not hardened against fine-tuning"
+            done.append(
+                f"{taught.passages.number:,} passages erased in {taught.steps} steps, taught by "
+                f"the cut of {teacher}, {hardened}"
+            )
         blocks = name_blocks(edit.parts, edit.num_heads)
         done += [f"{blocks}, {edit.variant}"] if edit.parts else []
         done += ["healed"] if edit.healing else []

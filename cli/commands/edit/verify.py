@@ -28,10 +28,12 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
     Checks the SHA-256 of every file, and that there is no other file, except notes of git and of
     the Hub's client. Edited heads must hold exactly the constants that make them attention-free.
     With --source, every other tensor must equal the source's byte for byte, and repeating the edit
-    must give the same tensors. The model then runs on a new random input: edited heads must depend
-    on each token alone, and all others must still mix tokens. README.md and report.json must agree
-    with each other and with the manifest. Statements that no check can prove, such as measurements,
-    are listed as claimed. The last line is the verdict. The exit code is 1 if a check fails.
+    must give the same tensors. Of an erased or healed model, only names, types, and shapes of the
+    trained tensors can be compared: reproduce repeats the training. The model then runs on a new
+    random input: edited heads must depend on each token alone, and all others must still mix
+    tokens. README.md and report.json must agree with each other and with the manifest. Statements
+    that no check can prove, such as measurements, are listed as claimed. The last line is the
+    verdict. The exit code is 1 if a check fails.
     """
     if revision is not None and source is None and Path(model).is_dir():
         raise click.UsageError("--revision needs --source, the model that has this revision")

@@ -77,11 +77,10 @@ def print_audit(result: dict[str, Any]) -> None:
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")
     for attack in rated:
-        counted = f"n = {attack['edited']['n']:,}"
         curve = (attack.get("curve") or {}).get("edited", {"stages": []})
         for i, steps in enumerate(curve["stages"]):
             shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
-            echo(f"{attack['name']}, {steps} steps ({counted}): {shares}")
+            echo(f"{attack['name']}, {steps} steps (one run): {shares}")
     for attack in rated:
         if draws := attack["edited"]["draws"]:
             how = f"the mean of {draws} runs" if draws > 1 else "one run"
@@ -90,7 +89,7 @@ def print_audit(result: dict[str, Any]) -> None:
         echo(f"not tried: {', '.join(result['not_tried'])}")
     for areas in [attack for attack in result["attacks"] if attack not in rated]:
         if areas["edited"] is None:
-            why = "not measured, because no passage is known to be a non-member"
+            why = "not measured, because no passage is known to be a non-member (column member)"
             echo(f"{areas['name']}: {why}")
             continue
         for score, area in areas["edited"].items():

@@ -32,9 +32,9 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
     MODEL is an exported folder or a published one. Its source is fetched at the recorded commit.
     identity and zero must repeat bit for bit. mean and linear are fitted, so they may differ within
     a tolerance if library versions differ. Erased and healed weights are trained again, within a
-    wider one. The weights of a published model are downloaded only to compare such tensors. The
-    exit code is 1 if a file differs. To repeat the measurements, run the commands that report.json
-    lists.
+    wider one. A file differs in any case if it is not the one that MODEL's own manifest records.
+    The weights of a published model are downloaded only to compare such tensors. The exit code is 1
+    if a file differs. To repeat the measurements, run the commands that report.json lists.
     """
     from evals.jobs.reproducing import repeat_export
 
@@ -44,7 +44,9 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
         print_json(result.to_json())
     else:
         for file in result.files:
-            echo(f"{'equal  ' if file.equal else 'close  ' if file.ok else 'DIFFERS'} {file.name}")
+            mark = "equal  " if file.equal else "close  " if file.ok else "DIFFERS"
+            off = "" if file.difference is None else f" (off by {100 * file.difference:.2g} %)"
+            echo(f"{mark} {file.name}{off}")
     for name, (then, now) in result.environment.items():
         note(f"{name}: {then or 'none'} for the original, {now or 'none'} now")
     if result.source_is_edited:

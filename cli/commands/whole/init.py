@@ -57,6 +57,12 @@ def _print(found: Proposal, output: Path) -> None:
         f"{found.median:,g}: {found.usable:,} can be used with {found.prefix_length} tokens of "
         f"prefix and {found.suffix_length} of suffix"
     )
+    if found.longer:
+        note(
+            f"warning: {found.longer:,} of them go on after that, by up to "
+            f"{found.most_untested:,} tokens, which are not tested; if a secret stands there, give "
+            "rows with `prefix` and `suffix` around it"
+        )
     if found.suffix_length < SOUND:
         note(
             f"warning: a model may guess {found.suffix_length} tokens that it never saw; passages "

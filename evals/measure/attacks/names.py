@@ -113,7 +113,9 @@ ATTACKERS: dict[str, tuple[str, ...]] = {
         *("relearn-strongest", "soft-prompt"),
     ),
     "trains the parts that were cut": ("revive",),
-    "holds a model that still knows them": ("graft", "guided"),
+    "holds a related model (the public one that it was trained from, or an earlier version)": (
+        *("graft", "guided"),
+    ),
 }
 """What someone does, and the attacks that do it. All others ask the model."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": (*CHEAP, "graft")}

@@ -17,6 +17,7 @@ def list_recovered(
 
     - `id`, as it was given, and `hash`. `counted`: the figures are of these, none of which a search
       saw. `listed`: it was not left out.
+    - `recovered_by`: the attacks that recover it from the edited model.
     - `recovered`: attack → model → whether the attack recovers it in any of its draws, under the
       setting that the figures are of. None where it does not count for the attack, as where the
       attacker held it.
@@ -29,15 +30,17 @@ def list_recovered(
         for attack in attacks
     }
     for at, name in enumerate(samples.ids):
+        recovered = {
+            attack: {key: _tell(one, at) for key, one in outcomes.items()}
+            for attack, outcomes in found.items()
+        }
         yield {
             "id": name,
             "hash": samples.hashes[at],
             "counted": bool(counted[at]),
             "listed": not unlisted[at],
-            "recovered": {
-                attack: {key: _tell(one, at) for key, one in outcomes.items()}
-                for attack, outcomes in found.items()
-            },
+            "recovered_by": [attack for attack, by in recovered.items() if by["edited"]],
+            "recovered": recovered,
         }
 
 

@@ -132,8 +132,8 @@ def describe_sibling(sibling: ResolvedModel | None, base: ResolvedModel) -> str 
     if sibling is not None:
         if sibling.folder.samefile(base.folder):
             return (
-                f"{sibling.source.model} is the base itself: graft undoes the edit, and shows what "
-                "whoever holds the base gets"
+                f"{sibling.source.model} is the base itself: graft puts its attention back into "
+                "the edited model, but whoever holds the base can also ask it directly"
             )
         return None
     if (named := find_own_base(base)) is None:

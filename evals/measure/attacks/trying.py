@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import numpy as np
 
 from evals.data import Samples, Tokens
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
-from evals.measure.attacks.names import find_attack, list_untried
+from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.attacks.result import (
     Audit,
     ControlKind,
@@ -112,6 +112,17 @@ class AuditedModel:
     control: dict[str, AttackOutcome]
     seconds: dict[str, float]
     provenance: dict[str, Any]
+
+
+def add_for_trained(asked: Sequence[str]) -> tuple[str, ...]:
+    """The attacks, and those that every trained model must face. Says which it adds."""
+    attacks = choose_attacks((*asked, *TRAINED))
+    if added := [name for name in attacks if name not in asked]:
+        say(
+            f"also trying {', '.join(added)}: the edited model was trained, and training may only "
+            "have hidden what it knows"
+        )
+    return attacks
 
 
 def try_attacks(

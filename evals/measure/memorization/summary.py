@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.data import Tokens, hash_row
+from evals.data import Tokens, count_longer, hash_row
 from evals.data.windows import selectivity
 from evals.measure.memorization.extraction import Extraction
 from evals.measure.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores
@@ -41,6 +41,7 @@ def summarize_extraction(test: Extraction, control: ControlLoss | None = None) -
     summary: dict[str, Any] = {
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
+        "longer": count_longer(samples.select(members)),
         **_summarize_rows(test, members, MEASURES),
     }
     if test.sampling is not None:
