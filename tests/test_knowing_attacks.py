@@ -362,7 +362,7 @@ def test_an_audit_grafts_from_the_sibling(folders, rows) -> None:
     assert found["any"]["edited"]["rate"] < 1
     assert outcome.json["provenance"]["sibling"]["model"] == "base"
     assert str(folders["base"]) not in outcome.stdout
-    assert "base is the base itself: graft undoes the edit" in outcome.stderr
+    assert "base is the base itself: graft puts its attention back" in outcome.stderr
     assert "base itself gives 20 of the 20 passages\n" in outcome.stderr
 
 

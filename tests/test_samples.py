@@ -361,8 +361,8 @@ def test_rows_too_short(tmp_path):
     source = lines(tmp_path / "s.jsonl", [{"tokens": [1] * 64}, {"id": 1, "tokens": [1] * 60}])
     assert message(source) == (
         f"{source}: 1 of 2 rows are too short, the first is row 2 ('1') (expected at least 64 "
-        "tokens (prefix 32 + suffix 32), got 60); choose smaller lengths, or leave these rows out "
-        "with `skip_short`"
+        "tokens (prefix 32 + suffix 32), got 60); choose `prefix_length=24` `suffix_length=24`, or "
+        "leave these rows out with `skip_short`"
     )
 
 

@@ -73,23 +73,35 @@ def cut_passages(
     if short and not rows and (skip_short or len(short) == table.number):
         raise _refuse_lengths(table, wanted, lengths, skip_short)
     if short and not skip_short:
-        at, what, size = short[0]
-        tries = [
-            fit
-            for part, sizes in zip(wanted, zip(*lengths, strict=True), strict=True)
-            for fit in _shrink(part, min(sizes))
-        ]
-        smaller = " ".join(f"`{name}_length={length}`" for name, length in tries)
-        raise SamplesError(
-            f"{len(short)} of {table.number} rows are too short, the first is {table.name_row(at)}",
-            where=table.where,
-            expected=f"at least {what}",
-            got=size,
-            fix=f"choose {smaller}, which fit all, or leave these rows out with `skip_short`",
-        )
+        raise _refuse_short(table, wanted, short, lengths)
     if not rows:
         raise SamplesError("no row can be used", where=table.where, got=notes[0].reason)
     return CutPassages(_stack(table, rows, kept), kept, rest, notes)
+
+
+def _refuse_short(
+    table: PassageTable,
+    wanted: Sequence[Mapping[str, int]],
+    short: Sequence[tuple[int, str, int]],
+    lengths: Sequence[tuple[int, ...]],
+) -> SamplesError:
+    """Names the first of the rows that are too short, and lengths that fit all, if not far off.
+
+    `short`: their numbers, what each needs, and has; `lengths`: those of their parts.
+    """
+    at, what, size = short[0]
+    parts = list(zip(wanted, map(min, zip(*lengths, strict=True)), strict=True))
+    smaller = "smaller lengths"
+    if all(2 * least >= sum(part.values()) for part, least in parts):
+        tries = [fit for part, least in parts for fit in _shrink(part, least)]
+        smaller = " ".join(f"`{name}_length={length}`" for name, length in tries)
+    return SamplesError(
+        f"{len(short)} of {table.number} rows are too short, the first is {table.name_row(at)}",
+        where=table.where,
+        expected=f"at least {what}",
+        got=size,
+        fix=f"choose {smaller}, or leave these rows out with `skip_short`",
+    )
 
 
 def _refuse_lengths(
@@ -129,7 +141,7 @@ def _shrink(part: Mapping[str, int], room: int) -> list[tuple[str, int]]:
     """The lengths of a part of a row, made smaller in proportion so that `room` tokens suffice."""
     least = sum(part.values())
     fits = [(name, min(room, least) * length // least) for name, length in part.items()]
-    return [(name, fit - fit % 4 if fit > 8 else fit) for name, fit in fits]
+    return [(name, fit - fit % 8 if fit > 8 else fit) for name, fit in fits]
 
 
 def _check_kind(table: PassageTable, tokenizer: Any) -> bool:

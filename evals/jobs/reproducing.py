@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,11 @@ from surgery.record.manifest import PassagesRecord
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting, Prepared
+    from surgery.exporting import Export
+    from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import Edit
     from surgery.reproduction import Reproduction
+    from surgery.training.erasing import Erased
 
 
 def repeat_export(
@@ -61,16 +64,8 @@ def repeat_export(
             return None
         return fit_prepared(prepared, fit_on, model=loaded)
 
-    healing, erasing = None, None
-    if edit.healing:
-        _refuse_earlier(edit, model)
-        passages = find_recorded_passages(samples, edit.healing.passages, model)
-        healed_on = find_recorded_text(heal, edit.healing, model, "heal")
-        healing = heal_on(healed_on, passages, edit.healing, overwrite)
-    if edit.erasing:
-        taught = find_recorded_passages(samples, edit.erasing.passages, model)
-        erased_on = find_recorded_text(text, edit.erasing, model, "text")
-        erasing = erase_on(erased_on, taught, edit.erasing, fit)
+    erasing = _find_erasing(edit, text, samples, model, fit)
+    healing = _find_healing(edit, heal, samples, model, overwrite)
     with show_progress("reproduce", None) as advance:
         return reproduce(
             original,
@@ -82,6 +77,33 @@ def repeat_export(
             heal=healing,
             progress=advance,
         )
+
+
+def _find_erasing(
+    edit: Edit,
+    text: Sequence[str],
+    samples: str | None,
+    model: str,
+    fit: Callable[[Prepared], Fitting | None],
+) -> Callable[[Prepared], Erased] | None:
+    """What erases again, on the recorded text and passages; None if nothing was erased."""
+    if edit.erasing is None:
+        return None
+    taught = find_recorded_passages(samples, edit.erasing.passages, model)
+    erased_on = find_recorded_text(text, edit.erasing, model, "text")
+    return erase_on(erased_on, taught, edit.erasing, fit)
+
+
+def _find_healing(
+    edit: Edit, heal: Sequence[str], samples: str | None, model: str, overwrite: bool
+) -> Callable[[Export, ResolvedModel, Path], Export] | None:
+    """What heals again, on the recorded text and passages; None if the edit was not healed."""
+    if edit.healing is None:
+        return None
+    _refuse_earlier(edit, model)
+    passages = find_recorded_passages(samples, edit.healing.passages, model)
+    healed_on = find_recorded_text(heal, edit.healing, model, "heal")
+    return heal_on(healed_on, passages, edit.healing, overwrite)
 
 
 def _check_given(edit: Edit, given: Mapping[str, Any], model: str) -> None:
