@@ -119,6 +119,7 @@ def test_verify_proves_what_it_can_and_lists_the_rest(work: Path, tmp_path: Path
     assert details["rewritten"] == "nothing was cut"
     assert details["tensors"].startswith("nothing was cut")
     assert details["untouched"].endswith(" trained: only names, types, and shapes are the source's")
+    assert "but none proves what erasing did to the weights; claimed" in checked.verdict
     (claim,) = (claim for claim in checked.claims if claim.name == "erasing")
     assert "the recorded passages and text only made the weights" in claim.detail
     assert "which the source cannot prove" in claim.detail
@@ -143,6 +144,8 @@ def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.M
     assert "reproduced bit for bit from neox" in again.stdout
     none = attn_surgery("reproduce", work / "erased", *given)
     none.assert_error("needs the passages", f"samples.jsonl: {ROWS} passages", "--samples")
+    bare = attn_surgery("reproduce", work / "erased", "--source", work / "neox")
+    bare.assert_error("needs what it was made with", "text.txt (", "give it with --text, --samples")
     lines = (work / "samples.jsonl").read_text().splitlines()
     rows = [json.loads(line)["tokens"] for line in lines]
     made = surgery.erase(

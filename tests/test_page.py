@@ -341,6 +341,13 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
         "Limit: at most 20 % may be recovered by someone who trains it further (relearn): missed.",
         "Limit: it may lose at most 0.05 on the test copy: missed.",
     ]
+    longer = example()
+    recited = longer.figures[0].model_copy(
+        update={"details": longer.figures[0].details | {"longer": 3, "untested_tokens": 40}}
+    )
+    longer = longer.model_copy(update={"figures": [recited, *longer.figures[1:]]})
+    rest = "3 of them go on after that, by up to 40 tokens, which were not tested."
+    assert read_first_page(longer)["What was asked"][0].endswith(rest)
     asks, files, trains, *others = said["Who could still get what"]
     assert asks == "Someone who asks the model: 1 of 24 passages (likely at most 20.2 %)."
     assert files == "Someone who has its files and does not train: not tried."

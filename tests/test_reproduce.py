@@ -313,6 +313,19 @@ def test_a_fitted_tensor_may_differ_within_the_tolerance(
         assert file["difference"] is None, "bytes must be equal"
 
 
+def test_a_damaged_file_is_not_within_a_tolerance(fitted: Path, source: Path, text: Path) -> None:
+    """It is not what the folder says of itself, however little it differs."""
+    name = "gpt_neox.layers.1.attention.query_key_value.weight"
+    index = json.loads((fitted / "model.safetensors.index.json").read_text())["weight_map"]
+    path = fitted / index[name]
+    tensors = load_file(path)
+    save_file(tensors | {name: tensors[name] * np.float32(1 + 1e-6)}, path, {"format": "pt"})
+    done = attn_surgery("reproduce", fitted, "--source", source, "--calibration", text)
+    assert done.code == 1
+    assert f"DIFFERS {path.name}\n" in done.stdout
+    assert f"not reproduced: {path.name} differs" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("variant", "layout"),
     [("mean", "stock"), ("linear", "stock"), ("mean", "compact"), ("linear", "compact")],

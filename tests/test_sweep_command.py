@@ -42,11 +42,13 @@ EDIT = {
     "variant",
     "exact_match",
     "exact_count",
+    "exact_ci95",
     "next_token_accuracy",
     "suffix_nll",
     "completion_entropy",
     "recovered",
     "heldout_loss",
+    "heldout_rise",
     "heldout_perplexity",
     "heldout_kl",
 }
@@ -119,6 +121,11 @@ def test_figures_are_those_of_extract_on_the_exported_edit(files, everything, tm
     (ours,) = [e for e in everything[0]["edits"] if (e["spec"], e["variant"]) == edit]
     assert ours["exact_match"] == theirs["exact_match"]["rate"]
     assert ours["exact_count"] == theirs["exact_match"]["count"]
+    assert ours["exact_ci95"] == theirs["exact_match"]["ci95"]
+    base = everything[0]["base"]
+    rise = ours["heldout_loss"] - base["heldout_loss"]
+    assert ours["heldout_rise"]["mean"] == pytest.approx(rise, abs=1e-9)
+    assert base["heldout_rise"] == {"mean": 0, "ci95": [0, 0]}
     assert ours["next_token_accuracy"] == theirs["next_token_accuracy"]["mean"]
     assert ours["suffix_nll"] == theirs["suffix_nll"]["mean"]
     assert ours["completion_entropy"] == theirs["completion_entropy"]["mean"]
@@ -148,8 +155,11 @@ def test_the_folder_is_complete(everything):
     rows = list(csv.DictReader((output / "sweep.csv").read_text().splitlines()))
     assert [row["spec"] for row in rows] == ["", *(edit["spec"] for edit in result["edits"])]
     for row, edit in zip(rows, [result["base"], *result["edits"]], strict=True):
-        for name in EDIT - {"spec", "kind", "blocks", "variant", "recovered"}:
+        nested = {"recovered", "exact_ci95", "heldout_rise"}
+        for name in EDIT - {"spec", "kind", "blocks", "variant"} - nested:
             assert float(row[name]) == edit[name]
+        assert [float(row["exact_low"]), float(row["exact_high"])] == edit["exact_ci95"]
+        assert float(row["heldout_rise"]) == edit["heldout_rise"]["mean"]
         assert {name: float(row[name]) for name in edit["recovered"]} == edit["recovered"]
     assert [path.name for path in output.parent.iterdir()] == ["swept"]
     check_output(output, owned, overwrite=True)  # all that a sweep writes may be overwritten

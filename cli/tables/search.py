@@ -18,6 +18,8 @@ HALVES = ("held back", "chosen on")
 
 def print_search(result: dict[str, Any]) -> None:
     """Prints the table of a report, and what the held-back passages says of each limit."""
+    from evals.measure.attacks.names import TRAINING
+
     base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     rows = [("unedited", base, base["held_back"])]
     if deep is not None:
@@ -61,6 +63,11 @@ def print_search(result: dict[str, Any]) -> None:
                 f"{one['name']} of the {which} (n = {one['n']:,}): "
                 f"{format_figure(one)}, limit {one['limit']:.1%}"
             )
+    if not any(one["name"] in TRAINING for one in there["limits"]):
+        echo(
+            "No attack that trains the model has a limit, and training may bring back what the "
+            "edit only hides. To search for an edit that resists, add --max relearn=0.05."
+        )
     if (rise := there["healed_rise"]) is not None:
         echo(
             f"Limits are those of the healed edit, which costs {rise:+.3f} nats per token relative "

@@ -43,7 +43,8 @@ def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
 def _read_log(folder: Path) -> dict[str, dict[str, Any]]:
     """Task → what `collect_scores` takes, of the newest run in the folder."""
     if not folder.is_dir():
-        raise SourceError("no such folder", where=folder, expected="results of lm-eval", fix=HOW)
+        wrong = "is a file, not a folder" if folder.is_file() else "no such folder"
+        raise SourceError(wrong, where=folder, expected="results of lm-eval", fix=HOW)
     results = max(folder.rglob("results_*.json"), key=lambda path: path.name, default=None)
     if results is None:
         raise SourceError("has no results of lm-eval (results_*.json)", where=folder, fix=HOW)

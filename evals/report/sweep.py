@@ -17,6 +17,7 @@ from evals.choose.sweep.opened import OpenedSweep
 from evals.data import hash_row
 from evals.measure.edits.engine import BASE, MeasuredEdit, edit_record
 from evals.measure.memorization.recovery import Evidence, rate_recoveries
+from evals.run.statistics import mean, wilson
 from surgery.record.manifest import list_versions
 from surgery.selection import Part, Selection, format_selection
 
@@ -38,10 +39,11 @@ def make_sweep_report(
     heads, calibration = loaded.dimensions.num_heads, opened.fitter and opened.fitter.calibration
     records = []
     for one in measured:
-        record = {**_name(one.selection, opened), **_figures(one, samples.trained_on)}
+        figures = _figures(one, measured[0], samples.trained_on)
+        record = {**_name(one.selection, opened), **figures}
         if estimates is not None:
-            figures = estimates.predict_one(one.selection)
-            record |= {f"estimated_{name}": value for name, value in figures.items()}
+            told = estimates.predict_one(one.selection)
+            record |= {f"estimated_{name}": value for name, value in told.items()}
         records.append(record)
     nothing = "the unedited model recites none of the passages: there is nothing to remove"
     result = {
@@ -125,7 +127,13 @@ def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     """One column for each measure of recovery, and for each task's value and difference."""
-    plain = {key: value for key, value in row.items() if key not in ("recovered", "tasks")}
+    nested = ("recovered", "tasks", "exact_ci95", "heldout_rise")
+    plain = {key: value for key, value in row.items() if key not in nested}
+    if interval := row.get("exact_ci95"):
+        plain |= dict(zip(("exact_low", "exact_high"), interval, strict=True))
+    if rise := row.get("heldout_rise"):
+        ends = zip(("heldout_rise_low", "heldout_rise_high"), rise["ci95"], strict=True)
+        plain |= {"heldout_rise": rise["mean"], **dict(ends)}
     tasks: dict[str, Any] = {}
     for name, opened in row.get("tasks", {}).items():
         low, high = opened.get("ci95") or (None, None)
@@ -164,20 +172,25 @@ def _name(selection: Selection, opened: OpenedSweep) -> dict[str, Any]:
     return {"spec": named["spec"], "kind": opened.edits[selection], **named}
 
 
-def _figures(one: MeasuredEdit, members: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _figures(
+    one: MeasuredEdit, base: MeasuredEdit, members: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
     exact = one.exact[members]
     loss = _mean(one.heldout_nll)
+    rises = one.heldout_nll - base.heldout_nll
     recovered = None  # where only matches were asked for
     if one.right.shape[1]:
         recovered = rate_recoveries(Evidence(one.right[members], one.log_p_z[members]))
     return {
         "exact_match": int(exact.sum()) / len(exact),
         "exact_count": int(exact.sum()),
+        "exact_ci95": wilson(int(exact.sum()), len(exact)).as_list(),
         "next_token_accuracy": _mean(one.next_token_accuracy[members]),
         "suffix_nll": _mean(one.nll[members]),
         "completion_entropy": _mean(one.entropy[members]),
         "recovered": recovered,
         "heldout_loss": loss,
+        "heldout_rise": mean(rises) if len(rises) else None,
         "heldout_perplexity": None if loss is None else _null_if_infinite(float(np.exp(loss))),
         "heldout_kl": _mean(one.heldout_kl),
     }

@@ -288,7 +288,8 @@ class Choosing(Measuring):
         "What a block or head may become.",
         Option(
             "edit",
-            default="all if there is calibration text, else identity and zero",
+            default="all if there is calibration text (in a sweep, if you name it), else identity "
+            "and zero",
             choices=VARIANTS,
         ),
     ] = ()

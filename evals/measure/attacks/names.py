@@ -196,7 +196,9 @@ def _import_attack(path: str) -> Attack:
                 raise MeasurementError(
                     "gives no outcome of every passage",
                     where=path,
-                    expected=f"recovered and tried, bool [{len(target.samples)}]",
+                    expected=f"recovered and tried, NumPy bool [{len(target.samples)}]",
+                    got=f"{type(flags).__name__} {getattr(flags, 'dtype', '')} "
+                    f"{list(getattr(flags, 'shape', ()))}",
                 )
         return outcome
 
