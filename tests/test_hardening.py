@@ -30,6 +30,7 @@ from surgery.training.hardening import (
     draw_rehearsals,
     harden,
 )
+from surgery.training.training import Schedule
 
 
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 9))
@@ -105,3 +106,32 @@ def test_hardening_takes_twice_the_memory(hardened: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(training, "_measure_room", lambda model: 2_000)
     settled = training.Schedule(1, hardened=hardened).settle(model)
     assert settled.rank == (training.RANK if hardened else 0)
+
+
+def test_a_large_vocabulary_is_learned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and gradient are those of the whole step, up to the order of sums."""
+    size = tiny_model().config.vocab_size
+    rows = np.random.default_rng(0).integers(0, size, (8, 12)).astype(np.int32)
+
+    def take_step(student, measure, schedule, **told):
+        student.requires_grad_(True)
+        parts = []
+        with torch.enable_grad():
+            for part in measure(0):
+                part.backward()
+                parts.append(part.item())
+        return parts, [parameter.grad for parameter in student.parameters()]
+
+    def learn() -> tuple[list[float], list[torch.Tensor]]:
+        student, teacher = tiny_model(seed=0).float(), tiny_model(seed=1)
+        lessons = [Lesson(teacher, rows, 5), Lesson(teacher, rows, 4, first=6, weight=0.5)]
+        return distill(student, lessons, Schedule(1, learning_rate=1e-3))
+
+    monkeypatch.setattr(distillation, "train", take_step)
+    whole, expected = learn()
+    monkeypatch.setattr(distillation, "MOST_LOGITS", 2 * 11 * size)
+    parts, found = learn()
+    assert (len(whole), len(parts)) == (2, 3 + 2), "5 rows by 2, and 4 of half as many tokens by 3"
+    assert sum(parts) == pytest.approx(sum(whole), rel=1e-5)
+    for gradient, one in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, one, rtol=1e-3, atol=1e-6)

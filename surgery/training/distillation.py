@@ -8,7 +8,7 @@ Shape letters: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ from surgery.training.training import ROWS, Flags, Schedule, measure_loss, train
 
 ROWS_OF_PASSAGES = 24
 """Passages of a step."""
+MOST_LOGITS = 2**27
+"""Logits that a pass makes at a time: 0.5 GB in float32, several times over. With a vocabulary of
+262,144, a step of text makes four times as many."""
 
 Rows = npt.NDArray[np.int32]
 Chosen = npt.NDArray[np.intp]
@@ -130,11 +133,11 @@ def distill(
     drawn = [one.draw(schedule.steps, schedule.seed + at) for at, one in enumerate(lessons)]
     told: dict[str, Any] = {"constants": constants, "advance": advance}
 
-    def measure(step: int) -> torch.Tensor:
-        total = torch.zeros((), device=student.device)
+    def measure(step: int) -> Iterator[torch.Tensor]:
         for lesson, rows in zip(lessons, drawn, strict=True):
-            total = total + _measure_lesson(student, lesson, rows[step], passes)
-        return total
+            for some in _split(rows[step], lesson.first, student.config.vocab_size):
+                share = len(some) / lesson.per_step
+                yield share * _measure_lesson(student, lesson, some, passes)
 
     if schedule.hardened:
         schedule = schedule.settle(student)
@@ -162,6 +165,13 @@ def _make_hardening(
         harden(learned, drawn[step], schedule.learning_rate, relearn, forget)
 
     return adjust
+
+
+def _split(rows: Rows, first: int, vocabulary: int) -> Iterator[Rows]:
+    """Parts of rows [B, T] whose logits, from token `first` on, are at most `MOST_LOGITS`."""
+    size = max(1, MOST_LOGITS // (vocabulary * (rows.shape[1] - first)))
+    for begin in range(0, len(rows), size):
+        yield rows[begin : begin + size]
 
 
 def _measure_lesson(student: Any, lesson: Lesson, rows: Rows, passes: torch.dtype) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,7 +115,7 @@ class Schedule:
 
 def train(
     model: Any,
-    measure: Callable[[int], torch.Tensor],
+    measure: Callable[[int], Iterator[torch.Tensor]],
     schedule: Schedule,
     *,
     constants: Mapping[str, Flags] | None = None,
@@ -124,9 +124,9 @@ def train(
 ) -> list[float]:
     """Trains a float32 model in place. Returns the loss before each step.
 
-    `measure`: step → the loss of the model, a scalar; `constants`: parameter → which of its numbers
-    stay. `advance` counts steps. `adjust` gets a step and the parameters that are trained, and may
-    change their gradients.
+    `measure`: step → the parts of the model's loss, scalars, each of which is let go before the
+    next is asked for; `constants`: parameter → which of its numbers stay. `advance` counts steps.
+    `adjust` gets a step and the parameters that are trained, and may change their gradients.
     Raises `UnsupportedError` for a model that does not fit into memory with its gradients.
     """
     schedule = schedule.settle(model)
@@ -141,15 +141,18 @@ def train(
     losses = []
     model.eval()  # no dropout: the same every time
     for step in range(schedule.steps):
+        loss = 0.0
         with torch.enable_grad():
-            loss = measure(step)
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part in measure(step):
+                part.backward()  # type: ignore[no-untyped-call]
+                loss += float(part.detach())
+                del part
         adjust(step, learned)
         torch.nn.utils.clip_grad_norm_(learned, LARGEST_GRADIENT)
         optimizer.step()
         slower.step()
         optimizer.zero_grad()
-        losses.append(round(float(loss.detach()), 6))
+        losses.append(round(loss, 6))
         advance(1)
     for hook in hooks:
         hook.remove()
