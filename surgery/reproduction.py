@@ -187,7 +187,7 @@ def reproduce(
         erased = erase(prepare(model, tuple(edit.erasing.teacher), **alike))
     fitting = None if fit is None else fit(prepared, erased.model if erased else None)
     if edit.calibration is not None and fitting is not None and fitting.record is not None:
-        _check_text(edit.calibration, fitting.record)
+        check_fitted_text(edit.calibration, fitting.record)
     told: dict[str, Any] = {
         "fitting": fitting,
         "overwrite": overwrite,
@@ -260,8 +260,8 @@ def _check_source(found: ResolvedModel, recorded: Source, where: str | Path) -> 
         )
 
 
-def _check_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
-    """Raises if the text differs, or its record does."""
+def check_fitted_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:
+    """Raises `SamplesError` if the text differs, `ManifestError` if its fit does."""
     if recorded.sha256 != found.sha256:
         raise SamplesError(
             "is not the recorded calibration text",

@@ -464,3 +464,11 @@ def test_what_a_model_never_saw_is_recovered_like_the_control(monkeypatch) -> No
             continue  # settings that bring any of it back do not count
         control = control.counted  # none where the attack trains on that text
         assert control.sum() <= 0.05 * len(control), name
+
+
+def test_corrections_of_every_token_recover_nothing() -> None:
+    """With as many hints as the suffix has tokens, anything at all would count."""
+    samples = Samples(np.arange(24, dtype=np.int32).reshape(3, 8), 4, tuple("abc"), "test")
+    plan = AttackPlan(samples, samples.tokens, ("hints:2", "hints:4", "greedy"))
+    assert [one.name for one in plan.tried] == ["hints:2", "greedy"]
+    assert plan.skipped["hints:4"].startswith("a suffix of more than 4 tokens")

@@ -164,6 +164,20 @@ def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.M
     assert erased.code == 0, erased
 
 
+def test_a_teacher_that_was_fitted_on_other_text_is_refused(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the training, which would only show that something differs."""
+    monkeypatch.setattr("evals.jobs.erasing.MOST_RECITED", 1.0)
+    out, other = tmp_path / "out", tmp_path / "other.txt"
+    text = ("--calibration", work / "text.txt")
+    assert erase(work, out, "--variant", "mean", *text).code == 0
+    other.write_text((work / "text.txt").read_text().upper())
+    given = ("--source", work / "neox", "--text", work / "text.txt")
+    again = ("reproduce", out, *given, "--samples", work / "samples.jsonl", "--calibration", other)
+    attn_surgery(*again).assert_error("other.txt: is not the recorded calibration text")
+
+
 def test_a_hardened_erasing_is_recorded_and_repeats_to_the_bit(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert erase(work, out, "--harden").code == 0

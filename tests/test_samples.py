@@ -215,7 +215,7 @@ def test_equal_rows_are_one_passage_with_their_counts_added(tmp_path, counted):
     longer, warning = list_row_warnings(describe_samples(samples))
     assert longer == (
         "3 passages are longer than what is tested, by up to 3 tokens at their end; to test what "
-        "stands there, give rows with columns prefix and suffix"
+        "stands there, give rows with columns prefix and suffix, and lengths that fit them"
     )
     assert warning == (
         "2 rows left out, the first 'row-3': its tokens equal an earlier row's, so the two count "

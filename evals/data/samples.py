@@ -153,7 +153,7 @@ def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{number:,} passages are longer than what is tested, by up to "
             f"{described['longer']['most_tokens']:,} tokens at their end; to test what stands "
-            "there, give rows with columns prefix and suffix"
+            "there, give rows with columns prefix and suffix, and lengths that fit them"
         )
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
         by_reason: dict[str, list[str]] = {}

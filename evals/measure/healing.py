@@ -256,6 +256,7 @@ def erase_on(
     """
 
     def erase_again(teacher: Prepared) -> Erased:
+        from surgery.reproduction import check_fitted_text
         from surgery.training.erasing import teach_by_cut
 
         given = (record, text, passages, teacher.model, "taught")
@@ -263,6 +264,8 @@ def erase_on(
         assert taught is not None
         with show_progress("erase", schedule.steps) as advance:
             fitting = fit(teacher)
+            if record.calibration and fitting is not None and fitting.record is not None:
+                check_fitted_text(record.calibration, fitting.record)
             lessons = teacher, taught, text_again, schedule
             return teach_by_cut(*lessons, fitting=fitting, advance=advance)
 

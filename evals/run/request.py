@@ -153,12 +153,12 @@ class Cutting(Request):
     prefix_length: Annotated[
         int | None,
         "Tokens of a passage that the model is given.",
-        Option("input", default="32, or a pair's own"),
+        Option("input", default="32, or those of a pair of .npy files"),
     ] = None
     suffix_length: Annotated[
         int | None,
         "Tokens that the model must complete.",
-        Option("input", default="32, or a pair's own"),
+        Option("input", default="32, or those of a pair of .npy files"),
     ] = None
     id_column: Annotated[
         str | None,

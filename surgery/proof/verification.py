@@ -173,7 +173,8 @@ def _list_claims(
     if found is None:
         yield Claim("source", f"that {named} was edited: to check it, give it as `source`")
     elif not found.has_name:
-        yield Claim("source", f"its name, {named}: a folder only shows its content")
+        shows = "a folder only shows its content, which is as recorded"
+        yield Claim("source", f"its name, {named}: {shows}")
     if manifest.history:
         yield Claim("history", "the sources of earlier edits")
     if any(edit.calibration for edit in (manifest.edit, *manifest.history)):

@@ -152,7 +152,7 @@ def make_attack(name: str) -> Attack:
         raise UnknownNameError(f"no attack {name!r}", expected=expected, fix=hint) from None
     if isinstance(found, Attack):
         return found
-    recovered = found.recovered
+    recovered, kind, least = found.recovered, *_parse_number(found.name)
     return Attack(
         found.name,
         "greedy or known tokens",
@@ -160,7 +160,15 @@ def make_attack(name: str) -> Attack:
         found.source,
         "one pass, shared",
         lambda target: AttackOutcome.of_all(recovered(Evidence.of(target.seen))),
+        can=lambda samples: kind != "hints" or samples.suffix_length > least,
+        needs=f"a suffix of more than {least} tokens, else every passage counts",
     )
+
+
+def _parse_number(name: str) -> tuple[str, int]:
+    """The kind and the number of an attack such as hints:4; 0 if it has none."""
+    kind, _, number = name.partition(":")
+    return kind, int(number or 0)
 
 
 def _import_attack(path: str) -> Attack:
