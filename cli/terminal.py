@@ -35,6 +35,15 @@ def echo(line: object = "") -> None:
     click.echo(escape_text(line))
 
 
+def note_unmeasured(output: object, model: str) -> None:
+    """Says how to measure a new export, `output`, of `model`."""
+    given = "" if model.startswith("lab:") else " --samples SAMPLES --heldout TEXT"
+    note(
+        "Nothing measured yet. To see what it still recites and what it lost, run: "
+        f"attn-surgery evaluate {output} --baseline {model} --audit{given}"
+    )
+
+
 def note(line: object, *, anywhere: bool = False) -> None:
     """Prints a line for people on stderr: a warning, or what was decided for the user.
 

@@ -131,7 +131,8 @@ def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None
     note, unmeasured, line = failed.err.splitlines()
     assert note.startswith("layout compact")
     assert unmeasured.startswith("Nothing measured yet. To see what it still recites")
-    assert unmeasured.endswith(f" attn-surgery evaluate out --baseline {tiny / 'base'} --audit")
+    evaluate = f" attn-surgery evaluate out --baseline {tiny / 'base'} --audit"
+    assert unmeasured.endswith(f"{evaluate} --samples SAMPLES --heldout TEXT")
     assert line.startswith("error: Hub model me/model: the connection to the Hub failed")
     assert (said.code, said.out.count("\n")) == (1, 1), "what was exported is said"
 

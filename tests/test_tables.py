@@ -167,8 +167,8 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
             r"chosen +1\.3% +\+0\.250",
             r"relearn .*\(n = 54\): 4\.0%",
             r"deep blocks meet the goal and are better, but were not on offer",
-            r"Passed over: 2 edits that are better by the table, because they may miss the goal on "
-            r"other passages",
+            r"Passed over: 2 edits that cost less by what was measured, because they may miss the "
+            r"goal on other passages",
             r"costs\s+\+0\.062",
         ],
     ),

@@ -113,12 +113,13 @@ def _explain_choice(result: dict[str, Any]) -> None:
         ("doubtful", "they may miss the goal on other passages"),
         (
             "untried",
-            "an attack with a limit recovered too much from them, or from edits that leave less",
+            "an attack with a limit was not tried on them: judging by the edits on which it was, "
+            "it would recover too much",
         ),
     ):
         if number := result["passed_over"][key]:
-            edits = "1 edit that is" if number == 1 else f"{number} edits that are"
-            echo(f"Passed over: {edits} better by the table, because {why}.")
+            edits = "1 edit that costs" if number == 1 else f"{number} edits that cost"
+            echo(f"Passed over: {edits} less by what was measured, because {why}.")
 
 
 _GUARD = {"samples", "prefix_length", "suffix_length"}

@@ -78,7 +78,7 @@ def _list_steps(found: Sequence[AttackResult]) -> Iterator[Figure]:
     for place, steps in enumerate(shown[0].stages):
         base, *edits = (make_value(one.any[place], near=one.near[place]) for one in shown)
         key, label = f"recovered.{name} {steps}", f"by any, after {steps:,} steps of {name}{runs}"
-        yield make_figure("attacked", key, label, "share", found[0].edited.n, base, edits)
+        yield make_figure("attacked", key, label, "share", curves[0].edited.n, base, edits)
 
 
 def describe_attacks(audit: Audit) -> Iterator[str]:

@@ -7,7 +7,7 @@ from rich.filesize import decimal
 
 from cli import options
 from cli.requests import request_command
-from cli.terminal import echo, note, print_json
+from cli.terminal import echo, note_unmeasured, print_json
 from evals.jobs.erasing import EraseRequest, run_erase
 
 
@@ -37,7 +37,4 @@ def command(request: EraseRequest, as_json: bool) -> None:
         f"{export.output}: {erasing['passages']['number']:,} passages erased in "
         f"{erasing['steps']} steps, {decimal(result['bytes'])}"
     )
-    note(
-        "Nothing measured yet. To see what it still recites and what it lost, run: "
-        f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
-    )
+    note_unmeasured(export.output, request.model)

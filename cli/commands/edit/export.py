@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from cli import options
 from cli.requests import fill_request, options_of, request_command
 from cli.tables.evaluation import print_evaluation
-from cli.terminal import echo, note, print_json
+from cli.terminal import echo, note, note_unmeasured, print_json
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.report.request import EvaluationRequest
 
@@ -104,10 +104,7 @@ def command(
             f"attn-surgery apply-patch {request.model} {export.output} --output DIR"
         )
     elif materials is None:
-        note(
-            "Nothing measured yet. To see what it still recites and what it lost, run: "
-            f"attn-surgery evaluate {export.output} --baseline {request.model} --audit"
-        )
+        note_unmeasured(export.output, request.model)
     allowed = {"allow_undecided": asked["allow_undecided"], "as_json": as_json}
     _finish_export(prepared.model, export, materials, repo, **allowed)
 

@@ -79,8 +79,8 @@ def print_audit(result: dict[str, Any]) -> None:
     for attack in rated:
         curve = (attack.get("curve") or {}).get("edited", {"stages": []})
         for i, steps in enumerate(curve["stages"]):
-            shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in curve if key != "stages")
-            echo(f"{attack['name']}, {steps} steps (one run): {shares}")
+            shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in ("any", "near"))
+            echo(f"{attack['name']}, {steps} steps (one run, n = {curve['n']:,}): {shares}")
     for attack in rated:
         if draws := attack["edited"]["draws"]:
             how = f"the mean of {draws} runs" if draws > 1 else "one run"

@@ -39,7 +39,7 @@ def command(first: Path, second: Path, as_json: bool) -> None:
             f"{one.base:.3f}",
             f"{one.edited:.3f}",
             f"{one.difference:+.3f} [{one.ci95[0]:+.3f}, {one.ci95[1]:+.3f}]",
-            one.verdict,
+            f"{one.verdict} ({one.test}, p = {one.p_value:.2g})",
         )
         for task, metrics in found.items()
         for name, one in metrics.items()

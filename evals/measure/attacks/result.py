@@ -90,19 +90,21 @@ class PairedChange(Record):
 
 
 class Curve(Record):
-    """Shares after each stage of an attack in its first draw, by two measures."""
+    """Shares of `n` passages after each stage of an attack in its first draw, by two measures."""
 
+    n: int
     stages: list[int]
     any: list[float]
     near: list[float]
 
     @classmethod
     def of(cls, attack: Attack, outcome: AttackOutcome) -> Curve:
+        counted = outcome.by_draw[1][0]
         rates = {
-            measure: [float(flags.mean()) for flags in stages[:, outcome.by_draw[1][0]]]
+            measure: [float(flags.mean()) for flags in stages[:, counted]]
             for measure, stages in outcome.curve.items()
         }
-        return cls(stages=list(attack.stages), **rates)
+        return cls(n=int(counted.sum()), stages=list(attack.stages), **rates)
 
 
 class Curves(Record):
