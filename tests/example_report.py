@@ -87,7 +87,7 @@ def audit() -> dict[str, Any]:
     """What an audit found: a plain attack, one with a curve and no control, and membership."""
 
     def curve(*rates: float) -> dict[str, Any]:
-        return {"stages": [5, 10, 20], "any": list(rates), "near": list(rates)}
+        return {"n": 22, "stages": [5, 10, 20], "any": list(rates), "near": list(rates)}
 
     def area(auc: float) -> dict[str, Any]:
         return {"loss": {"auc": auc, "ci95": [auc - 0.05, auc + 0.02], "overcorrected": False}}

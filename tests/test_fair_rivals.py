@@ -134,7 +134,10 @@ def test_bisection_keeps_the_limit_if_it_can(left: list[float], limit: float, tr
     assert choice.looks in attacked
     if len(attacked) < tries:
         keeping = [at for at, rate in enumerate(rates) if rate <= limit]
-        assert choice.looks == (keeping[0] if keeping else len(rates) - 1)
+        if keeping:
+            assert choice.looks == keeping[0]
+        else:
+            assert rates[choice.looks] == rates[-1], "the least that any gives back"
 
 
 def test_a_third_of_the_settings_goes_on(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -429,6 +429,10 @@ def evaluate_healed(
     return evaluate([find_model(work / model)], find_model(work / baseline), materials).report
 
 
+FACED = [name for name in TRAINED if name != "hints:8"]
+"""Suffixes have 8 tokens here, of which 8 corrections would give any."""
+
+
 def list_attacks(report: Report) -> list[object]:
     """The attacks that were tried."""
     attacked = [figure for figure in report.figures if figure.table == "attacked" and figure.main]
@@ -438,7 +442,7 @@ def list_attacks(report: Report) -> list[object]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
 def test_an_audit_of_a_healed_model_always_tries_fine_tuning(work: Path) -> None:
-    assert list_attacks(evaluate_healed(work, attack=("greedy",), draws=1)) == ["greedy", *TRAINED]
+    assert list_attacks(evaluate_healed(work, attack=("greedy",), draws=1)) == ["greedy", *FACED]
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -450,4 +454,4 @@ def test_an_edit_of_a_healed_model_is_healed_too(work: Path) -> None:
     assert "The model was also healed" in card
     assert "Training needs the same text (`text.txt`)" in card
     report = evaluate_healed(work, model="further", attack=("greedy",), draws=1)
-    assert list_attacks(report) == ["greedy", *TRAINED]
+    assert list_attacks(report) == ["greedy", *FACED]
