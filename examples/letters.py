@@ -128,7 +128,8 @@ def main() -> None:
     texts = "--heldout heldout.txt --calibration calibration.txt --max-extraction 0.1"
     if not (work / "mitigate.yaml").exists():
         run(work, f"init model --samples letters.csv {texts}")
-    job = "mitigate --config mitigate.yaml --max-evaluations 16 --no-benchmarks"
+    quick = "--max-evaluations 16 --no-benchmarks --attack cheap --attack relearn"
+    job = f"mitigate --config mitigate.yaml {quick}"
     run(work, f"{job} --dry-run")
     run(work, job, 3, 4)
     print(f"\nOpen {work / 'OUT' / 'report.html'}")

@@ -557,7 +557,7 @@ def test_all_five_results_are_made_and_the_one_named_is_kept(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `--leave-out`, none of them saw the passages that are left out, and all are measured."""
-    monkeypatch.setattr("evals.jobs.reporting.TRAINED", ())  # they take most of the time
+    monkeypatch.setattr("evals.measure.attacks.trying.TRAINED", ())  # they take most of the time
     out = tmp_path / "out"
     (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
     given = (

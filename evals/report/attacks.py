@@ -86,7 +86,7 @@ def describe_attacks(audit: Audit) -> Iterator[str]:
     if audit.strongest is not None:
         yield _describe_strongest(audit, audit.strongest)
     for one in audit.rated:
-        if one.reached is not None:
+        if one.reached is not None and one.edited.count:
             yield f"{one.name} recovers most after {describe_setting(one.reached)}"
     if empty := [one.name for one in audit.rated if not one.edited.n]:
         yield f"no passage counts for {', '.join(empty)}"
