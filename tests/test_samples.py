@@ -366,6 +366,12 @@ def test_rows_too_short(tmp_path):
     )
 
 
+def test_only_the_part_that_is_too_short_is_to_be_shorter(tmp_path):
+    pairs = [{"prefix": [1] * size, "suffix": [2] * 28} for size in (32, 20)]
+    said = message(lines(tmp_path / "s.jsonl", pairs), suffix_length=28)
+    assert "choose `prefix_length=16`, or leave these rows out" in said
+
+
 def test_rows_too_short_are_left_out_on_request(tmp_path):
     rows = [{"tokens": [1] * 60}, {"tokens": [2] * 64}, {"tokens": [3] * 63}]
     samples = load_samples(lines(tmp_path / "s.jsonl", rows), skip_short=True)

@@ -90,7 +90,8 @@ def _refuse_short(
     `short`: their numbers, what each needs, and has; `lengths`: those of their parts.
     """
     at, what, size = short[0]
-    parts = list(zip(wanted, map(min, zip(*lengths, strict=True)), strict=True))
+    found = zip(wanted, map(min, zip(*lengths, strict=True)), strict=True)
+    parts = [(part, least) for part, least in found if least < sum(part.values())]
     smaller = "smaller lengths"
     if all(2 * least >= sum(part.values()) for part, least in parts):
         tries = [fit for part, least in parts for fit in _shrink(part, least)]

@@ -110,11 +110,11 @@ def tokenize_passages(passages: Passages, tokenizer: Any) -> Samples:
     for warning in list_row_warnings(describe_samples(samples)):
         say(f"warning: {warning}")
     if passages.ready is not None and tokenizer is not None:
-        warn_of_bare_rows(samples, tokenizer)
+        _warn_of_bare_rows(samples, tokenizer)
     return samples
 
 
-def warn_of_bare_rows(samples: Samples, tokenizer: Any) -> None:
+def _warn_of_bare_rows(samples: Samples, tokenizer: Any) -> None:
     """Says how many rows of token ids lack the special tokens that the tokenizer puts first."""
     from surgery.reading.corpus import find_opening
 

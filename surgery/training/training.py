@@ -146,7 +146,6 @@ def train(
             for part in measure(step):
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
-                del part
         adjust(step, learned)
         torch.nn.utils.clip_grad_norm_(learned, LARGEST_GRADIENT)
         optimizer.step()

@@ -152,7 +152,7 @@ def make_attack(name: str) -> Attack:
         raise UnknownNameError(f"no attack {name!r}", expected=expected, fix=hint) from None
     if isinstance(found, Attack):
         return found
-    recovered, kind, least = found.recovered, *_parse_number(found.name)
+    recovered = found.recovered
     return Attack(
         found.name,
         "greedy or known tokens",
@@ -160,15 +160,14 @@ def make_attack(name: str) -> Attack:
         found.source,
         "one pass, shared",
         lambda target: AttackOutcome.of_all(recovered(Evidence.of(target.seen))),
-        can=lambda samples: kind != "hints" or samples.suffix_length > least,
-        needs=f"a suffix of more than {least} tokens, else every passage counts",
+        can=lambda samples: not recovered(_know_nothing(samples.suffix_length)).any(),
+        needs="a longer suffix: of one so short, it recovers anything",
     )
 
 
-def _parse_number(name: str) -> tuple[str, int]:
-    """The kind and the number of an attack such as hints:4; 0 if it has none."""
-    kind, _, number = name.partition(":")
-    return kind, int(number or 0)
+def _know_nothing(length: int) -> Evidence:
+    """That every token of a suffix is wrong, and none of it is ever drawn."""
+    return Evidence(np.zeros((1, length), dtype=np.bool_), np.full(1, -np.inf))
 
 
 def _import_attack(path: str) -> Attack:
