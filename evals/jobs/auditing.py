@@ -23,7 +23,15 @@ from evals.measure.verdicts import describe_limits, foresee, join_sentences, set
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
-from evals.run.request import HeldoutText, Listing, Measuring, Option, Passages
+from evals.run.request import (
+    HELD_OUT_BEFORE,
+    TEXT_FORMS,
+    UNSEEN,
+    Listing,
+    Measuring,
+    Option,
+    Passages,
+)
 from surgery.errors import OutputError
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
@@ -55,7 +63,12 @@ class AuditRequest(Measuring, Auditing, Listing):
         Option("input", "BASE"),
     ]
     samples: Passages = None
-    heldout: HeldoutText = ()
+    heldout: Annotated[
+        tuple[Path, ...],
+        f"{UNSEEN}: a control, unless the passages have non-members. Attacks that train take it "
+        f"as other text. {TEXT_FORMS}",
+        Option("input", default="a lab model's own", old=HELD_OUT_BEFORE),
+    ] = ()
 
     @model_validator(mode="after")
     def _can_be_tried(self) -> AuditRequest:

@@ -70,10 +70,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Passages = Annotated[
     str | None, "Passages, as for extract.", Option("input", "SAMPLES", "a lab model's own")
 ]
-HELD_OUT = (
-    "Held-out text, which no model was trained on: it shows what an edit costs. A file, a folder, "
-    "or hf:DATASET:SPLIT:COLUMN."
-)
+UNSEEN = "Held-out text, which no model was trained on"
+TEXT_FORMS = "A file, a folder, or hf:DATASET:SPLIT:COLUMN."
+HELD_OUT = f"{UNSEEN}: it shows what an edit costs. {TEXT_FORMS}"
 HELD_OUT_BEFORE = ("corpus", "control")
 HeldoutText = Annotated[
     tuple[Path, ...],
