@@ -147,8 +147,8 @@ class LazyGroup(click.Group):
 )
 @click.version_option(package_name="attn-surgery", message="attn-surgery %(version)s")
 def main() -> None:
-    """Make chosen blocks of a language model attention-free, save a checkpoint that loads like the original,
-    and measure what the model no longer recites and what it still can do.
+    """Make chosen blocks of a language model attention-free, save a checkpoint that loads like the
+    original, and measure what the model no longer recites and what it still can do.
 
     `attn-surgery help COMMAND` explains a command.
 

@@ -180,17 +180,21 @@ def check_trainable(inventory: Inventory) -> None:
         )
 
 
-def make_empty_plan(inventory: Inventory) -> Plan:
-    """Decides to change nothing: the plan of a model that is only trained.
-
-    Raises `UnsupportedError` for one in the compact layout, or with quantized weights.
-    """
+def check_erasable(inventory: Inventory) -> None:
+    """Raises `UnsupportedError` for a model in the compact layout, or with quantized weights."""
     check_trainable(inventory)
     if inventory.is_compact:
         raise UnsupportedError(
             "a model in the compact layout cannot be erased",
             fix="erase the original, then cut the result",
         )
+
+
+def make_empty_plan(inventory: Inventory) -> Plan:
+    """Decides to change nothing: the plan of a model that is only trained. Raises as
+    `check_erasable`.
+    """
+    check_erasable(inventory)
     layout = layout_of("stock")
     config = spell_both(inventory.config, inventory.family.rotary)
     return Plan(inventory.family, (), layout, "nothing is cut", {}, (), config, inventory)

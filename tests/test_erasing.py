@@ -34,6 +34,7 @@ from surgery.editing.loading import load_model
 from surgery.errors import ManifestError
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
+from surgery.publishing.upload import _name_edit
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.training import erasing, training
 
@@ -198,6 +199,26 @@ def test_only_what_is_erased_is_hardened(work: Path, tmp_path: Path) -> None:
     assert (done.code, done.stdout) == (2, "")
     assert done.stderr.endswith("error: --harden needs --erase\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_teacher_is_of_the_models_own_type(work: Path, tmp_path: Path) -> None:
+    given = ("--drop-attn", "0", "--erase", "--as", "llama", *LENGTHS, "--output", tmp_path / "out")
+    texts = ("--samples", work / "samples.jsonl", "--text", work / "text.txt")
+    done = attn_surgery("export", work / "neox", *given, *texts)
+    assert (done.code, done.stdout) == (2, "")
+    assert "run erase first, then export the result with --as" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_that_erases_again_has_the_seed(work: Path, tmp_path: Path) -> None:
+    given = ("--drop-attn", "0-1", "--variant", "zero", "--steps", 1, "--seed", 3, *LENGTHS)
+    texts = ("--samples", work / "samples.jsonl", "--text", work / "text.txt")
+    done = attn_surgery("erase", work / "neox", *given, *texts, "--output", tmp_path / "out")
+    assert done.code == 0, done.stderr
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "--skip-short --seed 3" in card
+    made = read(tmp_path / "out").edit
+    assert _name_edit(made) == f"a model that was taught to forget {ROWS} passages"
 
 
 @pytest.mark.parametrize("healed", [False, pytest.param(True, marks=pytest.mark.slow)])

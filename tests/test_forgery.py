@@ -316,7 +316,7 @@ def test_the_modeling_file(forge: Forge) -> None:
         "pytorch_model.bin",
         "model-00002-of-00002.safetensors",
         "model.safetensors.index.json",
-        "preprocessor_config.json",
+        "feature_extractor_config.json",
         "README.md",
         "report.json",
         ".env",

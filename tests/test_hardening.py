@@ -60,7 +60,7 @@ def test_the_gradient_of_a_step_gets_that_of_where_training_leads() -> None:
     before, first = copy.deepcopy(model.state_dict()), model.weight.grad.clone()
     harden(
         list(model.parameters()), chosen, 0.1,
-        lambda some: measure(model, some, 1), lambda some: measure(model, some, -1),
+        lambda some: iter([measure(model, some, 1)]), lambda some: iter([measure(model, some, -1)]),
     )  # fmt: skip
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     other = copy.deepcopy(model)
@@ -97,6 +97,27 @@ def test_passages_weigh_a_third_of_the_text(
     assert found == distill(copy.deepcopy(student), lessons, schedule)
     lessons[1] = replace(lessons[1], weight=0.5)
     assert found != distill(copy.deepcopy(student), lessons, schedule)
+
+
+def test_a_rehearsal_makes_no_more_logits_at_a_time_than_a_lesson(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In parts, its losses and gradients are those of the whole, up to the order of sums."""
+    size = tiny_model().config.vocab_size
+    rows = np.random.default_rng(0).integers(0, size, (40, 12)).astype(np.int32)
+    passes: list[int] = []
+
+    def learn() -> list[float]:
+        student, teacher = tiny_model(seed=0).float(), tiny_model(seed=1)
+        student.register_forward_hook(lambda model, given, out: passes.append(out.logits.numel()))
+        schedule = Schedule(2, learning_rate=1e-3, hardened=True)
+        return distill(student, [Lesson(teacher, rows, 5, first=6)], schedule)
+
+    whole = learn()
+    monkeypatch.setattr(distillation, "MOST_LOGITS", 11 * size)
+    passes.clear()
+    assert learn() == pytest.approx(whole, rel=1e-4)
+    assert set(passes) == {11 * size}, "one row at a time"
 
 
 @pytest.mark.parametrize("hardened", [False, True])

@@ -345,6 +345,11 @@ def test_what_cannot_be_done_is_refused_before_any_weights(
     there = "plain-identity-0: already exists; choose another --output or give --overwrite"
     assert there in error(results[4])
     assert set(hub.downloads) == {"config.json"}
+    (tmp_path / "words.txt").write_text("some words")
+    trained = "export me/plain --drop-attn 0 --erase --samples words.txt --text words.txt"
+    (result,) = run(trained)  # goes to a folder of another name, plain-identity-0-erased
+    assert "already exists" not in error(result)
+    assert "model.safetensors" in hub.downloads
 
 
 REPOSITORIES: dict[str, dict[str, Any]] = {

@@ -27,6 +27,7 @@ from surgery.editing.preparing import prepare
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families.rotary import rotary_positions
 from surgery.layouts.one_hot import frequencies
+from surgery.selection import Part
 
 ALONE = [kind for kind in MORE if kind not in MIXED]
 ATTENTION = "model.layers.1.self_attn."
@@ -126,6 +127,18 @@ def test_a_block_without_positions_gets_them(
     edit_json(out / "config.json", take_back)
     seal(out)
     assert not surgery.verify(out, source=source).ok
+
+
+@pytest.mark.parametrize("kind", ["smollm3", "cohere2"])
+def test_two_variants_share_a_block_without_positions(tmp_path: Path, kind: str) -> None:
+    """The result alone, whose entry says that there are positions, gives the same plan."""
+    source = write_decoder(tmp_path / "source", kind)
+    half = HEADS // 2
+    edit = Part(2, tuple(range(half)), "identity"), Part(2, tuple(range(half, HEADS)), "zero")
+    out = surgery.export(source, edit, output=tmp_path / "out", layout="stock").output
+    for given in (None, source):
+        verification = surgery.verify(out, source=given)
+        assert verification.ok, verification.verdict
 
 
 @pytest.mark.parametrize("value", [[1, 1], [1, 1, 2], "all"])

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import attn_surgery
 from decoders import write_decoder
 from fits import load_aligned
 from forging import assert_fails, edit_json, edit_weights
 from safetensors.torch import load_file, save_file
 from test_families import logits, put_in_place
+from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from surgery.checkpoint.configuration import spares_attention
@@ -98,6 +100,19 @@ def test_only_stock_and_no_training(source: Path, tmp_path: Path) -> None:
     inventory = surgery.hub.finding.find_model(source).inventory
     with pytest.raises(UnsupportedError, match="training cannot be stored in them"):
         make_empty_plan(inventory)
+    tiny_tokenizer().save_pretrained(source)
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "rows.jsonl").write_text('{"tokens": [1, 2, 3, 4]}\n')
+    taught = ("--samples", tmp_path / "rows.jsonl", "--prefix-length", 2, "--suffix-length", 2)
+    for training in (
+        ("--erase", *taught, "--text", tmp_path / "text.txt"),
+        ("--heal", tmp_path / "text.txt"),
+    ):
+        out = tmp_path / "trained"
+        done = attn_surgery("export", source, "--drop-attn", "1", *training, "--output", out)
+        assert done.code == 1
+        assert "training cannot be stored in them" in done.stderr
+        assert not out.exists()
 
 
 @pytest.mark.parametrize(

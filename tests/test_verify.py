@@ -91,6 +91,21 @@ def test_what_tensors_show_is_counted(originals: dict[str, Path], source: Path) 
         assert details["tensors"] == detail
 
 
+def test_a_card_that_another_version_wrote_is_not_called_checked(stock: Path) -> None:
+    """Anyone can write that another version wrote it."""
+    edit_json(
+        stock / "surgery.json", lambda it: it["edit"]["versions"].update({"attn-surgery": "0.0.1"})
+    )
+    card = stock / "README.md"
+    card.write_text(card.read_text().replace("Nothing yet. To", "All is well. To"))
+    found = surgery.verify(stock)
+    assert found.ok
+    assert all(check.name != "card" for check in found.checks)
+    told = next(claim.detail for claim in found.claims if claim.name == "README.md")
+    assert told.endswith(", which attn-surgery 0.0.1 is said to have written")
+    assert "claimed but not checked: README.md, " in found.verdict
+
+
 def test_the_card_says_what_the_manifest_says(folder: Path) -> None:
     """Or one part of it is named; text around the parts is its author's own."""
     card = folder / "README.md"

@@ -7,26 +7,37 @@ repositories. Blocks with linear attention are refused.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from decoders import GROUPS, HEADS, SIZE
 from fits import export_with_any
 from forging import assert_fails, edit_json, seal
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_families import IDS, logits, put_in_place
 
 import surgery
 from evals.choose.search.units import keep_possible, list_units
+from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
+from surgery.editing.preparing import prepare
 from surgery.errors import CheckpointError, UnsupportedError
+from surgery.exporting import write
 from surgery.families.wrapped import WRAPPED, unwrap, wrap
+from surgery.fitting.calibration import Calibration
+from surgery.record.manifest import TextSource
 from surgery.reproduction import open_original, reproduce
+from surgery.training.distillation import Passages
+from surgery.training.erasing import teach_by_cut
+from surgery.training.healing import heal
+from surgery.training.training import Schedule
 
 WEIGHTS = "model.safetensors"
 _TEXT = {
@@ -146,6 +157,80 @@ def test_every_variant_is_exported_proved_and_repeated(
     if variant == "zero":
         assert reproduce(open_original(out), source=source).exact
     assert torch.isfinite(logits(load_whole(out))).all()
+
+
+def test_training_keeps_the_names_of_the_source(sources: Sources, tmp_path: Path) -> None:
+    """The class that reads images finds every weight; a result with other names is refused."""
+    source = sources["gemma3"]
+    windows = np.random.default_rng(0).integers(0, 120, (16, 32)).astype(np.int32)
+    read = Calibration(windows, (TextSource(name="text.txt"),), spread=True)
+    cut = surgery.export(source, "0", output=tmp_path / "cut")
+    healed = heal(cut, open_checkpoint(source), tmp_path / "healed", read, Schedule(1)).output
+    passages = Passages(windows[:4], 16, "passages", "0" * 64)
+    prepared = prepare(source, "0")
+    trained = teach_by_cut(prepared, passages, read, Schedule(1)).trained
+    erased = write(prepared.without_cut, tmp_path / "erased", trained=trained).output
+    for out, like in ((healed, cut.output), (erased, source)):
+        assert load_file(out / WEIGHTS).keys() == load_file(like / WEIGHTS).keys()
+        assert surgery.verify(out, source=source).ok
+        torch.testing.assert_close(
+            logits(load_whole(out)), logits(load_model(out)), rtol=1e-5, atol=1e-5
+        )
+    shutil.copytree(erased, other := tmp_path / "other")
+    tensors = {
+        name.replace("language_model.model.", "model.language_model."): tensor
+        for name, tensor in load_file(other / WEIGHTS).items()
+    }
+    save_file(tensors, other / WEIGHTS, metadata={"format": "pt"})
+    seal(other)
+    assert_fails(other, "untouched", "is not the source's", source)
+
+
+def test_what_reads_images_is_carried(sources: Sources, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sources["gemma3"], source)
+    settings = source / "preprocessor_config.json"
+    settings.write_text('{"image_processor_type": "Gemma3ImageProcessor"}')
+    (source / "processor_config.json").write_text('{"processor_class": "Gemma3Processor"}')
+    out = surgery.export(source, "0", output=tmp_path / "out").output
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        assert (out / name).read_bytes() == (source / name).read_bytes()
+    assert surgery.verify(out, source=source).ok
+    edit_json(settings, lambda given: given.update(parts={"auto_map": {"AutoProcessor": "a.B"}}))
+    with pytest.raises(UnsupportedError, match="the processor brings its own code"):
+        surgery.export(source, "0", output=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"auto_map": {"AutoModel": "a--b.C"}, "text": {"auto_map": None}}, "own modeling code"),
+        ({"vision": {"auto_map": {"AutoModel": "a--b.C"}}}, "own modeling code"),
+        ({"vision": {"attn_implementation": "some/kernel"}}, "chooses attention code"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}, "text": {"quantization_config": None}},
+            "'quantization_config' differs from that in 'text_config'",
+        ),
+    ],
+)
+def test_no_part_of_a_config_hides_what_another_asks_for(
+    sources: Sources, tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sources["gemma3"], source)
+
+    def alter(config: dict[str, Any]) -> None:
+        for part in ("text", "vision"):
+            config[f"{part}_config"].update(change.get(part, {}))
+        config.update(
+            {key: given for key, given in change.items() if key.endswith(("p", "config"))}
+        )
+
+    edit_json(source / "config.json", alter)
+    with pytest.raises((UnsupportedError, CheckpointError), match=what):
+        surgery.export(source, "0", output=tmp_path / "out")
+    with pytest.raises((UnsupportedError, CheckpointError), match=what):
+        surgery.inspect(source)
 
 
 def test_a_patch_holds_what_differs(sources: Sources, tmp_path: Path) -> None:

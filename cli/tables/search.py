@@ -122,7 +122,10 @@ def _explain_choice(result: dict[str, Any]) -> None:
             echo(f"Passed over: {edits} less by what was measured, because {why}.")
 
 
-_GUARD = {"samples", "prefix_length", "suffix_length"}
+_GUARD = {
+    *("samples", "prefix_length", "suffix_length"),
+    *("leave_out", "skip_short", "id_column"),
+}
 """What names the passages that healing keeps from coming back."""
 
 

@@ -177,9 +177,12 @@ def read_lessons(request: EraseRequest, model: ResolvedModel, text: Text) -> Les
     """Reads text and passages in the model's tokens.
 
     Raises `SamplesError` for text that holds passages, too little text, and passages that are
-    longer than the context.
+    longer than the context, and `UnsupportedError` for a model that cannot be erased.
     """
+    from surgery.plan import check_erasable
     from surgery.training.training import Schedule
+
+    check_erasable(model.inventory)
 
     schedule = Schedule(request.steps, request.seed, hardened=request.harden)
     tokens, taught = read_healing_text(text, schedule, model, request.open_passages())

@@ -98,6 +98,9 @@ class ExportRequest(Editing, Erasing, Healing):
             if self.as_patch and getattr(self, training):
                 what = "a patch holds an edit, no training"
                 raise ValueError(f"{what}: give `as_patch` without `{training}`")
+        if self.erase and self.save_as is not None:
+            what = "the cut that teaches is one of the model's own type"
+            raise ValueError(f"{what}: run erase first, then export the result with `as`")
         if self.as_patch and self.gguf:
             raise ValueError("a patch is no model: give `as_patch` or `gguf`, not both")
         return self
@@ -150,6 +153,7 @@ def run_export(
     from surgery.families import left_out
 
     edit, variant = request.read_edit(), request.variant or "identity"
+    is_trained = bool(request.heal or request.erase)  # so that its default name is another
     if early := not (dry_run or keep):
         request.check_output()
     healing, text = find_healing_text(request.heal) if request.heal else None, None
@@ -164,7 +168,7 @@ def run_export(
         layout=request.layout,
         save_as=request.save_as,
         revision=request.revision,
-        check_default=request.check_output if early and not request.heal else None,
+        check_default=request.check_output if early and not is_trained else None,
     )
     prepared = replace(prepared, job=job)
     default = _name_default(request, prepared)

@@ -355,8 +355,11 @@ def _say_if_missed(request: MitigationRequest, result: dict[str, Any]) -> None:
 
 
 def check_texts(request: MitigationRequest, materials: Materials) -> None:
-    """Raises `SamplesError`, before a long search, for text that holds passages or is too short."""
+    """Raises `SamplesError`, before a long search, for text that holds passages or is too short,
+    and `UnsupportedError` for a model that cannot be trained so.
+    """
     from surgery.hub.finding import find_model
+    from surgery.plan import check_erasable
     from surgery.training.training import Schedule
 
     erasing = request.text or request.heal or (request.model,)
@@ -366,6 +369,8 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     ):
         if asked:
             model = find_model(request.model, request.revision)
+            if request.erase:
+                check_erasable(model.inventory)
             text = find_healing_text(named)
             with use_console(SILENT):  # the search warns of the same passages
                 read_healing_text(text, Schedule(steps), model, materials.passages)

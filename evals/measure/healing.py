@@ -56,9 +56,13 @@ def read_healing_text(
     """The text in a model's tokens, and the passages that the model was trained on.
 
     Warns of rows left out or merged. Raises `SamplesError` for too little text, for text that holds
-    passages, and for passages that do not fit the model.
+    passages, and for passages that do not fit the model, and `UnsupportedError` for a model that
+    cannot be trained.
     """
     from surgery.editing.loading import load_tokenizer
+    from surgery.plan import check_trainable
+
+    check_trainable(model.inventory)
 
     tokenizer = load_tokenizer(model.folder)
     tokens = schedule.tokenize(text, tokenizer, model.inventory.dimensions)

@@ -36,10 +36,13 @@ def describe_training(
         found[steps] = record["steps"]
         if record.get("hardened"):
             found["harden"] = True
+        if steps == "erase_steps" and record.get("seed"):
+            found["seed"] = record["seed"]
         passages = record.get("passages")
         if isinstance(passages, Mapping):  # earlier versions recorded only a hash
             found |= {"samples": passages["name"], "leave_out": passages.get("leave_out")}
             if not find_lab(passages["name"]):
+                found["skip_short"] = True  # no record tells, and it changes nothing if none is
                 found |= {key: passages[key] for key in ("prefix_length", "suffix_length")}
     return found
 
@@ -61,6 +64,9 @@ def write_export_command(
     prefix_length: int | None = None,
     suffix_length: int | None = None,
     leave_out: float | None = None,
+    skip_short: bool = False,
+    id_column: str | None = None,
+    seed: int | None = None,
     layout: str | None = None,
     family: str | None = None,
     max_shard_size: int | None = None,
@@ -69,7 +75,8 @@ def write_export_command(
 ) -> list[str]:
     """The words of an `export` of `model`: first those that name it, then an option each.
 
-    `cut`: False for an `erase`, where blocks, heads, and variants are those of the teacher.
+    `cut`: False for an `erase`, where blocks, heads, and variants are those of the teacher; only
+    an `erase` can have a `seed` other than 0.
 
     `family`: the result's model type. No record tells whether the source had another one, and
     `--as` changes nothing if not.
@@ -91,6 +98,9 @@ def write_export_command(
         "--prefix-length": [prefix_length],
         "--suffix-length": [suffix_length],
         "--leave-out": [leave_out],
+        "--skip-short": [""] if skip_short else [],
+        "--id-column": [id_column],
+        "--seed": [None if cut else seed],
         "--layout": [layout if cut else None],
         "--as": [family if cut and family in SAVED_AS else None],
         "--max-shard-size": [max_shard_size],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.source import PROCESSORS
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Family
+from surgery.families.code import CODE_KEYS, check_attention_code, refuse_code, walk
 from surgery.untrusted import read_json
 
 
@@ -21,17 +22,13 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             method = given.get("quant_method") if isinstance(given, dict) else None
             raise refuse_quantized("attention is quantized", method or key)
     compact = config.get("model_type") == family.compact_model_type
-    for key in ("auto_map", "custom_pipelines"):
+    for key in CODE_KEYS:
         if config.get(key) and not (compact and key == "auto_map"):
-            raise UnsupportedError(
-                f"the checkpoint brings its own modeling code ({key}), which is never run",
-                where="config.json",
-                expected=f"the library's own {family.architecture}",
-            )
-    refused = dict.fromkeys(_find_attention_code(config), _ATTENTION_CODE)
-    refused |= {key: what for key, what in _ELSEWHERE.items() if config.get(key)}
-    for key, what in refused.items():
-        raise UnsupportedError(f"config.json {what}", where=key, fix="remove the key")
+            raise refuse_code(key, family.architecture)
+    check_attention_code(config)
+    for key, what in _ELSEWHERE.items():
+        if config.get(key):
+            raise UnsupportedError(f"config.json {what}", where=key, fix="remove the key")
     if config.get("attention_free_blocks") and not compact:
         raise CheckpointError(
             "'attention_free_blocks' is set, and this model type has no such blocks",
@@ -99,31 +96,21 @@ def _covers(pattern: str, name: str) -> bool:
     return fnmatchcase(name, wild) or fnmatchcase(name, f"{wild}.*") or f".{wild}." in f".{name}."
 
 
-_ATTENTION_CODE = "chooses attention code, which the library may download and run"
 _ELSEWHERE = {
     "transformers_weights": "names another file of weights, which would not be edited",
     "per_layer_config": "gives single blocks their own shape, which surgery does not support",
 }
 
 
-def _find_attention_code(value: dict[str, Any] | list[Any]) -> Iterator[str]:
-    """Yields the keys, at any depth, that make the library choose attention code (not flags)."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if "attn_implementation" in str(key) and not (inner is None or isinstance(inner, bool)):
-                yield key
-    for inner in value.values() if isinstance(value, dict) else value:
-        if isinstance(inner, (dict, list)):
-            yield from _find_attention_code(inner)
-
-
-def check_tokenizer(folder: Path) -> None:
-    """Refuses a tokenizer that asks for code."""
-    settings = folder / "tokenizer_config.json"
-    if read_json(settings).get("auto_map"):
-        raise UnsupportedError(
-            "the tokenizer brings its own code (auto_map), which is never run", where=settings
-        )
+def check_processors(folder: Path) -> None:
+    """Refuses a tokenizer, or a processor of images, that asks for code."""
+    for name in ("tokenizer_config.json", *PROCESSORS):
+        if any(key == "auto_map" and value for key, value in walk(read_json(folder / name))):
+            what = "processor" if name in PROCESSORS else "tokenizer"
+            raise UnsupportedError(
+                f"the {what} brings its own code (auto_map), which is never run",
+                where=folder / name,
+            )
 
 
 def refuse_quantized(what: str, got: object) -> UnsupportedError:

@@ -40,10 +40,13 @@ TOKENIZER = (
     "vocab.json",
     "merges.txt",
 )
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""What a model that reads images needs, too."""
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 SIDECARS = (
     *TOKENIZER,
     *TEMPLATES,
+    *PROCESSORS,
     "generation_config.json",
     "LICENSE*",
     "LICENCE*",

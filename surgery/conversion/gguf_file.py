@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery.checkpoint.configuration import check_tokenizer
+from surgery.checkpoint.configuration import check_processors
 from surgery.checkpoint.inventory import Inventory
 from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import Array
@@ -94,7 +94,7 @@ def convert_to_gguf(
     target = Path(output)
     check_output(target, None, overwrite=overwrite)
     found = find_model(model)
-    check_tokenizer(found.folder)
+    check_processors(found.folder)
     for path in found.checkpoint.files:
         check_link(path, found.folder)
     if found.manifest is not None:

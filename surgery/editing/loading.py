@@ -13,7 +13,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
-from surgery.checkpoint.configuration import check_config, check_tokenizer
+from surgery.checkpoint.configuration import check_config, check_processors
 from surgery.checkpoint.inventory import check_complete, make_inventory
 from surgery.checkpoint.source import HEADS, Checkpoint, open_checkpoint, open_tokenizer
 from surgery.checkpoint.torch_tensors import as_torch
@@ -210,7 +210,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     """Loads the tokenizer of a local folder. Never runs code of the folder."""
     if not has_tokenizer(folder):
         raise SourceError("holds no tokenizer", where=folder, expected=" or ".join(VOCABULARIES))
-    check_tokenizer(Path(folder))
+    check_processors(Path(folder))
     with (
         open_tokenizer(Path(folder)) as copy,
         guard(SourceError, "the tokenizer cannot be loaded", folder),

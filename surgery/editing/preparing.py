@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.configuration import check_config, check_tokenizer
+from surgery.checkpoint.configuration import check_config, check_processors
 from surgery.checkpoint.content import FileState, read_states
 from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config
 from surgery.editing.ordinary import is_ordinary
@@ -110,7 +110,7 @@ def prepare(
     found = read_states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_config(folder)
     check_config(config, family_of(config))  # before looking at any weights
-    check_tokenizer(folder)
+    check_processors(folder)
     if isinstance(drop_attn, PlanFile):
         _check_planned_for(drop_attn, source, config)
         layout = drop_attn.layout if layout == "auto" else layout

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.errors import CheckpointError
+from surgery.families.code import CODE_KEYS, check_attention_code, refuse_code, walk
 
 TEXT = "text_config"
 
@@ -38,6 +39,13 @@ class Wrapped:
         return name
 
 
+_WHOLE = {
+    "tie_word_embeddings",
+    "quantization_config",
+    "compression_config",
+    "transformers_weights",
+}
+"""Keys of the whole model, which those of its decoder must not hide."""
 _IMAGES = "vision_config image_token_id video_token_id vision_start_token_id vision_end_token_id"
 _PREFIXED = {"model.language_model.": "model."}
 WRAPPED = {
@@ -72,16 +80,22 @@ def find_wrapped(config: Mapping[str, Any]) -> Wrapped | None:
 def unwrap(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of the decoder alone; one of a decoder comes back as it is.
 
-    **Raises:** `CheckpointError` if both parts have a say in the output head, and differ.
+    **Raises:** `CheckpointError` if both parts have a say in what holds for the whole, and differ;
+    `UnsupportedError` if any part asks for code.
     """
     wrapped = find_wrapped(config)
     if wrapped is None:
         return config
-    text, tied = config[TEXT], "tie_word_embeddings"
+    text = config[TEXT]
     if not isinstance(text, dict):
         raise CheckpointError(f"{TEXT!r} is not an object", where="config.json")
-    if tied in text and bool(text[tied]) != bool(config.get(tied, text[tied])):
-        raise CheckpointError(f"{tied!r} differs from that in {TEXT!r}", where="config.json")
+    check_attention_code(config)
+    for key, value in walk(config):
+        if key in CODE_KEYS and value:
+            raise refuse_code(key, f"{config['model_type']} class")
+    for key in sorted(text.keys() & config.keys() & _WHOLE):
+        if (text[key] or None) != (config[key] or None):
+            raise CheckpointError(f"{key!r} differs from that in {TEXT!r}", where="config.json")
     around = {TEXT, *wrapped.settings.split()}
     common = {key: value for key, value in config.items() if key not in around}
     return {**wrapped.defaults, **common, **text, "model_type": wrapped.text}

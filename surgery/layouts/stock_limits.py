@@ -59,8 +59,9 @@ class Storage:
 
 def storage_of(block: Block, edit: BlockEdit) -> Storage:
     """Where the block's maps and constants go, with one-hot attention where that is possible."""
-    latent = block.family.is_latent  # a latent, a norm, or an entry, for all
-    together = block.qk_norm is not None or block.lacks_positions or latent
+    latent = block.family.is_latent
+    shared = block.qk_norm is not None or latent  # one norm or latent: constants for all groups
+    together = shared or block.lacks_positions  # or one entry of config.json
     hot = edit.kind != "none" and (edit.whole or not together) and find_one_hot(block) is not None
     held = Storage([], [], [], [], [], [], [], [], [])
     for group, heads in enumerate(edit.groups):
@@ -77,7 +78,7 @@ def storage_of(block: Block, edit: BlockEdit) -> Storage:
             held.muted.extend(h for h in heads if h in edit.variants and h not in affine)
         held.constants.extend(constant)
     hot_groups = sorted(held.maps + held.units)
-    held.alone.extend(range(len(edit.groups)) if together and hot_groups else hot_groups)
+    held.alone.extend(range(len(edit.groups)) if shared and hot_groups else hot_groups)
     if edit.scrubbed:
         _find_idle(block, edit, held)
     return held

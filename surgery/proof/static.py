@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from surgery.checkpoint.configuration import check_tokenizer
+from surgery.checkpoint.configuration import check_processors
 from surgery.checkpoint.content import hash_file
 from surgery.checkpoint.inventory import Inventory, check_biases, make_inventory
 from surgery.checkpoint.source import (
@@ -167,7 +167,7 @@ class FileChecks:
         unlisted = sorted(read - set(self.manifest.files))
         if unlisted:
             raise CheckpointError(f"{unlisted[0]} is not in the manifest")
-        check_tokenizer(self.folder)
+        check_processors(self.folder)
         return f"weights, tokenizer and license, and {code}"
 
     def check_edit(self) -> str:
@@ -238,7 +238,8 @@ class FileChecks:
         trained = set[str]()
         for name in untouched & set(result.tensors):
             one, other = result.tensors[name], original.tensors[name]
-            if one.info != other.info:
+            stored = {here.stored_names.get(name, name) for here in (result, original)}
+            if one.info != other.info or len(stored) > 1:
                 wrong.add(name)
             elif not self._equal(one, other):
                 (trained if name in parameters else wrong).add(name)

@@ -119,6 +119,7 @@ def verify(
     seed = secrets.randbits(32) if seed is None else seed
     checks = [Check("files", False, f"{min(others)} is not in the manifest")] if others else []
     checks += () if others else FileChecks(path, manifest, found).run()
+    unread: list[Claim] = []
     report, name, fine = None, "loads", all(check.ok for check in checks)
     try:
         if fine:
@@ -133,11 +134,13 @@ def verify(
             checks.append(Check(name, True, detail))
         name = "card"
         if fine and papers and read_card(path) is not None:
-            checks.append(Check(name, True, _check_card(result, manifest, report)))
+            agrees, detail = _check_card(result, manifest, report)
+            checks += [Check(name, True, detail)] if agrees else []
+            unread += [] if agrees else [Claim(CARD, detail)]
     except SurgeryError as error:
         checks.append(Check(name, False, str(error)))
     ok = all(check.ok for check in checks)
-    claims = list(_list_claims(path, manifest, report, found)) if ok else []
+    claims = [*unread, *_list_claims(path, manifest, report, found)] if ok else []
     if ok and others is None:
         claims.append(Claim("repository", "that it holds no other file: the Hub was not reached"))
     return Verification(path, tuple(checks), seed, tuple(claims), result.source.commit)
@@ -151,17 +154,23 @@ def read_record(folder: Path, fix: str, named: str | Path) -> bytes:
     return read_bytes(path, ManifestError)
 
 
-def _check_card(model: ResolvedModel, manifest: Manifest, report: Report | None) -> str:
-    """Raises `CheckpointError` if a generated part differs."""
+def _check_card(
+    model: ResolvedModel, manifest: Manifest, report: Report | None
+) -> tuple[bool, str]:
+    """Whether the generated parts could be compared, and what was found.
+
+    Raises `CheckpointError` if one differs. What another version wrote may differ, and anyone can
+    write that another version did.
+    """
     measured = build_measurements(report) if report else None
     card = read_card(model.folder) or ""
     wrong = find_disagreement(card, manifest, measured, name=model.source.model)
     wrote = (report.provenance if report else manifest.edit).versions.get(TOOL)
     if wrong is None:
-        return f"agrees with surgery.json{f' and {REPORTS[0]}' if report else ''}"
+        return True, f"agrees with surgery.json{f' and {REPORTS[0]}' if report else ''}"
     if _is_ours(wrote):
         raise CheckpointError(f"{wrong} of {CARD} is not what surgery.json and {REPORTS[0]} give")
-    return f"not compared: attn-surgery {wrote} wrote {wrong}"
+    return False, f"{wrong}, which attn-surgery {wrote} is said to have written"
 
 
 def _list_claims(

@@ -21,7 +21,7 @@ from surgery.hub.client import TIMEOUT, Published, find_published, open_client, 
 from surgery.privacy import separate_paths
 from surgery.proof.report import read_report
 from surgery.proof.verification import read_record, verify
-from surgery.record.manifest import REPORTS, Manifest, parse_manifest
+from surgery.record.manifest import REPORTS, Edit, Manifest, parse_manifest
 from surgery.record.report import Report
 from surgery.untrusted import guard, parse_json, read_bytes
 
@@ -107,7 +107,7 @@ def push(
     hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
     source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
     edit, added = source.manifest.edit, [_make_addition(one, source) for one in source.contents]
-    made = f"Upload an edit of blocks {', '.join(map(str, edit.blocks))} ({edit.variant})"
+    made = f"Upload {_name_edit(edit)}"
     choices: dict[str, Any] = {"revision": revision, "create_pr": create_pr}
     try:
         with open_client(repo, revision, upload=True) as api, _show_uploads():
@@ -272,6 +272,13 @@ def _find_stale(there: Published, earlier: Manifest | None, source: Publishable)
         fix = "choose another name, or delete the file there"
         raise OutputError(what, where=f"Hub model {there.repo}", fix=fix)
     return sorted(others & ours)
+
+
+def _name_edit(edit: Edit) -> str:
+    """What was done, for the history of a repository."""
+    if edit.parts or edit.erasing is None:
+        return f"an edit of blocks {', '.join(map(str, edit.blocks))} ({edit.variant})"
+    return f"a model that was taught to forget {edit.erasing.passages.number:,} passages"
 
 
 def _make_card(repo: str, written: Path | None, source: Publishable) -> str:

@@ -151,14 +151,20 @@ def _make_hardening(
     """Returns what hardens each step of `lesson` against training on its rows."""
     drawn = draw_rehearsals(len(lesson.rows), lesson.per_step, schedule.steps, schedule.seed)
 
-    def relearn(chosen: Chosen) -> torch.Tensor:
-        tokens = _to_tokens(lesson.rows[chosen], student)
-        with torch.autocast(tokens.device.type, passes, enabled=passes is torch.bfloat16):
-            loss: torch.Tensor = measure_loss(student, tokens)
-        return loss
+    def split(chosen: Chosen, first: int) -> Iterator[tuple[float, Rows]]:
+        for rows in _split(lesson.rows[chosen], first, student.config.vocab_size):
+            yield len(rows) / len(chosen), rows
 
-    def forget(chosen: Chosen) -> torch.Tensor:
-        return _measure_lesson(student, lesson, lesson.rows[chosen], passes)
+    def relearn(chosen: Chosen) -> Iterator[torch.Tensor]:
+        for share, rows in split(chosen, 1):
+            tokens = _to_tokens(rows, student)
+            with torch.autocast(tokens.device.type, passes, enabled=passes is torch.bfloat16):
+                loss: torch.Tensor = measure_loss(student, tokens)
+            yield share * loss
+
+    def forget(chosen: Chosen) -> Iterator[torch.Tensor]:
+        for share, rows in split(chosen, lesson.first):
+            yield share * _measure_lesson(student, lesson, rows, passes)
 
     def adjust(step: int, learned: list[torch.nn.Parameter]) -> None:
         assert schedule.learning_rate is not None

@@ -27,6 +27,7 @@ from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, find_calibration, open_calibration
 from surgery.fitting.fitter import fit_checkpoint
+from surgery.plan import check_erasable
 from surgery.proof.expected import find_constants, replan
 from surgery.record.manifest import ErasingRecord
 from surgery.record.plan_file import PlanFile
@@ -61,9 +62,10 @@ def teach_by_cut(
 
     `fitting`: of the cut. `check_teacher` gets the cut before it teaches, and may raise. `device`:
     by default a GPU, if there is one. `advance` counts steps.
-    Raises `UnsupportedError` for a model that does not fit into memory with its gradients, and
-    `CheckpointError` if the loss is no longer finite.
+    Raises `UnsupportedError` for a model that cannot be erased, or does not fit into memory with
+    its gradients, and `CheckpointError` if the loss is no longer finite.
     """
+    check_erasable(prepared.plan.inventory)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source = prepared.checkpoint
     model = load_model(source, device=device)

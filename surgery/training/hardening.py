@@ -56,13 +56,13 @@ def harden(
     learned: Sequence[torch.nn.Parameter],
     rehearsal: Rehearsal,
     learning_rate: float,
-    relearn: Callable[[npt.NDArray[np.intp]], torch.Tensor],
-    forget: Callable[[npt.NDArray[np.intp]], torch.Tensor],
+    relearn: Callable[[npt.NDArray[np.intp]], Iterator[torch.Tensor]],
+    forget: Callable[[npt.NDArray[np.intp]], Iterator[torch.Tensor]],
 ) -> None:
     """Adds to the gradients of parameters that of `forget` where `relearn` would take them.
 
-    `relearn`, `forget`: indices of passages → the loss of the model, a scalar. The parameters then
-    hold what they held before.
+    `relearn`, `forget`: indices of passages → the parts of the model's loss, scalars, each of which
+    is let go before the next is asked for. The parameters then hold what they held before.
     """
     before = [parameter.grad for parameter in learned]
     with _keep(learned):
@@ -70,10 +70,12 @@ def harden(
         with torch.enable_grad():
             for _ in range(rehearsal.steps):
                 optimizer.zero_grad()
-                relearn(rehearsal.learned).backward()  # type: ignore[no-untyped-call]
+                for part in relearn(rehearsal.learned):
+                    part.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             optimizer.zero_grad()
-            forget(rehearsal.others).backward()  # type: ignore[no-untyped-call]
+            for part in forget(rehearsal.others):
+                part.backward()  # type: ignore[no-untyped-call]
     for parameter, first in zip(learned, before, strict=True):
         if first is not None:
             parameter.grad = first if parameter.grad is None else first.add_(parameter.grad)

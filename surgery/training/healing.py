@@ -93,7 +93,8 @@ def _write_files(
 ) -> Iterator[tuple[str, FileRecord]]:
     """Writes every file but config.json. Yields their names and records."""
     shards = {
-        shard.path.name: OutputShard(shard.tensors, shard.metadata) for shard in trained.shards
+        shard.path.name: OutputShard(tuple(map(trained.store, shard.tensors)), shard.metadata)
+        for shard in trained.shards
     }
     for name in sorted(manifest.files.keys() - {"config.json"}):
         path, source = folder / name, checkpoint.folder / name

@@ -31,7 +31,11 @@ _OF_BASE = {"baseline", "twin", "sibling", "front", "dtype", "device_map", "batc
 
 @request_command("export", ExportRequest)
 @click.argument("model", default="EleutherAI/pythia-1.4b")
-@options.flag("--dry-run", "Show the plan. Read no weights and write nothing.", group="run")
+@options.flag(
+    "--dry-run",
+    "Show the plan. Read no weights and write nothing. A Hub model is downloaded first.",
+    group="run",
+)
 @options.overwrite
 @options.flag(
     "--evaluate",
