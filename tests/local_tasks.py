@@ -24,7 +24,6 @@ dataset_kwargs:
   data_files:
     test: {data}
 test_split: test
-num_fewshot: 0
 metadata:
   version: 3
 """

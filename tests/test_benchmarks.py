@@ -113,6 +113,16 @@ def test_the_fingerprint_is_that_of_task_and_documents(tmp_path, lm_eval_tasks):
     assert again.fingerprint("local_choice") != other.fingerprint("local_choice")
 
 
+def test_a_run_does_not_change_what_identifies_a_task(tasks, loaded):
+    """lm-eval sets the number of examples of a task that does not name one."""
+    benchmarks = Benchmarks.load(["local_choice"], include_paths=[tasks])
+    before = benchmarks.identify({"local_choice": 4})
+    benchmarks.run("local_choice", loaded, batch_size=2)
+    assert benchmarks.identify({"local_choice": 4}) == before
+    shown = Benchmarks.load(["local_choice"], include_paths=[tasks], num_fewshot=2)
+    assert shown.identify({"local_choice": 4}) != before
+
+
 def test_results_are_written_as_lm_eval_writes_them(tmp_path, runs):
     write_results(tmp_path, "tiny", runs)
     (results,) = tmp_path.rglob("results_*.json")

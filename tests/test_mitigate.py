@@ -23,10 +23,17 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
 from evals.jobs.erasing import EraseRequest
-from evals.jobs.keeping import RESULTS, Result, choose_best, choose_result, list_front
+from evals.jobs.keeping import (
+    RESULTS,
+    Result,
+    choose_best,
+    choose_result,
+    list_front,
+    settle_result,
+)
 from evals.jobs.mitigating import Job, MitigationRequest, _export
 from surgery.proof.verification import verify
-from surgery.record.manifest import read_manifest
+from surgery.record.manifest import ErasingRecord, read_manifest
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import Change, Figure, Report
 
@@ -476,6 +483,25 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     assert choose((0.2, "missed"), (0.3, "undecided"), (0.1, "missed"))[0] == 1
     assert choose((0.2, "missed"), (0.1, "missed"))[0] == 1
     assert choose((None, "kept"), (None, "kept"))[0] == 0
+
+    assert edit.edit is not None
+    erasing = ErasingRecord.model_construct()
+    cut, taught = (
+        edit.model_copy(
+            update={
+                "state": "kept",
+                "edit": edit.edit.model_copy(update={"missed": True, "erasing": record}),
+            }
+        )
+        for record in (None, erasing)
+    )
+    changes = [Change(value=0.1), Change(value=0.2)]
+    searched = report.model_copy(
+        update={"edits": [cut, taught], "figures": [spread(loss, "change", changes)]}
+    )
+    place, why = choose_best(searched, ["cut", "erased"])
+    assert (place, settle_result(cut), settle_result(taught)) == (1, "missed", "kept")
+    assert "the cut: +0.100 nats, misses the limits of the search" in why
 
     names: tuple[Result, ...] = ("cut", "healed")
     figures = [spread(loss, "change", [Change(value=0.2), Change(value=0.1)])]

@@ -51,6 +51,9 @@ def test_what_is_told_is_what_the_exported_edit_loses(model, samples, texts, tmp
     found = outcome.json
     assert found["max_drop"] == {TASK: 9}
     assert len(ran) <= 3, "the base, the deepest blocks, and the choice"
+    again = search(model, samples, texts, tmp_path, 9)
+    assert again.code == 0, again.stderr
+    assert "this search is complete" in again.stderr
     plan = tmp_path / "found" / "plan.json"
     assert attn_surgery("export", model, "--plan", plan, "--output", tmp_path / "out").code == 0
     benchmarks = Benchmarks.load([TASK], include_paths=[tmp_path / "tasks"])

@@ -156,7 +156,7 @@ def _run_benchmarks(
             "fingerprint": tasks.fingerprint(name),
             "model": {k: v for k, v in identity.items() if k != "model" or identity["commit"]},
             "batch_size": asked_size or "auto",
-            "num_fewshot": tasks.num_fewshot,
+            "num_fewshot": tasks.count_shots(name),
             "limit": tasks.limit,
             "seeds": SEEDS,
             "versions": list_tool_versions(),

@@ -15,7 +15,14 @@ from pydantic import Field, ValidationError, model_validator
 from evals.choose.search.request import SearchRequest
 from evals.jobs.erasing import EraseRequest, RecitingTeacherError, run_erase
 from evals.jobs.exporting import ExportRequest, run_export
-from evals.jobs.keeping import RESULTS, Choose, Result, choose_result, list_front
+from evals.jobs.keeping import (
+    RESULTS,
+    Choose,
+    Result,
+    choose_result,
+    list_front,
+    settle_result,
+)
 from evals.measure.attacks.request import Limits
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.measure.verdicts import OK
@@ -205,9 +212,8 @@ class Mitigation:
 
     @property
     def state(self) -> State | None:
-        """The state of every gate together; also missed if the search met no limit."""
-        met = self.search["selected"] is not None
-        return self.report.edits[self.place].state if met else "missed"
+        """As `settle_result` says."""
+        return settle_result(self.report.edits[self.place])
 
     @property
     def compare_command(self) -> str:

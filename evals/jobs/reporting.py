@@ -99,10 +99,10 @@ def evaluate(
     before = measure_model(base, materials, inspect=inspect)
     samples = before.samples
     left = hold(samples, before.windows)
-    results = [measure_model(model, materials, before) for model in edited]
     quick, twin = replace(materials, benchmarks=None), None
-    if request.twin is not None:
+    if request.twin is not None:  # before the edits: it may not be comparable
         twin = measure_model(find_model(request.twin), quick, before)
+    results = [measure_model(model, materials, before) for model in edited]
     edits = []
     for model, after, relation in zip(edited, results, relations, strict=True):
         known = {"relation": relation, "edit": model.manifest and summarize_edit(model.manifest)}

@@ -54,8 +54,10 @@ class Prepared:
 
     @property
     def without_cut(self) -> Prepared:
-        """The same source, to be written with its weights trained and nothing else changed."""
-        return replace(self, plan=make_empty_plan(self.model.inventory), chosen=None)
+        """The same source, to be written with its weights trained and nothing else changed. A
+        search may have chosen its teacher.
+        """
+        return replace(self, plan=make_empty_plan(self.model.inventory))
 
     @property
     def default_output(self) -> Path:

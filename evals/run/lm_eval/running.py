@@ -74,25 +74,34 @@ class Benchmarks:
         return Benchmarks(tasks, manager, num_fewshot, limit)
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of a task's configuration and of all its documents."""
+        """SHA-256 of a task's configuration and of all its documents, before or after a run."""
         task = self.tasks[name]
-        digest = hashlib.sha256(_dump(task.dump_config()))
+        config = task.dump_config()
+        config.pop("num_fewshot", None)  # a run sets it: see `count_shots`
+        digest = hashlib.sha256(_dump(config))
         with silence():
-            few = self.num_fewshot or task.config.num_fewshot
-            shots = few and task.fewshot_docs()
+            shots = self.count_shots(name) and task.fewshot_docs()
         for document in chain(task.eval_docs, shots or ()):
             digest.update(_dump(document))
         return digest.hexdigest()
 
     def identify(self, sizes: dict[str, int]) -> dict[str, Any]:
         """Identifies the questions: equal for equal tasks, documents, and batch sizes (`sizes`)."""
-        return {name: [self.fingerprint(name), self.limit, size] for name, size in sizes.items()}
+        return {
+            name: [self.fingerprint(name), self.limit, size, self.count_shots(name)]
+            for name, size in sizes.items()
+        }
+
+    def count_shots(self, name: str) -> int:
+        """The examples that each document of a task is shown with."""
+        asked = self.num_fewshot, self.tasks[name].config.num_fewshot
+        return next((int(number) for number in asked if number is not None), 0)
 
     def batch_size(self, name: str, loaded: LoadedModel) -> int:
         """Rows at a time for a task: as many as its longest document allows and as help."""
         task, config = self.tasks[name], loaded.model.config
         longest = max((_dump(document) for document in task.eval_docs), key=len)
-        shots = 1 + (self.num_fewshot or task.config.num_fewshot or 0)
+        shots = 1 + self.count_shots(name)
         tokens = shots * len(loaded.tokenizer(longest.decode(), verbose=False)["input_ids"])
         length = max(1, min(tokens, int(config.max_position_embeddings)))
         by_logits = _LOGITS_BYTES // (12 * length * int(config.vocab_size))
