@@ -210,7 +210,8 @@ class Bench:
         sizes = (size.num_blocks, size.num_heads, size.num_groups)
         parts = parse_selection(blocks, self.variant, *sizes) if blocks else ()
         cut = tuple(sorted({part.block for part in parts}))
-        target = Target(model, None, self.listed, self._windows(), draws=1, brief=True, cut=cut)
+        half = 2 * len(self.listed)  # as a search attacks a half
+        target = Target(model, None, self.listed, self._windows(), draws=1, of=half, cut=cut)
         return float(find_attack("revive").run(target).counted.mean())
 
     def _windows(self) -> Tokens:

@@ -21,8 +21,9 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
+from evals.data.held_back import count_parts
 from evals.jobs.auditing import AuditRequest
-from evals.measure.attacks.attack import Target, split
+from evals.measure.attacks.attack import Target, count_held, split
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.measure.attacks.perturbed import change_prefixes
@@ -372,8 +373,18 @@ def test_relearning_counts_what_either_rate_brings_back(rates, monkeypatch) -> N
     assert first.any() != second.any()
     attack = make_attack("relearn")
     assert np.array_equal(attack.run(target).by_draw[0], [first | second])
-    brief = attack.run(replace(target, brief=True)).by_draw[0]
+    brief = attack.run(replace(target, of=2 * len(samples))).by_draw[0]
     assert np.array_equal(brief, [retell(rates[0], SHARE // 2)])
+
+
+@given(st.integers(1, 500), st.floats(0.05, 0.95))
+def test_a_search_attacks_each_part_with_as_much_as_an_audit_of_all(number, share) -> None:
+    """However it splits the passages, unless a part is so small that half of it is less."""
+    parts = count_parts(number, share)
+    for part in filter(None, parts):
+        held = count_held(part, SHARE, number)
+        assert held == count_held(number, SHARE) or held == max(1, part // 2)
+        assert 1 <= held <= max(1, part // 2)
 
 
 @pytest.mark.usefixtures("few_steps")

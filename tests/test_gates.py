@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.data.held_back import ChoiceCounts
+from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.names import (
     ALL,
     CHEAP,
@@ -26,7 +27,7 @@ from evals.measure.attacks.names import (
 from evals.measure.attacks.result import Audit
 from evals.measure.differences import Metric
 from evals.measure.drops import check_limited_tasks, find_limit
-from evals.measure.verdicts import check_share, describe_limits, foresee, judge, settle
+from evals.measure.verdicts import check_share, describe_limits, judge, settle
 from evals.report.figures import Finding
 from evals.report.gates import check_gates
 from evals.report.headline import summarize, write_verdict
@@ -175,11 +176,19 @@ def test_the_worst_state_of_all_counts():
 
 def test_what_would_decide_is_said_before_and_after():
     then = 'unless the limit is missed, the verdict will be "not decided"'
-    assert [*foresee([0.05, 0.01, 0.01, 0], 100)] == [
+    limits = [("any", 0.05), ("any", 0.01), ("near", 0.01), ("greedy", 0)]
+    assert [*foresee(limits, 100)] == [
         f"no number of passages can support 0%; {then}",
         f"100 passages cannot support 1%: that takes 381; {then}",
         "100 passages can support 5%: that takes 73 with none recovered",
     ]
+    assert [*foresee([("relearn", 0.01), ("revive", 0.01), ("any", 0.01)], 400)] == [
+        f"360 passages cannot support 1% (relearn and revive hold the other 40): that takes 381; "
+        f"{then}",
+        "400 passages can support 1%: that takes 381 with none recovered",
+    ]
+    (told,) = foresee([("relearn", 0.05)], 100, of=200)
+    assert told.startswith("80 passages can support 5% (relearn holds the other 20): ")
     assert describe_limits([]) == "no limit was set"
     few = [(name, *measured) for name, *measured in (
         ("any", 0.01, 0.0, (0, 0.1135), 30),

@@ -91,7 +91,7 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(
     parts = (windows[some] for some in deal_windows(windows, 0))
     for key, ids in (("selected", "ids"), ("held_back", "held_back_ids")):
         half = rows.select(np.isin(rows.ids, result["samples"][ids]))
-        given = {"draws": 1, "brief": True}
+        given = {"draws": 1, "of": len(rows)}
         target = Target(loaded.model, loaded.tokenizer, half, next(parts), **given)
         told = {limit["name"]: limit for limit in result[key]["limits"]}
         assert told.keys() == LIMITS.keys()
@@ -241,7 +241,9 @@ def test_a_limit_needs_passages_that_count_for_it(model, samples, texts, tmp_pat
     """`guided` counts none that the base gives away, and the base gives all of these."""
     limits = ("--variant", "zero", "--max", "any=0.3", "--max", "guided=0.1")
     outcome = call(model, samples, texts, *limits, "--output", tmp_path / "out")
-    outcome.assert_error("guided has a limit, and no passage of a half counts for it", notes=NOTES)
+    held = "held-back passages: 10 passages cannot support 10% (guided holds the other 10)"
+    said = "guided has a limit, and no passage of a half counts for it"
+    outcome.assert_error(said, notes=[held, *NOTES])
     assert list(tmp_path.iterdir()) == []
 
 

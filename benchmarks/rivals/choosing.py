@@ -109,7 +109,8 @@ def choose(
     def attack(one: Candidate) -> Candidate:
         model = make()
         model.load_state_dict(one.weights)
-        target = Target(get_held(model), None, bed.samples, bed.text, draws=1, brief=True)
+        half = 2 * len(bed.samples)  # as a search attacks a half
+        target = Target(get_held(model), None, bed.samples, bed.text, draws=1, of=half)
         return replace(one, relearned=float(find_attack("relearn").run(target).counted.mean()))
 
     def is_over() -> bool:

@@ -15,11 +15,12 @@ from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
 from evals.data.samples import hash_row
 from evals.jobs.result_folder import ResultFolder
+from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.names import choose_attacks
 from evals.measure.attacks.request import Auditing
 from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.memorization.measures import Flags
-from evals.measure.verdicts import describe_limits, foresee, join_sentences, settle
+from evals.measure.verdicts import describe_limits, join_sentences, settle
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
@@ -232,7 +233,7 @@ def _plan_attacks(
     )
     for name, needs in plan.skipped.items():
         say(f"skipped: {name} needs {needs}")
-    for line in foresee(request.max.values(), int(left.passages[samples.trained_on].sum())):
+    for line in foresee(request.max.items(), int(left.passages[samples.trained_on].sum())):
         say(line)
     return plan, left
 

@@ -27,7 +27,7 @@ from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.edits.engine import Engine
 from evals.measure.healing import find_healing_text
-from evals.measure.verdicts import describe_splits, foresee, say_split
+from evals.measure.verdicts import describe_splits, say_split
 from evals.run.console import show_progress
 from evals.run.lm_eval.running import Benchmarks
 from surgery.fitting.calibration import ROWS as WINDOWS
@@ -106,7 +106,7 @@ def _describe_inputs(
         "calibration": f"{calibration.windows.size:,} tokens" if calibration else "none needed",
         "variants": ", ".join(variants),
         "attacks": ", ".join(materials.request.attacks),
-        "limits": "; ".join(foresee(opened.request.limits.values(), len(opened.halves[1].samples))),
+        "limits": "; ".join(opened.foresee()),
         "not tried": ", ".join(list_untried(materials.request.attacks)) or "none",
         "benchmarks": ", ".join(materials.benchmarks.tasks) if materials.benchmarks else "none",
     }

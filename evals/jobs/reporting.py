@@ -12,6 +12,7 @@ from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
 from evals.jobs.materials import Materials
 from evals.jobs.measuring import ModelResults, list_tool_versions, measure_model
+from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.result import Audit, Share, SharePair, measure_way
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.trying import add_for_trained, compare_models
@@ -20,7 +21,6 @@ from evals.measure.drops import choose_shared, find_limit
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.protocol import ExtractionResults, report_extraction
 from evals.measure.memorization.summary import list_rows
-from evals.measure.verdicts import foresee
 from evals.report.costs import TaskResult
 from evals.report.figures import AllPassages, Finding, Findings, TwinFigures
 from evals.report.headline import RELATIONS

@@ -14,7 +14,6 @@ from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import run_search
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.edits.engine import edit_record
-from evals.measure.verdicts import foresee
 from evals.report.model_map import chart_map
 from evals.report.search import chart_search, describe_question, make_plan, make_search_report
 from evals.run.console import say, show_progress
@@ -61,7 +60,7 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     if earlier:
         say(f"{len(earlier)} edits are already measured")
     earlier = processes.agree(earlier)
-    for line in foresee(request.limits.values(), len(opened.halves[1].samples)):
+    for line in opened.foresee():
         say(f"held-back passages: {line}")
     with (
         show_progress(f"estimate {request.model}", None) as looked,

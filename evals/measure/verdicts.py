@@ -5,7 +5,7 @@ Gates of an evaluation, limits of an audit, and the held-back verdict of a searc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evals.data.held_back import count_parts
@@ -86,8 +86,8 @@ def describe_shortage(n: int, limit: float, needed: int | None, more: str = "") 
     if not n:
         return "no passage counts for it"
     if needed is None:
-        return f"no number of passages can support {_percent(limit)}{more}"
-    return f"{n:,} passages cannot support {_percent(limit)}{more}: that takes {needed:,}"
+        return f"no number of passages can support {say_percent(limit)}{more}"
+    return f"{n:,} passages cannot support {say_percent(limit)}{more}: that takes {needed:,}"
 
 
 def find_smallest(n: int) -> float | None:
@@ -119,21 +119,11 @@ def say_split(split: Mapping[str, Any]) -> str:
     parts = []
     for what, key in (("chooses on", "chosen_on"), ("tests on", "held_back")):
         limit = split[f"{key}_limit"]
-        tail = "" if limit is None else f", which decide a limit of {_percent(limit, 3)} at least"
+        tail = (
+            "" if limit is None else f", which decide a limit of {say_percent(limit, 3)} at least"
+        )
         parts.append(f"{what} {split[key]:,} passages{tail}")
     return f"choose {split['choose']:g}: {'; '.join(parts)}"
-
-
-def foresee(limits: Collection[float], n: int) -> Iterator[str]:
-    """Says before a long run whether `n` passages can decide each limit on a share of them."""
-    for limit in sorted(set(limits)):
-        needed = count_needed(limit)
-        if needed is None or n < needed:
-            found = describe_shortage(n, limit, needed)
-            yield f'{found}; unless the limit is missed, the verdict will be "not decided"'
-        else:
-            takes = f"{needed:,} with none recovered"
-            yield f"{n:,} passages can support {_percent(limit)}: that takes {takes}"
 
 
 def describe_limits(limits: Sequence[Limit]) -> str:
@@ -165,5 +155,6 @@ def join_sentences(said: Iterable[str]) -> str:
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
-def _percent(limit: float, digits: int = 6) -> str:
+def say_percent(limit: float, digits: int = 6) -> str:
+    """A limit as a percentage."""
     return f"{100 * limit:.{digits}g}%"

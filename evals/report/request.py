@@ -105,9 +105,10 @@ class EvaluationRequest(Measuring, Gating, Listing):
         return choose_attacks(self.attack, self.max, sibling=self.sibling is not None)
 
     @property
-    def limits(self) -> list[float]:
-        """The limits on shares of passages."""
-        return [*([] if self.max_extraction is None else [self.max_extraction]), *self.max.values()]
+    def limits(self) -> list[tuple[str, float]]:
+        """The attacks with a limit, and the highest share that each may recover."""
+        recited = [] if self.max_extraction is None else [("greedy", self.max_extraction)]
+        return [*recited, *self.max.items()]
 
     @property
     def _attacked(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,11 @@ def write_export_command(
         "--max-shard-size": [max_shard_size],
         "--output": [output],
     }
-    words = ["attn-surgery", "export" if cut else "erase", model]
+    return ["attn-surgery", "export" if cut else "erase", model, *_spell(given)]
+
+
+def _spell(given: Mapping[str, Sequence[object]]) -> Iterator[str]:
+    """The words of options, each with its values; an empty one is that of a flag."""
     for option, values in given.items():
         pairs = ((option, str(one)) for one in values if one is not None)
-        words += [word for pair in pairs for word in pair if word]
-    return words
+        yield from (word for pair in pairs for word in pair if word)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -21,6 +22,7 @@ from evals.data.inputs import (
 )
 from evals.data.windows import cut_windows
 from evals.measure.attacks.attack import Target
+from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.sibling import find_sibling
 from evals.measure.attacks.trying import AttackPlan
 from evals.measure.drops import check_limited_tasks, find_limit, name_drop
@@ -142,13 +144,18 @@ class OpenedSearch:
                 rows,
                 plan.alike,
                 draws=1,
-                brief=True,
+                of=int(self.samples.trained_on.sum()),
                 cut=loaded.cut,
                 sibling=self.sibling,
             )
             for half in self.halves
         )
         return first, second
+
+    def foresee(self) -> Iterator[str]:
+        """Says whether the passages that are held back can decide the limits."""
+        every = int(self.samples.trained_on.sum())
+        return foresee(self.request.limits.items(), len(self.halves[1].samples), every)
 
     @cached_property
     def halves(self) -> tuple[Half, Half]:

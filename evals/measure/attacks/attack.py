@@ -28,7 +28,8 @@ class Target:
     - `alike`: int32 [L, P + S], passages of the same form, none of which was trained on, if known.
     - `base`: the outcome of the same attack on the same passages of the base, if the model is not
       the base. `draws`: how often to run an attack that trains; None: as `draws.repeat` says.
-    - `brief`: as a search attacks one half of the passages: leave out what only curves show.
+    - `of`: in a search, the number of all passages, of which these are a part. Who trains holds as
+      many as of all, and what only curves show is left out. None: these are all.
     - `cut`: the blocks that an edit changed, wholly or partly. `sibling`: a checkpoint to copy
       weights from, if the attacker has one.
     """
@@ -41,7 +42,7 @@ class Target:
     alike: Tokens | None = None
     base: AttackOutcome | None = None
     draws: int | None = None
-    brief: bool = False
+    of: int | None = None
     cut: tuple[int, ...] = ()
     sibling: ResolvedModel | None = None
 
@@ -58,6 +59,15 @@ class Target:
             sampling=Sampling(),
             batch_size=self.batch_size,
         )
+
+    @property
+    def brief(self) -> bool:
+        """Whether what only curves show is left out."""
+        return self.of is not None
+
+    def hold(self, share: int, draw: int = 0) -> tuple[Flags, Flags]:
+        """Passages for the attacker, one in `share` of all; and those that overlap none of them."""
+        return split(self.samples.tokens, share, draw, self.of)
 
     def check_in_memory(self, name: str) -> None:
         """Raises `MeasurementError` if an attack on the weights would miss some of them."""
@@ -179,6 +189,7 @@ class Attack:
     - `cost`: in passes over the passages.
     - `run`: deterministic for the same model and passages.
     - `can`: whether it can be tried on samples; `needs`: what it needs for that, in words.
+    - `share`: the attacker holds one passage in this many, which do not count; 0: none.
     - `count_trained`: passages, windows of other text → about how many rows go through training.
     - `on_cuts`: it trains only blocks that were cut, and reads other models as they are.
     - `tells_members`: it recovers no passage, but scores members against non-members.
@@ -201,6 +212,7 @@ class Attack:
     reads_sibling: bool = False
     count_trained: Callable[[int, int], int] = lambda passages, windows: 0
     on_cuts: bool = False
+    share: int = 0
 
     @property
     def description(self) -> dict[str, str]:
@@ -210,14 +222,24 @@ class Attack:
         }
 
 
-def split(passages: Tokens, share: int, draw: int = 0) -> tuple[Flags, Flags]:
-    """Passages for the attacker: one in `share`, at random; and those that overlap none of them.
+def count_held(passages: int, share: int, of: int | None = None) -> int:
+    """How many of some passages an attacker holds: one in `share` of them, or `of` so many.
 
-    Two bool [N].
+    At least one, and at most half of them.
+    """
+    return min(max(1, (of or passages) // share), max(1, passages // 2))
+
+
+def split(
+    passages: Tokens, share: int, draw: int = 0, of: int | None = None
+) -> tuple[Flags, Flags]:
+    """Passages for the attacker, at random; and those that overlap none of them. Two bool [N].
+
+    `share`, `of`: as for `count_held`.
     """
     order = np.random.default_rng(draw).permutation(len(passages))
     held = np.zeros(len(passages), dtype=np.bool_)
-    held[order[: max(1, len(passages) // share)]] = True
+    held[order[: count_held(len(passages), share, of)]] = True
     return held, ~find_overlaps(passages, passages[held])
 
 

@@ -54,6 +54,7 @@ def make_guided() -> Attack:
         _run,
         can=lambda samples: can_split(samples, SHARE),
         needs=NEEDS,
+        share=SHARE,
         reads_base=True,
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from evals.data import Tokens
 from evals.data.repeats import find_overlaps
-from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
+from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split
 from evals.measure.attacks.draws import SETTING, repeat
 from evals.measure.attacks.tuning import LARGE, LEARNING_RATE, ROWS, STEPS, fine_tune
 from evals.measure.memorization.measures import Flags, is_near
@@ -29,8 +29,7 @@ RATES = (LEARNING_RATE, 1e-3)
 
 def make_relearn() -> Attack:
     def choose(target: Target, draw: int) -> tuple[Tokens, Flags]:
-        # a tenth of all passages is a fifth of a half, so a search attacks as hard as an audit
-        held, others = split(target.samples.tokens, SHARE // 2 if target.brief else SHARE, draw)
+        held, others = target.hold(SHARE, draw)
         return target.samples.tokens[held], others
 
     return _make_attack(
@@ -41,6 +40,7 @@ def make_relearn() -> Attack:
         choose,
         can=lambda samples: can_split(samples, SHARE),
         needs=NEEDS,
+        share=SHARE,
     )
 
 

@@ -24,7 +24,6 @@ from evals.measure.attacks.attack import (
     Setting,
     Target,
     can_split,
-    split,
 )
 from evals.measure.attacks.draws import DRAWS, SECONDS, SETTING, repeat
 from evals.measure.attacks.relearn import SHARE
@@ -52,7 +51,7 @@ def make_relearn_strongest() -> Attack:
 
     def run_once(target: Target, draw: int, runs: list[tuple[float, Learned]]) -> AttackOutcome:
         """Takes out of `runs`, in the first draw, those for which there is no time."""
-        held, others = split(target.samples.tokens, SHARE // 2 if target.brief else SHARE, draw)
+        held, others = target.hold(SHARE, draw)
 
         def recover(model: Any) -> Flags:
             reading = replace(target, model=model)
@@ -86,6 +85,7 @@ def make_relearn_strongest() -> Attack:
         run,
         can=lambda samples: can_split(samples, SHARE),
         needs=NEEDS,
+        share=SHARE,
         in_draws=True,
         count_trained=lambda passages, windows: (
             len(RUNS) * STEPS[-1] * max(1, min(ROWS, passages // SHARE))

@@ -79,6 +79,7 @@ def make_revive() -> Attack:
         run,
         can=lambda samples: can_split(samples, SHARE),
         needs=NEEDS,
+        share=SHARE,
         in_draws=True,
         on_cuts=True,
         count_trained=lambda passages, windows: STEPS * min(ROWS, passages // SHARE + windows // 2),
@@ -88,7 +89,7 @@ def make_revive() -> Attack:
 def choose_rows(target: Target, draw: int = 0) -> tuple[Tokens, Flags]:
     """What to train on, int32 [M, T]; and which passages count afterward, bool [N]."""
     tokens = target.samples.tokens
-    held, others = split(tokens, SHARE // 2 if target.brief else SHARE, draw)
+    held, others = target.hold(SHARE, draw)
     text = target.unrelated[split(target.unrelated, 2)[0]]  # the rest may be the control
     known, tried = tokens[held], others & ~find_overlaps(tokens, text)
     if len(known) + len(text) <= ROWS:

@@ -59,6 +59,7 @@ def make_soft_prompt() -> Attack:
         run,
         can=lambda samples: can_split(samples, SHARE),
         needs=NEEDS,
+        share=SHARE,
         in_draws=True,
         count_trained=lambda passages, windows: STEPS * min(ROWS, passages // SHARE),
     )
