@@ -184,6 +184,29 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
     )
 
 
+def test_a_metric_that_code_of_the_task_averages_is_left_out(tmp_path, runs):
+    """lm-eval logs the text of that code. A metric without a word on it has lm-eval's own way."""
+    for folder in ("a", "b"):
+        write_results(tmp_path / folder, "tiny", {"local_choice": runs["local_choice"]})
+        (results,) = (tmp_path / folder).rglob("results_*.json")
+        told = json.loads(results.read_text())
+        acc, norm = told["configs"]["local_choice"]["metric_list"]
+        norm.update(aggregation="def aggregate(items):\n    return sum(items)\n")
+        del acc["aggregation"]
+        results.write_text(json.dumps(told))
+    outcome = attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b", "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert set(outcome.json["local_choice"]) == {"acc"}
+    assert "local_choice: left out acc_norm: the log does not say how it is averaged" in (
+        outcome.stderr
+    )
+    told["configs"]["local_choice"]["metric_list"] = [norm, {**norm, "metric": "acc"}]
+    results.write_text(json.dumps(told))
+    attn_surgery("compare-evals", tmp_path / "b", tmp_path / "b").assert_error(
+        "the two runs have no metric that can be compared", notes=["local_choice: left out acc, "]
+    )
+
+
 def test_results_that_do_not_fit(tmp_path, runs):
     """lm-eval logs what it cannot write, and goes on: a part of it must not pass for the whole."""
     write_results(tmp_path / "whole", "tiny", runs)

@@ -55,7 +55,7 @@ def print_search(result: dict[str, Any]) -> None:
     for one in there["limits"]:
         if one["name"].startswith("max-drop "):
             echo(f"On the held-back half of the documents, the {one['description']}.")
-        elif one["name"] != measure:
+        elif one["name"] != measure or there["healed_rise"] is not None:
             which = "held-back passages"
             if one["n"] < result["n_held_back"]:
                 which += " that the attacker did not hold, in one run"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.run.console import say
 from surgery.errors import MeasurementError, SourceError
 from surgery.untrusted import guard, open_regular, parse_json, read_json, read_lines
 
@@ -31,12 +32,21 @@ def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
     found = {}
     for task in tasks:
         runs = [log[task] for log in logs]
-        scores = [collect_scores(task, run, _find_aggregates(run)) for run in runs]
+        aggregates = {name: of for run in runs for name, of in run["aggregates"].items()}
+        if unknown := sorted(name for name, of in aggregates.items() if of is None):
+            say(f"{task}: left out {', '.join(unknown)}: the log does not say how it is averaged")
+        if len(unknown) == len(aggregates):
+            continue
+        scores = [collect_scores(task, run, run["aggregates"]) for run in runs]
         found[task] = {
             name: compare_scores(scores[0][name], scores[1][name])
             for name in scores[0]
             if name in scores[1]
         }
+    if not found:
+        raise MeasurementError(
+            "the two runs have no metric that can be compared", where=second, got=", ".join(tasks)
+        )
     return found
 
 
@@ -67,15 +77,24 @@ def _read_task(file: Path, told: Any, task: str) -> dict[str, Any]:
     rows.sort(key=lambda row: (row["filter"], row["doc_hash"]))
     metrics = sorted({name for row in rows for name in row["metrics"] if name in row})
     listed = {one["metric"]: one for one in told["configs"][task].get("metric_list") or []}
+    aggregates = {name: _find_aggregate(listed, name) for name in metrics}
     return {
         "samples": rows,
-        "aggregation": {name: listed.get(name, {}).get("aggregation", "mean") for name in metrics},
+        "aggregation": {name: of.__name__ for name, of in aggregates.items() if of is not None},
+        "aggregates": aggregates,
         "results": told["results"][task],
         "higher_is_better": told["higher_is_better"][task],
     }
 
 
-def _find_aggregates(run: Mapping[str, Any]) -> dict[str, Any]:
-    from lm_eval.api.registry import get_aggregation
+def _find_aggregate(listed: Mapping[str, Any], metric: str) -> Callable[..., float] | None:
+    """What makes one value of all documents; None for code of the task's own.
 
-    return {metric: get_aggregation(name) for metric, name in run["aggregation"].items()}
+    A metric that is not listed comes from such code, which most often takes the mean.
+    """
+    from lm_eval.api.registry import get_aggregation, get_metric_aggregation
+
+    if metric not in listed:
+        return get_aggregation("mean")
+    name = listed[metric].get("aggregation")
+    return get_metric_aggregation(metric) if name is None else get_aggregation(name)

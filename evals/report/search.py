@@ -156,9 +156,12 @@ def _check_limits(opened: OpenedSearch, point: EditPoint, n: int) -> list[Limit]
 def _judge_held_back(
     opened: OpenedSearch, outcome: SearchOutcome, point: EditPoint
 ) -> State | None:
-    """Whether a point of the held-back passages keeps every limit there, and what it may cost."""
+    """Whether a point of the held-back passages keeps every limit there, and what it may cost.
+
+    With healing, the limits are those of the healed edit, whatever the cut leaves.
+    """
     base, n = outcome.base[1], len(opened.halves[1].samples)
-    if not opened.keeps(point, base):
+    if opened.healing is None and not opened.keeps(point, base):
         return "missed"
     if limits := _check_limits(opened, point, n):
         return settle(limit.state for limit in limits)
