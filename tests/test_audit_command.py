@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ from evals.data import Samples
 from evals.data.held_back import ChoiceCounts, HeldBack
 from evals.lab import samples_path
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting
+from evals.measure.attacks.names import make_attack
+from evals.measure.attacks.result import AttackResult, compare_outcomes
 from evals.measure.attacks.rows import list_recovered
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models
+from evals.report.attacks import _make_attack
 from evals.run.statistics import wilson
 from surgery import export
 
@@ -164,6 +168,27 @@ def test_rows_take_the_setting_that_the_figures_take() -> None:
     assert told == [False, True, False]
     (found,) = compare_models(plan, model, model).rated
     assert found.edited.count == sum(told)
+    part = np.array([True, False, True])  # the others chose the edit
+    model = replace(model, passages={"relearn-strongest": make([], [1], [0])}, control={})
+    left = HeldBack(part, every, ChoiceCounts(), ~every)
+    rows = list(list_recovered(plan, {"base": model, "edited": model}, left))
+    told = [row["recovered"]["relearn-strongest"]["edited"] for row in rows]
+    assert told == [True, False, False], "the strongest on what the figures count"
+
+
+def test_edits_that_were_attacked_unlike_say_so() -> None:
+    """A figure has one n, of the first edit: where others differ, each says its own."""
+    attack, left = make_attack("revive"), np.zeros((5, 4), dtype=np.bool_)
+    tried = ~left
+    tried[0, 0] = False  # learned again
+    few, many = AttackOutcome(left[:1], tried[:1]), AttackOutcome(left, tried)
+    once, often = (compare_outcomes(attack, one, one, (None, None), 1.0) for one in (few, many))
+    assert isinstance(once, AttackResult)
+    assert isinstance(often, AttackResult)
+    assert _make_attack([once, once]).label == "recovered by revive, one run"
+    figure = _make_attack([once, often])
+    assert figure.label == "recovered by revive"
+    assert [one.note for one in figure.edits if one] == ["one run, n = 3", "mean of 5 runs, n = 4"]
 
 
 def test_help_names_every_attack() -> None:

@@ -358,6 +358,9 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
     recited = row.model_copy(update={"exact": True, "id": "letter-17"})
     (text,) = read_first_page(example(passages=[recited]))["What it recites"]
     assert text.endswith("Among them: letter-17 and 2 more.")
+    unseen = recited.model_copy(update={"id": "control-7", "member": False})
+    (text,) = read_first_page(example(passages=[unseen, recited]))["What it recites"]
+    assert text.endswith("Among them: letter-17 and 2 more."), "only what it was trained on"
     assert said["The cost"][1].startswith("On 4 tests of what it can do, it is worse on ")
     lacking, proof = said["To be sure"]
     assert lacking == "18 passages cannot support 25% with 16.67% recovered: that takes 104."
@@ -413,6 +416,16 @@ def test_the_trade_off_shows_the_limited_attack_and_the_front_of_the_search() ->
     known = [{**point, "recovered": {"relearn": 0.5}} for point in front]
     assert "recovered by relearn" in written(known)
     assert "recited word for word" in written(front)  # the points do not know that attack
+    report = example(front=known)
+    uncounted = [
+        one.model_copy(update={"base": one.base.model_copy(update={"value": None})})
+        if one.key == "recovered.relearn" and one.base
+        else one
+        for one in report.figures
+    ]
+    drawn = draw_trade_off(report.model_copy(update={"figures": uncounted}))
+    assert drawn is not None
+    assert "recited" in base64.b64decode(drawn.wide.partition(",")[2]).decode()
 
 
 def test_the_half_that_did_not_choose_is_named_only_where_there_is_one() -> None:

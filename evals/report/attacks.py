@@ -41,16 +41,21 @@ def _list_membership(found: Sequence[MembershipResult], n: int) -> Iterator[Figu
 
 def _make_attack(found: Sequence[AttackResult]) -> Figure:
     first, n, runs = found[0], found[0].edited.n, found[0].edited.runs
-    key, label = f"recovered.{first.name}", f"recovered by {first.name}{runs and f', {runs}'}"
+    alike = len({(one.edited.runs, one.edited.n) for one in found}) == 1
+    key, label = f"recovered.{first.name}", f"recovered by {first.name}"
+    label += f", {runs}" if runs and alike else ""
     facts = first.model_dump(include={"name", "setting", "source", "cost"})
     facts["hint"] = first.definition
     known = {at: make_printable(text)[:MOST_LETTERS] for at, text in facts.items()}
-    base, edits = make_share(first.base), [_make_attacked(one) for one in found]
+    base, edits = make_share(first.base), [_make_attacked(one, alike=alike) for one in found]
     return make_figure("attacked", key, label, "share", n, base, edits, main=True, **known)
 
 
-def _make_attacked(one: AttackResult) -> EditValue:
+def _make_attacked(one: AttackResult, *, alike: bool) -> EditValue:
+    """`alike`: whether it ran as often, on as many passages, on every edit."""
     paired, notes, about = one.paired, [], dict[str, Any](seconds=one.seconds)
+    if not alike:
+        notes.append(", ".join(filter(None, (one.edited.runs, f"n = {one.edited.n:,}"))))
     about |= {"no_longer": paired.no_longer, "newly": paired.newly}
     if (control := one.control) is not None:
         low, high = (f"{100 * end:.1f}" for end in control.ci95)

@@ -99,6 +99,8 @@ def _list_values(figure: Figure) -> list[tuple[float, Sequence[float]]]:
 def _is_limited(figure: Figure, report: Report) -> bool:
     """Whether it is what a limited attack recovers, known of every point of the search, too."""
     limited = figure.table == "attacked" and any(one and one.limit for one in figure.edits)
+    if any(one and one.value is None for one in (figure.base, *figure.edits)):
+        return False  # no passage counts for it
     return limited and all(figure.details["name"] in point.recovered for point in report.front)
 
 

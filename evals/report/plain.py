@@ -75,7 +75,8 @@ def _describe_recited(report: Report, place: int) -> list[str]:
         return []
     before = "" if figure.base is None else f" The model before the edit: {_count(figure.base)}."
     said = f"{_count(after)} of {figure.n:,} passages, word for word.{before}"
-    names = [row.id or row.hash[:8] for row in edit.passages if row.exact]
+    rows = (row for row in edit.passages if row.exact and row.member is not False)
+    names = [row.id or row.hash[:8] for row in rows]
     more = int(after.details.get("count") or 0) - len(names)
     if names:
         said += f" Among them: {', '.join(names)}{f' and {more} more' if more > 0 else ''}."

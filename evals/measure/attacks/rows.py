@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from evals.data.held_back import HeldBack
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.trying import AttackPlan, AuditedModel
+from evals.measure.memorization.measures import Flags
 
 
 def list_recovered(
@@ -26,7 +28,7 @@ def list_recovered(
     counted, unlisted = left.passages[members], left.unlisted[members]
     attacks = [one.name for one in plan.tried if not one.tells_members]
     found = {
-        attack: {key: _take(one, models["edited"], attack) for key, one in models.items()}
+        attack: {key: _take(one, models["edited"], attack, counted) for key, one in models.items()}
         for attack in attacks
     }
     for at, name in enumerate(samples.ids):
@@ -44,13 +46,14 @@ def list_recovered(
         }
 
 
-def _take(model: AuditedModel, edited: AuditedModel, attack: str) -> AttackOutcome:
-    """An outcome, of several settings that of the strongest, as `compare_outcomes` takes it."""
+def _take(model: AuditedModel, edited: AuditedModel, attack: str, counted: Flags) -> AttackOutcome:
+    """An outcome, of several settings that of the strongest on the passages of the figures."""
     outcome, control = model.passages[attack], edited.control.get(attack)
     if not outcome.settings:
         return outcome
     counts = control if control is not None and control.tried.any() else None
-    return outcome.take_strongest(counts)[1]
+    setting, _ = outcome.select(counted).take_strongest(counts)
+    return replace(outcome, recovered=outcome.settings[setting])
 
 
 def _tell(outcome: AttackOutcome, at: int) -> bool | None:
