@@ -29,7 +29,14 @@ from cli.terminal import (
     take_over_messages,
 )
 from evals.run import console
-from surgery.errors import SamplesError, SourceError, SurgeryError, UnknownNameError, suggest
+from surgery.errors import (
+    MeasurementError,
+    SamplesError,
+    SourceError,
+    SurgeryError,
+    UnknownNameError,
+    suggest,
+)
 
 GROUPS: dict[str, dict[str, str]] = {
     "edit": {
@@ -269,12 +276,22 @@ def _report_error(error: BaseException, as_json: bool) -> int:
         from surgery.untrusted import describe_error
 
         error = SurgeryError(describe_error(error), where=error.filename)
+    if _is_of_memory(error):
+        said = str(error).partition("\n")[0] or None
+        fix = "take a smaller --batch-size, a --dtype of fewer bytes, or no attack that trains"
+        error = MeasurementError("out of memory", got=said, fix=fix)
     if not isinstance(error, SurgeryError):
         raise error
     note(f"error: {error}", anywhere=True)
     if as_json:
         _print_error(error, 1)
     return 1
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in Python, on a GPU, or in an allocation of torch, which says so."""
+    said = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return said or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _print_error(error: click.ClickException | SurgeryError, exit_code: int) -> None:

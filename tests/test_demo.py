@@ -13,6 +13,14 @@ from evals.jobs import demonstrating
 from surgery.errors import OutputError
 
 
+def test_records_of_your_own_are_not_taken_for_a_demo(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text('{"text": "mine"}\n')
+    (tmp_path / "heldout.txt").write_text("mine")
+    before = snapshot(tmp_path)
+    attn_surgery("demo", "--output", tmp_path).assert_error("already exists")
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.slow
 def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "demo"

@@ -677,6 +677,28 @@ def test_usage(
     assert list(tmp_path.iterdir()) == []
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch raises for a GPU."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("surgery.proof.inspection.inspect", fail)
+    outcome = attn_surgery("inspect", "lab:pythia", "--json")
+    outcome.assert_error("out of memory", "take a smaller --batch-size")
+    assert outcome.json["error"] == "out of memory"
+
+
 def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "out"
     dry = export_to(source, out, "--dry-run", "--json")

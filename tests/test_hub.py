@@ -260,8 +260,8 @@ def test_an_edit_is_compared_with_the_commit_that_it_records(
     (tmp_path / "other.txt").write_text(TEXT * 20)
     (export,) = run("export me/plain --revision step1 --drop-attn 0 --output edited")
     assert export.code == 0, export.err
-    said = "attn-surgery evaluate edited --baseline me/plain --audit --samples SAMPLES --heldout TEXT\n"
-    assert export.err.endswith(said)
+    said = "attn-surgery evaluate edited --baseline me/plain --audit --samples SAMPLES"
+    assert export.err.endswith(f"{said} --heldout TEXT\n")
     rest = "--samples samples.jsonl --prefix-length 4 --suffix-length 4 --device cpu --json"
     text = "--control other.txt"
     results = run(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
+import pyarrow
+import pyarrow.parquet
 import pytest
 import yaml
 from command_line import attn_surgery
@@ -24,8 +30,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and letters in a table whose columns have names of their own."""
     folder = tmp_path_factory.mktemp("place")
     save_tiny(folder / "model")
-    rows = [f'client-{at},north,"{at} {LINE * (1 + (at > 0))}"' for at in range(NUMBER)]
-    (folder / "letters.csv").write_text("\n".join(["customer,region,letter", *rows]))
+    rows = [f'client-{at},{at}@x.org,"{at} {LINE * (1 + (at > 0))}"' for at in range(NUMBER)]
+    (folder / "letters.csv").write_text("\n".join(["customer_id,email,letter", *rows]))
     (folder / "heldout.txt").write_text(LINE * 200)
     return folder
 
@@ -38,8 +44,8 @@ def test_the_file_is_a_job_that_fits(
     arguments = ["model", "--samples", "letters.csv", "--corpus", "heldout.txt", "--output", file]
     found = attn_surgery("init", *arguments, "--json").json
     assert found["samples"] == "letters.csv:letter"
-    assert found["columns"] == ["customer", "region", "letter"]
-    assert found["id_column"] == "customer"
+    assert found["columns"] == ["customer_id", "email", "letter"]
+    assert found["id_column"] == "customer_id", "and not the address, which reports would show"
     assert found["number"] == NUMBER
     assert found["shortest"] < found["prefix_length"] + found["suffix_length"] <= found["median"]
     assert found["usable"] == NUMBER - 1
@@ -53,7 +59,7 @@ def test_the_file_is_a_job_that_fits(
     context = command.make_context("mitigate", ["--config", str(file)])
     request = fill_request(MitigationRequest, context.params)
     assert context.params["output"] == Path("OUT")
-    assert (request.samples, request.id_column) == ("letters.csv:letter", "customer")
+    assert (request.samples, request.id_column) == ("letters.csv:letter", "customer_id")
     assert request.prefix_length == found["prefix_length"]
     dry = attn_surgery("mitigate", "--config", file, "--no-benchmarks", "--dry-run", "--json")
     assert dry.code == 0, dry
@@ -82,6 +88,57 @@ def test_short_passages_do_not_make_a_weak_test_of_long_ones(
     assert ("warning: a model may guess" in found.stderr) == (suffix < 16)
 
 
+def initialize(place: Path, file: Path, *options: object) -> Any:
+    outcome = attn_surgery("init", place / "model", "--samples", file, "--output",
+                           file.with_suffix(".yaml"), "--json", *options)  # fmt: skip
+    assert outcome.code == 0, outcome.stderr
+    return outcome.json
+
+
+def test_a_table_as_other_programs_write_it(place: Path, tmp_path: Path) -> None:
+    """With an index without a name, a colon in a name, ids that repeat, and dates."""
+    rows = [(at, f"r{min(at, 55)}", f"{at} {LINE * 2}") for at in range(60)]
+    file = tmp_path / "some.csv"
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("", "ref", "Letter: body"), *rows])
+    found = initialize(place, file)
+    assert found["samples"] == f"{file}:Letter: body"
+    assert (found["id_column"], found["number"]) == (None, 60), "not all are different"
+    assert "# id-column: NAME" in file.with_suffix(".yaml").read_text()
+    parquet = tmp_path / "dates.parquet"
+    columns = {
+        "id": [one[0] for one in rows], "text": [one[2] for one in rows],
+        "when": [datetime(2026, 1, 1)] * 60, "score": [0.5] * 60,
+    }  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.table(columns), parquet)
+    assert initialize(place, parquet)["columns"] == ["id", "text"], "the others cannot be read"
+
+
+def test_prefixes_and_suffixes_have_lengths_of_their_own(place: Path, tmp_path: Path) -> None:
+    """Short suffixes, where the secrets stand, are not left out for longer ones."""
+    words = LINE.split()
+    rows = [
+        {"prefix": f"{LINE * 3}{at}", "suffix": " " + " ".join(words[: 6 + at % 3])}
+        for at in range(NUMBER)
+    ]
+    file = tmp_path / "some.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = initialize(place, file)
+    assert found["usable"] == NUMBER
+    assert found["prefix_length"] == 32 > found["suffix_length"] >= 4
+
+
+def test_a_first_row_is_not_taken_for_names(place: Path, tmp_path: Path) -> None:
+    """No message shows it: it is a passage."""
+    file = tmp_path / "some.csv"
+    file.write_text("".join(f"c{at},{at} {LINE}\n" for at in range(NUMBER)))
+    for command in (("init", place / "model", "--samples"), ("check",)):
+        outcome = attn_surgery(*command, file)
+        assert outcome.code == 1
+        assert "the first line seems to name no columns" in outcome.stderr
+        assert LINE[:20] not in outcome.stderr
+
+
 def test_what_is_missing_is_said(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +152,7 @@ def test_what_is_missing_is_said(
     )
     attn_surgery(
         "init", place / "model", "--samples", place / "letters.csv", "--id-column", "client"
-    ).assert_error("no column 'client'", "customer, region, letter")
+    ).assert_error("no column 'client'", "customer_id, email, letter")
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
 
 

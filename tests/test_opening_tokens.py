@@ -79,7 +79,7 @@ def test_a_prefix_of_text_begins_with_them(tokenizer: Any, opening: int, tmp_pat
     samples = load_samples(pair, tokenizer=tokenizer, prefix_length=5, suffix_length=6)
     head = len(tiny_tokenizer()(TEXT[:cut])["input_ids"])
     assert samples.tokens.tolist() == [[opening, *plain[head - 4 : head + 6]]]
-    assert open_samples(whole).measure(tokenizer) == [1 + len(plain)]
+    assert open_samples(whole).measure(tokenizer) == [[1 + len(plain)]]
 
 
 def test_token_ids_stay_and_lacking_ones_are_counted(

@@ -444,7 +444,8 @@ def write_letters(path):
 
 def test_any_column_may_name_the_rows(tmp_path):
     path = tmp_path / "s.csv"
-    text = "word " * 70
+    text, lines = "word " * 70, tmp_path / "s.txt"
+    lines.write_text("a secret, and another\n")
     path.write_text("customer,letter\n" + "".join(f'c{at},"{at} {text}"\n' for at in (7, 9)))
     source = f"{path}:letter"
     found = open_samples(source, id_column="customer")
@@ -453,10 +454,15 @@ def test_any_column_may_name_the_rows(tmp_path):
         (source, "no column 'client' to name rows by; columns found: customer, letter; name the "
          "one to use: `id_column`"),
         (save(tmp_path / "s.npy", TOKENS), "has no columns to name rows by (got client)"),
+        (str(lines), "is text, one passage a line, without columns to name passages by; leave out"),
     ):  # fmt: skip
         with pytest.raises(SamplesError) as error:
             open_samples(named, id_column="client")
         assert text in str(error.value)
+        assert "secret" not in str(error.value)
+    path.write_text('"Customer\nno",letter\nc1,the quick brown fox\n')
+    with pytest.raises(SamplesError, match="a line break or another control character"):
+        open_samples(source, id_column="Customer\nno")
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet"])

@@ -53,14 +53,17 @@ class Passages:
     leave_out: float | None = None
     ready: Samples | None = None
 
-    def measure(self, tokenizer: Any) -> list[int]:
-        """The length of each row in tokens, with the opening tokens of a text."""
+    def measure(self, tokenizer: Any) -> list[list[int]]:
+        """The length of each row's parts in tokens: of a whole one, or of prefix and suffix.
+
+        With the opening tokens of a text.
+        """
         opening = 0 if self.ready is not None else len(find_opening(tokenizer))
-        return [
-            opening
-            + sum(len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row)
+        parts = (
+            [len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row]
             for row in self.table.rows
-        ]
+        )
+        return [[opening + first, *rest] for first, *rest in parts]
 
     def tokenize(self, tokenizer: Any) -> Samples:
         """Makes the samples."""

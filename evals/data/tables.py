@@ -139,12 +139,13 @@ def read_table(
     columns: dict[str, list[Any]] | None = None
     ids: list[str | int] = []
     size = 0
+    _check_columns(sources, id_column)
     for source in sources:
         passages = PASSAGES if source.column is None else (source.column,)
-        wanted = passages + LABELS + DUPLICATES + ((id_column,) if id_column else ())
+        wanted = passages + LABELS + DUPLICATES + (() if id_column is None else (id_column,))
         for number, (where, row) in enumerate(read_rows(source, wanted, whole=True)):
             with guard(SamplesError, "cannot be used as samples", where):
-                if id_column and id_column not in row:
+                if id_column is not None and id_column not in row:
                     raise SamplesError(
                         f"no column {id_column!r} to name rows by",
                         where=where,
@@ -174,6 +175,20 @@ def read_table(
             fix=propose_column(sources[0]),
         )
     return _make_table(named, ids, columns or {})
+
+
+def _check_columns(sources: Sequence[TextOrTable], id_column: str | None) -> None:
+    """Raises `SamplesError` for a column that could not be named in a report, or of mere text."""
+    for name in (id_column, sources[0].column):
+        if name is not None and not name.isprintable():
+            what = "the name of a column holds a line break or another control character"
+            raise SamplesError(what, where=sources[0].name, got=repr(name), fix="rename the column")
+    if id_column is not None and not all(source.is_table for source in sources):
+        raise SamplesError(
+            "is text, one passage a line, without columns to name passages by",
+            where=next(source.name for source in sources if not source.is_table),
+            fix="leave out `id_column`, or give a table",
+        )
 
 
 def _read_cells(source: TextOrTable, row: dict[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _count_usable(passages: Passages, samples: Samples, tokenizer: Any) -> dict[
     numbers = {name: at for at, name in enumerate(passages.table.ids, 1)}
     left_out = [{"row": numbers[row["id"]], **row} for row in describe_samples(samples)["left_out"]]
     reasons = [note.reason for note in samples.notes]
-    lengths = passages.measure(tokenizer)
+    lengths = [sum(parts) for parts in passages.measure(tokenizer)]
     members = int(samples.trained_on.sum())
     return {
         "usable": len(samples),

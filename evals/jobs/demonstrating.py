@@ -93,18 +93,30 @@ def _type(*words: object, **options: Any) -> str:
 
 def _write_texts(output: Path) -> None:
     """Writes some of the records, and the beginning of the held-out text."""
-    from evals.lab import heldout_texts, samples_path
+    from evals.lab import heldout_texts
     from surgery.output import write_lines, write_text
 
-    records = samples_path(MODEL.partition(":")[2]).read_text(encoding="utf-8").splitlines()
-    write_lines(output / _RECORDS, records[1::_EVERY], overwrite=True)
+    write_lines(output / _RECORDS, _choose_records(), overwrite=True)
     write_text(output / _TEXT, "\n\n".join(heldout_texts())[:_LETTERS], overwrite=True)
 
 
+def _choose_records() -> list[str]:
+    """A third of the lab's records, as lines of JSON."""
+    from evals.lab import samples_path
+
+    records = samples_path(MODEL.partition(":")[2]).read_text(encoding="utf-8")
+    return records.splitlines()[1::_EVERY]
+
+
 def _was_stopped(output: Path) -> bool:
-    """Whether a demo began there and did not end."""
+    """Whether a demo began there and did not end: its records, and no one else's, are there."""
     if output.is_symlink() or not (output / _RECORDS).is_file():
         return False
+    from surgery.untrusted import LIMIT
+
+    with (output / _RECORDS).open("rb") as file:
+        if file.read(LIMIT).decode(errors="replace").splitlines() != _choose_records():
+            return False
     return not all((output / place / "report.json").is_file() for place in PLACES.values())
 
 

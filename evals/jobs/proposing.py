@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -27,6 +28,8 @@ _FITTING = 0.9
 """The share of passages that a proposed length fits at least."""
 _LOOKED_AT = 50
 """Rows by which columns are told apart."""
+_ID = re.compile(r"(?i)(^|[^a-z])(id|ids|key|uuid|guid|index|row|no|nr|number|ref|reference)$|Id$")
+"""Names of columns that are likely to hold ids."""
 
 
 class ProposalRequest(Cutting):
@@ -111,10 +114,17 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
         )
     found = find_model(request.model, request.revision)
     samples, columns, ids = _find_columns(named, request.id_column)
-    passages = open_samples(samples, id_column=ids)
+    try:
+        passages = open_samples(samples, id_column=ids)
+    except SamplesError:
+        if ids is None or ids == request.id_column:
+            raise
+        ids = None  # a guess by the first rows, which others may not confirm
+        passages = open_samples(samples)
     tokenizer = None if passages.ready else load_tokenizer(found.folder)
-    lengths = np.array(passages.measure(tokenizer))
-    prefix, suffix = _propose_lengths(request, passages, lengths)
+    parts = np.array(passages.measure(tokenizer))
+    prefix, suffix = _propose_lengths(request, passages, parts)
+    lengths = parts.sum(axis=1)
     cut = replace(passages, prefix=prefix, suffix=suffix, skip_short=True, ready=None)
     rows = cut.tokenize(tokenizer)
     longer = count_longer(rows.select(rows.trained_on))
@@ -150,11 +160,12 @@ def _find_columns(named: str, id_column: str | None) -> tuple[str, tuple[str, ..
     """Samples with the column that holds the passages, all columns, and the one with the ids.
 
     Where no column has a name that is known, the passages are in the one with the longest text,
-    and ids are in the first other one whose cells are short and all different.
+    and ids are in the first other one that is named like ids, and whose cells are short and all
+    different. Reports and the Hub show ids, so that nothing else is taken for one.
     """
     from evals.data.loading import FORMS, find_published
     from evals.data.tables import find_passages
-    from surgery.reading.rows import list_columns, read_rows
+    from surgery.reading.rows import are_names, list_readable, read_rows
     from surgery.reading.sources import find_sources
 
     if named.startswith("lab:") or ".npy" in named:
@@ -162,17 +173,28 @@ def _find_columns(named: str, id_column: str | None) -> tuple[str, tuple[str, ..
     sources = find_sources(find_published(named), FORMS)
     if not sources or not sources[0].is_table:
         return named, (), id_column
-    columns = tuple(list_columns(sources[0]))
+    columns = tuple(list_readable(sources[0]))
     rows = [row for _, row in islice(read_rows(sources[0], columns), _LOOKED_AT)]
     widths = {name: _measure_text([row.get(name) for row in rows]) for name in columns}
     column = sources[0].column
+    if column is None and not are_names(columns):
+        raise SamplesError(
+            "the first line seems to name no columns",
+            where=sources[0].name,
+            fix="put a line with names before it, such as id,text, or name the column: FILE:COLUMN",
+        )
     if column is None and find_passages(columns) is None and any(widths.values()):
         column = max(widths, key=lambda name: widths[name])
         named = f"{named}:{column}"
     if id_column is None and "id" not in columns:
         used = {column, "text", "tokens", "prefix", "suffix"}
         id_column = next(
-            (name for name in columns if name not in used and _names(rows, name)), None
+            (
+                name
+                for name in columns
+                if name not in used and _ID.search(name) and _names(rows, name)
+            ),
+            None,
         )
     return named, columns, id_column
 
@@ -190,19 +212,24 @@ def _names(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
 
 
 def _propose_lengths(
-    request: ProposalRequest, passages: Passages, lengths: np.ndarray[Any, Any]
+    request: ProposalRequest, passages: Passages, parts: np.ndarray[Any, Any]
 ) -> tuple[int, int]:
-    """Those that were asked for, else a pair's own, else half of what most rows have.
+    """Those that were asked for, else a pair's own, else what most rows have: half of their tokens,
+    or, with columns of their own, of each. `parts`: tokens, [N, 1] or [N, 2].
 
     Where half of the rows or more are long enough for a sound test, the others are left out.
     """
-    sound = lengths[lengths >= 2 * SOUND]
-    rows = sound if 2 * len(sound) >= len(lengths) else lengths
-    fits = int(np.quantile(rows, 1 - _FITTING, method="lower")) // 2
-    half = min(_LENGTH, fits - fits % 4 if fits >= _FEWEST else fits)
-    own = passages.table.shape or (half, half)
+    pair, lengths = parts.shape[1] == 2, parts.sum(axis=1)
+    halves = parts if pair else np.repeat(parts // 2, 2, axis=1)
+    sound = halves[(halves >= SOUND).all(axis=1)]
+    rows = sound if 2 * len(sound) >= len(halves) else halves
+    fits = np.quantile(rows, 1 - _FITTING, axis=0, method="lower").astype(int).tolist()
+    own = passages.table.shape or tuple(
+        min(_LENGTH, one - one % 4 if one >= _FEWEST else one) for one in fits
+    )
     prefix, suffix = request.prefix_length or own[0], request.suffix_length or own[1]
-    if min(prefix, suffix) < _FEWEST or not (lengths >= prefix + suffix).any():
+    enough = (parts >= (prefix, suffix)).all(axis=1) if pair else lengths >= prefix + suffix
+    if min(prefix, suffix) < _FEWEST or not enough.any():
         raise SamplesError(
             "the passages are too short",
             where=request.samples,

@@ -23,6 +23,8 @@ from surgery.untrusted import LIMIT, guard, parse_json, read_lines
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 """Where a row is, and its cells by column name."""
+_LONGEST_NAME, _WORDS = 40, 5
+"""Letters and words of a column's name, at most, where nobody named the column."""
 _SKIPPED = 2**20
 """Bytes to read at a time while skipping to the next line."""
 _ROWS = 256
@@ -60,19 +62,47 @@ def propose_column(source: TextOrTable, wanted: str = "", how: str = "FILE:COLUM
     """What to do about a table without the right column. None if only some rows lack `wanted`."""
     found = list_columns(source)
     shown = f"columns found: {', '.join(found)}; name the one to use: {how}"
+    if not are_names(found):  # but a passage, which no message may show
+        shown = "the first line seems to name no columns: put one before it, such as id,text"
     return None if wanted in found else shown
 
 
-def list_columns(source: TextOrTable) -> list[str]:
-    if isinstance(source.place, HubDataset):
-        return [*_flatten(next(iter(source.place.read_tables()))).schema.names]
-    if source.form == ".parquet":
-        import pyarrow.parquet
+def are_names(columns: Sequence[str]) -> bool:
+    """Whether these may be names of columns, and not the first row of a table without any."""
+    return all(len(name) <= _LONGEST_NAME and name.count(" ") < _WORDS for name in columns)
 
-        with guard(SamplesError, "cannot be read as parquet", source.place):
-            return [*_flatten(pyarrow.parquet.read_schema(source.place).empty_table()).schema.names]
+
+def list_columns(source: TextOrTable) -> list[str]:
+    if (schema := _read_schema(source)) is not None:
+        return list(schema.names)
     read = partial(_read_json, part=None) if source.form in JSON else _read_csv
     return [name for _, row in itertools.islice(read(source, None), 1) for name in row]
+
+
+def list_readable(source: TextOrTable) -> list[str]:
+    """The columns that can be read: those of text, integers, booleans, or token ids."""
+    from pyarrow import types
+
+    def can_read(kind: Any) -> bool:
+        lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+        plain = _is_text(kind) or types.is_integer(kind) or types.is_boolean(kind)
+        return plain or (lists and types.is_integer(kind.value_type))
+
+    if (schema := _read_schema(source)) is None:
+        return list_columns(source)
+    return [field.name for field in schema if can_read(field.type)]
+
+
+def _read_schema(source: TextOrTable) -> Any:
+    """The columns of parquet or of a data set, with their types; None for other tables."""
+    if isinstance(source.place, HubDataset):
+        return _flatten(next(iter(source.place.read_tables()))).schema
+    if source.form != ".parquet":
+        return None
+    import pyarrow.parquet
+
+    with guard(SamplesError, "cannot be read as parquet", source.place):
+        return _flatten(pyarrow.parquet.read_schema(source.place).empty_table()).schema
 
 
 def measure_extent(source: TextOrTable) -> int:

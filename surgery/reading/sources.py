@@ -75,6 +75,24 @@ class TextOrTable:
         return file
 
 
+def _split_column(name: str) -> tuple[Path, str | None]:
+    """The file or folder of a name, and its column. Both may hold colons; what exists decides."""
+    head, tail = name, ""
+    while head and not _exists(Path(head)):
+        head, colon, last = head.rpartition(":")
+        tail = f"{last}:{tail}" if tail else last
+        if not colon:
+            break
+    return (Path(head), tail) if head and tail and _exists(Path(head)) else (Path(name), None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
 def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> list[TextOrTable]:
     """Returns the files or the data set that `named` stands for.
 
@@ -86,11 +104,7 @@ def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> lis
     if name.startswith(PREFIX):
         dataset = HubDataset.parse(name)
         return [TextOrTable(dataset, make_public_name(name), dataset.column)]
-    column = None
-    if not path.exists() and ":" in name:
-        head, _, tail = name.rpartition(":")
-        if tail and Path(head).exists():
-            path, column = Path(head), tail
+    path, column = _split_column(name)
     if path.is_file():
         return [TextOrTable(path, path.name, column)]
     if not path.is_dir():
