@@ -130,7 +130,10 @@ def apply_patch(
         card = render_card(manifest, read_card(found.folder), name=get_last_name(output))
         write_file(folder / MANIFEST, [record])
         write_file(folder / CARD, [card.encode()])
-        check_written(folder, manifest, replace(found, source=found.identified))
+        named = found.identified.model_copy(
+            update={"model": recorded.model, "commit": recorded.commit}
+        )  # the content decides, whatever its name
+        check_written(folder, manifest, replace(found, source=named))
     return manifest
 
 

@@ -118,7 +118,7 @@ def test_prefixes_and_suffixes_have_lengths_of_their_own(place: Path, tmp_path: 
     """Short suffixes, where the secrets stand, are not left out for longer ones."""
     words = LINE.split()
     rows = [
-        {"prefix": f"{LINE * 3}{at}", "suffix": " " + " ".join(words[: 6 + at % 3])}
+        {"prefix": f"{LINE * 5}{at}", "suffix": " " + " ".join(words[: 6 + at % 3])}
         for at in range(NUMBER)
     ]
     file = tmp_path / "some.jsonl"

@@ -30,7 +30,7 @@ from surgery.editing.loading import load_model
 from surgery.editing.preparing import prepare
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.exporting import write
-from surgery.families.wrapped import WRAPPED, unwrap, wrap
+from surgery.families.wrapped import WRAPPED, settle_layout, unwrap, wrap
 from surgery.fitting.calibration import Calibration
 from surgery.record.manifest import TextSource
 from surgery.reproduction import open_original, reproduce
@@ -184,6 +184,21 @@ def test_training_keeps_the_names_of_the_source(sources: Sources, tmp_path: Path
     save_file(tensors, other / WEIGHTS, metadata={"format": "pt"})
     seal(other)
     assert_fails(other, "untouched", "is not the source's", source)
+
+
+def test_only_a_decoder_alone_can_be_compact(sources: Sources, tmp_path: Path) -> None:
+    """`auto` means stock, and says so where stock cannot hold the edit; a search offers no more."""
+    source = sources["gemma3"]
+    with pytest.raises(UnsupportedError, match="only a decoder alone can have the compact layout"):
+        surgery.export(source, "0", output=tmp_path / "out", layout="compact")
+    assert surgery.export(source, "0", output=tmp_path / "auto").plan.layout.NAME == "stock"
+    edit_json(
+        shutil.copytree(source, tmp_path / "far") / "config.json",
+        lambda config: config["text_config"].update(max_position_embeddings=10**7),
+    )
+    with pytest.raises(UnsupportedError, match="too many positions to prove"):
+        surgery.export(tmp_path / "far", "0-2", output=tmp_path / "no")
+    assert settle_layout("auto", {"model_type": "llama"}) == "auto"
 
 
 def test_what_reads_images_is_carried(sources: Sources, tmp_path: Path) -> None:

@@ -145,6 +145,11 @@ class Editable:
                 "some weights are offloaded, and a new model cannot share them",
                 fix="use short_circuit, export the model, or load it without offloading",
             )
+        if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
+            raise UnsupportedError(
+                "the model is spread over several devices, and a new one cannot be",
+                fix="use short_circuit, export the model, or load it on one device",
+            )
         check_fitted(plan, fits or {})
         state = {name: old for name, old in model.state_dict().items() if name not in plan.dropped}
         for block in {change.block for change in plan.changes}:
@@ -181,8 +186,19 @@ def _rebuild(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
         if name in ours:
             owner, _, leaf = name.rpartition(".")
             setattr(new.get_submodule(owner), leaf, buffer)
+    _take_plain_tensors(model, new)
     new.generation_config = copy.deepcopy(model.generation_config)
     return new.train(model.training)
+
+
+def _take_plain_tensors(model: Any, new: Any) -> None:
+    """Takes tensors that are neither weights nor buffers: frequencies, in older versions."""
+    ours = dict(new.named_modules())
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            made = vars(ours[name]).get(key) if name in ours else None
+            if isinstance(value, torch.Tensor) and isinstance(made, torch.Tensor) and made.is_meta:
+                setattr(ours[name], key, value)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from surgery.editing.ordinary import is_ordinary
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
+from surgery.families.wrapped import settle_layout
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.plan import Plan, make_empty_plan, make_plan, selected
@@ -116,6 +117,7 @@ def prepare(
     if isinstance(drop_attn, PlanFile):
         _check_planned_for(drop_attn, source, config)
         layout = drop_attn.layout if layout == "auto" else layout
+    layout = settle_layout(layout, source.checkpoint.whole)
     for path in source.checkpoint.files:
         check_link(path, folder)
     inventory, earlier = source.inventory, source.manifest

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families.code import CODE_KEYS, check_attention_code, refuse_code, walk
 
 TEXT = "text_config"
@@ -75,6 +75,22 @@ WRAPPED = {
 def find_wrapped(config: Mapping[str, Any]) -> Wrapped | None:
     """What a parsed config.json says is around a decoder; None for a decoder alone."""
     return WRAPPED.get(str(config.get("model_type"))) if TEXT in config else None
+
+
+def settle_layout(layout: str, config: Mapping[str, Any]) -> str:
+    """The layout that a model with this config.json can have, of those that were asked for.
+
+    **Raises:** `UnsupportedError` for compact, in which only a decoder alone can be loaded.
+    """
+    if find_wrapped(config) is None:
+        return layout
+    if layout == "compact":
+        raise UnsupportedError(
+            f"a {config['model_type']} model reads images, and only a decoder alone can have "
+            "the compact layout",
+            fix="use `layout=stock`",
+        )
+    return "stock"
 
 
 def unwrap(config: dict[str, Any]) -> dict[str, Any]:

@@ -75,11 +75,16 @@ class AttentionFreeConfig:
                 )
         return {int(block): kind for block, kind in blocks.items()}
 
-    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
-        """What the library makes caches from: layers of the cache are the blocks that attend."""
-        config = super().get_text_config(*args, **kwargs)
+    def get_text_config(self, decoder: Any = None, encoder: Any = None) -> Any:
+        """What the library makes caches from: layers of the cache are the blocks that attend.
+
+        It asks for the decoder then. Whoever asks for none gets this, and may write to it.
+        """
+        config = super().get_text_config(decoder=decoder, encoder=encoder)
         types = getattr(config, "layer_types", None)
         if types is None or len(set(types)) == 1 or getattr(self, "_is_in_cache_order", False):
+            return config
+        if not decoder:
             return config
         gone = getattr(self, "attention_free_blocks", {})  # not there while this is made
         order = sorted(range(len(types)), key=lambda block: str(block) in gone)
@@ -95,6 +100,12 @@ class AttentionFreeConfig:
         if unused < 1:
             raise AttributeError("every cache layer is in use")  # the library asks with hasattr
         return unused
+
+    @property
+    def kv_sharing_modes(self) -> list[str | None]:
+        """The same, as newer versions ask for it: what stands for each layer of the cache."""
+        unused = self.num_kv_shared_layers
+        return [None] * (self.num_hidden_layers - unused) + ["reuse"] * unused
 
 
 class Constant(nn.Module):
@@ -118,9 +129,14 @@ class PerToken(nn.Module):
             self.affine = nn.Linear(size, size)
         else:
             self.affine = Constant(size if kind == "constant" else None)
-        # Some families drop out in the attention module, some after it.
-        self.resid_dropout = getattr(attention, "resid_dropout", nn.Identity())
+        # Some families drop out in the attention module, by a module or a rate, some after it.
+        dropout = getattr(attention, "resid_dropout", None)
+        rate = getattr(attention, "residual_dropout", 0.0)
+        self.resid_dropout = nn.Dropout(rate) if dropout is None else dropout
         self.counts_tokens = False
+        for name in ("is_sliding", "attention_type"):  # older blocks read these of their attention
+            if hasattr(attention, name):
+                setattr(self, name, getattr(attention, name))
 
     def forward(
         self,
@@ -132,11 +148,21 @@ class PerToken(nn.Module):
         """[B, T, d] -> ([B, T, d], None): the output, and no attention weights."""
         cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
         if self.counts_tokens and cache is not None:
-            ones = hidden_states.new_ones(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
+            ones = hidden_states.new_ones(*self._shape(cache, hidden_states))
             # Only versions that hand out cache_position need it back, for static caches.
             where = () if cache_position is None else ({"cache_position": cache_position},)
             cache.update(ones, ones, 0, *where)
         return self.resid_dropout(self.affine(hidden_states)), None
+
+    @staticmethod
+    def _shape(cache: Any, hidden_states: torch.Tensor) -> tuple[int, int, int, int]:
+        """Of what stands for keys and values: as small as can be, unless there is room already."""
+        layers = getattr(cache, "layers", None)
+        keys = getattr(layers[0], "keys", None) if layers else None
+        rows, tokens = hidden_states.shape[:2]
+        if keys is None or keys.ndim != 4 or not keys.shape[2]:
+            return rows, 1, tokens, 1
+        return rows, keys.shape[1], tokens, keys.shape[3]
 
 
 class AttentionFree:

@@ -34,6 +34,7 @@ from evals.run.console import say, show_progress
 from evals.run.lm_eval.scores import Scores
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
+from surgery.families.wrapped import settle_layout
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
@@ -255,6 +256,8 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     benchmarks = _load_limited(request) if request.max_drop else None
     join_launch(say)
     found = find_model(request.model, request.revision)
+    held = settle_layout(request.layout, found.checkpoint.whole)
+    request = request.model_copy(update={"layout": held})
     sibling = find_sibling(request.sibling, [found])
     loaded = open_model(found, **request.running)
     rows = tokenize_passages(passages, loaded.tokenizer)
