@@ -12,6 +12,8 @@ import pytest
 import torch
 from accelerate import disk_offload
 from checkpoints import neo_config, neox_config, write_checkpoint
+from tiny_tokenizer import tiny_model
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 
 import surgery
 from surgery.editing.in_memory import Editable
@@ -180,6 +182,30 @@ def test_offloaded_weights_cannot_be_shared(source: Path, tmp_path: Path) -> Non
     model = disk_offload(load_model(source), tmp_path / "disk", torch.device("cpu"))
     with pytest.raises(UnsupportedError, match=r"weights are offloaded.*use short_circuit"):
         surgery.apply(model, "0")
+
+
+@pytest.mark.parametrize("source", [neox_config], indirect=True)
+def test_a_model_spread_over_devices_cannot_be_shared(source: Path) -> None:
+    """What moves tensors between its parts stays with it, and a new one would lack that."""
+    model = load_model(source)
+    model.hf_device_map = {"gpt_neox.layers.0": 0, "gpt_neox.layers.1": 1}
+    with pytest.raises(UnsupportedError, match=r"spread over several devices.*short_circuit"):
+        surgery.apply(model, "1")
+
+
+def test_tensors_that_are_no_buffers_come_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As older versions of the library keep frequencies."""
+    made = GPTNeoXRotaryEmbedding.__init__
+
+    def keep(self: Any, *given: Any, **more: Any) -> None:
+        made(self, *given, **more)
+        self.kept = torch.ones(3)
+
+    monkeypatch.setattr(GPTNeoXRotaryEmbedding, "__init__", keep)
+    new = surgery.apply(tiny_model(), "1", variant="zero")
+    found = [module.kept for module in new.modules() if isinstance(module, GPTNeoXRotaryEmbedding)]
+    assert found
+    assert all(torch.equal(one, torch.ones(3)) for one in found)
 
 
 @pytest.mark.parametrize("source", [neox_config], indirect=True)

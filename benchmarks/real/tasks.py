@@ -28,7 +28,7 @@ TASKS = {
         "target_delimiter": "",
         "metric_list": [{"metric": "perplexity", "aggregation": "perplexity"}, {"metric": "acc"}],
     },
-    "real_arc_easy": {**_CHOICE, "doc_to_text": "{{query}}\\nAnswer:"},
+    "real_arc_easy": {**_CHOICE, "doc_to_text": "{{query}}\nAnswer:"},
     "real_endings": {**_CHOICE, "doc_to_text": "{{query}}"},
 }
 """`real_endings` has two choices, as PIQA has: the last sentence of a row, or of another row."""

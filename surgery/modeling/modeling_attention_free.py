@@ -222,7 +222,8 @@ class AttentionFreeForCausalLM(AttentionFree):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        setattr(self, self.base_model_prefix, self.model_class(config))
+        prefix = self.base_model_prefix  # which some versions take from the class for images
+        setattr(self, prefix if prefix in self._modules else "model", self.model_class(config))
         self.post_init()
 
     @classmethod
