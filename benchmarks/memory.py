@@ -19,6 +19,8 @@ from pathlib import Path
 import click
 from checkpoints import SHAPES, write_work
 
+from surgery.checkpoint.source import open_checkpoint
+
 
 def measure_peak(command: list[str], made: Path) -> tuple[int, float]:
     """(most bytes of its own that a process held, seconds)"""
@@ -51,7 +53,8 @@ def main(shape: str, rows: int, max_evaluations: int) -> None:
             *("--max-extraction", "0.01", "--max-evaluations", str(max_evaluations)),
             *("--output", str(folder / "found")),
         ], folder / "found" / "search.json")  # fmt: skip
-        weights = 2 * (model / "model.safetensors").stat().st_size  # float16 there
+        infos = open_checkpoint(model).infos.values()
+        weights = sum(2 * one.nbytes for one in infos if one.dtype == "F16")  # not the masks
     click.echo(
         f"{shape}: {peak / 1e9:.2f} GB at most, of which the model in float32 "
         f"{weights / 1e9:.2f} GB: {(peak - weights) / 1e9:+.2f} GB; {seconds:.0f} s"

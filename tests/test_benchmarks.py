@@ -19,6 +19,7 @@ from command_line import attn_surgery
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
 
+from benchmarks.real.tasks import write_tasks as write_real_tasks
 from evals.jobs.measuring import find_run, keep_run
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.measure.differences import compare_scores
@@ -205,6 +206,17 @@ def test_a_metric_that_code_of_the_task_averages_is_left_out(tmp_path, runs):
     attn_surgery("compare-evals", tmp_path / "b", tmp_path / "b").assert_error(
         "the two runs have no metric that can be compared", notes=["local_choice: left out acc, "]
     )
+
+
+def test_the_questions_of_the_real_model_are_those_of_arc(tmp_path):
+    """A line break, and no backslash, stands before the word that the answer follows."""
+    row = {"query": "Question: why?", "choices": ["a", "b"], "gold": 0}
+    texts = [{"context": "a", "continuation": "b", "text": f"One {n}. Two {n}."} for n in range(2)]
+    for name, rows in (("arc", [row]), ("lambada", texts)):
+        (tmp_path / name).write_text("".join(json.dumps(one) + "\n" for one in rows))
+    write_real_tasks(tmp_path / "lambada", tmp_path / "arc", tmp_path / "tasks", 2)
+    tasks = Benchmarks.load(["real_arc_easy"], include_paths=[tmp_path / "tasks"]).tasks
+    assert tasks["real_arc_easy"].doc_to_text(row) == "Question: why?\nAnswer:"
 
 
 def test_results_that_do_not_fit(tmp_path, runs):

@@ -126,7 +126,8 @@ def test_bisection_keeps_the_limit_if_it_can(left: list[float], limit: float, tr
         return replace(one, relearned=rates[one.looks])
 
     choice = bisect_candidates(found, attack, limit, lambda: len(attacked) >= tries)
-    assert len(attacked) <= max(1, min(tries, len(rates).bit_length()))
+    assert len(attacked) <= 1 + max(1, min(tries, len(rates).bit_length()))
+    assert len(attacked) == len(set(attacked))
     if not rates:
         assert choice is None
         return
@@ -138,6 +139,8 @@ def test_bisection_keeps_the_limit_if_it_can(left: list[float], limit: float, tr
             assert choice.looks == keeping[0]
         else:
             assert rates[choice.looks] == rates[-1], "the least that any gives back"
+            same = len(set(rates)) == 1  # as where the attack does not see what was chosen
+            assert not same or choice.looks == 0, "the cheapest of those that give back as much"
 
 
 def test_a_third_of_the_settings_goes_on(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,11 @@ def learn(base: Path, output: Path, seed: int) -> None:
 
     def note(turn: int) -> None:
         found = find_extracted(model, records)
-        rates = rates_by_count(records, found)
+        rates, members = rates_by_count(records, found), [one.member for one in records]
         figures = {
             "round": turn,
             "recited": {str(count): rate for count, rate in rates.items()},
-            "passages": sum(found) / sum(record.member for record in records),
+            "passages": sum(compress(found, members)) / sum(members),
             "heldout_loss": round(mean_loss(model, np.asarray(heldout), size=4), 4),
             "minutes": round((time.monotonic() - started) / 60, 1),
         }

@@ -28,6 +28,8 @@ from evals.measure.attacks.names import find_attack
 from evals.measure.edits.costs import find_worst
 
 Setting = Mapping[str, Any]
+EVERY = {"kfac"}
+"""Rivals that change settings from look to look."""
 TRYING = 0.2
 """The share of the time that fine-tuning candidates may take."""
 
@@ -97,7 +99,8 @@ def choose(
             share = left / (len(sizes) - number) / (len(runs) - place)
             model, setting = make().requires_grad_(True), settings[index]
             looks = rival(model, bed, **setting, **shared)
-            trial = run_setting(looks, setting, model, base, bed, share, limits[0])
+            how: dict[str, Any] = {"every": name in EVERY}
+            trial = run_setting(looks, setting, model, base, bed, share, limits[0], **how)
             if index not in trials or trial.looks > trials[index].looks:
                 trials[index] = trial
             for one in trials[index].kept[:1]:
@@ -137,19 +140,21 @@ def bisect_candidates(
 
     If none of those attacked does, the one that leaves least. None if nothing was found.
     """
-    attacked: list[Candidate] = []
+    attacked: dict[int, Candidate] = {}
     low, high = 0, len(found)
     while low < high and not (attacked and is_over()):
         middle = (low + high) // 2
-        attacked.append(attack(found[middle]))
-        if (attacked[-1].relearned or 0.0) <= limit:
+        attacked[middle] = attack(found[middle])
+        if (attacked[middle].relearned or 0.0) <= limit:
             high = middle
         else:
             low = middle + 1
-    keeping = [one for one in attacked if (one.relearned or 0.0) <= limit]
+    keeping = [one for one in attacked.values() if (one.relearned or 0.0) <= limit]
     if keeping:
         return min(keeping, key=lambda one: one.cost)
-    return min(attacked, key=lambda one: one.relearned or 0.0, default=None)
+    if attacked and 0 not in attacked:  # the cheapest may give back no more than these
+        attacked[0] = attack(found[0])
+    return min(attacked.values(), key=lambda one: (one.relearned or 0.0, one.cost), default=None)
 
 
 @dataclass(frozen=True)
@@ -179,9 +184,11 @@ def run_setting(
     bed: Bed,
     seconds: float,
     limit: float,
+    *,
+    every: bool = False,
 ) -> Trial:
     """Runs a setting for a while. Of the looks that recover at most `limit`, it keeps the first,
-    the second, the fourth, and so on, and the last."""
+    the second, the fourth, and so on, and the last. `every`: it keeps all, each a setting."""
     assert bed.heldout is not None
     begun, lowest = read_seconds(), 1.0
     kept: list[Candidate] = []
@@ -195,7 +202,7 @@ def run_setting(
             _, cost = find_worst(measure_text(base, model, bed.heldout))
             weights = {key: value.clone() for key, value in model.state_dict().items()}
             last = [Candidate(setting, number, recovered, cost, weights)]
-            if met & (met - 1) == 0:  # a power of two
+            if every or met & (met - 1) == 0:  # a power of two
                 kept, last = [*kept, *last], []
         if read_seconds() - begun > seconds:
             ended = False

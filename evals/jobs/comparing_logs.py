@@ -94,7 +94,8 @@ def _find_aggregate(listed: Mapping[str, Any], metric: str) -> Callable[..., flo
     """
     from lm_eval.api.registry import get_aggregation, get_metric_aggregation
 
-    if metric not in listed:
-        return get_aggregation("mean")
-    name = listed[metric].get("aggregation")
-    return get_metric_aggregation(metric) if name is None else get_aggregation(name)
+    known: Callable[..., float] | None = get_aggregation("mean")
+    if metric in listed:
+        name = listed[metric].get("aggregation")
+        known = get_metric_aggregation(metric) if name is None else get_aggregation(name)
+    return known
