@@ -17,12 +17,15 @@ import pytest
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
 from forging import edit_json
+from hypothesis import given
+from hypothesis import strategies as st
 from local_tasks import write_tasks
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
 from evals.jobs.erasing import EraseRequest
+from evals.jobs.forecasting import _Line
 from evals.jobs.keeping import (
     RESULTS,
     Result,
@@ -636,6 +639,19 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
     for order in ((*file, "--preset", "quick"), ("--preset", "quick", *file)):
         both = options(*order)
         assert (both["max_evaluations"], both["grain"]) == (9, "blocks")
+
+
+@given(
+    st.floats(0, 100), st.floats(0, 10), st.integers(1, 50), st.integers(1, 50), st.integers(0, 999)
+)
+def test_a_time_is_foretold_by_what_is_fixed_and_what_rows_take(
+    fixed: float, each: float, few: int, more: int, rows: int
+) -> None:
+    points = [(number, fixed + each * number) for number in (few, few + more)]
+    assert _Line.through(points).at(rows) == pytest.approx(fixed + each * rows, abs=1e-6)
+    assert _Line.through(points[:1]).at(2 * few) == pytest.approx(2 * points[0][1])
+    falling = _Line.through([(few, each + 1), (few + more, 1.0)])
+    assert falling.at(rows) == pytest.approx(each + 1), "noise makes no time negative"
 
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:

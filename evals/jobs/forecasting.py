@@ -6,8 +6,8 @@ import copy
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS, variant_of
 
-FEW = 8
-"""Passages, windows, documents, and edits that each step is timed on."""
+FEW, MORE = 8, 128
+"""Passages, windows, documents, and edits that each step is timed on; passages, where all attacks
+on the first take less than `FAST` seconds."""
+FAST = 10.0
 _MEGABYTES = 32 << 20
 _READS = 6  # how often a checkpoint goes through memory: hashes, the copy, and the proofs
 
@@ -209,8 +211,8 @@ def _time_limits(opened: OpenedSearch, healed: float) -> dict[str, Any]:
     """
     half, learned = opened.halves[0], int(opened.samples.trained_on.sum()) // SHARE
     seconds = sum(
-        each * _count_rows(name, len(half.samples), len(half.windows), learned)
-        for name, each in _time_attacks(opened, opened.slow, opened.request.batch_size)
+        line.at(_count_rows(name, len(half.samples), len(half.windows), learned))
+        for name, line in _time_attacks(opened, opened.slow, opened.request.batch_size)
     )
     first, names = "heal and " if healed else "", ", ".join(opened.slow)
     what = f"{first}attack at most {TRIES} edits by {names}"
@@ -226,20 +228,47 @@ def _time_drops(opened: OpenedSearch, benchmarks: Benchmarks) -> dict[str, Any]:
     return _step("benchmark limits", what, (TRIES + 2) * seconds)
 
 
+@dataclass(frozen=True)
+class _Line:
+    """The seconds of a step by its rows: `fixed`, and `each`."""
+
+    fixed: float
+    each: float
+
+    def at(self, rows: float) -> float:
+        return self.fixed + self.each * rows
+
+    @staticmethod
+    def through(points: Sequence[tuple[int, float]]) -> _Line:
+        """Through the first and the last point, (rows, seconds); through zero for one point."""
+        (few, short), (many, long) = points[0], points[-1]
+        if many == few:
+            return _Line(0.0, short / few)
+        each = max(long - short, 0.0) / (many - few)
+        return _Line(max(short - each * few, 0.0), each)
+
+
 def _time_attacks(
     opened: OpenedSearch, names: tuple[str, ...], batch_size: int | None
-) -> Iterator[tuple[str, float]]:
-    """Tries each attack on a few passages and some edit. Yields it with the seconds of a row."""
+) -> Iterator[tuple[str, _Line]]:
+    """Tries each attack on a few passages and some edit, and again on more if that was fast: a
+    small batch, and what is done once, would make it seem slow.
+    """
     samples, editable, unit = opened.samples, opened.loaded.editable, opened.offered[0]
-    some = replace(samples.spread(samples.trained_on, FEW), members=None)
-    plan = AttackPlan(
-        some, opened.windows[:FEW], names, batch_size, draws=1, sibling=opened.sibling
-    )
     cut = editable.apply(editable.plan((unit,), layout=opened.request.layout))
     edited = replace(opened.loaded, model=cut)
-    tried = try_attacks(edited, plan, with_control=False, cut=(unit.block,))
-    for name, took in tried.seconds.items():
-        yield name, took / _count_rows(name, len(some), len(plan.unrelated))
+    found: dict[str, list[tuple[int, float]]] = {}
+    for number in (FEW, MORE):
+        some = replace(samples.spread(samples.trained_on, number), members=None)
+        text = opened.windows[:number]
+        plan = AttackPlan(some, text, names, batch_size, draws=1, sibling=opened.sibling)
+        tried = try_attacks(edited, plan, with_control=False, cut=(unit.block,)).seconds
+        for name, took in tried.items():
+            found.setdefault(name, []).append((_count_rows(name, len(some), len(text)), took))
+        if sum(tried.values()) > FAST:
+            break
+    for name, points in found.items():
+        yield name, _Line.through(points)
 
 
 def _time_evaluation(
@@ -250,9 +279,9 @@ def _time_evaluation(
     passages, windows = int(opened.samples.trained_on.sum()), len(opened.windows)
     controls = len(opened.samples) - passages or windows
     seconds = 0.0
-    for name, each in _time_attacks(opened, request.attacks, request.batch_size):
-        one, control = (each * _count_rows(name, rows, windows) for rows in (passages, controls))
-        base = each * passages if find_attack(name).on_cuts else one
+    for name, line in _time_attacks(opened, request.attacks, request.batch_size):
+        one, control = (line.at(_count_rows(name, n, windows)) for n in (passages, controls))
+        base = line.at(passages) if find_attack(name).on_cuts else one
         once = base + (models - 1) * (one + control)
         draws = request.draws or count_draws(one)
         seconds += once * (draws if find_attack(name).in_draws else 1)
