@@ -224,6 +224,17 @@ def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
     attn_surgery("audit", edited, *missing).assert_error(str(tmp_path / "none"))
 
 
+def test_passages_longer_than_the_context_are_refused(tmp_path) -> None:
+    save_tiny(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"tokens": list(range(2, 132))}) + "\n")
+    (tmp_path / "text.txt").write_text(TEXT * 9)
+    attn_surgery(
+        *("audit", tmp_path / "model", "--baseline", tmp_path / "model", "--device", "cpu"),
+        *("--samples", tmp_path / "rows.jsonl", "--heldout", tmp_path / "text.txt"),
+        *("--prefix-length", 65, "--suffix-length", 65),
+    ).assert_error("rows longer than the model's context")
+
+
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(edited) -> None:
     """The edited model beside itself: every attack but those that train."""

@@ -30,8 +30,15 @@ from evals.jobs.auditing import AuditRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.early_exit import find_final_norm, fit_lenses, keep_residuals
-from evals.measure.attacks.graft import copy_all, copy_weights, list_scopes
+from evals.measure.attacks.graft import (
+    copy_all,
+    copy_weights,
+    list_scopes,
+    open_sibling,
+    put_positions,
+)
 from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
+from evals.measure.attacks.quantized import quantize_matrices, round_to_levels
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery
@@ -92,10 +99,42 @@ def test_attention_of_the_source_undoes_a_cut(cut) -> None:
     assert type(whole) is type(cut.base)
     before, after = logits_of(cut.base), logits_of(cut.edited)
     assert not torch.equal(after, before)
+    sibling = open_sibling(find_model(cut.folder), whole)
     for names in list_scopes(whole, (1,)):
-        with put_weights(whole, copy_weights(whole, find_model(cut.folder), names)):
+        with put_weights(whole, copy_weights(whole, sibling, names)):
             assert torch.equal(logits_of(whole), before)
     assert torch.equal(logits_of(cut.edited), after)
+
+
+@pytest.mark.parametrize(
+    ("kind", "block"), [("qwen3_moe", 1), ("gpt_oss", 1), ("smollm3", 2), ("cohere2", 2)]
+)
+def test_experts_and_a_lack_of_positions_come_back_too(kind: str, block: int, tmp_path) -> None:
+    """Experts are loaded as one tensor, and the edit gave the block positions."""
+    source = write_decoder(tmp_path / "source", kind)
+    folder = export(source, str(block), output=tmp_path / "out", layout="stock").output
+    base, edited = load_model(source), load_model(folder)
+    before, after = logits_of(base), logits_of(edited)
+    assert not torch.equal(after, before)
+    sibling = open_sibling(find_model(source), edited)
+    scopes = [
+        (copy_weights(edited, sibling, names), names) for names in list_scopes(edited, (block,))
+    ]
+    whole = copy_all(edited, sibling)
+    for copied, names in (*scopes, (whole, whole)):
+        with put_weights(edited, copied), put_positions(edited, sibling, names):
+            assert torch.equal(logits_of(edited), before)
+    assert torch.equal(logits_of(edited), after)
+
+
+def test_experts_are_rounded(tmp_path) -> None:
+    """Which newer versions of the library hold in one tensor."""
+    model = load_model(write_decoder(tmp_path / "source", "qwen3_moe"))
+    before = dict(model.named_parameters())
+    with quantize_matrices(model, lambda module, weight: round_to_levels(weight, 4)):
+        after = dict(model.named_parameters())
+    kept = {name for name, old in before.items() if torch.equal(after[name], old)}
+    assert kept == {name for name, old in before.items() if old.ndim < 2}
 
 
 def test_a_woken_block_learns_in_all_of_its_attention(cut) -> None:
@@ -378,7 +417,8 @@ def test_a_sibling_that_recites_nothing(folders, rows) -> None:
 def test_all_weights_of_a_sibling_make_the_sibling(folders) -> None:
     edited, sibling = (load_model(folders[name]) for name in ("edited", "earlier"))
     edited = restore_modules(edited)
-    with put_weights(edited, copy_all(edited, find_model(folders["earlier"]))):
+    opened = open_sibling(find_model(folders["earlier"]), edited)
+    with put_weights(edited, copy_all(edited, opened)):
         assert torch.equal(logits_of(edited), logits_of(sibling))
 
 

@@ -22,9 +22,11 @@ from test_families import IDS, logits, put_in_place
 
 import surgery
 from evals.measure.attacks.revive import wake
+from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import prepare
 from surgery.errors import CheckpointError, UnsupportedError
+from surgery.families import family_of
 from surgery.families.rotary import rotary_positions
 from surgery.layouts.one_hot import frequencies
 from surgery.selection import Part
@@ -147,6 +149,31 @@ def test_entries_that_make_no_sense(tmp_path: Path, value: Any) -> None:
     edit_json(source / "config.json", lambda config: config.update(no_rope_layers=value))
     with pytest.raises(CheckpointError, match="'no_rope_layers' does not say which blocks have"):
         surgery.export(source, "1", output=tmp_path / "out", layout="stock")
+
+
+@pytest.mark.parametrize(("kind", "block"), [("gemma3_text", 1), ("qwen3_5_text", 1), ("qwen3", 1)])
+def test_gains_of_a_woken_block_are_1(tmp_path: Path, kind: str, block: int) -> None:
+    """As the library applies them: some families store what is added to 1."""
+    _, out = pair(tmp_path, kind, str(block))
+    model = load_model(out)
+    family = family_of(model.config.to_dict())
+    woken = wake(model, (block,))
+    for role in ("query_norm", "key_norm"):
+        gain = woken[family.name(role, block)]
+        assert torch.equal(gain + family.gain, torch.ones_like(gain)), role
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "llama"])
+def test_a_soft_prompt_starts_as_tokens_that_the_model_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Gemma scales its embeddings."""
+    monkeypatch.setattr("evals.measure.attacks.soft_prompt.train", lambda *given: iter(()))
+    model = load_model(write_decoder(tmp_path / "source", kind))
+    start = np.random.default_rng(0).choice(model.config.vocab_size, LENGTH)
+    with torch.no_grad():
+        read = model.get_input_embeddings()(torch.from_numpy(start))
+    assert torch.equal(learn_prompt(model, np.ones((2, 8), dtype=np.int32), 4), read)
 
 
 def test_a_missing_expert_is_named(tmp_path: Path) -> None:

@@ -112,6 +112,15 @@ def estimates_of(landscape: Landscape, choice, *, noise: float = 0.0) -> Estimat
     )
 
 
+@pytest.mark.parametrize(("grain", "expected"), [("heads", 0), ("mixed", 4), ("blocks", 4)])
+def test_only_whole_blocks_are_blocks(grain: str, expected: int) -> None:
+    """Single heads leave much choice, so that sets of one or two of them may be luck."""
+    choice = list_units(2, 3, grain, VARIANTS[:2])
+    found = estimates_of(Landscape(0, 2, 3), choice).blocks
+    assert len(found) == expected
+    assert all(len(choice[at].heads) == 3 for at in found)
+
+
 @st.composite
 def tasks(draw):
     blocks, heads = draw(st.integers(1, 6)), draw(st.integers(1, 4))

@@ -37,7 +37,7 @@ from evals.data import load_samples
 from evals.data.held_back import deal_windows
 from evals.data.windows import cut_windows
 from evals.jobs.mitigating import MitigationRequest
-from evals.measure.attacks.attack import Target
+from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.edits.engine import BASE
@@ -232,6 +232,25 @@ def test_a_healed_edit_is_judged_by_what_it_leaves_and_not_by_its_cut() -> None:
     for left, state in ((0.2, "kept"), (0.6, "missed")):
         point = replace(cut, attacked=(("any", left, 100),))
         assert _judge_held_back(opened, outcome, point) == state
+
+
+def test_an_attack_of_several_settings_counts_its_strongest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As an audit does: not what any of them brings back."""
+    weak, strong = (Setting("all weights", rate, 20) for rate in (1e-4, 1e-3))
+    flags = np.array([[1, 0, 0, 0], [0, 1, 1, 0]], dtype=bool)
+    outcome = AttackOutcome(
+        flags.any(axis=0), np.ones(4, dtype=bool),
+        settings={UNTRAINED: np.zeros(4, dtype=bool), weak: flags[0], strong: flags[1]},
+    )  # fmt: skip
+    opened: Any = SimpleNamespace(
+        slow=("relearn-strongest",), others={}, drop_limits={}, healing=None
+    )
+    monkeypatch.setattr(Trials, "_run", lambda *given: outcome)
+    trials = Trials(opened, ("here", "there"), "stock")  # type: ignore[arg-type]
+    point = trials.attack(EditPoint((), 0.0, 0.0, 0.0, 1.0, 0.1))
+    assert point.attacked == (("relearn-strongest", 0.5, 4),)
 
 
 @pytest.mark.slow

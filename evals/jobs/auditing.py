@@ -124,6 +124,7 @@ def audit(
 
     def prepare(loaded: LoadedModel) -> Shared:
         samples = tokenize_passages(passages, loaded.tokenizer)
+        samples.check_fits(loaded.model.config)
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
         return _plan_attacks(request, samples, windows, edited.manifest, sibling)
 

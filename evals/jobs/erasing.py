@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from evals.data.inputs import find_calibration_text, fit_prepared
+from evals.data.windows import prepend
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.run.console import show_progress
 from evals.run.request import Count, Editing, Hardening, Option
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
+from surgery.reading.corpus import find_opening
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -165,12 +167,14 @@ def choose_blocks(request: EraseRequest, text: Text) -> Selection:
     from surgery.hub.finding import find_model
 
     found = find_model(request.model, request.revision)
-    tokens = read_lessons(request, found, text).text.windows.reshape(-1)
+    windows = read_lessons(request, found, text).text.windows
     loaded = open_model(found, device=request.device)
     samples = request.open_passages().tokenize(loaded.tokenizer)
-    length = samples.tokens.shape[1]
+    opening = find_opening(loaded.tokenizer)
+    tokens = windows[:, len(opening) :].reshape(-1)
+    length = samples.tokens.shape[1] - len(opening)
     others = tokens[: len(tokens) // length * length].reshape(-1, length)
-    return choose_teacher(loaded, samples, others)
+    return choose_teacher(loaded, samples, prepend(opening, others))
 
 
 def read_lessons(request: EraseRequest, model: ResolvedModel, text: Text) -> Lessons:

@@ -46,7 +46,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
     ] = None
     audit: Annotated[
         bool,
-        "Also try the default attacks. `attack` and `max` imply this option.",
+        "Try attacks: those of `attack`, or else the default ones. `attack` and `max` imply this.",
         Option("measure"),
     ] = False
     front: Annotated[

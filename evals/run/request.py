@@ -177,7 +177,8 @@ class Listing(Request):
     leave_out: Annotated[
         Annotated[float, Field(gt=0, lt=1)] | None,
         "Take this share of the passages as not listed: searches and training do not see them, "
-        "and reports tell apart what becomes of them. Every command leaves out the same ones.",
+        "and reports tell apart what becomes of them. Every command leaves out the same ones of "
+        "the same samples and lengths.",
         Option("input", default="none"),
     ] = None
 
@@ -245,8 +246,8 @@ class Healing(Request):
 
 Hardening = Annotated[
     bool,
-    "While teaching, rehearse fine-tuning on a tenth of the passages, so that it brings less back. "
-    "Takes three times as long, and costs more.",
+    "While teaching, rehearse fine-tuning on a tenth of the passages (at most 32), so that it "
+    "brings less back. Takes three times as long, and costs more.",
     Option("edit"),
 ]
 

@@ -81,7 +81,9 @@ def convert_to_gguf(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Conversion:
-    """Writes a model in the stock layout as a GGUF file, reads it back, and compares every tensor.
+    """Writes a model as a GGUF file, reads it back, and compares every tensor.
+
+    It is in the stock layout, or a compact Llama or Mistral.
 
     An edited model must pass the checks of `surgery.proof.static` that need no source.
 

@@ -39,11 +39,11 @@ _MOST = 12
 def command(request: SweepRequest, output: Path | None, overwrite: bool, as_json: bool) -> None:
     """Measure how editing each block of MODEL changes what it recites and its held-out loss.
 
-    Edits every block alone and the last k blocks together, in every variant. MODEL and SAMPLES are
-    as for extract. With --tasks or --suite, every edit also runs on lm-eval's benchmarks. Nothing
-    is exported. The figures equal those of extract and lm_eval for the exported models. The last
-    line names the edit with the least loss of those that leave at most 1 % recited, or else the one
-    that leaves the fewest. sweep.json has intervals.
+    Edits every block alone and the last k blocks together, in each variant (--variant). MODEL and
+    SAMPLES are as for extract. With --tasks or --suite, every edit also runs on lm-eval's
+    benchmarks. Nothing is exported. The figures equal those of extract and lm_eval for the exported
+    models. A line names the edit with the least loss of those that leave at most 1 % recited, or
+    else the one that leaves the fewest. sweep.json has intervals.
     """
     from evals.jobs.sweeping import sweep
 

@@ -21,7 +21,7 @@ from cli.terminal import echo, print_json, show_progress
 def command(
     model: str, patch: Path, output: Path, revision: str | None, overwrite: bool, as_json: bool
 ) -> None:
-    """Make the checkpoint that PATCH was taken from, byte for byte.
+    """Make the checkpoint that PATCH was taken from, byte for byte. The model card is written anew.
 
     PATCH is a file that `export --as-patch` wrote, and MODEL the model that it edited: a folder, a
     Hub id, or a lab model. Any other model is refused. Every file must get its recorded SHA-256.

@@ -25,14 +25,17 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
     MODEL is a folder or a Hub id, of which every file is downloaded. --revision is of MODEL if that
     is a Hub id, else of --source. A source with the recorded name is taken at its recorded commit.
 
-    Checks the SHA-256 of every file, and that there is no other file, except notes of git and of
-    the Hub's client. Edited heads must hold exactly the constants that make them attention-free.
+    Checks the SHA-256 of every file, and that there is no other file, except the card, a report
+    with lm-eval's results, recipe.yaml, what a killed run left, and notes of git and of the Hub's
+    client. In the stock layout, edited heads must hold exactly the constants that make them
+    attention-free; compact blocks have none to compare without --source.
     With --source, every other tensor must equal the source's byte for byte, and repeating the edit
     must give the same tensors. Of an erased or healed model, only names, types, and shapes of the
     trained tensors can be compared: reproduce repeats the training. The model then runs on a new
     random input: edited heads must depend on each token alone, and all others must still mix
-    tokens. README.md and report.json must agree with each other and with the manifest. Statements
-    that no check can prove, such as measurements, are listed as claimed. The last line is the
+    tokens. What README.md shows in its generated parts must agree with report.json and the
+    manifest; if another version is said to have written it, it is listed as claimed, as are
+    statements that no check can prove, such as measurements. The last line is the
     verdict. The exit code is 1 if a check fails.
     """
     if revision is not None and source is None and Path(model).is_dir():

@@ -41,7 +41,10 @@ def command(
     MODEL is a folder, a Hub id, or a lab model (lab:pythia, lab:gpt-neo). SAMPLES is one of: a
     .npy file of token ids; PREFIX.npy,SUFFIX.npy; a .jsonl, .json, .csv, .tsv, or .parquet file
     with columns tokens, or prefix and suffix, or text (optional: id, count, member); a .txt file
-    with one passage a line; a folder of these; hf:DATASET:SPLIT:COLUMN; lab:pythia or lab:gpt-neo.
+    with one passage a line; a folder of such tables (but .json) and .txt files; any of these with
+    :COLUMN; hf:DATASET:SPLIT:COLUMN; hubble:SUBSET, pythia-evals:SPLIT, or lm-extraction:FOLDER;
+    lab:pythia or lab:gpt-neo. Text may be compressed (.gz, .zst).
+
 
     If a search chose the edit on some of the passages, the figures are for the others.
 

@@ -33,8 +33,8 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
     """Write a configuration for mitigate that fits MODEL and your passages.
 
     Looks at the passages in the model's tokens, and proposes lengths and columns. Says which limit
-    your passages can support. Reads no weights and shows no text. In a terminal, it asks for what
-    you leave out.
+    your passages can support. Reads no weights and shows no text; a Hub model is downloaded first.
+    In a terminal, it asks for what you leave out.
     """
     for name, question in _ASKED.items():
         if not given[name] and sys.stdin.isatty() and not as_json:

@@ -9,6 +9,7 @@ Shape letters: U units, E likelihoods on held-out text, N passages, S suffix tok
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -167,8 +168,11 @@ class Estimates:
     @cached_property
     def blocks(self) -> Indices:
         """The units that are whole blocks."""
-        most = max(len(unit.heads) for unit in self.units)
-        return Indices(index for index, unit in enumerate(self.units) if len(unit.heads) == most)
+        heads = {(unit.block, head) for unit in self.units for head in unit.heads}
+        sizes = Counter(block for block, _ in heads)
+        return Indices(
+            index for index, unit in enumerate(self.units) if len(unit.heads) == sizes[unit.block]
+        )
 
 
 def estimate_units(

@@ -66,7 +66,10 @@ class Trials:
             if stop and point.excess(self.opened.others):
                 break
             if name not in point.tried:
-                counted = self._run(point.selection, name, half).counted
+                outcome = self._run(point.selection, name, half)
+                if outcome.settings:  # the strongest alone, not what any of them brings back
+                    outcome = outcome.take_strongest(None)[1]
+                counted = outcome.counted
                 if not len(counted):
                     raise MeasurementError(
                         f"{name} has a limit, and no passage of a half counts for it",

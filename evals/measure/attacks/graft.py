@@ -6,7 +6,8 @@ fine-tune brings it back. That takes no training, no passages, and no text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,7 @@ from torch import nn
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
 from evals.measure.attacks.weights import list_attention, list_blocks, put_weights, restore_modules
 from evals.measure.memorization.recovery import Evidence, make_recovery
-from surgery.checkpoint.source import HEADS
-from surgery.checkpoint.torch_tensors import as_torch
+from surgery.families import family_of
 from surgery.hub.resolved import ResolvedModel
 
 NEEDS_SIBLING = (
@@ -33,15 +33,18 @@ def make_graft() -> Attack:
         target.check_in_memory("graft")
         assert target.sibling is not None
         model = restore_modules(target.model)
+        sibling = open_sibling(target.sibling, model)
         grafted, found = replace(target, model=model), []
         for names in list_scopes(model, target.cut):
-            with put_weights(model, copy_weights(model, target.sibling, names)):
+            copied = copy_weights(model, sibling, names)
+            with put_weights(model, copied), put_positions(model, sibling, names):
                 seen = grafted.read(target.samples.tokens, target.samples.prefix_length)
                 found.append(measure.recovered(Evidence.of(seen)))
         most = AttackOutcome.of_all(max(found, key=lambda recovered: int(recovered.sum())))
         if target.brief:
             return most
-        with put_weights(model, copy_all(model, target.sibling)):
+        alone = copy_all(model, sibling)
+        with put_weights(model, alone), put_positions(model, sibling, alone):
             seen = grafted.read(target.samples.tokens, target.samples.prefix_length)
         return replace(most, kept=int(measure.recovered(Evidence.of(seen)).sum()))
 
@@ -65,35 +68,53 @@ def list_scopes(model: Any, cut: Iterable[int]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(map(tuple, scopes)))
 
 
-def copy_all(model: Any, sibling: ResolvedModel) -> dict[str, nn.Parameter]:
-    """All weights of the sibling, so that the model is the sibling. A tied head follows.
+def open_sibling(sibling: ResolvedModel, model: Any) -> Any:
+    """The sibling, loaded as `model` is, with an attention module in every block."""
+    from surgery.editing.loading import load_model
+
+    beside = next(model.parameters())
+    loaded = load_model(sibling.checkpoint, dtype=beside.dtype, device=beside.device)
+    return restore_modules(loaded).requires_grad_(False)
+
+
+def copy_all(model: Any, sibling: Any) -> dict[str, nn.Parameter]:
+    """All weights of the sibling, and zeros for biases of the edit: so the model is the sibling.
 
     Those of another shape, such as embeddings of more tokens, stay the model's own.
     """
     every = dict(model.named_parameters(remove_duplicate=False))
-    first = {id(parameter): name for name, parameter in reversed(every.items())}
-    embedding = next(iter(every))
-    head = next((name for name in HEADS if name in sibling.checkpoint.tensors), embedding)
-    new = {}
-    for name, old in every.items():
-        known = first[id(old)]
-        copied = copy_weight(old, sibling, head if known in HEADS else known)
-        if copied.shape == old.shape:
-            new[name] = copied
-    return new
+    held = dict(sibling.named_parameters(remove_duplicate=False))
+    copied = {name: held.get(name, _make_zeros(old)) for name, old in every.items()}
+    return {name: new for name, new in copied.items() if new.shape == every[name].shape}
 
 
-def copy_weights(
-    model: Any, sibling: ResolvedModel, names: Iterable[str]
-) -> dict[str, nn.Parameter]:
+def copy_weights(model: Any, sibling: Any, names: Iterable[str]) -> dict[str, nn.Parameter]:
     """The sibling's weights of these names; zeros for biases that only the edit needed."""
-    old = dict(model.named_parameters())
-    return {name: copy_weight(old[name], sibling, name) for name in names}
+    old, held = dict(model.named_parameters()), dict(sibling.named_parameters())
+    return {name: held.get(name, _make_zeros(old[name])) for name in names}
 
 
-def copy_weight(old: torch.Tensor, sibling: ResolvedModel, name: str) -> nn.Parameter:
-    stored = sibling.checkpoint.tensors.get(name)
-    content = torch.zeros_like(old.detach())
-    if stored is not None:
-        content = as_torch(stored.read_array(), stored.info.dtype).to(content)
-    return nn.Parameter(content, requires_grad=False)
+def _make_zeros(like: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.zeros_like(like), requires_grad=False)
+
+
+@contextmanager
+def put_positions(model: Any, sibling: Any, names: Collection[str]) -> Iterator[None]:
+    """Inside the block, those blocks lack positions that lack them in the sibling.
+
+    Of blocks whose attention is among the parameters `names`: an edit gives a block positions.
+    """
+    family = family_of(model.config.to_dict())
+    absent = family.rotary.absent if family.rotary else None
+    with ExitStack() as undo:
+        for block in range(model.config.num_hidden_layers if absent else 0):
+            path = family.attention.format(block=block)
+            if absent is None or not any(name.startswith(f"{path}.") for name in names):
+                continue
+            ours, theirs = model.get_submodule(path), sibling.get_submodule(path)
+            undo.callback(setattr, ours, absent.attribute, getattr(ours, absent.attribute))
+            setattr(ours, absent.attribute, getattr(theirs, absent.attribute))
+            here, there = (getattr(one.config, absent.key) for one in (model, sibling))
+            undo.callback(here.__setitem__, block, here[block])
+            here[block] = there[block]
+        yield

@@ -74,7 +74,8 @@ def quantize_matrices(model: nn.Module, round_matrix: Round) -> Iterator[None]:
     with ExitStack() as undo, torch.no_grad():
         for module in model.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
-                if parameter.ndim == 2:
+                stack = parameter.ndim == 3 and not isinstance(module, nn.Conv1d)  # experts
+                if parameter.ndim == 2 or stack:
                     undo.callback(setattr, module, name, parameter)
                     rounded = nn.Parameter(round_matrix(module, parameter), requires_grad=False)
                     setattr(module, name, rounded)
@@ -82,17 +83,17 @@ def quantize_matrices(model: nn.Module, round_matrix: Round) -> Iterator[None]:
 
 
 def round_to_levels(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Rounds [m, n]: each group of 32 weights of a row has its own symmetric scale.
+    """Rounds [..., n]: each group of 32 weights of a row has its own symmetric scale.
 
     The scale is max |w| / (2^(bits − 1) − 1). Each weight becomes its nearest multiple.
     """
-    flat: Any = weight.float()
+    flat: Any = weight.float().reshape(-1, weight.shape[-1])
     padded = nn.functional.pad(flat, (0, -flat.shape[1] % GROUP))
     groups = padded.view(len(flat), -1, GROUP)
     scale = groups.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
     scale = torch.where(scale == 0, 1, scale)
     rounded = ((groups / scale).round() * scale).view_as(padded)[:, : flat.shape[1]]
-    return rounded.to(weight.dtype)
+    return rounded.reshape(weight.shape).to(weight.dtype)
 
 
 def _round_to_nf4(model: Any) -> Round:

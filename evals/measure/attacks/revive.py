@@ -138,7 +138,10 @@ def _calm(
     norm: Any = f"{part}_norm"
     if family.rule(norm) is not None and block is not None:
         gain = new[family.name(norm, block)]
-        gain[asleep if gain.shape == asleep.shape else asleep.all().expand_as(gain)] = 1.0
+        if part == "query" and family.gated:  # the rows of gates are never asleep
+            asleep = asleep.view(-1, 2, size.head_size)[:, 0].flatten()
+        slept = asleep if gain.shape == asleep.shape else asleep.all().expand_as(gain)
+        gain[slept] = 1.0 - family.gain  # some families store what is added to that
 
 
 def learn_attention(model: Any, woken: Weights, rows: Tokens) -> Weights:

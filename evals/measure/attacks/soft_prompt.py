@@ -73,9 +73,11 @@ def learn_prompt(
     It starts as the embeddings of tokens drawn at random, and stands after the first `after`
     tokens. The model does not change.
     """
-    weight = model.get_input_embeddings().weight
+    embed = model.get_input_embeddings()  # which some families also scale
     start = np.random.default_rng(draw).choice(model.config.vocab_size, LENGTH)
-    prompt = weight[torch.from_numpy(start).to(weight.device)].detach().float().requires_grad_(True)
+    with torch.no_grad():
+        drawn = embed(torch.from_numpy(start).to(embed.weight.device))
+    prompt = drawn.detach().float().requires_grad_(True)
     first = LENGTH + prefix_length
     with put_before(model, prompt, after):
         for _ in train(
