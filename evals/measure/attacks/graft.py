@@ -69,12 +69,10 @@ def list_scopes(model: Any, cut: Iterable[int]) -> list[tuple[str, ...]]:
 
 
 def open_sibling(sibling: ResolvedModel, model: Any) -> Any:
-    """The sibling, loaded as `model` is, with an attention module in every block."""
+    """The sibling as the library loads it, in the precision of `model`. It stays on the CPU."""
     from surgery.editing.loading import load_model
 
-    beside = next(model.parameters())
-    loaded = load_model(sibling.checkpoint, dtype=beside.dtype, device=beside.device)
-    return restore_modules(loaded).requires_grad_(False)
+    return load_model(sibling.checkpoint, dtype=next(model.parameters()).dtype)
 
 
 def copy_all(model: Any, sibling: Any) -> dict[str, nn.Parameter]:
@@ -84,18 +82,20 @@ def copy_all(model: Any, sibling: Any) -> dict[str, nn.Parameter]:
     """
     every = dict(model.named_parameters(remove_duplicate=False))
     held = dict(sibling.named_parameters(remove_duplicate=False))
-    copied = {name: held.get(name, _make_zeros(old)) for name, old in every.items()}
+    copied = {name: _copy(held.get(name), old) for name, old in every.items()}
     return {name: new for name, new in copied.items() if new.shape == every[name].shape}
 
 
 def copy_weights(model: Any, sibling: Any, names: Iterable[str]) -> dict[str, nn.Parameter]:
     """The sibling's weights of these names; zeros for biases that only the edit needed."""
     old, held = dict(model.named_parameters()), dict(sibling.named_parameters())
-    return {name: held.get(name, _make_zeros(old[name])) for name in names}
+    return {name: _copy(held.get(name), old[name]) for name in names}
 
 
-def _make_zeros(like: torch.Tensor) -> nn.Parameter:
-    return nn.Parameter(torch.zeros_like(like), requires_grad=False)
+def _copy(held: torch.Tensor | None, old: torch.Tensor) -> nn.Parameter:
+    """`held` where `old` is, or zeros."""
+    content = torch.zeros_like(old) if held is None else held.detach().to(old)
+    return nn.Parameter(content.detach(), requires_grad=False)
 
 
 @contextmanager
