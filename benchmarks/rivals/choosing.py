@@ -99,8 +99,8 @@ def choose(
             share = left / (len(sizes) - number) / (len(runs) - place)
             model, setting = make().requires_grad_(True), settings[index]
             looks = rival(model, bed, **setting, **shared)
-            how: dict[str, Any] = {"every": name in EVERY}
-            trial = run_setting(looks, setting, model, base, bed, share, limits[0], **how)
+            given = looks, setting, model, base, bed, share, limits[0]
+            trial = run_setting(*given, every=name in EVERY)
             if index not in trials or trial.looks > trials[index].looks:
                 trials[index] = trial
             for one in trials[index].kept[:1]:

@@ -81,16 +81,9 @@ def list_columns(source: TextOrTable) -> list[str]:
 
 def list_readable(source: TextOrTable) -> list[str]:
     """The columns that can be read: those of text, integers, booleans, or token ids."""
-    from pyarrow import types
-
-    def can_read(kind: Any) -> bool:
-        lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-        plain = _is_text(kind) or types.is_integer(kind) or types.is_boolean(kind)
-        return plain or (lists and types.is_integer(kind.value_type))
-
     if (schema := _read_schema(source)) is None:
         return list_columns(source)
-    return [field.name for field in schema if can_read(field.type)]
+    return [field.name for field in schema if _is_readable(field.type)]
 
 
 def _read_schema(source: TextOrTable) -> Any:
@@ -187,21 +180,28 @@ def _read_cells(column: Any) -> Sequence[Any]:
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
+    if not _is_readable(kind):
+        raise ValueError(f"a column of type {kind}")
     if _is_text(kind):
         if column.nbytes > LIMIT:
             longest = compute.max(compute.binary_length(column.cast("binary"))).as_py() or 0
             if longest > LIMIT:
                 raise ValueError(f"a text of {longest:,} bytes, more than {LIMIT:,}")
-    elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        if not types.is_integer(kind.value_type):
-            raise ValueError(f"a column of type {kind}")
+    elif not (types.is_integer(kind) or types.is_boolean(kind)):  # lists
         items = column.flatten()
         if len(column) and not column.null_count and not items.null_count:
             ends = np.cumsum(compute.list_value_length(column).to_numpy(zero_copy_only=False))
             return np.split(items.to_numpy(zero_copy_only=False), ends[:-1])
-    elif not types.is_integer(kind) and not types.is_boolean(kind):
-        raise ValueError(f"a column of type {kind}")
     return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def _is_readable(kind: Any) -> bool:
+    """Whether cells of a type are text, integers, booleans, or lists of integers."""
+    from pyarrow import types
+
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    plain = _is_text(kind) or types.is_integer(kind) or types.is_boolean(kind)
+    return plain or (lists and types.is_integer(kind.value_type))
 
 
 def _is_text(kind: Any) -> bool:
