@@ -19,6 +19,7 @@ from tiny_tokenizer import save_tiny
 from cli.main import main
 from cli.requests import fill_request
 from evals.jobs.mitigating import MitigationRequest
+from evals.jobs.proposing import _ID
 from evals.run.statistics import wilson
 
 LINE = "the quick brown fox jumps over the lazy dog "
@@ -112,6 +113,14 @@ def test_a_table_as_other_programs_write_it(place: Path, tmp_path: Path) -> None
     }  # fmt: skip
     pyarrow.parquet.write_table(pyarrow.table(columns), parquet)
     assert initialize(place, parquet)["columns"] == ["id", "text"], "the others cannot be read"
+
+
+def test_only_names_of_ids_are_taken_for_ids() -> None:
+    """Reports show ids, and `push` publishes them."""
+    for name in ("id", "customer_id", "customerId", "row id", "ROW_ID", "uuid", "ref"):
+        assert _ID.search(name), name
+    for name in ("paid", "covid", "phone_number", "account no", "email", "api_key", "ssn"):
+        assert not _ID.search(name), name
 
 
 def test_prefixes_and_suffixes_have_lengths_of_their_own(place: Path, tmp_path: Path) -> None:

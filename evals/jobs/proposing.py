@@ -28,8 +28,8 @@ _FITTING = 0.9
 """The share of passages that a proposed length fits at least."""
 _LOOKED_AT = 50
 """Rows by which columns are told apart."""
-_ID = re.compile(r"(?i)(^|[^a-z])(id|ids|key|uuid|guid|index|row|no|nr|number|ref|reference)$|Id$")
-"""Names of columns that are likely to hold ids."""
+_ID = re.compile(r"(?i:(^|[^a-z])(id|ids|uuid|guid|index|ref|reference))$|[a-z]Id$")
+"""Names of columns that are likely to hold ids, and not numbers of telephones or accounts."""
 
 
 class ProposalRequest(Cutting):
