@@ -31,9 +31,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "extract lab:pythia --samples lab:pythia --json",
     ),
     "audit": (
-        "audit OUT --baseline MODEL --samples letters.csv:letter",
-        "audit OUT --baseline MODEL --samples letters.csv:letter --attack all --output AUDIT",
-        "audit OUT --baseline MODEL --samples letters.csv:letter --attack graft --sibling BASE",
+        "audit OUT --baseline MODEL --samples letters.csv:letter --heldout heldout.txt",
+        "audit OUT --baseline MODEL --samples letters.csv:letter --heldout h.txt --attack all",
+        "audit OUT --baseline lab:pythia --attack graft --sibling BASE --output AUDIT",
     ),
     "collect": (
         "collect MODEL --corpus texts/ --output found.jsonl",

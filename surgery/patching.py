@@ -31,6 +31,7 @@ from surgery.exporting import Export, check_target, list_owned, write
 from surgery.families.wrapped import unwrap
 from surgery.hub.finding import find_recorded
 from surgery.hub.resolved import ResolvedModel
+from surgery.modeling import MODELING_FILE
 from surgery.output import claim, create_folder
 from surgery.plan import Plan, make_plan
 from surgery.privacy import check_link, get_last_name
@@ -198,7 +199,7 @@ class _Patch:
     def _plan(self) -> Plan:
         """Plans the recorded edit again, and compares the record with the plan."""
         edit, earlier = self.manifest.edit, self.found.manifest
-        if edit.healing is not None:
+        if edit.is_trained:
             raise self._refuse("it claims training, which no patch holds")
         plan = make_plan(
             self.found.inventory,
@@ -217,7 +218,7 @@ class _Patch:
 
     def _find_in_source(self, name: str) -> Path:
         checkpoint = self.found.checkpoint
-        names = (_CONFIG, SAFETENSORS_INDEX)
+        names = (_CONFIG, SAFETENSORS_INDEX, MODELING_FILE.name)
         paths = {**checkpoint.sidecars, **{name: checkpoint.folder / name for name in names}}
         if name not in paths or not paths[name].is_file():
             raise CheckpointError("is neither in the patch nor the source", where=name, fix=_FIX)

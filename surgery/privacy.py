@@ -96,7 +96,7 @@ def make_public_name(model: str | Path) -> str:
     parts, name = re.split("([,:])", str(model)), ""
     while parts:
         for end in range(len(parts), 0, -2):  # a file's own name may hold commas and colons
-            path = Path("".join(parts[:end])).expanduser()
+            path = expand_home("".join(parts[:end]))
             if any(parts[:end]) and path.exists():
                 name += get_last_name(path)
                 break
@@ -105,6 +105,14 @@ def make_public_name(model: str | Path) -> str:
         name += "".join(parts[end : end + 1])
         parts = parts[end + 1 :]
     return name
+
+
+def expand_home(path: str | Path) -> Path:
+    """Returns the path with your home in place of `~`. `~name` of an unknown user is a name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def get_last_name(path: Path) -> str:

@@ -24,7 +24,7 @@ from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import ManifestError, SamplesError, SourceError
 from surgery.exporting import Export, check_target, write
 from surgery.hub.client import HubFile, find_published, open_client
-from surgery.hub.finding import find_folder, find_model
+from surgery.hub.finding import find_commit, find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.distance import TOLERANCE, TRAINED_TOLERANCE, measure_fitted, measure_trained
 from surgery.record.manifest import (
@@ -170,7 +170,7 @@ def reproduce(
     edit = original.manifest.edit
     model = _find_source(original) if source is None else source
     alike: dict[str, Any] = {
-        "revision": edit.source.commit if source is None else None,
+        "revision": find_commit(model, [edit.source]) if isinstance(model, str) else None,
         "name": edit.source.model,
     }
     parts = tuple(edit.parts or (edit.erasing.teacher if edit.erasing else ()))

@@ -357,6 +357,9 @@ def test_what_llama_cpp_would_not_run_is_refused(tmp_path: Path) -> None:
     assert_refused(biased, "o_proj.bias", "qwen3 does not read this bias")
     windows = write_model(tmp_path / "windows", "qwen2", use_sliding_window=True, sliding_window=8)
     assert_refused(windows, "sliding_window", "got 8")
+    words = write_model(tmp_path / "words", "mistral")
+    edit_json(words / "config.json", lambda config: config.update(sliding_window="4096"))
+    assert_refused(words, "'sliding_window' is not a whole number", "got 4096")
     mixed = ["full_attention", "sliding_attention", "sliding_attention"]
     olmo3 = write_model(tmp_path / "olmo3", "olmo3", layer_types=mixed)
     assert_refused(olmo3, "layer_types", "every fourth block", "got blocks [0]")

@@ -594,6 +594,24 @@ def test_a_model_keeps_its_report_unless_told_otherwise(work, reported, tmp_path
     assert not (reported / "lm_eval").exists()
 
 
+def test_files_of_yours_stay_beside_a_report(work, reported, tmp_path):
+    """Results that lm-eval itself wrote there, and a page of yours."""
+    for name in ("report.json", "report.html", "report.md"):
+        (reported / name).unlink(missing_ok=True)
+    (reported / "lm_eval" / "mine").mkdir(parents=True)
+    (reported / "lm_eval" / "mine" / "results_1.json").write_text("{}")
+    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks")
+    call += ("--control", work / "control.txt", "--output", tmp_path / "output")
+    (reported / "report.md").write_text("# Mine\n")
+    assert "left its report and model card unchanged" in attn_surgery(*call).stderr
+    assert (reported / "report.md").read_text() == "# Mine\n"
+    (reported / "report.md").unlink()
+    assert attn_surgery(*call, "--overwrite").code == 0
+    assert report_in(reported)
+    kept = [path.relative_to(reported) for path in (reported / "lm_eval").rglob("*.json")]
+    assert kept == [Path("lm_eval/mine/results_1.json")]
+
+
 def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, reported, tmp_path):
     import torch
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -207,6 +208,39 @@ def test_verify_of_an_earlier_download_says_what_it_could_not_see(
     assert done.code == 0, done.err
     claim = "claimed repository: that it holds no other file: the Hub was not reached\n"
     assert claim in done.out
+
+
+def test_verify_of_a_download_in_part_blames_the_network(
+    run: Commands, edited: Path, tmp_path: Path
+) -> None:
+    """`export` and `compare` download what a model needs, not all that its manifest lists."""
+    assert run("verify me/edited")[0].code == 0
+    needed = {"config.json", "surgery.json", "model.safetensors"}
+    listed = json.loads((edited / "surgery.json").read_text())["files"]
+    for name in (rest := listed.keys() - needed):
+        for path in (tmp_path / "cache").rglob(f"snapshots/*/{name}"):
+            path.unlink()
+    assert rest, "the export holds other files, too"
+    (done,) = commands(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")("verify me/edited")
+    assert "offline mode is on, and there is no complete earlier download" in error(done)
+
+
+def test_names_with_brackets(
+    hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(sources["single"], tmp_path / "source"))
+    (source / "LICENSE[MIT].txt").write_text("MIT")
+    hub.create("me/licensed").commit(source)
+    hub.create("me/again").commit(surgery.export(source, "0", output=tmp_path / "out").output)
+    made, checked = run("export me/licensed --drop-attn 0 --output hub", "verify me/again")
+    assert made.code == 0, made.err
+    assert content(tmp_path / "hub") == content(tmp_path / "out")
+    assert "LICENSE[MIT].txt" in content(tmp_path / "hub")
+    assert checked.code == 0, checked.out + checked.err
+
+
+def test_a_home_of_nobody_is_a_name(run: Commands) -> None:
+    assert error(run("inspect ~nobody-is-here/model")[0]).startswith("~nobody-is-here/model")
 
 
 @pytest.mark.slow
@@ -577,6 +611,19 @@ def test_a_folder_goes_before_an_id_of_the_same_name(
     line = "me/model: --revision goes with a Hub id, and this is a folder (got main)"
     assert error(results[1]) == line
     assert not hub.requests
+
+
+def test_reproduce_takes_that_folder_by_its_content(
+    hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    assert run("export me/model --drop-attn 0 --output out")[0].code == 0
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me" / "model").symlink_to(sources["both"])
+    assert run("reproduce out")[0].code == 0
+    (tmp_path / "me" / "model").unlink()
+    config = json.loads((sources["both"] / "config.json").read_text())
+    write_checkpoint(tmp_path / "me" / "model", config, seed=1)
+    assert "is not the model that was edited" in run("reproduce out")[0].err
 
 
 def test_inspect_reads_headers_and_no_weights(

@@ -221,6 +221,7 @@ def test_a_record_of_another_edit_or_model(honest: tuple[Path, Path], tmp_path: 
         "blocks": ("num_blocks is not", lambda m, t: m["edit"].update(num_blocks=10**9)),
         "parts": ("changed is not", lambda m, t: m["edit"]["parts"].pop()),
         "healing": ("claims training", lambda m, t: m["edit"].update(healing=HEALING)),
+        "erasing": ("claims training", lambda m, t: m["edit"].update(erasing=erased_by(m))),
     }
     for name, (match, change) in changes.items():
         assert_writes_nothing(source, forge(patch, tmp_path / name, change), match)
@@ -230,6 +231,30 @@ HEALING = {
     "sources": [], "tokens": 1, "window": 1, "sha256": "0" * 64, "steps": 1, "rows": 1,
     "learning_rate": 0.1, "seed": 0, "device": "cpu", "threads": 1, "losses": [],
 }  # fmt: skip
+
+
+def erased_by(manifest: Any) -> dict[str, Any]:
+    passages = {
+        "name": "letters.csv", "sha256": "0" * 64, "number": 1, "prefix_length": 32,
+        "suffix_length": 32, "rows": 1,
+    }  # fmt: skip
+    return {**HEALING, "teacher": manifest["edit"]["parts"], "passages": passages}
+
+
+def test_a_compact_edit_of_a_compact_model(tmp_path: Path) -> None:
+    """Both have the same modeling file, so the patch holds none."""
+    source, patch, made = tmp_path / "first", tmp_path / "p.safetensors", tmp_path / "made"
+    compact = ("--layout", "compact", "--output")
+    attn_surgery("export", "lab:pythia", "--drop-attn", "4", *compact, source)
+    attn_surgery("export", source, "--drop-attn", "2", *compact, tmp_path / "whole")
+    export = ("export", source, "--drop-attn", "2", "--layout", "compact", "--as-patch")
+    attn_surgery(*export, "--output", patch)
+    outcome = attn_surgery("apply-patch", source, patch, "--output", made)
+    assert outcome.code == 0, outcome
+    left_out = ["README.md"]  # it names the folder
+    one, other = (snapshot(folder) for folder in (made, tmp_path / "whole"))
+    assert one.keys() == other.keys() > set(left_out)
+    assert [name for name in one if one[name] != other[name]] == left_out
 
 
 def test_names_and_sizes_come_before_any_writing(honest: tuple[Path, Path], tmp_path: Path) -> None:

@@ -223,6 +223,19 @@ def test_what_is_not_ours_is_neither_published_over_nor_removed(
     assert "report.json" not in files(documents), "the report of another model"
 
 
+def test_weights_of_the_same_name_that_nobody_pushed_stay(hub: UploadHub, run: Commands) -> None:
+    """The name of the source, or a slip of the pen, must not cost you a model."""
+    source = hub.create("me/source", private=True)
+    source.commit({"config.json": b"{}", WEIGHTS[0]: b"mine"})
+    refused, proposed = run("push stock me/source", "push stock me/source --create-pr", token=TOKEN)
+    assert error(refused) == (
+        f"Hub model me/source: holds another {WEIGHTS[0]}, which no push put there; choose another "
+        "name, propose the model with --create-pr, or delete it there"
+    )
+    assert files(source) == {"config.json": b"{}", WEIGHTS[0]: b"mine"}
+    assert proposed.code == 0, proposed.err
+
+
 def test_a_report_goes_along_when_it_shows_no_text(
     hub: UploadHub, run: Commands, exported: dict[str, Path]
 ) -> None:
@@ -466,11 +479,13 @@ def test_what_a_user_has_written_on_the_card_stays(
     repository = hub.repositories["me/edited"]
     card = files(repository)["README.md"].decode()
     written = card.replace("---\n", "---\nlicense: mit\n", 1) + "\n## From me\n\nHello.\n"
+    written = written.replace("tags:\n", "tags:\n- of-mine\n")
     repository.commit({"README.md": written.encode()}, title="edited on the Hub")
     run("push stock me/edited --message again", token=TOKEN)
     again = files(repository)["README.md"].decode()
     assert extract_own_text(again) == "## From me\n\nHello."
     assert "license: mit" in again
+    assert {"- of-mine", "- attn-surgery"} <= {*again.splitlines()}
     local = Path(shutil.copytree(exported["stock"], tmp_path / "local"))
     (local / "README.md").write_text("# Mine\n\nWritten in the folder.\n")
     run(f"push {local} me/edited", token=TOKEN)
@@ -593,6 +608,25 @@ def test_a_card_on_the_hub_that_is_no_text(hub: UploadHub, run: Commands) -> Non
         "Hub model me/latin: README.md is not UTF-8 (got 'utf-8' codec can't decode byte 0xf6"
     )
     assert files(repository)["README.md"] == b"# Gr\xf6\xdfe\n"
+
+
+@pytest.mark.parametrize(
+    ("card", "what"),
+    [
+        ("# Größe\n".encode("latin-1"), "README.md: is not UTF-8"),
+        (b"---\nlicense: [\n---\n", "README.md: the metadata"),
+    ],
+    ids=["latin", "metadata"],
+)
+def test_a_card_of_yours_that_cannot_be_kept(
+    hub: UploadHub, run: Commands, exported: dict[str, Path], tmp_path: Path, card: bytes, what: str
+) -> None:
+    """It is not replaced, and nothing is created before that is known."""
+    mine = Path(shutil.copytree(exported["stock"], tmp_path / "mine"))
+    (mine / "README.md").write_bytes(card)
+    assert what in error(run(f"push {mine} me/unborn", token=TOKEN)[0])
+    assert "me/unborn" not in hub.repositories
+    assert (mine / "README.md").read_bytes() == card
 
 
 def test_without_a_network(folder: Path, hub: UploadHub) -> None:

@@ -1,4 +1,4 @@
-"""The demo: a lab model edited in two ways, and what each of the models writes.
+"""The demo: a lab model edited in two ways or three, and what each of the models writes.
 
 It takes a third of the planted records and part of the held-out text, so that it is quick.
 """
@@ -25,6 +25,8 @@ SEARCH: dict[str, Any] = {
 MEASURED: dict[str, Any] = {"tasks": ("lab_copy",), "attack": ("cheap", "relearn"), "draws": 1}
 PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
+ERASED = {"erased and cut": "erased-cut"}
+"""The third edit, if it is asked for: the searched one, of a model taught by it before."""
 _RECORDS, _TEXT, _SEARCH = "records.jsonl", "heldout.txt", "search"
 _EVERY = 3  # of the planted records
 _LETTERS = 20_000  # of held-out text: about 130 windows
@@ -34,14 +36,16 @@ _SHOWN = 2  # records whose text is shown: they are synthetic, so nobody's
 def run_demo(
     output: Path,
     *,
+    erase: bool = False,
     overwrite: bool = False,
     announce: Callable[[str, list[str]], None] = lambda title, commands: None,
 ) -> Report:
     """Edits `MODEL` twice, its deep blocks and what a search chooses, and evaluates both.
 
-    Each part appears in `output` when it is complete. A run that was stopped continues.
-    `announce` gets the title of each step, and the commands that do the same. Raises
-    `SurgeryError`.
+    With `erase`, also a third time: the records erased by the searched edit, then the same edit.
+    Each part appears in `output` when it is complete. A run that was stopped continues, and so
+    does one that ended without `erase`. `announce` gets the title of each step, and the commands
+    that do the same. Raises `SurgeryError`.
     """
     from evals.choose.search.request import SearchRequest
     from evals.jobs.evaluating import evaluate_exports
@@ -51,7 +55,7 @@ def run_demo(
     from evals.report.request import EvaluationRequest
     from surgery.output import check_output
 
-    continues = not overwrite and _was_stopped(output)
+    continues = not overwrite and _was_stopped(output, list_places(erase))
     check_output(output, _list_owned, overwrite=overwrite or continues)
     texts: dict[str, Any] = {"samples": str(output / _RECORDS), "heldout": (output / _TEXT,)}
     _write_texts(output)
@@ -60,11 +64,11 @@ def run_demo(
     )
     deep, chosen = (output / place for place in PLACES.values())
     made: dict[str, Any] = {"model": MODEL, "overwrite": True}
-    announce("1. Edit the deep blocks", [_type("export", MODEL, drop_attn=BLOCKS, output=deep)])
+    announce("Edit the deep blocks", [_type("export", MODEL, drop_attn=BLOCKS, output=deep)])
     run_export(ExportRequest(drop_attn=BLOCKS, output=deep, **made), keep=continues)
     found = output / _SEARCH
     announce(
-        "2. Search for the edit that costs least",
+        "Search for the edit that costs least",
         [
             _type("search", MODEL, **texts, **SEARCH, output=found),
             _type("export", MODEL, plan=found / "plan.json", output=chosen),
@@ -74,20 +78,34 @@ def run_demo(
     assert answer is not None
     asked = ExportRequest(plan=answer[1], output=chosen, **made)
     prepared, _ = run_export(asked, keep=continues)
+    exports = [output / place for place in list_places(erase).values()]
+    if erase:
+        taught = {"plan": found / "plan.json", "samples": texts["samples"], "erase": True}
+        announce(
+            "Erase the records by the searched edit, then make the same edit",
+            [_type("export", MODEL, **taught, output=exports[-1])],
+        )
+        run_export(ExportRequest(output=exports[-1], **taught, **made), keep=continues)
     announce(
-        "3. Verify, attack, and evaluate both, on what the search did not use",
-        [_type("evaluate", deep, chosen, baseline=MODEL, **texts, **MEASURED)],
+        "Verify, attack, and evaluate them, on what the search did not use",
+        [_type("evaluate", *exports, baseline=MODEL, **texts, **MEASURED)],
     )
     materials = materials.with_search(found / "search.json")
-    return evaluate_exports(prepared.model, materials, [deep, chosen])
+    return evaluate_exports(prepared.model, materials, exports)
+
+
+def list_places(erase: bool) -> dict[str, str]:
+    """The edits of a demo, as `PLACES`."""
+    return {**PLACES, **ERASED} if erase else PLACES
 
 
 def _type(*words: object, **options: Any) -> str:
     """A command as you would type it."""
     typed = ["attn-surgery", *map(str, words)]
     for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
         for one in value if isinstance(value, tuple) else (value,):
-            typed += [f"--{name.replace('_', '-')}", str(one)]
+            typed += [option] if one is True else [option, str(one)]
     return shlex.join(typed)
 
 
@@ -108,8 +126,11 @@ def _choose_records() -> list[str]:
     return records.splitlines()[1::_EVERY]
 
 
-def _was_stopped(output: Path) -> bool:
-    """Whether a demo began there and did not end: its records, and no one else's, are there."""
+def _was_stopped(output: Path, places: dict[str, str]) -> bool:
+    """Whether a demo of these edits began there and did not end.
+
+    Its records, and no one else's, are there.
+    """
     if output.is_symlink() or not (output / _RECORDS).is_file():
         return False
     from surgery.untrusted import LIMIT
@@ -117,7 +138,7 @@ def _was_stopped(output: Path) -> bool:
     with (output / _RECORDS).open("rb") as file:
         if file.read(LIMIT).decode(errors="replace").splitlines() != _choose_records():
             return False
-    return not all((output / place / "report.json").is_file() for place in PLACES.values())
+    return not all((output / place / "report.json").is_file() for place in places.values())
 
 
 def _list_owned(folder: Path) -> list[str]:
@@ -125,13 +146,14 @@ def _list_owned(folder: Path) -> list[str]:
     from evals.jobs.searching import owned as owned_by_search
     from surgery.exporting import list_owned
 
-    parts = {**dict.fromkeys(PLACES.values(), list_owned), _SEARCH: owned_by_search}
+    exports = dict.fromkeys(list_places(erase=True).values(), list_owned)
+    parts = {**exports, _SEARCH: owned_by_search}
     owned = [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
     return [_RECORDS, _TEXT, f".{_SEARCH}.progress", *owned]
 
 
-def compare_texts(output: Path) -> dict[str, Any]:
-    """What base and edited models make of some planted records and of ordinary text.
+def compare_texts(output: Path, places: dict[str, str]) -> dict[str, Any]:
+    """What base and the edited models of `places` make of some planted records and ordinary text.
 
     As `evals.jobs.comparing.compare`, with texts.
     """
@@ -142,7 +164,7 @@ def compare_texts(output: Path) -> dict[str, Any]:
     from evals.lab import heldout_texts
     from evals.measure.memorization.extraction import extract
 
-    edited, records = tuple(str(output / place) for place in PLACES.values()), output / _RECORDS
+    edited, records = tuple(str(output / place) for place in places.values()), output / _RECORDS
     request = CompareRequest(base=MODEL, edited=edited, samples=str(records), show_text=True)
     models = open_models(request)
     samples = load_samples(str(records), tokenizer=models[0].tokenizer)

@@ -48,7 +48,7 @@ class EraseRequest(Editing):
     drop_attn: Annotated[
         str | None,
         "Blocks or heads of the cut that teaches, such as 20-23. Pick some without which the model "
-        "no longer recites; what this cut costs is not paid.",
+        "recites few or none of the passages; what this cut costs is not paid.",
         Option("edit", "SPEC", "what a search over runs of blocks chooses"),
     ] = None
     variant: Annotated[

@@ -16,7 +16,7 @@ from evals.run.console import say
 from evals.run.finding import find_baseline
 from evals.run.lm_eval.running import write_results
 from surgery.card.measurements import build_measurements
-from surgery.card.text import read_card, render_card
+from surgery.card.text import read_own_card, render_card
 from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.errors import ManifestError, OutputError, SurgeryError
 from surgery.hub.finding import find_model
@@ -30,7 +30,7 @@ from surgery.output import (
     write_lines,
     write_text,
 )
-from surgery.privacy import get_last_name
+from surgery.privacy import expand_home, get_last_name
 from surgery.processes import join_launch, leave_launch
 from surgery.proof.report import record_reports
 from surgery.proof.verification import verify
@@ -41,6 +41,8 @@ from surgery.untrusted import read_bytes
 TEXTS = "passages.jsonl"
 """The passages' texts, on request. They stand beside the report and are never published."""
 PDF = "report.pdf"
+RESULTS = "lm_eval"
+"""lm-eval's own results, in a folder for the base and one for the edited model."""
 _KEPT = "it has a report, which `overwrite=True` replaces"
 owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS, PDF)
 
@@ -66,7 +68,7 @@ def write_evaluation(
         runs[f"edited-{place}" if several else "edited"] = (edit.name, run)
     for part, (name, results) in runs.items():
         if results:
-            write_results(folder / "lm_eval" / part, name, results)
+            write_results(folder / RESULTS / part, name, results)
 
 
 def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
@@ -82,15 +84,27 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
         manifest,
         name=get_last_name(folder),
         measured=build_measurements(selected.report),
-        existing=read_card(folder),
+        existing=read_own_card(folder),
     )
     with create_staging(folder) as staging:
         write_evaluation(selected, staging, manifest)
         write_text(staging / CARD, card)
-        if not (staging / "lm_eval").exists() and (folder / "lm_eval").exists():
-            shutil.rmtree(folder / "lm_eval")  # of an earlier report
+        _replace_results(staging / RESULTS, folder / RESULTS)
         for part in sorted(staging.iterdir()):
-            publish(part, folder / part.name)
+            if part.name != RESULTS:
+                publish(part, folder / part.name)
+
+
+def _replace_results(made: Path, there: Path) -> None:
+    """Puts results of lm-eval in place of an earlier report's. Whatever else lies there stays."""
+    for name in ("base", "edited"):
+        if (made / name).exists():
+            there.mkdir(exist_ok=True)
+            publish(made / name, there / name)
+        elif (there / name).exists():
+            shutil.rmtree(there / name)
+    if there.is_dir() and not any(there.iterdir()):
+        there.rmdir()
 
 
 def run_evaluation(
@@ -110,7 +124,7 @@ def run_evaluation(
     models, baseline = request.models, request.baseline
     if output is None:
         name = baseline if len(models) > 1 else models[0]
-        folder = Path(name.replace(":", "-")).expanduser()
+        folder = expand_home(name.replace(":", "-"))
         output = Path(f"{get_last_name(folder)}-evaluation")
     check_output(output, owned, overwrite=overwrite)
     browser = find_browser() if pdf else None
@@ -121,7 +135,7 @@ def run_evaluation(
     base = find_baseline(baseline, edited)
     for name, model in zip(models, edited, strict=True):
         related = find_relation(model.manifest, base) == "source"
-        if related and _keeps_report(Path(name).expanduser(), overwrite):
+        if related and _keeps_report(expand_home(name), overwrite):
             say(f"{name}: will leave its report and model card unchanged: {_KEPT}")
     found = evaluate(edited, base, materials)
     if not leave_launch():
@@ -133,7 +147,7 @@ def run_evaluation(
         if browser is not None:
             print_pdf(browser, folder, folder / PDF)
     for place, name in enumerate(models):
-        _attach(found, place, Path(name).expanduser(), overwrite)
+        _attach(found, place, expand_home(name), overwrite)
     return found.report, output
 
 
@@ -146,9 +160,9 @@ def print_pdf(browser: str, folder: Path, target: Path) -> None:
 
 
 def _keeps_report(folder: Path, overwrite: bool) -> bool:
-    """Whether the folder of a model holds a report that is to stay."""
+    """Whether the folder of a model holds a report, or a part of one, that is to stay."""
     exported = (folder / MANIFEST).is_file()
-    return exported and not overwrite and (folder / REPORTS[0]).exists()
+    return exported and not overwrite and any((folder / name).exists() for name in REPORTS)
 
 
 def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool) -> None:

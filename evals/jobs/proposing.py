@@ -43,7 +43,7 @@ class ProposalRequest(Cutting):
         Fraction, "The share of passages that may be recovered.", Option("limits")
     ] = 0.01
     result: Annotated[
-        Path, "Folder that mitigate shall create.", Option("output", "OUT", place="any")
+        Path, "Folder for mitigate to create.", Option("output", "OUT", place="any")
     ] = Path("OUT")
 
 

@@ -140,9 +140,8 @@ def build_measurements(report: Report) -> Measurements | None:
     if edit.relation != "source":
         return None
     figures = report.figures
-    if report.settings.get("limit") is not None:
-        hidden = {"table": None}
-        figures = [one.model_copy(update=hidden) if _is_task(one) else one for one in figures]
+    if report.settings.get("limit") is not None:  # nor do their limits, which they hold, show
+        figures = [one for one in figures if not _is_task(one)]
     text = render_measurements(report.model_copy(update={"figures": figures}))
     return Measurements(
         f"{text}\nAll figures are in `report.json`.",

@@ -19,7 +19,7 @@ from typing import Any
 
 from surgery.card.facts import FILTERS, Markdown, as_line, gather_facts, make_printable
 from surgery.checkpoint.source import CARD
-from surgery.errors import ManifestError, SourceError
+from surgery.errors import ManifestError, OutputError, SourceError
 from surgery.privacy import check_link
 from surgery.record.manifest import Manifest
 from surgery.untrusted import guard, parse_yaml, read_bytes
@@ -53,10 +53,22 @@ class Measurements:
 
 def read_card(folder: Path) -> str | None:
     """A folder's own README.md; None without one. Bytes that are no text are replaced."""
+    content = _read(folder)
+    return None if content is None else content.decode("utf-8", errors="replace")
+
+
+def read_own_card(folder: Path) -> str | None:
+    """As `read_card`, of a card that will be written again. Raises `OutputError` if it is no text:
+    a refresh would lose it."""
+    content = _read(folder)
+    fix = "convert it to UTF-8, or delete it"
+    with guard(OutputError, "is not UTF-8", folder / CARD, fix):
+        return None if content is None else content.decode()
+
+
+def _read(folder: Path) -> bytes | None:
     path = check_link(folder / CARD, folder)
-    if not path.is_file():
-        return None
-    return read_bytes(path, SourceError, limit=_LARGEST).decode("utf-8", errors="replace")
+    return read_bytes(path, SourceError, limit=_LARGEST) if path.is_file() else None
 
 
 def read_metadata(card: str | None) -> dict[str, Any]:
@@ -126,11 +138,13 @@ def extract_own_text(card: str) -> str:
 def merge_cards(card: str, published: str) -> str:
     """Merges a folder's card with its published one, which may have been edited on the Hub.
 
-    Metadata of the folder's card wins. So does its text, if the user wrote any.
+    Metadata of the folder's card wins, but tags of both count. So does its text, if the user wrote
+    any.
     """
     ours, body = _split_card(card)
     theirs, published_body = _split_card(published)
-    yaml = _to_yaml({**theirs, **ours})
+    tags = list(dict.fromkeys(map(str, [*_list_tags(ours), *_list_tags(theirs)])))
+    yaml = _to_yaml({**theirs, **ours, **({"tags": tags} if tags else {})})
     return f"---\n{yaml}\n---\n{body if extract_own_text(card) else published_body}"
 
 
@@ -147,6 +161,11 @@ def _split_card(text: str) -> tuple[dict[str, Any], str]:
     except ValueError as error:
         fix = "correct it between the two lines of ---"
         raise ManifestError(f"the metadata {error}", where=CARD, fix=fix) from None
+
+
+def _list_tags(metadata: Mapping[str, Any]) -> list[Any]:
+    tags = metadata.get("tags")
+    return [tags] if isinstance(tags, str) else tags if isinstance(tags, list) else []
 
 
 def _to_yaml(metadata: Mapping[str, Any]) -> str:
@@ -174,15 +193,14 @@ def _render_metadata(
 
     on_hub = [edit.source.hub_id for edit in (manifest.edit, *reversed(manifest.history))]
     base_model = next((model for model in on_hub if model is not None), None)  # the nearest
-    tags = existing.get("tags")
-    tags = [tags] if isinstance(tags, str) else tags if isinstance(tags, list) else []
     free = ["attention-free"] if manifest.edited_heads else []
+    tags = (*free, *_TAGS, manifest.edit.family, *_list_tags(existing))
     ours = {
         "base_model": base_model,
         "base_model_relation": _RELATION if base_model else None,
         "library_name": "transformers",
         "pipeline_tag": TASK,
-        "tags": list(dict.fromkeys(map(str, (*free, *_TAGS, manifest.edit.family, *tags)))),
+        "tags": list(dict.fromkeys(map(str, tags))),
     }
     kept = {key: value for key, value in existing.items() if key not in {*ours, _INDEX}}
     data = {key: value for key, value in {**ours, **source, **kept}.items() if value is not None}

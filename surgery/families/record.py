@@ -325,6 +325,10 @@ class Family:
                 )
             values[name] = value
         _check_aliases(self.aliases, config)
+        window = config.get(self.window or "sliding_window")
+        if window is not None and type(window) is not int:
+            what = f"{self.window or 'sliding_window'!r} is not a whole number"
+            raise CheckpointError(what, where="config.json", got=window)
         more = self._read_more(config)
         size = Dimensions(**{"head_size": self.head_size, **values}, more=tuple(more.items()))
         counts = [("the number of heads", size.num_heads, "key/value heads", size.num_groups)]

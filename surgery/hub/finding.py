@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,7 +30,7 @@ from surgery.hub.client import TIMEOUT, UnreachableError, open_client, show_prog
 from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
-from surgery.privacy import make_public_name
+from surgery.privacy import expand_home, make_public_name
 from surgery.record.manifest import Source, read_manifest
 from surgery.untrusted import read_json
 
@@ -96,7 +97,13 @@ def find_export(
             hub.download(beside=hub.files)
         return others
 
-    found, others = _find(model, revision, fetch)
+    def is_whole(folder: Path) -> bool:
+        """`find_model` downloads neither reports nor whatever else a manifest may list."""
+        manifest = read_manifest(folder)
+        names = () if manifest is None else (*manifest.files, *manifest.reports)
+        return all((folder / name).is_file() for name in names)
+
+    found, others = _find(model, revision, fetch, is_whole)
     return found, () if found.source.commit is None else others
 
 
@@ -116,9 +123,15 @@ T = TypeVar("T")
 
 
 def _find(
-    model: str | Path, revision: str | None, use: Callable[[HfApi, _HubModel], T]
+    model: str | Path,
+    revision: str | None,
+    use: Callable[[HfApi, _HubModel], T],
+    is_whole: Callable[[Path], bool] = lambda folder: True,
 ) -> tuple[ResolvedModel, T | None]:
-    """Returns the model and what `use` makes of it on the Hub; None if it is in a folder."""
+    """Returns the model and what `use` makes of it on the Hub; None if it is in a folder.
+
+    `is_whole`: whether an earlier download suffices where the Hub cannot be reached.
+    """
     folder, used = find_folder(model, revision), None
     if folder is not None:
         return ResolvedModel(folder, Source(model=make_public_name(model))), None
@@ -129,7 +142,7 @@ def _find(
             folder, used = hub.folder, use(api, hub)
     except UnreachableError:
         folder = _find_download(name, revision)
-        if folder is None:
+        if folder is None or not is_whole(folder):
             raise
     return ResolvedModel(folder, Source(model=name, revision=revision, commit=folder.name)), used
 
@@ -137,7 +150,7 @@ def _find(
 def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
     """Returns the folder that `model` names; None for a Hub id."""
     lab = str(model).startswith(PREFIX)
-    folder = find_lab_folder(str(model)[len(PREFIX) :]) if lab else Path(model).expanduser()
+    folder = find_lab_folder(str(model)[len(PREFIX) :]) if lab else expand_home(model)
     if not folder.is_dir():
         if folder.exists():
             raise SourceError("is a file; expected a folder or a Hub id", where=model)
@@ -170,9 +183,13 @@ class _HubModel:
         """
         from huggingface_hub import snapshot_download
 
-        along = [file for file in self.files if any(fnmatch(file, name) for name in beside)]
+        along = [
+            file
+            for file in self.files
+            if file in beside or any(fnmatch(file, name) for name in beside)
+        ]
         for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
-            missing = [file for file in wanted if not (self.folder / file).exists()]
+            missing = [escape(file) for file in wanted if not (self.folder / file).exists()]
             if missing:
                 with show_progress(shown=shown):
                     snapshot_download(self.name, revision=self.folder.name, allow_patterns=missing)

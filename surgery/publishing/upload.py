@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.card.measurements import build_measurements
-from surgery.card.text import Measurements, merge_cards, read_card, render_card
+from surgery.card.text import Measurements, merge_cards, read_own_card, render_card
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.checkpoint.tensors import read_header
@@ -93,6 +93,7 @@ def push(
     with open_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
     source = find_publishable(folder, place, allow_undecided=allow_undecided, text=text)
+    _make_card(repo, None, source)  # before anything is created: yours may not be valid
     with open_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
@@ -102,7 +103,8 @@ def push(
         earlier = there.manifest(api)
         written = there.fetch(api, CARD) if CARD in there.files else None
         url = f"{api.endpoint}/{repo}"
-    stale = _find_stale(there, earlier, source)
+    proposes = create_pr or (revision or "").startswith("refs/")
+    stale = _find_stale(there, earlier, source, replaces=proposes)
     card = _make_card(there.repo, written, source).encode()
     hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
     source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
@@ -163,7 +165,7 @@ def find_publishable(
         contents,
         {**{name: file.sha256 for name, file in manifest.files.items()}, **hashes},
         found,
-        read_card(folder) or "",
+        read_own_card(folder) or "",
         build_measurements(report) if report else None,
     )
 
@@ -258,15 +260,24 @@ def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -
     return True
 
 
-def _find_stale(there: Published, earlier: Manifest | None, source: Publishable) -> list[str]:
+def _find_stale(
+    there: Published, earlier: Manifest | None, source: Publishable, *, replaces: bool
+) -> list[str]:
     """Returns files of an earlier push, which will be removed. `earlier`: its manifest.
 
     **Raises:** `OutputError` for other weights or code in the repository: they would be taken for
-    the model's, and are not ours to remove.
+    the model's, and are not ours to remove; and, unless it `replaces` them, for other weights or
+    code of the same names.
     """
     ours = {*REPORTS, *(earlier.files if earlier else ())}
     others = set(there.files) - {*source.contents, CARD}
-    foreign = sorted(name for name in others - ours if Path(name).suffix in CODE_OR_WEIGHTS)
+    theirs = {name for name in {*there.files} - ours if Path(name).suffix in CODE_OR_WEIGHTS}
+    for name in sorted(theirs & source.contents.keys()):
+        if not replaces and not there.files[name].holds(source.hashes[name], source.contents[name]):
+            what = f"holds another {name}, which no push put there"
+            fix = "choose another name, propose the model with `create_pr=True`, or delete it there"
+            raise OutputError(what, where=f"Hub model {there.repo}", fix=fix)
+    foreign = sorted(theirs & others)
     if foreign:
         what = f"holds {foreign[0]}, which is not part of this model and would be taken for one"
         fix = "choose another name, or delete the file there"

@@ -18,13 +18,13 @@ from evals.jobs.erasing import EraseRequest, run_erase
 def command(request: EraseRequest, as_json: bool) -> None:
     """Teach MODEL to forget passages, with its own cut self as the teacher.
 
-    A model without attention in well-chosen blocks still predicts ordinary text, but no longer
-    recites the passages. MODEL learns to predict on the passages what that cut predicts, and on
+    A model without attention in well-chosen blocks still predicts ordinary text, but recites few or
+    none of the passages. MODEL learns to predict on the passages what that cut predicts, and on
     other text what it predicts already. All attention stays in place, and what the cut costs is not
     paid.
 
-    It learns this of the listed passages only. To also stop passages that you cannot list, cut the
-    result with `export`.
+    It learns this of the listed passages only. To act on passages that you cannot list, too,
+    cut the result with `export`.
     """
     export = run_erase(request)
     assert export is not None

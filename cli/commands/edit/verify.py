@@ -31,12 +31,13 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
     attention-free; compact blocks have none to compare without --source.
     With --source, every other tensor must equal the source's byte for byte, and repeating the edit
     must give the same tensors. Of an erased or healed model, only names, types, and shapes of the
-    trained tensors can be compared: reproduce repeats the training. The model then runs on a new
-    random input: edited heads must depend on each token alone, and all others must still mix
-    tokens. What README.md shows in its generated parts must agree with report.json and the
-    manifest; if another version is said to have written it, it is listed as claimed, as are
-    statements that no check can prove, such as measurements. The last line is the
-    verdict. The exit code is 1 if a check fails.
+    trained tensors can be compared: reproduce repeats the training.
+
+    With or without --source, the model runs on a new random input: edited heads must depend on each
+    token alone, and all others must still mix tokens. What README.md shows in its generated parts
+    must agree with report.json and the manifest; if another version is said to have written it, it
+    is listed as claimed, as are statements that no check can prove, such as measurements. The last
+    line is the verdict. The exit code is 1 if a check fails.
     """
     if revision is not None and source is None and Path(model).is_dir():
         raise click.UsageError("--revision needs --source, the model that has this revision")

@@ -19,8 +19,8 @@ from evals.report.request import EvaluationRequest
 @options.output("Folder for the report.  [default: NAME-evaluation]", options.FOLDER)
 @options.flag(
     "--pdf",
-    "Also print the page to report.pdf, with a browser that is on this machine. Its first sheet "
-    "can go alone.",
+    "Also print the page to report.pdf, with a browser that is on this machine. You can "
+    "pass on its first sheet by itself.",
     group="output",
 )
 @options.overwrite

@@ -34,8 +34,14 @@ CONTINUED = (
     default="attn-surgery-demo",
     show_default=True,
 )
+@click.option(
+    "--erase",
+    is_flag=True,
+    help="Make a third edit, in about XX more: teach the model by its cut self to forget the "
+    "records, then cut it. You can add this to a demo that ended.",
+)
 @options.overwrite
-def command(output: Path, overwrite: bool) -> None:
+def command(output: Path, erase: bool, overwrite: bool) -> None:
     """Show the whole story on a small model, offline, in about a minute of two idle cores.
 
     Edits lab:pythia in two ways: its deep blocks, and what a search chooses. Verifies both, and
@@ -46,7 +52,7 @@ def command(output: Path, overwrite: bool) -> None:
     from cli.console import make_console
     from cli.tables.comparison import print_comparison
     from cli.tables.evaluation import print_evaluation
-    from evals.jobs.demonstrating import PLACES, compare_texts, run_demo
+    from evals.jobs.demonstrating import PLACES, compare_texts, list_places, run_demo
 
     out = make_console()
 
@@ -55,16 +61,17 @@ def command(output: Path, overwrite: bool) -> None:
         for line in commands:
             out.print(line, style="bold")
 
-    report = run_demo(output, overwrite=overwrite, announce=announce)
+    places = list_places(erase)
+    report = run_demo(output, erase=erase, overwrite=overwrite, announce=announce)
     print_evaluation(report)
     for line in TERMS:
         echo(line)
-    out.rule("4. See for yourself")
+    out.rule("See for yourself")
     for line in CONTINUED:
         echo(line)
-    print_comparison(compare_texts(output), ("before", *PLACES))
+    print_comparison(compare_texts(output, places), ("before", *places))
     out.rule("Done")
-    for name, place in PLACES.items():
+    for name, place in places.items():
         echo(f"{name}: {output / place / 'report.html'}")
     chosen = output / PLACES["searched"]
     echo(f'Each loads like any other: AutoModelForCausalLM.from_pretrained("{chosen}")')
