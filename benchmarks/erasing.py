@@ -10,7 +10,8 @@ Trains in memory, in float32, on three quarters of the passages, and measures on
   KL(base || model);
 - the share of listed passages that `any` and `hints:8` recover, and of the others that `any` does;
 - how many of the listed ones `any` recovers after 20 steps of relearning a tenth of them, which
-  do not count, at two learning rates, and, with `--revive`, after that attack;
+    do not count, at two learning rates, and, with `--revive`, after that attack, which learns a
+  fifth of them;
 - how far the weights went: the L2 distance from the base's, over the base's norm. It leaves out
   those that a compact block no longer has.
 
@@ -210,7 +211,7 @@ class Bench:
         sizes = (size.num_blocks, size.num_heads, size.num_groups)
         parts = parse_selection(blocks, self.variant, *sizes) if blocks else ()
         cut = tuple(sorted({part.block for part in parts}))
-        half = 2 * len(self.listed)  # as a search attacks a half
+        half = 2 * len(self.listed)  # as a search attacks a half: it learns a fifth
         target = Target(model, None, self.listed, self._windows(), draws=1, of=half, cut=cut)
         return float(find_attack("revive").run(target).counted.mean())
 

@@ -69,7 +69,8 @@ def describe_error(problem: BaseException) -> str:
     if isinstance(problem, ValidationError):
         first = problem.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        text = f"{field}: {first['msg'].lower()}" if field else first["msg"].lower()
+        said = first["msg"].removeprefix("Value error, ").lower()
+        text = f"{field}: {said}" if field else said
     elif isinstance(problem, KeyError):
         text = f"no {problem}"
     elif isinstance(problem, MemoryError):

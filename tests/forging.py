@@ -60,9 +60,15 @@ def assert_fails(folder: Path, name: str, detail: str, source: Path | None = Non
     assert not surgery.verify(folder, source=source).ok
 
 
-def assert_refused(folder: Path, name: str, detail: str, source: Path) -> None:
-    """That check fails without the source and with it, and nothing is published."""
+def assert_refused(
+    folder: Path, name: str, detail: str, source: Path, compared: str | None = None
+) -> None:
+    """That check fails without the source and with it, and nothing is published.
+
+    `compared`: its detail with the source, by default `detail`.
+    """
+    assert detail
     assert_fails(folder, name, detail)
-    assert_fails(folder, name, detail, source)
+    assert_fails(folder, name, compared or detail, source)
     with pytest.raises(OutputError, match=f"does not verify, so it is not published: {name}: "):
         find_publishable(folder)

@@ -11,9 +11,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
+from packaging.version import Version
+
 TOKEN = "hf_secretsecretsecretsecretsecret"
+TAKES_UP = Version(version("huggingface_hub")) >= Version("1.27")
+"""Whether the client tries again after a connection was cut. Older ones may say that it failed."""
 
 # Runs commands one after another in one process, as `attn-surgery` would each of them.
 DRIVER = """

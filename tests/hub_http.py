@@ -145,13 +145,21 @@ class RecordingServer:
             answer = Answer(status, body, {"Content-Type": "text/html"})
         self._faults.append(Fault("answer", methods, path, times, answer=answer))
 
-    def cut(self, path: str, after: int, *, times: float = float("inf")) -> None:
-        """Closes the connection after some bytes of the body of a matching answer to GET."""
-        self._faults.append(Fault("download", "GET", path, times, after=after))
+    def cut(self, path: str, after: int, *, times: float = float("inf")) -> Fault:
+        """Closes the connection after some bytes of the body of a matching answer to GET.
 
-    def cut_upload(self, path: str, after: int, *, times: float = float("inf")) -> None:
-        """Closes the connection after some bytes of the body of a matching PUT or POST."""
+        Returns the fault, of which `times` less the cuts that were made is `left`.
+        """
+        self._faults.append(Fault("download", "GET", path, times, after=after))
+        return self._faults[-1]
+
+    def cut_upload(self, path: str, after: int, *, times: float = float("inf")) -> Fault:
+        """Closes the connection after some bytes of the body of a matching PUT or POST.
+
+        Returns the fault, as `cut` does.
+        """
         self._faults.append(Fault("upload", "PUT POST", path, times, after=after))
+        return self._faults[-1]
 
     def stall_upload(self, path: str, after: int) -> threading.Event:
         """Reads no further than some bytes of a matching PUT or POST; the event: it is there."""

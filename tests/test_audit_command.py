@@ -113,6 +113,22 @@ def test_rows_name_what_each_attack_recovers(edited, rows, tmp_path) -> None:
     attn_surgery(*inside).assert_error("lies in the folder of the result", "--rows")
 
 
+def test_an_attack_that_reads_the_base_needs_its_outcomes() -> None:
+    """Without them it recovers nothing, which would look like an all-clear."""
+    samples = Samples(np.arange(12, dtype=np.int32).reshape(3, 4), 2, tuple("abc"), "test")
+    plan = AttackPlan(samples, samples.tokens, ("guided",))
+    (attack,) = plan.tried
+    assert attack.reads_base
+    flags = np.ones((1, 3), dtype=np.bool_)
+    alone = AttackOutcome(flags, flags, kept=flags[0])
+    base, edited = (
+        AuditedModel({"guided": one}, {}, {"guided": 1.0}, {})
+        for one in (AttackOutcome(flags, flags), alone)
+    )
+    with pytest.raises(ValueError, match=r"^guided: give `try_attacks` the outcomes of the base$"):
+        compare_models(plan, base, edited)
+
+
 def test_fewer_draws_of_the_edit_count_as_many_of_the_base() -> None:
     """`revive` only reads a base without cuts, so that this can pay for more draws."""
     samples = Samples(np.arange(12, dtype=np.int32).reshape(3, 4), 2, tuple("abc"), "test")
@@ -222,6 +238,28 @@ def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
         assert (above["newly"], above["no_longer"]) == (attack["edited"]["count"], 0)
     missing = ("--baseline", "lab:pythia", "--twin", tmp_path / "none")
     attn_surgery("audit", edited, *missing).assert_error(str(tmp_path / "none"))
+
+
+@pytest.mark.slow
+def test_blocks_are_woken_in_the_twin_as_in_the_edit(edited, tmp_path, monkeypatch) -> None:
+    """Else a difference from the twin would be one from a model that nobody attacked."""
+    from evals.jobs.auditing import AuditRequest, audit
+    from evals.measure.attacks import revive
+    from surgery.record.manifest import read_manifest
+
+    woken, wake = [], revive.wake
+    monkeypatch.setattr(revive, "wake", lambda *given: woken.append(given[1]) or wake(*given))
+    monkeypatch.setattr(revive, "STEPS", 1)
+    few = tmp_path / "few.jsonl"
+    every = samples_path("pythia").read_text(encoding="utf-8").splitlines()
+    few.write_text("\n".join(every[:12]) + "\n", encoding="utf-8")
+    given = {"samples": str(few), "attack": ("revive",), "draws": 1, "device": "cpu"}
+    models = {"model": str(edited), "baseline": "lab:pythia", "twin": "lab:pythia"}
+    assert audit(AuditRequest(**models, **given)) is not None
+    cut = tuple(read_manifest(edited).edited_heads)
+    assert cut
+    assert woken.count(cut) >= 2, "in the edit and in the twin"
+    assert set(woken) == {(), cut}, "and in no other block"
 
 
 def test_passages_longer_than_the_context_are_refused(tmp_path) -> None:

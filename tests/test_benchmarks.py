@@ -23,6 +23,7 @@ from benchmarks.real.tasks import write_tasks as write_real_tasks
 from evals.jobs.measuring import find_run, keep_run
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.measure.differences import compare_scores
+from evals.measure.drops import choose_shared
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.lm_eval.running import Benchmarks, write_results
 from evals.run.lm_eval.scores import choose_metric
@@ -179,10 +180,29 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
         attn_surgery("compare-evals", tmp_path / "a", tmp_path / folder).assert_error(
             text, "run lm_eval with --output_path and --log_samples"
         )
+    write_results(tmp_path / "d", "tiny", {"local_whole": runs["local_whole"]})
+    (alone,) = (tmp_path / "d").rglob("samples_*.jsonl")
+    alone.unlink()
+    attn_surgery("compare-evals", tmp_path / "a", tmp_path / "d").assert_error(
+        "results_", "has no samples beside its results", "--log_samples"
+    )
     write_results(tmp_path / "c", "tiny", {"local_continuation": runs["local_continuation"]})
     attn_surgery("compare-evals", tmp_path / "b", tmp_path / "c").assert_error(
         "the two runs have no task in common"
     )
+
+
+def test_a_task_without_a_number_is_not_compared(runs, lm_eval_tasks):
+    """Neither one without any finite metric, nor two runs that share none."""
+    run = runs["local_choice"]
+    nothing = {**run, "results": dict.fromkeys(run["results"], float("nan"))}
+    with pytest.raises(MeasurementError, match="task local_choice: has no metric that can be comp"):
+        lm_eval_tasks.scores("local_choice", nothing)
+    scores = lm_eval_tasks.scores("local_choice", run)
+    assert choose_shared("local_choice", scores, scores) == ("acc", scores)
+    one, other = ({name: scores[name]} for name in ("acc", "acc_norm"))
+    with pytest.raises(MeasurementError, match="task local_choice: has no metric in common for"):
+        choose_shared("local_choice", one, other)
 
 
 def test_a_metric_that_code_of_the_task_averages_is_left_out(tmp_path, runs):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from checkpoints import neox_config
+from checkpoints import neox_config, write_checkpoint
 from decoders import config_of, write_decoder
 from forging import edit_json, seal
 from safetensors.torch import load_file, save_file
@@ -105,3 +105,17 @@ def test_a_tool_that_drops_biases_is_named(tmp_path: Path) -> None:
     (out / "surgery.json").unlink()
     with pytest.raises(CheckpointError, match="'attention_bias' is true, and all"):
         surgery.inspect(out)
+
+
+def test_scaled_pythia_keeps_its_scaling_in_earlier_versions(tmp_path: Path) -> None:
+    """No variant needs to know of it, but the library does."""
+    config = neox_config(max_position_embeddings=64)
+    del config["rotary_emb_base"]
+    linear = {"rope_type": "linear", "factor": 4.0}
+    rope = {**linear, "rope_theta": 10_000.0, "partial_rotary_factor": 0.25}
+    source = write_checkpoint(tmp_path / "source", config | {"rope_parameters": rope})
+    made = surgery.export(source, "1", variant="zero", output=tmp_path / "out").output
+    written = json.loads((made / "config.json").read_text())
+    assert written["rope_scaling"] == linear
+    assert written["rotary_emb_base"] == 10_000.0
+    assert surgery.verify(made, source=source).ok

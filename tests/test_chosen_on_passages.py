@@ -17,7 +17,7 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.data import Samples, hash_row, load_samples
-from evals.data.held_back import deal_passages, deal_windows, hold_back
+from evals.data.held_back import deal_passages, deal_unlisted, deal_windows, hold_back
 from evals.data.windows import cut_windows
 from surgery.errors import SamplesError
 from surgery.exporting import export
@@ -99,6 +99,23 @@ def test_the_recorded_share_tells_which_passages_chose() -> None:
     found = hold_back([manifest], samples, None)
     assert (len(half), found.chose.passages, int(found.passages.sum())) == (3, 3, 9)
     assert not found.passages[half].any()
+
+
+def test_passages_that_chose_an_edit_are_not_unlisted() -> None:
+    """A search of all of them saw those that are left out here; one of the listed did not."""
+    tokens = np.arange(96, dtype=np.int32).reshape(24, 4)
+    samples = Samples(tokens, 2, tuple(map(str, range(24))), "made here")
+    listed = samples.select(~deal_unlisted(samples, 0.25))
+    for some, fits in ((samples, False), (listed, True)):
+        half = some.tokens[deal_passages(some, SEED)[0]]
+        chosen = Choice(seed=SEED, passages=hash_row(half), windows="0" * 64)
+        edit = SimpleNamespace(chosen=chosen, erasing=None, healing=None)
+        manifest = SimpleNamespace(history=(), edit=edit)
+        if fits:
+            assert hold_back([manifest], samples, None, 0.25).chose.passages == len(half)
+        else:
+            with pytest.raises(SamplesError, match="so they are not unlisted"):
+                hold_back([manifest], samples, None, 0.25)
 
 
 def test_passages_never_trained_on_are_none_to_measure_on() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import attn_surgery, on_terminal
+from hostile.victims import LENGTHS, model, samples
 from reciting import MODELS, generate, model_named
 
 from evals.data import load_samples
@@ -176,3 +177,18 @@ def test_mistakes(tmp_path: Path) -> None:
         (("--prompt", "a b " * 400), "the prompt does not fit the model (expected 1 to "),
     ):
         attn_surgery(*pair, *call).assert_error(text)
+
+
+def test_models_that_read_other_text(tmp_path: Path) -> None:
+    """Other tokens, or none: told before a prompt or a passage is read."""
+    whole, other = model(tmp_path / "whole"), model(tmp_path / "other", config={"vocab_size": 500})
+    bare, rows = model(tmp_path / "bare", tokenizer=False), samples(tmp_path / "samples.jsonl")
+    text = (
+        "the models cannot read the same text (expected 512 tokens, as {}, and its tokenizer, got"
+    )
+    attn_surgery("compare", whole, other, "--prompt", "one").assert_error(
+        f"other: {text.format('whole')} 500 tokens)"
+    )
+    attn_surgery("compare", bare, whole, "--samples", rows, *LENGTHS).assert_error(
+        f"bare: {text.format('bare')} a base without tokenizer)"
+    )

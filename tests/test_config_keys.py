@@ -224,6 +224,7 @@ def test_what_counts_as_ordinary_builds(family: Family) -> None:
     """So that no one has to ask the library: also without any one key, and with other values."""
     config = CONFIGS[family.model_type]
     assert is_ordinary(config, family) or family.model_type in decoders.MORE
+    built = 0
     for key in {*config, *HUB[family.model_type].split(), "pad_token_id"} - {"model_type"}:
         less = {other: value for other, value in config.items() if other != key}
         for changed in (less, *({**config, key: value} for value in (None, True, 1, 0.5, "gelu"))):
@@ -233,6 +234,8 @@ def test_what_counts_as_ordinary_builds(family: Family) -> None:
                 continue
             if ordinary:
                 check_buildable(changed)
+                built += 1
+    assert (built > 25) == is_ordinary(config, family), built
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
@@ -247,6 +250,47 @@ def test_a_factor_of_zero(tmp_path: Path, layout: str, kind: str) -> None:
     )
     text = "config.json: the rotary 'factor' makes no sense (expected a number above 0, got 0)"
     made.assert_error(text)
+
+
+SENSELESS = "'{}' makes no sense (expected a positive whole number, got 0)"
+OF_BLOCKS = "'layer_types' does not say how every block attends (expected a list of sliding_attent"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "text"),
+    [
+        ("cohere2", {"sliding_window": None}, "without 'sliding_window' no block has positions ("),
+        (
+            "smollm3",
+            {"no_rope_layers": [1]},
+            "'no_rope_layers' does not say which blocks have positions (expected 1 or 0 for each",
+        ),
+        (
+            "smollm3",
+            {"no_rope_layers": None, "no_rope_layer_interval": 0},
+            SENSELESS.format("no_rope_layer_interval"),
+        ),
+        ("gemma3_text", {"sliding_window_pattern": 0}, SENSELESS.format("sliding_window_pattern")),
+        ("olmo3", {"layer_types": ["full_attention"]}, OF_BLOCKS),
+        ("olmo3", {"layer_types": ["other"] * 3}, OF_BLOCKS),
+        (
+            "llama",
+            {"partial_rotary_factor": 0.5},
+            "this architecture rotates all dimensions of a head (expected a rotary share of 1, ",
+        ),
+        ("llama", {"rope_scaling": [1]}, "'rope_scaling' is not an object (got [1])"),
+        ("llama", {"rope_theta": 0.5}, "the rotary base makes no sense (expected a number from 1 "),
+    ],
+)
+def test_positions_that_make_no_sense(
+    tmp_path: Path, kind: str, change: dict[str, Any], text: str
+) -> None:
+    """Told by key before any weight is read."""
+    source = decoders.write_decoder(tmp_path / "source", kind)
+    edit_json(source / "config.json", lambda config: config.update(change))
+    made = attn_surgery("export", source, "--drop-attn", 1, "--output", tmp_path / "OUT")
+    made.assert_error(f"config.json: {text}")
+    assert not (tmp_path / "OUT").exists()
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ from tokenizers import (
 )
 
 from surgery import export
-from surgery.conversion.gguf_file import TYPES, convert_to_gguf
+from surgery.conversion.gguf_file import TYPES, _compare, _Tensor, _write, convert_to_gguf
 from surgery.editing.loading import load_model, load_tokenizer
-from surgery.errors import CheckpointError, SourceError
+from surgery.errors import CheckpointError, OutputError, SourceError
 
 gguf = pytest.importorskip("gguf")
 transformers = pytest.importorskip("transformers")
@@ -367,14 +367,68 @@ def test_what_llama_cpp_would_not_run_is_refused(tmp_path: Path) -> None:
     assert_refused(squared, "hidden_act", "got relu", "expected silu")
     scaled = write_model(tmp_path / "scaled", rope_scaling={"rope_type": "dynamic", "factor": 2.0})
     assert_refused(scaled, "rope_parameters", "got dynamic")
-    yarn = write_model(tmp_path / "yarn", rope_scaling={**YARN, "attention_factor": 2.0})
-    assert_refused(yarn, "attention_factor 2")
+    for name, more, text in (
+        ("yarn", {"attention_factor": 2.0}, "attention_factor 2"),
+        ("whole", {"truncate": False}, "(expected truncate true, got truncate false)"),
+    ):
+        yarn = write_model(tmp_path / name, rope_scaling={**YARN, **more})
+        assert_refused(
+            yarn, "config.json: rope_parameters: llama.cpp's architecture does not", text
+        )
     bare = write_checkpoint(tmp_path / "bare", neox_config(attention_bias=False, vocab_size=400))
     tiny_tokenizer().save_pretrained(bare)
     assert_refused(bare, "needs a tensor blk.0.attn_qkv.bias")
     mute = write_model(tmp_path / "mute")
     (mute / "tokenizer.json").unlink()
     assert_refused(mute, "has no tokenizer.json")
+
+
+WINDOWS = {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}
+BASES = {"sliding_attention": {"rope_theta": 5e3}, "full_attention": {"rope_theta": 1e4}}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("qwen2", {"head_dim": 16}, "head_dim: {} (expected 64.0, got 16)"),
+        ("qwen2", {"rms_norm_eps": ...}, "rms_norm_eps: {} (expected a number, got no such key)"),
+        ("gpt_neox", {"layer_norm_eps": ...}, "layer_norm_eps: {} (expected a number"),
+        ("olmo3", {"rope_parameters": WINDOWS}, "rope_parameters: {} (expected one base, and no "),
+        (
+            "olmo3",
+            {"rope_parameters": BASES, "rope_theta": ..., "num_hidden_layers": 4},
+            "rope_parameters: {} (expected one base, and no scaling in windows, got default)",
+        ),
+    ],
+)
+def test_settings_that_llama_cpp_does_not_compute(
+    tmp_path: Path, name: str, change: dict[str, Any], text: str
+) -> None:
+    """...: the key is left out."""
+    more = {key: value for key, value in change.items() if value is not ...}
+    folder, target = write_model(tmp_path / "model", name, **more), tmp_path / "model.gguf"
+    edit_json(folder / "config.json", lambda config: [config.pop(k) for k in change.keys() - more])
+    made = attn_surgery("convert", folder, "--to", "gguf", "--output", target)
+    made.assert_error(
+        "config.json: " + text.format("llama.cpp's architecture does not compute this")
+    )
+    assert not target.exists()
+
+
+def test_quantized_weights_are_not_converted(tmp_path: Path) -> None:
+    import ml_dtypes
+    from safetensors.numpy import save_file
+
+    folder = write_model(tmp_path / "model")
+    spared = {"quant_method": "fp8", "modules_to_not_convert": ["self_attn", "lm_head"]}
+    edit_json(folder / "config.json", lambda config: config.update(quantization_config=spared))
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if ".mlp." in name]:
+        tensors[name] = tensors[name].astype(ml_dtypes.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = np.ones((1, 1), np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    made = attn_surgery("convert", folder, "--to", "gguf", "--output", tmp_path / "model.gguf")
+    made.assert_error("the checkpoint is quantized, which GGUF files do not keep")
 
 
 @pytest.mark.parametrize(
@@ -466,6 +520,25 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     command = ("convert", folder, "--to", "gguf", "--output", tmp_path / "model.gguf")
     attn_surgery(*command).assert_error("output.weight", "do not fit f16")
     assert attn_surgery(*command, "--type", "bf16").code == 0
+
+
+def test_a_file_that_is_read_back_is_what_was_written(tmp_path: Path) -> None:
+    """Whatever wrote it: another type, other sizes, and a tensor too many are told by name."""
+    path, source = tmp_path / "model.gguf", np.arange(64, dtype=np.float32).reshape(2, 32)
+    forms = gguf.GGMLQuantizationType
+
+    def make(name: str, form: Any, array: np.ndarray = source) -> _Tensor:
+        return _Tensor(name, form, array.shape, lambda: array)
+
+    written = [make("a", forms.F32), make("b", forms.F16)]
+    _write(path, gguf.GGUFWriter(None, "llama"), written, lambda nbytes: None)
+    assert list(_compare(path, written)) == [0, 0]
+    for wrong in (make("b", forms.F32), make("b", forms.F16, source[:1])):
+        with pytest.raises(OutputError, match=r"^b: has another type or shape in the file$"):
+            list(_compare(path, [written[0], wrong]))
+    text = r"the file holds tensors that were not written \(got b\)"
+    with pytest.raises(OutputError, match=text):
+        list(_compare(path, written[:1]))
 
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

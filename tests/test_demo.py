@@ -28,6 +28,8 @@ def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(demonstrating, "_LETTERS", 4_000)
     few = {"max_extraction": 0.3, "grain": "blocks", "variant": ("zero",), "max_evaluations": 2}
     monkeypatch.setattr(demonstrating, "SEARCH", few)
+    quick = {"tasks": ("lab_copy",), "attack": ("greedy",), "draws": 1}
+    monkeypatch.setattr(demonstrating, "MEASURED", quick)
 
     def stop(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
@@ -58,5 +60,25 @@ def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
     assert evaluated["chose"]["passages"] == 14
     with pytest.raises(OutputError, match="already exists"):
         demonstrating.run_demo(out)
+    add_the_third_edit(out, monkeypatch)
     (out / "mine.txt").write_text("mine")
     attn_surgery("demo", "--output", out, "--overwrite").assert_error("holds mine.txt")
+
+
+def add_the_third_edit(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--erase` keeps what a demo without it made, and adds to it."""
+    monkeypatch.setattr(demonstrating, "ERASING", {"erase": True, "erase_steps": 2})
+    monkeypatch.setattr("evals.jobs.erasing.MOST_RECITED", 1.0)
+    monkeypatch.setattr("evals.measure.attacks.trying.TRAINED", ())
+    before, said = snapshot(out), list[str]()
+    report = demonstrating.run_demo(out, erase=True, announce=lambda _, some: said.extend(some))
+    assert [edit.name for edit in report.edits] == ["deep-blocks", "searched", "erased-cut"]
+    after = snapshot(out)
+    kept = [name for name in before if name.endswith(".safetensors")]
+    assert [after[name] for name in kept] == [before[name] for name in kept]
+    (export,) = (line for line in said if "--erase" in line)
+    assert export.startswith("attn-surgery export lab:pythia --plan ")
+    assert "--erase-steps 2 --output " in export
+    manifest = json.loads((out / "erased-cut" / "surgery.json").read_text())
+    assert manifest["edit"]["erasing"]["steps"] == 2
+    assert manifest["edit"]["parts"] == manifest["edit"]["erasing"]["teacher"]

@@ -32,6 +32,7 @@ from evals.jobs.exporting import ExportRequest, run_export
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
 from surgery.errors import ManifestError
+from surgery.exporting import open_trained
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.publishing.upload import _name_edit
@@ -392,6 +393,26 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
     unused = attn_surgery("export", work / "neox", "--drop-attn", "0", "--text", "t")
     assert (unused.code, "--text needs --erase" in unused.stderr) == (2, True), unused
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_only_what_was_only_erased_is_cut_as_erased(work: Path, tmp_path: Path) -> None:
+    """A model that nothing was done to, and one that was cut, are other models."""
+    assert open_trained(work / "erased").record == read(work / "erased").edit.erasing
+    cut = surgery.export(work / "erased", "2", variant="zero", output=tmp_path / "cut").output
+    for folder in (work / "neox", cut):
+        with pytest.raises(ManifestError, match="is not a model that was only erased"):
+            open_trained(folder)
+
+
+def test_a_model_that_has_no_blocks_left_to_cut_has_no_teacher(work: Path, tmp_path: Path) -> None:
+    cut = surgery.export(work / "neox", "0-3", variant="zero", output=tmp_path / "cut").output
+    given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
+    done = attn_surgery("erase", cut, *given, "--steps", 2, "--output", tmp_path / "out")
+    done.assert_error(
+        "cut: no run of blocks can be cut, so none can teach; name the teacher's blocks or heads",
+        notes=["cut: float16 weights are measured in float32"],
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interruption_leaves_nothing(

@@ -25,11 +25,15 @@ from command_line import PROGRAM, ROOT, Outcome, attn_surgery, finish, snapshot,
 from safetensors.torch import load_file, save_file
 
 import surgery
+from surgery.errors import UnsupportedError
 
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Damage = Callable[[Path], None]
+EXPORT = ("export", "lab:pythia", "--drop-attn", "1")
+SWEEP = ("sweep", "lab:pythia", "--samples", "lab:pythia")
+OWN = ("--samples", "s", "--heldout", "t", "--output", "o")
 SEARCH = ("search", "lab:pythia", "--samples", "lab:pythia", "--max", "any=0.1")
 EXTRACT = ("extract", "lab:pythia", "--samples", "lab:pythia")
 COMPARE = ("compare", "lab:pythia", "lab:pythia", "--prompt", "one")
@@ -502,15 +506,20 @@ def test_a_compact_block_without_its_tensor(tmp_path: Path, compact: Path) -> No
 
 def test_unknown_models(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    refuse(tmp_path, missing).assert_error("missing")
-    refuse(tmp_path, "nobody/there-is-no-such-model").assert_error("nobody/there-is-no-such-model")
+    refuse(tmp_path, missing).assert_error(
+        f"{missing}: no such folder, and not a Hub id (owner/name)"
+    )
+    refuse(tmp_path, "nobody/there-is-no-such-model").assert_error(
+        "Hub model nobody/there-is-no-such-model (no such folder here): offline mode is on, and "
+        "there is no complete earlier download"
+    )
     refuse(tmp_path, "lab:llama").assert_error(
         "no embedded model 'lab:llama' (expected lab:pythia or lab:gpt-neo)"
     )
     file = tmp_path / "file"
     file.write_text("")
-    refuse(tmp_path, file).assert_error("file")
-    refuse(tmp_path, "").assert_error("")
+    refuse(tmp_path, file).assert_error(f"{file}: is a file; expected a folder or a Hub id")
+    refuse(tmp_path, "").assert_error("no model is named (expected a folder or a Hub id)")
     empty = tmp_path / "empty"
     empty.mkdir()
     refuse(tmp_path, empty).assert_error("config.json is missing")
@@ -518,6 +527,22 @@ def test_unknown_models(tmp_path: Path) -> None:
     refuse(tmp_path, source, "--revision", "step1000").assert_error(
         "--revision goes with a Hub id, and this is a folder (got step1000)"
     )
+
+
+def test_a_lab_model_whose_files_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the installation had lost them."""
+    monkeypatch.setattr("surgery.hub.embedded.LAB_MODELS", ("pythia", "lost"))
+    refuse(tmp_path, "lab:lost").assert_error(
+        "lab:lost: its files are missing (expected ", "lost); reinstall attn-surgery"
+    )
+
+
+def test_an_unknown_layout(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"'other' \(expected stock or compact\)"):
+        surgery.export(source, "1", layout="other", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_of_what_was_not_exported(tmp_path: Path) -> None:
@@ -663,6 +688,16 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         ([*EVALUATE, "--num-fewshot", "0"], "--no-benchmarks excludes --num-fewshot"),
         ([*EVALUATE, "--include-path", "."], "--no-benchmarks excludes --include-path"),
         ([*EVALUATE, "--tasks", "a"], "--no-benchmarks excludes --tasks"),
+        # options that need or exclude others
+        ([*EXPORT, "--as-patch", "--heal", "t"], "give --as-patch without --heal"),
+        ([*EXPORT, "--as-patch", "--erase"], "give --as-patch without --erase"),
+        ([*EXPORT, "--as-patch", "--evaluate"], "--as-patch leaves no model to --evaluate or"),
+        ([*EXPORT, "--as-patch", "--push-to-hub", "a/b"], "--as-patch leaves no model to"),
+        (["export", "me/m", "--drop-attn", "1", "--leave-out", "0.5"], "--leave-out needs --samp"),
+        ([*SWEEP, "--exact-only", "--heldout", "t"], "--exact-only reads no held-out text, so no"),
+        ([*SWEEP, "--exact-only", "--estimate"], "no --heldout or --estimate"),
+        (["mitigate", "me/m", *OWN, "--erase"], "--erase needs --text"),
+        (["collect", "me/m", "--corpus", "t", "--output", "s.csv"], "must be a .jsonl file"),
     ],
 )
 def test_usage(

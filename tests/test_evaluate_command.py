@@ -8,6 +8,7 @@ are those of its parts; gates decide the exit code; mistakes are found before an
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
 import shutil
@@ -28,6 +29,7 @@ import surgery
 from evals.measure.attacks.names import CHEAP
 from evals.report.request import EvaluationRequest
 from surgery.checkpoint.content import hash_file
+from surgery.publishing.upload import find_publishable
 from surgery.record.report import EditRecord, EditValue, Report, Value
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -290,22 +292,36 @@ def test_no_path_of_this_machine_is_written(work, done):
     assert " --baseline base " in report.commands[-1]
     assert "--samples samples.jsonl " in report.commands[-1]
     for folder in (done[1], work / "edited"):
-        written = [path for path in folder.iterdir() if path.is_file()]
+        written = files_in(folder)
         assert {"report.json", "report.html", "report.md"} <= {path.name for path in written}
+        assert sum(path.name.startswith("samples_") for path in written) == 2 * len(NAMES)
+        assert sum(path.name.startswith("results_") for path in written) == 2
         for path in written:
             at = (data := path.read_bytes()).find(str(work).encode())
             assert at < 0, (path, data[at - 30 : at + 60])
+    assert not any("lm_eval" in name for name in find_publishable(work / "edited").contents)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_no_text_of_a_passage_is_written(work, done):
-    report = (done[1] / "report.json").read_text()
+    """In no file, as it is, as JSON writes it, or as HTML does."""
     passages = edit_in(done[1]).passages
     assert 0 < len(passages) <= 12
     assert passages[0].baseline.exact
     tokenizer = tiny_tokenizer()
-    for line in (work / "samples.jsonl").read_text().splitlines():
-        text = tokenizer.decode(json.loads(line)["tokens"][PREFIX:])
-        assert len(text) < 8 or json.dumps(text)[1:-1] not in report
+    rows = map(json.loads, (work / "samples.jsonl").read_text().splitlines())
+    texts = [tokenizer.decode(row["tokens"][PREFIX:]) for row in rows]
+    tasks = (work / "tasks" / "rows.jsonl").read_text()
+    long = [text for text in texts if len(text) >= 8 and json.dumps(text)[1:-1] not in tasks]
+    assert len(long) > 8, "shorter ones may stand anywhere, and those of a task in its log"
+    for path in files_in(done[1]) + files_in(work / "edited"):
+        data = path.read_bytes()
+        for text in long:
+            for form in {text, json.dumps(text)[1:-1], html.escape(text)}:
+                assert form.encode() not in data, (path, text)
 
 
 def test_a_twin_tells_how_far_an_edit_goes(work, tmp_path):

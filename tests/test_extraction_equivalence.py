@@ -143,6 +143,13 @@ def test_a_model_that_changes_its_logits_is_refused():
     )
 
 
+def test_a_model_without_a_head_is_refused():
+    from tiny_compact import stock
+
+    with pytest.raises(UnsupportedError, match=r"^gpt_neox: the model has no output embedding$"):
+        check_head(stock("neox-parallel").gpt_neox)
+
+
 def test_a_batch_size_of_zero_is_an_error():
     with pytest.raises(MeasurementError) as error:
         extract(model_named("neo"), passages("neo"), batch_size=-1)

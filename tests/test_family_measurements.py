@@ -186,7 +186,13 @@ def blended(
         group = head // each
         if part.variant == "identity":
             attention = model.model.layers[part.block].self_attn
-            return split_values(attention, value(x), x.shape[-2])[:, :, group]
+            values = split_values(attention, value(x), x.shape[-2])[:, :, group]
+            if family_of(model.config.to_dict()).gated:
+                values = (
+                    values
+                    * attention.q_proj(x).unflatten(-1, (HEADS, 2, SIZE))[..., head, 1, :].sigmoid()
+                )
+            return values
         if part.variant == "zero":
             return x.new_zeros(SIZE)
         if part.variant == "mean":

@@ -205,26 +205,54 @@ def test_a_weak_margin_that_the_manifest_admits(forge: Forge) -> None:
     assert_refused(folder, "edit", "the manifest's one_hot is not what the edit does", source)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+NOT_THE_SOURCES = "config.json is not what the edit makes of the source's"
+TWICE = "config.json: the rotary {} is given twice, and versions of the library differ"
+UNPROVABLE = "config.json: rotary scaling {!r} is not supported by the stock layout"
+POSITIONS: list[tuple[dict[str, Any], str, str | None]] = [  # without the source, and with it
+    (
         {"rotary_emb_base": 1e30},
+        "attention cannot be made exactly one-hot over every offset up to max_position_embeddings",
+        NOT_THE_SOURCES,
+    ),
+    (
         {"max_position_embeddings": 4096},
+        "the manifest's one_hot is not what the edit does",
+        NOT_THE_SOURCES,
+    ),
+    (
         {"rope_parameters": {"rope_theta": 1e20, "partial_rotary_factor": 0.25}},
+        TWICE.format("base"),
+        None,
+    ),
+    (
         {"rope_scaling": {"rope_type": "default", "rope_theta": 1e20}},
+        UNPROVABLE.format("default, with more"),
+        NOT_THE_SOURCES,
+    ),
+    (
         {"rope_scaling": {"type": "linear", "factor": 1e9}},
-        {"partial_rotary_factor": 1.0},
+        UNPROVABLE.format("linear"),
+        NOT_THE_SOURCES,
+    ),
+    ({"partial_rotary_factor": 1.0}, TWICE.format("share"), None),
+    (
         {"head_dim": 8},
-    ],
-    ids=str,
+        "config.json: 'head_dim' is not hidden_size divided by the number of heads",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "alone", "compared"), POSITIONS, ids=[str(case[0]) for case in POSITIONS]
 )
 def test_positions_under_which_the_constants_do_not_hold(
-    forge: Forge, change: dict[str, Any]
+    forge: Forge, change: dict[str, Any], alone: str, compared: str | None
 ) -> None:
     folder, source = forge("stock")
     edit_json(folder / "config.json", lambda config: config.update(change))
     seal(folder)
-    assert_refused(folder, "edit", "", source)
+    assert_refused(folder, "edit", alone, source, compared)
 
 
 # --- what an edit leaves alone: only the source can tell
@@ -369,29 +397,53 @@ def test_a_pickle_in_place_of_the_weights(forge: Forge) -> None:
     assert_refused(folder, "contents", "pytorch_model.bin is not part of an edited model", source)
 
 
+NEVER_RUN = "brings its own {}code (auto_map), which is never run"
+NO_KEY = "config.json: {key!r} is not a key of such a model"
+KERNEL = "attn_implementation: config.json chooses attention code"
+NAMES_CODE: list[tuple[str, dict[str, Any], str, str]] = [  # of stock, and of compact
+    (
+        "edit",
+        {"auto_map": {"AutoModelForCausalLM": "me/code--evil.Model"}},
+        f"config.json: the checkpoint {NEVER_RUN.format('modeling ')}",
+        NOT_THE_SOURCES,
+    ),
+    ("contents", {"custom_pipelines": {"text-generation": {"impl": "E"}}}, NO_KEY, NO_KEY),
+    ("contents", {"attn_implementation": "me/kernel"}, NO_KEY, NO_KEY),
+    ("contents", {"_attn_implementation_internal": "me/kernel"}, NO_KEY, NO_KEY),
+    ("edit", {"task_specific_params": {"attn_implementation": "me/kernel"}}, KERNEL, KERNEL),
+    ("contents", {"transformers_weights": WEIGHTS}, NO_KEY, NO_KEY),
+    ("contents", {"fusion_config": {"patch": True}}, NO_KEY, NO_KEY),
+    (
+        "edit",
+        {"attention_free_blocks": {"1": "affine"}},
+        "config.json: 'attention_free_blocks' is set, and this model type has no such blocks",
+        f"tensor {attention(2, 'query_key_value.weight')!r} is missing from the checkpoint",
+    ),
+]
+
+
 @pytest.mark.parametrize("layout", ["stock", "compact"])
 @pytest.mark.parametrize(
-    ("file", "check", "value"),
-    [
-        ("config.json", "edit", {"auto_map": {"AutoModelForCausalLM": "me/code--evil.Model"}}),
-        ("config.json", "contents", {"custom_pipelines": {"text-generation": {"impl": "E"}}}),
-        ("config.json", "contents", {"attn_implementation": "me/kernel"}),
-        ("config.json", "contents", {"_attn_implementation_internal": "me/kernel"}),
-        ("config.json", "edit", {"task_specific_params": {"attn_implementation": "me/kernel"}}),
-        ("config.json", "contents", {"transformers_weights": WEIGHTS}),
-        ("config.json", "contents", {"fusion_config": {"patch": True}}),
-        ("config.json", "edit", {"attention_free_blocks": {"1": "affine"}}),
-        ("tokenizer_config.json", "contents", {"auto_map": {"AutoTokenizer": ["evil.T", None]}}),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    ("check", "value", "stock", "compact"), NAMES_CODE, ids=[next(iter(c[1])) for c in NAMES_CODE]
 )
 def test_a_configuration_that_names_code(
-    forge: Forge, layout: str, file: str, check: str, value: dict[str, Any]
+    forge: Forge, layout: str, check: str, value: dict[str, Any], stock: str, compact: str
 ) -> None:
     folder, source = forge(layout)
-    edit_json(folder / file, lambda config: config.update(value))
+    edit_json(folder / "config.json", lambda config: config.update(value))
     seal(folder)
-    assert_refused(folder, check, "", source)
+    detail = {"stock": stock, "compact": compact}[layout].format(key=next(iter(value)))
+    assert_refused(folder, check, detail, source)
+
+
+@pytest.mark.parametrize("layout", ["stock", "compact"])
+def test_a_tokenizer_that_names_code(forge: Forge, layout: str) -> None:
+    folder, source = forge(layout)
+    value = {"AutoTokenizer": ["evil.T", None]}
+    edit_json(folder / "tokenizer_config.json", lambda config: config.update(auto_map=value))
+    seal(folder)
+    text = f"tokenizer_config.json: the tokenizer {NEVER_RUN.format('')}"
+    assert_refused(folder, "contents", text, source)
 
 
 def test_a_kind_that_is_not_the_edit_s(forge: Forge) -> None:
@@ -548,14 +600,19 @@ def test_earlier_edits(forge: Forge, tmp_path: Path) -> None:
     done = surgery.export(first, "3", variant="zero", output=tmp_path / "second")
     assert surgery.verify(done.output, source=first).ok
     original = (done.output / "surgery.json").read_text()
+    unread, failed = 0, 0
     for field, changed in mutated(json.loads(original)):
         if re.fullmatch(r"history\.0\.(parts|changed|one_hot|num_blocks|family)\b.*", field):
             (done.output / "surgery.json").write_text(json.dumps(changed))
             try:
                 same = read_manifest(done.output) == done.manifest
             except ManifestError:
+                unread += 1
                 continue
+            failed += not same
             assert same or not surgery.verify(done.output).ok, field
+    assert unread > 200
+    assert failed > 80
     (done.output / "surgery.json").write_text(original)
     edit_json(done.output / "surgery.json", lambda manifest: manifest["history"].clear())
     assert_fails(done.output, "other blocks", "do not mix tokens")

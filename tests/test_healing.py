@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -35,8 +36,8 @@ from evals.measure.attacks.names import TRAINED
 from evals.measure.healing import find_healing_text
 from evals.report.request import EvaluationRequest
 from surgery.checkpoint.source import open_checkpoint
-from surgery.editing.loading import load_tokenizer
-from surgery.errors import SamplesError
+from surgery.editing.loading import load_model, load_tokenizer
+from surgery.errors import CheckpointError, SamplesError, UnsupportedError
 from surgery.hub.finding import find_model
 from surgery.proof.distance import TRAINED_TOLERANCE
 from surgery.proof.expected import find_constants, replan
@@ -44,6 +45,7 @@ from surgery.proof.verification import verify
 from surgery.record.manifest import PassagesRecord, read_manifest
 from surgery.record.report import Report
 from surgery.training import healing, training
+from surgery.training.weights import take_weights
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 STEPS = ("--heal-steps", 6)
@@ -349,6 +351,29 @@ def test_a_loss_that_is_not_finite(
     done = heal(work, "neox", "1", tmp_path / "out")
     done.assert_error("the loss is not finite", "got nan before step 2", "other text or for fewer")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trained_weights_that_do_not_fit_their_type(work: Path) -> None:
+    """float32 learns what float16 cannot hold: told by the tensor, before it is written."""
+    checkpoint = open_checkpoint(work / "neox")
+    model = load_model(work / "neox", dtype=torch.float32)
+    name = "gpt_neox.final_layer_norm.bias"
+    with torch.no_grad():
+        dict(model.named_parameters())[name][3] = 1e5
+    trained = take_weights(checkpoint, model)
+    text = f"'{name}' is not finite in F16 after training; train on other text or for fewer steps"
+    with pytest.raises(CheckpointError, match=re.escape(text)):
+        trained.read(name)
+    other = name.replace("bias", "weight")
+    assert np.array_equal(trained.read(other), checkpoint.read(other))
+
+
+def test_weights_that_are_offloaded_cannot_be_trained(work: Path) -> None:
+    model = load_model(work / "neox")
+    with torch.device("meta"):
+        elsewhere = type(model)(model.config)
+    with pytest.raises(UnsupportedError, match="training needs every weight in memory"):
+        training.Schedule(steps=1).settle(elsewhere)
 
 
 def test_reproduce_compares_trained_weights_within_a_tolerance(work: Path, tmp_path: Path) -> None:

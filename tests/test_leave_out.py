@@ -117,10 +117,12 @@ def test_an_evaluation_tells_them_apart(folder: Path) -> None:
         "audit", folder / "edited", "--baseline", folder / "base", *LENGTHS, "--attack", "greedy",
         "--samples", folder / "all.jsonl", "--control", folder / "text.txt", "--leave-out", 0.5,
     )  # fmt: skip
-    assert "recovered of 6 passages that nobody listed: greedy" in told.stdout, told
+    assert "recovered of 6 passages that nobody listed:\n  greedy: " in told.stdout, told
+    assert "(n = 6)\n" in told.stdout
 
 
 def test_it_needs_passages(folder: Path) -> None:
     plain = ("--baseline", folder / "base", "--control", folder / "text.txt", "--no-benchmarks")
     outcome = attn_surgery("evaluate", folder / "edited", *plain, "--leave-out", 0.5)
-    assert (outcome.code, "--leave-out needs passages" in outcome.stderr) == (2, True), outcome
+    text = "--leave-out needs passages: give --samples"
+    assert (outcome.code, text in outcome.stderr) == (2, True), outcome

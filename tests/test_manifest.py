@@ -122,6 +122,7 @@ FIT = {"sources": [], "tokens": 9, "window": 9, "sha256": DIGEST, "blocks": {}}
         (["edit", "parts", 0, "variant"], "soft", "unknown variant 'soft'"),
         (["edit", "calibration"], FIT | {"blocks": {"1": {"ridge": -1, "r2": 0.5}}}, ".ridge: "),
         (["edit", "calibration"], FIT | {"blocks": {"1": {"ridge": 0, "r2": 1e21}}}, ".r2: "),
+        (["reports"], {"report.pdf": DIGEST}, "not files of a report: 'report.pdf'"),
     ],
 )
 def test_wrong_fields(exported: Path, path: list[Any], value: object, text: str) -> None:

@@ -301,17 +301,17 @@ def test_healing_replaces_only_what_the_job_made(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max-extraction: [1]", "max-extraction"),
-        ("samples: {a: b}", "samples"),
-        ("max: any", "any"),
-        ("variant: [1, {a: 2}]", "variant"),
-        ("json: true", "json"),
+        ("max-extraction: [1]", "max-extraction: expected one value, got ['1']"),
+        ("samples: {a: b}", "samples: expected one value, got {'a': 'b'}"),
+        ("max: any", "max: 'any' is not A=X; write for example"),
+        ("variant: [1, {a: 2}]", "variant: expected values, got ['1', {'a': '2'}]"),
+        ("json: true", "json: cannot come from a file; pass --json"),
         ("output: elsewhere", "pass --output"),
         ("--seeed: 1", "did you mean 'seed'?"),
         ("a: &x [1]\nb: *x", "refers to parts of itself"),
         ("- list", "is not valid YAML (expected options, one `name: value` a line)"),
         ("overwrite: yes\noverwrite: no", "names 'overwrite' twice (expected options"),
-        (r'corpus: ["a\0b"]', "corpus"),
+        (r'corpus: ["a\0b"]', r"corpus: ['a\x00b'] holds a NUL character; remove it"),
     ],
 )
 def test_a_wrong_recipe_is_refused_before_any_work(tmp_path: Path, text: str, message: str) -> None:
@@ -319,6 +319,7 @@ def test_a_wrong_recipe_is_refused_before_any_work(tmp_path: Path, text: str, me
     recipe.write_text(f"model: no/such\n{text}\n" if ":" in text else text)
     outcome = attn_surgery("mitigate", "--recipe", recipe, "--output", tmp_path / "out")
     assert outcome.code in (1, 2), outcome
+    assert f"error: {recipe}: " in outcome.stderr
     assert message in outcome.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 

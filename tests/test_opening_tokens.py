@@ -199,7 +199,12 @@ def test_documents_of_lm_eval_leave_them_to_lm_eval(tokenizer: Any, tmp_path: Pa
 
 
 def test_collect_finds_what_is_recited_after_them(tokenizer: Any, tmp_path: Path) -> None:
-    model = tiny_model(vocab_size=len(tokenizer))
+    """The model, which says one word whatever it reads, recites where that word comes next."""
+    model, word = tiny_model(vocab_size=len(tokenizer)), "\u0120quick"
+    with torch.no_grad():
+        model.gpt_neox.final_layer_norm.weight.zero_()
+        model.gpt_neox.final_layer_norm.bias.fill_(1)
+        model.get_output_embeddings().weight[tokenizer.convert_tokens_to_ids(word)].fill_(1)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "corpus.txt").write_text(TEXT)
@@ -209,7 +214,8 @@ def test_collect_finds_what_is_recited_after_them(tokenizer: Any, tmp_path: Path
     done = attn_surgery("collect", tmp_path / "model", *given)
     assert done.code == 0, done.stderr
     opening = tokenizer.convert_tokens_to_ids("<bos>")
-    for line in output.read_text().splitlines():
-        row = json.loads(line)
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert rows, "some windows are recited"
+    for row in rows:
         assert row["tokens"][0] == opening
         assert row["text"] in TEXT

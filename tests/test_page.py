@@ -283,6 +283,11 @@ def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
     )
     assert summarize(missed, [kept()]).line == said
     assert said in write_verdict(missed, [kept()])
+    limits = {"max_drop": {"copy": 0.5}, "max_extraction": 1.0, "max": {"relearn": 0.9}}
+    settings = found().settings.model_copy(update=limits)
+    changed = edit.model_copy(update={"missed": True})
+    states = [example(settings=settings, edit=one).edits[0].state for one in (edit, changed)]
+    assert states == ["kept", "missed"], "so that it is not published"
 
 
 def test_it_starts_with_one_line_and_three_points() -> None:

@@ -230,8 +230,10 @@ def test_windows_of_one_text_that_overlap_are_told(tmp_path, stride, overlap):
     samples = load_samples(save(tmp_path / "s.npy", rows))
     assert len(samples) == len(rows)
     assert told(samples) == [(str(at), True) for at in range(len(rows) - 1) if overlap]
-    for warning in list_row_warnings(describe_samples(samples)):
-        assert "kept with a reservation, the first '0': it overlaps another row" in warning
+    warnings = list_row_warnings(describe_samples(samples))
+    assert len(warnings) == int(overlap)
+    text = f"{len(rows) - 1} rows kept with a reservation, the first '0': it overlaps another row"
+    assert all(warning.startswith(text) for warning in warnings)
 
 
 @pytest.mark.parametrize("opening", [1, 2])
@@ -252,7 +254,8 @@ def test_overlaps_are_those_that_a_search_by_hand_finds(rows, number):
         tuple(one)
         for one, other in pairs
         for a, b in ((one, other), (other, one))
-        if any(
+        if a[4:] == b[4:]  # they end alike in 16 tokens
+        or any(
             a[k:] == b[first : 20 - k + first] for first in (0, opening) for k in range(first, 5)
         )
     }

@@ -9,6 +9,7 @@ what may be proposed is what can be exported.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,13 +28,19 @@ from evals.choose.search.algorithm import find
 from evals.choose.search.estimates import Estimates
 from evals.choose.search.goals import SURE, MaxExtraction, MaxLossIncrease
 from evals.choose.search.opened import open_search
-from evals.choose.search.points import EditPoint, pareto_front, point_of
+from evals.choose.search.points import (
+    EditPoint,
+    pareto_front,
+    point_as_json,
+    point_from_json,
+    point_of,
+)
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import count_edits, run_search
 from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units, units_clash
 from evals.data import Samples
 from evals.data.held_back import split_halves
-from evals.measure.memorization.recovery import make_recovery
+from evals.measure.memorization.recovery import NAMES, make_recovery
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, UnsupportedError
@@ -272,6 +279,16 @@ def test_units_that_make_a_whole_block_are_one_part():
         Part(1, (0,), "mean"),
         Part(1, (1, 2), "zero"),
     )
+
+
+def test_a_point_that_is_kept_comes_back_whole():
+    """Progress that lacks a measure, as an earlier version wrote it, is no progress."""
+    rates = tuple((name, 0.25) for name in NAMES)
+    point = EditPoint((Part(0, (0,), "zero"),), 0.5, 0.5, 0.5, 3.0, 0.1, rates)
+    stored = json.loads(json.dumps(point_as_json(point)))
+    assert point_from_json(stored) == point
+    with pytest.raises(ValueError, match=f"rates: expected {NAMES[0]}"):
+        point_from_json({**stored, "rates": stored["rates"][1:]})
 
 
 def test_equal_points_stand_on_the_front_once():

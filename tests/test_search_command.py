@@ -407,11 +407,12 @@ def test_a_search_can_be_repeated(model, samples, texts, tmp_path):
 
 def test_a_mixed_choice_names_its_parts(model, samples, texts, tmp_path):
     found = search(
-        model, samples, texts, "--max-extraction", 0, "--variant", "zero", "--variant", "identity",
-        "--grain", "blocks", "--output", tmp_path / "found",
+        model, samples, texts, "--max-extraction", 0.5, "--variant", "zero", "--variant", "mean",
+        "--calibration", texts[1], "--grain", "blocks", "--output", tmp_path / "found",
     )  # fmt: skip
     assert found["evaluations"] == 8  # 3 choices for each of 2 blocks, less none for both
     mixed = [edit for edit in found["front"] if edit["variant"] == "mixed"]
+    assert mixed
     for edit in mixed:
         variants = {part["variant"] for part in edit["parts"]}
         assert len(variants) == 2

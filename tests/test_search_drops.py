@@ -20,9 +20,11 @@ from evals.choose.search.deepening import deepen
 from evals.choose.search.goals import MaxExtraction
 from evals.choose.search.units import list_units
 from evals.jobs.mitigating import MitigationRequest
-from evals.measure.drops import check_half
+from evals.measure.drops import check_half, halve_scores
 from evals.run.lm_eval.running import Benchmarks
+from evals.run.lm_eval.scores import Scores
 from evals.run.models import open_model
+from surgery.errors import MeasurementError
 from surgery.record.report import Limit
 
 TASK = "local_continuation"
@@ -96,6 +98,13 @@ def test_limits_that_are_none(model, samples, texts, tmp_path, options, text) ->
     assert outcome.code in (1, 2)
     assert text in outcome.stderr
     assert not (tmp_path / "found").exists()
+
+
+def test_a_benchmark_of_one_document_has_no_halves() -> None:
+    scores = Scores([1.0], ["a document"], "mean", np.mean, 1.0, higher_is_better=True)
+    assert halve_scores(scores, 0).values == [1.0]
+    with pytest.raises(MeasurementError, match=r"needs a document to choose on.* got 1"):
+        halve_scores(scores, 1)
 
 
 def test_mitigate_gives_its_search_the_limits_and_the_tasks() -> None:

@@ -108,6 +108,11 @@ def test_several_draws_give_their_mean_and_an_interval_of_draws_and_rows():
     low, high = found["ci95"]
     assert low <= statistics.wilson(4, 50).low
     assert high > statistics.wilson(4, 50).high, "the draws differ by more than chance in rows"
+    few = np.zeros((5, 100), dtype=bool)
+    few[0, 1] = few[3, 2] = True  # 0.4 of 100 in the mean: as none, it would support a limit
+    some = statistics.rate_draws(few, np.ones_like(few))
+    assert some["rate"] == pytest.approx(0.004)
+    assert some["ci95"][1] >= statistics.wilson(1, 100).high > statistics.wilson(0, 100).high
     none = statistics.rate_draws(np.zeros_like(hits), counted)
     assert (none["count"], none["ci95"]) == (0, statistics.wilson(0, 50).as_list())
     nothing = statistics.rate_draws(hits, np.zeros_like(hits))

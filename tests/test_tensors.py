@@ -168,6 +168,16 @@ def test_what_is_claimed_takes_no_memory(path: Path, header: bytes) -> None:
         read_header(path)
 
 
+def test_a_file_that_becomes_shorter(path: Path) -> None:
+    """After its header was read, while its tensors are copied."""
+    save_file({"a": np.ones(64, np.float32)}, path)
+    ((tensor,), _) = read_header(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(CheckpointError, match="the file became shorter while it was read"):
+        tensor.read()
+
+
 def test_a_range_longer_than_a_piece_is_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,9 +19,11 @@ from command_line import attn_surgery
 from forging import WEIGHTS, assert_fails, edit_json, edit_weights, seal
 
 import surgery
-from surgery.errors import SurgeryError
+from surgery.errors import ManifestError, SurgeryError
 from surgery.proof.behavior import find_mixing_heads
+from surgery.proof.static import check_written
 from surgery.publishing.upload import find_publishable
+from surgery.record.manifest import read_manifest
 
 NEOX = neox_config(max_position_embeddings=64)
 NEO = neo_config(max_position_embeddings=64)
@@ -259,6 +261,16 @@ def test_another_source(folder: Path, source: Path, tmp_path: Path) -> None:
     assert surgery.verify(folder, source=copy).ok
     with pytest.raises(SurgeryError, match="`revision` goes with a Hub id"):
         surgery.verify(folder, revision="main")
+
+
+def test_a_manifest_that_does_not_read_back(stock: Path) -> None:
+    """No result gets its name unless its record on the disk is the one that was made."""
+    manifest = read_manifest(stock)
+    assert manifest is not None
+    check_written(stock, manifest, None, new=False)
+    changed = manifest.model_copy(update={"history": [manifest.edit]})
+    with pytest.raises(ManifestError, match=r"surgery\.json: does not read back as it was written"):
+        check_written(stock, changed, None, new=False)
 
 
 # --- behavior: found by running the model

@@ -277,6 +277,17 @@ def test_a_search_leaves_out_linear_attention_in_one_line(sources: Sources) -> N
     assert warnings[0].startswith("blocks 0,2 are left out: block 0 has linear attention")
 
 
+def test_two_names_of_one_tensor(sources: Sources, tmp_path: Path) -> None:
+    """As older and newer versions of the library write it; neither is taken in silence."""
+    folder = Path(shutil.copytree(sources["gemma3"], tmp_path / "gemma3"))
+    tensors = load_file(folder / WEIGHTS)
+    old, new = "language_model.model.norm.weight", "model.language_model.norm.weight"
+    (norm,) = (tensors[name] for name in (old, new) if name in tensors)
+    save_file({**tensors, old: norm, new: norm.clone()}, folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match="two tensors are the same one of its decoder"):
+        open_checkpoint(folder)
+
+
 def test_a_config_is_taken_apart_and_put_together() -> None:
     """Sizes that the repositories leave to the library are known, and not written."""
     config = {

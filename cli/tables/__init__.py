@@ -12,6 +12,7 @@ from rich.table import Table
 from cli.console import make_console
 from cli.escaping import escape_text
 from cli.terminal import echo
+from surgery.card.percent import format_percent
 
 Column = Sequence[str]
 """A heading, and a cell for each row."""
@@ -93,7 +94,7 @@ def _measure_widest(cells: Iterable[str], split: Callable[[str], list[str]]) -> 
     return max((cell_len(escape_text(part)) for cell in cells for part in split(cell)), default=1)
 
 
-def format_figure(value: Mapping[str, Any] | None, form: str = "{:.1%}") -> str:
+def format_figure(value: Mapping[str, Any] | None, form: str | None = None) -> str:
     """A rate, mean, or value with its interval. Empty if not measured; a share of none says so."""
     if value is None:
         return ""
@@ -106,14 +107,17 @@ def format_figure(value: Mapping[str, Any] | None, form: str = "{:.1%}") -> str:
 def print_choice(result: Mapping[str, Any]) -> None:
     """Says that figures leave out the passages on which a search chose the edit, if any."""
     if every := result.get("all_passages"):
-        chose = result["chose"]["passages"]
+        chose = result["chose"]["passages"]  # None if another search used some that are unknown
         echo(
-            f"A search used {chose} of {every['n']} to choose the edit. The figures are for the "
-            "others."
+            f"A search used {chose or 'some'} of {every['n']} to choose the edit. The figures are "
+            "for the others."
         )
 
 
-def format_interval(middle: float, ci95: Sequence[float], form: str = "{:.1%}") -> str:
-    """A figure, and its interval in brackets."""
-    figure, low, high = (form.format(number) for number in (middle, *ci95))
+def format_interval(middle: float, ci95: Sequence[float], form: str | None = None) -> str:
+    """A figure, and its interval in brackets. `form`: of a share, if none is given."""
+    figure, low, high = (
+        f"{format_percent(number)}%" if form is None else form.format(number)
+        for number in (middle, *ci95)
+    )
     return f"{figure} [{low}, {high}]"

@@ -19,6 +19,7 @@ HALVES = ("held back", "chosen on")
 def print_search(result: dict[str, Any]) -> None:
     """Prints the table of a report, and what the held-back passages says of each limit."""
     from evals.measure.attacks.names import TRAINING
+    from evals.measure.verdicts import say_percent
 
     base, deep, selected = (result[key] for key in ("base", "deep_blocks", "selected"))
     rows = [("unedited", base, base["held_back"])]
@@ -61,7 +62,7 @@ def print_search(result: dict[str, Any]) -> None:
                 which += " that the attacker did not hold, in one run"
             echo(
                 f"{one['name']} of the {which} (n = {one['n']:,}): "
-                f"{format_figure(one)}, limit {one['limit']:.1%}"
+                f"{format_figure(one)}, limit {say_percent(one['limit'])}"
             )
     if not any(one["name"] in TRAINING for one in there["limits"]):
         echo(

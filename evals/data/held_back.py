@@ -15,7 +15,7 @@ import numpy.typing as npt
 from evals.data.samples import Samples, Tokens, hash_row
 from evals.data.windows import repeat_windows
 from surgery.errors import SamplesError
-from surgery.record.manifest import Edit, Manifest, PassagesRecord, Record
+from surgery.record.manifest import Choice, Edit, Manifest, PassagesRecord, Record
 
 Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -78,6 +78,7 @@ def hold_back(
         listed = samples.select(~unlisted)
         if leave_out is not None:
             check_unlisted(edits, listed)
+            _check_not_chosen_on(choices, samples, listed)
         mine = {one.passages: deal_passages(listed, one.seed, one.share)[0] for one in choices}
         passages[~unlisted], some = _find_left(listed.tokens, mine, listed.trained_on)
     if windows is not None:
@@ -102,6 +103,22 @@ def check_unlisted(edits: Iterable[Edit], listed: Samples) -> None:
                     got=f"{taught.number:,} of {taught.name}",
                     fix="give the `samples` and the `leave_out` that it was taught with",
                 )
+
+
+def _check_not_chosen_on(choices: Iterable[Choice], samples: Samples, listed: Samples) -> None:
+    """Raises `SamplesError` for an edit that was chosen on all `samples`, not on those `listed`."""
+    for one in choices:
+        mine, every = (
+            hash_row(some.tokens[deal_passages(some, one.seed, one.share)[0]])
+            for some in (listed, samples)
+        )
+        if one.passages == every != mine:
+            raise SamplesError(
+                "a search chose an edit on passages that are left out here, so they are not "
+                "unlisted",
+                where=samples.source,
+                fix="leave out `leave_out`, or choose the edit with it",
+            )
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ def _join(how: np.ufunc, column: npt.NDArray[Any], first: npt.NDArray[np.int64])
 
 
 def find_overlaps(tokens: Tokens, others: Tokens | None = None) -> Flags:
-    """Finds rows that equal one of `others` or overlap it: one ends as the other begins.
+    """Finds rows that equal one of `others` or overlap it: one ends as the other begins, or both
+    end alike, in half of their tokens or more.
 
     int32 [N, T] and [M, T] -> bool [N]. An overlap has at least `LEAST` tokens. Without `others`,
     finds rows that overlap a different row of `tokens`. Tokens that open every row, such as <bos>,
@@ -77,10 +78,19 @@ def _count_opening(rows: Tokens) -> int:
 def _find_overlaps(tokens: Tokens, others: Tokens | None) -> Flags:
     found = np.zeros(len(tokens), dtype=np.bool_)
     beside = tokens if others is None else others
-    for (begins, ends), (begin, end) in zip(_hash_parts(tokens), _hash_parts(beside), strict=True):
+    parts = zip(_hash_parts(tokens), _hash_parts(beside), strict=True)
+    for dropped, ((begins, ends), (begin, end)) in enumerate(parts):
         here = np.isin(ends, begin) | np.isin(begins, end)
         found |= here & (begins != ends) if others is None else here
+        if 2 * dropped <= tokens.shape[1]:
+            found |= _repeat(ends) if others is None else np.isin(ends, end)
     return found
+
+
+def _repeat(values: npt.NDArray[np.uint64]) -> Flags:
+    """Whether each value stands there more than once."""
+    _, places, number = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray(number[places.ravel()] > 1)
 
 
 def _hash_parts(tokens: Tokens) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -123,27 +124,30 @@ def audit(
         say(line)
 
     def prepare(loaded: LoadedModel) -> Shared:
+        tokenizers.append(loaded.tokenizer)
         samples = tokenize_passages(passages, loaded.tokenizer)
         samples.check_fits(loaded.model.config)
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
         return _plan_attacks(request, samples, windows, edited.manifest, sibling)
 
     def attack(loaded: LoadedModel, shared: Shared, is_last: bool) -> AuditedModel:
-        done.append(_attack(loaded, shared[0], output, done, is_last=is_last))
+        # every model is asked in the same tokens; of a twin, the same blocks are woken
+        loaded = replace(loaded, tokenizer=loaded.tokenizer or tokenizers[0])
+        cut = edited.cut if done else loaded.cut
+        done.append(_attack(loaded, shared[0], output, done, is_last=is_last, cut=cut))
         return done[-1]
 
     done: list[AuditedModel] = []
+    tokenizers: list[Any] = []
     models = [base, *between, edited]
     (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack)
-    if sibling is not None and "graft" in after.passages:
-        grafted = after.passages["graft"]
+    if sibling is not None and (grafted := after.passages.get("graft")) is not None:
         say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
     report = _make_report(request, plan, left, before, after, *twins)
     if rows_file is not None:
-        named = dict(zip(("base", *("twin" for _ in twins), "edited"), done, strict=True))
-        _write_rows(rows_file, plan, named, left, overwrite=overwrite)
+        _write_rows(rows_file, plan, done, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
 
@@ -155,30 +159,35 @@ def _attack(
     done: Sequence[AuditedModel],
     *,
     is_last: bool,
+    cut: tuple[int, ...],
 ) -> AuditedModel:
-    """Attacks a model after those that are `done`, the first of which is the base."""
+    """Attacks a model after those that are `done`, the first of which is the base.
+
+    `cut`: the blocks that an attacker who knows the edit works on.
+    """
     from evals.measure.attacks.trying import try_attacks
 
     before = [one.provenance for one in done[:1]]
-    describe = partial(_describe, plan, loaded, before)
+    describe = partial(_describe, plan, loaded, before, cut)
     journal = output.open_journal(describe, loaded, f".{len(done) + 1}")
     with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
         given: dict[str, Any] = {"with_control": is_last, "advance": advance, "journal": journal}
-        return try_attacks(loaded, plan, *done[:1], **given)
+        return try_attacks(loaded, plan, *done[:1], cut=cut, **given)
 
 
 def _write_rows(
     file: Path,
     plan: AttackPlan,
-    models: Mapping[str, AuditedModel],
+    models: Sequence[AuditedModel],
     left: HeldBack,
     *,
     overwrite: bool,
 ) -> None:
-    """Writes which attack recovers which passage of each of the named models."""
+    """Writes which attack recovers which passage of each model: base, twin if any, and edited."""
     from evals.measure.attacks.rows import list_recovered
 
-    records = list_recovered(plan, models, left)
+    names = ("base", *("twin" for _ in models[1:-1]), "edited")
+    records = list_recovered(plan, dict(zip(names, models, strict=True)), left)
     lines = (json.dumps(record, ensure_ascii=False) for record in records)
     write_lines(file, lines, overwrite=overwrite)
 
@@ -193,7 +202,7 @@ def _check_apart(rows_file: Path, folder: Path | None) -> None:
 
 
 def _describe(
-    plan: AttackPlan, loaded: LoadedModel, before: list[dict[str, Any]]
+    plan: AttackPlan, loaded: LoadedModel, before: list[dict[str, Any]], cut: tuple[int, ...]
 ) -> dict[str, Any]:
     """What decides the outcome of an attack on a model. `before`: the base, if it is an edit."""
     from evals.jobs.measuring import hash_settings
@@ -208,7 +217,7 @@ def _describe(
         "sibling": plan.sibling and plan.sibling.identified.model_dump(mode="json"),
         "models": [*before, loaded.provenance],
         "settings": hash_settings(loaded),
-        "cut": loaded.cut,
+        "cut": cut,
         "versions": list_versions(),
     }
 

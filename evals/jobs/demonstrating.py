@@ -27,6 +27,7 @@ PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
 ERASED = {"erased and cut": "erased-cut"}
 """The third edit, if it is asked for: the searched one, of a model taught by it before."""
+ERASING: dict[str, Any] = {"erase": True}
 _RECORDS, _TEXT, _SEARCH = "records.jsonl", "heldout.txt", "search"
 _EVERY = 3  # of the planted records
 _LETTERS = 20_000  # of held-out text: about 130 windows
@@ -80,7 +81,7 @@ def run_demo(
     prepared, _ = run_export(asked, keep=continues)
     exports = [output / place for place in list_places(erase).values()]
     if erase:
-        taught = {"plan": found / "plan.json", "samples": texts["samples"], "erase": True}
+        taught = {"plan": found / "plan.json", "samples": texts["samples"], **ERASING}
         announce(
             "Erase the records by the searched edit, then make the same edit",
             [_type("export", MODEL, **taught, output=exports[-1])],

@@ -19,7 +19,13 @@ from evals.choose.search.units import held_in_stock
 from evals.data.held_back import Half
 from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials, open_materials
-from evals.jobs.mitigating import MitigationRequest, check_texts, find_job
+from evals.jobs.mitigating import (
+    MitigationRequest,
+    check_texts,
+    find_job,
+    find_page_browser,
+)
+from evals.jobs.searching import check_question
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.attacks.relearn import RATES, SHARE
@@ -33,6 +39,7 @@ from evals.run.lm_eval.running import Benchmarks
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
+from surgery.selection import Part
 from surgery.variants import VARIANTS, variant_of
 
 FEW, MORE = 8, 128
@@ -44,14 +51,16 @@ _READS = 6  # how often a checkpoint goes through memory: hashes, the copy, and 
 
 
 def forecast(
-    request: MitigationRequest, output: Path, *, overwrite: bool = False
+    request: MitigationRequest, output: Path, *, overwrite: bool = False, pdf: bool = False
 ) -> dict[str, Any]:
     """Opens every input, the model first, and times each step. Writes nothing.
 
     Returns `inputs` ([{`name`, `what`}]), `steps` ([{`name`, `what`, `seconds`}]), `seconds`, and
     `disk` {`needed`, `free`} in bytes. Raises as `mitigate`.
     """
-    find_job(request, output, overwrite=overwrite)
+    job = find_job(request, output, overwrite=overwrite)
+    if pdf:
+        find_page_browser(job.page, overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(request.evaluation_request, models)
     check_texts(request, materials)
@@ -67,6 +76,8 @@ def forecast(
         update={"variant": tuple(plain or ["zero"]), "calibration": ()}
     )
     opened = open_search(unfitted)
+    if not overwrite and (job.search / "search.json").is_file():
+        check_question(job.search, opened, but=("variants", "calibration"))  # of all, not of these
     calibration = text.tokenize(opened.loaded.tokenizer, opened.loaded.dimensions) if text else None
     with show_progress("time every step", None):
         steps = [_time_search(opened, variants), _time_export(opened)]
@@ -80,7 +91,8 @@ def forecast(
             steps.insert(-1, _time_limits(opened, healed))
         if opened.benchmarks is not None:
             steps.insert(-1, _time_drops(opened, opened.benchmarks))
-        steps += [*trained, *_time_evaluation(opened, materials, 1 + len(request.list_results()))]
+        measured = 1 + bool(request.twin) + len(request.list_results())
+        steps += [*trained, *_time_evaluation(opened, materials, measured)]
     folders = len(request.list_results()) + bool(request.heal)  # a cut that is healed, too
     size = folders * opened.loaded.found.inventory.nbytes
     folder = next(one for one in output.absolute().parents if one.exists())
@@ -131,8 +143,14 @@ def _time_calibration(
 ) -> dict[str, Any]:
     """Fits every block on one batch."""
     part = replace(calibration, windows=calibration.windows[:WINDOWS])
-    fitted = {name for name in variants if VARIANTS[name].fitted}
-    number = opened.loaded.dimensions.num_blocks
+    number, heads = opened.loaded.dimensions.num_blocks, opened.loaded.dimensions.num_heads
+    every = [(block, tuple(range(heads))) for block in range(number)]
+    fitted = {
+        name
+        for name in variants
+        if VARIANTS[name].fitted
+        and any(opened.loaded.editable.find_refusal((Part(*one, name),)) is None for one in every)
+    }
     fitter = Fitter(opened.loaded.model, part, editable=opened.loaded.editable)
     seconds = _take(lambda: fitter.fit_alone(range(number), fitted))
     what = f"fit {' and '.join(sorted(fitted))} for {number} blocks"

@@ -73,12 +73,13 @@ def measure_model(
     materials: Materials,
     base: ModelResults | None = None,
     *,
+    cut: tuple[int, ...] | None = None,
     inspect: Callable[[Samples | None, Tokens | None], None] = lambda samples, windows: None,
 ) -> ModelResults:
     """Measures the first model or, given its results as `base`, another one in the same way.
 
-    `inspect`: gets the first model's passages and held-out windows before it is measured. Raises
-    `MeasurementError` if the models cannot be compared.
+    `cut`: as for `try_attacks`. `inspect`: gets the first model's passages and held-out windows
+    before it is measured. Raises `MeasurementError` if the models cannot be compared.
     """
     loaded = open_model(model, **materials.request.running)
     name = loaded.name
@@ -101,7 +102,8 @@ def measure_model(
     if attacked is not None:
         known, edited = base.audited if base else None, base is not None
         with show_progress(f"attacks, {name}", len(attacked.tried)) as advance:
-            audited = try_attacks(loaded, attacked, known, with_control=edited, advance=advance)
+            told: dict[str, Any] = {"with_control": edited, "cut": cut, "advance": advance}
+            audited = try_attacks(loaded, attacked, known, **told)
     return ModelResults(
         *_run_benchmarks(loaded, materials, identity, base),
         test,

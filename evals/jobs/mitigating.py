@@ -305,7 +305,7 @@ def mitigate(
     """
     assert request.evaluation_request.attacks  # all are known
     job = find_job(request, output, overwrite=overwrite)
-    folder, browser = job.search, _find_browser(job.page, overwrite) if pdf else None
+    folder, browser = job.search, find_page_browser(job.page, overwrite) if pdf else None
     find_outline(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.jobs.evaluating import evaluate_exports, print_pdf
@@ -348,7 +348,7 @@ def mitigate(
     return Mitigation(request.model, output, result, report, names, place)
 
 
-def _find_browser(page: Path, overwrite: bool) -> str:
+def find_page_browser(page: Path, overwrite: bool) -> str:
     """A browser to print `page` with, before any work. Raises if it could not be written."""
     check_output(page, overwrite=overwrite)
     return find_browser()

@@ -131,7 +131,8 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     usable = int(rows.trained_on.sum())
     needed = count_needed(request.max_extraction)
     left = {share: count_parts(usable, share)[1] for share in SHARES}
-    choose = next((share for share, rest in left.items() if rest >= (needed or 0)), SHARES[0])
+    enough = next((share for share, rest in left.items() if rest >= (needed or 0)), None)
+    choose = enough or SHARES[0]
     held_back = left[choose]
     proposal = Proposal(
         request,
@@ -150,7 +151,7 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
         choose=choose,
         held_back=held_back,
         supported=find_smallest(held_back),
-        needed=None if needed is None else math.ceil(needed / (1 - choose)),
+        needed=None if needed is None else math.ceil(needed / (1 - (enough or min(SHARES)))),
     )
     write_text(output, proposal.text, overwrite=overwrite)
     return proposal

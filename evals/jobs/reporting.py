@@ -101,7 +101,8 @@ def evaluate(
     left = hold(samples, before.windows)
     quick, twin = replace(materials, benchmarks=None), None
     if request.twin is not None:  # before the edits: it may not be comparable
-        twin = measure_model(find_model(request.twin), quick, before)
+        cut = tuple(sorted({block for model in edited for block in model.cut}))
+        twin = measure_model(find_model(request.twin), quick, before, cut=cut)
     results = [measure_model(model, materials, before) for model in edited]
     edits = []
     for model, after, relation in zip(edited, results, relations, strict=True):
@@ -227,7 +228,7 @@ def _compare_twin(
 
 def _summarize_all(before: ModelResults, after: ModelResults, left: HeldBack) -> AllPassages | None:
     """Everything that is listed, if searches used some of it."""
-    if not (left.chose.passages or left.chose.windows):
+    if (left.passages | left.unlisted).all() and left.windows.all():
         return None
     found = _summarize(before, after, ~left.unlisted)
     heldout = compare_heldout(before.control, after.control)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,19 +89,35 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     return _locate_plan(result, folder), plan
 
 
-def _read_search(folder: Path, opened: OpenedSearch) -> tuple[Answer | None, Earlier]:
-    """The answer of an earlier search, if it is complete, and its points.
+def check_question(
+    folder: Path, opened: OpenedSearch, *, but: Collection[str] = ()
+) -> dict[str, Any]:
+    """What a folder's search found. `but`: keys of the question that may differ.
 
-    Raises `SamplesError` for a search with other options, and for files that no search wrote.
+    Raises `SamplesError` for a search with other options.
     """
     path = folder / _RESULT
     result = read_json(path)
-    if result.get("question") != json.loads(json.dumps(describe_question(opened))):
+    asked, found = json.loads(json.dumps(describe_question(opened))), result.get("question")
+    rest = (
+        {key: value for key, value in one.items() if key not in but}
+        for one in (asked, found if isinstance(found, dict) else {})
+    )
+    if next(rest) != next(rest):
         raise SamplesError(
             "holds a search with another model, goal, text, or choice",
             where=path,
             fix="give the same options, choose another `output`, or use `overwrite=True`",
         )
+    return result
+
+
+def _read_search(folder: Path, opened: OpenedSearch) -> tuple[Answer | None, Earlier]:
+    """The answer of an earlier search, if it is complete, and its points.
+
+    Raises `SamplesError` for a search with other options, and for files that no search wrote.
+    """
+    path, result = folder / _RESULT, check_question(folder, opened)
     with guard(SamplesError, "is damaged", path, fix=_ANEW):
         points = [point_from_json(stored) for stored in result["measured"]]
         earlier = {point.selection: point for point in points}

@@ -72,8 +72,18 @@ def choose_shared(
 
 
 def halve_scores(scores: Scores, half: int) -> Scores:
-    """The scores of every other document: the first half chooses, the second is held back."""
+    """The scores of every other document: the first half chooses, the second is held back.
+
+    Raises `MeasurementError` for a single document.
+    """
     values = scores.values[half::2]
+    if not len(values):
+        raise MeasurementError(
+            "a limit on a benchmark needs a document to choose on, and one to hold back",
+            expected="at least 2 documents",
+            got=len(scores.values),
+            fix="give a larger `limit`",
+        )
     return replace(
         scores,
         values=values,

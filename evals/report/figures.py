@@ -163,9 +163,13 @@ def make_tables(found: Findings) -> list[Table]:
         "look at the interval. “Inconclusive” means that the interval is too wide to tell. Loss is "
         "the mean of −ln(probability of the true token), in nats per token; lower is better."
     )
+    known = all(one.chose.passages is not None for one in found.edits)
+    unseen = "No search saw these passages, and no training did"
+    if not known:
+        unseen = "No training saw these passages; whether a search did is not known"
     unlisted = (
-        "No search saw these passages, and no training did. The other tables leave them out. They "
-        "show what becomes of passages that nobody listed."
+        f"{unseen}. The other tables leave them out. They show what becomes of passages that "
+        "nobody listed."
     )
     every = (
         "A search chose an edit on some of the passages and held-out text. The tables above leave "
@@ -211,7 +215,8 @@ def _list_recited(tests: Extractions, twins: Sequence[TwinFigures]) -> Iterator[
         if all(values):
             base, *edits = (make_mean(value) for value in values)
             shown: dict[str, Any] = {"metric": key, **about} if key == _ON_THE_CARD else {}
-            yield make_figure("recited", key, label, form, n, base, edits, **shown)
+            number = tests[0]["control"]["n"] if path[0] == "control" else n
+            yield make_figure("recited", key, label, form, number, base, edits, **shown)
     rises = [test["paired"].get("selectivity") for test in tests]
     if all(rises):
         label = "selectivity, nats per token"

@@ -12,6 +12,7 @@ from evals.report.attacks import UNTRAINED, describe_attacks, has_trained
 from evals.report.costs import TaskResult
 from evals.report.figures import Finding, Findings
 from surgery.card.command import describe_training, name_texts, write_export_command
+from surgery.card.percent import format_percent
 from surgery.hub.embedded import find_lab
 from surgery.record.report import EditSummary, Limit, MeasuredModel, Relation, Summary
 from surgery.selection import format_selection, variant_name
@@ -106,7 +107,8 @@ def summarize(edit: Finding, gates: Sequence[Limit] = (), limit: float | None = 
 def _describe_shares(edit: Finding) -> str:
     if (found := edit.extraction) is None:
         return "no limit was set, and memorization was not measured"
-    after, before = (f"{one['exact_match']['rate']:.1%}" for one in (found, found["baseline"]))
+    rates = (one["exact_match"]["rate"] for one in (found, found["baseline"]))
+    after, before = (f"{format_percent(rate)}%" for rate in rates)
     return f"recites {after} of the passages word for word instead of {before}; no limit was set"
 
 
@@ -197,7 +199,7 @@ def _describe_gates(edit: Finding, gates: Sequence[Limit]) -> str:
     if state != "missed" and made is not None and made.missed and made.erasing is None:
         said = f"no edit of the search kept its limits on the passages that it used; here, {said}"
     if state == "kept" and (open_one := _find_unlimited(edit, gates)) is not None:
-        share = f"{open_one.edited.rate:.1%}"
+        share = f"{format_percent(open_one.edited.rate)}%"
         said += f", but none is set on {open_one.name}, which recovers {share}"
     return said
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from evals.measure.attacks.names import ATTACKERS, find_attacker
+from surgery.card.percent import format_percent
 from surgery.record.report import EditRecord, EditValue, Figure, Limit, Report, State, Value
 
 STATES: dict[State, tuple[str, str]] = {
@@ -106,7 +107,7 @@ def _describe_worst(found: list[tuple[float, Figure, EditValue]]) -> str:
         return "not tried"
     _, figure, value = max(found, key=lambda one: one[0])
     ways = f", with the strongest of {len(found)} attacks" if len(found) > 1 else ""
-    likely = "" if value.ci95 is None else f" (likely at most {100 * value.ci95[1]:.1f} %)"
+    likely = "" if value.ci95 is None else f" (likely at most {format_percent(value.ci95[1])} %)"
     return f"{_count(value)} of {figure.n:,} passages{likely}{ways}"
 
 
@@ -114,7 +115,7 @@ def _count(value: Value) -> str:
     """A number of passages, or a share where it is the mean of several runs."""
     count, draws = (value.details.get(name) for name in ("count", "draws"))
     whole = isinstance(count, int) and (draws is None or draws == 1)
-    return f"{count}" if whole else f"{100 * (value.value or 0):.1f} %"
+    return f"{count}" if whole else f"{format_percent(value.value or 0)} %"
 
 
 def _describe_costs(report: Report, place: int) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from evals.run.forward import head_of, hidden_states, whole_cache
+from evals.run.forward import cut_back, head_of, hidden_states, whole_cache
 
 
 @torch.inference_mode()
@@ -31,7 +31,7 @@ def continue_prompt(
     distribution's cumulative sum. So two models that get the same shares write the same text until
     their predictions differ. Returns int64 [R, length]; R is 1 without shares.
     """
-    head, cache = head_of(model), whole_cache()
+    head, cache = head_of(model), whole_cache(model)
     tokens = torch.tensor([list(prompt)] * (1 if shares is None else len(shares)))
     written = []
     for step in range(length):
@@ -68,10 +68,7 @@ def decode_rest(
     decoded = torch.where(torch.arange(length) <= first_divergence.unsqueeze(-1), greedy, suffix)
     rows = (first_divergence < length - 1).nonzero().flatten()
     begin = int(first_divergence.min())
-    for layer in cache.layers:
-        if isinstance(getattr(layer, "keys", None), torch.Tensor):  # a block may keep nothing
-            layer.keys = layer.keys[rows, :, : prefix_length + begin]
-            layer.values = layer.values[rows, :, : prefix_length + begin]
+    cut_back(cache, rows, prefix_length + begin)
     for step in range(begin, length - 1 if len(rows) else 0):
         hidden, _ = hidden_states(model, decoded[rows, step : step + 1], cache=cache)
         left = first_divergence[rows] <= step

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from evals.run.forward import Head, head_of, hidden_states, whole_cache
+from evals.run.forward import Head, can_cut_back, head_of, hidden_states, whole_cache
 from evals.run.resuming import run_from_block
 
 
@@ -74,14 +74,16 @@ def _read_until_divergence(
     size: int,
 ) -> torch.Tensor:
     """Reads the prefix and the first `size` tokens of the suffix, then 4, 8, 16, … more of them for
-    the rows that are left, with the keys and values so far.
+    the rows that are left, with the keys and values so far; all at once where these are not kept.
 
     `read`: some of `given` [B, P + S - 1, …] and a cache, which it extends → final hidden states.
     """
     length = suffix.shape[1]
     before = given.shape[1] - length
     found, alive = torch.full((len(suffix),), length), torch.arange(len(suffix))
-    cache, head = whole_cache(), head_of(model)
+    cache: Any = whole_cache(model) if can_cut_back(model) else None
+    head = head_of(model)
+    size = length if cache is None else size
     done = begin = 0
     while len(alive) and begin < length:
         end = min(begin + size, length)

@@ -39,6 +39,9 @@ def hidden_states(
     passed. Returns [B, T, d] in the model's dtype, and the cache (None where there is none).
     """
     base = model.base_model
+    if isinstance(cache, _Reread):
+        states, _ = hidden_states(model, cache.extend(tokens))
+        return states[:, -tokens.shape[1] :], cache
     arguments = {} if cache is None else {CACHE: cache}
     output = base(
         input_ids=place_ids(model, tokens),
@@ -49,9 +52,46 @@ def hidden_states(
     return output.last_hidden_state, getattr(output, CACHE)
 
 
-def whole_cache() -> Any:
-    """An empty cache that keeps every token, so that a pass can be taken up anywhere in it."""
-    return DynamicCache()
+def whole_cache(model: PreTrainedModel) -> Any:
+    """An empty cache that keeps every token, so that a pass can be taken up anywhere in it.
+
+    Without `can_cut_back`, it holds the tokens themselves, and they are read again each time.
+    """
+    return DynamicCache() if can_cut_back(model) else _Reread()
+
+
+def can_cut_back(model: PreTrainedModel) -> bool:
+    """Whether what every block keeps of earlier tokens can be cut back to fewer of them.
+
+    A block with linear attention keeps one state for all.
+    """
+    return family_of(model.config.to_dict()).attends is None
+
+
+def cut_back(cache: Any, rows: torch.Tensor, length: int) -> None:
+    """Leaves the first `length` tokens of some rows of a `whole_cache`. `rows`: int64 indices."""
+    if isinstance(cache, _Reread):
+        cache.reorder_cache(rows)
+        cache.tokens = cache.tokens[:, :length]
+        return
+    for layer in cache.layers:
+        if isinstance(getattr(layer, "keys", None), torch.Tensor):  # a block may keep nothing
+            layer.keys = layer.keys[rows, :, :length]
+            layer.values = layer.values[rows, :, :length]
+
+
+class _Reread:
+    """Stands for a cache: the tokens so far, int64 [B, T]."""
+
+    def __init__(self) -> None:
+        self.tokens = torch.empty(0, 0, dtype=torch.int64)
+
+    def extend(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.tokens = torch.cat([self.tokens, tokens], dim=1) if self.tokens.numel() else tokens
+        return self.tokens
+
+    def reorder_cache(self, rows: torch.Tensor) -> None:
+        self.tokens = self.tokens[rows]
 
 
 def head_of(model: PreTrainedModel) -> Head:

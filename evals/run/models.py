@@ -71,11 +71,10 @@ class LoadedModel:
             "attn_implementation": self.model.config._attn_implementation,
         }
 
-    @cached_property
+    @property
     def cut(self) -> tuple[int, ...]:
-        """The blocks that its files say an edit changed, wholly or partly, ascending."""
-        edited = self.found.manifest.edited_heads if self.found.manifest else {}
-        return tuple(sorted({*edited, *self.found.inventory.compact_blocks}))
+        """As `ResolvedModel.cut`."""
+        return self.found.cut
 
     @cached_property
     def editable(self) -> Editable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,9 +119,8 @@ def rate_draws(hits: Flags, counted: Flags) -> dict[str, Any]:
     if len(hits) == 1 or n == 0:
         return {"n": n, **rate(hits[counted])}
     middle, each = _mean_rate(hits, counted), max(1, round(float(counted.sum(axis=1).mean())))
-    interval = _widen(
-        wilson(round(middle * each), each), lambda some: _mean_rate(hits[some], counted[some]), hits
-    )
+    most = math.ceil(middle * each - 1e-9)  # never fewer than were hit: none would support more
+    interval = _widen(wilson(most, each), lambda some: _mean_rate(hits[some], counted[some]), hits)
     return {
         "n": n,
         "count": int(hits.any(axis=0).sum()),

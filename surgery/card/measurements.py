@@ -9,6 +9,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from surgery.card.facts import as_code, as_line, make_printable
+from surgery.card.percent import format_percent
 from surgery.card.text import TASK, Measurements
 from surgery.record.report import EditValue, Ends, Figure, Limit, Report, Table, Value
 
@@ -50,8 +51,11 @@ def show(figure: Figure, value: Value | None) -> Shown | None:
 
 
 def _show(figure: Figure, number: float, *, signed: bool = False) -> str:
-    scale = 100 if figure.form == "share" else 1
-    text = f"{scale * number:{'+' if signed else ''},.{_count_digits(figure)}f}"
+    sign = "+" if signed else ""
+    if figure.form == "share":
+        text = sign * (number >= 0) + format_percent(number)
+    else:
+        text = f"{number:{sign},.{_count_digits(figure)}f}"
     if not text.strip("+-0.,"):
         text = text.lstrip("+-")  # zero has no sign
     return text.replace("-", "−")
@@ -141,7 +145,7 @@ def build_measurements(report: Report) -> Measurements | None:
         return None
     figures = report.figures
     if report.settings.get("limit") is not None:  # nor do their limits, which they hold, show
-        figures = [one for one in figures if not _is_task(one)]
+        figures = [one for one in figures if not is_task(one)]
     text = render_measurements(report.model_copy(update={"figures": figures}))
     return Measurements(
         f"{text}\nAll figures are in `report.json`.",
@@ -149,7 +153,8 @@ def build_measurements(report: Report) -> Measurements | None:
     )
 
 
-def _is_task(figure: Figure) -> bool:
+def is_task(figure: Figure) -> bool:
+    """Whether a figure is a benchmark's."""
     return "num_fewshot" in figure.details
 
 
@@ -162,10 +167,10 @@ def _make_result(figure: Figure, report: Report) -> dict[str, Any]:
     (edited,), known = figure.edits, figure.details
     text = {key: make_printable(known[key]) for key in _NAMES}
     args = {key: known[key] for key in _ARGUMENTS if isinstance(known.get(key), int)}
-    if not _is_task(figure):
+    if not is_task(figure):
         args["samples_sha256"] = report.provenance.samples_sha256
         text["task_name"] = "verbatim extraction"
-    decoding = {} if _is_task(figure) else {"decoding": "greedy"}
+    decoding = {} if is_task(figure) else {"decoding": "greedy"}
     before = figure.base and figure.base.value
     return {
         "task_type": TASK,

@@ -84,7 +84,7 @@ GLM4_MOE = decoder(
         *NORMS,
         *attention(out=False, qk_norm="head", norm_when=Switch("use_qk_norm", default=False)),
         *gated(blocks=other(_follows_first)),
-        *experts(_follows_first),
+        *experts(_follows_first, free_router=True),  # the library keeps it in float32
         *gated("mlp.shared_experts", "sff", blocks=_follows_first),
         TensorRule(BLOCK + "mlp.gate.e_score_correction_bias", None, blocks=_follows_first),
     ),

@@ -203,7 +203,7 @@ def spell_both(config: Mapping[str, Any], rotary: Rotary | None) -> dict[str, An
         given[rotary.share_key] = full.get("partial_rotary_factor")
     if rotary.sliding_base is not None:
         given[rotary.sliding_base[0]] = sliding.get("rope_theta")
-    if rotary.scalings and full.get("rope_type", "default") != "default":
+    if full.get("rope_type", "default") != "default":
         given["rope_scaling"] = {key: full[key] for key in full if key not in _NOT_SCALING}
     missing = {k: v for k, v in given.items() if v is not None and config.get(k) is None}
     return {**config, **missing}

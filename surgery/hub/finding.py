@@ -149,6 +149,8 @@ def _find(
 
 def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
     """Returns the folder that `model` names; None for a Hub id."""
+    if not str(model):
+        raise SourceError("no model is named", expected="a folder or a Hub id")
     lab = str(model).startswith(PREFIX)
     folder = find_lab_folder(str(model)[len(PREFIX) :]) if lab else expand_home(model)
     if not folder.is_dir():

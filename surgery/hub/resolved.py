@@ -47,6 +47,12 @@ class ResolvedModel:
         return read_manifest(self.folder)
 
     @cached_property
+    def cut(self) -> tuple[int, ...]:
+        """The blocks that its files say an edit changed, wholly or partly, ascending."""
+        edited = self.manifest.edited_heads if self.manifest else {}
+        return tuple(sorted({*edited, *self.inventory.compact_blocks}))
+
+    @cached_property
     def identified(self) -> Source:
         """The source, with the hash of its content."""
         content = self.source.content or hash_content(self.checkpoint)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.card.measurements import build_measurements
+from surgery.card.measurements import build_measurements, is_task
 from surgery.card.text import Measurements, merge_cards, read_own_card, render_card
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
@@ -183,8 +183,14 @@ def _read_measured(evaluation: Path, manifest: Manifest) -> bytes:
 
 
 def _check_state(report: Report, where: Path, allow_undecided: bool) -> None:
-    """Raises `OutputError` if the report says that a limit is missed, or not decided."""
+    """Raises `OutputError` if the report says that a limit is missed, or not decided, or decides
+    one on a part of a benchmark."""
     (edit,) = report.edits
+    tasks = [(one.label, one.edits[0]) for one in report.figures if is_task(one)]
+    limited = [name for name, value in tasks if value is not None and value.limit is not None]
+    if report.settings.get("limit") is not None and limited:
+        what = f"decides the limit on {limited[0]} on a part of it, so it is not published"
+        raise OutputError(what, where=where, fix="evaluate without `limit`")
     if edit.state == "missed":
         fix = "choose another edit, or evaluate this one without that limit"
         raise OutputError(

@@ -209,7 +209,11 @@ def _add_adapters(model: Any, constants: Mapping[str, Flags], rank: int, seed: i
     """Puts adapters into a model, in place. Returns what merges them."""
     from peft import LoraConfig, get_peft_model
 
-    fixed = {name.rpartition(".")[0] for name, flags in constants.items() if flags.any()}
+    fixed = {  # an adapter leaves biases as they are
+        name.removesuffix(".weight")
+        for name, flags in constants.items()
+        if name.endswith(".weight") and flags.any()
+    }
     head = model.get_output_embeddings()
     free = [
         name

@@ -13,25 +13,53 @@ from pathlib import Path
 
 import pytest
 from command_line import attn_surgery
-from tiny_tokenizer import tiny_tokenizer
+from local_tasks import write_tasks
+from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.run.lm_eval.running import Benchmarks
-from hostile.victims import change, commands, model, refuse, samples
+from hostile.victims import LENGTHS, change, commands, model, refuse, samples
 from surgery.errors import MeasurementError
 
 OF_PASSAGES = ["extract", "sweep", "search", "evaluate"]
 
 
+WITHOUT_TOKENIZER = {
+    "collect": "a corpus needs a tokenizer (got a model without one)",
+    "export": "model: holds no tokenizer (expected tokenizer.json or ",
+}
+TOO_SHORT = {
+    "collect": "text.txt: nothing to test: every document is shorter than a window (expected at "
+    "least 16 tokens in a document)",
+    "export": "text.txt: too little text (expected at least 640 tokens, got fewer than 64)",
+}
+
+
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     folder = model(tmp_path / "model", tokenizer=False)
-    for arguments in commands(folder, tmp_path).values():
-        refuse(arguments, "tokenizer")
+    text = "held-out text needs a tokenizer (got a model without one)"
+    for name, arguments in commands(folder, tmp_path).items():
+        refuse(arguments, WITHOUT_TOKENIZER.get(name, text))
     tiny_tokenizer().save_pretrained(folder)
     (folder / "tokenizer.json").unlink()  # its settings alone are none
-    for arguments in commands(folder, tmp_path).values():
-        refuse(arguments, "tokenizer")
+    for name, arguments in commands(folder, tmp_path).items():
+        refuse(arguments, WITHOUT_TOKENIZER.get(name, text))
     (folder / "tokenizer.json").write_text("{")
     refuse(commands(folder, tmp_path)["extract"], "the tokenizer cannot be loaded")
+
+
+def test_tasks_and_fits_need_a_tokenizer(tmp_path: Path) -> None:
+    """Where passages are tokens already, and no other text is read."""
+    bare, tasks = model(tmp_path / "bare", tokenizer=False), write_tasks(tmp_path / "tasks")
+    whole, text = model(tmp_path / "whole"), tmp_path / "text.txt"
+    text.write_text(TEXT * 20)
+    sweep = ("sweep", bare, "--samples", samples(tmp_path / "s.jsonl"), *LENGTHS, "--exact-only")
+    chosen = ("--tasks", "local_choice", "--include-path", tasks)
+    refuse((*sweep, *chosen, "--variant", "zero"), "bare: benchmarks need a tokenizer")
+    evaluate = ("evaluate", whole, "--baseline", bare, *chosen, "--output", tmp_path / "out")
+    refuse(evaluate, "bare: benchmarks need a tokenizer")
+    fit = ("--variant", "mean", "--calibration", text)
+    refuse((*sweep, *fit), "bare: calibration text needs a tokenizer")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tokenizer_that_gives_no_tokens(tmp_path: Path) -> None:
@@ -48,8 +76,9 @@ def test_a_tokenizer_that_gives_no_tokens(tmp_path: Path) -> None:
 def test_text_that_is_too_short(tmp_path: Path, text: str) -> None:
     every = commands(model(tmp_path / "model"), tmp_path)
     (tmp_path / "text.txt").write_text(text)
-    for arguments in every.values():
-        refuse(arguments)
+    window = "control text too short (expected at least 16 tokens in a text)"
+    for name, arguments in every.items():
+        refuse(arguments, TOO_SHORT.get(name, window))
         written = {path.name for path in tmp_path.iterdir()}
         assert written == {"model", "text.txt", "good.jsonl"}, "nothing is left behind"
 

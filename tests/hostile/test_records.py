@@ -150,6 +150,18 @@ def test_rows_without_end(tmp_path: Path) -> None:
         load_samples(str(path), prefix_length=2, suffix_length=2)
 
 
+@pytest.mark.parametrize(("name", "limit"), [("MOST_ROWS", 2), ("MOST_BYTES", 300)])
+def test_samples_without_end(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+) -> None:
+    """Told at the first row beyond the limit, and not when memory is gone."""
+    monkeypatch.setattr(f"evals.data.tables.{name}", limit)
+    path = tmp_path / "long.jsonl"
+    path.write_text(f"{{{TOKENS}}}\n" * 4 + "no JSON, and never read\n")
+    text = "long.jsonl line 3: cannot be used as samples (got more than "
+    refuse(("extract", source, "--samples", path, *LENGTHS), text, f"{limit} ")
+
+
 # --- tables
 
 
@@ -160,31 +172,62 @@ def invalid() -> pa.Array:
 
 
 PARQUET = "bad.parquet: cannot be read as parquet (got "
-COLUMNS: dict[str, tuple[list[pa.Array], str]] = {  # all are called "text"
-    "invalid UTF-8": ([invalid()], "bad.parquet"),
-    "structures": ([pa.array([{"a": 1}] * 2)], "bad.parquet"),
-    "nothing": ([pa.nulls(2)], "bad.parquet"),
-    "some nothing": ([pa.array(["a", None])], "bad.parquet"),
-    "lists of nothing": ([pa.array([[None] * 16, [1] * 16])], "bad.parquet"),
-    "lists of fractions": ([pa.array([[1.5] * 16] * 2)], "bad.parquet"),
-    "lists beyond 32 bits": ([pa.array([[2**40] * 16] * 2)], "bad.parquet"),
-    "lists beyond 63 bits": ([pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64()))], "bad.parquet"),
-    "two of one name": ([pa.array(["a b c"])] * 2, f"{PARQUET}two columns have the name 'text')"),
+NO_TEXT = "bad.parquet row {}: no text in column 'text' (got {})"
+NO_SAMPLES = "bad.parquet row {}: cannot be used as samples (got {})"
+NO_ID = "bad.parquet: not a token id in row 1 ('0') (got {})"
+COLUMNS: dict[str, tuple[list[pa.Array], str, str]] = {  # all are called "text"
+    "invalid UTF-8": ([invalid()], *[f"{PARQUET}'utf-8' codec can't decode byte 0xff"] * 2),
+    "structures": (
+        [pa.array([{"a": 1}] * 2)],
+        "bad.parquet: no passages (expected columns tokens, prefix and suffix, or text); columns "
+        "found: text.a; name the one to use: FILE:COLUMN",
+        NO_TEXT.format(1, "no such column") + "; columns found: text.a;",
+    ),
+    "nothing": ([pa.nulls(2)], *[f"{PARQUET}a column of type null)"] * 2),
+    "some nothing": (
+        [pa.array(["a", None])],
+        NO_SAMPLES.format(2, "no 'text'"),
+        NO_TEXT.format(2, "NoneType"),
+    ),
+    "lists of nothing": (
+        [pa.array([[None] * 16, [1] * 16])],
+        NO_SAMPLES.format(1, "'text' is a list with entries that are not token ids"),
+        NO_TEXT.format(1, "list"),
+    ),
+    "lists of fractions": (
+        [pa.array([[1.5] * 16] * 2)],
+        *[f"{PARQUET}a column of type list<"] * 2,
+    ),
+    "lists beyond 32 bits": (
+        [pa.array([[2**40] * 16] * 2)],
+        NO_ID.format(2**40),
+        NO_TEXT.format(1, "ndarray"),
+    ),
+    "lists beyond 63 bits": (
+        [pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64()))],
+        NO_ID.format(2**63),
+        NO_TEXT.format(1, "ndarray"),
+    ),
+    "two of one name": (
+        [pa.array(["a b c"])] * 2,
+        *[f"{PARQUET}two columns have the name 'text')"] * 2,
+    ),
     "a text that is too long": (
         [pa.array(["a" * (2**26 + 1)])],
-        f"{PARQUET}a text of 67,108,865 bytes, more than 67,",
+        *[f"{PARQUET}a text of 67,108,865 bytes, more than 67,"] * 2,
     ),
 }
+"""Columns, and what `extract` and `collect` say of them."""
 
 
 @pytest.mark.parametrize("case", COLUMNS)
 def test_parquet(tmp_path: Path, source: Path, case: str) -> None:
-    path, (columns, text) = tmp_path / "bad.parquet", COLUMNS[case]
+    path, (columns, of_samples, of_corpus) = tmp_path / "bad.parquet", COLUMNS[case]
     table = pa.table(columns, names=["text"] * len(columns))
     pq.write_table(table, path, compression="zstd")
-    refuse(("extract", source, "--samples", path, *LENGTHS), text)
+    refuse(("extract", source, "--samples", path, *LENGTHS), of_samples)
     more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
-    refuse(("collect", source, *more, *LENGTHS), text)
+    refuse(("collect", source, *more, *LENGTHS), of_corpus)
 
 
 POOLS: list[Any] = []

@@ -71,8 +71,9 @@ def print_audit(result: dict[str, Any]) -> None:
         print_choice(result)
         _print_rates(rated, result["control"]["n"], every)
         if rest := result.get("unlisted"):
-            rates = (f"{key} {one['edited']['rate']:.1%}" for key, one in rest["recovered"].items())
-            echo(f"recovered of {rest['n']} passages that nobody listed: {', '.join(rates)}")
+            echo(f"recovered of {rest['n']} passages that nobody listed:")
+            for key, one in rest["recovered"].items():
+                echo(f"  {key}: {format_figure(one['edited'])} (n = {one['edited']['n']:,})")
     names = [attack["name"] for attack in rated]
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")

@@ -37,7 +37,7 @@ CONTINUED = (
 @click.option(
     "--erase",
     is_flag=True,
-    help="Make a third edit, in about XX more: teach the model by its cut self to forget the "
+    help="Make a third edit, in some minutes more: teach the model by its cut self to forget the "
     "records, then cut it. You can add this to a demo that ended.",
 )
 @options.overwrite

@@ -99,7 +99,7 @@ def command(
     is not decided: too few passages were held back. OUT then holds the best edit that was found.
     """
     if dry_run:
-        _forecast(request, output, overwrite, as_json)
+        _forecast(request, output, overwrite, pdf, as_json)
         return
 
     from cli.tables.evaluation import print_evaluation
@@ -145,13 +145,15 @@ def _ask(front: list[dict[str, Any]], best: Result) -> Result:
     return answer
 
 
-def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json: bool) -> None:
+def _forecast(
+    request: MitigationRequest, output: Path, overwrite: bool, pdf: bool, as_json: bool
+) -> None:
     from surgery.hub.finding import find_outline
 
     find_outline(request.model, request.revision)  # before the imports, which take seconds
     from evals.jobs.forecasting import forecast
 
-    found = forecast(request, output, overwrite=overwrite)
+    found = forecast(request, output, overwrite=overwrite, pdf=pdf)
     print_json(found) if as_json else _print_forecast(found)
 
 

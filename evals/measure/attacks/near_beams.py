@@ -66,7 +66,7 @@ def bound_near_mass(model: Any, tokens: Tokens, prefix_length: int) -> npt.NDArr
     rows, log_p = np.arange(len(tokens)), np.zeros(len(tokens))
     table = np.tile(np.arange(length + 1), (len(tokens), 1))
     read = torch.from_numpy(tokens[:, :prefix_length].astype(np.int64))
-    hidden, cache = hidden_states(model, read, cache=whole_cache())
+    hidden, cache = hidden_states(model, read, cache=whole_cache(model))
     for step in range(1, length + 1):
         top = head(hidden[:, -1]).float().topk(min(_SCHEME.top_k, model.config.vocab_size), dim=-1)
         drawn = top.values.log_softmax(-1).double().cpu().numpy()

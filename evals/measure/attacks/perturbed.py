@@ -78,7 +78,13 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
             row[place] = (row[place] + rng.integers(1, number)) % number  # never the same
         yield open_again(changed)
     unrelated = target.unrelated[:, first : first + BEFORE]
-    before = [_make_generator(row).choice(unrelated) for row in passages]
+    # a control may be one of these rows, and its own tokens in front of it would give it away
+    size = min(target.unrelated.shape[1], passages.shape[1])
+    own = [(target.unrelated[:, :size] == row[:size]).all(axis=1) for row in passages]
+    before = [
+        _make_generator(row).choice(unrelated[~mine] if (~mine).any() else unrelated[:, :0])
+        for row, mine in zip(passages, own, strict=True)
+    ]
     yield open_again(np.concatenate([before, prefixes], axis=1))
     for change in (str.upper, str.lower):
         if target.tokenizer is None:

@@ -17,6 +17,7 @@ from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.membership import auc
 from evals.measure.verdicts import check_share
 from evals.run.statistics import compare_draws, rate, rate_draws
+from surgery.card.percent import format_percent
 from surgery.record.manifest import Record
 from surgery.record.report import Limit, State
 
@@ -52,7 +53,11 @@ class Share(Record):
     def told(self) -> str:
         """How many of how many, without the noun."""
         several = self.draws is not None and self.draws > 1
-        return f"{self.rate:.1%} of {self.n:,}" if several else f"{self.count} of {self.n:,}"
+        return (
+            f"{format_percent(self.rate)}% of {self.n:,}"
+            if several
+            else f"{self.count} of {self.n:,}"
+        )
 
 
 class SharePair(Record):

@@ -111,7 +111,8 @@ def run_pass(
         some = torch.from_numpy(tokens[rows].astype(np.int64))
         suffix = some[:, prefix_length:]
         # The last token predicts nothing that is measured, so it is not read.
-        hidden, cache = hidden_states(model, some[:, :-1], cache=whole_cache() if full else None)
+        cache = whole_cache(model) if full else None
+        hidden, cache = hidden_states(model, some[:, :-1], cache=cache)
         found = measure_predictions(
             hidden[:, prefix_length - 1 :],
             head_of(model),

@@ -33,6 +33,7 @@ from evals.run.lm_eval.scores import Scores, collect_scores
 from evals.run.lm_eval.tasks import explain_failure, find_tasks, load_task
 from evals.run.models import LoadedModel
 from surgery.errors import OutputError
+from surgery.privacy import drop_paths
 from surgery.processes import current_processes
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
@@ -164,7 +165,11 @@ _PER_TASK = {"configs": "config", "versions": "version", **dict(zip(_ALIKE, _ALI
 
 
 def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
-    """Writes results and samples of a model called `name` as lm-eval itself would."""
+    """Writes results and samples of a model called `name` as lm-eval itself would.
+
+    Without the paths of this machine that lm-eval records, such as that of a task's file.
+    """
+    runs = {task: drop_paths(run) for task, run in runs.items()}
     first = next(iter(runs.values()))
     results: dict[str, Any] = {
         key: {task: run[short] for task, run in runs.items()}

@@ -1,0 +1,12 @@
+"""Writes shares for people."""
+
+from __future__ import annotations
+
+
+def format_percent(share: float) -> str:
+    """A share in percent, without the sign: to a digit after the point, or to more where that would
+    make nothing of something."""
+    digits = 1
+    while share and digits < 9 and not round(100 * abs(share), digits):
+        digits += 1
+    return f"{100 * share:.{digits}f}"
