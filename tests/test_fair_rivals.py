@@ -15,6 +15,7 @@ import click
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from reciting import recited_rows
@@ -24,14 +25,8 @@ from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make
 from benchmarks.rivals.bed import Bed, measure_text, mlp_layers
 from benchmarks.rivals.choosing import Candidate, bisect_candidates, choose, list_rounds
 from benchmarks.rivals.erased import erased
-from benchmarks.rivals.fair import (
-    METHODS,
-    RIVALS,
-    Made,
-    choose_methods,
-    list_longer,
-    make_rows,
-)
+from benchmarks.rivals.fair import choose_methods, list_longer, main, make_rows, read_runs
+from benchmarks.rivals.methods import METHODS, RIVALS, Made
 from benchmarks.rivals.rmu import rmu
 from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
 from benchmarks.rivals.undo import make_teacher, replace_by_noise, undo
@@ -61,9 +56,11 @@ def scale(model: Any, bed: Bed, *, by: float) -> Iterator[None]:
     yield
 
 
-def test_the_cheapest_setting_that_keeps_the_limit_is_the_choice(bed: Bed) -> None:
+def test_the_cheapest_setting_that_keeps_the_limit_is_the_choice(bed: Bed, tmp_path: Path) -> None:
     settings = [{"by": by} for by in (3.0, 1e-6, 1.0)]
-    choice = choose("scale", scale, settings, make, bed, seconds=60, limits=(0.0, 1.0))
+    choice = choose(
+        "scale", scale, settings, make, bed, seconds=60, limits=(0.0, 1.0), folder=tmp_path
+    )
     found = choice.candidate
     assert found is not None
     assert choice.tried == 3
@@ -79,7 +76,9 @@ def test_the_cheapest_setting_that_keeps_the_limit_is_the_choice(bed: Bed) -> No
     assert found.cost == pytest.approx(min(costs.values()))
     assert found.recovered == 0
     assert found.label.startswith("by ")
-    none = choose("none", scale, settings[1:2], make, bed, seconds=9, limits=(0.0, 1.0))
+    none = choose(
+        "none", scale, settings[1:2], make, bed, seconds=9, limits=(0.0, 1.0), folder=tmp_path
+    )
     assert (none.candidate, none.lowest) == (None, 1.0)
 
 
@@ -90,7 +89,7 @@ def scale_more(model: Any, bed: Bed, *, looks: int) -> Iterator[None]:
 
 
 def test_several_looks_of_a_rival_with_one_setting_are_attacked(
-    bed: Bed, monkeypatch: pytest.MonkeyPatch
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The cheapest that keeps the limit is found by bisection: the dearer ones give less back."""
     attacked = []
@@ -105,11 +104,11 @@ def test_several_looks_of_a_rival_with_one_setting_are_attacked(
     monkeypatch.setattr("benchmarks.rivals.choosing.find_attack", attack)
     threshold = 0.0
     given = ("more", scale_more, [{"looks": 8}], make, bed)
-    cheapest = choose(*given, seconds=60, limits=(0.0, 0.05)).candidate
+    cheapest = choose(*given, seconds=60, limits=(0.0, 0.05), folder=tmp_path).candidate
     assert cheapest is not None
     assert (cheapest.looks, cheapest.relearned) == (1, 0)
     threshold = cheapest.cost + 1e-3
-    second = choose(*given, seconds=60, limits=(0.0, 0.05)).candidate
+    second = choose(*given, seconds=60, limits=(0.0, 0.05), folder=tmp_path).candidate
     assert second is not None
     assert second.cost > cheapest.cost
     assert second.relearned == 0
@@ -120,7 +119,7 @@ def test_several_looks_of_a_rival_with_one_setting_are_attacked(
 def test_bisection_keeps_the_limit_if_it_can(left: list[float], limit: float, tries: int) -> None:
     """`left`: what candidates, the cheapest first, give back; the dearer, the less."""
     rates = sorted(left, reverse=True)
-    found = [Candidate({}, at, 0.0, float(at), {}) for at in range(len(rates))]
+    found = [Candidate({}, at, 0.0, float(at), Path()) for at in range(len(rates))]
     attacked: list[int] = []
 
     def attack(one: Candidate) -> Candidate:
@@ -145,19 +144,21 @@ def test_bisection_keeps_the_limit_if_it_can(left: list[float], limit: float, tr
             assert not same or choice.looks == 0, "the cheapest of those that give back as much"
 
 
-def test_a_third_of_the_settings_goes_on(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_of_the_settings_goes_on(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Those that recover least, and of those that keep the limit, the cheapest."""
     clock, begun = [0.0], []
     monkeypatch.setattr("benchmarks.rivals.choosing.read_seconds", lambda: clock[0])
 
     def run(model: Any, bed: Bed, *, by: float) -> Iterator[None]:
         begun.append(by)
-        for _ in range(100):
-            clock[0] += 1
+        for _ in range(200):
+            clock[0] += 0.25
             yield from scale(model, bed, by=by)
 
     settings = [{"by": by} for by in (1e-6, 1e-7, 1e-8, 3.0, 1e-6, 1e-6, 1e-6)]
-    choice = choose("run", run, settings, make, bed, seconds=50, limits=(0.0, 1.0))
+    choice = choose("run", run, settings, make, bed, seconds=50, limits=(0.0, 1.0), folder=tmp_path)
     assert begun[:7] == [one["by"] for one in settings]
     assert begun[7] == begun[-1] == 3.0, "it alone forgets"
     assert len(begun) == 7 + 3 + 1
@@ -172,7 +173,9 @@ def test_rounds() -> None:
     ]  # fmt: skip
 
 
-def test_no_setting_begins_after_the_time(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_setting_begins_after_the_time(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A setting that cannot be stopped midway, as of `erased`, takes the time of the later ones."""
     clock = [0.0]
     monkeypatch.setattr("benchmarks.rivals.choosing.read_seconds", lambda: clock[0])
@@ -182,29 +185,47 @@ def test_no_setting_begins_after_the_time(bed: Bed, monkeypatch: pytest.MonkeyPa
         yield
 
     settings = [{"takes": 5.0}, {"takes": 4.0}, {"takes": 1.0}]
-    choice = choose("slow", dawdle, settings, make, bed, seconds=10, limits=(0.0, 1.0))
+    choice = choose(
+        "slow", dawdle, settings, make, bed, seconds=10, limits=(0.0, 1.0), folder=tmp_path
+    )
     assert choice.tried == 2
-    quick = choose("quick", dawdle, settings, make, bed, seconds=100, limits=(0.0, 1.0))
+    quick = choose(
+        "quick", dawdle, settings, make, bed, seconds=100, limits=(0.0, 1.0), folder=tmp_path
+    )
     assert quick.tried == 3
 
 
-def test_settings_share_what_is_prepared_once(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_share_what_is_prepared_once(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("benchmarks.rivals.undo.MOST", 1)
     monkeypatch.setattr("benchmarks.rivals.training.STEPS", 1)
     clock = count()
     monkeypatch.setattr("benchmarks.rivals.choosing.read_seconds", lambda: float(next(clock)))
     prepared = []
 
-    def prepare(model: Any, bed: Bed) -> dict[str, Any]:
-        prepared.append(make_teacher(model, bed))
+    def prepare(model: Any, bed: Bed, seconds: float) -> dict[str, Any]:
+        assert seconds == 20 / 4
+        prepared.append(make_teacher(model, bed, seconds))
         return prepared[-1]
 
     noise = [{"noise": 0.0, "rate": 0.0}, {"noise": 1.0, "rate": 0.0}]
-    choice = choose("undo", undo, noise, make, bed, seconds=20, limits=(1.0, 1.0), prepare=prepare)
+    choice = choose(
+        "undo",
+        undo,
+        noise,
+        make,
+        bed,
+        seconds=20,
+        limits=(1.0, 1.0),
+        folder=tmp_path,
+        prepare=prepare,
+    )
     assert (len(prepared), choice.tried) == (1, 2)
     assert choice.candidate is not None
     taught = prepared[0]["teacher"].state_dict()
-    assert all(one.equal(taught[name]) for name, one in choice.candidate.weights.items())
+    weights = choice.candidate.load_into(make()).state_dict()
+    assert all(one.equal(taught[name]) for name, one in weights.items())
     assert any(not one.equal(make().state_dict()[name]) for name, one in taught.items())
 
 
@@ -264,6 +285,40 @@ def test_the_base_always_runs_and_a_method_that_cannot_is_refused() -> None:
     assert "erased-and-cut" in choose_methods(methods, ["erased-and-cut"], {"erased": {}})
 
 
+def test_a_setting_that_cannot_get_further_does_not_run_again(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock, begun = [0.0], []
+    monkeypatch.setattr("benchmarks.rivals.choosing.read_seconds", lambda: clock[0])
+
+    def dawdle(model: Any, bed: Bed, *, by: float) -> Iterator[None]:
+        begun.append(by)
+        for _ in range(9):
+            clock[0] += 10
+            yield from scale(model, bed, by=by)
+
+    settings = [{"by": by} for by in (1.0, 2.0, 3.0, 4.0)]
+    choose("slow", dawdle, settings, make, bed, seconds=60, limits=(0.0, 1.0), folder=tmp_path)
+    assert begun == [1.0, 2.0, 3.0, 4.0], "8 s are left, and each took 10"
+
+
+def test_results_of_other_options_are_not_continued(tmp_path: Path) -> None:
+    assert read_runs(tmp_path, {"seed": 0, "text": (Path("a"),)}) == {}
+    (tmp_path / "runs" / "rmu.json").write_text('{"seconds": 1}')
+    assert read_runs(tmp_path, {"seed": 0, "text": (Path("a"),)}) == {"rmu": {"seconds": 1}}
+    with pytest.raises(click.UsageError, match="another --seed, 0: give that, or another --output"):
+        read_runs(tmp_path, {"seed": 1, "text": (Path("a"),)})
+
+
+def test_a_search_has_the_seed_of_all(tmp_path: Path) -> None:
+    """With another, it would choose on passages that the table calls held back."""
+    words = ["lab:pythia", "--search", "--seed 1", "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert "all methods share one: give --seed" in done.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_search_that_had_more_time_than_the_rivals_is_named() -> None:
     runs = {"search-any": {"seconds": 754.2}, "search-relearn": {"seconds": 90.0}}
     (line,) = list_longer(runs, 240.0)
@@ -321,13 +376,16 @@ def test_erased_trains_the_model_and_leaves_its_attention(bed: Bed) -> None:
     changed = {n for n, one in model.state_dict().items() if not one.equal(make().state_dict()[n])}
     assert any("attention" in name for name in changed)
     assert model.state_dict().keys() == make().state_dict().keys()
+    again = make()
+    list(erased(again, replace(bed, seed=1), blocks="0-1", variant="zero", steps=2, harden=True))
+    assert any(not one.equal(again.state_dict()[name]) for name, one in model.state_dict().items())
 
 
 def test_a_rival_that_did_not_finish_has_no_figures() -> None:
     figures = dict.fromkeys(("no training", "relearn 0.0001", "relearn 0.001"), 0.5)
     figures |= {"any, seen": 0.25, "any, not seen": 0.5, "by": "any", "never trained": 0.125}
     figures |= dict.fromkeys(MEASURES, 0.0625)
-    figures |= {"membership": 0.75, "revive": None, "graft": None}
+    figures |= {"membership": 0.75, "revive": None, "graft": None, "relearn-benign": 0.5}
     runs = {
         "not edited": {"seconds": 0.0, "setting": "", **figures, "lab_copy": 0.5},
         "rmu": {"seconds": 9.0, "setting": "not finished"},

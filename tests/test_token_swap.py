@@ -87,17 +87,18 @@ def test_attacks_read_the_mixture_as_the_library_would_decode_it(bed: Bed) -> No
         assert find_attack(name).run(target).recovered.shape == exact.shape
 
 
-def test_its_number_of_words_is_chosen_and_relearn_has_the_model_alone(bed: Bed) -> None:
+def test_its_number_of_words_is_chosen_and_relearn_has_the_model_alone(
+    bed: Bed, tmp_path: Path
+) -> None:
     base, helper = tiny_model(), tiny_model(1, num_hidden_layers=3)
     settings = [{"number": 0, "punctuation": False}, {"number": 100, "punctuation": True}]
     choice = choose(
         "token-swap", token_swap, settings, lambda: TokenSwap(tiny_model(), helper), bed,
-        seconds=60, limits=(0.9, 1.0),
+        seconds=60, limits=(0.9, 1.0), folder=tmp_path,
     )  # fmt: skip
     assert choice.candidate is not None
     assert choice.candidate.setting["number"] == 100
-    model = TokenSwap(tiny_model(), helper)
-    model.load_state_dict(choice.candidate.weights)
+    model = choice.candidate.load_into(TokenSwap(tiny_model(), helper))
     assert bed.measure_recovered(model) == choice.candidate.recovered
     assert bed.heldout is not None
     assert measure_text(base, model, bed.heldout)["kl"] > 0

@@ -16,7 +16,6 @@ Without `--seconds` of their own, searches take what they take; the table says h
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ import click
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.rivals.bed import Bed, Rival
+from benchmarks.rivals.bed import Bed, Rival, read_seconds
 from benchmarks.rivals.kfac import kfac
 from benchmarks.rivals.pruning import pruning
 from benchmarks.rivals.surgery import cut_also, cut_deep_blocks, run_command, search
@@ -182,11 +181,6 @@ def run_rival(
     for name in TOKENIZER:
         if (bed.folder / name).exists():
             shutil.copy(bed.folder / name, output)
-
-
-def read_seconds() -> float:
-    """Processor seconds of this process and those that it started: others do not disturb them."""
-    return sum(os.times()[:4])
 
 
 def measure_changed(base: Path, edited: Path) -> float:

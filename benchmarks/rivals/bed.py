@@ -5,6 +5,7 @@ Shape letters: N passages, T tokens of a passage, M windows, L tokens of a windo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Bed:
     - `samples`: the passages to forget: the half that attn-surgery's search chooses on.
     - `text`: int32 [M, L], windows of other text.
     - `seed`: decides the order of both.
+    - `passes`: the dtype of passes while a rival works; weights are trained in float32.
     - `heldout`: int32 [M, T], the half of the held-out text that a search chooses on.
     """
 
@@ -42,6 +44,7 @@ class Bed:
     text: Tokens
     seed: int = 0
     heldout: Tokens | None = None
+    passes: torch.dtype = torch.float32
 
     def draw_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless pairs of passages [`ROWS`, T] and windows [`ROWS`, L], in shuffled order."""
@@ -77,6 +80,11 @@ def token_kl(base: Any, model: Any, tokens: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         before = base(input_ids=tokens[:, :-1], use_cache=False).logits.float().log_softmax(-1)
     return functional.kl_div(after, before, log_target=True, reduction="none").sum(-1)
+
+
+def read_seconds() -> float:
+    """Processor seconds of this process and those that it started: others do not disturb them."""
+    return sum(os.times()[:4])
 
 
 @torch.no_grad()

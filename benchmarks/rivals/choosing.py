@@ -2,8 +2,9 @@
 
 Settings meet in rounds. All of them share the time of the first; the best third of each round, from
 the start again, that of the next; one setting has the last for itself. No run begins after the
-time. Each look at a setting is a candidate: the model as it then is. The best settings are those
-whose candidates recover at most the limit, the cheapest first.
+time, nor one that could not get further than before. Each look at a setting is a candidate: the
+model as it then is, which a file keeps. The best settings are those whose candidates recover at
+most the limit, the cheapest first.
 
 Then candidates are attacked by fine-tuning (`relearn`, brief, as a search does it). As the dearer
 ones give less back, bisection finds the cheapest that keeps that limit, which is the choice. If
@@ -13,15 +14,15 @@ The cost is that of `search`: the worst of the measures that count.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from benchmarks.rivals.bed import Bed, Rival, measure_text
+from benchmarks.rivals.bed import Bed, Rival, measure_text, read_seconds
 from benchmarks.rivals.token_swap import get_held
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.names import find_attack
@@ -30,19 +31,26 @@ from evals.measure.edits.costs import find_worst
 Setting = Mapping[str, Any]
 EVERY = {"kfac"}
 """Rivals that change settings from look to look."""
+ONCE = {"erased", "token-swap"}
+"""Rivals with one look, so that more time changes nothing."""
 TRYING = 0.2
 """The share of the time that fine-tuning candidates may take."""
+PREPARING = 0.25
+"""The share of the time that may pass until settings begin."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting, after so many looks. Shares are of the half that chooses; cost in nats."""
+    """A setting, after so many looks. Shares are of the half that chooses; cost in nats.
+
+    `weights`: the file that holds the model's.
+    """
 
     setting: Setting
     looks: int
     recovered: float
     cost: float
-    weights: dict[str, torch.Tensor]
+    weights: Path
     relearned: float | None = None
 
     @property
@@ -50,6 +58,10 @@ class Candidate:
         said = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in self.setting.items()]  # fmt: skip
         return ", ".join([*said, f"{self.looks} looks"])
+
+    def load_into(self, model: Any) -> Any:
+        model.load_state_dict(torch.load(self.weights))
+        return model
 
 
 @dataclass(frozen=True)
@@ -64,11 +76,6 @@ class Choice:
     tried: int
 
 
-def read_seconds() -> float:
-    """Processor seconds of this process and those that it started: others do not disturb them."""
-    return sum(os.times()[:4])
-
-
 def choose(
     name: str,
     rival: Rival,
@@ -78,29 +85,36 @@ def choose(
     *,
     seconds: float,
     limits: tuple[float, float],
-    prepare: Callable[[Any, Bed], Mapping[str, Any]] | None = None,
+    folder: Path,
+    prepare: Callable[[Any, Bed, float], Mapping[str, Any]] | None = None,
 ) -> Choice:
     """Tries the settings in rounds. `make`: gives a fresh model to change.
 
-    `limits`: on `any`, and on `relearn`. `prepare`: makes, from a fresh model, what all settings
-    share: more arguments of the rival. This counts as the rival's time.
+    `limits`: on `any`, and on `relearn`. `folder`: for the candidates. `prepare`: makes, from a
+    fresh model and in a share of the seconds, what all settings share: more arguments of the rival.
+    This counts as the rival's time.
     """
     begun, base = read_seconds(), make().requires_grad_(False)
-    shared = prepare(make().requires_grad_(True), bed) if prepare else {}
+    shared = prepare(make().requires_grad_(True), bed, seconds * PREPARING) if prepare else {}
     trials: dict[int, Trial] = {}
     sizes = list_rounds(len(settings))
     best = list(range(len(settings)))
     for number, size in enumerate(sizes):
         runs = [index for index in best[:size] if index not in trials or not trials[index].ended]
+        end = begun + seconds * (1 - TRYING)
+        after = (end - read_seconds()) * (1 - 1 / (len(sizes) - number))  # for later rounds
         for place, index in enumerate(runs):
-            left = seconds * (1 - TRYING) - (read_seconds() - begun)
+            left = end - read_seconds()
             if trials and left <= 0:
                 break
-            share = left / (len(sizes) - number) / (len(runs) - place)
+            share = (left - after) / (len(runs) - place)
+            if index in trials and share <= trials[index].seconds:
+                continue
             model, setting = make().requires_grad_(True), settings[index]
             looks = rival(model, bed, **setting, **shared)
             given = looks, setting, model, base, bed, share, limits[0]
-            trial = run_setting(*given, every=name in EVERY)
+            trial = run_setting(*given, folder / str(index), every=name in EVERY)
+            trial = replace(trial, ended=trial.ended or name in ONCE)
             if index not in trials or trial.looks > trials[index].looks:
                 trials[index] = trial
             for one in trials[index].kept[:1]:
@@ -110,8 +124,7 @@ def choose(
     lowest = min(trial.lowest for trial in trials.values())
 
     def attack(one: Candidate) -> Candidate:
-        model = make()
-        model.load_state_dict(one.weights)
+        model = one.load_into(make())
         half = 2 * len(bed.samples)  # as a search attacks a half
         target = Target(get_held(model), None, bed.samples, bed.text, draws=1, of=half)
         return replace(one, relearned=float(find_attack("relearn").run(target).counted.mean()))
@@ -162,13 +175,14 @@ class Trial:
     """A run of one setting.
 
     `kept`: candidates, in order of cost; `lowest`: the least that any of its `looks` recovered;
-    `ended`: the rival ended by itself, so that more time changes nothing.
+    `ended`: the rival ended by itself, so that more time changes nothing; `seconds`: it took.
     """
 
     looks: int
     kept: tuple[Candidate, ...]
     lowest: float
     ended: bool
+    seconds: float
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -184,12 +198,14 @@ def run_setting(
     bed: Bed,
     seconds: float,
     limit: float,
+    folder: Path,
     *,
     every: bool = False,
 ) -> Trial:
     """Runs a setting for a while. Of the looks that recover at most `limit`, it keeps the first,
     the second, the fourth, and so on, and the last. `every`: it keeps all, each a setting."""
     assert bed.heldout is not None
+    folder.mkdir(parents=True, exist_ok=True)
     begun, lowest = read_seconds(), 1.0
     kept: list[Candidate] = []
     last: list[Candidate] = []
@@ -200,7 +216,10 @@ def run_setting(
         if recovered <= limit:
             met += 1
             _, cost = find_worst(measure_text(base, model, bed.heldout))
-            weights = {key: value.clone() for key, value in model.state_dict().items()}
+            for one in last:
+                one.weights.unlink()
+            weights = folder / f"{number}.pt"
+            torch.save(model.state_dict(), weights)
             last = [Candidate(setting, number, recovered, cost, weights)]
             if every or met & (met - 1) == 0:  # a power of two
                 kept, last = [*kept, *last], []
@@ -208,4 +227,4 @@ def run_setting(
             ended = False
             break
     ordered = tuple(sorted([*kept, *last], key=lambda one: one.cost))
-    return Trial(number, ordered, lowest, ended)
+    return Trial(number, ordered, lowest, ended, read_seconds() - begun)

@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.rivals.bed import ROWS, Bed
+from evals.choose.teachers import choose_teacher
+from evals.run.models import open_model
 from surgery.editing.in_memory import apply
+from surgery.selection import format_selection, variant_name
 from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, distill
+from surgery.training.hardening import WEIGHT
 from surgery.training.training import Schedule
 
 
+def choose_cut(model: Any, bed: Bed, seconds: float) -> dict[str, str]:
+    """The cut that teaches, as `attn-surgery erase` chooses it: its blocks and variant."""
+    loaded = open_model(bed.model, dtype="float32", device="cpu")
+    others = bed.text[:, : bed.samples.tokens.shape[1]]
+    parts = choose_teacher(loaded, bed.samples, others)
+    blocks = format_selection(parts, loaded.dimensions.num_heads)
+    return {"blocks": blocks, "variant": variant_name(parts)}
+
+
 def erased(
-    model: Any, bed: Bed, *, blocks: str, variant: str = "identity", steps: int = 60
-) -> Iterator[None]:
-    """`blocks`: of the cut that teaches, such as last:2."""
-    intact = copy.deepcopy(model).requires_grad_(False)
+    model: Any, bed: Bed, *, blocks: str, variant: str = "identity", steps: int = 60,
+    harden: bool = False, times: float = 1.0,
+) -> Iterator[None]:  # fmt: skip
+    """`blocks`: of the cut that teaches, such as last:2. `times`: the default learning rate."""
+    intact = copy.deepcopy(model).requires_grad_(False).to(bed.passes)
     cut = apply(intact, blocks, variant)
     lessons = [
         Lesson(intact, bed.text, ROWS),
         Lesson(cut, bed.samples.tokens, ROWS_OF_PASSAGES, bed.samples.prefix_length),
     ]
-    distill(model, lessons, Schedule(steps).settle(model))
+    if harden:
+        lessons[1] = replace(lessons[1], weight=WEIGHT)
+    schedule = Schedule(steps, bed.seed, hardened=harden).settle(model)
+    assert schedule.learning_rate is not None
+    rate = times * schedule.learning_rate
+    distill(model, lessons, replace(schedule, learning_rate=rate), passes=bed.passes)
     yield

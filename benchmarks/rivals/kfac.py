@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from benchmarks.rivals.bed import Bed, mlp_layers
 
@@ -78,23 +79,20 @@ def measure_moments(
     hooks = [layer.register_forward_hook(_make_hook(found[name])) for name, layer in layers.items()]
     torch.manual_seed(bed.seed)
     batches = bed.draw_batches()
+    model.requires_grad_(False)  # gradients of the other weights would take most of the time
+    for layer in layers.values():
+        layer.requires_grad_(True)
     for _ in range(BATCHES):
         _, text = next(batches)
-        with torch.no_grad():
-            logits = model(input_ids=text, use_cache=False).logits.float()
-        drawn = torch.distributions.Categorical(logits=logits[:, :-1]).sample()
-        del logits
         with torch.enable_grad():
-            _drawn_nll(model, text, drawn).backward()
+            logits = model(input_ids=text[:, :-1], use_cache=False).logits.float()
+            drawn = torch.distributions.Categorical(logits=logits.detach()).sample()
+            loss = functional.cross_entropy(logits.flatten(0, 1), drawn.flatten(), reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
         model.zero_grad()
     for hook in hooks:
         hook.remove()
     return {name: (inputs, outputs) for name, (inputs, outputs) in found.items()}
-
-
-def _drawn_nll(model: Any, text: torch.Tensor, drawn: torch.Tensor) -> Any:
-    logits = model(input_ids=text[:, :-1], use_cache=False).logits.float()
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), drawn.flatten(), reduction="sum")
 
 
 def _make_hook(sums: list[torch.Tensor]) -> Any:

@@ -53,7 +53,7 @@ def rmu(
 
 
 def _read(model: Any, tokens: torch.Tensor, layer: int) -> torch.Tensor:
-    """The hidden states after a layer: [B, T] → [B, T, d]."""
-    seen = model(input_ids=tokens, use_cache=False, output_hidden_states=True)
+    """The hidden states after a layer: [B, T] → [B, T, d]. The head does not run."""
+    seen = model.base_model(input_ids=tokens, use_cache=False, output_hidden_states=True)
     hidden: torch.Tensor = seen.hidden_states[layer]
     return hidden.float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ def search(
     `options`: of the search, one word for each name and value; `texts`: to fit the export on.
     """
     found = output.with_name(f"{output.name}-search")
+    # of a run that was stopped: its seconds are not known, so all of them are spent again
+    found.with_name(f".{found.name}.progress").unlink(missing_ok=True)
     asked = [word for one in limits for word in ("--max", one)]
     run_command("search", bed.model, *asked, *options, "--output", str(found))
     _export(bed.model, found / "plan.json", texts, output)
@@ -54,6 +57,7 @@ def _export(model: str, plan: Path, texts: Sequence[Path], output: Path) -> None
 
 
 def run_command(*words: str) -> None:
-    """Runs attn-surgery. Raises `CalledProcessError` if it fails."""
+    """Runs attn-surgery on one thread. Raises `CalledProcessError` if it fails."""
     program = [sys.executable, "-P", "-m", "cli.main", *words, "--overwrite"]
-    subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(program, check=True, stdout=subprocess.DEVNULL, env=one)

@@ -9,16 +9,18 @@ is gradient difference with KL.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from benchmarks.rivals.bed import Bed, token_kl
+from benchmarks.rivals.bed import Bed, read_seconds, token_kl
 from benchmarks.rivals.training import LEARNING_RATE, gradient_difference_kl, train
 
 FORGOTTEN, MOST = 0.01, 20
-"""The first method ends at this share recovered, or after so many looks at the passages."""
+"""The first method ends at this share recovered, or after so many looks at the passages, or when
+its time is over. A student of a teacher that still recites recites, too, so it does not count."""
 
 
 def undo(
@@ -36,10 +38,12 @@ def undo(
     yield from train(model, bed, lambda passages, text: token_kl(teacher, model, text).mean(), rate)
 
 
-def make_teacher(model: Any, bed: Bed) -> dict[str, Any]:
+def make_teacher(model: Any, bed: Bed, seconds: float = math.inf) -> dict[str, Any]:
     """Changes the model into one that no longer gives the passages: the argument `teacher`."""
+    end = read_seconds() + seconds
     for look, _ in enumerate(gradient_difference_kl(model, bed), 1):
-        if look == MOST or bed.measure_recovered(model) <= FORGOTTEN:
+        over = look == MOST or read_seconds() > end
+        if over or bed.measure_recovered(model) <= FORGOTTEN:
             break
     return {"teacher": model.requires_grad_(False)}
 

@@ -1,0 +1,190 @@
+"""The methods of `fair.py`: each makes one model, in the same time and on the same half.
+
+Deep blocks, the searches, and `erased` are ours. Every other method is a rival with settings, of
+which the search's rule chooses one (`choosing.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from subprocess import CalledProcessError
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.rivals.balanced_subnet import balanced_subnet
+from benchmarks.rivals.bed import Bed, Rival
+from benchmarks.rivals.choosing import Setting, choose
+from benchmarks.rivals.erased import choose_cut, erased
+from benchmarks.rivals.kfac import kfac
+from benchmarks.rivals.rmu import rmu
+from benchmarks.rivals.surgery import cut_deep_blocks, search
+from benchmarks.rivals.token_swap import TokenSwap, token_swap
+from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
+from benchmarks.rivals.undo import make_teacher, undo
+from benchmarks.rivals.vector_editing import vector_editing
+from evals.run.models import LoadedModel, open_model
+from surgery.editing.in_memory import apply
+from surgery.output import write_text
+from surgery.selection import parse_selection
+
+RATES = (1e-4, 3e-4, 1e-3)
+WEIGHTS = (0.3, 1.0)
+
+
+def cross(**values: Sequence[Any]) -> list[Setting]:
+    """Every combination."""
+    return [dict(zip(values, some, strict=True)) for some in product(*values.values())]
+
+
+SWAP = "token-swap"
+RIVALS: dict[str, tuple[Rival, list[Setting]]] = {
+    "gradient-difference-kl": (
+        gradient_difference_kl,
+        cross(rate=RATES, weight=WEIGHTS, most=(3.0, 6.0)),
+    ),
+    "npo-kl": (npo_kl, cross(rate=RATES, weight=(0.1, 1.0), beta=(0.1, 0.5))),
+    "simnpo": (simnpo, cross(rate=RATES, weight=WEIGHTS, beta=(2.5, 4.5))),
+    "rmu": (rmu, cross(depth=(0.5, 0.75), times=(1.0, 4.0), rate=(1e-4, 1e-3))),
+    "undo": (undo, cross(noise=(0.1, 0.2, 0.4, 0.6), rate=(3e-4, 1e-3))),
+    "kfac": (kfac, [{}]),
+    "balanced-subnet": (
+        balanced_subnet,
+        cross(share=(0.01, 0.02, 0.03, 0.05), weight=(0.5, 0.7)),
+    ),
+    "vector-editing": (
+        vector_editing,
+        cross(neurons=(10, 20, 40), margin=(0.25, 0.5, 1.0)),
+    ),
+    "erased": (erased, cross(steps=(30, 60, 120), times=(1.0, 0.5), harden=(False, True))),
+    SWAP: (token_swap, cross(number=(55, 110, 220, 440), punctuation=(False, True))),
+}
+"""Rival → its settings. K-FAC goes through its own in one run, the mildest first. Those of `erased`
+run to their end, so that few of them may fit into the time: the quicker ones come first. Those of
+others come in an order drawn with the seed, so that what fits is no corner of them.
+"""
+PREPARED = {"undo": make_teacher, "erased": choose_cut}
+"""Rival → what makes, once, what all its settings share."""
+SEARCHES = {"search-any": ("any=0.01",), "search-relearn": ("any=0.01", "relearn=0.05")}
+LIMITS = 0.01, 0.05
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method made: a model, or None if it is not finished, its setting in words, and the
+    blocks that it cut."""
+
+    model: Any
+    setting: str
+    cut: tuple[int, ...] = ()
+
+
+METHODS = ("not edited", "deep-blocks", *SEARCHES, *RIVALS, "erased-and-cut")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n", overwrite=True)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What the methods work with.
+
+    - `base`: the model, and `bed`, what a rival gets of it.
+    - `seconds`: of processor time, for each rival.
+    - `given`: options of the searches; `fits`: the text to fit their exports on.
+    - `helper`: the second model of TokenSwap, which is left out without it.
+    - `output`: the folder for what is made.
+    """
+
+    base: LoadedModel
+    bed: Bed
+    seconds: float
+    given: list[str]
+    fits: list[Path]
+    helper: Any
+    output: Path
+
+    def list_methods(self) -> dict[str, Callable[[], Made]]:
+        """Method → what makes its model."""
+        made: dict[str, Callable[[], Made]] = {
+            "not edited": lambda: Made(self.base.model, ""),
+            "deep-blocks": self.cut_deep,
+            **{name: partial(self.search_for, name) for name in SEARCHES},
+            **{name: partial(self.tune, name) for name in RIVALS},
+            "erased-and-cut": self.cut_erased,
+        }
+        return {name: run for name, run in made.items() if name != SWAP or self.helper is not None}
+
+    def load(self, name: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
+        return open_model(name, dtype=str(dtype).removeprefix("torch."), device="cpu")
+
+    def make(self, name: str) -> Any:
+        """A fresh model for a rival, in float32."""
+        model = self.load(self.bed.model).model
+        return TokenSwap(model, self.helper) if name == SWAP else model
+
+    def tune(self, name: str) -> Made:
+        rival, settings = RIVALS[name]
+        if name != "erased":
+            order = np.random.default_rng(self.bed.seed).permutation(len(settings))
+            settings = [settings[place] for place in order]
+        shared: dict[str, Any] = {}
+
+        def prepare(model: Any, bed: Bed, limit: float) -> Mapping[str, Any]:
+            shared.update(PREPARED[name](model, bed, limit) if name in PREPARED else {})
+            return shared
+
+        with TemporaryDirectory(dir=self.output) as folder:
+            choice = choose(
+                name, rival, settings, partial(self.make, name), self.bed,
+                seconds=self.seconds, limits=LIMITS, folder=Path(folder), prepare=prepare,
+            )  # fmt: skip
+            tried, found = f"{choice.tried} of {len(settings)} settings tried", choice.candidate
+            if found is None:
+                what = f"not finished: any recovers {choice.lowest:.1%} or more; {tried}"
+                return Made(None, what)
+            model = found.load_into(self.make(name).requires_grad_(False))
+        label = found.label
+        if name == "erased":
+            write_json(self.output / "erased.json", shared)
+            torch.save(model.state_dict(), self.output / "erased.pt")
+            label = f"taught by {shared['blocks']} {shared['variant']}, {label}"
+        left = f"relearn {found.relearned or 0:.1%} on the half that chose"
+        return Made(model, f"{label}; {left}; {tried}")
+
+    def cut_erased(self) -> Made:
+        if not (self.output / "erased.pt").exists():
+            return Made(None, "not finished: erased is not")
+        model = self.make("erased").requires_grad_(False)
+        model.load_state_dict(torch.load(self.output / "erased.pt", weights_only=True))
+        cut = json.loads((self.output / "erased.json").read_text())
+        edited = apply(model, cut["blocks"], cut["variant"])
+        size = model.config.num_hidden_layers, model.config.num_attention_heads
+        parts = parse_selection(cut["blocks"], cut["variant"], *size)
+        blocks = tuple(sorted({part.block for part in parts}))
+        return Made(edited, f"cut: {cut['blocks']} {cut['variant']}", blocks)
+
+    def cut_deep(self) -> Made:
+        cut_deep_blocks(self.base.model, self.bed, LIMITS[0], self.output / "deep")
+        edited = self.load(str(self.output / "deep"), self.bed.passes)
+        return Made(edited.model, "the fewest that keep any", edited.cut)
+
+    def search_for(self, name: str) -> Made:
+        result = self.output / f"{name}-search" / "search.json"
+        try:
+            search(SEARCHES[name], self.bed, self.given, self.fits, self.output / name)
+        except CalledProcessError:
+            if result.exists() and json.loads(result.read_text())["selected"] is None:
+                return Made(None, "not finished: no edit that was measured keeps the limits")
+            raise
+        found = json.loads(result.read_text())["selected"]
+        edited = self.load(str(self.output / name), self.bed.passes)
+        return Made(edited.model, f"{found['spec']} {found['variant']}", edited.cut)
