@@ -205,7 +205,7 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
     done = attn_surgery("demo")
     assert done.code == 0, done.stderr
     assert "partial" not in done.stderr, "a folder that is gone when the demo ends"
-    shown = done.stdout.split("4. See for yourself")[1].split(" Done ")[0]
+    shown = done.stdout.split("See for yourself")[1].split(" Done ")[0]
     assert shown.count("\nbefore, tokens right: 100.0%, loss 0.") == 2  # the records
     assert shown.count("\nbefore, greedy: ") == shown.count("\nsearched, greedy: ") == 3
     for name, blocks in (("deep-blocks", "4-5"), ("searched", None)):
