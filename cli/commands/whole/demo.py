@@ -30,22 +30,23 @@ CONTINUED = (
 
 @click.command("demo")
 @options.output(
-    "Folder for the two edited models, each with its report, the search, and the texts.",
+    "Folder for the edited models, each with its report, the search, and the texts.",
     default="attn-surgery-demo",
     show_default=True,
 )
 @click.option(
     "--erase",
     is_flag=True,
-    help="Make a third edit, in some minutes more: teach the model by its cut self to forget the "
-    "records, then cut it. You can add this to a demo that ended.",
+    help="Make a third edit, in about three minutes more: teach the model by its cut self to "
+    "forget the records, then cut it. You can add this to a demo that ended.",
 )
 @options.overwrite
 def command(output: Path, erase: bool, overwrite: bool) -> None:
     """Show the whole story on a small model, offline, in about a minute of two idle cores.
 
-    Edits lab:pythia in two ways: its deep blocks, and what a search chooses. Verifies both, and
-    shows side by side what each model recites, what an attacker recovers, and what it still can do.
+    Edits lab:pythia in two ways, or three with --erase: its deep blocks, what a search chooses, and
+    the same after erasing the records. Verifies all, and shows side by side what each model
+    recites, what an attacker recovers, and what it still can do.
 
     What is done stays if you stop it: run the same command again to continue.
     """
