@@ -85,11 +85,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def done(work: Path, cache: Path) -> tuple[Outcome, Path]:
-    """The first evaluation, with gates that hold."""
+    """An evaluation with gates that hold. The model has its report, whichever test ran before."""
     output = work / "report"
     gates = ("--max-drop", "*=0.9", "--max-drop", "local_whole=0.5", "--max-extraction", 1)
     gates += (*("--attack", "cheap", "--attack", "near"), "--max", "relearn=1", "--draws", 1)
-    return attn_surgery(*arguments(work, *gates, "--output", output, "--json")), output
+    given = arguments(work, *gates, "--output", output, "--json", "--overwrite")
+    return attn_surgery(*given), output
 
 
 def report_in(folder: Path) -> Report:

@@ -286,6 +286,17 @@ def test_only_what_keeps_its_limits_is_published(
     assert "me/missed" not in hub.repositories
 
 
+def test_a_limit_that_a_part_of_a_benchmark_decided_is_not_published(
+    exported: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported["stock"], tmp_path / "partial"))
+    put_report(folder, report(folder, limit=5))
+    with pytest.raises(OutputError, match=r"decides the limit on .* on a part of it.*without"):
+        find_publishable(folder)
+    put_report(folder, report(folder, limit=5, max_drop={}))
+    assert find_publishable(folder).measured is not None
+
+
 def test_nothing_else_of_this_machine_is_sent(
     hub: UploadHub, run: Commands, exported: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -39,7 +39,6 @@ from evals.run.lm_eval.running import Benchmarks
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
-from surgery.selection import Part
 from surgery.variants import VARIANTS, variant_of
 
 FEW, MORE = 8, 128
@@ -143,14 +142,8 @@ def _time_calibration(
 ) -> dict[str, Any]:
     """Fits every block on one batch."""
     part = replace(calibration, windows=calibration.windows[:WINDOWS])
-    number, heads = opened.loaded.dimensions.num_blocks, opened.loaded.dimensions.num_heads
-    every = [(block, tuple(range(heads))) for block in range(number)]
-    fitted = {
-        name
-        for name in variants
-        if VARIANTS[name].fitted
-        and any(opened.loaded.editable.find_refusal((Part(*one, name),)) is None for one in every)
-    }
+    fitted = {name for name in variants if VARIANTS[name].fitted}
+    number = opened.loaded.dimensions.num_blocks
     fitter = Fitter(opened.loaded.model, part, editable=opened.loaded.editable)
     seconds = _take(lambda: fitter.fit_alone(range(number), fitted))
     what = f"fit {' and '.join(sorted(fitted))} for {number} blocks"

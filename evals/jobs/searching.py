@@ -98,12 +98,11 @@ def check_question(
     """
     path = folder / _RESULT
     result = read_json(path)
-    asked, found = json.loads(json.dumps(describe_question(opened))), result.get("question")
-    rest = (
-        {key: value for key, value in one.items() if key not in but}
-        for one in (asked, found if isinstance(found, dict) else {})
-    )
-    if next(rest) != next(rest):
+    asked = json.loads(json.dumps(describe_question(opened)))
+    found = result.get("question")
+    if isinstance(found, dict):
+        found = {**found, **{key: asked[key] for key in but}}
+    if found != asked:
         raise SamplesError(
             "holds a search with another model, goal, text, or choice",
             where=path,

@@ -62,9 +62,9 @@ def _show(figure: Figure, number: float, *, signed: bool = False) -> str:
 
 
 def _count_digits(figure: Figure) -> int:
-    """Digits after the point, the same for every model."""
+    """Digits after the point of what is no share, the same for every model."""
     if figure.form != "number":
-        return {"share": 1, "nats": 3}.get(figure.form, 0)
+        return 3 if figure.form == "nats" else 0
     values = [one.value or 0 for one in (figure.base, *figure.edits) if one is not None]
     largest = max(map(abs, values), default=0)
     return next((digits for digits, end in ((3, 10), (2, 100), (1, 1_000)) if largest < end), 0)

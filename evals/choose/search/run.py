@@ -141,8 +141,7 @@ def _find(
     estimates = None
     if not opened.exhaustive:
         blocks = range(opened.loaded.dimensions.num_blocks)
-        names = {unit.variant for unit in opened.offered}
-        fits = opened.fitter.fit_alone(blocks, names) if opened.fitter else {}
+        fits = opened.fitter.fit_alone(blocks, opened.variants) if opened.fitter else {}
         recovered = opened.measure.recovered(engine.base.evidence)
         estimates = estimate_units(
             opened.loaded.model,
@@ -164,8 +163,9 @@ def _find(
         return opened.exhaustive or not fitted or len({part.block for part in selection}) == 1
 
     def evaluate(selections: Sequence[Selection]) -> list[EditPoint]:
-        fresh = known.keys() - {one for one in known if known[one].refitted != refits(one)}
-        missing = [one for one in selections if one not in fresh]
+        missing = [
+            one for one in selections if one not in known or known[one].refitted != refits(one)
+        ]
         count = count_edits(advance, engine.rows)
         for begin in range(0, len(missing), _AT_ONCE):
             for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=count):

@@ -167,9 +167,9 @@ _PER_TASK = {"configs": "config", "versions": "version", **dict(zip(_ALIKE, _ALI
 def write_results(folder: Path, name: str, runs: dict[str, TaskRun]) -> None:
     """Writes results and samples of a model called `name` as lm-eval itself would.
 
-    Without the paths of this machine that lm-eval records, such as that of a task's file.
+    Without the paths of this machine that lm-eval records of a task, such as that of its file.
     """
-    runs = {task: drop_paths(run) for task, run in runs.items()}
+    runs = {task: {**run, "config": drop_paths(run["config"])} for task, run in runs.items()}
     first = next(iter(runs.values()))
     results: dict[str, Any] = {
         key: {task: run[short] for task, run in runs.items()}
