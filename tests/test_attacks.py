@@ -7,6 +7,7 @@ and cut; and text that no model has seen is recovered as rarely as the control's
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,6 @@ from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
-from evals.data.held_back import count_parts
 from evals.jobs.auditing import AuditRequest
 from evals.measure.attacks.attack import Target, count_held, split
 from evals.measure.attacks.draws import count_draws
@@ -380,7 +380,8 @@ def test_relearning_counts_what_either_rate_brings_back(rates, monkeypatch) -> N
 @given(st.integers(1, 500), st.floats(0.05, 0.95))
 def test_a_search_attacks_each_part_with_as_much_as_an_audit_of_all(number, share) -> None:
     """However it splits the passages, unless a part is so small that half of it is less."""
-    parts = count_parts(number, share)
+    chosen = math.ceil(round(share * number, 9))
+    parts = (chosen, number - chosen)
     for part in filter(None, parts):
         held = count_held(part, SHARE, number)
         assert held == count_held(number, SHARE) or held == max(1, part // 2)

@@ -42,6 +42,19 @@ def test_the_same_passages_are_left_out_in_any_order() -> None:
     assert {*samples.select(left).ids} == {*again.select(deal_unlisted(again, 0.25)).ids}
 
 
+def test_passages_that_overlap_are_listed_or_left_out_together() -> None:
+    text = np.random.default_rng(0).integers(0, 9999, (10, 64), dtype=np.int32)
+    rows = np.concatenate([text[:, :32], text[:, 16:48], text[:, 32:]])
+    samples = Samples(rows, 16, tuple(str(at % 10) for at in range(30)), "rows")
+    left = deal_unlisted(samples, 0.3)
+    assert left.sum() == 9
+    assert not {*samples.select(left).ids} & {*samples.select(~left).ids}
+    with pytest.raises(
+        SamplesError, match="0 of 3 passages, which overlap, so that they count as 1"
+    ):
+        deal_unlisted(samples.select(np.arange(0, 30, 10)), 0.25)
+
+
 @pytest.mark.parametrize("share", [0.01, 0.99])
 def test_some_must_be_left_and_some_listed(share: float) -> None:
     with pytest.raises(SamplesError, match="too few passages to leave out"):

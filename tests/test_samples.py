@@ -20,7 +20,7 @@ from hypothesis.extra.numpy import arrays
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.data import describe_samples, hash_row, list_row_warnings, load_samples, open_samples
-from evals.data.repeats import find_overlaps
+from evals.data.repeats import find_overlaps, group_overlaps
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
 from surgery.reading.corpus import open_corpus
@@ -248,19 +248,37 @@ def test_tokens_that_open_every_row_hide_no_overlap(tmp_path, opening):
 @given(arrays(np.int32, (6, 20), elements=st.integers(0, 1)), st.integers(1, 5))
 def test_overlaps_are_those_that_a_search_by_hand_finds(rows, number):
     rows[1], rows[3, :18] = rows[4], rows[5, 2:]
+    expected = [
+        any(overlap(rows, one, other) for other in range(number, 6)) for one in range(number)
+    ]
+    assert find_overlaps(rows[:number], rows[number:]).tolist() == expected
+
+
+def overlap(rows, one, other):
     opening = next((at for at in range(2) if len(set(rows[:, at])) > 1), 2)
-    pairs = itertools.product(rows[:number].tolist(), rows[number:].tolist())
-    expected = {
-        tuple(one)
-        for one, other in pairs
-        for a, b in ((one, other), (other, one))
-        if a[4:] == b[4:]  # they end alike in 16 tokens
-        or any(
-            a[k:] == b[first : 20 - k + first] for first in (0, opening) for k in range(first, 5)
+    one, other = rows[[one, other]].tolist()
+    return (
+        one[4:] == other[4:]
+        or any(  # they end alike in 16 tokens
+            a[k:] == b[first : 20 - k + first]
+            for a, b in ((one, other), (other, one))
+            for first in (0, opening)
+            for k in range(first, 5)
         )
-    }
-    found = find_overlaps(rows[:number], rows[number:])
-    assert found.tolist() == [tuple(row) in expected for row in rows[:number].tolist()]
+    )
+
+
+@given(arrays(np.int32, (7, 20), elements=st.integers(0, 1)))
+def test_rows_that_overlap_are_in_one_group(rows):
+    rows[1], rows[3, :18], rows[6, :17] = rows[4], rows[5, 2:], rows[3, 3:]
+    pairs = list(itertools.combinations(range(7), 2))
+    chains = {one: {one} for one in range(7)}
+    for one, other in (pair for pair in pairs if overlap(rows, *pair)):
+        joined = chains[one] | chains[other]
+        chains |= dict.fromkeys(joined, joined)
+    groups = group_overlaps(rows)
+    for one, other in pairs:
+        assert (groups[one] == groups[other]) == (other in chains[one])
 
 
 @pytest.mark.parametrize("name", ["pythia", "gpt-neo"])

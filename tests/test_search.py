@@ -350,6 +350,43 @@ class TestHalves:
             number = int((one.samples.counts == count).sum())
             assert abs(number - share * (counts == count).sum()) <= 1
 
+    @given(st.integers(2, 6), st.sampled_from([0.25, 0.5]), st.integers(0, 99))
+    def test_passages_that_overlap_stay_together(self, texts, share, seed):
+        """`collect` cuts windows that overlap: one that chose an edit tells of the next."""
+        rng = np.random.default_rng(seed)
+        sizes = rng.integers(1, 4, texts)
+        sizes[0] = 1
+        rows = [
+            text[at : at + 32]
+            for text, size in zip(rng.integers(0, 9999, (texts, 80)), sizes, strict=True)
+            for at in range(0, 16 * size, 16)
+        ]
+        rows += list(rng.integers(0, 9999, (20, 32)))
+        names = tuple(f"{text}-{n}" for text, size in enumerate(sizes) for n in range(size))
+        names += tuple(f"alone {n}" for n in range(20))
+        order = rng.permutation(len(rows))
+        samples = Samples(
+            np.array(rows, dtype=np.int32)[order], 16, tuple(names[at] for at in order), "made"
+        )
+        text = np.arange(12, dtype=np.int32).reshape(4, 3)
+        halves = split_halves(samples, text, seed, share)
+        one, other = ({name[:2] for name in half.samples.ids if "-" in name} for half in halves)
+        assert not one & other
+        assert abs(len(halves[0].samples) - share * len(samples)) <= 2
+
+    def test_one_text_that_fills_all_passages_cannot_be_split(self):
+        text = np.random.default_rng(0).integers(0, 9999, 200)
+        rows = np.stack([text[at : at + 32] for at in range(0, 160, 16)]).astype(np.int32)
+        samples = Samples(rows, 16, tuple(map(str, range(len(rows)))), "made")
+        windows = np.arange(12, dtype=np.int32).reshape(4, 3)
+        expected = (
+            r"made: a share of 0.5 leaves no passage to choose on \(got 10 passages, which "
+            r"overlap, so that they count as 1\); give another `choose`, or more passages that "
+            r"do not overlap"
+        )
+        with pytest.raises(SamplesError, match=expected):
+            split_halves(samples, windows, 0)
+
     def test_another_seed_gives_others(self):
         text = np.arange(80, dtype=np.int32).reshape(40, 2)
         first, second = (split_halves(made_samples(40), text, seed)[0] for seed in (0, 1))

@@ -14,6 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import on_terminal
 from example_report import TWIN, audit, example, found, several, share
@@ -28,6 +29,7 @@ from cli.tables.comparison import print_comparison
 from cli.tables.evaluation import print_evaluation
 from cli.tables.search import print_search, write_next_command
 from evals.choose.search.request import SearchRequest
+from evals.data import Samples
 from evals.measure.verdicts import describe_splits
 
 WIDTHS = [60, 80, 120]
@@ -142,7 +144,7 @@ def checked() -> dict[str, Any]:
         "non_members": 345, "length": {"min": 3, "median": 64.5, "max": 2048},
         "left_out": [{"row": 9, "id": "a", "reason": "it has fewer than 64 tokens"}],
         "recited": None, "corpus": None, "calibration": None, "needed": {"0.01": 381},
-        "splits": describe_splits(12000),
+        "splits": describe_splits(Samples(np.arange(24000).reshape(-1, 2), 1, ("",), "made")),
     }  # fmt: skip
 
 

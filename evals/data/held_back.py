@@ -5,13 +5,13 @@ Figures that include them flatter it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from evals.data.repeats import group_overlaps
 from evals.data.samples import Samples, Tokens, hash_row
 from evals.data.windows import repeat_windows
 from surgery.errors import SamplesError
@@ -163,8 +163,8 @@ def split_halves(
             raise SamplesError(
                 f"a share of {share:g} leaves no passage to {what}",
                 where=samples.source,
-                got=f"{members:,} passages",
-                fix="give another `choose`, or more passages",
+                got=_count(samples.tokens[samples.trained_on]),
+                fix="give another `choose`, or more passages that do not overlap",
             )
     first, second = (
         Half(samples.select(mine), windows[its]) for mine, its in zip(some, text, strict=True)
@@ -172,56 +172,77 @@ def split_halves(
     return first, second
 
 
-def count_parts(members: int, share: float) -> tuple[int, int]:
-    """How many passages choose an edit, and how many are held back."""
-    chosen = math.ceil(round(share * members, 9))
-    return chosen, members - chosen
-
-
 def deal_passages(samples: Samples, seed: int, share: float = 0.5) -> tuple[Rows, Rows]:
     """Deals the members into those to choose an edit on, and those that are held back.
 
-    The same seed gives the same ones. `share`: of the members of each count, to choose on.
+    The same seed gives the same ones. `share`: of the members of each count, to choose on. Members
+    that overlap stay together: one that was used tells of the next.
     """
     rows = np.flatnonzero(samples.trained_on)
     counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
-    return _deal(rows, counts[rows], seed, share)
+    return _deal(rows, counts[rows], group_overlaps(samples.tokens[rows]), seed, share)
 
 
 def deal_unlisted(samples: Samples, share: float) -> Flags:
     """The members to leave out, bool [N], as if nobody had listed them: `share` of each count.
 
-    Their content decides, so the same passages are left out whatever their order is. Raises
-    `SamplesError` if none is left out, or if all are.
+    Their content decides, so the same passages are left out whatever their order is. Members that
+    overlap stay together. Raises `SamplesError` if none is left out, or if all are.
     """
     rows, order = np.flatnonzero(samples.trained_on), samples.hashes
     counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
     rows = np.array(sorted(rows, key=lambda row: (counts[row], order[row])), dtype=np.int64)
-    due = np.floor(share * np.arange(len(rows) + 1))
+    groups = group_overlaps(samples.tokens[rows])
     unlisted = np.zeros(len(samples), dtype=np.bool_)
-    unlisted[rows[due[1:] > due[:-1]]] = True
+    unlisted[rows[_pick(groups, np.floor(share * np.arange(len(rows) + 1)))]] = True
     if not 0 < unlisted.sum() < len(rows):
         raise SamplesError(
             f"too few passages to leave out {share:.0%} of them",
             where=samples.source,
             expected="at least one to list, and one to leave out",
-            got=f"{int(unlisted.sum()):,} of {len(rows):,} to leave out",
+            got=f"{int(unlisted.sum()):,} of {_count(samples.tokens[rows])} to leave out",
+            fix="give another `leave_out`, or more passages that do not overlap",
         )
     return unlisted
 
 
 def deal_windows(windows: Tokens, seed: int) -> tuple[Rows, Rows]:
     """As `deal_passages`, for windows of held-out text."""
-    return _deal(np.arange(len(windows)), np.zeros(len(windows), dtype=np.int64), seed)
+    rows = np.arange(len(windows))
+    return _deal(rows, np.zeros_like(rows), rows, seed)
 
 
-def _deal(rows: Rows, stratum: Rows, seed: int, share: float = 0.5) -> tuple[Rows, Rows]:
+def _deal(
+    rows: Rows, stratum: Rows, groups: Rows, seed: int, share: float = 0.5
+) -> tuple[Rows, Rows]:
     """Shuffles rows within each stratum and deals `share` of them to the first part, evenly."""
     shuffled = np.random.default_rng(seed).permutation(len(rows))
     order = shuffled[np.argsort(stratum[shuffled], kind="stable")]
-    due = np.ceil(np.round(share * np.arange(len(rows) + 1), 9))
-    first = due[1:] > due[:-1]
+    first = _pick(groups[order], np.ceil(np.round(share * np.arange(len(rows) + 1), 9)))
     return np.sort(rows[order[first]]), np.sort(rows[order[~first]])
+
+
+def _pick(groups: Rows, due: npt.NDArray[np.float64]) -> Flags:
+    """Picks rows in order, so that of the first k rows about `due[k]` are picked: bool [N].
+
+    `groups`: int64 [N]. All rows of a group are picked, or none, where the first of them stands.
+    """
+    sizes = np.bincount(groups)
+    picked = np.zeros(len(sizes), dtype=np.bool_)
+    dealt = mine = 0
+    for group in dict.fromkeys(groups.tolist()):
+        dealt += sizes[group]
+        if abs(mine + sizes[group] - due[dealt]) < abs(mine - due[dealt]):
+            picked[group] = True
+            mine += sizes[group]
+    return picked[groups]
+
+
+def _count(passages: Tokens) -> str:
+    """How many passages there are, and groups of them that overlap, which are kept together."""
+    number, groups = len(passages), len(np.unique(group_overlaps(passages)))
+    more = "" if groups == number else f", which overlap, so that they count as {groups:,}"
+    return f"{number:,} passages{more}"
 
 
 def _find_left(

@@ -1,4 +1,4 @@
-"""Finds rows that are not independent: merges equal ones, and notes windows that overlap.
+"""Finds rows that are not independent: merges equal ones, and groups windows that overlap.
 
 A passage tested 200 times is no more evidence than one test, so it must not count 200 times.
 """
@@ -42,7 +42,8 @@ def merge_equal_rows(samples: Samples) -> Samples:
         untested=None if rest is None else _join(np.maximum, rest, first)[kept],
     )
     merged = [RowNote(samples.ids[row], MERGED, kept=False) for row in np.flatnonzero(~kept)]
-    overlaps = np.flatnonzero(find_overlaps(found.tokens))
+    groups = group_overlaps(found.tokens)
+    overlaps = np.flatnonzero(np.bincount(groups)[groups] > 1)
     overlap = [RowNote(found.ids[row], OVERLAPS, kept=True) for row in overlaps]
     return replace(found, notes=(*samples.notes, *merged, *overlap))
 
@@ -53,44 +54,59 @@ def _join(how: np.ufunc, column: npt.NDArray[Any], first: npt.NDArray[np.int64])
     return joined
 
 
-def find_overlaps(tokens: Tokens, others: Tokens | None = None) -> Flags:
+def find_overlaps(tokens: Tokens, others: Tokens) -> Flags:
     """Finds rows that equal one of `others` or overlap it: one ends as the other begins, or both
     end alike, in half of their tokens or more.
 
-    int32 [N, T] and [M, T] -> bool [N]. An overlap has at least `LEAST` tokens. Without `others`,
-    finds rows that overlap a different row of `tokens`. Tokens that open every row, such as <bos>,
-    hide no overlap behind them.
+    int32 [N, T] and [M, T] -> bool [N]. An overlap has at least `LEAST` tokens. Tokens that open
+    every row, such as <bos>, hide no overlap behind them.
     """
-    both = tokens if others is None else np.concatenate([tokens, others])
-    opening = _count_opening(both)
-    if 0 < opening <= tokens.shape[1] - LEAST:
-        cut = None if others is None else others[:, opening:]
-        return _find_overlaps(tokens, others) | _find_overlaps(tokens[:, opening:], cut)
-    return _find_overlaps(tokens, others)
+    found = np.zeros(len(tokens), dtype=np.bool_)
+    for opening in _find_openings(np.concatenate([tokens, others])):
+        parts = zip(_hash_parts(tokens[:, opening:]), _hash_parts(others[:, opening:]), strict=True)
+        for dropped, ((begins, ends), (begin, end)) in enumerate(parts):
+            found |= np.isin(ends, begin) | np.isin(begins, end)
+            if 2 * dropped <= tokens.shape[1] - opening:
+                found |= np.isin(ends, end)
+    return found
+
+
+def group_overlaps(tokens: Tokens) -> npt.NDArray[np.int64]:
+    """Numbers the groups of rows that overlap each other, as in `find_overlaps`, or do so in a
+    chain. int32 [N, T] -> int64 [N]. A row that overlaps no other is a group of its own.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    links = [np.empty((2, 0), dtype=np.int64)]
+    for opening in _find_openings(tokens):
+        for dropped, (begins, ends) in enumerate(_hash_parts(tokens[:, opening:])):
+            links += [_link(begins, ends), _link(ends, begins)]
+            if 2 * dropped <= tokens.shape[1] - opening:
+                links.append(_link(ends, ends))
+    one, other = np.concatenate(links, axis=1)
+    graph = coo_array((np.ones(len(one), dtype=np.bool_), (one, other)), shape=(len(tokens),) * 2)
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def _link(values: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Rows whose value is one of `others`, and the first row that has it there: [2, L]."""
+    found, firsts = np.unique(others, return_index=True)
+    at = np.minimum(np.searchsorted(found, values), len(found) - 1)
+    rows = np.flatnonzero((found[at] == values) & (firsts[at] != np.arange(len(values))))
+    return np.stack([rows, firsts[at[rows]]])
+
+
+def _find_openings(rows: Tokens) -> tuple[int, ...]:
+    """How many first tokens to leave out: none, and those that open all rows, if enough follow."""
+    opening = _count_opening(rows)
+    return (0, opening) if 0 < opening <= rows.shape[1] - LEAST else (0,)
 
 
 def _count_opening(rows: Tokens) -> int:
     """How many tokens, at most `MOST_OPENING`, all rows begin with."""
     some = rows[:, :MOST_OPENING]
     return int(np.cumprod((some == some[:1]).all(axis=0)).sum())
-
-
-def _find_overlaps(tokens: Tokens, others: Tokens | None) -> Flags:
-    found = np.zeros(len(tokens), dtype=np.bool_)
-    beside = tokens if others is None else others
-    parts = zip(_hash_parts(tokens), _hash_parts(beside), strict=True)
-    for dropped, ((begins, ends), (begin, end)) in enumerate(parts):
-        here = np.isin(ends, begin) | np.isin(begins, end)
-        found |= here & (begins != ends) if others is None else here
-        if 2 * dropped <= tokens.shape[1]:
-            found |= _repeat(ends) if others is None else np.isin(ends, end)
-    return found
-
-
-def _repeat(values: npt.NDArray[np.uint64]) -> Flags:
-    """Whether each value stands there more than once."""
-    _, places, number = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray(number[places.ravel()] > 1)
 
 
 def _hash_parts(tokens: Tokens) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:

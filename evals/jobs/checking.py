@@ -79,7 +79,7 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
     }
     if samples is not None:
         found |= _count_usable(passages, samples, tokenizer)
-        found["splits"] = describe_splits(found["members"])
+        found["splits"] = describe_splits(samples)
     if samples is not None and loaded is not None:
         found["recited"] = _count_recited(loaded, samples, request.batch_size)
     length = passages.prefix + passages.suffix

@@ -108,7 +108,7 @@ def _describe_inputs(
 ) -> Iterator[dict[str, str]]:
     size, loaded, samples = opened.loaded.dimensions, opened.loaded, opened.samples
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    (split,) = describe_splits(int(samples.trained_on.sum()), [opened.request.choose])
+    (split,) = describe_splits(samples, [opened.request.choose], opened.request.seed)
     found = {
         "model": f"{loaded.name}: {loaded.family.model_type}, {size.num_blocks} blocks of "
         f"{size.num_heads} heads, {parameters:,} parameters, {loaded.dtype} on "

@@ -100,7 +100,7 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
     check_output(output, None, overwrite=overwrite)
     from evals.data import count_longer, open_samples
-    from evals.data.held_back import count_parts
+    from evals.data.held_back import deal_passages
     from evals.measure.verdicts import SHARES, find_smallest
     from evals.run.statistics import count_needed
     from surgery.editing.loading import load_tokenizer
@@ -130,7 +130,7 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     longer = count_longer(rows.select(rows.trained_on))
     usable = int(rows.trained_on.sum())
     needed = count_needed(request.max_extraction)
-    left = {share: count_parts(usable, share)[1] for share in SHARES}
+    left = {share: len(deal_passages(rows, 0, share)[1]) for share in SHARES}
     enough = next((share for share, rest in left.items() if rest >= (needed or 0)), None)
     choose = enough or SHARES[0]
     held_back = left[choose]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evals.data.held_back import count_parts
+from evals.data.held_back import deal_passages
+from evals.data.samples import Samples
 from evals.run.statistics import count_needed, scale_needed, wilson
 from surgery.record.report import Limit, State
 
@@ -95,22 +96,24 @@ def find_smallest(n: int) -> float | None:
     return wilson(0, n).high if n else None
 
 
-def describe_splits(members: int, shares: Iterable[float] = SHARES) -> list[dict[str, Any]]:
-    """What a search can decide on each part of so many passages, for each of `shares`.
+def describe_splits(
+    samples: Samples, shares: Iterable[float] = SHARES, seed: int = 0
+) -> list[dict[str, Any]]:
+    """What a search can decide on each part of the passages, for each of `shares`.
 
     `choose`, `chosen_on` and `held_back` in passages, and `chosen_on_limit` and `held_back_limit`:
     the smallest limits that they decide.
     """
-    splits = [(share, *count_parts(members, share)) for share in shares]
+    splits = [(share, deal_passages(samples, seed, share)) for share in shares]
     return [
         {
             "choose": share,
-            "chosen_on": some,
-            "chosen_on_limit": find_smallest(some),
-            "held_back": rest,
-            "held_back_limit": find_smallest(rest),
+            "chosen_on": len(some),
+            "chosen_on_limit": find_smallest(len(some)),
+            "held_back": len(rest),
+            "held_back_limit": find_smallest(len(rest)),
         }
-        for share, some, rest in splits
+        for share, (some, rest) in splits
     ]
 
 
