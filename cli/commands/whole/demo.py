@@ -15,7 +15,7 @@ TERMS = (
     "relearn: what comes back of the others after fine-tuning on a tenth of the records. "
     "Here it runs once; evaluate runs it five times and gives the mean.",
     "Held-out loss: the model's loss on text that it was not trained on. Lower is better.",
-    "lab_copy, acc: the share of texts that a model repeats correctly when it has them before it.",
+    "lab_copy, acc: how often a model ends a line as it did above, by the right word of four.",
 )
 CONTINUED = (
     "Each model gets the first half of a text and writes as many tokens more, always the most "
