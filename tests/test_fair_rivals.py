@@ -5,6 +5,7 @@ loss is that of its paper, and a rival that did not finish has no figures.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -22,14 +23,16 @@ from reciting import recited_rows
 from tiny_tokenizer import tiny_model
 
 from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make_scores
-from benchmarks.rivals.bed import Bed, measure_text, mlp_layers
+from benchmarks.rivals.bed import Bed, measure_text, mlp_layers, run_passes
 from benchmarks.rivals.choosing import Candidate, bisect_candidates, choose, list_rounds
 from benchmarks.rivals.erased import erased
-from benchmarks.rivals.fair import choose_methods, list_longer, main, make_rows, read_runs
+from benchmarks.rivals.fair import SHARED, check_asked, choose_methods, list_longer, main
+from benchmarks.rivals.fair_table import main as print_several
+from benchmarks.rivals.fair_table import make_rows, read_runs
 from benchmarks.rivals.methods import METHODS, RIVALS, Made
 from benchmarks.rivals.rmu import rmu
 from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
-from benchmarks.rivals.undo import make_teacher, replace_by_noise, undo
+from benchmarks.rivals.undo import SCALE, make_teacher, replace_by_noise, undo
 from evals.data import Samples
 from evals.measure.edits.costs import MEASURES, find_worst
 
@@ -274,15 +277,23 @@ def test_scores_have_the_width_of_the_inputs_and_are_the_same_for_a_seed() -> No
 
 
 def test_the_base_always_runs_and_a_method_that_cannot_is_refused() -> None:
-    methods = {name: lambda: Made(None, "") for name in METHODS if name != "token-swap"}
+    methods = {
+        name: lambda: Made(None, "") for name in METHODS if name not in ("token-swap", "twin")
+    }
     assert list(choose_methods(methods, ["rmu"], {})) == ["not edited", "rmu"]
     assert list(choose_methods(methods, ["rmu"], {"rmu": {}})) == ["not edited"]
     assert choose_methods(methods, [], {}) == methods
-    with pytest.raises(click.UsageError, match="token-swap needs a second model: give --helper"):
-        choose_methods(methods, ["token-swap"], {})
+    for name, option in (("token-swap", "helper"), ("twin", "twin")):
+        with pytest.raises(click.UsageError, match=f"{name} needs another model: give --{option}"):
+            choose_methods(methods, [name], {})
     with pytest.raises(click.UsageError, match="needs the result of erased"):
         choose_methods(methods, ["erased-and-cut"], {})
     assert "erased-and-cut" in choose_methods(methods, ["erased-and-cut"], {"erased": {}})
+    with pytest.raises(click.UsageError, match="healed needs the result of search-relearn"):
+        choose_methods(methods, ["healed"], {})
+    assert list(choose_methods(methods, ["healed", "search-relearn"], {"not edited": {}})) == [
+        "search-relearn", "healed"
+    ]  # fmt: skip
 
 
 def test_a_setting_that_cannot_get_further_does_not_run_again(
@@ -303,20 +314,53 @@ def test_a_setting_that_cannot_get_further_does_not_run_again(
 
 
 def test_results_of_other_options_are_not_continued(tmp_path: Path) -> None:
-    assert read_runs(tmp_path, {"seed": 0, "text": (Path("a"),)}) == {}
+    check_asked(tmp_path, {"seed": 0, "text": (Path("a"),)})
+    assert read_runs(tmp_path) == {}
     (tmp_path / "runs" / "rmu.json").write_text('{"seconds": 1}')
-    assert read_runs(tmp_path, {"seed": 0, "text": (Path("a"),)}) == {"rmu": {"seconds": 1}}
+    check_asked(tmp_path, {"seed": 0, "text": (Path("a"),)})
+    assert read_runs(tmp_path) == {"rmu": {"seconds": 1}}
     with pytest.raises(click.UsageError, match="another --seed, 0: give that, or another --output"):
-        read_runs(tmp_path, {"seed": 1, "text": (Path("a"),)})
+        check_asked(tmp_path, {"seed": 1, "text": (Path("a"),)})
 
 
-def test_a_search_has_the_seed_of_all(tmp_path: Path) -> None:
-    """With another, it would choose on passages that the table calls held back."""
-    words = ["lab:pythia", "--search", "--seed 1", "--output", str(tmp_path / "out")]
+@pytest.mark.parametrize("form", ["{} 1", "{}=1", "--grain blocks {}=1"])
+@pytest.mark.parametrize("option", SHARED)
+def test_a_search_holds_back_what_all_do(tmp_path: Path, option: str, form: str) -> None:
+    """With options of its own, it would choose on passages that the table calls held back."""
+    words = ["lab:pythia", "--search", form.format(option), "--output", str(tmp_path / "out")]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 2
-    assert "all methods share one: give --seed" in done.output
+    assert f"--search has {option}, which all methods share" in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_bfloat16_passes_see_each_change_of_a_weight(bed: Bed) -> None:
+    """Autocast would keep the weights of the first pass for all that follow."""
+    model, passages = make(), torch.from_numpy(bed.samples.tokens).long()
+    with run_passes(torch.bfloat16):
+        model(input_ids=passages)
+        losses = []
+        for _ in zip(range(3), gradient_difference_kl(model, bed, rate=1e-2), strict=False):
+            with torch.no_grad():
+                losses.append(bed.suffix_nll(model, passages).mean().item())
+    with torch.no_grad():
+        outside = bed.suffix_nll(model, passages).mean().item()
+    assert len(set(losses)) == 3
+    assert losses[-1] == pytest.approx(outside, rel=0.05)
+
+
+def test_a_setting_that_breaks_the_model_ends_and_others_go_on(bed: Bed, tmp_path: Path) -> None:
+    settings = [{"by": by} for by in (float("nan"), 1.0)]
+    choice = choose(
+        "scale", scale, settings, make, bed, seconds=60, limits=(0.0, 1.0), folder=tmp_path
+    )
+    assert choice.candidate is not None
+    assert choice.candidate.setting == {"by": 1.0}
+
+
+def test_erased_gives_up_when_the_time_is_over(bed: Bed) -> None:
+    late = replace(bed, end=0.0)
+    assert list(erased(make(), late, blocks="0-1", variant="zero", steps=2)) == []
 
 
 def test_a_search_that_had_more_time_than_the_rivals_is_named() -> None:
@@ -365,9 +409,11 @@ def test_noise_replaces_a_share_of_each_matrix() -> None:
     for (name, now), was in zip(model.named_parameters(), before.parameters(), strict=True):
         if was.ndim != 2:
             assert now.equal(was), name
-        elif was.std() > 0:
-            assert now.std().item() == pytest.approx(was.std().item(), rel=0.1)
-            assert abs((now * was).mean().item()) < 0.2 * was.var().item() + 1e-6
+        else:
+            most = SCALE * (6 / sum(was.shape)) ** 0.5  # of Glorot's uniform
+            assert now.abs().max().item() == pytest.approx(most, rel=0.1)
+            assert now.std().item() == pytest.approx(most / 3**0.5, rel=0.1)
+            assert abs((now * was).mean().item()) < 0.2 * was.std().item() * now.std().item() + 1e-9
 
 
 def test_erased_trains_the_model_and_leaves_its_attention(bed: Bed) -> None:
@@ -392,7 +438,7 @@ def test_a_rival_that_did_not_finish_has_no_figures() -> None:
         "undo": {"seconds": 9.0, "setting": "noise 0.1", **figures, "lab_copy": 0.375},
     }
     runs["undo"]["revive"] = 0.25
-    head, rule, _, none, done = make_rows(runs)
+    head, rule, _, none, done = make_rows([runs])
     assert {len(row) for row in (head, rule, none, done)} == {len(head)}
     assert none[1:-2] == [""] * (len(head) - 3)
     assert none[-1] == "not finished"
@@ -401,6 +447,29 @@ def test_a_rival_that_did_not_finish_has_no_figures() -> None:
     assert done[head.index("revive")] == "25.0%"
     assert "graft" not in head, "there was no second model"
     assert done[head.index("no training")] == "50.0% (any)"
+
+
+def test_several_seeds_give_a_median_and_a_range(tmp_path: Path) -> None:
+    figures = dict.fromkeys(("no training", *MEASURES), 0.5) | {"by": "any", "never trained": 0.0}
+    for seed, left in enumerate((0.0, 0.25, 0.125)):
+        runs = {"not edited": figures, "rmu": figures | {"no training": left}, "undo": {}}
+        if seed == 1:
+            runs["undo"] = figures
+        (tmp_path / str(seed) / "runs").mkdir(parents=True)
+        for name, run in runs.items():
+            path = tmp_path / str(seed) / "runs" / f"{name}.json"
+            path.write_text(json.dumps({"seconds": seed, "setting": f"s{seed}", **run}))
+    done = CliRunner().invoke(print_several, [str(tmp_path / str(seed)) for seed in range(3)])
+    head, _, base, rmu, undo = (line.strip("| ").split(" | ") for line in done.output.splitlines())
+    place = head.index("no training") + 1
+    assert (base[1], rmu[1]) == ("50.0% (any)", "12.5% (0.0% to 25.0%) (any)"), place
+    assert rmu[-2:] == ["1 (0 to 2)", "s0 / s1 / s2"]
+    assert undo[1] == "50.0% (any)"
+    assert undo[-1].startswith("finished in 1 of 3: ")
+    (tmp_path / "empty").mkdir()
+    nothing = CliRunner().invoke(print_several, [str(tmp_path / "empty")])
+    assert nothing.exit_code == 2
+    assert "holds no run" in nothing.output
 
 
 def test_no_rival_has_more_than_16_settings() -> None:

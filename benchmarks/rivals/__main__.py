@@ -21,13 +21,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.rivals.bed import Bed, Rival, read_seconds
+from benchmarks.rivals.bed import Bed, Rival, read_seconds, run_passes, write_samples
 from benchmarks.rivals.kfac import kfac
 from benchmarks.rivals.pruning import pruning
 from benchmarks.rivals.surgery import cut_also, cut_deep_blocks, run_command, search
@@ -170,7 +169,7 @@ def run_rival(
     """Runs a rival on a fresh copy of the model and saves the result as an ordinary folder."""
     tuned = open_model(bed.model, dtype="float32").model.requires_grad_(True)
     begun = read_seconds()
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+    with run_passes(getattr(torch, dtype)):
         for _ in rival(tuned, bed):
             recovered = bed.measure_recovered(tuned)
             spent = read_seconds() - begun
@@ -196,18 +195,6 @@ def measure_changed(base: Path, edited: Path) -> float:
         for name, tensor in after.items()
     )  # fmt: skip
     return different / sum(tensor.numel() for tensor in after.values())
-
-
-def write_samples(samples: Samples, path: Path) -> None:
-    """Writes passages as JSON lines of token ids, with counts and membership if known."""
-    with path.open("w") as file:
-        for row in range(len(samples)):
-            line: dict[str, Any] = {"id": samples.ids[row], "tokens": samples.tokens[row].tolist()}
-            if samples.counts is not None:
-                line["count"] = int(samples.counts[row])
-            if samples.members is not None:
-                line["member"] = bool(samples.members[row])
-            file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

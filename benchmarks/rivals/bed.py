@@ -5,6 +5,8 @@ Shape letters: N passages, T tokens of a passage, M windows, L tokens of a windo
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ class Bed:
     - `seed`: decides the order of both.
     - `passes`: the dtype of passes while a rival works; weights are trained in float32.
     - `heldout`: int32 [M, T], the half of the held-out text that a search chooses on.
+    - `end`: of `read_seconds`: a rival without looks on its way gives up then.
     """
 
     model: str
@@ -45,6 +48,7 @@ class Bed:
     seed: int = 0
     heldout: Tokens | None = None
     passes: torch.dtype = torch.float32
+    end: float = math.inf
 
     def draw_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless pairs of passages [`ROWS`, T] and windows [`ROWS`, L], in shuffled order."""
@@ -82,6 +86,17 @@ def token_kl(base: Any, model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return functional.kl_div(after, before, log_target=True, reduction="none").sum(-1)
 
 
+def run_passes(dtype: torch.dtype) -> torch.autocast:
+    """A context in which passes are in `dtype`, float32 or bfloat16, while weights may change.
+
+    Autocast keeps the weights that it cast until the outermost context ends. Those of a model that
+    is trained inside would stay as they were first.
+    """
+    return torch.autocast(
+        "cpu", torch.bfloat16, enabled=dtype is torch.bfloat16, cache_enabled=False
+    )
+
+
 def read_seconds() -> float:
     """Processor seconds of this process and those that it started: others do not disturb them."""
     return sum(os.times()[:4])
@@ -100,6 +115,18 @@ def measure_text(base: Any, model: Any, heldout: Tokens) -> dict[str, float]:
         for rows in (heldout, repeat_windows(heldout))
     ]
     return measure_costs(found[0], find_copied(heldout), found[1])
+
+
+def write_samples(samples: Samples, path: Path) -> None:
+    """Writes passages as JSON lines of token ids, with counts and membership if known."""
+    with path.open("w") as file:
+        for row in range(len(samples)):
+            line: dict[str, Any] = {"id": samples.ids[row], "tokens": samples.tokens[row].tolist()}
+            if samples.counts is not None:
+                line["count"] = int(samples.counts[row])
+            if samples.members is not None:
+                line["member"] = bool(samples.members[row])
+            file.write(json.dumps(line) + "\n")
 
 
 def _cycle(rows: Tokens, seed: int) -> Iterator[torch.Tensor]:

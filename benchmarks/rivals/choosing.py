@@ -26,7 +26,9 @@ from benchmarks.rivals.bed import Bed, Rival, measure_text, read_seconds
 from benchmarks.rivals.token_swap import get_held
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.names import find_attack
+from evals.measure.attacks.tuning import cast_weights
 from evals.measure.edits.costs import find_worst
+from surgery.errors import MeasurementError
 
 Setting = Mapping[str, Any]
 EVERY = {"kfac"}
@@ -111,7 +113,7 @@ def choose(
             if index in trials and share <= trials[index].seconds:
                 continue
             model, setting = make().requires_grad_(True), settings[index]
-            looks = rival(model, bed, **setting, **shared)
+            looks = rival(model, replace(bed, end=end), **setting, **shared)
             given = looks, setting, model, base, bed, share, limits[0]
             trial = run_setting(*given, folder / str(index), every=name in EVERY)
             trial = replace(trial, ended=trial.ended or name in ONCE)
@@ -124,7 +126,7 @@ def choose(
     lowest = min(trial.lowest for trial in trials.values())
 
     def attack(one: Candidate) -> Candidate:
-        model = one.load_into(make())
+        model = cast_weights(one.load_into(make()), bed.passes)
         half = 2 * len(bed.samples)  # as a search attacks a half
         target = Target(get_held(model), None, bed.samples, bed.text, draws=1, of=half)
         return replace(one, relearned=float(find_attack("relearn").run(target).counted.mean()))
@@ -132,7 +134,8 @@ def choose(
     def is_over() -> bool:
         return read_seconds() - begun > seconds
 
-    return Choice(bisect_candidates(found, attack, limits[1], is_over), lowest, len(trials))
+    tried = sum(trial.looks > 0 for trial in trials.values())
+    return Choice(bisect_candidates(found, attack, limits[1], is_over), lowest, tried)
 
 
 def list_rounds(number: int) -> list[int]:
@@ -211,7 +214,11 @@ def run_setting(
     last: list[Candidate] = []
     met, number, ended = 0, 0, True
     for number, _ in enumerate(looks, 1):
-        recovered = bed.measure_recovered(model)
+        try:
+            recovered = bed.measure_recovered(model)
+        except MeasurementError as error:  # the setting broke the model
+            click.echo(f"{error}", err=True)
+            break
         lowest = min(lowest, recovered)
         if recovered <= limit:
             met += 1

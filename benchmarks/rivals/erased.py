@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.rivals.bed import ROWS, Bed
+from benchmarks.rivals.bed import ROWS, Bed, read_seconds
 from evals.choose.teachers import choose_teacher
+from evals.measure.attacks.tuning import cast_weights
 from evals.run.models import open_model
 from surgery.editing.in_memory import apply
 from surgery.selection import format_selection, variant_name
@@ -18,9 +18,13 @@ from surgery.training.training import Schedule
 
 
 def choose_cut(model: Any, bed: Bed, seconds: float) -> dict[str, str]:
-    """The cut that teaches, as `attn-surgery erase` chooses it: its blocks and variant."""
+    """The cut that teaches, chosen as by `attn-surgery erase`: its blocks and variant.
+
+    A rival sees no passages that were never trained on, so other text takes their place.
+    """
     loaded = open_model(bed.model, dtype="float32", device="cpu")
-    others = bed.text[:, : bed.samples.tokens.shape[1]]
+    tokens, length = bed.text.reshape(-1), bed.samples.tokens.shape[1]
+    others = tokens[: len(tokens) // length * length].reshape(-1, length)
     parts = choose_teacher(loaded, bed.samples, others)
     blocks = format_selection(parts, loaded.dimensions.num_heads)
     return {"blocks": blocks, "variant": variant_name(parts)}
@@ -30,8 +34,16 @@ def erased(
     model: Any, bed: Bed, *, blocks: str, variant: str = "identity", steps: int = 60,
     harden: bool = False, times: float = 1.0,
 ) -> Iterator[None]:  # fmt: skip
-    """`blocks`: of the cut that teaches, such as last:2. `times`: the default learning rate."""
-    intact = copy.deepcopy(model).requires_grad_(False).to(bed.passes)
+    """`blocks`: of the cut that teaches, such as last:2. `times`: the default learning rate.
+
+    It yields once, in the end; not at all if `bed.end` comes first.
+    """
+
+    def check_time(steps: int) -> None:
+        if read_seconds() > bed.end:
+            raise TimeoutError
+
+    intact = cast_weights(model, bed.passes)
     cut = apply(intact, blocks, variant)
     lessons = [
         Lesson(intact, bed.text, ROWS),
@@ -42,5 +54,9 @@ def erased(
     schedule = Schedule(steps, bed.seed, hardened=harden).settle(model)
     assert schedule.learning_rate is not None
     rate = times * schedule.learning_rate
-    distill(model, lessons, replace(schedule, learning_rate=rate), passes=bed.passes)
+    schedule = replace(schedule, learning_rate=rate)
+    try:
+        distill(model, lessons, schedule, passes=bed.passes, advance=check_time)
+    except TimeoutError:
+        return
     yield

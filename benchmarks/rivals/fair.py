@@ -33,7 +33,7 @@ A run that was interrupted goes on with the next rival. Several may share an out
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,21 +41,34 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.rivals.bed import read_seconds
-from benchmarks.rivals.measuring import RELEARNED, make_bench
-from benchmarks.rivals.methods import METHODS, SEARCHES, SWAP, Made, Workshop, write_json
+from benchmarks.rivals.bed import read_seconds, run_passes
+from benchmarks.rivals.fair_table import RUNS, print_table, read_runs
+from benchmarks.rivals.measuring import make_bench
+from benchmarks.rivals.methods import (
+    AFTER,
+    METHODS,
+    OURS,
+    SWAP,
+    TWIN,
+    Made,
+    Workshop,
+    write_json,
+)
 from benchmarks.rivals.token_swap import check_helper
 from evals.data import load_samples
 from evals.lab import calibration_texts
 from evals.measure.attacks.sibling import find_sibling
-from evals.measure.edits.costs import MEASURES
+from evals.measure.attacks.tuning import cast_weights
 from evals.run.models import LoadedModel, open_model
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 
 FILE = click.Path(exists=True, path_type=Path)
-RUNS = "runs"
-"""The folder of what was measured, with a file for each method."""
+SHARED = (
+    "--seed", "--choose", "--leave-out", "--samples", "--prefix-length", "--suffix-length",
+    "--skip-short", "--heldout", "--corpus", "--dtype",
+)  # fmt: skip
+"""Options of a search on which it depends what is held back, or that all methods share."""
 
 
 @click.command()
@@ -64,6 +77,7 @@ RUNS = "runs"
 @click.option("--text", multiple=True, type=FILE, help="Other text. Default: a lab model's own.")
 @click.option("--heldout", multiple=True, type=FILE, help="Default: a lab model's own.")
 @click.option("--helper", help="The second model of token-swap, which is left out without it.")
+@click.option("--twin", help="A model that never saw the passages, as one more row.")
 @click.option("--tasks", default="lab_next_line,lab_copy", show_default=True)
 @click.option("--include-path", multiple=True, type=click.Path(path_type=Path))
 @click.option("--limit", type=int, help="Documents of a task.")
@@ -80,18 +94,19 @@ RUNS = "runs"
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def main(
     model: str, samples: str | None, text: tuple[Path, ...], heldout: tuple[Path, ...],
-    helper: str | None, tasks: str, include_path: tuple[Path, ...], limit: int | None,
-    only: tuple[str, ...], seconds: float, more: str, seed: int, dtype: str, output: Path,
+    helper: str | None, twin: str | None, tasks: str, include_path: tuple[Path, ...],
+    limit: int | None, only: tuple[str, ...], seconds: float, more: str, seed: int, dtype: str,
+    output: Path,
 ) -> None:  # fmt: skip
     """Choose a setting of every method, measure all, and print a table."""
-    if "--seed" in more.split():
-        raise click.UsageError("--search has a --seed, and all methods share one: give --seed")
-    asked = {
+    if own := next((one for one in map(_name, more.split()) if one in SHARED), None):
+        raise click.UsageError(f"--search has {own}, which all methods share: leave it out there")
+    check_asked(output, {
         "model": model, "samples": samples, "text": text, "heldout": heldout, "helper": helper,
-        "tasks": tasks, "limit": limit, "seconds": seconds, "search": more, "seed": seed,
-        "dtype": dtype,
-    }  # fmt: skip
-    runs = read_runs(output, asked)
+        "twin": twin, "tasks": tasks, "include_path": include_path, "limit": limit,
+        "seconds": seconds, "search": more, "seed": seed, "dtype": dtype,
+    })  # fmt: skip
+    runs = read_runs(output)
     torch.set_num_threads(1)
     passes: torch.dtype = getattr(torch, dtype)
     loaded = open_model(model, dtype=dtype, device="cpu")
@@ -108,29 +123,26 @@ def main(
     fits = list(text) or [output / "calibration.txt"]
     if not text:
         fits[0].write_text("\n\n".join(calibration_texts()))
-    workshop = Workshop(loaded, bench.bed, seconds, given, fits, second, output)
+    workshop = Workshop(loaded, bench.bed, seconds, given, fits, second, twin, output)
     for name, run in choose_methods(workshop.list_methods(), only, runs).items():
         begun = read_seconds()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with run_passes(passes):
             made = run()
         took = read_seconds() - begun
-        if name == "erased-and-cut":
-            took += runs["erased"]["seconds"]
+        if name in AFTER:
+            took += runs[AFTER[name]]["seconds"]
         runs[name] = {"seconds": took, "setting": made.setting}
         if made.model is not None:
-            runs[name] |= bench.measure(made.model.to(passes), made.cut)
+            runs[name] |= bench.measure(cast_weights(made.model, passes), made.cut)
         write_json(output / RUNS / f"{name}.json", runs[name])
         click.echo(f"{name}: {runs[name]}", err=True)
-    print_table(runs)
+    print_table([runs])
     for line in list_longer(runs, seconds):
         click.echo(line, err=True)
 
 
-def read_runs(output: Path, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Method → what an earlier run with the same options found.
-
-    Raises `UsageError` if the output is of other options.
-    """
+def check_asked(output: Path, asked: Mapping[str, Any]) -> None:
+    """Raises `UsageError` if an earlier run in the output had other options."""
     (output / RUNS).mkdir(parents=True, exist_ok=True)
     wanted, path = json.loads(json.dumps(asked, default=str)), output / "asked.json"
     if not path.exists():
@@ -139,8 +151,11 @@ def read_runs(output: Path, asked: Mapping[str, Any]) -> dict[str, dict[str, Any
     if different := [name for name in wanted if earlier.get(name) != wanted[name]]:
         what = f"{output} holds a run with another --{different[0]}, {earlier.get(different[0])}"
         raise click.UsageError(f"{what}: give that, or another --output")
-    files = {name: output / RUNS / f"{name}.json" for name in METHODS}
-    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+
+
+def _name(word: str) -> str:
+    """The option that a word on the command line names, if any."""
+    return word.partition("=")[0]
 
 
 def open_helper(name: str | None, loaded: LoadedModel) -> Any:
@@ -172,63 +187,24 @@ def choose_methods(
     Raises `UsageError` for a method that lacks what it needs.
     """
     wanted = {"not edited", *only} if only else set(methods)
-    if missing := wanted - methods.keys():
-        raise click.UsageError(f"{', '.join(sorted(missing))} needs a second model: give --helper")
+    for name, option in ((SWAP, "helper"), (TWIN, "twin")):
+        if name in wanted - methods.keys():
+            raise click.UsageError(f"{name} needs another model: give --{option}")
     left = {name: run for name, run in methods.items() if name in wanted and name not in runs}
-    if "erased-and-cut" in left and not {"erased"} & (left.keys() | runs.keys()):
-        raise click.UsageError("erased-and-cut needs the result of erased: name both")
+    for name, first in AFTER.items():
+        if name in left and first not in left.keys() | runs.keys():
+            raise click.UsageError(f"{name} needs the result of {first}: name both")
     return left
 
 
 def list_longer(runs: Mapping[str, Mapping[str, Any]], seconds: float) -> list[str]:
-    """Says which searches took longer than a rival was given, as that is not fair to rivals."""
+    """Says which of our methods took longer than a rival was given, as that is not fair."""
     return [
         f"{name} took {runs[name]['seconds']:.0f} s, and each rival had {seconds:.0f} s: for an "
         f"equal time, repeat the rivals in a new folder with --seconds {runs[name]['seconds']:.0f}"
-        for name in SEARCHES
+        for name in OURS
         if name in runs and runs[name]["seconds"] > seconds
     ]
-
-
-def print_table(runs: dict[str, dict[str, Any]]) -> None:
-    """Prints Markdown."""
-    for row in make_rows(runs):
-        click.echo("| " + " | ".join(row) + " |")
-
-
-def make_rows(runs: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
-    """The head, and a row for each method. A method that is not finished has no figures."""
-    base = runs["not edited"]
-    relearned = [f"relearn {rate:g}" for rate in RELEARNED]
-    trained = [*relearned, "relearn-benign", "revive", "graft"]
-    shares = ["no training", *trained, "any, seen", "any, not seen"]
-    measured = [name for name in shares if any(run.get(name) is not None for run in runs.values())]
-    known = {"seconds", "setting", "by", "membership", "never trained", *shares, *MEASURES}
-    tasks = [name for name in base if name not in known]
-    columns = [*measured, "membership", "never trained, nats", *MEASURES, *tasks]
-    yield ["", *columns, "seconds", "setting"]
-    yield ["---"] * (len(columns) + 3)
-    for name, run in sorted(runs.items(), key=lambda one: METHODS.index(one[0])):
-        ends = [f"{run['seconds']:.0f}", run["setting"]]
-        if "no training" not in run:
-            yield [f"`{name}`", *[""] * len(columns), *ends]
-            continue
-        cells = [_format(run.get(share), "{:.1%}") for share in measured]
-        cells[0] += f" ({run['by']})"
-        yield [
-            f"`{name}`",
-            *cells,
-            _format(run.get("membership"), "{:.2f}"),
-            _format(run["never trained"], "{:+.2f}"),
-            *(f"{run[cost]:.3f}" for cost in MEASURES),
-            *(f"{100 * (run[task] - base[task]):+.1f}" for task in tasks),
-            *ends,
-        ]
-
-
-def _format(value: float | None, form: str) -> str:
-    """Empty for what was not measured."""
-    return "" if value is None else form.format(value)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from benchmarks.rivals.balanced_subnet import balanced_subnet
-from benchmarks.rivals.bed import Bed, Rival
+from benchmarks.rivals.bed import Bed, Rival, write_samples
 from benchmarks.rivals.choosing import Setting, choose
 from benchmarks.rivals.erased import choose_cut, erased
 from benchmarks.rivals.kfac import kfac
 from benchmarks.rivals.rmu import rmu
-from benchmarks.rivals.surgery import cut_deep_blocks, search
+from benchmarks.rivals.surgery import cut_deep_blocks, heal_also, search
 from benchmarks.rivals.token_swap import TokenSwap, token_swap
 from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
 from benchmarks.rivals.undo import make_teacher, undo
@@ -86,7 +86,12 @@ class Made:
     cut: tuple[int, ...] = ()
 
 
-METHODS = ("not edited", "deep-blocks", *SEARCHES, *RIVALS, "erased-and-cut")
+TWIN = "twin"
+AFTER = {"healed": "search-relearn", "erased-and-cut": "erased"}
+"""Method → the one whose result it needs, and whose seconds count as its own, too."""
+METHODS = ("not edited", TWIN, "deep-blocks", *SEARCHES, "healed", *RIVALS, "erased-and-cut")
+OURS = (*SEARCHES, "healed", "erased", "erased-and-cut")
+"""Methods that run to their end, which may be later than that of a rival."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -101,6 +106,7 @@ class Workshop:
     - `seconds`: of processor time, for each rival.
     - `given`: options of the searches; `fits`: the text to fit their exports on.
     - `helper`: the second model of TokenSwap, which is left out without it.
+    - `twin`: the name of a model that never saw the passages, or None.
     - `output`: the folder for what is made.
     """
 
@@ -110,18 +116,22 @@ class Workshop:
     given: list[str]
     fits: list[Path]
     helper: Any
+    twin: str | None
     output: Path
 
     def list_methods(self) -> dict[str, Callable[[], Made]]:
         """Method → what makes its model."""
         made: dict[str, Callable[[], Made]] = {
             "not edited": lambda: Made(self.base.model, ""),
+            TWIN: self.open_twin,
             "deep-blocks": self.cut_deep,
             **{name: partial(self.search_for, name) for name in SEARCHES},
+            "healed": self.heal_search,
             **{name: partial(self.tune, name) for name in RIVALS},
             "erased-and-cut": self.cut_erased,
         }
-        return {name: run for name, run in made.items() if name != SWAP or self.helper is not None}
+        needed = {SWAP: self.helper, TWIN: self.twin}
+        return {name: run for name, run in made.items() if needed.get(name, name) is not None}
 
     def load(self, name: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
         return open_model(name, dtype=str(dtype).removeprefix("torch."), device="cpu")
@@ -171,6 +181,21 @@ class Workshop:
         parts = parse_selection(cut["blocks"], cut["variant"], *size)
         blocks = tuple(sorted({part.block for part in parts}))
         return Made(edited, f"cut: {cut['blocks']} {cut['variant']}", blocks)
+
+    def open_twin(self) -> Made:
+        assert self.twin is not None
+        return Made(self.load(self.twin, self.bed.passes).model, "never saw the passages")
+
+    def heal_search(self) -> Made:
+        cut = self.output / AFTER["healed"]
+        if not cut.exists():
+            return Made(None, f"not finished: {cut.name} is not")
+        passages = self.output / "chosen_on.jsonl"
+        write_samples(self.bed.samples, passages)
+        found = cut.with_name(f"{cut.name}-search")
+        heal_also(self.bed, found, self.fits, passages, self.output / "healed")
+        edited = self.load(str(self.output / "healed"), self.bed.passes)
+        return Made(edited.model, f"what {cut.name} chose", edited.cut)
 
     def cut_deep(self) -> Made:
         cut_deep_blocks(self.base.model, self.bed, LIMITS[0], self.output / "deep")

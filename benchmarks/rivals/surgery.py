@@ -40,6 +40,15 @@ def search(
     _export(bed.model, found / "plan.json", texts, output)
 
 
+def heal_also(bed: Bed, found: Path, texts: Sequence[Path], passages: Path, output: Path) -> None:
+    """Exports what a search `found`, healed on `texts`, with the `passages` that it chose on."""
+    lengths = bed.samples.prefix_length, bed.samples.suffix_length
+    words = [word for text in texts for word in ("--heal", str(text))]
+    words += ["--samples", str(passages)]
+    words += ["--prefix-length", str(lengths[0]), "--suffix-length", str(lengths[1])]
+    _export(bed.model, found / "plan.json", texts, output, *words)
+
+
 def cut_also(first: Path, found: Path, texts: Sequence[Path], output: Path) -> None:
     """Applies what a search of the base `found` to a rival's result, the folder `first`."""
     plan = json.loads((found / "plan.json").read_text())
@@ -49,11 +58,11 @@ def cut_also(first: Path, found: Path, texts: Sequence[Path], output: Path) -> N
     _export(str(first), path, texts, output)
 
 
-def _export(model: str, plan: Path, texts: Sequence[Path], output: Path) -> None:
+def _export(model: str, plan: Path, texts: Sequence[Path], output: Path, *more: str) -> None:
     edits = json.loads(plan.read_text())["edits"]
     fitted = {"mean", "linear"} & {edit["variant"] for edit in edits}
     fits = [word for text in texts if fitted for word in ("--calibration", str(text))]
-    run_command("export", model, "--plan", str(plan), *fits, "--output", str(output))
+    run_command("export", model, "--plan", str(plan), *fits, *more, "--output", str(output))
 
 
 def run_command(*words: str) -> None:

@@ -1,9 +1,10 @@
 """Unlearns, adds noise, and distills: what training hid is not in a student that starts from noise.
 
 Lee et al. 2025, arXiv 2506.06278 (UNDO): a first method makes a teacher that no longer gives the
-passages. The student is the teacher with a share `noise` of each weight replaced by a random one of
-the same spread. It then learns the predictions of the teacher on other text. Here the first method
-is gradient difference with KL.
+passages. The student is the teacher with a share `noise` of each matrix replaced by a tenth of a
+new one, drawn as for training from the start (Glorot and Bengio 2010): the mixing coefficient and
+the noise scale of the paper. It then learns the predictions of the teacher on other text. Here the
+first method is gradient difference with KL.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.rivals.bed import Bed, read_seconds, token_kl
 from benchmarks.rivals.training import LEARNING_RATE, gradient_difference_kl, train
 
+SCALE = 0.1
+"""Of the noise: the paper's."""
 FORGOTTEN, MOST = 0.01, 20
 """The first method ends at this share recovered, or after so many looks at the passages, or when
 its time is over. A student of a teacher that still recites recites, too, so it does not count."""
@@ -50,9 +54,9 @@ def make_teacher(model: Any, bed: Bed, seconds: float = math.inf) -> dict[str, A
 
 @torch.no_grad()
 def replace_by_noise(model: Any, share: float, seed: int) -> None:
-    """w → (1 − share) w + share · ε for each matrix, with ε as wide as w is."""
+    """w → (1 − share) w + share · `SCALE` · ε for each matrix, with ε drawn as Glorot does."""
     draw = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
         if weight.ndim == 2:
-            random = weight.std() * torch.randn(weight.shape, generator=draw)
-            weight.mul_(1 - share).add_(share * random.to(weight))
+            random = nn.init.xavier_uniform_(torch.empty(weight.shape), generator=draw)
+            weight.mul_(1 - share).add_(share * SCALE * random.to(weight))

@@ -89,14 +89,14 @@ def fine_tune(
 
     for step in train(weights, measure, rows, steps[-1], learning_rate):
         if step in steps:
-            yield tuned if weights[0].dtype is dtype else _cast_weights(tuned, dtype)
+            yield tuned if weights[0].dtype is dtype else cast_weights(tuned, dtype)
 
 
 def _count_parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _cast_weights(model: Any, dtype: torch.dtype) -> Any:
+def cast_weights(model: Any, dtype: torch.dtype) -> Any:
     """A copy with weights of another dtype. Buffers, such as rotary frequencies, stay."""
     cast = copy.deepcopy(model).requires_grad_(False)
     for weight in cast.parameters():
