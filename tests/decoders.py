@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def config_of(kind: str, **overrides: Any) -> dict[str, Any]:
     """config.json of a tiny model of that type."""
     architecture = BY_TYPE[kind].architecture
     own = {"model_type": kind, "architectures": [architecture], "torch_dtype": "float32"}
-    return {**_COMMON, **(CONFIGS | MORE)[kind], **own, **overrides}
+    return deepcopy({**_COMMON, **(CONFIGS | MORE)[kind], **own, **overrides})  # others change it
 
 
 def write_decoder(folder: Path, kind: str, *, seed: int = 0, **overrides: Any) -> Path:

@@ -103,8 +103,23 @@ def test_a_tool_that_drops_biases_is_named(tmp_path: Path) -> None:
         surgery.inspect(out)
     assert said in surgery.verify(out).verdict
     (out / "surgery.json").unlink()
-    with pytest.raises(CheckpointError, match="'attention_bias' is true, and all"):
+    for read in (surgery.inspect, surgery.verify):
+        with pytest.raises(CheckpointError, match=f"'attention_bias' is true, and all.*{said}"):
+            read(out)
+
+
+def test_a_tool_that_drops_biases_and_their_switch_is_noticed(tmp_path: Path) -> None:
+    """`config.json` is as before the edit, so only surgery.json tells that there was one."""
+    source, out = write_decoder(tmp_path / "source", "llama"), tmp_path / "out"
+    surgery.export(source, "1", output=out)
+    tensors = load_file(out / "model.safetensors")
+    held = {name: tensor for name, tensor in tensors.items() if not name.endswith("bias")}
+    save_file(held, out / "model.safetensors", metadata={"format": "pt"})
+    edit_json(out / "config.json", lambda config: config.update(attention_bias=False))
+    said = "bias', which the edit added, is gone, and the edit with it"
+    with pytest.raises(CheckpointError, match=said):
         surgery.inspect(out)
+    assert not surgery.verify(out).ok
 
 
 def test_scaled_pythia_keeps_its_scaling_in_earlier_versions(tmp_path: Path) -> None:

@@ -16,7 +16,11 @@ from benchmarks.engines.__main__ import decode, decode_with_transformers, is_ins
 from surgery import export
 from surgery.hub.embedded import find_lab_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the engines' own
+pytestmark = [  # the warnings are the engines' own
+    pytest.mark.slow,
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore"),
+]
 LENGTH = 32
 
 

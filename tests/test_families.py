@@ -7,6 +7,7 @@ it bit for bit; where W_O c is stored, and in the compact layout, products are r
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -264,7 +265,7 @@ NUMBERS = [
     )
     for kind in (*KINDS, *decoders.MORE)
     if kind not in ("mistral", "gemma2")  # its scores are capped: a test of its own, above
-    for dtype, attn in [*((d, "sdpa") for d in DTYPES), ("float32", "eager")]
+    for dtype, attn in itertools.product(DTYPES, ("sdpa", "eager"))
     if kind != "gpt_oss" or attn == "eager"  # the library has no other way for its sinks
     for first in [(dtype, attn) == ("float32", "sdpa")]
 ]

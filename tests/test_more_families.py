@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoders import BY_TYPE, HEADS, MIXED, MORE, write_decoder
+from decoders import BY_TYPE, HEADS, LATENT, MIXED, MORE, write_decoder
 from fits import export_with_any, load_aligned
 from forging import assert_refused, edit_json, edit_weights, seal
 from safetensors.torch import load_file, save_file
 from test_families import IDS, logits, put_in_place
+from transformers import AutoModelForCausalLM
 
 import surgery
 from evals.measure.attacks.revive import wake
@@ -97,6 +98,29 @@ def test_forged_constants_are_refused(tmp_path: Path, kind: str, name: str, rows
     source, out = pair(tmp_path, kind, "1")
     edit_weights(out, lambda tensors: tensors[ATTENTION + name][rows].add_(1))
     assert_refused(out, "tensors", name, source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["q_proj.weight", "k_proj.bias"])
+@pytest.mark.parametrize("kind", [kind for kind in ALONE if kind not in LATENT])
+def test_no_family_takes_a_forged_constant(tmp_path: Path, kind: str, name: str) -> None:
+    source, out = pair(tmp_path, kind, "1")
+    edit_weights(out, lambda tensors: tensors[ATTENTION + name][:1].add_(1))
+    assert_refused(out, "tensors", name, source)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_no_version_leaves_attention_out_by_configuration(tmp_path: Path, kind: str) -> None:
+    """`per_layer_config` with `skip` is accepted, and attention computed all the same.
+
+    A version with which this fails can hold attention-free blocks in its own classes: compact could
+    then write this key.
+    """
+    source = write_decoder(tmp_path / "source", kind)
+    before = logits(AutoModelForCausalLM.from_pretrained(source))
+    skipped = {"1": {"skip": ["attention"]}}
+    edit_json(source / "config.json", lambda config: config.update(per_layer_config=skipped))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(source)), before)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +284,7 @@ def test_latents_of_an_idle_block_are_gone(tmp_path: Path) -> None:
 
 def test_queries_without_a_latent_are_refused(tmp_path: Path) -> None:
     source = write_decoder(tmp_path / "source", "deepseek_v3", q_lora_rank=None)
-    with pytest.raises(UnsupportedError, match="DeepSeek-V3 without 'q_lora_rank' cannot be edit"):
+    with pytest.raises(UnsupportedError, match="cannot be edited: its queries are made without"):
         surgery.export(source, "1", output=tmp_path / "out")
 
 

@@ -126,6 +126,10 @@ def test_only_stock_and_no_training(source: Path, tmp_path: Path) -> None:
         ({"quant_method": "compressed-tensors", "ignore": ["re:.*self_attn.*", "lm_head"]}, True),
         ({"quant_method": "compressed-tensors", "ignore": ["re:.*q_proj", "re:("]}, False),
         ({"quant_method": "modelopt", "ignore": ["model.layers.*.self_attn*"]}, True),
+        (
+            {"quant_method": "fp8", "ignored_layers": ["model.language_model.layers.*.self_attn*"]},
+            True,
+        ),  # around a decoder that also reads images
         ("gptq", False),
     ],
 )
@@ -143,7 +147,10 @@ def test_quantized_attention_is_refused(tmp_path: Path) -> None:
     source = write_decoder(tmp_path / "source", "llama")
     method = {"quant_method": "fp8", "modules_to_not_convert": ["lm_head"]}
     edit_json(source / "config.json", lambda config: config.update(quantization_config=method))
-    with pytest.raises(UnsupportedError, match=r"attention is quantized, and surgery needs plain"):
+    said = (
+        "attention is quantized, or config.json does not say that it is left out, and surgery needs"
+    )
+    with pytest.raises(UnsupportedError, match=said):
         surgery.export(source, "1", output=tmp_path / "out")
     method["modules_to_not_convert"] = ["self_attn"]
     edit_json(source / "config.json", lambda config: config.update(quantization_config=method))
@@ -172,3 +179,42 @@ def test_eight_bits_of_an_mlp_are_copied(tmp_path: Path) -> None:
     assert np.array_equal(
         after[name].view(torch.uint8).numpy(), tensors[name].view(torch.uint8).numpy()
     )
+    for given in (None, source):
+        verification = surgery.verify(done.output, source=given)
+        assert verification.ok, verification.verdict
+        assert not any(claim.name == "loads" for claim in verification.claims)
+    numbers = sum(one.numel() for name, one in tensors.items() if not name.endswith("_inv"))
+    assert surgery.inspect(source).parameters == numbers
+
+
+def test_experts_packed_under_names_of_their_own_are_copied(tmp_path: Path) -> None:
+    """Whoever lacks the package that expands them gets all checks but those that run the model."""
+    source = write_decoder(tmp_path / "source", "qwen3_moe")
+    method = {
+        "quant_method": "compressed-tensors",
+        "ignore": ["re:.*self_attn.*", "re:.*mlp.gate$"],
+    }
+    edit_json(source / "config.json", lambda config: config.update(quantization_config=method))
+    tensors = load_file(source / WEIGHTS)
+    for name in [name for name in tensors if ".experts." in name]:
+        packed = tensors.pop(name).to(torch.int8).view(torch.int32)
+        tensors[name.replace(".weight", ".weight_packed")] = packed.contiguous()
+        tensors[name.replace(".weight", ".weight_scale")] = torch.ones(1, 1)
+    save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
+    done = surgery.export(source, "1", output=tmp_path / "out")
+    after = load_file(done.output / WEIGHTS)
+    assert all(after[name].equal(tensors[name]) for name in tensors if ".experts." in name)
+    verification = surgery.verify(done.output, source=source)
+    assert verification.ok, verification.verdict
+    (loads,) = (claim for claim in verification.claims if claim.name == "loads")
+    assert "weights quantized by compressed-tensors could not be loaded here" in loads.detail
+    assert surgery.inspect(done.output).parameters is None
+    edit_weights(
+        done.output,
+        lambda all_: (
+            next(one for name, one in all_.items() if name.endswith("weight_packed"))
+            .view(-1)[:1]
+            .add_(1)
+        ),
+    )
+    assert not surgery.verify(done.output, source=source).ok

@@ -14,7 +14,6 @@ from decoders import config_of, write_decoder
 from safetensors import safe_open
 
 import surgery
-from evals.run.room import count_numbers
 from surgery.checkpoint.tensors import TensorInfo, write_header
 from surgery.hub.finding import find_model
 
@@ -63,9 +62,9 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
 def test_four_bits_are_counted_as_what_they_become(tmp_path: Path) -> None:
     source = write_decoder(tmp_path / "source", "llama")
     inventory = find_model(source).inventory
-    assert count_numbers(inventory) == surgery.inspect(source).parameters
+    assert inventory.num_parameters == surgery.inspect(source).parameters
     packed = {**inventory.infos, "experts.down_proj_blocks": TensorInfo("x", "U8", (4, 16))}
     more = type(inventory)(
         inventory.family, inventory.dimensions, inventory.config, packed, inventory.compact_blocks
     )
-    assert count_numbers(more) == count_numbers(inventory) + 128
+    assert more.num_parameters == inventory.num_parameters + 128

@@ -12,7 +12,7 @@ from surgery.processes import current_processes
 
 def check_room(inventory: Inventory, dtype: torch.dtype, place: torch.device) -> None:
     """Raises `MeasurementError` if the weights alone are larger than all memory of `place`."""
-    needed = count_numbers(inventory) * dtype.itemsize
+    needed = inventory.num_parameters * dtype.itemsize
     if place.type == "cuda":
         there, where = torch.cuda.get_device_properties(place).total_memory, "the GPU"
     else:
@@ -29,9 +29,3 @@ def check_room(inventory: Inventory, dtype: torch.dtype, place: torch.device) ->
         fix="use a larger machine, or `device_map=auto`, which spreads it over several GPUs; only "
         "`export` of `variant=identity` or zero works without loading it",
     )
-
-
-def count_numbers(inventory: Inventory) -> int:
-    """The numbers of a model once it is loaded, which expands those of four bits."""
-    packed = (info for name, info in inventory.infos.items() if name.endswith("_blocks"))
-    return inventory.num_parameters + sum(2 * info.nbytes for info in packed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from surgery.checkpoint.source import PROCESSORS
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Family
 from surgery.families.code import CODE_KEYS, check_attention_code, refuse_code, walk
+from surgery.families.wrapped import WRAPPED
 from surgery.untrusted import read_json
 
 
@@ -20,7 +22,8 @@ def check_config(config: dict[str, Any], family: Family) -> None:
         given = config.get(key)
         if given and not (key == "quantization_config" and spares_attention(config, family)):
             method = given.get("quant_method") if isinstance(given, dict) else None
-            raise refuse_quantized("attention is quantized", method or key)
+            what = "attention is quantized, or config.json does not say that it is left out"
+            raise refuse_quantized(what, method or key)
     compact = config.get("model_type") == family.compact_model_type
     for key in CODE_KEYS:
         if config.get(key) and not (compact and key == "auto_map"):
@@ -53,6 +56,9 @@ def check_config(config: dict[str, Any], family: Family) -> None:
         )
 
 
+EXPANDED = ("mxfp4", "fp8")
+"""Methods of quantization whose weights the library can expand as it loads them. Others need a
+package of their own."""
 _LEFT_OUT = (  # keys of the modules that are not quantized, by method
     "modules_to_not_convert",
     "ignore",
@@ -60,6 +66,12 @@ _LEFT_OUT = (  # keys of the modules that are not quantized, by method
     "exclude_modules",
     "llm_int8_skip_modules",
 )
+
+
+def find_method(config: Mapping[str, Any]) -> str | None:
+    """How weights are quantized; None for plain ones."""
+    given = config.get("quantization_config")
+    return str(given.get("quant_method")) if isinstance(given, dict) else None
 
 
 def spares_attention(config: dict[str, Any], family: Family) -> bool:
@@ -71,7 +83,7 @@ def spares_attention(config: dict[str, Any], family: Family) -> bool:
     given = config["quantization_config"]
     if not isinstance(given, dict):
         return False
-    if given.get("quant_method") == "mxfp4":
+    if find_method(config) == "mxfp4":
         return True
     lists = (given.get(key) for key in _LEFT_OUT)
     patterns = [str(one) for some in lists if isinstance(some, list) for one in some]
@@ -82,7 +94,19 @@ def spares_attention(config: dict[str, Any], family: Family) -> bool:
         if rule.role is not None and rule.role.endswith("_weight") and not rule.optional
         if rule.blocks is None or rule.blocks(config, block)
     }
-    return all(any(_covers(pattern, name) for pattern in patterns) for name in names)
+    return all(
+        any(_covers(pattern, called) for pattern in patterns for called in _list_names(name))
+        for name in names
+    )
+
+
+def _list_names(module: str) -> Iterator[str]:
+    """The names of a decoder's module alone, and in each kind of model that is made around one."""
+    yield module
+    prefixes = {(old, new) for one in WRAPPED.values() for old, new in one.prefixes.items()}
+    for stored, alone in sorted(prefixes):
+        if module.startswith(alone):
+            yield stored + module.removeprefix(alone)
 
 
 def _covers(pattern: str, name: str) -> bool:

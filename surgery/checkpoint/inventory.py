@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, get_args
 
 from surgery.checkpoint.configuration import check_config, refuse_quantized
@@ -44,6 +45,13 @@ class Inventory:
         """Whether weights outside attention may be quantized: they are only copied."""
         return bool(self.config.get("quantization_config"))
 
+    @cached_property
+    def packed(self) -> frozenset[str]:
+        """The modules of which a quantization may store other tensors than their own."""
+        modules = {name.rpartition(".")[0] for name in self.infos if self.is_quantized}
+        within = (accumulate(module.split("."), "{}.{}".format) for module in modules)
+        return frozenset(one for some in within for one in some)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all stored tensors."""
@@ -51,8 +59,12 @@ class Inventory:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in the stored parameters, without buffers; a tied head counts once."""
-        return sum(
+        """Numbers in the stored parameters, without buffers; a tied head counts once.
+
+        Those of four bits (MXFP4) count as they are once loaded; others that are packed do not.
+        """
+        packed = (info.nbytes for name, info in self.infos.items() if name.endswith("_blocks"))
+        return 2 * sum(packed) + sum(
             math.prod(info.shape)
             for name, info in self.parameters.items()
             if not (self.is_tied and name in HEADS)
@@ -164,13 +176,11 @@ def _list_names(rule: TensorRule, block: int, inventory: Inventory) -> Iterator[
     other = rule.instead_of and rule.instead_of.format(block=block)
     if other is not None and other in inventory.infos:
         return
-    if inventory.is_quantized and rule.role is None and "{expert}" not in rule.name:
-        owner = rule.name.format(block=block).rpartition(".")[0] + "."
-        if any(name.startswith(owner) for name in inventory.infos):
-            return  # under another name
     experts = inventory.dimensions.sizes.get("experts", 1) if "{expert}" in rule.name else 1
     for expert in range(experts):
-        yield rule.name.format(block=block, expert=expert)
+        name = rule.name.format(block=block, expert=expert)
+        if not (rule.role is None and name.rpartition(".")[0] in inventory.packed):
+            yield name
 
 
 def _exists(rule: TensorRule, inventory: Inventory) -> bool:

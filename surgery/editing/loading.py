@@ -13,7 +13,12 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
-from surgery.checkpoint.configuration import check_config, check_processors
+from surgery.checkpoint.configuration import (
+    EXPANDED,
+    check_config,
+    check_processors,
+    find_method,
+)
 from surgery.checkpoint.inventory import check_complete, make_inventory
 from surgery.checkpoint.source import HEADS, Checkpoint, open_checkpoint, open_tokenizer
 from surgery.checkpoint.torch_tensors import as_torch
@@ -31,7 +36,6 @@ from surgery.untrusted import describe_error, guard, read_bytes
 ADAPTER, GENERATION = "adapter_config.json", "generation_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _COMPARED = 1024  # numbers of each tensor
-_DEQUANTIZED = ("mxfp4", "fp8")  # methods whose weights the library can expand as it loads them
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
@@ -117,9 +121,8 @@ def _make_config(config: dict[str, Any], family: Family) -> Any:
     Raises `CheckpointError` if the library would use another size than config.json says.
     """
     known = deepcopy(family.known_config(config))
-    given = known.get("quantization_config")
-    if isinstance(given, dict) and given.get("quant_method") in _DEQUANTIZED:
-        given["dequantize"] = True  # else the library may download and run kernels
+    if find_method(known) in EXPANDED:
+        known["quantization_config"]["dequantize"] = True  # or it may download and run kernels
     made = CONFIG_MAPPING[config["model_type"]].from_dict(known)
     dimensions = family.dimensions(config)
     for field, key in family.config_keys.items():

@@ -1,4 +1,4 @@
-"""Decoders whose queries, keys, and values come from latents (MLA): DeepSeek-V3, Kimi K2."""
+"""Decoders whose queries, keys, and values come from latents (MLA): DeepSeek-V3."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ DEEPSEEK_V3 = decoder(
     title="DeepSeek-V3",
     config_keys={**KEYS, "head_size": "v_head_dim"},
     sizes={"experts": "n_routed_experts", **WIDE, **SHARED, **_SIZES},
+    lacking={
+        "q_lora_rank": "its queries are made without a bias, so no constant can enter them; its "
+        "own class could hold `zero`, `mean`"
+    },
     aliases={
         "num_local_experts": "n_routed_experts",
         "num_mtp_layers": "num_nextn_predict_layers",

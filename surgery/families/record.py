@@ -240,6 +240,7 @@ class Family:
     - `config_keys`: field of `Dimensions` → key of config.json; `head_size`: where config.json
       gives none (0: width / heads).
     - `fused`: whether query, key and value are one tensor.
+    - `lacking`: why a model without one of these keys is refused.
     - `sizes`: the symbols of `Dimensions.more` and the keys or formulas that give them. With MLA,
       `plain` and `rotated` are the two parts of a head's queries and keys.
     - `rotary`: what config.json says of rotary positions; None: positions are of another kind.
@@ -274,6 +275,7 @@ class Family:
     config_keys: Mapping[str, str] = field(default_factory=KEYS.copy)
     epsilon: str | None = None
     sizes: Mapping[str, str | Callable[[Mapping[str, int]], int]] = field(default_factory=dict)
+    lacking: Mapping[str, str] = field(default_factory=dict)
     rotary: Rotary | None = None
     scores: Factor | None = None
     score_cap: str | None = None
@@ -353,8 +355,9 @@ class Family:
             names = (given, *(alias for alias, key in self.aliases.items() if key == given))
             value = next((config[name] for name in names if name in config), None)
             if value is None and given in config:
+                why = self.lacking.get(given)
                 raise UnsupportedError(
-                    f"{self.title} without {given!r} cannot be edited",
+                    f"{self.title} without {given!r} cannot be edited{f': {why}' if why else ''}",
                     where="config.json",
                     expected="a positive whole number",
                     got="null",

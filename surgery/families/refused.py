@@ -61,8 +61,8 @@ _TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mllama": ("it reads images, through blocks that attend to them", _ZERO),
     "gemma3n": ("it reads images and sound, and its blocks share keys and values", _ZERO),
     "gemma3n_text": ("its last blocks read keys and values of earlier ones", _ZERO),
-    "gemma4": ("it reads images; some blocks share keys, or store one tensor for both", _ZERO),
-    "gemma4_text": ("some blocks share keys, or store one tensor for keys and values", _ZERO),
+    "gemma4": ("it reads images; some blocks share keys, or store one tensor for both", _CONSTANT),
+    "gemma4_text": ("some blocks share keys, or store one tensor for keys and values", _CONSTANT),
     "recurrent_gemma": ("most of its blocks are recurrent, which mixes tokens, too", _CONSTANT),
     "qwen2_moe": ("its MLPs are experts beside one that all tokens share", _ALL),
     "qwen2_vl": ("it reads images", _ALL),
@@ -72,7 +72,7 @@ _TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "deepseek_v2": (
         "its keys and values come from one compressed vector (MLA), and small models have no rank "
         "for queries to put a bias in",
-        _ZERO,
+        _CONSTANT,
     ),
     "falcon_h1": ("every block runs a state space model beside attention", _CONSTANT),
     "jamba": ("most of its blocks are state space models", _ZERO),
@@ -81,7 +81,7 @@ _TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "nemotron_h": ("its blocks are state space models, MLPs, and few of attention", _ZERO),
     "granitemoehybrid": ("most of its blocks are state space models, and the rest scale scores",
                          _CONSTANT),
-    "granitemoe": ("its MLPs are experts in one tensor each", _CONSTANT),
+    "granitemoe": ("its MLPs are experts in one tensor each", _ALL),
     "mamba": ("it is a state space model, and has no attention", ()),
     "mamba2": ("it is a state space model without any attention", ()),
     "rwkv": ("it is recurrent, and has no attention", ()),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.inventory import take_inventory
-from surgery.checkpoint.source import read_config
+from surgery.checkpoint.configuration import EXPANDED, find_method
+from surgery.checkpoint.inventory import Inventory, take_inventory
+from surgery.checkpoint.source import MANIFEST, read_config
+from surgery.checkpoint.tensors import TensorInfo
+from surgery.errors import CheckpointError
 from surgery.families import family_of
 from surgery.hub.finding import find_outline
-from surgery.record.manifest import Edit
+from surgery.record.manifest import Edit, Manifest
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class Inspection:
     edited heads of other blocks. `edits`: the recorded ones, oldest first. `unknown_keys`: keys of
     config.json that no model of the family has.
 
-    `dtype` and `parameters` are None for pickled weights on the Hub, before a download.
+    `dtype` and `parameters` are None for pickled weights on the Hub, before a download, and
+    `parameters` where a quantization packs them in a form that does not tell their number.
     """
 
     model: str
@@ -67,6 +72,7 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
     free = dict(inventory.compact_blocks) if inventory else {}
     heads: dict[int, dict[int, str]] = {}
     if manifest:
+        _check_added(manifest, infos)
         free |= manifest.attention_free
         heads = {b: some for b, some in manifest.edited_heads.items() if b not in free}
     return Inspection(
@@ -74,10 +80,27 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
         family=family.model_type,
         num_blocks=family.dimensions(config).num_blocks,
         dtype=inventory.dtype if inventory else None,
-        parameters=inventory.num_parameters if inventory else None,
+        parameters=_count_parameters(inventory) if inventory else None,
         attention_free=dict(sorted(free.items())),
         edited_heads=heads,
         layout="compact" if is_compact else ("stock" if free or heads else None),
         edits=(*manifest.history, manifest.edit) if manifest else (),
         unknown_keys=family.unknown_keys(config),
     )
+
+
+def _count_parameters(inventory: Inventory) -> int | None:
+    """None where some are packed in a form that does not tell their number."""
+    known = find_method(inventory.config) in (None, *EXPANDED)
+    return inventory.num_parameters if known else None
+
+
+def _check_added(manifest: Manifest, infos: Mapping[str, TensorInfo] | None) -> None:
+    """Raises `CheckpointError` if a tensor is gone that an edit added, and so the edit."""
+    gone = set() if infos is None else set(manifest.edit.changed.added) - infos.keys()
+    if gone:
+        raise CheckpointError(
+            f"tensor {min(gone)!r}, which the edit added, is gone, and the edit with it",
+            where=MANIFEST,
+            fix="a tool dropped it: edit the model again, after that tool",
+        )

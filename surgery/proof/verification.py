@@ -17,7 +17,9 @@ from typing import Any
 
 from surgery.card.measurements import build_measurements
 from surgery.card.text import extract_own_text, find_disagreement, read_card
-from surgery.checkpoint.source import CARD, MANIFEST
+from surgery.checkpoint.configuration import EXPANDED, find_method
+from surgery.checkpoint.inventory import check_biases, make_inventory
+from surgery.checkpoint.source import CARD, MANIFEST, open_checkpoint, read_config
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.finding import find_export, find_folder, find_recorded
 from surgery.hub.resolved import ResolvedModel
@@ -110,6 +112,8 @@ def verify(
     is_of_source = source is not None and find_folder(model) is not None
     result, others = find_export(model, None if is_of_source else revision)
     path = result.folder
+    if text is None and not (path / MANIFEST).exists():
+        _check_biases(path)  # which tells more
     text = text or read_record(path, _OTHERS, model)
     manifest = parse_manifest(text, path / MANIFEST)
     found = None
@@ -123,9 +127,8 @@ def verify(
     report, name, fine = None, "loads", all(check.ok for check in checks)
     try:
         if fine:
-            from surgery.proof.behavior import check_behavior  # needs torch and transformers
-
-            checks += check_behavior(path, manifest, seed)
+            found_out, unread = _check_behavior(path, manifest, seed)
+            checks += found_out
             fine = all(check.ok for check in checks)
         name = "report"
         report = read_report(path, manifest)[0] if fine and papers else None
@@ -144,6 +147,30 @@ def verify(
     if ok and others is None:
         claims.append(Claim("repository", "that it holds no other file: the Hub was not reached"))
     return Verification(path, tuple(checks), seed, tuple(claims), result.source.commit)
+
+
+def _check_biases(folder: Path) -> None:
+    """As `check_biases`, for a folder that may be no model."""
+    try:
+        checkpoint = open_checkpoint(folder)
+        inventory = make_inventory(checkpoint.config, checkpoint.infos)
+    except SurgeryError:
+        return
+    check_biases(inventory)
+
+
+def _check_behavior(folder: Path, manifest: Manifest, seed: int) -> tuple[list[Check], list[Claim]]:
+    """The checks that run the model, or a claim where that takes a package that is not here."""
+    from surgery.proof.behavior import check_behavior  # needs torch and transformers
+
+    try:
+        return check_behavior(folder, manifest, seed), []
+    except CheckpointError as error:
+        method = find_method(read_config(folder))
+        if method in (None, *EXPANDED):
+            raise
+        what = f"weights quantized by {method} could not be loaded here: {error}"
+        return [], [Claim("loads", f"that it loads, and what its heads do: {what}")]
 
 
 def read_record(folder: Path, fix: str, named: str | Path) -> bytes:
