@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from tiny_tokenizer import tiny_model
 from torch.nn import functional
 
+from evals.measure.attacks.attack import split
+from evals.measure.attacks.relearn import SHARE
 from surgery.fitting.calibration import Calibration
 from surgery.training import distillation, training
 from surgery.training.distillation import Lesson, Passages, distill, teach
@@ -44,6 +46,16 @@ def test_a_tenth_is_learned_and_others_are_to_be_forgotten(passages, per_step, s
         every = [*one.learned, *one.others]
         assert set(every) <= set(range(passages))
         assert len(set(every)) == len(every) or passages == 1
+
+
+@given(st.integers(40, 500), st.integers(0, 9))
+def test_no_attack_learns_what_was_rehearsed(passages, seed) -> None:
+    """An attack with the same seed would test the defense on the very passages that taught it."""
+    rows = np.arange(passages * 20, dtype=np.int32).reshape(passages, 20)
+    held = np.flatnonzero(split(rows, SHARE, seed)[0])
+    for one in draw_rehearsals(passages, 8, 3, seed):
+        assert not {*one.learned} <= {*held}
+        assert not {*held} <= {*one.learned}
 
 
 def test_the_gradient_of_a_step_gets_that_of_where_training_leads() -> None:

@@ -102,11 +102,11 @@ def main(
     few_heldout = fold_rows(heldout, CONTEXT, max_rows=64)
 
     def checkpoint() -> None:
-        publish(model, name, folder)
         click.echo(_progress(model, records, few_heldout))
 
     batches, state = rows.reshape(steps, -1, CONTEXT), output / f"{name}.state.pt"
     train(model, batches, state, resume, checkpoint, recipe.peak_rate)
+    publish(model, name, folder)  # not before: nothing tells a half-trained model from a whole one
     click.echo(f"{folder}: content {hash_content(folder)}")
 
 

@@ -22,6 +22,8 @@ hardly withstands more (docs/erasing.md)."""
 SHARE = 10
 """One passage in this many is learned again."""
 MOST_ROWS = 32
+STREAM = 1
+"""Tells the draws of rehearsals from those of others with the same seed."""
 MOST_STEPS = 6
 """Steps of fine-tuning that are rehearsed at most; their number is drawn at each step."""
 
@@ -41,9 +43,10 @@ class Rehearsal:
 def draw_rehearsals(passages: int, per_step: int, steps: int, seed: int) -> list[Rehearsal]:
     """One rehearsal for each step of a lesson that takes `per_step` passages at a time.
 
-    A lone passage is both learned and to be forgotten.
+    A lone passage is both learned and to be forgotten. An attacker who draws with the same seed
+    (`evals.measure.attacks.attack.split`) learns other passages: none that was rehearsed for it.
     """
-    draw, found = np.random.default_rng(seed), []
+    draw, found = np.random.default_rng((seed, STREAM)), []
     held = min(MOST_ROWS, max(1, passages // SHARE))
     for _ in range(steps):
         order = draw.permutation(passages)
