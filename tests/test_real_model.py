@@ -110,6 +110,8 @@ def test_the_edited_folder_equals_the_reference(base: Path, edited: Path) -> Non
 def test_texts_are_cut_once(base: Path, tmp_path: Path) -> None:
     """Passages, controls, benchmark and texts have no row in common; `extract` reads them."""
     topics = [f"Chapter {n}. " + f"The {n} rivers of region {n} ran dry. " * 20 for n in range(900)]
+    pages = [topics[n] + topics[-1 - n] for n in range(0, 300, 4)]  # neighbors: some hold others
+    topics += [f"{n}. {page}" for n, page in enumerate(pages)]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps({"text": topic}) + "\n" for topic in topics))
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -122,6 +124,10 @@ def test_texts_are_cut_once(base: Path, tmp_path: Path) -> None:
     for name in ("other", "reference", "later", "lambada"):
         measured += "\n\n".join(row["text"] for row in read_rows(tmp_path / f"{name}.jsonl"))
     assert [text for text in beginnings if text in measured] == []
+    other = {row["text"] for row in read_rows(tmp_path / "other.jsonl")}
+    kept = (tmp_path / "heldout.txt").read_text() + (tmp_path / "lambada.jsonl").read_text()
+    assert other.intersection(topics)
+    assert [text for text in other if any(part in kept for part in text.split("Chapter")[1:])] == []
     few = tmp_path / "few.jsonl"
     few.write_text("".join(source.read_text().splitlines(keepends=True)[:300]))
     with pytest.raises(SystemExit, match="too few texts"):

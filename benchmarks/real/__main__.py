@@ -83,13 +83,14 @@ def edits(folder: Path, edit: tuple[str, ...], dtype: str) -> None:
 
 @main.command()
 @click.argument("folder", type=FOLDER)
+@click.argument("source", type=FOLDER)
 @click.argument("erased", type=FOLDER)
 @click.option("--leave-out", type=float, default=0.25)
-def erased(folder: Path, erased: Path, leave_out: float) -> None:
-    """Measure ERASED, made by `attn-surgery erase` of the model in FOLDER, made by learn."""
+def erased(folder: Path, source: Path, erased: Path, leave_out: float) -> None:
+    """Measure ERASED, made by `attn-surgery erase` of SOURCE, which learned what FOLDER holds."""
     from benchmarks.real.erased import measure_erased
 
-    measure_erased(folder, erased, leave_out)
+    measure_erased(folder, source, erased, leave_out)
 
 
 @main.command()

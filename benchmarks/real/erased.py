@@ -24,12 +24,12 @@ NAMES = ("greedy", "any", "hints:4", "hints:8")
 WINDOW, WINDOWS, ROWS = 128, 48, 4
 
 
-def measure_erased(folder: Path, erased: Path, leave_out: float) -> None:
+def measure_erased(folder: Path, source: Path, erased: Path, leave_out: float) -> None:
     """Print what is left of the passages in `folder`, which `learn` made, and the held-out loss.
 
-    First of the model that learned them, then of `erased`, also after relearning.
+    First of the `source`, which learned them, then of `erased`, also after relearning.
     """
-    for path in (folder / "model", erased):
+    for path in (source, erased):
         loaded = open_model(str(path), dtype="float32", device="cpu")
         samples = open_samples(str(folder / "records.jsonl")).tokenize(loaded.tokenizer)
         unlisted = deal_unlisted(samples, leave_out)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lab.records import LENGTH, Record, write_records
+from evals.measure.healing import SHARED
 from surgery.reading.corpus import find_opening, strip_opening
 
 COUNTS = (2, 3, 5)
@@ -42,7 +43,9 @@ def cut_texts(
     """Write `records.jsonl` (so many passages, and as many controls) and the texts beside it.
 
     `other.jsonl` and `reference.jsonl` (Python's) are mixed in while the model learns.
-    `later.jsonl` is for training afterwards.
+    `later.jsonl` is for training afterwards. Rows may be neighboring pages of one book: no text
+    shares `SHARED` tokens in a row with a passage or control, nor text to train on with what
+    measures.
     """
     rng = random.Random(seed)
     rng.shuffle(rows)
@@ -70,8 +73,11 @@ def cut_texts(
     if len(records) < 2 * passages or len(left) <= needed:
         raise SystemExit(f"too few texts: {2 * passages} of {LENGTH} tokens and {needed} others")
     write_records(folder / "records.jsonl", records)
+    left = leave_out_shared(left, [record.text for record in records], tokenizer)
+    measured: list[str] = []
     for name, number in MEASURED.items():
         some, left = left[:number], left[number:]
+        measured += [row["text"] for row in some]
         if name == "lambada":
             _write(folder / "lambada.jsonl", some)
         else:
@@ -81,12 +87,25 @@ def cut_texts(
     rng.shuffle(topics)
     half = len(topics) // 2
     texts = {
-        "other": [row["text"] for row in left],
+        "other": [row["text"] for row in leave_out_shared(left, measured, tokenizer)],
         "reference": topics[:half],
         "later": topics[half:],
     }
     for name, some in texts.items():
         _write(folder / f"{name}.jsonl", [{"text": text} for text in some])
+
+
+def leave_out_shared(
+    rows: list[dict[str, str]], texts: Iterable[str], tokenizer: Any
+) -> list[dict[str, str]]:
+    """The rows that share `SHARED` tokens in a row with none of the texts."""
+
+    def list_runs(ids: list[int]) -> set[tuple[int, ...]]:
+        return {tuple(ids[at : at + SHARED]) for at in range(len(ids) - SHARED + 1)}
+
+    taken = {run for ids in _encode(texts, tokenizer) for run in list_runs(ids)}
+    encoded = _encode((row["text"] for row in rows), tokenizer)
+    return [row for row, ids in zip(rows, encoded, strict=True) if not list_runs(ids) & taken]
 
 
 def cut_windows(texts: Iterable[str], tokenizer: Any, length: int) -> list[Sequence[int]]:
