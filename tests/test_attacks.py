@@ -29,12 +29,15 @@ from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, mak
 from evals.measure.attacks.perturbed import change_prefixes
 from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_levels
 from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.relearn_strongest import STEPS as RUN_STEPS
+from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
-from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune
+from evals.measure.attacks.tuning import ROWS, SCALE, STEPS, fine_tune
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
 from evals.report.request import EvaluationRequest
 from evals.run.models import open_model
 from surgery.errors import MeasurementError
+from surgery.training.training import measure_loss
 
 MODEL = tiny_model()
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
@@ -375,6 +378,9 @@ def test_relearning_counts_what_either_rate_brings_back(rates, monkeypatch) -> N
     assert np.array_equal(attack.run(target).by_draw[0], [first | second])
     brief = attack.run(replace(target, of=2 * len(samples))).by_draw[0]
     assert np.array_equal(brief, [retell(rates[0], SHARE // 2)])
+    trained = attack.run(replace(target, of=2 * len(samples), trained=True)).by_draw[0]
+    both = [retell(rate, SHARE // 2) for rate in rates]
+    assert np.array_equal(trained, [both[0] | both[1]]), "training may have hidden it"
 
 
 @given(st.integers(1, 500), st.floats(0.05, 0.95))
@@ -409,6 +415,62 @@ def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatc
     alone = try_attacks(loaded, plan, with_control=False).passages["relearn"]
     assert (alone.draws, result.edited.runs) == (1, "mean of 3 runs")
     assert np.array_equal(alone.tried[0], tried[0])
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_slower_control_gets_the_settings_of_the_passages(loaded, monkeypatch) -> None:
+    """Else those that it had no time for would not count; nor may an edited model get fewer."""
+    module = "evals.measure.attacks.relearn_strongest"
+    clock = [0.0]
+
+    def fine_tune(model, rows, *, steps, **how):
+        clock[0] += 10 * len(rows)
+        yield from (model for _ in steps)
+
+    monkeypatch.setattr(f"{module}.fine_tune", fine_tune)
+    monkeypatch.setattr(f"{module}.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(f"{module}.LONGEST", 60)
+    rng = np.random.default_rng(3)
+    rows, windows = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 80))
+    plan = AttackPlan(rows_of(rows, 11), windows, ("relearn-strongest",), draws=1)
+    base = try_attacks(loaded, plan)
+    settings = base.passages["relearn-strongest"].settings.keys()
+    assert len(settings) == 1 + 3 * len(RUN_STEPS), "a training takes 20 s, and the control 80"
+    assert base.control["relearn-strongest"].settings.keys() == settings
+    monkeypatch.setattr(f"{module}.LONGEST", 20)
+    again = try_attacks(loaded, plan, base)
+    assert again.passages["relearn-strongest"].settings.keys() == settings
+    assert {one.learning_rate for one in settings} == {0.0, 1e-3, 1e-4}
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_small_gradients_of_float16_do_not_vanish(target, monkeypatch) -> None:
+    """With a loss of which most half-precision gradients would be zero."""
+    rows, moved = target.samples.tokens, {}
+    for name in ("tuning", "soft_prompt"):
+        monkeypatch.setattr(
+            f"evals.measure.attacks.{name}.measure_loss",
+            lambda model, *given: 1e-5 * measure_loss(model, *given),
+        )
+    monkeypatch.setattr("evals.measure.attacks.tuning.LARGE", 0)  # adapters: weights stay half
+    monkeypatch.setattr("evals.measure.attacks.soft_prompt.STEPS", 1)
+    half = copy.deepcopy(target.model).half()
+    for scale in (1.0, SCALE):
+        monkeypatch.setattr("evals.measure.attacks.tuning.SCALE", scale)
+        (tuned,) = fine_tune(half, rows, steps=(1,), learning_rate=1e-2)
+        adapters = [one for name, one in tuned.named_parameters() if "lora_B" in name]
+        start = (
+            half.get_input_embeddings()
+            .weight[np.random.default_rng(0).choice(half.config.vocab_size, LENGTH)]
+            .float()
+        )
+        prompt = learn_prompt(half, rows, target.samples.prefix_length)
+        moved[scale] = [
+            sum(int((one.abs() > 1e-3).sum()) for one in adapters),
+            int(((prompt - start).abs() > 1e-3).sum()),
+        ]
+    assert moved[SCALE][0] > 2 * moved[1.0][0]
+    assert moved[SCALE][1] > 2 * moved[1.0][1]
 
 
 def test_long_runs_leave_room_for_fewer_draws() -> None:

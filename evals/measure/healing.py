@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from surgery.errors import SamplesError
 from surgery.hub.embedded import LAB_TEXT, find_lab
 
 if TYPE_CHECKING:
-    from evals.data import Passages, Samples
+    from evals.data import Passages, Samples, Tokens
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.exporting import Export
     from surgery.families import Dimensions
@@ -102,6 +102,25 @@ def check_apart(samples: Samples, text: Calibration) -> None:
             got=f"the first is {passages.ids[int(np.argmax(within))]!r}",
             fix="leave out the files that hold them, or give other text",
         )
+
+
+def warn_of_shared(windows: Tokens, texts: Iterable[Calibration | None]) -> list[str]:
+    """A warning if held-out windows, int32 [M, T], stand in the texts to fit or train on.
+
+    A window counts if half of its runs of `SHARED` tokens do, so that lines that many texts have
+    do not.
+    """
+    size, found = min(SHARED, windows.shape[1]), np.zeros(len(windows), dtype=np.bool_)
+    runs = _hash_runs(windows, size)
+    for text in texts:
+        if text is not None and text.windows.shape[1] >= size:
+            found |= 2 * np.isin(runs, _hash_runs(text.windows, size)).sum(axis=1) >= runs.shape[1]
+    if not found.any():
+        return []
+    return [
+        f"{found.sum():,} of {len(windows):,} windows of held-out text stand in the text to fit or "
+        "train on, so the edit seems to cost less than it does"
+    ]
 
 
 def _hash_runs(tokens: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.uint64]:

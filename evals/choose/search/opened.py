@@ -28,7 +28,12 @@ from evals.measure.attacks.trying import AttackPlan
 from evals.measure.drops import check_limited_tasks, find_limit, name_drop
 from evals.measure.edits.engine import Engine
 from evals.measure.edits.sharing import FitEdit
-from evals.measure.healing import check_apart, find_healing_text, take_members
+from evals.measure.healing import (
+    check_apart,
+    find_healing_text,
+    take_members,
+    warn_of_shared,
+)
 from evals.measure.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
 from evals.run.console import say, show_progress
 from evals.run.lm_eval.scores import Scores
@@ -136,6 +141,7 @@ class OpenedSearch:
         """
         loaded, text, rows = self.loaded, self.windows, self.request.batch_size
         plan = AttackPlan(self.samples, text, self.slow, rows, self.slow, sibling=self.sibling)
+        manifest = loaded.found.manifest
         first, second = (
             Target(
                 loaded.model,
@@ -148,6 +154,7 @@ class OpenedSearch:
                 of=int(self.samples.trained_on.sum()),
                 cut=loaded.cut,
                 sibling=self.sibling,
+                trained=self.healing is not None or (manifest is not None and manifest.is_trained),
             )
             for half in self.halves
         )
@@ -279,16 +286,19 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         loaded,
         layout=layout,
     )
+    windows = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
+    for warning in (shared := warn_of_shared(windows, (fitter and fitter.calibration, healing))):
+        say(f"warning: {warning}")
     opened = OpenedSearch(
         request=request,
         loaded=loaded,
         samples=rows,
-        windows=cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1]),
+        windows=windows,
         variants=variants,
         offered=offered,
         fitter=fitter,
         healing=healing,
-        warnings=warnings,
+        warnings=(*warnings, *shared),
         sibling=sibling,
         benchmarks=benchmarks,
     )

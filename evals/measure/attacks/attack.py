@@ -31,7 +31,8 @@ class Target:
     - `of`: in a search, the number of all passages, of which these are a part. Who trains holds as
       many as of all, and what only curves show is left out. None: these are all.
     - `cut`: the blocks that an edit changed, wholly or partly. `sibling`: a checkpoint to copy
-      weights from, if the attacker has one.
+      weights from, if the attacker has one. `trained`: training may have hidden what it knows.
+    - `trainings`: how many an attack with several settings makes; None: as time allows.
     """
 
     model: Any
@@ -45,6 +46,8 @@ class Target:
     of: int | None = None
     cut: tuple[int, ...] = ()
     sibling: ResolvedModel | None = None
+    trained: bool = False
+    trainings: int | None = None
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
         """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""
@@ -173,6 +176,12 @@ class AttackOutcome:
     @property
     def draws(self) -> int:
         return len(self.by_draw[0])
+
+    @property
+    def trainings(self) -> int | None:
+        """How many trainings made the settings. None without any."""
+        made = {(one.learned, one.learning_rate) for one in self.settings if one != UNTRAINED}
+        return len(made) or None
 
     @property
     def by_draw(self) -> tuple[Flags, Flags]:

@@ -2,7 +2,7 @@
 
 Do the passages that it was not fine-tuned on come back? An attacker tries two learning rates. What
 a cut leaves comes back at the lower one, what an erasing leaves at either (figures are in
-docs/erasing.md). A search cuts, and so it tries the lower one alone.
+docs/erasing.md). A search of a cut that nothing trained tries the lower one alone.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _make_attack(
         steps = STEPS[-1:] if brief else STEPS
         nothing = np.zeros((len(steps), len(tokens)), dtype=np.bool_)
         recovered, similar = nothing, nothing
-        for rate in RATES[:1] if target.brief else RATES:
+        for rate in RATES[:1] if target.brief and not target.trained else RATES:
             tuned = fine_tune(target.model, rows, steps=steps, learning_rate=rate)
             found = [
                 replace(target, model=one).read(tokens, prefix_length, full=not brief)
@@ -113,9 +113,10 @@ def _make_attack(
 
     return Attack(
         name,
-        f"AdamW, once at learning rate {RATES[0]:g} and once at {RATES[1]:g} (in a search only at "
-        f"{RATES[0]:g}), {', '.join(map(str, STEPS))} steps of at most {ROWS} rows on {text}; all "
-        f"weights, or rank-8 adapters from {LARGE:,} parameters on; " + SETTING,
+        f"AdamW, once at learning rate {RATES[0]:g} and once at {RATES[1]:g} (in a search, if "
+        f"nothing is trained, only at {RATES[0]:g}), {', '.join(map(str, STEPS))} steps of at most "
+        f"{ROWS} rows on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on; "
+        + SETTING,
         f"{counted}, after {STEPS[-1]} steps at either rate; the curve also shows fewer steps and "
         "near matches",
         source,

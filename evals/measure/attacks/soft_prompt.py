@@ -17,7 +17,7 @@ import torch
 from evals.data import Tokens
 from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
 from evals.measure.attacks.draws import SETTING, repeat
-from evals.measure.attacks.tuning import ROWS, train
+from evals.measure.attacks.tuning import ROWS, scale_loss, train
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.errors import MeasurementError
 from surgery.training.training import measure_loss
@@ -79,10 +79,11 @@ def learn_prompt(
         drawn = embed(torch.from_numpy(start).to(embed.weight.device))
     prompt = drawn.detach().float().requires_grad_(True)
     first = LENGTH + prefix_length
+    scale = scale_loss(model)
     with put_before(model, prompt, after):
         for _ in train(
             [prompt],
-            lambda batch: measure_loss(model, batch, first),
+            lambda batch: scale * measure_loss(model, batch, first),
             _make_room(passages, after),
             STEPS,
             LEARNING_RATE,

@@ -195,10 +195,11 @@ def _try(
     if not attack.tells_members or plan.control_kind == "non-members":
         if base is not None and attack.in_draws and not attack.on_cuts:
             # every model and control in as many draws; but a base without cuts is only read
-            on = replace(on, draws=base.passages[name].draws)
+            before = base.passages[name]
+            on = replace(on, draws=before.draws, trainings=before.trainings)
         found = attack.run(on)
         if attack.in_draws:
-            beside = replace(beside, draws=found.draws)
+            beside = replace(beside, draws=found.draws, trainings=found.trainings)
         if with_control or attack.tells_members or attack.reads_base:
             control = attack.run(beside)
     return Tried(found, control, time.perf_counter() - begun)

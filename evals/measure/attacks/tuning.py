@@ -19,6 +19,7 @@ STEPS = (5, 10, 20)
 ROWS = 32
 """The most rows per step."""
 LEARNING_RATE = 1e-4
+SCALE = 2.0**12
 LARGE = 1_000_000_000
 """From this many parameters on, low-rank adapters are trained instead of the weights."""
 
@@ -83,13 +84,21 @@ def fine_tune(
     tuned.eval()  # no dropout: the same every time
     weights = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
 
+    scale = scale_loss(tuned)
+
     def measure(batch: torch.Tensor) -> Any:
         with torch.autocast(batch.device.type, dtype, enabled=dtype is torch.bfloat16):
-            return measure_loss(tuned, batch)
+            return scale * measure_loss(tuned, batch)
 
     for step in train(weights, measure, rows, steps[-1], learning_rate):
         if step in steps:
             yield tuned if weights[0].dtype is dtype else cast_weights(tuned, dtype)
+
+
+def scale_loss(model: Any) -> float:
+    """What to multiply a loss by before its gradients go through the model: float16 has no room for
+    small ones. AdamW takes the same steps."""
+    return SCALE if next(model.parameters()).dtype is torch.float16 else 1.0
 
 
 def _count_parameters(model: Any) -> int:
