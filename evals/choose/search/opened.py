@@ -287,7 +287,8 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         layout=layout,
     )
     windows = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
-    for warning in (shared := warn_of_shared(windows, (fitter and fitter.calibration, healing))):
+    fitted = None if fitter is None else fitter.calibration
+    for warning in (shared := warn_of_shared(windows, (fitted, healing))):
         say(f"warning: {warning}")
     opened = OpenedSearch(
         request=request,
