@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import memory_below
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors import safe_open
@@ -73,6 +73,7 @@ def test_the_library_reads_what_is_written_here(
 ) -> None:
     tags = {dtype: tag for tag, dtype in DTYPES.items()}
     infos = [TensorInfo(name, tags[a.dtype], a.shape) for name, a in tensors.items()]
+    assume(all(info.dtype != "F8_E8M0" for info in infos))  # which its numpy form does not read
     header = write_header(infos, metadata)
     assert len(header) % 8 == 0
     path.write_bytes(header + b"".join(array.tobytes() for array in tensors.values()))
@@ -139,8 +140,8 @@ def test_damaged_files(path: Path, content: bytes) -> None:
         (container([]), "is truncated or not valid safetensors"),
         (container(b"[" * 100_000), "is truncated or not valid safetensors"),
         (
-            container({"a": {"dtype": "F8_E8M0", "shape": [1], "data_offsets": [0, 1]}}, b"x"),
-            "got F8_E8M0, 1 dimensions",
+            container({"a": {"dtype": "U16", "shape": [1], "data_offsets": [0, 2]}}, b"xx"),
+            "got U16, 1 dimensions",
         ),
         (
             container({"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}, b"x"),
