@@ -91,13 +91,19 @@ def test_an_export_has_both_and_an_earlier_one_still_verifies(tmp_path: Path) ->
         assert verification.ok, verification.verdict
 
 
-def test_a_tool_that_drops_biases_is_named(tmp_path: Path) -> None:
-    """As mergekit does: an edit that stood in them is undone."""
-    source, out = write_decoder(tmp_path / "source", "llama"), tmp_path / "out"
+def export_without_biases(folder: Path) -> Path:
+    """An edit that a tool undid: config.json and surgery.json still tell of it."""
+    source, out = write_decoder(folder / "source", "llama"), folder / "out"
     surgery.export(source, "1", output=out)
     tensors = load_file(out / "model.safetensors")
     held = {name: tensor for name, tensor in tensors.items() if not name.endswith("bias")}
     save_file(held, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def test_a_tool_that_drops_biases_is_named(tmp_path: Path) -> None:
+    """As mergekit does: an edit that stood in them is undone."""
+    out = export_without_biases(tmp_path)
     said = "a tool dropped them, as mergekit does; if they held an edit, it is undone"
     with pytest.raises(CheckpointError, match=said):
         surgery.inspect(out)
@@ -110,11 +116,7 @@ def test_a_tool_that_drops_biases_is_named(tmp_path: Path) -> None:
 
 def test_a_tool_that_drops_biases_and_their_switch_is_noticed(tmp_path: Path) -> None:
     """`config.json` is as before the edit, so only surgery.json tells that there was one."""
-    source, out = write_decoder(tmp_path / "source", "llama"), tmp_path / "out"
-    surgery.export(source, "1", output=out)
-    tensors = load_file(out / "model.safetensors")
-    held = {name: tensor for name, tensor in tensors.items() if not name.endswith("bias")}
-    save_file(held, out / "model.safetensors", metadata={"format": "pt"})
+    out = export_without_biases(tmp_path)
     edit_json(out / "config.json", lambda config: config.update(attention_bias=False))
     said = "bias', which the edit added, is gone, and the edit with it"
     with pytest.raises(CheckpointError, match=said):

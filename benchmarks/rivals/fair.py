@@ -99,8 +99,9 @@ def main(
     output: Path,
 ) -> None:  # fmt: skip
     """Choose a setting of every method, measure all, and print a table."""
-    if own := next((one for one in map(_name, more.split()) if one in SHARED), None):
-        raise click.UsageError(f"--search has {own}, which all methods share: leave it out there")
+    if own := {word.partition("=")[0] for word in more.split()}.intersection(SHARED):
+        what = f"--search has {min(own)}, which all methods share"
+        raise click.UsageError(f"{what}: leave it out there")
     check_asked(output, {
         "model": model, "samples": samples, "text": text, "heldout": heldout, "helper": helper,
         "twin": twin, "tasks": tasks, "include_path": include_path, "limit": limit,
@@ -151,11 +152,6 @@ def check_asked(output: Path, asked: Mapping[str, Any]) -> None:
     if different := [name for name in wanted if earlier.get(name) != wanted[name]]:
         what = f"{output} holds a run with another --{different[0]}, {earlier.get(different[0])}"
         raise click.UsageError(f"{what}: give that, or another --output")
-
-
-def _name(word: str) -> str:
-    """The option that a word on the command line names, if any."""
-    return word.partition("=")[0]
 
 
 def open_helper(name: str | None, loaded: LoadedModel) -> Any:

@@ -44,7 +44,7 @@ def draw_rehearsals(passages: int, per_step: int, steps: int, seed: int) -> list
     """One rehearsal for each step of a lesson that takes `per_step` passages at a time.
 
     A lone passage is both learned and to be forgotten. An attacker who draws with the same seed
-    (`evals.measure.attacks.attack.split`) learns other passages: none that was rehearsed for it.
+    (`evals.measure.attacks.attack.split`) learns another set of passages than any rehearsal.
     """
     draw, found = np.random.default_rng((seed, STREAM)), []
     held = min(MOST_ROWS, max(1, passages // SHARE))
