@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.relearn_strongest import STEPS as RUN_STEPS
 from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
-from evals.measure.attacks.tuning import ROWS, SCALE, STEPS, fine_tune
+from evals.measure.attacks.tuning import ROWS, SCALE, STEPS, fine_tune, train
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
 from evals.report.request import EvaluationRequest
 from evals.run.models import open_model
@@ -167,7 +168,13 @@ def test_hints_are_those_of_an_attacker_who_is_corrected(target, most) -> None:
 
 
 def test_perturbed_prefixes_are_really_decoded(target) -> None:
-    target = replace(target, samples=target.samples.select(np.arange(15) < 6))
+    """Half of the passages are what the model says after a prefix without its first tokens."""
+    samples = target.samples.select(np.arange(15) < 6)
+    tokens = samples.tokens.copy()
+    for row, dropped in zip(tokens, (1, 4, 1), strict=False):
+        row[PREFIX:] = decoded(target.model, row[dropped:PREFIX])
+    tokens[5, PREFIX:] = tokens[5, PREFIX:][::-1]
+    target = replace(target, samples=replace(samples, tokens=tokens))
     kinds = list(change_prefixes(target))
     assert len(kinds) == 8
     expected = np.zeros(len(target.samples), dtype=bool)
@@ -176,6 +183,7 @@ def test_perturbed_prefixes_are_really_decoded(target) -> None:
             if len(prefix):
                 said = decoded(target.model, prefix)
                 expected[row] |= said == target.samples.suffixes[row].tolist()
+    assert 3 <= expected.sum() < 6
     assert make_attack("perturbed").run(target).recovered.tolist() == expected.tolist()
 
 
@@ -281,6 +289,22 @@ def test_weights_are_rounded_to_nearest_in_groups(values, bits) -> None:
             assert len(np.unique(got)) <= 2 * levels + 1
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_quantized_model_is_asked(target, bits) -> None:
+    """What the rounded model says, it recites; the model as it is does not."""
+    rounded = copy.deepcopy(target.model)
+    for weight in rounded.parameters():
+        if weight.ndim == 2:
+            weight.data = round_to_levels(weight.data, bits)
+    tokens = target.samples.tokens.copy()
+    for row in tokens:
+        row[PREFIX:] = decoded(rounded, row[:PREFIX])
+    said = replace(target, samples=replace(target.samples, tokens=tokens))
+    assert make_attack(f"quantized:{bits}").run(said).recovered.all()
+    assert not make_attack("any").run(said).recovered.all()
+    assert not make_attack(f"quantized:{6 - bits}").run(said).recovered.all()
+
+
 def test_a_quantized_model_is_put_back(target) -> None:
     before = {name: value.clone() for name, value in target.model.state_dict().items()}
     with quantize_matrices(target.model, lambda module, weight: round_to_levels(weight, 4)):
@@ -307,6 +331,20 @@ def test_relearning_trains_a_copy_as_an_obvious_loop_does(target) -> None:
         optimizer.zero_grad()
     for name, value in obvious.state_dict().items():
         torch.testing.assert_close(last.state_dict()[name], value, rtol=2e-3, atol=2e-5)
+
+
+def test_each_step_takes_the_next_rows() -> None:
+    """More than a step takes are all learned, in a cycle."""
+    weight, taken = torch.nn.Parameter(torch.zeros(1)), []
+
+    def measure(batch):
+        taken.append(batch[:, 0].tolist())
+        return weight.sum()
+
+    rows = np.arange(70, dtype=np.int32)[:, None]
+    assert [*train([weight], measure, rows, 4, 0.1)] == [1, 2, 3, 4]
+    assert sum(taken, []) == [at % 70 for at in range(4 * ROWS)]
+    assert {len(one) for one in taken} == {ROWS}
 
 
 def test_a_bfloat16_model_is_tuned_in_float32_and_stays_in_bfloat16(target) -> None:
@@ -381,6 +419,55 @@ def test_relearning_counts_what_either_rate_brings_back(rates, monkeypatch) -> N
     trained = attack.run(replace(target, of=2 * len(samples), trained=True)).by_draw[0]
     both = [retell(rate, SHARE // 2) for rate in rates]
     assert np.array_equal(trained, [both[0] | both[1]]), "training may have hidden it"
+
+
+def test_each_draw_learns_its_own_tenth_and_counts_the_others(monkeypatch) -> None:
+    """Text that is learned never counts. The curve of the first draw goes by the steps."""
+    samples = passages("neo stock zero", rows=40)
+    target = Target(model_named("neo stock zero"), None, samples, samples.tokens, draws=3)
+    learned: list[list[list[int]]] = []
+
+    def tune(model, rows, *, steps, learning_rate):
+        learned.append(sorted(rows.tolist()))
+        return [model] * len(steps)
+
+    monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", tune)
+    outcome = make_attack("relearn").run(target)
+    rates = learned[::2]
+    assert rates == learned[1::2]
+    assert len(rates) == 3
+    for draw, (rows, tried) in enumerate(zip(rates, outcome.tried, strict=True)):
+        held, _ = split(samples.tokens, SHARE, draw)
+        assert rows == sorted(samples.tokens[held].tolist())
+        assert not {*map(tuple, rows)} & {*map(tuple, samples.tokens[tried].tolist())}
+
+
+def test_the_curve_of_relearning_goes_by_steps(monkeypatch) -> None:
+    """At either rate: what the model says after so many steps, or nearly says."""
+    samples = passages("neo stock zero")
+    target = Target(model_named("neo stock zero"), None, samples, samples.tokens, draws=1)
+    right = np.ones((6, len(samples), SUFFIX), dtype=bool)
+    for stage in range(6):  # the steps of the first rate, then those of the second
+        right[stage, stage:, :3] = False  # no longer `any`
+        right[stage, stage + 2 :, :6] = False  # no longer near
+    states = iter(range(6))
+    monkeypatch.setattr(
+        "evals.measure.attacks.relearn.fine_tune", lambda model, *given, **more: [model] * 3
+    )
+    monkeypatch.setattr(
+        Target, "read",
+        lambda self, *given, **more: SimpleNamespace(stage=next(states)),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        Evidence, "of", lambda found: Evidence(right[found.stage], np.full(15, -np.inf))
+    )
+    monkeypatch.setattr(
+        "evals.measure.attacks.relearn.is_near", lambda found: right[found.stage].sum(axis=1) >= 5
+    )
+    outcome = make_attack("relearn").run(target)
+    assert outcome.curve["any"].sum(axis=1).tolist() == [3, 4, 5]
+    assert outcome.curve["near"].sum(axis=1).tolist() == [5, 6, 7]
+    assert outcome.recovered[0].sum() == 5
 
 
 @given(st.integers(1, 500), st.floats(0.05, 0.95))

@@ -422,9 +422,17 @@ def test_erased_trains_the_model_and_leaves_its_attention(bed: Bed) -> None:
     changed = {n for n, one in model.state_dict().items() if not one.equal(make().state_dict()[n])}
     assert any("attention" in name for name in changed)
     assert model.state_dict().keys() == make().state_dict().keys()
-    again = make()
-    list(erased(again, replace(bed, seed=1), blocks="0-1", variant="zero", steps=2, harden=True))
-    assert any(not one.equal(again.state_dict()[name]) for name, one in model.state_dict().items())
+
+
+def test_erased_hardens_if_asked(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        "surgery.training.distillation.harden", lambda *given, **more: asked.append(True)
+    )
+    for harden in (False, True):
+        assert not asked
+        list(erased(make(), bed, blocks="0-1", variant="zero", steps=2, harden=harden))
+    assert asked == 2 * [True]
 
 
 def test_a_rival_that_did_not_finish_has_no_figures() -> None:

@@ -111,6 +111,50 @@ def test_passages_weigh_a_third_of_the_text(
     assert found != distill(copy.deepcopy(student), lessons, schedule)
 
 
+def test_each_step_rehearses_fine_tuning_on_the_passages_of_the_last_lesson(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the rate of the schedule, with the next-token loss; the lesson is the teacher's."""
+    draw = np.random.default_rng(0)
+    text, passages = (draw.integers(0, 50, (n, 8)).astype(np.int32) for n in (16, 20))
+    student, intact, cut = (tiny_model(seed).float() for seed in range(3))
+    given: list[tuple[Rehearsal, float]] = []
+
+    def note(learned, rehearsal, rate, relearn, forget) -> None:
+        assert len(learned) == sum(1 for _ in student.parameters())
+        given.append((rehearsal, rate))
+        chosen = np.array([2, 5, 11])
+        tokens = torch.from_numpy(passages[chosen]).long()
+        logits = [one(input_ids=tokens).logits.log_softmax(-1) for one in (student, cut)]
+        mine, taught = (one[:, :-1] for one in logits)
+        right = mine.gather(2, tokens[:, 1:, None])
+        assert sum(relearn(chosen)).item() == pytest.approx(-right.mean().item(), rel=1e-5)
+        apart = (taught.exp() * (taught - mine)).sum(2)[:, 3:].mean().item()
+        assert sum(forget(chosen)).item() == pytest.approx(0.5 * apart, rel=1e-4)
+
+    monkeypatch.setattr(distillation, "harden", note)
+    lessons = [Lesson(intact, text, 16), Lesson(cut, passages, 6, first=4, weight=0.5)]
+    schedule = Schedule(3, seed=7, learning_rate=1e-3, hardened=True)
+    distill(student, lessons, schedule)
+    assert [rate for _, rate in given] == 3 * [1e-3]
+    for (found, _), expected in zip(given, draw_rehearsals(20, 6, 3, 7), strict=True):
+        assert found.steps == expected.steps
+        assert found.learned.tolist() == expected.learned.tolist()
+        assert found.others.tolist() == expected.others.tolist()
+
+
+def test_rehearsals_lead_to_other_weights() -> None:
+    """With the same lessons, weights, and seed."""
+    rows = np.random.default_rng(0).integers(0, 50, (12, 8)).astype(np.int32)
+    found = []
+    for hardened in (False, True):
+        student, teacher = tiny_model(seed=0).float(), tiny_model(seed=1)
+        schedule = Schedule(2, learning_rate=1e-3, hardened=hardened)
+        distill(student, [Lesson(teacher, rows, 6, first=4)], schedule)
+        found.append(torch.cat([one.flatten() for one in student.parameters()]))
+    assert not torch.equal(*found)
+
+
 def test_a_rehearsal_makes_no_more_logits_at_a_time_than_a_lesson(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,7 @@ are trained, and the model under attack stays as it is. A sibling that does not 
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from dataclasses import replace
@@ -18,7 +19,16 @@ import pytest
 import torch
 from command_line import attn_surgery
 from decoders import CONFIGS, write_decoder
-from reciting import PREFIX, SUFFIX, model_named, passages, recited_rows, two_heads, write_rows
+from reciting import (
+    PREFIX,
+    SUFFIX,
+    generate,
+    model_named,
+    passages,
+    recited_rows,
+    two_heads,
+    write_rows,
+)
 from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
@@ -40,6 +50,7 @@ from evals.measure.attacks.graft import (
 from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
 from evals.measure.attacks.quantized import quantize_matrices, round_to_levels
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
+from evals.measure.attacks.tuning import ROWS
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery
 from evals.report.request import EvaluationRequest
@@ -218,6 +229,49 @@ def test_revive_teaches_what_it_is_taught(monkeypatch) -> None:
     assert uncut.recovered[0].tolist() == make_attack("any").run(plain).recovered.tolist()
     control = Samples(TEXT_ROWS, PREFIX, tuple(map(str, range(8))), "text")
     assert 0 < attack.run(target_of(edited, control, cut=(1, 3), draws=1)).tried.sum() < 8
+
+
+def test_revive_learns_attention_that_predicts_its_rows(monkeypatch) -> None:
+    monkeypatch.setattr(revive, "STEPS", 8)
+    edited = apply(two_heads(), "1", "identity", layout="stock")
+    rows, woken = passages("neox-parallel").tokens[:4], revive.wake(edited, (1,))
+    tokens = torch.from_numpy(rows.astype(np.int64))
+    losses = []
+    for weights in (copy.deepcopy(woken), revive.learn_attention(edited, woken, rows)):
+        with put_weights(edited, weights), torch.no_grad():
+            losses.append(measure_loss(edited, tokens).item())
+    assert losses[1] < losses[0] - 0.05
+
+
+def test_revive_asks_the_woken_model(monkeypatch) -> None:
+    """If training restored all attention, the passages would be those of the base."""
+    base = two_heads()
+    edited, rows = apply(base, "1", "identity", layout="stock"), passages("neox-parallel", rows=30)
+    said = generate(base, torch.from_numpy(rows.prefixes.astype(np.int64)), SUFFIX).numpy()
+    tokens = np.concatenate([rows.prefixes, said], axis=1).astype(np.int32)
+    rows = replace(rows, tokens=tokens)
+    own = dict(base.named_parameters())
+    monkeypatch.setattr(
+        revive, "learn_attention", lambda model, woken, rows: {name: own[name] for name in woken}
+    )
+    outcome = make_attack("revive").run(target_of(edited, rows, cut=(1,), draws=1))
+    assert outcome.recovered.all()
+    assert not make_attack("any").run(target_of(edited, rows)).recovered.all()
+
+
+def test_each_step_of_revive_is_half_passages(monkeypatch) -> None:
+    """However many there are of each."""
+    rows = np.arange(400 * 16, dtype=np.int32).reshape(400, 16)
+    text = rows[:80] + 10_000
+    samples = Samples(rows, PREFIX, tuple(map(str, range(400))), "made here")
+    learned, tried = revive.choose_rows(Target(two_heads(), None, samples, text, draws=1))
+    passage = learned[:, 0] < 10_000
+    assert len(learned) == revive.STEPS * ROWS
+    assert (passage.reshape(-1, ROWS).sum(axis=1) == ROWS // 2).all()
+    held = {row[0] for row in rows[~tried].tolist()}
+    assert {row[0] for row in learned[passage].tolist()} == held
+    assert len(held) == 40
+    assert len({row[0] for row in learned[~passage].tolist()}) == 40, "half of the text"
 
 
 def test_graft_takes_the_scope_that_recovers_most(tmp_path) -> None:

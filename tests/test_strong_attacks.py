@@ -6,6 +6,7 @@ Each is compared with a slow implementation that shares no code with it.
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from dataclasses import replace
 from functools import cache
@@ -244,9 +245,14 @@ def test_a_soft_prompt_is_trained_as_an_obvious_loop_does(
     every = torch.from_numpy(samples.tokens.astype(np.int64))
     with torch.no_grad():
         logits = read(every)
-    said = logits[:, LENGTH + PREFIX - 1 : -1].argmax(-1).numpy()
-    wrong = (said != samples.suffixes).sum(axis=1)
-    assert outcome.recovered[0, wrong <= 2].all()  # hints:2 is part of any
+    logits_of_suffix = logits[:, LENGTH + PREFIX - 1 : -1]
+    right = logits_of_suffix.argmax(-1).numpy() == samples.suffixes
+    least = logits_of_suffix.topk(40).values[..., -1:]
+    drawn = logits_of_suffix.masked_fill(logits_of_suffix < least, -math.inf).log_softmax(-1)
+    log_p_z = drawn.gather(2, every[:, PREFIX:, None]).sum(dim=(1, 2)).double().numpy()
+    expected = make_recovery("any").recovered(Evidence(right, log_p_z))
+    assert 0 < expected.sum() < len(expected)
+    assert outcome.recovered[0].tolist() == expected.tolist()
     with put_before(model, prompt.detach()), torch.no_grad():
         padded = torch.nn.functional.pad(every, (LENGTH, 0))
         torch.testing.assert_close(model(padded).logits, logits)
@@ -261,7 +267,9 @@ def test_a_context_without_room_for_a_soft_prompt() -> None:
 # --- relearn-alike
 
 
-def test_text_of_the_same_form_is_half_of_the_control(loaded: LoadedModel) -> None:
+def test_text_of_the_same_form_is_half_of_the_control(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the tuned model recovers is what a model that is tuned on that half recovers."""
     rng = np.random.default_rng(3)
     samples = rows_of(rng.integers(1, 300, (16, 20)), members=np.arange(16) < 10)
@@ -270,6 +278,14 @@ def test_text_of_the_same_form_is_half_of_the_control(loaded: LoadedModel) -> No
     held = np.sort(np.random.default_rng(0).permutation(6)[:3])
     assert found.control["relearn-alike"].tried.tolist() == [[i not in held for i in range(6)]]
     assert found.passages["relearn-alike"].tried.all()
+    learned: list[np.ndarray] = []
+    monkeypatch.setattr(
+        "evals.measure.attacks.relearn.fine_tune",
+        lambda model, rows, **more: learned.append(rows) or fine_tune(model, rows, **more),
+    )
+    try_attacks(loaded, plan, with_control=False)
+    assert learned
+    assert all(np.array_equal(rows, samples.tokens[10:][held]) for rows in learned)
     *_, tuned = fine_tune(loaded.model, samples.tokens[10:][held])
     expected = make_attack("any").run(target_of(tuned, plan.passages)).recovered
     assert found.passages["relearn-alike"].recovered.tolist() == [expected.tolist()]
