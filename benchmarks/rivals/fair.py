@@ -4,7 +4,7 @@
     python -m benchmarks.rivals.fair MODEL --samples SAMPLES.jsonl --text OTHER.txt \\
         --heldout HELDOUT.txt --helper PUBLIC --tasks "" --seconds 600 --output FAIR
 
-Each rival has up to 16 settings, and the search's rule chooses one (`methods.py`, beside this).
+Each rival has up to 12 settings, and the search's rule chooses one (`methods.py`, beside this).
 Deep blocks, the searches, and `erased` are ours. Then all are measured on the half of the passages
 that was held back, which no method saw:
 
