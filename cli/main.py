@@ -8,7 +8,8 @@ import re
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -205,8 +206,34 @@ def run(arguments: list[str] | None = None) -> None:
     try:
         sys.stdout.flush()
     except OSError:  # reported above; Python would try again at exit, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Lets standard output go nowhere from now on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output whose reader may stop reading: the exit code still says how it ended."""
+
+    def write(self, text: str) -> int:
+        with _until_closed():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _until_closed():
+            super().flush()
+
+
+@contextmanager
+def _until_closed() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        _drop_output()
 
 
 def _open_streams() -> None:
@@ -217,8 +244,11 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be valid text
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if type(sys.stdout) is io.TextIOWrapper:
+        out, buffered = sys.stdout, sys.stdout.line_buffering
+        # a path need not be valid text
+        how: Any = {"encoding": out.encoding, "errors": "backslashreplace"}
+        sys.stdout = _Output(out.detach(), **how, line_buffering=buffered)
 
 
 def _catch_signals() -> list[click.Context | None]:

@@ -30,7 +30,7 @@ from surgery.fitting.calibration import find_calibration
 from surgery.modeling import MODELING_FILE
 from surgery.output import check_output, create_folder, is_unfinished
 from surgery.plan import Plan, describe_edit
-from surgery.privacy import drop_paths, get_last_name
+from surgery.privacy import drop_paths, expand_home, get_last_name
 from surgery.proof.static import check_written
 from surgery.record.manifest import (
     UNLISTED,
@@ -155,7 +155,7 @@ def write(
     `trained`: weights to cut in place of the source's.
     """
     target = Path(output) if output is not None else prepared.default_output
-    _check_apart(prepared.checkpoint.folder, target)
+    check_apart(prepared.checkpoint.folder, target)
     plan, checkpoint = prepared.plan, prepared.checkpoint
     fitting = fitting or Fitting()
     check_fitted(plan, fitting.fits)
@@ -215,8 +215,8 @@ def check_target(source: str | Path, target: Path, **options: Any) -> None:
     `options`: as for `check_output`. Raises `OutputError`, also if the output and the folder
     `source` overlap.
     """
-    if Path(source).is_dir():
-        _check_apart(Path(source), target)
+    if (folder := expand_home(str(source))).is_dir():
+        check_apart(folder, target)
     check_output(target, list_owned, **options)
 
 
@@ -271,7 +271,8 @@ def _make_config(checkpoint: Checkpoint, plan: Plan) -> bytes:
     return encode_json(config)
 
 
-def _check_apart(source: Path, target: Path) -> None:
+def check_apart(source: Path, target: Path) -> None:
+    """Raises `OutputError` if an output and the folder of a source overlap."""
     outside = Path(os.path.realpath(source))
     inside = Path(os.path.realpath(target))
     if outside in inside.parents or inside in (outside, *outside.parents):

@@ -172,9 +172,11 @@ class _Patch:
                 rename = self.found.checkpoint.rename
                 for info in (replace(info, name=rename(info.name)) for info in infos):
                     ours = self.held.get(info.name) if info.name in plan.rewritten else None
-                    if wanted.pop(info.name, None) != info or (ours and ours.info != info):
+                    theirs = ours or self.found.checkpoint.tensors.get(info.name)
+                    right = wanted.pop(info.name, None) == info and (not ours or ours.info == info)
+                    if theirs is None or not right:
                         raise self._refuse(f"tensor {info.name!r} is not one that the edit leaves")
-                    tensors.append(ours or self.found.checkpoint.tensors[info.name])
+                    tensors.append(theirs)
                     used.update([info.name] if ours else [])
                 size = len(header) + sum(info.nbytes for info in infos)
                 files[name] = partial(_read_weights, header, tensors)

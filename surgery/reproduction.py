@@ -198,7 +198,7 @@ def reproduce(
     with tempfile.TemporaryDirectory(prefix="attn-surgery-") as folder:
         place = Path(output or Path(folder) / "repeated")
         export, before = _write_again(prepared, place, Path(folder), erased, heal, told)
-        files = _compare_files(original, export, before)
+        files = _compare_files(original, export, prepared.checkpoint, before)
     if not all(file.equal for file in files):
         found = replace(prepared.model, source=export.manifest.edit.source)
         _check_source(found, edit.source, model)
@@ -280,11 +280,11 @@ def check_fitted_text(recorded: CalibrationRecord, found: CalibrationRecord) -> 
 
 
 def _compare_files(
-    original: Original, export: Export, before: Checkpoint | None
+    original: Original, export: Export, source: Checkpoint, before: Checkpoint | None
 ) -> tuple[FileResult, ...]:
     """Compares all files by hash, and fitted or trained tensors by number where hashes differ.
 
-    `before`: the export before it was trained; None if it was not.
+    `source`: what was edited; `before`: the export before it was trained; None if it was not.
     """
     recorded, repeated = (
         {name: file.sha256 for name, file in manifest.files.items()}
@@ -306,8 +306,7 @@ def _compare_files(
             tolerance = TRAINED_TOLERANCE
             found = measure_trained(ours, theirs, before, export.manifest)
         else:
-            changed = export.manifest.edit.changed
-            found = measure_fitted(ours, theirs, {*changed.rewritten, *changed.added})
+            found = measure_fitted(ours, theirs, export.plan, source)
         update: dict[str, Any] = {"difference": found, "tolerance": tolerance}
         results = [file if file.equal else replace(file, **update) for file in results]
     return tuple(results)

@@ -378,6 +378,14 @@ def test_what_llama_cpp_would_not_run_is_refused(tmp_path: Path) -> None:
     bare = write_checkpoint(tmp_path / "bare", neox_config(attention_bias=False, vocab_size=400))
     tiny_tokenizer().save_pretrained(bare)
     assert_refused(bare, "needs a tensor blk.0.attn_qkv.bias")
+    inside = llama / "model.gguf"
+    attn_surgery("convert", llama, "--to", "gguf", "--output", inside).assert_error(
+        "the output and the source overlap"
+    )
+    assert not inside.exists()
+    own = write_model(tmp_path / "own")
+    edit_json(own / "config.json", lambda config: config.update(tie_word_embeddings=True))
+    assert_refused(own, "the output embedding differs from the input embedding")
     mute = write_model(tmp_path / "mute")
     (mute / "tokenizer.json").unlink()
     assert_refused(mute, "has no tokenizer.json")

@@ -25,6 +25,7 @@ from command_line import PROGRAM, ROOT, Outcome, attn_surgery, finish, snapshot,
 from safetensors.torch import load_file, save_file
 
 import surgery
+from surgery.checkpoint.torch_tensors import read_pickle
 from surgery.errors import UnsupportedError
 
 NEOX = neox_config(max_position_embeddings=64)
@@ -363,6 +364,16 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path, form: str) -> None:
     if form != "plain pickle":  # the payload is a real one
         torch.load(path, weights_only=False)
         assert (tmp_path / "executed").is_dir()
+
+
+def test_a_torch_that_may_run_code_of_a_pickle_reads_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"x": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    assert read_pickle(tmp_path / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(UnsupportedError, match=r"may run code .*expected torch 2\.6 or later"):
+        read_pickle(tmp_path / "pytorch_model.bin")
 
 
 PICKLES: dict[str, tuple[Any, str]] = {

@@ -12,11 +12,12 @@ import pytest
 import torch
 from accelerate import disk_offload
 from checkpoints import neo_config, neox_config, write_checkpoint
+from decoders import write_decoder
 from tiny_tokenizer import tiny_model
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 
 import surgery
-from surgery.editing.in_memory import Editable
+from surgery.editing.in_memory import Editable, apply
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
 
@@ -130,6 +131,18 @@ def test_block_by_block_an_edit_is_the_same_and_restores(
         hook.remove()
     assert all(new is parameters[name] for name, new in model.named_parameters())
     assert torch.equal(logits(model), before)
+
+
+def test_a_head_of_its_own_stays_whatever_the_configuration_says(tmp_path: Path) -> None:
+    """Newer versions of the library keep a stored head that differs from the embedding."""
+    source = write_decoder(tmp_path / "source", "llama", tie_word_embeddings=False)
+    model = load_model(source)
+    model.config.tie_word_embeddings = True
+    head = model.lm_head.weight.detach().clone()
+    with torch.no_grad():
+        edited = apply(model, "1", "zero")
+    assert torch.equal(edited.lm_head.weight, head)
+    assert not torch.equal(edited.lm_head.weight, edited.model.embed_tokens.weight)
 
 
 def test_unsupported_architecture() -> None:

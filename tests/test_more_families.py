@@ -175,6 +175,76 @@ def test_entries_that_make_no_sense(tmp_path: Path, value: Any) -> None:
         surgery.export(source, "1", output=tmp_path / "out", layout="stock")
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "text"),
+    [
+        ("qwen3_moe", {"decoder_sparse_step": "1"}, "'decoder_sparse_step' is not a whole number"),
+        ("qwen3_moe", {"mlp_only_layers": 5}, "'mlp_only_layers' is not a list of blocks"),
+        ("glm4_moe", {"first_k_dense_replace": "1"}, "'first_k_dense_replace' is not a whole"),
+        ("deepseek_v3", {"first_k_dense_replace": "1"}, "'first_k_dense_replace' is not a whole"),
+        ("olmo", {"clip_qkv": "8.0"}, "'clip_qkv' is not a number above 0"),
+        ("olmo", {"clip_qkv": [8.0]}, "'clip_qkv' is not a number above 0"),
+        ("granite", {"attention_multiplier": 1e-200}, "'attention_multiplier' makes no sense"),
+    ],
+)
+def test_values_of_another_type_are_one_line(
+    tmp_path: Path, kind: str, change: dict[str, Any], text: str
+) -> None:
+    source = write_decoder(tmp_path / "source", kind)
+    edit_json(source / "config.json", lambda config: config.update(change))
+    with pytest.raises(CheckpointError, match=text):
+        surgery.export(source, "1", output=tmp_path / "out", layout="stock")
+
+
+@pytest.mark.parametrize("kind", ["glm4_moe", "deepseek_v3"])
+def test_a_block_after_the_last_goes_along_and_is_not_loaded(tmp_path: Path, kind: str) -> None:
+    """Published checkpoints hold one that predicts several tokens at once."""
+    source = write_decoder(tmp_path / "source", kind)
+    number = json.loads((source / "config.json").read_text())["num_hidden_layers"]
+    tensors = load_file(source / "model.safetensors")
+    last = {
+        name.replace(f".{number - 1}.", f".{number}."): tensor.clone()
+        for name, tensor in tensors.items()
+        if f".layers.{number - 1}." in name
+    }
+    assert any("self_attn" in name for name in last)
+    save_file({**tensors, **last}, source / "model.safetensors", metadata={"format": "pt"})
+    edit_json(source / "config.json", lambda config: config.update(num_nextn_predict_layers=1))
+    out = surgery.export(source, "1", output=tmp_path / "out", layout="stock").output
+    after = load_file(out / "model.safetensors")
+    assert all(torch.equal(after[name], tensor) for name, tensor in last.items())
+    for given in (None, source):
+        verification = surgery.verify(out, source=given)
+        assert verification.ok, verification.verdict
+    assert load_model(out).config.num_hidden_layers == number
+
+
+def test_positions_that_versions_read_differently_are_refused(tmp_path: Path) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+    source = write_decoder(tmp_path / "source", "llama")
+
+    def change(config: dict[str, Any]) -> None:
+        config.pop("rope_theta", None)
+        config.update(rope_parameters=yarn, original_max_position_embeddings=16)
+
+    edit_json(source / "config.json", change)
+    with pytest.raises(UnsupportedError, match="'original_max_position_embeddings' beside the sc"):
+        surgery.export(source, "1", output=tmp_path / "out")
+    edit_json(source / "config.json", lambda config: config.update(rope_parameters={
+        **yarn, "original_max_position_embeddings": 16,
+    }))  # fmt: skip
+    surgery.export(source, "1", variant="zero", output=tmp_path / "out")
+
+
+def test_an_adapter_beside_the_weights_is_refused(tmp_path: Path) -> None:
+    """The library would load it into the source, and it is not in the result."""
+    source = write_decoder(tmp_path / "source", "llama")
+    (source / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedError, match="holds an adapter"):
+        surgery.export(source, "1", variant="zero", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("kind", "block"), [("gemma3_text", 1), ("qwen3_5_text", 1), ("qwen3", 1)])
 def test_gains_of_a_woken_block_are_1(tmp_path: Path, kind: str, block: int) -> None:
     """As the library applies them: some families store what is added to 1."""

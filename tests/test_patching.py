@@ -290,6 +290,19 @@ def test_names_and_sizes_come_before_any_writing(honest: tuple[Path, Path], tmp_
         assert_writes_nothing(source, forge(patch, tmp_path / name, change), match)
 
 
+def test_an_added_tensor_that_is_not_there(tmp_path: Path) -> None:
+    """The source has none of that name to take instead."""
+    source, patch = write_decoder(tmp_path / "source", "llama"), tmp_path / "patch"
+    made = ("export", source, "--drop-attn", "1", "--as-patch", "--output", patch)
+    assert attn_surgery(*made).code == 0
+
+    def lack(manifest: Any, tensors: Forged) -> None:
+        del tensors["model.layers.1.self_attn.q_proj.bias"]
+
+    forged = forge(patch, tmp_path / "forged", lack)
+    assert_writes_nothing(source, forged, "q_proj.bias' is not one that the edit leaves")
+
+
 def cut_short(manifest: Any, tensors: Forged) -> None:
     name = next(name for name in tensors if ":" not in name)
     tensors[name] = tensors[name][:1]

@@ -8,6 +8,7 @@ token's own value.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,16 @@ import surgery
 from surgery.checkpoint.configuration import spares_attention
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
-from surgery.errors import UnsupportedError
+from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import family_of
 from surgery.plan import make_empty_plan
 
 WEIGHTS = "model.safetensors"
 SPARED = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+PLAIN = {
+    "model_type": "llama", "num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8,
+    "intermediate_size": 8, "vocab_size": 8, "max_position_embeddings": 8,
+}  # fmt: skip
 MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": SPARED}
 
 
@@ -134,12 +139,24 @@ def test_only_stock_and_no_training(source: Path, tmp_path: Path) -> None:
     ],
 )
 def test_which_quantizations_spare_attention(given: Any, spared: bool) -> None:
-    config = {
-        "model_type": "llama", "num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8,
-        "intermediate_size": 8, "vocab_size": 8, "max_position_embeddings": 8,
-        "quantization_config": given,
-    }  # fmt: skip
+    config = {**PLAIN, "quantization_config": given}
     assert spares_attention(config, family_of(config)) == spared
+
+
+@pytest.mark.parametrize(
+    "pattern", ["re:(([a-z0-9_.])+)+!", "re:(a|b|ab)*c", "re:.*.*.*.*.*.*.*.*.*!", "re:("]
+)
+def test_patterns_that_could_take_forever_spare_nothing(pattern: str) -> None:
+    config = {**PLAIN, "quantization_config": {"quant_method": "fp8", "ignore": [pattern]}}
+    begun = time.monotonic()
+    assert not spares_attention(config, family_of(config))
+    assert time.monotonic() - begun < 5
+
+
+def test_a_model_has_no_more_blocks_than_can_be_listed() -> None:
+    config = {**PLAIN, "num_hidden_layers": 10**15, "quantization_config": {"quant_method": "fp8"}}
+    with pytest.raises(CheckpointError, match="more blocks than any model has"):
+        spares_attention(config, family_of(config))
 
 
 def test_quantized_attention_is_refused(tmp_path: Path) -> None:

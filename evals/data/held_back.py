@@ -121,6 +121,18 @@ def _check_not_chosen_on(choices: Iterable[Choice], samples: Samples, listed: Sa
             )
 
 
+def warn_of_earlier_choice(manifest: Manifest | None, chosen_on: Samples) -> list[str]:
+    """A warning if an earlier edit of the model was chosen on others than `chosen_on`."""
+    edits = () if manifest is None else (*manifest.history, manifest.edit)
+    if all(one.chosen is None or one.chosen.passages == chosen_on.sha256 for one in edits):
+        return []
+    return [
+        "a search chose an earlier edit of this model on other passages, which may be among those "
+        "held back here; then the figures flatter that edit (give the seed and the share of that "
+        "search, and the same passages)"
+    ]
+
+
 @dataclass(frozen=True)
 class Half:
     """Passages, and int32 [M, T] windows of held-out text."""

@@ -109,15 +109,16 @@ def tokenize_passages(passages: Passages, tokenizer: Any) -> Samples:
     samples = passages.tokenize(tokenizer)
     for warning in list_row_warnings(describe_samples(samples)):
         say(f"warning: {warning}")
-    if passages.ready is not None and tokenizer is not None:
-        _warn_of_bare_rows(samples, tokenizer)
+    warn_of_bare_rows(passages, samples, tokenizer)
     return samples
 
 
-def _warn_of_bare_rows(samples: Samples, tokenizer: Any) -> None:
+def warn_of_bare_rows(passages: Passages, samples: Samples, tokenizer: Any) -> None:
     """Says how many rows of token ids lack the special tokens that the tokenizer puts first."""
     from surgery.reading.corpus import find_opening
 
+    if passages.ready is None or tokenizer is None:
+        return
     opening = find_opening(tokenizer)
     begins = samples.tokens[:, : len(opening)] == opening
     bare = len(samples) - int(begins.all(axis=1).sum())

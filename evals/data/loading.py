@@ -75,6 +75,8 @@ class Passages:
         kept = cut.numbers
         counts = None if labels.count is None else np.asarray(labels.count, dtype=np.int64)[kept]
         members = None if labels.member is None else np.asarray(labels.member, dtype=bool)[kept]
+        if members is None and counts is not None and (counts == 0).any():
+            members = counts > 0
         samples = merge_equal_rows(
             Samples(
                 tokens=cut.rows,

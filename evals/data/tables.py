@@ -21,7 +21,7 @@ IdRow = npt.NDArray[Any]
 PASSAGES = ("tokens", "prefix", "suffix", "text")
 LABELS = ("id", "count", "member")
 DUPLICATES = ("duplicates", "meta.duplicates")
-"""Hubble's names for a count. A count of 0 marks a passage that was never trained on."""
+"""Hubble's names for a count."""
 MOST_ROWS = 10_000_000
 MOST_BYTES = 2**33
 """The most bytes of a table's passages, once unpacked: 8 GiB."""
@@ -106,8 +106,11 @@ def _make_table(
 
 
 def find_passages(columns: Container[str]) -> tuple[str, ...] | None:
-    """Returns which of the columns hold the passages; None if they do not."""
-    forms = (("tokens",), ("text",), ("prefix", "suffix"))
+    """Returns which of the columns hold the passages; None if they do not.
+
+    A pair says where a passage begins, so it goes before the text around it.
+    """
+    forms = (("tokens",), ("prefix", "suffix"), ("text",))
     return next((form for form in forms if all(name in columns for name in form)), None)
 
 
@@ -202,7 +205,6 @@ def _read_cells(source: TextOrTable, row: dict[str, Any]) -> dict[str, Any]:
         found["text" if isinstance(passage, str) else "tokens"] = passage
     for times in [found.pop(name) for name in DUPLICATES if name in found]:
         found.setdefault("count", times)
-        found.setdefault("member", times != 0)
     return found
 
 

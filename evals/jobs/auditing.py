@@ -107,6 +107,7 @@ def audit(
     """
     from evals.data.windows import cut_windows
     from evals.measure.attacks.sibling import describe_own_recital, describe_sibling, find_sibling
+    from evals.measure.attacks.trying import check_cut
     from evals.run.models import find_last, measure_in_turn
 
     output = ResultFolder(request, folder, owned, overwrite)
@@ -117,6 +118,7 @@ def audit(
     texts = require_heldout_texts(request.heldout, request.lab or request.model)
     join_launch(say)
     edited = find_last(request.model, request)
+    check_cut(request.tried, request.max, edited)
     base = find_baseline(request.baseline, [edited])
     between = [find_model(request.twin)] if request.twin else []
     sibling = find_sibling(request.sibling, [edited])

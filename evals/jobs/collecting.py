@@ -110,6 +110,7 @@ def collect(
     and `seconds` are of this run. Raises `SurgeryError` for inputs that it cannot use, and
     `OutputError`.
     """
+    from evals.jobs.measuring import hash_settings
     from evals.run.models import open_model
 
     check_output(output, overwrite=overwrite)
@@ -120,8 +121,9 @@ def collect(
     begun, journal = time.perf_counter(), KEEP_NOTHING
     if current_processes().is_main:  # only this one hashes the model
         model = {**loaded.identity, "dtype": loaded.dtype}
-        files = [[file.name, file.size] for file in corpus]
-        question = {"model": model, "corpus": files, "cut": request.cut.model_dump()}
+        settings = hash_settings(loaded)
+        files = [[file.name, file.size, file.changed] for file in corpus]
+        question = {"model": [model, settings], "corpus": files, "cut": request.cut.model_dump()}
         journal = Journal(Path(f"{output}.progress"), question, loaded.check_unchanged)
     with show_progress(f"collect {request.model}: tokens", None) as advance:
         found, windows, tokens, resumed = _find_recited(loaded, corpus, request, journal, advance)

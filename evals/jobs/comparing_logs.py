@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,10 @@ def _read_task(file: Path, told: Any, task: str) -> dict[str, Any]:
     rows.sort(key=lambda row: (row["filter"], row["doc_hash"]))
     metrics = sorted({name for row in rows for name in row["metrics"] if name in row})
     listed = {one["metric"]: one for one in told["configs"][task].get("metric_list") or []}
-    aggregates = {name: _find_aggregate(listed, name) for name in metrics}
+    aggregates = {
+        name: _find_aggregate(listed, name, [row[name] for row in rows if name in row])
+        for name in metrics
+    }
     return {
         "samples": rows,
         "aggregation": {name: of.__name__ for name, of in aggregates.items() if of is not None},
@@ -87,14 +90,17 @@ def _read_task(file: Path, told: Any, task: str) -> dict[str, Any]:
     }
 
 
-def _find_aggregate(listed: Mapping[str, Any], metric: str) -> Callable[..., float] | None:
+def _find_aggregate(
+    listed: Mapping[str, Any], metric: str, scores: Sequence[Any]
+) -> Callable[..., float] | None:
     """What makes one value of all documents; None for code of the task's own.
 
-    A metric that is not listed comes from such code, which most often takes the mean.
+    A metric that is not listed comes from such code, which most often takes the mean of numbers.
     """
     from lm_eval.api.registry import get_aggregation, get_metric_aggregation
 
-    known: Callable[..., float] | None = get_aggregation("mean")
+    plain = all(isinstance(score, int | float) for score in scores)
+    known: Callable[..., float] | None = get_aggregation("mean") if plain else None
     if metric in listed:
         name = listed[metric].get("aggregation")
         known = get_metric_aggregation(metric) if name is None else get_aggregation(name)

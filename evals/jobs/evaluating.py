@@ -42,6 +42,7 @@ TEXTS = "passages.jsonl"
 """The passages' texts, on request. They stand beside the report and are never published."""
 PDF = "report.pdf"
 RESULTS = "lm_eval"
+RUNS = ("base", "edited")
 """lm-eval's own results, in a folder for the base and one for the edited model."""
 _KEPT = "it has a report, which `overwrite=True` replaces"
 owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS, PDF)
@@ -97,7 +98,7 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
 
 def _replace_results(made: Path, there: Path) -> None:
     """Puts results of lm-eval in place of an earlier report's. Whatever else lies there stays."""
-    for name in ("base", "edited"):
+    for name in RUNS:
         if (made / name).exists():
             there.mkdir(exist_ok=True)
             publish(made / name, there / name)
@@ -162,7 +163,8 @@ def print_pdf(browser: str, folder: Path, target: Path) -> None:
 def _keeps_report(folder: Path, overwrite: bool) -> bool:
     """Whether the folder of a model holds a report, or a part of one, that is to stay."""
     exported = (folder / MANIFEST).is_file()
-    return exported and not overwrite and any((folder / name).exists() for name in REPORTS)
+    parts = (*REPORTS, *(f"{RESULTS}/{name}" for name in RUNS))
+    return exported and not overwrite and any((folder / name).exists() for name in parts)
 
 
 def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from evals.data.inputs import open_passages, read_heldout_texts
+from evals.data.inputs import open_passages, read_heldout_texts, warn_of_bare_rows
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
 from evals.run.request import HELD_OUT, HELD_OUT_BEFORE, Count, Measuring, Option
@@ -138,6 +138,7 @@ def _prepare(
 
     tokenizer, windows = loaded.tokenizer, None
     samples = passages.tokenize(tokenizer)
+    warn_of_bare_rows(passages, samples, tokenizer)
     length = samples.tokens.shape[1]
     if texts and (request.heldout or tokenizer is not None):
         windows = cut_windows(texts, tokenizer, length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -311,7 +312,7 @@ def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, floa
     seconds, documents, loaded = 0.0, 0, opened.loaded
     for name, one in benchmarks.tasks.items():
         number, limit = len(one.eval_docs), benchmarks.limit or len(one.eval_docs)
-        number = min(number, int(limit if limit >= 1 else limit * number))
+        number = min(number, math.ceil(limit if limit >= 1 else limit * number))
         few = replace(benchmarks, limit=min(FEW, number))
         size = opened.request.batch_size or few.batch_size(name, loaded)
         took = _take(partial(few.run, name, loaded, batch_size=size))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from evals.data import Samples, Tokens
+from evals.data.inputs import warn_of_bare_rows
 from evals.data.windows import cut_windows
 from evals.jobs.materials import Materials
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
@@ -123,6 +124,8 @@ def _tokenize(
 ) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
     passages, size = materials.passages, materials.request.batch_size
     samples = passages.tokenize(tokenizer) if passages else None
+    if passages is not None and samples is not None:
+        warn_of_bare_rows(passages, samples, tokenizer)
     length = samples.tokens.shape[1] if samples else WINDOW
     windows = cut_windows(materials.heldout, tokenizer, length) if materials.heldout else None
     protocol = Protocol(samples, windows, batch_size=size) if samples else None

@@ -24,7 +24,7 @@ from evals.jobs.keeping import (
     settle_result,
 )
 from evals.measure.attacks.request import Limits
-from evals.measure.healing import find_healing_text, read_healing_text
+from evals.measure.healing import find_healing_text, read_healing_text, warn_of_shared
 from evals.measure.verdicts import OK
 from evals.report.printing import find_browser
 from evals.report.request import EvaluationRequest, Gating
@@ -364,6 +364,8 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     """Raises `SamplesError`, before a long search, for text that holds passages or is too short,
     and `UnsupportedError` for a model that cannot be trained so.
     """
+    from evals.data.windows import cut_windows
+    from surgery.editing.loading import load_tokenizer
     from surgery.hub.finding import find_model
     from surgery.plan import check_erasable
     from surgery.training.training import Schedule
@@ -379,7 +381,12 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
                 check_erasable(model.inventory)
             text = find_healing_text(named)
             with use_console(SILENT):  # the search warns of the same passages
-                read_healing_text(text, Schedule(steps), model, materials.passages)
+                tokens, _ = read_healing_text(text, Schedule(steps), model, materials.passages)
+            if asked is request.erase:
+                length = tokens.windows.shape[1]
+                windows = cut_windows(materials.heldout, load_tokenizer(model.folder), length)
+                for warning in warn_of_shared(windows, (tokens,)):
+                    say(f"warning: {warning}")
 
 
 def _export(

@@ -15,7 +15,7 @@ from evals.jobs.measuring import ModelResults, list_tool_versions, measure_model
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.result import Audit, Share, SharePair, measure_way
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
-from evals.measure.attacks.trying import add_for_trained, compare_models
+from evals.measure.attacks.trying import add_for_trained, check_cut, compare_models
 from evals.measure.differences import compare_heldout, compare_scores
 from evals.measure.drops import choose_shared, find_limit
 from evals.measure.memorization.measures import Flags
@@ -83,6 +83,8 @@ def evaluate(
     for _ in range(relations.count("unrelated")):  # a mistake, most likely
         say(f"warning: {RELATIONS['unrelated']}")
     _check_sibling(materials, edited, base)
+    for model in edited:
+        check_cut(materials.request.attacks, materials.request.max, model)
     materials = _prepare_for_trained(materials, edited)
     request = materials.request
 

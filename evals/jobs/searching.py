@@ -102,6 +102,14 @@ def check_question(
     found = result.get("question")
     if isinstance(found, dict):
         found = {**found, **{key: asked[key] for key in but}}
+        if found.get("version") != asked["version"]:  # its attacks may be weaker
+            raise SamplesError(
+                "holds a search of another version of attn-surgery",
+                where=path,
+                expected=asked["version"],
+                got=found.get("version"),
+                fix=_ANEW,
+            )
     if found != asked:
         raise SamplesError(
             "holds a search with another model, goal, text, or choice",

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,7 +120,12 @@ def _start_processes(models: Sequence[ResolvedModel]) -> Iterator[Callable[..., 
                 ) from None
             return answer
 
-        yield ask
+        try:
+            yield ask
+        except BaseException:  # Ctrl-C: do not wait for what they are measuring
+            for process in active_children():
+                process.kill()
+            raise
 
 
 def _summarize(turns: list[dict[str, Any]]) -> dict[str, Any]:

@@ -92,9 +92,8 @@ def list_facts(edit: EditSummary) -> list[tuple[str, str]]:
     """Names and values of an edit, as text."""
     heads = f" with {edit.num_heads} heads each" if edit.num_heads else ""
     variants = sorted({part.variant for part in edit.parts} | {*edit.attention_free.values()})
-    what = (
-        f"--drop-attn {edit.drop_attn}, of" if edit.drop_attn else "no attention was cut, in any of"
-    )
+    none = "this edit cut no attention" if edit.earlier_edits else "no attention was cut"
+    what = f"--drop-attn {edit.drop_attn}, of" if edit.drop_attn else f"{none}, in any of"
     found = [
         ("edited", f"{what} {edit.num_blocks} blocks{heads}"),
         *((name, VARIANTS[name].summary) for name in variants if name in VARIANTS),

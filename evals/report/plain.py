@@ -106,9 +106,10 @@ def _describe_worst(found: list[tuple[float, Figure, EditValue]]) -> str:
     if not found:
         return "not tried"
     _, figure, value = max(found, key=lambda one: one[0])
+    n = value.details.get("n", figure.n)  # attacks may run on more passages of one edit
     ways = f", with the strongest of {len(found)} attacks" if len(found) > 1 else ""
     likely = "" if value.ci95 is None else f" (likely at most {format_percent(value.ci95[1])} %)"
-    return f"{_count(value)} of {figure.n:,} passages{likely}{ways}"
+    return f"{_count(value)} of {n:,} passages{likely}{ways}"
 
 
 def _count(value: Value) -> str:

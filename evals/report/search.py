@@ -219,6 +219,7 @@ def describe_question(opened: OpenedSearch) -> dict[str, Any]:
         "heldout": hash_row(opened.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
         "batch_size": opened.request.batch_size,
+        "version": list_versions()["attn-surgery"],
         **_describe_aim(opened),
     }
 

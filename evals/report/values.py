@@ -63,7 +63,7 @@ def make_share(
     """A share of no passages has no value, so it says that none counts."""
     if not share.n:
         return make_value(None, note="none counts")
-    known = {"count": share.count, "draws": share.draws, **more}
+    known = {"count": share.count, "draws": share.draws, "n": share.n, **more}
     return make_value(share.rate, share.ci95, change, note, **known)
 
 

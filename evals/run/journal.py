@@ -55,7 +55,7 @@ class Journal:
         if len(lines) < 2:  # no finished step: nothing to continue or to protect
             self._complete = 0
         elif lines[0] != self._settings:
-            what = "holds the progress of another model, corpus or cut"
+            what = "holds the progress of a run with other inputs or options"
             raise SamplesError(what, where=self._path, fix=_REMOVE)
         with guard(SamplesError, "is damaged", self._path, fix=_REMOVE):
             return [parse(line) for line in lines[1:]]

@@ -19,6 +19,10 @@ def name_texts(names: Iterable[str], lab: str | None = None) -> list[str]:
     return [name for name in named if name is not None]
 
 
+_LENGTH = 32
+"""Tokens of a prefix, and of a suffix, unless they are asked for."""
+
+
 def describe_training(
     erasing: Mapping[str, Any] | None,
     healing: Mapping[str, Any] | None,
@@ -41,9 +45,12 @@ def describe_training(
         passages = record.get("passages")
         if isinstance(passages, Mapping):  # earlier versions recorded only a hash
             found |= {"samples": passages["name"], "leave_out": passages.get("leave_out")}
-            if not find_lab(passages["name"]):
+            lengths = {key: passages[key] for key in ("prefix_length", "suffix_length")}
+            lab = find_lab(passages["name"])
+            if not lab:
                 found["skip_short"] = True  # no record tells, and it changes nothing if none is
-                found |= {key: passages[key] for key in ("prefix_length", "suffix_length")}
+            if not lab or set(lengths.values()) != {_LENGTH}:
+                found |= lengths
     return found
 
 

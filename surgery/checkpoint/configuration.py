@@ -15,6 +15,8 @@ from surgery.families.code import CODE_KEYS, check_attention_code, refuse_code, 
 from surgery.families.wrapped import WRAPPED
 from surgery.untrusted import read_json
 
+ADAPTER = "adapter_config.json"
+
 
 def check_config(config: dict[str, Any], family: Family) -> None:
     """Refuses quantized attention, models with their own code, and settings that cannot be run."""
@@ -46,6 +48,7 @@ def check_config(config: dict[str, Any], family: Family) -> None:
                 expected=value,
                 got=config[key],
             )
+    _check_positions(config, family)
     epsilon = config.get(family.epsilon, 1e-5) if family.epsilon else 1e-5
     if type(epsilon) is not float or not 0 <= epsilon < 1:
         raise CheckpointError(
@@ -56,9 +59,29 @@ def check_config(config: dict[str, Any], family: Family) -> None:
         )
 
 
+def _check_positions(config: Mapping[str, Any], family: Family) -> None:
+    """Refuses a key beside the scaled positions that newer versions put in place of theirs."""
+    key = "original_max_position_embeddings"
+    given = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(given, dict) or given.get("rope_type", given.get("type")) == "default":
+        return
+    if key in family.unknown_keys(config) and config[key] != given.get(key):
+        raise UnsupportedError(
+            f"config.json gives {key!r} beside the scaled positions, and versions of the library "
+            "differ in what that means",
+            where="config.json",
+            expected=given.get(key),
+            got=config[key],
+            fix="move it into `rope_parameters` (`rope_scaling` in older versions)",
+        )
+
+
 EXPANDED = ("mxfp4", "fp8")
 """Methods of quantization whose weights the library can expand as it loads them. Others need a
 package of their own."""
+_REPEATS, _REPEATED_GROUP = re.compile(r"[*+{]"), re.compile(r"\)[*+{]")
+_MOST_REPEATS = 4
+"""A pattern with more of these, or with a group that repeats, may take forever on some name."""
 _LEFT_OUT = (  # keys of the modules that are not quantized, by method
     "modules_to_not_convert",
     "ignore",
@@ -112,6 +135,8 @@ def _list_names(module: str) -> Iterator[str]:
 def _covers(pattern: str, name: str) -> bool:
     """Whether a pattern of modules names this one, or one that holds it."""
     if pattern.startswith("re:"):
+        if len(_REPEATS.findall(pattern)) > _MOST_REPEATS or _REPEATED_GROUP.search(pattern):
+            return False
         try:
             return re.match(pattern[3:], name) is not None
         except re.error:
@@ -124,6 +149,16 @@ _ELSEWHERE = {
     "transformers_weights": "names another file of weights, which would not be edited",
     "per_layer_config": "gives single blocks their own shape, which surgery does not support",
 }
+
+
+def check_alone(folder: Path) -> None:
+    """Refuses a folder with an adapter beside the weights."""
+    if (folder / ADAPTER).exists():
+        raise UnsupportedError(
+            "holds an adapter, which the library would load into the model",
+            where=folder / ADAPTER,
+            fix="merge it into the weights, or remove it",
+        )
 
 
 def check_processors(folder: Path) -> None:

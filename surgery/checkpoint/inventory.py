@@ -88,9 +88,16 @@ class Inventory:
 
     @cached_property
     def parameters(self) -> dict[str, TensorInfo]:
-        """The stored tensors without buffers (no rule gives the shape of a buffer)."""
+        """The stored tensors without buffers (no rule gives the shape of a buffer).
+
+        And without blocks after the last one, which some checkpoints hold for other uses.
+        """
         found = {name: (info, self.family.match(name)) for name, info in self.infos.items()}
-        return {name: info for name, (info, match) in found.items() if match and match[0].shape}
+        return {
+            name: info
+            for name, (info, match) in found.items()
+            if match and match[0].shape and (match[1] or 0) < self.dimensions.num_blocks
+        }
 
     @property
     def is_tied(self) -> bool:

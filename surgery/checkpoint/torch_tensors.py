@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, UnsupportedError
 from surgery.untrusted import guard
 
 # numpy's names of these dtypes are also torch's
 _DTYPES: dict[str, torch.dtype] = {tag: getattr(torch, d.name) for tag, d in DTYPES.items()}
 TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
+_SAFE = (2, 6)
+"""The first version of torch whose `weights_only` keeps what it promises."""
 
 
 def as_stored(name: str, tensor: torch.Tensor) -> StoredTensor:
@@ -44,9 +46,19 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
     Leaves out `aliases` that are a second name of another tensor, as safetensors does. Maps files
     in torch's zip format into memory; reads older files (before torch 1.6) whole.
 
-    **Raises:** `CheckpointError` if the file is damaged, holds anything but tensors, or describes
-    more numbers than it stores: a tensor beyond its storage, or all beyond twice the file.
+    **Raises:** `UnsupportedError` for a version of torch whose reader may run code of a pickle
+    (CVE-2025-32434); `CheckpointError` if the file is damaged, holds anything but tensors, or
+    describes more numbers than it stores: a tensor beyond its storage, or all beyond twice the
+    file.
     """
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE:
+        raise UnsupportedError(
+            "this version of torch may run code that a pickle holds",
+            where=path.name,
+            expected=f"torch {'.'.join(map(str, _SAFE))} or later",
+            got=torch.__version__,
+            fix="update torch, or take weights in safetensors",
+        )
     what = "cannot be read as a pickled state dict of tensors"
     fix = "download it again, or convert it to safetensors if you trust its author"
     with guard(CheckpointError, what, path.name, fix), warnings.catch_warnings():

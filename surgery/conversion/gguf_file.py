@@ -22,6 +22,7 @@ from surgery.checkpoint.tensors import Array
 from surgery.conversion.architectures import STOCK, Architecture, architecture_of, write_settings
 from surgery.conversion.vocabulary import write_vocabulary
 from surgery.errors import CheckpointError, OutputError, UnsupportedError
+from surgery.exporting import check_apart
 from surgery.hub.finding import find_model
 from surgery.output import check_output, create_folder
 from surgery.privacy import check_link, get_last_name
@@ -96,6 +97,7 @@ def convert_to_gguf(
     target = Path(output)
     check_output(target, None, overwrite=overwrite)
     found = find_model(model)
+    check_apart(found.folder, target)
     check_processors(found.folder)
     for path in found.checkpoint.files:
         check_link(path, found.folder)
@@ -153,6 +155,16 @@ def _make_header(
     )
 
 
+def _check_tied(head: Array, embedding: Array, where: str) -> None:
+    """Raises `UnsupportedError` for a head of its own in a model that claims to share it."""
+    if head.tobytes() != embedding.tobytes():
+        raise UnsupportedError(
+            "the output embedding differs from the input embedding, and config.json ties them",
+            where=where,
+            fix="set `tie_word_embeddings` to false there, if the model was trained so",
+        )
+
+
 def _list_tensors(
     inventory: Inventory, read: Callable[[str], Array], architecture: Architecture, kind: str
 ) -> tuple[list[_Tensor], tuple[str, ...]]:
@@ -162,13 +174,16 @@ def _list_tensors(
     (arch,) = (key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(arch, inventory.dimensions.num_blocks)
     tensors: dict[str, _Tensor] = {}
-    left_out: list[str] = []
+    left_out, heads, embedding = list[str](), list[str](), ""
     for stored, info in inventory.parameters.items():
         match = inventory.family.match(stored)
         role, block = (match[0].role, match[1]) if match else (None, None)
         if inventory.is_tied and stored in HEADS:
+            heads.append(stored)
             continue
         name = names.get_name(stored, (".weight", ".bias"))
+        if name == "token_embd.weight":
+            embedding = stored
         if role == "affine_weight":
             name = f"blk.{block}.attn_output.weight"
         if architecture.leaves_out(name, role, inventory.compact_blocks.get(block or 0)):
@@ -191,6 +206,8 @@ def _list_tensors(
             return architecture.reorder(read(stored).astype(np.float32), role, inventory)
 
         tensors[name] = _Tensor(name, _choose_form(name, info.shape, kind), info.shape, ordered)
+    for head in heads:
+        _check_tied(read(head), read(embedding), head)
     if inventory.is_tied and "output.weight" in architecture.needs:
         tensors["output.weight"] = replace(tensors["token_embd.weight"], name="output.weight")
     for name in architecture.needs:

@@ -180,7 +180,9 @@ def _rebuild(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
     with torch.device("meta"):
         new = cls(config)
     new.load_state_dict(state, strict=True, assign=True)
-    new.tie_weights()
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is embedding.weight:
+        new.tie_weights()  # a head of its own would be lost, whatever the configuration says
     ours = dict(new.named_buffers())
     for name, buffer in model.named_buffers():
         if name in ours:

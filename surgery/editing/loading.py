@@ -15,6 +15,7 @@ from transformers.utils import logging as _logging
 
 from surgery.checkpoint.configuration import (
     EXPANDED,
+    check_alone,
     check_config,
     check_processors,
     find_method,
@@ -27,13 +28,12 @@ from surgery.errors import (
     SamplesError,
     SourceError,
     SurgeryError,
-    UnsupportedError,
 )
 from surgery.families import Family, family_of
 from surgery.families.wrapped import find_wrapped
 from surgery.untrusted import describe_error, guard, read_bytes
 
-ADAPTER, GENERATION = "adapter_config.json", "generation_config.json"
+GENERATION = "generation_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _COMPARED = 1024  # numbers of each tensor
 _PROBE = "The quick brown fox jumps over the lazy dog."
@@ -56,12 +56,7 @@ def load_model(
     folder, family = checkpoint.folder, family_of(checkpoint.config)
     check_config(checkpoint.config, family)  # before the library fails on it
     check_complete(make_inventory(checkpoint.config, checkpoint.infos))
-    if (folder / ADAPTER).exists():
-        raise UnsupportedError(
-            "holds an adapter, which the library would load into the model",
-            where=folder / ADAPTER,
-            fix="merge it into the weights, or remove it",
-        )
+    check_alone(folder)
     generation = folder / GENERATION
     if generation.exists():
         read_bytes(generation, CheckpointError)  # the library would read without end
@@ -144,7 +139,12 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
     for head in HEADS:  # the library may give it another of its names
         if head in loaded:
             stored[head] = next(t for name, t in checkpoint.tensors.items() if name in HEADS)
-    parameters = {name for name in stored if (rule := family.match(name)) and rule[0].shape}
+    number = family.dimensions(checkpoint.config).num_blocks
+    parameters = {
+        name
+        for name in stored
+        if (match := family.match(name)) and match[0].shape and (match[1] or 0) < number
+    }
     quantized = bool(checkpoint.config.get("quantization_config"))
     different = {
         name

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.configuration import check_config, check_processors
+from surgery.checkpoint.configuration import check_alone, check_config, check_processors
 from surgery.checkpoint.content import FileState, read_states
 from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config
 from surgery.editing.ordinary import is_ordinary
@@ -114,6 +114,7 @@ def prepare(
     config = read_config(folder)
     check_config(config, family_of(config))  # before looking at any weights
     check_processors(folder)
+    check_alone(folder)
     if isinstance(drop_attn, PlanFile):
         _check_planned_for(drop_attn, source, config)
         layout = drop_attn.layout if layout == "auto" else layout

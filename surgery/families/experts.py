@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from surgery.errors import CheckpointError
 from surgery.families.llama import BLOCK, NORMS, WINDOWS, WITH_HEAD_SIZE, attention, decoder, gated
-from surgery.families.record import SomeBlocks, Switch, TensorRule, module
+from surgery.families.record import SomeBlocks, Switch, TensorRule, module, read_whole
 from surgery.families.rotary import Rotary
 
 _EXPERTS = BLOCK + "mlp.experts."
@@ -41,13 +42,17 @@ def experts(
 
 def _takes_turns(config: Mapping[str, Any], block: int) -> bool:
     """Whether a Qwen block has experts."""
-    dense = config.get("mlp_only_layers") or ()
-    return block not in dense and (block + 1) % (config.get("decoder_sparse_step") or 1) == 0
+    dense = config.get("mlp_only_layers") or []
+    if not isinstance(dense, list):
+        what = "'mlp_only_layers' is not a list of blocks"
+        raise CheckpointError(what, where="config.json", got=dense)
+    step = read_whole(config, "decoder_sparse_step", 1) or 1
+    return block not in dense and (block + 1) % step == 0
 
 
 def _follows_first(config: Mapping[str, Any], block: int) -> bool:
     """Whether a block of GLM has experts."""
-    return bool(block >= config.get("first_k_dense_replace", 1))
+    return block >= read_whole(config, "first_k_dense_replace", 1)
 
 
 def other(blocks: SomeBlocks) -> SomeBlocks:

@@ -7,7 +7,7 @@ from typing import Any
 
 from surgery.families.experts import SHARED, WIDE, experts, other
 from surgery.families.llama import ATTENTION, BIASED, BLOCK, NORMS, decoder, gated
-from surgery.families.record import KEYS, TensorRule, beside, module
+from surgery.families.record import KEYS, TensorRule, beside, module, read_whole
 from surgery.families.rotary import Rotary
 
 _SIZES = {
@@ -36,7 +36,7 @@ _LATENT = (
 
 
 def _has_experts(config: Mapping[str, Any], block: int) -> bool:
-    return bool(block >= (config.get("first_k_dense_replace", 3) or 0))
+    return block >= read_whole(config, "first_k_dense_replace", 3)
 
 
 DEEPSEEK_V3 = decoder(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,8 +36,22 @@ Role = Literal[
     "affine_bias",  # compact layout only: [d]
 ]
 
+
 # Keys of config.json that every model of the library may have, old spellings included; then how to
 # generate, which older versions kept there; and the compact layout's.
+_MOST_BLOCKS = 10_000
+
+
+def read_whole(config: Mapping[str, Any], key: str, default: int) -> int:
+    """A whole number of config.json. Raises `CheckpointError` for anything else."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if type(value) is not int:
+        raise CheckpointError(f"{key!r} is not a whole number", where="config.json", got=value)
+    return value
+
+
 _COMMON = """
 _name_or_path _num_labels add_cross_attention architectures bos_token_id
 chunk_size_feed_forward classifier_dropout cross_attention_hidden_size decoder_start_token_id dtype
@@ -82,7 +95,7 @@ class Factor:
         """**Raises:** `CheckpointError` unless it is a number above 0."""
         value = config.get(self.key)
         value = self.default if value is None else value
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        if type(value) not in (int, float) or not 1e-30 < value < 1e30:
             raise CheckpointError(
                 f"{self.key!r} makes no sense",
                 where="config.json",
@@ -315,6 +328,10 @@ class Family:
     def dimensions(self, config: Mapping[str, Any]) -> Dimensions:
         """Sizes from a parsed config.json."""
         values: dict[str, int] = {}
+        number = config.get(self.config_keys.get("num_blocks", "num_hidden_layers"))
+        if type(number) is int and number > _MOST_BLOCKS:
+            what, most = "more blocks than any model has", f"at most {_MOST_BLOCKS:,}"
+            raise CheckpointError(what, where="config.json", expected=most, got=f"{number:,}")
         for name, key in self.config_keys.items():
             value = config.get(key)
             if value is None and name in _MAY_BE_NULL:

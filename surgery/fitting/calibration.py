@@ -143,6 +143,8 @@ def _round(figure: float | None) -> float | None:
 def _cut_windows(
     documents: Iterator[Iterator[str]], tokenizer: Any, length: int, digest: Any
 ) -> Iterator[Tokens]:
+    if tokenizer is None:
+        raise SamplesError("text needs a tokenizer", got="a model without one")
     end, opening = tokenizer.eos_token_id, find_opening(tokenizer)
     length = leave_room(opening, length)
     buffer = np.empty(0, dtype=np.int32)

@@ -6,6 +6,7 @@ H: query heads, G: key/value heads, h: head size, d: model width. A fused query_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from surgery.errors import CheckpointError
 from surgery.families import Dimensions, Family, Role, TensorRule
 from surgery.layouts.product import reproducible_product
 from surgery.variants import Affine, Fit, Kind, Sources, Variant
@@ -79,7 +81,11 @@ class Block:
     @property
     def clip(self) -> float | None:
         """The bound that the model clips queries, keys and values to, if it does."""
-        return self.config.get(self.family.clip) if self.family.clip else None
+        value = self.config.get(self.family.clip) if self.family.clip else None
+        if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
+            what, got = f"{self.family.clip!r} is not a number above 0", repr(value)[:50]
+            raise CheckpointError(what, where="config.json", got=got)
+        return value
 
     @property
     def qk_norm(self) -> Literal["head", "all"] | None:

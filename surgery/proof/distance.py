@@ -1,23 +1,23 @@
 """Measures how far a repeated edit is from the recorded one, where training or fitting made it.
 
-Fitted tensors are compared each with its own norm. Trained weights are compared all together, with
-what training changed.
+Fitted numbers are compared by tensor, each with its own norm. Trained weights are compared all
+together, with what training changed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 
 import numpy as np
 
 from surgery.checkpoint.inventory import make_inventory
 from surgery.checkpoint.source import Checkpoint
-from surgery.proof.expected import find_constants, replan
+from surgery.plan import Plan
+from surgery.proof.expected import find_constants, find_fitted, replan
 from surgery.record.manifest import Manifest
 
 TOLERANCE = 0.01  # a few roundings of bfloat16
-"""Largest |repeated - recorded| / |recorded| (Frobenius) of a tensor of a fitted variant."""
+"""Largest |repeated - recorded| / |recorded| (Frobenius) of the fitted numbers of a tensor."""
 TRAINED_TOLERANCE = 0.05
 """Largest |repeated - recorded| / |recorded - cut| (Frobenius) of all trained weights together."""
 _TINY = 1e-30  # where training changed nothing, no difference is allowed
@@ -47,21 +47,29 @@ def measure_trained(
     return math.sqrt(apart / max(changed, _TINY))
 
 
-def measure_fitted(one: Checkpoint, other: Checkpoint, changed: Collection[str]) -> float | None:
-    """Returns the largest |other - one| / |one| (Frobenius) of a tensor in `changed`.
+def measure_fitted(
+    one: Checkpoint, other: Checkpoint, plan: Plan, source: Checkpoint
+) -> float | None:
+    """Returns the largest |other - one| / |one| (Frobenius) of the fitted numbers of a tensor.
 
-    None if any other tensor, or one of zeros, is not byte-equal, if a number is not finite, or if
-    names, dtypes or shapes differ.
+    `plan`: of the edit of `source` that made both. None if any other number is not byte-equal, if
+    fitted ones are all zero or not finite, or if names, dtypes or shapes differ.
     """
     if one.infos != other.infos:
         return None
+    changes = {change.name: change for change in plan.changes}
     largest = 0.0
     for name in one.tensors:
         a, b = one.read(name), other.read(name)
         if a.tobytes() == b.tobytes():
             continue
-        if name not in changed or not a.any() or not np.isfinite(a).all():
+        if name not in changes:
             return None
-        a, b = a.astype(np.float64), b.astype(np.float64)
+        fitted = find_fitted(plan, changes[name], source.read)
+        if a[~fitted].tobytes() != b[~fitted].tobytes():
+            return None
+        a, b = a[fitted].astype(np.float64), b[fitted].astype(np.float64)
+        if not a.any() or not np.isfinite(a).all():
+            return None
         largest = max(largest, float(np.linalg.norm(b - a) / np.linalg.norm(a)))
     return largest

@@ -59,6 +59,12 @@ class TextOrTable:
         is_file = isinstance(self.place, Path) and self.text is None
         return self.place.stat().st_size if is_file else None  # type: ignore[union-attr]
 
+    @property
+    def changed(self) -> int | None:
+        """When it was written, in nanoseconds; None if it is not a file."""
+        is_file = isinstance(self.place, Path) and self.text is None
+        return self.place.stat().st_mtime_ns if is_file else None  # type: ignore[union-attr]
+
     def open(self) -> io.BufferedReader:
         """Opens a file, after its byte order mark. Its bytes are unpacked while you read."""
         assert isinstance(self.place, Path)

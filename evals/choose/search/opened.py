@@ -12,7 +12,7 @@ from evals.choose.search.points import EditPoint
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units
 from evals.data import Samples, Tokens
-from evals.data.held_back import Half, split_halves
+from evals.data.held_back import Half, split_halves, warn_of_earlier_choice
 from evals.data.inputs import (
     find_calibration_text,
     make_fitter,
@@ -305,7 +305,9 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     )
     if opened.slow:
         assert opened.targets  # raises if one cannot be tried
-    return opened
+    for warning in (more := warn_of_earlier_choice(found.manifest, opened.halves[0].samples)):
+        say(f"warning: {warning}")
+    return replace(opened, warnings=(*opened.warnings, *more)) if more else opened
 
 
 def _load_limited(request: SearchRequest) -> Benchmarks:

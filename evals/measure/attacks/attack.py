@@ -107,6 +107,8 @@ class Setting:
 
 
 UNTRAINED = Setting("nothing", 0.0, 0)
+MOST_OF_CONTROL = 0.1
+"""A setting may bring back this share of the control for each share of the passages."""
 
 
 @dataclass(frozen=True)
@@ -156,15 +158,21 @@ class AttackOutcome:
     def take_strongest(self, control: AttackOutcome | None) -> tuple[Setting, AttackOutcome]:
         """The setting that recovers most, and its outcome.
 
-        Of those that bring back nothing of `control` that it does not hold untrained.
+        Of those that bring back at most a tenth (`MOST_OF_CONTROL`) as large a share of `control`,
+        beyond what it holds untrained.
         """
         counting = list(self.settings)
         if control is not None:
-            alone = control.settings[UNTRAINED]
-            newly = {one: flags & ~alone for one, flags in control.settings.items()}
-            counting = [
-                one for one in counting if one in newly and not newly[one][control.tried].any()
-            ]
+            alone, n = control.settings[UNTRAINED], int(control.tried.sum())
+            new = {
+                one: int((flags & ~alone)[control.tried].sum())
+                for one, flags in control.settings.items()
+            }
+            most = {
+                one: MOST_OF_CONTROL * float(flags[self.tried].mean()) if self.tried.any() else 0.0
+                for one, flags in self.settings.items()
+            }
+            counting = [one for one in counting if one in new and new[one] <= most[one] * n]
         best = max(counting, key=lambda one: int(self.settings[one][self.tried].sum()))
         return best, replace(self, recovered=self.settings[best])
 

@@ -1,7 +1,7 @@
 """`relearn` at its strongest: the most that any of several settings brings back.
 
-A setting is what is trained, at which learning rate, and for how many steps. One that also brings
-back text that no model was trained on does not count: it would write anything.
+A setting is what is trained, at which learning rate, and for how many steps. One that brings back
+much text that no model was trained on does not count: it would write anything.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def make_relearn_strongest() -> Attack:
             settings |= dict(_try(target, rate, learned, rows, alone, recover))
             took = current_processes().agree(time.perf_counter() - begun)
             if target.trainings is None and draw == 0 and (rate, learned) == RUNS[0]:
-                del runs[max(1, int(LONGEST / max(took, 1e-9))) :]
+                del runs[max(2, int(LONGEST / max(took, 1e-9))) :]
         return AttackOutcome(np.any(list(settings.values()), axis=0), others, settings=settings)
 
     return Attack(
@@ -83,7 +83,8 @@ def make_relearn_strongest() -> Attack:
         f"{', '.join(LEARNED)} (of {LARGE:,} parameters or more, not all weights); fewer settings "
         f"where all take more than {LONGEST / 60:.0f} minutes; " + SETTING,
         "any, for the passages that were not learned again and do not overlap one that was, under "
-        "the setting that recovers most; one that brings back any of the control does not count",
+        "the setting that recovers most; one that brings back more than a tenth as large a share "
+        "of the control does not count",
         "Hu et al. 2024, arXiv 2406.13356, over several settings",
         f"in each draw, {len(RUNS) * STEPS[-1]:,} training steps and {len(RUNS) * len(STEPS)} "
         "passes",

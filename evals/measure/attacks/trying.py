@@ -125,6 +125,23 @@ def add_for_trained(asked: Sequence[str]) -> tuple[str, ...]:
     return attacks
 
 
+def check_cut(attacks: Sequence[str], limited: Collection[str], model: ResolvedModel) -> None:
+    """Warns if one of `attacks` works on blocks that were cut, and the model's files name none.
+
+    Raises `MeasurementError` if it has a limit, which it would keep by doing nothing. An erased
+    model has no such blocks.
+    """
+    if model.cut or (model.manifest is not None and model.manifest.is_trained):
+        return
+    for name in attacks:
+        if find_attack(name).on_cuts:
+            what = f"{name} works on blocks that were cut, and the model's files name none"
+            if name in limited:
+                fix = "give the folder that `export` wrote, or leave out the limit"
+                raise MeasurementError(what, where=model.source.model, fix=fix)
+            say(f"warning: {what}: it reads the model as it is")
+
+
 def try_attacks(
     loaded: LoadedModel,
     plan: AttackPlan,

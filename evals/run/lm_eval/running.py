@@ -6,13 +6,20 @@ A `TaskRun` is plain JSON, which you can store and compare.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import (
+    ExitStack,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +28,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
@@ -46,6 +54,24 @@ _LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "transformers")
 TaskRun = dict[str, Any]
 """One task on one model: `results`, `config`, `version`, `n-shot`, `higher_is_better`, `n-samples`
 and `samples` as lm-eval gives them; `aggregation` (metric → name), `batch_size`, `environment`."""
+
+
+def list_code(task: Any) -> list[Path]:
+    """The Python files of a task that lm-eval does not bring: those of its functions and class, and
+    others in the same folders, which these may import."""
+    own, folders = Path(lm_eval.__file__).parent, set[Path]()
+    left = [type(task), vars(task.config)]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+        elif callable(one):
+            with suppress(TypeError, OSError):  # built into Python
+                folders.add(Path(inspect.getsourcefile(one) or "").resolve().parent)
+    outside = sorted(one for one in folders if one.is_dir() and not one.is_relative_to(own))
+    return [file for folder in outside for file in sorted(folder.glob("*.py"))]
 
 
 @dataclass(frozen=True)
@@ -75,11 +101,13 @@ class Benchmarks:
         return Benchmarks(tasks, manager, num_fewshot, limit)
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of a task's configuration and of all its documents, before or after a run."""
+        """SHA-256 of a task's configuration, code, and all its documents, before or after a run."""
         task = self.tasks[name]
         config = task.dump_config()
         config.pop("num_fewshot", None)  # a run sets it: see `count_shots`
         digest = hashlib.sha256(_dump(config))
+        for file in list_code(task):
+            digest.update(file.read_bytes())
         with silence():
             shots = self.count_shots(name) and task.fewshot_docs()
         for document in chain(task.eval_docs, shots or ()):
