@@ -29,6 +29,8 @@ from evals.report.attacks import _make_attack
 from evals.run.statistics import wilson
 from surgery import export
 
+LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
+
 KEYS = {"count", "n", "rate", "ci95", "draws"}
 
 
@@ -270,7 +272,28 @@ def test_passages_longer_than_the_context_are_refused(tmp_path) -> None:
         *("audit", tmp_path / "model", "--baseline", tmp_path / "model", "--device", "cpu"),
         *("--samples", tmp_path / "rows.jsonl", "--heldout", tmp_path / "text.txt"),
         *("--prefix-length", 65, "--suffix-length", 65),
-    ).assert_error("rows longer than the model's context")
+    ).assert_error(
+        "rows longer than the model's context", notes=["warning: revive works on blocks"]
+    )
+
+
+def test_a_limit_on_what_was_cut_needs_to_know_what_was_cut(tmp_path) -> None:
+    """Else the attack would do nothing, and the limit would be kept."""
+    folder = save_tiny(tmp_path / "model")
+    write_rows(tmp_path / "rows.jsonl", recited_rows(tiny_model(), 8))
+    (tmp_path / "text.txt").write_text(TEXT * 9)
+    given = ("--baseline", folder, "--samples", tmp_path / "rows.jsonl", *LENGTHS)
+    given = (*given, "--heldout", tmp_path / "text.txt", "--max", "revive=0.1")
+    for command in ("audit", "evaluate"):
+        more = ("--no-benchmarks", "--output", tmp_path / "out") if command == "evaluate" else ()
+        attn_surgery(command, folder, *given, *more).assert_error(
+            "revive works on blocks that were cut, and the model's files name none",
+            "give the folder that `export` wrote, or leave out the limit",
+        )
+    attn_surgery("export", folder, "--drop-attn", "1", "--output", tmp_path / "edited")
+    edited = attn_surgery("audit", tmp_path / "edited", *given, "--attack", "any", "--draws", 1)
+    assert "works on blocks" not in edited.stderr
+    assert edited.code in (0, 3, 4), edited
 
 
 @pytest.mark.slow
@@ -489,4 +512,4 @@ def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> 
     samples.write_text("".join(samples.read_text().splitlines(keepends=True)[:-1]))
     changed = attn_surgery(*call, "--output", tmp_path / "other")
     assert changed.code == 1
-    assert "holds the progress of another" in changed.stderr
+    assert "holds the progress of a run with other inputs" in changed.stderr

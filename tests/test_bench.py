@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
+import time
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.terminal import name_options
+from evals.measure import speed
 from evals.measure.speed import SPEEDS, _compute_ratios, _load, _summarize_turns, compare_speed
 from surgery import export
 from surgery.editing.loading import load_model
@@ -147,6 +152,31 @@ def test_the_same_precision_or_none(models, tmp_path) -> None:
         "the models would run in different precisions (expected float32, as the baseline, got "
         "bfloat16 for other); choose one with --dtype"
     )
+
+
+def test_an_interruption_does_not_wait_for_what_is_measured(models) -> None:
+    found = [find_model(models[name]) for name in ("base", "stock")]
+    begun = time.monotonic()
+    waiting: threading.Thread
+
+    def measure() -> None:
+        nonlocal waiting
+        with speed._start_processes(found) as ask:
+            waiting = threading.Thread(target=lambda: suppress_all(ask, 0, time.sleep, 600))
+            waiting.start()
+            time.sleep(3)  # until it sleeps
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure()
+    waiting.join(timeout=60)
+    assert not waiting.is_alive()
+    assert time.monotonic() - begun < 120
+
+
+def suppress_all(ask: Any, *work: Any) -> None:
+    with suppress(MeasurementError):
+        ask(*work)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from evals.lab import LAB_MODELS, heldout_texts
 from evals.measure.differences import compare_scores
 from evals.measure.drops import choose_shared
 from evals.run.lm_eval.request import Benchmarking
-from evals.run.lm_eval.running import Benchmarks, write_results
+from evals.run.lm_eval.running import Benchmarks, list_code, write_results
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.lm_eval.tasks import QUICK_LIMIT, SUITES, find_tasks
 from evals.run.models import LoadedModel, open_model
@@ -115,6 +115,28 @@ def test_the_fingerprint_is_that_of_task_and_documents(tmp_path, lm_eval_tasks):
     assert again.fingerprint("local_choice") != other.fingerprint("local_choice")
 
 
+def test_code_of_a_task_is_part_of_its_fingerprint(tmp_path, lm_eval_tasks):
+    """Also what its functions call in the same folder: a changed result is no cached one."""
+    folder = write_tasks(tmp_path / "a")
+    file = folder / "local_choice.yaml"
+    file.write_text(file.read_text() + "process_results: !function grading.grade\n")
+    (folder / "grading.py").write_text(
+        "from helping import count\n\ndef grade(doc, results):\n    return {'acc': count()}\n"
+    )
+    found = []
+    for number in (0, 1, 0):
+        (folder / "helping.py").write_text(f"def count():\n    return {number}\n")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(folder))
+            made = Benchmarks.load(["local_choice"], include_paths=[folder])
+        names = [one.name for one in list_code(made.tasks["local_choice"])]
+        assert names == ["grading.py", "helping.py"]
+        found.append(made.fingerprint("local_choice"))
+    assert found[0] == found[2] != found[1]
+    plain = Benchmarks.load(["local_choice"], include_paths=[write_tasks(tmp_path / "b")])
+    assert list_code(plain.tasks["local_choice"]) == []
+
+
 def test_a_run_does_not_change_what_identifies_a_task(tasks, loaded):
     """lm-eval sets the number of examples of a task that does not name one."""
     benchmarks = Benchmarks.load(["local_choice"], include_paths=[tasks])
@@ -166,6 +188,18 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
         "local_choice, acc (n = "
         in attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b").stdout
     )
+
+    own = copy.deepcopy(runs["local_choice"])  # as tasks whose class scores all documents at once
+    own["config"].pop("metric_list")
+    for row in own["samples"]:
+        row["f1"] = [{"text": "a"}, {"text": "b"}]
+        row["metrics"] = [*row["metrics"], "f1"]
+    for name in ("e", "f"):
+        write_results(tmp_path / name, "tiny", {"local_choice": own})
+    outcome = attn_surgery("compare-evals", tmp_path / "e", tmp_path / "f", "--json")
+    assert outcome.code == 0, outcome
+    assert set(outcome.json["local_choice"]) == {"acc", "acc_norm"}
+    assert "left out f1: the log does not say how it is averaged" in outcome.stderr
 
     (broken,) = (tmp_path / "a").rglob("samples_local_choice_*.jsonl")
     whole = broken.read_text()

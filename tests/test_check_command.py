@@ -77,6 +77,19 @@ def test_rows_by_what_becomes_of_them(model: Path, samples: Path) -> None:
     assert found["corpus"] is None
 
 
+def test_text_needs_the_tokenizer_of_the_model(tmp_path: Path) -> None:
+    folder = Path(save_tiny(tmp_path / "model"))
+    for file in folder.glob("*token*"):
+        file.unlink()
+    rows = [{"tokens": [at] * 8} for at in range(2, 12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "text.txt").write_text(TEXT * 9)
+    given = (tmp_path / "rows.jsonl", "--model", folder, *LENGTHS)
+    attn_surgery("check", *given, "--calibration", tmp_path / "text.txt").assert_error(
+        "text needs a tokenizer (got a model without one)"
+    )
+
+
 def test_text_without_a_model_is_counted(samples: Path) -> None:
     found = check(samples, "--max-extraction", "0.02")
     assert (found["n"], found["duplicates"], found["usable"], found["too_short"]) == (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,17 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.data import Samples, hash_row, load_samples
-from evals.data.held_back import deal_passages, deal_unlisted, deal_windows, hold_back
+from evals.data.held_back import (
+    deal_passages,
+    deal_unlisted,
+    deal_windows,
+    hold_back,
+    warn_of_earlier_choice,
+)
 from evals.data.windows import cut_windows
 from surgery.errors import SamplesError
 from surgery.exporting import export
-from surgery.record.manifest import Choice
+from surgery.record.manifest import Choice, PassagesRecord
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 SEED = 3
@@ -99,6 +106,47 @@ def test_the_recorded_share_tells_which_passages_chose() -> None:
     found = hold_back([manifest], samples, None)
     assert (len(half), found.chose.passages, int(found.passages.sum())) == (3, 3, 9)
     assert not found.passages[half].any()
+
+
+def test_an_edit_before_the_last_counts_as_well() -> None:
+    tokens = np.arange(48, dtype=np.int32).reshape(12, 4)
+    samples = Samples(tokens, 2, tuple("abcdefghijkl"), "made here")
+    half = deal_passages(samples, SEED)[0]
+    chosen = Choice(seed=SEED, passages=hash_row(tokens[half]), windows="0" * 64)
+    plain = SimpleNamespace(chosen=None, erasing=None, healing=None)
+    searched = SimpleNamespace(chosen=chosen, erasing=None, healing=None)
+    manifest: Any = SimpleNamespace(history=(searched,), edit=plain)
+    found = hold_back([manifest], samples, None)
+    assert (found.chose.passages, int(found.passages.sum())) == (6, 6)
+    assert not found.passages[half].any()
+    assert warn_of_earlier_choice(manifest, samples.select(half)) == []
+    (warning,) = warn_of_earlier_choice(manifest, samples)
+    assert "a search chose an earlier edit of this model on other passages" in warning
+    assert warn_of_earlier_choice(None, samples) == []
+
+
+@pytest.mark.parametrize("where", ["history", "edit"])
+def test_what_guarded_a_healing_was_listed(where: str) -> None:
+    tokens = np.arange(96, dtype=np.int32).reshape(24, 4)
+    samples = Samples(tokens, 2, tuple(map(str, range(24))), "made here")
+    listed = samples.select(~deal_unlisted(samples, 0.25))
+    plain = SimpleNamespace(chosen=None, erasing=None, healing=None)
+    for taught, fits in ((samples, False), (listed, True)):
+        record = PassagesRecord(
+            name="made here", sha256=taught.sha256, number=len(taught), prefix_length=2,
+            suffix_length=2, rows=24,
+        )  # fmt: skip
+        healed = SimpleNamespace(passages=record)
+        edit = SimpleNamespace(
+            chosen=None, erasing=None, healing=healed, source=SimpleNamespace(model="base")
+        )
+        pair = ((edit,), plain) if where == "history" else ((), edit)
+        manifest: Any = SimpleNamespace(history=pair[0], edit=pair[1])
+        if fits:
+            hold_back([manifest], samples, None, 0.25)
+        else:
+            with pytest.raises(SamplesError, match="so those left out may not be unlisted"):
+                hold_back([manifest], samples, None, 0.25)
 
 
 def test_passages_that_chose_an_edit_are_not_unlisted() -> None:

@@ -411,6 +411,31 @@ def test_a_reader_that_has_seen_enough() -> None:
     assert "Traceback" not in stderr
 
 
+def test_a_reader_that_has_seen_enough_changes_no_exit_code() -> None:
+    """A script sees the verdict, whether anybody reads the table or not."""
+    program = (
+        "import sys, click\n"
+        "from cli import main as cli\n"
+        "@click.command()\n"
+        "@click.pass_context\n"
+        "def verdict(ctx):\n"
+        "    for number in range(100_000):\n"
+        "        click.echo('a line of a long table')\n"
+        "    ctx.exit(4)\n"
+        "cli.main = verdict\n"
+        "cli.run([])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (4, b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [

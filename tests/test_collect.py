@@ -224,6 +224,29 @@ def test_progress_of_other_settings_is_not_taken_up(model, planted, tmp_path):
         )
 
 
+def test_another_corpus_of_the_same_size_is_not_taken_for_the_first(tmp_path, monkeypatch):
+    save_tiny(tmp_path / "model")
+    (tmp_path / "other").mkdir()
+    texts = [TEXT * 40, TEXT.swapcase() * 40]
+    files = [tmp_path / "part.txt", tmp_path / "other" / "part.txt"]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    assert files[0].stat().st_size == files[1].stat().st_size
+    asked: list[object] = []
+
+    def note(path, question, check):
+        asked.append(question)
+        raise KilledError
+
+    monkeypatch.setattr("evals.jobs.collecting.Journal", note)
+    request = {"model": str(tmp_path / "model"), "device": "cpu"}
+    for file in (files[0], files[0], files[1]):
+        with pytest.raises(KilledError):
+            collect(CollectRequest(**request, corpus=(str(file),)), tmp_path / "out.jsonl")
+    assert asked[0] == asked[1] != asked[2]
+    assert "tokenizer_sha256" in str(asked[0])
+
+
 def test_windows_longer_than_the_context_are_refused(model, planted, tmp_path):
     with pytest.raises(SamplesError, match=r"at most 64 tokens, got 65\)"):
         run(model, write(tmp_path, planted), tmp_path / "out.jsonl", cut_at(3, prefix=60))

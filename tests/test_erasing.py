@@ -29,6 +29,8 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 import surgery
 from evals.jobs.erasing import EraseRequest, run_erase
 from evals.jobs.exporting import ExportRequest, run_export
+from evals.report.page import list_facts
+from surgery.card.command import describe_training
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
 from surgery.errors import ManifestError
@@ -37,6 +39,7 @@ from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.publishing.upload import _name_edit
 from surgery.record.manifest import Manifest, read_manifest
+from surgery.record.report import summarize_edit
 from surgery.training import erasing, training
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -138,6 +141,16 @@ def test_verify_proves_what_it_can_and_lists_the_rest(work: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_the_commands_name_lengths_that_are_not_the_usual_ones() -> None:
+    """Also of a lab's passages, which need nothing else."""
+    record = {"sources": [], "steps": 60, "passages": {"name": "lab:pythia"}}
+    for length, named in ((16, True), (32, False)):
+        record["passages"] |= {"prefix_length": length, "suffix_length": length}
+        told = describe_training(record, None)
+        assert ("prefix_length" in told, "suffix_length" in told) == (named, named)
+        assert "skip_short" not in told
+
+
 def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By `reproduce`, by the commands of the card, and from Python."""
     given = ("--source", work / "neox", "--text", work / "text.txt")
@@ -192,6 +205,43 @@ def test_a_hardened_erasing_is_recorded_and_repeats_to_the_bit(work: Path, tmp_p
     texts = ("--text", work / "text.txt", "--samples", work / "samples.jsonl")
     again = attn_surgery("reproduce", out, "--source", work / "neox", *texts, "--json")
     assert again.json["exact"]
+
+
+def test_the_intact_model_teaches_text_and_its_cut_teaches_passages(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student begins as the intact one. The other way around would cost what the cut costs."""
+    ids = torch.arange(2, 42).view(2, 20)
+    source = load_model(work / "neox", dtype=torch.float32)  # as a CPU computes float16
+    with torch.no_grad():
+        whole = source(ids).logits
+        cut = surgery.apply(source, "0-1", "zero")(ids).logits
+    taught: list[Any] = []
+
+    class StopError(Exception):
+        pass
+
+    def note(student, intact, teacher, text, passages, schedule, **more):
+        with torch.no_grad():
+            taught.append([one(ids).logits for one in (student, intact, teacher)])
+        taught[-1].append(schedule.hardened)
+        raise StopError
+
+    monkeypatch.setattr(erasing, "teach", note)
+    lines = (work / "samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line)["tokens"] for line in lines]
+    for hardened in (False, True):
+        with pytest.raises(StopError):
+            surgery.erase(
+                work / "neox", "0-1", rows, 8, variant="zero", text=[work / "text.txt"], steps=2,
+                hardened=hardened, output=tmp_path / "out",
+            )  # fmt: skip
+        student, intact, teacher, told = taught[-1]
+        assert torch.equal(student, whole)
+        assert torch.equal(intact, whole)
+        assert torch.equal(teacher, cut)
+        assert not torch.equal(teacher, whole)
+        assert told == hardened
 
 
 def test_only_what_is_erased_is_hardened(work: Path, tmp_path: Path) -> None:
@@ -356,6 +406,11 @@ def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:
         kept += int(fixed.sum())
     assert kept
     assert surgery.inspect(out).attention_free == {3: "identity"}
+    card = (out / "README.md").read_text()
+    assert "All attention is in place" not in card
+    assert "Attention that earlier edits replaced (below) stays replaced" in card
+    facts = dict(list_facts(summarize_edit(read(out))))
+    assert facts["edited"].startswith("this edit cut no attention, in any of 4 blocks")
     compact = ("--drop-attn", "3", "--layout", "compact", "--output", tmp_path / "compact")
     assert attn_surgery("export", work / "neox", *compact).code == 0
     refused = attn_surgery("erase", tmp_path / "compact", "--drop-attn", "0", *given)

@@ -629,6 +629,19 @@ def test_files_of_yours_stay_beside_a_report(work, reported, tmp_path):
     assert kept == [Path("lm_eval/mine/results_1.json")]
 
 
+def test_results_of_lm_eval_that_no_report_brought_stay(work, tmp_path):
+    """Those of your own runs may have the names of ours."""
+    folder = Path(shutil.copytree(work / "edited", tmp_path / "edited"))
+    mine = folder / "lm_eval" / "base" / "results_1.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+    call = ("evaluate", folder, "--baseline", work / "base", "--no-benchmarks")
+    done = attn_surgery(*call, "--control", work / "control.txt", "--output", tmp_path / "output")
+    assert done.code == 0, done
+    assert "will leave its report and model card unchanged" in done.stderr
+    assert mine.read_text() == "{}"
+
+
 def test_a_base_that_is_no_source_is_said_first_and_stays_off_the_card(work, reported, tmp_path):
     import torch
 

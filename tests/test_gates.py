@@ -167,6 +167,15 @@ def _end_of_score(rate: float, n: float) -> float:
     return (rate + z**2 / (2 * n) + half) / (1 + z**2 / n)
 
 
+def test_passages_that_would_decide_an_interval_of_several_draws() -> None:
+    """It is wider than Wilson's, so more are needed than Wilson's formula says."""
+    assert count_needed(0.05, 0.01) < 400
+    found = check_share("relearn", "share", 0.05, 0.01, (0.0, 0.09), 400)
+    assert (found.state, found.needed) == ("undecided", 1600), (
+        "half of the width, four times as many"
+    )
+
+
 def test_the_worst_state_of_all_counts():
     assert settle([]) is None
     assert settle(["kept", "kept"]) == "kept"

@@ -39,7 +39,12 @@ from evals.data import Samples
 from evals.jobs.auditing import AuditRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import Target
-from evals.measure.attacks.early_exit import find_final_norm, fit_lenses, keep_residuals
+from evals.measure.attacks.early_exit import (
+    find_final_norm,
+    fit_lenses,
+    keep_residuals,
+    read_blocks,
+)
 from evals.measure.attacks.graft import (
     copy_all,
     copy_weights,
@@ -334,6 +339,21 @@ def test_a_lens_comes_nearer_to_the_last_block() -> None:
         hidden_states(model, torch.from_numpy(text[48:].astype(np.int64)))
         for lens, one in zip(lenses, kept, strict=False):
             assert (lens(one) - kept[-1]).norm() < 0.9 * (one - kept[-1]).norm()
+
+
+def test_each_block_is_read_plainly_and_through_its_lens(monkeypatch) -> None:
+    target = target_of(two_heads(), passages("neox-parallel"))
+    shift = torch.linspace(-2, 2, target.model.config.hidden_size)
+    found = list(read_blocks(target, [lambda residual: residual + shift] * 3))
+    assert len(found) == 4 + 3
+    norm, head = find_final_norm(target.model), target.model.get_output_embeddings()
+    tokens = torch.from_numpy(target.samples.tokens.astype(np.int64))
+    with torch.inference_mode(), keep_residuals(target.model, PREFIX - 1) as kept:
+        hidden_states(target.model, tokens[:, :-1])
+        states = [*kept, *(one + shift for one in kept[:3])]
+        for state, one in zip(states, found, strict=True):
+            assert one.predictions.greedy.tolist() == head(norm(state)).argmax(-1).tolist()
+    assert not np.array_equal(found[0].predictions.greedy, found[4].predictions.greedy)
 
 
 def test_the_names_of_leaks_and_grafts() -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, command
+from evals.jobs import forecasting
 from evals.jobs.erasing import EraseRequest
 from evals.jobs.forecasting import _Line
 from evals.jobs.keeping import (
@@ -34,7 +36,9 @@ from evals.jobs.keeping import (
     list_front,
     settle_result,
 )
-from evals.jobs.mitigating import Job, MitigationRequest, _export
+from evals.jobs.materials import open_materials
+from evals.jobs.mitigating import Job, MitigationRequest, _export, check_texts
+from evals.run.lm_eval.running import Benchmarks
 from surgery.proof.verification import verify
 from surgery.record.manifest import ErasingRecord, read_manifest
 from surgery.record.plan_file import read_plan_file
@@ -515,6 +519,23 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     assert [(one["name"], one["state"], one["loss_increase"]) for one in front] == [
         ("cut", "kept", 0.2), ("healed", "missed", 0.1)
     ]  # fmt: skip
+
+    def name(figure: Figure, key: str, attack: str) -> Figure:
+        details = {**figure.details, "name": attack}
+        return figure.model_copy(update={"key": key, "main": True, "details": details})
+
+    rated = [
+        name(spread(attacked, "value", [0.1, 0.2]), "recovered.near", "near"),
+        name(spread(attacked, "value", [0.4, 0.0]), "recovered.relearn", "relearn"),
+    ]
+    ends = [[{"outcome": one} for one in pair] for pair in (("loss", "gain"), ("same", "gain"))]
+    tasks = [name(spread(attacked, "details", pair), "task.copy", "copy") for pair in ends]
+    shown = list_front(two.model_copy(update={"figures": [*figures, *rated, *tasks]}), names)
+    assert [one["strongest"] for one in shown] == [
+        {"attack": "relearn", "recovered": 0.4}, {"attack": "near", "recovered": 0.2}
+    ]  # fmt: skip
+    assert [one["tasks"] for one in shown] == [{"lost": 1, "n": 2}, {"lost": 0, "n": 2}]
+
     asked: list[Any] = []
 
     def ask(shown: list[dict[str, Any]], best: Result) -> Result:
@@ -653,6 +674,39 @@ def test_a_time_is_foretold_by_what_is_fixed_and_what_rows_take(
     assert _Line.through(points[:1]).at(2 * few) == pytest.approx(2 * points[0][1])
     falling = _Line.through([(few, each + 1), (few + more, 1.0)])
     assert falling.at(rows) == pytest.approx(each + 1), "noise makes no time negative"
+
+
+@pytest.mark.parametrize(("limit", "number"), [(None, 80), (0.01, 1), (0.5, 40), (7, 7), (90, 80)])
+def test_a_share_of_documents_is_rounded_up(
+    limit: float | None, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lm-eval does."""
+    monkeypatch.setattr(forecasting, "_take", lambda run: 2.0)
+    task: Any = SimpleNamespace(eval_docs=[0] * 80)
+    opened: Any = SimpleNamespace(loaded=None, request=SimpleNamespace(batch_size=2))
+    documents, seconds = forecasting._time_tasks(opened, Benchmarks({"copy": task}, None, 0, limit))
+    assert documents == number
+    assert seconds == 2.0 * number / min(forecasting.FEW, number)
+
+
+def test_text_to_erase_with_that_is_held_out_is_said(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an erased model lost is measured on text that it must not have learned."""
+    text = tmp_path / "other.txt"
+    text.write_text(" ".join(TEXT.upper().split() * 40))
+    for heldout, warned in ((text, True), (work / "heldout", False)):
+        request = MitigationRequest(
+            model=str(work / "tiny"), samples=str(work / "samples.jsonl"), heldout=(heldout,),
+            prefix_length=6, suffix_length=5, device="cpu", erase=True, erase_steps=2,
+            text=(str(text),), no_benchmarks=True,
+        )  # fmt: skip
+        materials = open_materials(request.evaluation_request, [(request.model, None)])
+        said: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("evals.jobs.mitigating.say", said.append)
+            check_texts(request, materials)
+        assert any("stand in the text to fit or train on" in line for line in said) == warned
 
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import attn_surgery
-from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.data import Samples, load_samples, open_samples
 from evals.data.inputs import tokenize_passages
@@ -95,6 +95,23 @@ def test_token_ids_stay_and_lacking_ones_are_counted(
     tokenize_passages(passages, tiny_tokenizer())
     (warning,) = said
     assert "1 of 2 passages are token ids that do not begin with <bos>" in warning
+
+
+def test_every_command_that_measures_counts_them(tmp_path: Path) -> None:
+    folder, model = tmp_path / "model", tiny_model()
+    model.resize_token_embeddings(400)
+    save_tiny(folder, model)
+    opening_tokenizer("<bos>").save_pretrained(folder)
+    rows = [{"tokens": [*range(at, at + 11)]} for at in (20, 40)]
+    path = write_rows(tmp_path / "ids.jsonl", rows)
+    (tmp_path / "text.txt").write_text(TEXT * 9)
+    shared = ("--baseline", folder, "--samples", path, "--heldout", tmp_path / "text.txt")
+    shared = (*shared, "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
+    more = {"extract": (), "evaluate": ("--no-benchmarks", "--output", tmp_path / "out")}
+    for command, own in more.items():
+        done = attn_surgery(command, folder, *shared, *own)
+        assert done.code == 0, done
+        assert "warning: 2 of 2 passages are token ids that do not begin with <bos>" in done.stderr
 
 
 def test_every_window_of_text_begins_with_them(

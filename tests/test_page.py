@@ -372,6 +372,19 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
     assert proof.startswith("No test can show that a passage is gone")
 
 
+def test_an_attack_on_fewer_passages_of_an_edit_says_of_how_many() -> None:
+    """A figure has one n, of the first of several edits."""
+    report = example()
+    figures = list(report.figures)
+    place = next(at for at, one in enumerate(figures) if one.key == "recovered.relearn")
+    value = figures[place].edits[0]
+    assert value is not None
+    fewer = value.model_copy(update={"details": value.details | {"n": 20}})
+    figures[place] = figures[place].model_copy(update={"edits": [fewer, *figures[place].edits[1:]]})
+    said = read_first_page(report.model_copy(update={"figures": figures}))
+    assert "further: 6 of 20 passages" in said["Who could still get what"][2]
+
+
 def test_every_attack_has_its_attacker() -> None:
     assert {find_attacker(name) for name in ALL} == set(ATTACKERS)
     assert {find_attacker(name) for name in CHEAP} == {"asks the model"}

@@ -1,7 +1,7 @@
 """Contract: `relearn-strongest` is the most that a setting brings back without writing anything.
 
-A setting that brings back text that no model was trained on does not count. Each is tried alike on
-base, edited model, and control; the result names the one that reached it, of how many.
+A setting that brings back much text that no model was trained on does not count. Each is tried
+alike on base, edited model, and control; the result names the one that reached it, of how many.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reciting import PREFIX, SUFFIX, model_named, passages
 from tiny_compact import VOCABULARY
 
@@ -17,11 +19,13 @@ from evals.data import Samples
 from evals.measure.attacks import relearn_strongest
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
+from evals.measure.attacks.relearn import RATES
 from evals.measure.attacks.result import Reached, compare_outcomes
 from evals.measure.attacks.tuning import fine_tune
 from evals.report.attacks import describe_setting
 
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
+RUNS = tuple((1e-3, learned) for learned in relearn_strongest.LEARNED)
 WEAK = Setting("all weights", 1e-5, 20)
 STRONG = Setting("the cut blocks", 1e-3, 120)
 WILD = Setting("rank-8 adapters", 1e-3, 120)
@@ -58,6 +62,22 @@ def test_what_counts(control: AttackOutcome | None, best: Setting) -> None:
     assert EDITED.select(some).settings[STRONG].tolist() == [[True, False]]
 
 
+@given(st.integers(0, 200), st.integers(1, 200), st.integers(0, 200), st.integers(1, 200))
+def test_a_setting_may_bring_back_a_tenth_as_much_of_the_control(
+    found: int, passages: int, new: int, others: int
+) -> None:
+    """One hit among many does not void an attack that gets half of the passages."""
+    found, new = min(found, passages), min(new, others)
+
+    def make(count: int, n: int) -> AttackOutcome:
+        flags, nothing = np.arange(n) < count, np.zeros(n, dtype=bool)
+        return AttackOutcome(flags, ~nothing, settings={UNTRAINED: nothing, STRONG: flags})
+
+    best, _ = make(found, passages).take_strongest(make(new, others))
+    counts = 10 * new * passages <= found * others
+    assert best == (STRONG if counts and found else UNTRAINED)
+
+
 def test_the_result_names_what_reached_it() -> None:
     attack = make_attack("relearn-strongest")
     base = outcome(untrained=[1], weak=[1, 2, 3], strong=[1], wild=[1])
@@ -72,9 +92,8 @@ def test_the_result_names_what_reached_it() -> None:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = tuple((1e-3, learned) for learned in relearn_strongest.LEARNED)
     monkeypatch.setattr(relearn_strongest, "STEPS", (1, 2))
-    monkeypatch.setattr(relearn_strongest, "RUNS", runs)
+    monkeypatch.setattr(relearn_strongest, "RUNS", RUNS)
 
 
 def target_of(model: Any, samples: Samples, **more: Any) -> Target:
@@ -108,8 +127,15 @@ def test_where_time_is_short_the_first_settings_run(
     monkeypatch.setattr(relearn_strongest, "LONGEST", 0.0)
     rows = passages("neox-parallel", rows=20)
     found = make_attack("relearn-strongest").run(target_of(model_named("neox-parallel"), rows))
-    assert {one.learned for one in found.settings} == {"nothing", "all weights"}
-    assert {one.learning_rate for one in found.settings} == {0.0, 1e-3}
+    first = {(one.learned, one.learning_rate) for one in found.settings}
+    assert first == {("nothing", 0.0), *((learned, rate) for rate, learned in RUNS[:2])}
+    assert found.trainings == 2
+
+
+def test_both_rates_of_relearn_come_first() -> None:
+    """What a cut leaves comes back at the lower one, what training hid at either."""
+    assert {rate for rate, _ in relearn_strongest.RUNS[:2]} == set(RATES)
+    assert {learned for _, learned in relearn_strongest.RUNS[:2]} == {"all weights"}
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

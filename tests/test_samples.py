@@ -33,6 +33,9 @@ def save(path: Path, array: np.ndarray) -> str:
     return str(path)
 
 
+PAIR = ("prefix", "suffix")
+
+
 def lines(path: Path, rows: list) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -616,6 +619,31 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
     for wrong in (-3, 2**31, 2**40):
         rows = [{"tokens": row}, {"tokens": [wrong] * 64}]
         assert message(lines(path, rows)) == f"{path}: not a token id in row 2 ('1') (got {wrong})"
+
+
+def test_a_pair_goes_before_the_text_around_it(tmp_path):
+    """Whoever names where a passage begins does not mean the beginning of the document."""
+    at = TEXT.index(" ", 40)
+    row = {"text": "far " * 40 + TEXT, "prefix": TEXT[:at], "suffix": TEXT[at:]}
+    both, pair = (
+        lines(tmp_path / name, [one])
+        for name, one in (("both.jsonl", row), ("pair.jsonl", {k: row[k] for k in PAIR}))
+    )
+    options = {"tokenizer": tiny_tokenizer(), "prefix_length": 4, "suffix_length": 4}
+    found = load_samples(both, **options)
+    assert found.tokens.tolist() == load_samples(pair, **options).tokens.tolist()
+
+
+@pytest.mark.parametrize("name", ["count", "duplicates"])
+def test_what_a_model_never_saw_is_no_member(tmp_path, name):
+    rows = [{"tokens": [at] * 64, name: at % 3} for at in range(1, 7)]
+    samples = load_samples(lines(tmp_path / "s.jsonl", rows))
+    assert samples.members.tolist() == [True, True, False, True, True, False]
+    assert samples.counts.tolist() == [1, 2, 0, 1, 2, 0]
+    told = load_samples(lines(tmp_path / "t.jsonl", [{**row, "member": True} for row in rows]))
+    assert told.members.all(), "who says so knows better"
+    seen = load_samples(lines(tmp_path / "u.jsonl", [row for row in rows if row[name]]))
+    assert seen.members is None
 
 
 def test_text_without_a_tokenizer(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from checkpoints import neo_config, write_checkpoint
 from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, snapshot, start
+from forging import edit_json
 from reciting import generate, write_rows
 from safetensors.torch import load_file, save_file
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
@@ -243,6 +244,12 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
         "search.json: holds a search with another model, goal, text, or choice", "--overwrite"
     )
     assert snapshot(folder) == before
+    edit_json(folder / "search.json", lambda found: found["question"].update(version="0.1"))
+    call(model, samples, texts, *options, 4).assert_error(
+        "search.json: holds a search of another version of attn-surgery",
+        *("got 0.1", "--overwrite"),
+        notes=["warning: single heads with identity are left out"],
+    )
     assert call(model, samples, texts, *another, "--overwrite").code == 0
 
 

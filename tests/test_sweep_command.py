@@ -238,7 +238,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     with kept.open("ab") as file:
         file.write(b'{"edits": [{"sc')  # what a kill leaves of a line
     sweep(files, *options, "--ranges", "--variant", "zero").assert_error(
-        "holds the progress of another model", "choose another --output"
+        "holds the progress of a run with other inputs", "choose another --output"
     )
     with interrupted(Engine, method="_measure_batch") as batches, blank_pictures():
         resumed = sweep(files, *options)

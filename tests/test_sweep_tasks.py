@@ -289,7 +289,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     kept = {path.name for path in tmp_path.iterdir()}
     assert kept == {".swept.progress", ".swept.tasks.progress"}
     others = ("--tasks", "local_choice", *options[2:])
-    sweep(files, *others).assert_error("holds the progress of another model")
+    sweep(files, *others).assert_error("holds the progress of a run with other inputs")
     with interrupted(Benchmarks, method="run") as calls:
         resumed = sweep(files, *options)
     assert resumed.code == 0, resumed.stderr

@@ -107,8 +107,8 @@ class Setting:
 
 
 UNTRAINED = Setting("nothing", 0.0, 0)
-MOST_OF_CONTROL = 0.1
-"""A setting may bring back this share of the control for each share of the passages."""
+TIMES = 10
+"""How many times as large a share of the passages as of the control a setting must bring back."""
 
 
 @dataclass(frozen=True)
@@ -158,22 +158,22 @@ class AttackOutcome:
     def take_strongest(self, control: AttackOutcome | None) -> tuple[Setting, AttackOutcome]:
         """The setting that recovers most, and its outcome.
 
-        Of those that bring back at most a tenth (`MOST_OF_CONTROL`) as large a share of `control`,
-        beyond what it holds untrained.
+        Of those that bring back `TIMES` as large a share as of `control`, beyond what it holds
+        untrained.
         """
-        counting = list(self.settings)
+        found = {one: int(flags[self.tried].sum()) for one, flags in self.settings.items()}
+        counting = list(found)
         if control is not None:
-            alone, n = control.settings[UNTRAINED], int(control.tried.sum())
+            alone = control.settings[UNTRAINED]
+            n, others = int(self.tried.sum()), int(control.tried.sum())
             new = {
                 one: int((flags & ~alone)[control.tried].sum())
                 for one, flags in control.settings.items()
             }
-            most = {
-                one: MOST_OF_CONTROL * float(flags[self.tried].mean()) if self.tried.any() else 0.0
-                for one, flags in self.settings.items()
-            }
-            counting = [one for one in counting if one in new and new[one] <= most[one] * n]
-        best = max(counting, key=lambda one: int(self.settings[one][self.tried].sum()))
+            counting = [
+                one for one in found if one in new and TIMES * new[one] * n <= found[one] * others
+            ]
+        best = max(counting, key=found.__getitem__)
         return best, replace(self, recovered=self.settings[best])
 
     @property
