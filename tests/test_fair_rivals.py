@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -22,9 +23,19 @@ from hypothesis import strategies as st
 from reciting import recited_rows
 from tiny_tokenizer import tiny_model
 
+from benchmarks.rivals import methods
 from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make_scores
 from benchmarks.rivals.bed import Bed, measure_text, mlp_layers, run_passes
-from benchmarks.rivals.choosing import Candidate, bisect_candidates, choose, list_rounds
+from benchmarks.rivals.choosing import (
+    Candidate,
+    Choice,
+    Trial,
+    ask,
+    bisect_candidates,
+    choose,
+    list_rounds,
+    measure_relearned,
+)
 from benchmarks.rivals.erased import erased
 from benchmarks.rivals.fair import SHARED, check_asked, choose_methods, list_longer, main
 from benchmarks.rivals.fair_table import main as print_several
@@ -168,6 +179,77 @@ def test_a_third_of_the_settings_goes_on(
     assert choice.tried == 7
     assert choice.candidate is not None
     assert choice.candidate.setting == {"by": 3.0}
+
+
+@given(
+    st.dictionaries(
+        st.integers(0, 11),
+        st.tuples(st.floats(0, 1), st.booleans(), st.floats(0, 1)),
+        min_size=1,
+    ),
+    st.integers(1, 4),
+    st.floats(0, 1),
+)
+def test_the_cheapest_settings_are_attacked_until_as_many_keep_the_limit_as_go_on(
+    given_trials: dict[int, tuple[float, bool, float]], number: int, limit: float
+) -> None:
+    """Those that keep it go on first, and a cheap one that misses it does not."""
+    trials, left = {}, {}
+    for index, (cost, found, share) in given_trials.items():
+        kept = (Candidate({}, index, 0.0, cost, Path()),) if found else ()
+        trials[index] = Trial(1, kept, 0.0 if found else 0.5, ended=False, seconds=1.0)
+        left[index] = share
+    attacked: list[int] = []
+
+    def attack(one: Candidate) -> float:
+        attacked.append(one.looks)
+        return left[one.looks]
+
+    asked = ask(trials, number, attack, limit, lambda: False)
+    costs = [trials[index].kept[0].cost for index in attacked]
+    assert costs == sorted(costs)
+    keeping = [index for index in attacked if left[index] <= limit]
+    assert len(keeping) <= number
+    able = sum(bool(one.kept) for one in trials.values())
+    assert len(keeping) == number or len(attacked) == able
+    best = sorted(asked, key=lambda index: asked[index].rank(limit))
+    assert sorted(best[: len(keeping)]) == sorted(keeping)
+    assert all(asked[index].kept for index in best[:able])
+    assert ask(trials, number, attack, limit, lambda: True) == trials, "no time"
+
+
+def test_both_rates_are_tried_on_what_was_trained(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the share of the passages that a search of a trained model gives an attacker."""
+    seen: list[Any] = []
+
+    def run(target: Any) -> Any:
+        seen.append(target)
+        return type("Outcome", (), {"counted": np.array([True, False])})
+
+    attack = type("Attack", (), {"run": staticmethod(run)})
+    monkeypatch.setattr("benchmarks.rivals.choosing.find_attack", lambda name: attack)
+    assert measure_relearned(make(), bed.samples, bed.text) == 0.5
+    (target,) = seen
+    assert (target.trained, target.brief, target.of) == (True, True, 24)
+
+
+@pytest.mark.parametrize("relearned", [0.04, 0.06])
+def test_a_choice_that_misses_the_limit_is_marked(
+    relearned: float, bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.save(make().state_dict(), tmp_path / "weights.pt")
+    found = Candidate({"rate": 1e-3}, 7, 0.0, 0.5, tmp_path / "weights.pt", relearned)
+    monkeypatch.setattr(
+        methods, "choose", lambda *given, **more: Choice(found, 0.0, 3, cheapest=0.125)
+    )
+    loaded: Any = SimpleNamespace(model=make())
+    workshop = methods.Workshop(loaded, bed, 9.0, [], [], None, None, tmp_path)
+    monkeypatch.setattr(methods.Workshop, "make", lambda self, name: make())
+    made = workshop.tune("simnpo")
+    assert made.missed == (relearned > 0.05)
+    assert ("misses the limit; any alone is kept from 0.125 nats on" in made.setting) == made.missed
 
 
 def test_rounds() -> None:

@@ -100,6 +100,7 @@ def main(
 ) -> None:
     """Make a folder with each rival, measure all, and print a table."""
     output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # as the searches, which are timed alike
     loaded = open_model(model, dtype=dtype)
     passages = load_samples(samples or model, tokenizer=loaded.tokenizer)
     bed, held_back = make_bed(model, loaded, passages, text, heldout)

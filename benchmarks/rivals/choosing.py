@@ -3,27 +3,35 @@
 Settings meet in rounds. All of them share the time of the first; the best third of each round, from
 the start again, that of the next; one setting has the last for itself. No run begins after the
 time, nor one that could not get further than before. Each look at a setting is a candidate: the
-model as it then is, which a file keeps. The best settings are those whose candidates recover at
-most the limit, the cheapest first.
+model as it then is, which a file keeps, if it recovers at most the first limit.
 
-Then candidates are attacked by fine-tuning (`relearn`, brief, as a search does it). As the dearer
-ones give less back, bisection finds the cheapest that keeps that limit, which is the choice. If
-none does, the one that leaves least is. If no look kept the first limit, the rival is not finished.
-The cost is that of `search`: the worst of the measures that count.
+The second limit is on fine-tuning (`relearn`, brief, at both rates, as a search does it with a
+model that was trained). After each round, the last candidates of the settings are attacked so, on
+some of the passages, those of the cheapest settings first, until as many keep the limit as go on.
+The best settings are those that kept it, the cheapest first.
+
+At the end, candidates are attacked on all passages of the half. As the dearer ones give less back,
+bisection finds the cheapest that keeps the limit, which is the choice. If none does, the one that
+leaves least is, and it is marked. If no look kept the first limit, the rival is not finished. The
+cost is that of `search`: the worst of the measures that count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 
 from benchmarks.rivals.bed import Bed, Rival, measure_text, read_seconds
 from benchmarks.rivals.token_swap import get_held
+from evals.data import Samples, Tokens
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.tuning import cast_weights
@@ -36,7 +44,9 @@ EVERY = {"kfac"}
 ONCE = {"erased", "token-swap"}
 """Rivals with one look, so that more time changes nothing."""
 TRYING = 0.2
-"""The share of the time that fine-tuning candidates may take."""
+"""The share of the time that fine-tuning candidates may take at the end."""
+ASKING, ASKED = 0.3, 64
+"""The share of a round's time that fine-tuning may take, and on how many passages."""
 PREPARING = 0.25
 """The share of the time that may pass until settings begin."""
 
@@ -70,12 +80,14 @@ class Candidate:
 class Choice:
     """The candidate, or None if the rival is not finished.
 
-    `lowest`: the least that any look recovered; `tried`: how many settings the time was enough for.
+    `lowest`: the least that any look recovered; `tried`: how many settings the time was enough for;
+    `cheapest`: the cost of the cheapest candidate, whatever fine-tuning brings back.
     """
 
     candidate: Candidate | None
     lowest: float
     tried: int
+    cheapest: float | None = None
 
 
 def choose(
@@ -99,17 +111,22 @@ def choose(
     begun, base = read_seconds(), make().requires_grad_(False)
     shared = prepare(make().requires_grad_(True), bed, seconds * PREPARING) if prepare else {}
     trials: dict[int, Trial] = {}
-    sizes = list_rounds(len(settings))
+    sizes = [*list_rounds(len(settings)), 0]
     best = list(range(len(settings)))
-    for number, size in enumerate(sizes):
+    end = begun + seconds * (1 - TRYING)
+
+    def relearn(one: Candidate, samples: Samples) -> float:
+        model = cast_weights(one.load_into(make()), bed.passes)
+        return measure_relearned(model, samples, bed.text)
+
+    for number, (size, after) in enumerate(pairwise(sizes)):
         runs = [index for index in best[:size] if index not in trials or not trials[index].ended]
-        end = begun + seconds * (1 - TRYING)
-        after = (end - read_seconds()) * (1 - 1 / (len(sizes) - number))  # for later rounds
+        until = read_seconds() + (end - read_seconds()) / (len(sizes) - 1 - number)
+        stop = until - (ASKING * (until - read_seconds()) if after else 0.0)
         for place, index in enumerate(runs):
-            left = end - read_seconds()
-            if trials and left <= 0:
+            if trials and read_seconds() >= end:
                 break
-            share = (left - after) / (len(runs) - place)
+            share = (stop - read_seconds()) / (len(runs) - place)
             if index in trials and share <= trials[index].seconds:
                 continue
             model, setting = make().requires_grad_(True), settings[index]
@@ -121,21 +138,50 @@ def choose(
                 trials[index] = trial
             for one in trials[index].kept[:1]:
                 click.echo(f"{name}: {one.label}: cost {one.cost:.3f}", err=True)
-        best = sorted(trials, key=lambda index: trials[index].rank)
+        some = bed.samples.spread(np.ones(len(bed.samples), dtype=np.bool_), ASKED)
+        over = partial(_is_after, until)
+        trials = ask(trials, after, partial(relearn, samples=some), limits[1], over)
+        best = sorted(trials, key=lambda index: trials[index].rank(limits[1]))
     found = sorted((one for trial in trials.values() for one in trial.kept), key=lambda c: c.cost)
-    lowest = min(trial.lowest for trial in trials.values())
 
     def attack(one: Candidate) -> Candidate:
-        model = cast_weights(one.load_into(make()), bed.passes)
-        half = 2 * len(bed.samples)  # as a search attacks a half
-        target = Target(get_held(model), None, bed.samples, bed.text, draws=1, of=half)
-        return replace(one, relearned=float(find_attack("relearn").run(target).counted.mean()))
+        return replace(one, relearned=relearn(one, bed.samples))
 
-    def is_over() -> bool:
-        return read_seconds() - begun > seconds
-
+    choice = bisect_candidates(found, attack, limits[1], partial(_is_after, begun + seconds))
+    lowest = min(trial.lowest for trial in trials.values())
     tried = sum(trial.looks > 0 for trial in trials.values())
-    return Choice(bisect_candidates(found, attack, limits[1], is_over), lowest, tried)
+    return Choice(choice, lowest, tried, found[0].cost if found else None)
+
+
+def _is_after(time: float) -> bool:
+    return read_seconds() > time
+
+
+def measure_relearned(model: Any, samples: Samples, text: Tokens) -> float:
+    """What fine-tuning at either rate brings back, as a share. `samples`: of a half."""
+    half = 2 * len(samples)  # as a search attacks a half
+    target = Target(get_held(model), None, samples, text, draws=1, of=half, trained=True)
+    return float(find_attack("relearn").run(target).counted.mean())
+
+
+def ask(
+    trials: Mapping[int, Trial],
+    number: int,
+    attack: Callable[[Candidate], float],
+    limit: float,
+    is_over: Callable[[], bool],
+) -> dict[int, Trial]:
+    """Attacks the last candidate of trials, the cheapest first, until `number` keep the limit."""
+    asked = dict(trials)
+    keeping = sum(one.left is not None and one.left <= limit for one in trials.values())
+    open_ones = [at for at, one in trials.items() if one.kept and one.left is None]
+    for index in sorted(open_ones, key=lambda at: trials[at].kept[0].cost):
+        if keeping >= number or is_over():
+            break
+        left = attack(trials[index].kept[-1])
+        asked[index] = replace(trials[index], left=left)
+        keeping += left <= limit
+    return asked
 
 
 def list_rounds(number: int) -> list[int]:
@@ -178,7 +224,8 @@ class Trial:
     """A run of one setting.
 
     `kept`: candidates, in order of cost; `lowest`: the least that any of its `looks` recovered;
-    `ended`: the rival ended by itself, so that more time changes nothing; `seconds`: it took.
+    `ended`: the rival ended by itself, so that more time changes nothing; `seconds`: it took;
+    `left`: what fine-tuning its last candidate brings back, None before that was tried.
     """
 
     looks: int
@@ -186,11 +233,17 @@ class Trial:
     lowest: float
     ended: bool
     seconds: float
+    left: float | None = None
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """The lower, the better: first those with a candidate, by the cost of their cheapest."""
-        return (0.0, self.kept[0].cost) if self.kept else (self.lowest, 0.0)
+    def rank(self, limit: float) -> tuple[int, float]:
+        """The lower, the better: first those that keep the limit on fine-tuning, the cheapest
+        first; then those that were not attacked, those that miss it, and those without a candidate.
+        """
+        if not self.kept:
+            return 3, self.lowest
+        if self.left is None:
+            return 1, self.kept[0].cost
+        return (0, self.kept[-1].cost) if self.left <= limit else (2, self.left)
 
 
 def run_setting(

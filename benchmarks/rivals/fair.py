@@ -4,7 +4,7 @@
     python -m benchmarks.rivals.fair MODEL --samples SAMPLES.jsonl --text OTHER.txt \\
         --heldout HELDOUT.txt --helper PUBLIC --tasks "" --seconds 600 --output FAIR
 
-Each rival has up to 12 settings, and the search's rule chooses one (`methods.py`, beside this).
+Each rival has up to 16 settings, and the search's rule chooses one (`methods.py`, beside this).
 Deep blocks, the searches, and `erased` are ours. Then all are measured on the half of the passages
 that was held back, which no method saw:
 
@@ -22,9 +22,9 @@ that was held back, which no method saw:
 TokenSwap decodes with a second model, `--helper`, which never learned the passages. It changes no
 weight. So `relearn` fine-tunes the model without the helper, as whoever holds the weights would.
 
-`--seed` decides which passages are held back, and whatever a method draws. `--dtype bfloat16` makes
-the passes faster on a large model: rivals then train float32 weights by bfloat16 passes, and what
-they made is measured in bfloat16.
+`--seed` decides which passages are held back, and whatever a method draws, but for healing.
+`--dtype bfloat16` makes the passes faster on a large model: rivals then train float32 weights by
+bfloat16 passes, and what they made is measured in bfloat16.
 
 A run that was interrupted goes on with the next rival. Several may share an output, each with a
 `--method` of its own.
@@ -122,8 +122,9 @@ def main(
     for flag, files in (("--calibration", text), ("--corpus", heldout)):
         given += [word for file in files for word in (flag, str(file))]
     fits = list(text) or [output / "calibration.txt"]
-    if not text:
+    if not text:  # one file for what a search fits and for its export
         fits[0].write_text("\n\n".join(calibration_texts()))
+        given += ["--calibration", str(fits[0])]
     workshop = Workshop(loaded, bench.bed, seconds, given, fits, second, twin, output)
     for name, run in choose_methods(workshop.list_methods(), only, runs).items():
         begun = read_seconds()
@@ -135,6 +136,7 @@ def main(
         runs[name] = {"seconds": took, "setting": made.setting}
         if made.model is not None:
             runs[name] |= bench.measure(cast_weights(made.model, passes), made.cut)
+            runs[name]["missed"] = made.missed
         write_json(output / RUNS / f"{name}.json", runs[name])
         click.echo(f"{name}: {runs[name]}", err=True)
     print_table([runs])

@@ -54,7 +54,8 @@ def list_columns(several: Sequence[Runs]) -> list[Column]:
 
     trained = [*(f"relearn {rate:g}" for rate in RELEARNED), "relearn-benign", "revive", "graft"]
     shares = ["no training", *trained, "any, seen", "any, not seen"]
-    known = {"seconds", "setting", "by", "membership", "never trained", *shares, *MEASURES}
+    known = {"seconds", "setting", "missed", "by", "membership", "never trained"}
+    known |= {*shares, *MEASURES}
     tasks = [key for key in several[0]["not edited"] if key not in known]
     columns = [
         *(plain(share, share, "{:.1%}") for share in shares),
@@ -89,8 +90,10 @@ def make_rows(several: Sequence[Runs]) -> Iterator[list[str]]:
         settings = " / ".join(dict.fromkeys(run["setting"] for run, _ in runs))
         if 0 < len(done) < len(runs):
             settings = f"finished in {len(done)} of {len(runs)}: {settings}"
+        missed = sum(run.get("missed", False) for run, _ in runs)
+        mark = " (limit missed)" if missed == len(runs) else f" (limit missed {missed} times)"
         yield [
-            f"`{name}`",
+            f"`{name}`{mark if missed else ''}",
             *cells,
             _format([run["seconds"] for run, _ in runs], "{:.0f}"),
             settings,

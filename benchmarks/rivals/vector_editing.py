@@ -20,8 +20,8 @@ from benchmarks.rivals.bed import Bed, mlp_layers
 
 NEURONS = 20
 """Neurons that are edited for one token."""
-TOKENS = 4
-"""Tokens of a passage that are edited in one step: those with the smallest lead, late ones only."""
+WRONG = 4
+"""Tokens of a passage that become wrong: those with the smallest lead, late ones only."""
 LATE = 16
 """The last tokens of the suffix, which decide whether a longer prefix recovers the rest."""
 MARGIN = 0.5
@@ -29,12 +29,13 @@ MARGIN = 0.5
 
 
 def vector_editing(
-    model: Any, bed: Bed, *, neurons: int = NEURONS, margin: float = MARGIN
+    model: Any, bed: Bed, *, neurons: int = NEURONS, margin: float = MARGIN, wrong: int = WRONG
 ) -> Iterator[None]:
     layers = list(find_last_layers(model).values())
     while True:
         for row in bed.samples.tokens:
-            edit_passage(model, layers, torch.from_numpy(row).long()[None], neurons, margin)
+            tokens = torch.from_numpy(row).long()[None]
+            edit_passage(model, layers, tokens, neurons, margin, wrong)
         yield
 
 
@@ -44,9 +45,14 @@ def find_last_layers(model: Any) -> dict[str, torch.nn.Linear]:
 
 
 def edit_passage(
-    model: Any, layers: list[torch.nn.Linear], tokens: torch.Tensor, neurons: int, margin: float
+    model: Any,
+    layers: list[torch.nn.Linear],
+    tokens: torch.Tensor,
+    neurons: int,
+    margin: float,
+    most: int,
 ) -> None:
-    """Edits the tokens [1, T] with the smallest lead, unless enough of them are wrong already."""
+    """Edits the tokens [1, T] with the smallest lead, unless `most` of them are wrong already."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     hooks = [
         layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
@@ -58,8 +64,8 @@ def edit_passage(
         others = logits.scatter(1, true[:, None], -torch.inf)
         leads = logits.gather(1, true[:, None])[:, 0] - others.amax(1)
         wrong = int((leads < 0).sum())
-        chosen = leads.masked_fill(leads < 0, torch.inf).argsort()[: TOKENS - wrong]
-        places = chosen.tolist() if wrong < TOKENS else []
+        chosen = leads.masked_fill(leads < 0, torch.inf).argsort()[: most - wrong]
+        places = chosen.tolist() if wrong < most else []
         gradients = [
             torch.autograd.grad(leads[place], [output for _, output in seen], retain_graph=True)
             for place in places
