@@ -72,6 +72,31 @@ def test_both_say_the_same(kind: str) -> None:
     assert spell_both(both, family.rotary) == both
 
 
+def test_plain_positions_are_said_where_the_default_scales(tmp_path: Path) -> None:
+    """Earlier versions scale those of gpt-oss, unless `rope_scaling` is null."""
+    config = write_anew(config_of("gpt_oss"))
+    plain = {"rope_type": "default", "rope_theta": 150_000.0}
+    source = write_decoder(tmp_path / "source", "gpt_oss")
+
+    def change(config: dict[str, Any]) -> None:
+        config.pop("rope_scaling", None)
+        config["rope_parameters"] = plain
+
+    edit_json(source / "config.json", change)
+    out = surgery.export(source, "1", output=tmp_path / "out").output
+    written = json.loads((out / "config.json").read_text())
+    assert written["rope_scaling"] is None
+    assert surgery.verify(out, source=source).ok
+    made = transformers.CONFIG_MAPPING["gpt_oss"].from_dict(deepcopy(written))
+    assert made.rope_parameters["rope_type"] == "default"
+    assert torch.equal(
+        logits(surgery.apply(load_model(source), "1", layout="stock")), logits(load_model(out))
+    )
+    family = family_of(config)
+    assert family.rotary is not None
+    assert spell_both(written, family.rotary) == written
+
+
 def test_an_export_has_both_and_an_earlier_one_still_verifies(tmp_path: Path) -> None:
     source, out = write_decoder(tmp_path / "source", "llama"), tmp_path / "out"
     edit_json(

@@ -20,10 +20,10 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from reciting import recited_rows
-from tiny_tokenizer import tiny_model
+from reciting import recited_rows, write_rows
+from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
-from benchmarks.rivals import methods
+from benchmarks.rivals import measuring, methods
 from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make_scores
 from benchmarks.rivals.bed import Bed, measure_text, mlp_layers, run_passes
 from benchmarks.rivals.choosing import (
@@ -44,8 +44,13 @@ from benchmarks.rivals.methods import METHODS, RIVALS, Made
 from benchmarks.rivals.rmu import rmu
 from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
 from benchmarks.rivals.undo import SCALE, make_teacher, replace_by_noise, undo
-from evals.data import Samples
+from evals.choose.search.opened import open_search
+from evals.choose.search.request import SearchRequest
+from evals.data import Samples, load_samples
+from evals.measure.attacks.attack import split
+from evals.measure.attacks.relearn import SHARE
 from evals.measure.edits.costs import MEASURES, find_worst
+from evals.run.models import open_model
 
 
 @pytest.fixture
@@ -515,6 +520,55 @@ def test_erased_hardens_if_asked(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> N
         assert not asked
         list(erased(make(), bed, blocks="0-1", variant="zero", steps=2, harden=harden))
     assert asked == 2 * [True]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_what_is_measured_is_the_half_that_no_method_saw(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search with that seed holds the same passages and windows back."""
+    folder = save_tiny(tmp_path / "tiny")
+    write_rows(tmp_path / "rows.jsonl", recited_rows(make(), 24))
+    (tmp_path / "text.txt").write_text(TEXT * 30)
+    loaded = open_model(str(folder), device="cpu")
+    lengths = {"prefix_length": 6, "suffix_length": 5}
+    rows, text = tmp_path / "rows.jsonl", (tmp_path / "text.txt",)
+    passages = load_samples(str(rows), tokenizer=loaded.tokenizer, **lengths)
+    bench = measuring.make_bench(
+        str(folder), loaded, passages, text, text, "", (), None, seed, torch.float32
+    )
+    request = SearchRequest(
+        model=str(folder), samples=str(rows), heldout=text, max_extraction=0.1, seed=seed,
+        device="cpu", variant=("zero",), **lengths,
+    )  # fmt: skip
+    first, second = open_search(request).halves
+    assert bench.bed.samples.ids == first.samples.ids
+    assert bench.held_back.ids == second.samples.ids
+    assert np.array_equal(bench.bed.heldout, first.windows)
+    assert np.array_equal(bench.heldout, second.windows)
+
+    monkeypatch.setattr(measuring, "QUIET", ("any",))
+    tuned: list[set[tuple[int, ...]]] = []
+
+    def tune(model: Any, rows: Any, **more: Any) -> Iterator[Any]:
+        tuned.append({tuple(row) for row in rows.tolist()})
+        yield model
+
+    monkeypatch.setattr(measuring, "fine_tune", tune)
+    counted: list[Any] = []
+    recover = measuring._recover
+    monkeypatch.setattr(
+        measuring, "_recover", lambda *given: counted.append(recover(*given)) or counted[-1]
+    )
+    wrong = bench.held_back.tokens.copy()
+    held = split(wrong, SHARE)[0]
+    wrong[~held, 6:] = wrong[~held, 6:][:, ::-1]  # only what is trained on is recited
+    other = replace(bench.held_back, tokens=wrong)
+    found = replace(bench, held_back=other).measure(make())
+    assert found["any, seen"] == 1
+    assert found["any, not seen"] < 0.5
+    assert tuned == 2 * [{tuple(row) for row in wrong[held].tolist()}]
+    assert found["relearn 0.001"] == counted[0][~held].mean() < found["any, seen"]
 
 
 def test_a_rival_that_did_not_finish_has_no_figures() -> None:

@@ -206,6 +206,8 @@ def spell_both(config: Mapping[str, Any], rotary: Rotary | None) -> dict[str, An
     if full.get("rope_type", "default") != "default":
         given["rope_scaling"] = {key: full[key] for key in full if key not in _NOT_SCALING}
     missing = {k: v for k, v in given.items() if v is not None and config.get(k) is None}
+    if rotary.scaled and "rope_scaling" not in {**config, **missing}:
+        missing["rope_scaling"] = None  # else they would take their default, which scales
     return {**config, **missing}
 
 
