@@ -245,10 +245,15 @@ def _open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if type(sys.stdout) is io.TextIOWrapper:
-        out, buffered = sys.stdout, sys.stdout.line_buffering
-        # a path need not be valid text
-        how: Any = {"encoding": out.encoding, "errors": "backslashreplace"}
-        sys.stdout = _Output(out.detach(), **how, line_buffering=buffered)
+        out = sys.stdout
+        how: Any = {
+            "encoding": out.encoding,
+            "errors": "backslashreplace",  # a path need not be valid text
+            "line_buffering": out.line_buffering,
+            "write_through": out.write_through,
+        }
+        sys.stdout = _Output(out.detach(), **how)
+        setattr(sys, "__stdout__", sys.stdout)  # noqa: B010  the width of a terminal is read there
 
 
 def _catch_signals() -> list[click.Context | None]:

@@ -419,6 +419,7 @@ def test_a_reader_that_has_seen_enough_changes_no_exit_code() -> None:
         "@click.command()\n"
         "@click.pass_context\n"
         "def verdict(ctx):\n"
+        "    assert sys.__stdout__ is sys.stdout\n"  # where the width of a terminal is read
         "    for number in range(100_000):\n"
         "        click.echo('a line of a long table')\n"
         "    ctx.exit(4)\n"

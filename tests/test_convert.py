@@ -383,6 +383,9 @@ def test_what_llama_cpp_would_not_run_is_refused(tmp_path: Path) -> None:
         "the output and the source overlap"
     )
     assert not inside.exists()
+    adapted = write_model(tmp_path / "adapted")
+    (adapted / "adapter_config.json").write_text("{}")
+    assert_refused(adapted, "holds an adapter, which the library would load into the model")
     own = write_model(tmp_path / "own")
     edit_json(own / "config.json", lambda config: config.update(tie_word_embeddings=True))
     assert_refused(own, "the output embedding differs from the input embedding")

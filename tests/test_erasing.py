@@ -140,7 +140,6 @@ def test_verify_proves_what_it_can_and_lists_the_rest(work: Path, tmp_path: Path
         verify(unclaimed, source=work / "neox")
 
 
-@pytest.mark.slow
 def test_the_commands_name_lengths_that_are_not_the_usual_ones() -> None:
     """Also of a lab's passages, which need nothing else."""
     record = {"sources": [], "steps": 60, "passages": {"name": "lab:pythia"}}
@@ -149,8 +148,16 @@ def test_the_commands_name_lengths_that_are_not_the_usual_ones() -> None:
         told = describe_training(record, None)
         assert ("prefix_length" in told, "suffix_length" in told) == (named, named)
         assert "skip_short" not in told
+    text = {"sources": [{"name": "lab calibration text"}], "steps": 60}
+    own = {"name": "letters.csv", "prefix_length": 32, "suffix_length": 32}
+    for passages in (own, record["passages"]):
+        told = describe_training(
+            {**text, "passages": passages}, {**text, "passages": passages}, "lab:pythia"
+        )
+        assert told["text"] == told["heal"], "the text is not named by the passages"
 
 
+@pytest.mark.slow
 def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By `reproduce`, by the commands of the card, and from Python."""
     given = ("--source", work / "neox", "--text", work / "text.txt")

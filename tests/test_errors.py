@@ -162,6 +162,10 @@ CONFIGURATION: dict[str, tuple[Damage, str]] = {
     ),
     "absurdly many blocks": (
         set_config(num_hidden_layers=10**12),
+        "more blocks than any model has (expected at most 10,000, got 1,000,000,000,000)",
+    ),
+    "more blocks than weights": (
+        set_config(num_hidden_layers=5),
         "tensor 'gpt_neox.layers.4.input_layernorm.weight' is missing from the checkpoint",
     ),
     "fewer blocks than weights": (

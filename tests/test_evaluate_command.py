@@ -30,6 +30,7 @@ from evals.measure.attacks.names import CHEAP
 from evals.report.request import EvaluationRequest
 from surgery.checkpoint.content import hash_file
 from surgery.publishing.upload import find_publishable
+from surgery.record.manifest import REPORTS
 from surgery.record.report import EditRecord, EditValue, Report, Value
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -632,6 +633,9 @@ def test_files_of_yours_stay_beside_a_report(work, reported, tmp_path):
 def test_results_of_lm_eval_that_no_report_brought_stay(work, tmp_path):
     """Those of your own runs may have the names of ours."""
     folder = Path(shutil.copytree(work / "edited", tmp_path / "edited"))
+    for name in REPORTS:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "lm_eval", ignore_errors=True)
     mine = folder / "lm_eval" / "base" / "results_1.json"
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")

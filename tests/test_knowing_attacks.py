@@ -168,6 +168,16 @@ def test_a_woken_block_learns_in_all_of_its_attention(cut) -> None:
     assert all(torch.equal(one, after[name]) for name, one in before.items())
 
 
+def test_a_head_of_its_own_is_not_lost_by_an_attack() -> None:
+    """A compact model is made anew, whatever its configuration says of ties."""
+    compact = apply(two_heads(), "1", "identity", layout="compact")
+    compact.config.tie_word_embeddings = True
+    head = compact.get_output_embeddings().weight.detach().clone()
+    restored = restore_modules(compact)
+    assert torch.equal(restored.get_output_embeddings().weight, head)
+    assert not torch.equal(restored.get_input_embeddings().weight, head)
+
+
 def test_without_waking_queries_and_keys_learn_nothing() -> None:
     """But rounding. This is why fine-tuning does not bring a stock cut back."""
     edited = apply(two_heads(), "1", "identity", layout="stock")

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 import surgery
 from evals.measure.attacks.revive import wake
 from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
+from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import prepare
 from surgery.errors import CheckpointError, UnsupportedError
@@ -31,6 +32,7 @@ from surgery.families import family_of
 from surgery.families.rotary import rotary_positions
 from surgery.layouts.one_hot import frequencies
 from surgery.selection import Part
+from surgery.training.weights import take_weights
 
 ALONE = [kind for kind in MORE if kind not in MIXED]
 ATTENTION = "model.layers.1.self_attn."
@@ -216,7 +218,10 @@ def test_a_block_after_the_last_goes_along_and_is_not_loaded(tmp_path: Path, kin
     for given in (None, source):
         verification = surgery.verify(out, source=given)
         assert verification.ok, verification.verdict
-    assert load_model(out).config.num_hidden_layers == number
+    model = load_model(out)
+    assert model.config.num_hidden_layers == number
+    trained = take_weights(open_checkpoint(out), model, {})
+    assert all(np.array_equal(trained.read(name), tensor.numpy()) for name, tensor in last.items())
 
 
 def test_positions_that_versions_read_differently_are_refused(tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ def main(
     fits = list(text) or [output / "calibration.txt"]
     if not text:  # one file for what a search fits and for its export
         fits[0].write_text("\n\n".join(calibration_texts()))
-        given += ["--calibration", str(fits[0])]
+        if "--variant" not in more or {"mean", "linear"} & set(more.replace("=", " ").split()):
+            given += ["--calibration", str(fits[0])]
     workshop = Workshop(loaded, bench.bed, seconds, given, fits, second, twin, output)
     for name, run in choose_methods(workshop.list_methods(), only, runs).items():
         begun = read_seconds()

@@ -106,7 +106,7 @@ def audit(
     anything unusable, or if the folder or the file cannot be written.
     """
     from evals.data.windows import cut_windows
-    from evals.measure.attacks.sibling import describe_own_recital, describe_sibling, find_sibling
+    from evals.measure.attacks.sibling import describe_own_recital
     from evals.measure.attacks.trying import check_cut
     from evals.run.models import find_last, measure_in_turn
 
@@ -121,9 +121,7 @@ def audit(
     check_cut(request.tried, request.max, edited)
     base = find_baseline(request.baseline, [edited])
     between = [find_model(request.twin)] if request.twin else []
-    sibling = find_sibling(request.sibling, [edited])
-    if (line := describe_sibling(sibling, base)) is not None:
-        say(line)
+    sibling = _find_sibling(request, edited, base)
 
     def prepare(loaded: LoadedModel) -> Shared:
         tokenizers.append(loaded.tokenizer)
@@ -152,6 +150,18 @@ def audit(
         _write_rows(rows_file, plan, done, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
+
+
+def _find_sibling(
+    request: AuditRequest, edited: ResolvedModel, base: ResolvedModel
+) -> ResolvedModel | None:
+    """What attention may be copied from. Tells what to know about it."""
+    from evals.measure.attacks.sibling import describe_sibling, find_sibling
+
+    sibling = find_sibling(request.sibling, [edited])
+    if (line := describe_sibling(sibling, base)) is not None:
+        say(line)
+    return sibling
 
 
 def _attack(

@@ -383,7 +383,8 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
             with use_console(SILENT):  # the search warns of the same passages
                 tokens, _ = read_healing_text(text, Schedule(steps), model, materials.passages)
             if asked is request.erase:
-                length = tokens.windows.shape[1]
+                assert materials.passages is not None
+                length = materials.passages.prefix + materials.passages.suffix
                 windows = cut_windows(materials.heldout, load_tokenizer(model.folder), length)
                 for warning in warn_of_shared(windows, (tokens,)):
                     say(f"warning: {warning}")

@@ -65,9 +65,8 @@ def _run_tasks(opened: OpenedSweep, output: ResultFolder) -> list[TaskRuns]:
     """Runs the benchmarks, if there are any, under every edit."""
     if (benchmarks := opened.benchmarks) is None:
         return []
-    sizes = dict.fromkeys(opened.sizes, opened.request.batch_size or 0)
     journal = output.open_journal(
-        lambda: describe_sweep(opened, benchmarks.identify(sizes)), opened.loaded, ".tasks"
+        lambda: describe_sweep(opened, benchmarks.identify(opened.sizes)), opened.loaded, ".tasks"
     )
     with show_progress("run tasks", len(opened.edits) + 1) as advance:
         return run_tasks(

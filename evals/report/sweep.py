@@ -102,7 +102,7 @@ def describe_sweep(
         "samples": [samples.sha256, samples.prefix_length],
         "heldout": None if opened.heldout is None else hash_row(opened.heldout),
         "exact_only": opened.request.exact_only,
-        "batch_size": opened.request.batch_size,  # by default what memory allows, now or then
+        "batch_size": opened.engine.batch_size,  # a step of the journal is a batch
         "calibration": opened.fitter and opened.fitter.calibration.record({}).sha256,
         "tasks": questions,
         "edits": hashlib.sha256(repr(list(opened.edits)).encode()).hexdigest(),

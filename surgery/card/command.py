@@ -46,10 +46,10 @@ def describe_training(
         if isinstance(passages, Mapping):  # earlier versions recorded only a hash
             found |= {"samples": passages["name"], "leave_out": passages.get("leave_out")}
             lengths = {key: passages[key] for key in ("prefix_length", "suffix_length")}
-            lab = find_lab(passages["name"])
-            if not lab:
+            own = find_lab(passages["name"]) is None
+            if own:
                 found["skip_short"] = True  # no record tells, and it changes nothing if none is
-            if not lab or set(lengths.values()) != {_LENGTH}:
+            if own or set(lengths.values()) != {_LENGTH}:
                 found |= lengths
     return found
 

@@ -72,7 +72,7 @@ def _check_positions(config: Mapping[str, Any], family: Family) -> None:
             where="config.json",
             expected=given.get(key),
             got=config[key],
-            fix="move it into `rope_parameters` (`rope_scaling` in older versions)",
+            fix="move it into 'rope_parameters' ('rope_scaling' in older versions)",
         )
 
 

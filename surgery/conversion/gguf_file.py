@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery.checkpoint.configuration import check_processors
+from surgery.checkpoint.configuration import check_alone, check_processors
 from surgery.checkpoint.inventory import Inventory
 from surgery.checkpoint.source import HEADS
 from surgery.checkpoint.tensors import Array
@@ -99,6 +99,7 @@ def convert_to_gguf(
     found = find_model(model)
     check_apart(found.folder, target)
     check_processors(found.folder)
+    check_alone(found.folder)
     for path in found.checkpoint.files:
         check_link(path, found.folder)
     if found.manifest is not None:
@@ -161,7 +162,7 @@ def _check_tied(head: Array, embedding: Array, where: str) -> None:
         raise UnsupportedError(
             "the output embedding differs from the input embedding, and config.json ties them",
             where=where,
-            fix="set `tie_word_embeddings` to false there, if the model was trained so",
+            fix="set 'tie_word_embeddings' to false there, if the model was trained so",
         )
 
 

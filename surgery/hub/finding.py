@@ -10,7 +10,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from surgery.checkpoint.configuration import check_config
+from surgery.checkpoint.configuration import ADAPTER, check_config
 from surgery.checkpoint.source import (
     CARD,
     INDEX,
@@ -228,7 +228,8 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
     if CONFIG not in files:
         raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
     entry = find_weights(files.__contains__)
-    small = [f for f in (CONFIG, MANIFEST, entry) if f in files and f not in (SAFETENSORS, PICKLE)]
+    wanted = (CONFIG, MANIFEST, ADAPTER, entry)
+    small = [f for f in wanted if f in files and f not in (SAFETENSORS, PICKLE)]
     # by name, not by commit, so that the cache knows the name for offline work
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
     config = read_config(folder)

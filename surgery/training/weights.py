@@ -50,6 +50,8 @@ def _find_expert(name: str, parameters: Mapping[str, torch.Tensor]) -> torch.Ten
     if match is None:
         return None
     owner, expert, part = match[1], int(match[2]), match[3]
+    if f"{owner}.down_proj" not in parameters:  # of a block after the last one
+        return None
     if part == "down":
         return parameters[f"{owner}.down_proj"][expert]
     gate, up = parameters[f"{owner}.gate_up_proj"][expert].chunk(2)

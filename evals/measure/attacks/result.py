@@ -121,7 +121,7 @@ class Curves(Record):
 class Reached(Record):
     """The setting under which an attack with several recovers most of the edited model.
 
-    `tried`: the settings that ran on both models and the control. Those that brought back any of
+    `tried`: the settings that ran on both models and the control. Those that brought back much of
     the control are among them, but do not count.
     """
 

@@ -72,7 +72,9 @@ def restore_modules(model: Any) -> Any:
         if constant is not None and rule and (name := rule.name.format(block=block)) in state:
             state[name] = constant
     new.load_state_dict(state, strict=True, assign=True)
-    new.tie_weights()
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is model.get_input_embeddings().weight:
+        new.tie_weights()  # as `surgery.editing.in_memory`: a head of its own would be lost
     kept = dict(model.named_buffers())
     for name, buffer in list(new.named_buffers()):
         owner, _, leaf = name.rpartition(".")
