@@ -114,6 +114,7 @@ def choose(
     sizes = [*list_rounds(len(settings)), 0]
     best = list(range(len(settings)))
     end = begun + seconds * (1 - TRYING)
+    some = bed.samples.spread(np.ones(len(bed.samples), dtype=np.bool_), ASKED)
 
     def relearn(one: Candidate, samples: Samples) -> float:
         model = cast_weights(one.load_into(make()), bed.passes)
@@ -138,7 +139,6 @@ def choose(
                 trials[index] = trial
             for one in trials[index].kept[:1]:
                 click.echo(f"{name}: {one.label}: cost {one.cost:.3f}", err=True)
-        some = bed.samples.spread(np.ones(len(bed.samples), dtype=np.bool_), ASKED)
         over = partial(_is_after, until)
         trials = ask(trials, after, partial(relearn, samples=some), limits[1], over)
         best = sorted(trials, key=lambda index: trials[index].rank(limits[1]))

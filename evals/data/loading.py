@@ -17,9 +17,8 @@ from surgery.errors import SamplesError
 from surgery.privacy import make_public_name
 from surgery.reading.corpus import find_opening, tokenize
 from surgery.reading.sources import TABLES, find_sources
+from surgery.record.manifest import LENGTH
 
-DEFAULT_LENGTH = 32
-"""Prefix and suffix length of the Pythia models' memorization test (Biderman et al. 2023)."""
 MOST_TOKENS = 2**30
 """Limit for all passages together, after cutting."""
 FORMS = (*TABLES, ".txt")
@@ -114,7 +113,7 @@ def open_samples(
         if length is not None and length < 1:
             raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
     table = _read(source, id_column)
-    own_prefix, own_suffix = table.shape or (DEFAULT_LENGTH, DEFAULT_LENGTH)
+    own_prefix, own_suffix = table.shape or (LENGTH, LENGTH)
     lengths = (prefix_length or own_prefix, suffix_length or own_suffix)
     passages = Passages(source, table, *lengths, skip_short=skip_short, leave_out=leave_out)
     if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:

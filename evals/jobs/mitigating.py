@@ -46,6 +46,7 @@ from surgery.variants import variant_of
 
 if TYPE_CHECKING:
     from evals.jobs.materials import Materials
+    from surgery.fitting.calibration import Calibration
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.plan_file import PlanFile
     from surgery.record.report import Report, State
@@ -370,24 +371,26 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     from surgery.plan import check_erasable
     from surgery.training.training import Schedule
 
-    erasing = request.text or request.heal or (request.model,)
-    for asked, named, steps in (
-        (request.heal, request.heal, request.heal_steps),
-        (request.erase, erasing, request.erase_steps),
-    ):
-        if asked:
-            model = find_model(request.model, request.revision)
-            if request.erase:
-                check_erasable(model.inventory)
-            text = find_healing_text(named)
-            with use_console(SILENT):  # the search warns of the same passages
-                tokens, _ = read_healing_text(text, Schedule(steps), model, materials.passages)
-            if asked is request.erase:
-                assert materials.passages is not None
-                length = materials.passages.prefix + materials.passages.suffix
-                windows = cut_windows(materials.heldout, load_tokenizer(model.folder), length)
-                for warning in warn_of_shared(windows, (tokens,)):
-                    say(f"warning: {warning}")
+    if not (request.heal or request.erase):
+        return
+    model, passages = find_model(request.model, request.revision), materials.passages
+
+    def read(named: Sequence[str], steps: int) -> Calibration:
+        text = find_healing_text(named)
+        with use_console(SILENT):  # the search warns of the same passages
+            return read_healing_text(text, Schedule(steps), model, passages)[0]
+
+    if request.erase:
+        check_erasable(model.inventory)
+    if request.heal:
+        read(request.heal, request.heal_steps)  # the search also compares it with held-out text
+    if request.erase:
+        assert passages is not None
+        taught = read(request.text or request.heal or (request.model,), request.erase_steps)
+        tokenizer, length = load_tokenizer(model.folder), passages.prefix + passages.suffix
+        windows = cut_windows(materials.heldout, tokenizer, length)
+        for warning in warn_of_shared(windows, (taught,)):
+            say(f"warning: {warning}")
 
 
 def _export(

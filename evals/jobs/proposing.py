@@ -15,12 +15,11 @@ import numpy as np
 from evals.run.request import CalibrationText, Cutting, Fraction, HeldoutText, Option
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_text
+from surgery.record.manifest import LENGTH
 
 if TYPE_CHECKING:
     from evals.data import Passages
 
-_LENGTH = 32
-"""Tokens of a prefix, and of a suffix, that are proposed where passages are long enough."""
 _FEWEST = 4
 SOUND = 16
 """From so many tokens of prefix and suffix on, a test says something: fewer are easily guessed."""
@@ -226,7 +225,7 @@ def _propose_lengths(
     rows = sound if 2 * len(sound) >= len(halves) else halves
     fits = np.quantile(rows, 1 - _FITTING, axis=0, method="lower").astype(int).tolist()
     own = passages.table.shape or tuple(
-        min(_LENGTH, one - one % 4 if one >= _FEWEST else one) for one in fits
+        min(LENGTH, one - one % 4 if one >= _FEWEST else one) for one in fits
     )
     prefix, suffix = request.prefix_length or own[0], request.suffix_length or own[1]
     enough = (parts >= (prefix, suffix)).all(axis=1) if pair else lengths >= prefix + suffix

@@ -8,6 +8,7 @@ from typing import Any
 
 from surgery.families import SAVED_AS
 from surgery.hub.embedded import LAB_TEXT, find_lab
+from surgery.record.manifest import LENGTH
 
 
 def name_texts(names: Iterable[str], lab: str | None = None) -> list[str]:
@@ -17,10 +18,6 @@ def name_texts(names: Iterable[str], lab: str | None = None) -> list[str]:
     """
     named = (lab if name == LAB_TEXT else name for name in dict.fromkeys(names))
     return [name for name in named if name is not None]
-
-
-_LENGTH = 32
-"""Tokens of a prefix, and of a suffix, unless they are asked for."""
 
 
 def describe_training(
@@ -49,7 +46,7 @@ def describe_training(
             own = find_lab(passages["name"]) is None
             if own:
                 found["skip_short"] = True  # no record tells, and it changes nothing if none is
-            if own or set(lengths.values()) != {_LENGTH}:
+            if own or set(lengths.values()) != {LENGTH}:
                 found |= lengths
     return found
 

@@ -164,6 +164,16 @@ class Editable:
             return as_stored(name, getattr(module, leaf)).read_array()
 
 
+def tie_alike(new: Any, model: Any) -> None:
+    """Ties the head of a model made anew to its embedding, in place, if those of `model` are tied.
+
+    A head of its own would be lost, whatever the configuration says.
+    """
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is model.get_input_embeddings().weight:
+        new.tie_weights()
+
+
 def _rebuild(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
     """Makes a new model of existing tensors, without copying or initializing a weight."""
     if plan.layout.NAME == "compact":
@@ -180,9 +190,7 @@ def _rebuild(model: Any, plan: Plan, state: dict[str, torch.Tensor]) -> Any:
     with torch.device("meta"):
         new = cls(config)
     new.load_state_dict(state, strict=True, assign=True)
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight is embedding.weight:
-        new.tie_weights()  # a head of its own would be lost, whatever the configuration says
+    tie_alike(new, model)
     ours = dict(new.named_buffers())
     for name, buffer in model.named_buffers():
         if name in ours:

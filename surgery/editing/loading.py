@@ -139,12 +139,8 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
     for head in HEADS:  # the library may give it another of its names
         if head in loaded:
             stored[head] = next(t for name, t in checkpoint.tensors.items() if name in HEADS)
-    number = family.dimensions(checkpoint.config).num_blocks
-    parameters = {
-        name
-        for name in stored
-        if (match := family.match(name)) and match[0].shape and (match[1] or 0) < number
-    }
+    known = make_inventory(checkpoint.config, checkpoint.infos).parameters
+    parameters = {name for name in stored if name in known or name in HEADS}
     quantized = bool(checkpoint.config.get("quantization_config"))
     different = {
         name

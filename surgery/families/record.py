@@ -36,9 +36,6 @@ Role = Literal[
     "affine_bias",  # compact layout only: [d]
 ]
 
-
-# Keys of config.json that every model of the library may have, old spellings included; then how to
-# generate, which older versions kept there; and the compact layout's.
 _MOST_BLOCKS = 10_000
 
 
@@ -52,6 +49,8 @@ def read_whole(config: Mapping[str, Any], key: str, default: int) -> int:
     return value
 
 
+# Keys of config.json that every model of the library may have, old spellings included; then how to
+# generate, which older versions kept there; and the compact layout's.
 _COMMON = """
 _name_or_path _num_labels add_cross_attention architectures bos_token_id
 chunk_size_feed_forward classifier_dropout cross_attention_hidden_size decoder_start_token_id dtype

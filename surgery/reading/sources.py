@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,14 +57,17 @@ class TextOrTable:
     @property
     def size(self) -> int | None:
         """In bytes; None if it is not a file."""
-        is_file = isinstance(self.place, Path) and self.text is None
-        return self.place.stat().st_size if is_file else None  # type: ignore[union-attr]
+        return self._state and self._state.st_size
 
     @property
     def changed(self) -> int | None:
         """When it was written, in nanoseconds; None if it is not a file."""
+        return self._state and self._state.st_mtime_ns
+
+    @property
+    def _state(self) -> os.stat_result | None:
         is_file = isinstance(self.place, Path) and self.text is None
-        return self.place.stat().st_mtime_ns if is_file else None  # type: ignore[union-attr]
+        return self.place.stat() if is_file else None  # type: ignore[union-attr]
 
     def open(self) -> io.BufferedReader:
         """Opens a file, after its byte order mark. Its bytes are unpacked while you read."""

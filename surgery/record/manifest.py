@@ -151,6 +151,11 @@ class TrainingRecord(TextRecord):
     losses: list[float]
 
 
+LENGTH = 32
+"""Tokens of a prefix, and of a suffix, unless they are asked for: those of the memorization test of
+the Pythia models (Biderman et al. 2023)."""
+
+
 class PassagesRecord(Record):
     """Passages that a model was trained on: `number` of them, `rows` in each step.
 

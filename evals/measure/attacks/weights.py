@@ -11,6 +11,7 @@ import transformers
 from accelerate import init_empty_weights
 from torch import nn
 
+from surgery.editing.in_memory import tie_alike
 from surgery.families import family_of
 
 
@@ -72,9 +73,7 @@ def restore_modules(model: Any) -> Any:
         if constant is not None and rule and (name := rule.name.format(block=block)) in state:
             state[name] = constant
     new.load_state_dict(state, strict=True, assign=True)
-    head = model.get_output_embeddings()
-    if head is not None and head.weight is model.get_input_embeddings().weight:
-        new.tie_weights()  # as `surgery.editing.in_memory`: a head of its own would be lost
+    tie_alike(new, model)
     kept = dict(model.named_buffers())
     for name, buffer in list(new.named_buffers()):
         owner, _, leaf = name.rpartition(".")
