@@ -8,7 +8,6 @@ from typing import Any
 
 from surgery.families import SAVED_AS
 from surgery.hub.embedded import LAB_TEXT, find_lab
-from surgery.record.manifest import LENGTH
 
 
 def name_texts(names: Iterable[str], lab: str | None = None) -> list[str]:
@@ -29,6 +28,8 @@ def describe_training(
 
     `lab`: as for `name_texts`.
     """
+    from surgery.record.manifest import LENGTH
+
     found: dict[str, Any] = {}
     for record, text, steps in ((erasing, "text", "erase_steps"), (healing, "heal", "heal_steps")):
         if record is None:
