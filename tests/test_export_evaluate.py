@@ -112,7 +112,7 @@ def test_json_is_printed_when_a_gate_is_missed(
     assert (failed["ok"], failed["value"], failed["n"]) == (False, 1.0, 8)
     assert missed.json["push"] is None
     assert missed.stderr.count("gate missed: max-extraction: share of passages recited") == 1
-    assert missed.stderr.endswith("not pushed to me/never: a gate is missed\n")
+    assert missed.stderr.endswith("not pushed to me/never: a limit is missed\n")
 
     said = attn_surgery(*job(tiny, tmp_path / "said", *gate))
     assert said.code == 3

@@ -5,6 +5,7 @@ loss is that of its paper, and a rival that did not finish has no figures.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -253,8 +254,14 @@ def test_a_choice_that_misses_the_limit_is_marked(
     workshop = methods.Workshop(loaded, bed, 9.0, [], [], None, None, tmp_path)
     monkeypatch.setattr(methods.Workshop, "make", lambda self, name: make())
     made = workshop.tune("simnpo")
-    assert made.missed == (relearned > 0.05)
-    assert ("misses the limit; any alone is kept from 0.125 nats on" in made.setting) == made.missed
+    assert made.left == relearned
+    assert ("any alone is kept from 0.125 nats on" in made.setting) == (relearned > 0.05)
+    figures = dict.fromkeys(("no training", *MEASURES), 0.5) | {"by": "any", "seconds": 1.0}
+    run = {**figures, "setting": made.setting, "left": made.left}
+    *_, row = make_rows([{"not edited": {**run, "left": 0.9}, "simnpo": run}])
+    assert row[0] == ("`simnpo` (limit missed)" if relearned > 0.05 else "`simnpo`")
+    base = list(make_rows([{"not edited": {**run, "left": 0.9}, "simnpo": run}]))[2]
+    assert base[0] == "`not edited`"
 
 
 def test_rounds() -> None:
@@ -457,6 +464,60 @@ def test_a_search_that_had_more_time_than_the_rivals_is_named() -> None:
     assert "--seconds 754" in line
 
 
+def test_the_learning_rate_falls_in_the_last_round(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Over twice as many looks as the first limit took, then four times, as time allows."""
+    clock, asked = [0.0], []
+    monkeypatch.setattr("benchmarks.rivals.choosing.read_seconds", lambda: clock[0])
+
+    def run(model: Any, bed: Bed, *, by: float) -> Iterator[None]:
+        asked.append((by, bed.looks))
+        for number in range(bed.looks or 100):
+            clock[0] += 1
+            if number == 1:  # nothing is forgotten at the first look
+                yield from scale(model, bed, by=0.8 * by if bed.looks else by)
+            else:
+                yield
+
+    settings = [{"by": by} for by in (1.0, 1e-6)]
+    given = (settings, make, bed)
+    more: Any = {"seconds": 60, "limits": (0.0, 1.0), "folder": tmp_path}
+    choice = choose("simnpo", run, *given, **more)
+    assert asked == [(1.0, None), (1e-6, None), (1.0, 4), (1.0, 8), (1.0, 16)]
+    assert choice.candidate is not None
+    assert choice.candidate.label.startswith("by 1, falling True, ")
+    assert choice.candidate.looks in (4, 8, 16), "all cost the same"
+    assert choice.tried == 2
+    weights = choice.candidate.load_into(make()).state_dict()
+    model = make()
+    list(run(model, replace(bed, looks=choice.candidate.looks), by=1.0))
+    assert all(one.equal(weights[name]) for name, one in model.state_dict().items())
+    asked.clear()
+    choose("kfac", run, *given, **more)
+    assert [looks for _, looks in asked] == 3 * [None], "it has no rate"
+
+
+def test_a_falling_rate_ends_at_zero(bed: Bed) -> None:
+    """So the last steps change next to nothing, and a run has just the looks it was given."""
+    states = []
+    for _ in gradient_difference_kl(model := make(), replace(bed, looks=4), rate=1e-3):
+        states.append(torch.cat([one.detach().flatten().clone() for one in model.parameters()]))
+    assert len(states) == 4
+    first, *_, last = ((a - b).norm().item() for a, b in itertools.pairwise(states))
+    assert 0 < last < first / 2
+
+
+def test_the_last_look_need_not_be_the_dearest() -> None:
+    kept = tuple(Candidate({}, looks, 0.0, cost, Path()) for looks, cost in ((8, 0.1), (1, 0.5)))
+    trial = Trial(8, kept, 0.0, ended=False, seconds=1.0, left=0.0)
+    assert (trial.last.looks, trial.rank(0.05)) == (8, (0, 0.1))
+    attacked = []
+    ask({0: replace(trial, left=None)}, 1, lambda one: attacked.append(one.looks) or 0.0, 0.05,
+        lambda: False)  # fmt: skip
+    assert attacked == [8]
+
+
 @pytest.mark.parametrize("rival", [gradient_difference_kl, npo_kl, simnpo, rmu, undo])
 def test_each_trains_what_it_says_and_stays_finite(
     bed: Bed, rival: Any, monkeypatch: pytest.MonkeyPatch
@@ -576,6 +637,7 @@ def test_a_rival_that_did_not_finish_has_no_figures() -> None:
     figures |= {"any, seen": 0.25, "any, not seen": 0.5, "by": "any", "never trained": 0.125}
     figures |= dict.fromkeys(MEASURES, 0.0625)
     figures |= {"membership": 0.75, "revive": None, "graft": None, "relearn-benign": 0.5}
+    figures["left"] = 0.0
     runs = {
         "not edited": {"seconds": 0.0, "setting": "", **figures, "lab_copy": 0.5},
         "rmu": {"seconds": 9.0, "setting": "not finished"},
@@ -586,6 +648,7 @@ def test_a_rival_that_did_not_finish_has_no_figures() -> None:
     assert {len(row) for row in (head, rule, none, done)} == {len(head)}
     assert none[1:-2] == [""] * (len(head) - 3)
     assert none[-1] == "not finished"
+    assert done[-1] == "noise 0.1; relearn 0.0% of the half that chose"
     assert done[head.index("lab_copy")] == "-12.5"
     assert done[head.index("membership")] == "0.75"
     assert done[head.index("revive")] == "25.0%"
@@ -595,19 +658,26 @@ def test_a_rival_that_did_not_finish_has_no_figures() -> None:
 
 def test_several_seeds_give_a_median_and_a_range(tmp_path: Path) -> None:
     figures = dict.fromkeys(("no training", *MEASURES), 0.5) | {"by": "any", "never trained": 0.0}
+    figures["left"] = 0.0
     for seed, left in enumerate((0.0, 0.25, 0.125)):
         runs = {"not edited": figures, "rmu": figures | {"no training": left}, "undo": {}}
         if seed == 1:
-            runs["undo"] = figures
+            runs["undo"] = figures | {"left": 0.06}
+            runs["simnpo"] = figures
         (tmp_path / str(seed) / "runs").mkdir(parents=True)
         for name, run in runs.items():
             path = tmp_path / str(seed) / "runs" / f"{name}.json"
             path.write_text(json.dumps({"seconds": seed, "setting": f"s{seed}", **run}))
     done = CliRunner().invoke(print_several, [str(tmp_path / str(seed)) for seed in range(3)])
-    head, _, base, rmu, undo = (line.strip("| ").split(" | ") for line in done.output.splitlines())
+    head, _, base, simnpo, rmu, undo = (
+        line.strip("| ").split(" | ") for line in done.output.splitlines()
+    )
     place = head.index("no training") + 1
     assert (base[1], rmu[1]) == ("50.0% (any)", "12.5% (0.0% to 25.0%) (any)"), place
-    assert rmu[-2:] == ["1 (0 to 2)", "s0 / s1 / s2"]
+    none = "; relearn 0.0% of the half that chose"
+    assert rmu[-2:] == ["1 (0 to 2)", f"s0{none} / s1{none} / s2{none}"]
+    assert simnpo[-1] == f"finished in 1 of 3: s1{none}", "in the others, it never ran"
+    assert undo[0] == "`undo` (limit missed in 1 of 1)"
     assert undo[1] == "50.0% (any)"
     assert undo[-1].startswith("finished in 1 of 3: ")
     (tmp_path / "empty").mkdir()

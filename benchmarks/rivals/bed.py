@@ -38,6 +38,8 @@ class Bed:
     - `passes`: the dtype of passes while a rival works; weights are trained in float32.
     - `heldout`: int32 [M, T], the half of the held-out text that a search chooses on.
     - `end`: of `read_seconds`: a rival without looks on its way gives up then.
+    - `looks`: a rival that trains ends after so many, and its learning rate falls to zero by then.
+      Without it, the rate is constant.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Bed:
     heldout: Tokens | None = None
     passes: torch.dtype = torch.float32
     end: float = math.inf
+    looks: int | None = None
 
     def draw_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless pairs of passages [`ROWS`, T] and windows [`ROWS`, L], in shuffled order."""

@@ -5,6 +5,11 @@ the start again, that of the next; one setting has the last for itself. No run b
 time, nor one that could not get further than before. Each look at a setting is a candidate: the
 model as it then is, which a file keeps, if it recovers at most the first limit.
 
+A rival that trains with a learning rate does so at a constant one, as nobody knows yet for how many
+steps. The last round of such a rival starts again with a rate that falls to zero, as in healing and
+erasing: over twice as many looks as the setting needed for the first limit, then over four times as
+many, and so on, while there is time. The end of each of these runs is a candidate.
+
 The second limit is on fine-tuning (`relearn`, brief, at both rates, as a search does it with a
 model that was trained). After each round, the last candidates of the settings are attacked so, on
 some of the passages, those of the cheapest settings first, until as many keep the limit as go on.
@@ -41,6 +46,8 @@ from surgery.errors import MeasurementError
 Setting = Mapping[str, Any]
 EVERY = {"kfac"}
 """Rivals that change settings from look to look."""
+FALLING = {"gradient-difference-kl", "npo-kl", "simnpo", "rmu", "undo"}
+"""Rivals that train with a learning rate, which falls in the last round."""
 ONCE = {"erased", "token-swap"}
 """Rivals with one look, so that more time changes nothing."""
 TRYING = 0.2
@@ -116,6 +123,10 @@ def choose(
     end = begun + seconds * (1 - TRYING)
     some = bed.samples.spread(np.ones(len(bed.samples), dtype=np.bool_), ASKED)
 
+    def start(index: int, bed: Bed) -> tuple[Any, Iterator[None]]:
+        model = make().requires_grad_(True)
+        return model, rival(model, bed, **settings[index], **shared)
+
     def relearn(one: Candidate, samples: Samples) -> float:
         model = cast_weights(one.load_into(make()), bed.passes)
         return measure_relearned(model, samples, bed.text)
@@ -128,15 +139,15 @@ def choose(
             if trials and read_seconds() >= end:
                 break
             share = (stop - read_seconds()) / (len(runs) - place)
-            if index in trials and share <= trials[index].seconds:
-                continue
-            model, setting = make().requires_grad_(True), settings[index]
-            looks = rival(model, replace(bed, end=end), **setting, **shared)
-            given = looks, setting, model, base, bed, share, limits[0]
-            trial = run_setting(*given, folder / str(index), every=name in EVERY)
-            trial = replace(trial, ended=trial.ended or name in ONCE)
-            if index not in trials or trial.looks > trials[index].looks:
-                trials[index] = trial
+            given = settings[index], base, bed, limits[0], folder / str(index)
+            if name in FALLING and not after and index in trials:
+                trials[index] = fall(partial(start, index), trials[index], *given, end)
+            elif index not in trials or share > trials[index].seconds:
+                model, looks = start(index, replace(bed, end=end))
+                trial = run_setting(looks, model, *given, share, every=name in EVERY)
+                trial = replace(trial, ended=trial.ended or name in ONCE)
+                if index not in trials or trial.looks > trials[index].looks:
+                    trials[index] = trial
             for one in trials[index].kept[:1]:
                 click.echo(f"{name}: {one.label}: cost {one.cost:.3f}", err=True)
         over = partial(_is_after, until)
@@ -178,7 +189,7 @@ def ask(
     for index in sorted(open_ones, key=lambda at: trials[at].kept[0].cost):
         if keeping >= number or is_over():
             break
-        left = attack(trials[index].kept[-1])
+        left = attack(trials[index].last)
         asked[index] = replace(trials[index], left=left)
         keeping += left <= limit
     return asked
@@ -235,6 +246,11 @@ class Trial:
     seconds: float
     left: float | None = None
 
+    @property
+    def last(self) -> Candidate:
+        """After the most looks. It need not be the dearest: distilling lowers the cost."""
+        return max(self.kept, key=lambda one: one.looks)
+
     def rank(self, limit: float) -> tuple[int, float]:
         """The lower, the better: first those that keep the limit on fine-tuning, the cheapest
         first; then those that were not attacked, those that miss it, and those without a candidate.
@@ -243,44 +259,39 @@ class Trial:
             return 3, self.lowest
         if self.left is None:
             return 1, self.kept[0].cost
-        return (0, self.kept[-1].cost) if self.left <= limit else (2, self.left)
+        return (0, self.last.cost) if self.left <= limit else (2, self.left)
 
 
 def run_setting(
     looks: Iterator[None],
-    setting: Setting,
     model: Any,
+    setting: Setting,
     base: Any,
     bed: Bed,
-    seconds: float,
     limit: float,
     folder: Path,
+    seconds: float,
     *,
     every: bool = False,
 ) -> Trial:
     """Runs a setting for a while. Of the looks that recover at most `limit`, it keeps the first,
     the second, the fourth, and so on, and the last. `every`: it keeps all, each a setting."""
-    assert bed.heldout is not None
-    folder.mkdir(parents=True, exist_ok=True)
     begun, lowest = read_seconds(), 1.0
     kept: list[Candidate] = []
     last: list[Candidate] = []
     met, number, ended = 0, 0, True
     for number, _ in enumerate(looks, 1):
         try:
-            recovered = bed.measure_recovered(model)
+            recovered, found = look_at(model, setting, base, bed, limit, folder / f"{number}.pt")
         except MeasurementError as error:  # the setting broke the model
             click.echo(f"{error}", err=True)
             break
         lowest = min(lowest, recovered)
-        if recovered <= limit:
+        if found is not None:
             met += 1
-            _, cost = find_worst(measure_text(base, model, bed.heldout))
             for one in last:
                 one.weights.unlink()
-            weights = folder / f"{number}.pt"
-            torch.save(model.state_dict(), weights)
-            last = [Candidate(setting, number, recovered, cost, weights)]
+            last = [replace(found, looks=number)]
             if every or met & (met - 1) == 0:  # a power of two
                 kept, last = [*kept, *last], []
         if read_seconds() - begun > seconds:
@@ -288,3 +299,51 @@ def run_setting(
             break
     ordered = tuple(sorted([*kept, *last], key=lambda one: one.cost))
     return Trial(number, ordered, lowest, ended, read_seconds() - begun)
+
+
+def fall(
+    start: Callable[[Bed], tuple[Any, Iterator[None]]],
+    trial: Trial,
+    setting: Setting,
+    base: Any,
+    bed: Bed,
+    limit: float,
+    folder: Path,
+    end: float,
+) -> Trial:
+    """Adds ends of runs whose learning rate falls to zero to the candidates of a trial."""
+    found, lowest = [*trial.kept], trial.lowest
+    looks = 2 * min((one.looks for one in trial.kept), default=trial.looks)
+    each = trial.seconds / max(trial.looks, 1)
+    while looks and (begun := read_seconds()) + looks * each <= end:
+        model, run = start(replace(bed, end=end, looks=looks))
+        for _ in run:
+            pass
+        path = folder / f"falling-{looks}.pt"
+        try:
+            recovered, kept = look_at(model, {**setting, "falling": True}, base, bed, limit, path)
+        except MeasurementError as error:
+            click.echo(f"{error}", err=True)
+            break
+        lowest = min(lowest, recovered)
+        found += [replace(kept, looks=looks)] if kept is not None else []
+        each, looks = (read_seconds() - begun) / looks, 2 * looks
+    ordered = tuple(sorted(found, key=lambda one: one.cost))
+    return replace(trial, kept=ordered, lowest=lowest)
+
+
+def look_at(
+    model: Any, setting: Setting, base: Any, bed: Bed, limit: float, path: Path
+) -> tuple[float, Candidate | None]:
+    """What the model recovers, in the dtype in which it is measured in the end; a candidate, its
+    weights in a file, if that is at most the limit.
+    """
+    assert bed.heldout is not None
+    seen = model if bed.passes is torch.float32 else cast_weights(model, bed.passes)
+    recovered = bed.measure_recovered(seen)
+    if recovered > limit:
+        return recovered, None
+    _, cost = find_worst(measure_text(base, seen, bed.heldout))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), path)
+    return recovered, Candidate(setting, 0, recovered, cost, path)

@@ -42,6 +42,7 @@ import click
 import torch
 
 from benchmarks.rivals.bed import read_seconds, run_passes
+from benchmarks.rivals.choosing import measure_relearned
 from benchmarks.rivals.fair_table import RUNS, print_table, read_runs
 from benchmarks.rivals.measuring import make_bench
 from benchmarks.rivals.methods import (
@@ -136,8 +137,10 @@ def main(
             took += runs[AFTER[name]]["seconds"]
         runs[name] = {"seconds": took, "setting": made.setting}
         if made.model is not None:
-            runs[name] |= bench.measure(cast_weights(made.model, passes), made.cut)
-            runs[name]["missed"] = made.missed
+            edited, left = cast_weights(made.model, passes), made.left
+            if left is None:
+                left = measure_relearned(edited, bench.bed.samples, bench.bed.text)
+            runs[name] |= {"left": left, **bench.measure(edited, made.cut)}
         write_json(output / RUNS / f"{name}.json", runs[name])
         click.echo(f"{name}: {runs[name]}", err=True)
     print_table([runs])

@@ -2,7 +2,8 @@
 
     python -m benchmarks.rivals.fair_table FAIR-0 FAIR-1 FAIR-2
 
-Of several runs, a cell has the median, and the least and the most where they differ.
+Of several runs, a cell has the median, and the least and the most where they differ. "Limit
+missed": of the half that chose, fine-tuning brings more back than the limit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import click
 
 from benchmarks.rivals.measuring import RELEARNED
-from benchmarks.rivals.methods import METHODS
+from benchmarks.rivals.methods import LIMITS, METHODS, TWIN
 from evals.measure.edits.costs import MEASURES
 
 RUNS = "runs"
@@ -54,7 +55,7 @@ def list_columns(several: Sequence[Runs]) -> list[Column]:
 
     trained = [*(f"relearn {rate:g}" for rate in RELEARNED), "relearn-benign", "revive", "graft"]
     shares = ["no training", *trained, "any, seen", "any, not seen"]
-    known = {"seconds", "setting", "missed", "by", "membership", "never trained"}
+    known = {"seconds", "setting", "left", "by", "membership", "never trained"}
     known |= {*shares, *MEASURES}
     tasks = [key for key in several[0]["not edited"] if key not in known]
     columns = [
@@ -87,17 +88,23 @@ def make_rows(several: Sequence[Runs]) -> Iterator[list[str]]:
         cells = [_format([column.pick(*pair) for pair in done], column.form) for column in columns]
         if done:
             cells[0] += f" ({', '.join(dict.fromkeys(run['by'] for run, _ in done))})"
-        settings = " / ".join(dict.fromkeys(run["setting"] for run, _ in runs))
-        if 0 < len(done) < len(runs):
-            settings = f"finished in {len(done)} of {len(runs)}: {settings}"
-        missed = sum(run.get("missed", False) for run, _ in runs)
-        mark = " (limit missed)" if missed == len(runs) else f" (limit missed {missed} times)"
+        settings = " / ".join(dict.fromkeys(_describe(run) for run, _ in runs))
+        if 0 < len(done) < len(several):
+            settings = f"finished in {len(done)} of {len(several)}: {settings}"
+        lefts = [run["left"] for run, _ in done if name not in ("not edited", TWIN)]
+        missed = sum(left > LIMITS[1] for left in lefts)
+        mark = "" if len(several) == 1 else f" in {missed} of {len(done)}"
         yield [
-            f"`{name}`{mark if missed else ''}",
+            f"`{name}`{f' (limit missed{mark})' if missed else ''}",
             *cells,
             _format([run["seconds"] for run, _ in runs], "{:.0f}"),
             settings,
         ]
+
+
+def _describe(run: Run) -> str:
+    left = f"relearn {run['left']:.1%} of the half that chose" if "left" in run else ""
+    return "; ".join(part for part in (run["setting"], left) if part)
 
 
 def _format(values: Sequence[float | None], form: str) -> str:

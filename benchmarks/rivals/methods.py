@@ -79,12 +79,14 @@ LIMITS = 0.01, 0.05
 @dataclass(frozen=True)
 class Made:
     """What a method made: a model, or None if it is not finished, its setting in words, and the
-    blocks that it cut. `missed`: no setting kept the limit on fine-tuning."""
+    blocks that it cut. `left`: what fine-tuning brings back of the half that chose; None if that
+    is not known yet.
+    """
 
     model: Any
     setting: str
     cut: tuple[int, ...] = ()
-    missed: bool = False
+    left: float | None = None
 
 
 TWIN = "twin"
@@ -168,13 +170,10 @@ class Workshop:
             write_json(self.output / "erased.json", shared)
             torch.save(model.state_dict(), self.output / "erased.pt")
             label = f"taught by {shared['blocks']} {shared['variant']}, {label}"
-        missed = (found.relearned or 0) > LIMITS[1]
-        left = f"relearn {found.relearned or 0:.1%} on the half that chose"
-        if missed:
-            left += (
-                f", which misses the limit; any alone is kept from {choice.cheapest:.3f} nats on"
-            )
-        return Made(model, f"{label}; {left}; {tried}", missed=missed)
+        left = found.relearned or 0.0
+        if left > LIMITS[1]:
+            label += f"; any alone is kept from {choice.cheapest:.3f} nats on"
+        return Made(model, f"{label}; {tried}", left=left)
 
     def cut_erased(self) -> Made:
         if not (self.output / "erased.pt").exists():

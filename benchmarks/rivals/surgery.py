@@ -66,7 +66,10 @@ def _export(model: str, plan: Path, texts: Sequence[Path], output: Path, *more: 
 
 
 def run_command(*words: str) -> None:
-    """Runs attn-surgery on one thread. Raises `CalledProcessError` if it fails."""
+    """Runs attn-surgery on one thread and without a GPU, as rivals run.
+
+    Raises `CalledProcessError` if it fails.
+    """
     program = [sys.executable, "-P", "-m", "cli.main", *words, "--overwrite"]
-    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(program, check=True, stdout=subprocess.DEVNULL, env=one)

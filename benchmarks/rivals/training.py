@@ -133,16 +133,24 @@ def train(
     rate: float = LEARNING_RATE,
     learns: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[None]:
-    """`learns`: whether the parameter of this name is trained."""
+    """`rate`: constant, or with `bed.looks` the first one; `learns`: whether the parameter of this
+    name is trained.
+    """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(learns(name))
     learned = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=rate, weight_decay=0.0)
+    steps = STEPS * bed.looks if bed.looks else None
+    last = 0.0 if steps else 1.0
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last, total_iters=steps or 1)
     for step, (passages, text) in enumerate(bed.draw_batches(), 1):
         with torch.enable_grad():
             loss_of(passages, text).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
         if step % STEPS == 0:
             yield
+        if step == steps:
+            return

@@ -3,8 +3,8 @@
 Lee et al. 2025, arXiv 2506.06278 (UNDO): a first method makes a teacher that no longer gives the
 passages. The student is the teacher with a share `noise` of each matrix replaced by a tenth of a
 new one, drawn as for training from the start (Glorot and Bengio 2010): the mixing coefficient and
-the noise scale of the paper. It then learns the predictions of the teacher on other text. Here the
-first method is gradient difference with KL.
+the noise scale of the paper. It then learns the predictions of the teacher, on the passages and on
+other text. Here the first method is gradient difference with KL.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import click
 import torch
 from torch import nn
 
@@ -22,9 +23,10 @@ from benchmarks.rivals.training import LEARNING_RATE, gradient_difference_kl, tr
 
 SCALE = 0.1
 """Of the noise: the paper's."""
-FORGOTTEN, MOST = 0.01, 20
-"""The first method ends at this share recovered, or after so many looks at the passages, or when
-its time is over. A student of a teacher that still recites recites, too, so it does not count."""
+RATE, FORGOTTEN, MOST = 1e-3, 0.01, 20
+"""The first method trains at this rate. It ends at this share recovered, or after so many looks at
+the passages, or when its time is over. A student of a teacher that still recites recites, too, so
+it does not count."""
 
 
 def undo(
@@ -39,15 +41,21 @@ def undo(
     teacher = teacher or make_teacher(copy.deepcopy(model), bed)["teacher"]
     model.load_state_dict(teacher.state_dict())
     replace_by_noise(model, noise, bed.seed)
-    yield from train(model, bed, lambda passages, text: token_kl(teacher, model, text).mean(), rate)
+
+    def loss(passages: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        parts = [token_kl(teacher, model, tokens).mean() for tokens in (passages, text)]
+        return (parts[0] + parts[1]) / 2
+
+    yield from train(model, bed, loss, rate)
 
 
 def make_teacher(model: Any, bed: Bed, seconds: float = math.inf) -> dict[str, Any]:
     """Changes the model into one that no longer gives the passages: the argument `teacher`."""
     end = read_seconds() + seconds
-    for look, _ in enumerate(gradient_difference_kl(model, bed), 1):
-        over = look == MOST or read_seconds() > end
-        if over or bed.measure_recovered(model) <= FORGOTTEN:
+    for look, _ in enumerate(gradient_difference_kl(model, bed, rate=RATE), 1):
+        recovered = bed.measure_recovered(model)
+        if recovered <= FORGOTTEN or look == MOST or read_seconds() > end:
+            click.echo(f"undo: the teacher gives {recovered:.1%} after {look} looks", err=True)
             break
     return {"teacher": model.requires_grad_(False)}
 

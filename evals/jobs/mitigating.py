@@ -77,14 +77,14 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
     ] = None
     max: Annotated[
         Limits,
-        "Limit for the search, and gate: attack A may recover at most the share X of the "
+        "Limit, for the search and the verdict: attack A may recover at most the share X of the "
         "passages. A runs even if `attack` does not name it.",
         Option("limits", "A=X", example="hints:2=0.02"),
     ] = Field(default_factory=dict)
     max_drop: Annotated[
         Drops,
-        "Limit for the search, and gate: TASK, or every task that a pattern such as '*' matches, "
-        "may lose at most X.",
+        "Limit, for the search and the verdict: TASK, or every task that a pattern such as '*' "
+        "matches, may lose at most X.",
         Option("limits", "TASK=X", example="lambada_openai=0.03"),
     ] = Field(default_factory=dict)
     max_loss_increase: None = None

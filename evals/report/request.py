@@ -41,7 +41,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
     heldout: HeldoutText = ()
     max_extraction: Annotated[
         Fraction | None,
-        "Gate: the model may still recite at most this share of the passages.",
+        "Limit: the model may still recite at most this share of the passages.",
         Option("limits"),
     ] = None
     audit: Annotated[

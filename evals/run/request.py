@@ -247,7 +247,8 @@ class Healing(Request):
 Hardening = Annotated[
     bool,
     "While teaching, rehearse fine-tuning on a tenth of the passages (at most 32), so that it "
-    "brings less back. Takes three times as long, and costs more.",
+    "brings less back. A step takes three times as long. With as many steps, it costs more: give "
+    "it more of them (240).",
     Option("edit"),
 ]
 

@@ -40,7 +40,7 @@ _OF_BASE = {"baseline", "twin", "sibling", "front", "dtype", "device_map", "batc
 @options.flag(
     "--evaluate",
     "Verify the result, evaluate it against MODEL, and put the report into DIR. The options for "
-    "passages, tasks, attacks, and gates say what is measured. The exit code is 3 if a gate is "
+    "passages, tasks, attacks, and limits say what is measured. The exit code is 3 if a limit is "
     "missed, and else 4 if one is not decided.",
     "with_evaluation",
     group="measure",
@@ -50,7 +50,7 @@ _OF_BASE = {"baseline", "twin", "sibling", "front", "dtype", "device_map", "batc
 @options.option(
     "--push-to-hub",
     "REPO",
-    "Push the result to OWNER/NAME on the Hub, as a private repository, unless a gate is "
+    "Push the result to OWNER/NAME on the Hub, as a private repository, unless a limit is "
     "missed or, without --allow-undecided, not decided.",
     None,
     "repo",
@@ -172,7 +172,7 @@ def _finish_export(
                 result["push"] = done.to_json()
             else:
                 how = "missed" if state == "missed" else "not decided"
-                note(f"not pushed to {repo}: a gate is {how}")
+                note(f"not pushed to {repo}: a limit is {how}")
     finally:  # the export is there, whatever becomes of the rest
         if as_json:
             print_json(result)

@@ -95,7 +95,7 @@ def command(
     OUT-erased-cut, and OUT-erased-healed, each with its report.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
-    --samples and --heldout. The exit code is 3 if the limit or a gate is missed, and else 4 if one
+    --samples and --heldout. The exit code is 3 if a limit is missed, and else 4 if one
     is not decided: too few passages were held back. OUT then holds the best edit that was found.
     """
     if dry_run:

@@ -20,7 +20,7 @@ class Attacking(Request):
 
     max: Annotated[
         Limits,
-        "Gate: attack A may recover at most the share X of the passages. A runs even if "
+        "Limit: attack A may recover at most the share X of the passages. A runs even if "
         "`attack` does not name it.",
         Option("limits", "A=X", example="hints:2=0.02"),
     ] = Field(default_factory=dict)

@@ -80,6 +80,6 @@ class Limiting(Benchmarking):
     ] = None
     max_drop: Annotated[
         Drops,
-        "Gate: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
+        "Limit: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
         Option("limits", "TASK=X", example="lambada_openai=0.03"),
     ] = Field(default_factory=dict)
