@@ -10,7 +10,8 @@ healing train again, and training magnifies last digits: their result is compare
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,11 @@ from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import ManifestError, SamplesError, SourceError
-from surgery.exporting import Export, check_target, write
+from surgery.exporting import Export, check_target, list_owned, write
 from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_commit, find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
+from surgery.output import create_folder
 from surgery.proof.distance import TOLERANCE, TRAINED_TOLERANCE, measure_fitted, measure_trained
 from surgery.record.manifest import (
     CalibrationRecord,
@@ -190,19 +192,35 @@ def reproduce(
         check_fitted_text(edit.calibration, fitting.record)
     told: dict[str, Any] = {
         "fitting": fitting,
-        "overwrite": overwrite,
         "max_shard_size": edit.max_shard_size,
         "progress": progress,
     }
     prepared = replace(prepared, chosen=edit.chosen)
-    with tempfile.TemporaryDirectory(prefix="attn-surgery-") as folder:
-        place = Path(output or Path(folder) / "repeated")
+    with _open_place(output, overwrite) as place, _open_scratch() as folder:
         export, before = _write_again(prepared, place, Path(folder), erased, heal, told)
         files = _compare_files(original, export, prepared.checkpoint, before)
-    if not all(file.equal for file in files):
-        found = replace(prepared.model, source=export.manifest.edit.source)
-        _check_source(found, edit.source, model)
+        if not all(file.equal for file in files):
+            found = replace(prepared.model, source=export.manifest.edit.source)
+            _check_source(found, edit.source, model)
     return Reproduction(original, prepared.model, files, _compare_versions(edit.versions))
+
+
+def _open_scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="attn-surgery-")
+
+
+@contextmanager
+def _open_place(output: str | Path | None, overwrite: bool) -> Iterator[Path]:
+    """A path to export to. What is there moves to `output`, if one is given, once all succeeds."""
+    if output is None:
+        with _open_scratch() as scratch:
+            yield Path(scratch) / "repeated"
+        return
+    with create_folder(Path(output), list_owned, overwrite=overwrite) as folder:
+        yield (place := folder / Path(output).name)  # by which its card calls it
+        for child in place.iterdir():
+            child.rename(folder / child.name)
+        place.rmdir()
 
 
 def _write_again(

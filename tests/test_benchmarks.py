@@ -224,6 +224,26 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
     attn_surgery("compare-evals", tmp_path / "b", tmp_path / "c").assert_error(
         "the two runs have no task in common"
     )
+    fewer, other = (copy.deepcopy(runs["local_choice"]) for _ in range(2))
+    fewer["samples"] = fewer["samples"][1:]
+    for row in other["samples"]:
+        row["metrics"] = ["acc_norm"]
+    other["config"]["metric_list"] = [
+        one for one in other["config"]["metric_list"] if one["metric"] == "acc_norm"
+    ]
+    for row in own["samples"]:
+        row["metrics"] = ["acc"]
+    write_results(tmp_path / "g", "tiny", {"local_choice": fewer})
+    attn_surgery("compare-evals", tmp_path / "a", tmp_path / "g").assert_error(
+        f"local_choice: the two runs answered different documents (expected the {len(ROWS)} of "
+        f"the first, got {len(ROWS) - 1}); run both with the same version of the task and the "
+        "same limit"
+    )
+    write_results(tmp_path / "h", "tiny", {"local_choice": own})
+    write_results(tmp_path / "i", "tiny", {"local_choice": other})
+    attn_surgery("compare-evals", tmp_path / "h", tmp_path / "i").assert_error(
+        "the two runs have no metric that can be compared"
+    )
 
 
 def test_a_task_without_a_number_is_not_compared(runs, lm_eval_tasks):

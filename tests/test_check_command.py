@@ -135,7 +135,8 @@ def test_texts_that_are_named(model: Path, samples: Path, tmp_path: Path) -> Non
     length = len(tiny_tokenizer()(TEXT * 2)["input_ids"])
     assert found["corpus"] == {"characters": 2 * len(TEXT), "windows": length // 8, "wanted": 256}
     attn_surgery("check", *call, tmp_path / "short.txt").assert_error(
-        "control text too short (expected at least 8 tokens in a text)"
+        "the held-out text is too short (expected at least 8 tokens in a text, got 1); give longer "
+        "text with --heldout"
     )
     attn_surgery(
         "check", samples, "--model", model, *LENGTHS, "--calibration", tmp_path / "short.txt"

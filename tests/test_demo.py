@@ -17,8 +17,9 @@ def test_records_of_your_own_are_not_taken_for_a_demo(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl").write_text('{"text": "mine"}\n')
     (tmp_path / "heldout.txt").write_text("mine")
     before = snapshot(tmp_path)
-    attn_surgery("demo", "--output", tmp_path).assert_error("already exists")
-    assert snapshot(tmp_path) == before
+    for more in ((), ("--overwrite",)):
+        attn_surgery("demo", "--output", tmp_path, *more).assert_error(str(tmp_path))
+        assert snapshot(tmp_path) == before
 
 
 @pytest.mark.slow

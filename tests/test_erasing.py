@@ -326,14 +326,17 @@ def test_what_was_taught_on_other_text_is_not_taken_for_the_same(
     ))  # fmt: skip
     alone = EraseRequest(**given, steps=STEPS, text=same, output=tmp_path / "erased")
     assert run_erase(alone, keep=True) is None
-    assert run_erase(alone.model_copy(update={"text": other}), keep=True) is not None
+    for changed in ({"text": other}, {"steps": STEPS + 1}, {"harden": True}):
+        assert run_erase(alone.model_copy(update=changed), keep=True) is not None, changed
+        assert run_erase(alone) is not None, "and back"
     cut = ExportRequest(
         **given, erase=True, erase_steps=2, text=same, heal=same, heal_steps=2,
         output=tmp_path / "cut",
     )  # fmt: skip
     assert run_export(cut)[1] is not None
     assert run_export(cut, keep=True)[1] is None
-    for changed in ({"text": other}, {"heal": other}):
+    again = ({"harden": True}, {"erase_steps": 3}, {"heal_steps": 3})
+    for changed in ({"text": other}, {"heal": other}, *again):
         made = run_export(cut.model_copy(update=changed), keep=True)[1]
         assert made is not None, changed
         assert run_export(cut)[1] is not None, "and back"
@@ -395,6 +398,12 @@ def test_a_search_chooses_the_teacher_if_no_blocks_are_named(
     assert record.teacher
     assert len({part.variant for part in record.teacher}) == 1
     assert "of 12 runs of blocks: hints:2 recovers " in done.stderr
+    assert done.stderr.count("as long as the model's context") <= 1
+    for more in ((), ("--variant", "zero")):  # as from a variable that is not set
+        empty = attn_surgery(
+            *("erase", work / "neox", *given, "--drop-attn", "", *more, "--output", tmp_path / "e")
+        )
+        empty.assert_error("names no block")
     usage = attn_surgery("erase", work / "neox", *given, "--variant", "zero")
     assert (usage.code, "--variant needs --drop-attn" in usage.stderr) == (2, True), usage
 

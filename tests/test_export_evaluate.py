@@ -175,6 +175,10 @@ def test_where_it_goes_is_looked_at_before_any_work(
         (("--evaluate", "--tasks", "lab_copy", "--suite", "lab"), "exclude each other"),
         (("--evaluate", "--tasks", "lab_copy", "--max-drop", "other=0.1"), "other"),
         (("--evaluate", "--max-drop", "0.1"), "is not TASK=X"),
+        (
+            ("--evaluate", "--suite", "quick", "--max-drop", "*=0.1", "--push-to-hub", "me/x"),
+            "--push-to-hub needs whole benchmarks to decide --max-drop",
+        ),
     ],
 )
 def test_mistakes_come_first(tmp_path: Path, arguments: tuple[str, ...], text: str) -> None:

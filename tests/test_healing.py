@@ -146,6 +146,22 @@ def test_constants_stay_bit_for_bit(
     assert checked.ok, checked.verdict
 
 
+def test_a_healed_model_that_lost_a_constant_is_not_published(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What holds the edit up is looked at once more in the files, before they get their name."""
+
+    def take(checkpoint: Any, model: Any, constants: Any) -> Any:
+        for name, fixed in constants.items():
+            model.get_parameter(name).data[torch.from_numpy(fixed)] += 1.0
+        return take_weights(checkpoint, model, {})
+
+    monkeypatch.setattr(healing, "take_weights", take)
+    refused = heal(work, "neox", "1,2.0", tmp_path / "out")
+    refused.assert_error("does not verify: tensors: ", "is not what identity makes of it")
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_model_that_does_not_fit_is_healed_by_adapters(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

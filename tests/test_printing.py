@@ -14,7 +14,7 @@ from command_line import attn_surgery
 from evals.jobs.evaluating import PDF, print_pdf
 from evals.report.printing import find_browser, print_page
 from evals.run.console import Console, use_console
-from surgery.errors import MeasurementError
+from surgery.errors import MeasurementError, OutputError
 
 NONE = "no/such/model"
 
@@ -68,6 +68,15 @@ def test_a_browser_that_prints_and_one_that_fails(
     assert len(said) == 2
     target.write_text("of an earlier run")
     with pytest.raises(MeasurementError, match="printed no PDF"):
-        print_page(make_browser(tmp_path, "exit 0"), page, target)
+        print_page(make_browser(tmp_path, "exit 0"), page, target, overwrite=True)
     assert target.read_text() == "of an earlier run"
+    for script in (prints + "; exit 3", "exit 0"):
+        with pytest.raises(MeasurementError, match="printed no PDF"):
+            print_page(make_browser(tmp_path, script), page, target, overwrite=True)
+        found = {file.name for file in tmp_path.iterdir()}
+        assert found == {"chromium", page.name, target.name}, "nothing that a next run finds"
+    with pytest.raises(OutputError, match="already exists"):
+        print_page(make_browser(tmp_path, prints), page, target)
+    print_page(make_browser(tmp_path, prints), page, target, overwrite=True)
+    assert target.read_text() != "of an earlier run"
     assert said[0].startswith("warning: ")

@@ -255,6 +255,8 @@ def test_a_report_goes_along_when_it_shows_no_text(
         dict.fromkeys(there.keys() - {"README.md"}, True)
     )
     assert error(apart[1]) == "compact: belongs to another model; evaluate this one"
+    (bare,) = run("push stock me/x --report stock", token=TOKEN)
+    assert error(bare) == "stock: holds no report; evaluate the model, or leave this folder out"
     assert error(shown).startswith(
         "shown/report.json: is not a report (got edits.0.passages.0.prefix"
     )

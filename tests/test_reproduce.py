@@ -157,7 +157,12 @@ def test_another_source_is_refused_by_its_content(
         f"is not the model that was edited (expected model with content {hash_content(source)[:12]}"
         f", got {hash_content(other)[:12]}); give a copy of the edited one as --source"
     )
-    attn_surgery("reproduce", edited, "--source", other).assert_error(f"{other}: {expected}")
+    call = ("reproduce", edited, "--source", other)
+    attn_surgery(*call).assert_error(f"{other}: {expected}")
+    for out in (tmp_path / "none", shutil.copytree(edited, tmp_path / "old")):
+        before = snapshot(out) if out.exists() else None
+        attn_surgery(*call, "--output", out, "--overwrite").assert_error(f"{other}: {expected}")
+        assert (snapshot(out) if out.exists() else None) == before
     monkeypatch.chdir(tmp_path)  # where a folder of the recorded name is
     attn_surgery("reproduce", edited, "--json").assert_error(f"model: {expected}")
 

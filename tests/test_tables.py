@@ -287,6 +287,19 @@ def test_a_share_of_no_passages_is_no_share() -> None:
     assert re.search(r"guided \(n = 0\) +none counts +none counts", printed), printed
 
 
+def test_an_evaluation_ends_as_its_report_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """An edit whose search missed its limits is missed, even if the half held back keeps them."""
+    edit = found().edits[0].edit
+    assert edit is not None
+    limits = {"max_drop": {"copy": 0.5}, "max_extraction": 1.0, "max": {"relearn": 0.9}}
+    settings = found().settings.model_copy(update=limits)
+    for missed, state in ((False, "kept"), (True, "missed")):
+        report = example(settings=settings, edit=edit.model_copy(update={"missed": missed}))
+        assert print_evaluation(report, table=False) == report.edits[0].state == state
+        said = "missed: the search that chose this edit found none that keeps its limits"
+        assert (said in capsys.readouterr().err) == missed
+
+
 def test_rows_of_an_evaluation_differ_in_their_names() -> None:
     """Figures of all passages, beside those that the search did not use, would look the same."""
     assert example().find("all.heldout") is not None

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def print_evaluation(report: Report, *places: Path, table: bool = True) -> State | None:
     """Verdicts, one table of the main figures, gates, and where the pages are.
 
-    On stderr, also without `table`: each warning once, and gates that are not shown to be kept.
-    Returns the state of all gates together, None without any.
+    On stderr, also without `table`: each warning once, and what is not shown to be kept: gates, and
+    the limits of the search. Returns the state of all edits together, None without gates.
     """
     from evals.measure.verdicts import settle
     from surgery.card.measurements import WORDS, describe_limit
@@ -33,6 +33,9 @@ def print_evaluation(report: Report, *places: Path, table: bool = True) -> State
         if not gate.ok:
             word = WORDS[gate.state].lower()
             note(f"{whose}gate {word}: {gate.name}: {gate.description}")
+    for whose, edit in edits:
+        if edit.state is not None and edit.edit is not None and edit.edit.missed_alone:
+            note(f"{whose}missed: the search that chose this edit found none that keeps its limits")
     if table:
         for whose, edit in edits:
             echo(f"{whose}{edit.verdict}")
@@ -43,7 +46,7 @@ def print_evaluation(report: Report, *places: Path, table: bool = True) -> State
             echo(f"{whose}gate {describe_limit(gate)}")
         for place in places:
             echo(f"report: {place / 'report.html'}")
-    return settle(gate.state for _, gate in gates)
+    return settle(edit.state for edit in report.edits)
 
 
 def _rows(report: Report, several: bool) -> Iterator[tuple[str, ...]]:

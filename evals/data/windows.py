@@ -43,13 +43,19 @@ def cut_windows(
         raise SamplesError("held-out text needs a tokenizer", got="a model without one")
     opening = find_opening(tokenizer)
     room = leave_room(opening, length)
-    windows = []
+    windows, longest = [], 0
     for text in texts:
         ids = tokenize(tokenizer, text)
+        longest = max(longest, len(ids))
         windows.append(ids[: len(ids) // room * room].reshape(-1, room))
     found: Tokens = np.concatenate(windows) if windows else np.empty((0, room), dtype=np.int32)
     if not len(found):
-        raise SamplesError("control text too short", expected=f"at least {length} tokens in a text")
+        raise SamplesError(
+            "the held-out text is too short",
+            expected=f"at least {length} tokens in a text",
+            got=longest,
+            fix="give longer text with `heldout`",
+        )
     chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
     return prepend(opening, found[chosen])
 

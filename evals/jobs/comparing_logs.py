@@ -38,11 +38,19 @@ def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
         if len(unknown) == len(aggregates):
             continue
         scores = [collect_scores(task, run, run["aggregates"]) for run in runs]
-        found[task] = {
-            name: compare_scores(scores[0][name], scores[1][name])
-            for name in scores[0]
-            if name in scores[1]
-        }
+        shared = [name for name in scores[0] if name in scores[1]]
+        for name in shared:
+            ours, theirs = (one[name].documents for one in scores)
+            if ours != theirs:
+                raise MeasurementError(
+                    "the two runs answered different documents", where=task,
+                    expected=f"the {len(ours):,} of the first", got=f"{len(theirs):,}",
+                    fix="run both with the same version of the task and the same limit",
+                )  # fmt: skip
+        if shared:
+            found[task] = {
+                name: compare_scores(scores[0][name], scores[1][name]) for name in shared
+            }
     if not found:
         raise MeasurementError(
             "the two runs have no metric that can be compared", where=second, got=", ".join(tasks)

@@ -132,14 +132,19 @@ def _was_stopped(output: Path, places: dict[str, str]) -> bool:
 
     Its records, and no one else's, are there.
     """
-    if output.is_symlink() or not (output / _RECORDS).is_file():
+    if output.is_symlink() or not _holds_records(output):
         return False
+    return not all((output / place / "report.json").is_file() for place in places.values())
+
+
+def _holds_records(folder: Path) -> bool:
+    """Whether the records of a demo, and no one else's, are there."""
     from surgery.untrusted import LIMIT
 
-    with (output / _RECORDS).open("rb") as file:
-        if file.read(LIMIT).decode(errors="replace").splitlines() != _choose_records():
-            return False
-    return not all((output / place / "report.json").is_file() for place in places.values())
+    if not (folder / _RECORDS).is_file():
+        return False
+    with (folder / _RECORDS).open("rb") as file:
+        return file.read(LIMIT).decode(errors="replace").splitlines() == _choose_records()
 
 
 def _list_owned(folder: Path) -> list[str]:
@@ -150,6 +155,8 @@ def _list_owned(folder: Path) -> list[str]:
     exports = dict.fromkeys(list_places(erase=True).values(), list_owned)
     parts = {**exports, _SEARCH: owned_by_search}
     owned = [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
+    if not owned and not _holds_records(folder):
+        return []  # these names may be yours, too
     return [_RECORDS, _TEXT, f".{_SEARCH}.progress", *owned]
 
 

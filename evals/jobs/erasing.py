@@ -19,7 +19,7 @@ from surgery.reading.corpus import find_opening
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from evals.data import Passages
+    from evals.data import Passages, Tokens
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
@@ -125,14 +125,20 @@ def run_erase(
     """
     from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import check_target, write
+    from surgery.hub.finding import find_model
 
     check_target(request.model, request.target, overwrite=request.overwrite)
     text, variant = request.find_text(), request.variant or "identity"
-    edit = request.read_edit() or choose_blocks(request, text)
+    named = request.drop_attn is not None or request.plan is not None
+    found = None if named else find_model(request.model, request.revision)
+    lessons = None if found is None else read_lessons(request, found, text)
+    edit: Any = request.read_edit()
+    if found is not None and lessons is not None:
+        edit = choose_blocks(request, found, lessons.text.windows)
     fit_on = find_calibration_text(request.calibration, request.model, list_variants(edit, variant))
     prepared = prepare(request.model, edit, variant=variant, revision=request.revision)
     untouched = replace(prepared.without_cut, job=job)
-    lessons = read_lessons(request, prepared.model, text)
+    lessons = lessons or read_lessons(request, prepared.model, text)
     if keep and _is_erasing_of(request, prepared, lessons):
         return None
     fitting = None if fit_on is None else fit_prepared(prepared, fit_on, request.device)
@@ -160,14 +166,11 @@ def _is_erasing_of(request: EraseRequest, prepared: Prepared, lessons: Lessons) 
     return alike and lessons.are_those_of(record)
 
 
-def choose_blocks(request: EraseRequest, text: Text) -> Selection:
-    """The cut that teaches, if the request names none. Raises as `read_lessons`, first."""
+def choose_blocks(request: EraseRequest, found: ResolvedModel, windows: Tokens) -> Selection:
+    """The cut that teaches, if the request names none. `windows`: of the text, int32 [M, T]."""
     from evals.choose.teachers import choose_teacher
     from evals.run.models import open_model
-    from surgery.hub.finding import find_model
 
-    found = find_model(request.model, request.revision)
-    windows = read_lessons(request, found, text).text.windows
     loaded = open_model(found, device=request.device)
     samples = request.open_passages().tokenize(loaded.tokenizer)
     opening = find_opening(loaded.tokenizer)

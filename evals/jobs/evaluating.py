@@ -152,10 +152,10 @@ def run_evaluation(
     return found.report, output
 
 
-def print_pdf(browser: str, folder: Path, target: Path) -> None:
+def print_pdf(browser: str, folder: Path, target: Path, *, overwrite: bool = False) -> None:
     """Prints the page in a folder. A failure is only told: the evaluation took much longer."""
     try:
-        print_page(browser, folder / REPORTS[1], target)
+        print_page(browser, folder / REPORTS[1], target, overwrite=overwrite)
     except SurgeryError as error:
         say(f"warning: {error}")
 

@@ -24,12 +24,10 @@ _STATES: tuple[State | None, ...] = ("kept", "undecided", None, "missed")
 
 
 def settle_result(edit: EditRecord) -> State | None:
-    """The state of every gate together; also missed by a cut that missed the limits of its search.
-
-    That search says nothing of a model that was taught to forget first: its gates alone count.
+    """The state of every gate together; also missed by a cut that missed the limits of its search,
+    whether or not there are gates.
     """
-    made = edit.edit
-    return "missed" if made and made.missed and made.erasing is None else edit.state
+    return "missed" if edit.edit and edit.edit.missed_alone else edit.state
 
 
 def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:

@@ -344,7 +344,7 @@ def mitigate(
     moving = None if places == [output] else arrange
     report = evaluate_exports(source, materials, places, arrange=moving)
     if browser is not None:
-        print_pdf(browser, output, job.page)
+        print_pdf(browser, output, job.page, overwrite=overwrite)
     write_text(output / RECIPE, request.to_config())  # last: it says that all is done
     return Mitigation(request.model, output, result, report, names, place)
 

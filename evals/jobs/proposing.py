@@ -112,14 +112,15 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
             "brings no passages of its own", where=request.model, fix="give `samples`"
         )
     found = find_model(request.model, request.revision)
+    given: Any = {"prefix_length": request.prefix_length, "suffix_length": request.suffix_length}
     samples, columns, ids = _find_columns(named, request.id_column)
     try:
-        passages = open_samples(samples, id_column=ids)
+        passages = open_samples(samples, **given, id_column=ids)
     except SamplesError:
         if ids is None or ids == request.id_column:
             raise
         ids = None  # a guess by the first rows, which others may not confirm
-        passages = open_samples(samples)
+        passages = open_samples(samples, **given)
     tokenizer = None if passages.ready else load_tokenizer(found.folder)
     parts = np.array(passages.measure(tokenizer))
     prefix, suffix = _propose_lengths(request, passages, parts)

@@ -196,7 +196,7 @@ def _describe_loss(heldout: HeldOut) -> str:
 def _describe_gates(edit: Finding, gates: Sequence[Limit]) -> str:
     said, state = describe_limits(gates), settle(gate.state for gate in gates)
     made = edit.edit
-    if state != "missed" and made is not None and made.missed and made.erasing is None:
+    if state != "missed" and made is not None and made.missed_alone:
         said = f"no edit of the search kept its limits on the passages that it used; here, {said}"
     if state == "kept" and (open_one := _find_unlimited(edit, gates)) is not None:
         share = f"{format_percent(open_one.edited.rate)}%"

@@ -8,12 +8,14 @@ import subprocess
 from pathlib import Path
 
 from surgery.errors import MeasurementError
+from surgery.output import create_folder
 
 BROWSERS = (
     *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge"),
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
 _SECONDS = 120
+_FIX = "print report.html yourself"
 
 
 def find_browser() -> str:
@@ -28,10 +30,19 @@ def find_browser() -> str:
     return found
 
 
-def print_page(browser: str, page: Path, target: Path) -> None:
-    """Prints a page that loads nothing. Raises `MeasurementError` if the browser fails; an earlier
-    file at `target` then stays."""
-    printed = target.with_name(f".{target.name}.partial")
+def print_page(browser: str, page: Path, target: Path, *, overwrite: bool = False) -> None:
+    """Prints a page that loads nothing.
+
+    Raises `MeasurementError` if the browser fails, and `OutputError` if `target` exists and may not
+    be replaced; an earlier file there then stays.
+    """
+    with create_folder(target, None, overwrite=overwrite) as printed:
+        _run_browser(browser, page, printed)
+        if not printed.is_file():
+            raise MeasurementError("printed no PDF", where=browser, fix=_FIX)
+
+
+def _run_browser(browser: str, page: Path, printed: Path) -> None:
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox refuses to run as root
     command = [browser, "--headless", "--disable-gpu", *as_root, "--no-pdf-header-footer"]
     try:
@@ -44,7 +55,4 @@ def print_page(browser: str, page: Path, target: Path) -> None:
         )
     except (OSError, subprocess.SubprocessError) as error:
         what = f"printed no PDF ({type(error).__name__})"
-        raise MeasurementError(what, where=browser, fix="print report.html yourself") from None
-    if not printed.is_file():
-        raise MeasurementError("printed no PDF", where=browser, fix="print report.html yourself")
-    printed.replace(target)
+        raise MeasurementError(what, where=browser, fix=_FIX) from None

@@ -35,7 +35,7 @@ def make_report(found: Findings) -> Report:
 def _describe_edit(edit: Finding, found: Findings, limits: list[Limit]) -> EditRecord:
     """An edit and its sentences. `limits`: those that it must keep."""
     part, state = found.settings.limit, settle(one.state for one in limits)
-    if state is not None and edit.edit and edit.edit.missed and edit.edit.erasing is None:
+    if state is not None and edit.edit and edit.edit.missed_alone:
         state = "missed"  # by the search that chose it, on the passages that it used
     warnings = list_warnings(edit, found.base, part)
     return EditRecord(

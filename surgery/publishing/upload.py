@@ -148,6 +148,9 @@ def find_publishable(
         text = _read_measured(evaluation, manifest)
         manifest = parse_manifest(text, evaluation / MANIFEST)
     report, pages = read_report(place, manifest)
+    if evaluation is not None and report is None:
+        fix = "evaluate the model, or leave this folder out"
+        raise OutputError("holds no report", where=evaluation, fix=fix)
     if report is not None:
         _check_state(report, place / REPORTS[0], allow_undecided)
     written = {MANIFEST: text, **pages}

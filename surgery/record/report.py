@@ -150,6 +150,14 @@ class EditSummary(Record):
     max_shard_size: int | None = None
     missed: bool = False
 
+    @property
+    def missed_alone(self) -> bool:
+        """Whether its search missed, and nothing but the cut was to make the model forget.
+
+        A search says nothing of a model that was taught first.
+        """
+        return self.missed and self.erasing is None
+
 
 class Summary(Record):
     """The result in one line, and in a paragraph each."""

@@ -76,7 +76,7 @@ def test_a_tokenizer_that_gives_no_tokens(tmp_path: Path) -> None:
 def test_text_that_is_too_short(tmp_path: Path, text: str) -> None:
     every = commands(model(tmp_path / "model"), tmp_path)
     (tmp_path / "text.txt").write_text(text)
-    window = "control text too short (expected at least 16 tokens in a text)"
+    window = "the held-out text is too short (expected at least 16 tokens in a text, got "
     for name, arguments in every.items():
         refuse(arguments, TOO_SHORT.get(name, window))
         written = {path.name for path in tmp_path.iterdir()}

@@ -76,6 +76,9 @@ def command(
             raise click.UsageError(f"--{name} and --dry-run exclude each other")
     if request.as_patch and (with_evaluation or repo is not None):
         raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
+    if repo is not None and asked["max_drop"] and (asked["limit"] or asked["suite"] == "quick"):
+        what = "--push-to-hub needs whole benchmarks to decide --max-drop"
+        raise click.UsageError(f"{what}: leave --limit and --suite quick out")
 
     from surgery.plan import plan_as_json
     from surgery.publishing.upload import check_destination
