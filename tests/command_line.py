@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -71,14 +72,19 @@ class Outcome:
 
 
 def attn_surgery(*arguments: object) -> Outcome:
-    """Runs a command in this process."""
+    """Runs a command in this process. Signals then do again what they did before."""
     out, err = io.StringIO(), io.StringIO()
     code: object = None
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             run([str(argument) for argument in arguments])
         except SystemExit as stop:
             code = stop.code
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                for one, handler in before.items():
+                    signal.signal(one, handler)
     assert isinstance(code, int)
     return Outcome(code, out.getvalue(), err.getvalue())
 

@@ -127,8 +127,8 @@ def test_figures_are_those_of_extract_on_the_exported_edit(files, everything, tm
     assert ours["heldout_rise"]["mean"] == pytest.approx(rise, abs=1e-9)
     assert base["heldout_rise"] == {"mean": 0, "ci95": [0, 0]}
     assert ours["next_token_accuracy"] == theirs["next_token_accuracy"]["mean"]
-    assert ours["suffix_nll"] == theirs["suffix_nll"]["mean"]
-    assert ours["completion_entropy"] == theirs["completion_entropy"]["mean"]
+    for name in ("suffix_nll", "completion_entropy"):  # last bits depend on the processor
+        assert ours[name] == pytest.approx(theirs[name]["mean"], rel=1e-6)
     assert everything[0]["heldout"]["sha256"] == theirs["control"]["sha256"]
 
 
