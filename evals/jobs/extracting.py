@@ -14,7 +14,6 @@ from evals.data.inputs import open_passages, read_heldout_texts, warn_of_bare_ro
 from evals.run.console import say, show_progress
 from evals.run.finding import find_baseline
 from evals.run.request import HELD_OUT, HELD_OUT_BEFORE, Count, Measuring, Option
-from surgery.errors import OutputError
 from surgery.output import check_output, write_lines
 from surgery.processes import join_launch, leave_launch
 
@@ -90,8 +89,6 @@ def run_extraction(
     from evals.measure.memorization.summary import list_rows
     from evals.run.models import find_last, measure_in_turn
 
-    if rows_file is not None and output is not None and rows_file.absolute() == output.absolute():
-        raise OutputError("is the file of the result, too", where=output, fix="name another `rows`")
     for file, argument in ((rows_file, "rows"), (output, "output")):
         if file is not None:
             check_output(file, overwrite=overwrite, argument=argument)

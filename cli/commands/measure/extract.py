@@ -51,6 +51,9 @@ def command(
     Under `accelerate launch`, several processes share the work, with the same result. Results hold
     ids, scores, and hashes, and text only if you pass --show-text.
     """
+    if rows is not None and output is not None and rows.absolute() == output.absolute():
+        raise click.UsageError("--rows and --output name the same file")
+
     text = {"show_text": show_text, "overwrite": overwrite}
     result = run_extraction(request, rows_file=rows, output=output, **text)
     if result is not None:
