@@ -256,7 +256,8 @@ def test_a_report_goes_along_when_it_shows_no_text(
     )
     assert error(apart[1]) == "compact: belongs to another model; evaluate this one"
     (bare,) = run("push stock me/x --report stock", token=TOKEN)
-    assert error(bare) == "stock: holds no report; evaluate the model, or leave this folder out"
+    fix = "evaluate the model into it, or leave --report out"
+    assert error(bare) == f"stock: holds no report; {fix}"
     assert error(shown).startswith(
         "shown/report.json: is not a report (got edits.0.passages.0.prefix"
     )

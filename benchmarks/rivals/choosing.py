@@ -282,7 +282,8 @@ def run_setting(
     met, number, ended = 0, 0, True
     for number, _ in enumerate(looks, 1):
         try:
-            recovered, found = look_at(model, setting, base, bed, limit, folder / f"{number}.pt")
+            path = folder / f"{number}.pt"
+            recovered, found = look_at(model, setting, number, base, bed, limit, path)
         except MeasurementError as error:  # the setting broke the model
             click.echo(f"{error}", err=True)
             break
@@ -291,7 +292,7 @@ def run_setting(
             met += 1
             for one in last:
                 one.weights.unlink()
-            last = [replace(found, looks=number)]
+            last = [found]
             if every or met & (met - 1) == 0:  # a power of two
                 kept, last = [*kept, *last], []
         if read_seconds() - begun > seconds:
@@ -319,21 +320,21 @@ def fall(
         model, run = start(replace(bed, end=end, looks=looks))
         for _ in run:
             pass
-        path = folder / f"falling-{looks}.pt"
+        path, falling = folder / f"falling-{looks}.pt", {**setting, "falling": True}
         try:
-            recovered, kept = look_at(model, {**setting, "falling": True}, base, bed, limit, path)
+            recovered, kept = look_at(model, falling, looks, base, bed, limit, path)
         except MeasurementError as error:
             click.echo(f"{error}", err=True)
             break
         lowest = min(lowest, recovered)
-        found += [replace(kept, looks=looks)] if kept is not None else []
+        found += [kept] if kept is not None else []
         each, looks = (read_seconds() - begun) / looks, 2 * looks
     ordered = tuple(sorted(found, key=lambda one: one.cost))
     return replace(trial, kept=ordered, lowest=lowest)
 
 
 def look_at(
-    model: Any, setting: Setting, base: Any, bed: Bed, limit: float, path: Path
+    model: Any, setting: Setting, looks: int, base: Any, bed: Bed, limit: float, path: Path
 ) -> tuple[float, Candidate | None]:
     """What the model recovers, in the dtype in which it is measured in the end; a candidate, its
     weights in a file, if that is at most the limit.
@@ -346,4 +347,4 @@ def look_at(
     _, cost = find_worst(measure_text(base, seen, bed.heldout))
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), path)
-    return recovered, Candidate(setting, 0, recovered, cost, path)
+    return recovered, Candidate(setting, looks, recovered, cost, path)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from surgery.fitting.calibration import Calibration, Text
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import ErasingRecord
+    from surgery.record.plan_file import PlanFile
     from surgery.selection import Selection
     from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.erasing import Erased
@@ -129,11 +130,11 @@ def run_erase(
 
     check_target(request.model, request.target, overwrite=request.overwrite)
     text, variant = request.find_text(), request.variant or "identity"
-    named = request.drop_attn is not None or request.plan is not None
-    found = None if named else find_model(request.model, request.revision)
-    lessons = None if found is None else read_lessons(request, found, text)
-    edit: Any = request.read_edit()
-    if found is not None and lessons is not None:
+    edit: str | PlanFile | Selection = request.read_edit()
+    lessons = None
+    if request.drop_attn is None and request.plan is None:
+        found = find_model(request.model, request.revision)
+        lessons = read_lessons(request, found, text)
         edit = choose_blocks(request, found, lessons.text.windows)
     fit_on = find_calibration_text(request.calibration, request.model, list_variants(edit, variant))
     prepared = prepare(request.model, edit, variant=variant, revision=request.revision)

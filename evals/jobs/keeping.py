@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from evals.measure.verdicts import shorten_list
-from surgery.record.report import EditRecord, Report, State
+from surgery.record.report import Report, State
 
 Result = Literal["cut", "healed", "erased", "erased-cut", "erased-healed"]
 RESULTS: dict[Result, str] = {
@@ -21,13 +21,6 @@ RESULTS: dict[Result, str] = {
 Choose = Callable[[list[dict[str, Any]], Result], Result]
 """Takes what `list_front` gives, and the name of the best. Returns the name of the one to keep."""
 _STATES: tuple[State | None, ...] = ("kept", "undecided", None, "missed")
-
-
-def settle_result(edit: EditRecord) -> State | None:
-    """The state of every gate together; also missed by a cut that missed the limits of its search,
-    whether or not there are gates.
-    """
-    return "missed" if edit.edit and edit.edit.missed_alone else edit.state
 
 
 def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:
@@ -52,7 +45,7 @@ def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "what": RESULTS[name],
-                "state": settle_result(report.edits[at]),
+                "state": report.edits[at].state,
                 "loss_increase": cost.change.value if cost and cost.change else None,
                 "recited": left.value if left else None,
                 "strongest": worst and {"attack": worst[1], "recovered": worst[0]},
@@ -71,7 +64,7 @@ def choose_best(report: Report, names: Sequence[Result]) -> tuple[int, str]:
     loss, places = report.find("heldout"), range(len(report.edits))
     changes = [one and one.change for one in loss.edits] if loss else [None for _ in places]
     costs = [change.value if change else math.inf for change in changes]
-    ranks = [_STATES.index(settle_result(edit)) for edit in report.edits]
+    ranks = [_STATES.index(edit.state) for edit in report.edits]
     place = min(places, key=lambda at: (ranks[at], costs[at]))
     said = []
     for at, (name, cost, rank) in enumerate(zip(names, costs, ranks, strict=True)):
@@ -99,7 +92,7 @@ def choose_result(
 
 def _describe_open(report: Report, place: int) -> str:
     """Which gates keep a result from being the better one."""
-    state = settle_result(report.edits[place])
+    state = report.edits[place].state
     names = [limit.name for limit in report.list_limits(place) if limit.state == state]
     does = "misses" if state == "missed" else "does not decide"
     return f"{does} {shorten_list(names or ['the limits of the search'])}"

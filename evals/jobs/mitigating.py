@@ -21,7 +21,6 @@ from evals.jobs.keeping import (
     Result,
     choose_result,
     list_front,
-    settle_result,
 )
 from evals.measure.attacks.request import Limits
 from evals.measure.healing import find_healing_text, read_healing_text, warn_of_shared
@@ -213,8 +212,8 @@ class Mitigation:
 
     @property
     def state(self) -> State | None:
-        """As `settle_result` says."""
-        return settle_result(self.report.edits[self.place])
+        """Of all limits of the result together."""
+        return self.report.edits[self.place].state
 
     @property
     def compare_command(self) -> str:

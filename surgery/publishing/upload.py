@@ -149,7 +149,7 @@ def find_publishable(
         manifest = parse_manifest(text, evaluation / MANIFEST)
     report, pages = read_report(place, manifest)
     if evaluation is not None and report is None:
-        fix = "evaluate the model, or leave this folder out"
+        fix = "evaluate the model into it, or leave `report` out"
         raise OutputError("holds no report", where=evaluation, fix=fix)
     if report is not None:
         _check_state(report, place / REPORTS[0], allow_undecided)
