@@ -35,9 +35,11 @@ from evals.jobs.reporting import evaluate
 from evals.measure.attacks.names import TRAINED
 from evals.measure.healing import find_healing_text
 from evals.report.request import EvaluationRequest
+from evals.run import models
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model, load_tokenizer
 from surgery.errors import CheckpointError, SamplesError, UnsupportedError
+from surgery.fitting import fitter
 from surgery.hub.finding import find_model
 from surgery.proof.distance import TRAINED_TOLERANCE
 from surgery.proof.expected import find_constants, replan
@@ -81,7 +83,12 @@ def test_fitting_and_healing_run_on_the_device_asked_for(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not on the first GPU, which others may use or which may be too small."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+    def choose() -> torch.device:
+        raise AssertionError("a device was asked for")
+
+    for module in (fitter, healing, models):
+        monkeypatch.setattr(module, "choose_device", choose)
     text = (str(work / "text.txt"),)
     request = ExportRequest(
         model=str(work / "neox"), drop_attn="1", variant="linear", calibration=text, heal=text,

@@ -17,7 +17,7 @@ from evals.run.room import check_room
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.torch_tensors import TAGS
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import has_tokenizer, load_model, load_tokenizer
+from surgery.editing.loading import choose_device, has_tokenizer, load_model, load_tokenizer
 from surgery.errors import CheckpointError, MeasurementError
 from surgery.families import Dimensions, Family, left_out
 from surgery.hub.finding import find_model
@@ -196,7 +196,7 @@ def check_precision(base: str, other: str, name: str) -> None:
 def find_device(name: str | None) -> torch.device:
     """By default a GPU, if there is one."""
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return choose_device()
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -39,6 +39,11 @@ _COMPARED = 1024  # numbers of each tensor
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
+def choose_device() -> torch.device:
+    """Where to run if nothing else is asked for: on a GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def load_model(
     model: str | Path | Checkpoint,
     *,

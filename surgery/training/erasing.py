@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import load_model, load_tokenizer
+from surgery.editing.loading import choose_device, load_model, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, find_calibration, open_calibration
@@ -66,7 +66,7 @@ def teach_by_cut(
     its gradients, and `CheckpointError` if the loss is no longer finite.
     """
     check_erasable(prepared.plan.inventory)
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or choose_device()
     source = prepared.checkpoint
     model = load_model(source, device=device)
     passes, fitting = model.dtype, fitting or Fitting()

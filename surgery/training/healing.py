@@ -20,7 +20,7 @@ from surgery.card.text import read_card, render_card
 from surgery.checkpoint.inventory import make_inventory
 from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import OutputShard, write_file
-from surgery.editing.loading import load_model
+from surgery.editing.loading import choose_device, load_model
 from surgery.exporting import Export, list_owned
 from surgery.fitting.calibration import Calibration
 from surgery.output import create_folder
@@ -57,7 +57,7 @@ def heal(
     check_trainable(make_inventory(checkpoint.config, checkpoint.infos))
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
-        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or choose_device()
         model = load_model(checkpoint, device=device)
         passes = model.dtype
         intact = load_model(source, device=device)
