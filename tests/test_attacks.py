@@ -399,7 +399,7 @@ def test_what_was_learned_again_does_not_count(target) -> None:
 
 @pytest.mark.parametrize("rates", [(1e-4, 0.01), (0.01, 1e-4)])
 def test_relearning_counts_what_either_rate_brings_back(rates, monkeypatch) -> None:
-    """A search tries the first rate alone."""
+    """In a search, too, whether or not anything was trained."""
     samples, greedy = passages("neo stock zero"), make_recovery("greedy")
     target = Target(model_named("neo stock zero"), None, samples, samples.tokens, draws=1)
     monkeypatch.setattr("evals.measure.attacks.relearn.RATES", rates)
@@ -416,10 +416,8 @@ def test_relearning_counts_what_either_rate_brings_back(rates, monkeypatch) -> N
     attack = make_attack("relearn")
     assert np.array_equal(attack.run(target).by_draw[0], [first | second])
     brief = attack.run(replace(target, of=2 * len(samples))).by_draw[0]
-    assert np.array_equal(brief, [retell(rates[0], SHARE // 2)])
-    trained = attack.run(replace(target, of=2 * len(samples), trained=True)).by_draw[0]
     both = [retell(rate, SHARE // 2) for rate in rates]
-    assert np.array_equal(trained, [both[0] | both[1]]), "training may have hidden it"
+    assert np.array_equal(brief, [both[0] | both[1]])
 
 
 def test_each_draw_learns_its_own_tenth_and_counts_the_others(monkeypatch) -> None:

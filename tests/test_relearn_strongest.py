@@ -133,7 +133,7 @@ def test_where_time_is_short_the_first_settings_run(
 
 
 def test_both_rates_of_relearn_come_first() -> None:
-    """What a cut leaves comes back at the lower one, what training hid at either."""
+    """Where time is short, it is at least as strong as `relearn`."""
     assert {rate for rate, _ in relearn_strongest.RUNS[:2]} == set(RATES)
     assert {learned for _, learned in relearn_strongest.RUNS[:2]} == {"all weights"}
 

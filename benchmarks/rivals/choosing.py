@@ -10,10 +10,10 @@ steps. The last round of such a rival starts again with a rate that falls to zer
 erasing: over twice as many looks as the setting needed for the first limit, then over four times as
 many, and so on, while there is time. The end of each of these runs is a candidate.
 
-The second limit is on fine-tuning (`relearn`, brief, at both rates, as a search does it with a
-model that was trained). After each round, the last candidates of the settings are attacked so, on
-some of the passages, those of the cheapest settings first, until as many keep the limit as go on.
-The best settings are those that kept it, the cheapest first.
+The second limit is on fine-tuning (`relearn`, as a search does it). After each round, the last
+candidates of the settings are attacked so, on some of the passages, those of the cheapest settings
+first, until as many keep the limit as go on. The best settings are those that kept it, the cheapest
+first.
 
 At the end, candidates are attacked on all passages of the half. As the dearer ones give less back,
 bisection finds the cheapest that keeps the limit, which is the choice. If none does, the one that
@@ -171,7 +171,7 @@ def _is_after(time: float) -> bool:
 def measure_relearned(model: Any, samples: Samples, text: Tokens) -> float:
     """What fine-tuning at either rate brings back, as a share. `samples`: of a half."""
     half = 2 * len(samples)  # as a search attacks a half
-    target = Target(get_held(model), None, samples, text, draws=1, of=half, trained=True)
+    target = Target(get_held(model), None, samples, text, draws=1, of=half)
     return float(find_attack("relearn").run(target).counted.mean())
 
 

@@ -324,14 +324,12 @@ def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, floa
 def _count_rows(attack: str, passages: int, windows: int, learned: int | None = None) -> int:
     """About how many rows go through the model in an attack; a row of training counts as three.
 
-    `learned`: the passages that `relearn` trains on in a search, at one rate; None: its share of
-    `passages`.
+    `learned`: the passages that `relearn` trains on in a search; None: its share of `passages`.
     """
     found = find_attack(attack)
     steps = found.stages
     if not steps:
         return passages + 3 * found.count_trained(passages, windows)
-    rates = len(RATES) if learned is None else 1
     learned = passages // SHARE if learned is None else learned
     learned = windows if attack == "relearn-benign" else learned
-    return rates * (3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages)
+    return len(RATES) * (3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages)

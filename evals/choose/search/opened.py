@@ -141,7 +141,6 @@ class OpenedSearch:
         """
         loaded, text, rows = self.loaded, self.windows, self.request.batch_size
         plan = AttackPlan(self.samples, text, self.slow, rows, self.slow, sibling=self.sibling)
-        manifest = loaded.found.manifest
         first, second = (
             Target(
                 loaded.model,
@@ -154,7 +153,6 @@ class OpenedSearch:
                 of=int(self.samples.trained_on.sum()),
                 cut=loaded.cut,
                 sibling=self.sibling,
-                trained=self.healing is not None or (manifest is not None and manifest.is_trained),
             )
             for half in self.halves
         )

@@ -31,7 +31,7 @@ class Target:
     - `of`: in a search, the number of all passages, of which these are a part. Who trains holds as
       many as of all, and what only curves show is left out. None: these are all.
     - `cut`: the blocks that an edit changed, wholly or partly. `sibling`: a checkpoint to copy
-      weights from, if the attacker has one. `trained`: training may have hidden what it knows.
+      weights from, if the attacker has one.
     - `trainings`: how many an attack with several settings makes; None: as time allows.
     """
 
@@ -46,7 +46,6 @@ class Target:
     of: int | None = None
     cut: tuple[int, ...] = ()
     sibling: ResolvedModel | None = None
-    trained: bool = False
     trainings: int | None = None
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:

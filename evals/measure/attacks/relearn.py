@@ -1,8 +1,7 @@
 """Fine-tunes a copy of the model: on some passages, on others like them, or on unrelated text.
 
-Do the passages that it was not fine-tuned on come back? An attacker tries two learning rates. What
-a cut leaves comes back at the lower one, what an erasing leaves at either (figures are in
-docs/erasing.md). A search of a cut that nothing trained tries the lower one alone.
+Do the passages that it was not fine-tuned on come back? An attacker tries two learning rates, as
+either may bring back more: of a cut, and of a model that was erased (docs/threat-model.md).
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def _make_attack(
         steps = STEPS[-1:] if brief else STEPS
         nothing = np.zeros((len(steps), len(tokens)), dtype=np.bool_)
         recovered, similar = nothing, nothing
-        for rate in RATES[:1] if target.brief and not target.trained else RATES:
+        for rate in RATES:
             tuned = fine_tune(target.model, rows, steps=steps, learning_rate=rate)
             found = [
                 replace(target, model=one).read(tokens, prefix_length, full=not brief)
@@ -113,10 +112,9 @@ def _make_attack(
 
     return Attack(
         name,
-        f"AdamW, once at learning rate {RATES[0]:g} and once at {RATES[1]:g} (in a search, if "
-        f"nothing is trained, only at {RATES[0]:g}), {', '.join(map(str, STEPS))} steps of at most "
-        f"{ROWS} rows on {text}; all weights, or rank-8 adapters from {LARGE:,} parameters on; "
-        + SETTING,
+        f"AdamW, once at learning rate {RATES[0]:g} and once at {RATES[1]:g}, "
+        f"{', '.join(map(str, STEPS))} steps of at most {ROWS} rows on {text}; all weights, or "
+        f"rank-8 adapters from {LARGE:,} parameters on; " + SETTING,
         f"{counted}, after {STEPS[-1]} steps at either rate; the curve also shows fewer steps and "
         "near matches",
         source,
