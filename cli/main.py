@@ -42,7 +42,7 @@ from surgery.errors import (
 GROUPS: dict[str, dict[str, str]] = {
     "edit": {
         "export": "Make chosen blocks attention-free and save a checkpoint.",
-        "erase": "Teach a model to forget passages, with its own cut self as the teacher.",
+        "erase": "Teach a model to forget passages, with its own cut as the teacher.",
         "inspect": "Show a model's size and which of its blocks are attention-free.",
         "verify": "Check that an exported model is what its manifest says.",
         "apply-patch": "Make the checkpoint that a patch of `export --as-patch` describes.",

@@ -1,4 +1,4 @@
-"""Erasing: a model learns from its own cut self to forget passages.
+"""Erasing: a model learns from its own cut to forget passages.
 
 - It comes nearer to what the teachers predict, and recites less. All attention stays in place.
 - The same seed gives the same bytes, from the command line, from Python, and by `reproduce`.

@@ -27,7 +27,14 @@ from evals.measure.attacks.names import (
 from evals.measure.attacks.result import Audit
 from evals.measure.differences import Metric
 from evals.measure.drops import check_limited_tasks, find_limit
-from evals.measure.verdicts import check_share, describe_limits, judge, settle
+from evals.measure.verdicts import (
+    check_share,
+    describe_limits,
+    find_smallest,
+    judge,
+    say_percent,
+    settle,
+)
 from evals.report.figures import Finding
 from evals.report.gates import check_gates
 from evals.report.headline import summarize, write_verdict
@@ -366,3 +373,15 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
     assert EvaluationRequest(**lab, attack=attacks, max=limits).attacks == expected
     assert EvaluationRequest(**lab, audit=True).attacks == USUAL
     assert EvaluationRequest(**lab).attacks == ()
+
+
+@given(st.integers(1, 100_000))
+def test_the_smallest_limit_that_passages_decide_can_be_given_as_it_is_said(n: int) -> None:
+    """Rounded down, it would be a limit that they do not decide."""
+    smallest = find_smallest(n)
+    assert smallest is not None
+    said = float(say_percent(smallest, 3).rstrip("%")) / 100
+    for limit in (smallest, said):
+        found = check_share("any", "recovered", limit, 0.0, wilson(0, n).as_list(), n)
+        assert found.state == "kept"
+    assert smallest < 1.01 * wilson(0, n).high

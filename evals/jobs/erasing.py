@@ -1,4 +1,4 @@
-"""Erasing, from its request to a folder: MODEL taught by its own cut self."""
+"""Erasing, from its request to a folder: MODEL taught by its own cut."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RecitingTeacherError(MeasurementError):
 
 
 class EraseRequest(Editing):
-    """Teach `model` what its cut self predicts on `samples`, and save the checkpoint in `output`.
+    """Teach `model` what its own cut predicts on `samples`, and save the checkpoint in `output`.
 
     Without `drop_attn` and `plan`, a search chooses the cut (`evals.choose.teachers`). `device`:
     where to train (default: a GPU if there is one).
@@ -49,7 +49,7 @@ class EraseRequest(Editing):
     drop_attn: Annotated[
         str | None,
         "Blocks or heads of the cut that teaches, such as 20-23. Pick some without which the model "
-        "recites few or none of the passages; what this cut costs is not paid.",
+        "recites few or none of the passages. The model pays a part of what this cut costs.",
         Option("edit", "SPEC", "what a search over runs of blocks chooses"),
     ] = None
     variant: Annotated[

@@ -98,7 +98,7 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
     def _one_goal(cls, given: Any) -> Any:
         model = given.get("model")
         if model is None:
-            raise ValueError("name a MODEL, or give a `recipe` that does")
+            raise ValueError("name a MODEL, or give a `config` that does")
         lab = find_lab(model)
         for name, what in (("samples", "passages"), ("heldout", "held-out text")):
             if lab is None and not given.get(name):

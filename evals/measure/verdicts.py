@@ -6,6 +6,7 @@ Gates of an evaluation, limits of an audit, and the held-back verdict of a searc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from evals.data.held_back import deal_passages
@@ -92,8 +93,12 @@ def describe_shortage(n: int, limit: float, needed: int | None, more: str = "") 
 
 
 def find_smallest(n: int) -> float | None:
-    """The smallest limit that `n` passages decide, if none of them is recovered."""
-    return wilson(0, n).high if n else None
+    """The smallest limit that `n` passages decide, if none of them is recovered.
+
+    It has three digits, rounded up, so that it can be given as a limit.
+    """
+    up = Context(prec=3, rounding=ROUND_CEILING)
+    return float(up.create_decimal_from_float(wilson(0, n).high)) if n else None
 
 
 def describe_splits(

@@ -246,9 +246,9 @@ class Healing(Request):
 
 Hardening = Annotated[
     bool,
-    "While teaching, rehearse fine-tuning on a tenth of the passages (at most 32), so that it "
-    "brings less back. A step takes three times as long. With as many steps, it costs more: give "
-    "it more of them (240).",
+    "While teaching, rehearse fine-tuning on a tenth of the passages (at most 32), so that later "
+    "fine-tuning brings less back. A step takes three times as long. With the same number of "
+    "steps, the model loses more ability: take more of them, such as 240.",
     Option("edit"),
 ]
 

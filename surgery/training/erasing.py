@@ -1,4 +1,4 @@
-"""Erases passages: the intact model learns to predict on them what its cut self predicts.
+"""Erases passages: the intact model learns to predict on them what its own cut predicts.
 
 A cut model still predicts ordinary text, but recites few passages. So it can teach: on the suffixes
 of passages, the student learns the predictions of the cut; on other text, it learns those that it

@@ -16,12 +16,12 @@ from evals.jobs.erasing import EraseRequest, run_erase
 @options.overwrite
 @options.json
 def command(request: EraseRequest, as_json: bool) -> None:
-    """Teach MODEL to forget passages, with its own cut self as the teacher.
+    """Teach MODEL to forget passages, with its own cut as the teacher.
 
-    A model without attention in well-chosen blocks still predicts ordinary text, but recites few or
-    none of the passages. MODEL learns to predict on the passages what that cut predicts, and on
-    other text what it predicts already. All attention stays in place, and what the cut costs is not
-    paid.
+    A model without attention in well-chosen blocks (a cut) still predicts ordinary text, but
+    recites few or none of the passages. MODEL learns to predict on the passages what its cut
+    predicts, and on other text what it predicts already. All attention stays in place, and the
+    model pays only a part of what the cut costs.
 
     It learns this of the listed passages only. To act on passages that you cannot list, too,
     cut the result with `export`.

@@ -24,9 +24,9 @@ def command(request: CheckRequest, as_json: bool) -> None:
 
     Counts rows that are too short or repeated, members, and non-members, and says which rows are
     left out. With --model, also tests which of up to 200 passages the model recites, and measures
-    whether --heldout and --calibration hold enough text. Says how many passages you need to
-    support a limit: so many that none recovered shows that at most the share X is; and which
-    limits both parts of a search can decide (--choose). No text is shown.
+    whether --heldout and --calibration hold enough text. Says how many passages, of which none may
+    be recovered, it takes to show that at most the share X is, and which limits both parts of a
+    search can decide (--choose). No text is shown.
 
     Without --model, passages of text are counted but not cut into tokens.
     """

@@ -31,9 +31,9 @@ def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 
     Verifies DIR first. Uploads the files of its manifest, the manifest, a new model card, and the
-    report that the manifest records. Samples and rows never go. The repository is private unless
-    you pass --public. After an interruption, run the same command again: files that have arrived
-    are not sent twice. Log in with `hf auth login`.
+    report that the manifest records. Samples and rows are never sent. The repository is private
+    unless you pass --public. After an interruption, run the same command again: files that have
+    arrived are not sent twice. Log in with `hf auth login`.
 
     A folder whose report says that a limit is missed is refused. So is one whose report does not
     decide a limit, unless you pass --allow-undecided.

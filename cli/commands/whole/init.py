@@ -78,6 +78,6 @@ def _print(found: Proposal, output: Path) -> None:
         echo(
             f"a search holds back {found.held_back:,} of them. They {decides} decide at most "
             f"{100 * limit:g}%, which takes {found.needed:,} passages in all; none recovered "
-            f"would support {100 * found.supported:.2g}%"
+            f"would support {100 * found.supported:.3g}%"
         )
     echo(f"next: attn-surgery mitigate --config {output} --dry-run")
