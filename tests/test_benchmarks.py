@@ -18,6 +18,7 @@ import pytest
 from command_line import attn_surgery
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
+from tiny_tokenizer import tiny_tokenizer
 
 from benchmarks.real.tasks import write_tasks as write_real_tasks
 from evals.jobs.measuring import find_run, keep_run
@@ -329,6 +330,18 @@ def test_private_passages_are_not_a_benchmark():
         "discoverable_extraction would write the passages into the results; "
         "give them with `samples`"
     )
+
+
+def test_nor_under_the_name_of_a_group(tmp_path, monkeypatch):
+    rows = [{"text": " ".join(["the quick brown fox jumps over the lazy dog"] * 9)}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    monkeypatch.setenv("ATTN_SURGERY_SAMPLES", str(tmp_path / "rows.jsonl"))
+    monkeypatch.setenv("ATTN_SURGERY_TOKENIZER", str(tmp_path / "tokenizer"))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text("group: mine\ntask: [discoverable_extraction]\n")
+    text = error_of("mine", include_paths=[tmp_path / "tasks"])
+    assert text.startswith("discoverable_extraction would write the passages into the results")
 
 
 def broken_task(folder: Path, change: tuple[str, str]) -> Path:

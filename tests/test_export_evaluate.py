@@ -170,6 +170,8 @@ def test_where_it_goes_is_looked_at_before_any_work(
     ("arguments", "text"),
     [
         (QUICK, "need --evaluate"),
+        (("--id-column", "name"), "need --evaluate"),
+        (("--leave-out", "0.25"), "need --evaluate"),
         (("--evaluate", "--dry-run"), "exclude each other"),
         (("--push-to-hub", "me/x", "--dry-run"), "--push-to-hub and --dry-run exclude each other"),
         (("--evaluate", "--tasks", "lab_copy", "--suite", "lab"), "exclude each other"),

@@ -148,6 +148,15 @@ def test_a_gate_on_too_little_is_not_decided_however_narrow_its_interval_looks()
     assert (gate.ok, gate.state, gate.needed) == (None, "undecided", 30)
 
 
+@pytest.mark.parametrize(("n", "state"), [(6, "undecided"), (29, "undecided"), (30, "kept")])
+def test_a_loss_that_is_shown_does_not_make_a_resampled_interval_of_few_documents_good(n, state):
+    shown = metric(0.01, outcome="loss", n=n, test="wilcoxon")
+    (gate,) = gates_of({"wiki": shown}, max_drop={"wiki": 0.05})
+    assert gate.state == state
+    (missed,) = gates_of({"wiki": metric(0.09, outcome="loss", n=n)}, max_drop={"wiki": 0.05})
+    assert missed.state == "missed"
+
+
 @given(st.integers(0, 40), st.integers(1, 2000), st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3, 1]))
 def test_the_number_that_would_decide_a_share_does(count: int, n: int, limit: float) -> None:
     """And none that is a tenth smaller, at the same rate."""
@@ -313,6 +322,25 @@ def test_the_headline_tells_ties_and_names_what_was_not_tried(
     audit = Audit.model_validate({**figures, "skipped": {}, "not_tried": untried})
     extraction = {"n": 60, "exact_match": {"count": 0}, "baseline": {"exact_match": {"count": 9}}}
     assert said in say(extraction=extraction, audit=audit)
+
+
+def test_the_strongest_attack_without_a_limit_is_named_beside_a_stronger_one_with_a_limit() -> None:
+    found = [tried("any", 60, 0), tried("relearn", 60, 21), tried("quantized:4", 60, 12)]
+    known = {"n": 60, "control": {"kind": "text", "n": 60}, "skipped": {}, "not_tried": []}
+    audit = Audit.model_validate({**known, "attacks": found})
+    extraction = {"n": 60, "exact_match": {"count": 0, "rate": 0.0}}
+    extraction["baseline"] = {"exact_match": {"count": 60, "rate": 1.0}}
+    gates = [
+        limit.model_copy(update={"name": f"max {limit.name}", "state": "kept"})
+        for limit in audit.check_limits({"any": 0.1, "relearn": 0.5})
+    ]
+    line = summarize(find(extraction=extraction, audit=audit), gates).line
+    said = "It keeps every limit, but none is set on quantized:4, which recovers 20.0%."
+    assert line == said
+    unsure = find(extraction=extraction, audit=audit, chose=ChoiceCounts(passages=None))
+    for told in (summarize(unsure, gates).line, write_verdict(unsure, gates)):
+        assert "but a search chose the edit on other passages, or on these cut differently" in told
+        assert ", and none is set on quantized:4" in told
 
 
 @pytest.mark.parametrize("names", [("any", "near"), ("any", "relearn-alike")])

@@ -562,10 +562,8 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
     assert (name, n) == ("graft", len(expected))
     assert found == pytest.approx(expected.mean())
     assert describe_question(opened)["sibling"] == find_model(folders["earlier"]).identified.content
-    assert not any(one.trained for one in opened.targets)
     asked |= {"heal": (str(control),), "heal_steps": 1}
     healed = open_with(folders["earlier"])
-    assert all(one.trained for one in healed.targets)
     assert [one for one in healed.warnings if "held-out text stand in the text to fit" in one]
     with pytest.raises(MeasurementError, match="it is that model itself"):
         open_with(folders["base"])

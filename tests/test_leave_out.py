@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from command_line import attn_surgery
 from reciting import recited_rows, write_rows
-from tiny_tokenizer import TEXT, save_tiny, tiny_model
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.data import Samples, load_samples, open_samples
 from evals.data.held_back import deal_unlisted
@@ -22,6 +22,7 @@ from surgery.errors import SamplesError
 from surgery.exporting import export
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
+OTHER = " ".join(f"{number} cold stones {number * 7 % 101} under" for number in range(900))
 LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
 
 
@@ -132,6 +133,53 @@ def test_an_evaluation_tells_them_apart(folder: Path) -> None:
     )  # fmt: skip
     assert "recovered of 6 passages that nobody listed:\n  greedy: " in told.stdout, told
     assert "(n = 6)\n" in told.stdout
+
+
+def test_a_search_refuses_a_model_that_was_taught_what_is_left_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Before it begins: `mitigate` would find out hours later."""
+    (tmp_path / "other.txt").write_text(OTHER)
+    taught = attn_surgery(
+        "erase", folder / "base", "--samples", folder / "all.jsonl", *LENGTHS, "--steps", 1,
+        "--drop-attn", "0-1", "--variant", "zero", "--text", tmp_path / "other.txt",
+        "--output", tmp_path / "taught",
+    )  # fmt: skip
+    assert taught.code == 0, taught
+    options = (
+        "--samples", folder / "all.jsonl", *LENGTHS, "--heldout", folder / "text.txt",
+        "--max-extraction", "0.5", "--variant", "zero", "--output", tmp_path / "found",
+    )  # fmt: skip
+    done = attn_surgery("search", tmp_path / "taught", *options, "--leave-out", 0.5)
+    done.assert_error("was not taught the passages that are listed here")
+
+
+@pytest.mark.parametrize("command", ["erase", "export"])
+def test_text_to_train_on_must_not_hold_what_is_left_out(
+    command: str, folder: Path, tmp_path: Path
+) -> None:
+    """The report says that no training saw these passages."""
+    draw, words = np.random.default_rng(0), TEXT.split()
+    texts = [" ".join(draw.permutation(words)[:20]) for _ in range(12)]
+    write_rows(tmp_path / "all.jsonl", [{"text": text} for text in texts])
+    lengths = {"prefix_length": 6, "suffix_length": 10}
+    every = load_samples(str(tmp_path / "all.jsonl"), tokenizer=tiny_tokenizer(), **lengths)
+    hidden = texts[int(deal_unlisted(every, 0.5).argmax())]
+    option, steps = {"erase": ("--text", "--steps"), "export": ("--heal", "--heal-steps")}[command]
+    for name, more in (("good", ""), ("bad", hidden)):
+        (tmp_path / f"{name}.txt").write_text(f"{more}\n{OTHER}")
+        done = attn_surgery(
+            command, folder / "base", "--drop-attn", "0-1", "--variant", "zero",
+            "--samples", tmp_path / "all.jsonl", "--prefix-length", 6, "--suffix-length", 10,
+            option, tmp_path / f"{name}.txt", steps, 1, "--leave-out", 0.5,
+            "--output", tmp_path / f"{name}-{command}",
+        )  # fmt: skip
+        if more:
+            assert done.code == 1
+            assert "1 of 12 passages share 15 tokens in a row with the text to tr" in done.stderr
+            assert not (tmp_path / f"{name}-{command}").exists()
+        else:
+            assert done.code == 0, done
 
 
 def test_it_needs_passages(folder: Path) -> None:

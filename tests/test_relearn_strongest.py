@@ -10,19 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reciting import PREFIX, SUFFIX, model_named, passages
 from tiny_compact import VOCABULARY
 
 from evals.data import Samples
-from evals.measure.attacks import relearn_strongest
+from evals.measure.attacks import relearn, relearn_strongest
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.relearn import RATES
-from evals.measure.attacks.result import Reached, compare_outcomes
-from evals.measure.attacks.tuning import fine_tune
-from evals.report.attacks import describe_setting
+from evals.measure.attacks.result import Audit, ControlKind, Reached, compare_outcomes
+from evals.measure.attacks.tuning import cast_weights, fine_tune
+from evals.report.attacks import describe_attacks, describe_setting
+from evals.run.finite import NotFiniteError
 
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
 RUNS = tuple((1e-3, learned) for learned in relearn_strongest.LEARNED)
@@ -85,9 +87,47 @@ def test_the_result_names_what_reached_it() -> None:
     made: Any = compare_outcomes(attack, base, EDITED, (None, control), 1.0)
     shares = made.base.count, made.edited.count, made.control.count
     assert shares == (3, 2, 0)
-    assert made.reached == Reached(learned="the cut blocks", learning_rate=1e-3, steps=120, tried=4)
+    known = {"learned": "the cut blocks", "learning_rate": 1e-3, "steps": 120}
+    assert made.reached == Reached(**known, tried=3, discarded=1.0)
     told = describe_setting(made.reached)
-    assert told == "training the cut blocks for 120 steps at 0.001 (of 4 settings)"
+    assert told == "training the cut blocks for 120 steps at 0.001 (of 3 settings)"
+
+
+def test_a_limit_is_not_kept_by_settings_that_do_not_count() -> None:
+    """Those that bring back much of the control tell nothing. That is no reason to rely on it."""
+    attack = make_attack("relearn-strongest")
+    every = outcome(untrained=[], weak=[3], strong=[3], wild=[3])
+    made: Any = compare_outcomes(attack, EDITED, EDITED, (None, every), 1.0)
+    assert (made.edited.count, made.reached.discarded) == (0, 1.0)
+    known = {"n": 3, "control": ControlKind(kind="text", n=3), "skipped": {}, "not_tried": []}
+    audit = Audit(attacks=[made], **known)
+    (limit,) = audit.check_limits({attack.name: 0.9})
+    said = "a setting of relearn-strongest recovers 100.0%, and does not count, as it also brings"
+    assert limit.state == "undecided"
+    assert said in str(limit.lacks)
+    assert any(line.startswith(said) for line in describe_attacks(audit))
+    none = outcome(untrained=[], weak=[], strong=[], wild=[])
+    clear: Any = compare_outcomes(attack, EDITED, none, (None, none), 1.0)
+    assert clear.reached.discarded is None
+    assert clear.find_doubt(0.0) is None
+
+
+def test_training_that_breaks_the_model_brings_nothing_back(
+    few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float16, a high learning rate may do so. A model that is broken before is an error."""
+    rows, broken = passages("neox-parallel", rows=20), model_named("neox-parallel")
+    broken = cast_weights(broken, torch.float32)
+    with torch.no_grad():
+        broken.gpt_neox.layers[2].attention.dense.bias[:] = float("nan")
+    for module in (relearn_strongest, relearn):
+        monkeypatch.setattr(module, "fine_tune", lambda *a, steps, **k: [broken] * len(steps))
+    for name in ("relearn", "relearn-strongest"):
+        found = make_attack(name).run(target_of(model_named("neox-parallel"), rows, draws=1))
+        untrained = found.settings.get(UNTRAINED, np.zeros_like(found.recovered))
+        assert np.array_equal(found.recovered, untrained)
+        with pytest.raises(NotFiniteError, match="likelihoods that are not finite"):
+            make_attack(name).run(target_of(broken, rows, draws=1))
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 from evals.data import Samples
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.guided import CANDIDATES, PLAUSIBLE, STRENGTHS
-from evals.measure.attacks.names import find_attack, make_attack
+from evals.measure.attacks.names import find_attack, hash_code, make_attack
 from evals.measure.attacks.near_beams import BEAMS, NEEDED, bound_near_mass
 from evals.measure.attacks.quantized import _round_to_nf4, quantize_matrices
 from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt, put_before
@@ -440,6 +440,15 @@ def test_an_attack_of_your_own_is_audited_and_limited(own: str, tmp_path: Path) 
     assert [one["name"] for one in outcome.json["attacks"]] == ["greedy", f"{own}:FIRST_TOKEN"]
     assert outcome.json["attacks"][1]["definition"] == "the first token of the suffix is right"
     assert [limit["name"] for limit in outcome.json["limits"]] == [f"{own}:FIRST_TOKEN"]
+
+
+def test_the_code_of_an_attack_of_your_own_is_known_by_its_hash(own: str, tmp_path: Path) -> None:
+    """A search keeps what an attack found, so that another one must not pass for it."""
+    first = hash_code(f"{own}:FIRST_TOKEN")
+    assert first == hash_code(f"{own}:SHORT"), "of the file"
+    file = tmp_path / f"{own}.py"
+    file.write_text(file.read_text() + "\n# changed\n")
+    assert hash_code(f"{own}:FIRST_TOKEN") != first
 
 
 def test_an_attack_of_your_own_may_score_members(own: str, tmp_path: Path) -> None:

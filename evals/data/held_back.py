@@ -31,6 +31,16 @@ class ChoiceCounts(Record):
     windows: int | None = 0
 
     @property
+    def doubt(self) -> str | None:
+        """What a verdict on passages must say first, if a search may have seen some of them."""
+        if self.passages is not None:
+            return None
+        return (
+            "a search chose the edit on other passages, or on these cut differently, so some of "
+            "these may have chosen it"
+        )
+
+    @property
     def warning(self) -> str | None:
         """A warning if a search may have chosen the edit on some of these rows."""
         named = {"passages": self.passages, "held-out text": self.windows}
@@ -67,8 +77,7 @@ def hold_back(
     Raises `SamplesError` if an edit was taught any of the passages that are left out.
     """
     manifests = [manifest for manifest in edited if manifest is not None]
-    edits = [edit for manifest in manifests for edit in (*manifest.history, manifest.edit)]
-    choices = {edit.chosen for edit in edits if edit.chosen is not None}
+    choices = {edit.chosen for edit in _list_edits(manifests) if edit.chosen is not None}
     unlisted = np.zeros(0 if samples is None else len(samples), dtype=np.bool_)
     passages, its = unlisted.copy(), {}
     some: int | None = 0
@@ -77,7 +86,7 @@ def hold_back(
             unlisted = deal_unlisted(samples, leave_out)
         listed = samples.select(~unlisted)
         if leave_out is not None:
-            check_unlisted(edits, listed)
+            check_unlisted(manifests, listed)
             _check_not_chosen_on(choices, samples, listed)
         mine = {one.passages: deal_passages(listed, one.seed, one.share)[0] for one in choices}
         passages[~unlisted], some = _find_left(listed.tokens, mine, listed.trained_on)
@@ -87,10 +96,10 @@ def hold_back(
     return HeldBack(passages, text, ChoiceCounts(passages=some, windows=others), unlisted)
 
 
-def check_unlisted(edits: Iterable[Edit], listed: Samples) -> None:
-    """Raises `SamplesError` for an edit that was taught other passages than those `listed`."""
+def check_unlisted(edited: Iterable[Manifest], listed: Samples) -> None:
+    """Raises `SamplesError` for a model that was taught other passages than those `listed`."""
     members = listed.select(listed.trained_on).sha256
-    for edit in edits:
+    for edit in _list_edits(edited):
         for record in (edit.erasing, edit.healing):
             taught = record and record.passages
             if isinstance(taught, PassagesRecord) and taught.sha256 != members:
@@ -121,9 +130,14 @@ def _check_not_chosen_on(choices: Iterable[Choice], samples: Samples, listed: Sa
             )
 
 
+def _list_edits(edited: Iterable[Manifest]) -> list[Edit]:
+    """All edits of the models, the earlier ones among them."""
+    return [edit for manifest in edited for edit in (*manifest.history, manifest.edit)]
+
+
 def warn_of_earlier_choice(manifest: Manifest | None, chosen_on: Samples) -> list[str]:
     """A warning if an earlier edit of the model was chosen on others than `chosen_on`."""
-    edits = () if manifest is None else (*manifest.history, manifest.edit)
+    edits = [] if manifest is None else _list_edits([manifest])
     if all(one.chosen is None or one.chosen.passages == chosen_on.sha256 for one in edits):
         return []
     return [

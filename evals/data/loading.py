@@ -94,6 +94,11 @@ class Passages:
             return samples
         return samples.select(~deal_unlisted(samples, self.leave_out))
 
+    def tokenize_all(self, tokenizer: Any) -> Samples:
+        """Makes the samples, those that are not listed among them."""
+        every = replace(self, leave_out=None, ready=None)
+        return every.tokenize(None if self.ready is not None else tokenizer)
+
 
 def open_samples(
     source: str,

@@ -24,7 +24,7 @@ from evals.measure.memorization.measures import Flags
 from evals.measure.verdicts import describe_limits, join_sentences, settle
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
-from evals.run.finding import find_baseline
+from evals.run.finding import check_tokens, find_baseline
 from evals.run.request import (
     HELD_OUT_BEFORE,
     TEXT_FORMS,
@@ -119,9 +119,7 @@ def audit(
     join_launch(say)
     edited = find_last(request.model, request)
     check_cut(request.tried, request.max, edited)
-    base = find_baseline(request.baseline, [edited])
-    between = [find_model(request.twin)] if request.twin else []
-    sibling = _find_sibling(request, edited, base)
+    base, twins, sibling = _find_others(request, edited)
 
     def prepare(loaded: LoadedModel) -> Shared:
         tokenizers.append(loaded.tokenizer)
@@ -139,29 +137,33 @@ def audit(
 
     done: list[AuditedModel] = []
     tokenizers: list[Any] = []
-    models = [base, *between, edited]
-    (plan, left), (before, *twins, after) = measure_in_turn(models, request, prepare, attack)
+    models = [base, *twins, edited]
+    (plan, left), (before, *never, after) = measure_in_turn(models, request, prepare, attack)
     if sibling is not None and (grafted := after.passages.get("graft")) is not None:
         say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
-    report = _make_report(request, plan, left, before, after, *twins)
+    report = _make_report(request, plan, left, before, after, *never)
     if rows_file is not None:
         _write_rows(rows_file, plan, done, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
 
 
-def _find_sibling(
-    request: AuditRequest, edited: ResolvedModel, base: ResolvedModel
-) -> ResolvedModel | None:
-    """What attention may be copied from. Tells what to know about it."""
+def _find_others(
+    request: AuditRequest, edited: ResolvedModel
+) -> tuple[ResolvedModel, list[ResolvedModel], ResolvedModel | None]:
+    """The base; the twin, if there is one; and what attention may be copied from, with what to know
+    about it."""
     from evals.measure.attacks.sibling import describe_sibling, find_sibling
 
+    base = find_baseline(request.baseline, [edited])
+    twins = [find_model(request.twin)] if request.twin else []
+    check_tokens(base, [edited, *twins])
     sibling = find_sibling(request.sibling, [edited])
     if (line := describe_sibling(sibling, base)) is not None:
         say(line)
-    return sibling
+    return base, twins, sibling
 
 
 def _attack(
@@ -280,7 +282,7 @@ def _make_report(
         return AllRecovered(n=every.n, recovered=every.recovered)
 
     limits = figures.check_limits(request.max)
-    said = [describe_limits(limits), *describe_attacks(figures)]
+    said = [*filter(None, [left.chose.doubt]), describe_limits(limits), *describe_attacks(figures)]
     said += [] if has_trained(figures) else [UNTRAINED]
     return AuditReport(
         **dict(figures),

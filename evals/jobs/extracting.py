@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from evals.data.inputs import open_passages, read_heldout_texts, warn_of_bare_rows
 from evals.run.console import say, show_progress
-from evals.run.finding import find_baseline
+from evals.run.finding import check_tokens, find_baseline
 from evals.run.request import HELD_OUT, HELD_OUT_BEFORE, Count, Measuring, Option
 from surgery.output import check_output, write_lines
 from surgery.processes import join_launch, leave_launch
@@ -97,6 +97,8 @@ def run_extraction(
     join_launch(say)
     edited = find_last(request.model, request)
     bases = [find_baseline(name, [edited]) for name in (request.baseline,) if name]
+    for one in bases:
+        check_tokens(one, [edited])
 
     def measure_one(loaded: LoadedModel, shared: Shared, is_last: bool) -> ExtractionResults:
         protocol, _, _ = shared

@@ -26,6 +26,7 @@ from evals.report.figures import AllPassages, Finding, Findings, TwinFigures
 from evals.report.headline import RELATIONS
 from evals.report.report import make_report
 from evals.run.console import say
+from evals.run.finding import check_tokens
 from evals.run.lm_eval.running import SEEDS, Benchmarks, TaskRun
 from evals.run.lm_eval.tasks import describe_task
 from evals.run.statistics import SEED
@@ -87,6 +88,8 @@ def evaluate(
         check_cut(materials.request.attacks, materials.request.max, model)
     materials = _prepare_for_trained(materials, edited)
     request = materials.request
+    never = [find_model(request.twin)] if request.twin else []
+    check_tokens(base, [*edited, *never])
 
     def hold(samples: Samples | None, windows: Tokens | None) -> HeldBack:
         manifests = [model.manifest for model in edited]
@@ -102,9 +105,9 @@ def evaluate(
     samples = before.samples
     left = hold(samples, before.windows)
     quick, twin = replace(materials, benchmarks=None), None
-    if request.twin is not None:  # before the edits: it may not be comparable
+    if never:  # before the edits: it may not be comparable
         cut = tuple(sorted({block for model in edited for block in model.cut}))
-        twin = measure_model(find_model(request.twin), quick, before, cut=cut)
+        twin = measure_model(never[0], quick, before, cut=cut)
     results = [measure_model(model, materials, before) for model in edited]
     edits = []
     for model, after, relation in zip(edited, results, relations, strict=True):

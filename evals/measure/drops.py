@@ -37,13 +37,16 @@ def name_drop(task: str) -> str:
 
 
 def check_drop(name: str, task: Metric, limit: float) -> Limit:
-    """The limit on one task. An inconclusive difference decides it only if it exceeds the limit."""
-    (low, high), n = task.drop_ci95, task.n
+    """The limit on one task. An inconclusive difference decides it only if it exceeds the limit.
+
+    So does an interval that was resampled from fewer than `FEWEST` documents.
+    """
+    (low, high), n, resampled = task.drop_ci95, task.n, task.test != "mcnemar"
     needed = None
     if limit > max(task.drop, 0):  # as narrow as the way to the limit, and as conclusive
         times = max((high - task.drop) / (limit - task.drop), (high - low) / limit)
         needed = scale_needed(n, times)
-    if needed is not None and task.test != "mcnemar":
+    if needed is not None and resampled:
         needed = max(needed, FEWEST)
     lacks = f"{n:,} documents leave an interval of {low:.3g} to {high:.3g}"
     if needed is not None:
@@ -57,7 +60,7 @@ def check_drop(name: str, task: Metric, limit: float) -> Limit:
         n,
         needed=needed,
         lacks=lacks,
-        enough=task.outcome != "inconclusive",
+        enough=task.outcome != "inconclusive" and not (resampled and n < FEWEST),
     )
 
 

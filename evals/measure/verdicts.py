@@ -38,14 +38,29 @@ def settle(states: Iterable[State | None]) -> State | None:
 
 
 def check_share(
-    name: str, what: str, limit: float, value: float, ci95: Sequence[float], n: int
+    name: str,
+    what: str,
+    limit: float,
+    value: float,
+    ci95: Sequence[float],
+    n: int,
+    *,
+    unclear: str | None = None,
 ) -> Limit:
-    """A limit on a share of passages. `what`: the share, in words."""
+    """A limit on a share of passages. `what`: the share, in words. `unclear`: why it is not decided
+    even if the interval is within it.
+    """
     needed = count_needed(limit, value)
     if n and needed is not None and needed <= n:  # its interval is not Wilson's
         needed = scale_needed(n, (ci95[1] - value) / (limit - value))
-    lacks = describe_shortage(n, limit, needed, f" with {value:.2%} recovered" if value else "")
-    return check_limit(name, what, limit, value, ci95, n, needed=needed, lacks=lacks)
+    if unclear is not None:
+        needed, lacks = None, unclear
+    else:
+        more = f" with {value:.2%} recovered" if value else ""
+        lacks = describe_shortage(n, limit, needed, more)
+    enough = unclear is None
+    measured = limit, value, ci95, n
+    return check_limit(name, what, *measured, needed=needed, lacks=lacks, enough=enough)
 
 
 def check_limit(

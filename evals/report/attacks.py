@@ -93,6 +93,8 @@ def describe_attacks(audit: Audit) -> Iterator[str]:
     for one in audit.rated:
         if one.reached is not None and one.edited.count:
             yield f"{one.name} recovers most after {describe_setting(one.reached)}"
+        if (doubt := one.find_doubt(one.edited.rate)) is not None:
+            yield doubt
     if empty := [one.name for one in audit.rated if not one.edited.n]:
         yield f"no passage counts for {', '.join(empty)}"
 

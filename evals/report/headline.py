@@ -139,6 +139,8 @@ def _describe_choice(edit: Finding) -> Iterator[str]:
     ]
     if parts:
         yield f"a search used {' and '.join(parts)}; the figures leave these out"
+    if extraction is not None and chose.doubt is not None:
+        yield chose.doubt
 
 
 def _describe_recital(edit: Finding) -> str:
@@ -198,17 +200,22 @@ def _describe_gates(edit: Finding, gates: Sequence[Limit]) -> str:
     made = edit.edit
     if state != "missed" and made is not None and made.missed_alone:
         said = f"no edit of the search kept its limits on the passages that it used; here, {said}"
+    if state == "kept" and edit.chose.doubt is not None:
+        said = f"{said}, but {edit.chose.doubt}"
     if state == "kept" and (open_one := _find_unlimited(edit, gates)) is not None:
         share = f"{format_percent(open_one.edited.rate)}%"
-        said += f", but none is set on {open_one.name}, which recovers {share}"
+        said += f", {'and' if ', but ' in said else 'but'} none is set on {open_one.name}, "
+        said += f"which recovers {share}"
     return said
 
 
 def _find_unlimited(edit: Finding, gates: Sequence[Limit]) -> AttackResult | None:
-    """The strongest attack, if it has no limit and recovers more than limits allow others."""
+    """The strongest attack without a limit, if it recovers more than limits allow others."""
     limits = {gate.name: gate.limit for gate in gates if gate.name.startswith("max ")}
-    strongest = None if edit.audit is None else edit.audit.strongest
-    if strongest is None or not limits or f"max {strongest.name}" in limits:
+    counting = edit.audit.counting if edit.audit else ()
+    free = [one for one in counting if f"max {one.name}" not in limits]
+    strongest = max(free, key=lambda one: (one.edited.rate, one.base.rate), default=None)
+    if strongest is None or not limits:
         return None
     return strongest if strongest.edited.rate > min(limits.values()) else None
 

@@ -11,6 +11,7 @@ from evals.choose.search.points import EditPoint, pareto_front, point_as_json
 from evals.choose.search.run import SearchOutcome
 from evals.data import hash_row
 from evals.data.held_back import Half
+from evals.measure.attacks.names import hash_code, is_own
 from evals.measure.edits.engine import BASE, edit_record
 from evals.measure.verdicts import OK, check_share, judge, settle
 from evals.report.charts.chart import Chart
@@ -208,9 +209,11 @@ def describe_question(opened: OpenedSearch) -> dict[str, Any]:
     guarded = text and [text.record_text().sha256, opened.request.heal_steps, "guarded"]
     healing = {"healing": guarded} if guarded else {}
     sibling = {"sibling": opened.sibling.identified.content} if opened.sibling else {}
+    own = {name: hash_code(name) for name in opened.slow if is_own(name)}
     return {
         **healing,
         **sibling,
+        **({"own_attacks": own} if own else {}),
         **({"tasks": _identify_tasks(opened)} if opened.benchmarks else {}),
         "model": opened.loaded.identity,
         "dtype": opened.loaded.provenance["dtype"],

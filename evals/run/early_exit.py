@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from evals.run.finite import check_finite
 from evals.run.forward import Head, can_cut_back, head_of, hidden_states, whole_cache
 from evals.run.resuming import run_from_block
 
@@ -25,14 +26,15 @@ def find_divergences(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> 
 
     1, 2, 4, 8, … positions go through the head, each time without the rows that have left.
     `hidden`: [B, S, d] final hidden states of the token before each token of `suffix`, int64
-    [B, S]. Returns int64 [B] on the CPU.
+    [B, S]. Returns int64 [B] on the CPU. Raises `NotFiniteError`.
     """
     length = suffix.shape[1]
     found, alive = torch.full((len(suffix),), length), torch.arange(len(suffix))
     begin, size = 0, 1
     while len(alive) and begin < length:
         end = min(begin + size, length)
-        guesses = head(hidden[alive, begin:end].flatten(0, 1)).argmax(-1).cpu()
+        most, guesses = (one.cpu() for one in head(hidden[alive, begin:end].flatten(0, 1)).max(-1))
+        check_finite(most.float().view(len(alive), -1).numpy())  # NaN is no wrong token
         wrong = guesses.view(len(alive), -1) != suffix[alive, begin:end]
         left = wrong.any(-1)
         found[alive[left]] = begin + wrong[left].int().argmax(-1)

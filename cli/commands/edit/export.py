@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from surgery.record.report import State
 
 
-_OF_PASSAGES = {"samples", "prefix_length", "suffix_length", "skip_short"}
+_OF_PASSAGES = {
+    "samples", "prefix_length", "suffix_length", "skip_short", "id_column", "leave_out",
+}  # fmt: skip
 """Options that name passages: for --erase, for the guard of --heal, or for --evaluate."""
 _OF_BASE = {"baseline", "twin", "sibling", "front", "dtype", "device_map", "batch_size", "no_cache"}
 """Options of `evaluate` that export does not have."""

@@ -74,7 +74,7 @@ def _print(found: Proposal, output: Path) -> None:
         echo(f"columns: {', '.join(found.columns)}; passages from {found.samples}; ids: {named}")
     limit = found.request.max_extraction
     if found.supported is not None and found.needed is not None:
-        decides = "can" if found.usable >= found.needed else "cannot"
+        decides = "can" if found.supported <= limit else "cannot"
         echo(
             f"a search holds back {found.held_back:,} of them. They {decides} decide at most "
             f"{100 * limit:g}%, which takes {found.needed:,} passages in all; none recovered "

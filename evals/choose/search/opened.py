@@ -12,7 +12,7 @@ from evals.choose.search.points import EditPoint
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units
 from evals.data import Samples, Tokens
-from evals.data.held_back import Half, split_halves, warn_of_earlier_choice
+from evals.data.held_back import Half, check_unlisted, split_halves, warn_of_earlier_choice
 from evals.data.inputs import (
     find_calibration_text,
     make_fitter,
@@ -51,7 +51,9 @@ from surgery.training.distillation import Passages as TaughtPassages
 from surgery.training.training import Schedule
 
 if TYPE_CHECKING:
+    from evals.data.loading import Passages
     from evals.run.lm_eval.running import Benchmarks
+    from surgery.fitting.calibration import Text
 
 TaskScores = dict[str, Scores]
 """The scores of a task, by metric."""
@@ -266,11 +268,10 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     sibling = find_sibling(request.sibling, [found])
     loaded = open_model(found, **request.running)
     rows = tokenize_passages(passages, loaded.tokenizer)
+    if request.leave_out is not None and found.manifest is not None:
+        check_unlisted([found.manifest], rows)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
-    healing = None
-    if text is not None:
-        healing = Schedule(request.heal_steps).tokenize(text, loaded.tokenizer, size)
-        check_apart(rows, healing)
+    healing = _read_healing(request, text, loaded, passages)
     offered, warnings = keep_possible(
         list_units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
         size.num_heads,
@@ -306,6 +307,17 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     for warning in (more := warn_of_earlier_choice(found.manifest, opened.halves[0].samples)):
         say(f"warning: {warning}")
     return replace(opened, warnings=(*opened.warnings, *more)) if more else opened
+
+
+def _read_healing(
+    request: SearchRequest, text: Text | None, loaded: LoadedModel, passages: Passages
+) -> Calibration | None:
+    """The text in the model's tokens. Raises `SamplesError` if it holds any of the passages."""
+    if text is None:
+        return None
+    healing = Schedule(request.heal_steps).tokenize(text, loaded.tokenizer, loaded.dimensions)
+    check_apart(passages.tokenize_all(loaded.tokenizer), healing)
+    return healing
 
 
 def _load_limited(request: SearchRequest) -> Benchmarks:

@@ -155,12 +155,21 @@ class AttackOutcome:
         return replace(self, recovered=first[0], tried=first[1], settings=settings)
 
     def take_strongest(self, control: AttackOutcome | None) -> tuple[Setting, AttackOutcome]:
-        """The setting that recovers most, and its outcome.
+        """The setting that recovers most of those that count, and its outcome."""
+        best = max(self.find_counting(control), key=self._count_recovered)
+        return best, replace(self, recovered=self.settings[best])
 
-        Of those that bring back `TIMES` as large a share as of `control`, beyond what it holds
-        untrained.
-        """
-        found = {one: int(flags[self.tried].sum()) for one, flags in self.settings.items()}
+    def take_discarded(self, control: AttackOutcome | None) -> AttackOutcome | None:
+        """The outcome of the setting that recovers most of those that do not count, if any."""
+        counting = self.find_counting(control)
+        others = [one for one in self.settings if one not in counting]
+        best = max(others, key=self._count_recovered, default=None)
+        return None if best is None else replace(self, recovered=self.settings[best])
+
+    def find_counting(self, control: AttackOutcome | None) -> list[Setting]:
+        """The settings that bring back `TIMES` as large a share as of `control`, beyond what it
+        holds untrained."""
+        found = {one: self._count_recovered(one) for one in self.settings}
         counting = list(found)
         if control is not None:
             alone = control.settings[UNTRAINED]
@@ -172,8 +181,10 @@ class AttackOutcome:
             counting = [
                 one for one in found if one in new and TIMES * new[one] * n <= found[one] * others
             ]
-        best = max(counting, key=found.__getitem__)
-        return best, replace(self, recovered=self.settings[best])
+        return counting
+
+    def _count_recovered(self, setting: Setting) -> int:
+        return int(self.settings[setting][self.tried].sum())
 
     @property
     def counted(self) -> Flags:

@@ -5,6 +5,7 @@ Those that only read the pass that attacks share are here.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -137,6 +138,13 @@ def is_own(name: str) -> bool:
     """Whether it names an attack of your own, at `package.module:ATTACK`."""
     kinds = {form.partition(":")[0] for form in _KINDS}
     return _PATH.fullmatch(name) is not None and name.partition(":")[0] not in kinds
+
+
+def hash_code(name: str) -> str:
+    """SHA-256 of the file of an attack of your own, which runs when it is imported."""
+    _import_attack(name)
+    file = sys.modules[name.partition(":")[0]].__file__
+    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def make_attack(name: str) -> Attack:

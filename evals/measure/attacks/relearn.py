@@ -20,6 +20,8 @@ from evals.measure.attacks.draws import SETTING, repeat
 from evals.measure.attacks.tuning import LARGE, LEARNING_RATE, ROWS, STEPS, fine_tune
 from evals.measure.memorization.measures import Flags, is_near
 from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.run.console import say
+from evals.run.finite import NotFiniteError
 
 SHARE = 10
 """One passage in this many is learned again."""
@@ -101,10 +103,15 @@ def _make_attack(
         recovered, similar = nothing, nothing
         for rate in RATES:
             tuned = fine_tune(target.model, rows, steps=steps, learning_rate=rate)
-            found = [
-                replace(target, model=one).read(tokens, prefix_length, full=not brief)
-                for one in tuned
-            ]
+            try:
+                found = [
+                    replace(target, model=one).read(tokens, prefix_length, full=not brief)
+                    for one in tuned
+                ]
+            except NotFiniteError:
+                target.read(tokens, prefix_length)  # it may have been broken before
+                say(f"{name}: fine-tuning at {rate:g} breaks the model and brings nothing back")
+                continue
             recovered = recovered | [measure.recovered(Evidence.of(one)) for one in found]
             similar = similar if brief else similar | [is_near(one) for one in found]
         curve = {} if brief else {"any": recovered, "near": similar}

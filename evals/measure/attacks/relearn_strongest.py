@@ -30,6 +30,7 @@ from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.tuning import LARGE, ROWS, fine_tune
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.run.finite import NotFiniteError
 from surgery.processes import current_processes
 
 STEPS = (20, 60, 120)
@@ -60,7 +61,12 @@ def make_relearn_strongest() -> Attack:
 
         def recover(model: Any) -> Flags:
             reading = replace(target, model=model)
-            found = reading.read(target.samples.tokens, target.samples.prefix_length)
+            try:
+                found = reading.read(target.samples.tokens, target.samples.prefix_length)
+            except NotFiniteError:
+                if model is target.model:
+                    raise
+                return np.zeros(len(target.samples), dtype=np.bool_)  # training broke it
             return measure.recovered(Evidence.of(found))
 
         alone = recover(target.model)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from evals.data.held_back import ChoiceCounts
-from evals.measure.attacks.attack import Attack, AttackOutcome, Learned
+from evals.measure.attacks.attack import UNTRAINED, Attack, AttackOutcome, Learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.membership import auc
 from evals.measure.verdicts import check_share
@@ -121,14 +121,16 @@ class Curves(Record):
 class Reached(Record):
     """The setting under which an attack with several recovers most of the edited model.
 
-    `tried`: the settings that ran on both models and the control. Those that brought back much of
-    the control are among them, but do not count.
+    `tried`: how many settings trained both models and the control. Those that brought back much of
+    the control are among them, but do not count. `discarded`: the largest share of the passages
+    that one of these recovers, if that is more than the setting that counts.
     """
 
     learned: Learned
     learning_rate: float
     steps: int
     tried: int
+    discarded: float | None = None
 
 
 class _AttackFacts(Record):
@@ -159,6 +161,16 @@ class AttackResult(_AttackFacts):
     above_twin: PairedChange | None = None
     toward_twin: float | None = None
     reached: Reached | None = None
+
+    def find_doubt(self, limit: float) -> str | None:
+        """Why a limit that it keeps is not decided, if a setting that does not count exceeds it."""
+        more = self.reached.discarded if self.reached else None
+        if more is None or more <= limit:
+            return None
+        return (
+            f"a setting of {self.name} recovers {more:.1%}, and does not count, as it also brings "
+            "back what was never trained on"
+        )
 
 
 class MembershipResult(_AttackFacts):
@@ -228,6 +240,7 @@ class Audit(Record):
                 one.edited.rate,
                 one.edited.ci95,
                 one.edited.n,
+                unclear=one.find_doubt(limits[one.name]),
             )
             for one in self.rated
             if one.name in limits
@@ -280,7 +293,11 @@ def compare_outcomes(
     if edited.settings:
         both = edited.settings if control is None else {*edited.settings} & {*control.settings}
         best, made = edited.take_strongest(control)
-        record["reached"] = Reached(**asdict(best), tried=len(both))
+        record["reached"] = Reached(
+            **asdict(best),
+            tried=len({*both} - {UNTRAINED}),
+            discarded=_find_more(attack, made, edited.take_discarded(control)),
+        )
         _, base = base.take_strongest(control)
         twin = twin and twin.take_strongest(control)[1]
         control = control and replace(control, recovered=control.settings[best])
@@ -297,6 +314,12 @@ def compare_outcomes(
             key: one and Curve.of(attack, one) for key, one in outcomes.items() if key != "twin"
         }
     return AttackResult(**record)
+
+
+def _find_more(attack: Attack, made: AttackOutcome, other: AttackOutcome | None) -> float | None:
+    """The rate of the other outcome, if that is higher."""
+    rate = None if other is None else Share.of_outcome(attack, other).rate
+    return None if rate is None or rate <= Share.of_outcome(attack, made).rate else rate
 
 
 def measure_way(base: float, edited: float, twin: float) -> float | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
+from evals.run.finding import share_tokens
 from surgery.card.text import read_card, read_metadata
-from surgery.editing.loading import VOCABULARIES, has_tokenizer, load_tokenizer
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
@@ -55,7 +54,7 @@ def check_sibling(sibling: ResolvedModel, model: ResolvedModel) -> None:
             got=", ".join(f"{key} {others[key]}" for key in different),
             fix=_FIX,
         )
-    if not _shares_tokens(sibling, model):
+    if not share_tokens(sibling, model):
         raise MeasurementError(
             f"{what}: its tokenizer has other tokens", where=sibling.source.model, fix=_FIX
         )
@@ -79,23 +78,6 @@ def _has_same_weights(one: ResolvedModel, other: ResolvedModel) -> bool:
     within = one.inventory.family.attention.rpartition(".")[2]
     names = sorted(ours.infos, key=lambda name: (within not in name, name))
     return all(np.array_equal(ours.read(name), theirs.read(name)) for name in names)
-
-
-def _shares_tokens(one: ResolvedModel, other: ResolvedModel) -> bool:
-    """Whether the same ids stand for the same tokens; either may have some more."""
-    if not (has_tokenizer(one.folder) and has_tokenizer(other.folder)):
-        return one.inventory.dimensions.vocabulary == other.inventory.dimensions.vocabulary
-    if _read_files(one.folder) == _read_files(other.folder):
-        return True
-    few, many = sorted(
-        (load_tokenizer(model.folder).get_vocab() for model in (one, other)), key=len
-    )
-    return bool(few.items() <= many.items())
-
-
-def _read_files(folder: Path) -> list[bytes | None]:
-    paths = [folder / name for name in VOCABULARIES]
-    return [path.read_bytes() if path.is_file() else None for path in paths]
 
 
 def find_own_base(model: ResolvedModel) -> str | None:

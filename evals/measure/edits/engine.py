@@ -24,12 +24,12 @@ from evals.measure.memorization import measures
 from evals.measure.memorization.recovery import Evidence
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.early_exit import find_divergences, find_divergences_from
+from evals.run.finite import check_finite
 from evals.run.forward import check_head, head_of
 from evals.run.journal import KEEP_NOTHING, Journal, arrays_as_json, arrays_from_json
 from evals.run.predictions import Floats, Sampling, Scores, measure_heldout, measure_predictions
 from evals.run.resuming import Run, run_from_block, run_tokens
 from surgery.editing.in_memory import Editable
-from surgery.errors import MeasurementError
 from surgery.processes import current_processes
 from surgery.selection import Selection, blocks_of, format_selection, heads_of, variant_name
 
@@ -283,14 +283,9 @@ class Engine:
         exact = columns["first_divergence"] == self._samples.suffix_length
         measured = MeasuredEdit(selection=selection, exact=exact, costs=costs, **columns)
         of_passages = [] if self._exact_only else [measured.nll]
+        where = f"edit of blocks {blocks_of(selection)}" if selection else "base model"
         for values in (*of_passages, measured.heldout_nll):
-            if not np.isfinite(values).all():
-                raise MeasurementError(
-                    "the model gives likelihoods that are not finite",
-                    where=f"edit of blocks {blocks_of(selection)}" if selection else "base model",
-                    got=f"NaN or infinity in {int((~np.isfinite(values)).sum())} rows",
-                    fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
-                )
+            check_finite(values, where)
         return measured
 
 

@@ -20,9 +20,9 @@ from evals.measure.memorization.measures import MEASURES, Pass, first_divergence
 from evals.measure.memorization.membership import SCORES
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.decoding import decode_rest
+from evals.run.finite import check_finite
 from evals.run.forward import check_head, head_of, hidden_states, whole_cache
 from evals.run.predictions import Predictions, Sampling, measure_predictions
-from surgery.errors import MeasurementError
 from surgery.processes import current_processes
 
 
@@ -132,18 +132,7 @@ def run_pass(
 
     parts = processes.map_in_order(one, row_ranges(len(tokens), size))
     predictions = Predictions.concatenate([part for part, _ in parts])
-    _check_finite(predictions)
+    check_finite(predictions.log_likelihood)
     decoded = [more for _, more in parts if more is not None]
     suffix = tokens[:, prefix_length:]
     return Pass(suffix, predictions, size, np.concatenate(decoded) if decoded else None)
-
-
-def _check_finite(predictions: Predictions) -> None:
-    broken = np.asarray(~np.isfinite(predictions.log_likelihood).all(axis=1))
-    if broken.any():
-        raise MeasurementError(
-            "the model gives likelihoods that are not finite",
-            expected="finite numbers",
-            got=f"NaN or infinity in {int(broken.sum())} of {len(broken)} rows",
-            fix="use `dtype=float32` or bfloat16; if it stays, the model is broken",
-        )

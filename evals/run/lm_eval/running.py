@@ -32,7 +32,7 @@ from lm_eval.utils import handle_non_serializable
 
 from evals.run.batching import rows_per_batch
 from evals.run.lm_eval.scores import Scores, collect_scores
-from evals.run.lm_eval.tasks import explain_failure, find_tasks, load_task
+from evals.run.lm_eval.tasks import explain_failure, find_tasks, load_task, refuse_passages
 from evals.run.models import LoadedModel
 from surgery.errors import OutputError
 from surgery.privacy import drop_paths
@@ -92,6 +92,7 @@ class Benchmarks:
         with silence():
             found, manager = find_tasks(names, include_paths, TaskManager)
             tasks = {key: task for name in found for key, task in load_task(manager, name).items()}
+        refuse_passages(tasks)  # a group may name it
         return Benchmarks(tasks, manager, num_fewshot, limit)
 
     def fingerprint(self, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,7 @@ def find_tasks(
         if not matching:
             raise _explain_unknown(name, manager.all_tasks)
         found += matching
-    if PASSAGES in found:
-        raise MeasurementError(
-            f"{PASSAGES} would write the passages into the results", fix="give them with `samples`"
-        )
+    refuse_passages(found)
     for name in found:
         if not re.fullmatch("[!-~]{1,200}", name):  # what a report takes as a name
             raise MeasurementError(
@@ -92,6 +89,15 @@ def find_tasks(
                 fix="rename the task in its YAML file",
             )
     return list(dict.fromkeys(found)), manager
+
+
+def refuse_passages(names: Collection[str]) -> None:
+    """Raises `MeasurementError` if the task of the passages is among them: `--samples` keeps their
+    text out of the results."""
+    if PASSAGES in names:
+        raise MeasurementError(
+            f"{PASSAGES} would write the passages into the results", fix="give them with `samples`"
+        )
 
 
 def load_task(manager: Any, name: str) -> dict[str, Any]:
