@@ -12,6 +12,7 @@ import click
 
 from cli.terminal import name_options, note
 from surgery.errors import suggest
+from surgery.privacy import expand_home
 
 Decorator = Callable[[Any], Any]
 
@@ -88,10 +89,20 @@ def end_with(state: str | None, *, allow_undecided: bool) -> None:
 
 COMMAS = "A,B"
 """How --help shows an option whose text holds several values. A file may list them."""
-PATH = click.Path(path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
-EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+
+
+class _Place(click.Path):
+    """A path, in which `~` is your home: a shell leaves it in `--output=~/OUT`, and so does a file
+    of options."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expand_home(value), param, ctx)
+
+
+PATH = _Place(path_type=Path)
+FILE = _Place(dir_okay=False, path_type=Path)
+FOLDER = _Place(file_okay=False, path_type=Path)
+EXISTING_FILE = _Place(dir_okay=False, exists=True, path_type=Path)
 
 
 def flag(name: str, text: str, *names: str, **more: Any) -> Decorator:

@@ -256,7 +256,11 @@ def _collect_files(
     """Returns the files beside the weights by name: index, sidecars, modeling file."""
     contents: dict[str, list[bytes]] = {}
     if list(shards) != name_shards(1):
-        index = make_index(shards, drop_paths(checkpoint.index_metadata))
+        metadata = drop_paths(checkpoint.index_metadata)
+        names = {entry.info.name for shard in shards.values() for entry in shard.entries}
+        if names != set(checkpoint.infos):
+            metadata.pop("total_parameters", None)  # it was of the source
+        index = make_index(shards, metadata)
         contents[SAFETENSORS_INDEX] = [encode_json(index)]
     contents |= {name: [read_sidecar(path)] for name, path in checkpoint.sidecars.items()}
     if plan.layout.NAME == "compact":

@@ -24,8 +24,11 @@ _PATH = re.compile(
       | file:/ )""",
     re.IGNORECASE | re.VERBOSE,
 )
-_NAMED = ("name_or_path", "_file")  # keys that hold a file or the name of a model
-_RELATIVE = re.compile(r"[./\\~]|[A-Za-z]:")  # as no Hub id begins
+_RELATIVE = {
+    "name_or_path": re.compile(r"[./\\~]|[A-Za-z]:|[^/\\]*[/\\][^/\\]*[/\\]|[^\\]*\\"),
+    "_file": re.compile(r"[.~]|.*[/\\]|[A-Za-z]:"),
+}
+"""Key's end → how a relative path begins, as no Hub id does, and no name of a file."""
 _ANY = re.compile("")
 _TOKENS = r"\w+_token\b|\w*special_tokens\b"
 _TEXTS = {
@@ -56,7 +59,9 @@ def separate_paths(value: Any, file: str = "") -> tuple[Any, list[str]]:
     def is_kept(key: str, inner: Any, where: str) -> bool:
         if texts is not None and texts.match(where):
             return True
-        named = key.endswith(_NAMED) and isinstance(inner, str) and _RELATIVE.match(inner)
+        named = isinstance(inner, str) and any(
+            key.endswith(end) and form.match(inner) for end, form in _RELATIVE.items()
+        )
         if named or any(isinstance(text, str) and _PATH.search(text) for text in (key, inner)):
             found.append(where)
             return False
@@ -113,6 +118,16 @@ def expand_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def name_result(model: str | Path, what: str) -> Path:
+    """The default name of what is made of a model, NAME-`what`, in the current folder.
+
+    `model`: as for `surgery.hub.finding.find_model`. A comma would end the name in
+    `lm_eval --model_args pretrained=NAME,…`.
+    """
+    name = get_last_name(expand_home(str(model).replace(":", "-")))
+    return Path(f"{name}-{what}".replace(",", "+"))
 
 
 def get_last_name(path: Path) -> str:

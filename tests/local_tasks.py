@@ -14,7 +14,7 @@ ROWS = [
         "target": " jumps over",
         "text": f"def first(values): return {word}, and {index} more",
     }
-    for index, word in enumerate(WORDS * 2)
+    for index, word in enumerate(WORDS * 4)  # as many as a resampled interval needs
 ]
 
 _HEAD = """

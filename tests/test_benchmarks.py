@@ -442,11 +442,18 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
+    def fail(path):
+        raise RuntimeError("Could not determine home directory.")
+
     monkeypatch.delenv("ATTN_SURGERY_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert find_cache() == tmp_path / "attn-surgery"
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "own"))
     assert find_cache() == tmp_path / "own"
+    monkeypatch.delenv("ATTN_SURGERY_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.expanduser", fail)  # as where nobody has a home
+    assert find_cache() == Path("~/.cache/attn-surgery")
 
 
 def test_the_labs_documents_are_always_the_same():

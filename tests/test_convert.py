@@ -148,6 +148,27 @@ def test_export_writes_the_same_file_beside_its_folder(tmp_path: Path) -> None:
     assert "--as-patch or --gguf, not both" in both.stderr
 
 
+def test_an_export_whose_gguf_file_fails_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full by then."""
+
+    def fail(*given: Any, **options: Any) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr("surgery.conversion.gguf_file.convert_to_gguf", fail)
+    output = tmp_path / "OUT"
+    done = attn_surgery("export", "lab:pythia", "--drop-attn", "4", "--output", output, "--gguf")
+    assert done.code == 1
+    said = (
+        f"{output} is complete. Only {output}.gguf is missing: attn-surgery convert {output} --to"
+    )
+    assert said in done.stderr
+    assert done.stderr.endswith("error: the disk is full\n")
+    assert (output / "surgery.json").exists()
+    assert not Path(f"{output}.gguf").exists()
+
+
 def test_export_refuses_before_any_work_what_cannot_be_converted(tmp_path: Path) -> None:
     """By the layout, the tokenizer, and what the edit stores, not by the source alone."""
     (tmp_path / "text.txt").write_text(TEXT * 20)
@@ -531,6 +552,11 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     command = ("convert", folder, "--to", "gguf", "--output", tmp_path / "model.gguf")
     attn_surgery(*command).assert_error("output.weight", "do not fit f16")
     assert attn_surgery(*command, "--type", "bf16").code == 0
+    tensors["embed_out.weight"][3, 5] = np.nan
+    save_file(tensors, folder / "model.safetensors")
+    for kind in ("f16", "f32"):
+        broken = attn_surgery(*command, "--type", kind, "--overwrite")
+        broken.assert_error("output.weight", "it holds NaN or infinity")
 
 
 def test_a_file_that_is_read_back_is_what_was_written(tmp_path: Path) -> None:

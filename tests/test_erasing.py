@@ -31,10 +31,10 @@ from evals.jobs import erasing as erasing_job
 from evals.jobs.erasing import EraseRequest, run_erase
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.report.page import list_facts
-from surgery.card.command import describe_training
+from surgery.card.command import describe_training, write_export_command
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
-from surgery.errors import ManifestError
+from surgery.errors import ManifestError, SamplesError
 from surgery.exporting import open_trained
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
@@ -165,6 +165,15 @@ def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.M
     again = attn_surgery("reproduce", work / "erased", *given, "--samples", work / "samples.jsonl")
     assert again.code == 0, again
     assert "reproduced bit for bit from neox" in again.stdout
+    named = [json.loads(row) for row in (work / "samples.jsonl").read_text().splitlines()]
+    for at, row in enumerate(named):
+        row |= {"name": f"row {at}", "id": "the same"}
+    write_rows(work / "named.jsonl", named)
+    rows = ("--samples", work / "named.jsonl")
+    equal = attn_surgery("reproduce", work / "erased", *given, *rows)
+    assert (equal.code, "ids are not unique" in equal.stderr) == (1, True)
+    equal = attn_surgery("reproduce", work / "erased", *given, *rows, "--id-column", "name")
+    assert (equal.code, "bit for bit" in equal.stdout) == (0, True), equal
     none = attn_surgery("reproduce", work / "erased", *given)
     none.assert_error("needs the passages", f"samples.jsonl: {ROWS} passages", "--samples")
     bare = attn_surgery("reproduce", work / "erased", "--source", work / "neox")
@@ -267,6 +276,32 @@ def test_the_teacher_is_of_the_models_own_type(work: Path, tmp_path: Path) -> No
     done = attn_surgery("export", work / "neox", *given, *texts)
     assert (done.code, done.stdout) == (2, "")
     assert "run erase first, then export the result with --as" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_of_an_export_that_erased_does_not_change_the_type() -> None:
+    """It could not run: see above. A cut of its result may."""
+    made = {"drop_attn": "0", "variant": "identity", "family": "llama", "output": "out"}
+    assert "--as" not in write_export_command("m", **made, erase_steps=60)
+    assert "--as" in write_export_command("m", **made)
+
+
+@pytest.mark.parametrize("length", [0, 16, 17])
+def test_the_prefix_must_leave_a_suffix(work: Path, tmp_path: Path, length: int) -> None:
+    rows, to = np.ones((4, 16), dtype=np.int32), tmp_path / "out"
+    with pytest.raises(SamplesError, match=rf"wrong prefix length .*1 to 15 of 16.*got {length}"):
+        surgery.erase(work / "neox", "0-1", rows, length, text=[work / "text.txt"], output=to)
+    assert not to.exists()
+
+
+def test_the_text_of_a_lab_goes_alone(work: Path, tmp_path: Path) -> None:
+    given = ("--samples", work / "samples.jsonl", *LENGTHS, "--output", tmp_path / "out")
+    for texts, said in (
+        ((work / "text.txt", "lab:pythia"), "the text of a lab model does not go with other text"),
+        (("lab:pythai",), "no embedded model 'lab:pythai' (expected lab:pythia or lab:gpt-neo)"),
+    ):
+        words = [word for text in texts for word in ("--text", text)]
+        attn_surgery("erase", work / "neox", "--drop-attn", "0", *given, *words).assert_error(said)
     assert not (tmp_path / "out").exists()
 
 

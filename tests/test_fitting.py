@@ -8,6 +8,7 @@ records the text's hash and each block's R². Text that cannot be used is one cl
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -35,6 +36,7 @@ from surgery.fitting.calibration import ROWS, Calibration, make_calibration, ope
 from surgery.fitting.fitter import Fitter, KeptFits
 from surgery.fitting.moments import RIDGES, Moments, count_bytes, fit_moments
 from surgery.fitting.some_blocks import find_layers
+from surgery.reading.sources import find_sources
 from surgery.record.manifest import read_manifest
 from surgery.selection import parse_selection
 from surgery.variants import VARIANTS, Fit, Sources
@@ -375,6 +377,25 @@ def test_a_fitted_variant_needs_its_own_fit() -> None:
     assert VARIANTS["mean"].affine(Sources(weight, None, mean)).weight is None
     with pytest.raises(ValueError, match="the fit of the block holds its mean alone"):
         VARIANTS["linear"].affine(Sources(weight, None, mean))
+
+
+def test_an_extension_is_the_same_in_capitals(tmp_path: Path) -> None:
+    """Else a table would be one document, with its header, ids, and quotes."""
+    tokenizer, rows = tiny_tokenizer(), [{"id": at, "text": text(300, at)} for at in range(4)]
+    for name in ("rows.jsonl", "ROWS.JSONL"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    packed = gzip.compress((tmp_path / "rows.jsonl").read_bytes())
+    (tmp_path / "PACKED.JSONL.GZ").write_bytes(packed)
+    found = [
+        open_calibration([tmp_path / name]).tokenize(tokenizer, DIMENSIONS).windows
+        for name in ("rows.jsonl", "ROWS.JSONL", "PACKED.JSONL.GZ")
+    ]
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    (tmp_path / "folder").mkdir()
+    for name in ("a.txt", "B.TXT"):
+        (tmp_path / "folder" / name).write_text(name)
+    assert [one.name for one in find_sources(tmp_path / "folder")] == ["B.TXT", "a.txt"]
 
 
 def test_windows_stream_over_documents(tmp_path: Path) -> None:

@@ -747,7 +747,7 @@ def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Pat
     assert 0 < header < 10_000
     inputs = {one["name"]: one["what"] for one in found["inputs"]}
     assert inputs["passages"].startswith("24 from")
-    split = "choose 0.5: chooses on 12 passages, which decide a limit of 24.2% at least; tests on "
+    split = "choose 0.5: chooses on 12 passages, which decide a limit of 24.3% at least; tests on "
     assert f"; {split}12 passages" in inputs["passages"]
     assert inputs["limits"] == "12 passages can support 50%: that takes 4 with none recovered"
     assert inputs["attacks"] == "near, greedy"

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import click
 import pytest
 from click.testing import CliRunner
+from command_line import attn_surgery
 from pydantic import Field
 
 from cli import options
@@ -148,3 +149,18 @@ def test_no_help_names_an_argument_of_python(name: str) -> None:
         assert not [one for one in names if f"`{one}" in record[1]], record
     if isinstance(command, RequestCommand):
         assert all(isinstance(getattr(one, "group", "run"), str) for one in command.params)
+
+
+def test_a_home_is_meant_where_a_shell_leaves_its_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `--output=~/OUT`, and in a file of options."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "options.yaml").write_text("output: ~/second\n")
+    command = ("export", "lab:pythia", "--drop-attn", "4")
+    for words in (("--output=~/first",), ("--config", "options.yaml")):
+        done = attn_surgery(*command, *words)
+        assert done.code == 0, done
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"first", "second"}
+    assert not (tmp_path / "~").exists()

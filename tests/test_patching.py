@@ -85,6 +85,20 @@ def patch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_patch_does_not_go_into_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is said before anything is fitted."""
+    source = sources("pythia", tmp_path / "source")
+    before = snapshot(source)
+    monkeypatch.chdir(source)
+    monkeypatch.setattr("evals.jobs.exporting._write", None)
+    command = ("export", ".", "--drop-attn", "1", "--as-patch")
+    for more in ((), ("--output", source / "some.patch.safetensors")):
+        attn_surgery(*command, *more).assert_error("the output and the source overlap")
+    assert snapshot(source) == before
+
+
 def test_another_model_is_refused(patch: Path, tmp_path: Path) -> None:
     outcome = attn_surgery("apply-patch", "lab:gpt-neo", patch, "--output", tmp_path / "OUT")
     outcome.assert_error("lab:gpt-neo", "not the model that the patch was made for", "lab:pythia")

@@ -79,6 +79,11 @@ def test_what_only_looks_like_a_path_stays(text: str) -> None:
 def test_names_of_models_and_files_may_not_be_relative_paths() -> None:
     given_ = {"name_or_path": "./out", "a": {"vocab_file": "..\\vocab.json", "_file": "x.json"}}
     assert separate_paths(given_)[1] == ["name_or_path", "a.vocab_file"]
+    for path in ("runs/acme/checkpoint-500", "runs\\acme", "~/acme", "C:acme", "/acme"):
+        assert separate_paths({"_name_or_path": path})[1] == ["_name_or_path"], path
+    assert separate_paths({"merges_file": "acme/merges.txt"})[1] == ["merges_file"]
+    for name in ("gpt2", "EleutherAI/pythia-1.4b", "me/a.b-c_d"):
+        assert separate_paths({"_name_or_path": name})[1] == [], name
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,9 @@ def test_experts_packed_under_names_of_their_own_are_copied(tmp_path: Path) -> N
     (loads,) = (claim for claim in verification.claims if claim.name == "loads")
     assert "weights quantized by compressed-tensors could not be loaded here" in loads.detail
     assert surgery.inspect(done.output).parameters is None
+    told = attn_surgery("inspect", done.output).stdout
+    assert "packed parameters, F32" in told
+    assert "pickled" not in told
     edit_weights(
         done.output,
         lambda all_: (

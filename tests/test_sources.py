@@ -320,6 +320,9 @@ def test_metadata_of_files_and_index_stays(tmp_path: Path) -> None:
         "total_size": sum(t.nbytes for t in result_tensors(tmp_path / "out").values()),
         "total_parameters": 7,
     }
+    surgery.export(source, "0-3", output=tmp_path / "compact", layout="compact")
+    metadata = json.loads((tmp_path / "compact" / index.name).read_text())["metadata"]
+    assert set(metadata) == {"total_size"}, "of a model with fewer tensors it would be wrong"
 
 
 @pytest.mark.parametrize("weights", ["safetensors", "bin"])

@@ -199,7 +199,7 @@ def test_the_keys_of_the_contract(swept):
         "metric": "acc",
         "higher_is_better": True,
         "share": True,
-        "n": 32,
+        "n": 64,
     }
     for name in ALL:
         base = result["base"]["tasks"][name]
@@ -250,7 +250,7 @@ def test_people_get_a_column_for_each_task(files, swept):
     done = sweep(files, "--tasks", "local_choice,local_whole")
     header = next(line for line in done.stdout.splitlines() if "exact" in line)
     assert header.split()[-2:] == ["local_choice", "local_whole"]
-    assert "tasks: local_choice (acc, n = 32), local_whole (byte_perplexity, n = 32)" in done.stdout
+    assert "tasks: local_choice (acc, n = 64), local_whole (byte_perplexity, n = 64)" in done.stdout
     assert f"{swept[0]['base']['tasks']['local_choice']['value']:.3f}" in done.stdout
 
 

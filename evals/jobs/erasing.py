@@ -15,6 +15,7 @@ from evals.run.console import show_progress
 from evals.run.request import Count, Editing, Hardening, Option
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
+from surgery.privacy import name_result
 from surgery.reading.corpus import find_opening
 from surgery.variants import VARIANTS
 
@@ -98,8 +99,7 @@ class EraseRequest(Editing):
     @property
     def target(self) -> Path:
         """The folder to create."""
-        name = self.model.rstrip("/").replace(":", "-").rsplit("/", 1)[-1]
-        return self.output or Path(f"{name}-erased")
+        return self.output or name_result(self.model, "erased")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from surgery.output import (
     write_lines,
     write_text,
 )
-from surgery.privacy import expand_home, get_last_name
+from surgery.privacy import expand_home, get_last_name, name_result
 from surgery.processes import join_launch, leave_launch
 from surgery.proof.report import record_reports
 from surgery.proof.verification import verify
@@ -124,9 +124,7 @@ def run_evaluation(
     """
     models, baseline = request.models, request.baseline
     if output is None:
-        name = baseline if len(models) > 1 else models[0]
-        folder = expand_home(name.replace(":", "-"))
-        output = Path(f"{get_last_name(folder)}-evaluation")
+        output = name_result(baseline if len(models) > 1 else models[0], "evaluation")
     check_output(output, owned, overwrite=overwrite)
     browser = find_browser() if pdf else None
     join_launch(say)

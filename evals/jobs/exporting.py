@@ -24,7 +24,9 @@ from evals.run.request import (
     Option,
     describe_mistakes,
 )
+from surgery.errors import SurgeryError
 from surgery.plan import LayoutChoice
+from surgery.privacy import expand_home
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class ExportRequest(Editing, Erasing, Healing):
 
         `default`: where it goes unless `output` is given.
         """
-        from surgery.exporting import check_target
+        from surgery.exporting import check_apart, check_target
         from surgery.output import check_output
         from surgery.patching import name_patch
 
@@ -124,6 +126,8 @@ class ExportRequest(Editing, Erasing, Healing):
             return
         if self.as_patch:
             file = self.output or name_patch(target)
+            if (source := expand_home(self.model)).is_dir():
+                check_apart(source, file)
             check_output(file, None, overwrite=self.overwrite)
         else:
             check_target(self.model, target, overwrite=self.overwrite)
@@ -145,9 +149,10 @@ def run_export(
     is. Both then return no export. `job`: as for `surgery.record.manifest.Edit`. `erased`: the
     folder of the same erasing, whose weights are cut in place of training them again.
 
-    Raises a `SurgeryError`; the output is then as it was before.
+    Raises a `SurgeryError`; the output is then as it was before, unless only its GGUF file failed,
+    which it says.
     """
-    from surgery.conversion.gguf_file import check_convertible, convert_to_gguf
+    from surgery.conversion.gguf_file import check_convertible
     from surgery.editing.preparing import list_variants, prepare
     from surgery.editing.rewriting import read_result
     from surgery.families import left_out
@@ -186,11 +191,23 @@ def run_export(
     texts = text, healing, erasing
     export = _write(request, prepared, target, *texts, erased)
     if request.gguf:
-        with show_progress("convert", None) as advance:
-            file = export.output.with_name(f"{export.output.name}.gguf")
-            convert_to_gguf(export.output, file, overwrite=request.overwrite, progress=advance)
-        export = replace(export, beside={"gguf": file})
+        export = replace(export, beside={"gguf": _convert(export.output, request.overwrite)})
     return prepared, export
+
+
+def _convert(folder: Path, overwrite: bool) -> Path:
+    """Writes the same as a GGUF file beside a folder. Says how to if that fails."""
+    from surgery.conversion.gguf_file import convert_to_gguf
+
+    file = folder.with_name(f"{folder.name}.gguf")
+    try:
+        with show_progress("convert", None) as advance:
+            convert_to_gguf(folder, file, overwrite=overwrite, progress=advance)
+    except SurgeryError:
+        words = f"convert {folder} --to gguf --output {file}"
+        say(f"{folder} is complete. Only {file} is missing: attn-surgery {words}")
+        raise
+    return file
 
 
 def _write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ from surgery.hub.embedded import LAB_TEXT, find_lab
 from surgery.record.manifest import PassagesRecord
 
 if TYPE_CHECKING:
+    from evals.data import Passages
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import Edit
     from surgery.reproduction import Reproduction
     from surgery.training.erasing import Erased
+
+    FindPassages = Callable[[PassagesRecord | str | None], Passages | None]
 
 
 def repeat_export(
@@ -33,6 +37,7 @@ def repeat_export(
     heal: Sequence[str] = (),
     text: Sequence[str] = (),
     samples: str | None = None,
+    id_column: str | None = None,
     overwrite: bool = False,
 ) -> Reproduction:
     """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, erased on
@@ -64,8 +69,9 @@ def repeat_export(
             return None
         return fit_prepared(prepared, fit_on, model=loaded)
 
-    erasing = _find_erasing(edit, text, samples, model, fit)
-    healing = _find_healing(edit, heal, samples, model, overwrite)
+    passages = partial(find_recorded_passages, samples, model=model, id_column=id_column)
+    erasing = _find_erasing(edit, text, passages, model, fit)
+    healing = _find_healing(edit, heal, passages, model, overwrite)
     with show_progress("reproduce", None) as advance:
         return reproduce(
             original,
@@ -82,26 +88,26 @@ def repeat_export(
 def _find_erasing(
     edit: Edit,
     text: Sequence[str],
-    samples: str | None,
+    find_passages: FindPassages,
     model: str,
     fit: Callable[[Prepared], Fitting | None],
 ) -> Callable[[Prepared], Erased] | None:
     """What erases again, on the recorded text and passages; None if nothing was erased."""
     if edit.erasing is None:
         return None
-    taught = find_recorded_passages(samples, edit.erasing.passages, model)
+    taught = find_passages(edit.erasing.passages)
     erased_on = find_recorded_text(text, edit.erasing, model, "text")
     return erase_on(erased_on, taught, edit.erasing, fit)
 
 
 def _find_healing(
-    edit: Edit, heal: Sequence[str], samples: str | None, model: str, overwrite: bool
+    edit: Edit, heal: Sequence[str], find_passages: FindPassages, model: str, overwrite: bool
 ) -> Callable[[Export, ResolvedModel, Path], Export] | None:
     """What heals again, on the recorded text and passages; None if the edit was not healed."""
     if edit.healing is None:
         return None
     _refuse_earlier(edit, model)
-    passages = find_recorded_passages(samples, edit.healing.passages, model)
+    passages = find_passages(edit.healing.passages)
     healed_on = find_recorded_text(heal, edit.healing, model, "heal")
     return heal_on(healed_on, passages, edit.healing, overwrite)
 

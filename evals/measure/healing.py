@@ -13,7 +13,7 @@ import numpy.typing as npt
 from evals.data.inputs import read_lab_text, tokenize_passages
 from evals.run.console import show_progress
 from surgery.errors import SamplesError
-from surgery.hub.embedded import LAB_TEXT, find_lab
+from surgery.hub.embedded import LAB_TEXT, PREFIX, find_lab, find_lab_folder
 
 if TYPE_CHECKING:
     from evals.data import Passages, Samples, Tokens
@@ -40,11 +40,21 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 def find_healing_text(named: Sequence[str]) -> Text:
     """The text that `named` names: files, folders, data sets, or a lab model for the lab's.
 
-    Needs no model, so that mistakes show early. Raises `SamplesError`.
+    Needs no model, so that mistakes show early. Raises `SamplesError`, and `SourceError` for a lab
+    model that is not there.
     """
     from surgery.fitting.calibration import open_calibration
 
-    return read_lab_text() if find_lab(*named) else open_calibration(named)
+    labs = [name for name in named if find_lab(name)]
+    for name in labs:
+        find_lab_folder(name.removeprefix(PREFIX))
+    if labs and len(labs) < len(named):
+        raise SamplesError(
+            "the text of a lab model does not go with other text",
+            got=", ".join(named),
+            fix="name it alone, or the other text alone",
+        )
+    return read_lab_text() if labs else open_calibration(named)
 
 
 def read_healing_text(
@@ -219,9 +229,10 @@ def find_recorded_text(named: Sequence[str], record: TextRecord, model: str, opt
 
 
 def find_recorded_passages(
-    named: str | None, record: PassagesRecord | str | None, model: str
+    named: str | None, record: PassagesRecord | str | None, model: str, id_column: str | None
 ) -> Passages | None:
     """The recorded passages, which `named` names, or which are a lab's. None without a record.
+    `id_column`: as for `open_samples`.
 
     Raises `SamplesError`; whoever reads them compares their tokens.
     """
@@ -242,6 +253,7 @@ def find_recorded_passages(
         suffix_length=record.suffix_length,
         skip_short=True,
         leave_out=record.leave_out,
+        id_column=id_column,
     )
 
 

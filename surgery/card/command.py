@@ -107,7 +107,7 @@ def write_export_command(
         "--id-column": [id_column],
         "--seed": [None if cut else seed],
         "--layout": [layout if cut else None],
-        "--as": [family if cut and family in SAVED_AS else None],
+        "--as": [family if cut and not erased and family in SAVED_AS else None],
         "--max-shard-size": [max_shard_size],
         "--output": [output],
     }

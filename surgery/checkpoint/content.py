@@ -15,7 +15,7 @@ from threading import Event
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.errors import CheckpointError, OutputError
 from surgery.output import create_folder
-from surgery.privacy import is_in_hub_cache
+from surgery.privacy import expand_home, is_in_hub_cache
 from surgery.untrusted import guard
 
 _SETTLED = 2_000_000_000  # ns; a file unchanged for that long shows its next change in its times
@@ -142,7 +142,7 @@ def _is_in_memory(device: int) -> bool:
 def find_cache() -> Path:
     """Returns $ATTN_SURGERY_CACHE, else attn-surgery in $XDG_CACHE_HOME or ~/.cache."""
     general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("ATTN_SURGERY_CACHE") or f"{general}/attn-surgery").expanduser()
+    return expand_home(os.environ.get("ATTN_SURGERY_CACHE") or f"{general}/attn-surgery")
 
 
 def save_to_cache(path: Path, write: Callable[[Path], object]) -> None:

@@ -265,7 +265,10 @@ def _compare(path: Path, written: list[_Tensor]) -> Iterator[float]:
         share, least = _ROUNDING[tensor.form.name]
         difference = np.abs(values - source)
         if not (difference <= np.abs(source).max(1, keepdims=True) * share + least).all():
-            fix = "choose bf16 or f32: numbers above 65504 do not fit f16"
+            broken = not np.isfinite(source).all()
+            fix = "it holds NaN or infinity" if broken else "choose another form with `kind`"
+            if tensor.form.name == "F16" and not broken:
+                fix = "choose bf16 or f32: numbers above 65504 do not fit f16"
             raise OutputError("does not come back from the file", where=tensor.name, fix=fix)
         yield float(difference.max())
     if stored:

@@ -19,7 +19,7 @@ from surgery.families.wrapped import settle_layout
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.plan import Plan, make_empty_plan, make_plan, selected
-from surgery.privacy import check_link
+from surgery.privacy import check_link, name_result
 from surgery.record.manifest import CalibrationRecord, Choice, EditedModel
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
@@ -158,12 +158,10 @@ def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str,
 
 
 def _name_output(model: str, selection: Selection, num_heads: int) -> Path:
-    name = model.rstrip("/").replace(":", "-").rsplit("/", 1)[-1]
     spec = format_selection(selection, num_heads)
     if len(spec) > _LONGEST_SPEC:
         spec = hashlib.sha256(spec.encode()).hexdigest()[:12]
-    # a comma would end the name in `lm_eval --model_args pretrained=NAME,…`
-    return Path(f"{name}-{variant_name(selection)}-{spec}".replace(",", "+"))
+    return name_result(model, f"{variant_name(selection)}-{spec}")
 
 
 def list_variants(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:

@@ -40,14 +40,14 @@ class TextOrTable:
 
     @property
     def form(self) -> str:
-        """The file extension of its format, without that of a compression."""
+        """The file extension of its format, in lower case, without that of a compression."""
         if isinstance(self.place, HubDataset):
             return ""
-        return (Path(self.place.stem) if self.is_packed else self.place).suffix
+        return (Path(self.place.stem) if self.is_packed else self.place).suffix.lower()
 
     @property
     def is_packed(self) -> bool:
-        return isinstance(self.place, Path) and self.place.suffix in PACKED
+        return isinstance(self.place, Path) and self.place.suffix.lower() in PACKED
 
     @property
     def is_table(self) -> bool:
@@ -76,7 +76,7 @@ class TextOrTable:
             if self.is_packed:
                 import pyarrow  # notices truncated frames and reads several in a row
 
-                packing = PACKED[self.place.suffix]
+                packing = PACKED[self.place.suffix.lower()]
                 file = io.BufferedReader(pyarrow.input_stream(str(self.place), compression=packing))
             else:
                 file = self.place.open("rb")

@@ -48,7 +48,14 @@ class Passages:
     leave_out: float | None = None
 
     def check_length(self, dimensions: Dimensions) -> None:
-        """Raises `SamplesError` if they are longer than a model's context."""
+        """Raises `SamplesError` if they are longer than a model's context, or have no two parts."""
+        if not 0 < self.prefix_length < self.tokens.shape[1]:
+            raise SamplesError(
+                "wrong prefix length",
+                where=self.name,
+                expected=f"1 to {self.tokens.shape[1] - 1} of {self.tokens.shape[1]} tokens",
+                got=self.prefix_length,
+            )
         if (length := self.tokens.shape[1]) > dimensions.max_positions:
             raise SamplesError(
                 "the passages are longer than the model's context",

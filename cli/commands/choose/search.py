@@ -39,9 +39,9 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
     """
     from evals.jobs.searching import search
     from evals.report.search import explain_miss
-    from surgery.privacy import get_last_name
+    from surgery.privacy import name_result
 
-    folder = output or Path(f"{get_last_name(Path(request.model.rpartition(':')[2]))}-search")
+    folder = output or name_result(request.model, "search")
     found = search(request, folder, overwrite=overwrite)
     if found is None:
         return

@@ -28,8 +28,9 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
         return
     echo(found.model)
     size = "dtype and size unknown until the pickled weights are downloaded"
-    if found.parameters is not None:
-        size = f"{found.parameters:,} parameters, {found.dtype}"
+    if found.dtype is not None:
+        number = "packed" if found.parameters is None else f"{found.parameters:,}"
+        size = f"{number} parameters, {found.dtype}"
     echo(f"  {found.family}, {found.num_blocks} blocks, {size}")
     if found.unknown_keys:
         echo(f"  {left_out(found.unknown_keys)}")

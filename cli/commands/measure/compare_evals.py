@@ -12,8 +12,8 @@ from cli.terminal import print_json
 
 
 @click.command("compare-evals")
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=options.PATH)
+@click.argument("second", type=options.PATH)
 @options.json
 def command(first: Path, second: Path, as_json: bool) -> None:
     """Compare two runs of lm-eval, FIRST and SECOND, document by document.

@@ -23,6 +23,9 @@ from cli.terminal import echo, note, print_json
     "SAMPLES",
     "Passages that the model was erased or healed with.  [default: a lab's]",
 )
+@options.option(
+    "--id-column", "COLUMN", "The column of SAMPLES that names its rows.  [default: id]"
+)
 @options.option("--output", "DIR", "Keep the repeated export in DIR.", options.PATH)
 @options.overwrite
 @options.json
