@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from surgery.checkpoint.configuration import spares_attention
+from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import load_model
+from surgery.editing.loading import _check_loaded, load_model
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import family_of
 from surgery.plan import make_empty_plan
@@ -238,3 +240,27 @@ def test_experts_packed_under_names_of_their_own_are_copied(tmp_path: Path) -> N
         ),
     )
     assert not surgery.verify(done.output, source=source).ok
+
+
+def test_experts_that_the_library_would_leave_random_are_refused(tmp_path: Path) -> None:
+    """As version 4 does, which holds them one by one, where the files hold them merged."""
+    source = write_decoder(tmp_path / "source", "qwen3_moe")
+    tensors = load_file(source / WEIGHTS)
+    parted = {name: tensors.pop(name) for name in list(tensors) if ".experts." in name}
+    assert any(".experts.0." in name for name in parted)
+    for block in {name.partition(".experts.")[0] for name in parted}:
+
+        def stack(kind: str, block: str = block) -> torch.Tensor:
+            found = [parted[n] for n in sorted(parted) if n.startswith(block) and kind in n]
+            return torch.stack(found)
+
+        both = torch.cat([stack("gate_proj"), stack("up_proj")], dim=1)
+        tensors[f"{block}.experts.gate_up_proj"] = both.contiguous()
+        tensors[f"{block}.experts.down_proj"] = stack("down_proj").contiguous()
+    save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
+    load_model(source)  # this version has them merged
+    whole = {n: t for n, t in tensors.items() if ".experts." not in n} | parted
+    old = SimpleNamespace(named_parameters=lambda: whole.items())
+    checkpoint = open_checkpoint(source)
+    with pytest.raises(CheckpointError, match=r"files hold all experts in one tensor.*transform"):
+        _check_loaded(old, checkpoint, family_of(checkpoint.config))

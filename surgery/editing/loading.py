@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from surgery.untrusted import describe_error, guard, read_bytes
 
 GENERATION = "generation_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _COMPARED = 1024  # numbers of each tensor
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
@@ -147,6 +149,7 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
     known = make_inventory(checkpoint.config, checkpoint.infos).parameters
     parameters = {name for name in stored if name in known or name in HEADS}
     quantized = bool(checkpoint.config.get("quantization_config"))
+    _check_experts(set(loaded) - parameters, checkpoint, family)
     different = {
         name
         for name in parameters ^ set(loaded)
@@ -167,6 +170,23 @@ def _check_loaded(model: Any, checkpoint: Checkpoint, family: Family) -> None:
             f"{min(different)!r} was loaded with other numbers than the folder holds",
             where=checkpoint.folder,
             fix="try again if the folder has just changed; otherwise report this",
+        )
+
+
+def _check_experts(unknown: set[str], checkpoint: Checkpoint, family: Family) -> None:
+    """Raises `CheckpointError` for experts that the library holds one by one, and the files merged.
+
+    Version 5 merges experts, and splits none. Version 4 would leave these random.
+    """
+    if checkpoint.config.get("quantization_config"):
+        return
+    if random := [
+        name for name in unknown if _EXPERT.search(name) and _is_stored_otherwise(family, name)
+    ]:
+        raise CheckpointError(
+            f"{min(random)!r} was not loaded: the files hold all experts in one tensor",
+            where=checkpoint.folder,
+            fix="install transformers 5 or later",
         )
 
 
