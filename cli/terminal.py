@@ -93,7 +93,7 @@ def name_options(line: object, ctx: click.Context | None = None) -> str:
         text = option if value in (None, "True") else f"{option} {value}"
         return f"`{other} {text}`" if other else text
 
-    return re.sub(r"`(?:([a-z-]+)\()?([a-z_]+)(?:=([\w.+-]+))?\)?`", name_option, str(line))
+    return re.sub(r"`(?:([a-z-]+)\()?([a-z_]+)(?:=([\w.+:=@-]+))?\)?`", name_option, str(line))
 
 
 def _find_option(command: click.Command, name: str) -> str | None:

@@ -220,6 +220,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         "reason": plan.reason,
         "num_blocks": plan.inventory.dimensions.num_blocks,
         "dtype": plan.inventory.dtype,
+        "rewritten": list(plan.rewritten),
         "changes": [
             {key: value for key, value in asdict(change).items() if key != "role"}
             for change in plan.changes

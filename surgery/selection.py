@@ -84,13 +84,13 @@ def checked(selection: Iterable[Part], num_blocks: int, num_heads: int) -> Selec
     """
     parts = tuple(sorted(Part(p.block, tuple(sorted(p.heads)), p.variant) for p in selection))
     if not parts or not all(part.heads for part in parts):
-        raise BlockSpecError("the selection names no block")
+        raise BlockSpecError("the selection names no block", fix=_describe(num_blocks, num_heads))
     for part in parts:
         for head in part.heads:
             if not (0 <= part.block < num_blocks and 0 <= head < num_heads):
                 what = f"head {head} of block {part.block} is out of range"
                 raise BlockSpecError(what, fix=_describe(num_blocks, num_heads))
-    _check_once(parts)
+    _check_once(parts, fix=_describe(num_blocks, num_heads))
     return parts
 
 

@@ -260,8 +260,9 @@ def test_a_number_is_a_number(name: str) -> None:
     for option in command(name).params:
         if isinstance(option.type, click.types.FloatParamType):
             for value in ("nan", "inf", "-inf"):
-                with pytest.raises(click.BadParameter):
-                    option.type_cast_value(click.Context(command(name)), value)
+                given = (value,) if option.multiple else value
+                with pytest.raises(click.BadParameter, match=value.lstrip("-")):
+                    option.type_cast_value(click.Context(command(name)), given)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -476,7 +477,6 @@ def test_examples_in_the_help_are_as_commands_take_them(line: str) -> None:
     name, *rest = shlex.split(line)
     command = main.get_command(click.Context(main), name)
     assert command is not None
-    if "--help" in rest or rest[:1] == ["--config"]:
-        return
-    command.make_context(name, rest)
+    if not ("--help" in rest or rest[:1] == ["--config"]):  # of a file that is not here
+        command.make_context(name, rest)
     assert line in attn_surgery("help", name).stdout

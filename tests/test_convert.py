@@ -160,9 +160,7 @@ def test_an_export_whose_gguf_file_fails_is_said_to_be_there(
     output = tmp_path / "OUT"
     done = attn_surgery("export", "lab:pythia", "--drop-attn", "4", "--output", output, "--gguf")
     assert done.code == 1
-    said = (
-        f"{output} is complete. Only {output}.gguf is missing: attn-surgery convert {output} --to"
-    )
+    said = f"{output} is complete. Only {output}.gguf is missing: convert {output} to make it"
     assert said in done.stderr
     assert done.stderr.endswith("error: the disk is full\n")
     assert (output / "surgery.json").exists()

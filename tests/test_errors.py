@@ -753,6 +753,7 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "out"
     dry = export_to(source, out, "--dry-run", "--json")
     assert dry.json["dry_run"] is True
+    assert {"output", "family", "variant", "layout", "blocks", "rewritten"} <= dry.json.keys()
     assert not out.exists()
     done = export_to(source, out, "--json")
     assert done.json["output"] == str(out)

@@ -37,6 +37,7 @@ from evals.choose.search.request import SearchRequest
 from evals.choose.search.trials import Trials
 from evals.data import Samples
 from evals.jobs.auditing import AuditRequest
+from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.early_exit import (
@@ -378,6 +379,14 @@ def test_the_names_of_leaks_and_grafts() -> None:
     assert "--sibling some/base" in report.to_command()
     limits = SearchRequest(model="m", samples="s", max={"graft:a": 0.1, "any": 0.2})
     assert (limits.max, limits.sibling) == ({"graft": 0.1, "any": 0.2}, "a")
+    for names in (("leak@9", "sampling:9"), ("sampling:9", "leak@9"), ("leak@9", "leak@9")):
+        one = {"model": "lab:pythia", "measure": names[0], "max": {names[1]: 0.02}}
+        job = MitigationRequest(**one)
+        assert (job.measure, job.max, job.max_extraction) == (
+            "sampling:9",
+            {"sampling:9": 0.02},
+            None,
+        )
     with pytest.raises(MeasurementError, match="no attack 'leak@0'"):
         make_attack("leak@0")
 

@@ -210,7 +210,9 @@ def test_documents_of_lm_eval_leave_them_to_lm_eval(tokenizer: Any, tmp_path: Pa
     texts = [TEXT[at:] for at in (0, 20, 43, 61)]
     path = write_rows(tmp_path / "whole.jsonl", [{"text": text} for text in texts])
     samples = load_samples(path, tokenizer=tokenizer, prefix_length=8, suffix_length=6)
-    for document in make_documents(samples, tokenizer):
+    documents = make_documents(samples, tokenizer)
+    assert len(documents) == 3, "the text of the fourth does not keep its tokens"
+    for document in documents:
         row = samples.tokens[samples.ids.index(document["id"])].tolist()
         assert tokenizer(document["prefix"] + document["suffix"])["input_ids"] == row
 

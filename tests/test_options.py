@@ -19,7 +19,7 @@ from pydantic import Field
 from cli import options
 from cli.config import with_config
 from cli.main import COMMANDS, main
-from cli.requests import RequestCommand, request_command
+from cli.requests import request_command
 from evals.run.request import Names, Option, Request
 
 
@@ -147,8 +147,6 @@ def test_no_help_names_an_argument_of_python(name: str) -> None:
     names = {str(one.name) for one in command.params}
     for record in filter(None, found):
         assert not [one for one in names if f"`{one}" in record[1]], record
-    if isinstance(command, RequestCommand):
-        assert all(isinstance(getattr(one, "group", "run"), str) for one in command.params)
 
 
 def test_a_home_is_meant_where_a_shell_leaves_its_sign(

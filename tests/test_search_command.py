@@ -439,9 +439,9 @@ def test_people_get_a_table_and_the_command_to_export(model, samples, texts, tmp
     assert "row-" not in outcome.stdout
     tokens = [json.loads(line)["tokens"] for line in samples.read_text().splitlines()]
     for file in (tmp_path / "found").glob("*.json"):
-        text = file.read_text()
+        text = "".join(file.read_text().split())  # a number has a line of its own
         assert "tokens" not in json.loads(text)
-        assert not any(json.dumps(row[:6])[1:-1] in text for row in tokens)
+        assert not any(",".join(map(str, row[:6])) in text for row in tokens)
 
 
 @pytest.mark.parametrize("here", [False, True])

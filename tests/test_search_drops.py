@@ -81,7 +81,7 @@ def test_a_limit_that_nothing_keeps(model, samples, texts, tmp_path) -> None:
     rows = [{**row, "answer": answer} for row, answer in zip(rows, said, strict=True)]
     outcome = search(model, samples, texts, tmp_path, 0, task="local_choice", rows=rows)
     assert outcome.code == 1, outcome
-    assert "`max_drop local_choice=0`" in outcome.stderr
+    assert "--max-drop local_choice=0: none of the" in outcome.stderr
 
 
 @pytest.mark.parametrize(

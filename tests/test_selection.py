@@ -126,7 +126,7 @@ def test_a_mixed_selection_says_so() -> None:
     ],
 )
 def test_a_selection_that_does_not_fit(parts: tuple[Part, ...], text: str) -> None:
-    with pytest.raises(BlockSpecError, match=text):
+    with pytest.raises(BlockSpecError, match=f"{text}; the model has 12 blocks, 0 to 11, of 4 hea"):
         checked(parts, 12, 4)
 
 

@@ -176,7 +176,7 @@ def run_export(
         check_default=request.check_output if early and not is_trained else None,
     )
     prepared = replace(prepared, job=job)
-    default = _name_default(request, prepared)
+    default = name_output(request, prepared)
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     if early:
@@ -196,7 +196,7 @@ def run_export(
 
 
 def _convert(folder: Path, overwrite: bool) -> Path:
-    """Writes the same as a GGUF file beside a folder. Says how to if that fails."""
+    """Writes the same as a GGUF file beside a folder. Says what is there if that fails."""
     from surgery.conversion.gguf_file import convert_to_gguf
 
     file = folder.with_name(f"{folder.name}.gguf")
@@ -204,8 +204,7 @@ def _convert(folder: Path, overwrite: bool) -> Path:
         with show_progress("convert", None) as advance:
             convert_to_gguf(folder, file, overwrite=overwrite, progress=advance)
     except SurgeryError:
-        words = f"convert {folder} --to gguf --output {file}"
-        say(f"{folder} is complete. Only {file} is missing: attn-surgery {words}")
+        say(f"{folder} is complete. Only {file} is missing: convert {folder} to make it")
         raise
     return file
 
@@ -293,7 +292,8 @@ def _train(
     return fit(erased.model), erased.trained
 
 
-def _name_default(request: ExportRequest, prepared: Prepared) -> Path:
+def name_output(request: ExportRequest, prepared: Prepared) -> Path:
+    """Where the export goes unless the request says so."""
     default = prepared.default_output
     done = [word for word, asked in (("erased", request.erase), ("healed", request.heal)) if asked]
     return default.with_name("-".join([default.name, *done]))

@@ -24,6 +24,7 @@ from evals.jobs.keeping import (
 )
 from evals.measure.attacks.request import Limits
 from evals.measure.healing import find_healing_text, read_healing_text, warn_of_shared
+from evals.measure.memorization.recovery import name_plainly
 from evals.measure.verdicts import OK
 from evals.report.printing import find_browser
 from evals.report.request import EvaluationRequest, Gating
@@ -105,7 +106,8 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
                 raise ValueError(f"{model} brings no {what} of its own: give `{name}`")
         found = {**given, "samples": given.get("samples") or lab}
         if given.get("max_extraction") is None:
-            named = given.get("measure", "any") in (given.get("max") or ())
+            limited = {name_plainly(str(name)) for name in given.get("max") or ()}
+            named = name_plainly(str(given.get("measure", "any"))) in limited
             found["max_extraction"] = None if named else 0.01
         return found
 

@@ -277,7 +277,7 @@ def explain_miss(result: Mapping[str, Any], folder: Path) -> MeasurementError:
     if result["max"] or result["max_drop"]:
         best = result["nearest"]
         for word in ("max", "max_drop"):
-            limits |= {f"{word} {name}": most for name, most in result[word].items()}
+            limits |= {f"{word}={name}": most for name, most in result[word].items()}
         left = ", ".join(f"{one['name']} {one['value']:.1%}" for one in best["limits"])
     rise = best["heldout_loss"] - base["heldout_loss"]
     return MeasurementError(

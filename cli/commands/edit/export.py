@@ -13,7 +13,7 @@ from cli import options
 from cli.requests import fill_request, options_of, request_command
 from cli.tables.evaluation import print_evaluation
 from cli.terminal import echo, note, note_unmeasured, print_json
-from evals.jobs.exporting import ExportRequest, run_export
+from evals.jobs.exporting import ExportRequest, name_output, run_export
 from evals.report.request import EvaluationRequest
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def command(
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
     if export is None:
-        _print_plan(plan_as_json(prepared.plan), as_json)
+        target = request.output or name_output(request, prepared)
+        _print_plan({"output": str(target), **plan_as_json(prepared.plan)}, as_json)
         return
     one_hot, context = export.plan.one_hot, export.plan.cast_context or 0
     if one_hot is not None and context <= one_hot.num_offsets:
