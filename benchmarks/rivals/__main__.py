@@ -1,201 +1,212 @@
-"""Compares attention surgery with its rivals on one model, one set of passages, and all attacks.
+"""Compares rivals that each got what a search gets: the same half to choose by, and the same time.
 
-    python -m benchmarks.rivals lab:pythia --output rivals
-    python -m benchmarks.rivals data/deep --samples data/deep/records.jsonl \\
-        --text data/deep/calibration.txt --heldout data/deep/heldout.txt --suite lab \\
-        --output rivals
+    python -m benchmarks.rivals lab:pythia --seconds 240 --output RIVALS
+    python -m benchmarks.rivals MODEL --samples SAMPLES.jsonl --text OTHER.txt \\
+        --heldout HELDOUT.txt --helper PUBLIC --tasks "" --seconds 600 --output RIVALS
 
-Every rival sees the half of the passages that `attn-surgery search` chooses on, and stops once the
-attack `any` recovers at most 1 % of them, or after `--seconds`. A run that was interrupted goes on
-with the next rival. Its result is an ordinary folder.
-`attn-surgery evaluate` then measures all of them on the other half. NAME+search-any is a rival's
-result with the edit that `search-any` chose.
-Without `--seconds` of their own, searches take what they take; the table says how long.
+Each rival has up to 16 settings, and the search's rule chooses one (`methods.py`, beside this).
+Deep blocks, the searches, and `erased` are ours. Then all are measured on the half of the passages
+that was held back, which no method saw:
+
+- the most that an attack without training recovers, with its name, what `relearn` does at learning
+  rates of 1e-4 and 1e-3, and what `relearn-benign` does;
+- for those who know the edit: `revive`, where blocks were cut, and with --helper `graft`, with the
+  second model as the sibling, in one draw each;
+- the highest AUC of a membership score, passages against those that no model was trained on, or 1
+  less it, as a model that has forgotten too much gives them away, too;
+- `any` on the half that the method saw, and on the half that it did not: the same attack;
+- by how much the loss rises on passages that no model was trained on, as a method may silence their
+  form;
+- the four costs on the half of the held-out text that is held back, and points of benchmarks.
+
+TokenSwap decodes with a second model, `--helper`, which never learned the passages. It changes no
+weight. So `relearn` fine-tunes the model without the helper, as whoever holds the weights would.
+
+`--seed` decides which passages are held back, and whatever a method draws, but for healing.
+`--dtype bfloat16` makes the passes faster on a large model: rivals then train float32 weights by
+bfloat16 passes, and what they made is measured in bfloat16.
+
+A run that was interrupted goes on with the next rival. Several may share an output, each with a
+`--method` of its own.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
-import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
-from safetensors.torch import load_file
 
-from benchmarks.rivals.bed import Bed, Rival, read_seconds, run_passes, write_samples
-from benchmarks.rivals.kfac import kfac
-from benchmarks.rivals.pruning import pruning
-from benchmarks.rivals.surgery import cut_also, cut_deep_blocks, run_command, search
-from benchmarks.rivals.table import ATTACKS, print_table
-from benchmarks.rivals.training import finetune_control, gradient_difference, npo
-from benchmarks.rivals.vector_editing import vector_editing
-from evals.data import Samples, load_samples
-from evals.data.held_back import split_halves
-from evals.data.inputs import read_heldout_texts
-from evals.data.windows import cut_windows
+from benchmarks.rivals.bed import read_seconds, run_passes
+from benchmarks.rivals.choosing import measure_relearned
+from benchmarks.rivals.measuring import make_bench
+from benchmarks.rivals.methods import (
+    AFTER,
+    METHODS,
+    OURS,
+    SWAP,
+    TWIN,
+    Made,
+    Workshop,
+    write_json,
+)
+from benchmarks.rivals.table import RUNS, print_table, read_runs
+from benchmarks.rivals.token_swap import check_helper
+from evals.data import load_samples
 from evals.lab import calibration_texts
+from evals.measure.attacks.sibling import find_sibling
+from evals.measure.attacks.tuning import cast_weights
 from evals.run.models import LoadedModel, open_model
-from surgery.checkpoint.source import TOKENIZER
+from surgery.errors import MeasurementError
+from surgery.hub.resolved import ResolvedModel
 
-RIVALS: dict[str, Rival] = {
-    "finetune-control": finetune_control,
-    "gradient-difference": gradient_difference,
-    "npo": npo,
-    "kfac": kfac,
-    "pruning": pruning,
-    "vector-editing": vector_editing,
-}
-SEARCHES = {
-    "search-any": ("any=0.01",),
-    "search-relearn": ("any=0.01", "relearn=0.05"),
-}
-BOTH = ("npo", "kfac", "pruning", "vector-editing")
-"""Rivals whose results also get the edit of `search-any`."""
-LENGTH = 128
-"""Tokens of a window of other text."""
 FILE = click.Path(exists=True, path_type=Path)
+SHARED = (
+    "--seed", "--choose", "--leave-out", "--samples", "--prefix-length", "--suffix-length",
+    "--skip-short", "--heldout", "--corpus", "--dtype",
+)  # fmt: skip
+"""Options of a search on which it depends what is held back, or that all methods share."""
 
 
 @click.command()
 @click.argument("model")
 @click.option("--samples", help="Passages with their counts. Default: a lab model's own.")
+@click.option("--text", multiple=True, type=FILE, help="Other text. Default: a lab model's own.")
+@click.option("--heldout", multiple=True, type=FILE, help="Default: a lab model's own.")
+@click.option("--helper", help="The second model of token-swap, which is left out without it.")
+@click.option("--twin", help="A model that never saw the passages, as one more row.")
+@click.option("--tasks", default="lab_next_line,lab_copy", show_default=True)
+@click.option("--include-path", multiple=True, type=click.Path(path_type=Path))
+@click.option("--limit", type=int, help="Documents of a task.")
 @click.option(
-    "--text", multiple=True, type=FILE, help="Other text to train on. Default: a lab model's own."
-)
-@click.option("--heldout", multiple=True, type=FILE, help="Text that shows the cost.")
-@click.option("--rival", "names", multiple=True, help="Only these. Repeatable.")
-@click.option(
-    "--seconds", default=300.0, show_default=True, help="The most processor time for one rival."
-)
-@click.option("--limit", default=0.01, show_default=True, help="Stop at this share recovered.")
-@click.option(
-    "--suite",
-    help="Benchmarks, or none. Default: lab for a lab model, standard for any other.",
-)
-@click.option(
-    "--dtype",
-    default="float32",
-    show_default=True,
-    type=click.Choice(["float32", "bfloat16"]),
-    help="Of all passes. Weights that are trained stay in float32.",
-)
+    "--method", "only", multiple=True, type=click.Choice(METHODS), metavar="NAME",
+    help="Only the base and these. Repeatable.",
+)  # fmt: skip
+@click.option("--seconds", default=240.0, show_default=True, help="Processor time of a rival.")
 @click.option("--search", "more", default="", help="More options of the searches, as typed.")
+@click.option("--seed", default=0, show_default=True, help="Of all methods and of the halves.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def main(
-    model: str,
-    samples: str | None,
-    text: tuple[Path, ...],
-    heldout: tuple[Path, ...],
-    names: tuple[str, ...],
-    seconds: float,
-    limit: float,
-    suite: str | None,
-    dtype: str,
-    more: str,
+    model: str, samples: str | None, text: tuple[Path, ...], heldout: tuple[Path, ...],
+    helper: str | None, twin: str | None, tasks: str, include_path: tuple[Path, ...],
+    limit: int | None, only: tuple[str, ...], seconds: float, more: str, seed: int, dtype: str,
     output: Path,
-) -> None:
-    """Make a folder with each rival, measure all, and print a table."""
-    output.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # as the searches, which are timed alike
-    loaded = open_model(model, dtype=dtype)
+) -> None:  # fmt: skip
+    """Choose a setting of every method, measure all, and print a table."""
+    if own := {word.partition("=")[0] for word in more.split()}.intersection(SHARED):
+        what = f"--search has {min(own)}, which all methods share"
+        raise click.UsageError(f"{what}: leave it out there")
+    check_asked(output, {
+        "model": model, "samples": samples, "text": text, "heldout": heldout, "helper": helper,
+        "twin": twin, "tasks": tasks, "include_path": include_path, "limit": limit,
+        "seconds": seconds, "search": more, "seed": seed, "dtype": dtype,
+    })  # fmt: skip
+    runs = read_runs(output)
+    torch.set_num_threads(1)
+    passes: torch.dtype = getattr(torch, dtype)
+    loaded = open_model(model, dtype=dtype, device="cpu")
+    loaded.model.requires_grad_(False)
+    second = open_helper(helper, loaded)
     passages = load_samples(samples or model, tokenizer=loaded.tokenizer)
-    bed, held_back = make_bed(model, loaded, passages, text, heldout)
-    rest = output / "held_back.jsonl"
-    write_samples(held_back, rest)
+    bench = make_bench(
+        model, loaded, passages, text, heldout, tasks, include_path, limit, seed, passes
+    )
+    bench = replace(bench, sibling=find_base(helper, loaded))
+    given = ["--samples", samples or model, "--dtype", dtype, "--seed", str(seed), *more.split()]
+    for flag, files in (("--calibration", text), ("--corpus", heldout)):
+        given += [word for file in files for word in (flag, str(file))]
     fits = list(text) or [output / "calibration.txt"]
-    if not text:
+    if not text:  # one file for what a search fits and for its export
         fits[0].write_text("\n\n".join(calibration_texts()))
-    options = ["--samples", samples or model, "--dtype", dtype, "--cost", "kl", *shlex.split(more)]
-    for flag, values in (("--calibration", text), ("--corpus", heldout)):
-        options += [word for value in values for word in (flag, str(value))]
-    jobs: dict[str, Callable[[Path], None]] = {
-        **{
-            name: partial(run_rival, rival, bed, seconds, limit, dtype)
-            for name, rival in RIVALS.items()
-        },
-        "deep-blocks": partial(cut_deep_blocks, loaded.model, bed, limit),
-        **{name: partial(search, limits, bed, options, fits) for name, limits in SEARCHES.items()},
-        **{
-            f"{name}+search-any": partial(
-                cut_also, output / name, output / "search-any-search", fits
-            )
-            for name in BOTH
-        },
-    }
-    done = output / "runs.json"
-    runs: dict[str, dict[str, float]] = json.loads(done.read_text()) if done.exists() else {}
-    for name in [name for name in names or jobs if name not in runs]:
+        if "--variant" not in more or {"mean", "linear"} & set(more.replace("=", " ").split()):
+            given += ["--calibration", str(fits[0])]
+    workshop = Workshop(loaded, bench.bed, seconds, given, fits, second, twin, output)
+    for name, run in choose_methods(workshop.list_methods(), only, runs).items():
         begun = read_seconds()
-        jobs[name](output / name)
-        runs[name] = {
-            "seconds": read_seconds() - begun,
-            "changed": measure_changed(bed.folder, output / name),
-        }
-        click.echo(f"{name}: {runs[name]['seconds']:.0f} s", err=True)
-        done.write_text(json.dumps(runs, indent=2) + "\n")
-    run_command(
-        "evaluate", *(str(output / name) for name in runs), "--baseline", model,
-        "--samples", str(rest), *(word for one in heldout for word in ("--control", str(one))),
-        *(word for one in (*ATTACKS, "membership") for word in ("--attack", one)),
-        "--draws", "1", "--output", str(output / "report"), "--dtype", dtype,
-        *(("--no-benchmarks",) if suite == "none" else ("--suite", suite) if suite else ()),
-    )  # fmt: skip
-    print_table(output)
+        with run_passes(passes):
+            made = run()
+        took = read_seconds() - begun
+        if name in AFTER:
+            took += runs[AFTER[name]]["seconds"]
+        runs[name] = {"seconds": took, "setting": made.setting}
+        if made.model is not None:
+            edited, left = cast_weights(made.model, passes), made.left
+            if left is None:
+                left = measure_relearned(edited, bench.bed.samples, bench.bed.text)
+            runs[name] |= {"left": left, **bench.measure(edited, made.cut)}
+        write_json(output / RUNS / f"{name}.json", runs[name])
+        click.echo(f"{name}: {runs[name]}", err=True)
+    print_table([runs])
+    for line in list_longer(runs, seconds):
+        click.echo(line, err=True)
 
 
-def make_bed(
-    model: str,
-    loaded: LoadedModel,
-    passages: Samples,
-    text: Sequence[Path],
-    heldout: Sequence[Path],
-) -> tuple[Bed, Samples]:
-    """The bed, and the passages that are held back, with those that no model was trained on."""
-    texts = read_heldout_texts(text) if text else calibration_texts()
-    windows = cut_windows(texts, loaded.tokenizer, LENGTH, most=2048)
-    control = cut_windows(read_heldout_texts(heldout, model), loaded.tokenizer, 64)
-    first, _ = split_halves(passages, control, 0)
-    left = [row not in set(first.samples.ids) for row in passages.ids]
-    bed = Bed(model, loaded.found.folder, loaded.tokenizer, first.samples, windows)
-    return bed, passages.select(torch.tensor(left).numpy())
+def check_asked(output: Path, asked: Mapping[str, Any]) -> None:
+    """Raises `UsageError` if an earlier run in the output had other options."""
+    (output / RUNS).mkdir(parents=True, exist_ok=True)
+    wanted, path = json.loads(json.dumps(asked, default=str)), output / "asked.json"
+    if not path.exists():
+        write_json(path, wanted)
+    earlier = json.loads(path.read_text())
+    if different := [name for name in wanted if earlier.get(name) != wanted[name]]:
+        what = f"{output} holds a run with another --{different[0]}, {earlier.get(different[0])}"
+        raise click.UsageError(f"{what}: give that, or another --output")
 
 
-def run_rival(
-    rival: Rival, bed: Bed, seconds: float, limit: float, dtype: str, output: Path
-) -> None:
-    """Runs a rival on a fresh copy of the model and saves the result as an ordinary folder."""
-    tuned = open_model(bed.model, dtype="float32").model.requires_grad_(True)
-    begun = read_seconds()
-    with run_passes(getattr(torch, dtype)):
-        for _ in rival(tuned, bed):
-            recovered = bed.measure_recovered(tuned)
-            spent = read_seconds() - begun
-            click.echo(f"{output.name}: {spent:.0f} s, {recovered:.1%} recovered", err=True)
-            if recovered <= limit or spent > seconds:
-                break
-    tuned.save_pretrained(output)
-    for name in TOKENIZER:
-        if (bed.folder / name).exists():
-            shutil.copy(bed.folder / name, output)
+def open_helper(name: str | None, loaded: LoadedModel) -> Any:
+    """The second model of TokenSwap, or None, which it says."""
+    if name is None:
+        click.echo(f"{SWAP}: left out, as it needs a second model (--helper)", err=True)
+        return None
+    helper = open_model(name, dtype=str(loaded.model.dtype).removeprefix("torch."), device="cpu")
+    check_helper(loaded, helper)
+    return helper.model.requires_grad_(False)
 
 
-def measure_changed(base: Path, edited: Path) -> float:
-    """The share of the edited weights' numbers that differ from the base's."""
-    before, after = (
-        {name: tensor for file in sorted(folder.glob("*.safetensors"))
-         for name, tensor in load_file(file).items()}
-        for folder in (base, edited)
-    )  # fmt: skip
-    different = sum(
-        tensor.numel() if name not in before or before[name].shape != tensor.shape
-        else int((before[name].to(tensor.dtype) != tensor).sum())
-        for name, tensor in after.items()
-    )  # fmt: skip
-    return different / sum(tensor.numel() for tensor in after.values())
+def find_base(helper: str | None, loaded: LoadedModel) -> ResolvedModel | None:
+    """The second model, if attention can be copied back from it. If not, it says why."""
+    try:
+        return find_sibling(helper, [loaded.found])
+    except MeasurementError as error:
+        click.echo(f"graft: left out: {error}", err=True)
+        return None
+
+
+def choose_methods(
+    methods: Mapping[str, Callable[[], Made]],
+    only: Collection[str],
+    runs: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Callable[[], Made]]:
+    """Those that are left to run. The table always needs the base.
+
+    Raises `UsageError` for a method that lacks what it needs.
+    """
+    wanted = {"not edited", *only} if only else set(methods)
+    for name, option in ((SWAP, "helper"), (TWIN, "twin")):
+        if name in wanted - methods.keys():
+            raise click.UsageError(f"{name} needs another model: give --{option}")
+    left = {name: run for name, run in methods.items() if name in wanted and name not in runs}
+    for name, first in AFTER.items():
+        if name in left and first not in left.keys() | runs.keys():
+            raise click.UsageError(f"{name} needs the result of {first}: name both")
+    return left
+
+
+def list_longer(runs: Mapping[str, Mapping[str, Any]], seconds: float) -> list[str]:
+    """Says which of our methods took longer than a rival was given, as that is not fair."""
+    return [
+        f"{name} took {runs[name]['seconds']:.0f} s, and each rival had {seconds:.0f} s: for an "
+        f"equal time, repeat the rivals in a new folder with --seconds {runs[name]['seconds']:.0f}"
+        for name in OURS
+        if name in runs and runs[name]["seconds"] > seconds
+    ]
 
 
 if __name__ == "__main__":

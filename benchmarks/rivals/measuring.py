@@ -1,6 +1,6 @@
 """Measures what a method made, on the half of the passages that no method saw.
 
-The columns of the table of `fair.py`, beside this.
+The columns of the table of `__main__.py`, beside this.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The methods of `fair.py`: each makes one model, in the same time and on the same half.
+"""The methods of `__main__.py`: each makes one model, in the same time and on the same half.
 
 Deep blocks, the searches, and `erased` are ours. Every other method is a rival with settings, of
 which the search's rule chooses one (`choosing.py`).

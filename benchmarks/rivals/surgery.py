@@ -49,15 +49,6 @@ def heal_also(bed: Bed, found: Path, texts: Sequence[Path], passages: Path, outp
     _export(bed.model, found / "plan.json", texts, output, *words)
 
 
-def cut_also(first: Path, found: Path, texts: Sequence[Path], output: Path) -> None:
-    """Applies what a search of the base `found` to a rival's result, the folder `first`."""
-    plan = json.loads((found / "plan.json").read_text())
-    del plan["model"]  # it was made for the base
-    path = output.with_name(f"{output.name}.json")
-    path.write_text(json.dumps(plan))
-    _export(str(first), path, texts, output)
-
-
 def _export(model: str, plan: Path, texts: Sequence[Path], output: Path, *more: str) -> None:
     edits = json.loads(plan.read_text())["edits"]
     fitted = {"mean", "linear"} & {edit["variant"] for edit in edits}

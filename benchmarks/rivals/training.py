@@ -1,17 +1,12 @@
-"""Unlearning by training: plain fine-tuning, gradient difference, NPO, and SimNPO.
+"""Unlearning by training: gradient difference, NPO, and SimNPO.
 
-All train every weight with AdamW. They differ in their loss:
+All train every weight with AdamW, and hold the predictions on other text to those of the base, by
+KL(base || model). They differ in what they do on the passages:
 
-- `finetune_control` minimizes the loss on other text. What it forgets, any training forgets.
-- `gradient_difference` also maximizes the loss on the passages (Liu et al. 2022, arXiv 2203.12817,
-  in the form of the TOFU benchmark, arXiv 2401.06121).
-- `npo` bounds that maximum: the less likely a passage is already, the weaker its gradient (Zhang
-  et al. 2024, arXiv 2404.05868, negative preference optimization, with the loss on other text).
-
-The others hold the predictions on other text to those of the base, by KL(base || model):
-
-- `gradient_difference_kl` stops to raise the loss on a passage at `most` nats per token.
-- `npo_kl`: as `npo`.
+- `gradient_difference_kl` raises the loss on a passage up to `most` nats per token (Liu et al.
+  2022, arXiv 2203.12817, in the form of the TOFU benchmark, arXiv 2401.06121).
+- `npo_kl`: the less likely a passage is already, the weaker its gradient (Zhang et al. 2024, arXiv
+  2404.05868, negative preference optimization).
 - `simnpo`: the same without a reference model; the loss counts by token, less a margin `gamma` (Fan
   et al. 2024, arXiv 2410.07163).
 """
@@ -25,7 +20,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.rivals.bed import Bed, token_kl, token_nll
+from benchmarks.rivals.bed import Bed, token_kl
 
 LEARNING_RATE = 1e-4
 BETA = 0.1
@@ -35,31 +30,6 @@ STEPS = 5
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Passages and windows of a batch → the loss."""
-
-
-def finetune_control(model: Any, bed: Bed) -> Iterator[None]:
-    return train(model, bed, lambda passages, text: token_nll(model, text).mean())
-
-
-def gradient_difference(model: Any, bed: Bed) -> Iterator[None]:
-    length = bed.samples.suffix_length
-
-    def loss(passages: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        return token_nll(model, text).mean() - bed.suffix_nll(model, passages).mean() / length
-
-    return train(model, bed, loss)
-
-
-def npo(model: Any, bed: Bed) -> Iterator[None]:
-    reference = copy.deepcopy(model)
-
-    def loss(passages: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            before = bed.suffix_nll(reference, passages)
-        forget = npo_loss(bed.suffix_nll(model, passages), before)
-        return forget.mean() + token_nll(model, text).mean()
-
-    return train(model, bed, loss)
 
 
 def gradient_difference_kl(

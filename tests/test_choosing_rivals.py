@@ -1,4 +1,4 @@
-"""Contract of `benchmarks.rivals.fair`: a rival's setting is chosen by the rule of a search, each
+"""Contract of `benchmarks.rivals`: a rival's setting is chosen by the rule of a search, each
 loss is that of its paper, and a rival that did not finish has no figures.
 """
 
@@ -25,6 +25,7 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from benchmarks.rivals import measuring, methods
+from benchmarks.rivals.__main__ import SHARED, check_asked, choose_methods, list_longer, main
 from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make_scores
 from benchmarks.rivals.bed import Bed, measure_text, mlp_layers, run_passes
 from benchmarks.rivals.choosing import (
@@ -38,11 +39,10 @@ from benchmarks.rivals.choosing import (
     measure_relearned,
 )
 from benchmarks.rivals.erased import erased
-from benchmarks.rivals.fair import SHARED, check_asked, choose_methods, list_longer, main
-from benchmarks.rivals.fair_table import main as print_several
-from benchmarks.rivals.fair_table import make_rows, read_runs
 from benchmarks.rivals.methods import METHODS, RIVALS, Made
 from benchmarks.rivals.rmu import rmu
+from benchmarks.rivals.table import main as print_several
+from benchmarks.rivals.table import make_rows, read_runs
 from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
 from benchmarks.rivals.undo import SCALE, make_teacher, replace_by_noise, undo
 from evals.choose.search.opened import open_search
