@@ -94,8 +94,10 @@ class Passages:
             return samples
         return samples.select(~deal_unlisted(samples, self.leave_out))
 
-    def tokenize_all(self, tokenizer: Any) -> Samples:
-        """Makes the samples, those that are not listed among them."""
+    def add_unlisted(self, listed: Samples, tokenizer: Any) -> Samples:
+        """The samples with those that are not `listed`: what `tokenize` makes if all are."""
+        if self.leave_out is None:
+            return listed
         every = replace(self, leave_out=None, ready=None)
         return every.tokenize(None if self.ready is not None else tokenizer)
 

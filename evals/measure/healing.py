@@ -79,7 +79,7 @@ def read_healing_text(
     if passages is None:
         return tokens, None
     samples = tokenize_passages(passages, tokenizer)
-    check_apart(passages.tokenize_all(tokenizer), tokens)
+    check_apart(passages.add_unlisted(samples, tokenizer), tokens)
     return tokens, take_members(samples, model.inventory.dimensions, passages.leave_out)
 
 

@@ -271,7 +271,7 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     if request.leave_out is not None and found.manifest is not None:
         check_unlisted([found.manifest], rows)
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
-    healing = _read_healing(request, text, loaded, passages)
+    healing = _read_healing(request, text, loaded, passages, rows)
     offered, warnings = keep_possible(
         list_units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
         size.num_heads,
@@ -310,13 +310,17 @@ def open_search(request: SearchRequest) -> OpenedSearch:
 
 
 def _read_healing(
-    request: SearchRequest, text: Text | None, loaded: LoadedModel, passages: Passages
+    request: SearchRequest,
+    text: Text | None,
+    loaded: LoadedModel,
+    passages: Passages,
+    rows: Samples,
 ) -> Calibration | None:
     """The text in the model's tokens. Raises `SamplesError` if it holds any of the passages."""
     if text is None:
         return None
     healing = Schedule(request.heal_steps).tokenize(text, loaded.tokenizer, loaded.dimensions)
-    check_apart(passages.tokenize_all(loaded.tokenizer), healing)
+    check_apart(passages.add_unlisted(rows, loaded.tokenizer), healing)
     return healing
 
 
