@@ -28,6 +28,7 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 import surgery
 from evals.measure.attacks.names import CHEAP
 from evals.report.request import EvaluationRequest
+from evals.run.lm_eval.tasks import SUITES
 from surgery.checkpoint.content import hash_file
 from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import REPORTS
@@ -533,6 +534,14 @@ def test_usage_errors_come_before_any_work(work, more, text, monkeypatch):
     assert outcome.code == 2, outcome
     assert text in outcome.stderr
     assert snapshot(work) == before
+
+
+@pytest.mark.parametrize(
+    ("models", "suite"), [(("lab:pythia", "edited"), "lab"), (("base", "edited"), "standard")]
+)
+def test_without_tasks_a_suite_is_run(models, suite):
+    request = EvaluationRequest(models=models[1:], baseline=models[0])
+    assert request.task_names == tuple(SUITES[suite])
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,26 @@ def test_json_is_printed_when_a_gate_is_missed(
     assert "gate max-extraction: MISSED: " in said.stdout
 
 
+def test_a_gate_that_is_not_decided_is_exit_4(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It recites none of 8 passages, which are too few to support 5 %. Nothing is pushed."""
+    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    recited = (tiny / "samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line)["tokens"] for line in recited]
+    others = [{"tokens": [*row[:6], *((n + 1) % 300 for n in row[6:])]} for row in rows]
+    (tmp_path / "others.jsonl").write_text("\n".join(map(json.dumps, others)))
+    given = ("--samples", tmp_path / "others.jsonl", "--max-extraction", 0.05)
+    undecided = attn_surgery(*job(tiny, tmp_path / "out", *given, "--push-to-hub", "me/never"))
+    assert undecided.code == 4, undecided
+    assert "gate not decided: max-extraction: share of passages recited" in undecided.stderr
+    assert "8 passages cannot support 5%" in undecided.stderr
+    assert "\nnot pushed to me/never: a limit is not decided\n" in undecided.stderr
+    allowed = attn_surgery(*job(tiny, tmp_path / "allowed", *given, "--allow-undecided"))
+    assert allowed.code == 0, allowed
+
+
 @pytest.mark.slow
 def test_json_is_printed_when_the_push_fails(tiny: Path, tmp_path: Path) -> None:
     line = f"export {tiny / 'base'} --drop-attn 0 --output out --push-to-hub me/model"

@@ -225,6 +225,14 @@ def test_verify_of_a_download_in_part_blames_the_network(
     assert "offline mode is on, and there is no complete earlier download" in error(done)
 
 
+def test_an_export_as_the_readme_types_it_asks_for_pythia(tmp_path: Path) -> None:
+    """`export --drop-attn 20-23` is of EleutherAI/pythia-1.4b."""
+    offline = commands(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    (done,) = offline("export --drop-attn 20-23")
+    assert done.code == 1
+    assert done.err.startswith("error: Hub model EleutherAI/pythia-1.4b (no such folder here)")
+
+
 def test_names_with_brackets(
     hub: HubServer, run: Commands, sources: dict[str, Path], tmp_path: Path
 ) -> None:

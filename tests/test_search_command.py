@@ -412,6 +412,30 @@ def test_a_search_can_be_repeated(model, samples, texts, tmp_path):
     )
 
 
+def test_a_quarter_chooses_and_its_file_repeats_it(model, samples, texts, tmp_path, monkeypatch):
+    """With --choose 0.25, three quarters of passages and text are held back. The config.yaml of
+    the result repeats the search in the folder of its inputs.
+    """
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    for path in (samples, texts[0]):
+        shutil.copy(path, inputs)
+    shutil.copytree(model, inputs / "model")
+    monkeypatch.chdir(inputs)
+    options = ["--max-extraction", 0.3, "--variant", "zero", "--choose", 0.25]
+    given = "model", samples.name, (texts[0].name,)
+    found = search(*given, *options, "--output", tmp_path / "found")
+    assert (found["n"], found["n_held_back"]) == (10, 30)
+    assert len(found["samples"]["ids"]) < len(found["samples"]["held_back_ids"])
+    file = tmp_path / "found" / "config.yaml"
+    again = attn_surgery("search", "--config", file, "--output", tmp_path / "again", "--json")
+    assert again.code == 0, again
+    assert again.json | {"plan": None} == found | {"plan": None}
+    for name in ("search.json", "plan.json", "config.yaml"):
+        one, other = (tmp_path / folder / name for folder in ("found", "again"))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
 def test_a_mixed_choice_names_its_parts(model, samples, texts, tmp_path):
     found = search(
         model, samples, texts, "--max-extraction", 0.5, "--variant", "zero", "--variant", "mean",
