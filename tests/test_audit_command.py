@@ -333,10 +333,12 @@ def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
         *("--control", tmp_path / "text.txt", "--prefix-length", 10, "--suffix-length", 10),
         *("--device", "cpu", *more),
     )
-    attn_surgery(*call).assert_error(
-        "the models would run in different precisions (expected float32, as the baseline, got "
-        "bfloat16 for half); choose one with --dtype"
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr("evals.run.models.load_model", lambda *_, **__: pytest.fail("work was done"))
+        attn_surgery(*call).assert_error(
+            "the models would run in different precisions (expected float32, as the baseline, got "
+            "bfloat16 for half); choose one with --dtype"
+        )
     assert attn_surgery(*call, "--dtype", "bfloat16").code == 0
 
 

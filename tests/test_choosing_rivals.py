@@ -25,7 +25,14 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from benchmarks.rivals import measuring, methods
-from benchmarks.rivals.__main__ import SHARED, check_asked, choose_methods, list_longer, main
+from benchmarks.rivals.__main__ import (
+    SHARED,
+    check_asked,
+    choose_methods,
+    hash_files,
+    list_longer,
+    main,
+)
 from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make_scores
 from benchmarks.rivals.bed import Bed, measure_text, mlp_layers, run_passes
 from benchmarks.rivals.choosing import (
@@ -33,8 +40,8 @@ from benchmarks.rivals.choosing import (
     Choice,
     Trial,
     ask,
-    bisect_candidates,
     choose,
+    choose_candidate,
     list_rounds,
     measure_relearned,
 )
@@ -111,7 +118,7 @@ def scale_more(model: Any, bed: Bed, *, looks: int) -> Iterator[None]:
 def test_several_looks_of_a_rival_with_one_setting_are_attacked(
     bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The cheapest that keeps the limit is found by bisection: the dearer ones give less back."""
+    """The last one first, then by bisection: the dearer ones give less back."""
     attacked = []
 
     def attack(name: str) -> Any:
@@ -135,33 +142,51 @@ def test_several_looks_of_a_rival_with_one_setting_are_attacked(
     assert second.looks in (2, 4, 8)
 
 
-@given(st.lists(st.floats(0, 1), max_size=12), st.floats(0, 1), st.integers(1, 12))
-def test_bisection_keeps_the_limit_if_it_can(left: list[float], limit: float, tries: int) -> None:
-    """`left`: what candidates, the cheapest first, give back; the dearer, the less."""
-    rates = sorted(left, reverse=True)
-    found = [Candidate({}, at, 0.0, float(at), Path()) for at in range(len(rates))]
-    attacked: list[int] = []
+@given(
+    st.lists(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=8), max_size=4),
+    st.floats(0, 1),
+    st.integers(1, 20),
+)
+def test_the_cheapest_that_is_known_to_keep_the_limit_is_the_choice(
+    given_trials: list[list[tuple[float, float]]], limit: float, tries: int
+) -> None:
+    """Costs and shares of the candidates of each setting, the best setting first."""
+    left: dict[int, float] = {}
+    trials = []
+    for some in given_trials:
+        kept = []
+        for cost, share in sorted(some):
+            kept.append(Candidate({}, len(left), 0.0, cost, Path()))
+            left[len(left)] = share
+        trials.append(Trial(9, tuple(kept), 0.0, ended=False, seconds=1.0))
+    attacked: list[Candidate] = []
 
     def attack(one: Candidate) -> Candidate:
-        attacked.append(one.looks)
-        return replace(one, relearned=rates[one.looks])
+        attacked.append(replace(one, relearned=left[one.looks]))
+        return attacked[-1]
 
-    choice = bisect_candidates(found, attack, limit, lambda: len(attacked) >= tries)
-    assert len(attacked) <= 1 + max(1, min(tries, len(rates).bit_length()))
-    assert len(attacked) == len(set(attacked))
-    if not rates:
+    choice = choose_candidate(trials, attack, limit, lambda: len(attacked) >= tries)
+    every = [one for trial in trials for one in trial.kept]
+    if not every:
         assert choice is None
         return
+    assert choice in attacked
     assert choice is not None
-    assert choice.looks in attacked
-    if len(attacked) < tries:
-        keeping = [at for at, rate in enumerate(rates) if rate <= limit]
-        if keeping:
-            assert choice.looks == keeping[0]
-        else:
-            assert rates[choice.looks] == rates[-1], "the least that any gives back"
-            same = len(set(rates)) == 1  # as where the attack does not see what was chosen
-            assert not same or choice.looks == 0, "the cheapest of those that give back as much"
+    assert len({one.looks for one in attacked}) == len(attacked) <= 1 + tries
+    keeping = [one for one in attacked if left[one.looks] <= limit]
+    if keeping:
+        assert choice.cost == min(one.cost for one in keeping)
+    else:
+        assert left[choice.looks] == min(left[one.looks] for one in attacked)
+        assert min(every, key=lambda one: one.cost).cost in {one.cost for one in attacked}
+    first = next(trial for trial in trials if trial.kept)
+    assert attacked[0].looks == first.last.looks, "what the best setting ended with"
+    if len(attacked) < tries:  # there was time for every setting
+        for trial in trials:
+            rates = [left[one.looks] for one in trial.kept]
+            if trial.kept and rates == sorted(rates, reverse=True):  # the dearer, the less
+                best = next((one for one in trial.kept if left[one.looks] <= limit), None)
+                assert best is None or choice.cost <= best.cost
 
 
 def test_a_third_of_the_settings_goes_on(
@@ -252,11 +277,11 @@ def test_a_choice_that_misses_the_limit_is_marked(
     workshop = methods.Workshop(loaded, bed, 9.0, [], [], None, None, tmp_path)
     monkeypatch.setattr(methods.Workshop, "make", lambda self, name: make())
     made = workshop.tune("simnpo")
-    assert made.left == relearned
-    assert ("any alone is kept from 0.125 nats on" in made.setting) == (relearned > 0.05)
+    assert (made.left, made.cheapest) == (relearned, 0.125)
     figures = dict.fromkeys(("no training", *MEASURES), 0.5) | {"by": "any", "seconds": 1.0}
-    run = {**figures, "setting": made.setting, "left": made.left}
-    *_, row = make_rows([{"not edited": {**run, "left": 0.9}, "simnpo": run}])
+    run = {**figures, "setting": made.setting, "left": made.left, "any alone": made.cheapest}
+    head, *_, row = make_rows([{"not edited": {**run, "left": 0.9}, "simnpo": run}])
+    assert row[head.index("cheapest under any alone")] == "0.125"
     assert row[0] == ("`simnpo` (limit missed)" if relearned > 0.05 else "`simnpo`")
     base = list(make_rows([{"not edited": {**run, "left": 0.9}, "simnpo": run}]))[2]
     assert base[0] == "`not edited`"
@@ -413,6 +438,11 @@ def test_results_of_other_options_are_not_continued(tmp_path: Path) -> None:
     assert read_runs(tmp_path) == {"rmu": {"seconds": 1}}
     with pytest.raises(click.UsageError, match="another --seed, 0: give that, or another --output"):
         check_asked(tmp_path, {"seed": 1, "text": (Path("a"),)})
+    (tmp_path / "file").write_text("one")
+    check_asked(tmp_path / "other", {"content": hash_files("lab:pythia", tmp_path / "file")})
+    (tmp_path / "file").write_text("two")
+    with pytest.raises(click.UsageError, match="other passages or texts in these files"):
+        check_asked(tmp_path / "other", {"content": hash_files("lab:pythia", tmp_path / "file")})
 
 
 @pytest.mark.parametrize("form", ["{} 1", "{}=1", "--grain blocks {}=1"])
@@ -663,6 +693,7 @@ def test_several_seeds_give_a_median_and_a_range(tmp_path: Path) -> None:
             runs["undo"] = figures | {"left": 0.06}
             runs["simnpo"] = figures
         (tmp_path / str(seed) / "runs").mkdir(parents=True)
+        (tmp_path / str(seed) / "asked.json").write_text(json.dumps({"seed": seed, "limit": 1}))
         for name, run in runs.items():
             path = tmp_path / str(seed) / "runs" / f"{name}.json"
             path.write_text(json.dumps({"seconds": seed, "setting": f"s{seed}", **run}))
@@ -679,10 +710,75 @@ def test_several_seeds_give_a_median_and_a_range(tmp_path: Path) -> None:
     assert undo[1] == "50.0% (any)"
     assert undo[-1].startswith("finished in 1 of 3: ")
     (tmp_path / "empty").mkdir()
-    nothing = CliRunner().invoke(print_several, [str(tmp_path / "empty")])
-    assert nothing.exit_code == 2
-    assert "holds no run" in nothing.output
+    (tmp_path / "3" / "runs").mkdir(parents=True)
+    (tmp_path / "3" / "asked.json").write_text(json.dumps({"seed": 3, "limit": 2}))
+    (tmp_path / "3" / "runs" / "not edited.json").write_text(json.dumps(figures))
+    for names, text in (
+        (["empty"], "holds no run"),
+        (["0", "0"], "the same seed twice"),
+        (["0", "3"], "was run with another --limit"),
+    ):
+        refused = CliRunner().invoke(print_several, [str(tmp_path / name) for name in names])
+        assert refused.exit_code == 2
+        assert text in refused.output
 
 
 def test_no_rival_has_more_than_16_settings() -> None:
     assert all(len(settings) <= 16 for _, settings in RIVALS.values())
+
+
+def test_fewer_settings_are_tried_if_asked(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As the seed draws them; a result of a run that was stopped is not taken for one of this."""
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        methods, "choose", lambda *given, **more: asked.append(given[2]) or Choice(None, 1.0, 0)
+    )
+    (tmp_path / "erased.pt").touch()
+    loaded: Any = SimpleNamespace(model=make())
+    workshop = methods.Workshop(loaded, bed, 9.0, [], [], None, None, tmp_path, most=5)
+    for name in ("simnpo", "erased"):
+        assert workshop.tune(name).setting == "not finished: no look; 0 of 5 settings tried"
+    order = np.random.default_rng(bed.seed).permutation(12)
+    assert asked[0] == [RIVALS["simnpo"][1][place] for place in order[:5]]
+    assert asked[1] == RIVALS["erased"][1][:5]
+    assert not (tmp_path / "erased.pt").exists()
+
+
+def test_deep_blocks_that_miss_the_limit_are_not_finished(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Bed, "measure_recovered", lambda self, model: 0.5)
+    loaded: Any = SimpleNamespace(model=make())
+    made = methods.Workshop(loaded, bed, 9.0, [], [], None, None, tmp_path).cut_deep()
+    assert (made.model, made.setting[:12]) == (None, "not finished")
+
+
+def test_fine_tuning_that_breaks_the_model_brings_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny(tmp_path / "tiny")
+    write_rows(tmp_path / "rows.jsonl", recited_rows(make(), 24))
+    (tmp_path / "text.txt").write_text(TEXT * 30)
+    loaded, text = open_model(str(folder), device="cpu"), (tmp_path / "text.txt",)
+    passages = load_samples(str(tmp_path / "rows.jsonl"), prefix_length=6, suffix_length=5)
+    bench = measuring.make_bench(
+        str(folder), loaded, passages, text, text, "", (), None, 0, torch.float32
+    )
+    monkeypatch.setattr(measuring, "QUIET", ("any",))
+
+    def tune(model: Any, rows: Any, **more: Any) -> Iterator[Any]:
+        broken = make()
+        with torch.no_grad():
+            next(broken.parameters()).fill_(torch.nan)
+        yield broken
+
+    monkeypatch.setattr(measuring, "fine_tune", tune)
+    find, none = measuring.find_attack, SimpleNamespace(counted=np.zeros(1), scores={})
+    slow = SimpleNamespace(run=lambda target: none)
+    monkeypatch.setattr(
+        measuring, "find_attack", lambda name: slow if name == "relearn-benign" else find(name)
+    )
+    found = bench.measure(make())
+    assert (found["relearn 0.001"], found["any, not seen"]) == (0.0, 1.0)

@@ -210,6 +210,25 @@ def test_mistakes_come_first(tmp_path: Path, arguments: tuple[str, ...], text: s
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("tokens", "more", "text"),
+    [
+        ([*range(9), 400], (), "token ids beyond the model's vocabulary"),
+        (range(9), (), "all 1 rows have fewer than 10 tokens"),
+        (range(10), ("--leave-out", 0.25), "too few passages to leave out 25%"),
+        (range(10), ("--max", "graft=0.1"), "too few passages to attack"),
+    ],
+)
+def test_passages_that_cannot_be_measured_are_found_before_the_export(
+    tiny: Path, tmp_path: Path, tokens, more, text: str
+) -> None:
+    (tmp_path / "samples.jsonl").write_text(json.dumps({"tokens": [*tokens]}))
+    (tmp_path / "heldout.txt").write_text(TEXT)
+    given = ("--samples", tmp_path / "samples.jsonl", "--heldout", tmp_path / "heldout.txt")
+    attn_surgery(*job(tiny, tmp_path / "out", *given, *more)).assert_error(text)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_export_that_does_not_verify_is_not_measured(tiny: Path, tmp_path: Path) -> None:
     """Its source became another model meanwhile."""
     shutil.copytree(tiny / "base", tmp_path / "base")

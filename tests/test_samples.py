@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -715,12 +714,12 @@ def test_a_data_set_that_is_not_there(tmp_path):
     ("size", "text"),
     [
         (
-            {"vocab_size": 280, "max_position_embeddings": 64},
+            (280, 64),
             "token ids beyond the model's vocabulary in 1 rows, the first in row '4' (expected ids "
             "below 280, got 280); use samples made with this model's tokenizer",
         ),
         (
-            {"vocab_size": 300, "max_position_embeddings": 48},
+            (300, 48),
             "rows longer than the model's context (expected prefix + suffix of at most 48 tokens, "
             "got 64); choose a smaller prefix or suffix length",
         ),
@@ -729,5 +728,5 @@ def test_a_data_set_that_is_not_there(tmp_path):
 def test_passages_that_do_not_fit_the_model(tmp_path, size, text):
     samples = load_samples(save(tmp_path / "s.npy", TOKENS))
     with pytest.raises(SamplesError) as error:
-        samples.check_fits(SimpleNamespace(**size))
+        samples.check_fits(*size)
     assert str(error.value) == f"{samples.source}: {text}"

@@ -32,6 +32,7 @@ A run that was interrupted goes on with the next rival. Several may share an out
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -61,6 +62,7 @@ from evals.lab import calibration_texts
 from evals.measure.attacks.sibling import find_sibling
 from evals.measure.attacks.tuning import cast_weights
 from evals.run.models import LoadedModel, open_model
+from surgery.checkpoint.content import hash_file
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 
@@ -87,6 +89,13 @@ SHARED = (
     help="Only the base and these. Repeatable.",
 )  # fmt: skip
 @click.option("--seconds", default=240.0, show_default=True, help="Processor time of a rival.")
+@click.option(
+    "--settings",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Of a rival's settings, try so many, as --seed draws them.",
+)
 @click.option("--search", "more", default="", help="More options of the searches, as typed.")
 @click.option("--seed", default=0, show_default=True, help="Of all methods and of the halves.")
 @click.option(
@@ -96,8 +105,8 @@ SHARED = (
 def main(
     model: str, samples: str | None, text: tuple[Path, ...], heldout: tuple[Path, ...],
     helper: str | None, twin: str | None, tasks: str, include_path: tuple[Path, ...],
-    limit: int | None, only: tuple[str, ...], seconds: float, more: str, seed: int, dtype: str,
-    output: Path,
+    limit: int | None, only: tuple[str, ...], seconds: float, settings: int, more: str, seed: int,
+    dtype: str, output: Path,
 ) -> None:  # fmt: skip
     """Choose a setting of every method, measure all, and print a table."""
     if own := {word.partition("=")[0] for word in more.split()}.intersection(SHARED):
@@ -106,7 +115,8 @@ def main(
     check_asked(output, {
         "model": model, "samples": samples, "text": text, "heldout": heldout, "helper": helper,
         "twin": twin, "tasks": tasks, "include_path": include_path, "limit": limit,
-        "seconds": seconds, "search": more, "seed": seed, "dtype": dtype,
+        "seconds": seconds, "settings": settings, "search": more, "seed": seed, "dtype": dtype,
+        "content": hash_files(samples, *text, *heldout),
     })  # fmt: skip
     runs = read_runs(output)
     torch.set_num_threads(1)
@@ -120,14 +130,13 @@ def main(
     )
     bench = replace(bench, sibling=find_base(helper, loaded))
     given = ["--samples", samples or model, "--dtype", dtype, "--seed", str(seed), *more.split()]
-    for flag, files in (("--calibration", text), ("--corpus", heldout)):
-        given += [word for file in files for word in (flag, str(file))]
     fits = list(text) or [output / "calibration.txt"]
     if not text:  # one file for what a search fits and for its export
         fits[0].write_text("\n\n".join(calibration_texts()))
-        if "--variant" not in more or {"mean", "linear"} & set(more.replace("=", " ").split()):
-            given += ["--calibration", str(fits[0])]
-    workshop = Workshop(loaded, bench.bed, seconds, given, fits, second, twin, output)
+    fitted = "--variant" not in more or {"mean", "linear"} & set(more.replace("=", " ").split())
+    for flag, files in (("--calibration", fits if fitted else ()), ("--corpus", heldout)):
+        given += [word for file in files for word in (flag, str(file))]
+    workshop = Workshop(loaded, bench.bed, seconds, given, fits, second, twin, output, settings)
     for name, run in choose_methods(workshop.list_methods(), only, runs).items():
         begun = read_seconds()
         with run_passes(passes):
@@ -135,12 +144,13 @@ def main(
         took = read_seconds() - begun
         if name in AFTER:
             took += runs[AFTER[name]]["seconds"]
-        runs[name] = {"seconds": took, "setting": made.setting}
+        runs[name] = {"seconds": took, "setting": made.setting, "code": hash_code()}
         if made.model is not None:
             edited, left = cast_weights(made.model, passes), made.left
             if left is None:
                 left = measure_relearned(edited, bench.bed.samples, bench.bed.text)
-            runs[name] |= {"left": left, **bench.measure(edited, made.cut)}
+            runs[name] |= {"left": left, "any alone": made.cheapest}
+            runs[name] |= bench.measure(edited, made.cut)
         write_json(output / RUNS / f"{name}.json", runs[name])
         click.echo(f"{name}: {runs[name]}", err=True)
     print_table([runs])
@@ -155,9 +165,23 @@ def check_asked(output: Path, asked: Mapping[str, Any]) -> None:
     if not path.exists():
         write_json(path, wanted)
     earlier = json.loads(path.read_text())
-    if different := [name for name in wanted if earlier.get(name) != wanted[name]]:
+    different = [name for name in wanted if earlier.get(name) != wanted[name]]
+    if different == ["content"]:
+        raise click.UsageError(f"{output} holds a run with other passages or texts in these files")
+    if different:
         what = f"{output} holds a run with another --{different[0]}, {earlier.get(different[0])}"
         raise click.UsageError(f"{what}: give that, or another --output")
+
+
+def hash_files(*files: str | Path | None) -> list[str]:
+    """The SHA-256 of each that is a file."""
+    return [hash_file(Path(one)) for one in files if one is not None and Path(one).is_file()]
+
+
+def hash_code() -> str:
+    """Tells versions of this comparison apart: the hash of its files, shortened."""
+    hashes = (hash_file(file) for file in sorted(Path(__file__).parent.glob("*.py")))
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]
 
 
 def open_helper(name: str | None, loaded: LoadedModel) -> Any:

@@ -1,9 +1,12 @@
 """Chooses a rival's setting as a search chooses an edit: limits kept, then least cost.
 
-Settings meet in rounds. All of them share the time of the first; the best third of each round, from
-the start again, that of the next; one setting has the last for itself. No run begins after the
-time, nor one that could not get further than before. Each look at a setting is a candidate: the
-model as it then is, which a file keeps, if it recovers at most the first limit.
+A rival yields after every few steps. The model as it then is counts as a look. A look is a
+candidate if it recovers at most the first limit (on `any`); a file keeps its weights.
+
+Settings meet in rounds, which share four fifths of the time. All of them run in the first round,
+and the best third of each round in the next, until one setting has the last round for itself. A
+setting that goes on starts anew, with more time, unless that time would not take it any further. No
+run begins after the time.
 
 A rival that trains with a learning rate does so at a constant one, as nobody knows yet for how many
 steps. The last round of such a rival starts again with a rate that falls to zero, as in healing and
@@ -15,10 +18,12 @@ candidates of the settings are attacked so, on some of the passages, those of th
 first, until as many keep the limit as go on. The best settings are those that kept it, the cheapest
 first.
 
-At the end, candidates are attacked on all passages of the half. As the dearer ones give less back,
-bisection finds the cheapest that keeps the limit, which is the choice. If none does, the one that
-leaves least is, and it is marked. If no look kept the first limit, the rival is not finished. The
-cost is that of `search`: the worst of the measures that count.
+In the end, candidates are attacked on all passages of the half: first the last one of the best
+setting, then those of that setting that may be cheaper, by bisection, and then those of the other
+settings that are cheaper than any that is known to keep the limit, while there is time. The
+cheapest that keeps it is the choice. If none does, the one that leaves least is, and it is marked.
+If no look kept the first limit, the rival is not finished. The cost is that of `search`: the worst
+of the measures that count.
 """
 
 from __future__ import annotations
@@ -87,7 +92,7 @@ class Candidate:
 class Choice:
     """The candidate, or None if the rival is not finished.
 
-    `lowest`: the least that any look recovered; `tried`: how many settings the time was enough for;
+    `lowest`: the least that any look recovered; `tried`: how many settings had a look;
     `cheapest`: the cost of the cheapest candidate, whatever fine-tuning brings back.
     """
 
@@ -119,7 +124,7 @@ def choose(
     shared = prepare(make().requires_grad_(True), bed, seconds * PREPARING) if prepare else {}
     trials: dict[int, Trial] = {}
     sizes = [*list_rounds(len(settings)), 0]
-    best = list(range(len(settings)))
+    best = range(len(settings))
     end = begun + seconds * (1 - TRYING)
     some = bed.samples.spread(np.ones(len(bed.samples), dtype=np.bool_), ASKED)
 
@@ -132,7 +137,8 @@ def choose(
         return measure_relearned(model, samples, bed.text)
 
     for number, (size, after) in enumerate(pairwise(sizes)):
-        runs = [index for index in best[:size] if index not in trials or not trials[index].ended]
+        going = [index for index in best if index not in trials or not trials[index].ended]
+        runs = going[:size]
         until = read_seconds() + (end - read_seconds()) / (len(sizes) - 1 - number)
         stop = until - (ASKING * (until - read_seconds()) if after else 0.0)
         for place, index in enumerate(runs):
@@ -153,15 +159,16 @@ def choose(
         over = partial(_is_after, until)
         trials = ask(trials, after, partial(relearn, samples=some), limits[1], over)
         best = sorted(trials, key=lambda index: trials[index].rank(limits[1]))
-    found = sorted((one for trial in trials.values() for one in trial.kept), key=lambda c: c.cost)
 
     def attack(one: Candidate) -> Candidate:
         return replace(one, relearned=relearn(one, bed.samples))
 
-    choice = bisect_candidates(found, attack, limits[1], partial(_is_after, begun + seconds))
+    over = partial(_is_after, begun + seconds)
+    choice = choose_candidate([trials[index] for index in best], attack, limits[1], over)
     lowest = min(trial.lowest for trial in trials.values())
     tried = sum(trial.looks > 0 for trial in trials.values())
-    return Choice(choice, lowest, tried, found[0].cost if found else None)
+    costs = [trial.kept[0].cost for trial in trials.values() if trial.kept]
+    return Choice(choice, lowest, tried, min(costs, default=None))
 
 
 def _is_after(time: float) -> bool:
@@ -189,7 +196,9 @@ def ask(
     for index in sorted(open_ones, key=lambda at: trials[at].kept[0].cost):
         if keeping >= number or is_over():
             break
-        left = attack(trials[index].last)
+        last = trials[index].last
+        assert last is not None
+        left = attack(last)
         asked[index] = replace(trials[index], left=left)
         keeping += left <= limit
     return asked
@@ -203,31 +212,46 @@ def list_rounds(number: int) -> list[int]:
     return sizes
 
 
-def bisect_candidates(
-    found: Sequence[Candidate],
+def choose_candidate(
+    trials: Sequence[Trial],
     attack: Callable[[Candidate], Candidate],
     limit: float,
     is_over: Callable[[], bool],
 ) -> Candidate | None:
-    """The cheapest of `found`, which are in order of cost, that keeps `limit` once attacked.
+    """The cheapest candidate that keeps `limit` once attacked. `trials`: the best setting first.
 
-    If none of those attacked does, the one that leaves least. None if nothing was found.
+    Bisection within a setting assumes that its dearer candidates give less back. Different settings
+    need not agree on that. If none of those attacked keeps the limit, the one that leaves least is
+    the choice. None if there is no candidate.
     """
-    attacked: dict[int, Candidate] = {}
-    low, high = 0, len(found)
-    while low < high and not (attacked and is_over()):
-        middle = (low + high) // 2
-        attacked[middle] = attack(found[middle])
-        if (attacked[middle].relearned or 0.0) <= limit:
-            high = middle
-        else:
-            low = middle + 1
-    keeping = [one for one in attacked.values() if (one.relearned or 0.0) <= limit]
-    if keeping:
-        return min(keeping, key=lambda one: one.cost)
-    if attacked and 0 not in attacked:  # the cheapest may give back no more than these
-        attacked[0] = attack(found[0])
-    return min(attacked.values(), key=lambda one: (one.relearned or 0.0, one.cost), default=None)
+    attacked: list[Candidate] = []
+    best: Candidate | None = None
+
+    def keeps(one: Candidate) -> bool:
+        attacked.append(attack(one))
+        return (attacked[-1].relearned or 0.0) <= limit
+
+    for trial in trials:
+        open_ones = [one for one in trial.kept if best is None or one.cost < best.cost]
+        low, high = 0, len(open_ones)
+        middle = open_ones.index(trial.last) if trial.last in open_ones else high - 1
+        while low < high and not (attacked and is_over()):
+            if keeps(open_ones[middle]):
+                best, high = attacked[-1], middle
+            else:
+                low = middle + 1
+            middle = (low + high) // 2
+    cheapest = min((one for trial in trials for one in trial.kept), key=_cost, default=None)
+    if best is None and cheapest is not None:
+        known = [replace(one, relearned=None) for one in attacked]
+        if cheapest not in known:  # it may give back no more than these
+            keeps(cheapest)
+        best = min(attacked, key=lambda one: (one.relearned or 0.0, one.cost))
+    return best
+
+
+def _cost(one: Candidate) -> float:
+    return one.cost
 
 
 @dataclass(frozen=True)
@@ -235,8 +259,9 @@ class Trial:
     """A run of one setting.
 
     `kept`: candidates, in order of cost; `lowest`: the least that any of its `looks` recovered;
-    `ended`: the rival ended by itself, so that more time changes nothing; `seconds`: it took;
-    `left`: what fine-tuning its last candidate brings back, None before that was tried.
+    `ended`: the rival ended by itself, so that more time changes nothing; `seconds`: it took, and
+    `working`, without the measuring; `left`: what fine-tuning its last candidate brings back, None
+    before that was tried.
     """
 
     looks: int
@@ -244,12 +269,13 @@ class Trial:
     lowest: float
     ended: bool
     seconds: float
+    working: float = 0.0
     left: float | None = None
 
     @property
-    def last(self) -> Candidate:
+    def last(self) -> Candidate | None:
         """After the most looks. It need not be the dearest: distilling lowers the cost."""
-        return max(self.kept, key=lambda one: one.looks)
+        return max(self.kept, key=lambda one: one.looks, default=None)
 
     def rank(self, limit: float) -> tuple[int, float]:
         """The lower, the better: first those that keep the limit on fine-tuning, the cheapest
@@ -257,7 +283,7 @@ class Trial:
         """
         if not self.kept:
             return 3, self.lowest
-        if self.left is None:
+        if self.left is None or self.last is None:
             return 1, self.kept[0].cost
         return (0, self.last.cost) if self.left <= limit else (2, self.left)
 
@@ -279,8 +305,9 @@ def run_setting(
     begun, lowest = read_seconds(), 1.0
     kept: list[Candidate] = []
     last: list[Candidate] = []
-    met, number, ended = 0, 0, True
+    met, number, ended, working, since = 0, 0, True, 0.0, begun
     for number, _ in enumerate(looks, 1):
+        working += read_seconds() - since
         try:
             path = folder / f"{number}.pt"
             recovered, found = look_at(model, setting, number, base, bed, limit, path)
@@ -295,11 +322,12 @@ def run_setting(
             last = [found]
             if every or met & (met - 1) == 0:  # a power of two
                 kept, last = [*kept, *last], []
-        if read_seconds() - begun > seconds:
+        since = read_seconds()
+        if since - begun > seconds:
             ended = False
             break
-    ordered = tuple(sorted([*kept, *last], key=lambda one: one.cost))
-    return Trial(number, ordered, lowest, ended, read_seconds() - begun)
+    ordered = tuple(sorted([*kept, *last], key=_cost))
+    return Trial(number, ordered, lowest, ended, read_seconds() - begun, working)
 
 
 def fall(
@@ -315,8 +343,9 @@ def fall(
     """Adds ends of runs whose learning rate falls to zero to the candidates of a trial."""
     found, lowest = [*trial.kept], trial.lowest
     looks = 2 * min((one.looks for one in trial.kept), default=trial.looks)
-    each = trial.seconds / max(trial.looks, 1)
-    while looks and (begun := read_seconds()) + looks * each <= end:
+    each = trial.working / max(trial.looks, 1)
+    measuring = trial.seconds / max(trial.looks, 1) - each
+    while looks and (begun := read_seconds()) + looks * each + measuring <= end:
         model, run = start(replace(bed, end=end, looks=looks))
         for _ in run:
             pass
@@ -329,7 +358,7 @@ def fall(
         lowest = min(lowest, recovered)
         found += [kept] if kept is not None else []
         each, looks = (read_seconds() - begun) / looks, 2 * looks
-    ordered = tuple(sorted(found, key=lambda one: one.cost))
+    ordered = tuple(sorted(found, key=_cost))
     return replace(trial, kept=ordered, lowest=lowest)
 
 
@@ -346,5 +375,5 @@ def look_at(
         return recovered, None
     _, cost = find_worst(measure_text(base, seen, bed.heldout))
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), path)
+    torch.save(seen.state_dict(), path)
     return recovered, Candidate(setting, looks, recovered, cost, path)

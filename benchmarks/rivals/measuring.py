@@ -5,6 +5,7 @@ The columns of the table of `__main__.py`, beside this.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.memorization.membership import auc
 from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.run.finite import NotFiniteError
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.models import LoadedModel
@@ -57,7 +59,10 @@ class Bench:
         for rate in RELEARNED:
             rows = self.held_back.tokens[held]
             (tuned,) = fine_tune(get_held(model), rows, steps=(STEPS,), learning_rate=rate)
-            found[f"relearn {rate:g}"] = float(_recover(tuned, self.held_back)[others].mean())
+            back = 0.0
+            with suppress(NotFiniteError):  # training broke the model
+                back = float(_recover(tuned, self.held_back)[others].mean())
+            found[f"relearn {rate:g}"] = back
         known = replace(target, model=get_held(model), cut=cut, sibling=self.sibling)
         able = {"relearn-benign": True, "revive": bool(cut), "graft": self.sibling is not None}
         for name, can in able.items():

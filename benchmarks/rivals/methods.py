@@ -35,8 +35,8 @@ from surgery.editing.in_memory import apply
 from surgery.output import write_text
 from surgery.selection import parse_selection
 
-RATES = (1e-4, 3e-4, 1e-3)
-WEIGHTS = (0.3, 1.0)
+RATES = (3e-4, 1e-3, 3e-3)
+WEIGHTS = (0.1, 1.0)
 
 
 def cross(**values: Sequence[Any]) -> list[Setting]:
@@ -50,14 +50,14 @@ RIVALS: dict[str, tuple[Rival, list[Setting]]] = {
         gradient_difference_kl,
         cross(rate=RATES, weight=WEIGHTS, most=(3.0, 6.0)),
     ),
-    "npo-kl": (npo_kl, cross(rate=RATES, weight=(0.1, 1.0), beta=(0.1, 0.5))),
+    "npo-kl": (npo_kl, cross(rate=RATES, weight=WEIGHTS, beta=(0.1, 0.5))),
     "simnpo": (simnpo, cross(rate=RATES, weight=WEIGHTS, beta=(2.5, 4.5))),
-    "rmu": (rmu, cross(depth=(0.5, 0.75), times=(1.0, 4.0), keep=(10.0, 100.0), rate=(1e-4, 1e-3))),
+    "rmu": (rmu, cross(depth=(0.5, 0.75), times=(1.0, 4.0), keep=(3.0, 30.0), rate=(3e-4, 1e-3))),
     "undo": (undo, cross(noise=(0.1, 0.2, 0.4, 0.6), rate=(3e-4, 1e-3))),
     "kfac": (kfac, [{}]),
     "balanced-subnet": (
         balanced_subnet,
-        cross(share=(0.01, 0.02, 0.03, 0.05), weight=(0.5, 0.7)),
+        cross(share=(0.02, 0.03, 0.05, 0.08), weight=(0.5, 0.7)),
     ),
     "vector-editing": (
         vector_editing,
@@ -80,13 +80,15 @@ LIMITS = 0.01, 0.05
 class Made:
     """What a method made: a model, or None if it is not finished, its setting in words, and the
     blocks that it cut. `left`: what fine-tuning brings back of the half that chose; None if that
-    is not known yet.
+    is not known yet. `cheapest`: of a rival, the cost of the cheapest setting that keeps the limit
+    on `any`, whatever fine-tuning brings back, in nats on that half.
     """
 
     model: Any
     setting: str
     cut: tuple[int, ...] = ()
     left: float | None = None
+    cheapest: float | None = None
 
 
 TWIN = "twin"
@@ -111,6 +113,7 @@ class Workshop:
     - `helper`: the second model of TokenSwap, which is left out without it.
     - `twin`: the name of a model that never saw the passages, or None.
     - `output`: the folder for what is made.
+    - `most`: of a rival's settings, the number to try.
     """
 
     base: LoadedModel
@@ -121,6 +124,7 @@ class Workshop:
     helper: Any
     twin: str | None
     output: Path
+    most: int = 16
 
     def list_methods(self) -> dict[str, Callable[[], Made]]:
         """Method → what makes its model."""
@@ -149,31 +153,32 @@ class Workshop:
         if name != "erased":
             order = np.random.default_rng(self.bed.seed).permutation(len(settings))
             settings = [settings[place] for place in order]
-        shared: dict[str, Any] = {}
+        settings, shared = settings[: self.most], dict[str, Any]()
+        weights = self.output / f"{name}.pt"
+        weights.unlink(missing_ok=True)  # of a run that was stopped
 
-        def prepare(model: Any, bed: Bed, limit: float) -> Mapping[str, Any]:
-            shared.update(PREPARED[name](model, bed, limit) if name in PREPARED else {})
+        def prepare(model: Any, bed: Bed, seconds: float) -> Mapping[str, Any]:
+            shared.update(PREPARED[name](model, bed, seconds))
             return shared
 
         with TemporaryDirectory(dir=self.output) as folder:
             choice = choose(
                 name, rival, settings, partial(self.make, name), self.bed,
-                seconds=self.seconds, limits=LIMITS, folder=Path(folder), prepare=prepare,
+                seconds=self.seconds, limits=LIMITS, folder=Path(folder),
+                prepare=prepare if name in PREPARED else None,
             )  # fmt: skip
             tried, found = f"{choice.tried} of {len(settings)} settings tried", choice.candidate
             if found is None:
-                what = f"not finished: any recovers {choice.lowest:.1%} or more; {tried}"
-                return Made(None, what)
+                least = f"any recovers {choice.lowest:.1%} or more" if choice.tried else "no look"
+                return Made(None, f"not finished: {least}; {tried}")
             model = found.load_into(self.make(name).requires_grad_(False))
         label = found.label
         if name == "erased":
             write_json(self.output / "erased.json", shared)
-            torch.save(model.state_dict(), self.output / "erased.pt")
+            torch.save(model.state_dict(), weights)
             label = f"taught by {shared['blocks']} {shared['variant']}, {label}"
         left = found.relearned or 0.0
-        if left > LIMITS[1]:
-            label += f"; any alone is kept from {choice.cheapest:.3f} nats on"
-        return Made(model, f"{label}; {tried}", left=left)
+        return Made(model, f"{label}; {tried}", left=left, cheapest=choice.cheapest)
 
     def cut_erased(self) -> Made:
         if not (self.output / "erased.pt").exists():
@@ -198,12 +203,16 @@ class Workshop:
         passages = self.output / "chosen_on.jsonl"
         write_samples(self.bed.samples, passages)
         found = cut.with_name(f"{cut.name}-search")
-        heal_also(self.bed, found, self.fits, passages, self.output / "healed")
+        try:
+            heal_also(self.bed, found, self.fits, passages, self.output / "healed")
+        except CalledProcessError:  # it has said why
+            return Made(None, "not finished: healing failed")
         edited = self.load(str(self.output / "healed"), self.bed.passes)
         return Made(edited.model, f"what {cut.name} chose", edited.cut)
 
     def cut_deep(self) -> Made:
-        cut_deep_blocks(self.base.model, self.bed, LIMITS[0], self.output / "deep")
+        if not cut_deep_blocks(self.base.model, self.bed, LIMITS[0], self.output / "deep"):
+            return Made(None, "not finished: all blocks leave more than the limit on any")
         edited = self.load(str(self.output / "deep"), self.bed.passes)
         return Made(edited.model, "the fewest that keep any", edited.cut)
 

@@ -14,15 +14,20 @@ from benchmarks.rivals.bed import Bed
 from surgery.editing.in_memory import short_circuit
 
 
-def cut_deep_blocks(model: Any, bed: Bed, limit: float, output: Path) -> None:
-    """Exports `identity` of the fewest last blocks that leave at most `limit` recovered."""
+def cut_deep_blocks(model: Any, bed: Bed, limit: float, output: Path) -> bool:
+    """Exports `identity` of the fewest last blocks that leave at most `limit` recovered.
+
+    Returns whether there are any.
+    """
     number = 0
     recovered = 1.0
     while recovered > limit and number < model.config.num_hidden_layers:
         number += 1
         with short_circuit(model, f"last:{number}"):
             recovered = bed.measure_recovered(model)
-    run_command("export", bed.model, "--drop-attn", f"last:{number}", "--output", str(output))
+    if recovered <= limit:
+        run_command("export", bed.model, "--drop-attn", f"last:{number}", "--output", str(output))
+    return recovered <= limit
 
 
 def search(

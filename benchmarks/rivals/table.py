@@ -55,7 +55,7 @@ def list_columns(several: Sequence[Runs]) -> list[Column]:
 
     trained = [*(f"relearn {rate:g}" for rate in RELEARNED), "relearn-benign", "revive", "graft"]
     shares = ["no training", *trained, "any, seen", "any, not seen"]
-    known = {"seconds", "setting", "left", "by", "membership", "never trained"}
+    known = {"seconds", "setting", "code", "left", "any alone", "by", "membership", "never trained"}
     known |= {*shares, *MEASURES}
     tasks = [key for key in several[0]["not edited"] if key not in known]
     columns = [
@@ -63,6 +63,7 @@ def list_columns(several: Sequence[Runs]) -> list[Column]:
         plain("membership", "membership", "{:.2f}"),
         plain("never trained", "never trained, nats", "{:+.2f}"),
         *(plain(cost, cost, "{:.3f}") for cost in MEASURES),
+        plain("any alone", "cheapest under any alone", "{:.3f}"),
         *(points(task) for task in tasks),
     ]
     finished = [
@@ -119,6 +120,23 @@ def _format(values: Sequence[float | None], form: str) -> str:
 def print_table(several: Sequence[Runs]) -> None:
     for row in make_rows(several):
         click.echo("| " + " | ".join(row) + " |")
+    codes = {run.get("code") for runs in several for run in runs.values()}
+    if len(codes) > 1:
+        click.echo("these rows come from several versions of the comparison", err=True)
+
+
+def check_alike(outputs: Sequence[Path]) -> None:
+    """Raises `UsageError` unless the runs differ in their seeds alone, and all differ in that."""
+    asked = [json.loads((output / "asked.json").read_text()) for output in outputs]
+    seeds = [one.pop("seed") for one in asked]
+    for output, one in zip(outputs, asked, strict=True):
+        if different := [name for name in one if one[name] != asked[0].get(name)]:
+            name = different[0]
+            other = "other passages or texts" if name == "content" else f"another --{name}"
+            what = f"{output} was run with {other} than {outputs[0]}"
+            raise click.UsageError(f"{what}: such runs make no table together")
+    if len(set(seeds)) < len(seeds):
+        raise click.UsageError("the same seed twice: give a run of each seed")
 
 
 @click.command()
@@ -129,6 +147,7 @@ def main(outputs: tuple[Path, ...]) -> None:
     for output, runs in zip(outputs, several, strict=True):
         if "not edited" not in runs:
             raise click.UsageError(f"{output} holds no run of benchmarks.rivals")
+    check_alike(outputs)
     print_table(several)
 
 

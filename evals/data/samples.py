@@ -98,17 +98,19 @@ class Samples:
         some = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
         return self.select(rows[some])
 
-    def check_fits(self, config: Any) -> None:
-        """Raises `SamplesError` if a model of this configuration cannot read every row."""
-        longest = getattr(config, "max_position_embeddings", None)
-        bad = np.argwhere(self.tokens >= config.vocab_size)
+    def check_fits(self, vocabulary: int, longest: int | None) -> None:
+        """Raises `SamplesError` if a model of so many tokens cannot read every row.
+
+        `longest`: its context, in tokens; None if that has no end.
+        """
+        bad = np.argwhere(self.tokens >= vocabulary)
         if len(bad):
             row, column = bad[0]
             raise SamplesError(
                 f"token ids beyond the model's vocabulary in {len(set(bad[:, 0]))} rows, "
                 f"the first in row {self.ids[row]!r}",
                 where=self.source,
-                expected=f"ids below {config.vocab_size}",
+                expected=f"ids below {vocabulary}",
                 got=int(self.tokens[row, column]),
                 fix="use samples made with this model's tokenizer",
             )

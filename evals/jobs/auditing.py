@@ -108,6 +108,7 @@ def audit(
     from evals.data.windows import cut_windows
     from evals.measure.attacks.sibling import describe_own_recital
     from evals.measure.attacks.trying import check_cut
+    from evals.run.forward import read_limits
     from evals.run.models import find_last, measure_in_turn
 
     output = ResultFolder(request, folder, owned, overwrite)
@@ -124,7 +125,7 @@ def audit(
     def prepare(loaded: LoadedModel) -> Shared:
         tokenizers.append(loaded.tokenizer)
         samples = tokenize_passages(passages, loaded.tokenizer)
-        samples.check_fits(loaded.model.config)
+        samples.check_fits(*read_limits(loaded.model))
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
         return _plan_attacks(request, samples, windows, edited.manifest, sibling)
 

@@ -85,7 +85,7 @@ def measure_model(
     loaded = open_model(model, **materials.request.running)
     name = loaded.name
     if base is None:
-        protocol, windows, attacked = _tokenize(materials, loaded.tokenizer)
+        protocol, windows, attacked = tokenize(materials, loaded.tokenizer)
         inspect(protocol.samples if protocol else None, windows)
     else:
         protocol, windows, attacked = base.protocol, base.windows, base.attacked
@@ -119,9 +119,14 @@ def measure_model(
     )
 
 
-def _tokenize(
+def tokenize(
     materials: Materials, tokenizer: Any
 ) -> tuple[Protocol | None, Tokens | None, AttackPlan | None]:
+    """What is measured, and what is attacked, in a model's tokens.
+
+    Raises `SamplesError` for unusable passages or texts, and `MeasurementError` for a limit on an
+    attack that cannot be tried on them.
+    """
     passages, size = materials.passages, materials.request.batch_size
     samples = passages.tokenize(tokenizer) if passages else None
     if passages is not None and samples is not None:

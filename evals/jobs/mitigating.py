@@ -312,11 +312,14 @@ def mitigate(
 
     from evals.jobs.evaluating import evaluate_exports, print_pdf
     from evals.jobs.materials import open_materials
+    from evals.jobs.reporting import check_inputs
     from evals.jobs.searching import search
     from surgery.exporting import check_target
+    from surgery.hub.finding import find_model
     from surgery.record.manifest import RECIPE
 
     materials = open_materials(request.evaluation_request, [(request.model, request.revision)])
+    check_inputs(find_model(request.model, request.revision), materials)
     check_texts(request, materials)
     say("1 of 3: search")
     found = search(request.search_request, folder, overwrite=overwrite)

@@ -11,7 +11,7 @@ from typing import Any
 from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
 from evals.jobs.materials import Materials
-from evals.jobs.measuring import ModelResults, list_tool_versions, measure_model
+from evals.jobs.measuring import ModelResults, list_tool_versions, measure_model, tokenize
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.result import Audit, Share, SharePair, measure_way
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
@@ -25,11 +25,13 @@ from evals.report.costs import TaskResult
 from evals.report.figures import AllPassages, Finding, Findings, TwinFigures
 from evals.report.headline import RELATIONS
 from evals.report.report import make_report
-from evals.run.console import say
+from evals.run.console import SILENT, say, use_console
 from evals.run.finding import check_tokens
 from evals.run.lm_eval.running import SEEDS, Benchmarks, TaskRun
 from evals.run.lm_eval.tasks import describe_task
+from evals.run.models import check_precisions
 from evals.run.statistics import SEED
+from surgery.editing.loading import has_tokenizer, load_tokenizer
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest, is_word
@@ -90,6 +92,7 @@ def evaluate(
     request = materials.request
     never = [find_model(request.twin)] if request.twin else []
     check_tokens(base, [*edited, *never])
+    check_precisions([base, *edited, *never], request)
 
     def hold(samples: Samples | None, windows: Tokens | None) -> HeldBack:
         manifests = [model.manifest for model in edited]
@@ -118,6 +121,26 @@ def evaluate(
     texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
     runs = [after.runs for after in results]
     return Evaluation(found, before.runs, runs, texts)
+
+
+def check_inputs(source: ResolvedModel, materials: Materials) -> None:
+    """Raises what `evaluate` would, of the inputs, after an edit of `source` that may take hours.
+
+    Loads the tokenizer, and no model.
+    """
+    request, size = materials.request, source.inventory.dimensions
+    never = [find_model(request.twin)] if request.twin else []
+    check_tokens(source, never)
+    check_precisions([source, *never], request)
+    if materials.sibling is not None:
+        check_sibling(materials.sibling, source)
+    tokenizer = load_tokenizer(source.folder) if has_tokenizer(source.folder) else None
+    with use_console(SILENT):  # the evaluation says it
+        protocol, windows, _ = tokenize(materials, tokenizer)
+    samples = protocol.samples if protocol else None
+    if samples is not None:
+        samples.check_fits(size.vocabulary, size.max_positions or None)
+    hold_back([source.manifest], samples, windows, request.leave_out)
 
 
 def _gather(

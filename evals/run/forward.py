@@ -52,6 +52,11 @@ def hidden_states(
     return output.last_hidden_state, getattr(output, CACHE)
 
 
+def read_limits(model: PreTrainedModel) -> tuple[int, int | None]:
+    """The size of the vocabulary, and the longest context in tokens, None if it has no end."""
+    return model.config.vocab_size, getattr(model.config, "max_position_embeddings", None)
+
+
 def whole_cache(model: PreTrainedModel) -> Any:
     """An empty cache that keeps every token, so that a pass can be taken up anywhere in it.
 

@@ -136,10 +136,12 @@ def open_model(
 
 
 def _find_dtype(found: ResolvedModel, dtype: str, place: torch.device) -> torch.dtype:
-    """The dtype that the model will have there."""
+    """The dtype that the model will have there: that of config.json, else that of the weights."""
     if dtype in DTYPES:
         return DTYPES[dtype]
-    (stored,) = (one for one, tag in TAGS.items() if tag == found.inventory.dtype)
+    config = found.checkpoint.config
+    named = DTYPES.get(str(config.get("dtype", config.get("torch_dtype"))))
+    stored = named or next(one for one, tag in TAGS.items() if tag == found.inventory.dtype)
     return stored if place.type == "cuda" or has_arithmetic(stored) else torch.float32
 
 
@@ -193,6 +195,18 @@ def check_precision(base: str, other: str, name: str) -> None:
         )
 
 
+def check_precisions(models: Sequence[ResolvedModel], request: Running) -> None:
+    """Raises `MeasurementError`, before any is loaded, if models would not run as the first does.
+
+    Tells nothing of quantized weights, for which the library decides.
+    """
+    place = find_device(request.device or current_processes().device)
+    plain = [one for one in models if not one.inventory.is_quantized]
+    names = [str(_find_dtype(one, request.dtype, place)).removeprefix("torch.") for one in plain]
+    for one, name in zip(plain, names, strict=True):
+        check_precision(names[0], name, one.source.model)
+
+
 def find_device(name: str | None) -> torch.device:
     """By default a GPU, if there is one."""
     if name is None:
@@ -217,7 +231,7 @@ def find_last(model: str, request: Measuring) -> ResolvedModel:
 
 
 def measure_in_turn(
-    models: Sequence[str | ResolvedModel],
+    models: Sequence[ResolvedModel],
     request: Running,
     prepare: Callable[[LoadedModel], Shared],
     measure: Callable[[LoadedModel, Shared, bool], Result],
@@ -228,6 +242,7 @@ def measure_in_turn(
     says whether the model is the last. Raises `MeasurementError` if precisions differ.
     """
 
+    check_precisions(models, request)
     shared, dtype, results = None, None, []
     for number, model in enumerate(models, 1):
         loaded = open_model(model, **request.running)

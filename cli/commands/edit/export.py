@@ -120,14 +120,18 @@ def command(
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
-    """Opens what is needed to evaluate, so that mistakes come before any work."""
+    """Opens and checks what is needed to evaluate, so that mistakes come before any work."""
     model = request.model
     edited = {"models": (model,), "baseline": model, "revision": None}
     wanted = fill_request(EvaluationRequest, dict(request) | asked, **edited)
 
     from evals.jobs.materials import open_materials
+    from evals.jobs.reporting import check_inputs
+    from surgery.hub.finding import find_model
 
-    return open_materials(wanted, [(model, request.revision)])
+    materials = open_materials(wanted, [(model, request.revision)])
+    check_inputs(find_model(model, request.revision), materials)
+    return materials
 
 
 def _refuse_unused(names: Iterable[str]) -> None:

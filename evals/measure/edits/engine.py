@@ -25,7 +25,7 @@ from evals.measure.memorization.recovery import Evidence
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.early_exit import find_divergences, find_divergences_from
 from evals.run.finite import check_finite
-from evals.run.forward import check_head, head_of
+from evals.run.forward import check_head, head_of, read_limits
 from evals.run.journal import KEEP_NOTHING, Journal, arrays_as_json, arrays_from_json
 from evals.run.predictions import Floats, Sampling, Scores, measure_heldout, measure_predictions
 from evals.run.resuming import Run, run_from_block, run_tokens
@@ -103,7 +103,7 @@ class Engine:
         layout: str = "auto",
         editable: Editable | None = None,
     ) -> None:
-        samples.check_fits(model.config)
+        samples.check_fits(*read_limits(model))
         check_head(model)
         self._model, self._samples, self._exact_only = model, samples, exact_only
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout

@@ -21,7 +21,7 @@ from evals.measure.memorization.membership import SCORES
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.decoding import decode_rest
 from evals.run.finite import check_finite
-from evals.run.forward import check_head, head_of, hidden_states, whole_cache
+from evals.run.forward import check_head, head_of, hidden_states, read_limits, whole_cache
 from evals.run.predictions import Predictions, Sampling, measure_predictions
 from surgery.processes import current_processes
 
@@ -75,7 +75,7 @@ def extract(
     Raises `SamplesError` if the rows do not fit the model, `MeasurementError` if the model gives
     numbers that are not finite.
     """
-    samples.check_fits(model.config)
+    samples.check_fits(*read_limits(model))
     scheme = (sampling or Sampling()) if full else None
     rows, prefix_length = samples.tokens, samples.prefix_length
     result = run_pass(model, rows, prefix_length, full=full, sampling=scheme, **running)
