@@ -27,6 +27,7 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import spearmanr
 
+from benchmarks.asked import CONTENT, check_asked, hash_files
 from evals.data import Samples
 from evals.data.inputs import find_calibration_text, require_heldout_texts
 from evals.data.windows import cut_windows, repeat_windows
@@ -36,6 +37,7 @@ from evals.run.lm_eval.running import Benchmarks
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
+from surgery.output import write_text
 from surgery.selection import Part, Selection, format_selection, variant_name
 
 SEED = 3
@@ -107,12 +109,23 @@ def correlate(values: list[float], losses: list[float], known: list[float]) -> t
 @click.option("--windows", default=128, show_default=True)
 @click.option("--length", default=64, show_default=True)
 @click.option("--dtype", default="float32", show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="Keeps the figures; goes on there.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder that keeps the figures; goes on there.",
+)
 def main(model: str, corpus: tuple[Path, ...], calibration: tuple[str, ...], fit_on: int | None,
          tasks: str, include_path: tuple[Path, ...], limit: int | None, edits: int, windows: int,
          length: int, dtype: str, output: Path | None) -> None:  # fmt: skip
     """Rank correlations of four costs of edits of MODEL with what benchmarks lose."""
     torch.set_num_threads(1)
+    kept = output and output / "edits.json"
+    if output:
+        check_asked(output, {
+            "model": model, "corpus": corpus, "calibration": calibration, "fit-on": fit_on,
+            "tasks": tasks, "include-path": include_path, "limit": limit, "windows": windows,
+            "length": length, "dtype": dtype, CONTENT: hash_files(*corpus, *calibration),
+        })  # fmt: skip
     loaded = open_model(model, dtype=dtype)
     rows = cut_windows(require_heldout_texts(corpus, model), loaded.tokenizer, length, most=windows)
     text = find_calibration_text(calibration, model, VARIANTS)
@@ -126,9 +139,7 @@ def main(model: str, corpus: tuple[Path, ...], calibration: tuple[str, ...], fit
         loaded.model, some, rows, repeated=repeat_windows(rows), fit=lambda edit: fits,
         editable=loaded.editable,
     )  # fmt: skip
-    found: list[dict[str, Any]] = (
-        json.loads(output.read_text()) if output and output.exists() else []
-    )
+    found: list[dict[str, Any]] = json.loads(kept.read_text()) if kept and kept.exists() else []
     chosen = [(), *draw_edits(loaded, edits)]
     for edit in chosen[len(found) :]:
         (measured,) = engine.measure([edit])
@@ -147,8 +158,8 @@ def main(model: str, corpus: tuple[Path, ...], calibration: tuple[str, ...], fit
             line |= {f"{name}, {key}": value for key, value in score(run).items()}
         found.append(line)
         click.echo(json.dumps(line), err=True)
-        if output:
-            output.write_text(json.dumps(found, indent=1))
+        if kept:
+            write_text(kept, json.dumps(found, indent=1), overwrite=True)
     print_table(found)
 
 

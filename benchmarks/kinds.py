@@ -63,6 +63,9 @@ def main(
         answer = search(asked, output / f"found-without-{kind}")
         assert answer is not None
         result, plan = answer
+        if result["selected"] is None:
+            click.echo(f"{kind} | no edit that was measured keeps the limit")
+            continue
         cut = output / f"cut-without-{kind}"
         if not cut.exists():
             run_export(ExportRequest(model=model, plan=plan, output=cut))

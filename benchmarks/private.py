@@ -13,6 +13,7 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.asked import check_asked
 from benchmarks.lab.records import Record, write_records
 from evals.data import Tokens
 from evals.data.windows import cut_windows
@@ -21,6 +22,7 @@ from evals.jobs.exporting import ExportRequest, run_export
 from evals.lab import calibration_texts, heldout_texts
 from evals.measure.attacks.tuning import train
 from evals.run.models import LoadedModel, open_model
+from surgery.output import create_folder
 from surgery.training.training import measure_loss
 
 SEED = 20_260_401
@@ -38,16 +40,19 @@ def make_private(
     `draw`: a tokenizer → records to learn (members) and records that stay unseen.
     """
     folder = output / "private"
+    check_asked(output, {"public": public, "records": draw.__name__, "steps": steps})
     if not folder.exists():
         loaded = open_model(public, dtype="float32", device="cpu")
         records = draw(loaded.tokenizer)
-        output.mkdir(parents=True, exist_ok=True)
         write_records(output / "records.jsonl", records)
         for name, texts in (("heldout", heldout_texts()), ("text", calibration_texts())):
             (output / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
         fine_tune(loaded, records, steps)
-        loaded.model.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
+        with create_folder(
+            folder, lambda folder: ()
+        ) as made:  # one that is saved in part would be taken for whole
+            loaded.model.save_pretrained(made)
+            loaded.tokenizer.save_pretrained(made)
     return folder
 
 

@@ -21,7 +21,9 @@ def _list_attacks() -> Iterable[str]:
 
 
 def _list_limits() -> Iterable[str]:
-    return [f"{name}=" for name in _list_attacks() if name != "membership"]
+    from evals.measure.attacks.names import ALL
+
+    return [f"{name}=" for name in ALL if name != "membership"]
 
 
 def _list_measures() -> Iterable[str]:

@@ -13,7 +13,7 @@ from cli.options import COMMAS, EXISTING_FILE, Decorator
 _NOT_READ = {"config", "overwrite", "json"}
 _MANY = 5
 """A command with more options than this takes --config."""
-_OF_RESULTS = {"config.yaml", "recipe.yaml"}
+OF_RESULTS = {"config.yaml", "recipe.yaml"}
 RESULT = "cli.config.result"
 """In `meta` of a context: the file of a result that gave options."""
 """Files that result folders hold. Such a folder may be someone else's: it names no output."""
@@ -58,7 +58,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
         except ValueError as error:
             form = "options, one `name: value` a line"
             raise SourceError(str(error), where=path, expected=form) from None
-    if path.name in _OF_RESULTS:
+    if path.name in OF_RESULTS:
         ctx.meta[RESULT] = path
     known = {_name(one): one for one in ctx.command.params}
     for one in ctx.command.params:
@@ -76,7 +76,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
                 value = not click.BOOL.convert(_check_value(known[name], value), param, ctx)
             if name in _NOT_READ:
                 raise click.BadParameter(f"cannot come from a file; pass --{name}")
-            if path.name in _OF_RESULTS and _says_where_to_write(known.get(name)):
+            if path.name in OF_RESULTS and _says_where_to_write(known.get(name)):
                 what = "cannot come from a file of a result, which may be someone else's"
                 raise click.BadParameter(f"{what}; pass --{name}, or rename a file that you wrote")
             if name not in known:

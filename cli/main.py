@@ -82,6 +82,14 @@ _ABSENT = re.compile("does not exist|no such file|no such folder")
 COMMANDS = {name: group for group, commands in GROUPS.items() for name in commands}
 
 
+_SMALLER = {
+    "batch_size": "a smaller `batch_size`",
+    "dtype": "a `dtype` of fewer bytes",
+    "attack": "no `attack` that trains",
+}
+"""Argument → what to do with it against too little memory."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command only to run it or to show its help."""
 
@@ -122,7 +130,7 @@ class LazyGroup(click.Group):
         """Runs a command. Its errors name arguments of the Python API, and leave with options."""
         try:
             with console.use_console(console.Console(note, show_progress)):
-                return super().invoke(ctx)
+                return self._invoke(ctx)
         except click.UsageError as error:
             if _ABSENT.search(error.message):
                 _hint_at_folders(ctx)
@@ -141,6 +149,20 @@ class LazyGroup(click.Group):
             if isinstance(error, UnknownNameError):
                 raise click.UsageError(str(error), ran) from error
             raise
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        """Runs a command. If memory runs out, says what the command offers against that."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not _is_of_memory(error):
+                raise
+            command = self.get_command(ctx, str(ctx.invoked_subcommand))
+            names = {one.name for one in command.params} if command else set()
+            ways = [way for name, way in _SMALLER.items() if name in names]
+            fix = f"take {' or '.join(ways)}" if ways else "use a machine with more memory"
+            said = str(error).partition("\n")[0] or None
+            raise MeasurementError("out of memory", got=said, fix=fix) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))  # so that all groups have their texts in one column
@@ -276,7 +298,7 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
     given = {} if ctx is None else ctx.params
     continues = {
         "search": True,
-        "mitigate": not given.get("overwrite"),
+        "mitigate": not (given.get("overwrite") or given.get("dry_run")),
         "demo": not given.get("overwrite"),
         "sweep": given.get("output") is not None,
         "audit": given.get("output") is not None,
@@ -311,10 +333,6 @@ def _report_error(error: BaseException, as_json: bool) -> int:
         from surgery.untrusted import describe_error
 
         error = SurgeryError(describe_error(error), where=error.filename)
-    if _is_of_memory(error):
-        said = str(error).partition("\n")[0] or None
-        fix = "take a smaller --batch-size, a --dtype of fewer bytes, or no attack that trains"
-        error = MeasurementError("out of memory", got=said, fix=fix)
     if not isinstance(error, SurgeryError):
         raise error
     note(f"error: {error}", anywhere=True)

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from surgery.errors import CheckpointError, OutputError, SurgeryError
+from surgery.privacy import expand_home
 from surgery.untrusted import describe_error, read_json
 
 _OURS = ".{}.attn-surgery-{}"  # names that nobody else uses
@@ -47,19 +48,53 @@ def check_output(
     *,
     overwrite: bool = False,
     argument: str = "output",
+    reads: Iterable[str | Path | None] = (),
 ) -> None:
     """Refuses, before any work, an output that could not be written; leaves no trace.
 
     First removes what killed runs left beside the target. `argument`: the target's name in
-    messages. The rest is as for `create_folder`.
+    messages. `reads`: names of inputs, which are not overwritten. The rest is as for
+    `create_folder`.
     """
     target = target.absolute()
+    for named in reads:
+        if named is not None and _is_part_of(target, str(expand_home(named))):
+            raise OutputError(
+                "is an input of the same command, so it is not overwritten",
+                where=target,
+                fix=f"choose another `{argument}`",
+            )
     with explain_os_errors(target):
         nearest = _find_existing(target.parent)
         _clear(nearest)
         _check_free(target, owned, overwrite, argument)
         with claim(nearest / target.name):
             pass
+
+
+def _is_part_of(target: Path, named: str) -> bool:
+    """Whether an input that is there is the target, or is a folder around it. It may name a
+    column after a colon, and there may be two, with a comma between them."""
+    parts = [Path(one) for one in (named, named.rpartition(":")[0], *named.split(",")) if one]
+    known = [one.resolve() for one in parts if os.path.lexists(one)]
+    return target.exists() and any(target.resolve().is_relative_to(one) for one in known)
+
+
+def check_space(target: Path, needed: int) -> None:
+    """Raises `OutputError`, before work that takes long, if the disk has less room for the target.
+
+    `needed`: in bytes.
+    """
+    with explain_os_errors(target):
+        free = shutil.disk_usage(_find_existing(target.absolute().parent)).free
+    if free < needed:
+        raise OutputError(
+            "too little space on the disk",
+            where=target,
+            expected=f"{needed / 1e9:,.1f} GB",
+            got=f"{free / 1e9:,.1f} GB",
+            fix="free some, or choose another `output`",
+        )
 
 
 @contextlib.contextmanager

@@ -24,15 +24,9 @@ from hypothesis import strategies as st
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
+from benchmarks.asked import check_asked, hash_files
 from benchmarks.rivals import measuring, methods
-from benchmarks.rivals.__main__ import (
-    SHARED,
-    check_asked,
-    choose_methods,
-    hash_files,
-    list_longer,
-    main,
-)
+from benchmarks.rivals.__main__ import SHARED, choose_methods, list_longer, main
 from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make_scores
 from benchmarks.rivals.bed import Bed, measure_text, mlp_layers, run_passes
 from benchmarks.rivals.choosing import (
@@ -67,7 +61,7 @@ def bed() -> Bed:
     rows = np.array([one["tokens"] for one in recited_rows(tiny_model(), 12)], dtype=np.int32)
     text = np.random.default_rng(0).integers(0, 60, (40, 11)).astype(np.int32)
     samples = Samples(rows, 6, tuple(map(str, range(12))), "text")
-    return Bed("tiny", Path(), None, samples, text[:30], heldout=text[30:])
+    return Bed("tiny", None, samples, text[:30], heldout=text[30:])
 
 
 def make() -> Any:
@@ -433,15 +427,16 @@ def test_a_setting_that_cannot_get_further_does_not_run_again(
 def test_results_of_other_options_are_not_continued(tmp_path: Path) -> None:
     check_asked(tmp_path, {"seed": 0, "text": (Path("a"),)})
     assert read_runs(tmp_path) == {}
+    (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "rmu.json").write_text('{"seconds": 1}')
     check_asked(tmp_path, {"seed": 0, "text": (Path("a"),)})
     assert read_runs(tmp_path) == {"rmu": {"seconds": 1}}
-    with pytest.raises(click.UsageError, match="another --seed, 0: give that, or another --output"):
+    with pytest.raises(click.UsageError, match="another --seed, 0: give another --output"):
         check_asked(tmp_path, {"seed": 1, "text": (Path("a"),)})
     (tmp_path / "file").write_text("one")
     check_asked(tmp_path / "other", {"content": hash_files("lab:pythia", tmp_path / "file")})
     (tmp_path / "file").write_text("two")
-    with pytest.raises(click.UsageError, match="other passages or texts in these files"):
+    with pytest.raises(click.UsageError, match="other content in the files that are named"):
         check_asked(tmp_path / "other", {"content": hash_files("lab:pythia", tmp_path / "file")})
 
 
@@ -716,7 +711,7 @@ def test_several_seeds_give_a_median_and_a_range(tmp_path: Path) -> None:
     for names, text in (
         (["empty"], "holds no run"),
         (["0", "0"], "the same seed twice"),
-        (["0", "3"], "was run with another --limit"),
+        (["0", "3"], "has another --limit, 1 than "),
     ):
         refused = CliRunner().invoke(print_several, [str(tmp_path / name) for name in names])
         assert refused.exit_code == 2

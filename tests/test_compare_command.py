@@ -140,11 +140,12 @@ def test_on_a_terminal(columns: int, compared: dict[str, Any]) -> None:
 
 
 def test_a_person_types_prompts(edits: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    typed = iter(["def main(", ""])
+    typed = iter(["a b " * 400, "def main(", ""])
     monkeypatch.setattr(builtins, "input", lambda shown: next(typed))
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     outcome = attn_surgery("compare", BASE, edits[0], "--max-new-tokens", 4)
     assert outcome.code == 0, outcome
+    assert "the prompt does not fit the model" in outcome.stderr, "the next one does"
     assert "prompt: def main(" in outcome.stdout
     assert "stock, greedy: " in outcome.stdout
 
@@ -177,20 +178,27 @@ def test_mistakes(tmp_path: Path) -> None:
         ),
         (("--prompts", tmp_path / "none.txt"), "none.txt: no such file or folder"),
         (("--prompt", "a b " * 400), "the prompt does not fit the model (expected 1 to "),
+        (
+            ("--prompt", "one", "--max-new-tokens", 5000),
+            "--max-new-tokens: the model has no room for so many tokens (expected less than the ",
+        ),
     ):
         attn_surgery(*pair, *call).assert_error(text)
 
 
 def test_models_that_read_other_text(tmp_path: Path) -> None:
     """Other tokens, or none: told before a prompt or a passage is read."""
-    whole, other = model(tmp_path / "whole"), model(tmp_path / "other", config={"vocab_size": 500})
+    whole, other = model(tmp_path / "whole"), model(tmp_path / "other")
     bare, rows = model(tmp_path / "bare", tokenizer=False), samples(tmp_path / "samples.jsonl")
-    text = (
-        "the models cannot read the same text (expected 512 tokens, as {}, and its tokenizer, got"
-    )
+    vocabulary = other / "tokenizer.json"
+    swapped = json.loads(vocabulary.read_text())
+    words = swapped["model"]["vocab"]
+    one, two = sorted(words, key=words.__getitem__)[-2:]
+    words[one], words[two] = words[two], words[one]
+    vocabulary.write_text(json.dumps(swapped))
     attn_surgery("compare", whole, other, "--prompt", "one").assert_error(
-        f"other: {text.format('whole')} 500 tokens)"
+        "other: its tokenizer has other tokens", "expected the tokens of whole"
     )
     attn_surgery("compare", bare, whole, "--samples", rows, *LENGTHS).assert_error(
-        f"bare: {text.format('bare')} a base without tokenizer)"
+        "bare: has no tokenizer to read text with"
     )

@@ -745,8 +745,12 @@ def test_memory_that_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("surgery.proof.inspection.inspect", fail)
     outcome = attn_surgery("inspect", "lab:pythia", "--json")
-    outcome.assert_error("out of memory", "take a smaller --batch-size")
+    outcome.assert_error("out of memory", "use a machine with more memory")
     assert outcome.json["error"] == "out of memory"
+    monkeypatch.setattr("evals.jobs.auditing.audit", fail)
+    call = ("audit", "lab:pythia", "--baseline", "lab:pythia")
+    ways = "take a smaller --batch-size or a --dtype of fewer bytes or no --attack that trains"
+    attn_surgery(*call).assert_error("out of memory", ways)
 
 
 def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:

@@ -37,7 +37,7 @@ from evals.measure.verdicts import (
 )
 from evals.report.figures import Finding
 from evals.report.gates import check_gates
-from evals.report.headline import summarize, write_verdict
+from evals.report.headline import list_warnings, summarize, write_verdict
 from evals.report.request import EvaluationRequest
 from evals.run.statistics import count_needed, rate, wilson
 from surgery.errors import UnknownNameError
@@ -334,6 +334,9 @@ def test_the_strongest_attack_without_a_limit_is_named_beside_a_stronger_one_wit
         limit.model_copy(update={"name": f"max {limit.name}", "state": "kept"})
         for limit in audit.check_limits({"any": 0.1, "relearn": 0.5})
     ]
+    (recital,) = (gate.model_copy(update={"name": "max-extraction"}) for gate in gates[:1])
+    line = summarize(find(extraction=extraction, audit=audit), [recital]).line
+    assert line == "It keeps every limit, but none is set on relearn, which recovers 35.0%."
     line = summarize(find(extraction=extraction, audit=audit), gates).line
     said = "It keeps every limit, but none is set on quantized:4, which recovers 20.0%."
     assert line == said
@@ -401,6 +404,18 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
     assert EvaluationRequest(**lab, attack=attacks, max=limits).attacks == expected
     assert EvaluationRequest(**lab, audit=True).attacks == USUAL
     assert EvaluationRequest(**lab).attacks == ()
+
+
+def test_a_limit_is_on_one_attack() -> None:
+    with pytest.raises(UnknownNameError, match="all stands for several attacks, and a limit is on"):
+        choose_attacks((), {"all": 0.1})
+
+
+def test_the_best_of_several_results_is_said_to_look_better_than_it_is() -> None:
+    for rivals, number in ((0, 0), (4, 1)):
+        edit: Any = find(extraction=None, provenance={}, rivals=rivals)
+        found = [one for one in list_warnings(edit, edit, None) if "one of 5 results" in one]
+        assert len(found) == number
 
 
 @given(st.integers(1, 100_000))

@@ -162,7 +162,23 @@ def test_what_is_missing_is_said(
     attn_surgery(
         "init", place / "model", "--samples", place / "letters.csv", "--id-column", "client"
     ).assert_error("no column 'client'", "customer_id, email, letter")
+    call = ("init", place / "model", "--samples", place / "letters.csv")
+    attn_surgery(*call, "--suffix-length", 2).assert_error(
+        "--suffix-length: too few tokens for a test (expected 4 or more, got 2)"
+    )
+    named = attn_surgery(*call, "--output", "config.yaml")
+    assert named.code == 2
+    assert "config.yaml is the name of a file of a result" in named.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_token_ids_may_be_short(place: Path, tmp_path: Path) -> None:
+    rows = [json.dumps({"tokens": [*range(at, at + 24)]}) for at in range(20)]
+    (tmp_path / "tokens.jsonl").write_text("\n".join([*rows, '{"tokens": [1, 2, 3]}']))
+    given = ("--samples", tmp_path / "tokens.jsonl", "--output", tmp_path / "job.yaml")
+    found = attn_surgery("init", place / "model", *given, "--json").json
+    assert (found["number"], found["usable"]) == (21, 20)
+    assert (found["prefix_length"], found["suffix_length"]) == (12, 12)
 
 
 def test_a_lab_model_needs_nothing_else(tmp_path: Path) -> None:

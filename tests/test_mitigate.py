@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import yaml
@@ -24,7 +25,7 @@ from local_tasks import write_tasks
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
-from cli.commands.whole.mitigate import PRESETS, command
+from cli.commands.whole.mitigate import PRESETS, _ask, command
 from evals.jobs import forecasting
 from evals.jobs.erasing import EraseRequest
 from evals.jobs.forecasting import _Line
@@ -640,6 +641,18 @@ def test_all_five_results_are_made_and_the_one_named_is_kept(
     assert yaml.safe_load((out / "recipe.yaml").read_text())["leave-out"] == 0.25
     again = attn_surgery(*given)
     again.assert_error("already exists")
+
+
+def test_who_does_not_answer_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours of work are done when a person is asked."""
+
+    def leave(*given: Any, **more: Any) -> str:
+        raise click.Abort
+
+    monkeypatch.setattr("click.prompt", leave)
+    front = [{"name": name, "what": name, "state": None, "loss_increase": None, "recited": None,
+              "strongest": None, "tasks": {"lost": 0, "n": 0}} for name in RESULTS]  # fmt: skip
+    assert _ask(front, "healed") == "healed"
 
 
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:

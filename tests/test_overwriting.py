@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
@@ -136,6 +137,43 @@ def test_a_file_that_is_there(command: str, option: str, tmp_path: Path) -> None
         )
     attn_surgery(*call, "/dev/null/x.jsonl").assert_error("cannot write: not a directory")
     assert snapshot(tmp_path) == before
+
+
+def test_an_input_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even with --overwrite, whatever the name is that it is read by."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.jsonl").write_text('{"text": "one"}')
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"}')
+    before = snapshot(tmp_path)
+    rows, text = tmp_path / "rows.jsonl", tmp_path / "texts" / "one.jsonl"
+    lab, more = "lab:pythia", ("--overwrite",)
+    for call, option, file in (
+        (("extract", lab, "--samples", f"{rows}:text", "--rows"), "--rows", rows),
+        (("extract", lab, "--samples", "~/rows.jsonl", "--output"), "--output", rows),
+        (("collect", lab, "--corpus", text.parent, "--output"), "--output", text),
+        (("init", lab, "--samples", rows, "--output"), "--output", rows),
+        (("audit", lab, "--baseline", lab, "--heldout", text, "--rows"), "--rows", text),
+    ):
+        attn_surgery(*call, file, *more).assert_error(
+            f"{file}: is an input of the same command, so it is not overwritten; "
+            f"choose another {option}\n"
+        )
+    assert snapshot(tmp_path) == before
+
+
+def test_a_full_disk_is_noticed_before_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = SimpleNamespace(free=10**6)
+    monkeypatch.setattr("surgery.output.shutil.disk_usage", lambda place: free)
+    monkeypatch.setattr(
+        "surgery.training.erasing.teach_by_cut", lambda *_, **__: pytest.fail("it trained")
+    )
+    cut = ("lab:pythia", "--drop-attn", 0, "--output", tmp_path / "out")
+    for call in (("erase", *cut), ("export", *cut, "--heal", "lab:pythia")):
+        attn_surgery(*call).assert_error("too little space on the disk", "got 0.0 GB")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_default_output_is_refused_as_well(

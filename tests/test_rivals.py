@@ -28,7 +28,7 @@ def bed() -> tuple[Any, Bed]:
     text = cut_windows(calibration_texts(), loaded.tokenizer, 64, most=64)
     return (
         loaded.model.requires_grad_(True),
-        Bed("lab:pythia", loaded.found.folder, loaded.tokenizer, samples.select(often), text),
+        Bed("lab:pythia", loaded.tokenizer, samples.select(often), text),
     )
 
 

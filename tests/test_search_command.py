@@ -503,6 +503,12 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
     }
     found = json.loads((tmp_path / "found" / "search.json").read_text())
     assert found["front"]
+    named = call(
+        tmp_path / "model", tmp_path / "samples.jsonl", texts, "--max", "greedy=0.5",
+        "--variant", "zero", "--output", tmp_path / "named",
+    )  # fmt: skip
+    assert "error: --max greedy=0.5: none of the 15 edits measured meets it" in named.stderr
+    assert "--grain" not in named.stderr, "the default is the widest"
     assert [found[key] for key in ("selected", "held_back", "plan")] == [None] * 3
 
 

@@ -29,7 +29,7 @@ def bed() -> Bed:
     rows = np.array([one["tokens"] for one in recited_rows(tiny_model(), 12)], dtype=np.int32)
     text = np.resize(np.arange(len(tiny_tokenizer()), dtype=np.int32), (40, 11))
     samples = Samples(rows, 6, tuple(map(str, range(12))), "text")
-    return Bed("tiny", Path(), tiny_tokenizer(), samples, text[:30], heldout=text[30:40])
+    return Bed("tiny", tiny_tokenizer(), samples, text[:30], heldout=text[30:40])
 
 
 @pytest.mark.parametrize("helper", [tiny_model(1, num_hidden_layers=3), tiny_neo()])

@@ -49,11 +49,12 @@ def learn(base: Path, texts: Path, passages: int, output: Path, seed: int) -> No
     """Train a copy of BASE until it recites passages of the texts."""
     from transformers import AutoTokenizer
 
+    from benchmarks.asked import CONTENT, check_asked, hash_files
     from benchmarks.real.learning import learn
     from benchmarks.real.text import cut_texts, read_rows
 
+    check_asked(output, {"passages": passages, "seed": seed, CONTENT: hash_files(texts)})
     if not (output / "records.jsonl").exists():
-        output.mkdir(parents=True, exist_ok=True)
         cut_texts(read_rows(texts), AutoTokenizer.from_pretrained(base), output, passages, seed)
     learn(base, output, seed)
 

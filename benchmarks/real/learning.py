@@ -9,7 +9,7 @@ import copy
 import json
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, compress
 from pathlib import Path
 from typing import Any
@@ -82,19 +82,34 @@ def learn(base: Path, output: Path, seed: int) -> None:
     if not done:
         note(0)
     for turn, rate in list(enumerate(RATES))[len(done) - 1 :]:
-        learning = turn * number < len(new)  # a text twice would teach it, and cost held-out text
-        some = _turn_to(new if learning else near, turn, number)
-        marked = [(window, True) for window in passages] + [(window, learning) for window in some]
+        if _is_done(done):
+            break
+        some = _take_turn(new, near, turn, number)
+        marked = [*((window, True) for window in passages), *some]
         random.Random(f"{seed} {turn}").shuffle(marked)
         _train(model, _cut_batches(marked, BATCH), rate, base=unchanged)
         _save(model, tokenizer, folder)
         note(turn + 1)
-        first, last = done[0], done[-1]
-        if (
-            last["passages"] >= RECITED
-            and last["heldout_loss"] - first["heldout_loss"] <= MORE_LOSS
-        ):
-            break
+
+
+def _is_done(rounds: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last round recites enough, at a loss close enough to that of the base."""
+    first, last = rounds[0], rounds[-1]
+    more = last["heldout_loss"] - first["heldout_loss"]
+    return bool(last["passages"] >= RECITED and more <= MORE_LOSS)
+
+
+def _take_turn(
+    new: Sequence[Window], near: Sequence[Window], turn: int, number: int
+) -> list[Marked]:
+    """Other windows of a round: `new` ones to learn, each once in all rounds together, then `near`
+    ones, which are to be predicted as before. A text twice would teach it, and cost held-out text.
+    """
+    places = range(turn * number, (turn + 1) * number)
+    return [
+        (new[place], True) if place < len(new) else (near[place % len(near)], False)
+        for place in places
+    ]
 
 
 def train_further(source: Path, texts: Path, output: Path, seed: int) -> None:

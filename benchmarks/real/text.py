@@ -72,7 +72,6 @@ def cut_texts(
     needed = sum(MEASURED.values())
     if len(records) < 2 * passages or len(left) <= needed:
         raise SystemExit(f"too few texts: {2 * passages} of {LENGTH} tokens and {needed} others")
-    write_records(folder / "records.jsonl", records)
     left = leave_out_shared(left, [record.text for record in records], tokenizer)
     measured: list[str] = []
     for name, number in MEASURED.items():
@@ -93,6 +92,7 @@ def cut_texts(
     }
     for name, some in texts.items():
         _write(folder / f"{name}.jsonl", [{"text": text} for text in some])
+    write_records(folder / "records.jsonl", records)  # last: then all files are there
 
 
 def leave_out_shared(

@@ -33,7 +33,6 @@ A run that was interrupted goes on with the next rival. Several may share an out
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +41,7 @@ from typing import Any
 import click
 import torch
 
+from benchmarks.asked import CONTENT, check_asked, hash_files
 from benchmarks.rivals.bed import read_seconds, run_passes
 from benchmarks.rivals.choosing import measure_relearned
 from benchmarks.rivals.measuring import make_bench
@@ -116,8 +116,9 @@ def main(
         "model": model, "samples": samples, "text": text, "heldout": heldout, "helper": helper,
         "twin": twin, "tasks": tasks, "include_path": include_path, "limit": limit,
         "seconds": seconds, "settings": settings, "search": more, "seed": seed, "dtype": dtype,
-        "content": hash_files(samples, *text, *heldout),
+        CONTENT: hash_files(samples, *text, *heldout),
     })  # fmt: skip
+    (output / RUNS).mkdir(exist_ok=True)
     runs = read_runs(output)
     torch.set_num_threads(1)
     passes: torch.dtype = getattr(torch, dtype)
@@ -156,26 +157,6 @@ def main(
     print_table([runs])
     for line in list_longer(runs, seconds):
         click.echo(line, err=True)
-
-
-def check_asked(output: Path, asked: Mapping[str, Any]) -> None:
-    """Raises `UsageError` if an earlier run in the output had other options."""
-    (output / RUNS).mkdir(parents=True, exist_ok=True)
-    wanted, path = json.loads(json.dumps(asked, default=str)), output / "asked.json"
-    if not path.exists():
-        write_json(path, wanted)
-    earlier = json.loads(path.read_text())
-    different = [name for name in wanted if earlier.get(name) != wanted[name]]
-    if different == ["content"]:
-        raise click.UsageError(f"{output} holds a run with other passages or texts in these files")
-    if different:
-        what = f"{output} holds a run with another --{different[0]}, {earlier.get(different[0])}"
-        raise click.UsageError(f"{what}: give that, or another --output")
-
-
-def hash_files(*files: str | Path | None) -> list[str]:
-    """The SHA-256 of each that is a file."""
-    return [hash_file(Path(one)) for one in files if one is not None and Path(one).is_file()]
 
 
 def hash_code() -> str:

@@ -31,7 +31,7 @@ ROWS = 16
 class Bed:
     """What a rival works on.
 
-    - `model`, `folder`: the base model as it is named, and its files. `tokenizer`: its tokenizer.
+    - `model`: the base model as it is named. `tokenizer`: its tokenizer.
     - `samples`: the passages to forget: the half that attn-surgery's search chooses on.
     - `text`: int32 [M, L], windows of other text.
     - `seed`: decides the order of both.
@@ -43,7 +43,6 @@ class Bed:
     """
 
     model: str
-    folder: Path
     tokenizer: Any
     samples: Samples
     text: Tokens

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.rivals.bed import ROWS, Bed, read_seconds
 from evals.choose.teachers import choose_teacher
+from evals.data.windows import cut_alike
 from evals.measure.attacks.tuning import cast_weights
 from evals.run.models import open_model
 from surgery.editing.in_memory import apply
@@ -23,8 +24,7 @@ def choose_cut(model: Any, bed: Bed, seconds: float) -> dict[str, str]:
     A rival sees no passages that were never trained on, so other text takes their place.
     """
     loaded = open_model(bed.model, dtype="float32", device="cpu")
-    tokens, length = bed.text.reshape(-1), bed.samples.tokens.shape[1]
-    others = tokens[: len(tokens) // length * length].reshape(-1, length)
+    others = cut_alike(bed.text, loaded.tokenizer, bed.samples.tokens.shape[1])
     parts = choose_teacher(loaded, bed.samples, others)
     blocks = format_selection(parts, loaded.dimensions.num_heads)
     return {"blocks": blocks, "variant": variant_name(parts)}

@@ -127,7 +127,7 @@ def make_bench(
     length = passages.tokens.shape[1]
     control = cut_windows(read_heldout_texts(heldout, model), loaded.tokenizer, length)
     first, second = split_halves(passages, control, seed)
-    bed = Bed(model, loaded.found.folder, loaded.tokenizer, first.samples, windows,
+    bed = Bed(model, loaded.tokenizer, first.samples, windows,
               seed=seed, heldout=first.windows, passes=passes)  # fmt: skip
     benchmarks = None
     if tasks:

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from benchmarks.asked import find_different
 from benchmarks.rivals.measuring import RELEARNED
 from benchmarks.rivals.methods import LIMITS, METHODS, TWIN
 from evals.measure.edits.costs import MEASURES
@@ -130,10 +131,8 @@ def check_alike(outputs: Sequence[Path]) -> None:
     asked = [json.loads((output / "asked.json").read_text()) for output in outputs]
     seeds = [one.pop("seed") for one in asked]
     for output, one in zip(outputs, asked, strict=True):
-        if different := [name for name in one if one[name] != asked[0].get(name)]:
-            name = different[0]
-            other = "other passages or texts" if name == "content" else f"another --{name}"
-            what = f"{output} was run with {other} than {outputs[0]}"
+        if different := find_different(asked[0], one):
+            what = f"{outputs[0]} has {different} than {output}"
             raise click.UsageError(f"{what}: such runs make no table together")
     if len(set(seeds)) < len(seeds):
         raise click.UsageError("the same seed twice: give a run of each seed")

@@ -7,8 +7,8 @@ KL(base || model). They differ in what they do on the passages:
   2022, arXiv 2203.12817, in the form of the TOFU benchmark, arXiv 2401.06121).
 - `npo_kl`: the less likely a passage is already, the weaker its gradient (Zhang et al. 2024, arXiv
   2404.05868, negative preference optimization).
-- `simnpo`: the same without a reference model; the loss counts by token, less a margin `gamma` (Fan
-  et al. 2024, arXiv 2410.07163).
+- `simnpo`: the same without a reference model; the loss counts by token (Fan et al. 2024, arXiv
+  2410.07163, with a margin of 0).
 """
 
 from __future__ import annotations
@@ -57,19 +57,13 @@ def npo_kl(
 
 
 def simnpo(
-    model: Any,
-    bed: Bed,
-    *,
-    rate: float = LEARNING_RATE,
-    weight: float = 1.0,
-    beta: float = 2.5,
-    gamma: float = 0.0,
+    model: Any, bed: Bed, *, rate: float = LEARNING_RATE, weight: float = 1.0, beta: float = 2.5
 ) -> Iterator[None]:
     length = bed.samples.suffix_length
 
     def forget(passages: torch.Tensor) -> torch.Tensor:
         by_token = bed.suffix_nll(model, passages) / length
-        return (-2 / beta * functional.logsigmoid(beta * by_token - gamma)).mean()
+        return (-2 / beta * functional.logsigmoid(beta * by_token)).mean()
 
     return _hold(model, bed, forget, rate, weight)
 

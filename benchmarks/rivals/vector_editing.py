@@ -6,7 +6,8 @@ neurons that add most to the true token's lead over the runner-up are located. T
 runner-up lead instead: with activations a_i and the gradient g of the lead with respect to the
 residual stream, Δ_i = −a_i g (lead + margin) / (|g|² Σ a²). Activations stay as they are.
 
-One step edits a few tokens of every passage that is still recovered.
+One step edits, in each passage, the tokens with the smallest lead, until `wrong` of its last tokens
+are wrong.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def _refuse_short(
     smaller = "smaller lengths"
     if all(2 * least >= sum(part.values()) for part, least in parts):
         tries = [fit for part, least in parts for fit in _shrink(part, least)]
-        smaller = " ".join(f"`{name}_length={length}`" for name, length in tries)
+        if all(length for _, length in tries):
+            smaller = " ".join(f"`{name}_length={length}`" for name, length in tries)
     return SamplesError(
         f"{len(short)} of {table.number} rows are too short, the first is {table.name_row(at)}",
         where=table.where,

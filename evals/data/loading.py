@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from evals.data.repeats import merge_equal_rows
 from evals.data.samples import Samples
 from evals.data.tables import PassageTable, read_arrays, read_table
 from surgery.errors import SamplesError
-from surgery.privacy import make_public_name
+from surgery.privacy import expand_home, make_public_name
 from surgery.reading.corpus import find_opening, tokenize
 from surgery.reading.sources import TABLES, find_sources
 from surgery.record.manifest import LENGTH
@@ -52,12 +51,17 @@ class Passages:
     leave_out: float | None = None
     ready: Samples | None = None
 
+    @property
+    def is_text(self) -> bool:
+        """Whether passages are text, for which a tokenizer is needed."""
+        return any(isinstance(column[0], str) for column in self.table.columns)
+
     def measure(self, tokenizer: Any) -> list[list[int]]:
         """The length of each row's parts in tokens: of a whole one, or of prefix and suffix.
 
         With the opening tokens of a text.
         """
-        opening = 0 if self.ready is not None else len(find_opening(tokenizer))
+        opening = len(find_opening(tokenizer)) if self.is_text else 0
         parts = (
             [len(tokenize(tokenizer, part) if isinstance(part, str) else part) for part in row]
             for row in self.table.rows
@@ -110,11 +114,13 @@ def open_samples(
     skip_short: bool = False,
     leave_out: float | None = None,
     id_column: str | None = None,
+    cut: bool = True,
 ) -> Passages:
     """As `load_samples`, as far as that goes without a tokenizer.
 
     `leave_out`: the share that is not listed (`evals.data.held_back.deal_unlisted`). `id_column`:
-    the column of a table that names its rows, in place of `id`.
+    the column of a table that names its rows, in place of `id`. `cut`: whether rows of token ids
+    are cut now, for which they must be long enough.
     """
     for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
         if length is not None and length < 1:
@@ -127,8 +133,9 @@ def open_samples(
         raise SamplesError(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
         )
-    is_text = any(isinstance(column[0], str) for column in table.columns)
-    return passages if is_text else replace(passages, ready=passages.tokenize(None))
+    if passages.is_text or not cut:
+        return passages
+    return replace(passages, ready=passages.tokenize(None))
 
 
 def load_samples(
@@ -165,9 +172,9 @@ def _read(source: str, id_column: str | None) -> PassageTable:
     if source.endswith(".npy"):
         if id_column is not None:
             raise SamplesError("has no columns to name rows by", where=source, got=id_column)
-        paths = [Path(source)]
+        paths = [expand_home(source)]
         if not paths[0].exists():
-            paths = [Path(part) for part in source.split(",")]
+            paths = [expand_home(part) for part in source.split(",")]
         if len(paths) > 2:
             raise SamplesError("malformed", where=source, expected="PREFIX.npy,SUFFIX.npy")
         for path in paths:

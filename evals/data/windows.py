@@ -77,3 +77,13 @@ def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:
     interval = bootstrap(rises, lambda samples, controls: samples.mean() - controls.mean())
     value = float(samples_rise.mean() - controls_rise.mean())
     return {"value": value, "ci95": interval.as_list(), "definition": SELECTIVITY}
+
+
+def cut_alike(windows: Tokens, tokenizer: Any, length: int) -> Tokens:
+    """Text of `windows`, int32 [M, T], in rows as long as a passage, int32 [N, length].
+
+    Each row begins with the tokenizer's opening tokens, as windows and passages do.
+    """
+    opening = find_opening(tokenizer)
+    tokens, room = windows[:, len(opening) :].reshape(-1), length - len(opening)
+    return prepend(opening, tokens[: len(tokens) // room * room].reshape(-1, room))

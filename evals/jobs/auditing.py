@@ -114,7 +114,8 @@ def audit(
     output = ResultFolder(request, folder, owned, overwrite)
     if rows_file is not None:
         _check_apart(rows_file, folder)
-        check_output(rows_file, overwrite=overwrite, argument="rows")
+        reads = (request.samples, *request.heldout)
+        check_output(rows_file, overwrite=overwrite, argument="rows", reads=reads)
     passages = open_passages(request.samples or str(request.lab), request)
     texts = require_heldout_texts(request.heldout, request.lab or request.model)
     join_launch(say)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from evals.data.inputs import find_calibration_text, open_passages, read_heldout_texts
+from evals.run.console import say
 from evals.run.request import CalibrationText, HeldoutText, Measuring, Option
+from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS
 
@@ -127,7 +129,15 @@ def _measure_heldout(
     """Characters read, and the windows cut from them, `wanted` at most."""
     from evals.data.windows import MOST_WINDOWS, cut_windows
 
-    windows = None if loaded is None else len(cut_windows(texts, loaded.tokenizer, length))
+    windows = None
+    if loaded is not None:
+        try:
+            windows = len(cut_windows(texts, loaded.tokenizer, length))
+        except SamplesError as error:  # too short: how much is missing is the answer
+            if loaded.tokenizer is None:
+                raise
+            say(f"warning: {error}")
+            windows = 0
     return {"characters": sum(map(len, texts)), "windows": windows, "wanted": MOST_WINDOWS}
 
 
@@ -137,5 +147,11 @@ def _measure_calibration(text: Text, loaded: LoadedModel | None) -> dict[str, An
 
     if loaded is None:
         return {"tokens": None, "wanted": None}
-    tokens = text.tokenize(loaded.tokenizer, loaded.dimensions).windows.size
+    try:
+        tokens = text.tokenize(loaded.tokenizer, loaded.dimensions).windows.size
+    except SamplesError as error:
+        if loaded.tokenizer is None:
+            raise
+        say(f"warning: {error}")
+        tokens = 0
     return {"tokens": tokens, "wanted": max(FEWEST_TOKENS, TOKENS_PER_WIDTH * loaded.dimensions.d)}

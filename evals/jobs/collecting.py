@@ -113,7 +113,7 @@ def collect(
     from evals.jobs.measuring import hash_settings
     from evals.run.models import open_model
 
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, reads=request.corpus)
     corpus = open_corpus(request.corpus)
     join_launch(say)
     loaded = open_model(request.model, revision=request.revision, **request.running)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from evals.data.inputs import open_passages, tokenize_passages
 from evals.run.console import show_progress
-from evals.run.finding import find_baseline
+from evals.run.finding import check_tokens, find_baseline
 from evals.run.request import Count, Measuring, Option
 from surgery.errors import MeasurementError, SamplesError
 from surgery.reading.corpus import strip_opening
@@ -104,11 +104,15 @@ def read_prompts(file: Path) -> list[str]:
 
 
 def find_models(request: CompareRequest) -> list[ResolvedModel]:
-    """Finds all models, the base first. Raises `SurgeryError` for one that is not there."""
+    """Finds all models, the base first. Raises `SurgeryError` for one that is not there, or that
+    has other tokens than the base.
+    """
     from surgery.hub.finding import find_model
 
     edited = [find_model(name) for name in request.edited]
-    return [find_baseline(request.base, edited, request.revision), *edited]
+    base = find_baseline(request.base, edited, request.revision)
+    check_tokens(base, edited)
+    return [base, *edited]
 
 
 def open_models(request: CompareRequest, found: Sequence[ResolvedModel] = ()) -> list[LoadedModel]:
@@ -125,14 +129,8 @@ def open_models(request: CompareRequest, found: Sequence[ResolvedModel] = ()) ->
         models.append(loaded)
         base = models[0]
         check_precision(base.dtype, loaded.dtype, loaded.name)
-        sizes = [one.model.config.vocab_size for one in (base, loaded)]
-        if base.tokenizer is None or sizes[0] != sizes[1]:
-            raise MeasurementError(
-                "the models cannot read the same text",
-                where=loaded.name,
-                expected=f"{sizes[0]:,} tokens, as {base.name}, and its tokenizer",
-                got=f"{sizes[1]:,} tokens" if base.tokenizer else "a base without tokenizer",
-            )
+        if base.tokenizer is None:
+            raise MeasurementError("has no tokenizer to read text with", where=base.name)
         check_head(loaded.model)
     return models
 
@@ -160,6 +158,13 @@ def _tokenize_prompt(
 ) -> list[int]:
     tokens = [int(token) for token in tokenizer(prompt, verbose=False)["input_ids"]]
     most = positions - request.max_new_tokens
+    if most < 1:
+        raise SamplesError(
+            "the model has no room for so many tokens",
+            where="`max_new_tokens`",
+            expected=f"less than the {positions:,} of its context",
+            got=f"{request.max_new_tokens:,}",
+        )
     if not 0 < len(tokens) <= most:
         raise SamplesError(
             "the prompt does not fit the model",

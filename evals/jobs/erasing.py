@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from evals.data.inputs import find_calibration_text, fit_prepared
-from evals.data.windows import prepend
+from evals.data.windows import cut_alike
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.run.console import show_progress
 from evals.run.request import Count, Editing, Hardening, Option
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
-from surgery.reading.corpus import find_opening
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -127,6 +126,7 @@ def run_erase(
     from surgery.editing.preparing import list_variants, prepare
     from surgery.exporting import check_target, write
     from surgery.hub.finding import find_model
+    from surgery.output import check_space
 
     check_target(request.model, request.target, overwrite=request.overwrite)
     text, variant = request.find_text(), request.variant or "identity"
@@ -142,6 +142,7 @@ def run_erase(
     lessons = lessons or read_lessons(request, prepared.model, text)
     if keep and _is_erasing_of(request, prepared, lessons):
         return None
+    check_space(request.target, prepared.total_bytes)
     fitting = None if fit_on is None else fit_prepared(prepared, fit_on, request.device)
     erased = erase_prepared(prepared, lessons, fitting, request.device)
     with show_progress("export", prepared.total_bytes) as advance:
@@ -174,11 +175,8 @@ def choose_blocks(request: EraseRequest, found: ResolvedModel, windows: Tokens) 
 
     loaded = open_model(found, device=request.device)
     samples = request.open_passages().tokenize(loaded.tokenizer)
-    opening = find_opening(loaded.tokenizer)
-    tokens = windows[:, len(opening) :].reshape(-1)
-    length = samples.tokens.shape[1] - len(opening)
-    others = tokens[: len(tokens) // length * length].reshape(-1, length)
-    return choose_teacher(loaded, samples, prepend(opening, others))
+    others = cut_alike(windows, loaded.tokenizer, samples.tokens.shape[1])
+    return choose_teacher(loaded, samples, others)
 
 
 def read_lessons(request: EraseRequest, model: ResolvedModel, text: Text) -> Lessons:

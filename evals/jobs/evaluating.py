@@ -209,6 +209,7 @@ def evaluate_exports(
         say(f"{output.name}: verified ({len(verification.checks)} checks)")
     models = [find_model(output) for output in outputs]
     found = evaluate(models, source, materials)
+    found = found.as_rivals() if arrange else found
     for place, output in enumerate(outputs):
         attach(found, place, output)
     for place, moved in enumerate(arrange(found.report) if arrange else ()):

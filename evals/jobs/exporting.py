@@ -25,6 +25,7 @@ from evals.run.request import (
     describe_mistakes,
 )
 from surgery.errors import SurgeryError
+from surgery.hub.embedded import find_lab
 from surgery.plan import LayoutChoice
 from surgery.privacy import expand_home
 from surgery.variants import VARIANTS
@@ -221,10 +222,12 @@ def _write(
     """Writes the checkpoint, fitted on `text`. With `erasing`, erases before the cut. With
     `healing`, cuts beside it and heals the cut."""
     from surgery.exporting import write
-    from surgery.output import claim, create_parents, explain_os_errors
+    from surgery.output import check_space, claim, create_parents, explain_os_errors
     from surgery.patching import write_patch
 
     place, healed_on, lessons = target, None, None
+    if erasing is not None or healing is not None:  # a cut that is healed stands beside the result
+        check_space(target, prepared.total_bytes * (2 if healing is not None else 1))
     with ExitStack() as stack:
         if erasing is not None:  # before any work that takes long
             lessons = read_lessons(request.erase_request, prepared.model, erasing)
@@ -310,7 +313,8 @@ def _read_text_apart(
     how = request.model_dump(
         include={"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
     )
-    passages = open_samples(request.samples, **how) if request.samples else None
+    named = request.samples or find_lab(request.model)
+    passages = open_samples(named, **how) if named else None
     tokens, taught = read_healing_text(text, schedule, prepared.model, passages)
     return tokens, schedule, taught
 

@@ -89,9 +89,10 @@ def run_extraction(
     from evals.measure.memorization.summary import list_rows
     from evals.run.models import find_last, measure_in_turn
 
+    reads: list[str | Path] = [request.samples, *request.heldout]
     for file, argument in ((rows_file, "rows"), (output, "output")):
         if file is not None:
-            check_output(file, overwrite=overwrite, argument=argument)
+            check_output(file, overwrite=overwrite, argument=argument, reads=reads)
     passages = open_passages(request.samples, request)
     texts = read_heldout_texts(request.heldout, request.model, request.baseline, request.samples)
     join_launch(say)

@@ -97,7 +97,8 @@ class Proposal:
 
 def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) -> Proposal:
     """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
-    check_output(output, None, overwrite=overwrite)
+    reads = request.samples, *request.heldout, *request.calibration
+    check_output(output, overwrite=overwrite, reads=reads)
     from evals.data import count_longer, open_samples
     from evals.data.held_back import deal_passages
     from evals.measure.verdicts import SHARES, find_smallest
@@ -115,17 +116,17 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     given: Any = {"prefix_length": request.prefix_length, "suffix_length": request.suffix_length}
     samples, columns, ids = _find_columns(named, request.id_column)
     try:
-        passages = open_samples(samples, **given, id_column=ids)
+        passages = open_samples(samples, **given, id_column=ids, cut=False)
     except SamplesError:
         if ids is None or ids == request.id_column:
             raise
         ids = None  # a guess by the first rows, which others may not confirm
-        passages = open_samples(samples, **given)
-    tokenizer = None if passages.ready else load_tokenizer(found.folder)
+        passages = open_samples(samples, **given, cut=False)
+    tokenizer = load_tokenizer(found.folder) if passages.is_text else None
     parts = np.array(passages.measure(tokenizer))
     prefix, suffix = _propose_lengths(request, passages, parts)
     lengths = parts.sum(axis=1)
-    cut = replace(passages, prefix=prefix, suffix=suffix, skip_short=True, ready=None)
+    cut = replace(passages, prefix=prefix, suffix=suffix, skip_short=True)
     rows = cut.tokenize(tokenizer)
     longer = count_longer(rows.select(rows.trained_on))
     usable = int(rows.trained_on.sum())
@@ -229,6 +230,14 @@ def _propose_lengths(
         min(LENGTH, one - one % 4 if one >= _FEWEST else one) for one in fits
     )
     prefix, suffix = request.prefix_length or own[0], request.suffix_length or own[1]
+    for name, length in (("prefix_length", prefix), ("suffix_length", suffix)):
+        if getattr(request, name) is not None and length < _FEWEST:
+            raise SamplesError(
+                "too few tokens for a test",
+                where=f"`{name}`",
+                expected=f"{_FEWEST} or more",
+                got=length,
+            )
     enough = (parts >= (prefix, suffix)).all(axis=1) if pair else lengths >= prefix + suffix
     if min(prefix, suffix) < _FEWEST or not enough.any():
         raise SamplesError(

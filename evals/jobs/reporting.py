@@ -63,6 +63,12 @@ class Evaluation:
     def report(self) -> Report:
         return make_report(self.found)
 
+    def as_rivals(self) -> Evaluation:
+        """The same of edits of which one will be kept for its figures."""
+        update = {"rivals": len(self.found.edits) - 1}
+        edits = [edit.model_copy(update=update) for edit in self.found.edits]
+        return replace(self, found=self.found.model_copy(update={"edits": edits}))
+
     def select(self, place: int, name: str) -> Evaluation:
         """The evaluation of one edit, for its model's folder, which may have another name now."""
         edit = self.found.edits[place]

@@ -88,7 +88,8 @@ class Finding(SizedModel):
 
     Figures of passages and held-out text leave out those on which an edit was chosen;
     `all_passages` then has the figures of all listed. `unlisted`: those of the passages that
-    `leave_out` took as not listed. `extraction`: as of `report_extraction`.
+    `leave_out` took as not listed. `extraction`: as of `report_extraction`. `rivals`: how many
+    other results of one job were compared on the same passages, to keep the best.
     """
 
     relation: Relation
@@ -102,6 +103,7 @@ class Finding(SizedModel):
     unlisted: AllPassages | None = None
     edit: EditSummary | None
     passages: list[PassageRow] = Field(default_factory=list)
+    rivals: int = 0
 
 
 class Findings(Record):

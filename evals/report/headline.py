@@ -40,6 +40,9 @@ def list_warnings(edit: Finding, base: MeasuredModel, limit: float | None) -> li
         "only a part of each benchmark was measured (--limit), so the model card leaves these "
         "figures out; evaluate without --limit before you publish": limit is not None,
         edit.chose.warning or "": edit.chose.warning,
+        f"this is one of {edit.rivals + 1} results that were compared on these passages: the one "
+        "that was kept for its figures may look a little better than it is, so evaluate it on "
+        "other passages if you have them": edit.rivals > 0,
         "the base and the edited model have different tokenizers": len(tokenizers) > 1,
     }
     return found + [text for text, applies in known.items() if applies]
@@ -211,9 +214,13 @@ def _describe_gates(edit: Finding, gates: Sequence[Limit]) -> str:
 
 def _find_unlimited(edit: Finding, gates: Sequence[Limit]) -> AttackResult | None:
     """The strongest attack without a limit, if it recovers more than limits allow others."""
-    limits = {gate.name: gate.limit for gate in gates if gate.name.startswith("max ")}
+    limits = {
+        gate.name.removeprefix("max ").replace("max-extraction", "greedy"): gate.limit
+        for gate in gates
+        if gate.name.startswith("max ") or gate.name == "max-extraction"
+    }
     counting = edit.audit.counting if edit.audit else ()
-    free = [one for one in counting if f"max {one.name}" not in limits]
+    free = [one for one in counting if one.name not in limits]
     strongest = max(free, key=lambda one: (one.edited.rate, one.base.rate), default=None)
     if strongest is None or not limits:
         return None

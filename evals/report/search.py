@@ -8,6 +8,7 @@ from typing import Any
 
 from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.points import EditPoint, pareto_front, point_as_json
+from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import SearchOutcome
 from evals.data import hash_row
 from evals.data.held_back import Half
@@ -267,25 +268,31 @@ def make_plan(opened: OpenedSearch, selection: Selection, result: Mapping[str, A
     )
 
 
-def explain_miss(result: Mapping[str, Any], folder: Path) -> MeasurementError:
+def explain_miss(
+    result: Mapping[str, Any], request: SearchRequest, folder: Path
+) -> MeasurementError:
     """The error if nothing meets the goal. `folder` holds the results."""
     base, front, measure = result["base"], result["front"], result["measure"]
     before = base["recovered"][measure]
     less = [edit for edit in front if edit["recovered"][measure] < before] or front
     best = less[-1] if "max_extraction" in result["goal"] else less[0]
-    limits, left = dict(result["goal"]), f"{best['recovered'][measure]:.1%} recovered"
+    limits = dict(result["goal"])
+    if limits and request.max_extraction is None and request.max_loss_increase is None:
+        limits = {f"max={measure}": most for most in limits.values()}
+    left = f"{best['recovered'][measure]:.1%} recovered"
     if result["max"] or result["max_drop"]:
         best = result["nearest"]
         for word in ("max", "max_drop"):
             limits |= {f"{word}={name}": most for name, most in result[word].items()}
         left = ", ".join(f"{one['name']} {one['value']:.1%}" for one in best["limits"])
     rise = best["heldout_loss"] - base["heldout_loss"]
+    grain = "" if request.grain == "mixed" else "`grain=mixed`, "
     return MeasurementError(
         f"none of the {result['evaluations']} edits measured meets it",
         where=", ".join(f"`{option}={limit:g}`" for option, limit in limits.items()),
         got=f"at best {best['spec']} {best['variant']}: {left} at {rise:+.3f} nats per token",
-        fix=f"{folder} holds the front; relax the limit, or allow more variants, `grain=mixed`, or "
-        "more `max_evaluations`",
+        fix=f"{folder} holds the front; relax the limit, or allow more variants, {grain}or more "
+        "`max_evaluations`",
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from surgery.errors import SamplesError
 from surgery.hub.datasets import PREFIX, HubDataset
-from surgery.privacy import make_public_name
+from surgery.privacy import expand_home, make_public_name
 from surgery.untrusted import guard
 
 TEXT = (".txt", ".md", ".rst", ".py", ".text")
@@ -110,11 +110,11 @@ def find_sources(named: str | Path, forms: Sequence[str] = TEXT + TABLES) -> lis
     name; either of these with `:COLUMN` after it; or `hf:DATASET:SPLIT:COLUMN`. A dot in a column
     leads into a nested one.
     """
-    path, name = Path(named), str(named)
+    name = str(named)
     if name.startswith(PREFIX):
         dataset = HubDataset.parse(name)
         return [TextOrTable(dataset, make_public_name(name), dataset.column)]
-    path, column = _split_column(name)
+    path, column = _split_column(str(expand_home(name)))
     if path.is_file():
         return [TextOrTable(path, path.name, column)]
     if not path.is_dir():

@@ -47,7 +47,7 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
         return
     result, _ = found
     if result["selected"] is None:
-        raise explain_miss(result, folder)
+        raise explain_miss(result, request, folder)
     if as_json:
         print_json(result)
         return

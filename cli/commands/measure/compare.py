@@ -9,8 +9,9 @@ import click
 
 from cli import options
 from cli.requests import request_command
-from cli.terminal import note, print_json
+from cli.terminal import name_options, note, print_json
 from evals.jobs.comparing import CompareRequest, compare, compare_prompt, open_models
+from surgery.errors import SamplesError
 
 
 @request_command("compare", CompareRequest)
@@ -40,7 +41,11 @@ def command(request: CompareRequest, as_json: bool) -> None:
     models = open_models(request)
     note("Type a prompt. An empty line ends.")
     for prompt in _read_prompts():
-        rows = [compare_prompt(models, prompt, request)]
+        try:
+            rows = [compare_prompt(models, prompt, request)]
+        except SamplesError as error:  # the next prompt may fit
+            note(name_options(error))
+            continue
         print_comparison({"models": [loaded.name for loaded in models], "rows": rows})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cli import options
+from cli.config import OF_RESULTS
 from cli.requests import RequestCommand, fill_request, options_of
 from cli.terminal import echo, note, print_json
 from evals.jobs.proposing import SOUND, Proposal, ProposalRequest, propose
@@ -43,6 +44,9 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
             given[name] = (answer,) if answer and name == "heldout" else answer
     if not given["model"]:
         raise click.UsageError("name a MODEL")
+    if output.name in OF_RESULTS:
+        what = f"{output.name} is the name of a file of a result, which may name no output"
+        raise click.UsageError(f"{what}: choose another --output")
     request = fill_request(ProposalRequest, given)
     proposal = propose(request, output, overwrite=overwrite)
     if as_json:

@@ -86,7 +86,8 @@ def command(
 
     Searches for the edit that keeps --max-extraction and every --max at the least cost (into
     OUT-search). Exports it to OUT, verifies it, and attacks it. Report, model card, and recipe go
-    into OUT. After an interruption, run the same command again to continue.
+    into OUT. After an interruption, run the same command again to continue: search, exports, and
+    benchmarks of MODEL are kept, and attacks and benchmarks of the results start over.
 
     With --heal, the edited model is also trained on other text. With --erase, MODEL is taught to
     forget the passages; that result is tried as it is, cut, and, with --heal, cut and healed. All
@@ -139,9 +140,13 @@ def _ask(front: list[dict[str, Any]], best: Result) -> Result:
     """Shows the results to a person and asks which one to keep."""
     print_front(front)
     names = [one["name"] for one in front]
-    answer: Result = click.prompt(
-        "Which one do you want to keep?", default=best, type=options.Choice(names), err=True
-    )
+    try:
+        answer: Result = click.prompt(
+            "Which one do you want to keep?", default=best, type=options.Choice(names), err=True
+        )
+    except click.Abort:  # Ctrl-C, or a terminal that was closed: hours of work are done
+        note(f"no answer, so {best} is kept")
+        return best
     return answer
 
 

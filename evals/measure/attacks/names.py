@@ -239,6 +239,9 @@ def choose_attacks(
     Raises as `find_attack`, and for a limit on what is not the share of one attack.
     """
     for name in limited:
+        if name in GROUPS:
+            what = f"{name} stands for several attacks, and a limit is on one"
+            raise UnknownNameError(what, fix=f"limit one of {', '.join(GROUPS[name])}")
         if name not in ALL[:-1] and find_attack(name).tells_members:
             what = f"{name} has a limit and is not a share of passages"
             raise UnknownNameError(what, fix="leave out the limit")
