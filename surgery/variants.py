@@ -157,6 +157,8 @@ _ALL = (
     ),
 )
 VARIANTS = {variant.name: variant for variant in _ALL}
+SUMMARIES = "; ".join(f"{name}: {variant.summary}" for name, variant in VARIANTS.items())
+"""What each variant is, in one line."""
 
 
 def needs_text(names: Iterable[str]) -> UnsupportedError:

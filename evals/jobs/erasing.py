@@ -12,11 +12,11 @@ from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.data.windows import cut_alike
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.run.console import show_progress
-from evals.run.request import Count, Editing, Hardening, Option
+from evals.run.request import TEACHING, Count, Editing, Hardening, Option
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
-from surgery.variants import VARIANTS
+from surgery.variants import SUMMARIES, VARIANTS
 
 if TYPE_CHECKING:
     from evals.data import Passages, Tokens
@@ -54,7 +54,7 @@ class EraseRequest(Editing):
     ] = None
     variant: Annotated[
         str | None,
-        "What these blocks become in the cut.",
+        f"What these blocks become in the cut. {SUMMARIES}.",
         Option("edit", default="identity", choices=VARIANTS),
     ] = None
     text: Annotated[
@@ -63,9 +63,7 @@ class EraseRequest(Editing):
         "file, a folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
         Option("input", "TEXT", "a lab model's own"),
     ] = ()
-    steps: Annotated[Count, "Steps of 24 passages and 16 x 128 tokens of text.", Option("edit")] = (
-        60
-    )
+    steps: Annotated[Count, TEACHING, Option("edit")] = 60
     harden: Hardening = False
     seed: Annotated[int, Field(ge=0), "Decides the order of passages and text.", Option("run")] = 0
     device: Annotated[

@@ -28,7 +28,7 @@ from surgery.errors import SurgeryError
 from surgery.hub.embedded import find_lab
 from surgery.plan import LayoutChoice
 from surgery.privacy import expand_home
-from surgery.variants import VARIANTS
+from surgery.variants import SUMMARIES, VARIANTS
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting, Prepared
@@ -54,7 +54,7 @@ class ExportRequest(Editing, Erasing, Healing):
     ] = None
     variant: Annotated[
         str | None,
-        "; ".join(f"{name}: {variant.summary}" for name, variant in VARIANTS.items()) + ".",
+        f"{SUMMARIES}.",
         Option("edit", default="identity", choices=VARIANTS),
     ] = None
     layout: Annotated[

@@ -13,7 +13,7 @@ from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 from surgery.record.manifest import Record
 from surgery.record.plan_file import PlanFile, read_plan_file
-from surgery.variants import VARIANTS
+from surgery.variants import SUMMARIES, VARIANTS
 
 R = TypeVar("R", bound="Request")
 Group = Literal["input", "edit", "measure", "limits", "output", "run"]
@@ -235,7 +235,11 @@ class Healing(Request):
         "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
         Option("edit", "TEXT", "no training"),
     ] = ()
-    heal_steps: Annotated[Count, "Steps of 16 x 128 tokens to train for.", Option("edit")] = 80
+    heal_steps: Annotated[
+        Count,
+        "Steps to train for, of 16 x 128 tokens. More lower the cost further, and take longer.",
+        Option("edit"),
+    ] = 80
 
     @model_validator(mode="after")
     def _steps_need_text(self) -> Healing:
@@ -244,6 +248,10 @@ class Healing(Request):
         return self
 
 
+TEACHING = (
+    "Steps to teach for, of 24 passages and 16 x 128 tokens of text. More make it forget more "
+    "surely, and take longer."
+)
 Hardening = Annotated[
     bool,
     "While teaching, rehearse fine-tuning on a tenth of the passages (at most 32), so that later "
@@ -262,9 +270,7 @@ class Erasing(Request):
         "the command erase does).",
         Option("edit"),
     ] = False
-    erase_steps: Annotated[
-        Count, "Steps of 24 passages and 16 x 128 tokens of text.", Option("edit")
-    ] = 60
+    erase_steps: Annotated[Count, TEACHING, Option("edit")] = 60
     harden: Hardening = False
     text: Annotated[
         tuple[str, ...],
@@ -286,7 +292,7 @@ class Choosing(Measuring):
     samples: Annotated[str, "Passages, as for extract.", Option("input", "SAMPLES")]
     variant: Annotated[
         tuple[str, ...],
-        "What a block or head may become.",
+        f"What a block or head may become. {SUMMARIES}.",
         Option(
             "edit",
             default="all if there is calibration text (in a sweep, if you name it), else identity "

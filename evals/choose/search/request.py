@@ -67,7 +67,8 @@ class SearchRequest(Choosing, Limiting, Attacking, Healing, Listing):
     ] = "any"
     layout: Annotated[
         LayoutChoice,
-        "Choose only edits that this layout can hold. auto: either layout.",
+        "Choose only edits that this layout can hold. stock: loads in the library's own class. "
+        "compact: smaller, but needs its modeling file. auto: either.",
         Option("edit"),
     ] = "auto"
     max_evaluations: Annotated[

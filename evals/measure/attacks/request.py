@@ -68,8 +68,9 @@ class Auditing(Attacking):
 
     attack: Annotated[
         tuple[str, ...],
-        "Attack to try: greedy, hints:K, prefix, sampling:N (or leak@N), span:M, any, near, "
-        "near-beams, early-exit, perturbed, guided, quantized:BITS (2 to 8), quantized:nf4, "
+        "Attack to try (docs/threat-model.md explains each): greedy, hints:K, prefix, sampling:N "
+        "(or leak@N), span:M, any, near, near-beams, early-exit, perturbed, guided, "
+        "quantized:BITS (2 to 8), quantized:nf4, "
         "graft (or graft:MODEL, which names the sibling, too), soft-prompt, relearn, "
         "relearn-strongest, relearn-alike, relearn-benign, revive, membership, or one of your own "
         "at package.module:ATTACK, whose code then runs. cheap stands for all that need only one "
