@@ -42,8 +42,8 @@ from benchmarks.rivals.choosing import (
 from benchmarks.rivals.erased import erased
 from benchmarks.rivals.methods import METHODS, RIVALS, Made
 from benchmarks.rivals.rmu import rmu
+from benchmarks.rivals.table import list_settings, make_rows, read_runs
 from benchmarks.rivals.table import main as print_several
-from benchmarks.rivals.table import make_rows, read_runs
 from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
 from benchmarks.rivals.undo import SCALE, make_teacher, replace_by_noise, undo
 from evals.choose.search.opened import open_search
@@ -275,8 +275,8 @@ def test_a_choice_that_misses_the_limit_is_marked(
     figures = dict.fromkeys(("no training", *MEASURES), 0.5) | {"by": "any", "seconds": 1.0}
     run = {**figures, "setting": made.setting, "left": made.left, "any alone": made.cheapest}
     head, *_, row = make_rows([{"not edited": {**run, "left": 0.9}, "simnpo": run}])
-    assert row[head.index("cheapest under any alone")] == "0.125"
-    assert row[0] == ("`simnpo` (limit missed)" if relearned > 0.05 else "`simnpo`")
+    assert row[head.index("`any` alone")] == "0.125"
+    assert row[0] == ("`simnpo` †" if relearned > 0.05 else "`simnpo`")
     base = list(make_rows([{"not edited": {**run, "left": 0.9}, "simnpo": run}]))[2]
     assert base[0] == "`not edited`"
 
@@ -669,14 +669,16 @@ def test_a_rival_that_did_not_finish_has_no_figures() -> None:
     runs["undo"]["revive"] = 0.25
     head, rule, _, none, done = make_rows([runs])
     assert {len(row) for row in (head, rule, none, done)} == {len(head)}
-    assert none[1:-2] == [""] * (len(head) - 3)
-    assert none[-1] == "not finished"
-    assert done[-1] == "noise 0.1; relearn 0.0% of the half that chose"
+    assert none[1:-1] == ["not finished", *[""] * (len(head) - 3)]
+    *_, last = list_settings([runs])
+    part = "of the half that chose, relearn 0.0 %, any 25.0 %; of the other, any 50.0 %"
+    assert last == f"- `undo`: noise 0.1; {part}"
     assert done[head.index("lab_copy")] == "-12.5"
-    assert done[head.index("membership")] == "0.75"
-    assert done[head.index("revive")] == "25.0%"
-    assert "graft" not in head, "there was no second model"
-    assert done[head.index("no training")] == "50.0% (any)"
+    assert done[head.index("AUC")] == "0.75"
+    assert done[head.index("`revive`")] == "25.0"
+    assert done[head.index("1e-4")] == done[head.index("1e-3")] == "50.0"
+    assert "`graft`" not in head, "there was no second model"
+    assert done[head.index("no training")] == "50.0 (`any`)"
 
 
 def test_several_seeds_give_a_median_and_a_range(tmp_path: Path) -> None:
@@ -693,17 +695,15 @@ def test_several_seeds_give_a_median_and_a_range(tmp_path: Path) -> None:
             path = tmp_path / str(seed) / "runs" / f"{name}.json"
             path.write_text(json.dumps({"seconds": seed, "setting": f"s{seed}", **run}))
     done = CliRunner().invoke(print_several, [str(tmp_path / str(seed)) for seed in range(3)])
-    head, _, base, simnpo, rmu, undo = (
-        line.strip("| ").split(" | ") for line in done.output.splitlines()
-    )
-    place = head.index("no training") + 1
-    assert (base[1], rmu[1]) == ("50.0% (any)", "12.5% (0.0% to 25.0%) (any)"), place
-    none = "; relearn 0.0% of the half that chose"
-    assert rmu[-2:] == ["1 (0 to 2)", f"s0{none} / s1{none} / s2{none}"]
-    assert simnpo[-1] == f"finished in 1 of 3: s1{none}", "in the others, it never ran"
-    assert undo[0] == "`undo` (limit missed in 1 of 1)"
-    assert undo[1] == "50.0% (any)"
-    assert undo[-1].startswith("finished in 1 of 3: ")
+    lines = done.output.splitlines()
+    _, _, base, simnpo, rmu, undo = (line.strip("| ").split(" | ") for line in lines[:6])
+    assert (base[1], rmu[1]) == ("50.0 (`any`)", "12.5 (0.0 to 25.0) (`any`)")
+    none = "; of the half that chose, relearn 0.0 %"
+    assert rmu[-1] == "1 (0 to 2)"
+    assert f"- `rmu`: s0{none} / s1{none} / s2{none}" in lines
+    assert simnpo[0] == "`simnpo` (1 of 3 ran)"
+    assert undo[0] == "`undo` † 1 of 1 (1 of 3 finished)"
+    assert undo[1] == "50.0 (`any`)"
     (tmp_path / "empty").mkdir()
     (tmp_path / "3" / "runs").mkdir(parents=True)
     (tmp_path / "3" / "asked.json").write_text(json.dumps({"seed": 3, "limit": 2}))

@@ -2,8 +2,9 @@
 
     python -m benchmarks.rivals.table RIVALS-0 RIVALS-1 RIVALS-2
 
-Of several runs, a cell has the median, and the least and the most where they differ. "Limit
-missed": of the half that chose, fine-tuning brings more back than the limit.
+Shares are in percent. Of several runs, a cell has the median, and the least and the most where they
+differ. †: of the half that chose, fine-tuning brings more back than the limit (in so many runs).
+The settings stand below.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Column:
 
     title: str
     pick: Callable[[Run, Run], float | None]
-    form: str
+    form: Callable[[float], str]
 
 
 def read_runs(output: Path) -> dict[str, dict[str, Any]]:
@@ -48,29 +49,38 @@ def read_runs(output: Path) -> dict[str, dict[str, Any]]:
 def list_columns(several: Sequence[Runs]) -> list[Column]:
     """The columns of which at least one method has a value."""
 
-    def plain(key: str, title: str, form: str) -> Column:
+    def plain(key: str, title: str, form: Callable[[float], str]) -> Column:
         return Column(title, lambda run, base: run.get(key), form)
 
     def points(task: str) -> Column:
-        return Column(task, lambda run, base: 100 * (run[task] - base[task]), "{:+.1f}")
+        return Column(task, lambda run, base: 100 * (run[task] - base[task]), "{:+.1f}".format)
 
-    trained = [*(f"relearn {rate:g}" for rate in RELEARNED), "relearn-benign", "revive", "graft"]
-    shares = ["no training", *trained, "any, seen", "any, not seen"]
+    trained = {f"relearn {rate:g}": f"{rate:.0e}".replace("e-0", "e-") for rate in RELEARNED}
+    trained |= {"relearn-benign": "benign", "revive": "`revive`", "graft": "`graft`"}
     known = {"seconds", "setting", "code", "left", "any alone", "by", "membership", "never trained"}
-    known |= {*shares, *MEASURES}
+    known |= {"no training", "any, seen", "any, not seen", *trained, *MEASURES}
     tasks = [key for key in several[0]["not edited"] if key not in known]
     columns = [
-        *(plain(share, share, "{:.1%}") for share in shares),
-        plain("membership", "membership", "{:.2f}"),
-        plain("never trained", "never trained, nats", "{:+.2f}"),
-        *(plain(cost, cost, "{:.3f}") for cost in MEASURES),
-        plain("any alone", "cheapest under any alone", "{:.3f}"),
+        plain("no training", "no training", _percent),
+        *(plain(key, title, _percent) for key, title in trained.items()),
+        plain("membership", "AUC", "{:.2f}".format),
+        plain("never trained", "never trained", "{:+.2f}".format),
+        *(plain(cost, f"`{cost}`", "{:.3f}".format) for cost in MEASURES),
         *(points(task) for task in tasks),
+        plain("any alone", "`any` alone", "{:.3f}".format),
     ]
     finished = [
         (run, runs["not edited"]) for runs in several for run in runs.values() if is_finished(run)
     ]
     return [one for one in columns if any(one.pick(*pair) is not None for pair in finished)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f}"
 
 
 def is_finished(run: Run) -> bool:
@@ -80,47 +90,64 @@ def is_finished(run: Run) -> bool:
 def make_rows(several: Sequence[Runs]) -> Iterator[list[str]]:
     """The head, and a row for each method. A method that is not finished has no figures."""
     columns = list_columns(several)
-    yield ["", *(column.title for column in columns), "seconds", "setting"]
-    yield ["---"] * (len(columns) + 3)
-    for name in METHODS:
-        runs = [(one[name], one["not edited"]) for one in several if name in one]
-        if not runs:
-            continue
+    yield ["", *(column.title for column in columns), "seconds"]
+    yield ["---"] * (len(columns) + 2)
+    for name, runs in _group(several):
         done = [pair for pair in runs if is_finished(pair[0])]
         cells = [_format([column.pick(*pair) for pair in done], column.form) for column in columns]
-        if done:
-            cells[0] += f" ({', '.join(dict.fromkeys(run['by'] for run, _ in done))})"
-        settings = " / ".join(dict.fromkeys(_describe(run) for run, _ in runs))
-        if 0 < len(done) < len(several):
-            settings = f"finished in {len(done)} of {len(several)}: {settings}"
+        worst = [f"`{run['by']}`" for run, _ in done if run["no training"] > 0]
+        cells[0] += f" ({', '.join(dict.fromkeys(worst))})" if worst else ""
+        cells[0] = cells[0] if done else "not finished"
         lefts = [run["left"] for run, _ in done if name not in ("not edited", TWIN)]
         missed = sum(left > LIMITS[1] for left in lefts)
-        mark = "" if len(several) == 1 else f" in {missed} of {len(done)}"
-        yield [
-            f"`{name}`{f' (limit missed{mark})' if missed else ''}",
-            *cells,
-            _format([run["seconds"] for run, _ in runs], "{:.0f}"),
-            settings,
-        ]
+        marks = [f"`{name}`", "†" if missed else ""]
+        if len(several) > 1:
+            marks += [f"{missed} of {len(done)}"] if missed else []
+            marks += [f"({len(done)} of {len(several)} finished)"] if len(done) < len(runs) else []
+            marks += [f"({len(runs)} of {len(several)} ran)"] if len(runs) < len(several) else []
+        times = _format([run["seconds"] for run, _ in runs], _seconds)
+        yield [" ".join(filter(None, marks)), *cells, times]
+
+
+def list_settings(several: Sequence[Runs]) -> Iterator[str]:
+    """A line for each method: what was chosen, and what comes back of the half that chose."""
+    for name, runs in _group(several):
+        if said := " / ".join(dict.fromkeys(_describe(run) for run, _ in runs)):
+            yield f"- `{name}`: {said}"
+
+
+def _group(several: Sequence[Runs]) -> Iterator[tuple[str, list[tuple[Run, Run]]]]:
+    """Method → its runs, each with that of the base."""
+    for name in METHODS:
+        if runs := [(one[name], one["not edited"]) for one in several if name in one]:
+            yield name, runs
 
 
 def _describe(run: Run) -> str:
-    left = f"relearn {run['left']:.1%} of the half that chose" if "left" in run else ""
-    return "; ".join(part for part in (run["setting"], left) if part)
+    parts = [run["setting"]]
+    if "left" in run:
+        parts.append(f"of the half that chose, relearn {_percent(run['left'])} %")
+        parts[-1] += f", any {_percent(run['any, seen'])} %" if "any, seen" in run else ""
+    if "any, not seen" in run:
+        parts.append(f"of the other, any {_percent(run['any, not seen'])} %")
+    return "; ".join(filter(None, parts))
 
 
-def _format(values: Sequence[float | None], form: str) -> str:
+def _format(values: Sequence[float | None], form: Callable[[float], str]) -> str:
     """The median, and the range if there is one. Empty for what was not measured."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    middle, least, most = (form.format(value) for value in (median(known), min(known), max(known)))
+    middle, least, most = (form(value) for value in (median(known), min(known), max(known)))
     return middle if least == most else f"{middle} ({least} to {most})"
 
 
 def print_table(several: Sequence[Runs]) -> None:
     for row in make_rows(several):
         click.echo("| " + " | ".join(row) + " |")
+    click.echo()
+    for line in list_settings(several):
+        click.echo(line)
     codes = {run.get("code") for runs in several for run in runs.values()}
     if len(codes) > 1:
         click.echo("these rows come from several versions of the comparison", err=True)
