@@ -63,7 +63,8 @@ class Bench:
             with suppress(NotFiniteError):  # training broke the model
                 back = float(_recover(tuned, self.held_back)[others].mean())
             found[f"relearn {rate:g}"] = back
-        known = replace(target, model=get_held(model), cut=cut, sibling=self.sibling)
+        given = {"cut": cut, "sibling": self.sibling, "of": len(self.held_back)}  # no curves
+        known = replace(target, model=get_held(model), **given)
         able = {"relearn-benign": True, "revive": bool(cut), "graft": self.sibling is not None}
         for name, can in able.items():
             found[name] = float(find_attack(name).run(known).counted.mean()) if can else None
