@@ -298,6 +298,7 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
     given = {} if ctx is None else ctx.params
     continues = {
         "search": True,
+        "evaluate": True,
         "mitigate": not (given.get("overwrite") or given.get("dry_run")),
         "demo": not given.get("overwrite"),
         "sweep": given.get("output") is not None,

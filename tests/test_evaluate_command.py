@@ -400,7 +400,7 @@ def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
     assert "report.json: is missing" in found["verdict"]
 
 
-def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
+def test_again_no_benchmark_is_run_and_nothing_changes(work, done, monkeypatch):
     from evals.run.lm_eval.running import Benchmarks
 
     ran: list[str] = []
@@ -413,7 +413,7 @@ def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
     monkeypatch.setattr(Benchmarks, "run", counted)
     outcome = attn_surgery(*arguments(work, "--output", work / "again", "--show-text"))
     assert outcome.code == 0, outcome
-    assert ran == [f"{name} edited" for name in NAMES]
+    assert ran == []
     assert report_in(work / "again").provenance.baseline_from_cache
     first, second = (pairs_in(report_in(folder)) for folder in (done[1], work / "again"))
     assert {key for key in first.keys() ^ second.keys() if "recovered." not in key} == set()
@@ -437,6 +437,51 @@ def test_again_the_base_is_not_run_and_nothing_changes(work, done, monkeypatch):
     assert ran == ["local_choice base", "local_choice edited"]
     shown = [figure.key for figure in report_in(work / "again").figures if figure.table == "cost"]
     assert shown == ["task.local_choice", "heldout"]
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_next_attack(work, tmp_path, monkeypatch):
+    """Of the model at which it stopped, too. With other options, attacks begin anew."""
+    from evals.measure.attacks import trying
+
+    ran: list[str] = []
+    run = trying._try
+
+    def counted(attack: Any, *given: Any) -> Any:
+        ran.append(attack.name)
+        if len(ran) == stops_at:
+            raise KeyboardInterrupt
+        return run(attack, *given)
+
+    monkeypatch.setattr(trying, "_try", counted)
+    call = compared(work, "evaluate", "--no-benchmarks", "--attack", "greedy", "--attack", "any")
+    call += ["--attack", "near", "--output", tmp_path / "report"]
+    stops_at = 5  # the second attack on the edited model
+    assert attn_surgery(*call).code == 130
+    assert not (tmp_path / "report").exists()
+    stops_at = 0
+    ran.clear()
+    again = attn_surgery(*call, "--json")
+    assert again.code == 0, again
+    assert "base: 3 attacks are done already: greedy, any, near" in again.stderr
+    assert "edited: 1 attacks are done already: greedy" in again.stderr
+    assert ran == ["any", "near"]
+    assert sorted(snapshot(tmp_path)) == sorted(
+        ["report", *(f"report/{name}" for name in snapshot(tmp_path / "report"))]
+    ), "no journal stays"
+    whole = attn_surgery(*call[:-1], tmp_path / "whole", "--json")
+    values = [
+        [(one["key"], one["edits"][0]["value"]) for one in found.json["figures"] if one["edits"][0]]
+        for found in (again, whole)
+    ]
+    assert values[0] == values[1]
+
+    stops_at = len(ran) + 2
+    assert attn_surgery(*call[:-1], tmp_path / "other").code == 130
+    ran.clear()
+    stops_at = 0
+    other = attn_surgery(*call[:-1], tmp_path / "other", "--draws", 2)
+    assert other.code == 0, other
+    assert len(ran) == 6
 
 
 def test_a_batch_size_found_for_the_base_is_the_edited_models(work):

@@ -98,6 +98,7 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     outcome, out = done
     assert outcome.code == 0, outcome.stderr
     assert verify(out, source=work / "tiny").ok
+    assert not [*work.glob(".*.progress")], "the journals of the attacks are gone"
     report = Report.model_validate_json((out / "report.json").read_text())
     assert outcome.json["report"] == report.to_dict()
     (edit,) = report.edits

@@ -14,7 +14,6 @@ from pydantic import model_validator
 from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
 from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
-from evals.data.samples import hash_row
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.names import choose_attacks
@@ -181,11 +180,12 @@ def _attack(
 
     `cut`: the blocks that an attacker who knows the edit works on.
     """
+    from evals.jobs.measuring import describe_attacked
     from evals.measure.attacks.trying import try_attacks
 
     before = [one.provenance for one in done[:1]]
-    describe = partial(_describe, plan, loaded, before, cut)
-    journal = output.open_journal(describe, loaded, f".{len(done) + 1}")
+    describe = partial(describe_attacked, plan, loaded, before, cut)
+    journal = output.journals.open(describe, loaded, f".{len(done) + 1}")
     with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
         given: dict[str, Any] = {"with_control": is_last, "advance": advance, "journal": journal}
         return try_attacks(loaded, plan, *done[:1], cut=cut, **given)
@@ -215,27 +215,6 @@ def _check_apart(rows_file: Path, folder: Path | None) -> None:
         raise OutputError(
             "lies in the folder of the result", where=rows_file, fix="choose another `rows`"
         )
-
-
-def _describe(
-    plan: AttackPlan, loaded: LoadedModel, before: list[dict[str, Any]], cut: tuple[int, ...]
-) -> dict[str, Any]:
-    """What decides the outcome of an attack on a model. `before`: the base, if it is an edit."""
-    from evals.jobs.measuring import hash_settings
-
-    return {
-        "passages": plan.passages.sha256,
-        "control": plan.control.sha256,
-        "prefix_length": plan.samples.prefix_length,
-        "draws": plan.draws,
-        "batch_size": plan.batch_size,
-        "heldout": hash_row(plan.unrelated),
-        "sibling": plan.sibling and plan.sibling.identified.model_dump(mode="json"),
-        "models": [*before, loaded.provenance],
-        "settings": hash_settings(loaded),
-        "cut": cut,
-        "versions": list_versions(),
-    }
 
 
 def _plan_attacks(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evals.jobs.materials import Materials, open_materials
 from evals.jobs.reporting import Evaluation, evaluate, find_relation
+from evals.jobs.result_folder import Journals
 from evals.report.page import render_pages
 from evals.report.printing import find_browser, print_page
 from evals.report.request import EvaluationRequest
@@ -136,6 +138,7 @@ def run_evaluation(
         related = find_relation(model.manifest, base) == "source"
         if related and _keeps_report(expand_home(name), overwrite):
             say(f"{name}: will leave its report and model card unchanged: {_KEPT}")
+    materials = replace(materials, journals=Journals(output, anew=True))
     found = evaluate(edited, base, materials)
     if not leave_launch():
         return None
@@ -145,6 +148,7 @@ def run_evaluation(
         write_evaluation(found, folder, edited[0].manifest if alone else None)
         if browser is not None:
             print_pdf(browser, folder, folder / PDF)
+    materials.journals.remove()
     for place, name in enumerate(models):
         _attach(found, place, expand_home(name), overwrite)
     return found.report, output
@@ -212,6 +216,7 @@ def evaluate_exports(
     found = found.as_rivals() if arrange else found
     for place, output in enumerate(outputs):
         attach(found, place, output)
+    materials.journals.remove()
     for place, moved in enumerate(arrange(found.report) if arrange else ()):
         if moved != outputs[place]:
             attach(found, place, moved)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evals.data import Passages
 from evals.data.inputs import open_passages, read_heldout_texts
+from evals.jobs.result_folder import Journals
 from evals.measure.attacks.sibling import find_sibling
 from evals.measure.drops import check_limited_tasks
 from evals.report.request import EvaluationRequest
@@ -29,7 +30,7 @@ from surgery.untrusted import guard, parse_json, read_bytes
 class Materials:
     """What `request` names, opened. `heldout`: texts that no model was trained on; `controls`: the
     files they come from; `sibling`: what attention may be copied from; `cache`: a
-    folder with benchmark results of base models."""
+    folder with benchmark results; `journals`: keep the attacks until the report is there."""
 
     request: EvaluationRequest
     benchmarks: Benchmarks | None = None
@@ -40,6 +41,7 @@ class Materials:
     front: Sequence[FrontPoint] = ()
     map: ModelMap | None = None
     cache: Path | None = None
+    journals: Journals = field(default_factory=lambda: Journals(None))
 
     def with_search(self, path: Path) -> Materials:
         """These, with what a search found that has ended since: the file is its search.json."""

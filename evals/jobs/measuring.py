@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from evals.data import Samples, Tokens
 from evals.data.inputs import warn_of_bare_rows
+from evals.data.samples import hash_row
 from evals.data.windows import cut_windows
 from evals.jobs.materials import Materials
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
@@ -101,10 +103,7 @@ def measure_model(
     elif windows is not None:
         control = measure_control(loaded.model, windows, batch_size=materials.request.batch_size)
     if attacked is not None:
-        known, edited = base.audited if base else None, base is not None
-        with show_progress(f"attacks, {name}", len(attacked.tried)) as advance:
-            told: dict[str, Any] = {"with_control": edited, "cut": cut, "advance": advance}
-            audited = try_attacks(loaded, attacked, known, **told)
+        audited = _attack(loaded, attacked, materials, base, cut)
     return ModelResults(
         *_run_benchmarks(loaded, materials, identity, base),
         test,
@@ -117,6 +116,43 @@ def measure_model(
         attacked,
         loaded.dtype,
     )
+
+
+def _attack(
+    loaded: LoadedModel,
+    plan: AttackPlan,
+    materials: Materials,
+    base: ModelResults | None,
+    cut: tuple[int, ...] | None,
+) -> AuditedModel:
+    """Attacks a model. A journal keeps each attack until the report is there."""
+    known = base.audited if base else None
+    cut = loaded.cut if cut is None else cut
+    describe = partial(describe_attacked, plan, loaded, [known.provenance] if known else [], cut)
+    journals = materials.journals
+    journal = journals.open(describe, loaded, f".{journals.number + 1}")
+    with show_progress(f"attacks, {loaded.name}", len(plan.tried)) as advance:
+        given: dict[str, Any] = {"with_control": known is not None, "advance": advance}
+        return try_attacks(loaded, plan, known, cut=cut, journal=journal, **given)
+
+
+def describe_attacked(
+    plan: AttackPlan, loaded: LoadedModel, before: list[dict[str, Any]], cut: tuple[int, ...]
+) -> dict[str, Any]:
+    """What decides the outcome of an attack on a model. `before`: the base, if it is an edit."""
+    return {
+        "passages": plan.passages.sha256,
+        "control": plan.control.sha256,
+        "prefix_length": plan.samples.prefix_length,
+        "draws": plan.draws,
+        "batch_size": plan.batch_size,
+        "heldout": hash_row(plan.unrelated),
+        "sibling": plan.sibling and plan.sibling.identified.model_dump(mode="json"),
+        "models": [*before, loaded.provenance],
+        "settings": hash_settings(loaded),
+        "cut": cut,
+        "versions": list_versions(),
+    }
 
 
 def tokenize(
@@ -155,7 +191,7 @@ def _run_benchmarks(
     """Benchmark results by task, and whether all of them come from an earlier run."""
     tasks, runs, cached = materials.benchmarks, {}, []
     processes, asked_size = current_processes(), materials.request.batch_size
-    folder = materials.cache if base is None else None  # for ten edits, the base runs once
+    folder = materials.cache  # for ten edits, the base runs once; a job that stopped goes on
     if tasks is None:
         return {}, False
     if loaded.tokenizer is None:
@@ -206,7 +242,7 @@ def keep_run(folder: Path, key: dict[str, Any], run: TaskRun) -> None:
 
 def _name_run(folder: Path, key: dict[str, Any]) -> Path:
     text = json.dumps(key, sort_keys=True)
-    return folder / "baselines" / f"{hashlib.sha256(text.encode()).hexdigest()}.json.gz"
+    return folder / "benchmarks" / f"{hashlib.sha256(text.encode()).hexdigest()}.json.gz"
 
 
 def hash_settings(loaded: LoadedModel) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -313,6 +313,7 @@ def mitigate(
     from evals.jobs.evaluating import evaluate_exports, print_pdf
     from evals.jobs.materials import open_materials
     from evals.jobs.reporting import check_inputs
+    from evals.jobs.result_folder import Journals
     from evals.jobs.searching import search
     from surgery.exporting import check_target
     from surgery.hub.finding import find_model
@@ -332,6 +333,7 @@ def mitigate(
     source, exports = _export(request, plan, job, overwrite=overwrite)
     say("3 of 3: verify, attack, and evaluate")
     materials = materials.with_search(folder / "search.json")
+    materials = replace(materials, journals=Journals(output, anew=True))
 
     def check() -> None:
         check_target(request.model, output, overwrite=overwrite or job.made(output))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,46 @@ from surgery.processes import current_processes
 if TYPE_CHECKING:
     from evals.run.models import LoadedModel
     from evals.run.request import Request
+
+
+@dataclass(frozen=True)
+class Journals:
+    """Hidden files beside a result, which keep the work on it until it is there.
+
+    - `path`: of the result; None: keep nothing. `anew`: whether work on other inputs, or with other
+      options, is begun anew; else it is an error.
+    """
+
+    path: Path | None
+    anew: bool = False
+    _opened: list[Journal] = field(default_factory=list)
+
+    def open(
+        self, describe: Callable[[], Mapping[str, Any]], loaded: LoadedModel, part: str = ""
+    ) -> Journal:
+        """A journal of the work that `describe` describes.
+
+        It keeps nothing where nothing is written, and on all processes but the main one: only that
+        one hashes the model.
+        """
+        if self.path is None or not current_processes().is_main:
+            return KEEP_NOTHING
+        file = self.path.parent / f".{self.path.name}{part}.progress"
+        journal = Journal(file, describe(), loaded.check_unchanged)
+        if self.anew and not journal.continues:
+            journal.remove()
+        self._opened.append(journal)
+        return journal
+
+    @property
+    def number(self) -> int:
+        """How many were opened."""
+        return len(self._opened)
+
+    def remove(self) -> None:
+        """Removes all, because the work is done."""
+        for journal in self._opened:
+            journal.remove()
 
 
 @dataclass(frozen=True)
@@ -30,25 +71,14 @@ class ResultFolder:
     path: Path | None
     owned: Owned
     overwrite: bool = False
-    _journals: list[Journal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.path is not None:
             check_output(self.path, self.owned, overwrite=self.overwrite)
 
-    def open_journal(
-        self, describe: Callable[[], Mapping[str, Any]], loaded: LoadedModel, part: str = ""
-    ) -> Journal:
-        """A journal of the work that `describe` describes, in a hidden file beside the folder.
-
-        It keeps nothing where nothing is written, and on all processes but the main one: only that
-        one hashes the model.
-        """
-        if self.path is None or not current_processes().is_main:
-            return KEEP_NOTHING
-        file = self.path.parent / f".{self.path.name}{part}.progress"
-        self._journals.append(Journal(file, describe(), loaded.check_unchanged))
-        return self._journals[-1]
+    @cached_property
+    def journals(self) -> Journals:
+        return Journals(self.path)
 
     def write(self, name: str, result: object, add: Callable[[Path], object]) -> None:
         """Writes `result` as the JSON file `name`, and what `add` puts beside it.
@@ -61,5 +91,4 @@ class ResultFolder:
             ) as partial:
                 write_lines(partial / name, [json.dumps(result, indent=2)])
                 add(partial)
-        for journal in self._journals:
-            journal.remove()
+        self.journals.remove()

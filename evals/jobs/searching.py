@@ -50,7 +50,7 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     if processes.is_main and going_on:
         done, earlier = _read_search(folder, opened)
     if done is None:
-        journal = output.open_journal(partial(describe_question, opened), opened.loaded)
+        journal = output.journals.open(partial(describe_question, opened), opened.loaded)
         earlier |= {point.selection: point for point in journal.read(point_from_json)}
     if processes.agree(done is not None):
         leave_launch()

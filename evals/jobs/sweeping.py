@@ -38,7 +38,7 @@ def sweep(
     """
     output = ResultFolder(request, folder, owned, overwrite)
     opened = open_sweep(request)
-    journal = output.open_journal(partial(describe_sweep, opened), opened.loaded)
+    journal = output.journals.open(partial(describe_sweep, opened), opened.loaded)
     with show_progress(f"sweep {request.model}", opened.engine.work(opened.edits)) as advance:
         measured = opened.engine.measure([BASE, *opened.edits], advance=advance, journal=journal)
     runs = _run_tasks(opened, output)
@@ -65,7 +65,7 @@ def _run_tasks(opened: OpenedSweep, output: ResultFolder) -> list[TaskRuns]:
     """Runs the benchmarks, if there are any, under every edit."""
     if (benchmarks := opened.benchmarks) is None:
         return []
-    journal = output.open_journal(
+    journal = output.journals.open(
         lambda: describe_sweep(opened, benchmarks.identify(opened.sizes)), opened.loaded, ".tasks"
     )
     with show_progress("run tasks", len(opened.edits) + 1) as advance:

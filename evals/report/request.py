@@ -54,7 +54,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
         "JSON of a search, to show its edits in the picture of the trade-off.",
         Option("input", place="file"),
     ] = None
-    no_cache: Annotated[bool, "Run the base's benchmarks again.", Option("run")] = False
+    no_cache: Annotated[bool, "Run all benchmarks again.", Option("run")] = False
     show_text: Annotated[
         bool,
         "Write the text of the passages that the report shows into a separate file.",

@@ -60,6 +60,15 @@ class Journal:
         with guard(SamplesError, "is damaged", self._path, fix=_REMOVE):
             return [parse(line) for line in lines[1:]]
 
+    @property
+    def continues(self) -> bool:
+        """Whether the file holds work with the same settings, or none is there."""
+        if self._path is None or not self._path.is_file():
+            return True
+        with self._path.open("rb") as file:
+            begins = file.readline()
+        return begins == json.dumps(self._settings).encode() + b"\n"
+
     @contextmanager
     def open_to_append(self) -> Iterator[None]:
         """Opens the file for `append`, after the steps that `read` found.
@@ -101,7 +110,7 @@ class Journal:
     def remove(self) -> None:
         """Removes the file, because the work is done."""
         if self._path is not None:
-            self._path.unlink()
+            self._path.unlink(missing_ok=True)
 
 
 KEEP_NOTHING = Journal()

@@ -86,8 +86,7 @@ def command(
 
     Searches for the edit that keeps --max-extraction and every --max at the least cost (into
     OUT-search). Exports it to OUT, verifies it, and attacks it. Report, model card, and recipe go
-    into OUT. After an interruption, run the same command again to continue: search, exports, and
-    benchmarks of MODEL are kept, and attacks and benchmarks of the results start over.
+    into OUT. After an interruption, run the same command again to continue.
 
     With --heal, the edited model is also trained on other text. With --erase, MODEL is taught to
     forget the passages; that result is tried as it is, cut, and, with --heal, cut and healed. All
