@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -23,6 +24,8 @@ from surgery.privacy import expand_home
 from surgery.untrusted import describe_error, read_json
 
 _OURS = ".{}.attn-surgery-{}"  # names that nobody else uses
+_HIDDEN = re.compile(r"\.(.+)\.attn-surgery-(?:partial|old|lock)")
+_STAGING = "staging"
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _CURRENT_FOLDER = -100  # AT_FDCWD
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -141,11 +144,14 @@ def write_lines(target: Path, lines: Iterable[str], *, overwrite: bool = False) 
 
 
 @contextlib.contextmanager
-def create_staging(folder: Path) -> Iterator[Path]:
-    """Yields a hidden folder inside `folder`, and removes it at the end."""
+def create_staging(folder: Path, owned: Collection[str]) -> Iterator[Path]:
+    """Yields a hidden folder inside `folder`, and removes it at the end.
+
+    `owned`: fnmatch patterns of what a killed run may have left there, in place of an older one.
+    """
     with explain_os_errors(folder):
-        _clear(folder)
-        with claim(folder / "staging") as staging:
+        _clear(folder, owned)
+        with claim(folder / _STAGING) as staging:
             staging.mkdir()
             yield staging
 
@@ -239,6 +245,16 @@ def create_parents(target: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def name_final(path: Path) -> Path:
+    """What a relative path in unfinished output becomes; any other stays as it is.
+
+    A later run may rename it so. Staged files go to the folder itself.
+    """
+    parts = [match[1] if (match := _HIDDEN.fullmatch(part)) else part for part in path.parts]
+    staged = len(parts) > 1 and path.parts[0] != parts[0] == _STAGING
+    return Path(*parts[1:] if staged else parts)
+
+
 def is_unfinished(path: Path) -> bool:
     """Whether a path is in unfinished output, which the next run removes."""
     names = [_OURS.format("?*", what) for what in ("partial", "old", "lock")]
@@ -283,10 +299,20 @@ def _find_stranger(folder: Path, owned: Collection[str]) -> str | None:
     return None
 
 
-def _clear(folder: Path) -> None:
-    """Removes what killed runs left in a folder, as far as it can be removed."""
+def _clear(folder: Path, owned: Collection[str] | None = None) -> None:
+    """Removes what killed runs left in a folder, as far as it can be removed.
+
+    Brings an old output back whose place is free. In the folder of a model, that may be weights or
+    code which nobody has verified: there, only `owned` names come back, and others stay as they
+    are.
+    """
+    if owned is None and os.path.lexists(folder / "config.json"):
+        owned = ()
     for lock in sorted(folder.glob(_OURS.format("?*", "lock"))):
         target = folder / lock.name[1:].rpartition(".")[0]
+        known = owned is None or any(fnmatchcase(target.name, one) for one in owned)
+        if not known and os.path.lexists(_make_hidden(target, "old")):
+            continue
         with contextlib.suppress(OSError, OutputError), claim(target):
             pass
 

@@ -203,6 +203,8 @@ class _Patch:
         edit, earlier = self.manifest.edit, self.found.manifest
         if edit.is_trained:
             raise self._refuse("it claims training, which no patch holds")
+        if self.manifest.reports:
+            raise self._refuse("it claims a report, which no patch holds")
         plan = make_plan(
             self.found.inventory,
             tuple(edit.parts),

@@ -143,7 +143,11 @@ def check_link(path: Path, folder: Path) -> Path:
     `models--O--N/snapshots/COMMIT/NAME` to `models--O--N/blobs/HASH`. Raises `CheckpointError` for
     any other link: the folder's author could make you publish a private file.
     """
-    real, place = path.resolve(), folder.resolve()
+    try:
+        real, place = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        fix = "remove it"
+        raise CheckpointError("is a link that leads nowhere", where=path, fix=fix) from None
     blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None
     if place in real.parents or real.parent == blobs or is_in_hub_cache(real):
         return path

@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery.checkpoint.content import hash_file
+from surgery.checkpoint.content import hash_file, list_files
 from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
 from surgery.editing.preparing import Fitting, Prepared, prepare
-from surgery.errors import ManifestError, SamplesError, SourceError
+from surgery.errors import CheckpointError, ManifestError, SamplesError, SourceError
 from surgery.exporting import Export, check_target, list_owned, write
 from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_commit, find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import create_folder
 from surgery.proof.distance import TOLERANCE, TRAINED_TOLERANCE, measure_fitted, measure_trained
+from surgery.proof.static import check_listed
 from surgery.record.manifest import (
     CalibrationRecord,
     Manifest,
@@ -66,7 +67,7 @@ def open_original(model: str | Path, revision: str | None = None) -> Original:
     files: dict[str, Path | HubFile]
     if folder is not None:
         manifest = read_manifest(folder)
-        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+        files = {path.relative_to(folder).as_posix(): path for path in list_files(folder)}
     else:
         with open_client(str(model), revision) as api:
             there = find_published(api, str(model), revision)
@@ -74,6 +75,11 @@ def open_original(model: str | Path, revision: str | None = None) -> Original:
     if manifest is None:
         fix = "reproduce a model that `attn-surgery export` wrote"
         raise ManifestError(f"has no {MANIFEST}", where=model, fix=fix)
+    if folder is not None:
+        check_listed(folder, manifest)
+    elif others := sorted(name for name in files if not manifest.accounts_for(name)):
+        what = f"{others[0]} is not in the manifest, and loaders may take it for the model's"
+        raise CheckpointError(what, where=model)
     return Original(str(model), revision, manifest, files)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -31,6 +32,7 @@ from surgery.card.measurements import build_measurements
 from surgery.card.text import (
     Measurements,
     extract_own_text,
+    find_name,
     merge_cards,
     render_card,
 )
@@ -342,6 +344,20 @@ BROKEN: dict[str, list[str | Callable[[str], str]]] = {  # message → cards, or
         for block in ("a: [", "- list", "just text", "1: number as a key", "a: !!float ''")
     ],
 }
+
+
+def test_many_openings_cost_little() -> None:
+    """Each would be followed to the end of the card."""
+    begun = time.perf_counter()
+    with pytest.raises(ManifestError, match="lacks one of the comments around it"):
+        render_card(manifest(), name="me/x", existing="<!-- attn-surgery:a-->\n" * 40_000)
+    assert time.perf_counter() - begun < 20
+
+
+def test_the_name_to_load_is_found() -> None:
+    card = render_card(manifest(), name="evil/other")
+    assert find_name(card) == "evil/other"
+    assert find_name("# mine") is None
 
 
 @pytest.mark.parametrize("message", BROKEN)

@@ -381,7 +381,8 @@ def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):
     whole = verified()
     assert whole["ok"], whole
     assert [check["name"] for check in whole["checks"]][-2:] == ["report", "card"]
-    assert {"source", "versions", "report.json", "lm_eval"} == {c["name"] for c in whole["claims"]}
+    claims = {"source", "versions", "report.json", "lm_eval", "report.html and report.md"}
+    assert claims == {c["name"] for c in whole["claims"]}
     verdict, changed = edit_in(done[1]).verdict, "is not the one that surgery.json records"
     for name, old, new, said in (
         ("report.json", '"count": 8', '"count": 0', changed),
@@ -682,6 +683,59 @@ def test_files_of_yours_stay_beside_a_report(work, reported, tmp_path):
     assert report_in(reported)
     kept = [path.relative_to(reported) for path in (reported / "lm_eval").rglob("*.json")]
     assert kept == [Path("lm_eval/mine/results_1.json")]
+
+
+@pytest.mark.parametrize("place", ["lm_eval", "lm_eval/base"])
+def test_a_link_among_the_results_is_not_followed(work, reported, tmp_path, place):
+    """It may lead to a folder of yours that is called base."""
+    mine = tmp_path / "mine" / "base"
+    mine.mkdir(parents=True)
+    (mine / "results_1.json").write_text("{}")
+    shutil.rmtree(reported / place)
+    (reported / place).symlink_to(mine if place.endswith("base") else mine.parent)
+    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks", "--overwrite")
+    call += ("--control", work / "control.txt", "--output", tmp_path / "output")
+    outcome = attn_surgery(*call)
+    assert "warning: could not put the report beside the model" in outcome.stderr
+    assert (mine / "results_1.json").is_file()
+
+
+def test_a_report_that_a_killed_run_left_in_part_is_replaced(work, reported, tmp_path):
+    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks")
+    call += ("--control", work / "control.txt", "--output")
+    assert attn_surgery(*call, tmp_path / "first", "--overwrite").code == 0
+    (reported / "report.html").unlink()
+    assert attn_surgery("verify", reported).code == 1
+    again = attn_surgery(*call, tmp_path / "second")
+    assert "updated its report and model card" in again.stderr, again
+    assert attn_surgery("verify", reported).code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"source": {"commit": "my branch"}}, "cannot be shown in a report"),
+        ({"num_blocks": 10**9}, "is of a model of another size"),
+    ],
+)
+def test_a_manifest_that_no_report_can_show_is_found_first(
+    work, reported, tmp_path, monkeypatch, change, text
+):
+    from forging import edit_json
+
+    def forge(manifest: dict[str, Any]) -> None:
+        for key, value in change.items():
+            one = manifest["edit"]
+            one[key] = {**one[key], **value} if isinstance(value, dict) else value
+
+    edit_json(reported / "surgery.json", forge)
+    monkeypatch.setattr(
+        "evals.run.models.load_model", lambda *_, **__: pytest.fail("work was done")
+    )
+    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks")
+    outcome = attn_surgery(*call, "--control", work / "control.txt", "--output", tmp_path / "out")
+    assert outcome.code == 1
+    assert text in outcome.stderr
 
 
 def test_results_of_lm_eval_that_no_report_brought_stay(work, tmp_path):

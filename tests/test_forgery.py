@@ -334,6 +334,16 @@ def test_the_modeling_file(forge: Forge) -> None:
     assert_refused(folder, "contents", f"{modeling.name} is not this version's", source)
 
 
+@pytest.mark.parametrize("place", ["evil/repo--mod.Cls", "evil/repo--mod.Cls /a/b"])
+def test_code_of_others_in_a_compact_export(forge: Forge, place: str) -> None:
+    """What looks like a path is not left out where it names code."""
+    folder, source = forge("compact")
+    named = {"AutoModelForSequenceClassification": place}
+    edit_json(folder / "config.json", lambda config: config["auto_map"].update(named))
+    seal(folder, "config.json")
+    assert_refused(folder, "edit", "config.json is not what the edit makes", source)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -365,7 +375,7 @@ def test_a_recorded_file_that_does_not_belong(forge: Forge, layout: str, name: s
 
 @pytest.mark.parametrize(
     ("name", "check"),
-    [(".m.attn-surgery-2.safetensors", "files"), (".m.attn-surgery-partial", "contents")],
+    [(".m.attn-surgery-2.safetensors", "files"), (".m.attn-surgery-partial", "files")],
 )
 def test_a_shard_without_a_hash(tmp_path: Path, name: str, check: str) -> None:
     """What a loader reads is listed: the names of unfinished work are no exception."""

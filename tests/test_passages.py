@@ -183,6 +183,14 @@ def test_what_was_read_is_recorded(large: Path) -> None:
     assert fewer.sources[0].sha256 != once.sources[0].sha256, "of what was read alone"
 
 
+def test_folders_inside_a_folder_of_texts_are_not_recorded(tmp_path: Path) -> None:
+    """They may name people."""
+    (tmp_path / "alice@corp").mkdir()
+    (tmp_path / "alice@corp" / "inbox.txt").write_text("\n".join(lines(2000)))
+    found = open_calibration([tmp_path]).tokenize(tiny_tokenizer(), SIZES, most_tokens=16 * 32)
+    assert [source.name for source in found.sources] == ["inbox.txt"]
+
+
 def test_files_that_gave_nothing_are_not_named(tmp_path: Path) -> None:
     """Of more files than windows, those that are read are from all over them."""
     for number in range(64):

@@ -235,6 +235,7 @@ def test_a_record_of_another_edit_or_model(honest: tuple[Path, Path], tmp_path: 
         "blocks": ("num_blocks is not", lambda m, t: m["edit"].update(num_blocks=10**9)),
         "parts": ("changed is not", lambda m, t: m["edit"]["parts"].pop()),
         "healing": ("claims training", lambda m, t: m["edit"].update(healing=HEALING)),
+        "reports": ("claims a report", lambda m, t: m.update(reports={"report.json": "0" * 64})),
         "erasing": ("claims training", lambda m, t: m["edit"].update(erasing=erased_by(m))),
     }
     for name, (match, change) in changes.items():

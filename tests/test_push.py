@@ -213,14 +213,18 @@ def test_what_is_not_ours_is_neither_published_over_nor_removed(
     taken.commit({"pytorch_model.bin": b"someone's", "notes.md": b"notes"})
     documents = hub.create("me/documents", private=True)
     documents.commit({"notes.md": b"notes", "report.json": b"{}"})
-    refused, done = run("push stock me/taken", "push stock me/documents", token=TOKEN)
+    refused, other = run("push stock me/taken", "push stock me/documents", token=TOKEN)
     assert error(refused) == (
         "Hub model me/taken: holds pytorch_model.bin, which is not part of this model and would "
         "be taken for one; choose another name, or delete the file there"
     )
-    assert done.code == 0, done.err
-    assert files(documents)["notes.md"] == b"notes"
-    assert "report.json" not in files(documents), "the report of another model"
+    assert "me/documents: holds report.json, which is not part of this model" in error(other)
+    assert files(documents) == {"notes.md": b"notes", "report.json": b"{}"}
+    licensed = hub.create("me/licensed", private=True)
+    licensed.commit({"notes.md": b"notes", "LICENSE": b"mine"})
+    (kept,) = run("push stock me/licensed", token=TOKEN)
+    assert "me/licensed: holds another LICENSE, which no push put there" in error(kept)
+    assert files(licensed)["LICENSE"] == b"mine"
 
 
 def test_weights_of_the_same_name_that_nobody_pushed_stay(hub: UploadHub, run: Commands) -> None:

@@ -33,6 +33,7 @@ import surgery
 from surgery.card.text import render_card
 from surgery.checkpoint.content import hash_content
 from surgery.editing.preparing import Fitting, Prepared
+from surgery.errors import CheckpointError
 from surgery.proof.distance import TOLERANCE
 from surgery.record.manifest import Manifest
 from surgery.reproduction import open_original, reproduce
@@ -111,6 +112,16 @@ def test_a_file_that_differs_is_named(edited: Path, source: Path) -> None:
     assert as_json.code == 1
     assert as_json.json["first_difference"] == "tokenizer.json"
     assert not as_json.json["reproduced"]
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "model.safetensors"])
+def test_a_file_that_no_manifest_lists_is_not_passed_over(
+    edited: Path, source: Path, name: str
+) -> None:
+    """A loader would take it for the model's, in place of the files that are compared."""
+    (edited / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=f"{name} is not in the manifest"):
+        reproduce(open_original(edited), source=source)
 
 
 def test_a_manifest_that_tells_something_else(edited: Path, source: Path) -> None:

@@ -7,6 +7,7 @@ be edited. What somebody forges with care is in test_forgery.py.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from forging import WEIGHTS, assert_fails, edit_json, edit_weights, seal
 
 import surgery
 from surgery.errors import ManifestError, SurgeryError
+from surgery.output import check_output, create_staging
 from surgery.proof.behavior import find_mixing_heads
 from surgery.proof.static import check_written
 from surgery.publishing.upload import find_publishable
@@ -216,13 +218,52 @@ def test_a_file_too_many(folder: Path, name: str) -> None:
 
 
 def test_what_a_killed_evaluation_left(folder: Path) -> None:
-    left = folder / ".staging.attn-surgery-partial" / "lm_eval"
+    left = folder / ".staging.attn-surgery-partial" / "lm_eval" / "base"
     left.mkdir(parents=True)
-    for name in ("results.json", ".samples_1.jsonl.attn-surgery-partial"):
+    for name in ("results_1.json", ".samples_1.jsonl.attn-surgery-partial"):
         (left / name).write_text("{")
     (folder / ".README.md.attn-surgery-partial").write_text("#")
     (folder / ".staging.attn-surgery-lock").touch()
     assert attn_surgery("verify", folder).code == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".adapter_config.json.attn-surgery-old",
+        ".other.safetensors.attn-surgery-old",
+        ".custom_generate.attn-surgery-old/generate.py",
+        ".staging.attn-surgery-partial/adapter_config.json",
+    ],
+)
+def test_what_a_later_run_would_rename_counts_as_what_it_becomes(folder: Path, name: str) -> None:
+    """Nor does another command bring it back into the folder of a model."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("{}")
+    (folder / f"{name.partition('attn-surgery-')[0]}attn-surgery-lock").touch()
+    assert_fails(folder, "files", f"{name} is not in the manifest")
+    if "-old" in name:
+        attn_surgery("inspect", folder, "--json")
+        with create_staging(folder, ("README.md",)):
+            pass
+        check_output(folder / "report")
+        assert (folder / name).exists(), "under its hidden name still"
+
+
+def test_a_folder_that_cannot_be_listed_may_hold_code(
+    stock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loader opens files there by name."""
+    (stock / "custom_generate").mkdir()
+    scan = os.scandir
+
+    def refuse(place: Any) -> Any:
+        if Path(place).name == "custom_generate":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert_fails(stock, "files", "cannot be listed")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "README.md", "lm_eval"])

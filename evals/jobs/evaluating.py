@@ -19,6 +19,7 @@ from evals.run.finding import find_baseline
 from evals.run.lm_eval.running import write_results
 from surgery.card.measurements import build_measurements
 from surgery.card.text import read_own_card, render_card
+from surgery.checkpoint.content import hash_file
 from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.errors import ManifestError, OutputError, SurgeryError
 from surgery.hub.finding import find_model
@@ -36,7 +37,7 @@ from surgery.privacy import expand_home, get_last_name, name_result
 from surgery.processes import join_launch, leave_launch
 from surgery.proof.report import record_reports
 from surgery.proof.verification import verify
-from surgery.record.manifest import REPORTS, UNLISTED, Manifest, parse_manifest
+from surgery.record.manifest import REPORTS, UNLISTED, Manifest, parse_manifest, read_manifest
 from surgery.record.report import Report
 from surgery.untrusted import read_bytes
 
@@ -79,6 +80,7 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
 
     `push` then publishes both. Raises `OutputError` if the folder cannot be written.
     """
+    _check_results(folder)
     selected = evaluation.select(place, get_last_name(folder))
     manifest = parse_manifest(read_bytes(folder / MANIFEST, ManifestError), folder / MANIFEST)
     if selected.report.edits[0].provenance["content"] != manifest.content:
@@ -89,13 +91,25 @@ def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
         measured=build_measurements(selected.report),
         existing=read_own_card(folder),
     )
-    with create_staging(folder) as staging:
+    with create_staging(folder, UNLISTED) as staging:
         write_evaluation(selected, staging, manifest)
         write_text(staging / CARD, card)
         _replace_results(staging / RESULTS, folder / RESULTS)
-        for part in sorted(staging.iterdir()):
+        # the manifest first: if this is stopped, it tells that the others are not whole
+        for part in sorted(staging.iterdir(), key=lambda part: part.name != MANIFEST):
             if part.name != RESULTS:
                 publish(part, folder / part.name)
+
+
+def _check_results(folder: Path) -> None:
+    """Raises `OutputError` for results of lm-eval that are not ours to replace, and for a link,
+    which may lead anywhere."""
+    results = folder / RESULTS
+    if results.is_symlink():
+        raise OutputError("is a link, which is not followed", where=results, fix="remove it")
+    for place in (results / name for name in RUNS):
+        check_output(place, lambda _: ("results_*.json", "samples_*.jsonl", "*/results_*.json",
+                                       "*/samples_*.jsonl"), overwrite=True)  # fmt: skip
 
 
 def _replace_results(made: Path, there: Path) -> None:
@@ -148,9 +162,9 @@ def run_evaluation(
         write_evaluation(found, folder, edited[0].manifest if alone else None)
         if browser is not None:
             print_pdf(browser, folder, folder / PDF)
-    materials.journals.remove()
     for place, name in enumerate(models):
         _attach(found, place, expand_home(name), overwrite)
+    materials.journals.remove()
     return found.report, output
 
 
@@ -164,9 +178,16 @@ def print_pdf(browser: str, folder: Path, target: Path, *, overwrite: bool = Fal
 
 def _keeps_report(folder: Path, overwrite: bool) -> bool:
     """Whether the folder of a model holds a report, or a part of one, that is to stay."""
-    exported = (folder / MANIFEST).is_file()
     parts = (*REPORTS, *(f"{RESULTS}/{name}" for name in RUNS))
-    return exported and not overwrite and any((folder / name).exists() for name in parts)
+    if overwrite or not any((folder / name).exists() for name in parts):
+        return False
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return False
+    there = {name: hash_file(folder / name) for name in REPORTS if (folder / name).is_file()}
+    ours = bool(there) and there.items() <= manifest.reports.items()
+    # what a run left that was stopped while it put its report there
+    return not (ours and manifest.reports.keys() - there.keys())
 
 
 def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool) -> None:
@@ -196,7 +217,6 @@ def evaluate_exports(
     source: ResolvedModel,
     materials: Materials,
     outputs: Sequence[Path],
-    *,
     arrange: Callable[[Report], Sequence[Path]] | None = None,
 ) -> Report:
     """Verifies exports of one source, evaluates them, and puts each report into its folder.

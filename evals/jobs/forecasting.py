@@ -26,7 +26,6 @@ from evals.jobs.mitigating import (
     find_job,
     find_page_browser,
 )
-from evals.jobs.reporting import check_inputs
 from evals.jobs.searching import check_question
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
@@ -41,7 +40,6 @@ from evals.run.lm_eval.running import Benchmarks
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
-from surgery.hub.finding import find_model
 from surgery.variants import VARIANTS, variant_of
 
 FEW, MORE = 8, 128
@@ -65,7 +63,6 @@ def forecast(
         find_page_browser(job.page, overwrite)
     models = [(request.model, request.revision)]
     materials = open_materials(request.evaluation_request, models)
-    check_inputs(find_model(*models[0]), materials)
     check_texts(request, materials)
     if request.heal or request.erase:  # an audit of a trained model tries more
         attacks = choose_attacks((*materials.request.attacks, *TRAINED))

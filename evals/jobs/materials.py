@@ -112,5 +112,8 @@ def read_search(path: Path) -> tuple[list[FrontPoint], ModelMap | None]:
 
 
 def _record_text(name: str, place: object) -> TextSource:
-    """A file by name and hash, a data set by name only."""
-    return TextSource(name=name, sha256=hash_file(place) if isinstance(place, Path) else None)
+    """A file by its own name and hash, without folders, which may name people. A data set by name
+    only."""
+    if not isinstance(place, Path):
+        return TextSource(name=name)
+    return TextSource(name=place.name, sha256=hash_file(place))

@@ -312,15 +312,12 @@ def mitigate(
 
     from evals.jobs.evaluating import evaluate_exports, print_pdf
     from evals.jobs.materials import open_materials
-    from evals.jobs.reporting import check_inputs
     from evals.jobs.result_folder import Journals
     from evals.jobs.searching import search
     from surgery.exporting import check_target
-    from surgery.hub.finding import find_model
     from surgery.record.manifest import RECIPE
 
     materials = open_materials(request.evaluation_request, [(request.model, request.revision)])
-    check_inputs(find_model(request.model, request.revision), materials)
     check_texts(request, materials)
     say("1 of 3: search")
     found = search(request.search_request, folder, overwrite=overwrite)
@@ -332,23 +329,21 @@ def mitigate(
     say("2 of 3: export")
     source, exports = _export(request, plan, job, overwrite=overwrite)
     say("3 of 3: verify, attack, and evaluate")
-    materials = materials.with_search(folder / "search.json")
-    materials = replace(materials, journals=Journals(output, anew=True))
+    journals = Journals(output, anew=True)
+    materials = replace(materials.with_search(folder / "search.json"), journals=journals)
 
     def check() -> None:
         check_target(request.model, output, overwrite=overwrite or job.made(output))
 
-    names, place = tuple(exports), 0
+    names, places, place = tuple(exports), list(exports.values()), 0
 
     def arrange(report: Report) -> Sequence[Path]:
         nonlocal place
         place, reason = choose_result(report, names, request.keep, choose)
         say(reason)
-        return _publish_kept(output, list(exports.values()), place, check)
+        return _publish_kept(output, places, place, check)
 
-    places = list(exports.values())
-    moving = None if places == [output] else arrange
-    report = evaluate_exports(source, materials, places, arrange=moving)
+    report = evaluate_exports(source, materials, places, arrange if len(places) > 1 else None)
     if browser is not None:
         print_pdf(browser, output, job.page, overwrite=overwrite)
     write_text(output / RECIPE, request.to_config())  # last: it says that all is done
@@ -368,18 +363,21 @@ def _say_if_missed(request: MitigationRequest, result: dict[str, Any]) -> None:
 
 
 def check_texts(request: MitigationRequest, materials: Materials) -> None:
-    """Raises `SamplesError`, before a long search, for text that holds passages or is too short,
-    and `UnsupportedError` for a model that cannot be trained so.
+    """Raises, before a long search, what the evaluation would raise of its inputs, `SamplesError`
+    for text that holds passages or is too short, and `UnsupportedError` for a model that cannot be
+    trained.
     """
     from evals.data.windows import cut_windows
+    from evals.jobs.reporting import check_inputs
     from surgery.editing.loading import load_tokenizer
     from surgery.hub.finding import find_model
     from surgery.plan import check_erasable
     from surgery.training.training import Schedule
 
+    model, passages = find_model(request.model, request.revision), materials.passages
+    check_inputs(model, materials)
     if not (request.heal or request.erase):
         return
-    model, passages = find_model(request.model, request.revision), materials.passages
 
     def read(named: Sequence[str], steps: int) -> Calibration:
         text = find_healing_text(named)

@@ -45,6 +45,11 @@ class ProposalRequest(Cutting):
         Path, "Folder for mitigate to create.", Option("output", "OUT", place="any")
     ] = Path("OUT")
 
+    @property
+    def inputs(self) -> tuple[str | Path | None, ...]:
+        """What the new file must not replace."""
+        return self.samples, *self.heldout, *self.calibration
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -97,8 +102,7 @@ class Proposal:
 
 def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) -> Proposal:
     """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
-    reads = request.samples, *request.heldout, *request.calibration
-    check_output(output, overwrite=overwrite, reads=reads)
+    check_output(output, overwrite=overwrite, reads=request.inputs)
     from evals.data import count_longer, open_samples
     from evals.data.held_back import deal_passages
     from evals.measure.verdicts import SHARES, find_smallest

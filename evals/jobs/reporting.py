@@ -31,7 +31,9 @@ from evals.run.lm_eval.running import SEEDS, Benchmarks, TaskRun
 from evals.run.lm_eval.tasks import describe_task
 from evals.run.models import check_precisions
 from evals.run.statistics import SEED
+from surgery.checkpoint.source import MANIFEST
 from surgery.editing.loading import has_tokenizer, load_tokenizer
+from surgery.errors import ManifestError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest, is_word
@@ -43,6 +45,7 @@ from surgery.record.report import (
     Report,
     summarize_edit,
 )
+from surgery.untrusted import guard
 
 MOST_PASSAGES = 12
 
@@ -88,6 +91,8 @@ def evaluate(
     `SamplesError` for unusable passages or texts, and `MeasurementError` if the models cannot be
     compared.
     """
+    for model in edited:
+        _check_summary(model)
     relations = [find_relation(model.manifest, base) for model in edited]
     for _ in range(relations.count("unrelated")):  # a mistake, most likely
         say(f"warning: {RELATIONS['unrelated']}")
@@ -127,6 +132,23 @@ def evaluate(
     texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
     runs = [after.runs for after in results]
     return Evaluation(found, before.runs, runs, texts)
+
+
+def _check_summary(model: ResolvedModel) -> None:
+    """Raises `ManifestError`, before hours of work, for a manifest that no report can show."""
+    if model.manifest is None:
+        return
+    sizes = model.inventory.dimensions
+    with guard(ManifestError, "cannot be shown in a report", model.folder / MANIFEST):
+        summarize_edit(model.manifest)
+    for edit in (model.manifest.edit, *model.manifest.history):
+        if (edit.num_blocks, edit.num_heads) != (sizes.num_blocks, sizes.num_heads):
+            raise ManifestError(
+                "is of a model of another size",
+                where=model.folder / MANIFEST,
+                expected=f"{sizes.num_blocks} blocks of {sizes.num_heads} heads",
+                got=f"{edit.num_blocks} of {edit.num_heads}",
+            )
 
 
 def check_inputs(source: ResolvedModel, materials: Materials) -> None:

@@ -9,8 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.run.console import say
 from evals.run.journal import KEEP_NOTHING, Journal
-from surgery.output import Owned, check_output, create_folder, write_lines
+from surgery.output import (
+    Owned,
+    check_output,
+    claim,
+    create_folder,
+    create_parents,
+    explain_os_errors,
+    write_lines,
+)
 from surgery.processes import current_processes
 
 if TYPE_CHECKING:
@@ -42,8 +51,11 @@ class Journals:
             return KEEP_NOTHING
         file = self.path.parent / f".{self.path.name}{part}.progress"
         journal = Journal(file, describe(), loaded.check_unchanged)
-        if self.anew and not journal.continues:
-            journal.remove()
+        if self.anew:
+            with explain_os_errors(file), create_parents(file), claim(file):  # nobody writes it
+                if not journal.continues:
+                    say(f"{self.path}: earlier progress was of other inputs or options: begun anew")
+                    journal.remove()
         self._opened.append(journal)
         return journal
 

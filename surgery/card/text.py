@@ -34,7 +34,10 @@ _INDEX = "model-index"
 _CLAIMED = ("base_model", "base_model_relation", _INDEX)
 """Keys that must agree with the manifest and the report."""
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
-_PART = re.compile(r"<!-- attn-surgery:(\w+)\b[^>]*-->\n.*?<!-- /attn-surgery:\1 -->", re.DOTALL)
+_PART = re.compile(  # up to the next opening at most, so that many openings cost little
+    r"<!-- attn-surgery:(\w+)\b[^>]*-->\n(?:(?!<!-- attn-surgery:).)*?<!-- /attn-surgery:\1 -->",
+    re.DOTALL,
+)
 _NAME = re.compile(
     r'^model = AutoModelForCausalLM\.from_pretrained\(("(?:[^"\\\n]|\\.)*")', re.MULTILINE
 )
@@ -119,15 +122,20 @@ def find_disagreement(
 
     Missing parts do not count. `name`: what the model is called, unless a part says so.
     """
-    said = _NAME.search(card)
-    with guard(ManifestError, "names no model", CARD):
-        name = json.loads(said[1]) if said else name
+    name = find_name(card) or name
     made = render_card(manifest, name=name, measured=measured, existing=card)
     (theirs, body), (ours, fresh) = map(_split_card, (card, made))
     parts = {match[1]: match[0] for match in _PART.finditer(fresh)}
     wrong = [f"part {m[1]}" for m in _PART.finditer(body) if parts.get(m[1]) != m[0]]
     wrong += [key for key in _CLAIMED if key in theirs and theirs[key] != ours.get(key)]
     return next(iter(wrong), None)
+
+
+def find_name(card: str) -> str | None:
+    """What the generated part of a card tells people to load; None without that part."""
+    said = _NAME.search(card)
+    with guard(ManifestError, "names no model", CARD):
+        return None if said is None else str(json.loads(said[1]))
 
 
 def extract_own_text(card: str) -> str:

@@ -76,6 +76,24 @@ def hash_content(model: Path | Checkpoint, known: Mapping[Path, str] = {}) -> st
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
+def list_files(folder: Path) -> list[Path]:
+    """Every file and every link below a folder, in order.
+
+    Raises `CheckpointError` for a folder that cannot be listed: a loader may still open files in it
+    by name.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    with guard(CheckpointError, "cannot be listed", folder):
+        for at, folders, files in os.walk(folder, onerror=fail):
+            links = [name for name in folders if Path(at, name).is_symlink()]
+            found += [Path(at, name) for name in (*files, *links)]
+    return sorted(found)
+
+
 def hash_file(path: Path, stop: Event | None = None) -> str:
     """Returns the SHA-256 of a file, hexadecimal. Always reads it.
 

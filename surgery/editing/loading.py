@@ -22,7 +22,13 @@ from surgery.checkpoint.configuration import (
     find_method,
 )
 from surgery.checkpoint.inventory import check_complete, make_inventory
-from surgery.checkpoint.source import HEADS, Checkpoint, open_checkpoint, open_tokenizer
+from surgery.checkpoint.source import (
+    HEADS,
+    Checkpoint,
+    encode_json,
+    open_checkpoint,
+    open_tokenizer,
+)
 from surgery.checkpoint.torch_tensors import as_torch
 from surgery.errors import (
     CheckpointError,
@@ -32,12 +38,13 @@ from surgery.errors import (
 )
 from surgery.families import Family, family_of
 from surgery.families.wrapped import find_wrapped
-from surgery.untrusted import describe_error, guard, read_bytes
+from surgery.untrusted import describe_error, guard, parse_json, read_bytes
 
 GENERATION = "generation_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _COMPARED = 1024  # numbers of each tensor
+_PLACES = ("vocab", "merges")  # arguments that may be a path
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
@@ -230,6 +237,21 @@ def has_tokenizer(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in VOCABULARIES)
 
 
+def _drop_paths_of_files(copy: Path) -> None:
+    """Removes settings of a private copy that name files: a library may open them anywhere."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if not (copy / name).is_file():
+            continue
+        given = parse_json(read_bytes(copy / name, SourceError))
+        kept = {
+            key: value
+            for key, value in given.items()
+            if not (isinstance(value, str) and (key.endswith("_file") or key in _PLACES))
+        }
+        if kept != given:
+            (copy / name).write_bytes(encode_json(kept))
+
+
 def load_tokenizer(folder: str | Path) -> Any:
     """Loads the tokenizer of a local folder. Never runs code of the folder."""
     if not has_tokenizer(folder):
@@ -240,6 +262,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         guard(SourceError, "the tokenizer cannot be loaded", folder),
         _silence(),
     ):
+        _drop_paths_of_files(copy)
         tokenizer = AutoTokenizer.from_pretrained(
             copy, local_files_only=True, trust_remote_code=False
         )

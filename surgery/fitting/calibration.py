@@ -96,7 +96,9 @@ class Text:
             )
         records = []
         for number in sorted(digests):
-            name, size = self.sources[number].full_name, self.sources[number].size
+            source = self.sources[number]  # folders inside a folder of texts may name people
+            name = Path(source.full_name).name if source.size is not None else source.full_name
+            size = source.size
             sha256 = None if size is None else digests[number].hexdigest()
             records.append(TextSource(name=name, size=size, sha256=sha256))
         return Calibration(np.stack(found), tuple(dict.fromkeys(records)), self.spread)

@@ -88,7 +88,7 @@ def check_planned(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
     """Raises `ManifestError` if a plan differs from a recorded edit or its config.json."""
     both = (spell_both(one, plan.family.rotary) for one in (plan.config, config))
     made, given = (json.dumps(drop_paths(one), sort_keys=True) for one in both)
-    if made != given:
+    if made != given or plan.config.get("auto_map") != config.get("auto_map"):
         raise ManifestError("config.json is not what the edit makes of the source's")
     dimensions, record = plan.inventory.dimensions, edit.calibration
     planned = {

@@ -30,7 +30,7 @@ from functools import cached_property
 from pathlib import Path
 
 from surgery.checkpoint.configuration import check_processors
-from surgery.checkpoint.content import hash_file
+from surgery.checkpoint.content import hash_file, list_files
 from surgery.checkpoint.inventory import Inventory, check_biases, make_inventory
 from surgery.checkpoint.source import (
     MANIFEST,
@@ -46,18 +46,17 @@ from surgery.families import family_of
 from surgery.families.wrapped import wrap
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
-from surgery.output import is_unfinished
+from surgery.output import is_unfinished, name_final
 from surgery.plan import Plan
 from surgery.privacy import check_link, drop_paths
 from surgery.proof.expected import check_repeats, is_scrubbed, make_unknown, replan
-from surgery.record.manifest import UNLISTED, Manifest, read_manifest
+from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import variant_name
 from surgery.untrusted import guard
 
 ALONE = ("files", "contents", "edit", "tensors")
 WITH_SOURCE = ("carried", "untouched", "rewritten")
 _COMPARED = 1024  # numbers of each copied tensor of a new result
-_REPORTS = {Path(name).suffix for name in UNLISTED}
 
 
 @dataclass(frozen=True)
@@ -122,17 +121,7 @@ class FileChecks:
 
     def _compare_files(self) -> str:
         listed = self.manifest.files
-        for path in sorted(self.folder.rglob("*")):
-            name = path.relative_to(self.folder).as_posix()
-            if path.is_symlink():
-                check_link(path, self.folder)
-            elif path.is_dir():
-                continue
-            is_left = is_unfinished(Path(name)) and (
-                is_unfinished(Path(path.name)) or path.suffix in _REPORTS
-            )  # by a killed run, and no loader takes it for code or weights
-            if not (self.manifest.accounts_for(name) or is_left):
-                raise CheckpointError(f"{name} is not in the manifest")
+        check_listed(self.folder, self.manifest)
         for name, record in listed.items():
             path = self.folder / name
             if not path.is_file():
@@ -268,6 +257,19 @@ class FileChecks:
             more = f", {fitted} of them except for numbers fitted to calibration text"
             more += " (to repeat these, run attn-surgery reproduce)"
         return f"{compared} tensors repeat bit for bit{more}"
+
+
+def check_listed(folder: Path, manifest: Manifest) -> None:
+    """Raises `CheckpointError` for a file that the manifest does not account for, and for a link
+    out of the folder. What a killed run left counts as what it would become.
+    """
+    for path in list_files(folder):
+        if path.is_symlink():
+            check_link(path, folder)
+        name = path.relative_to(folder)
+        is_lock = path.name.endswith(".attn-surgery-lock") and is_unfinished(Path(path.name))
+        if not (manifest.accounts_for(name_final(name).as_posix()) or is_lock):
+            raise CheckpointError(f"{name.as_posix()} is not in the manifest")
 
 
 def check_written(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.measurements import build_measurements
-from surgery.card.text import extract_own_text, find_disagreement, read_card
+from surgery.card.text import extract_own_text, find_disagreement, find_name, read_card
 from surgery.checkpoint.configuration import EXPANDED, find_method
 from surgery.checkpoint.inventory import check_biases, make_inventory
 from surgery.checkpoint.source import CARD, MANIFEST, open_checkpoint, read_config
@@ -135,11 +135,15 @@ def verify(
         if report is not None:
             detail = f"it is as {MANIFEST} records it; nothing was measured again"
             checks.append(Check(name, True, detail))
+            pages = " and ".join(page for page in REPORTS[1:] if (path / page).exists())
+            what = f"that they show what {REPORTS[0]} holds: to be sure, evaluate again"
+            unread += [Claim(pages, what)] if pages else []
         name = "card"
         if fine and papers and read_card(path) is not None:
             agrees, detail = _check_card(result, manifest, report)
             checks += [Check(name, True, detail)] if agrees else []
             unread += [] if agrees else [Claim(CARD, detail)]
+            unread += _check_name(result)
     except SurgeryError as error:
         checks.append(Check(name, False, str(error)))
     ok = all(check.ok for check in checks)
@@ -198,6 +202,17 @@ def _check_card(
     if _is_ours(wrote):
         raise CheckpointError(f"{wrong} of {CARD} is not what surgery.json and {REPORTS[0]} give")
     return False, f"{wrong}, which attn-surgery {wrote} is said to have written"
+
+
+def _check_name(model: ResolvedModel) -> list[Claim]:
+    """The repository that the card tells people to load, if it is another one, or this is a folder:
+    nobody looked at it."""
+    said = find_name(read_card(model.folder) or "") or ""
+    is_this = model.source.commit and said.casefold() == model.source.model.casefold()
+    if "/" not in said or is_this:
+        return []
+    what = f"that {said!r}, which it tells people to load, is this model: only this one was checked"
+    return [Claim(f"the name in {CARD}", what)]
 
 
 def _list_claims(

@@ -274,21 +274,22 @@ def _find_stale(
 ) -> list[str]:
     """Returns files of an earlier push, which will be removed. `earlier`: its manifest.
 
-    **Raises:** `OutputError` for other weights or code in the repository: they would be taken for
-    the model's, and are not ours to remove; and, unless it `replaces` them, for other weights or
-    code of the same names.
+    **Raises:** `OutputError` for other weights, code, or reports in the repository: they would be
+    taken for the model's, and are not ours to remove; and, unless it `replaces` them, for other
+    files of the same names.
     """
-    ours = {*REPORTS, *(earlier.files if earlier else ())}
+    ours = {*earlier.files, *earlier.reports, MANIFEST} if earlier else set[str]()
     others = set(there.files) - {*source.contents, CARD}
-    theirs = {name for name in {*there.files} - ours if Path(name).suffix in CODE_OR_WEIGHTS}
-    for name in sorted(theirs & source.contents.keys()):
+    foreign = {*there.files} - ours - {CARD, ".gitattributes"}
+    loads = {name for name in foreign if Path(name).suffix in CODE_OR_WEIGHTS}
+    theirs = loads | (foreign & {*REPORTS})
+    for name in sorted(foreign & source.contents.keys(), key=lambda name: name not in loads):
         if not replaces and not there.files[name].holds(source.hashes[name], source.contents[name]):
             what = f"holds another {name}, which no push put there"
             fix = "choose another name, propose the model with `create_pr=True`, or delete it there"
             raise OutputError(what, where=f"Hub model {there.repo}", fix=fix)
-    foreign = sorted(theirs & others)
-    if foreign:
-        what = f"holds {foreign[0]}, which is not part of this model and would be taken for one"
+    if strange := sorted(theirs & others):
+        what = f"holds {strange[0]}, which is not part of this model and would be taken for one"
         fix = "choose another name, or delete the file there"
         raise OutputError(what, where=f"Hub model {there.repo}", fix=fix)
     return sorted(others & ours)

@@ -17,9 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from tiny_tokenizer import tiny_tokenizer
 
 from surgery import untrusted
 from surgery.card.text import read_card
+from surgery.editing.loading import load_tokenizer
 from surgery.errors import SamplesError, SourceError
 from surgery.untrusted import (
     copy_checked,
@@ -39,6 +41,25 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc"), inner, max_size=4),
     max_leaves=20,
 )
+
+
+def test_a_tokenizer_names_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library would open it wherever it is, and read /dev/zero without end."""
+    seen: list[dict[str, Any]] = []
+
+    def load(copy: Path, **more: Any) -> Any:
+        seen.append(json.loads((copy / "tokenizer_config.json").read_text()))
+        return tiny_tokenizer()
+
+    tiny_tokenizer().save_pretrained(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    given_ = json.loads(config.read_text())
+    places = {"tokenizer_file": "/dev/zero", "vocab": "/dev/zero", "merges": "/dev/zero"}
+    config.write_text(json.dumps(given_ | places))
+    monkeypatch.setattr("surgery.editing.loading.AutoTokenizer.from_pretrained", load)
+    load_tokenizer(tmp_path)
+    assert seen == [given_]
+    assert json.loads(config.read_text()) == given_ | places, "yours stays as it is"
 
 
 @given(VALUES, st.booleans())
