@@ -343,7 +343,7 @@ def mitigate(
         say(reason)
         return _publish_kept(output, places, place, check)
 
-    report = evaluate_exports(source, materials, places, arrange if len(places) > 1 else None)
+    report = evaluate_exports(source, materials, places, None if places == [output] else arrange)
     if browser is not None:
         print_pdf(browser, output, job.page, overwrite=overwrite)
     write_text(output / RECIPE, request.to_config())  # last: it says that all is done
