@@ -58,10 +58,10 @@ class Proposal:
     - `samples`: with its column; `columns`: all that the table has, if it is one.
     - `usable`: rows to recite that are long enough and not repeated, of `number`. `longer`: those
       that go on after the suffix, by `most_untested` tokens at most.
-    - `choose`: the share to choose an edit on: half, or a quarter where that leaves enough to
-      decide `max_extraction`. `held_back`: passages left to test the choice on. `supported`: the
-      smallest limit that they can show to be kept, if none of them is recovered. `needed`:
-      passages, those to choose on among them, that decide `max_extraction`.
+    - `choose`: the share to choose an edit on: half, or a quarter or a fifth where that leaves
+      enough to decide `max_extraction`. `held_back`: passages left to test the choice on.
+      `supported`: the smallest limit that they can show to be kept, if none of them is recovered.
+      `needed`: passages, those to choose on among them, that decide `max_extraction`.
     """
 
     request: ProposalRequest

@@ -16,7 +16,7 @@ from surgery.record.report import Limit, State
 
 OK: dict[State | None, bool | None] = {"kept": True, "missed": False}
 """A state as `ok` in JSON. Everything else is null."""
-SHARES = (0.5, 0.25)
+SHARES = (0.5, 0.25, 0.2)
 """Shares of the passages to choose on, the first that leaves enough."""
 _MOST = 5  # names in a sentence
 
