@@ -37,7 +37,7 @@ def find_different(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str
     name = different[0]
     if name == CONTENT:
         return "other content in the files that are named"
-    return f"another --{name}, {earlier.get(name)}"
+    return f"another {name} ({earlier.get(name)})"
 
 
 def hash_files(*files: str | Path | None) -> list[str]:

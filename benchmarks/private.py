@@ -48,9 +48,8 @@ def make_private(
         for name, texts in (("heldout", heldout_texts()), ("text", calibration_texts())):
             (output / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
         fine_tune(loaded, records, steps)
-        with create_folder(
-            folder, lambda folder: ()
-        ) as made:  # one that is saved in part would be taken for whole
+        # whole or not at all: one that is saved in part would be taken for whole
+        with create_folder(folder, lambda folder: ()) as made:
             loaded.model.save_pretrained(made)
             loaded.tokenizer.save_pretrained(made)
     return folder

@@ -14,9 +14,9 @@ _NOT_READ = {"config", "overwrite", "json"}
 _MANY = 5
 """A command with more options than this takes --config."""
 OF_RESULTS = {"config.yaml", "recipe.yaml"}
+"""Files that result folders hold. Such a folder may be someone else's: it names no output."""
 RESULT = "cli.config.result"
 """In `meta` of a context: the file of a result that gave options."""
-"""Files that result folders hold. Such a folder may be someone else's: it names no output."""
 
 
 def config_option(*names: str) -> Decorator:

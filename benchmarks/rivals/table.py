@@ -79,10 +79,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.0f}"
-
-
 def is_finished(run: Run) -> bool:
     return "no training" in run
 
@@ -105,7 +101,7 @@ def make_rows(several: Sequence[Runs]) -> Iterator[list[str]]:
             marks += [f"{missed} of {len(done)}"] if missed else []
             marks += [f"({len(done)} of {len(several)} finished)"] if len(done) < len(runs) else []
             marks += [f"({len(runs)} of {len(several)} ran)"] if len(runs) < len(several) else []
-        times = _format([run["seconds"] for run, _ in runs], _seconds)
+        times = _format([run["seconds"] for run, _ in runs], "{:.0f}".format)
         yield [" ".join(filter(None, marks)), *cells, times]
 
 
@@ -159,8 +155,8 @@ def check_alike(outputs: Sequence[Path]) -> None:
     seeds = [one.pop("seed") for one in asked]
     for output, one in zip(outputs, asked, strict=True):
         if different := find_different(asked[0], one):
-            what = f"{outputs[0]} has {different} than {output}"
-            raise click.UsageError(f"{what}: such runs make no table together")
+            what = f"{output} does not go with {outputs[0]}"
+            raise click.UsageError(f"{what}, which holds a run with {different}")
     if len(set(seeds)) < len(seeds):
         raise click.UsageError("the same seed twice: give a run of each seed")
 

@@ -47,6 +47,10 @@ PDF = "report.pdf"
 RESULTS = "lm_eval"
 RUNS = ("base", "edited")
 """lm-eval's own results, in a folder for the base and one for the edited model."""
+_OF_LM_EVAL = [
+    f"{place}{name}" for place in ("", "*/") for name in ("results_*.json", "samples_*.jsonl")
+]
+"""What lies in each of `RUNS`."""
 _KEPT = "it has a report, which `overwrite=True` replaces"
 owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS, PDF)
 
@@ -108,8 +112,7 @@ def _check_results(folder: Path) -> None:
     if results.is_symlink():
         raise OutputError("is a link, which is not followed", where=results, fix="remove it")
     for place in (results / name for name in RUNS):
-        check_output(place, lambda _: ("results_*.json", "samples_*.jsonl", "*/results_*.json",
-                                       "*/samples_*.jsonl"), overwrite=True)  # fmt: skip
+        check_output(place, lambda _: _OF_LM_EVAL, overwrite=True)
 
 
 def _replace_results(made: Path, there: Path) -> None:
