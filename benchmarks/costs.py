@@ -160,7 +160,7 @@ def main(model: str, corpus: tuple[Path, ...], calibration: tuple[str, ...], fit
         click.echo(json.dumps(line), err=True)
         if kept:
             write_text(kept, json.dumps(found, indent=1), overwrite=True)
-    print_table(found)
+    print_table(found[: edits + 1])  # more of them may be kept
 
 
 def print_table(found: list[dict[str, Any]]) -> None:

@@ -294,6 +294,8 @@ def compare_results(
             (lambda n=steps: bench.heal(bench.cut(student=erase()), n)),
             bench.blocks,
         )
+    if strange := set(only) - results.keys():
+        raise click.UsageError(f"--only {min(strange)}: the results are {', '.join(results)}")
     for name, (make, blocks) in results.items():
         if not only or name in only:
             click.echo(bench.measure(make(), revive=blocks if revive else None).show(name))
@@ -338,7 +340,11 @@ def main(
     bench = Bench(loaded, (drop_attn, variant), rows, held, find_healing_text(text or (model,)))
     if ways:
         every = list_ways(teacher)
-        compare_ways(bench, [one for one in every if not only or any(s in one.name for s in only)])
+        some = [one for one in every if not only or any(s in one.name for s in only)]
+        if not some:
+            names = ", ".join(one.name for one in every)
+            raise click.UsageError(f"--only {only[0]}: the ways are {names}")
+        compare_ways(bench, some)
     else:
         compare_results(bench, heal_steps, only, revive=revive)
     click.echo(f"{model}: {time.process_time() - begun:.0f} s of processor time")

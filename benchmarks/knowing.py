@@ -54,6 +54,8 @@ def main(
     public: str, output: Path, cuts: tuple[str, ...], layout: str, attack: tuple[str, ...]
 ) -> None:
     """Fine-tune the model PUBLIC, cut it, and attack it."""
+    if not cuts and public not in CUTS:
+        raise click.UsageError(f"give a --cut: only {', '.join(CUTS)} have some")
     torch.set_num_threads(1)
     make_private(public, draw_private, STEPS, output)
     click.echo(f"{'':24}" + "".join(f"{name:>12}" for name in attack) + "   control, at most")

@@ -54,6 +54,8 @@ def draw_passages(tokenizer: Any) -> list[Record]:
 @click.option("--attack", multiple=True, default=("any", "graft"), show_default=True)
 def main(public: str, output: Path, cuts: tuple[str, ...], attack: tuple[str, ...]) -> None:
     """Fine-tune the model PUBLIC, cut it, and attack it at every length."""
+    if not cuts and public not in CUTS:
+        raise click.UsageError(f"give a --cut: only {', '.join(CUTS)} have some")
     torch.set_num_threads(1)
     make_private(public, draw_passages, STEPS, output)
     for cut in cuts or CUTS[public]:

@@ -3,7 +3,7 @@
     python benchmarks/versions.py [--interpreter 3.10=/path/to/python3.10]...
 
 Makes an environment for each row, which takes the network, some minutes, and a few GB of downloads
-and of disk, and prints a Markdown table. Exit code 1 where a test fails.
+and of disk, and prints a Markdown table. Exit code 1 where a test fails, or does not run.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ TESTS = (
 )
 
 
-def run_tests(python: str, versions: tuple[str, ...], folder: Path) -> str:
-    """The last line that pytest prints in a new environment, or why there is none."""
+def run_tests(python: str, versions: tuple[str, ...], folder: Path) -> tuple[bool, str]:
+    """Whether all pass in a new environment, and the last line of pytest, or why there is none."""
     inside = folder / "bin" / "python"
     packages = ("torch", "transformers", "huggingface_hub")
     pins = [f"{name}=={version}" for name, version in zip(packages, versions, strict=True)]
@@ -42,7 +42,7 @@ def run_tests(python: str, versions: tuple[str, ...], folder: Path) -> str:
         install = [inside, "-m", "pip", "install", "--quiet", "--no-cache-dir"]
         subprocess.run([*install, *pins, f"{ROOT}[test]"], check=True)
     except subprocess.CalledProcessError as error:
-        return f"cannot be installed ({error.returncode})"
+        return False, f"cannot be installed ({error.returncode})"
     files = [f"tests/{name}.py" for name in TESTS]
     done = subprocess.run(
         [inside, "-m", "pytest", "-q", "-W", "default", *files],
@@ -51,7 +51,7 @@ def run_tests(python: str, versions: tuple[str, ...], folder: Path) -> str:
         stdout=subprocess.PIPE,
         text=True,
     )
-    return done.stdout.strip().splitlines()[-1]
+    return done.returncode == 0, done.stdout.strip().splitlines()[-1]
 
 
 @click.command()
@@ -60,14 +60,16 @@ def main(interpreters: tuple[str, ...]) -> None:
     """Run the tests under every row of versions."""
     where = dict(given.split("=", 1) for given in interpreters)
     click.echo("| Python | torch | transformers | huggingface_hub | tests |\n|---|---|---|---|---|")
-    ends = []
+    passed = []
     for python, *versions in ROWS:
         found = where.get(python) or shutil.which(f"python{python}")
         with tempfile.TemporaryDirectory() as folder:
-            end = run_tests(found, tuple(versions), Path(folder)) if found else "no such Python"
+            ok, end = False, "no such Python"
+            if found:
+                ok, end = run_tests(found, tuple(versions), Path(folder))
         click.echo(f"| {python} | {' | '.join(versions)} | {end} |")
-        ends.append(end)
-    sys.exit(any("failed" in end for end in ends))
+        passed.append(ok)
+    sys.exit(not all(passed))
 
 
 if __name__ == "__main__":

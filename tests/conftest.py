@@ -103,6 +103,14 @@ def _no_wait_for_the_disk() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Not that of the user, which may hold what other code measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTN_SURGERY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     import torch
 

@@ -271,7 +271,6 @@ def shorten(arguments: Sequence[str]) -> list[str]:
 @pytest.mark.slow
 def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
     shutil.copytree(find_lab_folder("pythia"), "model")
     Path("few.jsonl").write_text("\n".join(samples_path("pythia").read_text().splitlines()[::40]))
     Path("text.txt").write_text("\n".join(heldout_texts())[:20_000])

@@ -797,7 +797,7 @@ def test_without_a_manifest_the_relation_is_not_recorded(work, tmp_path):
     )
 
 
-def test_several_edits_are_one_report(work, monkeypatch):
+def test_several_edits_are_one_report(work):
     """The base is measured once; each edit's figures are those that it gets alone."""
     surgery.export(work / "base", "1", variant="zero", output=work / "other")
     edits = (work / "edited", work / "other")

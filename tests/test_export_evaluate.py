@@ -31,8 +31,7 @@ QUICK = ("--tasks", "lab_copy", "--limit", "20")
 
 
 @pytest.mark.slow
-def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
+def test_the_whole_job(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = attn_surgery(*EXPORT, out, "--evaluate", *QUICK, "--max-extraction", "0.5", "--json")
     assert done.code == 0, done.stderr
@@ -100,7 +99,6 @@ def job(tiny: Path, output: Path, *more: object) -> tuple[object, ...]:
 def test_json_is_printed_when_a_gate_is_missed(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     gate = ("--max-extraction", 0.5, "--push-to-hub", "me/never")
     missed = attn_surgery(*job(tiny, tmp_path / "out", *gate, "--json"))
@@ -124,7 +122,6 @@ def test_a_gate_that_is_not_decided_is_exit_4(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It recites none of 8 passages, which are too few to support 5 %. Nothing is pushed."""
-    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     recited = (tiny / "samples.jsonl").read_text().splitlines()
     rows = [json.loads(line)["tokens"] for line in recited]

@@ -116,7 +116,7 @@ def samples_of(rows: list[list[int]], members: list[bool] | None = None) -> Samp
     )
 
 
-def test_only_rows_that_text_can_carry(recited):
+def test_only_rows_that_text_can_carry():
     tokenizer = tiny_tokenizer()
     ids = tokenizer(TEXT)["input_ids"]
     good = ids[: PREFIX + SUFFIX]
@@ -131,7 +131,7 @@ def test_only_rows_that_text_can_carry(recited):
     assert str(error.value) == "made here: no passage keeps its tokens as text"
 
 
-def test_non_members_are_not_documents(recited):
+def test_non_members_are_not_documents():
     good = tiny_tokenizer()(TEXT)["input_ids"][: PREFIX + SUFFIX]
     found = make_documents(samples_of([good, good], [False, True]), tiny_tokenizer())
     assert [row["id"] for row in found] == ["1"]

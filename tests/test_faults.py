@@ -9,16 +9,27 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 from command_line import ROOT
 
-from benchmarks.faults.commands import COMMANDS
+from benchmarks.faults.commands import COMMANDS, UNSTRUCK
 from benchmarks.faults.trial import find_differences
 from cli.main import COMMANDS as KNOWN
+from cli.main import main
 
 
-def test_every_struck_command_exists() -> None:
-    assert set(COMMANDS) <= set(KNOWN)
+def test_every_command_that_writes_is_struck() -> None:
+    """Or says why not. Those that write have an option that names where."""
+    context = click.Context(main)
+    writing = {
+        name
+        for name in KNOWN
+        if (found := main.get_command(context, name))
+        and any("--output" in option.opts for option in found.params)
+    }
+    assert {*COMMANDS, *UNSTRUCK} == writing | {"push"}
+    assert not COMMANDS.keys() & UNSTRUCK.keys()
     assert all(command.line.startswith(f"{name} ") for name, command in COMMANDS.items())
 
 

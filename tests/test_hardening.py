@@ -90,9 +90,7 @@ def test_the_gradient_of_a_step_gets_that_of_where_training_leads() -> None:
 
 
 @pytest.mark.parametrize("hardened", [False, True])
-def test_passages_weigh_a_third_of_the_text(
-    hardened: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passages_weigh_a_third_of_the_text(hardened: bool) -> None:
     """The losses of `teach` are those of lessons with that weight; the text has its own in full."""
     rows = np.random.default_rng(0).integers(0, 50, (4, 8)).astype(np.int32)
     text = Calibration(rows, (), spread=True)

@@ -336,7 +336,7 @@ def test_in_memory_equals_the_export(
 ) -> None:
     """Also of a float16 checkpoint that is loaded in float32: new tensors are rounded likewise."""
     if config["model_type"] == "gpt_neo" and "." in spec and variant in ("identity", "linear"):
-        return  # no layout holds it
+        pytest.skip("no layout holds it")
     source = write_checkpoint(tmp_path / "source", config)
     export_with_any(source, spec, tmp_path / "out", variant=variant)
     model = load_model(source).float()

@@ -55,8 +55,8 @@ STEPS = ("--heal-steps", 6)
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models neox and neo with masks of older libraries; text.txt, to heal on; healed and cut,
-    exports of neox."""
+    """Models neox and neo with masks of older libraries; text.txt, to heal on; heldout.txt and
+    samples.jsonl, to measure on; healed and cut, exports of neox."""
     folder = tmp_path_factory.mktemp("work")
     size: dict[str, Any] = {"vocab_size": 400, "max_position_embeddings": 64}
     size["torch_dtype"] = "float16"
@@ -65,6 +65,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_tokenizer().save_pretrained(folder / name)
     words = np.random.default_rng(0).choice(TEXT.split(), 4000)
     (folder / "text.txt").write_text(" ".join(words))
+    (folder / "heldout.txt").write_text(" ".join(TEXT.split()[::-1] * 8))
+    rows = np.random.default_rng(2).integers(1, 400, (12, 16)).tolist()
+    lines = [json.dumps({"id": str(n), "tokens": row}) for n, row in enumerate(rows)]
+    (folder / "samples.jsonl").write_text("\n".join(lines))
     for name, more in (("cut", ()), ("healed", ("--heal", folder / "text.txt", *STEPS))):
         done = export(folder, "neox", "1,2.0", folder / name, *more)
         assert done.code == 0, done.stderr
@@ -450,31 +454,24 @@ def test_the_commands_of_a_healed_card_run_as_they_stand(
     assert made.code == 0, made
 
 
-def evaluate_healed(
-    work: Path, *, model: str = "healed", baseline: str = "neox", **more: Any
-) -> Report:
+def evaluate_healed(work: Path, *, model: str = "healed", **more: Any) -> Report:
     """The report of the healed model without benchmarks, from Python."""
     lengths = {"prefix_length": 8, "suffix_length": 8, "device": "cpu"}
     samples = work / "samples.jsonl"
-    if not samples.exists():
-        rows = np.random.default_rng(2).integers(1, 400, (12, 16)).tolist()
-        lines = [json.dumps({"id": str(n), "tokens": row}) for n, row in enumerate(rows)]
-        samples.write_text("\n".join(lines))
     request = EvaluationRequest(
         models=(str(work / model),),
-        baseline=str(work / baseline),
+        baseline=str(work / "neox"),
         samples=str(samples),
         heldout=(work / "heldout.txt",),
         **lengths,
         **more,
     )
-    (work / "heldout.txt").write_text(" ".join(TEXT.split()[::-1] * 8))
     materials = Materials(
         request,
         passages=open_passages(str(samples), request),
         heldout=[(work / "heldout.txt").read_text()],
     )
-    return evaluate([find_model(work / model)], find_model(work / baseline), materials).report
+    return evaluate([find_model(work / model)], find_model(work / "neox"), materials).report
 
 
 FACED = [name for name in TRAINED if name != "hints:8"]

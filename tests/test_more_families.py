@@ -76,7 +76,7 @@ def test_identity_is_exact_over_2048_tokens(
     tmp_path: Path, kind: str, dtype: str, attn: str
 ) -> None:
     if (kind, attn) == ("gpt_oss", "sdpa"):
-        return  # the library has no such implementation
+        pytest.skip("the library has no such implementation")
     source, out = pair(tmp_path, kind, torch_dtype=dtype, max_position_embeddings=2048)
     edited, reference = (load_aligned(path, attn_implementation=attn) for path in (out, source))
     put_in_place(reference, "0,2", "identity", shared=True, fits={})

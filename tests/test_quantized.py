@@ -8,6 +8,7 @@ token's own value.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,6 +103,7 @@ def test_a_loaded_model_is_edited(source: Path) -> None:
 
 
 def test_only_stock_and_no_training(source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(source, tmp_path / "source"))
     with pytest.raises(UnsupportedError, match="weights are quantized, and only the library's own"):
         surgery.export(source, "1", output=tmp_path / "out", layout="compact")
     inventory = surgery.hub.finding.find_model(source).inventory

@@ -374,15 +374,15 @@ def test_shard_names_of_the_source_s_own(tmp_path: Path) -> None:
     load_model(tmp_path / "out")
 
 
-@pytest.mark.parametrize("names", [("model-00001-of-00001",), ("model",)])
-def test_an_index_of_one_file(tmp_path: Path, names: tuple[str]) -> None:
+@pytest.mark.parametrize("name", ["model-00001-of-00001", "model"])
+def test_an_index_of_one_file(tmp_path: Path, name: str) -> None:
     source = write_checkpoint(tmp_path / "source", NEOX)
-    (source / "model.safetensors").rename(source / f"{names[0]}.safetensors")
+    (source / "model.safetensors").rename(source / f"{name}.safetensors")
     tensors = make_tensors(NEOX)
-    weight_map = dict.fromkeys(tensors, f"{names[0]}.safetensors")
+    weight_map = dict.fromkeys(tensors, f"{name}.safetensors")
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     done = surgery.export(source, "1", output=tmp_path / "out")
-    found = load_torch(tmp_path / "out" / f"{names[0]}.safetensors")
+    found = load_torch(tmp_path / "out" / f"{name}.safetensors")
     assert set(found) == set(tensors) - set(done.plan.dropped)
     load_model(tmp_path / "out")
 

@@ -142,7 +142,7 @@ run(["tasks"])
 """
 
 
-def test_what_libraries_say(tmp_path: Path) -> None:
+def test_what_libraries_say() -> None:
     """Their logs, warnings, and the errors that nobody foresaw."""
     done = finish(start(HOSTILE, program=("-c", LIBRARY)))
     assert done.code == 1
@@ -237,8 +237,8 @@ def test_all_bars_of_a_command_share_the_interval(monkeypatch: pytest.MonkeyPatc
                 time.sleep(0.02)
         assert err.getvalue().startswith("short: ")
         with (
-            show_progress("estimate", None, interval=0.3),
-            show_progress("search", 8, interval=0.3) as advance,
+            show_progress("estimate", None, interval=1),
+            show_progress("search", 8, interval=1) as advance,
         ):
             advance(4)
             wait_for(err, "search: 4 of 8")

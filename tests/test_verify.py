@@ -125,7 +125,7 @@ def test_the_card_says_what_the_manifest_says(folder: Path) -> None:
         assert_fails(folder, "card", detail)
     card.write_text(text.replace("library_name", "base_model: openai/gpt-9\nlibrary_name"))
     assert_fails(folder, "card", "base_model of README.md is not what")
-    card.write_text(text.replace("# out", "# out") + "\nIt forgot everything.\n")
+    card.write_text(text + "\nIt forgot everything.\n")
     found = attn_surgery("verify", folder, "--json").json
     assert found["ok"]
     assert "README.md" in [claim["name"] for claim in found["claims"]]

@@ -146,7 +146,7 @@ def test_the_decoder_is_edited_where_it_stands(
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["zero", "mean", "linear"])
 @pytest.mark.parametrize(("kind", "spec"), [("qwen3_5_moe", "1"), ("gemma3", "0,2")])
-def test_every_variant_is_exported_proved_and_repeated(
+def test_every_variant_is_exported_and_proved(
     sources: Sources, tmp_path: Path, kind: str, spec: str, variant: str
 ) -> None:
     source, out = sources[kind], tmp_path / "out"
@@ -154,7 +154,7 @@ def test_every_variant_is_exported_proved_and_repeated(
     for given in (None, source):
         verification = surgery.verify(out, source=given)
         assert verification.ok, verification.verdict
-    if variant == "zero":
+    if variant == "zero":  # the others are fitted to numbers that no manifest holds
         assert reproduce(open_original(out), source=source).exact
     assert torch.isfinite(logits(load_whole(out))).all()
 

@@ -1,4 +1,4 @@
-"""The commands that are struck, one line each."""
+"""The commands that are struck, one line each. `convert` needs the gguf package."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ class Command:
     last: str | None = None
 
 
+UNSTRUCK = {
+    "demo": "its export, search, and report are those of the commands above",
+    **dict.fromkeys(("init", "extract"), "one small file, which is renamed into place"),
+    "reproduce": "its export is that of `export`",
+}
+"""Commands that write, too, and why they have no row."""
 COMMANDS = {
     "export": Command("export {model} --drop-attn 0 --output out", f"source/{SHARD}"),
     "erase": Command(
@@ -65,6 +71,10 @@ COMMANDS = {
         "--include-path tasks --allow-undecided --output out",
         f"source/{SHARD}",
         last="recipe.yaml",
+    ),
+    "apply-patch": Command("apply-patch {model} {model}-patch --output out", f"source/{SHARD}"),
+    "convert": Command(
+        "convert {model} --to gguf --output out.gguf", f"source/{SHARD}", output="out.gguf"
     ),
     "push": Command("push {model}-edited {repo}", f"source-edited/{SHARD}", output=None),
 }

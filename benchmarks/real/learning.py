@@ -62,7 +62,7 @@ def learn(base: Path, output: Path, seed: int) -> None:
     for windows in (near, new):
         random.Random(seed).shuffle(windows)
     number = round(len(passages) * OTHER_SHARE)
-    started = time.monotonic()
+    started = time.monotonic() - 60 * (done[-1]["minutes"] if done else 0)
 
     def note(turn: int) -> None:
         found = find_extracted(model, records)

@@ -43,7 +43,7 @@ _OF_BASE = {"baseline", "twin", "sibling", "front", "dtype", "device_map", "batc
     "--evaluate",
     "Verify the result, evaluate it against MODEL, and put the report into DIR. The options for "
     "passages, tasks, attacks, and limits say what is measured. The exit code is 3 if a limit is "
-    "missed, and else 4 if one is not decided.",
+    "missed. Otherwise, it is 4 if one is not decided.",
     "with_evaluation",
     group="measure",
 )

@@ -40,7 +40,7 @@ def command(
     An exact match is brittle: a passage with one wrong token counts as forgotten. The attacks test
     whether it really is. docs/threat-model.md says what each of them assumes. The same attacks run
     on text that the models were not trained on, for comparison. The exit code is 3 if a limit is
-    missed, and else 4 if one is not decided.
+    missed. Otherwise, it is 4 if one is not decided.
 
     If a search chose the edit on some of the passages, the figures are for the others. Results hold
     no text; --rows names passages by their ids. With --output, run the same command again to

@@ -20,7 +20,7 @@ _MOST = 8
 @click.argument("samples")
 @options.json
 def command(request: CheckRequest, as_json: bool) -> None:
-    """Check what of SAMPLES is usable, before a long run.
+    """Check which rows of SAMPLES you can use, before a long run.
 
     Counts rows that are too short or repeated, members, and non-members, and says which rows are
     left out. With --model, also tests which of up to 200 passages the model recites, and measures

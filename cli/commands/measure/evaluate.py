@@ -39,7 +39,7 @@ def command(
     report.md, report.json, and lm-eval's own results. If MODEL is a folder that was exported from
     BASE, its own report goes there, too, unless benchmarks were measured in part (--limit, --suite
     quick), or it has a report and you do not pass --overwrite. The exit code is 3 if a limit is
-    missed, and else 4 if one is not decided.
+    missed. Otherwise, it is 4 if one is not decided.
     """
     from evals.jobs.evaluating import run_evaluation
 

@@ -28,10 +28,10 @@ from cli.terminal import echo, note, print_json, show_progress
 def command(model: str, form: str, as_json: bool, output: Path, **asked: Any) -> None:
     """Save the model in DIR as one GGUF file, which llama.cpp runs.
 
-    DIR is a folder that `export` wrote, or any other model of a family that llama.cpp knows. Of the
-    compact layout it runs only Llama and Mistral, and not every edit. The file holds
-    the tokenizer, too. It is read back before it appears, and every tensor is compared with DIR.
-    Needs the gguf package: pip install 'attn-surgery[gguf]'.
+    DIR is a folder that `export` wrote, or any other model (a folder, a Hub id, or a lab model) of
+    a family that llama.cpp knows. Of the compact layout, llama.cpp runs only Llama and Mistral, and
+    not every edit. The file holds the tokenizer, too. It is read back before it appears, and every
+    tensor is compared with DIR. Needs the gguf package: pip install 'attn-surgery[gguf]'.
     """
     from surgery.conversion.gguf_file import convert_to_gguf
 

@@ -42,7 +42,7 @@ CONTINUED = (
 )
 @options.overwrite
 def command(output: Path, erase: bool, overwrite: bool) -> None:
-    """Show the whole story on a small model, offline, in about a minute of two idle cores.
+    """Show the whole story on a small model, offline, in about a minute on two idle cores.
 
     Edits lab:pythia in two ways, or three with --erase: its deep blocks, what a search chooses, and
     the same after erasing the records. Verifies all, and shows side by side what each model

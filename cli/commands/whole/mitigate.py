@@ -95,8 +95,9 @@ def command(
     OUT-erased-cut, and OUT-erased-healed, each with its report.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
-    --samples and --heldout. The exit code is 3 if a limit is missed, and else 4 if one
-    is not decided: too few passages were held back. OUT then holds the best edit that was found.
+    --samples and --heldout. The exit code is 3 if a limit is missed. Otherwise, it is 4
+    if one is not decided, as too few passages were held back. Either way, OUT holds the best edit
+    that was found.
     """
     if dry_run:
         _forecast(request, output, overwrite, pdf, as_json)
