@@ -8,6 +8,7 @@ import copy
 import json
 import resource
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from evals.jobs.measuring import find_run, keep_run
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.measure.differences import compare_scores
 from evals.measure.drops import choose_shared
+from evals.run.finite import NotFiniteError
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.lm_eval.running import Benchmarks, list_code, write_results
 from evals.run.lm_eval.scores import choose_metric
@@ -243,11 +245,29 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
         f"the first, got {len(ROWS) - 1}); run both with the same version of the task and the "
         "same limit"
     )
+    asked = copy.deepcopy(runs["local_choice"])
+    asked["samples"][0]["prompt_hash"] = "another"
+    write_results(tmp_path / "j", "tiny", {"local_choice": asked})
+    attn_surgery("compare-evals", tmp_path / "a", tmp_path / "j").assert_error(
+        "local_choice: the two runs asked in different ways (expected equal prompts, got others "
+        f"for 1 of {len(ROWS)} documents); run both with the same examples, chat template, and "
+        "instruction"
+    )
     write_results(tmp_path / "h", "tiny", {"local_choice": own})
     write_results(tmp_path / "i", "tiny", {"local_choice": other})
     attn_surgery("compare-evals", tmp_path / "h", tmp_path / "i").assert_error(
         "the two runs have no metric that can be compared"
     )
+
+
+def test_a_model_that_gives_nan_has_no_scores(tasks, loaded):
+    """The best of NaNs is the first answer, so that a broken edit would lose nothing."""
+    model = copy.deepcopy(loaded.model)
+    model.gpt_neox.final_layer_norm.weight.data.fill_(float("nan"))
+    broken = replace(loaded, model=model)
+    benchmarks = Benchmarks.load(["local_choice"], include_paths=[tasks])
+    with pytest.raises(NotFiniteError, match="the model gives likelihoods that are not finite"):
+        benchmarks.run("local_choice", broken, batch_size=2)
 
 
 def test_a_task_without_a_number_is_not_compared(runs, lm_eval_tasks):

@@ -192,6 +192,13 @@ def test_passages_that_would_decide_an_interval_of_several_draws() -> None:
     )
 
 
+def test_each_of_several_draws_counts_fewer_passages() -> None:
+    """Those that the attacker holds do not count: 342 of 380, and 381 of 423."""
+    found = check_share("relearn", "share", 0.01, 0.0, wilson(0, 342).as_list(), 380)
+    assert (found.state, found.needed) == ("undecided", 424)
+    assert check_share("relearn", "share", 0.01, 0.0, wilson(0, 382).as_list(), 424).state == "kept"
+
+
 def test_the_worst_state_of_all_counts():
     assert settle([]) is None
     assert settle(["kept", "kept"]) == "kept"

@@ -39,7 +39,7 @@ from evals.data import Samples
 from evals.jobs.auditing import AuditRequest
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks import revive
-from evals.measure.attacks.attack import Target
+from evals.measure.attacks.attack import AttackOutcome, Target
 from evals.measure.attacks.early_exit import (
     find_final_norm,
     fit_lenses,
@@ -56,6 +56,7 @@ from evals.measure.attacks.graft import (
 from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
 from evals.measure.attacks.quantized import quantize_matrices, round_to_levels
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
+from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery
@@ -311,6 +312,19 @@ def test_graft_takes_the_scope_that_recovers_most(tmp_path) -> None:
     assert make_attack("any").run(target_of(edited, rows)).counted.mean() < 1
     assert rate(cut=(1,), sibling=sibling) == 1
     assert rate(cut=(), sibling=sibling) < 1, "all attention also undoes what was learned in it"
+
+
+def test_the_best_scope_is_that_of_the_passages_that_count() -> None:
+    """Also once it was stored. A search may have chosen on the others, which favor another."""
+    first, second = np.array([1, 1, 1, 0, 0], dtype=bool), np.array([0, 0, 0, 1, 1], dtype=bool)
+    made = AttackOutcome.of_scopes([first, second])
+    _, stored = tried_from_json(tried_as_json("graft", Tried(made, None, 0.0)))
+    for outcome in (made, stored.passages):
+        assert outcome is not None
+        assert outcome.recovered.tolist() == first.tolist()
+        counted = np.array([0, 0, 1, 1, 1], dtype=bool)
+        assert outcome.select(counted).recovered.tolist() == [False, True, True]
+        assert outcome.select(counted).tried.all()
 
 
 def test_a_passage_that_only_an_earlier_block_shows_is_found() -> None:

@@ -244,9 +244,13 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
         "search.json: holds a search with another model, goal, text, or choice", "--overwrite"
     )
     assert snapshot(folder) == before
-    edit_json(folder / "search.json", lambda found: found["question"].update(version="0.1"))
+
+    def change_version(found):
+        found["question"]["versions"]["torch"] = "0.1"
+
+    edit_json(folder / "search.json", change_version)
     call(model, samples, texts, *options, 4).assert_error(
-        "search.json: holds a search of another version of attn-surgery",
+        "search.json: holds a search of another version of torch",
         *("got 0.1", "--overwrite"),
         notes=["warning: single heads with identity are left out"],
     )

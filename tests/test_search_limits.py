@@ -211,6 +211,9 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
         some = make_attack(limit["name"]).run(after).recovered
         assert limit["value"] == pytest.approx(some.mean())
         assert limit["value"] <= limit["limit"]
+    assert {one["healed_rise"] is None for one in result["front"]} == {True, False}
+    for one in result["front"]:
+        assert bool(one["limits"]) == (one["healed_rise"] is not None), "a cut says nothing"
     losses = [
         -one.read(windows[half], 1).predictions.log_likelihood.mean() for one in (after, before)
     ]

@@ -448,7 +448,10 @@ def test_the_code_of_an_attack_of_your_own_is_known_by_its_hash(own: str, tmp_pa
     assert first == hash_code(f"{own}:SHORT"), "of the file"
     file = tmp_path / f"{own}.py"
     file.write_text(file.read_text() + "\n# changed\n")
-    assert hash_code(f"{own}:FIRST_TOKEN") != first
+    second = hash_code(f"{own}:FIRST_TOKEN")
+    assert second != first
+    (tmp_path / "beside.py").write_text("A = 1\n")
+    assert hash_code(f"{own}:FIRST_TOKEN") != second, "it may import what is beside it"
 
 
 def test_an_attack_of_your_own_may_score_members(own: str, tmp_path: Path) -> None:

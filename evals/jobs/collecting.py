@@ -29,6 +29,7 @@ from surgery.reading.corpus import (
     read_windows,
     strip_opening,
 )
+from surgery.record.manifest import list_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,7 +124,12 @@ def collect(
         model = {**loaded.identity, "dtype": loaded.dtype}
         settings = hash_settings(loaded)
         files = [[file.name, file.size, file.changed] for file in corpus]
-        question = {"model": [model, settings], "corpus": files, "cut": request.cut.model_dump()}
+        question = {
+            "model": [model, settings, loaded.device],
+            "corpus": files,
+            "cut": request.cut.model_dump(),
+            "versions": list_versions(),
+        }
         journal = Journal(Path(f"{output}.progress"), question, loaded.check_unchanged)
     with show_progress(f"collect {request.model}: tokens", None) as advance:
         found, windows, tokens, resumed = _find_recited(loaded, corpus, request, journal, advance)

@@ -37,6 +37,7 @@ def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
             say(f"{task}: left out {', '.join(unknown)}: the log does not say how it is averaged")
         if len(unknown) == len(aggregates):
             continue
+        _check_prompts(task, *(run["samples"] for run in runs))
         scores = [collect_scores(task, run, run["aggregates"]) for run in runs]
         shared = [name for name in scores[0] if name in scores[1]]
         for name in shared:
@@ -56,6 +57,18 @@ def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
             "the two runs have no metric that can be compared", where=second, got=", ".join(tasks)
         )
     return found
+
+
+def _check_prompts(task: str, *runs: list[dict[str, Any]]) -> None:
+    """Raises `MeasurementError` if a document was asked in two ways, where the logs tell."""
+    ours, theirs = ({row["doc_hash"]: row.get("prompt_hash") for row in run} for run in runs)
+    both = [one for one in ours if ours[one] and theirs.get(one)]
+    if other := sum(ours[one] != theirs[one] for one in both):
+        raise MeasurementError(
+            "the two runs asked in different ways", where=task,
+            expected="equal prompts", got=f"others for {other:,} of {len(both):,} documents",
+            fix="run both with the same examples, chat template, and instruction",
+        )  # fmt: skip
 
 
 def _read_log(folder: Path) -> dict[str, dict[str, Any]]:

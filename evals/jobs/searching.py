@@ -102,12 +102,13 @@ def check_question(
     found = result.get("question")
     if isinstance(found, dict):
         found = {**found, **{key: asked[key] for key in but}}
-        if found.get("version") != asked["version"]:  # its attacks may be weaker
+        if other := _find_other(found.get("versions") or {}, asked["versions"]):
+            name, then, now = other
             raise SamplesError(
-                "holds a search of another version of attn-surgery",
+                f"holds a search of another version of {name}",  # its attacks may be weaker
                 where=path,
-                expected=asked["version"],
-                got=found.get("version"),
+                expected=now,
+                got=then,
                 fix=_ANEW,
             )
     if found != asked:
@@ -117,6 +118,15 @@ def check_question(
             fix="give the same options, choose another `output`, or use `overwrite=True`",
         )
     return result
+
+
+def _find_other(
+    then: Mapping[str, str], now: Mapping[str, str]
+) -> tuple[str, str | None, str | None] | None:
+    """The first whose versions differ, with both of them."""
+    names = [*now, *then]
+    found = ((name, then.get(name), now.get(name)) for name in names)
+    return next((one for one in found if one[1] != one[2]), None)
 
 
 def _read_search(folder: Path, opened: OpenedSearch) -> tuple[Answer | None, Earlier]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Context
+from math import ceil
 from typing import Any
 
 from evals.data.held_back import deal_passages
@@ -50,9 +51,11 @@ def check_share(
     """A limit on a share of passages. `what`: the share, in words. `unclear`: why it is not decided
     even if the interval is within it.
     """
-    needed = count_needed(limit, value)
-    if n and needed is not None and needed <= n:  # its interval is not Wilson's
-        needed = scale_needed(n, (ci95[1] - value) / (limit - value))
+    needed, alike = count_needed(limit, value), count_needed(ci95[1], value)
+    if n and needed is not None and alike is not None and alike < n:
+        # as wide as Wilson's of fewer rows: of those that one run counts, or wider still
+        times = (ci95[1] - value) / (limit - value)
+        needed = max(n + 1, ceil(needed * n / alike), (value and scale_needed(n, times)) or 0)
     if unclear is not None:
         needed, lacks = None, unclear
     else:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 from evals.measure.attacks.names import ATTACKERS, find_attacker
-from surgery.card.percent import format_percent
+from surgery.card.percent import format_bound, format_percent
 from surgery.record.report import EditRecord, EditValue, Figure, Limit, Report, State, Value
 
 STATES: dict[State, tuple[str, str]] = {
@@ -108,7 +108,7 @@ def _describe_worst(found: list[tuple[float, Figure, EditValue]]) -> str:
     _, figure, value = max(found, key=lambda one: one[0])
     n = value.details.get("n", figure.n)  # attacks may run on more passages of one edit
     ways = f", with the strongest of {len(found)} attacks" if len(found) > 1 else ""
-    likely = "" if value.ci95 is None else f" (likely at most {format_percent(value.ci95[1])} %)"
+    likely = "" if value.ci95 is None else f" (likely at most {format_bound(value.ci95[1])} %)"
     return f"{_count(value)} of {n:,} passages{likely}{ways}"
 
 

@@ -144,9 +144,12 @@ def _figures(opened: OpenedSearch, point: EditPoint, half: Half) -> dict[str, An
 
 
 def _check_limits(opened: OpenedSearch, point: EditPoint, n: int) -> list[Limit]:
-    """Each limit whose attack was tried, on the passages that it counts. `n`: of the half."""
+    """Each limit whose attack was tried, on the passages that it counts. `n`: of the half.
+
+    With healing, what the cut gives before it is healed says nothing about a limit.
+    """
     limits, found = opened.request.limits, []
-    rates = {name: (rate, n) for name, rate in point.rates}
+    rates = {} if opened.healing else {name: (rate, n) for name, rate in point.rates}
     for name, (value, counted) in (rates | {a: (rate, k) for a, rate, k in point.attacked}).items():
         if name in limits:
             ends = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
@@ -217,13 +220,14 @@ def describe_question(opened: OpenedSearch) -> dict[str, Any]:
         **({"own_attacks": own} if own else {}),
         **({"tasks": _identify_tasks(opened)} if opened.benchmarks else {}),
         "model": opened.loaded.identity,
-        "dtype": opened.loaded.provenance["dtype"],
+        "dtype": opened.loaded.dtype,
+        "device": opened.loaded.device,
         "samples": [opened.samples.sha256, opened.samples.prefix_length],
         "halves": [half.samples.sha256 for half in opened.halves],  # counts and members deal them
         "heldout": hash_row(opened.windows),
         "calibration": fitter and fitter.calibration.record({}).sha256,
         "batch_size": opened.request.batch_size,
-        "version": list_versions()["attn-surgery"],
+        "versions": list_versions(),
         **_describe_aim(opened),
     }
 

@@ -99,6 +99,8 @@ def describe_sweep(
     return {
         "model": loaded.identity,
         "dtype": loaded.dtype,
+        "device": loaded.device,
+        "versions": list_versions(),
         "samples": [samples.sha256, samples.prefix_length],
         "heldout": None if opened.heldout is None else hash_row(opened.heldout),
         "exact_only": opened.request.exact_only,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -120,6 +120,8 @@ class AttackOutcome:
     - `scores`: name → [N], how much each passage looks like training text.
     - `settings`: what each setting of an attack with several recovers, as large as `recovered`,
       which then holds what any of them does. `UNTRAINED` is among them.
+    - `scopes`: what each of several scopes recovers, as large as `recovered`, which is that of the
+      one that recovers most.
     - `kept`: what the attack on the edited model needs to know of the base; of `graft`, how many
       passages the sibling gives by itself.
     """
@@ -129,6 +131,7 @@ class AttackOutcome:
     curve: Mapping[str, Flags] = field(default_factory=dict)
     scores: Mapping[str, Scores] = field(default_factory=dict)
     settings: Mapping[Setting, Flags] = field(default_factory=dict)
+    scopes: tuple[Flags, ...] = ()
     kept: Any = None
 
     @staticmethod
@@ -136,8 +139,16 @@ class AttackOutcome:
         """The outcome if every passage counts."""
         return AttackOutcome(recovered, np.ones_like(recovered))
 
+    @staticmethod
+    def of_scopes(scopes: Sequence[Flags]) -> AttackOutcome:
+        """The outcome of the scope that recovers most, if every passage counts."""
+        most = max(scopes, key=lambda recovered: int(recovered.sum()))
+        return replace(AttackOutcome.of_all(most), scopes=tuple(scopes))
+
     def select(self, rows: Flags) -> AttackOutcome:
-        """The outcome for some of the passages: bool [N]."""
+        """The outcome for some of the passages, bool [N]. Their best scope may be another."""
+        if self.scopes:
+            return AttackOutcome.of_scopes([flags[..., rows] for flags in self.scopes])
         return AttackOutcome(
             self.recovered[..., rows],
             self.tried[..., rows],

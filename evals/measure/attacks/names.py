@@ -141,10 +141,16 @@ def is_own(name: str) -> bool:
 
 
 def hash_code(name: str) -> str:
-    """SHA-256 of the file of an attack of your own, which runs when it is imported."""
+    """SHA-256 of the files beside an attack of your own, which it may import, and of its own file.
+
+    It runs when it is imported.
+    """
     _import_attack(name)
     file = sys.modules[name.partition(":")[0]].__file__
-    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    found = hashlib.sha256()
+    for one in sorted(Path(file).parent.glob("*.py")) if file else ():
+        found.update(hashlib.sha256(one.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def make_attack(name: str) -> Attack:

@@ -52,6 +52,7 @@ def _outcome_as_json(outcome: AttackOutcome) -> dict[str, Any]:
         "curve": arrays_as_json(outcome.curve),
         "scores": arrays_as_json(outcome.scores),
         "settings": settings,
+        "scopes": [arrays_as_json({"recovered": flags}) for flags in outcome.scopes],
         "kept": outcome.kept,
     }
 
@@ -66,5 +67,6 @@ def _outcome_from_json(stored: dict[str, Any]) -> AttackOutcome:
         curve=arrays_from_json(stored["curve"]),
         scores=arrays_from_json(stored["scores"]),
         settings=settings,
+        scopes=tuple(arrays_from_json(one)["recovered"] for one in stored["scopes"]),
         kept=stored["kept"],
     )

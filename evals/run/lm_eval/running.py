@@ -17,12 +17,14 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from itertools import chain
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 import lm_eval
+import numpy as np
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
@@ -31,6 +33,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from evals.run.batching import rows_per_batch
+from evals.run.finite import NotFiniteError, check_finite
 from evals.run.lm_eval.scores import Scores, collect_scores
 from evals.run.lm_eval.tasks import explain_failure, find_tasks, load_task, refuse_passages
 from evals.run.models import LoadedModel
@@ -110,9 +113,11 @@ class Benchmarks:
         return digest.hexdigest()
 
     def identify(self, sizes: dict[str, int]) -> dict[str, Any]:
-        """Identifies the questions: equal for equal tasks, documents, and batch sizes (`sizes`)."""
+        """Identifies the questions: equal for equal tasks, documents, batch sizes (`sizes`), and
+        versions of lm-eval."""
+        by = version("lm-eval")
         return {
-            name: [self.fingerprint(name), self.limit, size, self.count_shots(name)]
+            name: [self.fingerprint(name), self.limit, size, self.count_shots(name), by]
             for name, size in sizes.items()
         }
 
@@ -162,6 +167,8 @@ class Benchmarks:
                     fewshot_random_seed=SEEDS["fewshot"],
                 )
             results: Any = current_processes().agree(found)  # only the main process has results
+        except NotFiniteError:
+            raise
         except Exception as error:  # a task file may hold any code
             raise explain_failure(name, "cannot be run", error) from error
         run = {_PER_TASK[key]: results.pop(key)[name] for key in _PER_TASK}
@@ -243,6 +250,7 @@ class Model(HFLM):  # type: ignore[misc]
                 batch_size=batch_size,
             )
         self._advance, self._processes, self._batches = advance, current_processes(), 0
+        self._name = loaded.name
 
     def _model_call(self, inps: Any, *arguments: Any, **options: Any) -> Any:
         number, self._batches = self._batches, self._batches + 1
@@ -256,7 +264,10 @@ class Model(HFLM):  # type: ignore[misc]
         self._batches = 0
         answers = super()._loglikelihood_tokens(*arguments, **options)
         everyones = zip(*self._processes.gather([answers]), strict=True)
-        return [next((a for a in found if not isnan(a[0])), found[0]) for found in everyones]
+        found = [next((a for a in some if not isnan(a[0])), some[0]) for some in everyones]
+        values = np.array([answer[0] for answer in found])
+        check_finite(values, self._name)  # the best of NaNs would be the first
+        return found
 
 
 @contextmanager
