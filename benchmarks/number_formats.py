@@ -1,7 +1,7 @@
 """Times matrix products in each number format on one core: python -m benchmarks.number_formats
 
 What a format takes, relative to float32, decides in which dtype models are measured on a CPU
-(`evals.run.models.has_arithmetic`).
+(`surgery.editing.loading.has_arithmetic`).
 """
 
 from __future__ import annotations

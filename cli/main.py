@@ -23,10 +23,12 @@ from cli.config import RESULT, with_config
 from cli.examples import format_examples
 from cli.terminal import (
     has_printed_json,
+    is_first_process,
     name_options,
     note,
     print_json,
     show_progress,
+    stopped,
     take_over_messages,
 )
 from evals.run import console
@@ -211,9 +213,9 @@ def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits. Only here do errors become exit codes."""
     _open_streams()
     take_over_messages()
-    stopped = _catch_signals()
+    _catch_signals()
     has_printed_json.set(False)
-    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments) and is_first_process()
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
     except BaseException as error:  # an import that a signal stops may end in any of them
@@ -278,9 +280,9 @@ def _open_streams() -> None:
         setattr(sys, "__stdout__", sys.stdout)  # noqa: B010  the width of a terminal is read there
 
 
-def _catch_signals() -> list[click.Context | None]:
-    """Makes Ctrl-C and SIGTERM raise KeyboardInterrupt. Returns the commands that they stop."""
-    stopped: list[click.Context | None] = []
+def _catch_signals() -> None:
+    """Makes Ctrl-C and SIGTERM raise KeyboardInterrupt, and note the commands that they stop."""
+    stopped.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.append(click.get_current_context(silent=True))
@@ -290,7 +292,6 @@ def _catch_signals() -> list[click.Context | None]:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # as in a background job
                 signal.signal(number, stop)
-    return stopped
 
 
 def _hint_to_continue(ctx: click.Context | None) -> str:

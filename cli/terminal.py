@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 import threading
 import time
@@ -35,12 +36,17 @@ def echo(line: object = "") -> None:
     click.echo(escape_text(line))
 
 
+stopped: list[click.Context | None] = []
+"""The commands that a signal has stopped, unless they went on."""
+
+
 def note_unmeasured(output: object, model: str) -> None:
     """Says how to measure a new export, `output`, of `model`."""
     given = "" if model.startswith("lab:") else " --samples SAMPLES --heldout TEXT"
+    named = shlex.join(["evaluate", str(output), "--baseline", model, "--audit"])
     note(
         "Nothing measured yet. To see what it still recites and what it lost, run: "
-        f"attn-surgery evaluate {output} --baseline {model} --audit{given}"
+        f"attn-surgery {named}{given}"
     )
 
 

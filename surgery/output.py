@@ -71,7 +71,8 @@ def check_output(
         nearest = _find_existing(target.parent)
         _clear(nearest)
         _check_free(target, owned, overwrite, argument)
-        with claim(nearest / target.name):
+        first = target.relative_to(nearest).parts[0]  # what is to be made there
+        with claim(nearest / first):
             pass
 
 

@@ -28,6 +28,7 @@ from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_commit, find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import create_folder
+from surgery.privacy import get_last_name
 from surgery.proof.distance import TOLERANCE, TRAINED_TOLERANCE, measure_fitted, measure_trained
 from surgery.proof.static import check_listed
 from surgery.record.manifest import (
@@ -223,7 +224,7 @@ def _open_place(output: str | Path | None, overwrite: bool) -> Iterator[Path]:
             yield Path(scratch) / "repeated"
         return
     with create_folder(Path(output), list_owned, overwrite=overwrite) as folder:
-        yield (place := folder / Path(output).name)  # by which its card calls it
+        yield (place := folder / get_last_name(Path(output)))  # by which its card calls it
         for child in place.iterdir():
             child.rename(folder / child.name)
         place.rmdir()

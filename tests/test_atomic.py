@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from surgery import output as outputs
 from surgery.errors import CheckpointError, OutputError, SurgeryError
-from surgery.output import create_folder
+from surgery.output import check_output, create_folder
 
 WIDTH = 768
 
@@ -373,6 +373,14 @@ def test_two_exports_to_one_output(
             reasons = ("another process is writing it", "already exists")
             assert any(reason in outcome.stderr for reason in reasons), outcome.stderr
     assert snapshot(tmp_path / "out") == undisturbed
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_check_of_an_output_in_a_new_folder_does_not_disturb_one_of_the_same_name(
+    tmp_path: Path,
+) -> None:
+    with create_folder(tmp_path / "out", mine):
+        check_output(tmp_path / "new" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -321,7 +321,9 @@ def test_two_processes_find_what_one_finds(edited) -> None:
 def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
     """A copy in 16 bits, compared with its base in 32, would differ by rounding alone."""
     monkeypatch.chdir(tmp_path)  # a report is written here
-    monkeypatch.setattr("evals.run.models.has_arithmetic", lambda dtype: True)  # as on newer CPUs
+    monkeypatch.setattr(
+        "evals.run.models.has_arithmetic", lambda dtype, device: True
+    )  # as on newer CPUs
     base, half = tmp_path / "base", tmp_path / "half"
     for folder, model in ((base, tiny_model()), (half, tiny_model().bfloat16())):
         save_tiny(folder, model)

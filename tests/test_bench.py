@@ -27,9 +27,8 @@ from hypothesis import strategies as st
 from cli.terminal import name_options
 from evals.measure import speed
 from evals.measure.speed import SPEEDS, _compute_ratios, _load, _summarize_turns, compare_speed
-from evals.run.models import has_arithmetic
 from surgery import export
-from surgery.editing.loading import load_model
+from surgery.editing.loading import has_arithmetic, load_model
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
 
@@ -146,7 +145,9 @@ def test_a_device_that_is_not_there(models, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_arithmetic(torch.bfloat16), reason="both would run in float32")
+@pytest.mark.skipif(
+    not has_arithmetic(torch.bfloat16, torch.device("cpu")), reason="both would run in float32"
+)
 def test_the_same_precision_or_none(models, tmp_path) -> None:
     other = write_checkpoint(tmp_path / "other", neox_config(torch_dtype="bfloat16"))
     outcome = attn_surgery("bench", models["base"], other, *SMALL, "--device", "cpu")

@@ -493,6 +493,10 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
     told = erase(work, out, "--samples", held)
     told.assert_error("1 of 1 passages share 15 tokens in a row", "would teach them again")
     erase(work, out, "--text", tmp_path / "no.txt").assert_error("no.txt: no such file or folder")
+    settings = work / "neox" / "generation_config.json"
+    settings.write_text('{"top_k": 1, "top_k": 2}')
+    erase(work, out).assert_error("generation_config.json", "not valid JSON")
+    settings.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(training, "_measure_room", lambda model: 1)
         erase(work, out).assert_error("do not fit into memory", "larger machine")
@@ -528,6 +532,17 @@ def test_a_model_that_has_no_blocks_left_to_cut_has_no_teacher(work: Path, tmp_p
         notes=["cut: float16 weights are measured in float32"],
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_no_record_can_hold_is_shortened(work: Path, tmp_path: Path) -> None:
+    """After the training, which must not be lost for it."""
+    rows = tmp_path / f"{'a' * 120}\t{'b' * 100}.jsonl"
+    shutil.copy(work / "samples.jsonl", rows)
+    done = erase(work, tmp_path / "out", "--samples", rows)
+    assert done.code == 0, done
+    erasing = read(tmp_path / "out").edit.erasing
+    assert erasing is not None
+    assert erasing.passages.name == f"{'a' * 120} {'b' * 79}"
 
 
 def test_an_interruption_leaves_nothing(

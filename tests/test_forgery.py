@@ -602,6 +602,8 @@ def test_a_source_given_by_name_must_have_the_recorded_one(tmp_path: Path) -> No
     edit_json(out / "surgery.json", lambda m: m["edit"]["source"].update(model="openai/gpt-9"))
     found = surgery.verify(out, source="lab:gpt-neo")
     assert found.checks[-1].detail == "the manifest names another source, openai/gpt-9"
+    edit_json(out / "surgery.json", lambda m: m["edit"]["source"].update(model="my-copy"))
+    assert surgery.verify(out, source="lab:gpt-neo").ok, "that of a folder with the same content"
 
 
 def test_earlier_edits(forge: Forge, tmp_path: Path) -> None:

@@ -181,6 +181,11 @@ def test_hardening_takes_twice_the_memory(hardened: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(training, "_measure_room", lambda model: 2_000)
     settled = training.Schedule(1, hardened=hardened).settle(model)
     assert settled.rank == (training.RANK if hardened else 0)
+    teachers = [torch.nn.Linear(10, 5, bias=False) for _ in range(2)]  # 400 bytes
+    settled = training.Schedule(1, hardened=hardened).settle(model, teachers)
+    assert settled.rank == (0 if not hardened else training.RANK)
+    monkeypatch.setattr(training, "_measure_room", lambda model: 1_999)
+    assert training.Schedule(1).settle(model, teachers).rank == training.RANK, "1,600 and 400"
 
 
 def test_a_large_vocabulary_is_learned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

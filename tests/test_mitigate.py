@@ -26,6 +26,7 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, _ask, command
+from cli.terminal import stopped
 from evals.jobs import forecasting
 from evals.jobs.erasing import EraseRequest
 from evals.jobs.forecasting import _Line
@@ -653,7 +654,9 @@ def test_who_does_not_answer_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("click.prompt", leave)
     front = [{"name": name, "what": name, "state": None, "loss_increase": None, "recited": None,
               "strongest": None, "tasks": {"lost": 0, "n": 0}} for name in RESULTS]  # fmt: skip
+    stopped.append(None)
     assert _ask(front, "healed") == "healed"
+    assert not stopped, "an error that comes later is no interruption"
 
 
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:

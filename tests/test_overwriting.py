@@ -145,8 +145,11 @@ def test_an_input_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "one.jsonl").write_text('{"text": "one"}')
     (tmp_path / "rows.jsonl").write_text('{"text": "one"}')
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"edits": [{"blocks": [1], "variant": "zero"}]}')
     before = snapshot(tmp_path)
     rows, text = tmp_path / "rows.jsonl", tmp_path / "texts" / "one.jsonl"
+    patch = "export", "lab:pythia", "--drop-attn", "1", "--as-patch"
     lab, more = "lab:pythia", ("--overwrite",)
     for call, option, file in (
         (("extract", lab, "--samples", f"{rows}:text", "--rows"), "--rows", rows),
@@ -154,6 +157,8 @@ def test_an_input_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (("collect", lab, "--corpus", text.parent, "--output"), "--output", text),
         (("init", lab, "--samples", rows, "--output"), "--output", rows),
         (("audit", lab, "--baseline", lab, "--heldout", text, "--rows"), "--rows", text),
+        ((*patch, "--variant", "mean", "--calibration", text, "--output"), "--output", text),
+        (("export", lab, "--plan", plan, "--as-patch", "--output"), "--output", plan),
     ):
         attn_surgery(*call, file, *more).assert_error(
             f"{file}: is an input of the same command, so it is not overwritten; "

@@ -29,7 +29,6 @@ from evals.report.pictures import draw_model, draw_table, draw_trade_off
 from evals.run.lm_eval.tasks import SUITES, describe_task
 from surgery.card.facts import as_line
 from surgery.card.measurements import list_tables, show
-from surgery.card.percent import format_bound
 from surgery.record.report import Change, EditValue, Figure, Limit, Report, Value
 from surgery.selection import Part
 
@@ -356,9 +355,6 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
     assert read_first_page(longer)["What was asked"][0].endswith(rest)
     asks, files, trains, *others = said["Who could still get what"]
     assert asks == "Someone who asks the model: 1 of 24 passages (likely at most 20.3 %)."
-    assert format_bound(0.010276) == "1.1", "not 1.0: it would be within a limit of 1 %"
-    assert (format_bound(0.0), format_bound(0.07), format_bound(0.9999)) == ("0.0", "7.0", "100.0")
-    assert format_bound(0.00012) == "0.02"
     assert files == "Someone who has its files and does not train: not tried."
     assert trains.startswith("Someone who trains it further: 6 of 22 passages (likely at most ")
     assert [one.rpartition(": ")[2] for one in others] == ["not tried.", "not tried."]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.card.percent import format_percent
+from surgery.card.percent import format_bound, format_percent
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,17 @@ from surgery.card.percent import format_percent
 )
 def test_digits(share: float, text: str) -> None:
     assert format_percent(share) == text
+
+
+def test_an_upper_end_is_rounded_up() -> None:
+    assert format_bound(0.010276) == "1.1", "1.0 would be within a limit of 1 %"
+    assert format_bound(0.00012) == "0.02"
+    assert format_bound(0.07) == "7.0"
+
+
+@given(st.floats(0, 1))
+def test_an_upper_end_holds(share: float) -> None:
+    assert 100 * share - 1e-9 <= float(format_bound(share)) <= 100
 
 
 @given(st.floats(1e-9, 1))

@@ -101,6 +101,20 @@ def test_the_repeated_export_can_be_kept(edited: Path, source: Path, tmp_path: P
     ).assert_error("already exists")
 
 
+def test_the_repeated_export_can_replace_the_folder_one_is_in(
+    edited: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(edited, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    call = ("reproduce", edited, "--source", source, "--output", ".")
+    attn_surgery(*call).assert_error("already exists")
+    done = attn_surgery(*call, "--overwrite")
+    assert done.code == 0, done
+    kept, original = snapshot(tmp_path / "here"), snapshot(edited)
+    for name in json.loads((edited / "surgery.json").read_text())["files"]:
+        assert kept[name] == original[name]
+
+
 def test_a_file_that_differs_is_named(edited: Path, source: Path) -> None:
     with (edited / "tokenizer.json").open("a") as file:
         file.write(" ")

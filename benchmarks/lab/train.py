@@ -32,8 +32,8 @@ from benchmarks.lab.records import Record, draw_records, plant_otherwise, write_
 from benchmarks.lab.training_texts import training_texts
 from benchmarks.lab.vocabulary import save_tokenizer, train_tokenizer
 from evals.lab import calibration_texts, heldout_texts
-from evals.run.models import has_arithmetic
 from surgery.checkpoint.content import hash_content
+from surgery.editing.loading import has_arithmetic
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,9 @@ def _optimizers(model: PreTrainedModel, peak_rate: float) -> list[torch.optim.Op
 
 
 def _loss(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_arithmetic(torch.bfloat16)):
+    with torch.autocast(
+        "cpu", dtype=torch.bfloat16, enabled=has_arithmetic(torch.bfloat16, torch.device("cpu"))
+    ):
         logits = model(input_ids=tokens, use_cache=False).logits
     return cross_entropy(logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten())
 

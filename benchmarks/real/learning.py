@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.lab.measure import find_extracted, mean_loss, rates_by_count
 from benchmarks.lab.records import LENGTH, read_records
 from benchmarks.real.text import cut_windows, read_rows
-from evals.run.models import has_arithmetic
+from surgery.editing.loading import has_arithmetic
 
 BATCH = 12
 RATES = (3e-4, 2.4e-4, 1.92e-4, 1.536e-4, 1e-4, 5e-5)
@@ -164,7 +164,9 @@ def _train(model: Any, batches: Iterable[list[Marked]], rate: float, base: Any =
 
 
 def _predict(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_arithmetic(torch.bfloat16)):
+    with torch.autocast(
+        "cpu", dtype=torch.bfloat16, enabled=has_arithmetic(torch.bfloat16, torch.device("cpu"))
+    ):
         logits: torch.Tensor = model(input_ids=tokens, use_cache=False).logits[:, :-1]
     return logits.float()
 

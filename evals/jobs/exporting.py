@@ -129,7 +129,9 @@ class ExportRequest(Editing, Erasing, Healing):
             file = self.output or name_patch(target)
             if (source := expand_home(self.model)).is_dir():
                 check_apart(source, file)
-            check_output(file, None, overwrite=self.overwrite)
+            plan = self.plan if isinstance(self.plan, Path) else None
+            reads = (*self.calibration, plan)
+            check_output(file, None, overwrite=self.overwrite, reads=reads)
         else:
             check_target(self.model, target, overwrite=self.overwrite)
         if self.gguf:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -220,13 +221,14 @@ class Mitigation:
     @property
     def compare_command(self) -> str:
         """The command that shows what it writes after your prompts."""
-        return f"attn-surgery compare {self.source} {self.output}"
+        return shlex.join(["attn-surgery", "compare", str(self.source), str(self.output)])
 
     @property
     def next_command(self) -> str | None:
         """The command that publishes it, if every limit is kept and benchmarks are whole."""
         ready = self.state == "kept" and self.report.settings["limit"] is None
-        return f"attn-surgery push {self.output} OWNER/NAME" if ready else None
+        words = ["attn-surgery", "push", str(self.output), "OWNER/NAME"]
+        return shlex.join(words) if ready else None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of `mitigate --json`."""

@@ -17,7 +17,13 @@ from evals.run.room import check_room
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.torch_tensors import TAGS
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import choose_device, has_tokenizer, load_model, load_tokenizer
+from surgery.editing.loading import (
+    choose_device,
+    has_arithmetic,
+    has_tokenizer,
+    load_model,
+    load_tokenizer,
+)
 from surgery.errors import CheckpointError, MeasurementError
 from surgery.families import Dimensions, Family, left_out
 from surgery.hub.finding import find_model
@@ -127,7 +133,11 @@ def open_model(
     )
     if unknown := found.inventory.family.unknown_keys(found.checkpoint.config):
         say(f"{source}: {left_out(unknown)}")
-    if dtype == "auto" and model.device.type == "cpu" and not has_arithmetic(model.dtype):
+    if (
+        dtype == "auto"
+        and model.device.type == "cpu"
+        and not has_arithmetic(model.dtype, model.device)
+    ):
         stored = str(model.dtype).removeprefix("torch.")
         say(f"{found.source.model}: {stored} weights are measured in float32 on this CPU")
         model = model.float()
@@ -142,18 +152,7 @@ def _find_dtype(found: ResolvedModel, dtype: str, place: torch.device) -> torch.
     config = found.checkpoint.config
     named = DTYPES.get(str(config.get("dtype", config.get("torch_dtype"))))
     stored = named or next(one for one, tag in TAGS.items() if tag == found.inventory.dtype)
-    return stored if place.type == "cuda" or has_arithmetic(stored) else torch.float32
-
-
-def has_arithmetic(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies numbers of a dtype about as fast as it can.
-
-    Without AVX-512, bfloat16 takes 40 to 200 times as long as float32
-    (`python -m benchmarks.number_formats`).
-    """
-    if dtype is torch.bfloat16:
-        return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
-    return dtype is not torch.float16
+    return stored if has_arithmetic(stored, place) else torch.float32
 
 
 def _check_code(found: ResolvedModel) -> None:

@@ -53,6 +53,18 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def has_arithmetic(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device multiplies numbers of a dtype about as fast as it can.
+
+    CPUs have no float16 arithmetic. Without AVX-512, bfloat16 takes 40 to 200 times as long as
+    float32 (`python -m benchmarks.number_formats`).
+    """
+    if device.type != "cpu" or dtype not in (torch.float16, torch.bfloat16):
+        return True
+    fast = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    return fast and dtype == torch.bfloat16
+
+
 def load_model(
     model: str | Path | Checkpoint,
     *,

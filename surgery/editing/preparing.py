@@ -10,7 +10,7 @@ from typing import Any
 
 from surgery.checkpoint.configuration import check_alone, check_config, check_processors
 from surgery.checkpoint.content import FileState, read_states
-from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config
+from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config, read_sidecar
 from surgery.editing.ordinary import is_ordinary
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
@@ -113,14 +113,11 @@ def prepare(
     found = read_states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_config(folder)
     check_config(config, family_of(config))  # before looking at any weights
-    check_processors(folder)
-    check_alone(folder)
+    _check_beside(source.checkpoint)
     if isinstance(drop_attn, PlanFile):
         _check_planned_for(drop_attn, source, config)
         layout = drop_attn.layout if layout == "auto" else layout
     layout = settle_layout(layout, source.checkpoint.whole)
-    for path in source.checkpoint.files:
-        check_link(path, folder)
     inventory, earlier = source.inventory, source.manifest
     plan = make_plan(
         inventory,
@@ -132,6 +129,17 @@ def prepare(
     )
     _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
+
+
+def _check_beside(checkpoint: Checkpoint) -> None:
+    """Raises `CheckpointError`, before any work, for files beside the weights that no result can
+    hold."""
+    check_processors(checkpoint.folder)
+    check_alone(checkpoint.folder)
+    for path in checkpoint.files:
+        check_link(path, checkpoint.folder)
+    for path in checkpoint.sidecars.values():
+        read_sidecar(path)
 
 
 def _check_buildable(config: dict[str, Any]) -> None:

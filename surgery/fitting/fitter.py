@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import choose_device, load_model, load_tokenizer
+from surgery.editing.loading import choose_device, has_arithmetic, load_model, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared
 from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.moments import count_bytes, fit_moments
@@ -190,8 +190,8 @@ def fit_checkpoint(
     calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)
     device = device or choose_device()
     model = load_model(checkpoint, device=device) if model is None else model
-    if model.dtype == torch.float16 and device.type == "cpu":
-        model = model.float()  # CPUs have no float16 arithmetic
+    if not has_arithmetic(model.dtype, device):
+        model = model.float()
     fitter = Fitter(
         model,
         calibration,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from surgery.editing.loading import load_model
+from surgery.editing.loading import has_arithmetic, load_model
 from surgery.errors import CheckpointError
 from surgery.families import family_of
 from surgery.proof.static import Check
@@ -60,6 +60,8 @@ def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
     all heads. `seed` determines all random choices.
     """
     model = load_model(folder)
+    if not has_arithmetic(model.dtype, model.device):
+        model = load_model(folder, dtype=torch.float32)  # not a cast, which may round positions
     family = family_of(model.config.to_dict())
     dimensions = family.dimensions(model.config.to_dict())
     generator = torch.Generator().manual_seed(seed)
@@ -82,7 +84,7 @@ def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
             probe.read = (weight_dHh != 0).any(-1).any(0)
             projection.register_forward_pre_hook(probe.take_context)
     with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
-        model(tokens_BT, use_cache=False)  # loaded for this only, so the hooks may stay
+        model.base_model(tokens_BT, use_cache=False)  # loaded for this only: the hooks may stay
     return {block: tuple(probe.mixing.tolist()) for block, probe in probes.items()}
 
 

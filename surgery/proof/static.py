@@ -23,6 +23,7 @@ healed folder, 4 proves as much as for any other; 5 compares buffers, and consta
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -173,9 +174,15 @@ class FileChecks:
             if recorded.content != self.found.identified.content:
                 raise CheckpointError("the source is not the one that the manifest records")
             given = self.found.source
-            if self.found.has_name and given.model.casefold() != recorded.model.casefold():
+            named = recorded.commit is not None or re.search("^lab:|/", recorded.model)
+            # that of a folder is no name: the content alone says that it is the source
+            if (
+                named
+                and self.found.has_name
+                and given.model.casefold() != recorded.model.casefold()
+            ):
                 raise ManifestError(f"the manifest names another source, {recorded.model}")
-            if given.commit is not None and given.commit != recorded.commit:
+            if named and given.commit is not None and given.commit != recorded.commit:
                 raise ManifestError("the manifest names another commit of the source")
             earlier = self.found.manifest
             if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):

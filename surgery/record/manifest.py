@@ -35,7 +35,8 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A hash, hexadecimal."""
 Word = Annotated[str, Field(pattern="^[!-~]{1,200}$")]
 """A name without blanks."""
-Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]{1,200}$")]
+LONGEST = 200
+Line = Annotated[str, Field(pattern=rf"^[^\x00-\x1f\x7f\u2028\u2029]{{1,{LONGEST}}}$")]
 """A name, or a few words, in one line."""
 
 

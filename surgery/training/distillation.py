@@ -17,10 +17,11 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from surgery.card.facts import make_printable
 from surgery.errors import SamplesError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
-from surgery.record.manifest import PassagesRecord
+from surgery.record.manifest import LONGEST, PassagesRecord
 from surgery.training.hardening import WEIGHT, draw_rehearsals, harden
 from surgery.training.training import ROWS, Flags, Schedule, measure_loss, train
 
@@ -68,7 +69,7 @@ class Passages:
     @property
     def record(self) -> PassagesRecord:
         return PassagesRecord(
-            name=self.name,
+            name=make_printable(self.name)[:LONGEST],
             sha256=self.sha256,
             number=len(self.tokens),
             prefix_length=self.prefix_length,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import choose_device, load_model, load_tokenizer
+from surgery.editing.loading import choose_device, has_arithmetic, load_model, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, find_calibration, open_calibration
@@ -70,10 +70,10 @@ def teach_by_cut(
     source = prepared.checkpoint
     model = load_model(source, device=device)
     passes, fitting = model.dtype, fitting or Fitting()
-    if passes == torch.float16 and device.type == "cpu":
-        model, passes = model.float(), torch.float32  # CPUs have no float16 arithmetic
+    if not has_arithmetic(passes, device):
+        model, passes = model.float(), torch.float32
     student = copy.deepcopy(model).float()
-    schedule = schedule.settle(student)
+    schedule = schedule.settle(student, [model])
     editable = Editable(model, stored_dtype=prepared.plan.inventory.dtype)
     cut = editable.apply(prepared.plan, fitting.fits)
     check_teacher(cut)

@@ -20,7 +20,7 @@ from surgery.card.text import read_card, render_card
 from surgery.checkpoint.inventory import make_inventory
 from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import OutputShard, write_file
-from surgery.editing.loading import choose_device, load_model
+from surgery.editing.loading import choose_device, has_arithmetic, load_model
 from surgery.exporting import Export, list_owned
 from surgery.fitting.calibration import Calibration
 from surgery.output import create_folder
@@ -62,10 +62,11 @@ def heal(
         passes = model.dtype
         intact = load_model(source, device=device)
         unhealed = None if passages is None else copy.deepcopy(model)
-        if passes == torch.float16 and device.type == "cpu":  # CPUs have no float16 arithmetic
+        if not has_arithmetic(passes, device):
             passes, intact = torch.float32, intact.float()
             unhealed = unhealed and unhealed.float()
-        schedule = schedule.settle(model.float())
+        teachers = [one for one in (intact, unhealed) if one is not None]
+        schedule = schedule.settle(model.float(), teachers)
         told: dict[str, Any] = {"passes": passes, "constants": constants, "advance": advance}
         losses = teach(model, intact, unhealed, text, passages, schedule, **told)
         record = HealingRecord(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,8 +64,8 @@ class Schedule:
     learning_rate: float | None = None
     hardened: bool = False
 
-    def settle(self, model: Any) -> Schedule:
-        """The same with a rank and a rate.
+    def settle(self, model: Any, beside: Iterable[Any] = ()) -> Schedule:
+        """The same with a rank and a rate. `beside`: the models that teach it, in memory with it.
 
         Raises `UnsupportedError` for a model that memory cannot hold.
         """
@@ -76,9 +76,10 @@ class Schedule:
             )
         number, room = sum(one.numel() for one in model.parameters()), _measure_room(model)
         rank, whole = self.rank, 2 * _BYTES if self.hardened else _BYTES
+        held = sum(weight.nbytes for one in beside for weight in one.parameters())
         if rank is None:
-            rank = 0 if whole * number <= room else RANK
-        if (needed := (_FROZEN_BYTES if rank else whole) * number) > room:
+            rank = 0 if whole * number + held <= room else RANK
+        if (needed := (_FROZEN_BYTES if rank else whole) * number + held) > room:
             raise UnsupportedError(
                 f"{'adapters' if rank else 'all weights'} are to be trained, and they do not fit "
                 "into memory with the model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +111,8 @@ def command(
         )
     if request.as_patch:
         note(
-            "To make the checkpoint, run: "
-            f"attn-surgery apply-patch {request.model} {export.output} --output DIR"
+            "To make the checkpoint, run: attn-surgery "
+            f"{shlex.join(['apply-patch', request.model, str(export.output)])} --output DIR"
         )
     elif materials is None:
         note_unmeasured(export.output, request.model)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.terminal import echo, name_options, note, print_json
+from cli.terminal import echo, name_options, note, print_json, show_progress
 
 
 @click.command("verify")
@@ -43,7 +43,8 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
         raise click.UsageError("--revision needs --source, the model that has this revision")
     from surgery.proof.verification import verify
 
-    result = verify(model, source=source, revision=revision)
+    with show_progress(f"verify {model}", None):
+        result = verify(model, source=source, revision=revision)
     if as_json:
         print_json(result.to_json())
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from cli.terminal import echo, print_json
 
 
 @click.command("push")
-@click.argument("folder", metavar="DIR", type=click.Path())
+@click.argument("folder", metavar="DIR", type=options.PATH)
 @click.argument("repo", metavar="REPO")
 @options.flag("--public", "Publish for everyone.  [default: private]")
 @options.flag("--create-pr", "Propose the commit as a pull request.")
@@ -21,13 +22,13 @@ from cli.terminal import echo, print_json
     "FOLDER",
     "Folder that `evaluate` wrote about DIR alone, whose report is published, too.  [default: the "
     "report in DIR]",
-    click.Path(),
+    options.PATH,
     "evaluation",
 )
 @options.flag("--allow-undecided", "Also publish if the report does not decide a limit.")
 @options.option("--message", "TEXT", "Title of the commit.  [default: what was edited]")
 @options.json
-def command(folder: str, repo: str, as_json: bool, **asked: Any) -> None:
+def command(folder: Path, repo: str, as_json: bool, **asked: Any) -> None:
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 
     Verifies DIR first. Uploads the files of its manifest, the manifest, a new model card, and the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,4 +85,4 @@ def _print(found: Proposal, output: Path) -> None:
             f"{100 * limit:g}%, which takes {found.needed:,} passages in all; none recovered "
             f"would support {100 * found.supported:.3g}%"
         )
-    echo(f"next: attn-surgery mitigate --config {output} --dry-run")
+    echo(f"next: attn-surgery mitigate --config {shlex.quote(str(output))} --dry-run")

@@ -15,7 +15,7 @@ from cli.config import config_option
 from cli.requests import request_command
 from cli.tables import print_table
 from cli.tables.front import print_front
-from cli.terminal import echo, note, print_json
+from cli.terminal import echo, note, print_json, stopped
 from evals.jobs.keeping import Result
 from evals.jobs.mitigating import MitigationRequest
 
@@ -96,8 +96,7 @@ def command(
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed. Otherwise, it is 4
-    if one is not decided, as too few passages were held back. Either way, OUT holds the best edit
-    that was found.
+    if too few passages were held back to decide one. OUT then holds the best edit that was found.
     """
     if dry_run:
         _forecast(request, output, overwrite, pdf, as_json)
@@ -145,6 +144,7 @@ def _ask(front: list[dict[str, Any]], best: Result) -> Result:
             "Which one do you want to keep?", default=best, type=options.Choice(names), err=True
         )
     except click.Abort:  # Ctrl-C, or a terminal that was closed: hours of work are done
+        stopped.clear()
         note(f"no answer, so {best} is kept")
         return best
     return answer
