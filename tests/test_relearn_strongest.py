@@ -112,6 +112,28 @@ def test_a_limit_is_not_kept_by_settings_that_do_not_count() -> None:
     assert clear.find_doubt(0.0) is None
 
 
+def test_a_limit_is_not_kept_by_what_an_attacker_gets_who_stops_earlier() -> None:
+    """Unless the control comes back there, too."""
+    attack = make_attack("relearn")
+
+    def made(early: list[int], last: list[int]) -> AttackOutcome:
+        flags = np.array([[n < few for n in range(10)] for few in (*early, *last)])
+        return AttackOutcome(flags[-1], np.ones(10, dtype=np.bool_), {"any": flags, "near": flags})
+
+    nothing = made([0, 0], [0])
+    found: Any = compare_outcomes(attack, nothing, made([4, 2], [1]), (None, nothing), 1.0)
+    assert found.find_earlier() == (5, 0.4)
+    known = {"n": 10, "control": ControlKind(kind="text", n=10), "skipped": {}, "not_tried": []}
+    audit = Audit(attacks=[found], **known)
+    said = "relearn recovers 40.0% after 5 steps, where an attacker may stop, and 10.0% after all"
+    assert any(line.startswith(said) for line in describe_attacks(audit))
+    states = [audit.check_limits({"relearn": limit})[0].state for limit in (0.05, 0.3)]
+    assert states == ["missed", "undecided"]
+    assert str(audit.check_limits({"relearn": 0.3})[0].lacks).startswith(said)
+    both: Any = compare_outcomes(attack, nothing, made([4, 2], [1]), (None, made([1, 0], [0])), 1.0)
+    assert both.find_earlier() == (10, 0.2)
+
+
 def test_training_that_breaks_the_model_brings_nothing_back(
     few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from evals.data.held_back import ChoiceCounts
-from evals.measure.attacks.attack import UNTRAINED, Attack, AttackOutcome, Learned
+from evals.measure.attacks.attack import TIMES, UNTRAINED, Attack, AttackOutcome, Learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.membership import auc
 from evals.measure.verdicts import check_share
@@ -163,14 +163,31 @@ class AttackResult(_AttackFacts):
     reached: Reached | None = None
 
     def find_doubt(self, limit: float) -> str | None:
-        """Why a limit that it keeps is not decided, if a setting that does not count exceeds it."""
+        """Why a limit that it keeps is not decided, if what does not count exceeds it."""
         more = self.reached.discarded if self.reached else None
-        if more is None or more <= limit:
-            return None
-        return (
-            f"a setting of {self.name} recovers {more:.1%}, and does not count, as it also brings "
-            "back what was never trained on"
-        )
+        if more is not None and more > limit:
+            return (
+                f"a setting of {self.name} recovers {more:.1%}, and does not count, as it also "
+                "brings back what was never trained on"
+            )
+        steps, early = self.find_earlier()
+        if early > max(limit, self.edited.rate):
+            return (
+                f"{self.name} recovers {early:.1%} after {steps:,} steps, where an attacker may "
+                f"stop, and {self.edited.rate:.1%} after all, which count"
+            )
+        return None
+
+    def find_earlier(self) -> tuple[int, float]:
+        """The stage but the last after which most is recovered, and how much: 0 of it if none is,
+        or if much of the control comes back, too."""
+        if self.curve is None:
+            return 0, 0.0
+        edited, control = self.curve.edited, self.curve.control
+        others = control.any if control else [0.0] * len(edited.any)
+        found = zip(edited.stages[:-1], edited.any, others, strict=False)
+        clear = [(steps, share) for steps, share, other in found if TIMES * other <= share]
+        return max(clear, key=lambda one: one[1], default=(0, 0.0))
 
 
 class MembershipResult(_AttackFacts):
