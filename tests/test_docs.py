@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 
 from cli.main import COMMANDS, main
 from evals.lab import find_lab_folder, heldout_texts, samples_path
+from surgery.editing.loading import load_model
 from surgery.layouts import LAYOUTS
 from surgery.variants import VARIANTS
 
@@ -286,8 +287,17 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_python_in_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Block after block, as a reader would type them."""
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "readme" / "texts").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "readme")
     monkeypatch.setattr("evals.lab.heldout_texts", lambda: ["\n".join(heldout_texts())[:6_000]])
+    (found,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for name, ours in (("EleutherAI/pythia-1.4b", "lab:pythia"), ("20-23", "4-5"), ("12.0", "2.0")):
+        found = found.replace(name, ours)
+    Path("texts/some.txt").write_text("\n".join(heldout_texts())[:20_000])
+    known: dict[str, object] = {"model": load_model(find_lab_folder("pythia"))}
+    exec(compile(found, "README.md", "exec"), known)
+    assert Path("OUT/surgery.json").is_file()
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     text = (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

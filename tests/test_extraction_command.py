@@ -232,6 +232,16 @@ def test_output_is_what_is_printed_and_complete(models, samples, tmp_path):
         assert "--rows and --output name the same file" in both.output
 
 
+def test_a_model_that_the_library_places_is_measured_alike(models, samples):
+    """Without a GPU, it stays in memory."""
+    alone = run_json(models[0], "--samples", samples)
+    placed = run_json(models[0], "--samples", samples, "--device-map", "auto")
+    assert (
+        placed.pop("provenance")["model"]["content"] == alone.pop("provenance")["model"]["content"]
+    )
+    assert placed == alone
+
+
 def test_provenance_is_complete(models, samples):
     printed = run_json(models[1], "--samples", samples, "--baseline", models[0], "--batch-size", 16)
     provenance = printed["provenance"]
