@@ -19,8 +19,8 @@ from cli.main import COMMANDS as KNOWN
 from cli.main import main
 
 
-def test_every_command_that_writes_is_struck() -> None:
-    """Or says why not. Those that write have an option that names where."""
+def test_every_command_that_writes_is_struck_or_says_why_not() -> None:
+    """Those that write have an option that names where."""
     context = click.Context(main)
     writing = {
         name

@@ -1,4 +1,4 @@
-"""Strikes every command that writes at random steps, and prints what became of it as a table.
+"""Strikes commands that write, at random steps, and prints what became of it as a table.
 
     python -m benchmarks.faults                         # 500 kills, and the other faults
     python -m benchmarks.faults --kills 20 --faults 2 --command export --seed 3

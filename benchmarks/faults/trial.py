@@ -120,7 +120,7 @@ class Trials:
             ended = self._run(line, prepare=lambda: resource.setrlimit(*limit))
         after = self._name_state()
         problems = self._check(fault, ended, after, over_old)
-        shutil.copyfile(self.ground.pristine / self.command.source, self._source)
+        shutil.copy2(self.ground.pristine / self.command.source, self._source)  # with its time
         problems += self._check_next(after)
         return Outcome(fault, step, ended.code, after or "?", tuple(problems))
 

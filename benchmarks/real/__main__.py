@@ -53,8 +53,8 @@ def learn(base: Path, texts: Path, passages: int, output: Path, seed: int) -> No
     from benchmarks.real.learning import learn
     from benchmarks.real.text import cut_texts, read_rows
 
-    asked = {"base": base, "passages": passages, "seed": seed}
-    check_asked(output, {**asked, CONTENT: hash_files(texts, *base.glob("*.safetensors"))})
+    content = hash_files(texts, *sorted(base.glob("*.safetensors")))
+    check_asked(output, {"passages": passages, "seed": seed, CONTENT: content})
     if not (output / "records.jsonl").exists():
         cut_texts(read_rows(texts), AutoTokenizer.from_pretrained(base), output, passages, seed)
     learn(base, output, seed)

@@ -202,8 +202,8 @@ def _time_training(opened: OpenedSearch, request: MitigationRequest) -> Iterator
     student: Any = copy.deepcopy(model)
 
     def time_step(schedule: Schedule) -> float:
-        lessons = tokens, opened.guard, schedule
-        return _take(lambda: teach(student.float(), model, model, *lessons, passes=runs))
+        lessons = tokens, opened.guard, schedule.settle(student.float(), [model])
+        return _take(lambda: teach(student, model, model, *lessons, passes=runs))
 
     if request.erase:
         what = f"teach the model by its cut, {request.erase_steps} steps"

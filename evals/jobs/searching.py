@@ -102,7 +102,7 @@ def check_question(
     found = result.get("question")
     if isinstance(found, dict):
         found = {**found, **{key: asked[key] for key in but}}
-        if other := _find_other(found.get("versions") or {}, asked["versions"]):
+        if other := _find_other(found.get("versions"), found.get("version"), asked["versions"]):
             name, then, now = other
             raise SamplesError(
                 f"holds a search of another version of {name}",  # its attacks may be weaker
@@ -121,11 +121,13 @@ def check_question(
 
 
 def _find_other(
-    then: Mapping[str, str], now: Mapping[str, str]
-) -> tuple[str, str | None, str | None] | None:
-    """The first whose versions differ, with both of them."""
-    names = [*now, *then]
-    found = ((name, then.get(name), now.get(name)) for name in names)
+    then: Any, earlier: Any, now: Mapping[str, str]
+) -> tuple[str, object, str | None] | None:
+    """The first package whose versions differ, with both of them. `earlier`: that of attn-surgery,
+    which is all that its earlier versions recorded."""
+    if not isinstance(then, dict):
+        return "attn-surgery", earlier, now.get("attn-surgery")
+    found = ((name, then.get(name), now.get(name)) for name in [*now, *then])
     return next((one for one in found if one[1] != one[2]), None)
 
 

@@ -159,8 +159,10 @@ def heal_model(
     from surgery.training.distillation import teach
 
     runs, rounded = model.dtype, next(one for one, tag in TAGS.items() if tag == stored)
+    teachers = [one for one in (intact, cut) if one is not None]
+    schedule = schedule.settle(model.float(), teachers)  # as an export settles it
     given = (intact, cut, text, passages, schedule)
-    teach(model.float(), *given, passes=runs, constants=constants)
+    teach(model, *given, passes=runs, constants=constants)
     for parameter in model.parameters():  # not the buffers: no checkpoint rounds frequencies
         parameter.data = parameter.data.to(rounded).to(runs)
 

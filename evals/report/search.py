@@ -288,7 +288,10 @@ def explain_miss(
         best = result["nearest"]
         for word in ("max", "max_drop"):
             limits |= {f"{word}={name}": most for name, most in result[word].items()}
-        left = ", ".join(f"{one['name']} {one['value']:.1%}" for one in best["limits"])
+        if best["limits"]:
+            left = ", ".join(f"{one['name']} {one['value']:.1%}" for one in best["limits"])
+        else:  # no edit was worth healing
+            left = f"{best['recovered'][measure]:.1%} recovered before it is healed"
     rise = best["heldout_loss"] - base["heldout_loss"]
     grain = "" if request.grain == "mixed" else "`grain=mixed`, "
     return MeasurementError(

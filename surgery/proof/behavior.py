@@ -61,7 +61,8 @@ def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
     """
     model = load_model(folder)
     if not has_arithmetic(model.dtype, model.device):
-        model = load_model(folder, dtype=torch.float32)  # not a cast, which may round positions
+        del model  # before another is in memory, and no cast, which may round positions
+        model = load_model(folder, dtype=torch.float32)
     family = family_of(model.config.to_dict())
     dimensions = family.dimensions(model.config.to_dict())
     generator = torch.Generator().manual_seed(seed)

@@ -201,7 +201,7 @@ def _check_state(report: Report, where: Path, allow_undecided: bool) -> None:
         )
     if edit.state == "undecided" and not allow_undecided:
         what = "says that a limit is not decided, so it is not published"
-        fix = "evaluate on as many passages as it asks for, or give `allow_undecided=True`"
+        fix = "see what it says would decide it, or give `allow_undecided=True`"
         raise OutputError(what, where=where, fix=fix)
 
 

@@ -38,7 +38,8 @@ Setting = Scalar | list[Scalar] | dict[Word, Scalar]
 State = Literal["kept", "missed", "undecided"]
 """- `kept`: the whole 95 % interval is within the limit.
 - `missed`: the measured value is above the limit, wherever its interval ends.
-- `undecided`: the value is within, but the interval reaches beyond, or too little was measured."""
+- `undecided`: the value is within, but the interval reaches beyond, too little was measured, or
+  what does not count (an earlier stage of an attack, or a setting) exceeds the limit."""
 Relation = Literal["source", "unrelated", "not recorded"]
 Form = Literal["share", "nats", "number", "count", "bytes"]
 UnitKind = Literal["block", "group", "head"]
@@ -50,8 +51,8 @@ class Limit(Record):
     """A limit, and the value measured on `n` passages or documents.
 
     - `ok`: true if it is kept, false if it is missed, None if that is not decided.
-    - `needed`: how many passages or documents would decide it; `lacks`: the same in words. None if
-      it is decided; `needed` also if no number would.
+    - `needed`: how many passages or documents would decide it; `lacks`: the same, or what else is
+      open, in words. None if it is decided; `needed` also if no number would.
     """
 
     name: Text

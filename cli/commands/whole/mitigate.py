@@ -96,7 +96,7 @@ def command(
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed. Otherwise, it is 4
-    if too few passages were held back to decide one. OUT then holds the best edit that was found.
+    if one is not decided, often as too few passages were held back. OUT then holds the best edit.
     """
     if dry_run:
         _forecast(request, output, overwrite, pdf, as_json)

@@ -148,7 +148,8 @@ def hash_code(name: str) -> str:
     _import_attack(name)
     file = sys.modules[name.partition(":")[0]].__file__
     found = hashlib.sha256()
-    for one in sorted(Path(file).parent.glob("*.py")) if file else ():
+    beside = {Path(file), *Path(file).parent.glob("*.py")} if file else ()
+    for one in sorted(path for path in beside if path.is_file()):
         found.update(hashlib.sha256(one.read_bytes()).digest())
     return found.hexdigest()
 

@@ -172,22 +172,24 @@ class AttackResult(_AttackFacts):
             )
         steps, early = self.find_earlier()
         if early > max(limit, self.edited.rate):
+            runs = " in its first run" if (self.edited.draws or 1) > 1 else ""
             return (
-                f"{self.name} recovers {early:.1%} after {steps:,} steps, where an attacker may "
-                f"stop, and {self.edited.rate:.1%} after all, which count"
+                f"{self.name} recovers {early:.1%}{runs} after {steps:,} steps, where an attacker "
+                f"may stop, and {self.edited.rate:.1%} after all, which count"
             )
         return None
 
     def find_earlier(self) -> tuple[int, float]:
-        """The stage but the last after which most is recovered, and how much: 0 of it if none is,
-        or if much of the control comes back, too."""
+        """The stage after which more is recovered than after the last, and how much of the first
+        run: 0 of it if there is none, or if much of the control comes back, too."""
         if self.curve is None:
             return 0, 0.0
         edited, control = self.curve.edited, self.curve.control
         others = control.any if control else [0.0] * len(edited.any)
         found = zip(edited.stages[:-1], edited.any, others, strict=False)
         clear = [(steps, share) for steps, share, other in found if TIMES * other <= share]
-        return max(clear, key=lambda one: one[1], default=(0, 0.0))
+        best = max(clear, key=lambda one: one[1], default=(0, 0.0))
+        return best if best[1] > edited.any[-1] else (0, 0.0)
 
 
 class MembershipResult(_AttackFacts):
