@@ -121,6 +121,7 @@ def apply_patch(
             where=model,
             expected=f"{recorded.model} with content {(recorded.content or '')[:12]}",
             got=(found.identified.content or "")[:12],
+            fix="give that model, or the commit that it had with `revision`",
         )
     files = _Patch(patch, manifest, held, found).list_files()
     with create_folder(output, list_owned, overwrite=overwrite) as folder:

@@ -294,6 +294,7 @@ def check_fitted_text(recorded: CalibrationRecord, found: CalibrationRecord) -> 
             expected=f"{', '.join(map(str, recorded.sources))}, tokens of SHA-256 "
             f"{recorded.sha256[:12]}",
             got=found.sha256[:12],
+            fix="give the recorded files, unchanged, with `calibration`",
         )
     sizes = [(one.tokens, one.window, [*one.blocks]) for one in (recorded, found)]
     then, now = (

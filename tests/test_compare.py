@@ -249,4 +249,7 @@ def test_verdicts_read_from_small_to_large():
 def test_different_documents_are_not_compared():
     with pytest.raises(MeasurementError) as error:
         compare_scores(scores([1.0, 0.0]), scores([1.0]))
-    assert str(error.value) == "the base and the edited model answered different documents"
+    assert str(error.value) == (
+        "the base and the edited model answered different documents; measure both again, with one "
+        "version of the task and one `limit`"
+    )

@@ -636,7 +636,8 @@ def test_a_folder_goes_before_an_id_of_the_same_name(
     (tmp_path / "me" / "model").symlink_to(sources["single"])
     results = run("inspect me/model --json", "inspect me/model --revision main")
     assert json.loads(results[0].out)["model"] == "model"
-    line = "me/model: --revision goes with a Hub id, and this is a folder (got main)"
+    line = "me/model: --revision goes with a Hub id, and this is a folder (got main); "
+    line += "leave --revision out"
     assert error(results[1]) == line
     assert not hub.requests
 

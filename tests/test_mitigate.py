@@ -335,7 +335,10 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     out = tmp_path / "out"
     outcome = mitigate(work, out, "--max-extraction", 0, "--measure", "hints:4")
     assert outcome.code == 3, outcome
-    assert "no edit meets the limit of 0 (hints:4): continuing with the best one" in outcome.stderr
+    assert (
+        "no edit meets the limit of 0 (hints:4): continuing with the one that comes closest"
+        in outcome.stderr
+    )
     report = Report.model_validate_json((out / "report.json").read_text())
     assert report.edits[0].state == "missed"
     assert report.edits[0].edit is not None
@@ -536,7 +539,10 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     assert [one["strongest"] for one in shown] == [
         {"attack": "relearn", "recovered": 0.4}, {"attack": "near", "recovered": 0.2}
     ]  # fmt: skip
-    assert [one["tasks"] for one in shown] == [{"lost": 1, "n": 2}, {"lost": 0, "n": 2}]
+    assert [one["tasks"] for one in shown] == [
+        {"lost": 1, "unclear": 0, "n": 2},
+        {"lost": 0, "unclear": 0, "n": 2},
+    ]
 
     asked: list[Any] = []
 
@@ -652,8 +658,9 @@ def test_who_does_not_answer_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> 
         raise click.Abort
 
     monkeypatch.setattr("click.prompt", leave)
-    front = [{"name": name, "what": name, "state": None, "loss_increase": None, "recited": None,
-              "strongest": None, "tasks": {"lost": 0, "n": 0}} for name in RESULTS]  # fmt: skip
+    nothing = dict.fromkeys(("state", "loss_increase", "recited", "strongest"))
+    tasks = {"lost": 0, "unclear": 0, "n": 0}
+    front = [{"name": name, "what": name, **nothing, "tasks": tasks} for name in RESULTS]
     stopped.append(None)
     assert _ask(front, "healed") == "healed"
     assert not stopped, "an error that comes later is no interruption"

@@ -244,7 +244,7 @@ def test_gates_are_told_in_words() -> None:
     """And in a color of each state: what is not decided looks like neither of the others."""
     for report, words in (
         (limited(0.7), "✕ Do not ship it: it misses max-drop copy."),
-        (limited(0.9), "✓ It keeps every limit."),
+        (limited(0.9), "✓ It keeps every limit, but no limit was set on memorization: "),
         (limited(0.87, 0.03), "? Not decided: max-drop copy: 1,267 documents leave an interval"),
     ):
         state, made = report.edits[0].state, render(report)
@@ -268,8 +268,11 @@ def test_a_kept_verdict_names_the_stronger_attack_that_no_limit_is_set_on() -> N
     assert summarize(edit, [kept("max greedy", 0.0)]).line == said
     assert said in write_verdict(edit, [kept("max greedy", 0.0)])
     others = [kept("max greedy", 0.0), kept("max relearn", 0.0)]
-    for gates in (others, [kept()]):  # a limit of its own; no limit on what is recovered
-        assert summarize(edit, gates).line == "It keeps every limit."
+    assert summarize(edit, others).line == "It keeps every limit."
+    assert summarize(edit, [kept()]).line == (
+        "It keeps every limit, but no limit was set on memorization: recites 3 of 18 passages word "
+        "for word; the base recites 6."
+    )
 
 
 def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
@@ -281,8 +284,9 @@ def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
         "No edit of the search kept its limits on the passages that it used; "
         "here, it keeps every limit."
     )
-    assert summarize(missed, [kept()]).line == said
-    assert said in write_verdict(missed, [kept()])
+    gates = [kept("max greedy", 0.0), kept("max relearn", 0.0)]
+    assert summarize(missed, gates).line == said
+    assert said in write_verdict(missed, gates)
     limits = {"max_drop": {"copy": 0.5}, "max_extraction": 1.0, "max": {"relearn": 0.9}}
     settings = found().settings.model_copy(update=limits)
     changed = edit.model_copy(update={"missed": True})
@@ -315,8 +319,8 @@ def test_it_starts_with_one_line_and_three_points() -> None:
     assert cost.startswith("Cost. Loss on ")
     assert "Held-out loss: " in cost
     assert summarize(edit).line == (
-        f"Recites {after['rate']:.1%} of the passages word for word instead of "
-        f"{before['rate']:.1%}; no limit was set."
+        f"Recites {after['count']} of {edit.extraction['n']} passages word for word; "
+        f"the base recites {before['count']}; no limit was set."
     )
     line, (recited, attacked, cost) = points(pages_of("bare"))
     assert line == "No limit was set, and memorization was not measured."
@@ -326,7 +330,9 @@ def test_it_starts_with_one_line_and_three_points() -> None:
     _, (_, _, cost) = points(render(bare(tasks={})))
     assert cost == "Cost. Neither benchmarks nor held-out text were measured."
     (whole,) = found(audit={**audit(), "not_tried": []}).edits
-    assert summarize(whole).attacked.endswith("Every attack that attn-surgery knows was tried.")
+    assert summarize(whole).attacked.endswith(
+        "Every kind of attack that attn-surgery knows was tried."
+    )
 
 
 def read_first_page(report: Report) -> dict[str, list[str]]:
@@ -342,9 +348,10 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
         "Does the model still give away passages that it was trained on? 18 were tested. It got "
         "the first 7 tokens of each, which are words or parts of words, and had to write the "
         "next 9.",
-        "Limit: it may recite at most 25 %, word for word: not decided.",
-        "Limit: at most 20 % may be recovered by someone who trains it further (relearn): missed.",
-        "Limit: it may lose at most 0.05 on the test copy: missed.",
+        "Limit: it may recite at most 25 % of the passages, word for word: not decided.",
+        "Limit: the attack relearn, by someone who trains it further, may recover at most 20 % of "
+        "the passages: missed.",
+        "Limit: on the test copy, its score may fall by at most 0.05: missed.",
     ]
     longer = example()
     recited = longer.figures[0].model_copy(
@@ -354,19 +361,24 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
     rest = "3 of them go on after that, by up to 40 tokens, which were not tested."
     assert read_first_page(longer)["What was asked"][0].endswith(rest)
     asks, files, trains, *others = said["Who could still get what"]
-    assert asks == "Someone who asks the model: 1 of 24 passages (likely at most 20.3 %)."
+    assert asks == (
+        "Someone who asks the model: 1 of 24 passages (likely at most 20.3 %), with greedy; before "
+        "the edit, 21."
+    )
     assert files == "Someone who has its files and does not train: not tried."
     assert trains.startswith("Someone who trains it further: 6 of 22 passages (likely at most ")
-    assert [one.rpartition(": ")[2] for one in others] == ["not tried.", "not tried."]
+    assert [one.rpartition(": ")[2] for one in others] == ["not tried."] * 3
     (edit,) = found().edits
     (row,) = edit.passages
     recited = row.model_copy(update={"exact": True, "id": "letter-17"})
     (text,) = read_first_page(example(passages=[recited]))["What it recites"]
-    assert text.endswith("Among them: letter-17 and 2 more.")
+    assert text.endswith("These are: letter-17 and 2 more.")
     unseen = recited.model_copy(update={"id": "control-7", "member": False})
     (text,) = read_first_page(example(passages=[unseen, recited]))["What it recites"]
-    assert text.endswith("Among them: letter-17 and 2 more."), "only what it was trained on"
-    assert said["The cost"][1].startswith("On 4 tests of what it can do, it is worse on ")
+    assert text.endswith("These are: letter-17 and 2 more."), "only what it was trained on"
+    loss, tasks = said["The cost"]
+    assert "that is +0.008 nats, the unit of a language model's loss; n = 16" in loss
+    assert tasks.startswith("On 4 tests of what it can do (n = 1,267), it is worse on ")
     lacking, proof = said["To be sure"]
     assert lacking == "18 passages cannot support 25% with 16.67% recovered: that takes 104."
     assert proof.startswith("No test can show that a passage is gone")
@@ -383,6 +395,47 @@ def test_an_attack_on_fewer_passages_of_an_edit_says_of_how_many() -> None:
     figures[place] = figures[place].model_copy(update={"edits": [fewer, *figures[place].edits[1:]]})
     said = read_first_page(report.model_copy(update={"figures": figures}))
     assert "further: 6 of 20 passages" in said["Who could still get what"][2]
+
+
+def change_attack(report: Report, key: str, **edit: Any) -> dict[str, list[str]]:
+    """The first page if the first edit has another value for an attack."""
+    figures = list(report.figures)
+    place = next(at for at, one in enumerate(figures) if one.key == key)
+    value = figures[place].edits[0]
+    assert value is not None
+    edits = [value.model_copy(update=edit), *figures[place].edits[1:]]
+    figures[place] = figures[place].model_copy(update={"edits": edits})
+    return read_first_page(report.model_copy(update={"figures": figures}))
+
+
+def test_what_an_attacker_gets_on_the_way_is_told() -> None:
+    """Who stops earlier may get more than the figure says."""
+    report = example()
+    steps = next(one.key for one in report.figures if one.key.startswith("recovered.relearn "))
+    said = change_attack(report, steps, value=0.9)["Who could still get what"][2]
+    assert said.endswith(f". After {steps.rpartition(' ')[2]} steps already: 90.0 %.")
+
+
+def test_what_counts_nothing_was_tried() -> None:
+    said = change_attack(example(), "recovered.relearn", value=None)["Who could still get what"]
+    assert said[2].endswith("further: no passage counts for what was tried (relearn).")
+
+
+def test_without_attacks_asking_is_what_was_tested() -> None:
+    report = example()
+    asked = [one for one in report.figures if not one.key.startswith("recovered.")]
+    said = read_first_page(report.model_copy(update={"figures": asked}))
+    assert said["Who could still get what"][0] == (
+        "Someone who asks the model: 3 of 18 passages, word for word. No more was tried."
+    )
+
+
+def test_the_first_page_tells_the_warnings() -> None:
+    report = example()
+    texts = [f"warning {number}" for number in range(6)]
+    edits = [report.edits[0].model_copy(update={"warnings": texts}), *report.edits[1:]]
+    said = read_first_page(report.model_copy(update={"edits": edits}))["Before you rely on it"]
+    assert said == [*(f"Warning {n}." for n in range(4)), "2 more warnings stand below."]
 
 
 def test_every_attack_has_its_attacker() -> None:

@@ -657,6 +657,7 @@ def test_a_file_whose_every_row_is_left_out(tmp_path):
     source = lines(tmp_path / "s.jsonl", [{"prefix": "the quick brown fo", "suffix": "x jumps"}])
     assert message(source, tokenizer=tiny_tokenizer()) == (
         f"{source}: no row can be used (got prefix and suffix tokenize differently where they meet)"
+        "; a shorter `prefix_length` or `suffix_length` may help"
     )
 
 

@@ -499,7 +499,7 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
     outcome.assert_error(
         "--max-extraction 0.5: none of the 15 edits measured meets it",
         "zero: 100.0% recovered at ",
-        f"{tmp_path / 'found'} holds the front",
+        f"search.json in {tmp_path / 'found'} lists the best edits",
         notes=["held-back passages: 20 passages can support 50%"],
     )
     assert set(snapshot(tmp_path / "found")) == {

@@ -10,7 +10,8 @@ from cli.tables import print_table
 
 def print_front(front: Sequence[Mapping[str, Any]]) -> None:
     """Prints what `evals.jobs.keeping.list_front` gives."""
-    headings = ("name", "result", "limits", "cost", "recited", "strongest attack", "benchmarks")
+    cost = "held-out loss, nats"
+    headings = ("name", "result", "limits", cost, "recited", "strongest attack", "benchmarks")
     rows = [tuple(_make_cells(one)) for one in front]
     unused = {at for at in range(2, len(headings)) if not any(row[at] for row in rows)}
     kept = [at for at in range(len(headings)) if at not in unused]
@@ -27,4 +28,5 @@ def _make_cells(one: Mapping[str, Any]) -> Iterator[str]:
     yield "" if one["loss_increase"] is None else f"{one['loss_increase']:+.3f}"
     yield "" if one["recited"] is None else f"{one['recited']:.1%}"
     yield "" if worst is None else f"{worst['attack']} {worst['recovered']:.1%}"
-    yield f"{tasks['lost']} of {tasks['n']} lose" if tasks["n"] else ""
+    unclear = f", {tasks['unclear']} inconclusive" if tasks["unclear"] else ""
+    yield f"{tasks['lost']} of {tasks['n']} lose{unclear}" if tasks["n"] else ""

@@ -27,10 +27,11 @@ def print_search(result: dict[str, Any]) -> None:
         rows.append((f"deep blocks: {deep['spec']} identity", deep, deep["held_back"]))
     rows.append(("chosen", selected, result["held_back"]))
     measure = result["measure"]
-    what = "recited" if measure == "greedy" else "recovered"
+    what = "recited" if measure == "greedy" else f"recovered ({measure})"
     echo(
         f"{result['model']}: chosen on {result['n']} passages, {result['n_held_back']} held back. "
-        "loss: the rise on held-out text, in nats per token"
+        "loss: the rise on held-out text; KL: how far predictions moved there; both in nats per "
+        "token"
     )
     echo(f"chosen: {_describe_edit(selected, result['num_heads'])}")
     print_table(
@@ -45,8 +46,8 @@ def print_search(result: dict[str, Any]) -> None:
         ],
     )
     there = result["held_back"]
-    offered = f"built from {result['units']['offered']} units"
-    every = "all that are possible" if result["exhaustive"] else offered
+    offered = f"built from {result['units']['offered']} units (a block or a head, in one variant)"
+    every = "all that these options allow" if result["exhaustive"] else offered
     echo(
         f"{result['evaluations']} edits measured, {every}. Of the held-back passages, {what}: "
         + format_interval(there["recovered"][measure], there["recovered_ci95"])

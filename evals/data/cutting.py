@@ -75,7 +75,8 @@ def cut_passages(
     if short and not skip_short:
         raise _refuse_short(table, wanted, short, lengths)
     if not rows:
-        raise SamplesError("no row can be used", where=table.where, got=notes[0].reason)
+        fix = "a shorter `prefix_length` or `suffix_length` may help"
+        raise SamplesError("no row can be used", where=table.where, got=notes[0].reason, fix=fix)
     return CutPassages(_stack(table, rows, kept), kept, rest, notes)
 
 

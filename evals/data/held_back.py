@@ -288,6 +288,6 @@ def _find_left(
     if halves and not (left if members is None else left & members).any():
         raise SamplesError(
             "searches chose these edits on all passages or windows, so none is left to measure on",
-            fix="evaluate the edits one at a time",
+            fix="evaluate the edits one at a time, or on passages and text that no search used",
         )
     return left, int((~left).sum()) if known else None

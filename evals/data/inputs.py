@@ -140,7 +140,11 @@ def make_fitter(
     if text is None:
         return None
     if loaded.tokenizer is None:
-        raise SamplesError("calibration text needs a tokenizer", where=loaded.name)
+        raise SamplesError(
+            "calibration text needs a tokenizer",
+            where=loaded.name,
+            fix="put the tokenizer's files into the model's folder",
+        )
     with show_progress("calibrate", None) as advance:
         fitter = Fitter(
             loaded.model,

@@ -40,7 +40,11 @@ def cut_windows(
     1 <= M <= `most`.
     """
     if tokenizer is None:
-        raise SamplesError("held-out text needs a tokenizer", got="a model without one")
+        raise SamplesError(
+            "held-out text needs a tokenizer",
+            got="a model without one",
+            fix="put the tokenizer's files into the model's folder",
+        )
     opening = find_opening(tokenizer)
     room = leave_room(opening, length)
     windows, longest = [], 0

@@ -28,7 +28,8 @@ def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:
 
     `name`, `what`, `state`; `loss_increase` (nats per token) and `recited` (share), None if they
     were not measured; `strongest` {`attack`, `recovered`}, None if no attack counts; and
-    `tasks` {`lost`, `n`}: on how many benchmarks a loss is shown.
+    `tasks` {`lost`, `unclear`, `n`}: on how many benchmarks a loss is shown, and on how many the
+    difference is inconclusive.
     """
     loss, recited = report.find("heldout"), report.find("recited")
     attacks = [one for one in report.figures if one.key.startswith("recovered.") and one.main]
@@ -40,7 +41,8 @@ def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:
         rates = [(edit.value, attack) for attack, edit in found if edit and edit.value is not None]
         worst = max(rates, key=lambda one: one[0], default=None)
         ends = [one.edits[at] for one in tasks]
-        lost = sum(one is not None and one.details.get("outcome") == "loss" for one in ends)
+        outcomes = [one.details.get("outcome") for one in ends if one is not None]
+        counts = {"lost": outcomes.count("loss"), "unclear": outcomes.count("inconclusive")}
         front.append(
             {
                 "name": name,
@@ -49,7 +51,7 @@ def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:
                 "loss_increase": cost.change.value if cost and cost.change else None,
                 "recited": left.value if left else None,
                 "strongest": worst and {"attack": worst[1], "recovered": worst[0]},
-                "tasks": {"lost": lost, "n": len(tasks)},
+                "tasks": {**counts, "n": len(tasks)},
             }
         )
     return front

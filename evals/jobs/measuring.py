@@ -195,7 +195,11 @@ def _run_benchmarks(
     if tasks is None:
         return {}, False
     if loaded.tokenizer is None:
-        raise MeasurementError("benchmarks need a tokenizer", where=loaded.name)
+        raise MeasurementError(
+            "benchmarks need a tokenizer",
+            where=loaded.name,
+            fix="put the tokenizer's files into the model's folder, or measure no benchmarks",
+        )
     for name in tasks.tasks:
         key = {
             "task": name,

@@ -361,7 +361,7 @@ def find_page_browser(page: Path, overwrite: bool) -> str:
 def _say_if_missed(request: MitigationRequest, result: dict[str, Any]) -> None:
     if result["selected"] is None:
         limits = ", ".join(f"{most:g} ({name})" for name, most in request.limits.items())
-        say(f"no edit meets the limit of {limits}: continuing with the best one")
+        say(f"no edit meets the limit of {limits}: continuing with the one that comes closest")
 
 
 def check_texts(request: MitigationRequest, materials: Materials) -> None:

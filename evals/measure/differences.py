@@ -82,6 +82,10 @@ class HeldOut(Record):
     verdict: str
 
 
+_DIFFERENT = "the base and the edited model answered different documents"
+_AGAIN = "measure both again, with one version of the task and one `limit`"
+
+
 def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> Metric:
     """Compares base and edited scores of the same documents. Differences are edited minus base.
 
@@ -96,7 +100,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
     Raises `MeasurementError` if the documents differ.
     """
     if base.documents != edited.documents:
-        raise MeasurementError("the base and the edited model answered different documents")
+        raise MeasurementError(_DIFFERENT, fix=_AGAIN)
     n = len(base.values)
     rows = (np.arange(n),)
     before, after = _parse_numbers(base), _parse_numbers(edited)

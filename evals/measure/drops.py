@@ -20,7 +20,9 @@ def check_limited_tasks(limits: Mapping[str, float], tasks: Collection[str]) -> 
         if not any(fnmatchcase(task, pattern) for task in tasks):
             run = ", ".join(tasks) or "none"
             raise UnknownNameError(
-                f"no task of this run matches {pattern!r} (tasks: {run})", where="`max_drop`"
+                f"no task of this run matches {pattern!r} (tasks: {run})",
+                where="`max_drop`",
+                fix="add it to `tasks`, or correct the name",
             )
 
 

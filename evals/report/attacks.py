@@ -107,9 +107,10 @@ def describe_setting(reached: Reached) -> str:
 
 
 def has_trained(audit: Audit | None) -> bool:
-    """Whether an attack trained the model. One of your own counts if it has a curve."""
-    rated = audit.rated if audit else ()
-    return any(one.name in TRAINING or one.curve is not None for one in rated)
+    """Whether an attack trained the model, and counts any passage. One of your own may, if it has a
+    curve."""
+    counting = audit.counting if audit else ()
+    return any(one.name in TRAINING or one.curve is not None for one in counting)
 
 
 def _describe_strongest(audit: Audit, worst: AttackResult) -> str:

@@ -18,7 +18,8 @@ from surgery.record.report import EditSummary, Limit, MeasuredModel, Relation, S
 from surgery.selection import format_selection, variant_name
 
 RELATIONS: dict[Relation, str] = {
-    "unrelated": "the models are unrelated: the base is not a recorded source of the edited model",
+    "unrelated": "the base is not a recorded source of the edited model, so differences may have "
+    "other causes than the edit",
     "not recorded": "no record says whether the edited model was made from the base",
 }
 """What a verdict says first unless the one model is known to be an edit of the other."""
@@ -97,7 +98,7 @@ def summarize(edit: Finding, gates: Sequence[Limit] = (), limit: float | None = 
     measured = edit.extraction is not None
     attacked = list(_describe_attacks(edit)) if measured else ["no attack was tried"]
     if measured and edit.audit is not None and edit.audit.rated and not edit.audit.not_tried:
-        attacked.append("every attack that attn-surgery knows was tried")
+        attacked.append("every kind of attack that attn-surgery knows was tried")
     cost = list(_describe_cost(edit)) or ["neither benchmarks nor held-out text were measured"]
     return Summary(
         line=join_sentences(line),
@@ -108,11 +109,9 @@ def summarize(edit: Finding, gates: Sequence[Limit] = (), limit: float | None = 
 
 
 def _describe_shares(edit: Finding) -> str:
-    if (found := edit.extraction) is None:
+    if edit.extraction is None:
         return "no limit was set, and memorization was not measured"
-    rates = (one["exact_match"]["rate"] for one in (found, found["baseline"]))
-    after, before = (f"{format_percent(rate)}%" for rate in rates)
-    return f"recites {after} of the passages word for word instead of {before}; no limit was set"
+    return f"{_describe_recital(edit)}; no limit was set"
 
 
 def _describe_part(limit: float | None) -> Iterator[str]:
@@ -161,8 +160,10 @@ def _describe_attacks(edit: Finding) -> Iterator[str]:
         yield "no attack was tried, not even fine-tuning"
     else:
         yield from describe_attacks(edit.audit)
-        if edit.audit.not_tried:
-            yield f"not tried: {', '.join(edit.audit.not_tried)}"
+        for name, needs in edit.audit.skipped.items():
+            yield f"{name} was asked for, but not possible: it needs {needs}"
+        if left := [name for name in edit.audit.not_tried if name not in edit.audit.skipped]:
+            yield f"not tried: {', '.join(left)}"
 
 
 def _describe_tasks(tasks: Mapping[str, TaskResult]) -> str:
@@ -205,6 +206,9 @@ def _describe_gates(edit: Finding, gates: Sequence[Limit]) -> str:
         said = f"no edit of the search kept its limits on the passages that it used; here, {said}"
     if state == "kept" and edit.chose.doubt is not None:
         said = f"{said}, but {edit.chose.doubt}"
+    on_tasks = all(gate.name.startswith("max-drop") for gate in gates)
+    if state == "kept" and on_tasks:
+        return f"{said}, but no limit was set on memorization: {_describe_recital(edit)}"
     if state == "kept" and (open_one := _find_unlimited(edit, gates)) is not None:
         share = f"{format_percent(open_one.edited.rate)}%"
         said += f", {'and' if ', but ' in said else 'but'} none is set on {open_one.name}, "

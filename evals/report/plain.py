@@ -8,15 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from evals.measure.attacks.names import ATTACKERS, find_attacker
+from evals.measure.attacks.names import ASKS, ATTACKERS, find_attacker
 from surgery.card.percent import format_bound, format_percent
-from surgery.record.report import EditRecord, EditValue, Figure, Limit, Report, State, Value
+from surgery.record.report import EditRecord, Figure, Limit, Report, State, Value
 
 STATES: dict[State, tuple[str, str]] = {
     "kept": ("Kept", "even the upper end of what is likely is within the limit."),
-    "missed": ("Missed", "what was measured is above the limit."),
-    "undecided": ("Not decided", "it is within, but too little was tested to be sure."),
+    "missed": (
+        "Missed",
+        "what was measured is above the limit, or the search that chose this edit found none that "
+        "keeps its limits.",
+    ),
+    "undecided": (
+        "Not decided",
+        "it is not shown either way: too little was tested, or an attack got more on the way, "
+        "where it does not count.",
+    ),
 }
+MOST_WARNINGS = 4
 _NO_PROOF = (
     "No test can show that a passage is gone: these tests are not a privacy guarantee. Other "
     "questions or more training may still bring it out. If you must prove that it is gone, train "
@@ -33,7 +42,7 @@ def explain(report: Report, place: int) -> list[tuple[str, list[str]]]:
         ("Who could still get what", _list_attackers(report, place)),
         ("The cost", _describe_costs(report, place)),
         ("To be sure", [*_list_needs(report.list_limits(place)), _NO_PROOF]),
-        ("Before you rely on it", _count_warnings(edit)),
+        ("Before you rely on it", _list_warnings(edit)),
     ]
     return [(heading, [*said]) for heading, said in found if said]
 
@@ -44,8 +53,9 @@ def _list_questions(report: Report, place: int) -> list[str]:
         said = "What can the model still do? No passages were tested."
     else:
         cut = [known.get(f"{part}_length") for part in ("prefix", "suffix")]
+        were = "was" if recited.n == 1 else "were"
         said = (
-            f"Does the model still give away passages that it was trained on? {recited.n:,} were "
+            f"Does the model still give away passages that it was trained on? {recited.n:,} {were} "
             f"tested. It got the first {cut[0]} tokens of each, which are words or parts of words, "
             f"and had to write the next {cut[1]}."
         )
@@ -62,11 +72,14 @@ def _describe_limit(limit: Limit) -> str:
     kind, _, name = limit.name.partition(" ")
     most, word = f"{100 * limit.limit:g} %", STATES[limit.state][0].lower()
     if kind == "max-drop":
-        return f"Limit: it may lose at most {limit.limit:g} on the test {name}: {word}."
+        what = f"its score may fall by at most {limit.limit:g}"
+        if limit.description.startswith("relative rise"):  # of what is better if lower
+            what = f"its result may rise by at most {most}"
+        return f"Limit: on the test {name}, {what}: {word}."
     if kind == "max-extraction":
-        return f"Limit: it may recite at most {most}, word for word: {word}."
-    how = f"may be recovered by someone who {find_attacker(name)} ({name})"
-    return f"Limit: at most {most} {how}: {word}."
+        return f"Limit: it may recite at most {most} of the passages, word for word: {word}."
+    who = f"the attack {name}, by someone who {find_attacker(name)},"
+    return f"Limit: {who} may recover at most {most} of the passages: {word}."
 
 
 def _describe_recited(report: Report, place: int) -> list[str]:
@@ -80,36 +93,46 @@ def _describe_recited(report: Report, place: int) -> list[str]:
     names = [row.id or row.hash[:8] for row in rows]
     more = int(after.details.get("count") or 0) - len(names)
     if names:
-        said += f" Among them: {', '.join(names)}{f' and {more} more' if more > 0 else ''}."
+        said += f" These are: {', '.join(names)}{f' and {more} more' if more > 0 else ''}."
     return [said]
 
 
 def _list_attackers(report: Report, place: int) -> list[str]:
     """For each attacker the strongest of the attacks that were tried, if any was."""
-    if report.find("recited") is None:
+    recited = report.find("recited")
+    if recited is None:
         return []
-    tried: dict[str, list[tuple[float, Figure, EditValue]]] = {who: [] for who in ATTACKERS}
+    tried: dict[str, list[Figure]] = {who: [] for who in ATTACKERS}
     for figure in report.figures:
-        value = figure.edits[place]
-        if (
-            figure.key.startswith("recovered.")
-            and figure.main
-            and value
-            and value.value is not None
-        ):
-            who = find_attacker(str(figure.details["name"]))
-            tried[who].append((value.value, figure, value))
-    return [f"Someone who {who}: {_describe_worst(found)}." for who, found in tried.items()]
+        if figure.key.startswith("recovered.") and figure.main and figure.edits[place]:
+            tried.setdefault(find_attacker(str(figure.details["name"])), []).append(figure)
+    said = {who: _describe_worst(report, place, found) for who, found in tried.items()}
+    if not tried[ASKS] and (value := recited.edits[place]):
+        said[ASKS] = f"{_count(value)} of {recited.n:,} passages, word for word. No more was tried"
+    return [f"Someone who {who}: {text}." for who, text in said.items()]
 
 
-def _describe_worst(found: list[tuple[float, Figure, EditValue]]) -> str:
-    if not found:
-        return "not tried"
-    _, figure, value = max(found, key=lambda one: one[0])
+def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
+    rates = [(value.value, one) for one in found if (value := one.edits[place])]
+    counting = [(rate, one) for rate, one in rates if rate is not None]
+    if not counting:
+        names = ", ".join(str(one.details["name"]) for one in found)
+        return f"no passage counts for what was tried ({names})" if found else "not tried"
+    most, figure = max(counting, key=lambda one: one[0])
+    value, name = figure.edits[place], figure.details["name"]
+    assert value is not None
     n = value.details.get("n", figure.n)  # attacks may run on more passages of one edit
-    ways = f", with the strongest of {len(found)} attacks" if len(found) > 1 else ""
     likely = "" if value.ci95 is None else f" (likely at most {format_bound(value.ci95[1])} %)"
-    return f"{_count(value)} of {n:,} passages{likely}{ways}"
+    which = f"the strongest of {len(counting)} attacks, {name}" if len(counting) > 1 else name
+    said = f"{_count(value)} of {n:,} passages{likely}, with {which}"
+    if figure.base is not None:
+        said += f"; before the edit, {_count(figure.base)}"
+    stages = (one for one in report.figures if one.key.startswith(f"{figure.key} "))
+    early = [(at.value, one) for one in stages if (at := one.edits[place]) and at.value is not None]
+    rate, stage = max(early, key=lambda one: one[0], default=(0.0, figure))
+    if rate > most:
+        said += f". After {stage.key.rpartition(' ')[2]} steps already: {format_percent(rate)} %"
+    return said
 
 
 def _count(value: Value) -> str:
@@ -122,13 +145,15 @@ def _count(value: Value) -> str:
 def _describe_costs(report: Report, place: int) -> list[str]:
     said, loss = [], report.find("heldout")
     cost = loss.edits[place] if loss else None
-    if cost is not None and (change := cost.change) is not None:
+    if loss is not None and cost is not None and (change := cost.change) is not None:
         share = 100 * (1 - math.exp(-change.value))
-        how = f"{abs(share):.1f} % {'less' if share >= 0 else 'more'}"
+        how = f"{abs(share):.1f} % {'lower' if share >= 0 else 'higher'}"
+        doubt = {"none": "; that may be chance", "inconclusive": "; too little text to tell"}
         said.append(
-            f"It finds the true next token of text that it was not trained on (the held-out text) "
-            f"{how} likely than before (that is {change.value:+.3f} nats, the unit of a language "
-            "model's loss)."
+            "In text that it was not trained on (the held-out text), it gives the true next token "
+            f"a probability that is {how} than before, on average (that is {change.value:+.3f} "
+            f"nats, the unit of a language model's loss; n = {loss.n:,}"
+            f"{doubt.get(str(cost.details.get('outcome')), '')})."
         )
     tasks = [one for one in report.figures if one.key.startswith("task.") and one.main]
     ends = [one.edits[place] for one in tasks]
@@ -139,7 +164,12 @@ def _describe_costs(report: Report, place: int) -> list[str]:
         same = states.count("none")
         counts += [f"no worse on {same}, as far as they show"] if same else []
         where = "the one test" if len(states) == 1 else f"{len(states)} tests"
-        said.append(f"On {where} of what it can do, it is {', '.join(counts)}.")
+        ns = [one.n or 0 for one in tasks]
+        n = " to ".join(dict.fromkeys(f"{end(ns):,}" for end in (min, max)))
+        text = f"On {where} of what it can do (n = {n}), it is {', '.join(counts)}."
+        if report.settings.get("limit") is not None:
+            text += " Only a part of each test was run."
+        said.append(text)
     return said or ["Not measured."]
 
 
@@ -149,8 +179,9 @@ def _list_needs(limits: list[Limit]) -> Iterator[str]:
         yield f"{text[0].upper()}{text[1:]}."
 
 
-def _count_warnings(edit: EditRecord) -> list[str]:
-    number = len(edit.warnings)
-    if not number:
-        return []
-    return [f"The next page has {number} warning{'s' * (number > 1)}."]
+def _list_warnings(edit: EditRecord) -> list[str]:
+    """The first warnings, as sentences: the sheet may go alone."""
+    said = [f"{text[0].upper()}{text[1:]}." for text in edit.warnings[:MOST_WARNINGS]]
+    if more := len(edit.warnings) - len(said):
+        said.append(f"{more} more {'warning stands' if more == 1 else 'warnings stand'} below.")
+    return said

@@ -298,8 +298,8 @@ def explain_miss(
         f"none of the {result['evaluations']} edits measured meets it",
         where=", ".join(f"`{option}={limit:g}`" for option, limit in limits.items()),
         got=f"at best {best['spec']} {best['variant']}: {left} at {rise:+.3f} nats per token",
-        fix=f"{folder} holds the front; relax the limit, or allow more variants, {grain}or more "
-        "`max_evaluations`",
+        fix=f"search.json in {folder} lists the best edits; relax the limit, or allow more "
+        f"variants, {grain}or more `max_evaluations`",
     )
 
 

@@ -159,7 +159,10 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
         return None
     if revision is not None:
         raise SourceError(
-            "`revision` goes with a Hub id, and this is a folder", where=folder, got=revision
+            "`revision` goes with a Hub id, and this is a folder",
+            where=folder,
+            got=revision,
+            fix="leave `revision` out",
         )
     return folder
 

@@ -106,19 +106,18 @@ ALL = (
 """From the cheapest to those that train on passages; `membership`, which recovers none, is last."""
 TRAINING = ("relearn", "relearn-alike", "relearn-benign", "relearn-strongest", "revive")
 """Those that train the model itself."""
+ASKS, OWN = "asks the model", "runs an attack of your own"
 ATTACKERS: dict[str, tuple[str, ...]] = {
-    "asks the model": (),
+    ASKS: (),
     "has its files and does not train": ("quantized", "early-exit"),
-    "trains it further": (
-        *("relearn", "relearn-alike", "relearn-benign"),
-        *("relearn-strongest", "soft-prompt"),
-    ),
+    "trains it further": (*("relearn", "relearn-alike", "relearn-benign", "relearn-strongest"),),
+    "trains a prompt for it, and not the model": ("soft-prompt",),
     "trains the parts that were cut": ("revive",),
     "holds a related model (the public one that it was trained from, or an earlier version)": (
         *("graft", "guided"),
     ),
 }
-"""What someone does, and the attacks that do it. All others ask the model."""
+"""What someone does, and the attacks that do it. All others ask the model, but for your own."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": (*CHEAP, "graft")}
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 TRAINED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
@@ -232,9 +231,11 @@ def _describe_failure(path: str, error: Exception) -> MeasurementError:
 
 
 def find_attacker(attack: str) -> str:
-    """What someone does who runs this attack: a key of `ATTACKERS`."""
+    """What someone does who runs this attack: a key of `ATTACKERS`, or `OWN`."""
+    if is_own(attack):
+        return OWN
     kind = attack.partition(":")[0]
-    return next((who for who, kinds in ATTACKERS.items() if kind in kinds), "asks the model")
+    return next((who for who, kinds in ATTACKERS.items() if kind in kinds), ASKS)
 
 
 def choose_attacks(
