@@ -1,10 +1,10 @@
-# The same steps for people that .ci/run takes. `make check` is all of them.
+# Steps for people. `make check` is lint, types, and all tests; `.ci/run` also builds a release.
 PYTHON ?= python3
 
 .PHONY: install lint types test test-all slow slow-hostile check format benchmarks faults matrix lock release
 
 install:
-	$(PYTHON) -m pip install -e '.[dev]'
+	$(PYTHON) -m pip install -e '.[dev,browser]'
 
 lint:
 	ruff format --check .

@@ -100,14 +100,14 @@ def make_model(work: Path) -> None:
     }
     tokenizer = train_tokenizer(letters + parts["text"])
     model = train_model(tokenizer, letters, "\n\n".join(parts["text"]))
-    model.save_pretrained(work / "model")
-    tokenizer.save_pretrained(work / "model")
     for name in ("calibration", "heldout"):
         (work / f"{name}.txt").write_text("\n\n".join(parts[name]), encoding="utf-8")
     with (work / "letters.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "text"])
         table.writerows((f"customer-{at:03d}", text) for at, text in enumerate(letters))
+    tokenizer.save_pretrained(work / "model")
+    model.save_pretrained(work / "model")  # last: with its weights, all is there
 
 
 def run(work: Path, command: str, *allowed: int) -> None:
@@ -123,15 +123,16 @@ def main() -> None:
         raise SystemExit(__doc__)
     work = Path(sys.argv[1])
     work.mkdir(parents=True, exist_ok=True)
-    if not (work / "model").exists():
+    if not (work / "model" / "model.safetensors").exists():
         make_model(work)
     texts = "--heldout heldout.txt --calibration calibration.txt --max-extraction 0.1"
     if not (work / "mitigate.yaml").exists():
         run(work, f"init model --samples letters.csv {texts}")
     quick = "--max-evaluations 16 --no-benchmarks --attack cheap --attack relearn"
     job = f"mitigate --config mitigate.yaml {quick}"
-    run(work, f"{job} --dry-run")
-    run(work, job, 3, 4)
+    if not (work / "OUT" / "recipe.yaml").exists():  # which is written last
+        run(work, f"{job} --dry-run")
+        run(work, job, 3, 4)
     print(f"\nOpen {work / 'OUT' / 'report.html'}")
 
 

@@ -91,12 +91,12 @@ def test_the_notebook_prints_what_it_holds(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_model_of_letters_is_made_and_mitigated(tmp_path: Path) -> None:
-    """The script goes from nothing to a report; a second run takes the model that is there."""
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "letters.py", tmp_path], capture_output=True, text=True
-    )
+    """The script goes from nothing to a report; a second run takes what is there."""
+    call = [sys.executable, EXAMPLES / "letters.py", tmp_path]
+    done, again = (subprocess.run(call, capture_output=True, text=True) for _ in range(2))
     assert done.returncode == 0, done.stderr
     assert "can be used with 28 tokens of prefix and 28 of suffix" in done.stdout
+    assert (again.returncode, "$ attn-surgery" in again.stdout) == (0, False), again
     report = json.loads((tmp_path / "OUT" / "report.json").read_text())
     assert report["schema_version"] == 5
     assert attn_surgery("verify", tmp_path / "OUT", "--source", tmp_path / "model").code == 0

@@ -81,8 +81,8 @@ class Samples:
         """`hash_row` of every row."""
         return tuple(hash_row(row) for row in self.tokens)
 
-    def select(self, mask: npt.NDArray[np.bool_ | np.int64]) -> Samples:
-        """The rows in a mask (bool [N]), or with these numbers (int64 [M])."""
+    def select(self, mask: npt.NDArray[np.bool_ | np.int64] | slice) -> Samples:
+        """The rows in a mask (bool [N]), with these numbers (int64 [M]), or in a slice."""
         return replace(
             self,
             tokens=self.tokens[mask],

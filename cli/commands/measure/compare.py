@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import click
 
@@ -51,7 +52,8 @@ def command(request: CompareRequest, as_json: bool) -> None:
 
 def _read_prompts() -> Iterator[str]:
     """What a person types, line by line, until an empty one."""
-    import readline  # noqa: F401  # so that the line can be edited
+    with suppress(ImportError):  # some builds of Python have none
+        import readline  # noqa: F401  # so that the line can be edited
 
     try:
         while prompt := input("> ").strip():
