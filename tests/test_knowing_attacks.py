@@ -276,19 +276,20 @@ def test_revive_asks_the_woken_model(monkeypatch) -> None:
     assert not make_attack("any").run(target_of(edited, rows)).recovered.all()
 
 
-def test_each_step_of_revive_is_half_passages(monkeypatch) -> None:
+@pytest.mark.parametrize(("number", "windows"), [(400, 80), (40, 80), (400, 8), (20, 4)])
+def test_each_step_of_revive_is_half_passages(number: int, windows: int) -> None:
     """However many there are of each."""
-    rows = np.arange(400 * 16, dtype=np.int32).reshape(400, 16)
-    text = rows[:80] + 10_000
-    samples = Samples(rows, PREFIX, tuple(map(str, range(400))), "made here")
+    rows = np.arange(number * 16, dtype=np.int32).reshape(number, 16)
+    text = np.arange(windows * 16, dtype=np.int32).reshape(windows, 16) + 10_000
+    samples = Samples(rows, PREFIX, tuple(map(str, range(number))), "made here")
     learned, tried = revive.choose_rows(Target(two_heads(), None, samples, text, draws=1))
     passage = learned[:, 0] < 10_000
     assert len(learned) == revive.STEPS * ROWS
     assert (passage.reshape(-1, ROWS).sum(axis=1) == ROWS // 2).all()
     held = {row[0] for row in rows[~tried].tolist()}
     assert {row[0] for row in learned[passage].tolist()} == held
-    assert len(held) == 40
-    assert len({row[0] for row in learned[~passage].tolist()}) == 40, "half of the text"
+    assert len(held) == number // 10
+    assert len({row[0] for row in learned[~passage].tolist()}) == windows // 2, "half of the text"
 
 
 def test_graft_takes_the_scope_that_recovers_most(tmp_path) -> None:

@@ -152,6 +152,26 @@ def test_training_that_breaks_the_model_brings_nothing_back(
             make_attack(name).run(target_of(broken, rows, draws=1))
 
 
+def test_stages_before_training_breaks_the_model_are_in_the_curve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An attacker stops in time."""
+    rows, whole = passages("neox-parallel", rows=20), model_named("neox-parallel")
+    broken = cast_weights(whole, torch.float32)
+    with torch.no_grad():
+        broken.gpt_neox.layers[2].attention.dense.bias[:] = float("nan")
+    monkeypatch.setattr(
+        relearn, "fine_tune", lambda *a, steps, **k: [whole, *[broken] * (len(steps) - 1)]
+    )
+    edited = model_named("neox-parallel compact identity")
+    found = make_attack("relearn").run(target_of(edited, rows, draws=1))
+    expected = make_attack("any").run(target_of(whole, rows)).recovered
+    assert expected.any()
+    assert np.array_equal(found.curve["any"][0], expected)
+    assert not found.curve["any"][1:].any()
+    assert not found.recovered.any()
+
+
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relearn_strongest, "STEPS", (1, 2))

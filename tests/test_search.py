@@ -115,6 +115,7 @@ def estimates_of(landscape: Landscape, choice, *, noise: float = 0.0) -> Estimat
         moved=padded(moved[:, :, None] * rng.choice([-1, 1], (len(choice), PASSAGES, 4))),
         margins=np.full((PASSAGES, 4), 1.0),
         passages=PASSAGES,
+        others=PASSAGES,
         measure=make_recovery("greedy"),
     )
 

@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import recited_rows, write_rows
 from test_search import PASSAGES, VARIANTS, Landscape, estimates_of
-from test_search_command import call, model, samples, texts
+from test_search_command import call, model, recited, samples, texts
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import surgery
 from evals.choose.search.algorithm import find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.goals import MaxExtraction
@@ -45,6 +46,9 @@ from evals.measure.verdicts import OK, settle
 from evals.report.search import _judge_held_back
 from evals.run.models import open_model
 from evals.run.statistics import wilson
+from surgery.editing.loading import load_model
+from surgery.proof.expected import find_constants, replan
+from surgery.selection import parse_selection
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 LIMITS = {"any": 0.3, "hints:1": 0.5, "relearn": 0.4, "quantized:4": 0.5}
@@ -225,6 +229,59 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     assert f"--heal {texts[1]} --heal-steps 4" in told
 
 
+def test_every_set_meets_as_many_trainings_as_the_base(model, samples, texts, monkeypatch) -> None:
+    """However busy the machine is when its turn comes."""
+    asked: list[int | None] = []
+
+    def run(target: Target) -> AttackOutcome:
+        asked.append(target.trainings)
+        rates = (1e-4, 1e-3) if len(asked) == 1 else (1e-4,)  # it became slower
+        nothing = np.zeros(len(target.samples), dtype=np.bool_)
+        settings = {Setting("all weights", rate, 20): nothing for rate in rates}
+        return replace(AttackOutcome.of_all(nothing), settings={UNTRAINED: nothing, **settings})
+
+    attack = replace(make_attack("relearn-strongest"), run=run)
+    monkeypatch.setattr("evals.choose.search.trials.find_attack", lambda name: attack)
+    request = SearchRequest.model_validate({
+        "model": str(model), "samples": str(samples), "heldout": (texts[0],), "prefix_length": 6,
+        "suffix_length": 5, "max": {"any": 0.5}, "variant": ("zero",), "device": "cpu",
+    })  # fmt: skip
+    opened = open_search(request)
+    trials = Trials(opened, opened.engines("auto"), "auto")
+    for selection in (BASE, parse_selection("1", "zero", 2, 2)):
+        for half in (0, 1):
+            trials._run(selection, "relearn-strongest", half)
+    assert asked == [None, 2, 2, 2]
+
+
+def test_healing_in_a_search_keeps_what_an_earlier_edit_set(
+    model, texts, tmp_path, monkeypatch
+) -> None:
+    """As an export does: else limits would hold for a model that nobody can make."""
+    fit = {"variant": "mean", "calibration": [texts[1]], "layout": "stock"}
+    cut = surgery.export(model, "0", output=tmp_path / "cut", **fit).output
+    rows = recited(tmp_path / "rows.jsonl", load_model(cut))
+    request = SearchRequest.model_validate({
+        "model": str(cut), "samples": str(rows), "heldout": (texts[0],), "prefix_length": 6,
+        "suffix_length": 5, "max": {"any": 0.5}, "heal": (str(texts[1]),), "heal_steps": 4,
+        "variant": ("zero",), "device": "cpu", "dtype": "float32",
+    })  # fmt: skip
+    opened = open_search(request)
+    trials = Trials(opened, opened.engines("auto"), "auto")
+    frozen: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "evals.choose.search.trials.heal_model",
+        lambda *given, constants: frozen.update(constants),
+    )
+    trials._edit(parse_selection("1", "zero", 2, 2))
+    source = opened.loaded.found
+    assert source.manifest is not None
+    names = opened.loaded.model.state_dict()
+    earlier = find_constants(replan(source.checkpoint, source.manifest), names)
+    assert earlier
+    assert all(frozen[name][known].all() for name, known in earlier.items())
+
+
 def test_a_healed_edit_is_judged_by_what_it_leaves_and_not_by_its_cut() -> None:
     asked = {"model": "m", "samples": "s", "heal": ("t.txt",), "max_extraction": 0.5}
     request = SearchRequest.model_validate(asked)
@@ -392,6 +449,32 @@ def test_a_larger_budget_cuts_deeper_than_what_an_earlier_run_attacked() -> None
     best = deepen(found, lambda chosen: True, {"relearn": 0.1}, 60)
     assert best is not None
     assert best not in before
+
+
+def test_a_second_limit_that_one_pass_decides_steers_although_a_dear_set_keeps_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as the deep blocks, which are measured for comparison, and keep every limit."""
+    composed: list[tuple[object, str]] = []
+
+    def compose(found: Any, missed: Any, name: str, limit: float) -> None:
+        composed.append((missed, name))
+
+    monkeypatch.setattr("evals.choose.search.deepening._compose_deeper", compose)
+    landscape, units = Landscape(0, 4, 2), list_units(4, 2, "mixed", VARIANTS)
+    estimates = estimates_of(landscape, units, noise=0.3)
+    found = find(landscape, units, MaxExtraction(0.4), estimates, max_evaluations=20)
+    assert len(found.met) > 1
+    dear = max(found.met, key=found.rank)
+    rates = {one: (("hints:4", 0.0 if one == dear else 0.3),) for one in found.measured}
+    for one, rate in rates.items():
+        found.measured[one] = replace(found.measured[one], rates=rate)
+
+    def keeps(chosen: frozenset[int]) -> bool:
+        return not found.measured[chosen].excess({"hints:4": 0.1})
+
+    assert deepen(found, keeps, {"hints:4": 0.1}, 20) == dear
+    assert composed[0] == (min(found.met, key=found.rank), "hints:4")
 
 
 @pytest.mark.parametrize(

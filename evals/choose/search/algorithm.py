@@ -67,8 +67,8 @@ def explore(found: Found) -> None:
     if found.estimates is None:
         found.measure(list_sets(found.units))
         return
-    passages, highest = found.estimates.passages, found.base.recovered / 3
-    aim = max(found.goal.rates(passages)[0], 0.1 / passages)
+    highest = found.base.recovered / 3
+    aim = max(found.goal.rates(found.estimates.others)[0], 0.1 / found.estimates.passages)
     for rate in np.geomspace(max(highest, aim), aim, _STEPS):
         found.measure(_compose_sets(found, float(rate)))
     _improve(found, aim)
@@ -161,7 +161,7 @@ class Found:
             return False
         if chosen in self.compared:
             return False
-        _, highest = self.goal.rates(self.estimates.passages)
+        _, highest = self.goal.rates(self.estimates.others)
         return float(self.estimates.predict(chosen).rate[0]) > highest
 
     @property
@@ -214,7 +214,7 @@ def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[I
         for chosen, point in found.measured.items()
         if found.goal.beyond(point, found.base) and not found.is_doubtful(chosen)
     ]
-    most, (_, highest) = min(dear, default=np.inf), found.goal.rates(guide.passages)
+    most, (_, highest) = min(dear, default=np.inf), found.goal.rates(guide.others)
     hopeful = replace(guide, corrections=guide.corrections + _FAR_OFF)
     values: dict[Indices, float] = {}
     for begin, pool in starts:

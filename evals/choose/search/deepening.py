@@ -48,15 +48,15 @@ def deepen(
             _compose_deeper(found, missed, name, limits[name])
             allowed = _allow([found.measured[one] for one in tried], name, limits[name])
         some = [one for one in _list_open(found, every, held) if one not in tried]
+        if missed is None and held is None and (over := _find_over(found, limits, some, tried)):
+            tried.append(over)  # one pass tells, or an earlier run attacked it
+            missed = over
+            continue
         right = {chosen: found.measured[chosen].next_token_accuracy for chosen in some}
         best = [chosen for chosen in some if right[chosen] <= allowed]
         if not best and held is None:
             best = sorted(some, key=right.__getitem__)
         if not best:
-            over = [chosen for chosen in found.met if found.measured[chosen].excess(limits)]
-            if over and held is None and missed is None:
-                tried, missed = over[:1], over[0]  # an earlier run attacked it
-                continue
             measured, stale = len(found.measured), stale + 1
             lost = bool(drops and tried) and missed is None  # each loses too much on a benchmark
             if stale <= PATIENCE and (held is not None or lost):
@@ -77,6 +77,15 @@ def deepen(
         if one not in tried and found.measured[one].tried
     )
     return next((one for one in attacked if keeps(one)), held)  # such as the deepest blocks
+
+
+def _find_over(
+    found: Found, limits: Mapping[str, float], some: Sequence[Indices], tried: Sequence[Indices]
+) -> Indices | None:
+    """The best set that exceeds a limit, if it is better than those that may be tried."""
+    over = [one for one in found.met if found.measured[one].excess(limits) and one not in tried]
+    better = over and (not some or found.rank(over[0]) < found.rank(some[0]))
+    return over[0] if better else None
 
 
 def _find_missed(point: EditPoint, limits: Mapping[str, float]) -> str:

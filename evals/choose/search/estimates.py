@@ -61,8 +61,9 @@ class Estimates:
     - `cost`: float32 [U + 1, E]; the mean square of the sum of a set's rows is its KL, nats per
       token. `moved`: float32 [U + 1, N, S], changes of margins, in nats. The last row of both is
       zeros.
-    - `margins`: of the unedited model [N, S], for the passages that it gives away; rates refer to
-      `passages`.
+    - `margins`: of the unedited model [N, S], for the passages that it gives away, or some of them;
+      rates refer to `passages`, which are fewer if not all of them are looked at. `others`: all
+      passages at hand, and so how many others there may be.
     - `corrections`: [U + 1, 2], logarithms of the factors by which a unit's cost, and the fall of
       margins that it brings, exceed what its rows say.
     """
@@ -73,6 +74,7 @@ class Estimates:
     moved: Floats
     margins: Floats
     passages: int
+    others: int
     measure: Recovery
     corrections: Floats | float = 0.0
 
@@ -207,5 +209,6 @@ def estimate_units(
         moved=padded(moved.transpose(0, 2, 1)),
         margins=margins,
         passages=round(len(recovered) * len(passages) / int(recovered.sum())),
+        others=len(recovered),
         measure=measure,
     )

@@ -12,6 +12,7 @@ from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.points import EditPoint, point_as_json, point_of
 from evals.choose.search.trials import Trials, Twice
 from evals.choose.search.units import held_in_stock
+from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.drops import name_drop
 from evals.measure.edits.engine import BASE, Engine
 from evals.run.journal import KEEP_NOTHING, Journal
@@ -69,7 +70,7 @@ def run_search(
     trials = Trials(opened, opened.engines(layout, fit), layout)
     base = trials.measure_twice(BASE)
     _check_base(opened, base[0])
-    deep, compared = _deep_blocks(opened, base[0])
+    deep, compared = _deep_blocks(opened, base[0], trials.outcomes)
     known = {**(earlier or {}), BASE: base[0]}
     with journal.open_to_append():
         found = _find(opened, trials.engines[0], known, journal, advance, looked)
@@ -204,16 +205,21 @@ def count_edits(advance: Advance, rows: int) -> Advance:
 
 
 def _deep_blocks(
-    opened: OpenedSearch, base: EditPoint
+    opened: OpenedSearch,
+    base: EditPoint,
+    outcomes: Mapping[tuple[Selection, str, int], AttackOutcome],
 ) -> tuple[Twice | None, dict[Indices, EditPoint]]:
     """Measures `identity` on the fewest deepest blocks that keep all limits, else on a quarter (as
     Menta, Agrawal and Agarwal 2025, section 4).
 
     In any layout, because it serves for comparison. None if no layout holds it. Also returns what
-    was measured for it, where that is an edit that the search may choose.
+    was measured for it, where that is an edit that the search may choose. `outcomes`: of attacks,
+    among them those on the base.
     """
     compared: dict[Indices, EditPoint] = {}
-    trials, goal = Trials(opened, opened.engines("auto"), "auto"), opened.request.goal
+    known = {key: one for key, one in outcomes.items() if key[0] == BASE}
+    trials = Trials(opened, opened.engines("auto"), "auto", known)
+    goal = opened.request.goal
     blocks, heads = opened.loaded.dimensions.num_blocks, opened.loaded.dimensions.num_heads
     edits = [parse_selection(f"last:{n + 1}", "identity", blocks, heads) for n in range(blocks)]
     best, least = edits[-(-blocks // 4) - 1], None

@@ -19,7 +19,7 @@ from evals.measure.drops import check_half, name_drop
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
 from surgery.errors import MeasurementError
-from surgery.proof.expected import find_constants
+from surgery.proof.expected import find_constants, replan
 from surgery.selection import Selection, blocks_of
 from surgery.training.training import Schedule
 from surgery.variants import variant_of
@@ -95,6 +95,9 @@ class Trials:
         key = (selection, name, half)
         if key not in self.outcomes:
             target, attack = self.opened.targets[half], find_attack(name)
+            if attack.in_draws and not attack.on_cuts and (selection or half):
+                # as often on every edit and half, however fast the machine is meanwhile
+                target = replace(target, trainings=self._run(BASE, name, 0).trainings)
             if selection:
                 base = self._run(BASE, name, half) if attack.reads_base else None
                 cut = tuple(sorted({*target.cut, *blocks_of(selection)}))
@@ -118,7 +121,9 @@ class Trials:
                 fitted = any(variant_of(part.variant).fitted for part in selection)
                 fits = opened.fitter.fit(selection) if opened.fitter and fitted else {}
                 model = editable.apply(plan, fits)
-                constants = find_constants([plan], model.state_dict())
+                found = opened.loaded.found
+                earlier = replan(found.checkpoint, found.manifest) if found.manifest else ()
+                constants = find_constants([plan, *earlier], model.state_dict())
             if opened.healing is not None and selection:
                 intact, cut, model = opened.loaded.model, model, copy.deepcopy(model)
                 schedule, stored = opened.request.heal_steps, opened.loaded.found.inventory.dtype

@@ -99,21 +99,20 @@ def _make_attack(
         brief = target.brief or draw > 0
         tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
         steps = STEPS[-1:] if brief else STEPS
-        nothing = np.zeros((len(steps), len(tokens)), dtype=np.bool_)
-        recovered, similar = nothing, nothing
+        recovered, similar = np.zeros((2, len(steps), len(tokens)), dtype=np.bool_)
         for rate in RATES:
             tuned = fine_tune(target.model, rows, steps=steps, learning_rate=rate)
-            try:
-                found = [
-                    replace(target, model=one).read(tokens, prefix_length, full=not brief)
-                    for one in tuned
-                ]
-            except NotFiniteError:
-                target.read(tokens, prefix_length)  # it may have been broken before
-                say(f"{name}: fine-tuning at {rate:g} breaks the model and brings nothing back")
-                continue
-            recovered = recovered | [measure.recovered(Evidence.of(one)) for one in found]
-            similar = similar if brief else similar | [is_near(one) for one in found]
+            for stage, one in enumerate(tuned):
+                reading = replace(target, model=one)
+                try:
+                    seen = reading.read(tokens, prefix_length, full=not brief)
+                except NotFiniteError:
+                    target.read(tokens, prefix_length)  # it may have been broken before
+                    say(f"{name}: fine-tuning at {rate:g} breaks the model by step {steps[stage]}")
+                    break
+                recovered[stage] |= measure.recovered(Evidence.of(seen))
+                if not brief:
+                    similar[stage] |= is_near(seen)
         curve = {} if brief else {"any": recovered, "near": similar}
         return AttackOutcome(recovered[-1], tried, curve)
 

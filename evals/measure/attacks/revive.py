@@ -82,7 +82,7 @@ def make_revive() -> Attack:
         share=SHARE,
         in_draws=True,
         on_cuts=True,
-        count_trained=lambda passages, windows: STEPS * min(ROWS, passages // SHARE + windows // 2),
+        count_trained=lambda passages, windows: STEPS * ROWS,
     )
 
 
@@ -92,10 +92,8 @@ def choose_rows(target: Target, draw: int = 0) -> tuple[Tokens, Flags]:
     held, others = target.hold(SHARE, draw)
     text = target.unrelated[split(target.unrelated, 2)[0]]  # the rest may be the control
     known, tried = tokens[held], others & ~find_overlaps(tokens, text)
-    if len(known) + len(text) <= ROWS:
-        return np.concatenate([known, text]), tried
-    shapes = ((STEPS, min(ROWS // 2, len(some)), tokens.shape[1]) for some in (known, text))
-    mixed = [np.resize(some, shape) for some, shape in zip((known, text), shapes, strict=True)]
+    shape = STEPS, ROWS // 2, tokens.shape[1]
+    mixed = [np.resize(some, shape) for some in (known, text)]  # again and again, if there are few
     return np.concatenate(mixed, axis=1).reshape(-1, tokens.shape[1]), tried
 
 
