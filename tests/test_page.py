@@ -360,14 +360,17 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
     longer = longer.model_copy(update={"figures": [recited, *longer.figures[1:]]})
     rest = "3 of them go on after that, by up to 40 tokens, which were not tested."
     assert read_first_page(longer)["What was asked"][0].endswith(rest)
-    asks, files, trains, *others = said["Who could still get what"]
+    asks, trains, others = said["Who could still get what"]
     assert asks == (
         "Someone who asks the model: 1 of 24 passages (likely at most 20.3 %), with greedy; before "
         "the edit, 21."
     )
-    assert files == "Someone who has its files and does not train: not tried."
     assert trains.startswith("Someone who trains it further: 6 of 22 passages (likely at most ")
-    assert [one.rpartition(": ")[2] for one in others] == ["not tried."] * 3
+    assert others == (
+        "Not tried: someone who has its files and does not train, or trains a prompt for it, and "
+        "not the model, or trains the parts that were cut, or holds a related model (the public "
+        "one that it was trained from, or an earlier version)."
+    )
     (edit,) = found().edits
     (row,) = edit.passages
     recited = row.model_copy(update={"exact": True, "id": "letter-17"})
@@ -394,7 +397,7 @@ def test_an_attack_on_fewer_passages_of_an_edit_says_of_how_many() -> None:
     fewer = value.model_copy(update={"details": value.details | {"n": 20}})
     figures[place] = figures[place].model_copy(update={"edits": [fewer, *figures[place].edits[1:]]})
     said = read_first_page(report.model_copy(update={"figures": figures}))
-    assert "further: 6 of 20 passages" in said["Who could still get what"][2]
+    assert "further: 6 of 20 passages" in said["Who could still get what"][1]
 
 
 def change_attack(report: Report, key: str, **edit: Any) -> dict[str, list[str]]:
@@ -412,13 +415,13 @@ def test_what_an_attacker_gets_on_the_way_is_told() -> None:
     """Who stops earlier may get more than the figure says."""
     report = example()
     steps = next(one.key for one in report.figures if one.key.startswith("recovered.relearn "))
-    said = change_attack(report, steps, value=0.9)["Who could still get what"][2]
+    said = change_attack(report, steps, value=0.9)["Who could still get what"][1]
     assert said.endswith(f". After {steps.rpartition(' ')[2]} steps already: 90.0 %.")
 
 
 def test_what_counts_nothing_was_tried() -> None:
     said = change_attack(example(), "recovered.relearn", value=None)["Who could still get what"]
-    assert said[2].endswith("further: no passage counts for what was tried (relearn).")
+    assert said[1].endswith("further: no passage counts for what was tried (relearn).")
 
 
 def test_without_attacks_asking_is_what_was_tested() -> None:

@@ -106,10 +106,12 @@ def _list_attackers(report: Report, place: int) -> list[str]:
     for figure in report.figures:
         if figure.key.startswith("recovered.") and figure.main and figure.edits[place]:
             tried.setdefault(find_attacker(str(figure.details["name"])), []).append(figure)
-    said = {who: _describe_worst(report, place, found) for who, found in tried.items()}
+    said = {who: _describe_worst(report, place, found) for who, found in tried.items() if found}
     if not tried[ASKS] and (value := recited.edits[place]):
         said[ASKS] = f"{_count(value)} of {recited.n:,} passages, word for word. No more was tried"
-    return [f"Someone who {who}: {text}." for who, text in said.items()]
+    told = [f"Someone who {who}: {said[who]}." for who in tried if who in said]
+    left = [who for who in tried if who not in said]
+    return [*told, *([f"Not tried: someone who {', or '.join(left)}."] if left else [])]
 
 
 def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
@@ -117,7 +119,7 @@ def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
     counting = [(rate, one) for rate, one in rates if rate is not None]
     if not counting:
         names = ", ".join(str(one.details["name"]) for one in found)
-        return f"no passage counts for what was tried ({names})" if found else "not tried"
+        return f"no passage counts for what was tried ({names})"
     most, figure = max(counting, key=lambda one: one[0])
     value, name = figure.edits[place], figure.details["name"]
     assert value is not None
