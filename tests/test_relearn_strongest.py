@@ -125,7 +125,7 @@ def test_a_limit_is_not_kept_by_what_an_attacker_gets_who_stops_earlier() -> Non
     assert found.find_earlier() == (5, 0.4)
     known = {"n": 10, "control": ControlKind(kind="text", n=10), "skipped": {}, "not_tried": []}
     audit = Audit(attacks=[found], **known)
-    said = "relearn recovers 40.0% after 5 steps, where an attacker may stop, and 10.0% after all"
+    said = "relearn recovers 40.0% after 5 steps, where an attacker may stop; what counts is the "
     assert any(line.startswith(said) for line in describe_attacks(audit))
     states = [audit.check_limits({"relearn": limit})[0].state for limit in (0.05, 0.3)]
     assert states == ["missed", "undecided"]

@@ -110,7 +110,7 @@ ASKS, OWN = "asks the model", "runs an attack of your own"
 ATTACKERS: dict[str, tuple[str, ...]] = {
     ASKS: (),
     "has its files and does not train": ("quantized", "early-exit"),
-    "trains it further": (*("relearn", "relearn-alike", "relearn-benign", "relearn-strongest"),),
+    "trains it further": ("relearn", "relearn-alike", "relearn-benign", "relearn-strongest"),
     "trains a prompt for it, and not the model": ("soft-prompt",),
     "trains the parts that were cut": ("revive",),
     "holds a related model (the public one that it was trained from, or an earlier version)": (

@@ -175,7 +175,7 @@ class AttackResult(_AttackFacts):
             runs = " in its first run" if (self.edited.draws or 1) > 1 else ""
             return (
                 f"{self.name} recovers {early:.1%}{runs} after {steps:,} steps, where an attacker "
-                f"may stop, and {self.edited.rate:.1%} after all, which count"
+                f"may stop; what counts is the {self.edited.rate:.1%} after the last step"
             )
         return None
 
