@@ -133,11 +133,7 @@ def open_model(
     )
     if unknown := found.inventory.family.unknown_keys(found.checkpoint.config):
         say(f"{source}: {left_out(unknown)}")
-    if (
-        dtype == "auto"
-        and model.device.type == "cpu"
-        and not has_arithmetic(model.dtype, model.device)
-    ):
+    if dtype == "auto" and not has_arithmetic(model.dtype, model.device):
         stored = str(model.dtype).removeprefix("torch.")
         say(f"{found.source.model}: {stored} weights are measured in float32 on this CPU")
         model = model.float()
