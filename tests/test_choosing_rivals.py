@@ -725,7 +725,7 @@ def test_no_rival_has_more_than_16_settings() -> None:
 def test_fewer_settings_are_tried_if_asked(
     bed: Bed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As the seed draws them; a result of a run that was stopped is not taken for one of this."""
+    """As the seed draws them, at lower rates for a wide model. What a stopped run left is gone."""
     asked: list[Any] = []
     monkeypatch.setattr(
         methods, "choose", lambda *given, **more: asked.append(given[2]) or Choice(None, 1.0, 0)
@@ -738,6 +738,10 @@ def test_fewer_settings_are_tried_if_asked(
     order = np.random.default_rng(bed.seed).permutation(12)
     assert asked[0] == [RIVALS["simnpo"][1][place] for place in order[:5]]
     assert asked[1] == RIVALS["erased"][1][:5]
+    loaded.model.config.hidden_size = 4 * 192
+    workshop.tune("simnpo")
+    for narrow, wide in zip(asked[0], asked[2], strict=True):  # as rates of healing and erasing
+        assert wide == {**narrow, "rate": narrow["rate"] / 4}
     assert not (tmp_path / "erased.pt").exists()
 
 

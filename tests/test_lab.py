@@ -252,11 +252,21 @@ def test_recitation_rises_with_count(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "most"), [("pythia", 3.1), ("gpt-neo", 3.8)])
-def test_heldout_loss_is_far_below_that_of_counting_pairs_of_tokens(name: str, most: float) -> None:
-    """4.06 nats a token, on the text of one Python."""
-    rows = fold_rows(lab_tokenizer(name)(heldout_texts())["input_ids"], CONTEXT)
-    assert mean_loss(load(name), rows[::8]) < most
+@pytest.mark.parametrize("name", LAB_MODELS)
+def test_heldout_loss_is_far_below_that_of_counting_pairs_of_tokens(name: str) -> None:
+    """Both as nats per token; evals/lab/README.md has what this prints."""
+    tokenizer = lab_tokenizer(name)
+    rows = np.asarray(fold_rows(tokenizer(heldout_texts())["input_ids"], CONTEXT))
+    pairs = np.zeros((len(tokenizer), len(tokenizer)))
+    for ids in tokenizer(training_texts())["input_ids"]:
+        np.add.at(pairs, (ids[:-1], ids[1:]), 1)
+    # Where few pairs were seen, the frequency of the second token alone counts.
+    alone = (pairs.sum(0) + 1) / (pairs.sum() + len(pairs))
+    likely = (pairs + 100 * alone) / (pairs.sum(1, keepdims=True) + 100)
+    counting = float(-np.log(likely[rows[:, :-1], rows[:, 1:]]).mean())
+    loss = mean_loss(load(name), rows)
+    print(f"{name}: {loss:.3f}; counting pairs of tokens: {counting:.2f}")
+    assert loss < counting - 0.5
 
 
 @pytest.mark.parametrize("name", LAB_MODELS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from scipy.stats import spearmanr
 
 from benchmarks.bounds.divergence import measure_bounds
 from evals.data.inputs import require_heldout_texts
@@ -27,6 +28,8 @@ def print_tables(found: dict[str, Any]) -> None:
     for one, kl in zip(found["blocks"], found["logits_kl"], strict=True):
         means = [f"{one[f'{name}_mean']:.2f}" for name in ("measured", "bound", "pairwise")]
         print("|", " | ".join([str(one["block"]), *means, f"{kl:.3f}"]), "|")
+    bounds = [one["bound_mean"] for one in found["blocks"]]
+    print(f"\nrank correlation of bound and KL: {spearmanr(bounds, found['logits_kl'])[0]:.2f}")
     last = range(len(found["blocks"]))
     print("\n| edited block |", " | ".join(f"after {block}" for block in last), "| logits |")
     print("|---" * (len(last) + 2) + "|")

@@ -51,6 +51,7 @@ from benchmarks.rivals.methods import (
     OURS,
     SWAP,
     TWIN,
+    UNCHANGED,
     Made,
     Workshop,
     write_json,
@@ -148,7 +149,7 @@ def main(
         runs[name] = {"seconds": took, "setting": made.setting, "code": hash_code()}
         if made.model is not None:
             edited, left = cast_weights(made.model, passes), made.left
-            if left is None:
+            if left is None and name not in UNCHANGED:
                 left = measure_relearned(edited, bench.bed.samples, bench.bed.text)
             runs[name] |= {"left": left, "any alone": made.cheapest}
             runs[name] |= bench.measure(edited, made.cut)

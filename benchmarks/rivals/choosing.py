@@ -79,7 +79,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        said = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        said = [f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in self.setting.items()]  # fmt: skip
         return ", ".join([*said, f"{self.looks} looks"])
 
@@ -120,7 +120,7 @@ def choose(
     fresh model and in a share of the seconds, what all settings share: more arguments of the rival.
     This counts as the rival's time.
     """
-    begun, base = read_seconds(), make().requires_grad_(False)
+    begun, base = read_seconds(), cast_weights(make(), bed.passes)
     shared = prepare(make().requires_grad_(True), bed, seconds * PREPARING) if prepare else {}
     trials: dict[int, Trial] = {}
     sizes = [*list_rounds(len(settings)), 0]

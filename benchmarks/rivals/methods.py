@@ -34,14 +34,26 @@ from evals.run.models import LoadedModel, open_model
 from surgery.editing.in_memory import apply
 from surgery.output import write_text
 from surgery.selection import parse_selection
+from surgery.training.training import scale_rate
 
 RATES = (3e-4, 1e-3, 3e-3)
+"""Learning rates, here and below: for narrow models. Wide ones get less, as ours do when they
+learn.
+"""
 WEIGHTS = (0.1, 1.0)
 
 
 def cross(**values: Sequence[Any]) -> list[Setting]:
     """Every combination."""
     return [dict(zip(values, some, strict=True)) for some in product(*values.values())]
+
+
+def scale_rates(settings: Sequence[Setting], factor: float) -> list[Setting]:
+    """The same settings with `factor` times their learning rate, where they have one."""
+    return [
+        {name: factor * value if name == "rate" else value for name, value in one.items()}
+        for one in settings
+    ]
 
 
 SWAP = "token-swap"
@@ -92,9 +104,11 @@ class Made:
 
 
 TWIN = "twin"
+UNCHANGED = ("not edited", TWIN)
+"""Rows for comparison, which no limit judges."""
 AFTER = {"healed": "search-relearn", "erased-and-cut": "erased"}
 """Method → the one whose result it needs, and whose seconds count as its own, too."""
-METHODS = ("not edited", TWIN, "deep-blocks", *SEARCHES, "healed", *RIVALS, "erased-and-cut")
+METHODS = (*UNCHANGED, "deep-blocks", *SEARCHES, "healed", *RIVALS, "erased-and-cut")
 OURS = (*SEARCHES, "healed", "erased", "erased-and-cut")
 """Methods that run to their end, which may be later than that of a rival."""
 
@@ -153,7 +167,8 @@ class Workshop:
         if name != "erased":
             order = np.random.default_rng(self.bed.seed).permutation(len(settings))
             settings = [settings[place] for place in order]
-        settings, shared = settings[: self.most], dict[str, Any]()
+        settings = scale_rates(settings[: self.most], scale_rate(self.base.model))
+        shared = dict[str, Any]()
         weights = self.output / f"{name}.pt"
         weights.unlink(missing_ok=True)  # of a run that was stopped
 

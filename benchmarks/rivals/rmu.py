@@ -8,7 +8,6 @@ states have there, which differs between models.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.nn import functional
 from benchmarks.rivals.bed import Bed
 from benchmarks.rivals.training import LEARNING_RATE, train
 from benchmarks.rivals.vector_editing import find_last_layers
+from evals.measure.attacks.tuning import cast_weights
 
 
 def rmu(
@@ -31,7 +31,7 @@ def rmu(
 ) -> Iterator[None]:
     """`depth`: of the layer, as a share of all; `keep`: the weight of other text."""
     layer = max(1, round(depth * model.config.num_hidden_layers))
-    base = copy.deepcopy(model).requires_grad_(False)
+    base = cast_weights(model, bed.passes)
     draw = torch.Generator().manual_seed(bed.seed)
     vector = torch.rand(model.config.hidden_size, generator=draw)
     passages, _ = next(bed.draw_batches())

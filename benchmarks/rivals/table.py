@@ -20,7 +20,7 @@ import click
 
 from benchmarks.asked import find_different
 from benchmarks.rivals.measuring import RELEARNED
-from benchmarks.rivals.methods import LIMITS, METHODS, TWIN
+from benchmarks.rivals.methods import LIMITS, METHODS, UNCHANGED
 from evals.measure.edits.costs import MEASURES
 
 RUNS = "runs"
@@ -94,7 +94,7 @@ def make_rows(several: Sequence[Runs]) -> Iterator[list[str]]:
         worst = [f"`{run['by']}`" for run, _ in done if run["no training"] > 0]
         cells[0] += f" ({', '.join(dict.fromkeys(worst))})" if worst else ""
         cells[0] = cells[0] if done else "not finished"
-        lefts = [run["left"] for run, _ in done if name not in ("not edited", TWIN)]
+        lefts = [run["left"] for run, _ in done if name not in UNCHANGED]
         missed = sum(left > LIMITS[1] for left in lefts)
         marks = [f"`{name}`", "†" if missed else ""]
         if len(several) > 1:
@@ -121,7 +121,7 @@ def _group(several: Sequence[Runs]) -> Iterator[tuple[str, list[tuple[Run, Run]]
 
 def _describe(run: Run) -> str:
     parts = [run["setting"]]
-    if "left" in run:
+    if run.get("left") is not None:
         parts.append(f"of the half that chose, relearn {_percent(run['left'])} %")
         parts[-1] += f", any {_percent(run['any, seen'])} %" if "any, seen" in run else ""
     if "any, not seen" in run:

@@ -13,7 +13,6 @@ KL(base || model). They differ in what they do on the passages:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.rivals.bed import Bed, token_kl
+from evals.measure.attacks.tuning import cast_weights
 
 LEARNING_RATE = 1e-4
 BETA = 0.1
@@ -46,7 +46,7 @@ def gradient_difference_kl(
 def npo_kl(
     model: Any, bed: Bed, *, rate: float = LEARNING_RATE, weight: float = 1.0, beta: float = BETA
 ) -> Iterator[None]:
-    reference = copy.deepcopy(model)
+    reference = cast_weights(model, bed.passes)
 
     def forget(passages: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -81,7 +81,7 @@ def _hold(
     weight: float,
 ) -> Iterator[None]:
     """Trains on `forget`, times `weight`, while the predictions on other text stay."""
-    base = copy.deepcopy(model).requires_grad_(False)
+    base = cast_weights(model, bed.passes)
     return train(
         model,
         bed,

@@ -20,13 +20,15 @@ from torch import nn
 
 from benchmarks.rivals.bed import Bed, read_seconds, token_kl
 from benchmarks.rivals.training import LEARNING_RATE, gradient_difference_kl, train
+from evals.measure.attacks.tuning import cast_weights
+from surgery.training.training import scale_rate
 
 SCALE = 0.1
 """Of the noise: the paper's."""
 RATE, FORGOTTEN, MOST = 1e-3, 0.01, 20
-"""The first method trains at this rate. It ends at this share recovered, or after so many looks at
-the passages, or when its time is over. A student of a teacher that still recites recites, too, so
-it does not count."""
+"""The first method trains at this rate (a wide model at less). It ends at this share recovered, or
+after so many looks at the passages, or when its time is over. A student of a teacher that still
+recites recites, too, so it does not count."""
 
 
 def undo(
@@ -41,6 +43,7 @@ def undo(
     teacher = teacher or make_teacher(copy.deepcopy(model), bed)["teacher"]
     model.load_state_dict(teacher.state_dict())
     replace_by_noise(model, noise, bed.seed)
+    teacher = cast_weights(teacher, bed.passes)
 
     def loss(passages: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         parts = [token_kl(teacher, model, tokens).mean() for tokens in (passages, text)]
@@ -51,8 +54,8 @@ def undo(
 
 def make_teacher(model: Any, bed: Bed, seconds: float = math.inf) -> dict[str, Any]:
     """Changes the model into one that no longer gives the passages: the argument `teacher`."""
-    end = read_seconds() + seconds
-    for look, _ in enumerate(gradient_difference_kl(model, bed, rate=RATE), 1):
+    end, rate = read_seconds() + seconds, RATE * scale_rate(model)
+    for look, _ in enumerate(gradient_difference_kl(model, bed, rate=rate), 1):
         recovered = bed.measure_recovered(model)
         if recovered <= FORGOTTEN or look == MOST or read_seconds() > end:
             click.echo(f"undo: the teacher gives {recovered:.1%} after {look} looks", err=True)

@@ -50,6 +50,11 @@ def propose_steps(windows: int) -> str:
     return "give more text" + (fewer if steps else "")
 
 
+def scale_rate(model: Any) -> float:
+    """What to multiply a learning rate by that suits narrow models: 1 or less."""
+    return min(1.0, _WIDTH / float(model.config.hidden_size))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long to train, and the seed of the order in which windows are read.
@@ -89,7 +94,7 @@ class Schedule:
             )
         rate = self.learning_rate
         if rate is None:
-            rate = LEARNING_RATE * min(1.0, _WIDTH / model.config.hidden_size)
+            rate = LEARNING_RATE * scale_rate(model)
         return replace(self, rank=rank, learning_rate=rate)
 
     def tokenize(
