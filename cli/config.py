@@ -42,22 +42,31 @@ def with_config(command: click.Command) -> click.Command:
     return command
 
 
+def _parse(path: Path) -> dict[str, Any]:
+    """The options in a file, by name. Raises a `SurgeryError` for a file that holds none."""
+    from surgery.errors import SourceError
+    from surgery.untrusted import parse_yaml, read_bytes, read_json
+
+    if path.suffix == ".json":
+        return read_json(path, as_typed=True)
+    text = read_bytes(path, SourceError).decode(errors="replace")
+    try:
+        return parse_yaml(text, as_typed=True)
+    except ValueError as error:
+        form = "options, one `name: value` a line"
+        raise SourceError(str(error), where=path, expected=form) from None
+
+
 def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Makes the values in the file the defaults of the options."""
     if path is None or ctx.resilient_parsing:  # a shell completes
         return
-    from surgery.errors import SourceError, suggest
-    from surgery.untrusted import parse_yaml, read_bytes, read_json
+    from surgery.errors import SurgeryError, suggest
 
-    if path.suffix == ".json":
-        given = read_json(path, as_typed=True)
-    else:
-        text = read_bytes(path, SourceError).decode(errors="replace")
-        try:
-            given = parse_yaml(text, as_typed=True)
-        except ValueError as error:
-            form = "options, one `name: value` a line"
-            raise SourceError(str(error), where=path, expected=form) from None
+    try:
+        given = _parse(path)
+    except SurgeryError as error:
+        raise click.UsageError(str(error), ctx) from error
     if path.name in OF_RESULTS:
         ctx.meta[RESULT] = path
     known = {_name(one): one for one in ctx.command.params}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from click.shell_completion import CompletionItem
@@ -230,34 +231,38 @@ def run(arguments: list[str] | None = None) -> None:
     try:
         sys.stdout.flush()
     except OSError:  # reported above; Python would try again at exit, and complain
-        _drop_output()
+        _drop(sys.stdout)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _drop_output() -> None:
-    """Lets standard output go nowhere from now on."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop(stream: TextIO) -> None:
+    """Lets a standard stream go nowhere from now on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class _Output(io.TextIOWrapper):
-    """Standard output whose reader may stop reading: the exit code still says how it ended."""
+class _Stream(io.TextIOWrapper):
+    """A standard stream whose reader may stop reading, or whose terminal may close.
+
+    The work goes on, and the exit code still says how it ended.
+    """
 
     def write(self, text: str) -> int:
-        with _until_closed():
+        with self._until_closed():
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        with _until_closed():
+        with self._until_closed():
             super().flush()
 
-
-@contextmanager
-def _until_closed() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        _drop_output()
+    @contextmanager
+    def _until_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            _drop(self)
 
 
 def _open_streams() -> None:
@@ -268,20 +273,24 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
-    if type(sys.stdout) is io.TextIOWrapper:
-        out = sys.stdout
-        how: Any = {
-            "encoding": out.encoding,
-            "errors": "backslashreplace",  # a path need not be valid text
-            "line_buffering": out.line_buffering,
-            "write_through": out.write_through,
-        }
-        sys.stdout = _Output(out.detach(), **how)
-        setattr(sys, "__stdout__", sys.stdout)  # noqa: B010  the width of a terminal is read there
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:
+            how: Any = {
+                "encoding": stream.encoding,
+                "errors": "backslashreplace",  # a path need not be valid text
+                "line_buffering": stream.line_buffering,
+                "write_through": stream.write_through,
+            }
+            setattr(sys, name, _Stream(stream.detach(), **how))
+            setattr(sys, f"__{name}__", getattr(sys, name))  # where a terminal's width is read
 
 
 def _catch_signals() -> None:
-    """Makes Ctrl-C and SIGTERM raise KeyboardInterrupt, and note the commands that they stop."""
+    """Makes Ctrl-C, SIGTERM, and a terminal that closes raise KeyboardInterrupt.
+
+    They note the commands that they stop.
+    """
     stopped.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -289,7 +298,7 @@ def _catch_signals() -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():  # other threads cannot
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
             if signal.getsignal(number) != signal.SIG_IGN:  # as in a background job
                 signal.signal(number, stop)
 

@@ -75,7 +75,7 @@ def attn_surgery(*arguments: object) -> Outcome:
     """Runs a command in this process. Signals then do again what they did before."""
     out, err = io.StringIO(), io.StringIO()
     code: object = None
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             run([str(argument) for argument in arguments])

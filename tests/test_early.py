@@ -14,6 +14,9 @@ import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import attn_surgery, finish, snapshot, start
 
+from evals.data import load_samples
+from surgery.errors import SamplesError
+
 NOWHERE = "nobody/there-is-no-such-model"
 Files = dict[str, Path]
 
@@ -62,8 +65,6 @@ SAMPLES = [
         ["--prefix-length", "60"],
         "have fewer than 92 tokens (median 64); try --prefix-length 40 --suffix-length 16",
     ),
-    ("good.jsonl", ["--prefix-length", "0"], "wrong prefix length (expected at least 1 token"),
-    ("good.jsonl", ["--suffix-length", "-1"], "wrong suffix length"),
 ]
 TEXTS = [
     ("absent", "absent: no such file or folder"),
@@ -107,6 +108,14 @@ def refused(text: str, *arguments: object) -> None:
         outcome.assert_error(text)
     assert "Hub model" not in outcome.stderr
     assert snapshot(Path()) == before
+
+
+def test_lengths_in_python() -> None:
+    """The command line refuses them as usage."""
+    with pytest.raises(SamplesError, match=r"wrong prefix length .*at least 1 token"):
+        load_samples("ids.npy", prefix_length=0)
+    with pytest.raises(SamplesError, match="wrong suffix length"):
+        load_samples("ids.npy", suffix_length=-1)
 
 
 @pytest.mark.parametrize(("name", "more", "text"), SAMPLES)

@@ -38,6 +38,8 @@ OWN = ("--samples", "s", "--heldout", "t", "--output", "o")
 SEARCH = ("search", "lab:pythia", "--samples", "lab:pythia", "--max", "any=0.1")
 EXTRACT = ("extract", "lab:pythia", "--samples", "lab:pythia")
 COMPARE = ("compare", "lab:pythia", "lab:pythia", "--prompt", "one")
+ERASE = ("erase", "me/m", "--samples", "s", "--text", "t", "--output", "o")
+OTHER = ("evaluate", "me/m", "--baseline", "me/base", "--heldout", "t")
 EVALUATE = ("evaluate", "lab:pythia", "--baseline", "lab:pythia", "--no-benchmarks")
 
 
@@ -700,6 +702,13 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         ([*EXTRACT, "--temperature", "2"], "--temperature needs --metrics full"),
         ([*COMPARE, "--rows", "9"], "--rows needs --samples"),
         ([*COMPARE, "--show-text"], "--show-text needs --samples"),
+        ([*EXTRACT, "--show-text"], "--show-text needs --rows"),
+        ([*EVALUATE, "--sibling", "lab:pythia"], "--sibling needs --audit"),
+        ([*EVALUATE, "--draws", "2"], "--draws needs --audit"),
+        ([*OTHER, "--prefix-length", "9"], "--prefix-length needs --samples"),
+        ([*OTHER, "--skip-short"], "--skip-short needs --samples"),
+        ([*SEARCH, "--measure", "hints:4"], "--measure hints:4 has no limit: give --max hints:4=X"),
+        ([*ERASE, "--calibration", "t"], "leave it out, or name a cut with --drop-attn or --plan"),
         ([*EVALUATE, "--num-fewshot", "0"], "--no-benchmarks excludes --num-fewshot"),
         ([*EVALUATE, "--include-path", "."], "--no-benchmarks excludes --include-path"),
         ([*EVALUATE, "--tasks", "a"], "--no-benchmarks excludes --tasks"),
@@ -713,6 +722,9 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         ([*SWEEP, "--exact-only", "--estimate"], "no --heldout or --estimate"),
         (["mitigate", "me/m", *OWN, "--erase"], "--erase needs --text"),
         (["collect", "me/m", "--corpus", "t", "--output", "s.csv"], "must be a .jsonl file"),
+        # values that an option does not take
+        ([*EXTRACT, "--prefix-length", "0"], "0 is not in the range x>=1"),
+        ([*EXTRACT, "--suffix-length", "-1"], "-1 is not in the range x>=1"),
     ],
 )
 def test_usage(

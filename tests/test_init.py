@@ -67,6 +67,8 @@ def test_the_file_is_a_job_that_fits(
     assert not (place / "OUT").exists()
 
     attn_surgery("init", *arguments).assert_error(str(file), "--overwrite")
+    less = attn_surgery("init", *arguments[:3], "--output", tmp_path / "less.yaml")
+    assert f"held-out text: add `heldout: [FILE]` to {tmp_path / 'less.yaml'} first" in less.stderr
     again = attn_surgery("init", *arguments, "--overwrite", "--max-extraction", 0.2)
     assert again.code == 0
     assert f"warning: {NUMBER - 1} of them go on after that, by up to {rest} tokens" in again.stderr

@@ -24,6 +24,7 @@ from checkpoints import neox_config, write_checkpoint
 from command_line import attn_surgery, snapshot
 
 from cli.main import COMMANDS
+from evals.jobs.evaluating import owned
 from evals.run.journal import Journal
 from surgery import output as outputs
 from surgery.editing.preparing import prepare
@@ -230,6 +231,17 @@ def test_a_model_with_a_stranger_is_not_replaced(
         "choose another `output`"
     )
     assert snapshot(exported) == before
+
+
+@pytest.mark.parametrize("name", ["README.md", "recipe.yaml"])
+def test_notes_beside_a_report_are_strangers(name: str, tmp_path: Path) -> None:
+    """A model's folder has files of these names; that of an evaluation has none."""
+    report = dict.fromkeys(("base", "edits", "settings"))
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    check_output(tmp_path, owned, overwrite=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"holds {name}, which attn-surgery did not write"):
+        check_output(tmp_path, owned, overwrite=True)
 
 
 def test_links_are_strangers(source: Path, exported: Path, tmp_path: Path) -> None:

@@ -99,6 +99,21 @@ def test_a_patch_does_not_go_into_its_source(
     assert snapshot(source) == before
 
 
+def test_a_patch_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is looked at before any work, beside a folder of the same edit."""
+    monkeypatch.chdir(tmp_path)
+    command = ("export", "lab:pythia", "--drop-attn", "1")
+    assert attn_surgery(*command).code == 0
+    (folder,) = tmp_path.iterdir()
+    file = tmp_path / f"{folder.name}.patch.safetensors"
+    dry = attn_surgery(*command, "--as-patch", "--dry-run", "--json")
+    assert dry.json["output"] == file.name
+    assert attn_surgery(*command, "--as-patch", "--json").json["output"] == file.name
+    assert {*tmp_path.iterdir()} == {folder, file}
+    monkeypatch.setattr("evals.jobs.exporting._write", None)
+    attn_surgery(*command, "--as-patch").assert_error(f"{file.name}: already exists")
+
+
 def test_another_model_is_refused(patch: Path, tmp_path: Path) -> None:
     outcome = attn_surgery("apply-patch", "lab:gpt-neo", patch, "--output", tmp_path / "OUT")
     outcome.assert_error("lab:gpt-neo", "not the model that the patch was made for", "lab:pythia")

@@ -115,6 +115,22 @@ def test_the_repeated_export_can_replace_the_folder_one_is_in(
         assert kept[name] == original[name]
 
 
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [
+        ("--heal", "was not healed"),
+        ("--text", "was not erased"),
+        ("--samples", "was made without passages"),
+    ],
+)
+def test_what_it_was_not_made_with_is_refused(
+    edited: Path, source: Path, text: Path, option: str, what: str
+) -> None:
+    """Nobody takes it for proven that it was."""
+    outcome = attn_surgery("reproduce", edited, "--source", source, option, text)
+    outcome.assert_error(f"{edited}: {what}; leave {option} out")
+
+
 def test_a_file_that_differs_is_named(edited: Path, source: Path) -> None:
     with (edited / "tokenizer.json").open("a") as file:
         file.write(" ")

@@ -77,6 +77,9 @@ class EraseRequest(Editing):
     def _has_lessons(self) -> EraseRequest:
         if self.variant is not None and self.drop_attn is None:
             raise ValueError("`variant` needs `drop_attn`")
+        if self.calibration and self.drop_attn is None and self.plan is None:
+            what = "the cut that a search chooses needs no `calibration`"
+            raise ValueError(f"{what}: leave it out, or name a cut with `drop_attn` or `plan`")
         for name in ("samples", "text"):
             if not getattr(self, name) and not find_lab(self.model):
                 raise ValueError(f"erase needs `{name}`")
@@ -230,5 +233,5 @@ def check_teacher(cut: Any, passages: TaughtPassages) -> None:
             "the teacher recites the passages itself, so it cannot teach to forget them",
             expected=f"at most {MOST_RECITED:.0%} of {len(passages.tokens):,} passages",
             got=f"{recited:.1%}",
-            fix="name more blocks with `drop_attn`, or earlier ones",
+            fix="cut more blocks, or earlier ones",
         )

@@ -37,7 +37,14 @@ from surgery.privacy import expand_home, get_last_name, name_result
 from surgery.processes import join_launch, leave_launch
 from surgery.proof.report import record_reports
 from surgery.proof.verification import verify
-from surgery.record.manifest import REPORTS, UNLISTED, Manifest, parse_manifest, read_manifest
+from surgery.record.manifest import (
+    RECIPE,
+    REPORTS,
+    UNLISTED,
+    Manifest,
+    parse_manifest,
+    read_manifest,
+)
 from surgery.record.report import Report
 from surgery.untrusted import read_bytes
 
@@ -52,7 +59,8 @@ _OF_LM_EVAL = [
 ]
 """What lies in each of `RUNS`."""
 _KEPT = "it has a report, which `overwrite=True` replaces"
-owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *UNLISTED, TEXTS, PDF)
+_WRITTEN = [name for name in UNLISTED if name not in (CARD, RECIPE)]
+owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *_WRITTEN, TEXTS, PDF)
 
 
 def write_evaluation(
@@ -239,8 +247,9 @@ def evaluate_exports(
     found = found.as_rivals() if arrange else found
     for place, output in enumerate(outputs):
         attach(found, place, output)
-    materials.journals.remove()
-    for place, moved in enumerate(arrange(found.report) if arrange else ()):
+    places = arrange(found.report) if arrange else outputs
+    for place, moved in enumerate(places):
         if moved != outputs[place]:
             attach(found, place, moved)
-    return found.report
+    alone = len(outputs) == 1
+    return found.select(0, get_last_name(places[0])).report if alone else found.report

@@ -116,26 +116,30 @@ class ExportRequest(Editing, Erasing, Healing):
     def check_output(self, default: Path | None = None) -> None:
         """Raises `OutputError`, before any work, for an output that could not be written.
 
-        `default`: where it goes unless `output` is given.
+        `default`: the folder where it goes unless `output` is given.
         """
         from surgery.exporting import check_apart, check_target
         from surgery.output import check_output
-        from surgery.patching import name_patch
 
-        target = self.output or default
+        target = self.output or (default and self.name_target(default))
         if target is None:
             return
         if self.as_patch:
-            file = self.output or name_patch(target)
             if (source := expand_home(self.model)).is_dir():
-                check_apart(source, file)
+                check_apart(source, target)
             plan = self.plan if isinstance(self.plan, Path) else None
             reads = (*self.calibration, plan)
-            check_output(file, None, overwrite=self.overwrite, reads=reads)
+            check_output(target, None, overwrite=self.overwrite, reads=reads)
         else:
             check_target(self.model, target, overwrite=self.overwrite)
         if self.gguf:
             check_output(target.with_name(f"{target.name}.gguf"), None, overwrite=self.overwrite)
+
+    def name_target(self, folder: Path) -> Path:
+        """What stands for the folder of the export: itself, or the file of a patch."""
+        from surgery.patching import name_patch
+
+        return name_patch(folder) if self.as_patch else folder
 
 
 def run_export(
@@ -190,7 +194,7 @@ def run_export(
         check_convertible(prepared.plan.result, prepared.model.folder, read)
     if is_last:
         return prepared, None
-    target = request.output or default
+    target = request.output or request.name_target(default)
     texts = text, healing, erasing
     export = _write(request, prepared, target, *texts, erased)
     if request.gguf:

@@ -151,9 +151,8 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
         return [name for name in RESULTS if not any(word in name for word in without)]
 
     def list_exports(self, output: Path) -> dict[Result, Path]:
-        """The folder of each result: the output for a single one."""
-        names = self.list_results()
-        return {name: Path(f"{output}-{name}") if len(names) > 1 else output for name in names}
+        """The folder of each result, until one of them becomes the output."""
+        return {name: Path(f"{output}-{name}") for name in self.list_results()}
 
     def make_export_request(
         self, plan: PlanFile, output: Path, name: str, *, overwrite: bool
@@ -342,13 +341,15 @@ def mitigate(
     def arrange(report: Report) -> Sequence[Path]:
         nonlocal place
         place, reason = choose_result(report, names, request.keep, choose)
-        say(reason)
+        if len(names) > 1:
+            say(reason)
         return _publish_kept(output, places, place, check)
 
-    report = evaluate_exports(source, materials, places, None if places == [output] else arrange)
+    report = evaluate_exports(source, materials, places, arrange)
     if browser is not None:
         print_pdf(browser, output, job.page, overwrite=overwrite)
     write_text(output / RECIPE, request.to_config())  # last: it says that all is done
+    journals.remove()
     return Mitigation(request.model, output, result, report, names, place)
 
 

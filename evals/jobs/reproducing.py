@@ -113,8 +113,17 @@ def _find_healing(
 
 
 def _check_given(edit: Edit, given: Mapping[str, Any], model: str) -> None:
-    """Raises `SamplesError` that names all that is missing, if more than one thing is."""
+    """Raises `SamplesError` for what the model was not made with, and one that names all that is
+    missing, if more than one thing is.
+    """
     erasing, healing = edit.erasing, edit.healing
+    for option, record, what in (
+        ("heal", healing, "was not healed"),
+        ("text", erasing, "was not erased"),
+        ("samples", healing or erasing, "was made without passages"),
+    ):
+        if given[option] and not record:
+            raise SamplesError(what, where=model, fix=f"leave `{option}` out")
     texts = {
         "calibration": edit.calibration or (erasing and erasing.calibration),
         "heal": healing,

@@ -68,8 +68,13 @@ class EvaluationRequest(Measuring, Gating, Listing):
                 raise ValueError(f"`no_benchmarks` excludes `{name}`")
         if self.no_benchmarks and not (self.lab or self.samples or self.heldout):
             raise ValueError("nothing is left to measure: give `samples` or `heldout`")
-        if self.leave_out is not None and not (self.lab or self.samples):
-            raise ValueError("`leave_out` needs passages: give `samples`")
+        if not (self.lab or self.samples):
+            if self.leave_out is not None:
+                raise ValueError("`leave_out` needs passages: give `samples`")
+            cutting = ("prefix_length", "suffix_length", "id_column", "skip_short")
+            self._refuse_unused("samples", *cutting)
+        if not self._attacked:
+            self._refuse_unused("audit", "sibling", "draws")
         if len(self.models) > 1 and self.revision is not None:
             raise ValueError(
                 "`revision` applies to one MODEL only: export or download the others first"

@@ -150,12 +150,12 @@ class Cutting(Request):
 
     revision: Revision = None
     prefix_length: Annotated[
-        int | None,
+        Count | None,
         "Tokens of a passage that the model is given.",
         Option("input", default="32, or those of a pair of .npy files"),
     ] = None
     suffix_length: Annotated[
-        int | None,
+        Count | None,
         "Tokens that the model must complete.",
         Option("input", default="32, or those of a pair of .npy files"),
     ] = None

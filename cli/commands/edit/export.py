@@ -100,7 +100,7 @@ def command(
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
     if export is None:
-        target = request.output or name_output(request, prepared)
+        target = request.output or request.name_target(name_output(request, prepared))
         _print_plan({"output": str(target), **plan_as_json(prepared.plan)}, as_json)
         return
     one_hot, context = export.plan.one_hot, export.plan.cast_context or 0

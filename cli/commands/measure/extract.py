@@ -53,6 +53,8 @@ def command(
     """
     if rows is not None and output is not None and rows.absolute() == output.absolute():
         raise click.UsageError("--rows and --output name the same file")
+    if show_text and rows is None:
+        raise click.UsageError("--show-text needs --rows")
 
     text = {"show_text": show_text, "overwrite": overwrite}
     result = run_extraction(request, rows_file=rows, output=output, **text)

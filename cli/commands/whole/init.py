@@ -14,6 +14,7 @@ from cli.config import OF_RESULTS
 from cli.requests import RequestCommand, fill_request, options_of
 from cli.terminal import echo, note, print_json
 from evals.jobs.proposing import SOUND, Proposal, ProposalRequest, propose
+from surgery.hub.embedded import find_lab
 
 _ASKED = {
     "model": "Model to edit (a folder or a Hub id)",
@@ -85,4 +86,6 @@ def _print(found: Proposal, output: Path) -> None:
             f"{100 * limit:g}%, which takes {found.needed:,} passages in all; none recovered "
             f"would support {100 * found.supported:.3g}%"
         )
+    if not (found.request.heldout or find_lab(found.request.model)):
+        note(f"mitigate also needs held-out text: add `heldout: [FILE]` to {output} first")
     echo(f"next: attn-surgery mitigate --config {shlex.quote(str(output))} --dry-run")

@@ -102,6 +102,9 @@ class SearchRequest(Choosing, Limiting, Attacking, Healing, Listing):
         if stated and self.measure in self.max:
             raise ValueError(f"`max_extraction` and `max` both limit {self.measure}: give one")
         choose_attacks((), self.max)  # raises for one that cannot have a limit
+        default = type(self).model_fields["measure"].default
+        if self.limits and self.measure not in (default, *self.limits):
+            raise ValueError(f"`measure` {self.measure} has no limit: give `max` {self.measure}=X")
         if self.max_drop and self.max_loss_increase is not None:
             raise ValueError("`max_drop` needs a limit: give `max_extraction` or `max`")
         return self
