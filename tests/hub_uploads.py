@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -71,11 +72,23 @@ def create(hub: UploadHub, request: Request) -> Answer:
     if id in hub.repositories:
         url = f"{hub.url}/{id}"
         return json_answer({"error": "You already created this model repo", "url": url}, status=409)
-    private = asked["visibility"] == "private" if "visibility" in asked else asked["private"]
-    repository = hub.create(id, private=private)
+    repository = hub.create(id, private=_is_private(asked))
     lines = [f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in sorted(LFS_SUFFIXES)]
     repository.commit({".gitattributes": "".join(lines).encode()}, title="initial commit")
     return json_answer({"url": f"{hub.url}/{id}", "name": id, "id": id})
+
+
+def _is_private(asked: dict[str, Any]) -> bool:
+    """As newer clients and older ones say it."""
+    return bool(asked["visibility"] == "private" if "visibility" in asked else asked["private"])
+
+
+@route("PUT", f"/api/models/{ID}/settings")
+def change_settings(hub: UploadHub, request: Request, id: str) -> Answer:
+    repository = hub.repository(request, id)
+    hub.writer(request, repository.id.partition("/")[0])
+    repository.private = _is_private(_json(request))
+    return json_answer({})
 
 
 @route("POST", f"/api/models/{ID}/branch/(?P<branch>[^/]+)")
@@ -128,10 +141,12 @@ def _problems(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 @route("POST", f"/api/models/{ID}/preupload/(?P<revision>[^/]+)")
 def preupload(hub: UploadHub, request: Request, id: str, revision: str) -> Answer:
-    """How each file is to be sent, and what is there under its name."""
+    """How each file is to be sent, if `.gitignore` lets it, and what is there under its name."""
     repository = hub.repository(request, id)
     _check_rights(hub, request, repository)
     commit = hub.commit(repository, revision)
+    rules = commit.files.get(".gitignore")
+    patterns = rules.data.decode().split() if rules else []
     files = []
     for file in _json(request)["files"]:
         assert len(base64.b64decode(file["sample"])) <= 512
@@ -139,7 +154,9 @@ def preupload(hub: UploadHub, request: Request, id: str, revision: str) -> Answe
         blob = commit.files.get(file["path"])
         oid = None if blob is None else blob.etag
         mode = "lfs" if lfs else "regular"
-        files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        ignored = any(fnmatch(file["path"], pattern) for pattern in patterns)
+        known = {"uploadMode": mode, "shouldIgnore": ignored, "oid": oid}
+        files.append({"path": file["path"], **known})
     return json_answer({"files": files})
 
 

@@ -5,7 +5,8 @@
 - A report goes along as the manifest records it, with its pages. One that has text is refused.
   No link is followed out of the folder, and no path of this machine is sent.
 - What has arrived is compared with the manifest, whatever became of the folder meanwhile.
-- A folder that does not verify, and a repository that holds something else, are refused.
+- A folder that does not verify, and a repository that holds something else, are refused. What
+  somebody put there stays, whether under a name of ours or not.
 - A push that was killed is completed by another, which sends no large file twice; until then
   nothing shows.
 - Whatever goes wrong is one line that says what to do; a token shows up nowhere.
@@ -199,6 +200,7 @@ def test_branches_and_pull_requests(
     assert json.loads(pull.out)["pr"] == f"{hub.url}/me/edited/discussions/1"
     assert json.loads(pull.out)["commit"] == repository.pulls["refs/pr/1"]
     assert json.loads(twice.out)["commit"] == repository.pulls["refs/pr/1"], "nothing has changed"
+    assert twice.err == "", "none was asked for"
     assert "modeling_attention_free.py" in files(repository), "main is as it was"
     for name in ("side/line", "refs/pr/1"):
         there = files(repository, name)
@@ -206,38 +208,84 @@ def test_branches_and_pull_requests(
         assert "modeling_attention_free.py" not in there, "a file of the earlier push"
 
 
-def test_what_is_not_ours_is_neither_published_over_nor_removed(
-    hub: UploadHub, run: Commands
-) -> None:
-    taken = hub.create("me/taken", private=True)
-    taken.commit({"pytorch_model.bin": b"someone's", "notes.md": b"notes"})
-    documents = hub.create("me/documents", private=True)
-    documents.commit({"notes.md": b"notes", "report.json": b"{}"})
-    refused, other = run("push stock me/taken", "push stock me/documents", token=TOKEN)
-    assert error(refused) == (
-        "Hub model me/taken: holds pytorch_model.bin, which is not part of this model and would "
-        "be taken for one; choose another name, or delete the file there"
+DELETE = "choose another name, or delete them there"
+PROPOSE = "choose another name, propose the model with --create-pr, or delete them there"
+STRANGE = (  # what loaders take, in any framework and spelling, or `verify` does not
+    *("MODEL.BIN", "adapter_config.json", "model.gguf", "model.onnx", "notes.md"),
+    *("onnx/model.ot", "pytorch_model.bin", "report.json", "special_tokens_map.json"),
+)
+
+
+def test_a_pull_request_of_nothing(hub: UploadHub, run: Commands) -> None:
+    _, proposed, as_json = run(
+        "push stock me/edited",
+        "push stock me/edited --create-pr",
+        "push stock me/edited --create-pr --json",
+        token=TOKEN,
     )
-    assert "me/documents: holds report.json, which is not part of this model" in error(other)
-    assert files(documents) == {"notes.md": b"notes", "report.json": b"{}"}
-    licensed = hub.create("me/licensed", private=True)
-    licensed.commit({"notes.md": b"notes", "LICENSE": b"mine"})
-    (kept,) = run("push stock me/licensed", token=TOKEN)
-    assert "me/licensed: holds another LICENSE, which no push put there" in error(kept)
-    assert files(licensed)["LICENSE"] == b"mine"
+    for result in (proposed, as_json):
+        assert result.code == 0
+        assert result.err == "Nothing differs from the Hub, so no pull request was opened.\n"
+    assert json.loads(as_json.out)["pr"] is None
+    assert not hub.repositories["me/edited"].pulls
 
 
-def test_weights_of_the_same_name_that_nobody_pushed_stay(hub: UploadHub, run: Commands) -> None:
+def test_what_would_not_verify_stops_a_push(hub: UploadHub, run: Commands) -> None:
+    taken = hub.create("me/taken", private=True)
+    taken.commit({"README.md": b"# Mine\n", **dict.fromkeys(STRANGE, b"{}")})
+    before = files(taken)
+    for result in run("push stock me/taken", "push stock me/taken --create-pr", token=TOKEN):
+        assert error(result) == (
+            "Hub model me/taken: holds files that are not part of this model, so it would not "
+            f"verify (got {', '.join(STRANGE)}); {DELETE}"
+        )
+    assert (files(taken), taken.pulls) == (before, {})
+    allowed = hub.create("me/allowed", private=True)
+    allowed.commit(
+        {"README.md": b"# Mine\n", "recipe.yaml": b"drop-attn: 0", ".gitattributes": b""}
+    )
+    pushed, verified = run("push stock me/allowed", "verify me/allowed", token=TOKEN)
+    assert (pushed.code, verified.code) == (0, 0), pushed.err + verified.err
+    assert files(allowed)["recipe.yaml"] == b"drop-attn: 0"
+
+
+def test_a_gitignore_stops_a_push(hub: UploadHub, run: Commands) -> None:
+    """The Hub leaves out what it names, without a word, and would still remove files."""
+    assert run("push compact me/edited", token=TOKEN)[0].code == 0
+    repository = hub.repositories["me/edited"]
+    repository.commit({".gitignore": b"*.safetensors\n"})
+    before = files(repository)
+    assert f"would not verify (got .gitignore); {DELETE}" in error(
+        run("push stock me/edited", token=TOKEN)[0]
+    )
+    assert files(repository) == before
+
+
+def test_files_of_the_same_name_that_nobody_pushed_stay(hub: UploadHub, run: Commands) -> None:
     """The name of the source, or a slip of the pen, must not cost you a model."""
     source = hub.create("me/source", private=True)
-    source.commit({"config.json": b"{}", WEIGHTS[0]: b"mine"})
+    source.commit({"config.json": b"{}", "LICENSE": b"mine", WEIGHTS[0]: b"mine"})
+    before = files(source)
     refused, proposed = run("push stock me/source", "push stock me/source --create-pr", token=TOKEN)
     assert error(refused) == (
-        f"Hub model me/source: holds another {WEIGHTS[0]}, which no push put there; choose another "
-        "name, propose the model with --create-pr, or delete it there"
+        "Hub model me/source: holds files that no push put there, and that this one would replace "
+        f"or remove (got LICENSE, config.json, {WEIGHTS[0]}); {PROPOSE}"
     )
-    assert files(source) == {"config.json": b"{}", WEIGHTS[0]: b"mine"}
+    assert files(source) == before
     assert proposed.code == 0, proposed.err
+
+
+def test_what_was_replaced_after_a_push_stays(hub: UploadHub, run: Commands) -> None:
+    """Small and large, of the model and of an earlier one; a push that changes none goes on."""
+    run("push compact me/edited", token=TOKEN)
+    repository = hub.repositories["me/edited"]
+    mine = {"LICENSE": b"mine", WEIGHTS[0]: b"mine", "modeling_attention_free.py": b"mine"}
+    repository.commit(mine, title="by hand")
+    refused, proposed = run("push stock me/edited", "push stock me/edited --create-pr", token=TOKEN)
+    assert f"would replace or remove (got {', '.join(mine)}); {PROPOSE}" in error(refused)
+    assert mine.items() <= files(repository).items()
+    assert proposed.code == 0, proposed.err
+    assert "modeling_attention_free.py" not in files(repository, "refs/pr/1")
 
 
 def test_a_report_goes_along_when_it_shows_no_text(
@@ -442,6 +490,8 @@ def verify_then(folder, *arguments, **options):
         change(Path(folder, WEIGHTS))
     if when == "manifest":
         change(Path(folder, "surgery.json"))
+    if when == "opened":
+        HfApi().update_repo_settings("me/opened", private=False)
     return done
 
 upload.verify = verify_then
@@ -466,8 +516,10 @@ for when in sys.argv[1:]:
 def test_what_changes_after_it_was_verified_is_not_published(
     hub: UploadHub, exported: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Of a file that is held in memory, what was verified is."""
-    cases = ("verified", "sent", "manifest")
+    """Of a file that is held in memory, what was verified is. Nor is what you meant to be private,
+    where the repository has been opened."""
+    cases = ("verified", "sent", "manifest", "opened")
+    hub.create("me/opened", private=True).commit({".gitattributes": b""})
     for when in cases:
         shutil.copytree(exported["reported"], tmp_path / when)
     manifest = (tmp_path / "manifest" / "surgery.json").read_bytes()
@@ -484,7 +536,11 @@ def test_what_changes_after_it_was_verified_is_not_published(
     assert done.stdout.splitlines() == [
         f"{when}/{WEIGHTS[0]}: has changed since it was verified; push again"
         for when in ("verified", "sent")
+    ] + [
+        "Hub model me/opened: exists and is public; push with `public=True` if you want that, or "
+        "choose another name"
     ]
+    assert files(hub.repositories["me/opened"]) == {}
     assert "me/verified" not in hub.repositories, "it was noticed before anything was created"
     assert files(hub.repositories["me/sent"]) == {}
     assert files(hub.repositories["me/manifest"])["surgery.json"] == manifest

@@ -333,9 +333,6 @@ def mitigate(
     journals = Journals(output, anew=True)
     materials = replace(materials.with_search(folder / "search.json"), journals=journals)
 
-    def check() -> None:
-        check_target(request.model, output, overwrite=overwrite or job.made(output))
-
     names, places, place = tuple(exports), list(exports.values()), 0
 
     def arrange(report: Report) -> Sequence[Path]:
@@ -343,7 +340,8 @@ def mitigate(
         place, reason = choose_result(report, names, request.keep, choose)
         if len(names) > 1:
             say(reason)
-        return _publish_kept(output, places, place, check)
+        check_target(request.model, output, overwrite=overwrite or job.made(output))  # hours later
+        return _publish_kept(output, places, place)
 
     report = evaluate_exports(source, materials, places, arrange)
     if browser is not None:
@@ -431,15 +429,9 @@ def _export(
     return find_model(request.model, request.revision), exports
 
 
-def _publish_kept(
-    output: Path, exports: Sequence[Path], place: int, check: Callable[[], None]
-) -> Sequence[Path]:
-    """Renames the folder of one export to `output`. Returns where the exports are then.
-
-    `check`: refuses an output that may not be replaced; hours have passed since it was looked at.
-    """
+def _publish_kept(output: Path, exports: Sequence[Path], place: int) -> Sequence[Path]:
+    """Renames the folder of one export to `output`. Returns where the exports are then."""
     chosen = exports[place]
-    check()
     publish(chosen, output)
     if chosen.exists():  # the output of an earlier run, which has taken its place
         shutil.rmtree(chosen)

@@ -26,18 +26,27 @@ from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
 from surgery.families import family_of
 from surgery.families.wrapped import find_wrapped
-from surgery.hub.client import TIMEOUT, UnreachableError, open_client, show_progress
+from surgery.hub.client import (
+    Published,
+    UnreachableError,
+    find_published,
+    open_client,
+    show_progress,
+)
 from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.privacy import expand_home, make_public_name
-from surgery.record.manifest import Source, read_manifest
+from surgery.record.manifest import REPORTS, Source, read_manifest
 from surgery.untrusted import read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CONFIG = "config.json"
+_BESIDE = (*SIDECARS, CARD, MODELING_FILE.name)
+"""Patterns of what to get with weights. A source's card states its license; code is compared with
+ours, and never run."""
 
 
 def find_model(
@@ -92,9 +101,10 @@ def find_export(
         manifest = read_manifest(hub.folder)
         if manifest is None:
             return ()
-        others = tuple(file for file in hub.files if not manifest.accounts_for(file))
+        files = hub.there.files
+        others = tuple(file for file in files if not manifest.accounts_for(file))
         if not others:
-            hub.download(beside=hub.files)
+            hub.download(beside=files)
         return others
 
     def is_whole(folder: Path) -> bool:
@@ -171,33 +181,31 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
 class _HubModel:
     """A Hub model that can be edited. `folder` is its commit in the cache, with its config.
 
-    `files`: all files of the repository. `weights`: those of the format that is used.
+    `weights`: the files of the format that is used.
     """
 
-    name: str
+    there: Published
     folder: Path
-    files: tuple[str, ...]
     config: dict[str, Any]
     weights: tuple[str, ...]
 
-    def download(self, beside: Collection[str] = (*SIDECARS, CARD, MODELING_FILE.name)) -> None:
+    def download(self, beside: Collection[str] = _BESIDE) -> None:
         """Downloads what the cache lacks, weights last: once they are there, everything is.
 
-        `beside`: patterns of files to get with the weights. A source's card states its license;
-        code is compared with ours, and never run.
+        `beside`: names, or patterns, of files to get with the weights.
         """
         from huggingface_hub import snapshot_download
 
-        along = [
-            file
-            for file in self.files
-            if file in beside or any(fnmatch(file, name) for name in beside)
-        ]
+        files = self.there.files
+        along = [file for file in files if file in beside or _matches(file, beside)]
+        self.there.check_sizes(file for file in along if _matches(file, (*_BESIDE, *REPORTS)))
         for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
             missing = [escape(file) for file in wanted if not (self.folder / file).exists()]
             if missing:
                 with show_progress(shown=shown):
-                    snapshot_download(self.name, revision=self.folder.name, allow_patterns=missing)
+                    snapshot_download(
+                        self.there.repo, revision=self.folder.name, allow_patterns=missing
+                    )
 
     def read_headers(self, api: HfApi) -> dict[str, TensorInfo] | None:
         """Reads the tensors from headers of safetensors files; None for pickled weights."""
@@ -206,7 +214,7 @@ class _HubModel:
         if not self.weights[0].endswith(".safetensors"):
             return None
         try:
-            found = api.get_safetensors_metadata(self.name, revision=self.folder.name)
+            found = api.get_safetensors_metadata(self.there.repo, revision=self.folder.name)
             wrapped = find_wrapped(read_json(self.folder / CONFIG))
             named = {
                 wrapped.rename(name) if wrapped else name: info
@@ -218,21 +226,27 @@ class _HubModel:
                 for name, info in named.items()
             }
         except (SafetensorsParsingError, AttributeError, TypeError):
-            where = f"Hub model {self.name}"
+            where = f"Hub model {self.there.repo}"
             raise CheckpointError("a header of its weights is not valid", where=where) from None
+
+
+def _matches(file: str, patterns: Iterable[str]) -> bool:
+    """Whether the name of a file fits one of the patterns."""
+    return any(fnmatch(file, pattern) for pattern in patterns)
 
 
 def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
     """Downloads the small files, and checks that the model can be edited and has weights."""
     from huggingface_hub import snapshot_download
 
-    info = api.model_info(name, revision=revision, timeout=TIMEOUT)
-    files = tuple(file.rfilename for file in info.siblings or ())
+    there = find_published(api, name, revision)
+    files = there.files
     if CONFIG not in files:
         raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
     entry = find_weights(files.__contains__)
     wanted = (CONFIG, MANIFEST, ADAPTER, entry)
-    small = [f for f in wanted if f in files and f not in (SAFETENSORS, PICKLE)]
+    small = [f for f in files if f in wanted and f not in (SAFETENSORS, PICKLE)]
+    there.check_sizes(small)
     # by name, not by commit, so that the cache knows the name for offline work
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
     config = read_config(folder)
@@ -243,7 +257,7 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
             where=f"Hub model {name}",
             expected=f"{SAFETENSORS} or {PICKLE}, single or sharded",
         )
-    return _HubModel(name, folder, files, config, _list_weights(entry, folder, files))
+    return _HubModel(there, folder, config, _list_weights(entry, folder, files))
 
 
 def _list_weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.card.measurements import build_measurements, is_task
 from surgery.card.text import Measurements, merge_cards, read_own_card, render_card
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
-from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
+from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.checkpoint.tensors import read_header
 from surgery.errors import CheckpointError, OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
@@ -51,7 +51,10 @@ class Publishable:
 
 @dataclass(frozen=True)
 class Push:
-    """What is on the Hub now. `pr`: the URL of the pull request, if you asked for one."""
+    """What is on the Hub now.
+
+    `pr`: the URL of the pull request, if you asked for one; None if nothing differed.
+    """
 
     repo: str
     url: str
@@ -90,6 +93,7 @@ def push(
     text = read_record(folder, _FIX, folder)
     parse_manifest(text, folder / MANIFEST)
     check_destination(repo)
+    proposes = create_pr or (revision or "").startswith("refs/")
     with open_client(repo, revision, upload=True) as api:  # before the long verification
         exists = _check_repository(api, repo, public=public, create_pr=create_pr)
     source = find_publishable(folder, place, allow_undecided=allow_undecided, text=text)
@@ -97,14 +101,13 @@ def push(
     with open_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
-        if revision is not None and not create_pr and not revision.startswith("refs/"):
+        if revision is not None and not proposes:
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = find_published(api, repo, revision)
-        earlier = there.manifest(api)
+        _check_privacy(repo, private=there.private, public=public)  # which may have changed
+        stale = _find_stale(api, there, source, replaces=proposes)
         written = there.fetch(api, CARD) if CARD in there.files else None
         url = f"{api.endpoint}/{repo}"
-    proposes = create_pr or (revision or "").startswith("refs/")
-    stale = _find_stale(there, earlier, source, replaces=proposes)
     card = _make_card(there.repo, written, source).encode()
     hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
     source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
@@ -259,6 +262,13 @@ def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -
             what = "not found, so there is nothing to open a pull request on"
             raise OutputError(what, where=where, fix="push without `create_pr=True`") from None
         return False
+    _check_privacy(repo, private=private, public=public)
+    return True
+
+
+def _check_privacy(repo: str, *, private: bool, public: bool) -> None:
+    """Raises `OutputError` for a repository that is public or private by mistake."""
+    where = f"Hub model {repo}"
     if public and private:
         what = "exists and is private, and `public=True` does not change that"
         fix = "make it public in its settings, or push without `public=True`"
@@ -266,33 +276,45 @@ def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -
     if not public and not private:
         fix = "push with `public=True` if you want that, or choose another name"
         raise OutputError("exists and is public", where=where, fix=fix)
-    return True
 
 
-def _find_stale(
-    there: Published, earlier: Manifest | None, source: Publishable, *, replaces: bool
-) -> list[str]:
-    """Returns files of an earlier push, which will be removed. `earlier`: its manifest.
+def _find_stale(api: HfApi, there: Published, source: Publishable, *, replaces: bool) -> list[str]:
+    """Returns files of an earlier push that are not part of this one, which will be removed.
 
-    **Raises:** `OutputError` for other weights, code, or reports in the repository: they would be
-    taken for the model's, and are not ours to remove; and, unless it `replaces` them, for other
-    files of the same names.
+    A file is of that push if it has the SHA-256 that the manifest there records. A small one, for
+    which the Hub gives none, is downloaded to see, if it would be replaced or removed. The manifest
+    itself goes by its name.
+
+    **Raises:** `OutputError` for files that would be replaced or removed, and that no push put
+    there, unless it `replaces` them; and for files that are not part of the model: loaders may take
+    them for it, and `verify` refuses them.
     """
-    ours = {*earlier.files, *earlier.reports, MANIFEST} if earlier else set[str]()
-    others = set(there.files) - {*source.contents, CARD}
-    foreign = {*there.files} - ours - {CARD, ".gitattributes"}
-    loads = {name for name in foreign if Path(name).suffix in CODE_OR_WEIGHTS}
-    theirs = loads | (foreign & {*REPORTS})
-    for name in sorted(foreign & source.contents.keys(), key=lambda name: name not in loads):
-        if not replaces and not there.files[name].holds(source.hashes[name], source.contents[name]):
-            what = f"holds another {name}, which no push put there"
-            fix = "choose another name, propose the model with `create_pr=True`, or delete it there"
-            raise OutputError(what, where=f"Hub model {there.repo}", fix=fix)
-    if strange := sorted(theirs & others):
-        what = f"holds {strange[0]}, which is not part of this model and would be taken for one"
-        fix = "choose another name, or delete the file there"
-        raise OutputError(what, where=f"Hub model {there.repo}", fix=fix)
-    return sorted(others & ours)
+    earlier, sent, where = there.manifest(api), source.contents, f"Hub model {there.repo}"
+    files = earlier.files.items() if earlier else ()
+    recorded = {name: file.sha256 for name, file in files} | (earlier.reports if earlier else {})
+    changed = sorted(
+        name
+        for name, file in there.files.items()
+        if name not in (CARD, MANIFEST)
+        and not (name in sent and file.holds(source.hashes[name], sent[name]))
+    )
+    theirs = (
+        name
+        for name in changed
+        if (name in sent and name not in recorded)
+        or (name in recorded and there.hash(api, name) != recorded[name])
+    )
+    if not replaces and (found := ", ".join(theirs)):
+        what = "holds files that no push put there, and that this one would replace or remove"
+        fix = "choose another name, propose the model with `create_pr=True`, or delete them there"
+        raise OutputError(what, where=where, got=found, fix=fix)
+    others = [name for name in changed if name not in {*sent, *recorded}]
+    taken = (n for n in others if n in REPORTS or not source.manifest.accounts_for(n))
+    if found := ", ".join(taken):
+        what = "holds files that are not part of this model, so it would not verify"
+        fix = "choose another name, or delete them there"
+        raise OutputError(what, where=where, got=found, fix=fix)
+    return [name for name in changed if name in recorded and name not in sent]
 
 
 def _name_edit(edit: Edit) -> str:

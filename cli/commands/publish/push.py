@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.terminal import echo, print_json
+from cli.terminal import echo, note, print_json
 
 
 @click.command("push")
@@ -42,6 +42,8 @@ def command(folder: Path, repo: str, as_json: bool, **asked: Any) -> None:
     from surgery.publishing.upload import push
 
     done = push(folder, repo, **asked)
+    if asked["create_pr"] and done.pr is None:
+        note("Nothing differs from the Hub, so no pull request was opened.")
     if as_json:
         print_json(done.to_json())
         return

@@ -85,13 +85,12 @@ def command(
     """Reduce what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
     Searches for the edit that keeps --max-extraction and every --max at the least cost (into
-    OUT-search). Exports it (into OUT-cut), verifies it, and attacks it. It becomes OUT when all is
-    done, with report, model card, and recipe. After an interruption, run the same command again to
-    continue.
+    OUT-search). Exports it (into OUT-cut), verifies it, and attacks it. When done, it becomes
+    OUT, with report, card, and recipe. After an interruption, run the same command to continue.
 
     With --heal, the edited model is also trained on other text. With --erase, MODEL is taught to
     forget the passages; that result is tried as it is, cut, and, with --heal, cut and healed. All
-    results are evaluated. The cheapest one with the best verdict becomes OUT, unless you name another
+    results are evaluated. The cheapest with the best verdict becomes OUT, unless you name another
     with --keep; in a terminal, you are asked. The others stay in OUT-cut, OUT-healed, OUT-erased,
     OUT-erased-cut, and OUT-erased-healed, each with its report.
 
