@@ -232,6 +232,80 @@ def test_healing_of_any_edit_is_told() -> None:
     assert "for\n80 steps on 9 tokens of other text" in once
 
 
+def trained(*names: str, **more: Any) -> dict[str, Any]:
+    """A record of training on texts of these names, of which each is another."""
+    sources = [{"name": name, "size": at} for at, name in enumerate(names)]
+    return {
+        "sources": sources, "tokens": 9, "window": 3, "sha256": "ab" * 32, "steps": 80, "rows": 16,
+        "learning_rate": 3e-4, "seed": 0, "device": "cpu", "threads": 2, "losses": [1.0], **more,
+    }  # fmt: skip
+
+
+def passages(name: str) -> dict[str, Any]:
+    lengths = {"prefix_length": 8, "suffix_length": 8}
+    return {"name": name, "sha256": "ab" * 32, "number": 1234, "rows": 24, **lengths}
+
+
+def test_passages_that_healing_trained_on_are_told() -> None:
+    """Earlier versions only looked for them in the text, and recorded a hash."""
+    one = edit("m", "c" * 40, (16, [0, 1], "zero"))
+    said = (
+        "Healed on 1,234 passages besides the text: there it learned, in 80 steps, to predict what "
+        "the cut alone predicts, so that they do not come back. It was trained on these passages, "
+        "so their figures say nothing of others. Someone who trains the model further may bring "
+        "some back."
+    )
+    for given_, told in ((passages("rows.csv"), True), (None, False), ("ab" * 32, False)):
+        one["healing"] = trained("text.txt", passages=given_)
+        card = " ".join(render_card(manifest(one), None, name="x").split())
+        assert (said in card) == told
+        assert ("of other text and on passages (below), so layer norms" in card) == told
+        assert ("of other text, so layer norms" in card) != told
+        ids = "If two of these have the same id, name them by another column with `--id-column`."
+        assert (ids in card) == told
+
+
+def erased(name: str, *texts: str) -> Manifest:
+    one = edit("base", None)
+    teacher = [{"block": 3, "heads": [0, 1], "variant": "zero"}]
+    one["erasing"] = trained(*texts, teacher=teacher, passages=passages(name))
+    return manifest(one)
+
+
+def test_passages_that_were_given_in_python_are_a_file_to_save() -> None:
+    """They have no name, so the commands give them one."""
+    card = render_card(erased("token ids", "text.txt"), None, name="x")
+    assert "--text text.txt --samples token-ids.npy\n" in card
+    assert "--samples token-ids.npy --prefix-length 8" in card
+    assert "the same passages (`token-ids.npy`)" in card
+    assert (
+        "Run these in the folder that holds `base`, `text.txt`, `token-ids.npy`. The passages were "
+        "given in Python: `token-ids.npy` is what `numpy.save` makes of their token ids.\n"
+    ) in card
+    assert "token ids`" not in card
+    assert "--id-column" not in card
+    named = render_card(erased("rows.csv", "text.txt"), None, name="x")
+    assert "Python" not in named.partition("## Make it again")[2]
+
+
+def test_texts_of_the_same_name_are_their_folder() -> None:
+    """Its name is nobody's business, and a name without it would be one text of several."""
+    for texts, option, local in (
+        (("a.txt", "b.txt"), "--text a.txt --text b.txt", "`a.txt`, `b.txt`"),
+        (("a.txt", "b.txt", "a.txt"), "--text FOLDER", "`FOLDER`"),
+        (("a.txt", "hf:me/x:train:text", "a.txt"), "--text FOLDER --text hf:me/x:train:text",
+         "`FOLDER`"),
+    ):  # fmt: skip
+        card = render_card(erased("rows.csv", *texts), None, name="x")
+        assert card.count(f" {option} --samples rows.csv") == 2
+        place = f"Run these in the folder that holds `base`, {local}, `rows.csv`."
+        said = (
+            " `FOLDER` stands for the folder that the texts were read from: some of them have the "
+            "same name."
+        )
+        assert f"{place}{said if 'FOLDER' in option else ''}\n" in card
+
+
 def test_the_measurements_are_those_of_the_report() -> None:
     card = render_card(manifest(), None, name="me/edited", measured=measured())
     page = render_markdown(whole_report())
@@ -346,12 +420,13 @@ BROKEN: dict[str, list[str | Callable[[str], str]]] = {  # message → cards, or
 }
 
 
-def test_many_openings_cost_little() -> None:
-    """Each would be followed to the end of the card."""
+@pytest.mark.parametrize("opening", ["<!-- attn-surgery:a-->\n", "<!-- attn-surgery:a "])
+def test_many_openings_cost_little(opening: str) -> None:
+    """Each would be followed to the end of the card, which has a mebibyte at most."""
     begun = time.perf_counter()
     with pytest.raises(ManifestError, match="lacks one of the comments around it"):
-        render_card(manifest(), name="me/x", existing="<!-- attn-surgery:a-->\n" * 40_000)
-    assert time.perf_counter() - begun < 20
+        render_card(manifest(), name="me/x", existing=opening * (2**20 // len(opening)))
+    assert time.perf_counter() - begun < 5
 
 
 def test_the_name_to_load_is_found() -> None:

@@ -39,6 +39,17 @@ PATHS = [
     "hf:/home/alice/data:train:text",
     "/home/Jörg/Modell",
     "/Volumes/My Disk/model",
+    "curl --data @/home/alice/x",
+    "python train.py >/home/alice/log </home/alice/in",
+    "cat x|/home/alice/bin/run",
+    "cc -I/home/alice/include",
+    "-isystem/home/alice/include",
+    "-O~/models",
+    "-fC:/Users/alice",
+    "#!/home/alice/venv/bin/python",
+    "\u201e/home/alice/acme\u201c",
+    "cache\u2192/home/alice",
+    "\x00/home/alice/acme",
 ]
 HARMLESS = [
     "EleutherAI/pythia-1.4b",
@@ -60,7 +71,20 @@ HARMLESS = [
     "\\s+(?!\\S)|\\s+",
     "12:/",
     "float32",
+    "./runs/acme/last and ../runs/acme",
+    "**/acme/*.py",
+    "#/definitions/Model/properties",
+    "${HOME}/acme/x and {{ root }}/acme/x",
+    "https://host.example/@owner/a/b",
+    "Qwen2-0.5B/GPT-2/3",
+    "Bücher/Modelle/x",
+    "<b>bold</b></p>",
+    "<|/think|><|/tool|>",
+    "[/INST]</s>",
+    "100%/50%/x",
 ]
+BEFORE = st.sampled_from(" \t\n'\"`=([{,;:@<>|!\u201c\u3000\u3001\u2014\u2192\u00bb\x00")
+"""What may stand right before a path, in whatever is no name that goes on."""
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -75,6 +99,18 @@ def test_a_path_is_found_wherever_it_stands(path: str) -> None:
 def test_what_only_looks_like_a_path_stays(text: str) -> None:
     given_ = {"a": {"b": [text]}, text: text}
     assert separate_paths(given_, "config.json") == (given_, [])
+
+
+@given(st.text(), BEFORE | st.sampled_from([" -I", "=-L"]), st.sampled_from(["/", "~/", "C:\\"]))
+def test_a_path_is_found_whatever_stands_before_it(text: str, mark: str, root: str) -> None:
+    told = f"{text}{mark}{root}home/alice/acme"
+    assert separate_paths({"a": told}) == ({}, ["a"])
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=1), st.integers(1, 10**6))
+def test_names_and_fractions_with_a_slash_stay(name: str, number: int) -> None:
+    for text in (f"{name}/{name}", f"{name}/{name}/{name}", f"{number}/{number}/{number}"):
+        assert separate_paths({"a": text}) == ({"a": text}, []), text
 
 
 def test_names_of_models_and_files_may_not_be_relative_paths() -> None:

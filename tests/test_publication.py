@@ -28,6 +28,7 @@ from cli.commands.edit.export import command
 from cli.commands.measure.evaluate import command as evaluate
 from evals.jobs.evaluating import attach
 from evals.jobs.reporting import Evaluation
+from evals.report.report import make_report
 from evals.report.values import make_value
 from surgery.card.facts import as_line
 from surgery.card.measurements import build_measurements
@@ -185,6 +186,23 @@ def test_the_command_of_a_report_repeats_its_limits() -> None:
     words = shlex.split(example(settings=settings).commands[-1])
     asked = evaluate.make_context("evaluate", words[2:]).params
     assert (asked["max"], asked["max_drop"]) == (limits, {"piqa": 1 / 3})
+
+
+def test_the_commands_of_a_report_run_one_after_the_other() -> None:
+    """Each edit is made where the evaluation looks for it, or beside it for one on the Hub."""
+    known = found().edits[0].edit
+    assert known is not None
+    edit = known.model_dump() | {"variant": "linear", "drop_attn": "1", "earlier_edits": 0}
+    one = found(edit=edit)
+    names = ("mine", "me/theirs")
+    edits = [one.edits[0].model_copy(update={"name": name}) for name in names]
+    settings = one.settings.model_copy(update={"models": names})
+    report = make_report(one.model_copy(update={"edits": edits, "settings": settings}))
+    *exports, evaluation = map(shlex.split, report.commands)
+    made = [command.make_context("export", words[2:]).params for words in exports]
+    assert [str(params["output"]) for params in made] == ["mine", "theirs"]
+    asked = evaluate.make_context("evaluate", evaluation[2:]).params
+    assert (asked["models"], asked["baseline"]) == (names, made[0]["model"])
 
 
 def test_one_place_writes_export_commands() -> None:

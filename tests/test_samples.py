@@ -260,14 +260,26 @@ def overlap(rows, one, other):
     opening = next((at for at in range(2) if len(set(rows[:, at])) > 1), 2)
     one, other = rows[[one, other]].tolist()
     return (
-        one[4:] == other[4:]
-        or any(  # they end alike in 16 tokens
+        one[4:] == other[4:]  # they end alike in 16 tokens
+        or any(one[at : at + 16] == other[at : at + 16] for at in (0, opening))  # or begin alike
+        or any(
             a[k:] == b[first : 20 - k + first]
             for a, b in ((one, other), (other, one))
             for first in (0, opening)
             for k in range(first, 5)
         )
     )
+
+
+@given(st.integers(0, 63), st.integers(0, 2))
+def test_rows_that_differ_in_one_token_overlap(place, opening):
+    rows = np.random.default_rng(0).integers(0, 300, (3, 64)).astype(np.int32)
+    rows[:, :opening] = 1
+    rows[1] = rows[0]
+    rows[1, place] += 300
+    assert find_overlaps(rows[:1], rows[1:]).all()
+    assert find_overlaps(rows[1:], rows[:1]).tolist() == [True, False]
+    assert group_overlaps(rows).tolist() == [0, 0, 1]
 
 
 @given(arrays(np.int32, (7, 20), elements=st.integers(0, 1)))
@@ -331,8 +343,25 @@ def test_every_form_of_text_is_the_same_passages(tmp_path, form):
         lines(tmp_path / "expected.jsonl", [{"text": text} for text in PASSAGES]), **options
     )
     assert found.sha256 == expected.sha256
-    assert found.ids == (("sub/0.jsonl:0", "sub/1.jsonl:0") if name == "folder" else ("0", "1"))
+    assert found.ids == (("0:0", "1:0") if name == "folder" else ("0", "1"))
     assert str(path) not in found.source
+
+
+def test_ids_of_a_folder_hold_no_name_of_its_files(tmp_path):
+    """Files and folders may be named after people. They count in the order of their paths."""
+    for at, name in enumerate(("bob/x.jsonl", "alice/y.jsonl", "alice/b.txt.gz", "carol.jsonl")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        rows = [{"text": f"{at} {word} {PASSAGES[0]}"} for word in ("one", "two")]
+        text = "\n".join(row["text"] for row in rows)
+        if ".txt" in name:
+            (tmp_path / name).write_bytes(pa.compress(text.encode(), "gzip", asbytes=True))
+        else:
+            lines(tmp_path / name, rows)
+    options = {"tokenizer": tiny_tokenizer(), "prefix_length": 4, "suffix_length": 4}
+    found = load_samples(str(tmp_path), **options)
+    assert found.ids == tuple(f"{file}:{row}" for file in range(4) for row in range(2))
+    alone = load_samples(str(tmp_path / "bob" / "x.jsonl"), **options)
+    assert found.hashes[4:6] == alone.hashes
 
 
 def test_a_table_of_text_has_every_column(tmp_path):
@@ -613,7 +642,8 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
             f"{path}: column {name!r}, row 2 (got {got})"
         )
     assert message(lines(path, [{"tokens": row, "id": 7}, {"tokens": row, "id": "7"}])) == (
-        f"{path}: ids are not unique (got '7' 2 times, first in rows 1 and 2)"
+        f"{path}: ids are not unique (got '7' 2 times, first in rows 1 and 2); name the rows by "
+        "another column with `id_column`"
     )
     for wrong in (-3, 2**31, 2**40):
         rows = [{"tokens": row}, {"tokens": [wrong] * 64}]

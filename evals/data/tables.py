@@ -100,7 +100,8 @@ def _make_table(
     if times > 1:
         rows = [str(at) for at, one in enumerate(names, 1) if one == name][:2]
         got = f"{name!r} {times} times, first in rows {' and '.join(rows)}"
-        raise SamplesError("ids are not unique", where=where, got=got)
+        fix = "name the rows by another column with `id_column`"
+        raise SamplesError("ids are not unique", where=where, got=got, fix=fix)
     found = tuple(passages[name] for name in used)
     return PassageTable(str(where), names, found, labels, shape)
 
@@ -137,13 +138,14 @@ def read_table(
 ) -> PassageTable:
     """Reads the columns of a `PassageTable` that the first row has, and ignores others.
 
-    `id_column`: the one that names the rows; by default `id`.
+    `id_column`: the one that names the rows; by default `id`. Rows without one get their number;
+    of several files, that of the file, too, but never its name, which may be a person's.
     """
     columns: dict[str, list[Any]] | None = None
     ids: list[str | int] = []
     size = 0
     _check_columns(sources, id_column)
-    for source in sources:
+    for place, source in enumerate(sources):
         passages = PASSAGES if source.column is None else (source.column,)
         wanted = passages + LABELS + DUPLICATES + (() if id_column is None else (id_column,))
         for number, (where, row) in enumerate(read_rows(source, wanted, whole=True)):
@@ -168,7 +170,7 @@ def read_table(
                     size += getattr(found[name], "nbytes", 0) or len(str(found[name]))
                 if len(ids) >= MOST_ROWS or size > MOST_BYTES:
                     raise ValueError(f"more than {MOST_ROWS:,} rows, or {MOST_BYTES:,} bytes")
-            ids.append(number if len(sources) == 1 else f"{source.name}:{number}")
+            ids.append(number if len(sources) == 1 else f"{place}:{number}")
     if columns is not None and find_passages(columns) is None:
         column = sources[0].column
         raise SamplesError(

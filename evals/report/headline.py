@@ -14,7 +14,7 @@ from evals.report.figures import Finding, Findings
 from surgery.card.command import describe_training, name_texts, write_export_command
 from surgery.card.percent import format_percent
 from surgery.hub.embedded import find_lab
-from surgery.record.report import EditSummary, Limit, MeasuredModel, Relation, Summary
+from surgery.record.report import Limit, MeasuredModel, Relation, Summary
 from surgery.selection import format_selection, variant_name
 
 RELATIONS: dict[Relation, str] = {
@@ -27,7 +27,7 @@ RELATIONS: dict[Relation, str] = {
 
 def write_commands(found: Findings) -> list[str]:
     """The commands that make the edits and their report again."""
-    made = [command for edit in found.edits for command in _write_export_command(edit.edit)]
+    made = [command for edit in found.edits for command in _write_export_command(edit)]
     return [*dict.fromkeys(made), found.settings.to_command()]
 
 
@@ -49,8 +49,12 @@ def list_warnings(edit: Finding, base: MeasuredModel, limit: float | None) -> li
     return found + [text for text, applies in known.items() if applies]
 
 
-def _write_export_command(edit: EditSummary | None) -> list[str]:
-    """The command that made the edit; empty if no single command did."""
+def _write_export_command(found: Finding) -> list[str]:
+    """The command that made the edit, in the folder that was measured; empty if no single one did.
+
+    Of a Hub id, the folder has the last part.
+    """
+    edit = found.edit
     if edit is None or edit.variant == "mixed" or edit.earlier_edits:
         return []
     erasing, drop_attn, variant = edit.erasing, edit.drop_attn, edit.variant
@@ -67,12 +71,12 @@ def _write_export_command(edit: EditSummary | None) -> list[str]:
         revision=edit.commit,
         drop_attn=drop_attn,
         variant=variant,
-        calibration=name_texts(source.name for source in (text.sources if text else ())),
+        calibration=name_texts([source.name for source in (text.sources if text else ())]),
         **describe_training(taught, healed, lab),
         layout=edit.layout,
         family=edit.family,
         max_shard_size=edit.max_shard_size,
-        output="OUT",
+        output=found.name.rpartition("/")[2],
         cut=bool(edit.parts),
     )
     return [shlex.join(words)]

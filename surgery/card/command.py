@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from surgery.families import SAVED_AS
 from surgery.hub.embedded import LAB_TEXT, find_lab
 
+FOLDER = "FOLDER"
+"""Stands for the folder of texts of which some have the same name."""
+SAVED_IDS = "token-ids.npy"
+"""What commands call passages that were given in Python, and so have no name."""
 
-def name_texts(names: Iterable[str], lab: str | None = None) -> list[str]:
+
+def name_texts(names: Sequence[str], lab: str | None = None) -> list[str]:
     """Recorded texts as a command that runs in their folder takes them, each once.
+
+    Records have no folders. Where several files have one name, `FOLDER` stands for all files.
 
     `lab`: names the lab's text; None: it is what the command takes without an option.
     """
+    files = [name for name in names if name != LAB_TEXT and not name.startswith("hf:")]
+    if len(files) > len(set(files)):
+        names = [FOLDER if name in files else name for name in names]
     named = (lab if name == LAB_TEXT else name for name in dict.fromkeys(names))
     return [name for name in named if name is not None]
+
+
+def name_passages(name: str) -> str:
+    """Recorded passages as a command that runs in their folder takes them."""
+    from surgery.record.manifest import TOKEN_IDS
+
+    return SAVED_IDS if name == TOKEN_IDS else name
 
 
 def describe_training(
@@ -42,9 +59,10 @@ def describe_training(
             found["seed"] = record["seed"]
         passages = record.get("passages")
         if isinstance(passages, Mapping):  # earlier versions recorded only a hash
-            found |= {"samples": passages["name"], "leave_out": passages.get("leave_out")}
+            samples = name_passages(passages["name"])
+            found |= {"samples": samples, "leave_out": passages.get("leave_out")}
             lengths = {key: passages[key] for key in ("prefix_length", "suffix_length")}
-            own = find_lab(passages["name"]) is None
+            own = find_lab(samples) is None
             if own:
                 found["skip_short"] = True  # no record tells, and it changes nothing if none is
             if own or set(lengths.values()) != {LENGTH}:

@@ -6,12 +6,19 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from surgery.card.command import describe_training, name_texts, write_export_command
+from surgery.card.command import (
+    FOLDER,
+    SAVED_IDS,
+    describe_training,
+    name_passages,
+    name_texts,
+    write_export_command,
+)
 from surgery.families import Family, family_of
 from surgery.hub.embedded import LAB_MODELS, PREFIX, find_lab
 from surgery.record.manifest import Edit, Manifest, PassagesRecord, TextRecord, TrainingRecord
@@ -30,6 +37,8 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
     erased = [_describe_erasing(e) for e in edits if e.erasing]
     trained = [*healed, *(e.erasing for e in edits if e.erasing)]
     machines = dict.fromkeys(f"{one.threads}, {one.device}" for one in trained)
+    taught = _list_passages(trained)
+    local = _list_files(edits)
     modeling = next((file for file in manifest.files if file.endswith(".py")), None)
     return {
         "title": name,
@@ -42,7 +51,9 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "edits": [_describe_edit(edit) for edit in edits],
         "again": _write_reproduction(name, edit),
         "steps": list(_list_steps(edits)),
-        "local": _list_files(edits),
+        "local": _join(local),
+        "saved": SAVED_IDS if SAVED_IDS in local else None,
+        "folder": FOLDER if FOLDER in local else None,
         "layout": "stock" if modeling is None else "compact",
         "modeling": modeling,
         "architecture": family.architecture,
@@ -52,9 +63,11 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "fitted": _join_names(*(e.calibration for e in edits)),
         "trained": bool(trained),
         "trained_on": _join_names(*trained),
-        "taught_with": _join_passages(trained),
+        "taught_with": _join(taught),
+        "have_ids": any(not find_lab(name) and not name.endswith(".npy") for name in taught),
         "erased": erased,
         "healed": healed,
+        "guarded": [one for one in healed if isinstance(one.passages, PassagesRecord)],
         "machines": "; ".join(machines),
         "files": list(manifest.files.items()),
         "versions": edit.versions,
@@ -71,15 +84,18 @@ def _match_attention(family: Family, blocks: Sequence[int]) -> Markdown:
 
 def _join_names(*texts: TextRecord | None) -> Markdown:
     """The names of the files that texts came from, each once."""
-    names = dict.fromkeys(source.name for text in texts if text for source in text.sources)
-    return Markdown(", ".join(map(as_code, names)))
+    return _join(source.name for text in texts if text for source in text.sources)
 
 
-def _join_passages(trained: Sequence[TrainingRecord]) -> Markdown:
-    """The names of what held the passages of trainings, each once; empty without passages."""
+def _join(names: Iterable[str]) -> Markdown:
+    """The names, each once."""
+    return Markdown(", ".join(map(as_code, dict.fromkeys(names))))
+
+
+def _list_passages(trained: Sequence[TrainingRecord]) -> list[str]:
+    """The names of what held the passages of trainings; empty without passages."""
     found = (getattr(one, "passages", None) for one in trained)
-    names = dict.fromkeys(one.name for one in found if isinstance(one, PassagesRecord))
-    return Markdown(", ".join(map(as_code, names)))
+    return [name_passages(one.name) for one in found if isinstance(one, PassagesRecord)]
 
 
 def _link_base(first: Edit) -> Markdown:
@@ -173,13 +189,13 @@ def _write_reproduction(name: str, edit: Edit) -> Markdown:
     return _as_lines(["attn-surgery", "reproduce", name], given)
 
 
-def _list_files(edits: Sequence[Edit]) -> Markdown:
+def _list_files(edits: Sequence[Edit]) -> list[str]:
     """The folders and files that the commands take from the folder that they run in."""
     found = [_name_source(e) for e in edits if not e.source.commit and not find_lab(e.source.model)]
     for edit in edits:
         named = chain(*_name_inputs(edit).values())
         found += [name for name in named if not name.startswith("hf:")]
-    return Markdown(", ".join(map(as_code, dict.fromkeys(found))))
+    return found
 
 
 class Markdown(str):

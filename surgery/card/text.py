@@ -35,7 +35,7 @@ _CLAIMED = ("base_model", "base_model_relation", _INDEX)
 """Keys that must agree with the manifest and the report."""
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _PART = re.compile(  # up to the next opening at most, so that many openings cost little
-    r"<!-- attn-surgery:(\w+)\b[^>]*-->\n(?:(?!<!-- attn-surgery:).)*?<!-- /attn-surgery:\1 -->",
+    r"<!-- attn-surgery:(\w+)\b[^<>]*-->\n(?:(?!<!-- attn-surgery:).)*?<!-- /attn-surgery:\1 -->",
     re.DOTALL,
 )
 _NAME = re.compile(

@@ -157,11 +157,15 @@ LENGTH = 32
 the Pythia models (Biderman et al. 2023)."""
 
 
+TOKEN_IDS = "token ids"
+"""The name of passages that were given in Python: no file holds them."""
+
+
 class PassagesRecord(Record):
     """Passages that a model was trained on: `number` of them, `rows` in each step.
 
-    `name`: of their file, or what else names them. `sha256`: of their tokens. `leave_out`: the
-    share of the passages there that was not listed, and so is not among them.
+    `name`: of their file, what else names them, or `TOKEN_IDS`. `sha256`: of their tokens.
+    `leave_out`: the share of the passages there that was not listed, and so is not among them.
     """
 
     name: Line
