@@ -34,6 +34,7 @@ from evals.measure.attacks.relearn_strongest import STEPS as RUN_STEPS
 from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
 from evals.measure.attacks.tuning import ROWS, SCALE, STEPS, fine_tune, train
+from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
 from evals.report.request import EvaluationRequest
 from evals.run.models import open_model
@@ -203,6 +204,22 @@ def test_prefixes_are_changed_as_they_are_said_to_be() -> None:
     text = tokenizer.decode(ids[:18].tolist())
     assert tokenizer.decode(upper.tolist()) == text.upper()
     assert tokenizer.decode(lower.tolist()) == text.lower()
+
+
+def test_blanks_before_marks_stay_where_they_are() -> None:
+    """Some tokenizers drop them when they decode, and so would change the text that is asked."""
+    tokenizer, cleaning = tiny_tokenizer(), copy.deepcopy(tiny_tokenizer())
+    cleaning.clean_up_tokenization_spaces = True
+    cleaning.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    ids = [tokenizer(text)["input_ids"][:20] for text in ("a . b , c ! d ? " * 9, "i ' m . " * 9)]
+    assert cleaning.decode(ids[0]) != tokenizer.decode(ids[0])
+    samples = rows_of(np.asarray(ids, dtype=np.int32), 9)
+    plain, other = (Target(MODEL, one, samples, samples.tokens) for one in (tokenizer, cleaning))
+    for made, same in zip(change_prefixes(plain), change_prefixes(other), strict=True):
+        assert list(map(list, made)) == list(map(list, same))
+    assert other.seen.texts == plain.seen.texts == tokenizer.batch_decode(samples.suffixes)
+    scores = [extract(MODEL, samples, tokenizer=one).values for one in (tokenizer, cleaning)]
+    assert np.array_equal(*(one["membership.zlib"] for one in scores))
 
 
 def test_a_case_that_changes_nothing_is_no_change() -> None:
@@ -568,6 +585,23 @@ def test_long_runs_leave_room_for_fewer_draws() -> None:
 def test_a_draw_that_cannot_differ_runs_once(target) -> None:
     """Six windows of other text are one batch, in whatever order."""
     assert make_attack("relearn-benign").run(replace(target, draws=None)).draws == 1
+
+
+def test_draws_that_differ_later_all_run(target) -> None:
+    """Of few passages the attacker holds one, by chance the same one in the first two draws."""
+    held = {
+        number: [split(target.samples.tokens[:number], SHARE, draw)[0] for draw in range(5)]
+        for number in range(2, 15)
+    }
+    number = next(
+        number
+        for number, (first, second, *others) in held.items()
+        if np.array_equal(first, second) and not all(np.array_equal(first, one) for one in others)
+    )
+    some = target.samples.select(np.arange(15) < number)
+    found = make_attack("relearn").run(replace(target, samples=some, draws=5))
+    assert found.draws == 5
+    assert np.array_equal(found.tried, [~one for one in held[number]])
 
 
 def test_the_control_is_never_text_that_the_attack_trained_on(loaded) -> None:

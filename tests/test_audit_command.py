@@ -27,6 +27,7 @@ from evals.measure.attacks.result import AttackResult, compare_outcomes
 from evals.measure.attacks.rows import list_recovered
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models
 from evals.report.attacks import _make_attack
+from evals.run.batching import row_ranges
 from evals.run.statistics import wilson
 from surgery import export
 
@@ -470,6 +471,35 @@ def test_passages_are_needed(tmp_path) -> None:
     outcome = attn_surgery("audit", tmp_path, "--baseline", tmp_path)
     assert outcome.code == 2
     assert "audit needs passages: give --samples" in outcome.stderr
+
+
+def test_both_models_are_read_in_the_same_batches(tmp_path, monkeypatch) -> None:
+    """However much memory is free meanwhile. In 16 bits, other batches may decide a near tie."""
+    model = tiny_model()
+    save_tiny(tmp_path / "base", model)
+    export(tmp_path / "base", "0", output=tmp_path / "edited")
+    samples = write_rows(tmp_path / "s.jsonl", recited_rows(model, 12))
+    (tmp_path / "text.txt").write_text(TEXT)
+    free, read = [4], []
+
+    def fit(*given: object) -> int:
+        free[0] -= 1
+        return free[0]
+
+    def range_rows(rows: int, size: int) -> list[slice]:
+        read.append(size)
+        return row_ranges(rows, size)
+
+    monkeypatch.setattr("evals.run.batching._rows_that_fit", fit)
+    monkeypatch.setattr("evals.measure.memorization.extraction.row_ranges", range_rows)
+    outcome = attn_surgery(
+        *("audit", tmp_path / "edited", "--baseline", tmp_path / "base", "--samples", samples),
+        *("--control", tmp_path / "text.txt", "--prefix-length", 6, "--suffix-length", 5),
+        *("--attack", "any", "--attack", "perturbed", "--device", "cpu"),
+    )
+    assert outcome.code == 0, outcome
+    assert len(read) > 4
+    assert set(read) == {3}
 
 
 def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> None:

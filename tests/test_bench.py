@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -127,6 +128,42 @@ def test_the_prompt_must_fit(models) -> None:
         "prompt and new tokens do not fit the model (expected at most 256 together, "
         "got 256 + 64); ask for fewer --prompt-tokens or --new-tokens"
     )
+
+
+def test_a_turn_holds_one_cache_at_a_time_and_decodes_from_a_new_one(monkeypatch) -> None:
+    """Else the peak of memory would be of more, and copies would count as decoding."""
+
+    class Cache:
+        def __deepcopy__(self, memo: object) -> None:
+            raise AssertionError("a copy takes time and memory")
+
+    class Running:
+        prompt, new_tokens = torch.zeros(ROWS, PROMPT), NEW
+
+        def __init__(self) -> None:
+            self.caches, self.decoded = list[weakref.ref[Cache]](), list[int]()
+
+        def prefill(self) -> tuple[Cache, None]:
+            assert all(cache() is None for cache in self.caches)
+            time.sleep(0.01)
+            cache = Cache()
+            self.caches.append(weakref.ref(cache))
+            return cache, None
+
+        def decode(self, cache: Cache, token: None) -> None:
+            self.decoded.append(id(self.caches[-1]))
+            assert self.caches[-1]() is cache
+            time.sleep(0.02)
+
+    running = Running()
+    monkeypatch.setattr(speed, "_running", running, raising=False)
+    monkeypatch.setattr(speed, "SHORTEST", 0.1)
+    found = speed._take_turn()
+    assert len(running.decoded) == len(set(running.decoded)) >= 3
+    assert len(running.caches) - len(running.decoded) >= 5
+    assert 0 < found["prefill_tokens_per_second"] <= ROWS * PROMPT / 0.01
+    assert 0 < found["decode_tokens_per_second"] <= ROWS * NEW / 0.02
+    assert found["peak_memory_bytes"] > 0
 
 
 def test_mistakes_are_found_before_anything_runs(models, tmp_path) -> None:

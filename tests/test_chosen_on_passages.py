@@ -90,6 +90,23 @@ def test_figures_are_of_the_passages_that_did_not_choose(command, searched) -> N
     assert "warning: a search chose an edit here on other passages" in others.stderr
 
 
+@pytest.mark.parametrize("command", [*EXTRA, "evaluate"])
+def test_what_chose_a_baseline_does_not_flatter_it(command, searched, tmp_path) -> None:
+    """An edit that a search chose may be what another one is compared with."""
+    outcome = attn_surgery(
+        *(command, searched / "base", "--baseline", searched / "edited", *LENGTHS),
+        *("--samples", searched / "all.jsonl", "--heldout", searched / "text.txt", "--json"),
+        *{**EXTRA, "evaluate": ("--no-benchmarks", "--output", tmp_path / "out")}[command],
+    )
+    assert outcome.code == 0, outcome
+    if command == "evaluate":
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        chose, n = report["edits"][0]["chose"], report["figures"][0]["n"]
+    else:
+        chose, n = outcome.json["chose"], outcome.json["n"]
+    assert chose["passages"] == n == 6
+
+
 @pytest.mark.parametrize("command", EXTRA)
 def test_the_table_says_so(command, searched) -> None:
     printed = run(command, searched, "all.jsonl").stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_tokenizer import tiny_model
 
 from evals.choose.search.goals import MaxExtraction
@@ -32,6 +34,40 @@ def test_the_first_half_of_a_window_is_repeated() -> None:
     assert len(repeated) < 40
     np.testing.assert_array_equal(repeated[:, :3], repeated[:, 3:])
     np.testing.assert_array_equal(repeated[:, :3], windows[: len(repeated), :3])
+
+
+@given(st.integers(0, 2), st.integers(2, 30), st.integers(6, 40), st.integers(0, 2**32 - 1))
+def test_tokens_that_open_every_window_are_not_repeated(
+    opening: int, number: int, length: int, seed: int
+) -> None:
+    """A model never reads <bos> in the middle of a text. Only the second half is measured."""
+    text = np.random.default_rng(seed).integers(10, 99, (number, length - opening))
+    text[0, 0], text[1, 0] = 8, 9
+    windows = np.insert(text, [0] * opening, range(opening), axis=1).astype(np.int32)
+    repeated, half = repeat_windows(windows), length // 2
+    assert repeated.shape[1] == 2 * half - opening
+    np.testing.assert_array_equal(repeated[:, :half], windows[: len(repeated), :half])
+    np.testing.assert_array_equal(repeated[:, half:], repeated[:, opening:half])
+    second = np.broadcast_to(np.arange(repeated.shape[1]) >= half, repeated.shape)[:, 1:]
+    kl = np.zeros((number, length - 1))
+    found = measure_costs(kl, np.zeros(kl.shape, dtype=bool), second.astype(float))
+    assert found["repeated"] == 1
+    again = measure_costs(kl, np.zeros(kl.shape, dtype=bool), 1.0 - second)
+    assert again["repeated"] == 0
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[5, 6, 7, 8, 9, 3]],  # a single window shows nothing
+        [[5, 6, 7, 8], [5, 9, 5, 8]],  # a word that stands in the text, too
+        [[5, 6, 7, 8], [4, 6, 7, 8]],
+    ],
+)
+def test_words_that_begin_windows_are_repeated(rows: list[list[int]]) -> None:
+    windows = np.asarray(rows, dtype=np.int32)
+    half = windows[:, : windows.shape[1] // 2]
+    np.testing.assert_array_equal(repeat_windows(windows), np.concatenate([half, half], axis=1))
 
 
 def test_each_measure_is_of_its_tokens() -> None:

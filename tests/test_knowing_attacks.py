@@ -595,6 +595,6 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
 
 def test_a_record_names_the_sibling_without_its_path(folders) -> None:
     asked = {"baseline": "lab:pythia", "sibling": str(folders["earlier"])}
-    report = EvaluationRequest(models=("m",), **asked).to_record(["m"], "lab:pythia")
+    report = EvaluationRequest(models=("m",), audit=True, **asked).to_record(["m"], "lab:pythia")
     assert report.sibling == "earlier"
     assert "sibling: earlier" in AuditRequest(model="m", **asked).to_config()

@@ -22,6 +22,7 @@ from hypothesis.extra.numpy import arrays
 
 from evals.measure.memorization import measures, membership
 from evals.run.predictions import Predictions, Sampling, measure_predictions
+from evals.run.statistics import bootstrap, wilson
 
 
 @st.composite
@@ -235,6 +236,29 @@ def test_an_auc_far_below_one_half_is_over_correction():
     assert not membership.auc(-scores, members)["overcorrected"]
     rng = np.random.default_rng(0)
     assert not membership.auc(rng.normal(size=100), members)["overcorrected"]
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_perfect_separation_shows_no_more_than_pairs_without_a_row_in_common(inside, outside, wins):
+    """Whose chance to all agree is AUC to the power of their number."""
+    pairs = min(inside, outside)
+    scores = np.concatenate([np.arange(inside), np.arange(outside) + (-50 if wins else 50)])
+    found = membership.auc(scores.astype(float), np.arange(inside + outside) < inside)
+    assert found["auc"] == wins
+    assert found["ci95"] == wilson(pairs * wins, pairs).as_list()
+    assert found["overcorrected"] == (not wins and pairs > 3), "1 of 70 by chance, of 4 and 4 rows"
+
+
+def test_few_rows_have_a_wide_interval():
+    members = np.arange(8) < 4
+    found = membership.auc(np.asarray([1, 2, 3, 5, 4, 6, 7, 8.0]), members)
+    assert found["auc"] == 1 / 16
+    assert found["ci95"][1] >= wilson(1, 4).high > 0.5
+    assert not found["overcorrected"]
+    rng = np.random.default_rng(0)
+    scores, members = rng.normal(size=100), np.arange(100) < 50
+    area = bootstrap((scores[members], scores[~members]), membership._area)
+    assert membership.auc(scores, members)["ci95"] == area.as_list(), "many rows speak alone"
 
 
 def test_positions_are_measured_in_pieces_without_a_seam():

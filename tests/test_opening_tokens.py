@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from command_line import attn_surgery
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.data import Samples, load_samples, open_samples
 from evals.data.inputs import tokenize_passages
-from evals.data.windows import cut_windows
+from evals.data.windows import cut_windows, repeat_windows
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.perturbed import change_prefixes
 from evals.measure.attacks.soft_prompt import LENGTH, put_before
@@ -28,8 +30,9 @@ from evals.measure.memorization.summary import list_rows
 from evals.tasks.extraction.passages import make_documents
 from surgery.errors import SamplesError
 from surgery.families import Dimensions
-from surgery.fitting.calibration import make_calibration
+from surgery.fitting.calibration import Calibration, make_calibration
 from surgery.reading.corpus import find_opening, open_corpus, read_windows, strip_opening
+from surgery.record.manifest import TextSource
 
 
 def opening_tokenizer(*before: str, after: Sequence[str] = ()) -> Any:
@@ -138,6 +141,13 @@ def test_every_window_of_text_begins_with_them(
     assert calibration.windows[1, 1:].tolist() == plain[10:20]
 
 
+def test_a_window_that_is_repeated_begins_with_them_once(tokenizer: Any, opening: int) -> None:
+    repeated = repeat_windows(cut_windows([TEXT], tokenizer, 12))
+    assert (repeated[:, 0] == opening).all()
+    assert (repeated[:, 1:] != opening).all()
+    np.testing.assert_array_equal(repeated[:, 1:6], repeated[:, 6:])
+
+
 @pytest.mark.parametrize("length", [1, 2])
 def test_a_length_must_leave_room_for_text(tmp_path: Path, length: int) -> None:
     tokenizer = opening_tokenizer("<mask>", "<start>")
@@ -204,6 +214,20 @@ def test_a_short_passage_is_found_within_text(tokenizer: Any, tmp_path: Path) ->
     text = make_calibration([TEXT[20:] * 3], name="text")
     with pytest.raises(SamplesError, match="share"):
         check_apart(samples, text.tokenize(tokenizer, dimensions, window=64, fewest=1))
+
+
+@given(st.integers(0, 2), st.integers(0, 56), st.integers(12, 24))
+def test_a_passage_over_the_edge_of_a_window_is_found(opening: int, at: int, length: int) -> None:
+    """Training on two windows in a row teaches what stands in both."""
+    text = np.arange(100, 180, dtype=np.int32)
+    windows = np.insert(text.reshape(-1, 16), [0] * opening, range(opening), axis=1)
+    calibration = Calibration(windows, (TextSource(name="text.txt"),), True)
+    rows = np.stack([np.arange(length, dtype=np.int32), text[at : at + length]])
+    samples = Samples(rows, 4, ("other", "hidden"), "made here")
+    shared = f"1 of 2 passages share {min(16, length - 1)} tokens in a row .*'hidden'"
+    with pytest.raises(SamplesError, match=shared):
+        check_apart(samples, calibration)
+    check_apart(samples.select(np.array([True, False])), calibration)
 
 
 def test_documents_of_lm_eval_leave_them_to_lm_eval(tokenizer: Any, tmp_path: Path) -> None:

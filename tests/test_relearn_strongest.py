@@ -17,7 +17,7 @@ from reciting import PREFIX, SUFFIX, model_named, passages
 from tiny_compact import VOCABULARY
 
 from evals.data import Samples
-from evals.measure.attacks import relearn, relearn_strongest
+from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.relearn import RATES
@@ -134,6 +134,21 @@ def test_a_limit_is_not_kept_by_what_an_attacker_gets_who_stops_earlier() -> Non
     assert both.find_earlier() == (10, 0.2)
 
 
+def test_a_first_draw_that_counts_nothing_has_no_curve() -> None:
+    """A search may have used all passages that it tried. The other draws still count."""
+    attack = make_attack("relearn")
+    tried = np.array([[False, False, True], [True, True, False]])
+    flags = np.ones((3, 3), dtype=np.bool_)
+    whole = AttackOutcome(np.ones_like(tried), tried, {"any": flags, "near": flags})
+    some = whole.select(np.array([True, True, False]))
+    found: Any = compare_outcomes(attack, some, some, (None, whole), 1.0)
+    assert found.curve is None
+    assert (found.edited.n, found.edited.rate, found.control.n) == (2, 1, 3)
+    assert found.find_doubt(0.5) is None
+    control: Any = compare_outcomes(attack, whole, whole, (None, some), 1.0).curve
+    assert (control.edited.n, control.edited.any, control.control) == (1, [1, 1, 1], None)
+
+
 def test_training_that_breaks_the_model_brings_nothing_back(
     few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,12 +159,25 @@ def test_training_that_breaks_the_model_brings_nothing_back(
         broken.gpt_neox.layers[2].attention.dense.bias[:] = float("nan")
     for module in (relearn_strongest, relearn):
         monkeypatch.setattr(module, "fine_tune", lambda *a, steps, **k: [broken] * len(steps))
-    for name in ("relearn", "relearn-strongest"):
-        found = make_attack(name).run(target_of(model_named("neox-parallel"), rows, draws=1))
+    ruined = np.full((soft_prompt.LENGTH, 64), np.nan, dtype=np.float32)
+    monkeypatch.setattr(soft_prompt, "learn_prompt", lambda *given: torch.from_numpy(ruined))
+    attention = {name: one for name, one in broken.named_parameters() if ".attention." in name}
+    monkeypatch.setattr(revive, "learn_attention", lambda *given: attention)
+    said: list[str] = []
+    for module in (relearn, revive, soft_prompt):
+        monkeypatch.setattr(module, "say", said.append)
+    for name in ("relearn", "relearn-strongest", "revive", "soft-prompt"):
+        sound = target_of(model_named("neox-parallel"), rows, draws=1, cut=(2,))
+        found = make_attack(name).run(sound)
         untrained = found.settings.get(UNTRAINED, np.zeros_like(found.recovered))
         assert np.array_equal(found.recovered, untrained)
         with pytest.raises(NotFiniteError, match="likelihoods that are not finite"):
             make_attack(name).run(target_of(broken, rows, draws=1))
+    assert said == [
+        *(f"relearn: fine-tuning at {rate:g} breaks the model by step 5" for rate in RATES),
+        "revive: training breaks the model, so this run brings nothing back",
+        "soft-prompt: training breaks the prompt, so this run brings nothing back",
+    ]
 
 
 def test_stages_before_training_breaks_the_model_are_in_the_curve(
@@ -218,6 +246,29 @@ def test_both_rates_of_relearn_come_first() -> None:
     """Where time is short, it is at least as strong as `relearn`."""
     assert {rate for rate, _ in relearn_strongest.RUNS[:2]} == set(RATES)
     assert {learned for _, learned in relearn_strongest.RUNS[:2]} == {"all weights"}
+
+
+def test_no_training_of_a_large_model_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters are trained there in place of all weights. The result says so."""
+    monkeypatch.setattr(tuning, "LARGE", 0)
+    trained: list[tuple[str, float]] = []
+
+    def fine_tune(model: Any, *given: Any, learned: str, learning_rate: float, **more: Any) -> Any:
+        trained.append((learned, learning_rate))
+        return [model] * len(more["steps"])
+
+    monkeypatch.setattr(relearn_strongest, "fine_tune", fine_tune)
+    rows, attack = passages("neox-parallel", rows=20), make_attack("relearn-strongest")
+    target = target_of(model_named("neox-parallel"), rows, draws=1, cut=(1,))
+    found = attack.run(target)
+    assert trained[:2] == [("rank-8 adapters", rate) for rate in RATES[::-1]], "as of `relearn`"
+    assert len(trained) == len(set(trained)) == found.trainings == 6
+    assert {learned for learned, _ in trained} == {"rank-8 adapters", "the cut blocks"}
+    assert {(one.learned, one.learning_rate) for one in found.settings} == {
+        ("nothing", 0.0), *trained
+    }  # fmt: skip
+    monkeypatch.setattr(relearn_strongest, "LONGEST", 0.0)
+    assert attack.run(target).trainings == 2
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.stats import binom
 
 from evals.data.windows import cut_windows
@@ -129,6 +130,41 @@ def test_the_difference_of_draws_is_that_of_their_rates():
     assert found.ci95[0] < found.difference < found.ci95[1]
     one = statistics.paired_difference(found.lost, found.gained, 60)
     assert found.ci95[1] - found.ci95[0] >= one.high - one.low - 0.02
+
+
+def test_resamples_that_count_nothing_are_left_out():
+    """They have no rate. The others make the interval as wide as it must be."""
+    counted, hits = np.zeros((2, 2, 12), dtype=bool)
+    counted[0, :3] = counted[1, 3:6] = hits[0, :3] = True
+    one = statistics.wilson(2, 3)
+    assert 0 < one.low < one.high < 1
+    assert statistics.rate_draws(hits, counted)["ci95"] == [0, 1], "either draw alone is likely"
+    pair = statistics.compare_draws(np.zeros_like(hits), hits, counted)
+    assert pair.ci95[1] == 1 > statistics.paired_difference(0, 1.5, 3).high
+
+
+@given(arrays(np.bool_, (3, 3, 8)).filter(lambda flags: flags[2].any()))
+def test_draws_that_count_few_rows_have_intervals(flags):
+    before, after, counted = flags
+    low, high = statistics.rate_draws(after, counted)["ci95"]
+    assert 0 <= low <= high <= 1
+    pair = statistics.compare_draws(before, after, counted)
+    assert -1 <= pair.ci95[0] <= pair.ci95[1] <= 1
+    assert 0 < pair.p_value <= 1
+
+
+def test_draws_that_disagree_show_no_difference():
+    """20 of 100 rows differ in the mean, but all of that is one draw of five."""
+    before = np.ones((5, 100), dtype=bool)
+    after, every = before.copy(), before
+    after[0] = False
+    found = statistics.compare_draws(before, after, every)
+    assert (found.lost, found.gained) == (20, 0)
+    assert found.ci95[0] < 0 <= found.ci95[1]
+    assert found.p_value > 0.05 > statistics.mcnemar(20, 0)
+    assert statistics.compare_draws(before, ~before, every).p_value < 0.01
+    few = np.ones((5, 3), dtype=bool)
+    assert statistics.compare_draws(few, ~few, few).p_value == statistics.mcnemar(3, 0) == 0.25
 
 
 def test_strata_are_counts_or_powers_of_two():

@@ -56,7 +56,7 @@ def _join(how: np.ufunc, column: npt.NDArray[Any], first: npt.NDArray[np.int64])
 
 def find_overlaps(tokens: Tokens, others: Tokens) -> Flags:
     """Finds rows that equal one of `others` or overlap it: one ends as the other begins, or both
-    end alike, in half of their tokens or more.
+    begin or end alike, in half of their tokens or more.
 
     int32 [N, T] and [M, T] -> bool [N]. An overlap has at least `LEAST` tokens. Tokens that open
     every row, such as <bos>, hide no overlap behind them.
@@ -67,7 +67,7 @@ def find_overlaps(tokens: Tokens, others: Tokens) -> Flags:
         for dropped, ((begins, ends), (begin, end)) in enumerate(parts):
             found |= np.isin(ends, begin) | np.isin(begins, end)
             if 2 * dropped <= tokens.shape[1] - opening:
-                found |= np.isin(ends, end)
+                found |= np.isin(begins, begin) | np.isin(ends, end)
     return found
 
 
@@ -83,7 +83,7 @@ def group_overlaps(tokens: Tokens) -> npt.NDArray[np.int64]:
         for dropped, (begins, ends) in enumerate(_hash_parts(tokens[:, opening:])):
             links += [_link(begins, ends), _link(ends, begins)]
             if 2 * dropped <= tokens.shape[1] - opening:
-                links.append(_link(ends, ends))
+                links += [_link(begins, begins), _link(ends, ends)]
     one, other = np.concatenate(links, axis=1)
     graph = coo_array((np.ones(len(one), dtype=np.bool_), (one, other)), shape=(len(tokens),) * 2)
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
@@ -99,11 +99,11 @@ def _link(values: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]) -> npt
 
 def _find_openings(rows: Tokens) -> tuple[int, ...]:
     """How many first tokens to leave out: none, and those that open all rows, if enough follow."""
-    opening = _count_opening(rows)
+    opening = count_opening(rows)
     return (0, opening) if 0 < opening <= rows.shape[1] - LEAST else (0,)
 
 
-def _count_opening(rows: Tokens) -> int:
+def count_opening(rows: Tokens) -> int:
     """How many tokens, at most `MOST_OPENING`, all rows begin with."""
     some = rows[:, :MOST_OPENING]
     return int(np.cumprod((some == some[:1]).all(axis=0)).sum())

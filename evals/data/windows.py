@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evals.data.repeats import MOST_OPENING
 from evals.data.samples import Tokens
 from evals.run.statistics import bootstrap
 from surgery.errors import SamplesError
@@ -70,9 +71,18 @@ def prepend(opening: Tokens, rows: Tokens) -> Tokens:
 
 
 def repeat_windows(windows: Tokens) -> Tokens:
-    """The first half of each of a few windows, twice: [M, T] → [R, 2 (T // 2)]."""
+    """The first half of each of a few windows, twice, but the opening tokens O only once:
+    [M, T] → [R, 2 (T // 2) - O]."""
     half = windows[:MOST_REPEATED, : windows.shape[1] // 2]
-    return np.concatenate([half, half], axis=1)
+    return np.concatenate([half, half[:, _count_special(windows) :]], axis=1)
+
+
+def _count_special(windows: Tokens) -> int:
+    """How many tokens open every window and stand nowhere else, as <bos> does. A single window
+    tells nothing."""
+    stands = windows[:, None] == windows[:1, :MOST_OPENING, None]
+    alone = (stands == np.eye(*stands.shape[1:], dtype=np.bool_)).all(axis=(0, 2))
+    return int(np.cumprod(alone).sum()) if len(windows) > 1 else 0
 
 
 def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_output, recognize_by, write_lines
 from surgery.processes import join_launch, leave_launch
-from surgery.record.manifest import Manifest, list_versions
+from surgery.record.manifest import list_versions
 
 if TYPE_CHECKING:
     from evals.measure.attacks.trying import AttackPlan, AuditedModel
@@ -127,7 +127,7 @@ def audit(
         samples = tokenize_passages(passages, loaded.tokenizer)
         samples.check_fits(*read_limits(loaded.model))
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
-        return _plan_attacks(request, samples, windows, edited.manifest, sibling)
+        return _plan_attacks(request, loaded, samples, windows, (base, edited), sibling)
 
     def attack(loaded: LoadedModel, shared: Shared, is_last: bool) -> AuditedModel:
         # every model is asked in the same tokens; of a twin, the same blocks are woken
@@ -219,23 +219,26 @@ def _check_apart(rows_file: Path, folder: Path | None) -> None:
 
 def _plan_attacks(
     request: AuditRequest,
+    loaded: LoadedModel,
     samples: Samples,
     windows: Tokens,
-    manifest: Manifest | None,
+    models: tuple[ResolvedModel, ResolvedModel],
     sibling: ResolvedModel | None,
 ) -> tuple[AttackPlan, HeldBack]:
-    """Plans the attacks, and finds out on which passages no search chose the edit of `manifest`."""
+    """Plans the attacks, all in one batch size, and finds out on which passages no search chose the
+    base or the edited model. `loaded`: the first of them."""
     from evals.measure.attacks.trying import AttackPlan, add_for_trained
+    from evals.run.batching import rows_per_batch
 
-    left = hold_back([manifest], samples, windows, request.leave_out)
+    manifests = [model.manifest for model in models]
+    left, manifest = hold_back(manifests, samples, windows, request.leave_out), manifests[-1]
     if warning := left.chose.model_copy(update={"windows": 0}).warning:
         say(f"warning: {warning}")
     tried = request.tried
     if manifest is not None and manifest.is_trained:
         tried = add_for_trained(tried)
-    plan = AttackPlan(
-        samples, windows, tried, request.batch_size, request.max, request.draws, sibling
-    )
+    size = request.batch_size or rows_per_batch(loaded.model, samples.tokens.shape[1])
+    plan = AttackPlan(samples, windows, tried, size, request.max, request.draws, sibling)
     for name, needs in plan.skipped.items():
         say(f"skipped: {name} needs {needs}")
     for line in foresee(request.max.items(), int(left.passages[samples.trained_on].sum())):

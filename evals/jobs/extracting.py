@@ -106,8 +106,9 @@ def run_extraction(
         with show_progress(f"extract {loaded.name}", protocol.rows) as advance:
             return measure(loaded, protocol, advance=advance)
 
-    prepare = partial(_prepare, request, passages, texts, edited)
-    shared, results = measure_in_turn([*bases, edited], request, prepare, measure_one)
+    models = [*bases, edited]
+    prepare = partial(_prepare, request, passages, texts, models)
+    shared, results = measure_in_turn(models, request, prepare, measure_one)
     if not leave_launch():
         return None
     _, left, tokenizer = shared
@@ -129,10 +130,10 @@ def _prepare(
     request: ExtractionRequest,
     passages: Passages,
     texts: Sequence[str],
-    edited: ResolvedModel,
+    models: Sequence[ResolvedModel],
     loaded: LoadedModel,
 ) -> Shared:
-    """What all models share: how to measure them, what chose the edit, and the tokenizer."""
+    """What all models share: how to measure them, what chose any of them, and the tokenizer."""
     from evals.data.held_back import hold_back
     from evals.data.windows import cut_windows
     from evals.measure.memorization.protocol import Protocol
@@ -148,4 +149,4 @@ def _prepare(
     size = request.batch_size or rows_per_batch(loaded.model, length)
     sampling = Sampling(request.top_k, request.temperature)
     protocol = Protocol(samples, windows, request.metrics == "full", sampling, size)
-    return protocol, hold_back([edited.manifest], samples, windows), tokenizer
+    return protocol, hold_back([one.manifest for one in models], samples, windows), tokenizer

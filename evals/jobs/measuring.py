@@ -103,7 +103,8 @@ def measure_model(
     elif windows is not None:
         control = measure_control(loaded.model, windows, batch_size=materials.request.batch_size)
     if attacked is not None:
-        audited = _attack(loaded, attacked, materials, base, cut)
+        size = protocol.batch_size if protocol else None
+        audited = _attack(loaded, attacked, materials, base, cut, size)
     return ModelResults(
         *_run_benchmarks(loaded, materials, identity, base),
         test,
@@ -124,8 +125,12 @@ def _attack(
     materials: Materials,
     base: ModelResults | None,
     cut: tuple[int, ...] | None,
+    batch_size: int | None,
 ) -> AuditedModel:
-    """Attacks a model. A journal keeps each attack until the report is there."""
+    """Attacks a model. A journal keeps each attack until the report is there.
+
+    `batch_size`: that of all passes of all models; free memory may change on the way.
+    """
     known = base.audited if base else None
     cut = loaded.cut if cut is None else cut
     describe = partial(describe_attacked, plan, loaded, [known.provenance] if known else [], cut)
@@ -133,7 +138,8 @@ def _attack(
     journal = journals.open(describe, loaded, f".{journals.number + 1}")
     with show_progress(f"attacks, {loaded.name}", len(plan.tried)) as advance:
         given: dict[str, Any] = {"with_control": known is not None, "advance": advance}
-        return try_attacks(loaded, plan, known, cut=cut, journal=journal, **given)
+        sized = replace(plan, batch_size=batch_size)
+        return try_attacks(loaded, sized, known, cut=cut, journal=journal, **given)
 
 
 def describe_attacked(

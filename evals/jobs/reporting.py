@@ -106,7 +106,7 @@ def evaluate(
     check_precisions([base, *edited, *never], request)
 
     def hold(samples: Samples | None, windows: Tokens | None) -> HeldBack:
-        manifests = [model.manifest for model in edited]
+        manifests = [model.manifest for model in (base, *edited)]
         return hold_back(manifests, samples, windows, request.leave_out)
 
     def inspect(samples: Samples | None, windows: Tokens | None) -> None:

@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from evals.measure.memorization.summary import ControlLoss
 from evals.run.lm_eval.scores import Scores
-from evals.run.statistics import FEWEST, Interval, compare_flags, cut_percentiles, mean, resample
+from evals.run.statistics import (
+    FEWEST,
+    Interval,
+    compare_flags,
+    cut_percentiles,
+    mean,
+    measure_chance,
+    resample,
+)
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Record, Word
 
@@ -109,9 +117,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
     if before is None or after is None:
         test = "bootstrap"
         drawn = resample(rows, lambda some: _aggregate(edited, some) - _aggregate(base, some))
-        fewer = min((drawn <= 0).sum(), (drawn >= 0).sum())  # on one side of 0, or on it
-        p_value = float(min(1.0, 2 * (1 + fewer) / (1 + len(drawn))))
-        p_value = max(p_value, 2.0 ** (1 - n))  # n signs can show no more
+        p_value = max(measure_chance(drawn), 2.0 ** (1 - n))  # n signs can show no more
         interval = cut_percentiles(drawn)
     elif base.aggregation == "mean" and np.isin([before, after], (0, 1)).all():
         flips = compare_flags(before > 0, after > 0)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.data.inputs import read_lab_text, tokenize_passages
+from evals.data.repeats import count_opening
 from evals.run.console import show_progress
 from surgery.errors import SamplesError
 from surgery.hub.embedded import LAB_TEXT, PREFIX, find_lab, find_lab_folder
@@ -100,10 +101,16 @@ def take_members(
 
 
 def check_apart(samples: Samples, text: Calibration) -> None:
-    """Raises `SamplesError`, with the counts, if a passage shares `SHARED` tokens with the text."""
+    """Raises `SamplesError`, with the counts, if a passage shares `SHARED` tokens with the text.
+
+    Windows in a row are read as one text, from the end of one to the beginning of the next.
+    """
     passages = samples.select(samples.trained_on)
     size = min(SHARED, passages.tokens.shape[1] - 1)  # the first token may open every text
-    within = np.isin(_hash_runs(passages.tokens, size), _hash_runs(text.windows, size)).any(axis=1)
+    own = text.windows[:, count_opening(text.windows) :]
+    edges = np.concatenate([own[:-1, 1 - size :], own[1:, : size - 1]], axis=1)
+    runs = [_hash_runs(some, size).ravel() for some in (text.windows, edges)]
+    within = np.isin(_hash_runs(passages.tokens, size), np.concatenate(runs)).any(axis=1)
     if within.any():
         raise SamplesError(
             f"{within.sum():,} of {len(passages):,} passages share {size} tokens in a row with the "

@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import timer
 
 from evals.run.console import Console, say, use_console
 from evals.run.finding import find_baseline
@@ -37,7 +36,8 @@ SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 AMOUNTS = ("cache_bytes", "parameters", "peak_memory_bytes")
 FEWEST_ROUNDS = 3
 SHORTEST = 0.25
-"""Seconds to repeat each phase of a turn, so that a stray interrupt weighs little."""
+"""Seconds that each phase of a turn takes, over its repetitions, so that a stray interrupt weighs
+little."""
 
 
 def compare_speed(
@@ -211,19 +211,33 @@ def _load(
 def _take_turn() -> dict[str, float]:
     """Tokens per second of both phases, over all rows, and the peak memory so far in bytes."""
     rows, length = _running.prompt.shape
-    cache, token = _running.prefill()
     phases = {
-        "prefill": (rows * length, "running.prefill()"),
-        # Decoding extends the cache, so every repetition takes a copy of its own.
-        "decode": (rows * _running.new_tokens, "running.decode(deepcopy(cache), token)"),
+        "prefill": (rows * length, _time_prefill),
+        "decode": (rows * _running.new_tokens, _time_decode),
     }
-    names = {"running": _running, "cache": cache, "token": token, "deepcopy": deepcopy}
     speeds = {}
-    for phase, (tokens, work) in phases.items():
-        timer = Timer(work, globals=names, num_threads=torch.get_num_threads())
-        seconds = timer.blocked_autorange(min_run_time=SHORTEST).median
-        speeds[f"{phase}_tokens_per_second"] = tokens / seconds
+    for phase, (tokens, take) in phases.items():
+        seconds: list[float] = []
+        while sum(seconds) < SHORTEST:
+            seconds.append(take())
+        speeds[f"{phase}_tokens_per_second"] = tokens / median(seconds)
     return {**speeds, "peak_memory_bytes": _read_peak(_running.prompt.device)}
+
+
+def _time_prefill() -> float:
+    """Seconds."""
+    begun = timer()
+    _running.prefill()
+    return timer() - begun
+
+
+def _time_decode() -> float:
+    """Seconds, from a cache of its own: decoding extends it, and a second one would count as peak
+    memory."""
+    cache, token = _running.prefill()
+    begun = timer()
+    _running.decode(cache, token)
+    return timer() - begun
 
 
 class _Running:

@@ -101,6 +101,12 @@ def cut_percentiles(drawn: Values) -> Interval:
     return Interval(float(low), float(high))
 
 
+def measure_chance(drawn: Values) -> float:
+    """Two-sided p-value of resampled differences: how often they are on one side of 0, or on it."""
+    fewer = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return float(min(1.0, 2 * (1 + fewer) / (1 + len(drawn))))
+
+
 def rate(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Count, share and interval of the flags [N] that are true, as JSON. With N = 0: 0 to 1."""
     count, n = int(flags.sum()), len(flags)
@@ -120,7 +126,8 @@ def rate_draws(hits: Flags, counted: Flags) -> dict[str, Any]:
         return {"n": n, **rate(hits[counted])}
     middle, each = _mean_rate(hits, counted), max(1, round(float(counted.sum(axis=1).mean())))
     most = math.ceil(middle * each - 1e-9)  # never fewer than were hit: none would support more
-    interval = _widen(wilson(most, each), lambda some: _mean_rate(hits[some], counted[some]), hits)
+    drawn = _resample_draws(lambda some: _mean_rate(hits[some], counted[some]), hits)
+    interval = widen(wilson(most, each), drawn)
     return {
         "n": n,
         "count": int(hits.any(axis=0).sum()),
@@ -130,17 +137,23 @@ def rate_draws(hits: Flags, counted: Flags) -> dict[str, Any]:
 
 
 def _mean_rate(hits: Flags, counted: Flags) -> float:
+    """The mean rate of the draws that count any row; NaN if none does."""
     numbers = counted.sum(axis=1)
-    return float((hits.sum(axis=1)[numbers > 0] / numbers[numbers > 0]).mean())
+    some = numbers > 0
+    return float((hits.sum(axis=1)[some] / numbers[some]).mean()) if some.any() else math.nan
 
 
-def _widen(one: Interval, statistic: Callable[[Any], float], rows: Flags) -> Interval:
-    """An interval of one draw, widened to the bootstrap over draws and rows.
-
-    `statistic`: of an index into [D, N].
-    """
+def _resample_draws(statistic: Callable[[Any], float], rows: Flags) -> npt.NDArray[np.float64]:
+    """`statistic`, of an index into [D, N], of resamples of draws and of rows; without those that
+    count no row."""
     places = np.arange(rows.shape[0]), np.arange(rows.shape[1])
-    both = bootstrap(places, lambda draws, some: statistic(np.ix_(draws, some)))
+    drawn = resample(places, lambda draws, some: statistic(np.ix_(draws, some)))
+    return drawn[~np.isnan(drawn)]
+
+
+def widen(one: Interval, drawn: Values) -> Interval:
+    """An interval of one draw, widened to the percentiles of resampled values."""
+    both = cut_percentiles(drawn)
     return Interval(min(one.low, both.low), max(one.high, both.high))
 
 
@@ -181,7 +194,8 @@ def paired_difference(only_first: float, only_second: float, n: float) -> Interv
 class Flips(NamedTuple):
     """A yes/no outcome of the same rows before and after: how many turned to no, and to yes.
 
-    `difference`: the rate after minus the rate before; `p_value`: of McNemar's test.
+    `difference`: the rate after minus the rate before; `p_value`: of McNemar's test, and over draws
+    no lower than that of the resampled difference.
     """
 
     lost: int
@@ -202,7 +216,7 @@ def compare_flags(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -
 def compare_draws(before: Flags, after: Flags, counted: Flags) -> Flips:
     """As `compare_flags`, in the mean of D draws that both sides share: bool [D, N] each.
 
-    The interval covers draws and rows. It is never narrower than that of one draw.
+    The interval and the p-value cover draws and rows. Neither claims more than those of one draw.
     """
     if len(after) == 1 or not counted.any():
         return compare_flags(before[counted], after[counted])
@@ -217,8 +231,9 @@ def compare_draws(before: Flags, after: Flags, counted: Flags) -> Flips:
             before[some] & counted[some], counted[some]
         )
 
-    interval = _widen(paired_difference(lost, gained, each), differ, after)
-    p_value = mcnemar(round(lost), round(gained))
+    drawn = _resample_draws(differ, after)
+    interval = widen(paired_difference(lost, gained, each), drawn)
+    p_value = max(mcnemar(round(lost), round(gained)), measure_chance(drawn))
     change = differ(np.ix_(range(len(after)), range(after.shape[1])))
     return Flips(round(lost), round(gained), change, interval.as_list(), p_value)
 

@@ -93,7 +93,9 @@ class Target:
         made = self.read(self.samples.tokens, self.samples.prefix_length, full=True)
         if self.tokenizer is None:
             return made
-        return replace(made, texts=self.tokenizer.batch_decode(made.suffix.tolist()))
+        suffixes = made.suffix.tolist()
+        texts = self.tokenizer.batch_decode(suffixes, clean_up_tokenization_spaces=False)
+        return replace(made, texts=texts)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,9 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
         if target.tokenizer is None:
             yield [prefix[:0] for prefix in prefixes]
         else:
-            texts = target.tokenizer.batch_decode(prefixes.tolist())
+            texts = target.tokenizer.batch_decode(
+                prefixes.tolist(), clean_up_tokenization_spaces=False
+            )
             made = [tokenize(target.tokenizer, change(text)) for text in texts]
             same = map(np.array_equal, made, prefixes)
             whole = open_again(made)

@@ -16,7 +16,7 @@ import numpy as np
 from evals.data import Tokens
 from evals.data.repeats import find_overlaps
 from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split
-from evals.measure.attacks.draws import SETTING, repeat
+from evals.measure.attacks.draws import DRAWS, SETTING, repeat
 from evals.measure.attacks.tuning import LARGE, LEARNING_RATE, ROWS, STEPS, fine_tune
 from evals.measure.memorization.measures import Flags, is_near
 from evals.measure.memorization.recovery import Evidence, make_recovery
@@ -88,8 +88,10 @@ def _make_attack(
 
     def run(target: Target) -> AttackOutcome:
         target.check_in_memory(name)
-        rows, other = (choose(target, draw)[0] for draw in range(2))
-        same = len(rows) <= ROWS and np.array_equal(rows, other)  # each step takes all, always
+        draws = (choose(target, draw)[0] for draw in range(target.draws or DRAWS))
+        rows = next(draws)
+        same = len(rows) <= ROWS  # each step takes all, always
+        same = same and all(np.array_equal(rows, others) for others in draws)
         return repeat(replace(target, draws=1) if same else target, partial(run_once, target))
 
     def run_once(target: Target, draw: int) -> AttackOutcome:

@@ -27,7 +27,7 @@ from evals.measure.attacks.attack import (
 )
 from evals.measure.attacks.draws import DRAWS, SECONDS, SETTING, repeat
 from evals.measure.attacks.relearn import SHARE
-from evals.measure.attacks.tuning import LARGE, ROWS, fine_tune
+from evals.measure.attacks.tuning import LARGE, ROWS, fine_tune, settle_learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.finite import NotFiniteError
@@ -48,7 +48,7 @@ def make_relearn_strongest() -> Attack:
 
     def run(target: Target) -> AttackOutcome:
         target.check_in_memory("relearn-strongest")
-        runs = list(RUNS[: target.trainings])
+        runs = list_runs(target.model)[: target.trainings]
         return repeat(target, lambda draw: run_once(target, draw, runs))
 
     def run_once(target: Target, draw: int, runs: list[tuple[float, Learned]]) -> AttackOutcome:
@@ -78,7 +78,7 @@ def make_relearn_strongest() -> Attack:
             rows = np.random.default_rng(draw).permutation(target.samples.tokens[held])
             settings |= dict(_try(target, rate, learned, rows, alone, recover))
             took = current_processes().agree(time.perf_counter() - begun)
-            if target.trainings is None and draw == 0 and (rate, learned) == RUNS[0]:
+            if target.trainings is None and draw == 0 and (rate, learned) == runs[0]:
                 del runs[max(2, int(LONGEST / max(took, 1e-9))) :]
         return AttackOutcome(np.any(list(settings.values()), axis=0), others, settings=settings)
 
@@ -103,6 +103,11 @@ def make_relearn_strongest() -> Attack:
             len(RUNS) * STEPS[-1] * max(1, min(ROWS, passages // SHARE))
         ),
     )
+
+
+def list_runs(model: Any) -> list[tuple[float, Learned]]:
+    """`RUNS`; of a large model, none that would train the same again under another name."""
+    return list(dict.fromkeys((rate, settle_learned(model, learned)) for rate, learned in RUNS))
 
 
 def _try(

@@ -103,8 +103,11 @@ class Curve(Record):
     near: list[float]
 
     @classmethod
-    def of(cls, attack: Attack, outcome: AttackOutcome) -> Curve:
+    def of(cls, attack: Attack, outcome: AttackOutcome) -> Curve | None:
+        """None if that draw counts no passage."""
         counted = outcome.by_draw[1][0]
+        if not counted.any():
+            return None
         rates = {
             measure: [float(flags.mean()) for flags in stages[:, counted]]
             for measure, stages in outcome.curve.items()
@@ -328,10 +331,11 @@ def compare_outcomes(
         record["toward_twin"] = measure_way(*rates)
         record["above_twin"] = PairedChange.of(twin, edited)
     record["paired"] = PairedChange.of(base, edited)
-    if attack.stages and edited.tried.any():
-        record["curve"] = {
+    if attack.stages:
+        curves = {
             key: one and Curve.of(attack, one) for key, one in outcomes.items() if key != "twin"
         }
+        record["curve"] = curves if curves["base"] and curves["edited"] else None
     return AttackResult(**record)
 
 

@@ -34,6 +34,8 @@ from evals.measure.attacks.tuning import ROWS, train
 from evals.measure.attacks.weights import list_attention, put_weights, restore_modules
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.run.console import say
+from evals.run.finite import NotFiniteError
 from surgery.families import Dimensions, Family, family_of
 from surgery.training.training import measure_loss
 
@@ -59,10 +61,15 @@ def make_revive() -> Attack:
 
     def run_once(target: Target, draw: int) -> AttackOutcome:
         rows, tried = choose_rows(target, draw)
-        model = target.model
+        model, asked = target.model, (target.samples.tokens, target.samples.prefix_length)
         woken = wake(model, target.cut, draw)
-        with put_weights(model, learn_attention(model, woken, rows) if woken else {}):
-            found = target.read(target.samples.tokens, target.samples.prefix_length)
+        try:
+            with put_weights(model, learn_attention(model, woken, rows) if woken else {}):
+                found = target.read(*asked)
+        except NotFiniteError:
+            target.read(*asked)  # it may have been broken before
+            say("revive: training breaks the model, so this run brings nothing back")
+            return AttackOutcome(np.zeros_like(tried), tried)
         return AttackOutcome(measure.recovered(Evidence.of(found)), tried)
 
     return Attack(

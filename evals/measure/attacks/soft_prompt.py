@@ -19,6 +19,8 @@ from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, c
 from evals.measure.attacks.draws import SETTING, repeat
 from evals.measure.attacks.tuning import ROWS, scale_loss, train
 from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.run.console import say
+from evals.run.finite import NotFiniteError
 from surgery.errors import MeasurementError
 from surgery.training.training import measure_loss
 
@@ -42,9 +44,14 @@ def make_soft_prompt() -> Attack:
         held, others = split(samples.tokens, SHARE, draw)
         given = samples.tokens[held], samples.prefix_length
         prompt = learn_prompt(model, *given, draw, target.opening)
-        with put_before(model, prompt, target.opening):
-            rows = _make_room(samples.tokens, target.opening)
-            found = target.read(rows, LENGTH + samples.prefix_length)
+        rows = _make_room(samples.tokens, target.opening)
+        try:
+            with put_before(model, prompt, target.opening):
+                found = target.read(rows, LENGTH + samples.prefix_length)
+        except NotFiniteError:
+            target.read(samples.tokens, samples.prefix_length)  # it may have been broken before
+            say("soft-prompt: training breaks the prompt, so this run brings nothing back")
+            return AttackOutcome(np.zeros_like(others), others)
         return AttackOutcome(measure.recovered(Evidence.of(found)), others)
 
     return Attack(

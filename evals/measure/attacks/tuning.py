@@ -59,8 +59,8 @@ def fine_tune(
 ) -> Iterator[Any]:
     """Yields a tuned copy of the model after each number of `steps`. The model does not change.
 
-    `rows`: int32 [M, T]. `learned`: what is trained; adapters in place of all weights from `LARGE`
-    parameters on. `blocks`: those that were cut.
+    `rows`: int32 [M, T]. `learned`: what is trained, as `settle_learned` says. `blocks`: those that
+    were cut.
 
     The loss is the next-token loss in nats on every token of a row. A copy has the model's dtype.
     Its weights are trained in float32; the passes of a bfloat16 model are in bfloat16, which takes
@@ -71,7 +71,7 @@ def fine_tune(
         names = set(list_blocks(tuned, blocks))
         for name, parameter in tuned.float().named_parameters():
             parameter.requires_grad_(name in names)
-    elif learned == "all weights" and _count_parameters(tuned) < LARGE:
+    elif settle_learned(tuned, learned) == "all weights":
         tuned.float().requires_grad_(True)
     else:
         from peft import LoraConfig, get_peft_model
@@ -95,14 +95,16 @@ def fine_tune(
             yield tuned if weights[0].dtype is dtype else cast_weights(tuned, dtype)
 
 
+def settle_learned(model: Any, learned: Learned) -> Learned:
+    """What is trained: adapters in place of all weights from `LARGE` parameters on."""
+    small = sum(parameter.numel() for parameter in model.parameters()) < LARGE
+    return learned if small or learned != "all weights" else "rank-8 adapters"
+
+
 def scale_loss(model: Any) -> float:
     """What to multiply a loss by before its gradients go through the model: float16 has no room for
     small ones. AdamW takes the same steps."""
     return SCALE if next(model.parameters()).dtype is torch.float16 else 1.0
-
-
-def _count_parameters(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> Any:

@@ -42,9 +42,10 @@ def find_copied(windows: Tokens) -> Flags:
 def measure_costs(token_kl: Floats, copied: Flags, repeated_kl: Floats) -> dict[str, float]:
     """`MEASURES`, in nats. Without a token that counts, a measure is 0.
 
-    `token_kl`, `copied`: [M, T - 1]; `repeated_kl`: [R, T - 1], of repeated windows.
+    `token_kl`, `copied`: [M, T - 1]; `repeated_kl`: [R, ·], of these windows repeated, whose second
+    half begins at token T // 2.
     """
-    again = repeated_kl[:, repeated_kl.shape[1] // 2 :]
+    again = repeated_kl[:, (token_kl.shape[1] - 1) // 2 :]
     parts = {"kl": token_kl, "copied": token_kl[copied], "repeated": again}
     found = {
         name: float(some.mean(dtype=np.float64)) if some.size else 0.0

@@ -80,7 +80,8 @@ class Engine:
 
     - `model`: in eval mode, with its output embedding. `editable`: the same, where there is one.
     - `samples`: the passages that it may recite. `heldout`: int32 [M, T] windows of other text.
-      `repeated`: int32 [R, T] windows whose halves are equal; with them, all costs are measured.
+      `repeated`: int32 [R, ·], some of these as `evals.data.windows.repeat_windows` makes them;
+      with them, all costs are measured.
     - `exact_only`: find exact matches and first divergences alone, which is faster.
     - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
       the last bit in float32, are those of `evals.measure.memorization.extraction.extract`.

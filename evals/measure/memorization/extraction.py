@@ -80,7 +80,9 @@ def extract(
     rows, prefix_length = samples.tokens, samples.prefix_length
     result = run_pass(model, rows, prefix_length, full=full, sampling=scheme, **running)
     if tokenizer is not None:
-        result = replace(result, texts=tokenizer.batch_decode(samples.suffixes.tolist()))
+        suffixes = samples.suffixes.tolist()
+        texts = tokenizer.batch_decode(suffixes, clean_up_tokenization_spaces=False)
+        result = replace(result, texts=texts)
     values = {one.name: one.of(result) for one in (*MEASURES, *SCORES) if one.can(result)}
     return Extraction(samples, result.batch_size, values, scheme, result.decoded)
 

@@ -5,6 +5,7 @@ All scores cover the suffix given its prefix, and come from the same pass as the
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from evals.measure.memorization.measures import Flags, Floats, Measure, Scores
-from evals.run.statistics import bootstrap
+from evals.run.statistics import FEWEST, Interval, cut_percentiles, resample, widen, wilson
 
 SHARE = 0.2
 """The share of least likely tokens that min-k averages, as in both papers' main results."""
@@ -84,11 +85,17 @@ def auc(scores: Scores, members: Flags) -> dict[str, Any]:
     """The probability that a member scores higher than a non-member; ties count half.
 
     The Mann-Whitney statistic divided by the number of pairs, with a bootstrap interval over both
-    groups. `scores`: [N]; `members`: bool [N], with both kinds. `overcorrected`: members are *less*
-    likely than text never seen, which also reveals them.
+    groups. Of few rows, or where all pairs agree, a bootstrap claims too much; the interval is then
+    never narrower than Wilson's of as many pairs as have no row in common (Hoeffding 1963, of
+    which the statistic is a mean). `scores`: [N]; `members`: bool [N], with both kinds.
+    `overcorrected`: members are *less* likely than text never seen, which also reveals them.
     """
     groups = scores[members], scores[~members]
-    value, interval = _area(*groups), bootstrap(groups, _area)
+    value, drawn = _area(*groups), resample(groups, _area)
+    interval, pairs = cut_percentiles(drawn), min(map(len, groups))
+    if pairs < FEWEST or value in (0, 1):
+        least, most = math.floor(value * pairs + 1e-9), math.ceil(value * pairs - 1e-9)
+        interval = widen(Interval(wilson(least, pairs).low, wilson(most, pairs).high), drawn)
     overcorrected = value < OVERCORRECTED and interval.high < 0.5
     return {"auc": value, "ci95": interval.as_list(), "overcorrected": overcorrected}
 
