@@ -427,7 +427,7 @@ BASES = {"sliding_attention": {"rope_theta": 5e3}, "full_attention": {"rope_thet
         (
             "olmo3",
             {"rope_parameters": BASES, "rope_theta": ..., "num_hidden_layers": 4},
-            "rope_parameters: {} (expected one base, and no scaling in windows, got default)",
+            "the rotary base of 'sliding_attention' is not that of 'full_attention', and some",
         ),
     ],
 )

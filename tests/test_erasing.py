@@ -196,6 +196,32 @@ def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.M
     assert erased.code == 0, erased
 
 
+def test_the_commands_of_a_card_run_once_what_they_stand_for_is_there(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts of one name, whose folders no record names, and passages that were given in Python."""
+    whole = (work / "text.txt").read_text()
+    for name, text in (("alice", whole[:9000]), ("bob", whole[9000:])):
+        (tmp_path / "texts" / name).mkdir(parents=True)
+        (tmp_path / "texts" / name / "letters.txt").write_text(text)
+    lines = (work / "samples.jsonl").read_text().splitlines()
+    rows = np.asarray([json.loads(line)["tokens"] for line in lines])
+    made = tmp_path / "made"
+    surgery.erase(
+        work / "neox", "0-1", rows, 8, variant="mean", text=[tmp_path / "texts"], steps=1,
+        calibration=[tmp_path / "texts"], output=made,
+    )  # fmt: skip
+    (tmp_path / "neox").symlink_to(work / "neox")
+    (tmp_path / "texts").rename(tmp_path / "FOLDER")
+    np.save(tmp_path / "token-ids.npy", rows)
+    monkeypatch.setattr("evals.jobs.erasing.MOST_RECITED", 1.0)
+    monkeypatch.chdir(tmp_path)
+    (_, reproduced), (_, erased) = run_card(made / "README.md")
+    assert "bit for bit" in reproduced.stdout, reproduced
+    assert erased.code == 0, erased
+    assert "alice" not in (made / "README.md").read_text() + (made / "surgery.json").read_text()
+
+
 def test_a_teacher_that_was_fitted_on_other_text_is_refused(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,7 +507,7 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
     shallow = erase(work, out, spec="3.0")
-    shallow.assert_error("the teacher recites the passages itself", "name more blocks")
+    shallow.assert_error("the teacher recites the passages itself", "cut more blocks")
     (tmp_path / "few.txt").write_text("a few words")
     erase(work, out, "--text", tmp_path / "few.txt", "--steps", 9000).assert_error("too little")
     rows = [{"id": "long", "tokens": np.random.default_rng(0).integers(1, 400, 80).tolist()}]

@@ -436,7 +436,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
         f"rotary scaling 'yarn' {SCALED}",
     ),
     "rotary settings in the place of their scaling": (
-        neox_config(rope_scaling={"rope_type": "default", "rope_theta": 1e9}),
+        neox_config(rope_scaling={"rope_type": "default", "rope_theta": 10_000}),
         f"rotary scaling 'default, with more' {SCALED}",
     ),
     "very long contexts": (

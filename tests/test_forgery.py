@@ -226,6 +226,11 @@ POSITIONS: list[tuple[dict[str, Any], str, str | None]] = [  # without the sourc
     ),
     (
         {"rope_scaling": {"rope_type": "default", "rope_theta": 1e20}},
+        TWICE.format("base"),
+        None,
+    ),
+    (
+        {"rope_scaling": {"rope_type": "default", "factor": 1e9}},
         UNPROVABLE.format("default, with more"),
         NOT_THE_SOURCES,
     ),

@@ -40,6 +40,7 @@ PLAIN = {
     "model_type": "llama", "num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8,
     "intermediate_size": 8, "vocab_size": 8, "max_position_embeddings": 8,
 }  # fmt: skip
+SCHEME = {"num_bits": 8, "type": "float", "dynamic": False}
 MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": SPARED}
 
 
@@ -93,6 +94,17 @@ def test_experts_are_copied_as_bytes(source: Path, tmp_path: Path) -> None:
     assert_fails(out, "untouched", experts[0], source)
 
 
+def test_a_quantized_cache_is_refused(source: Path, tmp_path: Path) -> None:
+    """It rounds the keys and values of every block, whatever is left out of the rest."""
+    source = Path(shutil.copytree(source, tmp_path / "source"))
+    given = {**MXFP4, "kv_cache_scheme": SCHEME}
+    edit_json(source / "config.json", lambda config: config.update(quantization_config=given))
+    text = "'kv_cache_scheme' quantizes the keys and values of every block, and surgery needs plain"
+    with pytest.raises(UnsupportedError, match=f"config.json: {text}.*unquantized model, and"):
+        surgery.export(source, "1", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_loaded_model_is_edited(source: Path) -> None:
     model = load_model(source)
     before = logits(model)
@@ -135,6 +147,8 @@ def test_only_stock_and_no_training(source: Path, tmp_path: Path) -> None:
         ({"quant_method": "compressed-tensors", "ignore": ["re:.*self_attn.*", "lm_head"]}, True),
         ({"quant_method": "compressed-tensors", "ignore": ["re:.*q_proj", "re:("]}, False),
         ({"quant_method": "modelopt", "ignore": ["model.layers.*.self_attn*"]}, True),
+        ({"quant_method": "modelopt", "ignore": ["self_attn"], "kv_cache_scheme": None}, True),
+        ({"quant_method": "modelopt", "ignore": ["self_attn"], "kv_cache_scheme": SCHEME}, False),
         (
             {"quant_method": "fp8", "ignored_layers": ["model.language_model.layers.*.self_attn*"]},
             True,

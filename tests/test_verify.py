@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import neo_config, neox_config, write_checkpoint
+from checkpoints import make_tensors, neo_config, neox_config, write_checkpoint
 from command_line import attn_surgery
 from forging import WEIGHTS, assert_fails, edit_json, edit_weights, seal
 
 import surgery
 from surgery.errors import ManifestError, SurgeryError
 from surgery.output import check_output, create_staging
-from surgery.proof.behavior import find_mixing_heads
+from surgery.proof.behavior import check_behavior, find_mixing_heads
 from surgery.proof.static import check_written
 from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import read_manifest
@@ -363,6 +363,24 @@ def test_a_head_that_does_not_mix(folder: Path) -> None:
 def test_a_single_head_that_does_not_mix(stock: Path) -> None:
     edit_json(stock / "surgery.json", lambda m: m["edit"]["parts"][0].update(heads=[1]))
     assert_fails(stock, "other blocks", "1.0 do not mix tokens, and the manifest does not say")
+
+
+def test_a_head_that_does_not_mix_in_the_source_either(tmp_path: Path) -> None:
+    """Someone pruned it: the output projection does not read it. Only the source tells."""
+    tensors = make_tensors(NEOX)
+    tensors["gpt_neox.layers.0.attention.dense.weight"][:, 32:] = 0
+    source = write_checkpoint(tmp_path / "source", NEOX, tensors=tensors)
+    out = surgery.export(source, "2", output=tmp_path / "out").output
+    assert_fails(out, "other blocks", "0.1 do not mix tokens, and the manifest does not say so")
+    found = surgery.verify(out, source=source)
+    assert found.ok, found.verdict
+    (detail,) = (check.detail for check in found.checks if check.name == "other blocks")
+    assert detail == "0-1,3: attention still mixes, but for 0.1, which mix nothing in the source"
+    edit_json(out / "surgery.json", lambda m: m["edit"]["parts"][0].update(heads=[0]))
+    forged = read_manifest(out)
+    assert forged is not None
+    (*_, check) = check_behavior(out, forged, 1, source)
+    assert check.detail == "2.1 do not mix tokens, and the manifest does not say so"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from surgery.checkpoint.source import PROCESSORS
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Family
 from surgery.families.code import CODE_KEYS, check_attention_code, refuse_code, walk
+from surgery.families.rotary import check_positions
 from surgery.families.wrapped import WRAPPED
 from surgery.untrusted import read_json
 
@@ -23,9 +24,11 @@ def check_config(config: dict[str, Any], family: Family) -> None:
     for key in ("quantization_config", "compression_config"):
         given = config.get(key)
         if given and not (key == "quantization_config" and spares_attention(config, family)):
-            method = given.get("quant_method") if isinstance(given, dict) else None
+            known = given if isinstance(given, dict) else {}
             what = "attention is quantized, or config.json does not say that it is left out"
-            raise refuse_quantized(what, method or key)
+            if known.get(_CACHE):
+                what = f"{_CACHE!r} quantizes the keys and values of every block"
+            raise refuse_quantized(what, known.get("quant_method") or key)
     compact = config.get("model_type") == family.compact_model_type
     for key in CODE_KEYS:
         if config.get(key) and not (compact and key == "auto_map"):
@@ -41,12 +44,13 @@ def check_config(config: dict[str, Any], family: Family) -> None:
             fix=f"remove it, or restore model_type {family.compact_model_type}",
         )
     for key, value in family.needs.items():
-        if config.get(key, value) not in (value, None):
+        given = config.get(key, value)
+        if given != value and (given is not None or value is True):  # null is false
             raise UnsupportedError(
                 f"{family.title} with {key!r} cannot be edited",
                 where="config.json",
                 expected=value,
-                got=config[key],
+                got="null" if given is None else given,
             )
     _check_positions(config, family)
     epsilon = config.get(family.epsilon, 1e-5) if family.epsilon else 1e-5
@@ -60,9 +64,12 @@ def check_config(config: dict[str, Any], family: Family) -> None:
 
 
 def _check_positions(config: Mapping[str, Any], family: Family) -> None:
-    """Refuses a key beside the scaled positions that newer versions put in place of theirs."""
+    """Refuses positions that versions of the library read differently, such as a key beside the
+    scaled ones that newer versions put in place of theirs."""
+    if family.rotary is not None:
+        check_positions(config, family.rotary)
     key = "original_max_position_embeddings"
-    given = config.get("rope_parameters") or config.get("rope_scaling")
+    given = config.get("rope_scaling") or config.get("rope_parameters")
     if not isinstance(given, dict) or given.get("rope_type", given.get("type")) == "default":
         return
     if key in family.unknown_keys(config) and config[key] != given.get(key):
@@ -82,6 +89,7 @@ package of their own."""
 _REPEATS, _REPEATED_GROUP = re.compile(r"[*+{]"), re.compile(r"\)[*+{]")
 _MOST_REPEATS = 4
 """A pattern with more of these, or with a group that repeats, may take forever on some name."""
+_CACHE = "kv_cache_scheme"
 _LEFT_OUT = (  # keys of the modules that are not quantized, by method
     "modules_to_not_convert",
     "ignore",
@@ -101,10 +109,11 @@ def spares_attention(config: dict[str, Any], family: Family) -> bool:
     """Whether a quantization leaves the attention of every block as it is.
 
     MXFP4 (gpt-oss) only takes experts. Other methods name the modules that they leave out: by name,
-    by a part of it, by a pattern with `*`, or by "re:" and a regular expression.
+    by a part of it, by a pattern with `*`, or by "re:" and a regular expression. No list leaves a
+    block out where keys and values are quantized on their way into the cache.
     """
     given = config["quantization_config"]
-    if not isinstance(given, dict):
+    if not isinstance(given, dict) or given.get(_CACHE):
         return False
     if find_method(config) == "mxfp4":
         return True

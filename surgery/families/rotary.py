@@ -15,7 +15,7 @@ from surgery.errors import CheckpointError
 SLIDING, FULL = "sliding_attention", "full_attention"
 EVERY = ("sliding_window_pattern", "_sliding_window_pattern")
 """Keys of the number of blocks of which the last attends fully; newer versions write the second."""
-_NUMBERS = {  # key in `rope_parameters`, at the top level; least, most
+_NUMBERS = {  # key in `rope_parameters`, another that some use at the top level; least, most
     "share": ("partial_rotary_factor", "rotary_pct", 0, 1),
     "base": ("rope_theta", "rotary_emb_base", 1, 1e30),
 }
@@ -70,7 +70,8 @@ class Rotary:
       the scaling where config.json names none.
     - `full_every`: parameters are given by the type of a block (sliding or full attention), and
       every so many blocks attend fully where `layer_types` does not say; 0: one set for all blocks.
-      `sliding_base`: the key of the base of sliding blocks, and its default.
+      `sliding_base`: the key of the base of sliding blocks, and its default; None: it is that of
+      the others.
     - `adjacent`: pair m is dimensions 2m and 2m + 1 of a head, not m and m + half of those rotated.
     - `absent`: which blocks have no positions.
     - `scales_scores`: whether scaled positions with a `mscale_all_dim` multiply scores once more.
@@ -88,6 +89,16 @@ class Rotary:
     adjacent: bool = False
     absent: Absent | None = None
     scales_scores: bool = False
+
+    def keys_of(self, number: str, layer_type: str | None) -> tuple[tuple[str, ...], float]:
+        """The keys of a share or base at the top level, and its default. The library reads the
+        first, and the others must agree."""
+        if number == "base" and layer_type == SLIDING:
+            own = self.sliding_base
+            return ((), self.base) if own is None else ((own[0],), own[1])
+        is_share, (inside, other, *_) = number == "share", _NUMBERS[number]
+        key, default = (self.share_key, self.share) if is_share else (self.base_key, self.base)
+        return tuple(dict.fromkeys((key, inside, other))), default  # each once
 
     @property
     def keys(self) -> Iterator[str]:
@@ -143,39 +154,11 @@ def rotary_positions(
     **Raises:** `CheckpointError` for values that make no sense, or that library versions would read
     differently.
     """
-    scaling, rope = _mapping(config, "rope_scaling"), _mapping(config, "rope_parameters")
-    if not scaling and not rope:
+    share, base = (_read_number(name, config, rotary, layer_type) for name in _NUMBERS)
+    dimensions = _count_dimensions(config, head_size, share)
+    scaling, rope = _scaling_of(config, layer_type)
+    if not config.get("rope_scaling") and not config.get("rope_parameters"):
         scaling = dict(rotary.scaled)
-    outside_base, base = "rotary_emb_base", rotary.base
-    if layer_type is not None:
-        rope = _mapping(rope, layer_type)
-        scaling = scaling if layer_type == FULL else {}
-        if layer_type == SLIDING and rotary.sliding_base is not None:
-            outside_base, base = rotary.sliding_base
-            config = {key: value for key, value in config.items() if key != "rope_theta"}
-    defaults, found = {"share": rotary.share, "base": base}, dict[str, float]()
-    for name, (inside, outside, least, most) in _NUMBERS.items():
-        default = defaults[name]
-        outside = outside_base if name == "base" else outside
-        scaled = scaling.get(inside) if rotary.scalings else None  # old versions do not heed it
-        every = (rope.get(inside), scaled, config.get(inside), config.get(outside))
-        given = [value for value in every if value is not None]
-        value = given[0] if given else default
-        if type(value) not in (int, float) or not least <= value <= most:
-            expected = f"a number from {least} to {most:g}"
-            raise _wrong(f"the rotary {name} makes no sense", value, expected)
-        if any(other != value for other in given):
-            raise CheckpointError(
-                f"the rotary {name} is given twice, and versions of the library differ in which "
-                "they take",
-                where="config.json",
-                got=" and ".join(repr(v)[:50] for v in given),
-            )
-        if name == "share" and not rotary.partial and value != 1:
-            what = "this architecture rotates all dimensions of a head"
-            raise _wrong(what, value, "a rotary share of 1")
-        found[name] = value
-    dimensions = _count_dimensions(config, head_size, found["share"])
     kind = _kind(scaling, rope, exact=not rotary.scalings)
     parameters = {
         "max_position_embeddings": config.get("max_position_embeddings"),
@@ -184,7 +167,37 @@ def rotary_positions(
     factor = parameters.get("factor", 1)
     if type(factor) in (int, float) and not factor > 0:  # the library would divide by it
         raise _wrong("the rotary 'factor' makes no sense", factor, "a number above 0")
-    return Positions(kind, dimensions, float(found["base"]), parameters)
+    return Positions(kind, dimensions, base, parameters)
+
+
+def check_positions(config: Mapping[str, Any], rotary: Rotary) -> None:
+    """Raises `CheckpointError` for shares and bases that make no sense, or that versions of the
+    library read differently."""
+    kinds = (FULL, SLIDING) if rotary.full_every else (None,)
+    for kind in kinds:
+        _read_number("share", config, rotary, kind)
+    bases = [_read_number("base", config, rotary, kind) for kind in kinds]
+    if not rotary.full_every:
+        return
+    rope = _mapping(config, "rope_parameters")
+    kind, theta = _kind({}, rope, exact=False), rope.get("rope_theta")
+    if kind != "default" or any(theta not in (None, base) for base in bases):
+        raise CheckpointError(
+            "'rope_parameters' do not tell the types of blocks apart, and versions of the library "
+            "differ in what that means",
+            where="config.json",
+            expected=f"those of {FULL!r} and {SLIDING!r}, each an object",
+            got=repr(rope)[:50],
+        )
+    if rotary.sliding_base is None and bases[0] != bases[1]:
+        raise CheckpointError(
+            f"the rotary base of {SLIDING!r} is not that of {FULL!r}, and some versions of the "
+            "library have one for both",
+            where="config.json",
+            expected=f"{bases[0]:g}",
+            got=f"{bases[1]:g}",
+            fix="give both one 'rope_theta' in 'rope_parameters'",
+        )
 
 
 def spell_both(config: Mapping[str, Any], rotary: Rotary | None) -> dict[str, Any]:
@@ -192,9 +205,14 @@ def spell_both(config: Mapping[str, Any], rotary: Rotary | None) -> dict[str, An
 
     Earlier versions ignore `rope_parameters` without a word, and would take their own defaults.
     """
+    return {**config, **find_unspelled(config, rotary)}
+
+
+def find_unspelled(config: Mapping[str, Any], rotary: Rotary | None) -> dict[str, Any]:
+    """What `rope_parameters` say that no key before version 5 does, under such keys."""
     rope = config.get("rope_parameters")
     if rotary is None or not isinstance(rope, dict):
-        return dict(config)
+        return {}
     full, sliding = (
         rope[kind] if isinstance(rope.get(kind), dict) else rope for kind in (FULL, SLIDING)
     )
@@ -208,10 +226,59 @@ def spell_both(config: Mapping[str, Any], rotary: Rotary | None) -> dict[str, An
     missing = {k: v for k, v in given.items() if v is not None and config.get(k) is None}
     if rotary.scaled and "rope_scaling" not in {**config, **missing}:
         missing["rope_scaling"] = None  # else they would take their default, which scales
-    return {**config, **missing}
+    return missing
 
 
 _NOT_SCALING = ("rope_theta", "partial_rotary_factor")
+
+
+def _read_number(
+    name: str, config: Mapping[str, Any], rotary: Rotary, layer_type: str | None
+) -> float:
+    """The rotary share or base of blocks of a type, as the library takes it.
+
+    It heeds `rope_parameters` only where there is no `rope_scaling`, and then the key at the top
+    level. Only where parameters are given by the type of a block, it joins both.
+    """
+    inside, _, least, most = _NUMBERS[name]
+    scaling, rope = _scaling_of(config, layer_type)
+    heeded = scaling or rope if layer_type is None else {**rope, **scaling}
+    keys, default = rotary.keys_of(name, layer_type)
+    read = [(heeded, inside), *((config, key) for key in keys[:1])]
+    taken = [place[key] for place, key in read if key in place]
+    value = taken[0] if taken else default
+    if name == "share" and not rotary.partial and value is None:
+        value = default  # only where there is a share does null stand for another than the default
+    if type(value) not in (int, float) or not least <= value <= most:
+        expected = f"a number from {least} to {most:g}"
+        raise _wrong(f"the rotary {name} makes no sense", value, expected)
+    places = [(rope, inside), (scaling, inside), *((config, key) for key in keys)]
+    given = [place[key] for place, key in places if place.get(key) is not None]
+    if any(other != value for other in given):
+        what, fix = "twice, and versions of the library differ in which they take", None
+        if not taken:
+            what = f"where the library does not read it, and it takes {default:g}"
+            fix = f"give it as {keys[0]!r} at the top level"
+        raise CheckpointError(
+            f"the rotary {name} is given {what}",
+            where="config.json",
+            got=" and ".join(repr(v)[:50] for v in given),
+            fix=fix,
+        )
+    if name == "share" and not rotary.partial and value != 1:
+        what = "this architecture rotates all dimensions of a head"
+        raise _wrong(what, value, "a rotary share of 1")
+    return float(value)
+
+
+def _scaling_of(
+    config: Mapping[str, Any], layer_type: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`rope_scaling` and `rope_parameters`, as far as they are of blocks of that type."""
+    scaling, rope = _mapping(config, "rope_scaling"), _mapping(config, "rope_parameters")
+    if layer_type is None:
+        return scaling, rope
+    return (scaling if layer_type == FULL else {}), _mapping(rope, layer_type)
 
 
 def _count_dimensions(config: Mapping[str, Any], head_size: int, share: float) -> int:

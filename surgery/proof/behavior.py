@@ -1,6 +1,7 @@
 """Checks whether a head looks at other tokens: changes them and runs the model.
 
-Edited heads must depend on each token alone, and all others must mix tokens.
+Edited heads must depend on each token alone, and all others must mix tokens, as far as those of the
+source do.
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ from surgery.untrusted import guard
 _MOST_TOKENS = 2048  # offsets to try in one pass
 
 
-def check_behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
-    """Runs the model on random tokens and compares each head with the manifest."""
+def check_behavior(
+    folder: Path, manifest: Manifest, seed: int, source: Path | None = None
+) -> list[Check]:
+    """Runs the model on random tokens and compares each head with the manifest.
+
+    `source`: the folder of the source, if given, which runs as well if a head that was not edited
+    does not mix tokens.
+    """
     mixes = find_mixing_heads(folder, seed)
     checks = [Check("loads", True, f"through transformers, no weight missing; seed {seed}")]
     edited, heads = manifest.edited_heads, manifest.edit.num_heads
@@ -37,10 +44,16 @@ def check_behavior(folder: Path, manifest: Manifest, seed: int) -> list[Check]:
         block: [head for head in range(heads) if head not in edited.get(block, {})]
         for block in mixes
     }
-    idle = _format_heads({b: [h for h in others[b] if not mixes[b][h]] for b in others}, heads)
-    detail = f"{idle} do not mix tokens, and the manifest does not say so"
-    fine = f"{_format_heads(others, heads) or 'none left'}: attention still mixes"
-    return [*checks, Check("other blocks", not idle, detail if idle else fine)]
+    idle = {b: [h for h in others[b] if not mixes[b][h]] for b in others}
+    spec, mixing = (_format_heads(some, heads) for some in (idle, others))
+    detail = f"{mixing or 'none left'}: attention still mixes"
+    if spec and source is not None:
+        theirs = find_mixing_heads(source, seed)
+        detail = f"{mixing}: attention still mixes, but for {spec}, which mix nothing in the source"
+        spec = _format_heads({b: [h for h in idle[b] if theirs[b][h]] for b in idle}, heads)
+    if spec:
+        detail = f"{spec} do not mix tokens, and the manifest does not say so"
+    return [*checks, Check("other blocks", not spec, detail)]
 
 
 def _format_heads(heads: dict[int, list[int]], num_heads: int) -> str:

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from surgery.checkpoint.inventory import Inventory, take_inventory
-from surgery.checkpoint.source import Checkpoint
+from surgery.checkpoint.inventory import Inventory, make_inventory, take_inventory
+from surgery.checkpoint.source import MANIFEST, Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, TensorInfo
 from surgery.editing.rewriting import list_changes, make_unknown_fits
-from surgery.errors import CheckpointError, ManifestError
+from surgery.errors import CheckpointError, ManifestError, UnsupportedError
 from surgery.families import FAMILIES, config_saved_as
-from surgery.families.rotary import spell_both
-from surgery.layouts import Change, layout_of
+from surgery.families.rotary import find_unspelled
+from surgery.layouts import Block, Change, layout_of
 from surgery.plan import Plan, block_edits, make_empty_plan, make_plan
 from surgery.privacy import drop_paths
 from surgery.record.manifest import Edit, Manifest, list_edited_heads
-from surgery.selection import variant_name
+from surgery.selection import Part, name_blocks, variant_name
 
 Flags = npt.NDArray[np.bool_]
 
@@ -86,8 +86,10 @@ def _undo(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, Tens
 
 def check_planned(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
     """Raises `ManifestError` if a plan differs from a recorded edit or its config.json."""
-    both = (spell_both(one, plan.family.rotary) for one in (plan.config, config))
-    made, given = (json.dumps(drop_paths(one), sort_keys=True) for one in both)
+    spelled = find_unspelled(plan.inventory.config, plan.family.rotary)
+    if all(config.get(key) is None for key in spelled):  # earlier versions spelled none of them
+        config = {**config, **spelled}
+    made, given = (json.dumps(drop_paths(one), sort_keys=True) for one in (plan.config, config))
     if made != given or plan.config.get("auto_map") != config.get("auto_map"):
         raise ManifestError("config.json is not what the edit makes of the source's")
     dimensions, record = plan.inventory.dimensions, edit.calibration
@@ -170,6 +172,38 @@ def find_constants(plans: Iterable[Plan], names: Container[str]) -> dict[str, Fl
                 known = ~np.isnan(_recompute(plan, change, unknown))
                 found[change.name] = found.get(change.name, False) | known
     return found
+
+
+def check_recorded(source: Checkpoint, manifest: Manifest | None) -> None:
+    """Raises `UnsupportedError` for heads that look edited, of which no record tells.
+
+    Their queries are all zero, as the stock layout leaves them. Training would undo such an edit.
+    """
+    found = make_inventory(source.config, source.infos)
+    recorded, unrecorded = manifest.edited_heads if manifest else {}, list[Part]()
+    for index in range(found.dimensions.num_blocks):
+        block = Block(found.family, found.dimensions, index, found.infos, source.read, found.config)
+        heads = [head for head in _find_mute(block) if head not in recorded.get(index, {})]
+        unrecorded += [Part(index, tuple(heads), "")] if heads else []
+    if unrecorded:
+        raise UnsupportedError(
+            f"the queries of {name_blocks(unrecorded, found.dimensions.num_heads)} are zero, as an "
+            f"edit leaves them, and no {MANIFEST} records it, so training would undo it",
+            where=source.folder,
+            fix="export the original with that edit, and start from the result",
+        )
+
+
+def _find_mute(block: Block) -> list[int]:
+    """The heads whose queries do not depend on the token."""
+    role = block.stored("query", "weight")
+    if not block.has(role):
+        return []  # compact, or the block does not attend
+    queries = block.parts(role, block.read(role))["query"]
+    mute = ~queries.reshape(len(queries), -1).any(1)
+    if block.family.is_latent:
+        mute |= not block.read("query_latent_weight").any()
+    return [int(head) for head in np.flatnonzero(mute)]
 
 
 def _recompute(plan: Plan, change: Change, read: Callable[[str], Array]) -> Array:

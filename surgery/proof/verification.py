@@ -127,7 +127,7 @@ def verify(
     report, name, fine = None, "loads", all(check.ok for check in checks)
     try:
         if fine:
-            found_out, unread = _check_behavior(path, manifest, seed)
+            found_out, unread = _check_behavior(path, manifest, seed, found)
             checks += found_out
             fine = all(check.ok for check in checks)
         name = "report"
@@ -163,12 +163,15 @@ def _check_biases(folder: Path) -> None:
     check_biases(inventory)
 
 
-def _check_behavior(folder: Path, manifest: Manifest, seed: int) -> tuple[list[Check], list[Claim]]:
+def _check_behavior(
+    folder: Path, manifest: Manifest, seed: int, found: ResolvedModel | None
+) -> tuple[list[Check], list[Claim]]:
     """The checks that run the model, or a claim where that takes a package that is not here."""
     from surgery.proof.behavior import check_behavior  # needs torch and transformers
 
     try:
-        return check_behavior(folder, manifest, seed), []
+        source = None if found is None else found.folder
+        return check_behavior(folder, manifest, seed, source), []
     except CheckpointError as error:
         method = find_method(read_config(folder))
         if method in (None, *EXPANDED):

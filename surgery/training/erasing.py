@@ -28,8 +28,8 @@ from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, find_calibration, open_calibration
 from surgery.fitting.fitter import fit_checkpoint
 from surgery.plan import check_erasable
-from surgery.proof.expected import find_constants, replan
-from surgery.record.manifest import ErasingRecord
+from surgery.proof.expected import check_recorded, find_constants, replan
+from surgery.record.manifest import TOKEN_IDS, ErasingRecord
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
 from surgery.training.distillation import Passages, teach
@@ -62,12 +62,14 @@ def teach_by_cut(
 
     `fitting`: of the cut. `check_teacher` gets the cut before it teaches, and may raise. `device`:
     by default a GPU, if there is one. `advance` counts steps.
-    Raises `UnsupportedError` for a model that cannot be erased, or does not fit into memory with
-    its gradients, and `CheckpointError` if the loss is no longer finite.
+    Raises `UnsupportedError` for a model that cannot be erased, has an edit that no record tells
+    of, or does not fit into memory with its gradients, and `CheckpointError` if the loss is no
+    longer finite.
     """
     check_erasable(prepared.plan.inventory)
     device = device or choose_device()
-    source = prepared.checkpoint
+    source, earlier = prepared.checkpoint, prepared.model.manifest
+    check_recorded(source, earlier)
     model = load_model(source, device=device)
     passes, fitting = model.dtype, fitting or Fitting()
     if not has_arithmetic(passes, device):
@@ -77,7 +79,6 @@ def teach_by_cut(
     editable = Editable(model, stored_dtype=prepared.plan.inventory.dtype)
     cut = editable.apply(prepared.plan, fitting.fits)
     check_teacher(cut)
-    earlier = prepared.model.manifest
     constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
     told: dict[str, Any] = {"passes": passes, "constants": constants, "advance": advance}
     losses = teach(student, model, cut, text, passages, schedule, **told)
@@ -124,7 +125,7 @@ def erase(
     prepared = prepare(model, drop_attn, variant=variant, revision=revision)
     untouched, tokens = prepared.without_cut, np.asarray(passages, np.int32)
     digest = hashlib.sha256(np.ascontiguousarray(tokens, "<i4").tobytes()).hexdigest()
-    taught = Passages(tokens, prefix_length, "token ids", digest)
+    taught = Passages(tokens, prefix_length, TOKEN_IDS, digest)
     size = prepared.model.inventory.dimensions
     taught.check_length(size)
     schedule = Schedule(steps, seed, hardened=hardened)

@@ -26,7 +26,7 @@ from surgery.fitting.calibration import Calibration
 from surgery.output import create_folder
 from surgery.plan import check_trainable
 from surgery.privacy import get_last_name
-from surgery.proof.expected import find_constants, replan
+from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.proof.static import check_written
 from surgery.record.manifest import FileRecord, HealingRecord, Manifest, list_versions
 from surgery.training.distillation import Passages, teach
@@ -50,11 +50,12 @@ def heal(
 
     `passages`: those that must not come back; `device`: by default a GPU, if there is one;
     `advance` counts steps.
-    Raises `UnsupportedError` for models that do not fit into memory, `CheckpointError` if the
-    loss or a weight is no longer finite, `OutputError`.
+    Raises `UnsupportedError` for models that do not fit into memory or have an edit that no record
+    tells of, `CheckpointError` if the loss or a weight is no longer finite, `OutputError`.
     """
     checkpoint, manifest = open_checkpoint(cut.output), cut.manifest
     check_trainable(make_inventory(checkpoint.config, checkpoint.infos))
+    check_recorded(checkpoint, manifest)
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
         device = device or choose_device()

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,10 @@ RANK = 8
 """The rank of adapters."""
 _BYTES, _FROZEN_BYTES = 16, 5
 """For each parameter: weight, gradient, and two moments in float32; or the weight, and adapters."""
+_ROOT_BYTES = 4
+"""Likewise, on a GPU only: AdamW takes the roots of all second moments at once there."""
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux tells what a container may use of the machine's memory: "max", or so many bytes."""
 
 Flags = npt.NDArray[np.bool_]
 
@@ -81,6 +86,7 @@ class Schedule:
             )
         number, room = sum(one.numel() for one in model.parameters()), _measure_room(model)
         rank, whole = self.rank, 2 * _BYTES if self.hardened else _BYTES
+        whole += _ROOT_BYTES if any(one.is_cuda for one in model.parameters()) else 0
         held = sum(weight.nbytes for one in beside for weight in one.parameters())
         if rank is None:
             rank = 0 if whole * number + held <= room else RANK
@@ -233,7 +239,9 @@ def _add_adapters(model: Any, constants: Mapping[str, Flags], rank: int, seed: i
 
 
 def _measure_room(model: Any) -> int:
-    """The memory of the model's device, in bytes."""
+    """The memory of the model's device, in bytes: on the CPU, what this process may use of it."""
     if model.device.type == "cuda":
         return int(torch.cuda.get_device_properties(model.device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    given = (Path(path).read_text().strip() for path in _LIMITS if Path(path).is_file())
+    limits = (int(limit) for limit in given if limit.isdecimal())
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
