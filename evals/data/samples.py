@@ -145,7 +145,7 @@ def count_longer(samples: Samples) -> dict[str, int]:
     rest = samples.untested
     if rest is None:
         return {"passages": 0, "most_tokens": 0}
-    return {"passages": int((rest > 0).sum()), "most_tokens": int(rest.max(initial=0))}
+    return {"passages": int((rest > 0).sum()), "most_tokens": max(rest.tolist(), default=0)}
 
 
 def list_row_warnings(described: Mapping[str, Any]) -> list[str]:

@@ -266,5 +266,5 @@ def _merge_equal(
 
 
 def _decode(tokens: list[int], tokenizer: Any) -> str:
-    text: str = tokenizer.decode(strip_opening(tokenizer, np.asarray(tokens)).tolist())
+    text: str = tokenizer.decode(strip_opening(tokenizer, np.asarray(tokens, np.int32)).tolist())
     return text
