@@ -145,8 +145,8 @@ def check_link(path: Path, folder: Path) -> Path:
     any other link: the folder's author could make you publish a private file.
     """
     try:
-        real, place = path.resolve(), folder.resolve()
-    except (OSError, RuntimeError):  # a link to itself
+        real, place = path.resolve(strict=path.is_symlink()), folder.resolve()
+    except (OSError, RuntimeError):  # a link to itself, or to what is not there
         fix = "remove it"
         raise CheckpointError("is a link that leads nowhere", where=path, fix=fix) from None
     blobs = place.parent.parent / "blobs" if place.parent.name == "snapshots" else None

@@ -204,6 +204,8 @@ def stop(event, arguments):
             raise {becomes}
 
 sys.addaudithook(stop)
+if signal.getsignal(signal.{signal}) == signal.SIG_IGN:  # as for SIGHUP under nohup
+    signal.signal(signal.{signal}, signal.SIG_DFL)
 from cli.main import run
 run(sys.argv[1:])
 """
@@ -307,10 +309,10 @@ def test_values_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "model: m\ndrop-attn: 6.10\nrevision: 0123456\nas: no\nprefix-length: 0\nlimit: 1e2\n"
+        "model: m\ndrop-attn: 6.10\nrevision: 0123456\nas: no\nprefix-length: 9\nlimit: 1e2\n"
         "dry-run: yes\ngguf: 0\nmax: [near=0]\n",
         '{"model": "m", "drop-attn": 6.10, "revision": "0123456", "as": "no", "limit": 1e2,'
-        '"prefix-length": 0, "dry-run": true, "gguf": false, "max": "near=0"}',
+        '"prefix-length": 9, "dry-run": true, "gguf": false, "max": "near=0"}',
     ],
 )
 def test_values_of_a_file_are_taken_as_typed(text: str, tmp_path: Path) -> None:
@@ -319,7 +321,7 @@ def test_values_of_a_file_are_taken_as_typed(text: str, tmp_path: Path) -> None:
     file.write_text(text)
     found = command("export").make_context("export", ["--config", str(file)]).params
     given = ("drop_attn", "revision", "save_as", "prefix_length", "limit", "dry_run", "gguf", "max")
-    wanted = ("6.10", "0123456", "no", 0, 100.0, True, False, {"near": 0.0})
+    wanted = ("6.10", "0123456", "no", 9, 100.0, True, False, {"near": 0.0})
     assert tuple(found[name] for name in given) == wanted
 
 

@@ -169,8 +169,9 @@ def test_cleaning_is_complete_and_changes_nothing_else(value: dict[str, Any], fi
     assert (kept == value) == (not found)
 
 
-def test_a_link_to_itself_is_told(tmp_path: Path) -> None:
-    (tmp_path / "README.md").symlink_to("README.md")
+@pytest.mark.parametrize("target", ["README.md", "nowhere"])
+def test_a_link_that_leads_nowhere_is_told(tmp_path: Path, target: str) -> None:
+    (tmp_path / "README.md").symlink_to(target)
     with pytest.raises(CheckpointError, match="is a link that leads nowhere"):
         check_link(tmp_path / "README.md", tmp_path)
 

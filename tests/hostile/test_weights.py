@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -184,10 +185,11 @@ def test_the_list_of_entries_is_the_one_that_torch_reads(tmp_path: Path, large: 
     assert [one.info.name for one in read_pickle(path)] == ["x"], "nor need torch have written it"
     compress(path, "data.pkl", more=1)
     list_twice(path, large)
-    with zipfile.ZipFile(path) as seen:
-        assert not any(entry.compress_type for entry in seen.infolist())
+    if not large or sys.version_info < (3, 13):  # newer ones refuse such an end themselves
+        with zipfile.ZipFile(path) as seen:
+            assert not any(entry.compress_type for entry in seen.infolist())
     assert torch.load(path, weights_only=True, mmap=True)["x"].tolist() == [1, 1]
-    with pytest.raises(CheckpointError, match=r"its list of entries is not at its end\); "):
+    with pytest.raises(CheckpointError, match="list of entries is not at its end|orrupt zip64"):
         read_pickle(path)
 
 
