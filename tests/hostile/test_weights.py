@@ -189,7 +189,7 @@ def test_the_list_of_entries_is_the_one_that_torch_reads(tmp_path: Path, large: 
         with zipfile.ZipFile(path) as seen:
             assert not any(entry.compress_type for entry in seen.infolist())
     assert torch.load(path, weights_only=True, mmap=True)["x"].tolist() == [1, 1]
-    with pytest.raises(CheckpointError, match="list of entries is not at its end|orrupt zip64"):
+    with pytest.raises(CheckpointError, match=r"entries is not at its end|orrupt zip64"):
         read_pickle(path)
 
 
