@@ -298,7 +298,7 @@ def mitigate(
     show_search: Callable[[dict[str, Any]], None] = lambda found: None,
     choose: Choose | None = None,
 ) -> Mitigation | None:
-    """Searches into OUTPUT-search, exports into `output`, and puts report, card, and recipe there.
+    """Searches into OUTPUT-search, exports to OUTPUT-RESULT, and moves the kept one to `output`.
 
     A run that was interrupted continues where it stopped. `show_search` gets the search's answer
     before the export starts. `choose` is asked which result to keep, if there are several and the
