@@ -524,7 +524,7 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
     erase(work, out).assert_error("generation_config.json", "not valid JSON")
     settings.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_measure_room", lambda model: 1)
+        patch.setattr(training, "measure_memory", lambda device: 1)
         erase(work, out).assert_error("do not fit into memory", "larger machine")
     with monkeypatch.context() as patch:
         nan = [float("nan")] * STEPS

@@ -178,13 +178,13 @@ def test_a_rehearsal_makes_no_more_logits_at_a_time_than_a_lesson(
 def test_hardening_takes_twice_the_memory(hardened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(10, 10, bias=False)
     model.config = type("Config", (), {"hidden_size": 10})
-    monkeypatch.setattr(training, "_measure_room", lambda model: 2_000)
+    monkeypatch.setattr(training, "measure_memory", lambda device: 2_000)
     settled = training.Schedule(1, hardened=hardened).settle(model)
     assert settled.rank == (training.RANK if hardened else 0)
     teachers = [torch.nn.Linear(10, 5, bias=False) for _ in range(2)]  # 400 bytes
     settled = training.Schedule(1, hardened=hardened).settle(model, teachers)
     assert settled.rank == (0 if not hardened else training.RANK)
-    monkeypatch.setattr(training, "_measure_room", lambda model: 1_999)
+    monkeypatch.setattr(training, "measure_memory", lambda device: 1_999)
     assert training.Schedule(1).settle(model, teachers).rank == training.RANK, "1,600 and 400"
 
 

@@ -179,9 +179,9 @@ def test_a_model_that_does_not_fit_is_healed_by_adapters(
     """Constants stay as well, it repeats to the bit anywhere, and less memory is an error."""
     parameters = sum(one.size for one in load_file(work / "neox" / "model.safetensors").values())
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_measure_room", lambda model: 15 * parameters)
+        patch.setattr(training, "measure_memory", lambda device: 15 * parameters)
         assert heal(work, "neox", "1,2.0", tmp_path / "healed").code == 0
-        patch.setattr(training, "_measure_room", lambda model: parameters)
+        patch.setattr(training, "measure_memory", lambda device: parameters)
         refused = heal(work, "neox", "1,2.0", tmp_path / "out")
         refused.assert_error("adapters", "do not fit", "larger machine")
     manifest, whole = read_manifest(tmp_path / "healed"), read_manifest(work / "healed")

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from surgery.errors import MeasurementError
 from surgery.families import family_of
+from surgery.memory import measure_free_memory
 from surgery.processes import current_processes
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
@@ -36,12 +37,9 @@ def _rows_that_fit(model: PreTrainedModel, length: int, processes: int) -> int:
     inner = 5 * size.d + size.context + shared + 2 * size.intermediate
     scores = 8 * size.num_heads * length  # one float32, and one for its softmax
     row = length * ((size.num_blocks * shared + inner) * item + scores)
-    if device.type == "cuda":
-        free = int(torch.cuda.mem_get_info(device)[0])
-    else:
-        import psutil
-
-        free = int(psutil.virtual_memory().available) // processes
+    free = measure_free_memory(device)
+    if device.type != "cuda":
+        free //= processes
     most = _MOST_TOKENS.get(device.type, _MOST_TOKENS["cpu"]) // length
     fitting = max(1, min(most, int(_SHARE_OF_MEMORY * free) // row))
     return 1 << (fitting.bit_length() - 1)

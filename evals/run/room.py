@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import psutil
 import torch
 
 from surgery.checkpoint.inventory import Inventory
 from surgery.errors import MeasurementError
+from surgery.memory import measure_memory
 from surgery.processes import current_processes
 
 
 def check_room(inventory: Inventory, dtype: torch.dtype, place: torch.device) -> None:
-    """Raises `MeasurementError` if the weights alone are larger than all memory of `place`."""
+    """Raises `MeasurementError` if the weights alone are larger than the memory of `place`.
+
+    On the CPU, that is what this process may use: a container has less than its machine.
+    """
     needed = inventory.num_parameters * dtype.itemsize
     if place.type == "cuda":
-        there, where = torch.cuda.get_device_properties(place).total_memory, "the GPU"
+        where = "the GPU"
     else:
-        there, where = psutil.virtual_memory().total, "this machine"
+        where = "this machine"
         needed *= current_processes().count
+    there = measure_memory(place)
     if needed <= there:
         return
     name = str(dtype).removeprefix("torch.")

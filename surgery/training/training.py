@@ -8,11 +8,9 @@ that holds no constant, and merged in the end.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from torch.nn import functional
 
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.fitting.calibration import Calibration, Text
+from surgery.memory import measure_memory
 
 STEPS = 80
 ROWS = 16
@@ -42,8 +41,6 @@ _BYTES, _FROZEN_BYTES = 16, 5
 """For each parameter: weight, gradient, and two moments in float32; or the weight, and adapters."""
 _ROOT_BYTES = 4
 """Likewise, on a GPU only: AdamW takes the roots of all second moments at once there."""
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux tells what a container may use of the machine's memory: "max", or so many bytes."""
 
 Flags = npt.NDArray[np.bool_]
 
@@ -84,7 +81,8 @@ class Schedule:
                 "training needs every weight in memory, and some are offloaded",
                 fix="leave `device_map` out",
             )
-        number, room = sum(one.numel() for one in model.parameters()), _measure_room(model)
+        number = sum(one.numel() for one in model.parameters())
+        room = measure_memory(model.device)
         rank, whole = self.rank, 2 * _BYTES if self.hardened else _BYTES
         whole += _ROOT_BYTES if any(one.is_cuda for one in model.parameters()) else 0
         held = sum(weight.nbytes for one in beside for weight in one.parameters())
@@ -236,12 +234,3 @@ def _add_adapters(model: Any, constants: Mapping[str, Flags], rank: int, seed: i
         warnings.simplefilter("ignore", FutureWarning)  # of what it calls in transformers
         torch.manual_seed(seed)
         return get_peft_model(model, LoraConfig(r=rank, target_modules=free))
-
-
-def _measure_room(model: Any) -> int:
-    """The memory of the model's device, in bytes: on the CPU, what this process may use of it."""
-    if model.device.type == "cuda":
-        return int(torch.cuda.get_device_properties(model.device).total_memory)
-    given = (Path(path).read_text().strip() for path in _LIMITS if Path(path).is_file())
-    limits = (int(limit) for limit in given if limit.isdecimal())
-    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
