@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import resource
 import time
 from dataclasses import replace
@@ -206,6 +207,22 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
     assert outcome.code == 0, outcome
     assert set(outcome.json["local_choice"]) == {"acc", "acc_norm"}
     assert "left out f1: the log does not say how it is averaged" in outcome.stderr
+
+    likely = copy.deepcopy(own)  # as a task with lm-eval's usual metrics, which its log omits
+    for at, row in enumerate(likely["samples"]):
+        row["perplexity"], row["metrics"] = -1.0 - at / 10, ["acc", "perplexity"]
+    less = copy.deepcopy(likely)
+    for row in less["samples"]:
+        row["perplexity"] -= 0.5
+    for name, run in (("k", likely), ("l", less)):
+        logs = [row["perplexity"] for row in run["samples"]]
+        run["results"]["perplexity,none"] = math.exp(-sum(logs) / len(logs))
+        run["higher_is_better"]["perplexity"] = False
+        write_results(tmp_path / name, "tiny", {"local_choice": run})
+    outcome = attn_surgery("compare-evals", tmp_path / "k", tmp_path / "l", "--json")
+    perplexity = outcome.json["local_choice"]["perplexity"]
+    assert perplexity["difference"] > 0
+    assert 0 < perplexity["ci95"][0] <= perplexity["difference"] <= perplexity["ci95"][1]
 
     (broken,) = (tmp_path / "a").rglob("samples_local_choice_*.jsonl")
     whole = broken.read_text()

@@ -207,7 +207,7 @@ def test_single_heads_and_a_chain_of_edits() -> None:
     assert (
         f"    attn-surgery {export}\nRun these in the folder that holds `once`, `text.txt`." in card
     )
-    assert "needs the same calibration text (`text.txt`). They are the same bytes with\n" in card
+    assert "needs the same calibration text (`text.txt`). With the same\n" in card
     assert "secret" not in card
 
 
@@ -226,7 +226,9 @@ def test_healing_of_any_edit_is_told() -> None:
     assert "for\n80 steps on 9 tokens and for 7 steps on 9 tokens of other text" in card
     assert "not trained" not in card
     assert "Training needs the same text (`cpu.txt`, `cuda.txt`)" in card
-    assert "device (2, cpu; 2, cuda) can it be" in " ".join(card.split())
+    assert "library versions, number of threads, and device (2, cpu; 2, cuda)." in " ".join(
+        card.split()
+    )
     assert "--variant zero --layout stock --max-shard-size 5000\n" in card
     once = render_card(manifest(edits[0]), None, name="x")
     assert "for\n80 steps on 9 tokens of other text" in once
@@ -250,10 +252,10 @@ def test_passages_that_healing_trained_on_are_told() -> None:
     """Earlier versions only looked for them in the text, and recorded a hash."""
     one = edit("m", "c" * 40, (16, [0, 1], "zero"))
     said = (
-        "Healed on 1,234 passages besides the text: there it learned, in 80 steps, to predict what "
-        "the cut alone predicts, so that they do not come back. It was trained on these passages, "
-        "so their figures say nothing of others. Someone who trains the model further may bring "
-        "some back."
+        "Healing also used 1,234 passages: on them, the model learned, in 80 steps, to predict "
+        "what the cut alone predicts, so that the passages do not come back. The model was trained "
+        "on these passages, so their figures say nothing about other passages. Someone who trains "
+        "the model further may bring some back."
     )
     for given_, told in ((passages("rows.csv"), True), (None, False), ("ab" * 32, False)):
         one["healing"] = trained("text.txt", passages=given_)

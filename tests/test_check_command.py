@@ -101,6 +101,17 @@ def test_text_without_a_model_is_counted(samples: Path) -> None:
     assert found["needed"] == {"0.02": count_needed(0.02)}
     printed = attn_surgery("check", samples)
     assert "give --model to cut the passages into tokens" in printed.stderr
+    for option in ("--dtype=bfloat16", "--batch-size=2", "--revision=main"):
+        outcome = attn_surgery("check", samples, option)
+        assert outcome.code == 2
+        assert f"{option.split('=')[0]} needs --model" in outcome.stderr
+
+
+def test_a_prefix_of_text_and_a_suffix_of_ids_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(json.dumps({"prefix": "hello there", "suffix": [1, 2, 3]}))
+    attn_surgery("check", tmp_path / "s.jsonl").assert_error(
+        "s.jsonl: prefix and suffix must both be text or both be token ids"
+    )
 
 
 @pytest.mark.slow

@@ -127,20 +127,22 @@ def test_its_output_is_samples_that_extract_finds_exact(model, planted, tmp_path
     samples = load_samples(str(tmp_path / "out.jsonl"), prefix_length=6, suffix_length=5)
     assert extract(model, samples).exact.all()
     assert list(samples.hashes) == [row["hash"] for row in rows]
-    assert rows[0]["id"] == f"corpus.jsonl:{rows[0]['document']}:{rows[0]['position']}"
+    assert rows[0]["id"] == f"1:{rows[0]['document']}:{rows[0]['position']}"
     assert "text" not in rows[0]
 
 
-def test_files_of_one_name_give_samples_too(model, planted, tmp_path):
-    """A number tells them apart, not the path: that is nobody's business."""
-    places = [tmp_path / "one", tmp_path / "other"]
+@pytest.mark.parametrize("together", [False, True])
+def test_ids_are_numbers_as_reports_show_them(model, planted, tmp_path, together):
+    """The names of files and folders may be people's."""
+    places = [tmp_path / "mail" / "alice.smith", tmp_path / "mail" / "bob"]
     for place, document in zip(places, planted[::2], strict=False):
-        place.mkdir()
+        place.mkdir(parents=True)
         write(place, [document])
     output = tmp_path / "out.jsonl"
-    collect(ask(model, tuple(places)), output)
-    assert [row["id"] for row in read(output)] == ["1:corpus.jsonl:0:0", "2:corpus.jsonl:0:0"]
-    assert {row["file"] for row in read(output)} == {"corpus.jsonl"}
+    collect(ask(model, (tmp_path / "mail",) if together else tuple(places)), output)
+    assert [row["id"] for row in read(output)] == ["1:0:0", "2:0:0"]
+    folders = ("alice.smith/", "bob/") if together else ("", "")
+    assert [row["file"] for row in read(output)] == [f"{name}corpus.jsonl" for name in folders]
     assert len(load_samples(str(output), prefix_length=6, suffix_length=5)) == 2
 
 
@@ -240,10 +242,13 @@ def test_another_corpus_of_the_same_size_is_not_taken_for_the_first(tmp_path, mo
 
     monkeypatch.setattr("evals.jobs.collecting.Journal", note)
     request = {"model": str(tmp_path / "model"), "device": "cpu"}
-    for file in (files[0], files[0], files[1]):
+    table = tmp_path / "t.jsonl"
+    table.write_text(json.dumps({"question": texts[0], "answer": texts[1]}))
+    for file in (files[0], files[0], files[1], f"{table}:question", f"{table}:answer"):
         with pytest.raises(KilledError):
             collect(CollectRequest(**request, corpus=(str(file),)), tmp_path / "out.jsonl")
     assert asked[0] == asked[1] != asked[2]
+    assert asked[3] != asked[4], "of another column"
     assert "tokenizer_sha256" in str(asked[0])
 
 

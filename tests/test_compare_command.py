@@ -166,6 +166,10 @@ def test_mistakes(tmp_path: Path) -> None:
     for call, text in (
         ((), "nothing to compare: give --prompt, --prompts, or --samples"),
         (("--prompt", " "), "--prompt is empty"),
+        (("--prompt", "one", "--seed", 1), "--seed needs --sample"),
+        (("--samples", "s.txt", "--max-new-tokens", 8), "--max-new-tokens needs --prompt"),
+        (("--samples", "s.txt", "--sample", 2), "--sample needs --show-text"),
+        (("--samples", "s.txt", "--probabilities"), "--probabilities needs --show-text"),
     ):
         outcome = attn_surgery(*pair, *call)
         assert (outcome.code, outcome.stdout) == (2, "")

@@ -244,7 +244,7 @@ def test_a_hardened_erasing_is_recorded_and_repeats_to_the_bit(work: Path, tmp_p
     assert weights(out)[name].tobytes() != weights(work / "erased")[name].tobytes()
     card = (out / "README.md").read_text()
     assert "--harden" in card
-    assert "fine-tuning on a tenth of the passages was rehearsed" in card
+    assert "simulated an attacker who fine-tunes the model on a tenth of the passages" in card
     texts = ("--text", work / "text.txt", "--samples", work / "samples.jsonl")
     again = attn_surgery("reproduce", out, "--source", work / "neox", *texts, "--json")
     assert again.code == 0, again

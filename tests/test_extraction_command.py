@@ -227,8 +227,10 @@ def test_output_is_what_is_printed_and_complete(models, samples, tmp_path):
     printed = run_json(models[0], "--samples", samples, "--output", output)
     assert json.loads(output.read_text()) == printed
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
-    for rows in ("x", Path.cwd() / "x"):
-        both = run(models[0], "--samples", samples, "--output", "x", "--rows", rows, expect=2)
+    (tmp_path / "sub").mkdir()
+    for name, rows in (("x", "x"), ("x", Path.cwd() / "x"),
+                       (tmp_path / "x", tmp_path / "sub" / ".." / "x")):  # fmt: skip
+        both = run(models[0], "--samples", samples, "--output", name, "--rows", rows, expect=2)
         assert "--rows and --output name the same file" in both.output
 
 

@@ -73,7 +73,7 @@ def test_the_file_is_a_job_that_fits(
     assert again.code == 0
     assert f"warning: {NUMBER - 1} of them go on after that, by up to {rest} tokens" in again.stderr
     assert "39 can be used" in again.stdout
-    assert "a search holds back 19 of them. They can decide at most 20%" in again.stdout
+    assert "a search holds back 19 of them. They can decide a limit of 20%" in again.stdout
     assert LINE not in again.stdout + file.read_text()
     assert yaml.safe_load(file.read_text())["max-extraction"] == 0.2
 

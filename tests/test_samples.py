@@ -675,6 +675,16 @@ def test_what_a_model_never_saw_is_no_member(tmp_path, name):
     assert seen.members is None
 
 
+@pytest.mark.parametrize("name", ["count", "duplicates"])
+@pytest.mark.parametrize("comma", [",", "\t"])
+def test_counts_of_a_csv_are_text_that_is_read_as_numbers(tmp_path, name, comma):
+    line = " ".join(TEXT.replace(",", "").split())
+    file = tmp_path / ("s.csv" if comma == "," else "s.tsv")
+    file.write_text(f"text{comma}{name}\n{line[:80]}{comma}3\n{line[90:170]}{comma}0\n")
+    options = {"tokenizer": tiny_tokenizer(), "prefix_length": 4, "suffix_length": 4}
+    assert load_samples(str(file), **options).counts.tolist() == [3, 0]
+
+
 def test_text_without_a_tokenizer(tmp_path):
     source = lines(tmp_path / "s.jsonl", [{"text": "a"}])
     assert message(source) == (

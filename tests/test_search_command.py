@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import neo_config, write_checkpoint
-from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, snapshot, start
+from command_line import (
+    PROGRAM,
+    TWO_PROCESSES,
+    attn_surgery,
+    finish,
+    interrupted,
+    snapshot,
+    start,
+)
 from forging import edit_json
 from reciting import generate, write_rows
 from safetensors.torch import load_file, save_file
@@ -27,7 +35,7 @@ from evals.choose.search.request import SearchRequest
 from evals.data import load_samples
 from evals.data.held_back import split_halves
 from evals.data.windows import cut_windows
-from evals.measure.edits.engine import edit_record
+from evals.measure.edits.engine import Engine, edit_record
 from surgery.record.plan_file import read_plan_file
 from surgery.selection import Part
 
@@ -514,6 +522,18 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
     assert "error: --max greedy=0.5: none of the 15 edits measured meets it" in named.stderr
     assert "--grain" not in named.stderr, "the default is the widest"
     assert [found[key] for key in ("selected", "held_back", "plan")] == [None] * 3
+    before = snapshot(tmp_path / "named")
+    with interrupted(Engine, method="_measure_batch") as batches:
+        again = call(
+            tmp_path / "model", tmp_path / "samples.jsonl", texts, "--max", "greedy=0.5",
+            "--variant", "zero", "--output", tmp_path / "named",
+        )  # fmt: skip
+    again.assert_error(
+        "--max greedy=0.5: none of the 15 edits measured meets it",
+        notes=[f"{tmp_path / 'named'}: this search is complete"],
+    )
+    assert snapshot(tmp_path / "named") == before
+    assert not batches, "nothing is measured again"
 
 
 def test_a_goal_that_is_met_already(model, samples, texts, tmp_path):

@@ -47,6 +47,7 @@ from evals.report.search import _judge_held_back
 from evals.run.models import open_model
 from evals.run.statistics import wilson
 from surgery.editing.loading import load_model
+from surgery.errors import UnsupportedError
 from surgery.proof.expected import find_constants, replan
 from surgery.selection import parse_selection
 
@@ -112,6 +113,31 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(
     assert (result["held_back_state"], result["held_back_meets_goal"]) == (state, OK.get(state))
     tried = [point for point in result["measured"] if point["attacked"]]
     assert 0 < len(tried) < result["evaluations"], "few are attacked"
+
+
+def test_a_model_over_several_devices_is_refused_where_copies_of_it_are_attacked(
+    model, samples, texts, monkeypatch
+) -> None:
+    """Before the search. One pass decides the other limits, which no copy is needed for."""
+
+    def spread(found: Any, **running: Any) -> Any:
+        loaded = open_model(found, **running)
+        loaded.model.hf_device_map = {"gpt_neox.embed_in": 0, "gpt_neox.layers": 1}
+        return loaded
+
+    monkeypatch.setattr("evals.choose.search.opened.open_model", spread)
+    options = {"prefix_length": 6, "suffix_length": 5, "heldout": (texts[0],), "device": "cpu"}
+    asked = {"model": str(model), "samples": str(samples), "variant": ("zero",), **options}
+    assert open_search(SearchRequest(**asked, max={"any": 0.3}))
+    for more, what in (
+        ({"max": {"near": 0.3}}, "near"),
+        ({"heal": (str(texts[1]),), "heal_steps": 8}, "any"),
+    ):
+        request = SearchRequest(**asked, **{"max_extraction": 0.3, **more})
+        with pytest.raises(
+            UnsupportedError, match=f"{what}.* cannot be tried.*leave out `device_map`"
+        ):
+            open_search(request)
 
 
 def test_what_a_half_is_attacked_with_comes_from_that_half(
@@ -489,6 +515,7 @@ def test_a_second_limit_that_one_pass_decides_steers_although_a_dear_set_keeps_i
         ("--max near=0.1 --max-loss-increase 1", "give one goal"),
         ("--max-loss-increase 1 --heal t.txt", "--heal needs a limit: give --max-extraction"),
         ("--max-extraction 0.1 --max-loss-increase 0.1", "give one goal"),
+        ("--max any=0.1 --sibling m", "--sibling needs a limit on graft: give --max graft=X"),
         ("", "give one goal: --max-extraction X, --max A=X, or --max-loss-increase Y"),
     ],
 )

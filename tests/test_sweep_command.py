@@ -225,6 +225,13 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
     assert f"warning: {name_options(warning, running('sweep'))}" in done.stderr
 
 
+def test_blocks_that_cannot_be_edited_are_left_out_and_named(files, tmp_path):
+    export(files[0], "1", variant="zero", output=tmp_path / "cut")
+    done = sweep((tmp_path / "cut", *files[1:]), "--ranges", "--variant", "zero", "--json")
+    assert [edit["spec"] for edit in done.json["edits"]] == ["0"]
+    assert any(text.startswith("blocks 1 are left out: ") for text in done.json["warnings"])
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     output = tmp_path / "swept"
     options = ("--batch-size", "8", "--output", output, "--json")

@@ -149,18 +149,15 @@ def _shrink(part: Mapping[str, int], room: int) -> list[tuple[str, int]]:
 
 def _check_kind(table: PassageTable, tokenizer: Any) -> bool:
     """Whether passages are text."""
-    kinds = {isinstance(column[0], str) for column in table.columns}
-    if len(kinds) > 1:
-        what = "prefix and suffix must both be text or both be token ids"
-        raise SamplesError(what, where=table.where)
-    if True in kinds and tokenizer is None:
+    is_text = isinstance(table.columns[0][0], str)
+    if is_text and tokenizer is None:
         raise SamplesError(
             "text needs a tokenizer",
             where=table.where,
             got="a model without one",
             fix="give samples as token ids, or a model with its tokenizer",
         )
-    return True in kinds
+    return is_text
 
 
 def _tokenize(texts: Sequence[str], tokenizer: Any, opening: Tokens) -> tuple[Tokens, ...] | None:

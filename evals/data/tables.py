@@ -103,6 +103,9 @@ def _make_table(
         fix = "name the rows by another column with `id_column`"
         raise SamplesError("ids are not unique", where=where, got=got, fix=fix)
     found = tuple(passages[name] for name in used)
+    if len({isinstance(column[0], str) for column in found}) > 1:
+        what = "prefix and suffix must both be text or both be token ids"
+        raise SamplesError(what, where=where)
     return PassageTable(str(where), names, found, labels, shape)
 
 
@@ -199,7 +202,8 @@ def _check_columns(sources: Sequence[TextOrTable], id_column: str | None) -> Non
 def _read_cells(source: TextOrTable, row: dict[str, Any]) -> dict[str, Any]:
     """A row's cells by the names of `PassageTable`, with lists of token ids as arrays."""
     if source.form in (".csv", ".tsv"):  # all cells are text
-        typed = {"count", "member", *(() if source.column else ("tokens",))} & row.keys()
+        others = () if source.column else ("tokens",)
+        typed = {"count", "member", *DUPLICATES, *others} & row.keys()
         row |= {name: parse_json(row[name].lower()) for name in typed}
     found = {name: _read_cell(value, name) for name, value in row.items()}
     if source.column in found:

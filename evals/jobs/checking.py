@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evals.data.inputs import find_calibration_text, open_passages, read_heldout_texts
 from evals.run.console import say
-from evals.run.request import CalibrationText, HeldoutText, Measuring, Option
+from evals.run.request import CalibrationText, HeldoutText, Measuring, Option, Running
 from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 from surgery.variants import VARIANTS
@@ -42,6 +42,13 @@ class CheckRequest(Measuring):
         "A limit for which to say how many passages it needs.",
         Option("limits"),
     ] = (0.05, 0.01, 0.001)
+
+    @model_validator(mode="after")
+    def _needs_a_model(self) -> CheckRequest:
+        if self.model is None:
+            unused = ("revision", "batch_size", "calibration", *Running.model_fields)
+            self._refuse_unused("model", *unused)
+        return self
 
 
 def check_inputs(request: CheckRequest) -> dict[str, Any]:

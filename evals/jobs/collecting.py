@@ -102,10 +102,11 @@ def collect(
 ) -> dict[str, Any] | None:
     """Writes the windows of a corpus that the model recites to `output`, as samples.
 
-    One JSON line for each different window, at its first place: `id` (with the file's number if
-    files share a name), `tokens`, `file`, `document`, `position` (of its first token in the
-    document), `next_token_accuracy`, `hash`, `seen` (windows of the corpus that equal it), and with
-    `show_text` also `text`. Started again with the same arguments, a killed run continues.
+    One JSON line for each different window, at its first place: `id` (the file's number, counted
+    from 1, `document`, and `position`; no name, as reports show ids), `tokens`, `file`, `document`,
+    `position` (of its first token in the document), `next_token_accuracy`, `hash`, `seen` (windows
+    of the corpus that equal it), and with `show_text` also `text`. Started again with the same
+    arguments, a killed run continues.
 
     Returns the object of `collect --json`, or None on all processes but the main one. Its `tokens`
     and `seconds` are of this run. Raises `SurgeryError` for inputs that it cannot use, and
@@ -123,7 +124,7 @@ def collect(
     if current_processes().is_main:  # only this one hashes the model
         model = {**loaded.identity, "dtype": loaded.dtype}
         settings = hash_settings(loaded)
-        files = [[file.name, file.size, file.changed] for file in corpus]
+        files = [[file.full_name, file.size, file.changed] for file in corpus]
         question = {
             "model": [model, settings, loaded.device],
             "corpus": files,
@@ -248,17 +249,14 @@ def _merge_equal(
     found: list[dict[str, Any]], corpus: Corpus, decoder: Any
 ) -> Iterator[dict[str, Any]]:
     names = [file.name for file in corpus]
-    numbered = len(set(names)) < len(names)  # a path would tell files apart, but is private
     seen: dict[str, list[dict[str, Any]]] = {}
     for row in found:
         seen.setdefault(hash_row(np.asarray(row["tokens"], dtype=np.int32)), []).append(row)
     for name, (first, *others) in seen.items():
-        file = names[first["file"]]
-        number = f"{first['file'] + 1}:" if numbered else ""
         yield {
-            "id": f"{number}{file}:{first['document']}:{first['position']}",
+            "id": f"{first['file'] + 1}:{first['document']}:{first['position']}",
             **first,
-            "file": file,
+            "file": names[first["file"]],
             "hash": name,
             "seen": 1 + len(others),
             **({} if decoder is None else {"text": _decode(first["tokens"], decoder)}),

@@ -55,6 +55,12 @@ class CompareRequest(Measuring):
             raise ValueError("`prompt` is empty")
         if self.samples is None:
             self._refuse_unused("samples", "rows", "show_text")
+        elif not (self.prompt or self.prompts):
+            self._refuse_unused("prompt", "max_new_tokens")
+            if not self.show_text:
+                self._refuse_unused("show_text", "sample", "probabilities")
+        if not self.sample:
+            self._refuse_unused("sample", "seed")
         return self
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +101,7 @@ def _read_task(file: Path, told: Any, task: str) -> dict[str, Any]:
     metrics = sorted({name for row in rows for name in row["metrics"] if name in row})
     listed = {one["metric"]: one for one in told["configs"][task].get("metric_list") or []}
     aggregates = {
-        name: _find_aggregate(listed, name, [row[name] for row in rows if name in row])
-        for name in metrics
+        name: _find_aggregate(listed, name, rows, told["results"][task]) for name in metrics
     }
     return {
         "samples": rows,
@@ -112,17 +113,36 @@ def _read_task(file: Path, told: Any, task: str) -> dict[str, Any]:
 
 
 def _find_aggregate(
-    listed: Mapping[str, Any], metric: str, scores: Sequence[Any]
+    listed: Mapping[str, Any],
+    metric: str,
+    rows: Sequence[Mapping[str, Any]],
+    values: Mapping[str, Any],
 ) -> Callable[..., float] | None:
     """What makes one value of all documents; None for code of the task's own.
 
-    A metric that is not listed comes from such code, which most often takes the mean of numbers.
+    A metric that is not listed is lm-eval's own with its usual aggregation, or it comes from such
+    code, which most often takes the mean. Of the two, it is the one that gives the log's `values`.
     """
     from lm_eval.api.registry import get_aggregation, get_metric_aggregation
 
-    plain = all(isinstance(score, int | float) for score in scores)
-    known: Callable[..., float] | None = get_aggregation("mean") if plain else None
     if metric in listed:
         name = listed[metric].get("aggregation")
-        known = get_metric_aggregation(metric) if name is None else get_aggregation(name)
-    return known
+        told: Callable[..., float] | None
+        told = get_metric_aggregation(metric) if name is None else get_aggregation(name)
+        return told
+    scores: dict[str, list[Any]] = {}
+    for row in rows:
+        if metric in row:
+            scores.setdefault(row["filter"], []).append(row[metric])
+    known: tuple[Callable[..., float] | None, ...] = (
+        get_metric_aggregation(metric),
+        get_aggregation("mean"),
+    )
+    for aggregate in known:
+        with suppress(TypeError, ValueError, ArithmeticError):  # of other scores than it takes
+            if aggregate is not None and all(
+                math.isclose(aggregate(some), float(values[f"{metric},{name}"]), abs_tol=1e-9)
+                for name, some in scores.items()
+            ):
+                return aggregate
+    return None

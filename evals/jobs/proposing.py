@@ -35,6 +35,7 @@ class ProposalRequest(Cutting):
     """What is known before the first run. Lengths and columns that are None are proposed."""
 
     model: str
+    skip_short: bool = True  # as the file says that mitigate leaves them out
     samples: Annotated[str | None, "Passages, as for extract.", Option("input", "SAMPLES")] = None
     heldout: HeldoutText = ()
     calibration: CalibrationText = ()

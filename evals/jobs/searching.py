@@ -140,15 +140,15 @@ def _read_search(folder: Path, opened: OpenedSearch) -> tuple[Answer | None, Ear
     with guard(SamplesError, "is damaged", path, fix=_ANEW):
         points = [point_from_json(stored) for stored in result["measured"]]
         earlier = {point.selection: point for point in points}
-        selected = result["selected"]
-        if selected is None or "held_back_state" not in result:  # the latter by 0.2.0
+        if "held_back_state" not in result:  # by 0.2.0
             return None, earlier
+        selected = result["selected"]
         if result["max_evaluations"] < opened.request.max_evaluations:
             return None, earlier
-        heads = opened.loaded.dimensions.num_heads
-        best = next(one for one in earlier if edit_record(one, heads).items() <= selected.items())
+        heads, chosen = opened.loaded.dimensions.num_heads, selected or result["nearest"]
+        best = next(one for one in earlier if edit_record(one, heads).items() <= chosen.items())
         plan = make_plan(opened, best, result)
-    if read_plan_file(folder / _PLAN) != plan:
+    if selected is not None and read_plan_file(folder / _PLAN) != plan:
         raise SamplesError("is not the plan that the search wrote", where=folder / _PLAN, fix=_ANEW)
     return (_locate_plan(result, folder), plan), earlier
 

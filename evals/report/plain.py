@@ -21,8 +21,8 @@ STATES: dict[State, tuple[str, str]] = {
     ),
     "undecided": (
         "Not decided",
-        "it is not shown either way: too little was tested, or an attack got more on the way, "
-        "where it does not count.",
+        "the tests do not show it either way: too little was tested, or an attack got more at an "
+        "earlier step or in a setting that does not count.",
     ),
 }
 MOST_WARNINGS = 4

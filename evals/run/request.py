@@ -176,9 +176,9 @@ class Listing(Request):
 
     leave_out: Annotated[
         Annotated[float, Field(gt=0, lt=1)] | None,
-        "Take this share of the passages as not listed: searches and training do not see them, "
-        "and reports tell apart what becomes of them. Every command leaves out the same ones of "
-        "the same samples and lengths.",
+        "Treat this share of the passages as not listed: searches and training do not see them, "
+        "and reports show separately what becomes of them. With the same samples and lengths, "
+        "every command leaves out the same passages.",
         Option("input", default="none"),
     ] = None
 

@@ -137,19 +137,20 @@ class Editable:
         new = {block: self.compute_tensors(plan, block, fits or {}) for block in plan.blocks}
         return Replacements(self.model, plan, plan.blocks, new.__getitem__)
 
+    def find_obstacle(self) -> str | None:
+        """Returns why no new model can be made with an edit; None if one can be."""
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            return "some weights are offloaded, and a new model cannot share them"
+        if len(set((getattr(self.model, "hf_device_map", None) or {}).values())) > 1:
+            return "the model is spread over several devices, and a new one cannot be"
+        return None
+
     def apply(self, plan: Plan, fits: Fits | None = None) -> Any:
         """Returns a new model with the edit, as `surgery.apply` does."""
         model = self.model
-        if any(parameter.is_meta for parameter in model.parameters()):
-            raise UnsupportedError(
-                "some weights are offloaded, and a new model cannot share them",
-                fix="use short_circuit, export the model, or load it without offloading",
-            )
-        if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
-            raise UnsupportedError(
-                "the model is spread over several devices, and a new one cannot be",
-                fix="use short_circuit, export the model, or load it on one device",
-            )
+        if (why := self.find_obstacle()) is not None:
+            fix = "use short_circuit, export the model, or load all of it on one device"
+            raise UnsupportedError(why, fix=fix)
         check_fitted(plan, fits or {})
         state = {name: old for name, old in model.state_dict().items() if name not in plan.dropped}
         for block in {change.block for change in plan.changes}:

@@ -41,6 +41,8 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
     from evals.report.search import explain_miss
     from surgery.privacy import name_result
 
+    if request.sibling is not None and "graft" not in request.max:
+        raise click.UsageError("--sibling needs a limit on graft: give --max graft=X")
     folder = output or name_result(request.model, "search")
     found = search(request, folder, overwrite=overwrite)
     if found is None:

@@ -19,11 +19,11 @@ def command(request: EraseRequest, as_json: bool) -> None:
     """Teach MODEL to forget passages, with its own cut as the teacher.
 
     A model without attention in well-chosen blocks (a cut) still predicts ordinary text, but
-    recites few or none of the passages. MODEL learns to predict on the passages what its cut
-    predicts, and on other text what it predicts already. All attention stays in place, and the
+    recites few or none of the passages. On the passages, MODEL learns to predict what its cut
+    predicts. On other text, it keeps its own predictions. All attention stays in place, and the
     model pays only a part of what the cut costs.
 
-    It learns this of the listed passages only. To act on passages that you cannot list, too,
+    MODEL learns this only for the listed passages. To act on passages that you cannot list, too,
     cut the result with `export`.
     """
     export = run_erase(request)

@@ -22,8 +22,9 @@ from cli.terminal import echo, name_options, note, print_json, show_progress
 def command(model: str, source: str | None, revision: str | None, as_json: bool) -> None:
     """Check that the exported MODEL is what its manifest says.
 
-    MODEL is a folder or a Hub id, of which every file is downloaded. --revision is of MODEL if that
-    is a Hub id, else of --source. A source with the recorded name is taken at its recorded commit.
+    MODEL is a folder or a Hub id. Every file of a Hub id is downloaded. --revision applies to MODEL
+    if that is a Hub id, and otherwise to --source. A source with the recorded name is read at its
+    recorded commit.
 
     Checks the SHA-256 of every file, and that there is no other file, except the card, a report
     with lm-eval's results, recipe.yaml, what a killed run left, and notes of git and of the Hub's
@@ -34,9 +35,10 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
     trained tensors can be compared: reproduce repeats the training.
 
     With or without --source, the model runs on a new random input: edited heads must depend on each
-    token alone, and all others must still mix tokens. What README.md shows in its generated parts
-    must agree with report.json and the manifest; if another version is said to have written it, it
-    is listed as claimed, as are statements that no check can prove, such as measurements. The last
+    token alone, and all others must still mix tokens. The generated parts of README.md
+    must agree with report.json and the manifest. If surgery.json says that another version wrote
+    README.md, it is listed as claimed. So are statements that no check can prove, such as
+    measurements. The last
     line is the verdict. The exit code is 1 if a check fails.
     """
     if revision is not None and source is None and Path(model).is_dir():

@@ -24,9 +24,9 @@ def command(request: CheckRequest, as_json: bool) -> None:
 
     Counts rows that are too short or repeated, members, and non-members, and says which rows are
     left out. With --model, also tests which of up to 200 passages the model recites, and measures
-    whether --heldout and --calibration hold enough text. Says how many passages, of which none may
-    be recovered, it takes to show that at most the share X is, and which limits both parts of a
-    search can decide (--choose). No text is shown.
+    whether --heldout and --calibration hold enough text. Says how many passages you need, none of
+    them recovered, to show that at most the share X is recovered, and which limits each of the two
+    parts of a search can decide (--choose). No text is shown.
 
     Without --model, passages of text are counted but not cut into tokens.
     """
@@ -67,7 +67,9 @@ def _print(result: dict[str, Any]) -> None:
         ("held-out text", "corpus", "windows"),
         ("calibration text", "calibration", "tokens"),
     ):
-        if (found := result[key]) is not None and found[unit] is not None:
+        if (found := result[key]) is not None and found[unit] is None:
+            echo(f"{name}: {found['characters']:,} characters")
+        elif found is not None:
             few = "" if found[unit] >= found["wanted"] else f"; {found['wanted']:,} are better"
             echo(f"{name}: {found[unit]:,} {unit}{few}")
     have = result["members"]

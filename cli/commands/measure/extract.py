@@ -45,13 +45,12 @@ def command(
     :COLUMN; hf:DATASET:SPLIT:COLUMN; hubble:SUBSET, pythia-evals:SPLIT, or lm-extraction:FOLDER;
     lab:pythia or lab:gpt-neo. Text may be compressed (.gz, .zst).
 
-
     If a search chose the edit on some of the passages, the figures are for the others.
 
     Under `accelerate launch`, several processes share the work, with the same result. Results hold
     ids, scores, and hashes, and text only if you pass --show-text.
     """
-    if rows is not None and output is not None and rows.absolute() == output.absolute():
+    if rows is not None and output is not None and rows.resolve() == output.resolve():
         raise click.UsageError("--rows and --output name the same file")
     if show_text and rows is None:
         raise click.UsageError("--show-text needs --rows")

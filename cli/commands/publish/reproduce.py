@@ -34,8 +34,9 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
 
     MODEL is an exported folder or a published one. Its source is fetched at the recorded commit.
     identity and zero must repeat bit for bit. mean and linear are fitted, so they may differ within
-    a tolerance if library versions differ. Erased and healed weights are trained again, within a
-    wider one. A file differs in any case if it is not the one that MODEL's own manifest records.
+    a tolerance if library versions differ. Erased and healed weights are trained again, and may
+    differ within a wider tolerance. A file that is not the one that MODEL's own manifest records
+    always counts as different.
     The weights of a published model are downloaded only to compare such tensors. The exit code is 1
     if a file differs. To repeat the measurements, run the commands that report.json lists.
     """

@@ -82,9 +82,9 @@ def _print(found: Proposal, output: Path) -> None:
     if found.supported is not None and found.needed is not None:
         decides = "can" if found.supported <= limit else "cannot"
         echo(
-            f"a search holds back {found.held_back:,} of them. They {decides} decide at most "
-            f"{100 * limit:g}%, which takes {found.needed:,} passages in all; none recovered "
-            f"would support {100 * found.supported:.3g}%"
+            f"a search holds back {found.held_back:,} of them. They {decides} decide a limit of "
+            f"{100 * limit:g}%, which takes {found.needed:,} passages in all. If none of those "
+            f"held back is recovered, that supports a limit of {100 * found.supported:.3g}%"
         )
     if not (found.request.heldout or find_lab(found.request.model)):
         note(f"mitigate also needs held-out text: add `heldout: [FILE]` to {output} first")

@@ -85,8 +85,9 @@ def command(
     """Reduce what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
     Searches for the edit that keeps --max-extraction and every --max at the least cost (into
-    OUT-search). Exports it (into OUT-cut), verifies it, and attacks it. When done, it becomes
-    OUT, with report, card, and recipe. After an interruption, run the same command to continue.
+    OUT-search). Exports it (into OUT-cut), verifies it, and attacks it. When all is done, OUT-cut
+    becomes OUT, with report, card, and recipe. After an interruption, run the same command to
+    continue.
 
     With --heal, the edited model is also trained on other text. With --erase, MODEL is taught to
     forget the passages; that result is tried as it is, cut, and, with --heal, cut and healed. All
@@ -96,7 +97,8 @@ def command(
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed. Otherwise, it is 4
-    if one is not decided, often as too few passages were held back. OUT then holds the best edit.
+    if one is not decided, often because too few passages were held back. In both cases, OUT holds
+    the best edit.
     """
     if dry_run:
         _forecast(request, output, overwrite, pdf, as_json)

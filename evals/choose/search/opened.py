@@ -39,6 +39,7 @@ from evals.run.console import say, show_progress
 from evals.run.lm_eval.scores import Scores
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
+from surgery.errors import UnsupportedError
 from surgery.families.wrapped import settle_layout
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
@@ -302,6 +303,12 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         sibling=sibling,
         benchmarks=benchmarks,
     )
+    if opened.late and (why := editable.find_obstacle()) is not None:
+        raise UnsupportedError(
+            f"{', '.join(opened.late)} cannot be tried on an edit: {why}",
+            where=loaded.name,
+            fix="leave out `device_map`, or give only limits that one pass decides, and no `heal`",
+        )
     if opened.slow:
         assert opened.targets  # raises if one cannot be tried
     for warning in (more := warn_of_earlier_choice(found.manifest, opened.halves[0].samples)):

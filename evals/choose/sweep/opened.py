@@ -119,9 +119,7 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
     units = list_units(blocks, heads, grain, variants, groups)
     units, warnings = keep_possible(units, heads, editable.find_refusal)
     edits = list_edits(blocks, heads, variants, request, groups)
-    impossible = [e for e, kind in edits.items() if kind in ("group", "head") and e[0] not in units]
-    for edit in impossible:
-        del edits[edit]
+    edits = {one: kind for one, kind in edits.items() if editable.find_refusal(one) is None}
     plans = [editable.plan(edit) for edit in edits]
     for warning in warnings:
         say(f"warning: {warning}")
