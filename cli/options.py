@@ -93,10 +93,11 @@ COMMAS = "A,B"
 
 class _Place(click.Path):
     """A path, in which `~` is your home: a shell leaves it in `--output=~/OUT`, and so does a file
-    of options."""
+    of options. `.` and `..` become names, which stay when another folder takes their place."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(expand_home(value), param, ctx)
+        found: Any = super().convert(expand_home(value), param, ctx)
+        return found.resolve() if found.name in ("", "..") else found
 
 
 PATH = _Place(path_type=Path)

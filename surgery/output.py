@@ -84,7 +84,9 @@ def _is_part_of(target: Path, named: str) -> bool:
     return target.exists() and any(target.resolve().is_relative_to(one) for one in known)
 
 
-def check_space(target: Path, needed: int) -> None:
+def check_space(
+    target: Path, needed: int, fix: str = "free some, or choose another `output`"
+) -> None:
     """Raises `OutputError`, before work that takes long, if the disk has less room for the target.
 
     `needed`: in bytes.
@@ -97,7 +99,7 @@ def check_space(target: Path, needed: int) -> None:
             where=target,
             expected=f"{needed / 1e9:,.1f} GB",
             got=f"{free / 1e9:,.1f} GB",
-            fix="free some, or choose another `output`",
+            fix=fix,
         )
 
 

@@ -197,6 +197,12 @@ class _Patch:
             raise self._refuse(f"no file holds tensor {min(wanted)!r}")
         for name in sorted(self.held.keys() - used):
             raise self._refuse(f"{name!r} belongs to no file of the result")
+        for name in sorted(self.found.checkpoint.sidecars.keys() - files.keys()):
+            raise CheckpointError(
+                "was not in the folder that the patch was made of",
+                where=self.found.folder / name,
+                fix="move it to another folder",
+            )
         return files
 
     def _plan(self) -> Plan:

@@ -27,12 +27,13 @@ from surgery.exporting import Export, check_target, list_owned, write
 from surgery.hub.client import HubFile, find_published, open_client
 from surgery.hub.finding import find_commit, find_folder, find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.output import create_folder
+from surgery.output import check_space, create_folder
 from surgery.privacy import get_last_name
 from surgery.proof.distance import TOLERANCE, TRAINED_TOLERANCE, measure_fitted, measure_trained
 from surgery.proof.static import check_listed
 from surgery.record.manifest import (
     CalibrationRecord,
+    Edit,
     Manifest,
     Source,
     list_versions,
@@ -191,6 +192,7 @@ def reproduce(
         prepared = prepared.without_cut
     if output is not None:
         check_target(prepared.checkpoint.folder, Path(output), overwrite=overwrite)
+    _check_space(edit, prepared.total_bytes, output)
     erased = None
     if edit.erasing is not None and erase is not None:
         erased = erase(prepare(model, tuple(edit.erasing.teacher), **alike))
@@ -210,6 +212,21 @@ def reproduce(
             found = replace(prepared.model, source=export.manifest.edit.source)
             _check_source(found, edit.source, model)
     return Reproduction(original, prepared.model, files, _compare_versions(edit.versions))
+
+
+def _check_space(edit: Edit, size: int, output: str | Path | None) -> None:
+    """Raises `OutputError` if what is made again does not fit on the disk, before it is made.
+
+    `size`: of one copy of the model, in bytes. A healed model is made from a cut, and one that was
+    erased and cut is compared with a cut that is not trained; both are in the temporary folder.
+    """
+    copies = (edit.healing is not None) + (edit.erasing is not None and bool(edit.parts))
+    if output is None:
+        copies += 1
+    else:
+        check_space(Path(output), size)
+    place = Path(tempfile.gettempdir()) / "attn-surgery"
+    check_space(place, copies * size, "set TMPDIR to a folder on a disk with more")
 
 
 def _open_scratch() -> tempfile.TemporaryDirectory[str]:

@@ -39,7 +39,7 @@ from tokenizers import (
 from surgery import export
 from surgery.conversion.gguf_file import TYPES, _compare, _Tensor, _write, convert_to_gguf
 from surgery.editing.loading import load_model, load_tokenizer
-from surgery.errors import CheckpointError, OutputError, SourceError
+from surgery.errors import CheckpointError, OutputError, SourceError, UnsupportedError
 
 gguf = pytest.importorskip("gguf")
 transformers = pytest.importorskip("transformers")
@@ -165,6 +165,27 @@ def test_an_export_whose_gguf_file_fails_is_said_to_be_there(
     assert done.stderr.endswith("error: the disk is full\n")
     assert (output / "surgery.json").exists()
     assert not Path(f"{output}.gguf").exists()
+    Path(f"{output}.gguf").write_text("of an earlier export")
+    again = attn_surgery(
+        "export", "lab:pythia", "--drop-attn", "5", "--output", output, "--gguf", "--overwrite"
+    )
+    said = f"Only {output}.gguf is still that of an earlier export: convert {output} to make it"
+    assert said in again.stderr
+
+
+def test_an_export_into_the_folder_one_is_in_goes_on_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old folder is gone by then, and `.` with it."""
+    output = tmp_path / "OUT"
+    export = ("export", "lab:pythia", "--gguf", "--drop-attn")
+    assert attn_surgery(*export, 4, "--output", output).code == 0
+    before = Path(f"{output}.gguf").read_bytes()
+    monkeypatch.chdir(output)
+    done = attn_surgery(*export, 5, "--output", ".", "--overwrite")
+    assert done.code == 0, done
+    assert attn_surgery("inspect", output, "--json").json["attention_free"] == {"5": "identity"}
+    assert Path(f"{output}.gguf").read_bytes() != before
 
 
 def test_export_refuses_before_any_work_what_cannot_be_converted(tmp_path: Path) -> None:
@@ -316,6 +337,32 @@ def test_a_tokenizer_of_sentencepiece(tmp_path: Path) -> None:
     assert made == sorted(made, reverse=True)  # earlier merges win
 
 
+@pytest.mark.parametrize(
+    ("more", "taken"),
+    [
+        ({"split": False}, True),
+        ({"split": True}, False),
+        ({}, False),  # tokenizers reads that as true, and llama.cpp never splits
+        ({"split": False, "replacement": "_"}, False),
+    ],
+)
+def test_blanks_are_split_as_llama_cpp_splits_them(
+    tmp_path: Path, more: dict[str, object], taken: bool
+) -> None:
+    folder = write_tokenizer(tmp_path / "model", sentencepiece())
+
+    def change(tokenizer: dict[str, Any]) -> None:
+        rule = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"}
+        tokenizer.update(normalizer=None, pre_tokenizer={**rule, **more})
+
+    edit_json(folder / "tokenizer.json", change)
+    if taken:
+        convert_to_gguf(folder, tmp_path / "model.gguf")
+        return
+    with pytest.raises(UnsupportedError, match="another treatment of blanks"):
+        convert_to_gguf(folder, tmp_path / "model.gguf")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["gpt-2", "smollm", "dbrx", "qwen2", "sentencepiece"])
@@ -394,6 +441,8 @@ def test_what_llama_cpp_would_not_run_is_refused(tmp_path: Path) -> None:
         assert_refused(
             yarn, "config.json: rope_parameters: llama.cpp's architecture does not", text
         )
+    neox = write_model(tmp_path / "neox yarn", "gpt_neox", rope_scaling=YARN)
+    assert_refused(neox, "rope_parameters", "got yarn", "default or linear")
     bare = write_checkpoint(tmp_path / "bare", neox_config(attention_bias=False, vocab_size=400))
     tiny_tokenizer().save_pretrained(bare)
     assert_refused(bare, "needs a tensor blk.0.attn_qkv.bias")

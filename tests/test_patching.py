@@ -120,6 +120,22 @@ def test_another_model_is_refused(patch: Path, tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_a_file_that_the_patch_does_not_know_is_told_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    source = write_checkpoint(tmp_path / "source", neox_config())
+    file = tmp_path / "p.safetensors"
+    export = ("export", source, "--drop-attn", "0", "--as-patch", "--output", file)
+    assert attn_surgery(*export).code == 0
+    (source / "License.txt").write_text("MIT")
+    before = snapshot(tmp_path)
+    attn_surgery("apply-patch", source, file, "--output", tmp_path / "OUT").assert_error(
+        f"{source / 'License.txt'}: was not in the folder that the patch was made of; "
+        "move it to another folder"
+    )
+    assert snapshot(tmp_path) == before
+
+
 def test_damage_is_refused(patch: Path, tmp_path: Path) -> None:
     tensors = load_file(patch)
     name = next(name for name in tensors if name.endswith("query_key_value.bias"))

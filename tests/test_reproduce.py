@@ -121,6 +121,7 @@ def test_the_repeated_export_can_replace_the_folder_one_is_in(
         ("--heal", "was not healed"),
         ("--text", "was not erased"),
         ("--samples", "was made without passages"),
+        ("--id-column", "was made without passages"),
     ],
 )
 def test_what_it_was_not_made_with_is_refused(

@@ -207,6 +207,8 @@ CARRIED = {
     "additional_chat_templates/tools.jinja": b"{{ tools }}",
     "LICENSE": b"Apache\r\n",
     "LICENSE.txt": b"",
+    "license.md": b"MIT",
+    "Copying": b"GPL",
     "NOTICE": bytes(range(256)),
 }
 LEFT = {

@@ -210,8 +210,9 @@ def _convert(folder: Path, overwrite: bool) -> Path:
     try:
         with show_progress("convert", None) as advance:
             convert_to_gguf(folder, file, overwrite=overwrite, progress=advance)
-    except SurgeryError:
-        say(f"{folder} is complete. Only {file} is missing: convert {folder} to make it")
+    except (SurgeryError, KeyboardInterrupt):
+        lack = "still that of an earlier export" if file.exists() else "missing"
+        say(f"{folder} is complete. Only {file} is {lack}: convert {folder} to make it")
         raise
     return file
 

@@ -55,6 +55,7 @@ def repeat_export(
     original = open_original(model, revision)
     edit = original.manifest.edit
     given = {"calibration": calibration, "heal": heal, "text": text, "samples": samples}
+    given |= {"id_column": id_column}
     _check_given(edit, given, model)
     variants = [part.variant for part in edit.parts]
     fitted = edit.calibration or (edit.erasing and edit.erasing.calibration)
@@ -120,7 +121,8 @@ def _check_given(edit: Edit, given: Mapping[str, Any], model: str) -> None:
     for option, record, what in (
         ("heal", healing, "was not healed"),
         ("text", erasing, "was not erased"),
-        ("samples", healing or erasing, "was made without passages"),
+        ("samples", _list_passages(edit), "was made without passages"),
+        ("id_column", _list_passages(edit), "was made without passages"),
     ):
         if given[option] and not record:
             raise SamplesError(what, where=model, fix=f"leave `{option}` out")
@@ -134,7 +136,7 @@ def _check_given(edit: Edit, given: Mapping[str, Any], model: str) -> None:
         for option, record in texts.items()
         if record and not given[option] and {one.name for one in record.sources} != {LAB_TEXT}
     }
-    taught = [training.passages for training in (healing, erasing) if training]
+    taught = _list_passages(edit)
     named = [one for one in taught if isinstance(one, PassagesRecord) and not find_lab(one.name)]
     if named and not given["samples"]:
         lacks["samples"] = f"{named[0].name}: {named[0].number:,} passages"
@@ -145,6 +147,12 @@ def _check_given(edit: Edit, given: Mapping[str, Any], model: str) -> None:
             expected="; ".join(lacks.values()),
             fix="give it with " + ", ".join(f"`{option}`" for option in lacks),
         )
+
+
+def _list_passages(edit: Edit) -> list[Any]:
+    """What is recorded of the passages that the model was trained on."""
+    found = (training.passages for training in (edit.healing, edit.erasing) if training)
+    return [passages for passages in found if passages is not None]
 
 
 def _refuse_earlier(edit: Edit, model: str) -> None:

@@ -48,11 +48,12 @@ SIDECARS = (
     *TEMPLATES,
     *PROCESSORS,
     "generation_config.json",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "USE_POLICY*",
+    *(
+        "".join(f"[{letter}{letter.lower()}]" for letter in name) + "*"
+        for name in ("LICENSE", "LICENCE", "COPYING", "NOTICE", "USE_POLICY")
+    ),
 )
+"""Patterns of the files that an export takes along. Licenses are written in any case."""
 
 
 @dataclass(frozen=True)

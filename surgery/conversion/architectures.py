@@ -195,6 +195,8 @@ def _write_scaling(writer: GGUFWriter, positions: Positions, rotary: Rotary) -> 
     writer.add_rope_scaling_factor(factor)
     if positions.kind == "linear":
         return
+    if positions.kind not in rotary.scalings:
+        raise _refuse("rope_parameters", positions.kind, "default or linear")
     _, attention = frequencies(positions, rotary)
     if not math.isclose(attention, 1 + 0.1 * math.log(factor), rel_tol=1e-4):
         raise _refuse("rope_parameters", f"attention_factor {attention}", "1 + 0.1 ln(factor)")

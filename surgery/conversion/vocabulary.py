@@ -123,7 +123,8 @@ def _prepends(tokenizer: dict[str, Any], path: Path) -> bool:
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     if not rule and steps in ([prepend, replace], [replace]):
         return prepend in steps
-    if rule.get("type") == "Metaspace" and not steps and not rule.get("split"):
+    plain = rule.get("type") == "Metaspace" and rule.get("replacement") == _SPACE
+    if plain and not steps and not rule.get("split", True):
         return bool(rule.get("prepend_scheme", "always") != "never")
     raise _refuse(path, "another treatment of blanks", f"{_SPACE} in their place")
 
