@@ -27,8 +27,8 @@ import click
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from torch.nn import functional
 
+from benchmarks.lab.measure import mean_loss
 from evals.data import Samples, open_samples
 from evals.data.inputs import require_heldout_texts
 from evals.data.windows import cut_windows
@@ -59,17 +59,6 @@ def list_edits(num_blocks: int, seed: int = 0) -> Iterator[tuple[str, str]]:
     for first in (0, 1):  # so that a part of the list has both
         for number, spec in enumerate(specs[:10]):
             yield spec, variants[(number + first) % 2]
-
-
-@torch.inference_mode()
-def measure_loss(model: Any, windows: np.ndarray) -> float:
-    """The mean loss of next tokens, in nats."""
-    losses = []
-    for begin in range(0, len(windows), _ROWS):
-        batch = torch.from_numpy(windows[begin : begin + _ROWS].astype(np.int64))
-        logits = model(input_ids=batch[:, :-1], use_cache=False).logits.float()
-        losses.append(functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()))
-    return float(torch.stack(losses).mean())
 
 
 @torch.inference_mode()
@@ -175,7 +164,7 @@ class Edits:
 
     def see(self, model: Any) -> tuple[float, float]:
         """Held-out loss, and share of suffix tokens right."""
-        return measure_loss(model, self.heldout), measure_recall(model, self.samples)
+        return mean_loss(model, self.heldout), measure_recall(model, self.samples)
 
     def heal(self, model: Any, steps: int, **constants: Any) -> tuple[float, float]:
         tuned = copy.deepcopy(model)

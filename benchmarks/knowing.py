@@ -19,24 +19,15 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.lab.records import NON_MEMBERS_PER_KIND, Record, draw_records
-from benchmarks.private import SEED, attack_cut, make_private
+from benchmarks.lab.records import NON_MEMBERS_PER_KIND, Record
+from benchmarks.private import attack_cut, list_cuts, make_private
 
-CUTS = {
-    "lab:pythia": ("0:linear", "4-5:identity", "3:identity"),
-    "lab:gpt-neo": ("0:mean", "4-5:identity", "4:identity"),
-}
 ATTACKS = ("any", "graft", "revive")
 STEPS = 60
 
 
-def draw_private(tokenizer: Any) -> list[Record]:
-    """60 records to learn and 60 that stay unseen, a third of each kind; none is the lab's."""
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    drawn = draw_records(encode, tokenizer.decode, SEED)
+def choose_records(drawn: list[Record], tokenizer: Any) -> list[Record]:
+    """60 records to learn and 60 that stay unseen, a third of each kind."""
     learned: list[Record] = []
     for kind in sorted({record.kind for record in drawn}):
         some = [record for record in drawn if record.kind == kind and record.member]
@@ -54,12 +45,11 @@ def main(
     public: str, output: Path, cuts: tuple[str, ...], layout: str, attack: tuple[str, ...]
 ) -> None:
     """Fine-tune the model PUBLIC, cut it, and attack it."""
-    if not cuts and public not in CUTS:
-        raise click.UsageError(f"give a --cut: only {', '.join(CUTS)} have some")
+    cuts = list_cuts(public, cuts)
     torch.set_num_threads(1)
-    make_private(public, draw_private, STEPS, output)
+    make_private(public, choose_records, STEPS, output)
     click.echo(f"{'':24}" + "".join(f"{name:>12}" for name in attack) + "   control, at most")
-    for cut in cuts or CUTS[public]:
+    for cut in cuts:
         found = attack_cut(public, output, cut, attack, layout)
         cells = [f"{one.edited.count} of {one.edited.n}" for one in found.rated]
         most = max(one.control.rate for one in found.rated if one.control)

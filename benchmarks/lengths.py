@@ -18,9 +18,8 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.knowing import CUTS
-from benchmarks.lab.records import KINDS, Record, draw_records
-from benchmarks.private import SEED, attack_cut, make_private
+from benchmarks.lab.records import KINDS, Record
+from benchmarks.private import attack_cut, list_cuts, make_private
 
 LENGTHS = ((32, 32), (50, 50), (200, 50))
 LENGTH, EACH = 250, 4
@@ -29,16 +28,11 @@ LEARNED, UNSEEN = 16, 4
 STEPS = 120
 
 
-def draw_passages(tokenizer: Any) -> list[Record]:
+def join_records(drawn: list[Record], tokenizer: Any) -> list[Record]:
     """Passages to learn and passages that stay unseen; no record is in two of them."""
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    drawn = [one for one in draw_records(encode, tokenizer.decode, SEED) if one.member]
     passages = []
     for kind in KINDS:
-        some = [record.tokens for record in drawn if record.kind == kind]
+        some = [record.tokens for record in drawn if record.member and record.kind == kind]
         for place in range(LEARNED + UNSEEN):
             parts = some[place * EACH : (place + 1) * EACH]
             tokens = tuple(chain.from_iterable(parts))[:LENGTH]
@@ -54,11 +48,10 @@ def draw_passages(tokenizer: Any) -> list[Record]:
 @click.option("--attack", multiple=True, default=("any", "graft"), show_default=True)
 def main(public: str, output: Path, cuts: tuple[str, ...], attack: tuple[str, ...]) -> None:
     """Fine-tune the model PUBLIC, cut it, and attack it at every length."""
-    if not cuts and public not in CUTS:
-        raise click.UsageError(f"give a --cut: only {', '.join(CUTS)} have some")
+    cuts = list_cuts(public, cuts)
     torch.set_num_threads(1)
-    make_private(public, draw_passages, STEPS, output)
-    for cut in cuts or CUTS[public]:
+    make_private(public, join_records, STEPS, output)
+    for cut in cuts:
         for prefix, suffix in LENGTHS:
             lengths = {"prefix_length": prefix, "suffix_length": suffix}
             found = attack_cut(public, output, cut, attack, "auto", **lengths)

@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from benchmarks.asked import check_asked
-from benchmarks.lab.records import Record, write_records
+from benchmarks.lab.records import Record, draw_records, write_records
 from evals.data import Tokens
 from evals.data.windows import cut_windows
 from evals.jobs.auditing import AuditReport, AuditRequest, audit
@@ -27,23 +27,45 @@ from surgery.training.training import measure_loss
 
 SEED = 20_260_401
 """Records that no lab model has seen."""
+CUTS = {
+    "lab:pythia": ("0:linear", "4-5:identity", "3:identity"),
+    "lab:gpt-neo": ("0:mean", "4-5:identity", "4:identity"),
+}
+"""Public model → its cuts, BLOCKS:VARIANT."""
 LEARNING_RATE = 1e-3
 HALF = 16
 """The most records in a step, which takes a third of them at most, and as much other text."""
 
 
+def draw_unseen(tokenizer: Any) -> list[Record]:
+    """Records that no lab model has seen."""
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return draw_records(encode, tokenizer.decode, SEED)
+
+
+def list_cuts(public: str, named: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that are named, else those of a lab model."""
+    if not named and public not in CUTS:
+        raise click.UsageError(f"give a --cut: only {', '.join(CUTS)} have some")
+    return named or CUTS[public]
+
+
 def make_private(
-    public: str, draw: Callable[[Any], list[Record]], steps: int, output: Path
+    public: str, choose: Callable[[list[Record], Any], list[Record]], steps: int, output: Path
 ) -> Path:
     """Writes the fine-tune, its records, and other text. Returns the model's folder.
 
-    `draw`: a tokenizer → records to learn (members) and records that stay unseen.
+    `choose`: records that no lab model has seen, and the tokenizer → records to learn (members) and
+    records that stay unseen.
     """
     folder = output / "private"
-    check_asked(output, {"public": public, "records": draw.__name__, "steps": steps})
+    check_asked(output, {"public": public, "records": choose.__name__, "steps": steps})
     if not folder.exists():
         loaded = open_model(public, dtype="float32", device="cpu")
-        records = draw(loaded.tokenizer)
+        records = choose(draw_unseen(loaded.tokenizer), loaded.tokenizer)
         write_records(output / "records.jsonl", records)
         for name, texts in (("heldout", heldout_texts()), ("text", calibration_texts())):
             (output / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")

@@ -86,9 +86,9 @@ def separate_paths(value: Any, file: str = "") -> tuple[Any, list[str]]:
     return clean(value, "", ""), found
 
 
-def drop_paths(settings: Mapping[str, Any], file: str = "") -> dict[str, Any]:
-    """Returns settings without local paths. `file`: as for `separate_paths`."""
-    kept: dict[str, Any] = separate_paths(settings, file)[0]
+def drop_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings without local paths."""
+    kept: dict[str, Any] = separate_paths(settings)[0]
     return kept
 
 

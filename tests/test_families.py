@@ -697,7 +697,7 @@ def test_the_record_says_what_the_library_does() -> None:
                 transformers.CONFIG_MAPPING[kind].from_dict(config)
             )
         modules = dict(model.named_modules())
-        for template in (family.norm_before, family.norm_after, family.attention):
+        for template in (family.norm_after, family.attention):
             assert template is None or template.format(block=1) in modules, kind
         sizes = family.dimensions(config).sizes
         for name, parameter in model.named_parameters():

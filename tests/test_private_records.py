@@ -13,10 +13,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from benchmarks.kinds import write_kinds
-from benchmarks.knowing import draw_private
+from benchmarks.knowing import choose_records
 from benchmarks.lab.records import KINDS, LENGTH, read_records
-from benchmarks.lengths import EACH, LEARNED, UNSEEN, draw_passages
+from benchmarks.lengths import EACH, LEARNED, UNSEEN, join_records
 from benchmarks.lengths import LENGTH as LONG
+from benchmarks.private import draw_unseen
 from evals.lab import find_lab_folder, samples_path
 
 
@@ -25,9 +26,9 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(find_lab_folder("pythia"))
 
 
-@pytest.mark.parametrize("draw", [draw_private, draw_passages])
-def test_private_records_are_new(tokenizer, draw) -> None:
-    drawn = draw(tokenizer)
+@pytest.mark.parametrize("choose", [choose_records, join_records])
+def test_private_records_are_new(tokenizer, choose) -> None:
+    drawn = choose(draw_unseen(tokenizer), tokenizer)
     taught = {record.tokens[: LENGTH // 2] for record in read_records(samples_path("pythia"))}
     firsts = [record.tokens[: LENGTH // 2] for record in drawn if record.member]
     assert not taught & set(firsts)
@@ -38,7 +39,7 @@ def test_private_records_are_new(tokenizer, draw) -> None:
 
 
 def test_long_passages_share_no_record(tokenizer) -> None:
-    drawn = draw_passages(tokenizer)
+    drawn = join_records(draw_unseen(tokenizer), tokenizer)
     assert len(drawn) == len(KINDS) * (LEARNED + UNSEEN)
     assert {len(record.tokens) for record in drawn} == {LONG}
     parts = [record.tokens[at : at + 32] for record in drawn for at in range(0, EACH * 64, 64)]

@@ -143,8 +143,6 @@ def test_a_pass_taken_up_at_any_block_is_the_whole_pass(name):
         run = run_from_block(model, block, whole.inputs[block], keep=range(block, BLOCKS))
         assert torch.equal(run.hidden, whole.hidden)
         assert all(torch.equal(run.inputs[b], whole.inputs[b]) for b in range(block, BLOCKS))
-    part = run_from_block(model, 1, whole.inputs[1], keep=[2], last=2)
-    assert torch.equal(part.inputs[2], whole.inputs[2])
     with pytest.raises(RuntimeError):
         run_from_block(model, 2, torch.zeros(1, 3, 5))
     assert dict(model.named_modules()) == before

@@ -41,7 +41,7 @@ def mean_loss(model: PreTrainedModel, rows: Rows, size: int = 64) -> float:
     total = 0.0
     with torch.inference_mode():
         for start in range(0, len(rows), size):
-            tokens = torch.from_numpy(rows[start : start + size])
+            tokens = torch.from_numpy(rows[start : start + size].astype(np.int64))
             scores = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().flatten(0, 1)
             targets = tokens[:, 1:].flatten()
             total += float(torch.nn.functional.cross_entropy(scores, targets, reduction="sum"))

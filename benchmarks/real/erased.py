@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from evals.data import Samples, Tokens, open_samples
+from benchmarks.lab.measure import mean_loss
+from evals.data import Samples, open_samples
 from evals.data.held_back import deal_unlisted
 from evals.data.windows import cut_windows
 from evals.measure.attacks.attack import split
@@ -18,7 +16,6 @@ from evals.measure.memorization.extraction import run_pass
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.models import open_model
 from evals.run.predictions import Sampling
-from surgery.training.training import measure_loss
 
 NAMES = ("greedy", "any", "hints:4", "hints:8")
 WINDOW, WINDOWS, ROWS = 128, 48, 4
@@ -36,7 +33,7 @@ def measure_erased(folder: Path, source: Path, erased: Path, leave_out: float) -
         listed = samples.select(samples.trained_on & ~unlisted)
         texts = [(folder / "heldout.txt").read_text(encoding="utf-8")]
         windows = cut_windows(texts, loaded.tokenizer, WINDOW, most=WINDOWS)
-        print(f"{path.name}: held-out loss {_mean_loss(loaded.model, windows):.3f}", flush=True)
+        print(f"{path.name}: held-out loss {mean_loss(loaded.model, windows):.3f}", flush=True)
         _print_counts("listed", loaded.model, listed)
         _print_counts("not listed", loaded.model, samples.select(unlisted))
         _print_counts("never trained on", loaded.model, samples.select(~samples.trained_on))
@@ -46,14 +43,6 @@ def measure_erased(folder: Path, source: Path, erased: Path, leave_out: float) -
             loaded.model, listed.tokens[held], steps=STEPS[-1:], learning_rate=rate
         )
         _print_counts(f"listed, relearned at {rate:g}", tuned, listed.select(others))
-
-
-def _mean_loss(model: Any, windows: Tokens) -> float:
-    """The next-token loss in nats: int32 [M, T] → mean over all tokens."""
-    batches = np.split(windows.astype(np.int64), range(ROWS, len(windows), ROWS))
-    with torch.inference_mode():
-        sums = [float(measure_loss(model, torch.from_numpy(one))) * len(one) for one in batches]
-    return sum(sums) / len(windows)
 
 
 def _print_counts(what: str, model: Any, samples: Samples) -> None:

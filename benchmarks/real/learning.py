@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, compress
+from itertools import chain, compress, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +121,9 @@ def train_further(source: Path, texts: Path, output: Path, seed: int) -> None:
     model, tokenizer = _load(source)
     windows = cut_windows(_read_texts(texts), tokenizer, LATER_LENGTH)
     random.Random(seed).shuffle(windows)
-    chosen = [(window, True) for window in _turn_to(windows, 0, LATER_STEPS * LATER_BATCH)]
+    chosen = [(window, True) for window in islice(cycle(windows), LATER_STEPS * LATER_BATCH)]
     _train(model, _cut_batches(chosen, LATER_BATCH), LATER_RATE)
     _save(model, tokenizer, output)
-
-
-def _turn_to(windows: list[Window], turn: int, number: int) -> list[Window]:
-    """So many windows for each turn, one after the other, from the first again after the last."""
-    return [windows[(turn * number + at) % len(windows)] for at in range(number)]
 
 
 def _cut_batches(windows: list[Marked], size: int) -> list[list[Marked]]:

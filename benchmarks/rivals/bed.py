@@ -65,9 +65,14 @@ class Bed:
 
     def measure_recovered(self, model: Any) -> float:
         """The share of the passages that the attack `any` recovers."""
-        target = Target(model, self.tokenizer, self.samples, self.text)
-        seen = target.read(self.samples.tokens, self.samples.prefix_length)
-        return float(make_recovery("any").recovered(Evidence.of(seen)).mean())
+        return float(recover(model, self.samples).mean())
+
+
+def recover(model: Any, samples: Samples) -> Any:
+    """Which of the passages `any` recovers, bool [N]."""
+    target = Target(model, None, samples, samples.tokens)
+    seen = target.read(samples.tokens, samples.prefix_length)
+    return make_recovery("any").recovered(Evidence.of(seen))
 
 
 Rival = Callable[..., Iterator[None]]

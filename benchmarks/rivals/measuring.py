@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.rivals.bed import ROWS, Bed, measure_text
+from benchmarks.rivals.bed import ROWS, Bed, measure_text, recover
 from benchmarks.rivals.token_swap import get_held
 from evals.data import Samples, Tokens
 from evals.data.held_back import split_halves
@@ -25,7 +25,6 @@ from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.memorization.membership import auc
-from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.finite import NotFiniteError
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.lm_eval.scores import choose_metric
@@ -61,7 +60,7 @@ class Bench:
             (tuned,) = fine_tune(get_held(model), rows, steps=(STEPS,), learning_rate=rate)
             back = 0.0
             with suppress(NotFiniteError):  # training broke the model
-                back = float(_recover(tuned, self.held_back)[others].mean())
+                back = float(recover(tuned, self.held_back)[others].mean())
             found[f"relearn {rate:g}"] = back
         given = {"cut": cut, "sibling": self.sibling, "of": len(self.held_back)}  # no curves
         known = replace(target, model=get_held(model), **given)
@@ -70,7 +69,7 @@ class Bench:
             found[name] = float(find_attack(name).run(known).counted.mean()) if can else None
         found |= {
             "membership": self._tell_members(target) if len(self.never) else None,
-            "any, seen": float(_recover(model, self.bed.samples).mean()),
+            "any, seen": float(recover(model, self.bed.samples).mean()),
             "any, not seen": quiet["any"],
             "never trained": self._rise_never(model) if len(self.never) else None,
             **measure_text(self.loaded.model, model, self.heldout),
@@ -108,13 +107,6 @@ class Bench:
             scores = self.benchmarks.scores(name, run)
             found[name] = scores[choose_metric(scores)].value
         return found
-
-
-def _recover(model: Any, samples: Samples) -> Any:
-    """Which of the passages `any` recovers, bool [N]."""
-    target = Target(model, None, samples, samples.tokens)
-    seen = target.read(samples.tokens, samples.prefix_length)
-    return make_recovery("any").recovered(Evidence.of(seen))
 
 
 def make_bench(

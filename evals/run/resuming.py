@@ -46,17 +46,15 @@ def run_from_block(
     states: torch.Tensor,
     *,
     keep: Collection[int] = (),
-    last: int | None = None,
     cache: Any = None,
 ) -> Run:
     """Runs a pass that begins with the input of `block`: `states` [B, T, d], from a `Run`.
 
     `keep`: blocks whose inputs to keep; the number of blocks stands for what leaves the last.
-    `last`: the last block to run, if you need only those inputs and not the model's output.
     `cache`: of earlier tokens of the same rows, extended in place.
     """
     entry = {"inputs_embeds": states} if cache is None else {"inputs_embeds": states, CACHE: cache}
-    with run_only(model, block, last):
+    with run_only(model, block):
         run = _run(model, block, keep, **entry)
     if cache is not None and block > 0:  # its length is read off the first block's layer
         tokens = states.new_zeros(len(states), 1, states.shape[1], 1)

@@ -95,7 +95,6 @@ def decoder(
             "attention": ATTENTION,
             "config_keys": GROUPED,
             "epsilon": "rms_norm_eps",
-            "norm_before": BLOCK + "input_layernorm",
             "rotary": Rotary(),
             "settings": f"attention_dropout hidden_act {settings}",
             "rules": (
@@ -172,7 +171,6 @@ OLMO2 = decoder(
     (*attention(qk_norm="all"), *_NORMS_AFTER, *gated()),
     title="OLMo-2",
     qk_norm="all",
-    norm_before=None,
     norm_after=BLOCK + "post_attention_layernorm",
 )
 

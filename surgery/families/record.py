@@ -260,8 +260,8 @@ class Family:
       `logits`: what multiplies the output; `score_cap`, `logit_cap`: the keys of the bounds that
       they are bent to (null: none).
     - `qk_norm`: whether queries and keys are normalized, each head alone ("head") or all heads
-      together ("all"), in models that store gains for them; `norm_before`, `norm_after`: the norm
-      whose output attention reads, and the one that its output goes through, as templates of names;
+      together ("all"), in models that store gains for them; `norm_after`: the norm that
+      attention's output goes through, as a template of names;
       `gain`: what the library adds to a stored gain of a norm.
     - `clip`: the config key of the bound that queries, keys and values are clipped to.
     - `window`: the config key of a window that every block attends within.
@@ -296,7 +296,6 @@ class Family:
     fused: bool = False
     head_size: int = 0
     qk_norm: Literal["head", "all"] | None = None
-    norm_before: str | None = None
     norm_after: str | None = None
     gain: float = 0.0
     clip: str | None = None

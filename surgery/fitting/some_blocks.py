@@ -24,22 +24,21 @@ def find_layers(model: Any) -> nn.ModuleList:
 
 
 @contextmanager
-def run_only(model: Any, first: int, last: int | None = None) -> Iterator[None]:
-    """Leaves only blocks `first` to `last` in the model.
+def run_only(model: Any, first: int) -> Iterator[None]:
+    """Leaves only the blocks from `first` on in the model.
 
     `inputs_embeds` of its forward are then the inputs of block `first`, whatever a model otherwise
     makes of embeddings: it may add learned positions, or multiply them.
     """
     path, _, name = _name_layers(model).rpartition(".")
     owner, layers = model.get_submodule(path), find_layers(model)
-    some = slice(first, None if last is None else last + 1)
     with ExitStack() as undo:
         undo.callback(setattr, owner, name, layers)
-        setattr(owner, name, layers[some])
+        setattr(owner, name, layers[first:])
         types = getattr(model.config, "layer_types", None)
         if types is not None:  # the library numbers the blocks that are there
             undo.callback(setattr, model.config, "layer_types", types)
-            model.config.layer_types = types[some]
+            model.config.layer_types = types[first:]
         given: list[torch.Tensor] = []
 
         def take(module: nn.Module, args: Any, kwargs: Any) -> None:

@@ -1,1 +1,1 @@
-"""Plans and manifests: checked records, read from and written to JSON files."""
+"""Plans, manifests, and reports: checked records, read from and written to JSON files."""

@@ -1,4 +1,5 @@
-"""Trains an edited model on other text for a few steps, so that it regains what the cut cost.
+"""Trains a model for a few steps: a cut, so that it regains abilities; or an intact model, so that
+it forgets passages, as its own cut teaches it.
 
-In comes the folder of a cut and tokens of text. Out goes a folder whose constants are the cut's.
+In come a folder, or a model in memory, and tokens. What training may not change stays bit for bit.
 """

@@ -86,8 +86,7 @@ def command(
 
     Searches for the edit that keeps --max-extraction and every --max at the least cost (into
     OUT-search). Exports it (into OUT-cut), verifies it, and attacks it. When all is done, OUT-cut
-    becomes OUT, with report, card, and recipe. After an interruption, run the same command to
-    continue.
+    becomes OUT, with report, card, and recipe. To continue a run, give the same command again.
 
     With --heal, the edited model is also trained on other text. With --erase, MODEL is taught to
     forget the passages; that result is tried as it is, cut, and, with --heal, cut and healed. All
@@ -96,9 +95,8 @@ def command(
     OUT-erased-cut, and OUT-erased-healed, each with its report.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
-    --samples and --heldout. The exit code is 3 if a limit is missed. Otherwise, it is 4
-    if one is not decided, often because too few passages were held back. In both cases, OUT holds
-    the best edit.
+    --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,
+    often because too few passages were held back. In both cases, OUT holds the best edit.
     """
     if dry_run:
         _forecast(request, output, overwrite, pdf, as_json)

@@ -303,17 +303,23 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         sibling=sibling,
         benchmarks=benchmarks,
     )
-    if opened.late and (why := editable.find_obstacle()) is not None:
-        raise UnsupportedError(
-            f"{', '.join(opened.late)} cannot be tried on an edit: {why}",
-            where=loaded.name,
-            fix="leave out `device_map`, or give only limits that one pass decides, and no `heal`",
-        )
+    _check_can_be_tried(opened)
     if opened.slow:
         assert opened.targets  # raises if one cannot be tried
     for warning in (more := warn_of_earlier_choice(found.manifest, opened.halves[0].samples)):
         say(f"warning: {warning}")
     return replace(opened, warnings=(*opened.warnings, *more)) if more else opened
+
+
+def _check_can_be_tried(opened: OpenedSearch) -> None:
+    """Raises `UnsupportedError` if limits need a copy of the model with an edit, and none can be
+    made."""
+    if opened.late and (why := opened.loaded.editable.find_obstacle()) is not None:
+        raise UnsupportedError(
+            f"{', '.join(opened.late)} cannot be tried on an edit: {why}",
+            where=opened.loaded.name,
+            fix="leave out `device_map`, or give only limits that one pass decides, and no `heal`",
+        )
 
 
 def _read_healing(

@@ -1,4 +1,4 @@
-"""Benchmarks through lm-eval, which nothing else imports.
+"""Runs benchmarks through lm-eval.
 
 Task names and a loaded model come in; scores of every document come out.
 """
