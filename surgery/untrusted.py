@@ -68,7 +68,7 @@ def describe_error(problem: BaseException) -> str:
     """Describes an exception in one line of at most 200 characters."""
     if isinstance(problem, ValidationError):
         first = problem.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = " ".join(".".join(str(part) for part in first["loc"]).splitlines())
         said = first["msg"].removeprefix("Value error, ").lower()
         text = f"{field}: {said}" if field else said
     elif isinstance(problem, KeyError):

@@ -299,7 +299,7 @@ def test_a_limit_on_what_was_cut_needs_to_know_what_was_cut(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(edited) -> None:
-    """The edited model beside itself: every attack but those that train."""
+    """The edited model beside itself: three attacks, none of which trains."""
     call = (
         *("audit", edited, "--baseline", edited, "--samples", "lab:pythia", "--attack", "any"),
         *("--control", __file__, "--attack", "near", "--attack", "quantized:4", "--device", "cpu"),
@@ -413,19 +413,26 @@ def test_samples_that_do_not_exist(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("limits", "text"),
     [
-        ["--max", "greedy"],
-        ["--max", "greedy=2"],
-        ["--max", "greedy=x"],
-        ["--max", "greedy=0.1", "--max", "greedy=0.2"],
-        ["--max", "membership=0.6"],
-        ["--max", "cheap=0.1"],  # a limit on a group would limit nothing
-        ["--max", "all=0.1"],
+        (["greedy"], "'--max': 'greedy' is not A=X; write for example 'hints:2=0.02'"),
+        (["greedy=2"], "'--max': '2' in 'greedy=2' is not a number from 0 to 1"),
+        (["greedy=x"], "'--max': 'x' in 'greedy=x' is not a number from 0 to 1"),
+        (["greedy=0.1", "greedy=0.2"], "'--max': 'greedy' has more than one limit"),
+        (["membership=0.6"], "membership has a limit and is not a share of passages"),
+        (["cheap=0.1"], "cheap stands for several attacks, and a limit is on one; limit one of"),
+        (["all=0.1"], "all stands for several attacks, and a limit is on one; limit one of"),
     ],
 )
-def test_limits_that_are_none(options) -> None:
-    assert attn_surgery("audit", "x", "--baseline", "lab:pythia", *options).code == 2
+def test_limits_that_are_none(limits, text) -> None:
+    """A limit on a group would limit nothing."""
+    options = [word for limit in limits for word in ("--max", limit)]
+    outcome = attn_surgery("audit", "x", "--baseline", "lab:pythia", *options)
+    assert outcome.code == 2
+    *_, last = outcome.stderr.splitlines()
+    assert last.startswith("error: ")
+    assert text in last
+    assert "membership" not in last.partition("limit one of")[2], "has no limit either"
 
 
 def test_a_limit_that_no_passage_counts_for_is_not_decided(tmp_path) -> None:

@@ -171,7 +171,9 @@ def test_mistakes_are_found_before_anything_runs(models, tmp_path) -> None:
     outcome.assert_error(str(tmp_path / "none" / "such"))
     with pytest.raises(MeasurementError, match="too few rounds to know the noise"):
         compare_speed(str(models["base"]), str(models["base"]), rounds=2)
-    assert attn_surgery("bench", models["base"], models["base"], "--rounds", 2).code == 2
+    few = attn_surgery("bench", models["base"], models["base"], "--rounds", 2)
+    assert few.code == 2
+    assert "'--rounds': 2 is not in the range x>=3" in few.stderr
 
 
 def test_a_device_that_is_not_there(models, monkeypatch) -> None:

@@ -19,9 +19,10 @@ import torch
 from command_line import attn_surgery, on_terminal
 from hostile.victims import LENGTHS, model, samples
 from reciting import MODELS, generate, model_named
+from tiny_tokenizer import tiny_tokenizer
 
 from evals.data import load_samples
-from evals.jobs.comparing import CompareRequest, compare
+from evals.jobs.comparing import CompareRequest, _describe_text, compare
 from evals.lab import samples_path
 from evals.measure.memorization.extraction import extract
 from evals.run.decoding import continue_prompt
@@ -83,8 +84,25 @@ def test_models_that_agree_write_the_same(compared: dict[str, Any]) -> None:
         kept, at = "", 0
         for begin, end in [*other["differs"], [len(other["text"])] * 2]:
             kept, at = kept + other["text"][at:begin], end
+        assert kept.startswith("_"), "the models agree on this token"
         letters = iter(base["text"])
         assert all(letter in letters for letter in kept)  # what is left stands in the base's text
+
+
+def test_what_differs_is_told_to_the_character() -> None:
+    """Tokens that replace others or were put in. Where some are missing, there is nothing."""
+    tokenizer = tiny_tokenizer()
+    the, quick, brown, fox = base = tokenizer("the quick brown fox")["input_ids"]
+    for tokens, text, differs in (
+        (base, "the quick brown fox", []),
+        ([the, fox, brown, fox], "the fox brown fox", [[3, 7]]),
+        ([the, quick, the, brown, fox], "the quickthe brown fox", [[9, 12]]),
+        ([quick, quick, brown, the], " quick quick brownthe", [[0, 6], [18, 21]]),
+        ([the, brown, fox], "the brown fox", []),
+        ([], "", []),
+    ):
+        found = _describe_text(tokens, base, tokenizer)
+        assert found == {"text": text, "differs": differs}
 
 
 def test_probabilities_are_those_of_the_base_text(

@@ -53,7 +53,7 @@ ATTN_SURGERY = ("attn-surgery", ".venv/bin/attn-surgery")
 PYTHON = ("python", "python3", ".venv/bin/python")
 NOT_OURS = {"pip", ".venv/bin/pip", "awk", "jq", "head", "seq", "mkdir", "cd", "source", "."}
 
-RUN = ("export", "inspect", "verify", "collect", "extract", "evaluate", "sweep", "search", "audit")
+RUN = {"export", "inspect", "verify", "extract", "evaluate", "audit"}
 """Of the README's commands; the others have tests of their own."""
 README = (ROOT / "README.md").read_text()
 
@@ -276,12 +276,15 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Path("few.jsonl").write_text("\n".join(samples_path("pythia").read_text().splitlines()[::40]))
     Path("text.txt").write_text("\n".join(heldout_texts())[:20_000])
     assert attn_surgery("export", "model", "--drop-attn", "4-5", "--output", "received").code == 0
+    ran = set()
     for program, *arguments in commands("README.md"):
         if program not in ATTN_SURGERY or not arguments or arguments[0] not in RUN:
             continue
+        ran.add(arguments[0])
         done = attn_surgery(*shorten(arguments))
         gated = any(word.startswith("--max") for word in arguments)
         assert done.code in ({0, 3, 4} if gated else {0}), (arguments, done)
+    assert ran == RUN
 
 
 @pytest.mark.slow

@@ -306,8 +306,8 @@ INDEXES: dict[str, tuple[Damage, str]] = {
     "above": (_place("../x.safetensors"), OUTSIDE),
     "absolute": (_place("/etc/passwd"), f"{OUTSIDE} (got '/etc/passwd')"),
     "nothing": (_place(""), "names shard , which is missing"),
-    "without end": (_place("x" * 5_000), INDEX),
-    "zero byte": (_place("a\x00b"), INDEX),
+    "without end": (_place("x" * 5_000), f"{INDEX}: {OUTSIDE} (got 'xxx"),
+    "zero byte": (_place("a\x00b"), f"{INDEX}: names shard a\\x00b, which is missing"),
     "list of files": (_place([FIRST]), f"{OUTSIDE} (got ['{FIRST}'])"),
     "null": (_place(None), f"{OUTSIDE} (got None)"),
     "config as shard": (_place("config.json"), "config.json: cannot be read as a pickled"),
@@ -382,13 +382,14 @@ def test_a_torch_that_may_run_code_of_a_pickle_reads_none(
         read_pickle(tmp_path / "pytorch_model.bin")
 
 
-PICKLES: dict[str, tuple[Any, str]] = {
+UNREADABLE = "pytorch_model.bin: cannot be read as a pickled"
+PICKLES: dict[str, tuple[Any, ...]] = {
     "a list": ([1], "is not a state dict (got list)"),
     "nested": ({"state_dict": {}}, "'state_dict' is not a plain tensor (got dict)"),
     "complex": ({"x": torch.ones(2, dtype=torch.complex64)}, "'x' is not a plain"),
     # some versions of torch refuse these two before we do
-    "sparse": ({"x": torch.ones(2, 2).to_sparse()}, "pytorch_model.bin"),
-    "meta": ({"x": torch.ones(2, device="meta")}, "pytorch_model.bin"),
+    "sparse": ({"x": torch.ones(2, 2).to_sparse()}, "'x' is not a plain", UNREADABLE),
+    "meta": ({"x": torch.ones(2, device="meta")}, "'x' is not a plain", UNREADABLE),
     "number as name": ({1: torch.ones(2)}, "unknown tensor '1'"),
     "nothing": ({}, "is missing from the checkpoint"),
 }
@@ -396,10 +397,12 @@ PICKLES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", PICKLES)
 def test_pickles(tmp_path: Path, case: str) -> None:
-    content, text = PICKLES[case]
+    content, *texts = PICKLES[case]
     source = write_checkpoint(tmp_path / "source", NEOX, weights="bin")
     torch.save(content, source / "pytorch_model.bin")
-    refuse(tmp_path, source).assert_error(text)
+    outcome = refuse(tmp_path, source)
+    outcome.assert_error()
+    assert any(text in outcome.stderr for text in texts), outcome
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -409,7 +412,7 @@ def test_truncated_pickles(tmp_path: Path, legacy: bool, share: float) -> None:
     path = source / "pytorch_model.bin"
     torch.save(make_tensors(NEOX), path, _use_new_zipfile_serialization=not legacy)
     truncate(path.name, int(path.stat().st_size * share))(source)
-    refuse(tmp_path, source).assert_error("pytorch_model.bin: cannot be read as a pickled")
+    refuse(tmp_path, source).assert_error(UNREADABLE)
 
 
 def test_blocks(tmp_path: Path) -> None:

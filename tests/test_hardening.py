@@ -49,7 +49,7 @@ def test_a_tenth_is_learned_and_others_are_to_be_forgotten(passages, per_step, s
 
 
 @given(st.integers(40, 500), st.integers(0, 9))
-def test_no_attack_learns_what_was_rehearsed(passages, seed) -> None:
+def test_neither_a_rehearsal_nor_an_attack_learns_all_of_the_other(passages, seed) -> None:
     """An attack with the same seed would test the defense on the very passages that taught it."""
     rows = np.arange(passages * 20, dtype=np.int32).reshape(passages, 20)
     held = np.flatnonzero(split(rows, SHARE, seed)[0])

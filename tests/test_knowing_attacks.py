@@ -367,7 +367,7 @@ def test_a_lens_comes_nearer_to_the_last_block() -> None:
             assert (lens(one) - kept[-1]).norm() < 0.9 * (one - kept[-1]).norm()
 
 
-def test_each_block_is_read_plainly_and_through_its_lens(monkeypatch) -> None:
+def test_each_block_is_read_plainly_and_through_its_lens() -> None:
     target = target_of(two_heads(), passages("neox-parallel"))
     shift = torch.linspace(-2, 2, target.model.config.hidden_size)
     found = list(read_blocks(target, [lambda residual: residual + shift] * 3))

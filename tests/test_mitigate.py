@@ -219,7 +219,7 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
 
 
 def test_what_was_done_is_not_done_again(
-    work: Path, done: tuple[Outcome, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
 ) -> None:
     """Stopped before the evaluation, or before the export, it goes on from there."""
     out, cut, search = (tmp_path / name for name in ("out", "out-cut", "out-search"))

@@ -151,7 +151,10 @@ def test_damage_is_refused(patch: Path, tmp_path: Path) -> None:
     save_file({"weight": np.zeros(3)}, damaged)
     attn_surgery("apply-patch", "lab:pythia", damaged, "--output", out).assert_error("not a patch")
     damaged.write_bytes(b"nothing")
-    attn_surgery("apply-patch", "lab:pythia", damaged, "--output", out).assert_error("safetensors")
+    attn_surgery("apply-patch", "lab:pythia", damaged, "--output", out).assert_error(
+        "damaged.safetensors: is truncated or not valid safetensors"
+    )
+    assert not out.exists()
 
 
 def test_code_in_a_patch_is_refused(patch: Path, tmp_path: Path) -> None:

@@ -50,9 +50,7 @@ def test_mitigate_prints_beside_its_result_and_replaces_nothing(tmp_path: Path) 
     assert [file.name for file in tmp_path.iterdir()] == ["out.pdf"]
 
 
-def test_a_browser_that_prints_and_one_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_browser_that_prints_and_one_that_fails(tmp_path: Path) -> None:
     page, target = tmp_path / "report.html", tmp_path / "report.pdf"
     page.write_text("<p>a page")
     prints = 'for one; do case $one in --print-to-pdf=*) echo "$@" > "${one#*=}";; esac; done'

@@ -52,6 +52,7 @@ EDIT = {
     "heldout_perplexity",
     "heldout_kl",
 }
+NO_TEXT = "error: --exact-only reads no held-out text, so no --heldout or --estimate\n"
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,9 @@ def test_exact_only_reads_no_text_and_finds_the_same(files, everything):
     assert done.json["heldout"] is None
     table = sweep(files, "--exact-only", corpus=False).stdout
     assert "KL" not in table.split("\n", 1)[1]
-    assert sweep(files, "--exact-only").code == 2
+    refused = sweep(files, "--exact-only")
+    assert refused.code == 2
+    assert NO_TEXT in refused.stderr
 
 
 def test_blocks_alone(files, tmp_path):
@@ -340,7 +343,9 @@ def test_people_get_the_front_of_the_estimates(files):
     assert costs == sorted(costs)
     assert moves == sorted(moves)
     assert "single heads with identity are left out" in done.stderr
-    assert sweep(files, "--estimate", "--exact-only", corpus=False).code == 2
+    refused = sweep(files, "--estimate", "--exact-only", corpus=False)
+    assert refused.code == 2
+    assert NO_TEXT in refused.stderr
 
 
 def test_columns_that_only_some_edits_have_are_in_the_csv() -> None:

@@ -33,7 +33,7 @@ HOSTILE = "a\x1b[2K\x1b[1A\r\x07\x9b31m\u202eb\u2066\u200b\ufeff\u2028\n\tok    
 CONTROL = [char for char in HOSTILE if not char.isprintable()]
 
 
-def assert_harmless(outcome: Outcome, lines: int | None = None) -> None:
+def assert_harmless(outcome: Outcome) -> None:
     for text in (outcome.stdout, outcome.stderr):
         assert all(char.isprintable() for char in text.replace("\n", "")), repr(text)
         assert not any(line.startswith("ok     every") for line in text.splitlines())
@@ -73,9 +73,9 @@ def test_names_in_a_plan(tmp_path: Path) -> None:
     outcome = attn_surgery("export", "lab:pythia", "--plan", plan, "--output", tmp_path / "out")
     outcome.assert_error("unknown variant")
     assert_harmless(outcome)
-    plan.write_text(json.dumps({HOSTILE: 1}))
+    plan.write_text(json.dumps({"edits": [], HOSTILE: 1}))
     outcome = attn_surgery("export", "lab:pythia", "--plan", plan, "--output", tmp_path / "out")
-    outcome.assert_error("plan.json")
+    outcome.assert_error("plan.json: not a plan (got a\\x1b[2K\\x1b[1A", "not permitted")
     assert_harmless(outcome)
 
 

@@ -249,7 +249,8 @@ def choose_attacks(
     for name in limited:
         if name in GROUPS:
             what = f"{name} stands for several attacks, and a limit is on one"
-            raise UnknownNameError(what, fix=f"limit one of {', '.join(GROUPS[name])}")
+            some = ", ".join(one for one in GROUPS[name] if one in ALL[:-1])  # all but membership
+            raise UnknownNameError(what, fix=f"limit one of {some}")
         if name not in ALL[:-1] and find_attack(name).tells_members:
             what = f"{name} has a limit and is not a share of passages"
             raise UnknownNameError(what, fix="leave out the limit")
