@@ -1,7 +1,9 @@
 """Compares the figures that two versions of attn-surgery print, command by command.
 
     python benchmarks/compare_versions.py FIRST LAST      # two checkouts
-    python benchmarks/compare_versions.py FIRST LAST --model lab:pythia --model data/deep
+    python benchmarks/compare_versions.py FIRST LAST --model lab:pythia --model DEEP
+
+It needs Python 3.11 or newer.
 
 Each command runs in its own process, once with the code of each version, on the lab models, or on
 the models that you name: folders, with records.jsonl, heldout.txt, and calibration.txt beside the

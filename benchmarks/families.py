@@ -1,6 +1,6 @@
-"""Speed and memory of the compact layout against stock, for every family, side by side.
+"""Speed and memory of the compact layout against stock, for families like Llama, side by side.
 
-    python benchmarks/families.py                             # every family, some minutes
+    python benchmarks/families.py                             # all of them, some minutes
     python benchmarks/families.py --family llama --width 2048 --blocks 16 --device cuda
 
 Models have random weights and one shape: heads of 64, keys and values shared by groups of three.

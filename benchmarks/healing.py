@@ -1,7 +1,7 @@
 """Which cheap figure tells best what an edit costs once it is healed.
 
-    python benchmarks/healing.py lab:pythia
-    python benchmarks/healing.py DIR --samples FILE --corpus FILE --text FILE
+    python -m benchmarks.healing lab:pythia
+    python -m benchmarks.healing DIR --samples FILE --corpus FILE --text FILE
 
 Edits MODEL in 12 ways (at most 20, with `--edits`): runs of deep blocks and of early ones, and
 blocks drawn at random, as `identity` or `zero`. Prints the held-out loss over the base's, in nats
@@ -164,7 +164,7 @@ class Edits:
 
     def see(self, model: Any) -> tuple[float, float]:
         """Held-out loss, and share of suffix tokens right."""
-        return mean_loss(model, self.heldout), measure_recall(model, self.samples)
+        return mean_loss(model, self.heldout, _ROWS), measure_recall(model, self.samples)
 
     def heal(self, model: Any, steps: int, **constants: Any) -> tuple[float, float]:
         tuned = copy.deepcopy(model)

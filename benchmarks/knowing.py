@@ -1,7 +1,7 @@
 """What attackers who know the edit get: from a private fine-tune of a public model, once it is cut.
 
     python -m benchmarks.knowing lab:pythia --output DIR
-    python -m benchmarks.knowing data/deep --cut 17-23:identity --output DIR
+    python -m benchmarks.knowing DEEP --cut 17-23:identity --output DIR
 
 Fine-tunes a model that reads the lab's tokens on 60 records that it has never seen, until it gives
 nearly all of them. Cuts it in several ways. Then attacks each cut: as a black box (`any`), with the

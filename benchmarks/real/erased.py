@@ -33,7 +33,9 @@ def measure_erased(folder: Path, source: Path, erased: Path, leave_out: float) -
         listed = samples.select(samples.trained_on & ~unlisted)
         texts = [(folder / "heldout.txt").read_text(encoding="utf-8")]
         windows = cut_windows(texts, loaded.tokenizer, WINDOW, most=WINDOWS)
-        print(f"{path.name}: held-out loss {mean_loss(loaded.model, windows):.3f}", flush=True)
+        print(
+            f"{path.name}: held-out loss {mean_loss(loaded.model, windows, ROWS):.3f}", flush=True
+        )
         _print_counts("listed", loaded.model, listed)
         _print_counts("not listed", loaded.model, samples.select(unlisted))
         _print_counts("never trained on", loaded.model, samples.select(~samples.trained_on))

@@ -66,6 +66,6 @@ def run_command(*words: str) -> None:
 
     Raises `CalledProcessError` if it fails.
     """
-    program = [sys.executable, "-P", "-m", "cli.main", *words, "--overwrite"]
+    program = [sys.executable, "-m", "cli.main", *words, "--overwrite"]
     one = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(program, check=True, stdout=subprocess.DEVNULL, env=one)

@@ -93,13 +93,13 @@ def audit(
     request: AuditRequest,
     folder: Path | None = None,
     *,
-    rows_file: Path | None = None,
+    rows: Path | None = None,
     overwrite: bool = False,
 ) -> AuditReport | None:
     """Audits a request's models, and writes the result into `folder` if you give one.
 
     It then continues from the attacks that an interrupted audit had finished.
-    `rows_file`: gets a JSON line for each passage (`evals.measure.attacks.rows`).
+    `rows`: gets a JSON line for each passage (`evals.measure.attacks.rows`).
 
     Returns None on all processes but the main one. Raises `SurgeryError` if the request names
     anything unusable, or if the folder or the file cannot be written.
@@ -111,10 +111,10 @@ def audit(
     from evals.run.models import find_last, measure_in_turn
 
     output = ResultFolder(request, folder, owned, overwrite)
-    if rows_file is not None:
-        _check_apart(rows_file, folder)
+    if rows is not None:
+        _check_apart(rows, folder)
         reads = (request.samples, *request.heldout)
-        check_output(rows_file, overwrite=overwrite, argument="rows", reads=reads)
+        check_output(rows, overwrite=overwrite, argument="rows", reads=reads)
     passages = open_passages(request.samples or str(request.lab), request)
     texts = require_heldout_texts(request.heldout, request.lab or request.model)
     join_launch(say)
@@ -145,8 +145,8 @@ def audit(
     if not leave_launch():
         return None
     report = _make_report(request, plan, left, before, after, *never)
-    if rows_file is not None:
-        _write_rows(rows_file, plan, done, left, overwrite=overwrite)
+    if rows is not None:
+        _write_rows(rows, plan, done, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
 
@@ -208,12 +208,12 @@ def _write_rows(
     write_lines(file, lines, overwrite=overwrite)
 
 
-def _check_apart(rows_file: Path, folder: Path | None) -> None:
+def _check_apart(rows: Path, folder: Path | None) -> None:
     """Raises `OutputError` for a file in the folder, which appears only when all is done."""
-    place = rows_file.absolute()
+    place = rows.absolute()
     if folder is not None and folder.absolute() in (place, *place.parents):
         raise OutputError(
-            "lies in the folder of the result", where=rows_file, fix="choose another `rows`"
+            "lies in the folder of the result", where=rows, fix="choose another `rows`"
         )
 
 

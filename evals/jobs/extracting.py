@@ -75,12 +75,12 @@ class ExtractionRequest(Measuring):
 def run_extraction(
     request: ExtractionRequest,
     *,
-    rows_file: Path | None = None,
+    rows: Path | None = None,
     output: Path | None = None,
     overwrite: bool = False,
     show_text: bool = False,
 ) -> dict[str, Any] | None:
-    """Returns the object of `extract --json`; writes it to `output`, and the rows to `rows_file`.
+    """Returns the object of `extract --json`; writes it to `output`, and the rows to `rows`.
 
     `show_text`: rows hold the passages' text. Returns None on all processes but the main one.
     Raises `SurgeryError` if the request names anything unusable, or if a file exists.
@@ -90,7 +90,7 @@ def run_extraction(
     from evals.run.models import find_last, measure_in_turn
 
     reads: list[str | Path] = [request.samples, *request.heldout]
-    for file, argument in ((rows_file, "rows"), (output, "output")):
+    for file, argument in ((rows, "rows"), (output, "output")):
         if file is not None:
             check_output(file, overwrite=overwrite, argument=argument, reads=reads)
     passages = open_passages(request.samples, request)
@@ -116,11 +116,11 @@ def run_extraction(
     result = report_held_back(after, base, left)
     for warning in result["warnings"]:
         say(f"warning: {warning}")
-    if rows_file is not None:
+    if rows is not None:
         decoder = tokenizer if show_text else None
         records = list_rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
         lines = (json.dumps(record, ensure_ascii=False) for record in records)
-        write_lines(rows_file, lines, overwrite=overwrite)
+        write_lines(rows, lines, overwrite=overwrite)
     if output is not None:
         write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)], overwrite=overwrite)
     return result

@@ -48,7 +48,7 @@ def command(
     """
     from evals.jobs.auditing import audit
 
-    found = audit(request, output, rows_file=rows, overwrite=overwrite)
+    found = audit(request, output, rows=rows, overwrite=overwrite)
     if found is None:
         return
     result = found.to_dict()

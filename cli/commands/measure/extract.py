@@ -56,7 +56,7 @@ def command(
         raise click.UsageError("--show-text needs --rows")
 
     text = {"show_text": show_text, "overwrite": overwrite}
-    result = run_extraction(request, rows_file=rows, output=output, **text)
+    result = run_extraction(request, rows=rows, output=output, **text)
     if result is not None:
         (print_json if as_json else print_extraction)(result)
 
