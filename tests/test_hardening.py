@@ -178,6 +178,7 @@ def test_a_rehearsal_makes_no_more_logits_at_a_time_than_a_lesson(
 def test_hardening_takes_twice_the_memory(hardened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(10, 10, bias=False)
     model.config = type("Config", (), {"hidden_size": 10})
+    model.device = torch.device("cpu")
     monkeypatch.setattr(training, "measure_memory", lambda device: 2_000)
     settled = training.Schedule(1, hardened=hardened).settle(model)
     assert settled.rank == (training.RANK if hardened else 0)
