@@ -22,17 +22,18 @@ def measure_memory(device: Any) -> int:
     return min([int(psutil.virtual_memory().total), *_read_limits()])
 
 
-def measure_free_memory(device: Any) -> int:
-    """What is left of `measure_memory`, in bytes."""
+def measure_free_memory(device: Any, processes: int = 1) -> int:
+    """What is left of `measure_memory`, in bytes; on the CPU, for each of so many processes that
+    use as much as this one."""
     if device.type == "cuda":
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
-    used = int(psutil.Process().memory_info().rss)
+    used = processes * int(psutil.Process().memory_info().rss)
     left = (max(0, limit - used) for limit in _read_limits())
-    return min([int(psutil.virtual_memory().available), *left])
+    return min([int(psutil.virtual_memory().available), *left]) // processes
 
 
 def _read_limits() -> Iterator[int]:

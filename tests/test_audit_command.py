@@ -480,13 +480,24 @@ def test_passages_are_needed(tmp_path) -> None:
     assert "audit needs passages: give --samples" in outcome.stderr
 
 
+def make_pair(folder: Path, *attacks: str) -> tuple[object, ...]:
+    """A model, its cut, and passages that it recites. Returns the command that attacks them."""
+    model = tiny_model()
+    save_tiny(folder / "base", model)
+    export(folder / "base", "0", output=folder / "edited")
+    samples = write_rows(folder / "s.jsonl", recited_rows(model, 12))
+    (folder / "text.txt").write_text(TEXT)
+    return (
+        *("audit", folder / "edited", "--baseline", folder / "base", "--samples", samples),
+        *("--control", folder / "text.txt", "--prefix-length", 6, "--suffix-length", 5),
+        *(word for name in attacks for word in ("--attack", name)),
+        *("--device", "cpu"),
+    )
+
+
 def test_both_models_are_read_in_the_same_batches(tmp_path, monkeypatch) -> None:
     """However much memory is free meanwhile. In 16 bits, other batches may decide a near tie."""
-    model = tiny_model()
-    save_tiny(tmp_path / "base", model)
-    export(tmp_path / "base", "0", output=tmp_path / "edited")
-    samples = write_rows(tmp_path / "s.jsonl", recited_rows(model, 12))
-    (tmp_path / "text.txt").write_text(TEXT)
+    call = make_pair(tmp_path, "any", "perturbed")
     free, read = [4], []
 
     def fit(*given: object) -> int:
@@ -499,11 +510,7 @@ def test_both_models_are_read_in_the_same_batches(tmp_path, monkeypatch) -> None
 
     monkeypatch.setattr("evals.run.batching._rows_that_fit", fit)
     monkeypatch.setattr("evals.measure.memorization.extraction.row_ranges", range_rows)
-    outcome = attn_surgery(
-        *("audit", tmp_path / "edited", "--baseline", tmp_path / "base", "--samples", samples),
-        *("--control", tmp_path / "text.txt", "--prefix-length", 6, "--suffix-length", 5),
-        *("--attack", "any", "--attack", "perturbed", "--device", "cpu"),
-    )
+    outcome = attn_surgery(*call)
     assert outcome.code == 0, outcome
     assert len(read) > 4
     assert set(read) == {3}
@@ -512,18 +519,8 @@ def test_both_models_are_read_in_the_same_batches(tmp_path, monkeypatch) -> None
 def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> None:
     from evals.measure.attacks import trying
 
-    model = tiny_model()
-    save_tiny(tmp_path / "base", model)
-    export(tmp_path / "base", "0", output=tmp_path / "edited")
-    samples = write_rows(tmp_path / "s.jsonl", recited_rows(model, 12))
-    (tmp_path / "text.txt").write_text(TEXT)
     names = ("greedy", "guided", "revive")
-    call = (
-        *("audit", tmp_path / "edited", "--baseline", tmp_path / "base", "--samples", samples),
-        *("--control", tmp_path / "text.txt", "--prefix-length", 6, "--suffix-length", 5),
-        *(word for name in names for word in ("--attack", name)),
-        *("--draws", 1, "--device", "cpu", "--json"),
-    )
+    call = (*make_pair(tmp_path, *names), "--draws", 1, "--json")
     whole = attn_surgery(*call)
     tried, stops = [], True
     run_one = trying._try
@@ -550,6 +547,7 @@ def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> 
     assert not [file for file in tmp_path.iterdir() if file.name.endswith(".progress")]
     tried, stops = [], True
     assert attn_surgery(*call, "--output", tmp_path / "other").code == 130
+    samples = tmp_path / "s.jsonl"
     samples.write_text("".join(samples.read_text().splitlines(keepends=True)[:-1]))
     changed = attn_surgery(*call, "--output", tmp_path / "other")
     assert changed.code == 1

@@ -53,5 +53,7 @@ def test_what_is_left_is_what_the_limit_leaves(monkeypatch: pytest.MonkeyPatch) 
     free = psutil.virtual_memory().available
     monkeypatch.setattr(memory, "_read_limits", lambda: iter([used + free // 2]))
     assert free // 4 < memory.measure_free_memory(CPU) < free * 3 // 4
+    monkeypatch.setattr(memory, "_read_limits", lambda: iter([4 * used]))
+    assert memory.measure_free_memory(CPU, 2) < 1.5 * used, "two use twice as much, and share"
     monkeypatch.setattr(memory, "_read_limits", lambda: iter([1]))
     assert memory.measure_free_memory(CPU) == 0

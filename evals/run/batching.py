@@ -37,9 +37,7 @@ def _rows_that_fit(model: PreTrainedModel, length: int, processes: int) -> int:
     inner = 5 * size.d + size.context + shared + 2 * size.intermediate
     scores = 8 * size.num_heads * length  # one float32, and one for its softmax
     row = length * ((size.num_blocks * shared + inner) * item + scores)
-    free = measure_free_memory(device)
-    if device.type != "cuda":
-        free //= processes
+    free = measure_free_memory(device, processes)
     most = _MOST_TOKENS.get(device.type, _MOST_TOKENS["cpu"]) // length
     fitting = max(1, min(most, int(_SHARE_OF_MEMORY * free) // row))
     return 1 << (fitting.bit_length() - 1)
