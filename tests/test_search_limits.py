@@ -8,6 +8,7 @@ any work.
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -278,6 +279,27 @@ def test_every_set_meets_as_many_trainings_as_the_base(model, samples, texts, mo
         for half in (0, 1):
             trials._run(selection, "relearn-strongest", half)
     assert asked == [None, 2, 2, 2]
+
+
+def test_a_search_holds_one_healed_model_at_a_time(model, samples, texts, monkeypatch) -> None:
+    """The last one is gone before the next is healed."""
+    request = SearchRequest.model_validate({
+        "model": str(model), "samples": str(samples), "heldout": (texts[0],), "prefix_length": 6,
+        "suffix_length": 5, "max": {"any": 0.5}, "heal": (str(texts[1]),), "heal_steps": 4,
+        "variant": ("zero",), "device": "cpu",
+    })  # fmt: skip
+    opened = open_search(request)
+    trials, alive = Trials(opened, opened.engines("auto"), "auto"), []
+    healed: list[weakref.ref[Any]] = []
+
+    def note(made: Any, *given: Any, **options: Any) -> None:
+        alive.append(sum(one() is not None for one in healed))
+        healed.append(weakref.ref(made))
+
+    monkeypatch.setattr("evals.choose.search.trials.heal_model", note)
+    for block in "0", "1", "0":
+        trials._edit(parse_selection(block, "zero", 2, 2))
+    assert alive == [0, 0, 0]
 
 
 def test_healing_in_a_search_keeps_what_an_earlier_edit_set(

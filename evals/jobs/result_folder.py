@@ -37,7 +37,7 @@ class Journals:
 
     path: Path | None
     anew: bool = False
-    _opened: list[Journal] = field(default_factory=list)
+    _opened: list[Path] = field(default_factory=list)  # not journals, which hold their models
 
     def open(
         self, describe: Callable[[], Mapping[str, Any]], loaded: LoadedModel, part: str = ""
@@ -56,7 +56,7 @@ class Journals:
                 if not journal.continues:
                     say(f"{self.path}: earlier progress was of other inputs or options: begun anew")
                     journal.remove()
-        self._opened.append(journal)
+        self._opened.append(file)
         return journal
 
     @property
@@ -66,8 +66,8 @@ class Journals:
 
     def remove(self) -> None:
         """Removes all, because the work is done."""
-        for journal in self._opened:
-            journal.remove()
+        for file in self._opened:
+            file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

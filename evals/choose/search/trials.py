@@ -114,6 +114,7 @@ class Trials:
     def _edit(self, selection: Selection) -> Any:
         """The edited model, healed if the task says so. Keeps only the last one."""
         if selection not in self.edited:
+            self.edited.clear()  # first: memory need not hold two
             opened, editable = self.opened, self.opened.loaded.editable
             model, constants = opened.loaded.model, None
             if selection:
@@ -129,7 +130,6 @@ class Trials:
                 schedule, stored = opened.request.heal_steps, opened.loaded.found.inventory.dtype
                 given = (intact, cut, opened.healing, opened.guard, Schedule(schedule), stored)
                 heal_model(model, *given, constants=constants)
-            self.edited.clear()
             self.edited[selection] = model
         return self.edited[selection]
 
