@@ -516,6 +516,32 @@ def test_both_models_are_read_in_the_same_batches(tmp_path, monkeypatch) -> None
     assert set(read) == {3}
 
 
+def test_a_stopped_audit_goes_on_in_its_batches(tmp_path, monkeypatch) -> None:
+    """However much memory is free by then."""
+    from evals.measure.attacks import trying
+
+    call = (*make_pair(tmp_path, "any", "perturbed"), "--output", tmp_path / "out")
+    free, sizes, run_one = [4], [], trying._try
+
+    def fit(*given: object) -> int:
+        return free[0]
+
+    def stop_at_the_fourth(attack, on, *given):
+        if len(sizes) == 3:
+            sizes.append(0)
+            signal.raise_signal(signal.SIGINT)
+        sizes.append(on.batch_size)
+        return run_one(attack, on, *given)
+
+    monkeypatch.setattr("evals.run.batching._rows_that_fit", fit)
+    monkeypatch.setattr(trying, "_try", stop_at_the_fourth)
+    assert attn_surgery(*call).code == 130
+    free[0] = 8
+    again = attn_surgery(*call)
+    assert again.code == 0, again
+    assert sizes == [4, 4, 4, 0, 4]
+
+
 def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> None:
     from evals.measure.attacks import trying
 

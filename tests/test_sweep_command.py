@@ -235,6 +235,23 @@ def test_blocks_that_cannot_be_edited_are_left_out_and_named(files, tmp_path):
     assert any(text.startswith("blocks 1 are left out: ") for text in done.json["warnings"])
 
 
+def test_a_killed_run_goes_on_in_its_batches(files, tmp_path, monkeypatch):
+    """However much memory is free by then: a step of the journal is a batch."""
+    from evals.measure.edits.engine import Engine
+
+    options = ("--output", tmp_path / "swept", "--json")
+    monkeypatch.setattr("evals.run.batching._rows_that_fit", lambda *given: 8)
+    with interrupted(Engine, at=4, method="_measure_batch"):
+        assert sweep(files, *options).code == 130
+    monkeypatch.setattr("evals.run.batching._rows_that_fit", lambda *given: 4)
+    with interrupted(Engine, method="_measure_batch") as batches, blank_pictures():
+        resumed = sweep(files, *options)
+    assert resumed.code == 0, resumed.stderr
+    assert resumed.json["provenance"]["model"]["batch_size"] == 8
+    windows = -(-resumed.json["heldout"]["windows"] // 8)
+    assert len(batches) == 5 + windows - 3
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     output = tmp_path / "swept"
     options = ("--batch-size", "8", "--output", output, "--json")

@@ -282,9 +282,12 @@ def test_misuse(files, options, text):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
+def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path, monkeypatch):
+    """In the batches that it was in, however much memory is free by then."""
+    files = (*files[:-4], "--variant", "zero")  # without a batch size
     options = ("--tasks", "local_choice,local_spoken", "--output", tmp_path / "swept", "--json")
-    with interrupted(Benchmarks, at=3, method="run"):
+    with monkeypatch.context() as patch, interrupted(Benchmarks, at=3, method="run"):
+        patch.setattr("evals.run.batching._rows_that_fit", lambda *given: 2)
         assert sweep(files, *options).code == 130
     kept = {path.name for path in tmp_path.iterdir()}
     assert kept == {".swept.progress", ".swept.tasks.progress"}
@@ -293,7 +296,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     with interrupted(Benchmarks, method="run") as calls:
         resumed = sweep(files, *options)
     assert resumed.code == 0, resumed.stderr
-    with interrupted(Benchmarks, method="run") as every:
+    with monkeypatch.context() as patch, interrupted(Benchmarks, method="run") as every:
+        patch.setattr("evals.run.batching._rows_that_fit", lambda *given: 2)
         fresh = sweep(files, *options[:2], "--json")
     assert resumed.stdout == fresh.stdout
     assert len(calls) == len(every) - 2  # all but the two that were done

@@ -127,7 +127,8 @@ def audit(
         samples = tokenize_passages(passages, loaded.tokenizer)
         samples.check_fits(*read_limits(loaded.model))
         windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
-        return _plan_attacks(request, loaded, samples, windows, (base, edited), sibling)
+        size = request.batch_size or output.journals.recall("batch_size", ".1")
+        return _plan_attacks(request, loaded, samples, windows, (base, edited), sibling, size)
 
     def attack(loaded: LoadedModel, shared: Shared, is_last: bool) -> AuditedModel:
         # every model is asked in the same tokens; of a twin, the same blocks are woken
@@ -224,9 +225,11 @@ def _plan_attacks(
     windows: Tokens,
     models: tuple[ResolvedModel, ResolvedModel],
     sibling: ResolvedModel | None,
+    batch_size: int | None,
 ) -> tuple[AttackPlan, HeldBack]:
     """Plans the attacks, all in one batch size, and finds out on which passages no search chose the
-    base or the edited model. `loaded`: the first of them."""
+    base or the edited model. `loaded`: the first of them. `batch_size`: by default what memory
+    allows."""
     from evals.measure.attacks.trying import AttackPlan, add_for_trained
     from evals.run.batching import rows_per_batch
 
@@ -237,7 +240,7 @@ def _plan_attacks(
     tried = request.tried
     if manifest is not None and manifest.is_trained:
         tried = add_for_trained(tried)
-    size = request.batch_size or rows_per_batch(loaded.model, samples.tokens.shape[1])
+    size = batch_size or rows_per_batch(loaded.model, samples.tokens.shape[1])
     plan = AttackPlan(samples, windows, tried, size, request.max, request.draws, sibling)
     for name, needs in plan.skipped.items():
         say(f"skipped: {name} needs {needs}")

@@ -49,7 +49,7 @@ class Journals:
         """
         if self.path is None or not current_processes().is_main:
             return KEEP_NOTHING
-        file = self.path.parent / f".{self.path.name}{part}.progress"
+        file = self._locate(self.path, part)
         journal = Journal(file, describe(), loaded.check_unchanged)
         if self.anew:
             with explain_os_errors(file), create_parents(file), claim(file):  # nobody writes it
@@ -58,6 +58,20 @@ class Journals:
                     journal.remove()
         self._opened.append(file)
         return journal
+
+    def recall(self, setting: str, part: str = "") -> Any:
+        """What an earlier run of the work chose by the memory that was free; None without one.
+
+        The work goes on with it, whatever memory is free now. Every process must call this.
+        """
+        if (path := self.path) is None:
+            return None
+        journal = Journal(self._locate(path, part))
+        return current_processes().once(lambda: journal.earlier.get(setting))
+
+    @staticmethod
+    def _locate(path: Path, part: str) -> Path:
+        return path.parent / f".{path.name}{part}.progress"
 
     @property
     def number(self) -> int:

@@ -38,6 +38,7 @@ def sweep(
     """
     output = ResultFolder(request, folder, owned, overwrite)
     opened = open_sweep(request)
+    _keep_batches(opened, output)
     journal = output.journals.open(partial(describe_sweep, opened), opened.loaded)
     with show_progress(f"sweep {request.model}", opened.engine.work(opened.edits)) as advance:
         measured = opened.engine.measure([BASE, *opened.edits], advance=advance, journal=journal)
@@ -59,6 +60,15 @@ def _write_tables(result: dict[str, Any], folder: Path) -> None:
     if "estimates" in result:
         write_text(folder / "estimates.csv", format_csv(result["estimates"]))
     draw_pictures(result, folder)
+
+
+def _keep_batches(opened: OpenedSweep, output: ResultFolder) -> None:
+    """Goes on in the batches of an earlier run, whatever memory is free now."""
+    if opened.request.batch_size is None:
+        engine, recall = opened.engine, output.journals.recall
+        engine.batch_size = recall("batch_size") or engine.batch_size
+        sizes = recall("sizes", ".tasks") or {}
+        opened.sizes.update({name: sizes[name] for name in sizes.keys() & opened.sizes.keys()})
 
 
 def _run_tasks(opened: OpenedSweep, output: ResultFolder) -> list[TaskRuns]:

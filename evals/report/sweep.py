@@ -107,6 +107,7 @@ def describe_sweep(
         "batch_size": opened.engine.batch_size,  # a step of the journal is a batch
         "calibration": opened.fitter and opened.fitter.calibration.record({}).sha256,
         "tasks": questions,
+        "sizes": questions and opened.sizes,
         "edits": hashlib.sha256(repr(list(opened.edits)).encode()).hexdigest(),
     }
 

@@ -61,6 +61,15 @@ class Journal:
             return [parse(line) for line in lines[1:]]
 
     @property
+    def earlier(self) -> dict[str, Any]:
+        """The settings of the work that the file holds, if any. Raises `SamplesError`."""
+        if self._path is None or not self._path.is_file():
+            return {}
+        with self._path.open("rb") as file, guard(SamplesError, "is damaged", self._path, _REMOVE):
+            _, line = next(read_lines(file, self._path, SamplesError), ("", ""))
+            return dict(parse_json(line)) if line.endswith("\n") else {}
+
+    @property
     def continues(self) -> bool:
         """Whether the file holds work with the same settings, or none is there."""
         if self._path is None or not self._path.is_file():
