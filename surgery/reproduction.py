@@ -10,11 +10,11 @@ healing train again, and training magnifies last digits: their result is compare
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -109,13 +109,21 @@ class FileResult:
 class Reproduction:
     """The result. `source`: the model that was edited again.
 
-    `environment`: library → (recorded version, version now), for those that differ.
+    `environment`: library → (recorded version, version now), for those that differ. `needs`: what a
+    comparison of trained weights needs and is not here; None if they can be compared.
     """
 
     original: Original
     source: ResolvedModel
     files: tuple[FileResult, ...]
     environment: Mapping[str, tuple[str | None, str | None]]
+    needs: str | None = None
+
+    @property
+    def state(self) -> Literal["reproduced", "differs", "cannot be compared here"]:
+        if self.needs is not None:
+            return "cannot be compared here"
+        return "reproduced" if self.first_difference is None else "differs"
 
     @property
     def source_is_edited(self) -> bool:
@@ -137,8 +145,10 @@ class Reproduction:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "reproduced": self.first_difference is None,
-            "exact": self.exact,
+            "state": self.state,
+            "reproduced": None if self.needs else self.first_difference is None,
+            "exact": None if self.needs else self.exact,
+            "needs": self.needs,
             "model": self.original.model,
             "source": self.original.manifest.edit.source.model_dump(mode="json"),
             "source_is_edited": self.source_is_edited,
@@ -175,7 +185,7 @@ def reproduce(
     into a folder.
 
     A source with another content hash passes if all files are equal: it may be split into other
-    files.
+    files. Without the device or the dtype in which weights were trained, nothing is repeated.
     """
     edit = original.manifest.edit
     model = _find_source(original) if source is None else source
@@ -190,6 +200,9 @@ def reproduce(
     )
     if not edit.parts:
         prepared = prepared.without_cut
+    versions = _compare_versions(edit.versions)
+    if (needs := _find_obstacle(edit)) is not None:
+        return Reproduction(original, prepared.model, (), versions, needs)
     if output is not None:
         check_target(prepared.checkpoint.folder, Path(output), overwrite=overwrite)
     _check_space(edit, prepared.total_bytes, output)
@@ -211,7 +224,32 @@ def reproduce(
         if not all(file.equal for file in files):
             found = replace(prepared.model, source=export.manifest.edit.source)
             _check_source(found, edit.source, model)
-    return Reproduction(original, prepared.model, files, _compare_versions(edit.versions))
+    needs = None if all(file.ok for file in files) else _find_unrecorded(edit, files, prepared)
+    return Reproduction(original, prepared.model, files, versions, needs)
+
+
+def _find_obstacle(edit: Edit) -> str | None:
+    """What this machine lacks to train again as recorded."""
+    records = [record for record in (edit.erasing, edit.healing) if record is not None]
+    if not records:
+        return None
+    from surgery.training.training import find_obstacle
+
+    return next(filter(None, map(find_obstacle, records)), None)
+
+
+def _find_unrecorded(edit: Edit, files: Sequence[FileResult], prepared: Prepared) -> str | None:
+    """What no comparison can do without and the record does not tell: the dtype of passes.
+
+    Earlier versions did not record it. It follows from the device and the weights, but not for
+    bfloat16 on a CPU: fast ones train in it, others in float32. So a difference shows nothing.
+    """
+    records = [record for record in (edit.erasing, edit.healing) if record is not None]
+    unknown = any(record.dtype is None and record.device == "cpu" for record in records)
+    trained = all(file.ok or file.difference is not None for file in files)
+    if unknown and trained and prepared.plan.inventory.dtype == "BF16":
+        return "the number format in which it was trained, which earlier versions did not record"
+    return None
 
 
 def _check_space(edit: Edit, size: int, output: str | Path | None) -> None:

@@ -41,7 +41,7 @@ from surgery.proof.verification import verify
 from surgery.publishing.upload import _name_edit
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.record.report import summarize_edit
-from surgery.training import erasing, training
+from surgery.training import distillation, erasing, training
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 LENGTHS = ("--prefix-length", 8, "--suffix-length", 8)
@@ -527,8 +527,8 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
         patch.setattr(training, "measure_memory", lambda device: 1)
         erase(work, out).assert_error("do not fit into memory", "larger machine")
     with monkeypatch.context() as patch:
-        nan = [float("nan")] * STEPS
-        patch.setattr(erasing, "teach", lambda *given, **options: nan)
+        nan = torch.tensor(float("nan"), requires_grad=True)
+        patch.setattr(distillation, "_measure_lesson", lambda *given: nan)
         erase(work, out).assert_error("the loss is not finite while training")
     erase(work, work / "erased").assert_error("already exists", "--overwrite")
     for command in (("erase", work / "neox"), ("export", work / "neox", "--erase")):

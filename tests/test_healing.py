@@ -37,6 +37,7 @@ from evals.measure.healing import find_healing_text
 from evals.report.request import EvaluationRequest
 from evals.run import models
 from surgery.checkpoint.source import open_checkpoint
+from surgery.editing import loading
 from surgery.editing.loading import load_model, load_tokenizer
 from surgery.errors import CheckpointError, SamplesError, UnsupportedError
 from surgery.fitting import fitter
@@ -46,7 +47,7 @@ from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.record.manifest import PassagesRecord, read_manifest
 from surgery.record.report import Report
-from surgery.training import healing, training
+from surgery.training import distillation, healing, training
 from surgery.training.weights import take_weights
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -173,10 +174,22 @@ def test_a_healed_model_that_lost_a_constant_is_not_published(
     assert [*tmp_path.iterdir()] == []
 
 
+def measure_distance(work: Path, edited: Path) -> float:
+    """KL(source || edited) on the text to heal on, in nats per token."""
+    tokens = load_tokenizer(work / "neox")((work / "text.txt").read_text(), return_tensors="pt")
+    ids = tokens["input_ids"][:, : 32 * 64].view(32, 64)
+    with torch.inference_mode():
+        source, other = (
+            load_model(place, dtype=torch.float32)(ids).logits.log_softmax(-1).flatten(0, 1)
+            for place in (work / "neox", edited)
+        )
+    return float(torch.nn.functional.kl_div(other, source, log_target=True, reduction="batchmean"))
+
+
 def test_a_model_that_does_not_fit_is_healed_by_adapters(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Constants stay as well, it repeats to the bit anywhere, and less memory is an error."""
+    """It predicts what the source does, constants stay, it repeats, and less memory is an error."""
     parameters = sum(one.size for one in load_file(work / "neox" / "model.safetensors").values())
     with monkeypatch.context() as patch:
         patch.setattr(training, "measure_memory", lambda device: 15 * parameters)
@@ -188,8 +201,8 @@ def test_a_model_that_does_not_fit_is_healed_by_adapters(
     assert manifest is not None
     assert whole is not None
     assert (manifest.edit.healing.rank, whole.edit.healing.rank) == (8, 0)
-    losses = manifest.edit.healing.losses
-    assert losses[-1] < losses[0]
+    apart = [measure_distance(work, place) for place in (work / "cut", tmp_path / "healed")]
+    assert apart[1] < 0.8 * apart[0], "as merged, rounded, and written"
     assert verify(tmp_path / "healed", source=work / "neox").ok
     assert reproduce(work, tmp_path / "healed").json["exact"]
 
@@ -359,6 +372,84 @@ def test_reproduce_heals_again(work: Path, tmp_path: Path) -> None:
     assert snapshot(tmp_path / "again") == again
 
 
+def test_reproduce_trains_on_the_recorded_device(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the GPU that this machine has. Without the recorded one, nothing is decided."""
+    monkeypatch.setattr(healing, "choose_device", lambda: torch.device("cuda"))
+    assert reproduce(work, work / "healed").json["exact"]
+    other = shutil.copytree(work / "healed", tmp_path / "other")
+    (other / "README.md").unlink()
+    edit_json(other / "surgery.json", lambda m: m["edit"]["healing"].update(device="xpu"))
+    given = ("--source", work / "neox", "--heal", work / "text.txt", "--output", tmp_path / "out")
+    done = attn_surgery("reproduce", other, *given)
+    assert (done.code, done.stdout) == (4, "")
+    needs = "a device of the type xpu, on which it was trained"
+    assert f"{other}: cannot be compared here: it needs {needs}\n" in done.stderr
+    told = attn_surgery("reproduce", other, *given, "--json")
+    assert (told.code, told.json["state"]) == (4, "cannot be compared here")
+    assert (told.json["reproduced"], told.json["exact"]) == (None, None)
+    assert (told.json["needs"], told.json["files"]) == (needs, [])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def in_float32(work: Path) -> Path:
+    """neox in bfloat16, healed on a CPU without arithmetic for that: in float32."""
+    size: dict[str, Any] = {"vocab_size": 400, "max_position_embeddings": 64}
+    write_checkpoint(work / "bf16", neox_config(**size, torch_dtype="bfloat16"))
+    tiny_tokenizer().save_pretrained(work / "bf16")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "has_arithmetic", lambda dtype, device: False)
+        assert heal(work, "bf16", "1,2.0", work / "in_float32").code == 0
+    return work / "in_float32"
+
+
+def reproduce_bf16(work: Path, model: Path) -> Any:
+    given = ("--source", work / "bf16", "--heal", work / "text.txt", "--json")
+    return attn_surgery("reproduce", model, *given)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_reproduce_trains_in_the_recorded_format(
+    work: Path, in_float32: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    """Whatever this machine would choose."""
+    manifest = read_manifest(in_float32)
+    assert manifest is not None
+    assert manifest.edit.healing is not None
+    assert manifest.edit.healing.dtype == "float32"
+    monkeypatch.setattr(loading, "has_arithmetic", lambda dtype, device: fast)
+    done = reproduce_bf16(work, in_float32)
+    assert (done.code, done.json["state"], done.json["exact"]) == (0, "reproduced", True), done
+
+
+def test_a_format_that_is_not_here_or_not_recorded_decides_nothing(
+    work: Path, in_float32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions recorded none: they trained in float32, or as weights are stored."""
+
+    def record(dtype: str | None) -> Path:
+        other = shutil.copytree(in_float32, tmp_path / str(dtype))
+        (other / "README.md").unlink()
+        edit_json(other / "surgery.json", lambda m: m["edit"]["healing"].update(dtype=dtype))
+        return other
+
+    for module in (loading, training):
+        monkeypatch.setattr(module, "has_arithmetic", lambda dtype, device: dtype == torch.float32)
+    done = reproduce_bf16(work, record("bfloat16"))
+    assert (done.code, done.json["reproduced"]) == (4, None)
+    assert done.json["needs"] == "a cpu with fast arithmetic in bfloat16, in which it was trained"
+    earlier = record(None)
+    assert reproduce_bf16(work, earlier).json["exact"], "on a machine like that one"
+    monkeypatch.setattr(loading, "has_arithmetic", lambda dtype, device: True)
+    name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
+    edit_weights(earlier, lambda tensors: tensors[name].mul_(1.5))
+    moved = reproduce_bf16(work, earlier)
+    assert (moved.code, moved.json["state"]) == (4, "cannot be compared here"), moved
+    assert "which earlier versions did not record" in moved.json["needs"]
+
+
 def test_reproduce_keeps_the_source(work: Path, tmp_path: Path) -> None:
     """An edited one, too, whose files --overwrite could take."""
     source = shutil.copytree(work / "cut", tmp_path / "source")
@@ -374,9 +465,18 @@ def test_reproduce_keeps_the_source(work: Path, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healing, "teach", lambda *given, **options: [6.0, float("nan"), 5.0])
+    """It ends the training at once."""
+    losses: list[torch.Tensor] = []
+    measure = distillation._measure_lesson
+
+    def fail(*given: Any) -> torch.Tensor:
+        losses.append((float("nan") if losses else 1.0) * measure(*given))
+        return losses[-1]
+
+    monkeypatch.setattr(distillation, "_measure_lesson", fail)
     done = heal(work, "neox", "1", tmp_path / "out")
     done.assert_error("the loss is not finite", "got nan before step 2", "other text or for fewer")
+    assert len(losses) == 2, "of six steps"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -266,6 +266,15 @@ def find_recorded_passages(
     )
 
 
+def _choose_place(record: HealingRecord | ErasingRecord) -> dict[str, Any]:
+    """The recorded device, and the dtype of passes there."""
+    import torch
+
+    from surgery.training.training import get_passes
+
+    return {"device": torch.device(record.device), "passes": get_passes(record)}
+
+
 def heal_on(
     text: Text,
     passages: Passages | None,
@@ -283,7 +292,8 @@ def heal_on(
         text_again, schedule, taught = _read_again(record, text, passages, source, "healed")
         given = (cut, source.checkpoint, output, text_again, schedule, taught)
         with show_progress("heal", schedule.steps) as advance:
-            return heal(*given, overwrite=overwrite, advance=advance)
+            told = {"overwrite": overwrite, "advance": advance, **_choose_place(record)}
+            return heal(*given, **told)
 
     return heal_again
 
@@ -311,6 +321,7 @@ def erase_on(
             if record.calibration and fitting is not None and fitting.record is not None:
                 check_fitted_text(record.calibration, fitting.record)
             lessons = teacher, taught, text_again, schedule
-            return teach_by_cut(*lessons, fitting=fitting, advance=advance)
+            told = {"fitting": fitting, "advance": advance, **_choose_place(record)}
+            return teach_by_cut(*lessons, **told)
 
     return erase_again

@@ -65,6 +65,11 @@ def has_arithmetic(dtype: torch.dtype, device: torch.device) -> bool:
     return fast and dtype == torch.bfloat16
 
 
+def choose_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """In which dtype to run: as stored, but float32 where a device has no arithmetic for it."""
+    return stored if has_arithmetic(stored, device) else torch.float32
+
+
 def load_model(
     model: str | Path | Checkpoint,
     *,

@@ -46,7 +46,10 @@ def is_word(text: str) -> bool:
 
 
 _FILE_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,1000}")
-_LIBRARIES = ("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub")
+_LIBRARIES = (
+    *("numpy", "ml-dtypes", "safetensors", "torch", "transformers", "huggingface-hub"),
+    *("accelerate", "bitsandbytes", "peft"),
+)
 
 
 class Record(BaseModel):
@@ -138,7 +141,8 @@ class CalibrationRecord(TextRecord):
 class TrainingRecord(TextRecord):
     """Training on text: `steps` of `rows` windows in an order drawn with `seed`.
 
-    The last digits depend on `device` and `threads`. `losses`: before each step, in nats per token.
+    The last digits depend on `device`, `threads`, and more on `dtype`, that of forward passes, such
+    as "bfloat16"; None: by 0.3.0 or earlier. `losses`: before each step, in nats per token.
     `rank`: of the low-rank adapters that were trained; 0: all weights were.
     """
 
@@ -148,6 +152,7 @@ class TrainingRecord(TextRecord):
     seed: int = Field(ge=0)
     rank: int = Field(default=0, ge=0)
     device: Word
+    dtype: Word | None = None
     threads: int = Field(ge=1)
     losses: list[float]
 

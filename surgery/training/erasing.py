@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import choose_device, has_arithmetic, load_model, load_tokenizer
+from surgery.editing.loading import choose_device, choose_dtype, load_model, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, find_calibration, open_calibration
@@ -56,12 +56,14 @@ def teach_by_cut(
     fitting: Fitting | None = None,
     check_teacher: Callable[[Any], object] = lambda cut: None,
     device: torch.device | None = None,
+    passes: torch.dtype | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Erased:
     """Teaches the source of `prepared` what the prepared cut of it predicts on `passages`.
 
     `fitting`: of the cut. `check_teacher` gets the cut before it teaches, and may raise. `device`:
-    by default a GPU, if there is one. `advance` counts steps.
+    by default a GPU, if there is one. `passes`: the dtype of forward passes, by default as
+    `choose_dtype` says. `advance` counts steps.
     Raises `UnsupportedError` for a model that cannot be erased, has an edit that no record tells
     of, or does not fit into memory with its gradients, and `CheckpointError` if the loss is no
     longer finite.
@@ -71,9 +73,9 @@ def teach_by_cut(
     source, earlier = prepared.checkpoint, prepared.model.manifest
     check_recorded(source, earlier)
     model = load_model(source, device=device)
-    passes, fitting = model.dtype, fitting or Fitting()
-    if not has_arithmetic(passes, device):
-        model, passes = model.float(), torch.float32
+    fitting, passes = fitting or Fitting(), passes or choose_dtype(model.dtype, device)
+    if passes != model.dtype:  # else buffers stay, which may be wider
+        model = model.to(passes)
     student = copy.deepcopy(model).float()
     schedule = schedule.settle(student, [model])
     editable = Editable(model, stored_dtype=prepared.plan.inventory.dtype)
@@ -83,7 +85,7 @@ def teach_by_cut(
     told: dict[str, Any] = {"passes": passes, "constants": constants, "advance": advance}
     losses = teach(student, model, cut, text, passages, schedule, **told)
     record = ErasingRecord(
-        **record_training(text, schedule, student, losses),
+        **record_training(text, schedule, student, losses, passes),
         teacher=list(prepared.plan.selection),
         calibration=fitting.record,
         passages=passages.record,

@@ -20,7 +20,7 @@ from surgery.card.text import read_card, render_card
 from surgery.checkpoint.inventory import make_inventory
 from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import OutputShard, write_file
-from surgery.editing.loading import choose_device, has_arithmetic, load_model
+from surgery.editing.loading import choose_device, choose_dtype, load_model
 from surgery.exporting import Export, list_owned
 from surgery.fitting.calibration import Calibration
 from surgery.output import create_folder
@@ -44,12 +44,13 @@ def heal(
     *,
     overwrite: bool = False,
     device: torch.device | None = None,
+    passes: torch.dtype | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Export:
     """Trains an exported cut of `source` on `text` and writes the result to `output`.
 
     `passages`: those that must not come back; `device`: by default a GPU, if there is one;
-    `advance` counts steps.
+    `passes`: the dtype of forward passes, by default by `choose_dtype`; `advance` counts steps.
     Raises `UnsupportedError` for models that do not fit into memory or have an edit that no record
     tells of, `CheckpointError` if the loss or a weight is no longer finite, `OutputError`.
     """
@@ -60,18 +61,17 @@ def heal(
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
         device = device or choose_device()
         model = load_model(checkpoint, device=device)
-        passes = model.dtype
+        passes = passes or choose_dtype(model.dtype, device)
         intact = load_model(source, device=device)
         unhealed = None if passages is None else copy.deepcopy(model)
-        if not has_arithmetic(passes, device):
-            passes, intact = torch.float32, intact.float()
-            unhealed = unhealed and unhealed.float()
+        if passes != model.dtype:  # else buffers stay, which may be wider
+            intact, unhealed = intact.to(passes), unhealed and unhealed.to(passes)
         teachers = [one for one in (intact, unhealed) if one is not None]
         schedule = schedule.settle(model.float(), teachers)
         told: dict[str, Any] = {"passes": passes, "constants": constants, "advance": advance}
         losses = teach(model, intact, unhealed, text, passages, schedule, **told)
         record = HealingRecord(
-            **record_training(text, schedule, model, losses),
+            **record_training(text, schedule, model, losses, passes),
             passages=None if passages is None else passages.record,
             loss="kl",
         )

@@ -8,6 +8,7 @@ that holds no constant, and merged in the end.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +19,12 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from surgery.checkpoint.torch_tensors import TAGS
+from surgery.editing.loading import choose_device, has_arithmetic
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.fitting.calibration import Calibration, Text
 from surgery.memory import measure_memory
+from surgery.record.manifest import TrainingRecord
 
 STEPS = 80
 ROWS = 16
@@ -137,7 +141,8 @@ def train(
     `measure`: step → the parts of the model's loss, scalars, each of which is let go before the
     next is asked for; `constants`: parameter → which of its numbers stay. `advance` counts steps.
     `adjust` gets a step and the parameters that are trained, and may change their gradients.
-    Raises `UnsupportedError` for a model that does not fit into memory with its gradients.
+    Raises `UnsupportedError` for a model that does not fit into memory with its gradients, and
+    `CheckpointError` at the first step whose loss is not finite.
     """
     schedule = schedule.settle(model)
     hooks, adapted = [], None
@@ -156,6 +161,12 @@ def train(
             for part in measure(step):
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
+        if not math.isfinite(loss):
+            raise CheckpointError(
+                "the loss is not finite while training",
+                got=f"{loss} before step {step + 1}",
+                fix="train on other text or for fewer steps",
+            )
         adjust(step, learned)
         torch.nn.utils.clip_grad_norm_(learned, LARGEST_GRADIENT)
         optimizer.step()
@@ -172,14 +183,9 @@ def train(
 
 
 def record_training(
-    text: Calibration, schedule: Schedule, model: Any, losses: list[float]
+    text: Calibration, schedule: Schedule, model: Any, losses: list[float], passes: torch.dtype
 ) -> dict[str, Any]:
-    """Returns the fields of a `TrainingRecord`. Raises `CheckpointError` for infinite losses."""
-    if not np.isfinite(losses).all():
-        step = int(np.argmin(np.isfinite(losses)))
-        got = f"{losses[step]} before step {step + 1}"
-        fix = "train on other text or for fewer steps"
-        raise CheckpointError("the loss is not finite while training", got=got, fix=fix)
+    """Returns the fields of a `TrainingRecord`."""
     return {
         **dict(text.record_text()),
         "steps": schedule.steps,
@@ -188,9 +194,25 @@ def record_training(
         "seed": schedule.seed,
         "rank": schedule.rank or 0,
         "device": model.device.type,
+        "dtype": str(passes).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "losses": losses,
     }
+
+
+def get_passes(record: TrainingRecord) -> torch.dtype | None:
+    """The recorded dtype of passes. None if none is recorded, or none that weights have."""
+    return next((one for one in TAGS if str(one) == f"torch.{record.dtype}"), None)
+
+
+def find_obstacle(record: TrainingRecord) -> str | None:
+    """What a machine needs to repeat a recorded training and this one lacks; None if nothing."""
+    if record.device not in ("cpu", choose_device().type):
+        return f"a device of the type {record.device}, on which it was trained"
+    passes = get_passes(record)
+    if record.dtype is None or (passes and has_arithmetic(passes, torch.device(record.device))):
+        return None
+    return f"a {record.device} with fast arithmetic in {record.dtype}, in which it was trained"
 
 
 def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> Any:

@@ -38,23 +38,29 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
     differ within a wider tolerance. A file that is not the one that MODEL's own manifest records
     always counts as different.
     The weights of a published model are downloaded only to compare such tensors. The exit code is 1
-    if a file differs. To repeat the measurements, run the commands that report.json lists.
+    if a file differs, and 4 if weights were trained on a device, or in a number format, that this
+    machine lacks: then nothing is repeated. To repeat the measurements, run the commands that
+    report.json lists.
     """
     from evals.jobs.reproducing import repeat_export
 
     result = repeat_export(model, output, **asked, overwrite=overwrite)
     source = result.original.manifest.edit.source.model
+    wrong = "DIFFERS" if result.needs is None else "open   "
     if as_json:
         print_json(result.to_json())
     else:
         for file in result.files:
-            mark = "equal  " if file.equal else "close  " if file.ok else "DIFFERS"
+            mark = "equal  " if file.equal else "close  " if file.ok else wrong
             off = "" if file.difference is None else f" (off by {100 * file.difference:.2g} %)"
             echo(f"{mark} {file.name}{off}")
     for name, (then, now) in result.environment.items():
-        note(f"{name}: {then or 'none'} for the original, {now or 'none'} now")
+        note(f"{name}: {then or 'not recorded'} for the original, {now or 'none'} now")
     if result.source_is_edited:
         note(f"The source, {source}, is itself an edited model. Reproduce it too.")
+    if result.needs is not None:
+        note(f"{model}: cannot be compared here: it needs {result.needs}")
+        raise click.exceptions.Exit(4)
     if result.first_difference is not None:
         note(f"error: {model}: not reproduced: {result.first_difference} differs")
         raise click.exceptions.Exit(1)
