@@ -13,12 +13,15 @@ import torch
 
 from surgery.editing.in_memory import Editable, Replacements
 from surgery.editing.rewriting import check_fitted
+from surgery.memory import measure_free_memory
 from surgery.plan import Plan
+from surgery.processes import current_processes
 from surgery.selection import Selection
 from surgery.variants import Fit
 
-_ROOM = 1 << 28
-"""Bytes of new tensors that are kept while edits are measured."""
+_SHARE = 0.25
+"""Share of the free memory for new tensors that are kept while edits are measured. Passes take at
+most half."""
 
 FitEdit = Callable[[Selection], Mapping[int, Fit]]
 """An edit → block → fit, at least for the blocks that a fitted variant is in: `Fitter.fit`."""
@@ -78,7 +81,8 @@ class SharedEdits:
     ) -> None:
         self._editable, self._layout, self._fit = editable, layout, fit
         self._kept: dict[_Key, Mapping[str, torch.Tensor]] = {}
-        self._room = _ROOM
+        free = measure_free_memory(editable.model.device, current_processes().count)
+        self._room = int(_SHARE * free)
         by_layout: dict[str, list[Selection]] = {}
         for selection in selections:
             plan = editable.plan(selection, layout=layout)
