@@ -221,8 +221,8 @@ def test_progress_of_other_settings_is_not_taken_up(model, planted, tmp_path):
         with pytest.raises(SamplesError) as error:
             run(*asked)
         assert str(error.value) == (
-            f"{output}.progress: holds the progress of a run with other inputs or options; remove "
-            "it to begin anew, or choose another `output`"
+            f"{output}.progress: holds the progress of a run with other inputs, options, or code; "
+            "remove it to begin anew, or choose another `output`"
         )
 
 

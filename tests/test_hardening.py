@@ -3,7 +3,6 @@
 - The gradient of a step gets that of the lesson there, and every weight is put back.
 - Who fine-tunes holds a tenth of the passages, and the lesson there is on others.
 - What is learned of the passages weighs a third, so that ability stays.
-- It takes the memory of a second training.
 """
 
 from __future__ import annotations
@@ -163,30 +162,17 @@ def test_a_rehearsal_makes_no_more_logits_at_a_time_than_a_lesson(
 
     def learn() -> list[float]:
         student, teacher = tiny_model(seed=0).float(), tiny_model(seed=1)
-        student.register_forward_hook(lambda model, given, out: passes.append(out.logits.numel()))
+        for model in (student, teacher):
+            model.register_forward_hook(lambda _, given, out: passes.append(out.logits.numel()))
         schedule = Schedule(2, learning_rate=1e-3, hardened=True)
         return distill(student, [Lesson(teacher, rows, 5, first=6)], schedule)
 
     whole = learn()
-    monkeypatch.setattr(distillation, "MOST_LOGITS", 11 * size)
+    monkeypatch.setattr(distillation, "MOST_LOGITS", 24 * size)
     passes.clear()
     assert learn() == pytest.approx(whole, rel=1e-4)
-    assert set(passes) == {11 * size}, "one row at a time"
-
-
-@pytest.mark.parametrize("hardened", [False, True])
-def test_hardening_takes_twice_the_memory(hardened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = torch.nn.Linear(10, 10, bias=False)
-    model.config = type("Config", (), {"hidden_size": 10})
-    model.device = torch.device("cpu")
-    monkeypatch.setattr(training, "measure_memory", lambda device: 2_000)
-    settled = training.Schedule(1, hardened=hardened).settle(model)
-    assert settled.rank == (training.RANK if hardened else 0)
-    teachers = [torch.nn.Linear(10, 5, bias=False) for _ in range(2)]  # 400 bytes
-    settled = training.Schedule(1, hardened=hardened).settle(model, teachers)
-    assert settled.rank == (0 if not hardened else training.RANK)
-    monkeypatch.setattr(training, "measure_memory", lambda device: 1_999)
-    assert training.Schedule(1).settle(model, teachers).rank == training.RANK, "1,600 and 400"
+    assert max(passes) == 24 * size, "of the last 6 tokens of 4 rows"
+    assert 22 * size in passes, "of all tokens but one of 2 rows"
 
 
 def test_a_large_vocabulary_is_learned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

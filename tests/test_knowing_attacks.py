@@ -41,6 +41,7 @@ from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import AttackOutcome, Target
 from evals.measure.attacks.early_exit import (
+    _fit,
     find_final_norm,
     fit_lenses,
     keep_residuals,
@@ -365,6 +366,13 @@ def test_a_lens_comes_nearer_to_the_last_block() -> None:
         hidden_states(model, torch.from_numpy(text[48:].astype(np.int64)))
         for lens, one in zip(lenses, kept, strict=False):
             assert (lens(one) - kept[-1]).norm() < 0.9 * (one - kept[-1]).norm()
+
+
+def test_a_lens_in_16_bits_is_fitted_on_exact_differences() -> None:
+    """A last block that forgets its input is told as such: 1000 less a small number is not 1000."""
+    here = torch.randn(256, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    lens = _fit(here, torch.full_like(here, 1000))
+    assert (lens(torch.full_like(here, 64)) - 1000).abs().max() <= 4, "one rounding"
 
 
 def test_each_block_is_read_plainly_and_through_its_lens() -> None:

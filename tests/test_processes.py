@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from command_line import ACCELERATE, TORCHRUN, finish, start
 from threads import by_threads
 
 from cli.terminal import note
-from surgery.processes import ALONE, current_processes, join_launch, leave_launch
+from evals.run.models import find_device
+from surgery.processes import (
+    ALONE,
+    Processes,
+    current_processes,
+    join_launch,
+    leave_launch,
+    use_processes,
+)
 
 SCRIPT = """
 import atexit, sys
@@ -61,6 +70,24 @@ def test_one_process_that_was_asked_for_is_not_told_on(monkeypatch):
     join_launch(lines.append)
     assert current_processes() == ALONE
     assert lines == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])
+def test_an_error_in_one_process_ends_the_others(program, tmp_path) -> None:
+    """The launcher ends them, however long they would wait for it."""
+    lines = ["import sys, time", "from surgery.processes import current_processes, join_launch"]
+    lines += ["join_launch()", "if current_processes().rank == 1:", "    sys.exit(1)"]
+    (tmp_path / "script.py").write_text("\n".join([*lines, "time.sleep(3600)"]))
+    done = finish(start(tmp_path / "script.py", program=program), timeout=240)
+    assert done.code != 0
+
+
+@pytest.mark.parametrize(("asked", "index"), [("cpu", 0), (None, None), ("meta", None)])
+def test_a_process_has_its_own_of_several_devices(asked: str | None, index: int | None) -> None:
+    """`--device cuda` would put all of them on the first GPU."""
+    with use_processes(Processes(0, 1, torch.device("cpu", 0))):
+        assert find_device(asked).index == index
 
 
 def test_others_than_the_first_are_quiet(monkeypatch, capfd):

@@ -17,7 +17,6 @@ from surgery.reading.rows import propose_column, read_rows
 from surgery.reading.sources import TextOrTable
 from surgery.untrusted import guard, parse_json
 
-IdRow = npt.NDArray[Any]
 PASSAGES = ("tokens", "prefix", "suffix", "text")
 LABELS = ("id", "count", "member")
 DUPLICATES = ("duplicates", "meta.duplicates")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from evals.data import hash_row
 from evals.run.console import say, show_progress
-from evals.run.journal import KEEP_NOTHING, Journal
+from evals.run.journal import KEEP_NOTHING, Journal, hash_program
 from evals.run.request import Count, Option, Request, Revision, Running
 from surgery.errors import SamplesError
 from surgery.output import check_output, write_lines
@@ -130,6 +130,7 @@ def collect(
             "corpus": files,
             "cut": request.cut.model_dump(),
             "versions": list_versions(),
+            "code": hash_program(),
         }
         journal = Journal(Path(f"{output}.progress"), question, loaded.check_unchanged)
     with show_progress(f"collect {request.model}: tokens", None) as advance:

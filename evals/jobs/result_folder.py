@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.run.console import say
-from evals.run.journal import KEEP_NOTHING, Journal
+from evals.run.journal import KEEP_NOTHING, Journal, hash_program
 from surgery.output import (
     Owned,
     check_output,
@@ -42,7 +42,7 @@ class Journals:
     def open(
         self, describe: Callable[[], Mapping[str, Any]], loaded: LoadedModel, part: str = ""
     ) -> Journal:
-        """A journal of the work that `describe` describes.
+        """A journal of the work that `describe` describes, by this code.
 
         It keeps nothing where nothing is written, and on all processes but the main one: only that
         one hashes the model.
@@ -50,11 +50,13 @@ class Journals:
         if self.path is None or not current_processes().is_main:
             return KEEP_NOTHING
         file = self._locate(self.path, part)
-        journal = Journal(file, describe(), loaded.check_unchanged)
+        settings = {**describe(), "code": hash_program()}
+        journal = Journal(file, settings, loaded.check_unchanged)
         if self.anew:
             with explain_os_errors(file), create_parents(file), claim(file):  # nobody writes it
                 if not journal.continues:
-                    say(f"{self.path}: earlier progress was of other inputs or options: begun anew")
+                    other = "earlier progress was of other inputs, options, or code"
+                    say(f"{self.path}: {other}: begun anew")
                     journal.remove()
         self._opened.append(file)
         return journal

@@ -32,6 +32,7 @@ from surgery.editing.loading import place_ids
 from surgery.errors import MeasurementError
 from surgery.families import Family, family_of
 from surgery.layouts import Block
+from surgery.memory import measure_memory
 from surgery.processes import current_processes
 from surgery.selection import Part
 from surgery.variants import Affine, Fit, variant_of
@@ -42,7 +43,9 @@ Score = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
 
 _SEED = 20_250_501
 _BYTES = 1 << 30
-"""About what the activations of the rows that go through the model together may take."""
+"""About what the activations of the rows that go through the model together may take at least."""
+_PART = 16
+"""Of a machine's whole memory, they may take this part. What is free changes; this does not."""
 _SHARES = 16
 """In how many parts a text goes through at least, so that processes can share it evenly."""
 
@@ -178,7 +181,8 @@ def _rows_at_once(model: PreTrainedModel, length: int) -> int:
     size = family_of(config).dimensions(config)
     vectors = (18 + length) * max(size.d, size.context) + 4 * size.num_heads * length
     numbers = size.num_blocks * vectors + 6 * int(config["vocab_size"])
-    return max(1, _BYTES // (4 * length * numbers))
+    room = max(_BYTES, measure_memory(model.device) // _PART)
+    return max(1, room // (4 * length * numbers))
 
 
 @contextmanager

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -55,7 +58,7 @@ class Journal:
         if len(lines) < 2:  # no finished step: nothing to continue or to protect
             self._complete = 0
         elif lines[0] != self._settings:
-            what = "holds the progress of a run with other inputs or options"
+            what = "holds the progress of a run with other inputs, options, or code"
             raise SamplesError(what, where=self._path, fix=_REMOVE)
         with guard(SamplesError, "is damaged", self._path, fix=_REMOVE):
             return [parse(line) for line in lines[1:]]
@@ -123,6 +126,18 @@ class Journal:
 
 
 KEEP_NOTHING = Journal()
+
+
+@cache
+def hash_program() -> str:
+    """SHA-256 of this program's own code, which may change while its version stays."""
+    found = hashlib.sha256()
+    for package in ("evals", "surgery"):
+        root = Path(str(sys.modules[package].__file__)).parent
+        for file in sorted(root.rglob("*.py")):
+            found.update(f"{package}/{file.relative_to(root).as_posix()}\n".encode())
+            found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def arrays_as_json(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:

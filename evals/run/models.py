@@ -203,9 +203,15 @@ def check_precisions(models: Sequence[ResolvedModel], request: Running) -> None:
 
 
 def find_device(name: str | None) -> torch.device:
-    """By default a GPU, if there is one."""
+    """By default a GPU, if there is one.
+
+    Of several devices of a type, the current process has its own.
+    """
     if name is None:
         return choose_device()
+    own = current_processes().device
+    if own is not None and name == own.type:
+        return torch.device(own)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

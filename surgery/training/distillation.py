@@ -8,6 +8,7 @@ Shape letters: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,7 +144,7 @@ def distill(
 
     def measure(step: int) -> Iterator[torch.Tensor]:
         for lesson, rows in zip(lessons, drawn, strict=True):
-            for some in _split(rows[step], lesson.first, student.config.vocab_size):
+            for some in _split(rows[step], lesson.first, student):
                 share = len(some) / lesson.per_step
                 yield share * _measure_lesson(student, lesson, some, passes)
 
@@ -160,7 +161,7 @@ def _make_hardening(
     drawn = draw_rehearsals(len(lesson.rows), lesson.per_step, schedule.steps, schedule.seed)
 
     def split(chosen: Chosen, first: int) -> Iterator[tuple[float, Rows]]:
-        for rows in _split(lesson.rows[chosen], first, student.config.vocab_size):
+        for rows in _split(lesson.rows[chosen], first, student):
             yield len(rows) / len(chosen), rows
 
     def relearn(chosen: Chosen) -> Iterator[torch.Tensor]:
@@ -181,9 +182,13 @@ def _make_hardening(
     return adjust
 
 
-def _split(rows: Rows, first: int, vocabulary: int) -> Iterator[Rows]:
-    """Parts of rows [B, T] whose logits, from token `first` on, are at most `MOST_LOGITS`."""
-    size = max(1, MOST_LOGITS // (vocabulary * (rows.shape[1] - first)))
+def _split(rows: Rows, first: int, model: Any) -> Iterator[Rows]:
+    """Parts of rows [B, T] of which a pass makes at most `MOST_LOGITS` logits.
+
+    Of each row, it makes those from token `first` on, or all if the model cannot do less.
+    """
+    made = rows.shape[1] - (first if _keeps_few(model) else 1)
+    size = max(1, MOST_LOGITS // (model.config.vocab_size * made))
     for begin in range(0, len(rows), size):
         yield rows[begin : begin + size]
 
@@ -199,11 +204,18 @@ def _measure_lesson(student: Any, lesson: Lesson, rows: Rows, passes: torch.dtyp
     return lesson.weight * loss
 
 
+def _keeps_few(model: Any) -> bool:
+    """Whether a model can make the logits of the last tokens alone."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
 def _to_tokens(rows: Rows, model: Any) -> torch.Tensor:
     return torch.from_numpy(rows.astype(np.int64)).to(model.device)
 
 
 def _predict(model: Any, tokens: torch.Tensor, first: int) -> torch.Tensor:
     """Log-probabilities from token `first` on: int64 [B, T] → float32 [B (T - first), V]."""
-    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[:, first - 1 :]
+    number = tokens.shape[1] - first
+    told = {"logits_to_keep": number} if _keeps_few(model) else {}
+    logits = model(input_ids=tokens[:, :-1], use_cache=False, **told).logits[:, -number:]
     return functional.log_softmax(logits.float(), dim=-1).flatten(0, 1)

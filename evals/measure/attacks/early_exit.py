@@ -99,7 +99,8 @@ def fit_lenses(model: Any, text: Tokens) -> list[Lens]:
 
 def _fit(here: torch.Tensor, last: torch.Tensor) -> Lens:
     """y = x + A (x − mean) + b, by ridge: [n, d] twice. With much penalty, the logit lens."""
-    x, change = here.double(), (last - here).double()
+    x = here.double()
+    change = last.double() - x  # not in 16 bits, whose difference would be rounded
     middle, offset = x.mean(dim=0), change.mean(dim=0)
     x = x - middle
     gram = x.T @ x
