@@ -27,6 +27,7 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, _ask, command
 from cli.terminal import stopped
+from evals.data import load_samples
 from evals.jobs import forecasting
 from evals.jobs.erasing import EraseRequest
 from evals.jobs.forecasting import _Line
@@ -41,7 +42,7 @@ from evals.jobs.materials import open_materials
 from evals.jobs.mitigating import Job, MitigationRequest, _export, check_texts
 from evals.run.lm_eval.running import Benchmarks
 from surgery.proof.verification import verify
-from surgery.record.manifest import ErasingRecord, read_manifest
+from surgery.record.manifest import ErasingRecord, PassagesRecord, read_manifest
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import Change, Figure, Report
 
@@ -613,6 +614,52 @@ def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
         patch.setattr("evals.jobs.mitigating.say", said.append)
         assert [*_export(request, plan, reciting, overwrite=False)[1]] == ["cut", "healed"]
     assert "nothing erased: the teacher recites the passages" in said[-1]
+
+
+@pytest.mark.slow
+def test_what_is_taught_and_what_is_held_back_are_apart(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """Every result learns from the passages that the search chose on, and the report's figures are
+    of the others, with those that were taught beside them.
+    """
+    (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
+    given = (
+        *("mitigate", work / "tiny", "--samples", work / "samples.jsonl", "--device", "cpu"),
+        *("--corpus", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
+        *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--no-benchmarks"),
+        *("--attack", "near", "--draws", 1, "--max-extraction", 0.5),
+        *("--erase", "--erase-steps", 2, "--heal", tmp_path / "other.txt", "--heal-steps", 2),
+        *("--output", tmp_path / "out", "--json"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evals.measure.attacks.trying.TRAINED", ())  # they take most of the time
+        made = attn_surgery(*given)
+    assert made.code in (0, 3, 4), made.stderr
+    search = json.loads((tmp_path / "out-search" / "search.json").read_text())
+    samples = load_samples(str(work / "samples.jsonl"), prefix_length=6, suffix_length=5)
+    chosen, others = (
+        samples.select(np.array([samples.ids.index(name) for name in search["samples"][key]]))
+        for key in ("ids", "held_back_ids")
+    )
+    report = Report.model_validate(made.json["report"])
+    for name, edit in zip(RESULTS, report.edits, strict=True):
+        place = tmp_path / f"out-{name}"
+        manifest = read_manifest(place if place.exists() else tmp_path / "out")
+        assert manifest is not None
+        trainings = [one for one in (manifest.edit.erasing, manifest.edit.healing) if one]
+        assert len(trainings) == ("erased" in name) + ("healed" in name)
+        for training in trainings:
+            assert isinstance(training.passages, PassagesRecord)
+            assert training.passages.sha256 == chosen.sha256
+            assert training.passages.number == len(chosen) == 12
+        assert {row.hash for row in edit.passages} <= {*others.hashes}
+        assert not {row.hash for row in edit.passages} & {*chosen.hashes}
+    told = [edit.chose["taught"] for edit in report.edits]
+    assert told == [12 if name != "cut" else 0 for name in RESULTS]
+    figures = {figure.key: figure for figure in report.figures}
+    assert (figures["recited"].n, figures["taught.recited"].n) == (12, 12)
+    assert "all.recited" not in figures, "the two kinds are not mixed"
 
 
 def test_every_result_asks_only_for_what_it_needs(

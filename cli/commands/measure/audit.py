@@ -70,10 +70,11 @@ def print_audit(result: dict[str, Any]) -> None:
         every = result.get("all_passages")
         print_choice(result)
         _print_rates(rated, result["control"]["n"], every)
-        if rest := result.get("unlisted"):
-            echo(f"recovered of {rest['n']} passages that nobody listed:")
-            for key, one in rest["recovered"].items():
-                echo(f"  {key}: {format_figure(one['edited'])} (n = {one['edited']['n']:,})")
+        for part, which in (("taught", "that were taught"), ("unlisted", "that nobody listed")):
+            if rest := result.get(part):
+                echo(f"recovered of {rest['n']} passages {which}:")
+                for key, one in rest["recovered"].items():
+                    echo(f"  {key}: {format_figure(one['edited'])} (n = {one['edited']['n']:,})")
     names = [attack["name"] for attack in rated]
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")
@@ -115,7 +116,7 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
         headings += ["twin", "edited − twin, points", "of the way to it"]
         for one, row in zip(rated, rows, strict=True):
             above, way = one["above_twin"], one["toward_twin"]
-            ends = [100 * end for end in above["ci95"]]
+            ends = [100 * end for end in above["ci95"] or ()]
             difference = format_interval(100 * above["difference"], ends, "{:+.1f}")
             row += [format_figure(one["twin"]), difference, "" if way is None else f"{way:.0%}"]
     print_table(headings, rows)
