@@ -222,8 +222,16 @@ def test_edits_that_were_taught_and_that_were_not_stand_side_by_side(
     assert ends[0] is None
     assert ends[1] is not None
     mixed = evaluate(work, tmp_path / "mixed", work / "half", work / "all")
-    assert [edit.chose["taught"] for edit in mixed.edits] == [0, 12]
-    assert "may be among them" not in mixed.edits[0].verdict
+    assert [edit.chose["taught"] for edit in mixed.edits] == [6, 12]
+    assert not [edit for edit in mixed.edits if "may be among them" in edit.verdict]
+    taught, found = mixed.find("taught.recited"), mixed.find("recited")
+    assert taught is not None
+    assert found is not None
+    assert (taught.n, found.n) == (6, 6)
+    first, second = found.edits
+    assert first is not None
+    assert second is not None
+    assert (first.ci95 is None, second.ci95) == (False, None), "the second was taught these, too"
 
 
 def test_passages_that_hold_those_taught_are_told_apart_only_by_how_they_were_taken(
@@ -246,7 +254,9 @@ def test_passages_that_hold_those_taught_are_told_apart_only_by_how_they_were_ta
     assert other.json["verdict"].startswith("The edit was trained on other passages, or on these ")
 
 
-def test_the_same_half_is_trained_on_again(work: Path, tmp_path: Path) -> None:
+def test_the_same_half_is_trained_on_again(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = ("--source", work / "base", "--text", work / "other.txt", "--json")
     samples = ("--samples", work / "samples.jsonl")
     for model in ("half", "all"):
@@ -254,7 +264,15 @@ def test_the_same_half_is_trained_on_again(work: Path, tmp_path: Path) -> None:
         assert done.json["exact"], done
     for name in ("base", "samples.jsonl", "other.txt"):
         (tmp_path / name).symlink_to(work / name)
-    run_card((work / "half" / "README.md").read_text(), tmp_path)
+    (tmp_path / "half").symlink_to(work / "half")
+    monkeypatch.chdir(tmp_path)
+    (_, reproduced), (_, erased) = run_card(Path("half") / "README.md")
+    assert reproduced.code == erased.code == 0, erased
+    (made,) = [place for place in tmp_path.iterdir() if not place.is_symlink() and place.is_dir()]
+    first, second = (read_manifest(place) for place in (work / "half", made))
+    assert first is not None
+    assert second is not None
+    assert first.files["model.safetensors"] == second.files["model.safetensors"]
 
 
 @pytest.mark.parametrize("training", ["erase", "heal"])

@@ -33,6 +33,10 @@ class ChoiceCounts(Record):
     windows: int | None = 0
     taught: int | None = 0
 
+    def includes(self, n: int) -> bool:
+        """Whether these `n` passages, which some edit was taught, were taught to this one."""
+        return (self.taught or 0) >= n
+
     @property
     def doubt(self) -> str | None:
         """What a verdict on passages must say first, if a search may have seen some of them, or
@@ -91,7 +95,7 @@ class HeldBack:
     def others(self) -> Flags | None:
         """Those of them that the figures leave out, bool [N]. None if there are none."""
         rows = self.learned & ~self.passages
-        return self.learned if rows.any() else None
+        return rows if rows.any() else None
 
     def is_whole(self, place: int) -> bool:
         """Whether the figures are of passages that this model was taught, and of nothing else: they

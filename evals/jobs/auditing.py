@@ -279,12 +279,12 @@ def _make_report(
 
     taught = None if left.others is None else compare(left.others[members]).whole
     limits = figures.check_limits(request.max)
-    if taught is not None and chose.taught:
+    if taught is not None and chose.includes(taught.n):
         limits += name_taught(taught.check_limits(request.max))
     alone = not unlisted.any()
     said = [*filter(None, [chose.doubt]), describe_limits(limits, alone=alone)]
     said += describe_attacks(figures)
-    if taught is not None and chose.taught:
+    if taught is not None and chose.includes(taught.n):
         said.append(describe_taught(taught.n, taught.recovered))
     said += [] if has_trained(figures) else [UNTRAINED]
     mixed = taught is None and not (counted | unlisted).all()

@@ -196,18 +196,18 @@ def make_tables(found: Findings) -> list[Table]:
     )
     taught = (
         "Training used these passages, so that the model forgets them, or so that they do not come "
-        "back. They are all there is, so they have no intervals, and say nothing of others. The "
-        "tables above are of passages that were not taught."
+        "back. They are all there is, so they have no intervals, and say nothing of others."
     )
-    if any(one.taught and not one.chose.taught for one in found.edits):
-        taught += " An edit that was not trained was only chosen on them."
-    if all(one.is_whole for one in found.edits) and found.edits:
+    if not all(one.taught and one.chose.includes(one.taught.n) for one in found.edits):
+        taught += " An edit that was not taught them may have been chosen on them."
+    whole = [one.is_whole for one in found.edits]
+    if all(whole):
         whose = (
             "These are the passages that it was taught, all of them, so there are no intervals. "
             "They say nothing of passages that were not listed."
         )
         recited, attacked = (f"{text} {whose}".strip() for text in (recited, attacked))
-    elif any(one.taught for one in found.edits):
+    elif any(one.taught for one in found.edits) and not any(whole):
         recited = f"{recited} None of these passages was taught."
     headings = {
         "recited": ("What it recites", recited),

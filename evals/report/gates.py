@@ -24,7 +24,7 @@ def check_gates(found: Finding, request: EvaluationRequest) -> dict[str, Limit]:
     for one in found.audit.check_limits(request.max) if found.audit else ():
         named = one.model_copy(update={"name": f"max {one.name}"})
         gates[f"recovered.{one.name}"] = named
-    if found.taught is not None and found.chose.taught:
+    if found.taught is not None and found.chose.includes(found.taught.n):
         gates |= _check_taught(found.taught, request)
     for name, task in found.tasks.items():
         limit = find_limit(request.max_drop, name)

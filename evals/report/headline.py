@@ -168,7 +168,7 @@ def _describe_recital(edit: Finding) -> str:
 
 def _describe_taught(edit: Finding) -> Iterator[str]:
     """What is left of the passages that it was taught, where the figures are of others."""
-    if (taught := edit.taught) is None or not edit.chose.taught:
+    if (taught := edit.taught) is None or not edit.chose.includes(taught.n):
         return
     count = taught.recited.edited.count
     yield f"of the {taught.n:,} passages that it was taught, it recites {count or 'none'}"

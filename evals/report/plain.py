@@ -103,7 +103,7 @@ def _describe_taught(report: Report, place: int) -> Iterator[str]:
     """What is left of the passages that it was taught, where the other figures are of others."""
     edit, figure = report.edits[place], report.find("taught.recited")
     value = figure.edits[place] if figure else None
-    if figure is None or value is None or not edit.chose.get("taught"):
+    if figure is None or value is None or (edit.chose.get("taught") or 0) < (figure.n or 0):
         return
     yield (
         f"These passages were not taught. Of the {figure.n:,} passages that it was taught, it "
