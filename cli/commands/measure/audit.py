@@ -42,9 +42,10 @@ def command(
     on text that the models were not trained on, for comparison. The exit code is 3 if a limit is
     missed. Otherwise, it is 4 if one is not decided.
 
-    If a search chose the edit on some of the passages, the figures are for the others. Results hold
-    no text; --rows names passages by their ids. With --output, run the same command again to
-    continue after an interruption.
+    If a search chose the edit on some of the passages, or it was taught some, the figures are for
+    the others, and those of the taught ones stand apart. Results hold no text; --rows names
+    passages by their ids. With --output, run the same command again to continue after an
+    interruption.
     """
     from evals.jobs.auditing import audit
 

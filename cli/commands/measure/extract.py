@@ -45,7 +45,8 @@ def command(
     :COLUMN; hf:DATASET:SPLIT:COLUMN; hubble:SUBSET, pythia-evals:SPLIT, or lm-extraction:FOLDER;
     lab:pythia or lab:gpt-neo. Text may be compressed (.gz, .zst).
 
-    If a search chose the edit on some of the passages, the figures are for the others.
+    If a search chose the edit on some of the passages, or it was taught some, the figures are for
+    the others.
 
     Under `accelerate launch`, several processes share the work, with the same result. Results hold
     ids, scores, and hashes, and text only if you pass --show-text.

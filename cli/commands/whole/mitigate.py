@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Preset → values of other options."""
 
 
-_ERASE = "--erase also tries results that were taught to forget the passages before the cut"
+_ERASE = "--erase also tries results that were taught to forget passages before the cut"
 _TRIED = "more blocks, heads, or edits may help: --grain mixed, --max-evaluations 256"
 
 
@@ -92,7 +92,8 @@ def command(
     forget the passages; that result is tried as it is, cut, and, with --heal, cut and healed. All
     results are evaluated. The cheapest with the best verdict becomes OUT, unless you name another
     with --keep; in a terminal, you are asked. The others stay in OUT-cut, OUT-healed, OUT-erased,
-    OUT-erased-cut, and OUT-erased-healed, each with its report.
+    OUT-erased-cut, and OUT-erased-healed, each with its report. Training takes the half of the
+    passages that the search chose on; the other half tests the results.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,
