@@ -41,14 +41,13 @@ class ChoiceCounts(Record):
     def doubt(self) -> str | None:
         """What a verdict on passages must say first, if a search may have seen some of them, or
         training."""
-        unknown = {"chosen": self.passages, "trained": self.taught}
-        how = " and ".join(verb for verb, number in unknown.items() if number is None)
-        if not how:
-            return None
-        return (
-            f"the edit was {how} on other passages, or on these cut differently, and some of these "
-            "may be among them"
-        )
+        cut = "on other passages, or on these cut differently, so"
+        said = []
+        if self.passages is None:
+            said.append(f"a search chose the edit {cut} some of these may have chosen it")
+        if self.taught is None:
+            said.append(f"the edit was trained {cut} it may have been taught some of these")
+        return "; ".join(said) or None
 
     @property
     def warning(self) -> str | None:

@@ -119,7 +119,7 @@ class Finding(SizedModel):
     def is_whole(self) -> bool:
         """Whether its figures are of the passages that it was taught, and of no others."""
         test = self.extraction
-        return test is not None and test["exact_match"]["ci95"] is None
+        return test is not None and test["exact_match"].get("ci95", ()) is None
 
 
 class Findings(Record):
