@@ -123,7 +123,9 @@ def test_the_recorded_share_tells_which_passages_chose() -> None:
     samples = Samples(tokens, 2, tuple("abcdefghijkl"), "made here")
     half = deal_passages(samples, SEED, 0.25)[0]
     chosen = Choice(seed=SEED, share=0.25, passages=hash_row(tokens[half]), windows="0" * 64)
-    manifest = SimpleNamespace(history=(), edit=SimpleNamespace(chosen=chosen))
+    manifest = SimpleNamespace(
+        history=(), edit=SimpleNamespace(chosen=chosen, erasing=None, healing=None)
+    )
     found = hold_back([manifest], samples, None)
     assert (len(half), found.chose.passages, int(found.passages.sum())) == (3, 3, 9)
     assert not found.passages[half].any()
@@ -197,7 +199,11 @@ def test_passages_never_trained_on_are_none_to_measure_on() -> None:
         SimpleNamespace(
             history=(),
             edit=SimpleNamespace(
-                chosen=Choice(seed=seed, passages=hash_row(tokens[[row]]), windows=hash_row(tokens))
+                chosen=Choice(
+                    seed=seed, passages=hash_row(tokens[[row]]), windows=hash_row(tokens)
+                ),
+                erasing=None,
+                healing=None,
             ),
         )
         for row, seed in halves.items()
@@ -212,5 +218,5 @@ def test_nothing_is_left_out_of_an_edit_that_no_search_chose(searched) -> None:
         *("extract", searched / "base", "--samples", searched / "all.jsonl", "--json"), *LENGTHS
     )
     assert outcome.json["n"] == 12
-    assert outcome.json["chose"] == {"passages": 0, "windows": 0}
+    assert outcome.json["chose"] == {"passages": 0, "windows": 0, "taught": 0}
     assert outcome.json["all_passages"] is None

@@ -32,6 +32,7 @@ from evals.measure.verdicts import (
     describe_limits,
     find_smallest,
     judge,
+    name_taught,
     say_percent,
     settle,
 )
@@ -111,6 +112,7 @@ def test_extraction_has_a_gate_of_its_own():
         "n": 1000,
         "needed": None,
         "lacks": None,
+        "whole": False,
         "description": "share of passages recited word for word is 0.02, above the limit of 0.01",
     }
     assert gates_of({}, extraction, max_extraction=0.04)[0].ok
@@ -435,3 +437,29 @@ def test_the_smallest_limit_that_passages_decide_can_be_given_as_it_is_said(n: i
         found = check_share("any", "recovered", limit, 0.0, wilson(0, n).as_list(), n)
         assert found.state == "kept"
     assert smallest < 1.01 * wilson(0, n).high
+
+
+def test_what_was_taught_is_decided_by_its_count_alone_and_says_nothing_of_others() -> None:
+    """Twelve passages support no limit of 1 %, unless they are all there is."""
+    few = check_share("any", "share", 0.01, 0.0, wilson(0, 12).as_list(), 12)
+    assert (few.state, few.whole) == ("undecided", False)
+    kept = check_share("any", "share", 0.01, 0.0, None, 12)
+    assert (kept.state, kept.whole, kept.ci95, kept.needed) == ("kept", True, (0.0, 0.0), None)
+    assert kept.description == (
+        "share, of the 12 that it was taught, is 0, within the limit of 0.01"
+    )
+    missed = check_share("any", "share", 0.01, 1 / 12, None, 12)
+    assert (missed.state, missed.whole) == ("missed", True)
+    assert "interval" not in missed.description
+    open_one = check_share("any", "share", 0.01, 0.0, None, 12, unclear="more at an earlier step")
+    assert (open_one.state, open_one.lacks) == ("undecided", "more at an earlier step")
+
+    listed = "it keeps every limit on the 12 passages that were listed; passages that were not"
+    assert describe_limits([kept]) == f"{listed} listed were not tested"
+    assert describe_limits([kept], alone=False) == f"{listed} listed have no limit"
+    task = few.model_copy(update={"name": "max-drop lambada", "state": "kept"})
+    assert describe_limits([kept, task]).startswith(listed)
+    others = check_share("any", "share", 0.01, 0.0, wilson(0, 800).as_list(), 800)
+    (named,) = name_taught([kept])
+    assert (named.name, others.state) == ("any, taught", "kept")
+    assert describe_limits([others, named]) == "it keeps every limit"

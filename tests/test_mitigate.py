@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, _ask, command
 from cli.terminal import stopped
+from evals.data import Samples, load_samples
 from evals.jobs import forecasting
 from evals.jobs.erasing import EraseRequest
 from evals.jobs.forecasting import _Line
@@ -39,9 +41,12 @@ from evals.jobs.keeping import (
 )
 from evals.jobs.materials import open_materials
 from evals.jobs.mitigating import Job, MitigationRequest, _export, check_texts
+from evals.lab import samples_path
 from evals.run.lm_eval.running import Benchmarks
+from surgery.editing.loading import load_tokenizer
+from surgery.hub.finding import find_model
 from surgery.proof.verification import verify
-from surgery.record.manifest import ErasingRecord, read_manifest
+from surgery.record.manifest import ErasingRecord, PassagesRecord, read_manifest
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import Change, Figure, Report
 
@@ -129,6 +134,7 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     assert edit.chose == {
         "passages": search["n"],
         "windows": search["heldout"]["chosen_on"]["windows"],
+        "taught": 0,
     }
     figures = {figure.key: (figure.n, figure.edits[0]) for figure in report.figures}
     recited, greedy, heldout = (figures[key] for key in ("recited", "recovered.greedy", "heldout"))
@@ -615,6 +621,79 @@ def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
     assert "nothing erased: the teacher recites the passages" in said[-1]
 
 
+@pytest.mark.slow
+def test_what_is_taught_and_what_is_held_back_are_apart(
+    work: Path, done: tuple[Outcome, Path], tmp_path: Path
+) -> None:
+    """Every result learns from the passages that the search chose on, and the report's figures are
+    of the others, with those that were taught beside them.
+    """
+    (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
+    given = (
+        *("mitigate", work / "tiny", "--samples", work / "samples.jsonl", "--device", "cpu"),
+        *("--corpus", work / "heldout", "--prefix-length", 6, "--suffix-length", 5),
+        *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--no-benchmarks"),
+        *("--attack", "near", "--draws", 1, "--max-extraction", 0.5),
+        *("--erase", "--erase-steps", 2, "--heal", tmp_path / "other.txt", "--heal-steps", 2),
+        *("--output", tmp_path / "out", "--json"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evals.measure.attacks.trying.TRAINED", ())  # they take most of the time
+        made = attn_surgery(*given)
+    assert made.code in (0, 3, 4), made.stderr
+    samples = load_samples(str(work / "samples.jsonl"), prefix_length=6, suffix_length=5)
+    check_apart(tmp_path / "out", samples, Report.model_validate(made.json["report"]), RESULTS)
+
+
+def check_apart(output: Path, samples: Samples, report: Report, names: Iterable[str]) -> None:
+    """Checks that no passage that taught a result is among those that the figures are of."""
+    search = json.loads((output.with_name("out-search") / "search.json").read_text())
+    chosen, others = (
+        samples.select(np.array([samples.ids.index(name) for name in search["samples"][key]]))
+        for key in ("ids", "held_back_ids")
+    )
+    for name, edit in zip(names, report.edits, strict=True):
+        place = output.with_name(f"out-{name}")
+        manifest = read_manifest(place if place.exists() else output)
+        assert manifest is not None
+        trainings = [one for one in (manifest.edit.erasing, manifest.edit.healing) if one]
+        assert len(trainings) == ("erased" in name) + ("healed" in name)
+        for training in trainings:
+            assert isinstance(training.passages, PassagesRecord)
+            assert training.passages.sha256 == chosen.sha256
+            assert training.passages.number == len(chosen)
+        assert {row.hash for row in edit.passages} <= {*others.hashes}
+        assert not {row.hash for row in edit.passages} & {*chosen.hashes}
+    told = [edit.chose["taught"] for edit in report.edits]
+    assert told == [len(chosen) if name != "cut" else 0 for name in names]
+    figures = {figure.key: figure for figure in report.figures}
+    found = figures["recited"].n, figures["taught.recited"].n
+    assert found == (len(others), len(chosen))
+    assert "all.recited" not in figures, "the two kinds are not mixed"
+
+
+@pytest.mark.slow
+def test_a_lab_is_not_taught_what_is_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.measure.attacks.trying.TRAINED", ())
+    rows = samples_path("gpt-neo").read_text(encoding="utf-8").splitlines()[::16]
+    (tmp_path / "samples.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    made = attn_surgery(
+        *("mitigate", "lab:gpt-neo", "--samples", tmp_path / "samples.jsonl", "--device", "cpu"),
+        *("--erase", "--erase-steps", 2, "--grain", "blocks", "--variant", "identity"),
+        *("--max-evaluations", 2, "--measure", "greedy", "--max-extraction", 0.9),
+        *("--attack", "near", "--no-benchmarks", "--output", tmp_path / "out", "--json"),
+    )
+    assert made.code in (0, 3, 4), made.stderr
+    report = Report.model_validate(made.json["report"])
+    tokenizer = load_tokenizer(find_model("lab:gpt-neo").folder)
+    samples = load_samples(str(tmp_path / "samples.jsonl"), tokenizer=tokenizer)
+    names = [one["name"] for one in made.json["results"]]
+    assert names == ["cut", "erased", "erased-cut"]
+    check_apart(tmp_path / "out", samples, report, names)
+
+
 def test_every_result_asks_only_for_what_it_needs(
     work: Path, done: tuple[Outcome, Path], tmp_path: Path
 ) -> None:
@@ -671,7 +750,9 @@ def test_all_five_results_are_made_and_the_one_named_is_kept(
         assert bool(manifest.edit.parts) == (name != "erased")
         assert verify(folder, source=work / "tiny").ok
     numbers = {figure.key: figure.n for figure in report.figures}
-    assert (numbers["unlisted.recited"], numbers["all.recited"]) == (6, 18)
+    found = (numbers[key] for key in ("recited", "taught.recited", "unlisted.recited"))
+    assert [*found] == [9, 9, 6]
+    assert "all.recited" not in numbers
     assert yaml.safe_load((out / "recipe.yaml").read_text())["leave-out"] == 0.25
     again = attn_surgery(*given)
     again.assert_error("already exists")

@@ -105,8 +105,17 @@ def format_figure(value: Mapping[str, Any] | None, form: str | None = None) -> s
 
 
 def print_choice(result: Mapping[str, Any]) -> None:
-    """Says that figures leave out the passages on which a search chose the edit, if any."""
-    if every := result.get("all_passages"):
+    """Says that figures leave out the passages that were taught, or on which a search chose the
+    edit, if any; or that they are of the taught ones.
+    """
+    if taught := result.get("taught"):
+        echo(f"{taught['n']} passages were taught. The figures are for the others.")
+    elif result["chose"]["taught"]:
+        echo(
+            "All of these passages were taught, so their shares have no intervals, and say nothing "
+            "of other passages."
+        )
+    elif every := result.get("all_passages"):
         chose = result["chose"]["passages"]  # None if another search used some that are unknown
         echo(
             f"A search used {chose or 'some'} of {every['n']} to choose the edit. The figures are "
@@ -114,10 +123,10 @@ def print_choice(result: Mapping[str, Any]) -> None:
         )
 
 
-def format_interval(middle: float, ci95: Sequence[float], form: str | None = None) -> str:
-    """A figure, and its interval in brackets. `form`: of a share, if none is given."""
-    figure, low, high = (
+def format_interval(middle: float, ci95: Sequence[float] | None, form: str | None = None) -> str:
+    """A figure, and its interval, if any, in brackets. `form`: of a share, if none is given."""
+    figure, *ends = (
         f"{format_percent(number)}%" if form is None else form.format(number)
-        for number in (middle, *ci95)
+        for number in (middle, *(ci95 or ()))
     )
-    return f"{figure} [{low}, {high}]"
+    return f"{figure} [{', '.join(ends)}]" if ends else figure

@@ -1,4 +1,4 @@
-"""Finds the passages and windows on which a search chose an edit.
+"""Finds the passages and windows on which a search chose an edit, and those that it was taught.
 
 Figures that include them flatter it.
 """
@@ -24,46 +24,92 @@ Flags = npt.NDArray[np.bool_]
 class ChoiceCounts(Record):
     """How many passages and windows a search used to choose the edit. Figures leave them out.
 
-    None: the search used rows that may or may not be among these.
+    `taught`: how many of the passages the edit was trained on. Figures leave them out, too, if any
+    others are left. None: the search, or the training, used rows that may or may not be among
+    these.
     """
 
     passages: int | None = 0
     windows: int | None = 0
+    taught: int | None = 0
+
+    def includes(self, n: int) -> bool:
+        """Whether these `n` passages, which some edit was taught, were taught to this one."""
+        return (self.taught or 0) >= n
 
     @property
     def doubt(self) -> str | None:
-        """What a verdict on passages must say first, if a search may have seen some of them."""
-        if self.passages is not None:
-            return None
-        return (
-            "a search chose the edit on other passages, or on these cut differently, so some of "
-            "these may have chosen it"
-        )
+        """What a verdict on passages must say first, if a search may have seen some of them, or
+        training."""
+        cut = "on other passages, or on these cut differently, so"
+        said = []
+        if self.passages is None:
+            said.append(f"a search chose the edit {cut} some of these may have chosen it")
+        if self.taught is None:
+            said.append(f"the edit was trained {cut} it may have been taught some of these")
+        return "; ".join(said) or None
 
     @property
     def warning(self) -> str | None:
         """A warning if a search may have chosen the edit on some of these rows."""
         named = {"passages": self.passages, "held-out text": self.windows}
         what = " and ".join(name for name, number in named.items() if number is None)
-        if not what:
+        said = [f"a search chose an edit here on other {what}"] if what else []
+        said += ["an edit here was trained on other passages"] if self.taught is None else []
+        if not said:
             return None
         return (
-            f"a search chose an edit here on other {what}, or on these cut differently; the two "
-            "sets may overlap, and then the figures flatter that edit"
+            f"{', and '.join(said)}, or on these cut differently; the two sets may overlap, and "
+            "then the figures flatter that edit"
         )
 
 
 @dataclass(frozen=True)
 class HeldBack:
-    """The rows on which no edit was chosen: passages, bool [N], and held-out windows, bool [M].
+    """The rows that figures are of: passages, bool [N], and held-out windows, bool [M].
 
-    `unlisted`: bool [N], the members that were left out; they are not among `passages`.
+    No edit was chosen on them. None was taught any of the passages, if there are such.
+
+    - `unlisted`: bool [N], the members that were left out; they are not among `passages`.
+    - `taught`: bool [N] for each model, the passages that it was trained on.
+    - `unsure`: for each model, whether it was also trained on passages that are not known here.
     """
 
     passages: Flags
     windows: Flags
     chose: ChoiceCounts
     unlisted: Flags
+    taught: tuple[Flags, ...] = ()
+    unsure: tuple[bool, ...] = ()
+
+    @property
+    def learned(self) -> Flags:
+        """The passages that any of the models was trained on, bool [N]."""
+        found = np.zeros_like(self.passages)
+        for flags in self.taught:
+            found |= flags
+        return found
+
+    @property
+    def others(self) -> Flags | None:
+        """Those of them that the figures leave out, bool [N]. None if there are none."""
+        rows = self.learned & ~self.passages
+        return rows if rows.any() else None
+
+    def is_whole(self, place: int) -> bool:
+        """Whether the figures are of passages that this model was taught, and of nothing else: they
+        are then all there is, and estimate nothing."""
+        some = self.passages & self.learned
+        return bool(some.any() and not (some & ~self.taught[place]).any())
+
+    def count(self, place: int) -> ChoiceCounts:
+        """`chose`, with the number of passages that this model was taught."""
+        mine = self.taught[place] & self.passages
+        mixed = mine.any() and not self.is_whole(place)
+        known = not (self.unsure[place] or mixed)
+        return self.chose.model_copy(
+            update={"taught": int(self.taught[place].sum()) if known else None}
+        )
 
 
 def hold_back(
@@ -76,10 +122,11 @@ def hold_back(
 
     Raises `SamplesError` if an edit was taught any of the passages that are left out.
     """
-    manifests = [manifest for manifest in edited if manifest is not None]
+    every = list(edited)
+    manifests = [manifest for manifest in every if manifest is not None]
     choices = {edit.chosen for edit in _list_edits(manifests) if edit.chosen is not None}
     unlisted = np.zeros(0 if samples is None else len(samples), dtype=np.bool_)
-    passages, its = unlisted.copy(), {}
+    passages, its, taught = unlisted.copy(), {}, [(unlisted, False) for _ in every]
     some: int | None = 0
     if samples is not None:
         if leave_out is not None:
@@ -90,19 +137,71 @@ def hold_back(
             _check_not_chosen_on(choices, samples, listed)
         mine = {one.passages: deal_passages(listed, one.seed, one.share)[0] for one in choices}
         passages[~unlisted], some = _find_left(listed.tokens, mine, listed.trained_on)
+        taught = [_find_taught(manifest, samples, ~unlisted) for manifest in every]
+        never = passages.copy()
+        for rows, _ in taught:
+            never &= ~rows
+        passages = never if (never & samples.trained_on).any() else passages
     if windows is not None:
         its = {one.windows: deal_windows(windows, one.seed)[0] for one in choices}
     text, others = _find_left(windows, its)
-    return HeldBack(passages, text, ChoiceCounts(passages=some, windows=others), unlisted)
+    chose = ChoiceCounts(passages=some, windows=others)
+    flags, unsure = (tuple(one) for one in zip(*taught, strict=True)) if taught else ((), ())
+    return HeldBack(passages, text, chose, unlisted, flags, unsure)
+
+
+def take_half(samples: Samples, chosen: Choice) -> Samples:
+    """The passages of `samples` on which this search chose, or all if it chose on others."""
+    half = samples.select(deal_passages(samples, chosen.seed, chosen.share)[0])
+    return half if half.sha256 == chosen.passages else samples
+
+
+def _find_taught(manifest: Manifest | None, samples: Samples, listed: Flags) -> tuple[Flags, bool]:
+    """The passages that a model was trained on, bool [N], and whether there may be more of them.
+
+    A record has one hash of all its passages, so it tells which these are only among the samples
+    that they were taken from. A hash for each would tell more, and let anyone who holds the model
+    guess at passages.
+    """
+    found, unsure = np.zeros(len(samples), dtype=np.bool_), False
+    for edit in _list_edits([] if manifest is None else [manifest]):
+        for record in _list_recorded(edit):
+            rows = _find_recorded(record, edit.chosen, samples, listed)
+            unsure |= rows is None
+            found[[] if rows is None else rows] = True
+    return found, unsure
+
+
+def _list_recorded(edit: Edit) -> list[PassagesRecord]:
+    """What is recorded of the passages that training for an edit used."""
+    trained = (one.passages for one in (edit.erasing, edit.healing) if one is not None)
+    return [passages for passages in trained if isinstance(passages, PassagesRecord)]
+
+
+def _find_recorded(
+    record: PassagesRecord, chosen: Choice | None, samples: Samples, listed: Flags
+) -> Rows | None:
+    """The numbers of the rows of `samples` that are recorded. None if they are not found there.
+
+    `listed`: bool [N], the rows that are not left out here.
+    """
+    members = samples.trained_on
+    parts = [np.flatnonzero(members), np.flatnonzero(members & listed)]
+    if record.leave_out is not None and members.sum() > record.number:
+        parts.append(np.flatnonzero(members & ~deal_unlisted(samples, record.leave_out)))
+    if chosen is not None:
+        parts += [
+            rows[deal_passages(samples.select(rows), chosen.seed, chosen.share)[0]]
+            for rows in parts
+        ]
+    return next((rows for rows in parts if hash_row(samples.tokens[rows]) == record.sha256), None)
 
 
 def check_unlisted(edited: Iterable[Manifest], listed: Samples) -> None:
     """Raises `SamplesError` for a model that was taught other passages than those `listed`."""
-    members = listed.select(listed.trained_on).sha256
     for edit in _list_edits(edited):
-        for record in (edit.erasing, edit.healing):
-            taught = record and record.passages
-            if isinstance(taught, PassagesRecord) and taught.sha256 != members:
+        for taught in _list_recorded(edit):
+            if _find_recorded(taught, edit.chosen, listed, listed.trained_on) is None:
                 raise SamplesError(
                     "was not taught the passages that are listed here, so those left out may not "
                     "be unlisted",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evals.data.cutting import cut_passages
-from evals.data.held_back import deal_unlisted
+from evals.data.held_back import deal_unlisted, take_half
 from evals.data.repeats import merge_equal_rows
 from evals.data.samples import Samples
 from evals.data.tables import PassageTable, read_arrays, read_table
@@ -16,7 +16,7 @@ from surgery.errors import SamplesError
 from surgery.privacy import expand_home, make_public_name
 from surgery.reading.corpus import find_opening, tokenize
 from surgery.reading.sources import TABLES, find_sources
-from surgery.record.manifest import LENGTH
+from surgery.record.manifest import LENGTH, Choice
 
 MOST_TOKENS = 2**30
 """Limit for all passages together, after cutting."""
@@ -40,7 +40,8 @@ class Passages:
     """Samples that were read, before there is a tokenizer for text.
 
     `prefix`, `suffix`: lengths in tokens. `skip_short`: leave shorter rows out. `leave_out`: the
-    share that is not listed. `ready`: the samples, if they hold token ids.
+    share that is not listed. `chosen`: of those listed, take only the half that this search chose
+    on, if it chose on any of them. `ready`: the samples, if they hold token ids.
     """
 
     source: str
@@ -49,6 +50,7 @@ class Passages:
     suffix: int
     skip_short: bool = False
     leave_out: float | None = None
+    chosen: Choice | None = None
     ready: Samples | None = None
 
     @property
@@ -94,15 +96,15 @@ class Passages:
         )
         if samples.members is not None and not samples.members.any():
             raise SamplesError("no row is a member", where=table.where, expected="at least one")
-        if self.leave_out is None:
-            return samples
-        return samples.select(~deal_unlisted(samples, self.leave_out))
+        if self.leave_out is not None:
+            samples = samples.select(~deal_unlisted(samples, self.leave_out))
+        return samples if self.chosen is None else take_half(samples, self.chosen)
 
-    def add_unlisted(self, listed: Samples, tokenizer: Any) -> Samples:
-        """The samples with those that are not `listed`: what `tokenize` makes if all are."""
-        if self.leave_out is None:
-            return listed
-        every = replace(self, leave_out=None, ready=None)
+    def add_others(self, taken: Samples, tokenizer: Any) -> Samples:
+        """The samples with those that are not `taken`: what `tokenize` makes if all are."""
+        if self.leave_out is None and self.chosen is None:
+            return taken
+        every = replace(self, leave_out=None, chosen=None, ready=None)
         return every.tokenize(None if self.ready is not None else tokenizer)
 
 
@@ -113,14 +115,15 @@ def open_samples(
     suffix_length: int | None = None,
     skip_short: bool = False,
     leave_out: float | None = None,
+    chosen: Choice | None = None,
     id_column: str | None = None,
     cut: bool = True,
 ) -> Passages:
     """As `load_samples`, as far as that goes without a tokenizer.
 
-    `leave_out`: the share that is not listed (`evals.data.held_back.deal_unlisted`). `id_column`:
-    the column of a table that names its rows, in place of `id`. `cut`: whether rows of token ids
-    are cut now, for which they must be long enough.
+    `leave_out`: the share that is not listed (`evals.data.held_back.deal_unlisted`). `chosen`: as
+    for `Passages`. `id_column`: the column of a table that names its rows, in place of `id`. `cut`:
+    whether rows of token ids are cut now, for which they must be long enough.
     """
     for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
         if length is not None and length < 1:
@@ -128,7 +131,7 @@ def open_samples(
     table = _read(source, id_column)
     own_prefix, own_suffix = table.shape or (LENGTH, LENGTH)
     lengths = (prefix_length or own_prefix, suffix_length or own_suffix)
-    passages = Passages(source, table, *lengths, skip_short=skip_short, leave_out=leave_out)
+    passages = Passages(source, table, *lengths, skip_short, leave_out, chosen)
     if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
         raise SamplesError(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"

@@ -18,10 +18,17 @@ from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.names import choose_attacks
 from evals.measure.attacks.request import Auditing
-from evals.measure.attacks.result import AllRecovered, AuditReport
+from evals.measure.attacks.result import AllRecovered, Audit, AuditReport
 from evals.measure.memorization.measures import Flags
-from evals.measure.verdicts import describe_limits, join_sentences, settle
-from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
+from evals.measure.verdicts import describe_limits, join_sentences, name_taught, settle
+from evals.report.attacks import (
+    PICTURES,
+    UNTRAINED,
+    describe_attacks,
+    describe_taught,
+    draw_audit,
+    has_trained,
+)
 from evals.run.console import say, show_progress
 from evals.run.finding import check_tokens, find_baseline
 from evals.run.request import (
@@ -227,15 +234,15 @@ def _plan_attacks(
     sibling: ResolvedModel | None,
     batch_size: int | None,
 ) -> tuple[AttackPlan, HeldBack]:
-    """Plans the attacks, all in one batch size, and finds out on which passages no search chose the
-    base or the edited model. `loaded`: the first of them. `batch_size`: by default what memory
-    allows."""
+    """Plans the attacks, all in one batch size, and finds out which passages chose the base or the
+    edited model, and which it was taught. `loaded`: the first of them. `batch_size`: by default
+    what memory allows."""
     from evals.measure.attacks.trying import AttackPlan, add_for_trained
     from evals.run.batching import rows_per_batch
 
     manifests = [model.manifest for model in models]
     left, manifest = hold_back(manifests, samples, windows, request.leave_out), manifests[-1]
-    if warning := left.chose.model_copy(update={"windows": 0}).warning:
+    if warning := left.count(-1).model_copy(update={"windows": 0}).warning:
         say(f"warning: {warning}")
     tried = request.tried
     if manifest is not None and manifest.is_trained:
@@ -244,8 +251,9 @@ def _plan_attacks(
     plan = AttackPlan(samples, windows, tried, size, request.max, request.draws, sibling)
     for name, needs in plan.skipped.items():
         say(f"skipped: {name} needs {needs}")
-    for line in foresee(request.max.items(), int(left.passages[samples.trained_on].sum())):
-        say(line)
+    if not left.is_whole(-1):  # whose count decides, however few they are
+        for line in foresee(request.max.items(), int(left.passages[samples.trained_on].sum())):
+            say(line)
     return plan, left
 
 
@@ -257,25 +265,38 @@ def _make_report(
     after: AuditedModel,
     twin: AuditedModel | None = None,
 ) -> AuditReport:
-    """Figures of the passages held back; if a search used some, also the rates of all."""
+    """Figures of the passages held back; also of those that were taught, or, if a search used some,
+    the rates of all."""
     from evals.measure.attacks.trying import compare_models
 
-    counted = left.passages[plan.samples.trained_on]
+    members, chose = plan.samples.trained_on, left.count(-1)
+    counted, unlisted = left.passages[members], left.unlisted[members]
     figures = compare_models(plan, base, after, counted, twin)
-    unlisted = left.unlisted[plan.samples.trained_on]
+    figures = figures.whole if left.is_whole(-1) else figures
 
-    def recover(rows: Flags) -> AllRecovered:
-        every = compare_models(plan, base, after, rows)
+    def compare(rows: Flags) -> Audit:
+        return compare_models(plan, base, after, rows)
+
+    def recover(every: Audit) -> AllRecovered:
         return AllRecovered(n=every.n, recovered=every.recovered)
 
+    taught = None if left.others is None else compare(left.others[members]).whole
     limits = figures.check_limits(request.max)
-    said = [*filter(None, [left.chose.doubt]), describe_limits(limits), *describe_attacks(figures)]
+    if taught is not None and chose.includes(taught.n):
+        limits += name_taught(taught.check_limits(request.max))
+    alone = not unlisted.any()
+    said = [*filter(None, [chose.doubt]), describe_limits(limits, alone=alone)]
+    said += describe_attacks(figures)
+    if taught is not None and chose.includes(taught.n):
+        said.append(describe_taught(taught.n, taught.recovered))
     said += [] if has_trained(figures) else [UNTRAINED]
+    mixed = taught is None and not (counted | unlisted).all()
     return AuditReport(
         **dict(figures),
-        chose=left.chose,
-        all_passages=None if (counted | unlisted).all() else recover(~unlisted),
-        unlisted=recover(unlisted) if unlisted.any() else None,
+        chose=chose,
+        all_passages=recover(compare(~unlisted)) if mixed else None,
+        taught=None if taught is None else recover(taught),
+        unlisted=None if alone else recover(compare(unlisted)),
         prefix_length=plan.samples.prefix_length,
         suffix_length=plan.samples.suffix_length,
         limits=limits,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.data.windows import cut_alike
 from evals.measure.healing import find_healing_text, read_healing_text
-from evals.run.console import show_progress
+from evals.run.console import say, show_progress
 from evals.run.request import TEACHING, Count, Editing, Hardening, Option
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.manifest import ErasingRecord
+    from surgery.record.manifest import Choice, ErasingRecord
     from surgery.record.plan_file import PlanFile
     from surgery.selection import Selection
     from surgery.training.distillation import Passages as TaughtPassages
@@ -89,12 +89,13 @@ class EraseRequest(Editing):
         """The text that it names, or a lab model's own. Raises `SamplesError`."""
         return find_healing_text(self.text or (self.model,))
 
-    def open_passages(self) -> Passages:
-        """The passages that it names, or a lab model's own."""
+    def open_passages(self, chosen: Choice | None = None) -> Passages:
+        """The passages that it names, or a lab model's own. `chosen`: as for `open_samples`."""
         from evals.data import open_samples
 
         lengths = {"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
-        return open_samples(self.samples or self.model, **self.model_dump(include=lengths))
+        named, how = self.samples or self.model, self.model_dump(include=lengths)
+        return open_samples(named, chosen=chosen, **how)
 
     @property
     def target(self) -> Path:
@@ -140,11 +141,12 @@ def run_erase(
     fit_on = find_calibration_text(request.calibration, request.model, list_variants(edit, variant))
     prepared = prepare(request.model, edit, variant=variant, revision=request.revision)
     untouched = replace(prepared.without_cut, job=job)
-    lessons = lessons or read_lessons(request, prepared.model, text)
+    lessons = lessons or read_lessons(request, prepared.model, text, prepared.chosen)
     if keep and _is_erasing_of(request, prepared, lessons):
         return None
     check_space(request.target, prepared.total_bytes)
     fitting = None if fit_on is None else fit_prepared(prepared, fit_on, request.device)
+    say_what_is_taught(prepared, lessons.passages)
     erased = erase_prepared(prepared, lessons, fitting, request.device)
     with show_progress("export", prepared.total_bytes) as advance:
         return write(
@@ -180,8 +182,11 @@ def choose_blocks(request: EraseRequest, found: ResolvedModel, windows: Tokens) 
     return choose_teacher(loaded, samples, others)
 
 
-def read_lessons(request: EraseRequest, model: ResolvedModel, text: Text) -> Lessons:
-    """Reads text and passages in the model's tokens.
+def read_lessons(
+    request: EraseRequest, model: ResolvedModel, text: Text, chosen: Choice | None = None
+) -> Lessons:
+    """Reads text and passages in the model's tokens. `chosen`: what a search chose the cut on. The
+    lessons are of these passages alone, so that the others still tell what the result does.
 
     Raises `SamplesError` for text that holds passages, too little text, and passages that are
     longer than the context, and `UnsupportedError` for a model that cannot be erased.
@@ -192,9 +197,26 @@ def read_lessons(request: EraseRequest, model: ResolvedModel, text: Text) -> Les
     check_erasable(model.inventory)
 
     schedule = Schedule(request.steps, request.seed, hardened=request.harden)
-    tokens, taught = read_healing_text(text, schedule, model, request.open_passages())
+    tokens, taught = read_healing_text(text, schedule, model, request.open_passages(chosen))
     assert taught is not None
     return Lessons(tokens, schedule, taught)
+
+
+def say_what_is_taught(prepared: Prepared, passages: TaughtPassages | None) -> None:
+    """Says which passages training takes, if a search chose the cut. A job says it for itself."""
+    if prepared.chosen is None or prepared.job is not None or passages is None:
+        return
+    n = f"{len(passages.tokens):,} passages"
+    if passages.sha256 != prepared.chosen.passages:
+        say(
+            f"warning: training takes all {n}: the search chose the plan on other passages, or on "
+            "these cut differently, so none is left to test on"
+        )
+        return
+    say(
+        f"training takes the {n} on which the search chose the plan, and leaves the others to test "
+        "on. To train on all of them, take the key 'chosen' out of the plan"
+    )
 
 
 def erase_prepared(

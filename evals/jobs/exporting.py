@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from evals.data.inputs import find_calibration_text, fit_prepared
-from evals.jobs.erasing import EraseRequest, Lessons, erase_prepared, read_lessons
+from evals.jobs.erasing import (
+    EraseRequest,
+    Lessons,
+    erase_prepared,
+    read_lessons,
+    say_what_is_taught,
+)
 from evals.measure.healing import (
     find_healing_text,
     read_healing_text,
@@ -237,12 +243,14 @@ def _write(
         check_space(target, prepared.total_bytes * (2 if healing is not None else 1))
     with ExitStack() as stack:
         if erasing is not None:  # before any work that takes long
-            lessons = read_lessons(request.erase_request, prepared.model, erasing)
+            lessons = _read_lessons(request, prepared, erasing)
         if healing is not None:
             healed_on = _read_text_apart(request, prepared, healing)
             stack.enter_context(explain_os_errors(target))
             stack.enter_context(create_parents(target))
             place = stack.enter_context(claim(target.absolute().with_name(f"{target.name}-cut")))
+        trains_on = lessons.passages if lessons else healed_on and healed_on[2]
+        say_what_is_taught(prepared, trains_on)
         fitting, trained = _train(request, prepared, text, lessons, erased)
         make = write_patch if request.as_patch else partial(write, trained=trained)
         with show_progress("export", prepared.total_bytes) as advance:
@@ -309,6 +317,10 @@ def name_output(request: ExportRequest, prepared: Prepared) -> Path:
     return default.with_name("-".join([default.name, *done]))
 
 
+def _read_lessons(request: ExportRequest, prepared: Prepared, text: Text) -> Lessons:
+    return read_lessons(request.erase_request, prepared.model, text, prepared.chosen)
+
+
 def _read_text_apart(
     request: ExportRequest, prepared: Prepared, text: Text
 ) -> tuple[Calibration, Schedule, TaughtPassages | None]:
@@ -321,7 +333,7 @@ def _read_text_apart(
         include={"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
     )
     named = request.samples or find_lab(request.model)
-    passages = open_samples(named, **how) if named else None
+    passages = open_samples(named, chosen=prepared.chosen, **how) if named else None
     tokens, taught = read_healing_text(text, schedule, prepared.model, passages)
     return tokens, schedule, taught
 
@@ -346,10 +358,11 @@ def _is_export_of(
     if (tuple(edit.parts), edit.layout, *found) != (*cut, *wanted):
         return False
     if edit.erasing is not None and erasing is not None:
-        lessons = read_lessons(request.erase_request, prepared.model, erasing)
+        lessons = _read_lessons(request, prepared, erasing)
         if not lessons.are_those_of(edit.erasing):
             return False
     if edit.healing is not None and healing is not None:
-        tokens, *_ = _read_text_apart(request, prepared, healing)
-        return tokens.record_text().sha256 == edit.healing.sha256
+        tokens, _, taught = _read_text_apart(request, prepared, healing)
+        ours = tokens.record_text().sha256, taught and taught.record
+        return ours == (edit.healing.sha256, edit.healing.passages)
     return True

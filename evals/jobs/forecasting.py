@@ -206,7 +206,8 @@ def _time_training(opened: OpenedSearch, request: MitigationRequest) -> Iterator
         return _take(lambda: teach(student, model, model, *lessons, passes=runs))
 
     if request.erase:
-        what = f"teach the model by its cut, {request.erase_steps} steps"
+        n = len(opened.guard.tokens)
+        what = f"teach the model by its cut, {request.erase_steps} steps, {n:,} passages"
         seconds = time_step(Schedule(1, hardened=request.harden))
         yield _step("erase", what, request.erase_steps * seconds)
     if request.heal:

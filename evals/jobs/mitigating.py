@@ -61,9 +61,10 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
     hold beside the limits: they are those of `EvaluationRequest`.
 
     With `heal`, a healed result is made beside the cut. With `erase`, so are one that
-    the cut taught to forget the passages in `erase_steps` steps, with other `text` (default: that
-    of `heal`), and one that is cut as well. Of those with the best verdict, the cheapest is kept,
-    unless `keep` names another.
+    the cut taught to forget passages in `erase_steps` steps, with other `text` (default: that
+    of `heal`), and one that is cut as well. Training takes the passages that the search chose on;
+    the others test the results. Of those with the best verdict, the cheapest is kept, unless `keep`
+    names another.
     """
 
     samples: Annotated[
@@ -409,6 +410,10 @@ def _export(
     from surgery.hub.finding import find_model
 
     exports = request.list_exports(job.output)
+    if (request.erase or request.heal) and plan.chosen is not None:
+        say(
+            "training takes the passages that the search chose on, and leaves the others to test on"
+        )
     for name, place in exports.items():
         ours = job.made(place)
         replaces = overwrite or ours  # a smaller budget may have found another edit

@@ -19,7 +19,11 @@ from evals.measure.attacks.trying import add_for_trained, check_cut, compare_mod
 from evals.measure.differences import compare_heldout, compare_scores
 from evals.measure.drops import choose_shared, find_limit
 from evals.measure.memorization.measures import Flags
-from evals.measure.memorization.protocol import ExtractionResults, report_extraction
+from evals.measure.memorization.protocol import (
+    ExtractionResults,
+    drop_intervals,
+    report_extraction,
+)
 from evals.measure.memorization.summary import list_rows
 from evals.report.costs import TaskResult
 from evals.report.figures import AllPassages, Finding, Findings, TwinFigures
@@ -110,10 +114,11 @@ def evaluate(
         return hold_back(manifests, samples, windows, request.leave_out)
 
     def inspect(samples: Samples | None, windows: Tokens | None) -> None:
-        left = hold(samples, windows).passages
-        n = int(left[samples.trained_on].sum()) if samples else 0
-        for line in foresee(request.limits, n):
-            say(line)
+        left = hold(samples, windows)
+        n = int(left.passages[samples.trained_on].sum()) if samples else 0
+        if not all(left.is_whole(place) for place in range(1, len(edited) + 1)):
+            for line in foresee(request.limits, n):  # of the others, the count decides
+                say(line)
 
     before = measure_model(base, materials, inspect=inspect)
     samples = before.samples
@@ -124,9 +129,14 @@ def evaluate(
         twin = measure_model(never[0], quick, before, cut=cut)
     results = [measure_model(model, materials, before) for model in edited]
     edits = []
-    for model, after, relation in zip(edited, results, relations, strict=True):
-        known = {"relation": relation, "edit": model.manifest and summarize_edit(model.manifest)}
-        edits.append(_compare_models(before, after, twin, left, materials, **known))
+    for place, (model, after) in enumerate(zip(edited, results, strict=True), start=1):
+        known = {
+            "relation": relations[place - 1],
+            "edit": model.manifest and summarize_edit(model.manifest),
+            "chose": left.count(place),
+        }
+        is_whole = left.is_whole(place)
+        edits.append(_compare_models(before, after, twin, left, materials, is_whole, **known))
     found = _gather(materials, before, edits, edited, base)
     hashes = {row.hash for edit in edits for row in edit.passages}
     texts = decode_passages(before.test, before.tokenizer, hashes) if request.show_text else []
@@ -231,23 +241,29 @@ def _compare_models(
     twin: ModelResults | None,
     left: HeldBack,
     materials: Materials,
+    is_whole: bool,
     **known: Any,
 ) -> Finding:
-    """All that was measured of an edit."""
+    """All that was measured of an edit. `is_whole`: as `HeldBack.is_whole`."""
     windows, passages = left.windows, left.passages
     tests = [one.test and one.test.select(passages, windows) for one in (before, after)]
     controls = [one.control and one.control.select(windows) for one in (before, after)]
     limits = materials.request.max_drop
+    audit = _compare_attacks(before, after, passages, twin)
+    extraction = report_extraction(tests[1], tests[0]) if tests[1] else None
+    if is_whole:
+        audit, extraction = audit and audit.whole, drop_intervals(extraction)
+    taught = None if left.others is None else _summarize(before, after, left.others)
     return Finding(
         **dict(after.model),
         **known,
-        chose=left.chose,
         tasks=_compare_tasks(materials.benchmarks, before.runs, after.runs, limits),
-        extraction=report_extraction(tests[1], tests[0]) if tests[1] else None,
-        audit=_compare_attacks(before, after, passages, twin),
+        extraction=extraction,
+        audit=audit,
         heldout=compare_heldout(*controls),
-        twin=_compare_twin(before, after, twin, passages) if twin else None,
-        all_passages=_summarize_all(before, after, left),
+        twin=_compare_twin(before, after, twin, passages, is_whole) if twin else None,
+        all_passages=None if taught else _summarize_all(before, after, left),
+        taught=taught and taught.whole,
         unlisted=_summarize(before, after, left.unlisted) if left.unlisted.any() else None,
         passages=choose_passages(*tests),
     )
@@ -264,7 +280,7 @@ def _compare_attacks(
 
 
 def _compare_twin(
-    before: ModelResults, after: ModelResults, twin: ModelResults, left: Flags
+    before: ModelResults, after: ModelResults, twin: ModelResults, left: Flags, is_whole: bool
 ) -> TwinFigures | None:
     """Recitation and loss on the passages on which no edit was chosen. None without passages."""
     found = [one.test.test for one in (before, after, twin) if one.test]
@@ -273,9 +289,10 @@ def _compare_twin(
     tests = [test.select(left & test.samples.trained_on) for test in found]
     rates = [float(test.exact.mean()) for test in tests]
     losses = [float(test.nll.mean()) for test in tests]
+    recited = Share.of(tests[-1].exact)
     return TwinFigures(
         name=twin.model.name,
-        recited=Share.of(tests[-1].exact),
+        recited=recited.whole if is_whole else recited,
         loss=losses[-1],
         toward_recited=measure_way(*rates),
         toward_loss=measure_way(*losses),

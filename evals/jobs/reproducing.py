@@ -70,7 +70,8 @@ def repeat_export(
             return None
         return fit_prepared(prepared, fit_on, model=loaded)
 
-    passages = partial(find_recorded_passages, samples, model=model, id_column=id_column)
+    known: dict[str, Any] = {"model": model, "id_column": id_column, "chosen": edit.chosen}
+    passages = partial(find_recorded_passages, samples, **known)
     erasing = _find_erasing(edit, text, passages, model, fit)
     healing = _find_healing(edit, heal, passages, model, overwrite)
     with show_progress("reproduce", None) as advance:

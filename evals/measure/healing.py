@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from surgery.fitting.calibration import Calibration, Text
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import (
+        Choice,
         ErasingRecord,
         HealingRecord,
         PassagesRecord,
@@ -80,7 +81,7 @@ def read_healing_text(
     if passages is None:
         return tokens, None
     samples = tokenize_passages(passages, tokenizer)
-    check_apart(passages.add_unlisted(samples, tokenizer), tokens)
+    check_apart(passages.add_others(samples, tokenizer), tokens)
     return tokens, take_members(samples, model.inventory.dimensions, passages.leave_out)
 
 
@@ -238,10 +239,14 @@ def find_recorded_text(named: Sequence[str], record: TextRecord, model: str, opt
 
 
 def find_recorded_passages(
-    named: str | None, record: PassagesRecord | str | None, model: str, id_column: str | None
+    named: str | None,
+    record: PassagesRecord | str | None,
+    model: str,
+    id_column: str | None,
+    chosen: Choice | None,
 ) -> Passages | None:
     """The recorded passages, which `named` names, or which are a lab's. None without a record.
-    `id_column`: as for `open_samples`.
+    `id_column`: as for `open_samples`. `chosen`: what a search chose the edit on.
 
     Raises `SamplesError`; whoever reads them compares their tokens.
     """
@@ -262,6 +267,7 @@ def find_recorded_passages(
         suffix_length=record.suffix_length,
         skip_short=True,
         leave_out=record.leave_out,
+        chosen=chosen if chosen is not None and chosen.passages == record.sha256 else None,
         id_column=id_column,
     )
 

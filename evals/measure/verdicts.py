@@ -19,6 +19,8 @@ OK: dict[State | None, bool | None] = {"kept": True, "missed": False}
 """A state as `ok` in JSON. Everything else is null."""
 SHARES = (0.5, 0.25, 0.2)
 """Shares of the passages to choose on, the first that leaves enough."""
+TAUGHT = ", taught"
+"""What the names of limits on passages that were taught end with, beside those on others."""
 _MOST = 5  # names in a sentence
 
 
@@ -43,14 +45,20 @@ def check_share(
     what: str,
     limit: float,
     value: float,
-    ci95: Sequence[float],
+    ci95: Sequence[float] | None,
     n: int,
     *,
     unclear: str | None = None,
 ) -> Limit:
     """A limit on a share of passages. `what`: the share, in words. `unclear`: why it is not decided
-    even if the interval is within it.
+    even if the interval is within it. `ci95`: None for the passages that the model was taught. They
+    are all there is, so the count alone decides.
     """
+    if ci95 is None:
+        what = f"{what}, of the {n:,} that it was taught,"
+        told: dict[str, Any] = {"needed": None, "lacks": unclear or "", "enough": unclear is None}
+        found = check_limit(name, what, limit, value, (value, value), n, **told)
+        return found.model_copy(update={"whole": True})
     needed, alike = count_needed(limit, value), count_needed(ci95[1], value)
     if n and needed is not None and alike is not None and alike < n:
         # as wide as Wilson's of fewer rows: of those that one run counts, or wider still
@@ -64,6 +72,11 @@ def check_share(
     enough = unclear is None
     measured = limit, value, ci95, n
     return check_limit(name, what, *measured, needed=needed, lacks=lacks, enough=enough)
+
+
+def name_taught(limits: Iterable[Limit]) -> list[Limit]:
+    """Limits on passages that were taught, named apart from those on the others."""
+    return [one.model_copy(update={"name": f"{one.name}{TAUGHT}"}) for one in limits]
 
 
 def check_limit(
@@ -152,13 +165,24 @@ def say_split(split: Mapping[str, Any]) -> str:
     return f"choose {split['choose']:g}: {'; '.join(parts)}"
 
 
-def describe_limits(limits: Sequence[Limit]) -> str:
-    """All limits in one sentence: what is missed, or what would decide those that are open."""
+def describe_limits(limits: Sequence[Limit], *, alone: bool = True) -> str:
+    """All limits in one sentence: what is missed, or what would decide those that are open.
+
+    `alone`: no passages were measured but those that the limits are of.
+    """
     state = settle(limit.state for limit in limits)
     if state is None:
         return "no limit was set"
     if state == "kept":
-        return "it keeps every limit"
+        on_passages = [limit for limit in limits if not limit.name.startswith("max-drop")]
+        if not on_passages or not all(limit.whole for limit in on_passages):
+            return "it keeps every limit"
+        n = max(limit.n for limit in on_passages)
+        rest = "were not tested" if alone else "have no limit"
+        return (
+            f"it keeps every limit on the {n:,} passages that were listed; passages that were not "
+            f"listed {rest}"
+        )
     if state == "missed":
         names = [limit.name for limit in limits if limit.state == state]
         return f"do not ship it: it misses {shorten_list(names)}"

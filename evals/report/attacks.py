@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from evals.measure.attacks.names import TRAINING
-from evals.measure.attacks.result import AttackResult, Audit, MembershipResult, Reached
+from evals.measure.attacks.result import (
+    AttackResult,
+    Audit,
+    MembershipResult,
+    Reached,
+    SharePair,
+)
 from evals.report.charts.dots import Dot, draw_dots
 from evals.report.charts.lines import LinePanel, draw_lines
 from evals.report.charts.panels import Point, Series
@@ -58,8 +64,8 @@ def _make_attacked(one: AttackResult, *, alike: bool) -> EditValue:
         notes.append(", ".join(filter(None, (one.edited.runs, f"n = {one.edited.n:,}"))))
     about |= {"no_longer": paired.no_longer, "newly": paired.newly}
     if (control := one.control) is not None:
-        low, high = (f"{100 * end:.1f}" for end in control.ci95)
-        notes.append(f"never trained on {control.rate:.1%} [{low}, {high}]")
+        ends = ", ".join(f"{100 * end:.1f}" for end in control.ci95 or ())
+        notes.append(f"never trained on {control.rate:.1%} [{ends}]")
         about |= {"control": control.rate, "control_n": control.n}
     if (twin := one.twin) is not None:
         way = describe_way(one.toward_twin)
@@ -99,6 +105,17 @@ def describe_attacks(audit: Audit) -> Iterator[str]:
         yield f"no passage counts for {', '.join(empty)}"
 
 
+def describe_taught(n: int, recovered: Mapping[str, SharePair]) -> str:
+    """What the attacks recover of the `n` passages that the edit was taught: all there are."""
+    found = {name: pair.edited for name, pair in recovered.items() if pair.edited.n}
+    worst = max(found, key=lambda name: found[name].rate, default=None)
+    if worst is None:
+        return f"no passage that it was taught counts for the attacks (n = {n:,})"
+    if not found[worst].count:
+        return f"no attack recovers any of the {n:,} passages that it was taught"
+    return f"of the {n:,} passages that it was taught, {worst} recovers {found[worst].told}"
+
+
 def describe_setting(reached: Reached) -> str:
     how = f"training {reached.learned}"
     if reached.steps:
@@ -118,18 +135,20 @@ def _describe_strongest(audit: Audit, worst: AttackResult) -> str:
     ns = [one.edited.n for one in audit.tied]
     n = " to ".join(dict.fromkeys(f"{end(ns):,}" for end in (min, max)))
     share = after.told if min(ns) == max(ns) else f"{after.rate:.1%} of {n}"
-    base = worst.base.told
+    base, what = worst.base.told, "passages"
+    if after.ci95 is None:
+        what = "passages that were listed"
     if not after.count and number > 1:
-        text = f"none of {number} attacks recovers any of {n} passages; "
+        text = f"none of {number} attacks recovers any of {n} {what}; "
         text += f"from the base, {worst.name} recovers {base}"
     elif len(tied) > 1:
         names = " and ".join([", ".join(tied[:-1]), tied[-1]])
-        text = f"the strongest of {number} attacks tie: {names} each recover {share} passages; "
+        text = f"the strongest of {number} attacks tie: {names} each recover {share} {what}; "
         text += f"from the base, {worst.name} recovers {base}"
     else:
         only = "tried" if len(audit.rated) == 1 else "that counts any passage"
         which = f"strongest of {number} attacks" if number > 1 else f"only attack {only}"
-        text = f"the {which}, {worst.name}, recovers {share} passages; from the base, {base}"
+        text = f"the {which}, {worst.name}, recovers {share} {what}; from the base, {base}"
     if worst.control is not None:
         text += f"; of text never trained on, {worst.control.told}"
     return text
@@ -173,7 +192,7 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _make_dot(share: Mapping[str, Any] | None) -> Dot | None:
-    return Dot(share["rate"], share["ci95"]) if share is not None and share["n"] else None
+    return Dot(share["rate"], share["ci95"] or ()) if share is not None and share["n"] else None
 
 
 def _name_row(attack: Mapping[str, Any], n: int) -> str:

@@ -47,8 +47,8 @@ Extractions = Sequence[Mapping[str, Any]]
 
 
 class AllPassages(Record):
-    """Figures of `n` passages, and of windows: of all, which flatter an edit chosen on them, or of
-    the passages that are not listed.
+    """Figures of `n` passages, and of windows: of all, which flatter an edit chosen on them, of the
+    passages that were taught, or of those that are not listed.
 
     `recovered`: by attack.
     """
@@ -57,6 +57,12 @@ class AllPassages(Record):
     recited: SharePair
     recovered: dict[str, SharePair]
     heldout: HeldOut | None
+
+    @property
+    def whole(self) -> AllPassages:
+        """As `Share.whole`."""
+        recovered = {name: pair.whole for name, pair in self.recovered.items()}
+        return self.model_copy(update={"recited": self.recited.whole, "recovered": recovered})
 
 
 class ModelSize(Record):
@@ -87,7 +93,10 @@ class Finding(SizedModel):
     """One edited model, compared with the base.
 
     Figures of passages and held-out text leave out those on which an edit was chosen;
-    `all_passages` then has the figures of all listed. `unlisted`: those of the passages that
+    `all_passages` then has the figures of all listed. They also leave out those that an edit was
+    taught, which `taught` then has, without intervals, in place of `all_passages`. If no others are
+    left, they are of those that it was taught, and have no intervals. `unlisted`: those of the
+    passages that
     `leave_out` took as not listed. `extraction`: as of `report_extraction`. `rivals`: how many
     other results of one job were compared on the same passages, to keep the best.
     """
@@ -100,10 +109,17 @@ class Finding(SizedModel):
     heldout: HeldOut | None
     twin: TwinFigures | None = None
     all_passages: AllPassages | None
+    taught: AllPassages | None = None
     unlisted: AllPassages | None = None
     edit: EditSummary | None
     passages: list[PassageRow] = Field(default_factory=list)
     rivals: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its figures are of the passages that it was taught, and of no others."""
+        test = self.extraction
+        return test is not None and test["exact_match"].get("ci95", ()) is None
 
 
 class Findings(Record):
@@ -129,6 +145,7 @@ def make_figures(found: Findings, limits: Sequence[Mapping[str, Limit]]) -> list
     made = [
         *_list_recited(collect("extraction"), collect("twin")),
         *list_attacked(collect("audit")),
+        *_list_shares("taught", collect("taught")),
         *_list_shares("unlisted", collect("unlisted")),
         *list_costs(collect("tasks"), collect("heldout")),
         *_list_shares("all", collect("all_passages")),
@@ -177,9 +194,25 @@ def make_tables(found: Findings) -> list[Table]:
         "A search chose an edit on some of the passages and held-out text. The tables above leave "
         "those out. This one includes them, so it flatters an edit that was chosen on them."
     )
+    taught = (
+        "Training used these passages, so that the model forgets them, or so that they do not come "
+        "back. They are all there is, so they have no intervals, and say nothing of others."
+    )
+    if not all(one.taught and one.chose.includes(one.taught.n) for one in found.edits):
+        taught += " An edit that was not taught them may have been chosen on them."
+    whole = [one.is_whole for one in found.edits]
+    if all(whole):
+        whose = (
+            "These are the passages that it was taught, all of them, so there are no intervals. "
+            "They say nothing of passages that were not listed."
+        )
+        recited, attacked = (f"{text} {whose}".strip() for text in (recited, attacked))
+    elif any(one.taught for one in found.edits) and not any(whole):
+        recited = f"{recited} None of these passages was taught."
     headings = {
         "recited": ("What it recites", recited),
         "attacked": ("What an attacker gets", attacked),
+        "taught": ("Passages that it was taught", taught),
         "unlisted": ("Passages that nobody listed", unlisted),
         "cost": ("What it costs", cost),
         "all": ("All passages, including those that the search used", every),

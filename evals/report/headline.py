@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from evals.measure.attacks.result import AttackResult
 from evals.measure.differences import HeldOut
 from evals.measure.verdicts import describe_limits, join_sentences, settle, shorten_list
-from evals.report.attacks import UNTRAINED, describe_attacks, has_trained
+from evals.report.attacks import UNTRAINED, describe_attacks, describe_taught, has_trained
 from evals.report.costs import TaskResult
 from evals.report.figures import Finding, Findings
 from surgery.card.command import describe_training, name_texts, write_export_command
@@ -63,14 +63,16 @@ def _write_export_command(found: Finding) -> list[str]:
         drop_attn, variant = format_selection(teacher, edit.num_heads or 0), variant_name(teacher)
         if variant == "mixed":
             return []
+    plan = "plan.json" if edit.taught_by_choice else None  # of the search: only it says which
     text = edit.calibration or (erasing and erasing.calibration)
     taught, healed = (one.model_dump() if one else None for one in (erasing, edit.healing))
     lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
     words = write_export_command(
         edit.source,
         revision=edit.commit,
-        drop_attn=drop_attn,
-        variant=variant,
+        drop_attn=None if plan else drop_attn,
+        plan=plan,
+        variant=None if plan else variant,
         calibration=name_texts([source.name for source in (text.sources if text else ())]),
         **describe_training(taught, healed, lab),
         layout=edit.layout,
@@ -87,6 +89,7 @@ def write_verdict(edit: Finding, gates: Sequence[Limit] = (), limit: float | Non
     said = [RELATIONS[edit.relation]] if edit.relation in RELATIONS else []
     said += _describe_part(limit)
     said += [*_describe_choice(edit), _describe_recital(edit), *_describe_attacks(edit)]
+    said += _describe_taught(edit)
     said += _describe_training(edit) if edit.audit and edit.audit.rated else ()
     said += _describe_cost(edit)
     if gates:
@@ -106,7 +109,9 @@ def summarize(edit: Finding, gates: Sequence[Limit] = (), limit: float | None = 
     cost = list(_describe_cost(edit)) or ["neither benchmarks nor held-out text were measured"]
     return Summary(
         line=join_sentences(line),
-        recited=join_sentences([_describe_recital(edit), *_describe_choice(edit)]),
+        recited=join_sentences(
+            [_describe_recital(edit), *_describe_choice(edit), *_describe_taught(edit)]
+        ),
         attacked=join_sentences(attacked),
         cost=join_sentences([*cost, *_describe_part(limit)]),
     )
@@ -145,6 +150,8 @@ def _describe_choice(edit: Finding) -> Iterator[str]:
     ]
     if parts:
         yield f"a search used {' and '.join(parts)}; the figures leave these out"
+    if chose.taught and not edit.is_whole:
+        yield f"it was taught {chose.taught:,} passages; the figures leave these out"
     if extraction is not None and chose.doubt is not None:
         yield chose.doubt
 
@@ -153,7 +160,20 @@ def _describe_recital(edit: Finding) -> str:
     if (found := edit.extraction) is None:
         return "memorization was not measured"
     count, before = (one["exact_match"]["count"] for one in (found, found["baseline"]))
-    return f"recites {count} of {found['n']:,} passages word for word; the base recites {before}"
+    which = f"{count} of {found['n']:,} passages"
+    if edit.is_whole:
+        which = f"{count or 'none'} of the {found['n']:,} passages that were listed"
+    return f"recites {which} word for word; the base recites {before}"
+
+
+def _describe_taught(edit: Finding) -> Iterator[str]:
+    """What is left of the passages that it was taught, where the figures are of others."""
+    if (taught := edit.taught) is None or not edit.chose.includes(taught.n):
+        return
+    count = taught.recited.edited.count
+    yield f"of the {taught.n:,} passages that it was taught, it recites {count or 'none'}"
+    if taught.recovered:
+        yield describe_taught(taught.n, taught.recovered)
 
 
 def _describe_attacks(edit: Finding) -> Iterator[str]:
@@ -204,7 +224,8 @@ def _describe_loss(heldout: HeldOut) -> str:
 
 
 def _describe_gates(edit: Finding, gates: Sequence[Limit]) -> str:
-    said, state = describe_limits(gates), settle(gate.state for gate in gates)
+    alone = edit.unlisted is None
+    said, state = describe_limits(gates, alone=alone), settle(gate.state for gate in gates)
     made = edit.edit
     if state != "missed" and made is not None and made.missed_alone:
         said = f"no edit of the search kept its limits on the passages that it used; here, {said}"

@@ -43,9 +43,13 @@ def _make_dot(one: Value | None) -> Dot | None:
 
 
 def _is_share(figure: Figure) -> bool:
-    """Whether it is a share with intervals, of the base and not of another model."""
+    """Whether it is a share of passages, of the base and not of another model. It has an interval,
+    or at least a count.
+    """
     noted = any(one is not None and one.value is None for one in figure.edits)
-    return bool(figure.form == "share" and figure.base and figure.base.ci95) and not noted
+    if noted or figure.form != "share" or figure.base is None:
+        return False
+    return figure.base.ci95 is not None or "count" in figure.base.details
 
 
 def _is_score(figure: Figure) -> bool:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from evals.measure.attacks.names import ASKS, ATTACKERS, find_attacker
+from evals.measure.verdicts import TAUGHT
 from surgery.card.percent import format_bound, format_percent
 from surgery.record.report import EditRecord, Figure, Limit, Report, State, Value
 
@@ -69,17 +70,18 @@ def _list_questions(report: Report, place: int) -> list[str]:
 
 
 def _describe_limit(limit: Limit) -> str:
-    kind, _, name = limit.name.partition(" ")
+    kind, _, name = limit.name.removesuffix(TAUGHT).partition(" ")
     most, word = f"{100 * limit.limit:g} %", STATES[limit.state][0].lower()
+    what = f"the {limit.n:,} passages that it was taught" if limit.whole else "the passages"
     if kind == "max-drop":
         what = f"its score may fall by at most {limit.limit:g}"
         if limit.description.startswith("relative rise"):  # of what is better if lower
             what = f"its result may rise by at most {most}"
         return f"Limit: on the test {name}, {what}: {word}."
     if kind == "max-extraction":
-        return f"Limit: it may recite at most {most} of the passages, word for word: {word}."
+        return f"Limit: it may recite at most {most} of {what}, word for word: {word}."
     who = f"the attack {name}, by someone who {find_attacker(name)},"
-    return f"Limit: {who} may recover at most {most} of the passages: {word}."
+    return f"Limit: {who} may recover at most {most} of {what}: {word}."
 
 
 def _describe_recited(report: Report, place: int) -> list[str]:
@@ -88,13 +90,36 @@ def _describe_recited(report: Report, place: int) -> list[str]:
     if figure is None or after is None or after.value is None:
         return []
     before = "" if figure.base is None else f" The model before the edit: {_count(figure.base)}."
-    said = f"{_count(after)} of {figure.n:,} passages, word for word.{before}"
+    said = f"{_count(after)} of {_name_rows(figure.n, after)}, word for word.{before}"
     rows = (row for row in edit.passages if row.exact and row.member is not False)
     names = [row.id or row.hash[:8] for row in rows]
     more = int(after.details.get("count") or 0) - len(names)
     if names:
         said += f" These are: {', '.join(names)}{f' and {more} more' if more > 0 else ''}."
-    return [said]
+    return [said, *_describe_taught(report, place)]
+
+
+def _describe_taught(report: Report, place: int) -> Iterator[str]:
+    """What is left of the passages that it was taught, where the other figures are of others."""
+    edit, figure = report.edits[place], report.find("taught.recited")
+    value = figure.edits[place] if figure else None
+    if figure is None or value is None or (edit.chose.get("taught") or 0) < (figure.n or 0):
+        return
+    yield (
+        f"These passages were not taught. Of the {figure.n:,} passages that it was taught, it "
+        f"recites {_count(value)}."
+    )
+    found = [one for one in report.figures if one.key.startswith("taught.recovered.")]
+    shares = [(at, one.label) for one in found if (at := one.edits[place]) and at.value is not None]
+    if shares:
+        most, label = max(shares, key=lambda one: one[0].value or 0.0)
+        yield f"Of what was tried, most are {label}: {_count(most)}."
+
+
+def _name_rows(n: object, value: Value) -> str:
+    """The passages that a value is of. Without an interval, they are all that it was taught."""
+    taught = value.ci95 is None and "count" in value.details
+    return f"the {n:,} passages that were listed" if taught else f"{n:,} passages"
 
 
 def _list_attackers(report: Report, place: int) -> list[str]:
@@ -108,7 +133,8 @@ def _list_attackers(report: Report, place: int) -> list[str]:
             tried.setdefault(find_attacker(str(figure.details["name"])), []).append(figure)
     said = {who: _describe_worst(report, place, found) for who, found in tried.items() if found}
     if not tried[ASKS] and (value := recited.edits[place]):
-        said[ASKS] = f"{_count(value)} of {recited.n:,} passages, word for word. No more was tried"
+        rows = _name_rows(recited.n, value)
+        said[ASKS] = f"{_count(value)} of {rows}, word for word. No more was tried"
     told = [f"Someone who {who}: {said[who]}." for who in tried if who in said]
     left = [who for who in tried if who not in said]
     return [*told, *([f"Not tried: someone who {', or '.join(left)}."] if left else [])]
@@ -126,7 +152,7 @@ def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
     n = value.details.get("n", figure.n)  # attacks may run on more passages of one edit
     likely = "" if value.ci95 is None else f" (likely at most {format_bound(value.ci95[1])} %)"
     which = f"the strongest of {len(counting)} attacks, {name}" if len(counting) > 1 else name
-    said = f"{_count(value)} of {n:,} passages{likely}, with {which}"
+    said = f"{_count(value)} of {_name_rows(n, value)}{likely}, with {which}"
     if figure.base is not None:
         said += f"; before the edit, {_count(figure.base)}"
     stages = (one for one in report.figures if one.key.startswith(f"{figure.key} "))

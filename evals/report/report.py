@@ -46,7 +46,11 @@ def _describe_edit(edit: Finding, found: Findings, limits: list[Limit]) -> EditR
         summary=summarize(edit, limits, part),
         state=state,
         passed=OK.get(state),
-        chose={"passages": edit.chose.passages, "windows": edit.chose.windows},
+        chose={
+            "passages": edit.chose.passages,
+            "windows": edit.chose.windows,
+            "taught": edit.chose.taught,
+        },
         not_tried=edit.audit.not_tried if edit.audit else [],
         edit=edit.edit,
         passages=edit.passages,

@@ -190,7 +190,8 @@ class Editing(Cutting, Listing):
     drop_attn: str | None = None
     plan: Annotated[
         Path | PlanFile | None,
-        "Take blocks, heads, and variants of the cut from a file that `search` wrote.",
+        "Take blocks, heads, and variants of the cut from a file that `search` wrote. Training "
+        "then takes only the passages that the search chose on, so that the others can test it.",
         Option("edit"),
     ] = None
     variant: str | None = None

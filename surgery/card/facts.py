@@ -135,18 +135,22 @@ def _list_steps(edits: Sequence[Edit]) -> Iterator[Markdown]:
     """Yields the commands that make all edits again, oldest first, in a shell."""
     for edit, following in zip(edits, [*edits[1:], None], strict=True):
         parts = edit.parts or (edit.erasing.teacher if edit.erasing else [])
-        mixed = variant_name(parts) == "mixed"
-        if mixed:
-            plan = {"edits": [one.model_dump() for one in list_edits(parts, edit.num_heads)]}
+        planned = edit.taught_by_choice or variant_name(parts) == "mixed"
+        if planned:
+            plan: dict[str, Any] = {
+                "edits": [one.model_dump() for one in list_edits(parts, edit.num_heads)]
+            }
+            if edit.taught_by_choice and edit.chosen is not None:  # it says which were taught
+                plan["chosen"] = edit.chosen.model_dump(mode="json")
             yield as_command(f"echo {shlex.quote(json.dumps(plan))} > plan.json")
         is_local = following is not None and following.source.commit is None
         lab = find_lab(edit.source.model) or f"{PREFIX}{LAB_MODELS[0]}"
         words = write_export_command(
             _name_source(edit),
             revision=edit.source.commit,
-            drop_attn=None if mixed else format_selection(parts, edit.num_heads),
-            plan="plan.json" if mixed else None,
-            variant=None if mixed else variant_name(parts),
+            drop_attn=None if planned else format_selection(parts, edit.num_heads),
+            plan="plan.json" if planned else None,
+            variant=None if planned else variant_name(parts),
             calibration=name_texts(_list_fitted(edit)),
             **_describe_training(edit, lab),
             layout=edit.layout,

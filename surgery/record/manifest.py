@@ -291,6 +291,13 @@ class Edit(EditedModel):
         return self.erasing is not None or self.healing is not None
 
     @property
+    def taught_by_choice(self) -> bool:
+        """Whether training took the passages on which a search chose the edit, and no others."""
+        trained = (one.passages for one in (self.erasing, self.healing) if one is not None)
+        hashes = {one.sha256 for one in trained if isinstance(one, PassagesRecord)}
+        return self.chosen is not None and self.chosen.passages in hashes
+
+    @property
     def blocks(self) -> tuple[int, ...]:
         """Blocks that were edited, wholly or partly, ascending."""
         return blocks_of(self.parts)

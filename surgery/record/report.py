@@ -36,7 +36,8 @@ Scalar = bool | int | float | Text | None
 Details = Mapping[Word, Scalar]
 Setting = Scalar | list[Scalar] | dict[Word, Scalar]
 State = Literal["kept", "missed", "undecided"]
-"""- `kept`: the whole 95 % interval is within the limit.
+"""- `kept`: the whole 95 % interval is within the limit, or, of passages that the model was taught,
+  the value.
 - `missed`: the measured value is above the limit, wherever its interval ends.
 - `undecided`: the value is within, but the interval reaches beyond, too little was measured, or
   what does not count (an earlier stage of an attack, or a setting) exceeds the limit."""
@@ -53,6 +54,8 @@ class Limit(Record):
     - `ok`: true if it is kept, false if it is missed, None if that is not decided.
     - `needed`: how many passages or documents would decide it; `lacks`: the same, or what else is
       open, in words. None if it is decided; `needed` also if no number would.
+    - `whole`: these are the passages that the model was taught, all there are. The count alone
+      decides, `ci95` is the value itself, and nothing is said about other passages.
     """
 
     name: Text
@@ -64,6 +67,7 @@ class Limit(Record):
     n: int
     needed: int | None = None
     lacks: Text | None = None
+    whole: bool = False
     description: Text
 
 
@@ -130,7 +134,9 @@ class MeasuredModel(Record):
 
 
 class EditSummary(Record):
-    """The edit, from the edited folder's manifest. `missed`: its search met no limits."""
+    """The edit, from the edited folder's manifest. `missed`: its search met no limits.
+    `taught_by_choice`: as for `Edit`.
+    """
 
     source: Text
     commit: Word | None = None
@@ -150,6 +156,7 @@ class EditSummary(Record):
     earlier_edits: int = 0
     max_shard_size: int | None = None
     missed: bool = False
+    taught_by_choice: bool = False
 
     @property
     def missed_alone(self) -> bool:
@@ -191,8 +198,9 @@ class EditRecord(MeasuredModel):
     """One edited model. Its figures stand in `Report.figures`.
 
     `relation`: whether the base is its recorded source. `chose`: how many passages and windows a
-    search used, which the figures leave out; None if that is not known. `state`: of all limits
-    together, None without any; `passed`: true if kept, false if missed.
+    search used, and how many passages the edit was taught; None if that is not known. The figures
+    leave these out, or, of an edit that was taught all of them, are of nothing else. `state`: of
+    all limits together, None without any; `passed`: true if kept, false if missed.
     """
 
     relation: Relation
@@ -200,7 +208,7 @@ class EditRecord(MeasuredModel):
     summary: Summary
     state: State | None = None
     passed: bool | None = None
-    chose: Mapping[Literal["passages", "windows"], int | None]
+    chose: Mapping[Literal["passages", "windows", "taught"], int | None]
     not_tried: list[Word]
     edit: EditSummary | None
     passages: list[PassageRow]
@@ -319,4 +327,5 @@ def summarize_edit(manifest: Manifest) -> EditSummary:
         attention_free=manifest.attention_free,
         earlier_edits=len(manifest.history),
         missed=edit.chosen is not None and not edit.chosen.met,
+        taught_by_choice=edit.taught_by_choice,
     )

@@ -42,9 +42,10 @@ def command(
     on text that the models were not trained on, for comparison. The exit code is 3 if a limit is
     missed. Otherwise, it is 4 if one is not decided.
 
-    If a search chose the edit on some of the passages, the figures are for the others. Results hold
-    no text; --rows names passages by their ids. With --output, run the same command again to
-    continue after an interruption.
+    If a search chose the edit on some of the passages, or it was taught some, the figures are for
+    the others, and those of the taught ones stand apart. Results hold no text; --rows names
+    passages by their ids. With --output, run the same command again to continue after an
+    interruption.
     """
     from evals.jobs.auditing import audit
 
@@ -70,10 +71,11 @@ def print_audit(result: dict[str, Any]) -> None:
         every = result.get("all_passages")
         print_choice(result)
         _print_rates(rated, result["control"]["n"], every)
-        if rest := result.get("unlisted"):
-            echo(f"recovered of {rest['n']} passages that nobody listed:")
-            for key, one in rest["recovered"].items():
-                echo(f"  {key}: {format_figure(one['edited'])} (n = {one['edited']['n']:,})")
+        for part, which in (("taught", "that were taught"), ("unlisted", "that nobody listed")):
+            if rest := result.get(part):
+                echo(f"recovered of {rest['n']} passages {which}:")
+                for key, one in rest["recovered"].items():
+                    echo(f"  {key}: {format_figure(one['edited'])} (n = {one['edited']['n']:,})")
     names = [attack["name"] for attack in rated]
     if "prefix" in names and result["suffix_length"] <= SHORTEST_CUT:
         echo(f"prefix equals greedy here: it needs a suffix of more than {SHORTEST_CUT} tokens")
@@ -115,7 +117,7 @@ def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, An
         headings += ["twin", "edited − twin, points", "of the way to it"]
         for one, row in zip(rated, rows, strict=True):
             above, way = one["above_twin"], one["toward_twin"]
-            ends = [100 * end for end in above["ci95"]]
+            ends = [100 * end for end in above["ci95"] or ()]
             difference = format_interval(100 * above["difference"], ends, "{:+.1f}")
             row += [format_figure(one["twin"]), difference, "" if way is None else f"{way:.0%}"]
     print_table(headings, rows)

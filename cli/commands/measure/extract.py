@@ -45,7 +45,8 @@ def command(
     :COLUMN; hf:DATASET:SPLIT:COLUMN; hubble:SUBSET, pythia-evals:SPLIT, or lm-extraction:FOLDER;
     lab:pythia or lab:gpt-neo. Text may be compressed (.gz, .zst).
 
-    If a search chose the edit on some of the passages, the figures are for the others.
+    If a search chose the edit on some of the passages, or it was taught some, the figures are for
+    the others.
 
     Under `accelerate launch`, several processes share the work, with the same result. Results hold
     ids, scores, and hashes, and text only if you pass --show-text.
@@ -66,18 +67,17 @@ def print_extraction(result: dict[str, Any]) -> None:
     before, paired = result.get("baseline"), result.get("paired")
     n, prefix, suffix = (result[key] for key in ("n", "prefix_length", "suffix_length"))
     echo(f"{n} passages, {prefix} tokens of prefix, {suffix} of suffix; 95 % intervals in brackets")
-    every = result.get("all_passages")
     print_choice(result)
     if before is None:
         print_table(("", "model"), _make_rows([result]))
     else:
         print_table(("", "baseline", "edited"), _make_rows([before, result]))
-    if every:
-        recited = [one for one in every["recited"].values() if one is not None]
-        shares = ", ".join(f"{one['count']} of {one['n']}" for one in recited)
-        echo(
-            f"of all passages, recited by {'base and ' if len(recited) > 1 else ''}edited: {shares}"
-        )
+    for part, which in (("all_passages", "all passages"), ("taught", "those that were taught")):
+        if rest := result.get(part):
+            recited = [one for one in rest["recited"].values() if one is not None]
+            shares = ", ".join(f"{one['count']} of {one['n']}" for one in recited)
+            whose = "base and edited" if len(recited) > 1 else "edited"
+            echo(f"of {which}, recited by {whose}: {shares}")
     if paired is None:
         return
     echo(

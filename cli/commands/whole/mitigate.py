@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Preset → values of other options."""
 
 
-_ERASE = "--erase also tries results that were taught to forget the passages before the cut"
+_ERASE = "--erase also tries results that were taught to forget passages before the cut"
 _TRIED = "more blocks, heads, or edits may help: --grain mixed, --max-evaluations 256"
 
 
@@ -89,10 +89,10 @@ def command(
     becomes OUT, with report, card, and recipe. To continue a run, give the same command again.
 
     With --heal, the edited model is also trained on other text. With --erase, MODEL is taught to
-    forget the passages; that result is tried as it is, cut, and, with --heal, cut and healed. All
-    results are evaluated. The cheapest with the best verdict becomes OUT, unless you name another
-    with --keep; in a terminal, you are asked. The others stay in OUT-cut, OUT-healed, OUT-erased,
-    OUT-erased-cut, and OUT-erased-healed, each with its report.
+    forget passages; that result is tried as it is, cut, and, with --heal, cut and healed. Search
+    and training take half of the passages, and the rest test all results. The cheapest with the
+    best verdict becomes OUT, unless you name another with --keep; in a terminal, you are asked. The
+    others stay in OUT-cut, OUT-healed, OUT-erased, OUT-erased-cut, and OUT-erased-healed.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,

@@ -333,7 +333,7 @@ def _read_healing(
     if text is None:
         return None
     healing = Schedule(request.heal_steps).tokenize(text, loaded.tokenizer, loaded.dimensions)
-    check_apart(passages.add_unlisted(rows, loaded.tokenizer), healing)
+    check_apart(passages.add_others(rows, loaded.tokenizer), healing)
     return healing
 
 

@@ -27,12 +27,14 @@ class Share(Record):
 
     `draws`: the runs of an attack that trains; None for other attacks. `n` and `count` are of the
     passages that were tried, and recovered, in at least one of them; `rate` is their mean rate.
+    `ci95`: None for the passages that the edited model was taught. They are all there is, so their
+    share estimates nothing.
     """
 
     n: int
     count: int
     rate: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     draws: int | None = None
 
     @classmethod
@@ -43,6 +45,11 @@ class Share(Record):
     def of_outcome(cls, attack: Attack, outcome: AttackOutcome) -> Share:
         draws = outcome.draws if attack.in_draws else None
         return cls(**rate_draws(*outcome.by_draw), draws=draws)
+
+    @property
+    def whole(self) -> Share:
+        """The same of all the passages there are."""
+        return self.model_copy(update={"ci95": None}) if self.n else self
 
     @property
     def runs(self) -> str:
@@ -66,6 +73,11 @@ class SharePair(Record):
     base: Share
     edited: Share
 
+    @property
+    def whole(self) -> SharePair:
+        """As `Share.whole`."""
+        return SharePair(base=self.base.whole, edited=self.edited.whole)
+
 
 class Area(Record):
     """How well a score tells members from non-members: the area under its ROC curve."""
@@ -77,12 +89,12 @@ class Area(Record):
 
 class PairedChange(Record):
     """Changes on the same passages, in the mean of the draws. Differences are edited minus base, or
-    edited minus twin."""
+    edited minus twin. `ci95`: as for `Share`."""
 
     no_longer: int
     newly: int
     difference: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     p_value: float
 
     @classmethod
@@ -165,6 +177,17 @@ class AttackResult(_AttackFacts):
     toward_twin: float | None = None
     reached: Reached | None = None
 
+    @property
+    def whole(self) -> AttackResult:
+        """As `Share.whole`."""
+        shares = {key: getattr(self, key) for key in ("base", "edited", "twin")}
+        changes = {key: getattr(self, key) for key in ("paired", "above_twin")}
+        update = {key: one and one.whole for key, one in shares.items()}
+        update |= {
+            key: one and one.model_copy(update={"ci95": None}) for key, one in changes.items()
+        }
+        return self.model_copy(update=update)
+
     def find_doubt(self, limit: float) -> str | None:
         """Why a limit that it keeps is not decided, if what does not count exceeds it."""
         more = self.reached.discarded if self.reached else None
@@ -224,6 +247,12 @@ class Audit(Record):
     not_tried: list[str]
 
     @property
+    def whole(self) -> Audit:
+        """As `Share.whole`."""
+        found = (one.whole if isinstance(one, AttackResult) else one for one in self.attacks)
+        return self.model_copy(update={"attacks": list(found)})
+
+    @property
     def rated(self) -> list[AttackResult]:
         """The attacks that recover passages."""
         return [attack for attack in self.attacks if isinstance(attack, AttackResult)]
@@ -270,22 +299,25 @@ class Audit(Record):
 
 
 class AllRecovered(Record):
-    """Attack → what it recovers of `n` passages: of all, including those that a search used, or of
-    those that are not listed."""
+    """Attack → what it recovers of `n` passages: of all, including those that a search used, of
+    those that the edited model was taught, or of those that are not listed."""
 
     n: int
     recovered: dict[str, SharePair]
 
 
 class AuditReport(Audit):
-    """The object of `audit --json`. Figures leave out passages on which the edit was chosen.
+    """The object of `audit --json`. Figures leave out passages on which the edit was chosen, and
+    those that it was taught, if any others are left.
 
-    `all_passages`, `unlisted`: None if there are none. `state`: of all limits together, None
+    `all_passages`, `taught`, `unlisted`: None if there are none; `all_passages` also where there
+    are `taught` ones. `state`: of all limits together, None
     without any; `verdict`: the result in a few sentences.
     """
 
     chose: ChoiceCounts
     all_passages: AllRecovered | None
+    taught: AllRecovered | None = None
     unlisted: AllRecovered | None = None
     prefix_length: int
     suffix_length: int

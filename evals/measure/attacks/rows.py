@@ -18,14 +18,17 @@ def list_recovered(
     """One record per passage that a model was trained on, without its text.
 
     - `id`, as it was given, and `hash`. `counted`: the figures are of these, none of which a search
-      saw. `listed`: it was not left out.
+      saw. `listed`: it was not left out. `taught`: the base or the edited model was trained on it,
+      to forget it or to keep it from coming back.
     - `recovered_by`: the attacks that recover it from the edited model.
     - `recovered`: attack → model → whether the attack recovers it in any of its draws, under the
       setting that the figures are of. None where it does not count for the attack, as where the
       attacker held it.
     """
     samples, members = plan.passages, plan.samples.trained_on
-    counted, unlisted = left.passages[members], left.unlisted[members]
+    counted, unlisted, taught = (
+        flags[members] for flags in (left.passages, left.unlisted, left.learned)
+    )
     attacks = [one.name for one in plan.tried if not one.tells_members]
     found = {
         attack: {key: _take(one, models["edited"], attack, counted) for key, one in models.items()}
@@ -41,6 +44,7 @@ def list_recovered(
             "hash": samples.hashes[at],
             "counted": bool(counted[at]),
             "listed": not unlisted[at],
+            "taught": bool(taught[at]),
             "recovered_by": [attack for attack, by in recovered.items() if by["edited"]],
             "recovered": recovered,
         }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from evals.data import Samples, Tokens, describe_samples, list_row_warnings
@@ -66,20 +67,47 @@ class ExtractionResults:
 def report_held_back(
     edited: ExtractionResults, base: ExtractionResults | None, left: HeldBack
 ) -> dict[str, Any]:
-    """As `report_extraction`, without the rows that a search used; also counts all recited."""
-    after = edited.select(left.passages, left.windows)
+    """As `report_extraction`, without the rows that a search used or that were taught; also counts
+    how many of all, or of the taught ones, are recited."""
+    after, chose = edited.select(left.passages, left.windows), left.count(-1)
     result = report_extraction(after, base and base.select(left.passages, left.windows))
-    result |= {"chose": left.chose.model_dump(), "all_passages": None}
-    if left.chose.warning:
-        result["warnings"].append(left.chose.warning)
-    if not left.passages.all():
-        n = len(edited.recited)
-        recited = {
-            name: one and {"n": n, **rate(one.recited)}
-            for name, one in (("base", base), ("edited", edited))
-        }
-        result["all_passages"] = {"n": n, "recited": recited}
+    if left.is_whole(-1):
+        result = drop_intervals(result)
+    result |= {"chose": chose.model_dump(), "all_passages": None, "taught": None}
+    if chose.warning:
+        result["warnings"].append(chose.warning)
+
+    def count(rows: Flags) -> dict[str, Any]:
+        some = rows[edited.test.samples.trained_on]
+        found = (("base", base), ("edited", edited))
+        n = int(some.sum())
+        recited = {name: one and {"n": n, **rate(one.recited[some])} for name, one in found}
+        return {"n": n, "recited": recited}
+
+    if left.others is not None:
+        result["taught"] = drop_intervals(count(left.others))
+    elif not left.passages.all():
+        result["all_passages"] = count(np.ones_like(left.passages))
     return result
+
+
+def drop_intervals(figures: Any) -> Any:
+    """The same figures of passages that the edited model was taught: `ci95` becomes None.
+
+    They are all there is, so they estimate nothing. What is of other rows keeps its intervals.
+    """
+    if isinstance(figures, list):
+        return [drop_intervals(one) for one in figures]
+    if not isinstance(figures, dict):
+        return figures
+    return {
+        key: None if key == "ci95" else one if key in _OTHERS else drop_intervals(one)
+        for key, one in figures.items()
+    }
+
+
+_OTHERS = ("control", "non_members", "membership", "selectivity", "control_nll_difference")
+"""Figures of rows that no model was trained on, or of these and the passages together."""
 
 
 def measure(

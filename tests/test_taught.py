@@ -1,0 +1,308 @@
+"""Contract: figures tell passages that a model was taught from those that it was not.
+
+- A plan that a search chose on half of the passages trains on that half alone. The figures are of
+  the other half, with intervals; those that were taught stand apart, without.
+- A model that was taught all passages is measured on these. They are all there is: no interval, the
+  count decides limits, and the sentence says that no others were tested.
+- The record tells which passages were taught wherever they are measured; otherwise, there is doubt.
+- `reproduce` and the commands of the card train on the same half.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Outcome, attn_surgery, run_card
+from reciting import recited_rows, write_rows
+from tiny_tokenizer import TEXT, save_tiny, tiny_model
+
+from evals.data import Samples, hash_row, load_samples
+from evals.data.held_back import deal_passages
+from surgery.proof.verification import verify
+from surgery.record.manifest import read_manifest
+from surgery.record.report import Report
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+OTHER = " ".join(f"{number} cold stones {number * 7 % 101} under" for number in range(900))
+SEED, ROWS = 3, 12
+CUT = ("--prefix-length", 6, "--suffix-length", 5)
+TWO = ("--attack", "greedy", "--attack", "near")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_attacks() -> Any:
+    """Those that every trained model must face take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evals.measure.attacks.trying.TRAINED", ())
+        yield
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base; samples.jsonl, and a plan that was chosen on half of it; half and all: erased models,
+    taught with and without the plan; text that is held out, and other.txt to train on."""
+    folder = tmp_path_factory.mktemp("work")
+    save_tiny(folder / "base")
+    write_rows(folder / "samples.jsonl", recited_rows(tiny_model(), ROWS))
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "other.txt").write_text(OTHER)
+    samples = read(folder)
+    plan = {
+        "edits": [{"drop_attn": "0-1", "variant": "zero"}],
+        "chosen": {
+            "seed": SEED,
+            "passages": hash_row(samples.tokens[deal_passages(samples, SEED)[0]]),
+            "windows": "0" * 64,
+        },
+    }
+    (folder / "plan.json").write_text(json.dumps(plan))
+    half = erase(folder, folder / "half", "--plan", folder / "plan.json")
+    assert half.code == 0, half.stderr
+    assert f"training takes the {ROWS // 2} passages on which the search chose" in half.stderr
+    every = erase(folder, folder / "all", "--drop-attn", "0-1", "--variant", "zero")
+    assert every.code == 0, every.stderr
+    assert "training takes" not in every.stderr
+    return folder
+
+
+def read(work: Path) -> Samples:
+    return load_samples(str(work / "samples.jsonl"), prefix_length=6, suffix_length=5)
+
+
+def erase(work: Path, output: Path, *more: object, samples: str = "samples.jsonl") -> Outcome:
+    given = ("--samples", work / samples, *CUT, "--text", work / "other.txt", "--steps", 1)
+    return attn_surgery("erase", work / "base", *given, "--output", output, *more)
+
+
+def run(command: str, work: Path, model: str, *more: object) -> Outcome:
+    return attn_surgery(
+        *(command, work / model, "--baseline", work / "base", *CUT, "--device", "cpu"),
+        *("--samples", work / "samples.jsonl", "--heldout", work / "text.txt", *more),
+    )
+
+
+def audit(work: Path, model: str, *more: object) -> Outcome:
+    return run("audit", work, model, *TWO, *more)
+
+
+def test_a_plan_of_a_search_trains_on_what_it_chose_on(work: Path) -> None:
+    manifest = read_manifest(work / "half")
+    assert manifest is not None
+    assert manifest.edit.erasing is not None
+    assert manifest.edit.chosen is not None
+    passages = manifest.edit.erasing.passages
+    assert (passages.number, passages.sha256) == (ROWS // 2, manifest.edit.chosen.passages)
+    assert verify(work / "half", source=work / "base").ok
+
+
+def test_half_that_was_taught_stands_apart(work: Path, tmp_path: Path) -> None:
+    done = audit(work, "half", "--max", "greedy=1", "--rows", tmp_path / "rows.jsonl", "--json")
+    found = done.json
+    assert found["chose"]["passages"] == found["chose"]["taught"] == ROWS // 2
+    assert (found["n"], found["taught"]["n"], found["all_passages"]) == (6, 6, None)
+    assert all(one["edited"]["ci95"] for one in found["attacks"])
+    pairs = found["taught"]["recovered"].values()
+    assert all(pair[key]["ci95"] is None for pair in pairs for key in ("base", "edited"))
+    first, second = found["limits"]
+    assert (first["name"], first["whole"], first["state"]) == ("greedy", False, "kept")
+    assert (second["name"], second["whole"], second["state"]) == ("greedy, taught", True, "kept")
+    assert "It keeps every limit." in found["verdict"], "both halves were measured"
+    assert "6 passages that it was taught" in found["verdict"]
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["counted"] for row in rows] == [not row["taught"] for row in rows]
+    assert sum(row["taught"] for row in rows) == 6
+    told = audit(work, "half").stdout
+    assert "6 passages were taught. The figures are for the others." in told
+    assert "recovered of 6 passages that were taught:\n  greedy: " in told
+
+
+def test_all_that_was_taught_is_all_there_is(work: Path) -> None:
+    """Twelve passages decide a limit of 1 %, but only for these twelve."""
+    done = audit(work, "all", "--json")
+    assert (done.json["n"], done.json["chose"]["taught"], done.json["taught"]) == (12, 12, None)
+    for one in done.json["attacks"]:
+        assert one["base"]["ci95"] is one["edited"]["ci95"] is one["paired"]["ci95"] is None
+        assert one["control"]["ci95"] is not None, "that is a sample"
+    most = max(one["edited"]["rate"] for one in done.json["attacks"])
+    kept = audit(work, "all", "--max", f"greedy={most + 0.01}", "--json")
+    assert kept.code == 0, kept.stderr
+    (limit,) = kept.json["limits"]
+    assert (limit["state"], limit["whole"], limit["needed"]) == ("kept", True, None)
+    assert "of the 12 that it was taught" in limit["description"]
+    assert kept.json["verdict"].startswith(
+        "It keeps every limit on the 12 passages that were listed; passages that were not listed "
+        "were not tested."
+    )
+    assert "of 12 passages that were listed" in kept.json["verdict"]
+    assert "to decide" not in kept.stderr
+    told = audit(work, "all").stdout
+    assert "All of these passages were taught, so their shares have no intervals" in told
+    missed = audit(work, "base", "--baseline", work / "all", "--max", "greedy=0.5", "--json")
+    assert missed.code == 3
+    assert missed.json["attacks"][0]["edited"]["ci95"], "the base itself was taught nothing"
+
+
+@pytest.mark.parametrize(("model", "whole"), [("half", False), ("all", True)])
+def test_an_extraction_tells_them_apart(model: str, whole: bool, work: Path) -> None:
+    done = run("extract", work, model, "--metrics", "full")
+    assert done.code == 0, done.stderr
+    found = run("extract", work, model, "--json").json
+    assert (found["exact_match"]["ci95"] is None) == whole
+    assert (found["paired"]["exact_match_difference"]["ci95"] is None) == whole
+    assert found["control"]["nll"]["ci95"] is not None
+    assert (found["taught"] is None) == whole
+    if whole:
+        assert "All of these passages were taught" in done.stdout
+    else:
+        assert found["taught"]["recited"]["edited"]["ci95"] is None
+        assert "of those that were taught, recited by base and edited: 6 of 6, " in done.stdout
+
+
+def evaluate(work: Path, output: Path, *models: Path, more: tuple[object, ...] = ()) -> Report:
+    done = attn_surgery(
+        *("evaluate", *models, "--baseline", work / "base", *CUT, "--device", "cpu", *TWO),
+        *("--samples", work / "samples.jsonl", "--heldout", work / "text.txt", "--no-benchmarks"),
+        *("--output", output, "--json", *more),
+    )
+    assert done.code in (0, 3, 4), done.stderr
+    return Report.model_validate(done.json)
+
+
+def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None:
+    report = evaluate(work, tmp_path / "half", work / "half", more=("--max", "near=1"))
+    (edit,), taught = report.edits, report.find("taught.recovered.near")
+    assert edit.chose["taught"] == 6
+    assert taught is not None
+    value = taught.edits[0]
+    assert value is not None
+    assert (taught.n, value.ci95, taught.base and taught.base.ci95) == (6, None, None)
+    assert value.limit is not None
+    assert (value.limit.name, value.limit.state) == ("max near, taught", "kept")
+    recited = report.find("recited")
+    assert recited is not None
+    assert recited.edits[0] is not None
+    assert recited.edits[0].ci95 is not None
+    assert report.find("all.recited") is None
+    assert "It was taught 6 passages; the figures leave these out." in edit.verdict
+    assert "Of the 6 passages that it was taught, it recites" in edit.verdict
+    assert "--plan plan.json" in report.commands[0], "what trains on the same half"
+    page = (tmp_path / "half" / "report.html").read_text()
+    assert "Passages that it was taught" in page
+    assert "Of the 6 passages that it was taught, it recites" in page
+    assert "None of these passages was taught." in page
+
+    whole = evaluate(work, tmp_path / "all", work / "all", more=("--max", "greedy=1"))
+    (edit,) = whole.edits
+    figures = {figure.key: figure for figure in whole.figures if figure.table == "attacked"}
+    shares = [figures[f"recovered.{name}"].edits[0] for name in ("greedy", "near")]
+    assert all(one is not None and one.ci95 is None for one in shares)
+    assert edit.state == "kept"
+    assert "passages that were not listed were not tested" in edit.summary.line
+    assert "of the 12 passages that were listed word for word" in edit.verdict
+    page = (tmp_path / "all" / "report.html").read_text()
+    assert "likely at most" not in page
+    assert "They say nothing of passages that were not listed." in page
+
+
+def test_edits_that_were_taught_and_that_were_not_stand_side_by_side(
+    work: Path, tmp_path: Path
+) -> None:
+    """The same passages are all there is to one edit, and a sample to another."""
+    cut = attn_surgery(
+        "export", work / "base", "--drop-attn", 1, "--variant", "zero", "--output", tmp_path / "cut"
+    )
+    assert cut.code == 0, cut
+    report = evaluate(work, tmp_path / "two", work / "all", tmp_path / "cut")
+    found = report.find("recited")
+    assert found is not None
+    ends = [value and value.ci95 for value in found.edits]
+    assert ends[0] is None
+    assert ends[1] is not None
+    mixed = evaluate(work, tmp_path / "mixed", work / "half", work / "all")
+    assert [edit.chose["taught"] for edit in mixed.edits] == [6, 12]
+    assert not [edit for edit in mixed.edits if "may have" in edit.verdict]
+    taught, found = mixed.find("taught.recited"), mixed.find("recited")
+    assert taught is not None
+    assert found is not None
+    assert (taught.n, found.n) == (6, 6)
+    first, second = found.edits
+    assert first is not None
+    assert second is not None
+    assert (first.ci95 is None, second.ci95) == (False, None), "the second was taught these, too"
+
+
+def test_passages_that_hold_those_taught_are_told_apart_only_by_how_they_were_taken(
+    work: Path, tmp_path: Path
+) -> None:
+    """A share that was left out is known; of other passages, some may have been taught."""
+    done = erase(work, tmp_path / "some", "--drop-attn", 0, "--leave-out", 0.25)
+    assert done.code == 0, done
+    found = attn_surgery(
+        *("audit", tmp_path / "some", "--baseline", work / "base", *CUT, *TWO, "--device", "cpu"),
+        *("--samples", work / "samples.jsonl", "--heldout", work / "text.txt", "--json"),
+    ).json
+    assert (found["n"], found["taught"]["n"], found["chose"]["taught"]) == (3, 9, 9)
+    rows = (work / "samples.jsonl").read_text().splitlines()
+    (work / "few.jsonl").write_text("\n".join(rows[:8]))
+    other = audit(work, "all", "--samples", work / "few.jsonl", "--max", "greedy=1", "--json")
+    assert other.json["chose"]["taught"] is None
+    assert other.json["attacks"][0]["edited"]["ci95"]
+    assert "an edit here was trained on other passages" in other.stderr
+    assert other.json["verdict"].startswith("The edit was trained on other passages, or on these ")
+
+
+def test_the_same_half_is_trained_on_again(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--source", work / "base", "--text", work / "other.txt", "--json")
+    samples = ("--samples", work / "samples.jsonl")
+    for model in ("half", "all"):
+        done = attn_surgery("reproduce", work / model, *given, *samples)
+        assert done.json["exact"], done
+    for name in ("base", "samples.jsonl", "other.txt"):
+        (tmp_path / name).symlink_to(work / name)
+    (tmp_path / "half").symlink_to(work / "half")
+    monkeypatch.chdir(tmp_path)
+    (_, reproduced), (_, erased) = run_card(Path("half") / "README.md")
+    assert reproduced.code == erased.code == 0, erased
+    (made,) = [place for place in tmp_path.iterdir() if not place.is_symlink() and place.is_dir()]
+    first, second = (read_manifest(place) for place in (work / "half", made))
+    assert first is not None
+    assert second is not None
+    assert first.files["model.safetensors"] == second.files["model.safetensors"]
+
+
+@pytest.mark.parametrize("training", ["erase", "heal"])
+def test_an_export_of_a_plan_trains_on_the_same_half(
+    training: str, work: Path, tmp_path: Path
+) -> None:
+    """And takes up only what was trained on it."""
+    more = {
+        "erase": ("--erase", "--erase-steps", 1, "--text", work / "other.txt"),
+        "heal": ("--heal", work / "other.txt", "--heal-steps", 1),
+    }[training]
+    given = ("--plan", work / "plan.json", "--samples", work / "samples.jsonl", *CUT)
+    done = attn_surgery("export", work / "base", *given, *more, "--output", tmp_path / "out")
+    assert done.code == 0, done
+    assert "training takes the 6 passages on which the search chose the plan" in done.stderr
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    trained = manifest.edit.erasing or manifest.edit.healing
+    assert trained is not None
+    assert manifest.edit.chosen is not None
+    assert getattr(trained.passages, "sha256", None) == manifest.edit.chosen.passages
+    report = evaluate(work, tmp_path / "report", tmp_path / "out")
+    taught, recited = report.find("taught.recited"), report.find("recited")
+    assert taught is not None
+    assert recited is not None
+    assert (taught.n, recited.n) == (6, 6)
+    rows = (work / "samples.jsonl").read_text().splitlines()
+    (tmp_path / "few.jsonl").write_text("\n".join(rows[:8]))
+    others = attn_surgery(
+        *("export", work / "base", "--plan", work / "plan.json", *CUT, *more),
+        *("--samples", tmp_path / "few.jsonl", "--output", tmp_path / "others"),
+    )
+    assert "training takes all 8 passages: the search chose the plan on other" in others.stderr
