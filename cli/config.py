@@ -15,6 +15,13 @@ _MANY = 5
 """A command with more options than this takes --config."""
 OF_RESULTS = {"config.yaml", "recipe.yaml"}
 """Files that result folders hold. Such a folder may be someone else's: it names no output."""
+
+
+def is_of_result(path: Path) -> bool:
+    """Whether a file has such a name, in any case: many file systems do not tell cases apart."""
+    return path.name.casefold() in OF_RESULTS
+
+
 RESULT = "cli.config.result"
 """In `meta` of a context: the file of a result that gave options."""
 
@@ -67,7 +74,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
         given = _parse(path)
     except SurgeryError as error:
         raise click.UsageError(str(error), ctx) from error
-    if path.name in OF_RESULTS:
+    if is_of_result(path):
         ctx.meta[RESULT] = path
     known = {_name(one): one for one in ctx.command.params}
     for one in ctx.command.params:
@@ -85,7 +92,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
                 value = not click.BOOL.convert(_check_value(known[name], value), param, ctx)
             if name in _NOT_READ:
                 raise click.BadParameter(f"cannot come from a file; pass --{name}")
-            if path.name in OF_RESULTS and _says_where_to_write(known.get(name)):
+            if is_of_result(path) and _says_where_to_write(known.get(name)):
                 what = "cannot come from a file of a result, which may be someone else's"
                 raise click.BadParameter(f"{what}; pass --{name}, or rename a file that you wrote")
             if name not in known:

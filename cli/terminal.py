@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import click
 
-from cli.escaping import EscapedRecord, escape_text, format_traceback
+from cli.escaping import EscapedRecord, escape_text, format_traceback, quote
 
 has_printed_json = ContextVar("has_printed_json", default=False)
 """Whether the one object of --json is out: an error after it is told on stderr alone."""
@@ -43,7 +42,7 @@ stopped: list[click.Context | None] = []
 def note_unmeasured(output: object, model: str) -> None:
     """Says how to measure a new export, `output`, of `model`."""
     given = "" if model.startswith("lab:") else " --samples SAMPLES --heldout TEXT"
-    named = shlex.join(["evaluate", str(output), "--baseline", model, "--audit"])
+    named = " ".join(map(quote, ("evaluate", str(output), "--baseline", model, "--audit")))
     note(
         "Nothing measured yet. To see what it still recites and what it lost, run: "
         f"attn-surgery {named}{given}"

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from surgery.errors import CheckpointError, OutputError, SurgeryError
 from surgery.privacy import expand_home
-from surgery.untrusted import describe_error, read_json
+from surgery.untrusted import describe_error, open_regular, parse_json, read_json, read_lines
 
 _OURS = ".{}.attn-surgery-{}"  # names that nobody else uses
 _HIDDEN = re.compile(r"\.(.+)\.attn-surgery-(?:partial|old|lock)")
@@ -29,6 +30,7 @@ _STAGING = "staging"
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _CURRENT_FOLDER = -100  # AT_FDCWD
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NEAR = 512  # bytes
 _PATIENCE = 0.5  # seconds; clearing leftovers holds a lock for less
 
 CONFIG = "config.yaml"
@@ -36,6 +38,42 @@ CONFIG = "config.yaml"
 Owned = Callable[[Path], Collection[str]]
 """A folder → fnmatch patterns of what attn-surgery wrote there; none if the folder holds another
 kind of result. May raise `SurgeryError`."""
+
+
+@dataclass(frozen=True)
+class OwnFile:
+    """A kind of file that attn-surgery writes, and what recognizes one by its content.
+
+    `recognizes` may raise `SurgeryError` or ValueError for any other file. An empty file is no
+    loss.
+    """
+
+    kind: str
+    recognizes: Callable[[Path], bool]
+
+
+def recognize_lines(kind: str, *keys: str) -> OwnFile:
+    """A file of JSON lines, of which the first has these keys."""
+
+    def recognizes(file: Path) -> bool:
+        with open_regular(file, OutputError) as lines:
+            _, line = next(read_lines(lines, file, OutputError), ("", "{}"))
+        found = parse_json(line)
+        return isinstance(found, dict) and set(keys) <= found.keys()
+
+    return OwnFile(kind, recognizes)
+
+
+def recognize_mark(kind: str, mark: bytes) -> OwnFile:
+    """A file with these bytes near its beginning or its end."""
+
+    def recognizes(file: Path) -> bool:
+        with open_regular(file, OutputError) as content:
+            first = content.read(_NEAR)
+            content.seek(max(0, file.stat().st_size - _NEAR))
+            return mark in first or mark in content.read(_NEAR)
+
+    return OwnFile(kind, recognizes)
 
 
 def recognize_by(main: str, keys: Collection[str], *others: str) -> Owned:
@@ -47,7 +85,7 @@ def recognize_by(main: str, keys: Collection[str], *others: str) -> Owned:
 
 def check_output(
     target: Path,
-    owned: Owned | None = None,
+    owned: Owned | OwnFile,
     *,
     overwrite: bool = False,
     argument: str = "output",
@@ -80,8 +118,9 @@ def _is_part_of(target: Path, named: str) -> bool:
     """Whether an input that is there is the target, or is a folder around it. It may name a
     column after a colon, and there may be two, with a comma between them."""
     parts = [Path(one) for one in (named, named.rpartition(":")[0], *named.split(",")) if one]
-    known = [one.resolve() for one in parts if os.path.lexists(one)]
-    return target.exists() and any(target.resolve().is_relative_to(one) for one in known)
+    known = [os.path.realpath(one) for one in parts if os.path.lexists(one)]
+    real = Path(os.path.realpath(target))  # which raises nothing for a link to itself
+    return target.exists() and any(real.is_relative_to(one) for one in known)
 
 
 def check_space(
@@ -105,13 +144,18 @@ def check_space(
 
 @contextlib.contextmanager
 def create_folder(
-    target: Path, owned: Owned | None, *, overwrite: bool = False, config: str | None = None
+    target: Path,
+    owned: Owned | OwnFile | None,
+    *,
+    overwrite: bool = False,
+    config: str | None = None,
 ) -> Iterator[Path]:
     """Yields a folder to write into, and renames it to `target` when the block succeeds.
 
     With `overwrite`, an existing target stays untouched until the new one is complete. The two then
     swap in one step, and the old one is removed, but only if attn-surgery wrote everything in it.
-    `owned` None: yields a file, and the target is one. `config`: the text of config.yaml.
+    An `OwnFile`: yields a file, and the target is one, of that kind if there is one to replace.
+    None: a file of any kind, in a place of ours. `config`: the text of config.yaml.
 
     **Raises:** `OutputError` if the target exists and may not be replaced, cannot be written, or is
     being written by another process.
@@ -119,7 +163,7 @@ def create_folder(
     target = target.absolute()
     with explain_os_errors(target), create_parents(target), claim(target) as partial:
         _check_free(target, owned, overwrite)
-        if owned is not None:
+        if owned is not None and not isinstance(owned, OwnFile):
             partial.mkdir()
         if config is not None:
             write_text(partial / CONFIG, config)
@@ -129,21 +173,28 @@ def create_folder(
         publish(partial, target)
 
 
-def write_text(target: Path, text: str | Iterable[str], *, overwrite: bool = False) -> None:
+def write_text(
+    target: Path,
+    text: str | Iterable[str],
+    *,
+    overwrite: bool = False,
+    owned: OwnFile | None = None,
+) -> None:
     """Writes text, or pieces of it, to a file (UTF-8): all of it or nothing.
 
-    Half a surrogate pair is escaped, so that JSON can read it back.
+    Half a surrogate pair is escaped, so that JSON can read it back. `owned`: as for
+    `create_folder`.
     """
     with (
-        create_folder(target, None, overwrite=overwrite) as partial,
+        create_folder(target, owned, overwrite=overwrite) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         file.writelines([text] if isinstance(text, str) else text)
 
 
-def write_lines(target: Path, lines: Iterable[str], *, overwrite: bool = False) -> None:
-    """Writes lines, each followed by a newline, as `write_text` does."""
-    write_text(target, (f"{line}\n" for line in lines), overwrite=overwrite)
+def write_lines(target: Path, lines: Iterable[str], **options: Any) -> None:
+    """Writes lines, each followed by a newline, as `write_text` does, with the same `options`."""
+    write_text(target, (f"{line}\n" for line in lines), **options)
 
 
 @contextlib.contextmanager
@@ -265,7 +316,7 @@ def is_unfinished(path: Path) -> bool:
 
 
 def _check_free(
-    target: Path, owned: Owned | None, overwrite: bool, argument: str = "output"
+    target: Path, owned: Owned | OwnFile | None, overwrite: bool, argument: str = "output"
 ) -> None:
     elsewhere = f"choose another `{argument}`"
     if not os.path.lexists(target):
@@ -274,15 +325,26 @@ def _check_free(
         raise OutputError(
             "already exists", where=target, fix=f"{elsewhere} or give `overwrite=True`"
         )
-    kind, known = ("file", target.is_file()) if owned is None else ("folder", target.is_dir())
-    try:
-        what = _find_stranger(target, owned(target)) if owned and known else None
-    except SurgeryError as error:
-        what = str(error)
+    is_file = owned is None or isinstance(owned, OwnFile)
+    kind, known = ("file", target.is_file()) if is_file else ("folder", target.is_dir())
+    what = _describe_stranger(target, owned) if owned is not None and known else None
     if target.is_symlink() or not known:
         what = f"is not a {kind}"
     if what is not None:
         raise OutputError(f"{what}, so it is not overwritten", where=target, fix=elsewhere)
+
+
+def _describe_stranger(target: Path, owned: Owned | OwnFile) -> str | None:
+    """Says what in a file or folder attn-surgery did not write; None if there is nothing."""
+    if isinstance(owned, OwnFile):
+        with contextlib.suppress(SurgeryError, ValueError):
+            if not target.stat().st_size or owned.recognizes(target):
+                return None
+        return f"is not {owned.kind} that attn-surgery wrote"
+    try:
+        return _find_stranger(target, owned(target))
+    except SurgeryError as error:
+        return str(error)
 
 
 def _find_stranger(folder: Path, owned: Collection[str]) -> str | None:

@@ -32,7 +32,7 @@ from surgery.families.wrapped import unwrap
 from surgery.hub.finding import find_recorded
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
-from surgery.output import claim, create_folder
+from surgery.output import OwnFile, claim, create_folder
 from surgery.plan import Plan, make_plan
 from surgery.privacy import check_link, get_last_name
 from surgery.proof.expected import check_planned
@@ -42,6 +42,10 @@ from surgery.untrusted import LIMIT, guard, parse_json
 
 SUFFIX = ".patch.safetensors"
 _FILE, _HEADER, _CONFIG = "file:", "header:", "config.json"
+PATCH = OwnFile(
+    "a patch",
+    lambda file: any(tensor.info.name == _FILE + MANIFEST for tensor in read_header(file)[0]),
+)
 _FIX = "get the patch again, or the source's other files, such as its tokenizer"
 
 
@@ -55,7 +59,7 @@ def write_patch(
     """
     target = output or name_patch(prepared.default_output)
     with (
-        create_folder(target, None, overwrite=overwrite) as partial,
+        create_folder(target, PATCH, overwrite=overwrite) as partial,
         claim(target.absolute().with_name(f"{target.name}.export")) as staging,
     ):
         export = write(prepared, staging / "result", **options)
@@ -177,7 +181,7 @@ class _Patch:
                     right = wanted.pop(info.name, None) == info and (not ours or ours.info == info)
                     if theirs is None or not right:
                         raise self._refuse(f"tensor {info.name!r} is not one that the edit leaves")
-                    tensors.append(theirs)
+                    tensors.append(plan.inventory.keep_finite(theirs))
                     used.update([info.name] if ours else [])
                 size = len(header) + sum(info.nbytes for info in infos)
                 files[name] = partial(_read_weights, header, tensors)

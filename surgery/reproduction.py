@@ -221,7 +221,9 @@ def reproduce(
     with _open_place(output, overwrite) as place, _open_scratch() as folder:
         export, before = _write_again(prepared, place, Path(folder), erased, heal, told)
         files = _compare_files(original, export, prepared.checkpoint, before)
-        if not all(file.equal for file in files):
+        if all(file.equal for file in files):
+            _check_losses(edit, export.manifest.edit)
+        else:
             found = replace(prepared.model, source=export.manifest.edit.source)
             _check_source(found, edit.source, model)
     needs = None if all(file.ok for file in files) else _find_unrecorded(edit, files, prepared)
@@ -338,6 +340,17 @@ def _check_source(found: ResolvedModel, recorded: Source, where: str | Path) -> 
             got=(found.source.content or "")[:12],
             fix="give a copy of the edited one as `source`",
         )
+
+
+def _check_losses(recorded: Edit, repeated: Edit) -> None:
+    """Raises `ManifestError` if the losses on the way to the same weights differ."""
+    for then, now in (
+        (recorded.erasing, repeated.erasing),
+        (recorded.healing, repeated.healing),
+    ):
+        if then and now and not np.allclose(then.losses, now.losses, rtol=TOLERANCE, atol=1e-3):
+            what = "the recorded losses differ from the repeated ones"
+            raise ManifestError(what, where=MANIFEST)
 
 
 def check_fitted_text(recorded: CalibrationRecord, found: CalibrationRecord) -> None:

@@ -218,7 +218,7 @@ def test_healing_of_any_edit_is_told() -> None:
         one["healing"] = {
             "sources": [{"name": f"{device}.txt"}], "tokens": 9, "window": 3, "sha256": "ab" * 32,
             "steps": steps, "rows": 16, "learning_rate": 3e-4, "seed": 0, "device": device,
-            "threads": 2, "losses": [1.0],
+            "threads": 2, "losses": [1.0] * steps,
         }  # fmt: skip
     edits[2]["max_shard_size"] = 5000
     card = render_card(manifest(*edits), None, name="x")
@@ -239,7 +239,8 @@ def trained(*names: str, **more: Any) -> dict[str, Any]:
     sources = [{"name": name, "size": at} for at, name in enumerate(names)]
     return {
         "sources": sources, "tokens": 9, "window": 3, "sha256": "ab" * 32, "steps": 80, "rows": 16,
-        "learning_rate": 3e-4, "seed": 0, "device": "cpu", "threads": 2, "losses": [1.0], **more,
+        "learning_rate": 3e-4, "seed": 0, "device": "cpu", "threads": 2,
+        "losses": [1.0] * int(more.get("steps", 80)), **more,
     }  # fmt: skip
 
 

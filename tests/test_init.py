@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,9 @@ def test_what_is_missing_is_said(
     named = attn_surgery(*call, "--output", "config.yaml")
     assert named.code == 2
     assert "config.yaml is the name of a file of a result" in named.stderr
+    for name in ("RECIPE.YAML", "Config.yaml"):  # the same file, where cases are not told apart
+        named = attn_surgery("init", "lab:pythia", "--output", tmp_path / name)
+        assert f"{name} is the name of a file of a result" in named.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
 
 
@@ -194,3 +199,28 @@ def test_a_lab_model_needs_nothing_else(tmp_path: Path) -> None:
         32,
         32,
     )
+
+
+@pytest.mark.parametrize("option", ["--samples", "--heldout"])
+def test_a_link_to_itself_is_no_file(tmp_path: Path, option: str) -> None:
+    loop, file = tmp_path / "loop.jsonl", tmp_path / "mitigate.yaml"
+    loop.symlink_to("loop.jsonl")
+    given = ("init", "lab:pythia", option, loop, "--output", file)
+    attn_surgery(*given).assert_error(str(loop))
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["a b.yaml", "it's\n.yaml", "\x1b\u2028\\.yaml", "\udcff.yaml"])
+def test_the_next_command_can_be_pasted(tmp_path: Path, name: str) -> None:
+    """Whatever the file is named: a shell reads its name as it is."""
+    done = attn_surgery("init", "lab:pythia", "--output", tmp_path / name)
+    assert done.code == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("next: "))
+    named = line.removeprefix("next: attn-surgery mitigate --config ").removesuffix(" --dry-run")
+    shell = subprocess.run(
+        ["bash", "-c", f"printf %s {named}"],
+        capture_output=True,
+        check=True,
+        env={"LC_ALL": "C.UTF-8"},
+    )
+    assert shell.stdout == os.fsencode(tmp_path / name)

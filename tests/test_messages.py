@@ -188,6 +188,8 @@ def test_your_file_may_name_the_output_and_a_file_of_a_result_may_not(tmp_path: 
     assert outcome.code == 2
     what = "output: cannot come from a file of a result, which may be someone else's; pass --output"
     assert what in outcome.stderr
+    loud = theirs.rename(tmp_path / "RECIPE.YAML")  # the same file, where cases are not told apart
+    assert what in attn_surgery("mitigate", "--config", loud).stderr
     theirs.write_text(f"rows: {tmp_path / 'rows.jsonl'}\n")
     outcome = attn_surgery("audit", "lab:pythia", "--baseline", "lab:pythia", "--config", theirs)
     assert outcome.code == 2

@@ -31,6 +31,7 @@ from surgery.editing.preparing import prepare
 from surgery.errors import OutputError
 from surgery.exporting import export, list_owned
 from surgery.output import (
+    OwnFile,
     check_output,
     create_folder,
     create_staging,
@@ -138,6 +139,52 @@ def test_a_file_that_is_there(command: str, option: str, tmp_path: Path) -> None
         )
     attn_surgery(*call, "/dev/null/x.jsonl").assert_error("cannot write: not a directory")
     assert snapshot(tmp_path) == before
+
+
+def test_no_other_file_is_replaced(tmp_path: Path) -> None:
+    """Whatever it is named. An empty file is no loss."""
+    patch = ("export", NONE, "--drop-attn", "1", "--as-patch", "--output")
+    gguf = ("export", NONE, "--drop-attn", "1", "--output", tmp_path / "model", "--gguf")
+    rows = ("audit", NONE, "--baseline", NONE, "--samples", "none.jsonl", "--rows")
+    page = ("mitigate", "lab:pythia", "--output", tmp_path / "out", "--pdf")
+    kinds = {"collect": "a file of samples", "convert": "a GGUF file", "init": "a proposal"}
+    calls: dict[str, tuple[tuple[object, ...], str, str]] = {
+        f"{command} {option}": ((command, *given, option), "thesis.jsonl", kinds.get(command, ""))
+        for (command, option), given in FILES.items()
+    }
+    calls |= {
+        "a patch": (patch, "thesis.jsonl", "a patch"),
+        "beside": (gguf, "model.gguf", "a GGUF file"),
+        "rows": (rows, "thesis.jsonl", "a file of rows"),
+        "a page": (page, "out.pdf", "a PDF"),
+    }
+    contents = ("my thesis", '{"text": "mine"}', '["mine"]', "{", b"\x93NUMPY", b"GGUF\3")
+    for name, (call, file, kind) in calls.items():
+        place = tmp_path / file
+        named = () if file != "thesis.jsonl" else (place,)
+        for content in contents:
+            place.write_bytes(content if isinstance(content, bytes) else content.encode())
+            before = snapshot(tmp_path)
+            attn_surgery(*call, *named, "--overwrite").assert_error(
+                f"{file}: is not {kind}", " that attn-surgery wrote, so it is not overwritten"
+            )
+            assert snapshot(tmp_path) == before, name
+        place.write_bytes(b"")
+        refused = attn_surgery(*call, *named, "--overwrite").stderr if file != "out.pdf" else ""
+        assert "overwritten" not in refused
+        place.unlink()
+
+
+def test_a_file_that_was_written_is_replaced(source: Path, tmp_path: Path) -> None:
+    """By one of another edit; not by a file of another kind."""
+    export = ("export", source, "--variant", "zero", "--as-patch", "--drop-attn")
+    file = tmp_path / "file.jsonl"
+    assert attn_surgery(*export, "1", "--output", file).code == 0
+    first = file.read_bytes()
+    done = attn_surgery(*export, "2", "--output", file, "--overwrite")
+    assert (done.code, file.read_bytes() != first) == (0, True), done.stderr
+    other = ("collect", NONE, "--corpus", "none.txt", "--output", file, "--overwrite")
+    attn_surgery(*other).assert_error("is not a file of samples that attn-surgery wrote")
 
 
 def test_an_input_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +429,7 @@ def test_a_link_in_place_of_a_lock_is_not_followed(source: Path, tmp_path: Path)
 
 def test_nothing_is_left_by_trying(tmp_path: Path) -> None:
     check_output(tmp_path / "deep" / "er" / "out", list_owned)
-    check_output(tmp_path / "file")
+    check_output(tmp_path / "file", OwnFile("a file", lambda file: True))
     assert list(tmp_path.iterdir()) == []
     with (
         create_folder(tmp_path / "out", list_owned),

@@ -278,7 +278,7 @@ def test_a_record_of_another_edit_or_model(honest: tuple[Path, Path], tmp_path: 
 
 HEALING = {
     "sources": [], "tokens": 1, "window": 1, "sha256": "0" * 64, "steps": 1, "rows": 1,
-    "learning_rate": 0.1, "seed": 0, "device": "cpu", "threads": 1, "losses": [],
+    "learning_rate": 0.1, "seed": 0, "device": "cpu", "threads": 1, "losses": [1.0],
 }  # fmt: skip
 
 

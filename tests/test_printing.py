@@ -55,7 +55,7 @@ def test_a_browser_that_prints_and_one_that_fails(tmp_path: Path) -> None:
     page.write_text("<p>a page")
     prints = 'for one; do case $one in --print-to-pdf=*) echo "$@" > "${one#*=}";; esac; done'
     print_page(make_browser(tmp_path, prints), page, target)
-    assert target.read_text().strip().endswith(page.as_uri())
+    assert target.read_text().splitlines()[-2].endswith(page.as_uri())
     target.unlink()
     said: list[str] = []
     for script in ("exit 3", "exit 0"):
@@ -64,10 +64,11 @@ def test_a_browser_that_prints_and_one_that_fails(tmp_path: Path) -> None:
         with use_console(Console(said.append)):
             print_pdf(str(tmp_path / "chromium"), tmp_path, tmp_path / PDF)
     assert len(said) == 2
-    target.write_text("of an earlier run")
+    earlier = "of an earlier run\n%attn-surgery\n"
+    target.write_text(earlier)
     with pytest.raises(MeasurementError, match="printed no PDF"):
         print_page(make_browser(tmp_path, "exit 0"), page, target, overwrite=True)
-    assert target.read_text() == "of an earlier run"
+    assert target.read_text() == earlier
     for script in (prints + "; exit 3", "exit 0"):
         with pytest.raises(MeasurementError, match="printed no PDF"):
             print_page(make_browser(tmp_path, script), page, target, overwrite=True)
@@ -76,5 +77,8 @@ def test_a_browser_that_prints_and_one_that_fails(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="already exists"):
         print_page(make_browser(tmp_path, prints), page, target)
     print_page(make_browser(tmp_path, prints), page, target, overwrite=True)
-    assert target.read_text() != "of an earlier run"
+    assert target.read_text() != earlier
+    target.write_text("mine")
+    with pytest.raises(OutputError, match="is not a PDF that attn-surgery wrote"):
+        print_page(make_browser(tmp_path, prints), page, target, overwrite=True)
     assert said[0].startswith("warning: ")

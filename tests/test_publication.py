@@ -167,7 +167,7 @@ def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
     assert (hub["model"], hub["revision"], hub["save_as"]) == ("me/mistral", "c" * 40, "llama")
     assert (hub["calibration"], hub["heal"]) == ((data["name"],), ())
     healing = text | {"sources": [lab], "steps": 8, "rows": 1, "learning_rate": 0.1, "seed": 0}
-    healing |= {"device": "cpu", "threads": 1, "losses": []}
+    healing |= {"device": "cpu", "threads": 1, "losses": [1.0] * 8}
     own = parse(source="lab:gpt-neo", family="gpt_neo", healing=healing,
                 calibration=text | {"sources": [lab]})  # fmt: skip
     assert (own["revision"], own["save_as"], own["calibration"]) == (None, None, ())

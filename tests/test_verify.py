@@ -84,6 +84,18 @@ def test_output_for_people(stock: Path, source: Path) -> None:
     assert ": verified against its source: " in done.stdout.splitlines()[-1]
 
 
+def test_a_failure_is_said_once(stock: Path) -> None:
+    """What passed, then one line about what did not."""
+    edit_weights(stock, lambda tensors: tensors["embed_out.weight"].fill_(float("nan")))
+    outcome = attn_surgery("verify", stock)
+    lines = outcome.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "ok     files", "ok     contents", "ok     edit", "ok     tensors",
+    ]  # fmt: skip
+    what = "tensor 'embed_out.weight' holds numbers that are not finite"
+    assert (outcome.code, outcome.stderr) == (1, f"error: {stock}: finite: {what}\n")
+
+
 def test_what_tensors_show_is_counted(originals: dict[str, Path], source: Path) -> None:
     """The compact layout leaves none of those that it computes from."""
     zero = surgery.export(source, "1", variant="zero", output=source.parent / "zero").output
@@ -388,6 +400,11 @@ def test_a_head_that_does_not_mix_in_the_source_either(tmp_path: Path) -> None:
     [
         (
             lambda t: t["gpt_neox.layers.0.mlp.dense_h_to_4h.bias"].fill_(torch.nan),
+            "finite",
+            "dense_h_to_4h.bias' holds numbers that are not finite",
+        ),
+        (
+            lambda t: t["gpt_neox.layers.0.mlp.dense_h_to_4h.bias"].fill_(3e38),
             "loads",
             "cannot be run (got attention output is not finite)",
         ),
@@ -399,7 +416,7 @@ def test_a_head_that_does_not_mix_in_the_source_either(tmp_path: Path) -> None:
         ),
         (lambda t: t.update({"x": torch.ones(1)}), "edit", "unknown tensor 'x'"),
     ],
-    ids=["NaN", "missing", "wrong shape", "unknown"],
+    ids=["NaN", "too large", "missing", "wrong shape", "unknown"],
 )
 def test_weights_that_do_not_work(
     folder: Path, change: Callable[[dict[str, torch.Tensor]], object], name: str, text: str

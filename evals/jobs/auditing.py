@@ -44,7 +44,7 @@ from surgery.errors import OutputError
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.output import check_output, recognize_by, write_lines
+from surgery.output import check_output, recognize_by, recognize_lines, write_lines
 from surgery.processes import join_launch, leave_launch
 from surgery.record.manifest import list_versions
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 owned = recognize_by("audit.json", ("attacks", "limits"), *_PICTURES)
+ROWS = recognize_lines("a file of rows", "id", "hash", "recovered_by", "recovered")
 
 
 class AuditRequest(Measuring, Auditing, Listing):
@@ -121,7 +122,7 @@ def audit(
     if rows is not None:
         _check_apart(rows, folder)
         reads = (request.samples, *request.heldout)
-        check_output(rows, overwrite=overwrite, argument="rows", reads=reads)
+        check_output(rows, ROWS, overwrite=overwrite, argument="rows", reads=reads)
     passages = open_passages(request.samples or str(request.lab), request)
     texts = require_heldout_texts(request.heldout, request.lab or request.model)
     join_launch(say)
@@ -213,7 +214,7 @@ def _write_rows(
     names = ("base", *("twin" for _ in models[1:-1]), "edited")
     records = list_recovered(plan, dict(zip(names, models, strict=True)), left)
     lines = (json.dumps(record, ensure_ascii=False) for record in records)
-    write_lines(file, lines, overwrite=overwrite)
+    write_lines(file, lines, overwrite=overwrite, owned=ROWS)
 
 
 def _check_apart(rows: Path, folder: Path | None) -> None:

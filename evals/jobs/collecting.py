@@ -19,7 +19,7 @@ from evals.run.console import say, show_progress
 from evals.run.journal import KEEP_NOTHING, Journal, hash_program
 from evals.run.request import Count, Option, Request, Revision, Running
 from surgery.errors import SamplesError
-from surgery.output import check_output, write_lines
+from surgery.output import check_output, recognize_lines, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.reading.corpus import (
     Corpus,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from evals.run.models import LoadedModel
+FOUND = recognize_lines("a file of samples", "id", "tokens", "position", "hash", "seen")
 
 
 class Cut(Request):
@@ -115,7 +116,7 @@ def collect(
     from evals.jobs.measuring import hash_settings
     from evals.run.models import open_model
 
-    check_output(output, overwrite=overwrite, reads=request.corpus)
+    check_output(output, FOUND, overwrite=overwrite, reads=request.corpus)
     corpus = open_corpus(request.corpus)
     join_launch(say)
     loaded = open_model(request.model, revision=request.revision, **request.running)
@@ -138,7 +139,8 @@ def collect(
     rows = list(_merge_equal(found, corpus, loaded.tokenizer if show_text else None))
     if not leave_launch():
         return None
-    write_lines(output, (json.dumps(row, ensure_ascii=False) for row in rows), overwrite=overwrite)
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    write_lines(output, lines, overwrite=overwrite, owned=FOUND)
     journal.remove()
     seconds = time.perf_counter() - begun
     return {

@@ -1,12 +1,18 @@
-"""Compares two runs of lm-eval, by anyone, from the folders that lm-eval wrote."""
+"""Compares two runs of lm-eval, by anyone, from the folders that lm-eval wrote.
+
+The scores of documents decide. What a log says of all documents together must follow from them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from evals.run.console import say
 from surgery.errors import MeasurementError, SourceError
@@ -14,8 +20,31 @@ from surgery.untrusted import guard, open_regular, parse_json, read_json, read_l
 
 if TYPE_CHECKING:
     from evals.measure.differences import Metric
+    from evals.run.lm_eval.scores import Scores
 
 HOW = "run lm_eval with --output_path and --log_samples"
+_ROUNDING = 1e-6
+"""What the value of a log may be off from that of its rows: the order of a sum changes it."""
+
+
+class _Told(BaseModel):
+    """What is read of `results_*.json`, by task."""
+
+    model_config = ConfigDict(strict=True)
+
+    configs: dict[str, dict[str, Any]]
+    results: dict[str, dict[str, Any]]
+    higher_is_better: dict[str, dict[str, bool | None]]
+
+
+class _Row(BaseModel):
+    """What every row of samples has. The score of each of its `metrics` is beside it."""
+
+    model_config = ConfigDict(strict=True)
+
+    filter: str
+    doc_hash: str
+    metrics: list[str]
 
 
 def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
@@ -43,22 +72,36 @@ def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
         scores = [collect_scores(task, run, run["aggregates"]) for run in runs]
         shared = [name for name in scores[0] if name in scores[1]]
         for name in shared:
-            ours, theirs = (one[name].documents for one in scores)
-            if ours != theirs:
-                raise MeasurementError(
-                    "the two runs answered different documents", where=task,
-                    expected=f"the {len(ours):,} of the first", got=f"{len(theirs):,}",
-                    fix="run both with the same version of the task and the same limit",
-                )  # fmt: skip
+            _check_alike(f"{task}, {name}", *(one[name] for one in scores))
         if shared:
-            found[task] = {
-                name: compare_scores(scores[0][name], scores[1][name]) for name in shared
-            }
+            with (
+                np.errstate(all="ignore"),
+                guard(MeasurementError, "has scores that cannot be compared", task),
+            ):
+                found[task] = {
+                    name: compare_scores(scores[0][name], scores[1][name]) for name in shared
+                }
     if not found:
         raise MeasurementError(
             "the two runs have no metric that can be compared", where=second, got=", ".join(tasks)
         )
     return found
+
+
+def _check_alike(name: str, first: Scores, second: Scores) -> None:
+    """Raises `MeasurementError` unless both are scores of the same documents, in the same sense."""
+    ours, theirs = first.documents, second.documents
+    if ours != theirs:
+        raise MeasurementError(
+            "the two runs answered different documents", where=name.partition(",")[0],
+            expected=f"the {len(ours):,} of the first", got=f"{len(theirs):,}",
+            fix="run both with the same version of the task and the same limit",
+        )  # fmt: skip
+    if first.higher_is_better != second.higher_is_better:
+        raise MeasurementError(
+            "higher is better in one of the two runs, and worse in the other", where=name,
+            fix="run both with the same version of the task",
+        )  # fmt: skip
 
 
 def _check_prompts(task: str, *runs: list[dict[str, Any]]) -> None:
@@ -81,7 +124,8 @@ def _read_log(folder: Path) -> dict[str, dict[str, Any]]:
     results = max(folder.rglob("results_*.json"), key=lambda path: path.name, default=None)
     if results is None:
         raise SourceError("has no results of lm-eval (results_*.json)", where=folder, fix=HOW)
-    told: Any = read_json(results)
+    with guard(SourceError, "is not a result of lm-eval", results):
+        told = _Told.model_validate(read_json(results))
     stamp = results.stem.removeprefix("results_")
     found = {}
     for file in sorted(results.parent.glob(f"samples_*_{stamp}.jsonl")):
@@ -93,23 +137,67 @@ def _read_log(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _read_task(file: Path, told: Any, task: str) -> dict[str, Any]:
-    """What `collect_scores` takes of one task. `told`: the results. An error means a broken log."""
+def _read_task(file: Path, told: _Told, task: str) -> dict[str, Any]:
+    """What `collect_scores` takes of one task, with values of the rows. An error means a broken
+    log.
+    """
     with open_regular(file, SourceError) as lines:
         rows = [parse_json(line) for _, line in read_lines(lines, file, SourceError)]
+    for row in rows:
+        lacking = [name for name in _Row.model_validate(row).metrics if name not in row]
+        if lacking:
+            raise ValueError(f"a row has no {lacking[0]!r:.60}, which it lists")
     rows.sort(key=lambda row: (row["filter"], row["doc_hash"]))
-    metrics = sorted({name for row in rows for name in row["metrics"] if name in row})
-    listed = {one["metric"]: one for one in told["configs"][task].get("metric_list") or []}
-    aggregates = {
-        name: _find_aggregate(listed, name, rows, told["results"][task]) for name in metrics
-    }
+    metrics = sorted({name for row in rows for name in row["metrics"]})
+    config, results = told.configs[task], told.results[task]
+    listed = {one["metric"]: one for one in config.get("metric_list") or []}
+    aggregates = {name: _find_aggregate(listed, name, rows, results) for name in metrics}
     return {
         "samples": rows,
         "aggregation": {name: of.__name__ for name, of in aggregates.items() if of is not None},
         "aggregates": aggregates,
-        "results": told["results"][task],
-        "higher_is_better": told["higher_is_better"][task],
+        "results": {
+            name: value
+            for metric, of in aggregates.items()
+            if of is not None
+            for name, value in _aggregate(metric, of, rows, results)
+        },
+        "higher_is_better": told.higher_is_better[task],
     }
+
+
+def _collect(metric: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Filter → the scores of a metric, in the order of the rows."""
+    scores: dict[str, list[Any]] = {}
+    for row in rows:
+        if metric in row["metrics"]:
+            scores.setdefault(row["filter"], []).append(row[metric])
+    return scores
+
+
+def _aggregate(
+    metric: str,
+    aggregate: Callable[..., float],
+    rows: Sequence[Mapping[str, Any]],
+    values: Mapping[str, Any],
+) -> Iterator[tuple[str, float]]:
+    """Yields a metric with its filter, and the value that its rows give.
+
+    Raises ValueError unless that is the one that the log tells. What it tells nothing of is left
+    out.
+    """
+    for label, scores in _collect(metric, rows).items():
+        told = values.get(name := f"{metric},{label}")
+        if told is None:
+            continue
+        try:
+            found = float(aggregate(scores))
+        except Exception as error:  # of code of others, on scores of any kind
+            raise ValueError(f"{name}: {aggregate.__name__} takes no such scores") from error
+        is_number = type(told) in (int, float) and math.isfinite(found)
+        if not is_number or not math.isclose(found, told, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+            raise ValueError(f"{name} is {told!r:.40}, and its rows give {found:.6g}")
+        yield name, found
 
 
 def _find_aggregate(
@@ -130,16 +218,13 @@ def _find_aggregate(
         told: Callable[..., float] | None
         told = get_metric_aggregation(metric) if name is None else get_aggregation(name)
         return told
-    scores: dict[str, list[Any]] = {}
-    for row in rows:
-        if metric in row:
-            scores.setdefault(row["filter"], []).append(row[metric])
+    scores = _collect(metric, rows)
     known: tuple[Callable[..., float] | None, ...] = (
         get_metric_aggregation(metric),
         get_aggregation("mean"),
     )
     for aggregate in known:
-        with suppress(TypeError, ValueError, ArithmeticError):  # of other scores than it takes
+        with suppress(LookupError, TypeError, ValueError, ArithmeticError):  # of other scores
             if aggregate is not None and all(
                 math.isclose(aggregate(some), float(values[f"{metric},{name}"]), abs_tol=1e-9)
                 for name, some in scores.items()

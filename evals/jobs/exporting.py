@@ -124,8 +124,10 @@ class ExportRequest(Editing, Erasing, Healing):
 
         `default`: the folder where it goes unless `output` is given.
         """
+        from surgery.conversion.gguf_file import GGUF
         from surgery.exporting import check_apart, check_target
         from surgery.output import check_output
+        from surgery.patching import PATCH
 
         target = self.output or (default and self.name_target(default))
         if target is None:
@@ -135,11 +137,11 @@ class ExportRequest(Editing, Erasing, Healing):
                 check_apart(source, target)
             plan = self.plan if isinstance(self.plan, Path) else None
             reads = (*self.calibration, plan)
-            check_output(target, None, overwrite=self.overwrite, reads=reads)
+            check_output(target, PATCH, overwrite=self.overwrite, reads=reads)
         else:
             check_target(self.model, target, overwrite=self.overwrite)
         if self.gguf:
-            check_output(target.with_name(f"{target.name}.gguf"), None, overwrite=self.overwrite)
+            check_output(target.with_name(f"{target.name}.gguf"), GGUF, overwrite=self.overwrite)
 
     def name_target(self, folder: Path) -> Path:
         """What stands for the folder of the export: itself, or the file of a patch."""

@@ -14,8 +14,9 @@ from evals.data.inputs import open_passages, read_heldout_texts, warn_of_bare_ro
 from evals.run.console import say, show_progress
 from evals.run.finding import check_tokens, find_baseline
 from evals.run.request import HELD_OUT, HELD_OUT_BEFORE, Count, Measuring, Option
-from surgery.output import check_output, write_lines
+from surgery.output import OwnFile, check_output, recognize_lines, write_lines
 from surgery.processes import join_launch, leave_launch
+from surgery.untrusted import read_json
 
 if TYPE_CHECKING:
     from evals.data import Passages
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from surgery.hub.resolved import ResolvedModel
 
     Shared = tuple[Protocol, HeldBack, Any]
+
+
+ROWS = recognize_lines("a file of rows", "id", "hash", "exact", "first_divergence")
+_KEYS = {"metrics", "exact_match", "samples", "provenance"}
+RESULT = OwnFile("a result of an extraction", lambda file: read_json(file).keys() >= _KEYS)
 
 
 class ExtractionRequest(Measuring):
@@ -90,9 +96,9 @@ def run_extraction(
     from evals.run.models import find_last, measure_in_turn
 
     reads: list[str | Path] = [request.samples, *request.heldout]
-    for file, argument in ((rows, "rows"), (output, "output")):
+    for file, owned, argument in ((rows, ROWS, "rows"), (output, RESULT, "output")):
         if file is not None:
-            check_output(file, overwrite=overwrite, argument=argument, reads=reads)
+            check_output(file, owned, overwrite=overwrite, argument=argument, reads=reads)
     passages = open_passages(request.samples, request)
     texts = read_heldout_texts(request.heldout, request.model, request.baseline, request.samples)
     join_launch(say)
@@ -120,9 +126,10 @@ def run_extraction(
         decoder = tokenizer if show_text else None
         records = list_rows(after.test, baseline=base.test if base else None, tokenizer=decoder)
         lines = (json.dumps(record, ensure_ascii=False) for record in records)
-        write_lines(rows, lines, overwrite=overwrite)
+        write_lines(rows, lines, overwrite=overwrite, owned=ROWS)
     if output is not None:
-        write_lines(output, [json.dumps(result, indent=2, ensure_ascii=False)], overwrite=overwrite)
+        text = json.dumps(result, indent=2, ensure_ascii=False)
+        write_lines(output, [text], overwrite=overwrite, owned=RESULT)
     return result
 
 

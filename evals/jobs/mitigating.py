@@ -27,7 +27,7 @@ from evals.measure.attacks.request import Limits
 from evals.measure.healing import find_healing_text, read_healing_text, warn_of_shared
 from evals.measure.memorization.recovery import name_plainly
 from evals.measure.verdicts import OK
-from evals.report.printing import find_browser
+from evals.report.printing import PRINTED, find_browser
 from evals.report.request import EvaluationRequest, Gating
 from evals.run.console import SILENT, say, use_console
 from evals.run.lm_eval.request import Drops, Limiting
@@ -354,7 +354,7 @@ def mitigate(
 
 def find_page_browser(page: Path, overwrite: bool) -> str:
     """A browser to print `page` with, before any work. Raises if it could not be written."""
-    check_output(page, overwrite=overwrite)
+    check_output(page, PRINTED, overwrite=overwrite)
     return find_browser()
 
 

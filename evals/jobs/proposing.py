@@ -14,12 +14,13 @@ import numpy as np
 
 from evals.run.request import CalibrationText, Cutting, Fraction, HeldoutText, Option
 from surgery.errors import SamplesError
-from surgery.output import check_output, write_text
+from surgery.output import check_output, recognize_mark, write_text
 from surgery.record.manifest import LENGTH
 
 if TYPE_CHECKING:
     from evals.data import Passages
 
+PROPOSED = recognize_mark("a proposal", b"# What `attn-surgery mitigate` should do.")
 _FEWEST = 4
 SOUND = 16
 """From so many tokens of prefix and suffix on, a test says something: fewer are easily guessed."""
@@ -103,7 +104,7 @@ class Proposal:
 
 def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) -> Proposal:
     """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
-    check_output(output, overwrite=overwrite, reads=request.inputs)
+    check_output(output, PROPOSED, overwrite=overwrite, reads=request.inputs)
     from evals.data import count_longer, open_samples
     from evals.data.held_back import deal_passages
     from evals.measure.verdicts import SHARES, find_smallest
@@ -159,7 +160,7 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
         supported=find_smallest(held_back),
         needed=None if needed is None else math.ceil(needed / (1 - (enough or min(SHARES)))),
     )
-    write_text(output, proposal.text, overwrite=overwrite)
+    write_text(output, proposal.text, overwrite=overwrite, owned=PROPOSED)
     return proposal
 
 

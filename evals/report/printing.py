@@ -8,13 +8,15 @@ import subprocess
 from pathlib import Path
 
 from surgery.errors import MeasurementError
-from surgery.output import create_folder
+from surgery.output import create_folder, recognize_mark
 
 BROWSERS = (
     *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge"),
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
 _SECONDS = 120
+_MARK = b"%attn-surgery\n"  # a comment, which readers of PDF skip
+PRINTED = recognize_mark("a PDF", _MARK)
 _FIX = "print report.html yourself"
 
 
@@ -36,10 +38,12 @@ def print_page(browser: str, page: Path, target: Path, *, overwrite: bool = Fals
     Raises `MeasurementError` if the browser fails, and `OutputError` if `target` exists and may not
     be replaced; an earlier file there then stays.
     """
-    with create_folder(target, None, overwrite=overwrite) as printed:
+    with create_folder(target, PRINTED, overwrite=overwrite) as printed:
         _run_browser(browser, page, printed)
         if not printed.is_file():
             raise MeasurementError("printed no PDF", where=browser, fix=_FIX)
+        with printed.open("ab") as file:
+            file.write(_MARK)
 
 
 def _run_browser(browser: str, page: Path, printed: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event
 
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
+from surgery.checkpoint.tensors import is_finite, read_header, read_range
 from surgery.errors import CheckpointError, OutputError
 from surgery.output import create_folder
 from surgery.privacy import expand_home, is_in_hub_cache
@@ -106,6 +107,24 @@ def hash_file(path: Path, stop: Event | None = None) -> str:
                 raise CancelledError  # nobody waits for the result
             digest.update(memoryview(buffer)[:count])
     return digest.hexdigest()
+
+
+def hash_weights(path: Path) -> tuple[str, list[str]]:
+    """Reads a safetensors file once. Returns its SHA-256, and which tensors are not finite.
+
+    Raises `CheckpointError` for a damaged file.
+    """
+    tensors, _ = read_header(path)
+    digest, broken = hashlib.sha256(), []
+    for piece in read_range(path, 0, path.stat().st_size - sum(t.info.nbytes for t in tensors)):
+        digest.update(piece)
+    for tensor in tensors:
+        finite = True
+        for piece in tensor.read_pieces():
+            digest.update(piece)
+            finite = finite and is_finite(tensor.info.dtype, piece)
+        broken += [] if finite else [tensor.info.name]
+    return digest.hexdigest(), broken
 
 
 @contextlib.contextmanager

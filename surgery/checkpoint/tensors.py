@@ -44,6 +44,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 FLOATING = ("F64", "F32", "F16", "BF16")
+_NOT_FINITE = {
+    "F64": (2**63 - 1, 0x7FF << 52),
+    "F32": (2**31 - 1, 0xFF << 23),
+    "F16": (2**15 - 1, 0x1F << 10),
+    "BF16": (2**15 - 1, 0xFF << 7),
+    "F8_E4M3": (2**7 - 1, 0x7F),
+    "F8_E5M2": (2**7 - 1, 0x7C),
+    "F8_E8M0": (2**8 - 1, 0xFF),
+}
+"""dtype → which bits count, and the least value of these that is infinite or NaN."""
 _ALIGNMENT = 8
 _PIECE = 1 << 20  # bytes read at a time: fits the processor's cache
 _MOST_DIMENSIONS = 32  # of an array, in every version of numpy
@@ -103,23 +113,46 @@ class StoredTensor:
                 break
         return np.frombuffer(data, dtype)[:count]
 
+    def read_finite_pieces(self) -> Iterator[Bytes]:
+        """Yields its bytes. Raises `CheckpointError` for a number that is NaN or infinite."""
+        for piece in self.read_pieces():
+            if not is_finite(self.info.dtype, piece):
+                raise CheckpointError(
+                    f"tensor {self.info.name!r} holds numbers that are not finite",
+                    expected="finite weights",
+                    fix="get the model again, or report it to its author",
+                )
+            yield piece
+
     def read_array(self) -> Array:
         """Returns the tensor as a new array with its dtype and shape."""
         data = np.frombuffer(self.read(), np.uint8)
         return data.view(DTYPES[self.info.dtype]).reshape(self.info.shape)
 
 
+def is_finite(dtype: str, piece: Bytes) -> bool:
+    """Whether no number of a piece of a tensor is NaN or infinite, as fast as memory is read."""
+    if dtype not in _NOT_FINITE or not len(piece):
+        return True
+    mask, least = _NOT_FINITE[dtype]
+    bits = np.frombuffer(piece, f"<u{DTYPES[dtype].itemsize}")
+    return int((bits & bits.dtype.type(mask)).max()) < least
+
+
 def read_range(path: Path, start: int, nbytes: int) -> Iterator[memoryview]:
-    """Yields bytes [start, start + nbytes) of a file in pieces."""
+    """Yields bytes [start, start + nbytes) of a file in pieces, all but the last of one size."""
     buffer = memoryview(bytearray(min(_PIECE, nbytes)))
     with guard(CheckpointError, "cannot be read", path), path.open("rb", buffering=0) as file:
         file.seek(start)
         while nbytes:
-            count = file.readinto(buffer[:nbytes])
-            if not count:
-                raise OSError(errno.EIO, "the file became shorter while it was read", path)
-            nbytes -= count
-            yield buffer[:count]
+            filled, size = 0, min(nbytes, len(buffer))
+            while filled < size:
+                count = file.readinto(buffer[filled:size])
+                if not count:
+                    raise OSError(errno.EIO, "the file became shorter while it was read", path)
+                filled += count
+            nbytes -= size
+            yield buffer[:size]
 
 
 def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:

@@ -14,7 +14,7 @@ from surgery.checkpoint.tensors import Bytes, StoredTensor, read_range, write_he
 
 @dataclass(frozen=True)
 class OutputShard:
-    """One weight file to write. `copy_of`: a source file to copy whole instead of `entries`."""
+    """One weight file to write. `copy_of`: a source file of these entries, whose header stays."""
 
     entries: tuple[StoredTensor, ...]
     metadata: dict[str, str]
@@ -22,10 +22,12 @@ class OutputShard:
 
     def read_pieces(self) -> Iterator[Bytes]:
         """Yields the content of the file."""
+        infos = [entry.info for entry in self.entries]
         if self.copy_of is not None:
-            yield from read_range(self.copy_of, 0, self.copy_of.stat().st_size)
-            return
-        yield write_header([entry.info for entry in self.entries], self.metadata)
+            size = self.copy_of.stat().st_size - sum(info.nbytes for info in infos)
+            yield from read_range(self.copy_of, 0, size)
+        else:
+            yield write_header(infos, self.metadata)
         for entry in self.entries:
             yield from entry.read_pieces()
 

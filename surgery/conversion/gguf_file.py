@@ -24,7 +24,7 @@ from surgery.conversion.vocabulary import write_vocabulary
 from surgery.errors import CheckpointError, OutputError, UnsupportedError
 from surgery.exporting import check_apart
 from surgery.hub.finding import find_model
-from surgery.output import check_output, create_folder
+from surgery.output import check_output, create_folder, recognize_mark
 from surgery.privacy import check_link, get_last_name
 from surgery.proof.static import check_written
 from surgery.untrusted import guard
@@ -32,6 +32,8 @@ from surgery.untrusted import guard
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
 
+_MARK = "attn_surgery.wrote"  # a key that no program needs
+GGUF = recognize_mark("a GGUF file", _MARK.encode())
 TYPES = ("f16", "bf16", "f32", "q8_0", "q4_0")
 _ROUNDING = {
     "F32": (0.0, 0.0),
@@ -95,7 +97,7 @@ def convert_to_gguf(
     `gguf` package; `OutputError` if a number does not come back within its type's rounding.
     """
     target = Path(output)
-    check_output(target, None, overwrite=overwrite)
+    check_output(target, GGUF, overwrite=overwrite)
     found = find_model(model)
     check_apart(found.folder, target)
     check_processors(found.folder)
@@ -108,7 +110,7 @@ def convert_to_gguf(
     architecture, writer, more = _make_header(found.inventory, found.folder, name, kind)
     tensors, left_out = _list_tensors(found.inventory, found.checkpoint.read, architecture, kind)
     written = [*tensors, *more]
-    with create_folder(target, None, overwrite=overwrite) as partial:
+    with create_folder(target, GGUF, overwrite=overwrite) as partial:
         with guard(CheckpointError, "cannot be converted", found.folder, writes=True):
             _write(partial, writer, written, progress)
         worst = max(_compare(partial, written))
@@ -138,6 +140,7 @@ def _make_header(
 
     architecture = architecture_of(inventory)
     writer = gguf.GGUFWriter(None, architecture.name)
+    writer.add_bool(_MARK, True)
     writer.add_name(name)
     writer.add_file_type(
         gguf.LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"]

@@ -52,7 +52,7 @@ def plan_shards(
         for tensor in shard.tensors:
             kept = changes.get(tensor.info.name)
             if kept is None:
-                entries.append(tensor)
+                entries.append(plan.inventory.keep_finite(tensor))
             elif kept.action == "rewrite":
                 entries.append(new(kept))
             entries += after.get(tensor.info.name, ())

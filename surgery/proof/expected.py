@@ -27,7 +27,7 @@ from surgery.families.rotary import find_unspelled
 from surgery.layouts import Block, Change, layout_of
 from surgery.plan import Plan, block_edits, make_empty_plan, make_plan
 from surgery.privacy import drop_paths
-from surgery.record.manifest import Edit, Manifest, list_edited_heads
+from surgery.record.manifest import Edit, Manifest, PassagesRecord, list_edited_heads
 from surgery.selection import Part, name_blocks, variant_name
 
 Flags = npt.NDArray[np.bool_]
@@ -66,6 +66,7 @@ def replan(
         if plans and edit.family in {f.model_type for f in FAMILIES if name in f.saved_as}:
             edit = edit.model_copy(update={"family": name})  # a later edit changed the type
         check_planned(edit, plan, config)
+        _check_training(edit, inventory, earlier)
         plans.append(plan)
         config = inventory.config
     return tuple(plans)
@@ -104,6 +105,23 @@ def check_planned(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
     for field, (found, expected) in planned.items():
         if found != expected:
             raise ManifestError(f"the manifest's {field} is not what the edit does")
+
+
+def _check_training(
+    edit: Edit, source: Inventory, earlier: Mapping[int, Mapping[int, str]]
+) -> None:
+    """Raises `ManifestError` if a record of training cannot be of this source."""
+    if edit.erasing is not None:
+        teacher = make_plan(source, tuple(edit.erasing.teacher), layout="auto", earlier=earlier)
+        record = edit.erasing.calibration
+        if teacher.fitted != (() if record is None else tuple(sorted(record.blocks))):
+            raise ManifestError("the teacher's calibration is not of the blocks that it fits")
+    longest = source.dimensions.max_positions
+    for training in filter(None, (edit.erasing, edit.healing)):
+        told = training.passages
+        length = told.prefix_length + told.suffix_length if isinstance(told, PassagesRecord) else 0
+        if max(length, training.window) > longest:
+            raise ManifestError("it was trained on rows that are longer than the model's context")
 
 
 def check_repeats(

@@ -7,31 +7,33 @@
 3. `edit`: the edits, planned again, match the manifest and config.json; with a source, the latest
    is an edit of it.
 4. `tensors`: edited heads hold exactly what makes them attention-free (`surgery.proof.expected`).
-5. With a source: `carried`: tokenizer, license, and other sidecars are the source's, but for local
-   paths; `untouched`: each tensor that the plan does not change is byte-equal to the source's;
-   `rewritten`: each other tensor is what the edit computes from it, except for numbers fitted to
-   text.
+5. `finite`: no parameter is NaN or infinite. The pass that hashes the files sees it.
+6. With a source: `carried`: tokenizer, license, and other sidecars are the source's, but for local
+   paths; `untouched`: each tensor that the plan does not change is byte-equal to the source's, and
+   of a trained model, at least one parameter is not; `rewritten`: each other tensor is what the
+   edit computes from it, except for numbers fitted to text.
 
 `check_written` is the gate that every new result goes through before it gets its name. Hashes that
-were computed while it was written count there, and of tensors that were copied from the source the
-first numbers are compared: no file is read as a whole a second time.
+were computed while it was written count there, and its numbers were found finite then; of tensors
+that were copied from the source the first numbers are compared: no file is read as a whole a
+second time.
 
 Healing trains every parameter, but no number that the edit sets whatever the source holds. So for a
-healed folder, 4 proves as much as for any other; 5 compares buffers, and constants of the edit.
+healed folder, 4 proves as much as for any other; 6 compares buffers, and constants of the edit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from surgery.checkpoint.configuration import check_processors
-from surgery.checkpoint.content import hash_file, list_files
+from surgery.checkpoint.content import hash_file, hash_weights, list_files
 from surgery.checkpoint.inventory import Inventory, check_biases, make_inventory
 from surgery.checkpoint.source import (
     MANIFEST,
@@ -55,7 +57,7 @@ from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import variant_name
 from surgery.untrusted import guard
 
-ALONE = ("files", "contents", "edit", "tensors")
+ALONE = ("files", "contents", "edit", "tensors", "finite")
 WITH_SOURCE = ("carried", "untouched", "rewritten")
 _COMPARED = 1024  # numbers of each copied tensor of a new result
 
@@ -74,13 +76,15 @@ class FileChecks:
     """Each `check_…` method returns what it found, or raises a `SurgeryError`.
 
     `found`: the source, if given. `new`: this process has just written the folder from the source,
-    and hashed each file while it was written.
+    and hashed each file while it was written. `broken`: the stored names of tensors that hold
+    numbers which are not finite, once files were hashed.
     """
 
     folder: Path
     manifest: Manifest
     found: ResolvedModel | None
     new: bool = False
+    broken: list[str] = field(default_factory=list, init=False)
 
     def run(self) -> Iterator[Check]:
         """Yields the checks. The one that fails is the last."""
@@ -127,11 +131,19 @@ class FileChecks:
             path = self.folder / name
             if not path.is_file():
                 raise CheckpointError(f"{name} is missing")
-            known = record.sha256 if self.new else hash_file(path)
+            known = record.sha256 if self.new else self._hash(path)
             if path.stat().st_size != record.size or known != record.sha256:
                 raise CheckpointError(f"{name} differs from its recorded SHA-256")
         total = sum(record.size for record in listed.values())
         return f"{len(listed)} files, {total:,} bytes, SHA-256 equal"
+
+    def _hash(self, path: Path) -> str:
+        if path.suffix == ".safetensors":
+            with suppress(CheckpointError):  # damaged: its hash tells
+                digest, broken = hash_weights(path)
+                self.broken.extend(broken)
+                return digest
+        return hash_file(path)
 
     def check_contents(self) -> str:
         result, edit = self.result, self.manifest.edit
@@ -161,6 +173,7 @@ class FileChecks:
         return f"weights, tokenizer and license, and {code}"
 
     def check_edit(self) -> str:
+        recorded = self.manifest.edit.source
         if self.found is not None:
             ours, theirs = (family_of(c.config) for c in (self.result, self.original))
             if ours != theirs and ours.model_type not in theirs.saved_as:
@@ -170,7 +183,6 @@ class FileChecks:
             around = wrap(self.result.config, self.original.whole)
             if drop_paths(around) != drop_paths(self.result.whole):
                 raise CheckpointError("config.json: what is around the decoder is not the source's")
-            recorded = self.manifest.edit.source
             if recorded.content != self.found.identified.content:
                 raise CheckpointError("the source is not the one that the manifest records")
             given = self.found.source
@@ -187,6 +199,8 @@ class FileChecks:
             earlier = self.found.manifest
             if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
                 raise ManifestError("the manifest's history is not the source's")
+        if self.manifest.edit.is_trained and self.manifest.content == recorded.content:
+            raise CheckpointError("its weights are the source's own, so nothing was trained")
         plan, erased = self.plans[0], "erased" if self.manifest.edit.erasing else ""
         cut = f"blocks {plan.spec}, {variant_name(plan.selection)}" if plan.selection else ""
         return ", then ".join(filter(None, (erased, cut)))
@@ -216,6 +230,13 @@ class FileChecks:
             return told
         return f"{told}; not scrubbed: it holds weights that the edit made useless"
 
+    def check_finite(self) -> str:
+        inventory = self.plans[0].inventory
+        for name in map(self.result.rename, self.broken):
+            if not inventory.is_mask(name):
+                raise CheckpointError(f"tensor {name!r} holds numbers that are not finite")
+        return "every parameter"
+
     def check_carried(self) -> str:
         theirs = self.original.sidecars
         for name in sorted({*self.result.sidecars, *theirs}):
@@ -241,9 +262,23 @@ class FileChecks:
                 (trained if name in parameters else wrong).add(name)
         if wrong:
             raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
+        if self.manifest.edit.is_trained and not trained and not self._differ(parameters):
+            what = "no parameter differs from the source's, so nothing was trained"
+            raise CheckpointError(what)
         more = f"; {len(trained)} trained: only names, types, and shapes are the source's"
         more = more if trained else ""
         return f"{len(untouched - trained)} tensors byte-equal to the source{more}"
+
+    def _differ(self, names: Iterable[str]) -> bool:
+        """Whether any of these tensors differs in any number, where only the first were compared.
+
+        Those that the edit rewrites differ anyway.
+        """
+        if not self.new:
+            return False
+        both = (self.result.tensors, self.original.tensors)
+        names = [n for n in names if n not in self.plans[0].rewritten and n in both[0]]
+        return any(both[0][name].read() != both[1][name].read() for name in names)
 
     def _equal(self, one: StoredTensor, other: StoredTensor) -> bool:
         if self.new:

@@ -142,7 +142,8 @@ class TrainingRecord(TextRecord):
     """Training on text: `steps` of `rows` windows in an order drawn with `seed`.
 
     The last digits depend on `device`, `threads`, and more on `dtype`, that of forward passes, such
-    as "bfloat16"; None: by 0.3.0 or earlier. `losses`: before each step, in nats per token.
+    as "bfloat16"; None: by 0.3.0 or earlier. `losses`: before each step, in nats per token; no such
+    loss is below 0, but for rounding.
     `rank`: of the low-rank adapters that were trained; 0: all weights were.
     """
 
@@ -154,7 +155,13 @@ class TrainingRecord(TextRecord):
     device: Word
     dtype: Word | None = None
     threads: int = Field(ge=1)
-    losses: list[float]
+    losses: list[Annotated[float, Field(ge=-0.001)]]
+
+    @model_validator(mode="after")
+    def _of_each_step(self) -> TrainingRecord:
+        if len(self.losses) != self.steps:
+            raise ValueError("it does not hold one loss for each step")
+        return self
 
 
 LENGTH = 32
@@ -273,17 +280,24 @@ class Edit(EditedModel):
 
     @model_validator(mode="after")
     def _of_the_model(self) -> Edit:
-        """Checks that parts are ascending, of known variants, and within the model."""
-        if not self.parts and self.erasing is not None:
-            return self
+        """Checks that parts are ascending, of known variants, and within the model.
+
+        Those of the teacher, too.
+        """
+        if self.parts or self.erasing is None:
+            self._check_parts(self.parts)
+        if self.erasing is not None:
+            self._check_parts(self.erasing.teacher)
+        return self
+
+    def _check_parts(self, parts: list[Part]) -> None:
         try:
-            if list(checked(self.parts, self.num_blocks, self.num_heads)) != self.parts:
+            if list(checked(parts, self.num_blocks, self.num_heads)) != parts:
                 raise ValueError("parts and heads are not ascending")
-            for part in self.parts:
+            for part in parts:
                 variant_of(part.variant)
         except SurgeryError as error:
             raise ValueError(str(error)) from None
-        return self
 
     @property
     def is_trained(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from surgery.layouts.one_hot import OneHot
+from surgery.record.contradictions import list_contradictions
 from surgery.record.manifest import (
     CalibrationRecord,
     ErasingRecord,
@@ -283,13 +284,16 @@ class Report(Record):
 
     @model_validator(mode="after")
     def _agree(self) -> Report:
-        """Checks that keys are unique, and that every figure has a table and a value an edit."""
+        """Checks that keys are unique, that every figure has a table and a value an edit, and that
+        nothing contradicts anything else."""
         keys, tables = ([one.key for one in some] for some in (self.figures, self.tables))
         if len({*keys}) < len(keys) or len({*tables}) < len(tables):
             raise ValueError("two figures or tables have the same key")
         for figure in self.figures:
             if figure.table not in (None, *tables) or len(figure.edits) != len(self.edits):
                 raise ValueError(f"the figure {figure.key} has no table, or not a value an edit")
+        for contradiction in list_contradictions(self):
+            raise ValueError(f"it contradicts itself: {contradiction}")
         return self
 
     def find(self, key: str) -> Figure | None:

@@ -30,16 +30,17 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
     with lm-eval's results, recipe.yaml, what a killed run left, and notes of git and of the Hub's
     client. In the stock layout, edited heads must hold exactly the constants that make them
     attention-free; compact blocks have none to compare without --source.
+    No parameter may be NaN or infinite.
     With --source, every other tensor must equal the source's byte for byte, and repeating the edit
     must give the same tensors. Of an erased or healed model, only names, types, and shapes of the
-    trained tensors can be compared: reproduce repeats the training.
+    trained tensors can be compared, and that training changed any: reproduce repeats it.
 
     With or without --source, the model runs on a new random input: edited heads must depend on each
     token alone, and all others must still mix tokens. The generated parts of README.md
     must agree with report.json and the manifest. If surgery.json says that another version wrote
     README.md, it is listed as claimed. So are statements that no check can prove, such as
     measurements. The last
-    line is the verdict. The exit code is 1 if a check fails.
+    line is the verdict. If a check fails, one line says which and why, and the exit code is 1.
     """
     if revision is not None and source is None and Path(model).is_dir():
         raise click.UsageError("--revision needs --source, the model that has this revision")
@@ -51,11 +52,13 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
         print_json(result.to_json())
     else:
         for check in result.checks:
-            echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
+            if check.ok:  # one that fails is the error, below
+                echo(f"ok     {check.name}: {check.detail}")
         for claim in result.claims:
             echo(f"claimed {claim.name}: {name_options(claim.detail)}")
         commit = f" at commit {result.commit[:12]}" if result.commit else ""
-        echo(f"{model}{commit}: {result.verdict}")
+        if result.ok:
+            echo(f"{model}{commit}: {result.verdict}")
     if result.failed is not None:
         note(f"error: {model}: {result.failed.name}: {result.failed.detail}")
         raise click.exceptions.Exit(1)

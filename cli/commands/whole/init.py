@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import click
 
 from cli import options
-from cli.config import OF_RESULTS
+from cli.config import is_of_result
+from cli.escaping import quote
 from cli.requests import RequestCommand, fill_request, options_of
 from cli.terminal import echo, note, print_json
 from evals.jobs.proposing import SOUND, Proposal, ProposalRequest, propose
@@ -46,7 +46,7 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
             given[name] = (answer,) if answer and name == "heldout" else answer
     if not given["model"]:
         raise click.UsageError("name a MODEL")
-    if output.name in OF_RESULTS:
+    if is_of_result(output):
         what = f"{output.name} is the name of a file of a result, which may name no output"
         raise click.UsageError(f"{what}: choose another --output")
     request = fill_request(ProposalRequest, given)
@@ -88,4 +88,4 @@ def _print(found: Proposal, output: Path) -> None:
         )
     if not (found.request.heldout or find_lab(found.request.model)):
         note(f"mitigate also needs held-out text: add `heldout: [FILE]` to {output} first")
-    echo(f"next: attn-surgery mitigate --config {shlex.quote(str(output))} --dry-run")
+    echo(f"next: attn-surgery mitigate --config {quote(str(output))} --dry-run")
