@@ -45,7 +45,7 @@ from surgery.errors import (
 GROUPS: dict[str, dict[str, str]] = {
     "edit": {
         "export": "Make chosen blocks attention-free and save a checkpoint.",
-        "erase": "Teach a model to forget passages, with its own cut as the teacher.",
+        "erase": "Train a model not to recite listed passages, taught by its own cut.",
         "inspect": "Show a model's size and which of its blocks are attention-free.",
         "verify": "Check that an exported model is what its manifest says.",
         "apply-patch": "Make the checkpoint that a patch of `export --as-patch` describes.",
@@ -181,7 +181,7 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="attn-surgery", message="attn-surgery %(version)s")
 def main() -> None:
     """Make chosen blocks of a language model attention-free, save a checkpoint that loads like the
-    original, and measure what the model no longer recites and what it still can do.
+    original, and measure what the model still recites and what it still can do.
 
     `attn-surgery help COMMAND` explains a command.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import resource
 import time
 from dataclasses import replace
@@ -33,6 +34,7 @@ from evals.run.lm_eval.running import Benchmarks, list_code, write_results
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.lm_eval.tasks import QUICK_LIMIT, SUITES, find_tasks
 from evals.run.models import LoadedModel, open_model
+from evals.tasks.copying.documents import CONSONANTS, VOWELS, WORDS, repeat_words
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.checkpoint.content import find_cache
 from surgery.errors import MeasurementError, OutputError
@@ -514,6 +516,31 @@ def test_the_labs_documents_are_always_the_same():
     for document in next_lines(texts, 60):
         before, line = document["context"], document["choices"][document["answer"]]
         assert any(before + line in text for text in texts)
+
+
+def test_induction_asks_for_a_word_that_only_the_first_round_tells():
+    documents = repeat_words(60)
+    assert documents == repeat_words(60)
+    assert len({document["word"] for document in documents}) > 50
+    for document in documents:
+        words = document["context"].split(" ")
+        first, again = words[:WORDS], words[WORDS:]
+        assert len(set(first)) == WORDS
+        assert 4 <= len(again) < WORDS
+        assert again == first[: len(again)]
+        assert document["word"] == first[len(again)]
+        assert all(re.fullmatch(f"([{CONSONANTS}][{VOWELS}])+", word) for word in words)
+
+
+def test_induction_needs_no_network_and_a_model_that_cannot_copy_fails(loaded):
+    suite = Benchmarks.load(["induction"], limit=20)
+    run = suite.run("induction", loaded, batch_size=8)
+    scores = suite.scores("induction", run)
+    assert len(scores["acc"].values) == 20
+    assert scores["acc"].value == 0.0
+    assert scores["perplexity"].value > 100
+    first, asked = run["samples"][0]["doc"], run["samples"][0]["arguments"][0]
+    assert tuple(asked) == (first["context"], f" {first['word']}")
 
 
 @pytest.mark.slow

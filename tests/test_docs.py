@@ -1,6 +1,6 @@
 """Contract: the documents tell the truth. Every file, variant, layout, and command that they name
 exists; every command that exists is named; the program takes every command that they show, word by
-word; those of the README run, and so does the Python.
+word; those of the first pages run, and so does the Python.
 
 Models that are named stand for an embedded one, and work is cut to a few passages and documents.
 """
@@ -24,7 +24,6 @@ from packaging.utils import canonicalize_name
 
 from cli.main import COMMANDS, main
 from evals.lab import find_lab_folder, heldout_texts, samples_path
-from surgery.editing.loading import load_model
 from surgery.layouts import LAYOUTS
 from surgery.variants import VARIANTS
 
@@ -33,7 +32,7 @@ DOCUMENTS = (
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 )
 PROGRAMS = (
-    *("attn-surgery", ".venv/bin/attn-surgery", "accelerate", "torchrun", "lm_eval"),
+    *("attn-surgery", ".venv/bin/attn-surgery", "uvx", "accelerate", "torchrun", "lm_eval"),
     *("python", "python3", ".venv/bin/python", "pip", ".venv/bin/pip", "make"),
     *("awk", "jq", "head", "seq", "mkdir", "cd", "source", "."),
 )
@@ -54,7 +53,8 @@ PYTHON = ("python", "python3", ".venv/bin/python")
 NOT_OURS = {"pip", ".venv/bin/pip", "awk", "jq", "head", "seq", "mkdir", "cd", "source", "."}
 
 RUN = {"export", "inspect", "verify", "extract", "evaluate", "audit"}
-"""Of the README's commands; the others have tests of their own."""
+"""Of the commands of `READ_FIRST`; the others have tests of their own."""
+READ_FIRST = ("README.md", "docs/your-data.md")
 README = (ROOT / "README.md").read_text()
 
 
@@ -64,8 +64,18 @@ def table_rows(header: str, document: str) -> set[str]:
     return set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE))
 
 
-def test_readme_names_every_command() -> None:
-    assert [name for name in COMMANDS if not re.search(rf"`(attn-surgery )?{name}\b", README)] == []
+def test_a_page_lists_every_command_and_the_readme_leads_to_every_page() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    assert table_rows("| command | what it does |", page) == set(COMMANDS)
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages - set(re.findall(r"\]\((docs/[\w-]+\.md)", README)) == set()
+
+
+def test_the_readme_is_short_and_its_picture_small() -> None:
+    """A reader's first minutes; more belongs to the pages."""
+    assert len(README.split()) <= 1_400
+    (picture,) = re.findall(r"!\[[^]]+\]\((docs/pictures/[^)]+)\)", README)
+    assert (ROOT / picture).stat().st_size < 150_000
 
 
 def test_documents_list_every_variant_and_layout() -> None:
@@ -212,6 +222,10 @@ def test_commands_are_as_the_programs_take_them(
 ) -> None:
     for program, *arguments in commands(document):
         where = f"{document}: {program} {' '.join(arguments)}"
+        if program == "uvx":
+            assert arguments.pop(0) == "--from", where
+            assert arguments.pop(0).startswith("git+"), where
+            program = arguments.pop(0)
         if program in ATTN_SURGERY:
             parse(arguments, where)
         elif program in ("accelerate", "torchrun"):
@@ -270,14 +284,14 @@ def shorten(arguments: Sequence[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_the_first_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(find_lab_folder("pythia"), "model")
     Path("few.jsonl").write_text("\n".join(samples_path("pythia").read_text().splitlines()[::40]))
     Path("text.txt").write_text("\n".join(heldout_texts())[:20_000])
     assert attn_surgery("export", "model", "--drop-attn", "4-5", "--output", "received").code == 0
     ran = set()
-    for program, *arguments in commands("README.md"):
+    for program, *arguments in (one for page in READ_FIRST for one in commands(page)):
         if program not in ATTN_SURGERY or not arguments or arguments[0] not in RUN:
             continue
         ran.add(arguments[0])
@@ -290,17 +304,8 @@ def test_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_python_in_the_documents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Block after block, as a reader would type them."""
-    (tmp_path / "readme" / "texts").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "readme")
-    monkeypatch.setattr("evals.lab.heldout_texts", lambda: ["\n".join(heldout_texts())[:6_000]])
-    (found,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    for name, ours in (("EleutherAI/pythia-1.4b", "lab:pythia"), ("20-23", "4-5"), ("12.0", "2.0")):
-        found = found.replace(name, ours)
-    Path("texts/some.txt").write_text("\n".join(heldout_texts())[:20_000])
-    known: dict[str, object] = {"model": load_model(find_lab_folder("pythia"))}
-    exec(compile(found, "README.md", "exec"), known)
-    assert Path("OUT/surgery.json").is_file()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evals.lab.heldout_texts", lambda: ["\n".join(heldout_texts())[:6_000]])
     names: dict[str, object] = {}
     text = (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -6,6 +6,7 @@ The reference is the source in the library's own class, with values in the place
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from command_line import attn_surgery
 from fits import export_with_any, random_fits
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+import surgery
 from benchmarks.real.base import make_base
 from benchmarks.real.text import COUNTS, cut_texts, read_rows
 from evals.data import load_samples
+from evals.run.lm_eval.running import Benchmarks
+from evals.run.models import open_model
 from surgery.editing.loading import load_model
 from surgery.selection import Part, parse_selection
 
@@ -132,3 +136,16 @@ def test_texts_are_cut_once(base: Path, tmp_path: Path) -> None:
     few.write_text("".join(source.read_text().splitlines(keepends=True)[:300]))
     with pytest.raises(SystemExit, match="too few texts"):
         cut_texts(read_rows(few), tokenizer, tmp_path, PASSAGES, seed=0)
+
+
+def test_it_copies_words_that_stand_in_no_text(base: Path) -> None:
+    """What the task `induction` measures: nearly all with attention, few without some of it."""
+    suite = Benchmarks.load(["induction"], limit=40)
+    early = surgery.apply(load_model(base), "3-8")
+    opened = open_model(str(base))
+    right = []
+    for model in (opened.model, early):
+        run = suite.run("induction", replace(opened, model=model), batch_size=8)
+        right.append(suite.scores("induction", run)["acc"].value)
+    assert right[0] > 0.75
+    assert right[1] < 0.25

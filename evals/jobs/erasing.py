@@ -49,7 +49,7 @@ class EraseRequest(Editing):
     drop_attn: Annotated[
         str | None,
         "Blocks or heads of the cut that teaches, such as 20-23. Pick some without which the model "
-        "recites few or none of the passages. The model pays a part of what this cut costs.",
+        "recites few or none of the passages. A cut that costs less also teaches at a lower cost.",
         Option("edit", "SPEC", "what a search over runs of blocks chooses"),
     ] = None
     variant: Annotated[

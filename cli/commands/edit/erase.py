@@ -16,15 +16,15 @@ from evals.jobs.erasing import EraseRequest, run_erase
 @options.overwrite
 @options.json
 def command(request: EraseRequest, as_json: bool) -> None:
-    """Teach MODEL to forget passages, with its own cut as the teacher.
+    """Train MODEL not to recite listed passages, with its own cut as the teacher.
 
     A model without attention in well-chosen blocks (a cut) still predicts ordinary text, but
     recites few or none of the passages. On the passages, MODEL learns to predict what its cut
-    predicts. On other text, it keeps its own predictions. All attention stays in place, and the
-    model pays only a part of what the cut costs.
+    predicts. On other text, it keeps its own predictions. All attention stays in place.
 
-    MODEL learns this only for the listed passages. To act on passages that you cannot list, too,
-    cut the result with `export`.
+    MODEL learns this only for the listed passages, and also predicts new text of their form worse.
+    Whoever fine-tunes it may bring passages back: audit the result. To hide passages that you
+    cannot list from those who only ask the model, cut the result with `export`, too.
     """
     export = run_erase(request)
     assert export is not None

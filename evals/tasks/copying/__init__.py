@@ -1,0 +1,1 @@
+"""A task of copying alone: made-up words, then the same words again."""
