@@ -20,7 +20,7 @@ from evals.measure.attacks.names import choose_attacks
 from evals.measure.attacks.request import Auditing
 from evals.measure.attacks.result import AllRecovered, AuditReport
 from evals.measure.memorization.measures import Flags
-from evals.measure.verdicts import describe_limits, join_sentences, settle
+from evals.measure.verdicts import describe_limits, find_void, join_sentences, settle
 from evals.report.attacks import PICTURES, UNTRAINED, describe_attacks, draw_audit, has_trained
 from evals.run.console import say, show_progress
 from evals.run.finding import check_tokens, find_baseline
@@ -105,8 +105,9 @@ def audit(
     anything unusable, or if the folder or the file cannot be written.
     """
     from evals.data.windows import cut_windows
-    from evals.measure.attacks.sibling import describe_own_recital
+    from evals.measure.attacks.sibling import describe_own_recital, has_same_weights
     from evals.measure.attacks.trying import check_cut
+    from evals.measure.memorization.protocol import measure_control
     from evals.run.forward import read_limits
     from evals.run.models import find_last, measure_in_turn
 
@@ -134,9 +135,12 @@ def audit(
         loaded = replace(loaded, tokenizer=loaded.tokenizer or tokenizers[0])
         cut = edited.cut if done else loaded.cut
         done.append(_attack(loaded, shared[0], output, done, is_last=is_last, cut=cut))
+        plan, running = shared[0], {"batch_size": shared[0].batch_size}
+        losses.append(float(measure_control(loaded.model, plan.unrelated, **running).nll.mean()))
         return done[-1]
 
     done: list[AuditedModel] = []
+    losses: list[float] = []
     tokenizers: list[Any] = []
     models = [base, *twins, edited]
     (plan, left), (before, *never, after) = measure_in_turn(models, request, prepare, attack)
@@ -144,7 +148,9 @@ def audit(
         say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
-    report = _make_report(request, plan, left, before, after, *never)
+    vocabulary, same = edited.inventory.dimensions.vocabulary, has_same_weights(base, edited)
+    void = find_void(vocabulary, (losses[0], losses[-1]), same=same)
+    report = _make_report(request, plan, left, void, before, after, *never)
     if rows is not None:
         _write_rows(rows, plan, done, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
@@ -250,11 +256,15 @@ def _make_report(
     request: AuditRequest,
     plan: AttackPlan,
     left: HeldBack,
+    void: str | None,
     base: AuditedModel,
     after: AuditedModel,
     twin: AuditedModel | None = None,
 ) -> AuditReport:
-    """Figures of the passages held back; if a search used some, also the rates of all."""
+    """Figures of the passages held back; if a search used some, also the rates of all.
+
+    `void`: why no limit is decided.
+    """
     from evals.measure.attacks.trying import compare_models
 
     counted = left.passages[plan.samples.trained_on]
@@ -265,7 +275,7 @@ def _make_report(
         every = compare_models(plan, base, after, rows)
         return AllRecovered(n=every.n, recovered=every.recovered)
 
-    limits = figures.check_limits(request.max)
+    limits = figures.check_limits(request.max, void)
     said = [*filter(None, [left.chose.doubt]), describe_limits(limits), *describe_attacks(figures)]
     said += [] if has_trained(figures) else [UNTRAINED]
     return AuditReport(

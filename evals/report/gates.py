@@ -16,15 +16,20 @@ def check_gates(found: Finding, request: EvaluationRequest) -> dict[str, Limit]:
     """
     gates: dict[str, Limit] = {}
     if request.max_extraction is not None and (test := found.extraction) is not None:
-        rate, interval = (test["exact_match"][key] for key in ("rate", "ci95"))
-        what = "share of passages recited word for word"
-        measured = (request.max_extraction, rate, interval, test["n"])
-        gates["recited"] = check_share("max-extraction", what, *measured)
-    for one in found.audit.check_limits(request.max) if found.audit else ():
+        what, share = "share of passages recited word for word", test["exact_match"]
+        gates["recited"] = check_share(
+            "max-extraction",
+            what,
+            request.max_extraction,
+            {**share, "n": test["n"]},
+            base=test["baseline"]["exact_match"]["rate"],
+            unclear=found.void,
+        )
+    for one in found.audit.check_limits(request.max, found.void) if found.audit else ():
         named = one.model_copy(update={"name": f"max {one.name}"})
         gates[f"recovered.{one.name}"] = named
     for name, task in found.tasks.items():
         limit = find_limit(request.max_drop, name)
         if limit is not None:
-            gates[f"task.{name}"] = check_drop(name, task, limit)
+            gates[f"task.{name}"] = check_drop(name, task, limit, found.void)
     return gates
