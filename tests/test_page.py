@@ -422,8 +422,8 @@ def test_the_first_page_names_no_attack_of_several_that_tie() -> None:
 
     asks = "Someone who asks the model: "
     assert said(*asked, auc=0.97) == (
-        f"{asks}none of 22 to 24 passages (likely at most 12.8 %), with any of 2 attacks; before the "
-        "edit, 21 with hints:4; a membership score still tells that they were trained on (AUC "
+        f"{asks}none of 22 to 24 passages (likely at most 12.8 %), with any of 2 attacks; before "
+        "the edit, 21 with hints:4; a membership score still tells that they were trained on (AUC "
         "0.97 by loss; chance is 0.5)."
     )
     assert said(asked[0]) == (

@@ -105,9 +105,8 @@ def audit(
     anything unusable, or if the folder or the file cannot be written.
     """
     from evals.data.windows import cut_windows
-    from evals.measure.attacks.sibling import describe_own_recital, has_same_weights
+    from evals.measure.attacks.sibling import describe_own_recital
     from evals.measure.attacks.trying import check_cut
-    from evals.measure.memorization.protocol import measure_control
     from evals.run.forward import read_limits
     from evals.run.models import find_last, measure_in_turn
 
@@ -135,12 +134,9 @@ def audit(
         loaded = replace(loaded, tokenizer=loaded.tokenizer or tokenizers[0])
         cut = edited.cut if done else loaded.cut
         done.append(_attack(loaded, shared[0], output, done, is_last=is_last, cut=cut))
-        plan, running = shared[0], {"batch_size": shared[0].batch_size}
-        losses.append(float(measure_control(loaded.model, plan.unrelated, **running).nll.mean()))
         return done[-1]
 
     done: list[AuditedModel] = []
-    losses: list[float] = []
     tokenizers: list[Any] = []
     models = [base, *twins, edited]
     (plan, left), (before, *never, after) = measure_in_turn(models, request, prepare, attack)
@@ -148,9 +144,7 @@ def audit(
         say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
-    vocabulary, same = edited.inventory.dimensions.vocabulary, has_same_weights(base, edited)
-    void = find_void(vocabulary, (losses[0], losses[-1]), same=same)
-    report = _make_report(request, plan, left, void, before, after, *never)
+    report = _make_report(request, plan, left, (base, edited), before, after, *never)
     if rows is not None:
         _write_rows(rows, plan, done, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
@@ -188,13 +182,28 @@ def _attack(
     """
     from evals.jobs.measuring import describe_attacked
     from evals.measure.attacks.trying import try_attacks
+    from evals.measure.memorization.protocol import measure_control
 
     before = [one.provenance for one in done[:1]]
     describe = partial(describe_attacked, plan, loaded, before, cut)
     journal = output.journals.open(describe, loaded, f".{len(done) + 1}")
     with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
         given: dict[str, Any] = {"with_control": is_last, "advance": advance, "journal": journal}
-        return try_attacks(loaded, plan, *done[:1], cut=cut, **given)
+        found = try_attacks(loaded, plan, *done[:1], cut=cut, **given)
+    text = measure_control(loaded.model, plan.unrelated, batch_size=plan.batch_size)
+    return replace(found, loss=float(text.nll.mean()))
+
+
+def _find_void(
+    models: tuple[ResolvedModel, ResolvedModel], found: tuple[AuditedModel, AuditedModel]
+) -> str | None:
+    """Why no limit is decided; None if nothing speaks against it. Of the base and the edit."""
+    from evals.measure.attacks.sibling import has_same_weights
+
+    before, after = (one.loss for one in found)
+    text = None if before is None or after is None else (before, after)
+    vocabulary = models[1].inventory.dimensions.vocabulary
+    return find_void(vocabulary, text, same=has_same_weights(*models))
 
 
 def _write_rows(
@@ -256,14 +265,14 @@ def _make_report(
     request: AuditRequest,
     plan: AttackPlan,
     left: HeldBack,
-    void: str | None,
+    models: tuple[ResolvedModel, ResolvedModel],
     base: AuditedModel,
     after: AuditedModel,
     twin: AuditedModel | None = None,
 ) -> AuditReport:
     """Figures of the passages held back; if a search used some, also the rates of all.
 
-    `void`: why no limit is decided.
+    `models`: the base and the edited model.
     """
     from evals.measure.attacks.trying import compare_models
 
@@ -275,7 +284,7 @@ def _make_report(
         every = compare_models(plan, base, after, rows)
         return AllRecovered(n=every.n, recovered=every.recovered)
 
-    limits = figures.check_limits(request.max, void)
+    limits = figures.check_limits(request.max, _find_void(models, (base, after)))
     said = [*filter(None, [left.chose.doubt]), describe_limits(limits), *describe_attacks(figures)]
     said += [] if has_trained(figures) else [UNTRAINED]
     return AuditReport(
