@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evals.measure.differences import compare_scores, describe_outcome, draw_conclusion, wilcoxon
+from evals.measure.drops import check_drop
 from evals.run.lm_eval.scores import Scores
 from evals.run.statistics import Interval, mcnemar, paired_difference
 from surgery.errors import MeasurementError
@@ -59,6 +60,15 @@ def test_accuracy_is_compared_document_by_document(pairs):
     assert found.difference == pytest.approx((won - lost) / len(pairs))
     assert found.drop == -found.difference
     assert found.n == len(pairs)
+
+
+@pytest.mark.parametrize(("n", "before", "after"), [(20, 16, 15), (10, 3, 1), (100, 93, 79)])
+def test_a_drop_that_equals_its_limit_keeps_it(n: int, before: int, after: int) -> None:
+    """In floating point, 0.8 - 0.75 is 0.050000000000000044."""
+    both = (scores((np.arange(n) < right).astype(float)) for right in (before, after))
+    found, limit = compare_scores(*both), (before - after) / n
+    assert found.drop == -found.difference == limit
+    assert check_drop("t", found, limit).state != "missed"
 
 
 def test_pairing_shows_what_two_separate_errors_would_hide():

@@ -1,7 +1,7 @@
 """Contract: gates are read strictly, the most exact limit counts, and a gate is what it says.
 
-A gate is kept if the whole interval is within the limit, missed if the value is above it, and else
-not decided: then it says what would decide it.
+A gate is kept if the value is within the limit with 95 % confidence, missed if it is above it, and
+else not decided: then it says what would decide it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import betainc
 
 from evals.data.held_back import ChoiceCounts
 from evals.measure.attacks.foreseeing import foresee
@@ -36,11 +37,12 @@ from evals.measure.verdicts import (
     say_percent,
     settle,
 )
+from evals.report.attacks import describe_attacks
 from evals.report.figures import Finding
 from evals.report.gates import check_gates
 from evals.report.headline import list_warnings, summarize, write_verdict
 from evals.report.request import EvaluationRequest
-from evals.run.statistics import count_needed, rate, wilson
+from evals.run.statistics import bound_share, count_needed, rate, rate_count
 from surgery.errors import UnknownNameError
 from surgery.record.report import Limit
 
@@ -64,8 +66,10 @@ def metric(drop: float, *, relative: bool = False, **changes: Any) -> Metric:
     return Metric(**figures | changes)
 
 
-def gates_of(tasks: dict[str, Metric], extraction: Any = None, **limits: Any) -> list[Limit]:
-    edit = Finding.model_construct(tasks=tasks, extraction=extraction, audit=None)
+def gates_of(
+    tasks: dict[str, Metric], extraction: Any = None, void: str | None = None, **limits: Any
+) -> list[Limit]:
+    edit = Finding.model_construct(tasks=tasks, extraction=extraction, audit=None, void=void)
     asked = {"models": ("edited",), "baseline": "base", "samples": "s", **limits}
     return [*check_gates(edit, EvaluationRequest(**asked)).values()]
 
@@ -100,7 +104,8 @@ def test_a_gate_holds_up_to_its_limit_and_including_it(drop, limit):
 
 
 def test_extraction_has_a_gate_of_its_own():
-    extraction = {"n": 1000, "exact_match": {"rate": 0.02, "ci95": [0.013, 0.031]}}
+    share = {"rate": 0.02, "ci95": [0.013, 0.031], "bound": 0.029}
+    extraction = {"n": 1000, "exact_match": share, "baseline": {"exact_match": {"rate": 0.9}}}
     (gate,) = gates_of({"piqa": metric(0)}, extraction, max_extraction=0.01)
     assert gate.model_dump() == {
         "name": "max-extraction",
@@ -109,14 +114,31 @@ def test_extraction_has_a_gate_of_its_own():
         "limit": 0.01,
         "value": 0.02,
         "ci95": (0.013, 0.031),
+        "bound": 0.029,
         "n": 1000,
         "needed": None,
         "lacks": None,
         "whole": False,
         "description": "share of passages recited word for word is 0.02, above the limit of 0.01",
     }
-    assert gates_of({}, extraction, max_extraction=0.04)[0].ok
+    assert gates_of({}, extraction, max_extraction=0.03)[0].ok, "the bound decides"
     assert gates_of({}, extraction) == []
+
+
+def test_what_shows_nothing_of_an_edit_decides_none_of_its_gates():
+    """But a gate that is missed is missed."""
+    tasks, extraction = {"piqa": metric(0), "boolq": metric(0.9)}, {"n": 1000}
+    extraction |= {"exact_match": rate_count(0, 1000), "baseline": {"exact_match": {"rate": 0.9}}}
+    limits: dict[str, Any] = {"max_extraction": 0.01, "max_drop": {"*": 0.1}}
+    assert [one.state for one in gates_of(tasks, extraction, **limits)] == [
+        "kept",
+        "kept",
+        "missed",
+    ]
+    found = gates_of(tasks, extraction, "the base has the same weights", **limits)
+    assert [one.state for one in found] == ["undecided", "undecided", "missed"]
+    assert [one.lacks for one in found] == [*["the base has the same weights"] * 2, None]
+    assert found[1].description.endswith("within the limit of 0.1; the base has the same weights")
 
 
 def test_a_perplexity_is_said_to_rise():
@@ -163,9 +185,9 @@ def test_a_loss_that_is_shown_does_not_make_a_resampled_interval_of_few_document
 def test_the_number_that_would_decide_a_share_does(count: int, n: int, limit: float) -> None:
     """And none that is a tenth smaller, at the same rate."""
     count = min(count, n)
-    value, interval = count / n, wilson(count, n).as_list()
-    found = check_share("any", "share", limit, value, interval, n)
-    assert found.state == judge(value, interval, limit, n)
+    value, share = count / n, {**rate_count(count, n), "n": n}
+    found = check_share("any", "share", limit, share, base=2.0)
+    assert found.state == judge(value, share["bound"], limit, n)
     assert found.ok == {"kept": True, "missed": False, "undecided": None}[found.state]
     assert (found.lacks is not None) == (found.state == "undecided")
     if found.needed is None:
@@ -173,32 +195,28 @@ def test_the_number_that_would_decide_a_share_does(count: int, n: int, limit: fl
         return
     assert found.needed > n
     assert found.needed == count_needed(limit, value)
-    times = found.needed / n
-    for scale, kept in ((1.0001 * times, True), (0.9 * times, False)):
-        assert (_end_of_score(value, scale * n) <= limit) == kept
-
-
-def _end_of_score(rate: float, n: float) -> float:
-    """The upper end of Wilson's interval, as he wrote it, for any rate."""
-    z = 1.959963984540054
-    half = z * (rate * (1 - rate) / n + z**2 / (4 * n**2)) ** 0.5
-    return (rate + z**2 / (2 * n) + half) / (1 + z**2 / n)
+    for rows, kept in ((found.needed, True), (0.9 * found.needed, False)):
+        chance = betainc(value * rows + 1, rows - value * rows, limit)  # of more than was seen
+        assert (chance >= 0.95) == kept
 
 
 def test_passages_that_would_decide_an_interval_of_several_draws() -> None:
-    """It is wider than Wilson's, so more are needed than Wilson's formula says."""
+    """It is wider than that of one, so more are needed than one would say."""
     assert count_needed(0.05, 0.01) < 400
-    found = check_share("relearn", "share", 0.05, 0.01, (0.0, 0.09), 400)
+    share = {"n": 400, "rate": 0.01, "ci95": (0.0, 0.1), "bound": 0.09}
+    found = check_share("relearn", "share", 0.05, share, base=1.0)
     assert (found.state, found.needed) == ("undecided", 1600), (
         "half of the width, four times as many"
     )
 
 
 def test_each_of_several_draws_counts_fewer_passages() -> None:
-    """Those that the attacker holds do not count: 342 of 380, and 381 of 423."""
-    found = check_share("relearn", "share", 0.01, 0.0, wilson(0, 342).as_list(), 380)
-    assert (found.state, found.needed) == ("undecided", 424)
-    assert check_share("relearn", "share", 0.01, 0.0, wilson(0, 382).as_list(), 424).state == "kept"
+    """Those that the attacker holds do not count: 270 of 300, and 300 of 333."""
+    share = {**rate_count(0, 270), "n": 300}
+    found = check_share("relearn", "share", 0.01, share, base=1.0)
+    assert (found.state, found.needed) == ("undecided", 333)
+    share = {**rate_count(0, 300), "n": 333}
+    assert check_share("relearn", "share", 0.01, share, base=1.0).state == "kept"
 
 
 def test_the_worst_state_of_all_counts():
@@ -213,39 +231,39 @@ def test_what_would_decide_is_said_before_and_after():
     limits = [("any", 0.05), ("any", 0.01), ("near", 0.01), ("greedy", 0)]
     assert [*foresee(limits, 100)] == [
         f"no number of passages can support 0%; {then}",
-        f"100 passages cannot support 1%: that takes 381; {then}",
-        "100 passages can support 5%: that takes 73 with none recovered",
+        f"100 passages cannot support 1%: that takes 299; {then}",
+        "100 passages can support 5%: that takes 59 with none recovered",
     ]
-    assert [*foresee([("relearn", 0.01), ("revive", 0.01), ("any", 0.01)], 400)] == [
-        f"360 passages cannot support 1% (relearn and revive hold the other 40): that takes 381; "
+    assert [*foresee([("relearn", 0.01), ("revive", 0.01), ("any", 0.01)], 320)] == [
+        f"288 passages cannot support 1% (relearn and revive hold the other 32): that takes 299; "
         f"{then}",
-        "400 passages can support 1%: that takes 381 with none recovered",
+        "320 passages can support 1%: that takes 299 with none recovered",
     ]
     (told,) = foresee([("relearn", 0.05)], 100, of=200)
     assert told.startswith("80 passages can support 5% (relearn holds the other 20): ")
     assert describe_limits([]) == "no limit was set"
-    few = [(name, *measured) for name, *measured in (
-        ("any", 0.01, 0.0, (0, 0.1135), 30),
-        ("hints:4", 0.01, 0.0, (0, 0.1135), 30),
-        ("near", 0.05, 0.02, (0.0035, 0.105), 50),
-    )]  # fmt: skip
-    limits = [check_share(name, "share", *measured) for name, *measured in few]
+    few = [("any", 0.01, 0, 30), ("hints:4", 0.01, 0, 30), ("near", 0.05, 1, 50)]
+    limits = [
+        check_share(name, "share", limit, {**rate_count(count, n), "n": n}, base=1.0)
+        for name, limit, count, n in few
+    ]
     assert describe_limits(limits) == (
-        "not decided: any, hints:4: 30 passages cannot support 1%: that takes 381; near: 50 "
-        "passages cannot support 5% with 2.00% recovered: that takes 203"
+        "not decided: any, hints:4: 30 passages cannot support 1%: that takes 299; near: 50 "
+        "passages cannot support 5% with 2.00% recovered: that takes 157"
     )
 
 
 def test_few_passages_do_not_show_that_a_rate_is_small():
     """0 of 12: the limit holds for these, and up to 24 % are possible."""
-    extraction = {"n": 12, "exact_match": {"count": 0, "rate": 0.0, "ci95": [0.0, 0.2425]}}
+    extraction: dict[str, Any] = {"n": 12, "exact_match": rate_count(0, 12)}
+    extraction["baseline"] = {"exact_match": rate_count(9, 12)}
     (gate,) = gates_of({}, extraction, max_extraction=0.01)
     assert gate.ok is None
-    assert gate.description.endswith("; 12 passages cannot support 1%: that takes 381")
-    said = say(extraction=extraction | {"baseline": extraction}, gates=[gate])
+    assert gate.description.endswith("; 12 passages cannot support 1%: that takes 299")
+    said = say(extraction=extraction, gates=[gate])
     assert said == (
-        "Recites 0 of 12 passages word for word; the base recites 0. No attack was tried, not even "
-        "fine-tuning. Not decided: max-extraction: 12 passages cannot support 1%: that takes 381."
+        "Recites 0 of 12 passages word for word; the base recites 9. No attack was tried, not even "
+        "fine-tuning. Not decided: max-extraction: 12 passages cannot support 1%: that takes 299."
     )
 
 
@@ -283,20 +301,19 @@ def tried(name: str, base: int, edited: int, n: int = 60) -> dict[str, Any]:
     [
         (
             [("greedy", 40, 0), ("any", 50, 0), ("near", 45, 0)],
-            "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60. "
-            "Not tried: relearn, relearn-strongest, relearn-alike, relearn-benign, revive, "
-            "soft-prompt, graft, quantized:nf4, quantized:4, quantized:8, guided, perturbed, "
-            "early-exit, near-beams, membership.",
+            "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60; "
+            "membership, which may still tell that they were trained on, was not tried. 15 kinds "
+            "of attack were not tried; the report's details name them. No attack that trains",
         ),
         (
             [("greedy", 40, 1), ("any", 50, 3), ("near", 45, 3), ("relearn", 50, 2)],
             "The strongest of 4 attacks tie: any and near each recover 3 of 60 passages; from the "
-            "base, any recovers 50 of 60. Not tried: relearn-strongest, relearn-alike, ",
+            "base, any recovers 50 of 60. 14 kinds of attack were not tried; the report's details",
         ),
         (
             [("greedy", 40, 2)],
             "The only attack tried, greedy, recovers 2 of 60 passages; from the base, 40 of 60. "
-            "Not tried: relearn, relearn-strongest, relearn-alike, ",
+            "17 kinds of attack were not tried; the report's details name them.",
         ),
         (
             [(name, 40, int(name == "near")) for name in ALL[:-1]],
@@ -305,7 +322,8 @@ def tried(name: str, base: int, edited: int, n: int = 60) -> dict[str, Any]:
         (
             [("any", 50, 0), ("guided", 0, 0, 0), ("relearn", 45, 0, 54)],
             "None of 2 attacks recovers any of 54 to 60 passages; from the base, any recovers "
-            "50 of 60. No passage counts for guided. Not tried: ",
+            "50 of 60; membership, which may still tell that they were trained on, was not tried. "
+            "No passage counts for guided. 14 kinds of attack were not tried; ",
         ),
         (
             [("any", 50, 10), ("relearn", 40, 9, 54)],
@@ -317,7 +335,7 @@ def tried(name: str, base: int, edited: int, n: int = 60) -> dict[str, Any]:
         ),
         (
             [("guided", 0, 0, 0)],
-            "the base recites 9. No passage counts for guided. Not tried: ",
+            "the base recites 9. No passage counts for guided. 16 kinds of attack",
         ),
     ],
 )
@@ -331,6 +349,46 @@ def test_the_headline_tells_ties_and_names_what_was_not_tried(
     audit = Audit.model_validate({**figures, "skipped": {}, "not_tried": untried})
     extraction = {"n": 60, "exact_match": {"count": 0}, "baseline": {"exact_match": {"count": 9}}}
     assert said in say(extraction=extraction, audit=audit)
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        (
+            {"loss": (0.7, 0.6, 0.8), "min_k": (0.98, 0.95, 0.99)},
+            "a membership score still tells that they were trained on (AUC 0.98 by min_k; chance "
+            "is 0.5).",
+        ),
+        (
+            {"loss": (0.02, 0.0, 0.1), "min_k": (0.9, 0.8, 0.95)},
+            "a membership score still tells that they were trained on (AUC 0.02 by loss; chance "
+            "is 0.5).",
+        ),
+        (
+            {"loss": (0.52, 0.4, 0.6)},
+            "no membership score is shown to tell that they were trained on (AUC 0.52).",
+        ),
+        (None, "membership, which may still tell that they were trained on, was not tried."),
+    ],
+)
+def test_where_no_attack_recovers_any_the_headline_says_what_membership_tells(
+    scores: dict[str, tuple[float, float, float]] | None, said: str
+) -> None:
+    """In the same sentence. Scores below chance tell as much as those above."""
+    areas = scores and {
+        name: {"auc": auc, "ci95": ends, "overcorrected": False}
+        for name, (auc, *ends) in scores.items()
+    }
+    about = make_attack("membership").description
+    score = {**about, "seconds": 1, "base": areas, "edited": areas}
+    known = {"n": 60, "control": {"kind": "non-members", "n": 60}, "skipped": {}, "not_tried": []}
+    audit = Audit.model_validate({**known, "attacks": [tried("any", 50, 0), score]})
+    (first, *_) = describe_attacks(audit)
+    assert f"{first}." == (
+        f"the only attack tried, any, recovers 0 of 60 passages; from the base, 50 of 60; {said}"
+    )
+    some = Audit.model_validate({**known, "attacks": [tried("any", 50, 1), score]})
+    assert "trained on" not in next(describe_attacks(some))
 
 
 def test_the_strongest_attack_without_a_limit_is_named_beside_a_stronger_one_with_a_limit() -> None:
@@ -434,24 +492,30 @@ def test_the_smallest_limit_that_passages_decide_can_be_given_as_it_is_said(n: i
     assert smallest is not None
     said = float(say_percent(smallest, 3).rstrip("%")) / 100
     for limit in (smallest, said):
-        found = check_share("any", "recovered", limit, 0.0, wilson(0, n).as_list(), n)
+        found = check_share("any", "recovered", limit, {**rate_count(0, n), "n": n}, base=2.0)
         assert found.state == "kept"
-    assert smallest < 1.01 * wilson(0, n).high
+    assert smallest < 1.01 * bound_share(0, n)
 
 
 def test_what_was_taught_is_decided_by_its_count_alone_and_says_nothing_of_others() -> None:
     """Twelve passages support no limit of 1 %, unless they are all there is."""
-    few = check_share("any", "share", 0.01, 0.0, wilson(0, 12).as_list(), 12)
+
+    def taught(count: int) -> dict[str, Any]:
+        return {**rate_count(count, 12), "n": 12, "ci95": None}
+
+    few = check_share("any", "share", 0.01, {**rate_count(0, 12), "n": 12}, base=1.0)
     assert (few.state, few.whole) == ("undecided", False)
-    kept = check_share("any", "share", 0.01, 0.0, None, 12)
+    kept = check_share("any", "share", 0.01, taught(0), base=1.0)
     assert (kept.state, kept.whole, kept.ci95, kept.needed) == ("kept", True, (0.0, 0.0), None)
     assert kept.description == (
         "share, of the 12 that it was taught, is 0, within the limit of 0.01"
     )
-    missed = check_share("any", "share", 0.01, 1 / 12, None, 12)
+    missed = check_share("any", "share", 0.01, taught(1), base=1.0)
     assert (missed.state, missed.whole) == ("missed", True)
     assert "interval" not in missed.description
-    open_one = check_share("any", "share", 0.01, 0.0, None, 12, unclear="more at an earlier step")
+    open_one = check_share(
+        "any", "share", 0.01, taught(0), base=1.0, unclear="more at an earlier step"
+    )
     assert (open_one.state, open_one.lacks) == ("undecided", "more at an earlier step")
 
     listed = "it keeps every limit on the 12 passages that were listed; passages that were not"
@@ -459,7 +523,7 @@ def test_what_was_taught_is_decided_by_its_count_alone_and_says_nothing_of_other
     assert describe_limits([kept], alone=False) == f"{listed} listed have no limit"
     task = few.model_copy(update={"name": "max-drop lambada", "state": "kept"})
     assert describe_limits([kept, task]).startswith(listed)
-    others = check_share("any", "share", 0.01, 0.0, wilson(0, 800).as_list(), 800)
+    others = check_share("any", "share", 0.01, {**rate_count(0, 800), "n": 800}, base=1.0)
     (named,) = name_taught([kept])
     assert (named.name, others.state) == ("any, taught", "kept")
     assert describe_limits([others, named]) == "it keeps every limit"

@@ -224,3 +224,26 @@ def test_the_next_command_can_be_pasted(tmp_path: Path, name: str) -> None:
         env={"LC_ALL": "C.UTF-8"},
     )
     assert shell.stdout == os.fsencode(tmp_path / name)
+
+
+def test_one_passage_proves_nothing(place: Path, tmp_path: Path) -> None:
+    """It says so, and how many a limit takes."""
+    (tmp_path / "one.txt").write_text(LINE * 3)
+    made = ("--samples", tmp_path / "one.txt", "--output", tmp_path / "job.yaml")
+    outcome = attn_surgery("init", place / "model", *made)
+    assert outcome.code == 0, outcome
+    first, *_ = outcome.stdout.splitlines()
+    assert first.startswith("1 passage of ")
+    assert " to " not in first.partition(":")[0]
+    assert (
+        "warning: one passage proves nothing: a search chooses on some and tests on others; to "
+        "decide a limit of 1%, give 374 or more\n"
+    ) in outcome.stderr
+    assert (
+        "# The passages that it must not recite: 1 row of " in (tmp_path / "job.yaml").read_text()
+    )
+    (tmp_path / "two.txt").write_text(f"a {LINE * 3}\nb {LINE * 3}")
+    two = attn_surgery("init", place / "model", "--samples", tmp_path / "two.txt", "--output",
+                       tmp_path / "two.yaml")  # fmt: skip
+    assert "proves nothing" not in two.stderr
+    assert two.stdout.startswith("2 passages of ")

@@ -436,6 +436,16 @@ def test_groups_hold_graft_only_where_there_is_a_sibling(group) -> None:
     assert {"revive"} <= set(choose_attacks([]))
 
 
+def trained_on(folder: Path, noise: float) -> Any:
+    """A model of which another one may be an earlier checkpoint. `noise`: in standard deviations of
+    each weight."""
+    torch.manual_seed(0)
+    model = load_model(folder)
+    for weight in model.parameters():
+        weight.data += noise * weight.std(correction=0) * torch.randn_like(weight)
+    return model
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     """A base, what was cut from it, and siblings that do not fit."""
@@ -445,7 +455,8 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     export(str(base), "0", output=root / "edited-too")
     save_tiny(root / "wide", tiny_model(intermediate_size=128))
     save_tiny(root / "neo", tiny_neo())
-    save_tiny(root / "earlier", tiny_model(seed=1))
+    save_tiny(root / "earlier", trained_on(base, 1.0))
+    save_tiny(root / "stranger", tiny_model(seed=1))
     spelled = save_tiny(root / "spelled", tiny_model(seed=1)) / "tokenizer.json"
     content = json.loads(spelled.read_text())
     vocabulary = content["model"]["vocab"]
@@ -463,6 +474,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         ("spelled", "its tokenizer has other tokens"),
         ("edited", "it is that model itself"),
         ("edited-too", "it was edited, too, so it lacks attention"),
+        ("stranger", "their weights are unrelated (expected weight matrices with a cosine of 0.1"),
     ],
 )
 def test_siblings_that_cannot_be(folders, sibling, line) -> None:
@@ -481,7 +493,8 @@ def test_a_copy_is_that_model_itself(folders, tmp_path) -> None:
 def test_more_tokens_make_no_other_sibling(folders, tmp_path) -> None:
     """A fine-tune often adds a few."""
     tokenizer = tiny_tokenizer()
-    model = tiny_model(seed=2, vocab_size=len(tokenizer) + 8)
+    model = trained_on(folders["base"], 0.1)
+    model.resize_token_embeddings(len(tokenizer) + 8)
     folder = save_tiny(tmp_path / "more", model)
     check_sibling(find_model(folder), find_model(folders["edited"]))
     for file in ("tokenizer.json", "tokenizer_config.json"):

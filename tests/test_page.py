@@ -15,12 +15,23 @@ from xml.etree import ElementTree
 
 import pytest
 from blank import blank_pictures
-from example_report import BASE, TWIN, audit, bare, example, found, lacking, several, task
+from example_report import (
+    BASE,
+    TWIN,
+    audit,
+    bare,
+    example,
+    found,
+    lacking,
+    several,
+    share,
+    task,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
 
-from evals.measure.attacks.names import ALL, ATTACKERS, CHEAP, find_attacker
+from evals.measure.attacks.names import ALL, ATTACKERS, CHEAP, find_attacker, make_attack
 from evals.measure.verdicts import check_limit
 from evals.report.headline import summarize, write_verdict
 from evals.report.model_map import make_map
@@ -287,7 +298,7 @@ def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
     gates = [kept("max greedy", 0.0), kept("max relearn", 0.0)]
     assert summarize(missed, gates).line == said
     assert said in write_verdict(missed, gates)
-    limits = {"max_drop": {"copy": 0.5}, "max_extraction": 1.0, "max": {"relearn": 0.9}}
+    limits = {"max_drop": {"copy": 0.5}, "max_extraction": None, "max": {"relearn": 0.9}}
     settings = found().settings.model_copy(update=limits)
     changed = edit.model_copy(update={"missed": True})
     states = [example(settings=settings, edit=one).edits[0].state for one in (edit, changed)]
@@ -314,8 +325,13 @@ def test_it_starts_with_one_line_and_three_points() -> None:
         f"{24 + edit.extraction['n']} passages"
     )
     assert attacked.startswith("Strongest attack. The strongest of 2 attacks, relearn, recovers 6")
-    _, _, left = attacked.partition("Not tried: ")
-    assert left.rstrip(".").split(", ") == edit.audit.not_tried
+    left = edit.audit.not_tried
+    assert attacked.endswith(
+        f"{len(left)} kinds of attack were not tried; the report's details name them."
+    )
+    for name in ("report.html", "report.md"):
+        page = pages_of("whole")[name].replace("\\", "")
+        assert page.count(", ".join(left)) == 1, "once, in the details"
     assert cost.startswith("Cost. Loss on ")
     assert "Held-out loss: " in cost
     assert summarize(edit).line == (
@@ -362,7 +378,7 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
     assert read_first_page(longer)["What was asked"][0].endswith(rest)
     asks, trains, others = said["Who could still get what"]
     assert asks == (
-        "Someone who asks the model: 1 of 24 passages (likely at most 20.3 %), with greedy; before "
+        "Someone who asks the model: 1 of 24 passages (likely at most 18.3 %), with greedy; before "
         "the edit, 21."
     )
     assert trains.startswith("Someone who trains it further: 6 of 22 passages (likely at most ")
@@ -383,8 +399,42 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
     assert "that is +0.008 nats, the unit of a language model's loss; n = 16" in loss
     assert tasks.startswith("On 4 tests of what it can do (n = 1,267), it is worse on ")
     lacking, proof = said["To be sure"]
-    assert lacking == "18 passages cannot support 25% with 16.67% recovered: that takes 104."
+    assert lacking == "18 passages cannot support 25% with 16.67% recovered: that takes 81."
     assert proof.startswith("No test can show that a passage is gone")
+
+
+def test_the_first_page_names_no_attack_of_several_that_tie() -> None:
+    """But the most that any of them recovered before the edit, and what membership tells."""
+    made: dict[str, Any] = audit()
+    greedy, relearn, membership = made["attacks"]
+    asked = [("greedy", 16, 0, 24), ("hints:4", 21, 0, 22)]
+
+    def said(*counts: tuple[str, int, int, int], auc: float | None = None) -> str:
+        attacks = [
+            {**greedy, **make_attack(name).description, "base": share(before, n),
+             "edited": share(after, n)}
+            for name, before, after, n in counts
+        ]  # fmt: skip
+        area = {"auc": auc, "ci95": [0.9, 1.0], "overcorrected": False}
+        score = {**membership, "edited": auc and {"loss": area}}
+        found = {**made, "attacks": [*attacks, relearn, *([score] if auc else [])]}
+        return read_first_page(example(audit=found))["Who could still get what"][0]
+
+    asks = "Someone who asks the model: "
+    assert said(*asked, auc=0.97) == (
+        f"{asks}none of 22 to 24 passages (likely at most 12.8 %), with any of 2 attacks; before "
+        "the edit, 21 with hints:4; a membership score still tells that they were trained on (AUC "
+        "0.97 by loss; chance is 0.5)."
+    )
+    assert said(asked[0]) == (
+        f"{asks}none of 24 passages (likely at most 11.8 %), with greedy; before the edit, 16; "
+        "membership, which may still tell that they were trained on, was not tried."
+    )
+    some = [("greedy", 16, 2, 24), ("hints:4", 21, 2, 24), ("any", 22, 1, 24)]
+    assert said(*some) == (
+        f"{asks}2 of 24 passages (likely at most 24.0 %), with the strongest of 3 attacks, which "
+        "tie: greedy, hints:4; before the edit, 21 with hints:4."
+    )
 
 
 def test_an_attack_on_fewer_passages_of_an_edit_says_of_how_many() -> None:

@@ -46,7 +46,7 @@ from evals.measure.edits.engine import BASE
 from evals.measure.verdicts import OK, settle
 from evals.report.search import _judge_held_back
 from evals.run.models import open_model
-from evals.run.statistics import wilson
+from evals.run.statistics import bound_share
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
 from surgery.proof.expected import find_constants, replan
@@ -65,7 +65,7 @@ def told_by_rate(counted: Any, most: float) -> bool | None:
     """What a limit on a share says: nothing if its interval may still reach beyond."""
     if counted.mean() > most:
         return False
-    return True if wilson(int(counted.sum()), len(counted)).high <= most else None
+    return True if bound_share(int(counted.sum()), len(counted)) <= most else None
 
 
 def search(model: Path, samples: Path, texts: tuple[Path, Path], output: Path, *options: object):
@@ -335,13 +335,24 @@ def test_a_healed_edit_is_judged_by_what_it_leaves_and_not_by_its_cut() -> None:
     request = SearchRequest.model_validate(asked)
     half = SimpleNamespace(samples=range(100))
     opened: Any = SimpleNamespace(
-        request=request, healing=object(), halves=(half, half), keeps=lambda point, base: False
+        request=request,
+        healing=object(),
+        halves=(half, half),
+        keeps=lambda point, base: False,
+        loaded=SimpleNamespace(dimensions=SimpleNamespace(vocabulary=50)),  # a guess costs 3.9
     )
     cut = EditPoint((), 0.7, 0.7, 0.7, 1.0, 0.1, (("any", 0.7),), healed_rise=0.1)
-    outcome: Any = SimpleNamespace(base=(cut, cut))
-    for left, state in ((0.2, "kept"), (0.6, "missed")):
-        point = replace(cut, attacked=(("any", left, 100),))
-        assert _judge_held_back(opened, outcome, point) == state
+
+    def judge(left: float, gave: float, rise: float = 0.1) -> str | None:
+        base = replace(cut, attacked=(("any", gave, 100),))
+        outcome: Any = SimpleNamespace(base=(base, base))
+        point = replace(cut, attacked=(("any", left, 100),), healed_rise=rise)
+        return _judge_held_back(opened, outcome, point)
+
+    assert [judge(0.2, 0.8), judge(0.6, 0.8)] == ["kept", "missed"]
+    assert judge(0.2, 0.4) == "undecided", "the base keeps the limit, too"
+    assert judge(0.2, 0.8, rise=3.0) == "undecided", "the edit predicts nothing"
+    assert judge(0.6, 0.4, rise=3.0) == "missed"
 
 
 def test_an_attack_of_several_settings_counts_its_strongest(

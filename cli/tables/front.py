@@ -27,6 +27,13 @@ def _make_cells(one: Mapping[str, Any]) -> Iterator[str]:
     yield "" if one["state"] is None else WORDS[one["state"]]
     yield "" if one["loss_increase"] is None else f"{one['loss_increase']:+.3f}"
     yield "" if one["recited"] is None else f"{one['recited']:.1%}"
-    yield "" if worst is None else f"{worst['attack']} {worst['recovered']:.1%}"
+    yield "" if worst is None else _describe_strongest(worst, one["auc"])
     unclear = f", {tasks['unclear']} inconclusive" if tasks["unclear"] else ""
     yield f"{tasks['lost']} of {tasks['n']} lose{unclear}" if tasks["n"] else ""
+
+
+def _describe_strongest(worst: Mapping[str, Any], auc: float | None) -> str:
+    """Where none recovers any, also what a membership score tells."""
+    if worst["recovered"]:
+        return f"{worst['attack']} {worst['recovered']:.1%}"
+    return f"none recovers any; {'membership not tried' if auc is None else f'AUC {auc:.2f}'}"

@@ -20,7 +20,13 @@ from evals.measure.attacks.names import choose_attacks
 from evals.measure.attacks.request import Auditing
 from evals.measure.attacks.result import AllRecovered, Audit, AuditReport
 from evals.measure.memorization.measures import Flags
-from evals.measure.verdicts import describe_limits, join_sentences, name_taught, settle
+from evals.measure.verdicts import (
+    describe_limits,
+    find_void,
+    join_sentences,
+    name_taught,
+    settle,
+)
 from evals.report.attacks import (
     PICTURES,
     UNTRAINED,
@@ -153,7 +159,7 @@ def audit(
         say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
-    report = _make_report(request, plan, left, before, after, *never)
+    report = _make_report(request, plan, left, (base, edited), before, after, *never)
     if rows is not None:
         _write_rows(rows, plan, done, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
@@ -191,13 +197,28 @@ def _attack(
     """
     from evals.jobs.measuring import describe_attacked
     from evals.measure.attacks.trying import try_attacks
+    from evals.measure.memorization.protocol import measure_control
 
     before = [one.provenance for one in done[:1]]
     describe = partial(describe_attacked, plan, loaded, before, cut)
     journal = output.journals.open(describe, loaded, f".{len(done) + 1}")
     with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
         given: dict[str, Any] = {"with_control": is_last, "advance": advance, "journal": journal}
-        return try_attacks(loaded, plan, *done[:1], cut=cut, **given)
+        found = try_attacks(loaded, plan, *done[:1], cut=cut, **given)
+    text = measure_control(loaded.model, plan.unrelated, batch_size=plan.batch_size)
+    return replace(found, loss=float(text.nll.mean()))
+
+
+def _find_void(
+    models: tuple[ResolvedModel, ResolvedModel], found: tuple[AuditedModel, AuditedModel]
+) -> str | None:
+    """Why no limit is decided; None if nothing speaks against it. Of the base and the edit."""
+    from evals.measure.attacks.sibling import has_same_weights
+
+    before, after = (one.loss for one in found)
+    text = None if before is None or after is None else (before, after)
+    vocabulary = models[1].inventory.dimensions.vocabulary
+    return find_void(vocabulary, text, same=has_same_weights(*models))
 
 
 def _write_rows(
@@ -262,12 +283,14 @@ def _make_report(
     request: AuditRequest,
     plan: AttackPlan,
     left: HeldBack,
+    models: tuple[ResolvedModel, ResolvedModel],
     base: AuditedModel,
     after: AuditedModel,
     twin: AuditedModel | None = None,
 ) -> AuditReport:
     """Figures of the passages held back; also of those that were taught, or, if a search used some,
-    the rates of all."""
+    the rates of all. `models`: the base and the edited model.
+    """
     from evals.measure.attacks.trying import compare_models
 
     members, chose = plan.samples.trained_on, left.count(-1)
@@ -282,9 +305,10 @@ def _make_report(
         return AllRecovered(n=every.n, recovered=every.recovered)
 
     taught = None if left.others is None else compare(left.others[members]).whole
-    limits = figures.check_limits(request.max)
+    void = _find_void(models, (base, after))
+    limits = figures.check_limits(request.max, void)
     if taught is not None and chose.includes(taught.n):
-        limits += name_taught(taught.check_limits(request.max))
+        limits += name_taught(taught.check_limits(request.max, void))
     alone = not unlisted.any()
     said = [*filter(None, [chose.doubt]), describe_limits(limits, alone=alone)]
     said += describe_attacks(figures)

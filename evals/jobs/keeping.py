@@ -27,9 +27,10 @@ def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:
     """The results with what they cost and leave, as plain JSON values.
 
     `name`, `what`, `state`; `loss_increase` (nats per token) and `recited` (share), None if they
-    were not measured; `strongest` {`attack`, `recovered`}, None if no attack counts; and
-    `tasks` {`lost`, `unclear`, `n`}: on how many benchmarks a loss is shown, and on how many the
-    difference is inconclusive.
+    were not measured; `strongest` {`attack`, `recovered`}, None if no attack counts (of those that
+    tie, the one that recovers most from the base); `auc`: that of the membership score that is
+    farthest from chance, None if none was tried; and `tasks` {`lost`, `unclear`, `n`}: on how many
+    benchmarks a loss is shown, and on how many the difference is inconclusive.
     """
     loss, recited = report.find("heldout"), report.find("recited")
     attacks = [one for one in report.figures if one.key.startswith("recovered.") and one.main]
@@ -37,9 +38,14 @@ def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:
     front = []
     for at, name in enumerate(names):
         cost, left = (figure and figure.edits[at] for figure in (loss, recited))
-        found = [(one.details["name"], one.edits[at]) for one in attacks]
-        rates = [(edit.value, attack) for attack, edit in found if edit and edit.value is not None]
-        worst = max(rates, key=lambda one: one[0], default=None)
+        rates = [
+            (edit.value, (one.base and one.base.value) or 0, one.details["name"])
+            for one in attacks
+            if (edit := one.edits[at]) is not None and edit.value is not None
+        ]
+        worst = max(rates, key=lambda one: one[:2], default=None)
+        scores = [one.edits[at] for one in report.figures if one.key.startswith("membership.")]
+        areas = [one.value for one in scores if one is not None and one.value is not None]
         ends = [one.edits[at] for one in tasks]
         outcomes = [one.details.get("outcome") for one in ends if one is not None]
         counts = {"lost": outcomes.count("loss"), "unclear": outcomes.count("inconclusive")}
@@ -50,7 +56,8 @@ def list_front(report: Report, names: Sequence[Result]) -> list[dict[str, Any]]:
                 "state": report.edits[at].state,
                 "loss_increase": cost.change.value if cost and cost.change else None,
                 "recited": left.value if left else None,
-                "strongest": worst and {"attack": worst[1], "recovered": worst[0]},
+                "strongest": worst and {"attack": worst[2], "recovered": worst[0]},
+                "auc": max(areas, key=lambda area: abs(area - 0.5), default=None),
                 "tasks": {**counts, "n": len(tasks)},
             }
         )

@@ -89,6 +89,13 @@ class Proposal:
         return {name: value for name, value in vars(self).items() if name != "request"}
 
     @property
+    def lengths(self) -> str:
+        """How long the passages are, in words."""
+        if self.shortest == self.longest:
+            return f"{self.longest:,} tokens"
+        return f"{self.shortest:,} to {self.longest:,} tokens, median {self.median:,g}"
+
+    @property
     def text(self) -> str:
         """A commented file for `mitigate --config`."""
         import jinja2
@@ -98,7 +105,7 @@ class Proposal:
             loader=place, undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False
         )
         environment.filters["yaml"] = _write_yaml
-        given = {**self.request.model_dump(), **vars(self)}
+        given = {**self.request.model_dump(), **vars(self), "lengths": self.lengths}
         return environment.get_template("mitigate.yaml.jinja").render(given) + "\n"
 
 

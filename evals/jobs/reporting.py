@@ -14,7 +14,7 @@ from evals.jobs.materials import Materials
 from evals.jobs.measuring import ModelResults, list_tool_versions, measure_model, tokenize
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.result import Audit, Share, SharePair, measure_way
-from evals.measure.attacks.sibling import check_sibling, describe_sibling
+from evals.measure.attacks.sibling import check_sibling, describe_sibling, has_same_weights
 from evals.measure.attacks.trying import add_for_trained, check_cut, compare_models
 from evals.measure.differences import compare_heldout, compare_scores
 from evals.measure.drops import choose_shared, find_limit
@@ -25,6 +25,7 @@ from evals.measure.memorization.protocol import (
     report_extraction,
 )
 from evals.measure.memorization.summary import list_rows
+from evals.measure.verdicts import find_void
 from evals.report.costs import TaskResult
 from evals.report.figures import AllPassages, Finding, Findings, TwinFigures
 from evals.report.headline import RELATIONS
@@ -134,6 +135,7 @@ def evaluate(
             "relation": relations[place - 1],
             "edit": model.manifest and summarize_edit(model.manifest),
             "chose": left.count(place),
+            "void": _find_void(before, after, base, model),
         }
         is_whole = left.is_whole(place)
         edits.append(_compare_models(before, after, twin, left, materials, is_whole, **known))
@@ -267,6 +269,19 @@ def _compare_models(
         unlisted=_summarize(before, after, left.unlisted) if left.unlisted.any() else None,
         passages=choose_passages(*tests),
     )
+
+
+def _find_void(
+    before: ModelResults, after: ModelResults, base: ResolvedModel, model: ResolvedModel
+) -> str | None:
+    """Why no limit of an edit is decided; None if nothing speaks against it."""
+    text = passages = None
+    if before.control is not None and after.control is not None:
+        text = float(before.control.nll.mean()), float(after.control.nll.mean())
+    elif before.test is not None and after.test is not None:
+        passages = float(before.test.test.nll.mean()), float(after.test.test.nll.mean())
+    same = has_same_weights(base, model)
+    return find_void(model.inventory.dimensions.vocabulary, text, passages, same=same)
 
 
 def _compare_attacks(

@@ -35,6 +35,9 @@ RESOLUTION = 0.02
 RELATIVE = ("perplexity", "weighted_perplexity")
 """Aggregations whose ratios matter: a rise from 10 to 11 is as bad as one from 100 to 110."""
 
+_DIGITS = 12
+"""Of a difference, so that one which equals a limit keeps it: 0.8 - 0.75 is 0.05."""
+
 Values = npt.NDArray[np.float64]
 Conclusion = Literal["loss", "gain", "none", "inconclusive"]
 
@@ -112,7 +115,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
     n = len(base.values)
     rows = (np.arange(n),)
     before, after = _parse_numbers(base), _parse_numbers(edited)
-    difference = edited.value - base.value
+    difference = round(edited.value - base.value, _DIGITS)
     test: Literal["mcnemar", "wilcoxon", "bootstrap"]
     if before is None or after is None:
         test = "bootstrap"
@@ -128,7 +131,7 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
         drawn = resample(rows, lambda some: fast(second[some]) - fast(first[some]))
         interval = cut_percentiles(drawn)
     relative = base.aggregation in RELATIVE and not base.higher_is_better and base.value > 0
-    drop = difference / base.value if relative else difference
+    drop = round(difference / base.value, _DIGITS) if relative else difference
     resolution = RESOLUTION * max(1.0, abs(base.value))
     if gate is not None:
         resolution = gate * base.value if relative else gate

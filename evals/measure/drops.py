@@ -38,10 +38,12 @@ def name_drop(task: str) -> str:
     return f"max-drop {task}"
 
 
-def check_drop(name: str, task: Metric, limit: float) -> Limit:
+def check_drop(name: str, task: Metric, limit: float, unclear: str | None = None) -> Limit:
     """The limit on one task. An inconclusive difference decides it only if it exceeds the limit.
 
-    So does an interval that was resampled from fewer than `FEWEST` documents.
+    So does an interval that was resampled from fewer than `FEWEST` documents. `unclear`: as for
+    `check_share`. The two-sided interval decides, which is stricter than the one-sided bound of
+    shares.
     """
     (low, high), n, resampled = task.drop_ci95, task.n, task.test != "mcnemar"
     needed = None
@@ -53,6 +55,8 @@ def check_drop(name: str, task: Metric, limit: float) -> Limit:
     lacks = f"{n:,} documents leave an interval of {low:.3g} to {high:.3g}"
     if needed is not None:
         lacks += f": about {needed:,} would decide it"
+    if unclear is not None:
+        needed, lacks = None, unclear
     return check_limit(
         name_drop(name),
         f"{'relative rise' if task.drop_is_relative else 'drop'} of {name}",
@@ -62,7 +66,9 @@ def check_drop(name: str, task: Metric, limit: float) -> Limit:
         n,
         needed=needed,
         lacks=lacks,
-        enough=task.outcome != "inconclusive" and not (resampled and n < FEWEST),
+        enough=unclear is None
+        and task.outcome != "inconclusive"
+        and not (resampled and n < FEWEST),
     )
 
 

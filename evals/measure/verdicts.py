@@ -1,18 +1,21 @@
 """Verdicts on limits, in three states, and what would decide those that are open.
 
 Gates of an evaluation, limits of an audit, and the held-back verdict of a search are all `Limit`s.
+A limit is a one-sided claim, "at most so much". It is kept only by a test that could have shown
+more: one that finds no more than the limit in the base, too, shows nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Context
-from math import ceil
+from math import ceil, log
 from typing import Any
 
 from evals.data.held_back import deal_passages
 from evals.data.samples import Samples
-from evals.run.statistics import count_needed, scale_needed, wilson
+from evals.run.statistics import bound_share, count_needed, scale_needed
+from surgery.card.percent import format_percent
 from surgery.record.report import Limit, State
 
 OK: dict[State | None, bool | None] = {"kept": True, "missed": False}
@@ -21,16 +24,19 @@ SHARES = (0.5, 0.25, 0.2)
 """Shares of the passages to choose on, the first that leaves enough."""
 TAUGHT = ", taught"
 """What the names of limits on passages that were taught end with, beside those on others."""
+_GUESS = 0.99
+"""The share of a blind guess's loss from which on a model counts as guessing."""
 _MOST = 5  # names in a sentence
 
 
-def judge(
-    value: float, ci95: Sequence[float], limit: float, n: int, *, enough: bool = True
-) -> State:
-    """The state of a limit, by a value measured on `n` rows. `enough`: the interval counts."""
+def judge(value: float, bound: float, limit: float, n: int, *, enough: bool = True) -> State:
+    """The state of a limit, by a value measured on `n` rows, and by the most that it may be.
+
+    `enough`: the bound counts.
+    """
     if n and value > limit:
         return "missed"
-    return "kept" if n and enough and ci95[1] <= limit else "undecided"
+    return "kept" if n and enough and bound <= limit else "undecided"
 
 
 def settle(states: Iterable[State | None]) -> State | None:
@@ -44,25 +50,31 @@ def check_share(
     name: str,
     what: str,
     limit: float,
-    value: float,
-    ci95: Sequence[float] | None,
-    n: int,
+    share: Mapping[str, Any],
     *,
+    base: float | None,
     unclear: str | None = None,
 ) -> Limit:
-    """A limit on a share of passages. `what`: the share, in words. `unclear`: why it is not decided
-    even if the interval is within it. `ci95`: None for the passages that the model was taught. They
-    are all there is, so the count alone decides.
+    """A limit on a share of passages.
+
+    - `what`: the share, in words. `share`: its `n`, and what `rate_draws` gives; a `ci95` of None
+      for the passages that the model was taught. They are all there is, so the count alone decides.
+    - `base`: the share that the same test finds in the base, on the same passages; None without a
+      base.
+    - `unclear`: why it is not decided, whatever the test finds.
     """
-    if ci95 is None:
+    value, bound, n = share["rate"], share["bound"], share["n"]
+    if unclear is None and n:
+        unclear = _find_blind(base, limit)
+    if share["ci95"] is None:
         what = f"{what}, of the {n:,} that it was taught,"
-        told: dict[str, Any] = {"needed": None, "lacks": unclear or "", "enough": unclear is None}
-        found = check_limit(name, what, limit, value, (value, value), n, **told)
+        told: Any = {"needed": None, "lacks": unclear or "", "enough": unclear is None}
+        found = check_limit(name, what, limit, value, (value, value), n, bound=value, **told)
         return found.model_copy(update={"whole": True})
-    needed, alike = count_needed(limit, value), count_needed(ci95[1], value)
+    needed, alike = count_needed(limit, value), count_needed(bound, value)
     if n and needed is not None and alike is not None and alike < n:
-        # as wide as Wilson's of fewer rows: of those that one run counts, or wider still
-        times = (ci95[1] - value) / (limit - value)
+        # as far off as that of fewer rows: of those that one run counts, or farther still
+        times = (bound - value) / (limit - value)
         needed = max(n + 1, ceil(needed * n / alike), (value and scale_needed(n, times)) or 0)
     if unclear is not None:
         needed, lacks = None, unclear
@@ -70,8 +82,54 @@ def check_share(
         more = f" with {value:.2%} recovered" if value else ""
         lacks = describe_shortage(n, limit, needed, more)
     enough = unclear is None
-    measured = limit, value, ci95, n
-    return check_limit(name, what, *measured, needed=needed, lacks=lacks, enough=enough)
+    measured: Any = limit, value, share["ci95"], n
+    said: Any = {"bound": bound, "needed": needed, "lacks": lacks, "enough": enough}
+    return check_limit(name, what, *measured, **said)
+
+
+def _find_blind(base: float | None, limit: float) -> str | None:
+    """Why a test shows nothing, if it finds no more than the limit in the base."""
+    if base is None:
+        return "no base shows that this test can find anything: name the model before the edit"
+    if base > limit:
+        return None
+    if not base:
+        found = "the same test finds nothing in the base, so it shows nothing of the edit: "
+        return f"{found}test passages that the base gives away"
+    return (
+        f"the same test finds {format_percent(base)}% in the base, which is within the limit, too, "
+        "so it shows nothing of the edit: test passages that the base gives away, or set a lower "
+        "limit"
+    )
+
+
+def find_void(
+    vocabulary: int,
+    text: tuple[float, float] | None,
+    passages: tuple[float, float] | None = None,
+    *,
+    same: bool = False,
+) -> str | None:
+    """Why no limit is decided, whatever is measured; None if nothing speaks against it.
+
+    - `vocabulary`: how many tokens the models know.
+    - `text`: the losses of the base and of the edited model, in nats per token, on text that
+      neither was trained on. `passages`: the same on passages, which count without such text.
+    - `same`: both models have the same weights.
+    """
+    if same:
+        return "the base has the same weights as the model, so no edit is judged"
+    guess, what, losses = log(vocabulary), "held-out text", text
+    if losses is None:
+        what, losses = "the passages", passages
+    if losses is None or not losses[0] < _GUESS * guess <= losses[1]:
+        return None
+    if text is None and losses[1] > guess / _GUESS:
+        return None  # what is forgotten may be less likely than by a guess
+    return (
+        f"the model predicts nothing: its loss on {what}, {losses[1]:.3g} nats per token, is no "
+        f"better than that of a guess among its {vocabulary:,} tokens"
+    )
 
 
 def name_taught(limits: Iterable[Limit]) -> list[Limit]:
@@ -89,10 +147,14 @@ def check_limit(
     *,
     needed: int | None,
     lacks: str,
+    bound: float | None = None,
     enough: bool = True,
 ) -> Limit:
-    """A limit on any value. `needed`, `lacks`: for a limit that turns out not decided."""
-    state, (low, high) = judge(value, ci95, limit, n, enough=enough), ci95
+    """A limit on any value. `needed`, `lacks`: for a limit that turns out not decided. `bound`: the
+    most that the value may be; by default the upper end of its interval."""
+    low, high = ci95
+    bound = high if bound is None else bound
+    state = judge(value, bound, limit, n, enough=enough)
     text = f"{what} is {value:.4g}, {'above' if value > limit else 'within'} the limit of "
     text = f"{text}{limit:g}" if n else f"{what} is unknown; the limit is {limit:g}"
     shown: dict[str, Any] = {"needed": None, "lacks": None}
@@ -108,6 +170,7 @@ def check_limit(
         limit=limit,
         value=value,
         ci95=(low, high),
+        bound=bound,
         n=n,
         description=text,
         **shown,
@@ -129,7 +192,7 @@ def find_smallest(n: int) -> float | None:
     It has three digits, rounded up, so that it can be given as a limit.
     """
     up = Context(prec=3, rounding=ROUND_CEILING)
-    return float(up.create_decimal_from_float(wilson(0, n).high)) if n else None
+    return float(up.create_decimal_from_float(bound_share(0, n))) if n else None
 
 
 def describe_splits(

@@ -22,6 +22,8 @@ from surgery.card.facts import make_printable
 from surgery.record.report import MOST_LETTERS, EditValue, Figure
 
 UNTRAINED = "no attack that trains the model was run"
+Area = tuple[float, Sequence[float] | None]
+"""An area under a ROC curve, and its interval."""
 
 
 def list_attacked(audits: Sequence[Audit]) -> Iterator[Figure]:
@@ -151,7 +153,20 @@ def _describe_strongest(audit: Audit, worst: AttackResult) -> str:
         text = f"the {which}, {worst.name}, recovers {share} {what}; from the base, {base}"
     if worst.control is not None:
         text += f"; of text never trained on, {worst.control.told}"
+    if not after.count:
+        text += f"; {describe_membership(audit.areas)}"
     return text
+
+
+def describe_membership(areas: Mapping[str, Area]) -> str:
+    """What membership scores still tell of passages that no attack recovers. `areas`: by score."""
+    if not areas:
+        return "membership, which may still tell that they were trained on, was not tried"
+    name, (area, ends) = max(areas.items(), key=lambda one: abs(one[1][0] - 0.5))
+    if ends is not None and ends[0] <= 0.5 <= ends[1]:
+        return f"no membership score is shown to tell that they were trained on (AUC {area:.2f})"
+    said = "a membership score still tells that they were trained on"
+    return f"{said} (AUC {area:.2f} by {name}; chance is 0.5)"
 
 
 PICTURES = ("audit", "curves")

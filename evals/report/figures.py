@@ -98,7 +98,8 @@ class Finding(SizedModel):
     left, they are of those that it was taught, and have no intervals. `unlisted`: those of the
     passages that
     `leave_out` took as not listed. `extraction`: as of `report_extraction`. `rivals`: how many
-    other results of one job were compared on the same passages, to keep the best.
+    other results of one job were compared on the same passages, to keep the best. `void`: why no
+    limit of it is decided, whatever was measured (`evals.measure.verdicts.find_void`).
     """
 
     relation: Relation
@@ -114,6 +115,7 @@ class Finding(SizedModel):
     edit: EditSummary | None
     passages: list[PassageRow] = Field(default_factory=list)
     rivals: int = 0
+    void: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -296,7 +298,8 @@ def _make_exact(key: str, label: str, tests: Extractions, **shown: Any) -> Figur
         change, p_value = paired["exact_match_difference"], paired["p_value"]
         lost, gained = paired["forgotten"], paired["newly_extracted"]
         note = f"{lost} no longer recited, {gained} newly, {format_p(p_value)}"
-        flips = {"count": found["count"], "no_longer": lost, "newly": gained}
+        flips = {key: found[key] for key in ("count", "bound")}
+        flips |= {"no_longer": lost, "newly": gained}
         paired = (change["value"], change["ci95"], p_value)
         edits.append(make_value(found["rate"], found["ci95"], paired, note, **flips))
     before = make_value(base["rate"], base["ci95"], count=base["count"])

@@ -17,35 +17,47 @@ def check_gates(found: Finding, request: EvaluationRequest) -> dict[str, Limit]:
     """
     gates: dict[str, Limit] = {}
     if request.max_extraction is not None and (test := found.extraction) is not None:
-        rate, interval = (test["exact_match"][key] for key in ("rate", "ci95"))
-        what = "share of passages recited word for word"
-        measured = (request.max_extraction, rate, interval, test["n"])
-        gates["recited"] = check_share("max-extraction", what, *measured)
-    for one in found.audit.check_limits(request.max) if found.audit else ():
+        what, share = "share of passages recited word for word", test["exact_match"]
+        gates["recited"] = check_share(
+            "max-extraction",
+            what,
+            request.max_extraction,
+            {**share, "n": test["n"]},
+            base=test["baseline"]["exact_match"]["rate"],
+            unclear=found.void,
+        )
+    for one in found.audit.check_limits(request.max, found.void) if found.audit else ():
         named = one.model_copy(update={"name": f"max {one.name}"})
         gates[f"recovered.{one.name}"] = named
     if found.taught is not None and found.chose.includes(found.taught.n):
-        gates |= _check_taught(found.taught, request)
+        gates |= _check_taught(found.taught, request, found.void)
     for name, task in found.tasks.items():
         limit = find_limit(request.max_drop, name)
         if limit is not None:
-            gates[f"task.{name}"] = check_drop(name, task, limit)
+            gates[f"task.{name}"] = check_drop(name, task, limit, found.void)
     return gates
 
 
-def _check_taught(taught: AllPassages, request: EvaluationRequest) -> dict[str, Limit]:
-    """The limits on passages that the edit was taught, by the keys of their figures."""
+def _check_taught(
+    taught: AllPassages, request: EvaluationRequest, void: str | None
+) -> dict[str, Limit]:
+    """The limits on passages that the edit was taught, by the keys of their figures.
+
+    `void`: why none is decided, if so.
+    """
     asked = {f"recovered.{name}": (f"max {name}", most) for name, most in request.max.items()}
-    shares = {f"recovered.{name}": pair.edited for name, pair in taught.recovered.items()}
+    shares = {f"recovered.{name}": pair for name, pair in taught.recovered.items()}
     if request.max_extraction is not None:
         asked["recited"] = "max-extraction", request.max_extraction
-        shares["recited"] = taught.recited.edited
+        shares["recited"] = taught.recited
     found: dict[str, Limit] = {}
     for key in asked.keys() & shares.keys():
-        (name, most), one = asked[key], shares[key]
+        (name, most), pair = asked[key], shares[key]
         what = "share of passages recited word for word"
         if key != "recited":
             what = f"share of passages recovered by {key.removeprefix('recovered.')}"
-        (limit,) = name_taught([check_share(name, what, most, one.rate, one.ci95, one.n)])
+        share = pair.edited.model_dump()
+        limit = check_share(name, what, most, share, base=pair.base.rate, unclear=void)
+        (limit,) = name_taught([limit])
         found[f"taught.{key}"] = limit
     return found

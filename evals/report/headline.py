@@ -23,6 +23,8 @@ RELATIONS: dict[Relation, str] = {
     "not recorded": "no record says whether the edited model was made from the base",
 }
 """What a verdict says first unless the one model is known to be an edit of the other."""
+_FEW = 3
+"""How many names of attacks a sentence may list."""
 
 
 def write_commands(found: Findings) -> list[str]:
@@ -41,6 +43,7 @@ def list_warnings(edit: Finding, base: MeasuredModel, limit: float | None) -> li
         "only a part of each benchmark was measured (--limit), so the model card leaves these "
         "figures out; evaluate without --limit before you publish": limit is not None,
         edit.chose.warning or "": edit.chose.warning,
+        edit.void or "": edit.void,
         f"this is one of {edit.rivals + 1} results that were compared on these passages: the one "
         "that was kept for its figures may look a little better than it is, so evaluate it on "
         "other passages if you have them": edit.rivals > 0,
@@ -186,7 +189,10 @@ def _describe_attacks(edit: Finding) -> Iterator[str]:
         yield from describe_attacks(edit.audit)
         for name, needs in edit.audit.skipped.items():
             yield f"{name} was asked for, but not possible: it needs {needs}"
-        if left := [name for name in edit.audit.not_tried if name not in edit.audit.skipped]:
+        left = [name for name in edit.audit.not_tried if name not in edit.audit.skipped]
+        if len(left) > _FEW:
+            yield f"{len(left)} kinds of attack were not tried; the report's details name them"
+        elif left:
             yield f"not tried: {', '.join(left)}"
 
 

@@ -21,7 +21,7 @@ from surgery.card.measurements import (
     show,
 )
 from surgery.record.manifest import BlockFit
-from surgery.record.report import EditSummary, Report, State
+from surgery.record.report import EditRecord, EditSummary, Report, State
 from surgery.variants import VARIANTS
 
 LIMITS = (
@@ -43,7 +43,8 @@ def render_html(report: Report) -> str:
     """The whole page, with every text of the report escaped."""
     plain, names = report.to_dict(), name_edits(report)
     ran = {"Run": plain["settings"] | plain["provenance"], "Base": plain["base"]["provenance"]}
-    ran |= {f"Edit: {edit['name']}": edit["provenance"] for edit in plain["edits"]}
+    for edit in report.edits:
+        ran[f"Edit: {edit.name}"] = {**edit.provenance, **dict(_list_untried(edit))}
     drawn = [draw_model(report, edit.edit) if edit.edit else None for edit in report.edits]
     limits = [report.list_limits(place) for place in range(len(names))]
     several = len(report.edits) > 1
@@ -116,6 +117,10 @@ def list_facts(edit: EditSummary) -> list[tuple[str, str]]:
     return found
 
 
+def _list_untried(edit: EditRecord) -> list[tuple[str, str]]:
+    return [("attacks not tried", ", ".join(edit.not_tried))] if edit.not_tried else []
+
+
 def _format_r2(fit: BlockFit) -> str:
     found = "none" if fit.r2 is None else f"{fit.r2:.3f}"
     shared = fit.r2_shared
@@ -142,6 +147,7 @@ def render_markdown(report: Report) -> str:
     for name, edit in zip(name_edits(report), report.edits, strict=True):
         lines += [f"**{as_line(name)}: {as_line(edit.name)}**", ""]
         facts = list_facts(edit.edit) if edit.edit else [("edit", "not recorded")]
+        facts += _list_untried(edit)
         lines += [f"- {as_line(key)}: {as_line(text)}" for key, text in facts] + [""]
     for table, figures in list_tables(report):
         if table.key == "size":

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 from evals.measure.attacks.names import ASKS, ATTACKERS, find_attacker
 from evals.measure.verdicts import TAUGHT
+from evals.report.attacks import Area, describe_membership
 from surgery.card.percent import format_bound, format_percent
 from surgery.record.report import EditRecord, Figure, Limit, Report, State, Value
 
 STATES: dict[State, tuple[str, str]] = {
-    "kept": ("Kept", "even the upper end of what is likely is within the limit."),
+    "kept": ("Kept", "with 95 % confidence, no more than the limit would be recovered or lost."),
     "missed": (
         "Missed",
         "what was measured is above the limit, or the search that chose this edit found none that "
@@ -22,8 +23,10 @@ STATES: dict[State, tuple[str, str]] = {
     ),
     "undecided": (
         "Not decided",
-        "the tests do not show it either way: too little was tested, or an attack got more at an "
-        "earlier step or in a setting that does not count.",
+        "the tests do not show it either way: too little was tested; or a test shows nothing, as "
+        "it finds no more than the limit in the model before the edit, too; or the model predicts "
+        "nothing at all; or an attack got more at an earlier step or in a setting that does not "
+        "count.",
     ),
 }
 MOST_WARNINGS = 4
@@ -116,10 +119,10 @@ def _describe_taught(report: Report, place: int) -> Iterator[str]:
         yield f"Of what was tried, most are {label}: {_count(most)}."
 
 
-def _name_rows(n: object, value: Value) -> str:
+def _name_rows(n: str, value: Value) -> str:
     """The passages that a value is of. Without an interval, they are all that it was taught."""
     taught = value.ci95 is None and "count" in value.details
-    return f"the {n:,} passages that were listed" if taught else f"{n:,} passages"
+    return f"the {n} passages that were listed" if taught else f"{n} passages"
 
 
 def _list_attackers(report: Report, place: int) -> list[str]:
@@ -133,7 +136,7 @@ def _list_attackers(report: Report, place: int) -> list[str]:
             tried.setdefault(find_attacker(str(figure.details["name"])), []).append(figure)
     said = {who: _describe_worst(report, place, found) for who, found in tried.items() if found}
     if not tried[ASKS] and (value := recited.edits[place]):
-        rows = _name_rows(recited.n, value)
+        rows = _name_rows(f"{recited.n:,}", value)
         said[ASKS] = f"{_count(value)} of {rows}, word for word. No more was tried"
     told = [f"Someone who {who}: {said[who]}." for who in tried if who in said]
     left = [who for who in tried if who not in said]
@@ -141,26 +144,68 @@ def _list_attackers(report: Report, place: int) -> list[str]:
 
 
 def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
-    rates = [(value.value, one) for one in found if (value := one.edits[place])]
-    counting = [(rate, one) for rate, one in rates if rate is not None]
+    """What the strongest of some attacks recover. Several may tie, most often at nothing."""
+    counting = [one for one in found if _rate(one.edits[place]) is not None]
     if not counting:
         names = ", ".join(str(one.details["name"]) for one in found)
         return f"no passage counts for what was tried ({names})"
-    most, figure = max(counting, key=lambda one: one[0])
-    value, name = figure.edits[place], figure.details["name"]
-    assert value is not None
-    n = value.details.get("n", figure.n)  # attacks may run on more passages of one edit
-    likely = "" if value.ci95 is None else f" (likely at most {format_bound(value.ci95[1])} %)"
-    which = f"the strongest of {len(counting)} attacks, {name}" if len(counting) > 1 else name
-    said = f"{_count(value)} of {_name_rows(n, value)}{likely}, with {which}"
+    most = max(_rate(one.edits[place]) or 0 for one in counting)
+    tied = [one for one in counting if _rate(one.edits[place]) == most]
+    figure = max(tied, key=lambda one: _rate(one.base) or 0)
+    said = f"{_tell_share(place, tied)}, with {_name_tied(tied, len(counting), most)}"
     if figure.base is not None:
-        said += f"; before the edit, {_count(figure.base)}"
+        count, name = _count(figure.base), figure.details["name"]
+        said += f"; before the edit, {count if len(tied) == 1 else f'{count} with {name}'}"
+    if not most:
+        said += f"; {describe_membership(_list_areas(report, place))}"
     stages = (one for one in report.figures if one.key.startswith(f"{figure.key} "))
     early = [(at.value, one) for one in stages if (at := one.edits[place]) and at.value is not None]
     rate, stage = max(early, key=lambda one: one[0], default=(0.0, figure))
     if rate > most:
         said += f". After {stage.key.rpartition(' ')[2]} steps already: {format_percent(rate)} %"
     return said
+
+
+def _rate(value: Value | None) -> float | None:
+    return value and value.value
+
+
+def _tell_share(place: int, tied: list[Figure]) -> str:
+    """How many of how many passages, and how many it may be: by the attack that counts fewest."""
+    values = [value for one in tied if (value := one.edits[place]) is not None]
+    ns = [
+        int(n)
+        for one, value in zip(tied, values, strict=True)
+        for n in [value.details.get("n", one.n)]  # attacks may run on more passages of one edit
+        if isinstance(n, int)
+    ]
+    n = " to ".join(dict.fromkeys(f"{end(ns):,}" for end in (min, max)))
+    shares = (one.details.get("bound") for one in values if one.ci95 is not None)
+    bounds = [bound for bound in shares if isinstance(bound, float)]
+    likely = f" (likely at most {format_bound(max(bounds))} %)" if bounds else ""
+    count = _count(values[0]) if len({*ns}) == 1 else f"{format_percent(values[0].value or 0)} %"
+    return f"{count if values[0].value else 'none'} of {_name_rows(n, values[0])}{likely}"
+
+
+def _name_tied(tied: list[Figure], number: int, most: float) -> str:
+    """`number`: of all that count a passage."""
+    names = [str(one.details["name"]) for one in tied]
+    if number == 1:
+        return names[0]
+    if not most:
+        return f"any of {number} attacks"
+    which = f"the strongest of {number} attacks"
+    return f"{which}, {names[0]}" if len(names) == 1 else f"{which}, which tie: {', '.join(names)}"
+
+
+def _list_areas(report: Report, place: int) -> dict[str, Area]:
+    """Membership score → its AUC and interval."""
+    found = ((one.key, one.edits[place]) for one in report.figures)
+    return {
+        key.partition(".")[2]: (value.value, value.ci95)
+        for key, value in found
+        if key.startswith("membership.") and value is not None and value.value is not None
+    }
 
 
 def _count(value: Value) -> str:

@@ -14,12 +14,12 @@ from evals.data import hash_row
 from evals.data.held_back import Half
 from evals.measure.attacks.names import hash_code, is_own
 from evals.measure.edits.engine import BASE, edit_record
-from evals.measure.verdicts import OK, check_share, judge, settle
+from evals.measure.verdicts import OK, check_share, find_void, judge, settle
 from evals.report.charts.chart import Chart
 from evals.report.charts.front import FrontPanel, draw_front
 from evals.report.charts.panels import Point, Series
 from evals.report.model_map import make_map
-from evals.run.statistics import FEWEST, mean, wilson
+from evals.run.statistics import FEWEST, bound_share, mean, rate_count, wilson
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Choice, EditedModel, list_versions
 from surgery.record.plan_file import PlanFile, list_edits
@@ -86,21 +86,24 @@ def _describe_choice(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, 
 
     def record(point: EditPoint) -> dict[str, Any]:
         named = edit_record(point.selection, opened.loaded.dimensions.num_heads)
-        return {**named, **_figures(opened, point, here)}
+        return {**named, **_figures(opened, point, base, here)}
 
     state = _judge_held_back(opened, outcome, selected[1]) if selected else None
     front = pareto_front(outcome.points.values(), opened.request.goal.cost)
     return {
-        "base": {**_figures(opened, base, here), "held_back": _figures(opened, base_back, back)},
+        "base": {
+            **_figures(opened, base, base, here),
+            "held_back": _figures(opened, base_back, base_back, back),
+        },
         "deep_blocks": deep
         and {
             **record(deep[0]),
-            "held_back": _figures(opened, deep[1], back),
+            "held_back": _figures(opened, deep[1], base_back, back),
             "meets_goal": opened.keeps(deep[0], base),
             "offered": opened.find_units(deep[0].selection) is not None,
         },
         "selected": selected and record(selected[0]),
-        "held_back": selected and _figures(opened, selected[1], back),
+        "held_back": selected and _figures(opened, selected[1], base_back, back),
         "held_back_meets_goal": OK.get(state),
         "held_back_state": state,
         "passed_over": selected and _count_better(opened, outcome),
@@ -125,8 +128,8 @@ def _count_better(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, int
     return why
 
 
-def _figures(opened: OpenedSearch, point: EditPoint, half: Half) -> dict[str, Any]:
-    n = len(half.samples)
+def _figures(opened: OpenedSearch, point: EditPoint, base: EditPoint, half: Half) -> dict[str, Any]:
+    n, limits = len(half.samples), _check_limits(opened, point, base, len(half.samples))
     return {
         "exact_match": point.exact_match,
         "exact_match_ci95": wilson(round(point.exact_match * n), n).as_list(),
@@ -139,22 +142,26 @@ def _figures(opened: OpenedSearch, point: EditPoint, half: Half) -> dict[str, An
         "worst": point.worst[0],
         "cost": opened.request.goal.price(point),
         "healed_rise": point.healed_rise,
-        "limits": [limit.model_dump(mode="json") for limit in _check_limits(opened, point, n)],
+        "limits": [limit.model_dump(mode="json") for limit in limits],
     }
 
 
-def _check_limits(opened: OpenedSearch, point: EditPoint, n: int) -> list[Limit]:
-    """Each limit whose attack was tried, on the passages that it counts. `n`: of the half.
+def _check_limits(opened: OpenedSearch, point: EditPoint, base: EditPoint, n: int) -> list[Limit]:
+    """Each limit whose attack was tried, on the passages that it counts. `base`, `n`: of the half.
 
     With healing, what the cut gives before it is healed says nothing about a limit.
     """
     limits, found = opened.request.limits, []
+    before, rise = base.heldout_loss, point.healed_rise
+    after = point.heldout_loss if rise is None else before + rise
+    void = find_void(opened.loaded.dimensions.vocabulary, (before, after))
     rates = {} if opened.healing else {name: (rate, n) for name, rate in point.rates}
     for name, (value, counted) in (rates | {a: (rate, k) for a, rate, k in point.attacked}).items():
         if name in limits:
-            ends = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
+            share = {**rate_count(round(value * counted), counted), "n": counted}
+            known: Any = {"base": base.known.get(name), "unclear": void}
             what = f"share of passages recovered by {name}"
-            found.append(check_share(name, what, limits[name], value, ends, counted))
+            found.append(check_share(name, what, limits[name], share, **known))
     return [*found, *point.drops]
 
 
@@ -168,14 +175,14 @@ def _judge_held_back(
     base, n = outcome.base[1], len(opened.halves[1].samples)
     if opened.healing is None and not opened.keeps(point, base):
         return "missed"
-    if limits := _check_limits(opened, point, n):
+    if limits := _check_limits(opened, point, base, n):
         return settle(limit.state for limit in limits)
-    interval = wilson(round(point.recovered * n), n).as_list()
-    fewer = judge(point.recovered, interval, base.recovered, n)
+    most = bound_share(round(point.recovered * n), n)
+    fewer = judge(point.recovered, most, base.recovered, n)
     before, after = outcome.engines[1].measure([BASE, point.selection])  # both are known
     rise, windows = mean(after.heldout_nll - before.heldout_nll), len(before.heldout_nll)
     limit, enough = opened.request.goal.limit, windows >= FEWEST
-    return settle((fewer, judge(rise["mean"], rise["ci95"], limit, windows, enough=enough)))
+    return settle((fewer, judge(rise["mean"], rise["ci95"][1], limit, windows, enough=enough)))
 
 
 def _describe_text(opened: OpenedSearch) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def make_share(
     """A share of no passages has no value, so it says that none counts."""
     if not share.n:
         return make_value(None, note="none counts")
-    known = {"count": share.count, "draws": share.draws, "n": share.n, **more}
-    return make_value(share.rate, share.ci95, change, note, **known)
+    known = {"count": share.count, "draws": share.draws, "n": share.n, "bound": share.bound}
+    return make_value(share.rate, share.ci95, change, note, **known, **more)
 
 
 def describe_way(way: float | None) -> str:

@@ -1,10 +1,11 @@
-"""95 % intervals and paired tests. Nothing here knows about models."""
+"""95 % intervals, one-sided bounds, and paired tests. Nothing here knows about models."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from math import ceil, isfinite, sqrt
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ FEWEST = 30
 """The fewest rows for which a resampled interval counts. With few rows it is too narrow, with one
 it is a point. Bonett and Price's interval holds for any number."""
 _Z = 1.959963984540054
+CONFIDENCE = 0.95
+"""Of a claim that something is at most so much. It is one-sided."""
+_MOST_ROWS = 2**50
 _MOST_STRATA = 10
 _DRAWN_AT_ONCE = 2**15
 """Rows of resamples in memory at a time, so that they stay in a processor's cache."""
@@ -47,15 +51,37 @@ def wilson(count: int, n: int) -> Interval:
     return Interval(float(interval.low), float(interval.high))
 
 
-def count_needed(limit: float, rate: float = 0.0) -> int | None:
-    """The fewest rows, the share `rate` of them a yes, for which `wilson` ends at or below `limit`.
+@lru_cache
+def bound_share(count: float, n: int) -> float:
+    """The most that a share may be, with 95 % confidence, of which `count` of `n` rows were seen.
 
-    None if no number does. The interval ends at p where (p - rate)² = z² p (1 - p) / n.
+    The exact one-sided bound (Clopper and Pearson 1934). n is at least 1. A `count` that is not
+    whole, as in a mean of draws, gives a number between those of its neighbors.
+    """
+    from scipy.special import betaincinv
+
+    return 1.0 if count >= n else float(betaincinv(count + 1, n - count, CONFIDENCE))
+
+
+def count_needed(limit: float, rate: float = 0.0) -> int | None:
+    """The fewest rows, the share `rate` of them a yes, for which `bound_share` is `limit` at most.
+
+    None if no number is. The bound falls with the number of rows.
     """
     if rate >= limit:
         return None
-    rows = _Z**2 * (limit / (limit - rate)) * ((1 - limit) / (limit - rate))
-    return max(1, ceil(rows)) if isfinite(rows) else None
+    few, many = 0, 1
+    while bound_share(rate * many, many) > limit:
+        few, many = many, 2 * many
+        if many > _MOST_ROWS:
+            return None
+    while many - few > 1:
+        middle = (few + many) // 2
+        if bound_share(rate * middle, middle) > limit:
+            few = middle
+        else:
+            many = middle
+    return many
 
 
 def scale_needed(n: int, times: float) -> int | None:
@@ -108,31 +134,39 @@ def measure_chance(drawn: Values) -> float:
 
 
 def rate(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Count, share and interval of the flags [N] that are true, as JSON. With N = 0: 0 to 1."""
-    count, n = int(flags.sum()), len(flags)
+    """As `rate_count`, of the flags [N] that are true."""
+    return rate_count(int(flags.sum()), len(flags))
+
+
+def rate_count(count: int, n: int) -> dict[str, Any]:
+    """Count, share, interval, and bound of `count` among `n` rows, as JSON. Of none: 0 to 1."""
     if n == 0:
-        return {"count": 0, "rate": 0.0, "ci95": [0.0, 1.0]}
-    return {"count": count, "rate": count / n, "ci95": wilson(count, n).as_list()}
+        return {"count": 0, "rate": 0.0, "ci95": [0.0, 1.0], "bound": 1.0}
+    interval = wilson(count, n).as_list()
+    return {"count": count, "rate": count / n, "ci95": interval, "bound": bound_share(count, n)}
 
 
 def rate_draws(hits: Flags, counted: Flags) -> dict[str, Any]:
     """The share of rows that are hits, in the mean of D draws: bool [D, N] each, as JSON.
 
-    `n` and `count`: rows that are counted, and hits, in at least one draw. The interval covers
-    draws and rows. It is never narrower than that of one draw.
+    `n` and `count`: rows that are counted, and hits, in at least one draw. Interval and bound cover
+    draws and rows, and never claim more than those of one draw. The mean is exact, as it may equal
+    a limit.
     """
     hits, n = hits & counted, int(counted.any(axis=0).sum())
     if len(hits) == 1 or n == 0:
         return {"n": n, **rate(hits[counted])}
-    middle, each = _mean_rate(hits, counted), max(1, round(float(counted.sum(axis=1).mean())))
+    numbers, found = (flags.sum(axis=1).tolist() for flags in (counted, hits))
+    shares = [Fraction(some, of) for some, of in zip(found, numbers, strict=True) if of]
+    middle, each = float(sum(shares) / len(shares)), max(1, round(sum(numbers) / len(numbers)))
     most = math.ceil(middle * each - 1e-9)  # never fewer than were hit: none would support more
     drawn = _resample_draws(lambda some: _mean_rate(hits[some], counted[some]), hits)
-    interval = widen(wilson(most, each), drawn)
     return {
         "n": n,
         "count": int(hits.any(axis=0).sum()),
         "rate": middle,
-        "ci95": interval.as_list(),
+        "ci95": widen(wilson(most, each), drawn).as_list(),
+        "bound": max(bound_share(most, each), float(np.percentile(drawn, 100 * CONFIDENCE))),
     }
 
 

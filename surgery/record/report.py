@@ -37,11 +37,11 @@ Scalar = bool | int | float | Text | None
 Details = Mapping[Word, Scalar]
 Setting = Scalar | list[Scalar] | dict[Word, Scalar]
 State = Literal["kept", "missed", "undecided"]
-"""- `kept`: the whole 95 % interval is within the limit, or, of passages that the model was taught,
-  the value.
-- `missed`: the measured value is above the limit, wherever its interval ends.
-- `undecided`: the value is within, but the interval reaches beyond, too little was measured, or
-  what does not count (an earlier stage of an attack, or a setting) exceeds the limit."""
+"""- `kept`: with 95 % confidence, the value is within the limit; of passages that the model was
+  taught, the value itself is.
+- `missed`: the measured value is above the limit, however little was measured.
+- `undecided`: the value is within, but more is likely, too little was measured, the test shows
+  nothing (it finds no more in the base), or what does not count exceeds the limit."""
 Relation = Literal["source", "unrelated", "not recorded"]
 Form = Literal["share", "nats", "number", "count", "bytes"]
 UnitKind = Literal["block", "group", "head"]
@@ -53,6 +53,8 @@ class Limit(Record):
     """A limit, and the value measured on `n` passages or documents.
 
     - `ok`: true if it is kept, false if it is missed, None if that is not decided.
+    - `bound`: the most that the value may be, with 95 % confidence, which decides. Of shares, it is
+      one-sided, so lower than the end of `ci95`. None: in a report of version 0.3.0.
     - `needed`: how many passages or documents would decide it; `lacks`: the same, or what else is
       open, in words. None if it is decided; `needed` also if no number would.
     - `whole`: these are the passages that the model was taught, all there are. The count alone
@@ -65,6 +67,7 @@ class Limit(Record):
     limit: float
     value: float
     ci95: Ends
+    bound: float | None = None
     n: int
     needed: int | None = None
     lacks: Text | None = None

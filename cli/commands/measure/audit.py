@@ -89,7 +89,9 @@ def print_audit(result: dict[str, Any]) -> None:
             how = f"the mean of {draws} runs" if draws > 1 else "one run"
             echo(f"{attack['name']}: {how}")
     if result["not_tried"]:
-        echo(f"not tried: {', '.join(result['not_tried'])}")
+        number = len(result["not_tried"])
+        kinds = "1 kind of attack was" if number == 1 else f"{number} kinds of attack were"
+        echo(f"{kinds} not tried; `not_tried` in the JSON object names them")
     for areas in [attack for attack in result["attacks"] if attack not in rated]:
         if areas["edited"] is None:
             why = "not measured, because no passage is known to be a non-member (column member)"

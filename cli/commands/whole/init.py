@@ -58,10 +58,10 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
 
 
 def _print(found: Proposal, output: Path) -> None:
+    number = "1 passage" if found.number == 1 else f"{found.number:,} passages"
     echo(
-        f"{found.number:,} passages of {found.shortest:,} to {found.longest:,} tokens, median "
-        f"{found.median:,g}: {found.usable:,} can be used with {found.prefix_length} tokens of "
-        f"prefix and {found.suffix_length} of suffix"
+        f"{number} of {found.lengths}: {found.usable:,} can be used with {found.prefix_length} "
+        f"tokens of prefix and {found.suffix_length} of suffix"
     )
     if found.longer:
         note(
@@ -79,12 +79,18 @@ def _print(found: Proposal, output: Path) -> None:
         named = "id" if "id" in found.columns and found.id_column is None else named
         echo(f"columns: {', '.join(found.columns)}; passages from {found.samples}; ids: {named}")
     limit = found.request.max_extraction
-    if found.supported is not None and found.needed is not None:
+    if found.usable > 1 and found.supported is not None and found.needed is not None:
         decides = "can" if found.supported <= limit else "cannot"
         echo(
             f"a search holds back {found.held_back:,} of them. They {decides} decide a limit of "
             f"{100 * limit:g}%, which takes {found.needed:,} passages in all. If none of those "
             f"held back is recovered, that supports a limit of {100 * found.supported:.3g}%"
+        )
+    if found.usable == 1:
+        takes = f"; to decide a limit of {100 * limit:g}%, give {found.needed:,} or more"
+        note(
+            "warning: one passage proves nothing: a search chooses on some and tests on others"
+            f"{takes if found.needed else ''}"
         )
     if not (found.request.heldout or find_lab(found.request.model)):
         note(f"mitigate also needs held-out text: add `heldout: [FILE]` to {output} first")

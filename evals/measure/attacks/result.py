@@ -25,16 +25,18 @@ from surgery.record.report import Limit, State
 class Share(Record):
     """The passages recovered of `n` that were tried.
 
-    `draws`: the runs of an attack that trains; None for other attacks. `n` and `count` are of the
-    passages that were tried, and recovered, in at least one of them; `rate` is their mean rate.
-    `ci95`: None for the passages that the edited model was taught. They are all there is, so their
-    share estimates nothing.
+    `bound`: the most that the share may be, with 95 % confidence (one-sided). `draws`: the runs of
+    an attack that trains; None for other attacks. `n` and `count` are of the passages that were
+    tried, and recovered, in at least one of them; `rate` is their mean rate. `ci95`: None for the
+    passages that the edited model was taught. They are all there is, so their share estimates
+    nothing.
     """
 
     n: int
     count: int
     rate: float
     ci95: tuple[float, float] | None
+    bound: float
     draws: int | None = None
 
     @classmethod
@@ -258,6 +260,12 @@ class Audit(Record):
         return [attack for attack in self.attacks if isinstance(attack, AttackResult)]
 
     @property
+    def areas(self) -> dict[str, tuple[float, tuple[float, float]]]:
+        """Membership score → its AUC of the edited model, and the interval, if it was tried."""
+        found = (one.edited or {} for one in self.attacks if isinstance(one, MembershipResult))
+        return {name: (one.auc, one.ci95) for some in found for name, one in some.items()}
+
+    @property
     def strongest(self) -> AttackResult | None:
         """The attack that recovers most from the edited model; on a tie, most from the base."""
         return max(self.tied, key=lambda attack: attack.base.rate, default=None)
@@ -281,17 +289,16 @@ class Audit(Record):
         """Attack → what it recovers from both models."""
         return {one.name: SharePair(base=one.base, edited=one.edited) for one in self.rated}
 
-    def check_limits(self, limits: Mapping[str, float]) -> list[Limit]:
-        """Checks `limits`: attack → the highest rate allowed."""
+    def check_limits(self, limits: Mapping[str, float], unclear: str | None = None) -> list[Limit]:
+        """Checks `limits`: attack → the highest rate allowed. `unclear`: as for `check_share`."""
         return [
             check_share(
                 one.name,
                 f"share of passages recovered by {one.name}",
                 limits[one.name],
-                one.edited.rate,
-                one.edited.ci95,
-                one.edited.n,
-                unclear=one.find_doubt(limits[one.name]),
+                one.edited.model_dump(),
+                base=one.base.rate,
+                unclear=unclear or one.find_doubt(limits[one.name]),
             )
             for one in self.rated
             if one.name in limits

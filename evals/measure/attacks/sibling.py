@@ -16,6 +16,12 @@ from surgery.hub.resolved import ResolvedModel
 _FIX = "name the model that it was fine-tuned from, or an earlier checkpoint, with `sibling`"
 _ANY_SIZE = ("vocabulary", "max_positions")
 """Sizes that no tensor of a block depends on."""
+_RELATED = 0.1
+"""The least cosine of two related models' weight matrices. A fine-tune and its base have almost 1;
+two models that were trained apart, or not at all, almost 0."""
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_MATRICES, _NUMBERS = 16, 2**20
+"""How many matrices to compare, and how many numbers of each."""
 
 
 def find_sibling(name: str | None, models: Sequence[ResolvedModel]) -> ResolvedModel | None:
@@ -33,7 +39,8 @@ def find_sibling(name: str | None, models: Sequence[ResolvedModel]) -> ResolvedM
 
 def check_sibling(sibling: ResolvedModel, model: ResolvedModel) -> None:
     """Raises `MeasurementError` for a sibling of another family, shape, or tokenizer, for an edit,
-    and for the model itself."""
+    for the model itself, and for one whose weights are unrelated: what nobody could copy back from
+    it shows nothing."""
     what = f"cannot be the sibling of {model.source.model}"
     ours, theirs = model.inventory, sibling.inventory
     if theirs.family is not ours.family and ours.family.model_type not in theirs.family.saved_as:
@@ -58,7 +65,7 @@ def check_sibling(sibling: ResolvedModel, model: ResolvedModel) -> None:
         raise MeasurementError(
             f"{what}: its tokenizer has other tokens", where=sibling.source.model, fix=_FIX
         )
-    if sibling.folder.samefile(model.folder) or _has_same_weights(sibling, model):
+    if sibling.folder.samefile(model.folder) or has_same_weights(sibling, model):
         raise MeasurementError(
             f"{what}: it is that model itself", where=sibling.source.model, fix=_FIX
         )
@@ -68,9 +75,40 @@ def check_sibling(sibling: ResolvedModel, model: ResolvedModel) -> None:
             where=sibling.source.model,
             fix=_FIX,
         )
+    if (alike := _measure_kinship(sibling, model)) is not None and alike < _RELATED:
+        raise MeasurementError(
+            f"{what}: their weights are unrelated",
+            where=sibling.source.model,
+            expected=f"weight matrices with a cosine of {_RELATED:g} or more",
+            got=f"{alike:.3f}",
+            fix=_FIX,
+        )
 
 
-def _has_same_weights(one: ResolvedModel, other: ResolvedModel) -> bool:
+def _measure_kinship(one: ResolvedModel, other: ResolvedModel) -> float | None:
+    """The median cosine of the weight matrices that both have, without attention, which an edit
+    changes. None if they share none."""
+    ours, theirs = one.checkpoint, other.checkpoint
+    within = one.inventory.family.attention.rpartition(".")[2]
+    shared = [
+        name
+        for name, info in ours.infos.items()
+        if len(info.shape) > 1
+        and within not in name
+        and (found := theirs.infos.get(name)) is not None
+        and found.shape == info.shape
+        and {found.dtype, info.dtype} <= _FLOATS
+    ]
+    cosines = []
+    for name in shared[:: max(1, len(shared) // _MATRICES)]:
+        both = (checkpoint.tensors[name].read_first(_NUMBERS) for checkpoint in (ours, theirs))
+        a, b = (array.astype(np.float64) for array in both)
+        if (norms := float(np.linalg.norm(a) * np.linalg.norm(b))) > 0:
+            cosines.append(float(a @ b) / norms)
+    return float(np.median(cosines)) if cosines else None
+
+
+def has_same_weights(one: ResolvedModel, other: ResolvedModel) -> bool:
     """Whether all stored tensors are equal. Looks at attention first, where an edit differs."""
     ours, theirs = one.checkpoint, other.checkpoint
     if ours.infos != theirs.infos:

@@ -106,12 +106,16 @@ class AttackPlan:
 
 @dataclass(frozen=True)
 class AuditedModel:
-    """One model's outcomes by attack, on the passages and on the control, and their seconds."""
+    """One model's outcomes by attack, on the passages and on the control, and their seconds.
+
+    `loss`: on text that it was not trained on, in nats per token, if that was measured.
+    """
 
     passages: dict[str, AttackOutcome]
     control: dict[str, AttackOutcome]
     seconds: dict[str, float]
     provenance: dict[str, Any]
+    loss: float | None = None
 
 
 def add_for_trained(asked: Sequence[str]) -> tuple[str, ...]:
