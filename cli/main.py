@@ -59,7 +59,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "compare-evals": "Compare two runs of lm-eval, document by document.",
         "evaluate": "Measure what an edit costs and what it achieves, in one report.",
         "bench": "Compare the speed and memory of an edited model and its base.",
-        "tasks": "Print the folder of lm-eval tasks.",
+        "tasks": "Name the lm-eval tasks that come along, and their folder.",
     },
     "choose": {
         "sweep": "Measure the effect of editing each block or head.",

@@ -90,7 +90,7 @@ MISUSES = [
     "extract",
     "extract lab:pythia",
     "extract lab:pythia --samples s --rows x --output x",
-    "audit lab:pythia --max hints:2=0.1",
+    "audit nobody --max hints:2=0.1",
     "audit nobody/nothing --baseline b --attack near",
     "collect lab:pythia --corpus c",
     "evaluate m --max-drop a=1",
