@@ -329,11 +329,7 @@ def _report_error(error: BaseException, as_json: bool) -> int:
     Raises an error that no user can fix.
     """
     if isinstance(error, click.ClickException):
-        shown = io.StringIO()
-        error.show(shown)
-        usage, _, mistakes = f"\n{shown.getvalue()}".partition("\nError: ")
-        mistakes = "".join(f"\nerror: {line}" for line in mistakes.splitlines())
-        for line in (usage + mistakes).splitlines()[1:]:
+        for line in _describe_mistakes(error):
             note(line, anywhere=True)
         if as_json:
             _print_error(error, error.exit_code)
@@ -350,6 +346,22 @@ def _report_error(error: BaseException, as_json: bool) -> int:
     if as_json:
         _print_error(error, 1)
     return 1
+
+
+def _describe_mistakes(error: click.ClickException) -> list[str]:
+    """A line for each mistake, the last of which says where to read on; or a help that was due."""
+    shown = io.StringIO()
+    error.show(shown)
+    _, _, mistakes = f"\n{shown.getvalue()}".partition("\nError: ")
+    lines = [f"error: {line}" for line in _join_choices(mistakes).splitlines()]
+    if lines and isinstance(error, click.UsageError) and error.ctx is not None:
+        lines[-1] = f"{lines[-1].removesuffix('.')} (see {error.ctx.command_path} --help)"
+    return lines or shown.getvalue().splitlines()
+
+
+def _join_choices(text: str) -> str:
+    """A message in which click lists choices on lines of their own."""
+    return text.replace("\n\t", " ")
 
 
 def _is_of_memory(error: BaseException) -> bool:
@@ -371,7 +383,7 @@ def _print_error(error: click.ClickException | SurgeryError, exit_code: int) -> 
         found = {part: getattr(parts, part) for part in PARTS}
         said = {part: None if value is None else str(value) for part, value in found.items()}
     elif isinstance(error, click.ClickException):
-        said["what"] = error.format_message()
+        said["what"] = _join_choices(error.format_message())
     what = said.pop("what")
     with suppress(OSError):  # the line on stderr stays
         print_json({"error": what, **said, "exit_code": exit_code})
