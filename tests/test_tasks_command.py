@@ -1,4 +1,4 @@
-"""Contract: `tasks` names the tasks that come along, as lm-eval finds them. On stdout is the folder.
+"""Contract: `tasks` names the tasks that come along, as lm-eval finds them; stdout is the folder.
 
 So `lm_eval --include_path "$(attn-surgery tasks)"` gets one path.
 """
