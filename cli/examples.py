@@ -72,7 +72,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "push": (
         "push OUT me/pythia-1.4b-mitigated",
-        "push OUT me/pythia-1.4b-mitigated --public",
+        "push OUT me/pythia-1.4b-mitigated --dry-run",
         "push OUT me/pythia-1.4b-mitigated --create-pr",
     ),
     "reproduce": (

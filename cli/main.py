@@ -314,7 +314,7 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
         "sweep": given.get("output") is not None,
         "audit": given.get("output") is not None,
         "collect": True,
-        "push": True,
+        "push": not given.get("dry_run"),
     }
     if ctx is not None and ctx.info_name == "erase":
         return ": nothing was written; the same command starts anew"
