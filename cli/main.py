@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -183,7 +184,8 @@ def main() -> None:
     """Make chosen blocks of a language model attention-free, save a checkpoint that loads like the
     original, and measure what the model no longer recites and what it still can do.
 
-    `attn-surgery help COMMAND` explains a command.
+    To see which of your passages come out of a model, begin with `attn-surgery audit MODEL
+    --samples FILE`. `attn-surgery help COMMAND` explains a command.
 
     Exit codes: 0 done, 1 an error, 2 usage, 3 a limit is missed, 4 a
     limit is not decided (0 with --allow-undecided), 130 interrupted.
@@ -304,16 +306,15 @@ def _catch_signals() -> None:
 
 
 def _hint_to_continue(ctx: click.Context | None) -> str:
-    """Says that the same command continues, if it does, or that a long one starts anew."""
+    """Says that the same command continues, if it has kept any work, or that a long one starts
+    anew."""
     given = {} if ctx is None else ctx.params
+    output = given.get("output")
     continues = {
-        "search": True,
-        "evaluate": True,
-        "mitigate": not (given.get("overwrite") or given.get("dry_run")),
-        "demo": not given.get("overwrite"),
-        "sweep": given.get("output") is not None,
-        "audit": given.get("output") is not None,
-        "collect": True,
+        **dict.fromkeys(("search", "evaluate", "sweep", "audit"), _has_begun(output)),
+        "collect": _has_begun(output, "{}.progress"),
+        "mitigate": not given.get("overwrite") and _has_begun(output, "{}-*"),
+        "demo": not given.get("overwrite") and _has_begun(output, "{}/*"),
         "push": not given.get("dry_run"),
     }
     if ctx is not None and ctx.info_name == "erase":
@@ -321,6 +322,15 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
     if ctx is None or not continues.get(str(ctx.info_name), False):
         return ""
     return ": run the same command again to continue"
+
+
+def _has_begun(output: Path | None, *parts: str) -> bool:
+    """Whether work on a result lies beside it: progress, or `parts` that are done."""
+    if output is None:
+        return False
+    name = escape(output.name)
+    forms = (f".{name}*.progress", *(part.format(name) for part in parts))
+    return any(next(output.parent.glob(form), None) is not None for form in forms)
 
 
 def _report_error(error: BaseException, as_json: bool) -> int:

@@ -57,11 +57,18 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
         _print(proposal, output)
 
 
+def _describe_lengths(found: Proposal) -> str:
+    number = f"{found.number:,} passage{'' if found.number == 1 else 's'}"
+    if found.shortest == found.longest:
+        return f"{number} of {found.longest:,} tokens"
+    lengths = f"{found.shortest:,} to {found.longest:,} tokens, median {found.median:,g}"
+    return f"{number} of {lengths}"
+
+
 def _print(found: Proposal, output: Path) -> None:
     echo(
-        f"{found.number:,} passages of {found.shortest:,} to {found.longest:,} tokens, median "
-        f"{found.median:,g}: {found.usable:,} can be used with {found.prefix_length} tokens of "
-        f"prefix and {found.suffix_length} of suffix"
+        f"{_describe_lengths(found)}: {found.usable:,} can be used with {found.prefix_length} "
+        f"tokens of prefix and {found.suffix_length} of suffix"
     )
     if found.longer:
         note(
