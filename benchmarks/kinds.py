@@ -85,7 +85,9 @@ def main(
         cells = [kind, edit, f"{back['heldout_loss'] - base['heldout_loss']:+.3f}"]
         cells.append(f"{back['recovered']['any']:.1%} of {result['n_held_back']}")
         cells += [
-            f"{one.base.rate:.1%} → {one.edited.rate:.1%} of {one.edited.n}" for one in found.rated
+            f"{one.base.rate:.1%} → {one.edited.rate:.1%} of {one.edited.n}"
+            for one in found.rated
+            if one.base
         ]
         click.echo(" | ".join(cells))
 

@@ -58,6 +58,7 @@ def main(public: str, output: Path, cuts: tuple[str, ...], attack: tuple[str, ..
             cells = [
                 f"{one.name} {one.base.count} → {one.edited.count} of {one.edited.n}"
                 for one in found.rated
+                if one.base
             ]
             click.echo(f"{cut}, {prefix} + {suffix}: {', '.join(cells)}")
 

@@ -31,7 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "extract lab:pythia --samples lab:pythia --json",
     ),
     "audit": (
-        "audit OUT --baseline MODEL --samples letters.csv:letter --heldout heldout.txt",
+        "audit MODEL --samples letters.csv:letter",
         "audit OUT --baseline MODEL --samples letters.csv:letter --heldout h.txt --attack all",
         "audit OUT --baseline lab:pythia --attack graft --sibling BASE --output AUDIT",
     ),
@@ -72,7 +72,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "push": (
         "push OUT me/pythia-1.4b-mitigated",
-        "push OUT me/pythia-1.4b-mitigated --public",
+        "push OUT me/pythia-1.4b-mitigated --dry-run",
         "push OUT me/pythia-1.4b-mitigated --create-pr",
     ),
     "reproduce": (
@@ -81,9 +81,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "reproduce OUT --source MODEL --output AGAIN",
     ),
     "convert": (
-        "convert OUT --to gguf --output out.gguf",
-        "convert OWNER/NAME --to gguf --output out.gguf",
-        "convert MODEL --to gguf --output base.gguf",
+        "convert OUT --output out.gguf",
+        "convert OWNER/NAME --output out.gguf",
+        "convert MODEL --output base.gguf --type q8_0",
     ),
     "init": (
         "init",

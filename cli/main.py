@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -59,7 +60,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "compare-evals": "Compare two runs of lm-eval, document by document.",
         "evaluate": "Measure what an edit costs and what it achieves, in one report.",
         "bench": "Compare the speed and memory of an edited model and its base.",
-        "tasks": "Print the folder of lm-eval tasks.",
+        "tasks": "Name the lm-eval tasks that come along, and their folder.",
     },
     "choose": {
         "sweep": "Measure the effect of editing each block or head.",
@@ -183,7 +184,8 @@ def main() -> None:
     """Make chosen blocks of a language model attention-free, save a checkpoint that loads like the
     original, and measure what the model still recites and what it still can do.
 
-    `attn-surgery help COMMAND` explains a command.
+    To see which of your passages come out of a model, begin with `attn-surgery audit MODEL
+    --samples FILE`. `attn-surgery help COMMAND` explains a command.
 
     Exit codes: 0 done, 1 an error, 2 usage, 3 a limit is missed, 4 a
     limit is not decided (0 with --allow-undecided), 130 interrupted.
@@ -304,17 +306,16 @@ def _catch_signals() -> None:
 
 
 def _hint_to_continue(ctx: click.Context | None) -> str:
-    """Says that the same command continues, if it does, or that a long one starts anew."""
+    """Says that the same command continues, if it has kept any work, or that a long one starts
+    anew."""
     given = {} if ctx is None else ctx.params
+    output = given.get("output")
     continues = {
-        "search": True,
-        "evaluate": True,
-        "mitigate": not (given.get("overwrite") or given.get("dry_run")),
-        "demo": not given.get("overwrite"),
-        "sweep": given.get("output") is not None,
-        "audit": given.get("output") is not None,
-        "collect": True,
-        "push": True,
+        **dict.fromkeys(("search", "evaluate", "sweep", "audit"), _has_begun(output)),
+        "collect": _has_begun(output, "{}.progress"),
+        "mitigate": not given.get("overwrite") and _has_begun(output, "{}-*"),
+        "demo": not given.get("overwrite") and _has_begun(output, "{}/*"),
+        "push": not given.get("dry_run"),
     }
     if ctx is not None and ctx.info_name == "erase":
         return ": nothing was written; the same command starts anew"
@@ -323,17 +324,22 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
     return ": run the same command again to continue"
 
 
+def _has_begun(output: Path | None, *parts: str) -> bool:
+    """Whether work on a result lies beside it: progress, or `parts` that are done."""
+    if output is None:
+        return False
+    name = escape(output.name)
+    forms = (f".{name}*.progress", *(part.format(name) for part in parts))
+    return any(next(output.parent.glob(form), None) is not None for form in forms)
+
+
 def _report_error(error: BaseException, as_json: bool) -> int:
     """Prints one line, with `as_json` also an object on stdout, and returns the exit code.
 
     Raises an error that no user can fix.
     """
     if isinstance(error, click.ClickException):
-        shown = io.StringIO()
-        error.show(shown)
-        usage, _, mistakes = f"\n{shown.getvalue()}".partition("\nError: ")
-        mistakes = "".join(f"\nerror: {line}" for line in mistakes.splitlines())
-        for line in (usage + mistakes).splitlines()[1:]:
+        for line in _describe_mistakes(error):
             note(line, anywhere=True)
         if as_json:
             _print_error(error, error.exit_code)
@@ -350,6 +356,22 @@ def _report_error(error: BaseException, as_json: bool) -> int:
     if as_json:
         _print_error(error, 1)
     return 1
+
+
+def _describe_mistakes(error: click.ClickException) -> list[str]:
+    """A line for each mistake, the last of which says where to read on; or a help that was due."""
+    shown = io.StringIO()
+    error.show(shown)
+    _, _, mistakes = f"\n{shown.getvalue()}".partition("\nError: ")
+    lines = [f"error: {line}" for line in _join_choices(mistakes).splitlines()]
+    if lines and isinstance(error, click.UsageError) and error.ctx is not None:
+        lines[-1] = f"{lines[-1].removesuffix('.')} (see {error.ctx.command_path} --help)"
+    return lines or shown.getvalue().splitlines()
+
+
+def _join_choices(text: str) -> str:
+    """A message in which click lists choices on lines of their own."""
+    return text.replace("\n\t", " ")
 
 
 def _is_of_memory(error: BaseException) -> bool:
@@ -371,7 +393,7 @@ def _print_error(error: click.ClickException | SurgeryError, exit_code: int) -> 
         found = {part: getattr(parts, part) for part in PARTS}
         said = {part: None if value is None else str(value) for part, value in found.items()}
     elif isinstance(error, click.ClickException):
-        said["what"] = error.format_message()
+        said["what"] = _join_choices(error.format_message())
     what = said.pop("what")
     with suppress(OSError):  # the line on stderr stays
         print_json({"error": what, **said, "exit_code": exit_code})

@@ -37,10 +37,20 @@ class Number(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number{_suggest_number(value)}", param, ctx)
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return float(number)
+
+
+def _suggest_number(text: str) -> str:
+    """What to write for a percentage."""
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*%\s*", text, re.ASCII)
+    return f"; write {float(match[1]) / 100:.12g}" if match else ""
 
 
 class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the newest click
@@ -154,7 +164,8 @@ def collect_limits(example: str, most: float) -> Callable[..., dict[str, float]]
                 found[name] = math.nan
             if not (0 <= found[name] <= most and math.isfinite(found[name])):
                 allowed = f"from 0 to {most:g}" if math.isfinite(most) else "from 0 on"
-                raise click.BadParameter(f"{number!r} in {value!r} is not a number {allowed}")
+                what = f"{number!r} in {value!r} is not a number {allowed}"
+                raise click.BadParameter(what + _suggest_number(number))
         return found
 
     return parse

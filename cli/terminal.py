@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -49,13 +49,14 @@ def note_unmeasured(output: object, model: str) -> None:
     )
 
 
-def note(line: object, *, anywhere: bool = False) -> None:
-    """Prints a line for people on stderr: a warning, or what was decided for the user.
+def note(line: object, *, anywhere: bool = False, stream: TextIO | None = None) -> None:
+    """Prints a line for people on stderr, or where that led before: on `stream`. It is a warning,
+    or what was decided for the user.
 
     Only the first process of a launch prints, unless `anywhere`: any may have an error.
     """
     if anywhere or is_first_process():
-        click.echo(escape_text(name_options(line)), err=True)
+        click.echo(escape_text(name_options(line)), file=stream, err=True)
 
 
 def take_over_messages() -> None:
@@ -154,6 +155,7 @@ def _note_progress(
     shared: dict[str, Any] = {} if ctx is None else ctx.meta.setdefault(__name__, {})
     began, done, over = time.monotonic(), 0, threading.Event()
     shared.setdefault("due", began + interval)
+    stream = sys.stderr  # which work turns away to silence a library
 
     def advance(number: int) -> None:
         nonlocal done
@@ -167,7 +169,8 @@ def _note_progress(
             if now >= shared["due"] and shared["moving"] is advance:
                 shared["due"] = now + interval
                 with suppress(OSError):  # whoever reads our notes has seen enough
-                    note(f"{description}: {_describe_progress(done, total, now - began)}")
+                    line = f"{description}: {_describe_progress(done, total, now - began)}"
+                    note(line, stream=stream)
             pause = max(shared["due"] - now, interval / 10)
 
     before, shared["moving"] = shared.get("moving"), advance

@@ -90,7 +90,7 @@ MISUSES = [
     "extract",
     "extract lab:pythia",
     "extract lab:pythia --samples s --rows x --output x",
-    "audit lab:pythia --max hints:2=0.1",
+    "audit nobody --max hints:2=0.1",
     "audit nobody/nothing --baseline b --attack near",
     "collect lab:pythia --corpus c",
     "evaluate m --max-drop a=1",
@@ -215,30 +215,34 @@ BROKEN = "ImportError('torch failed to import')"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "goes_on", "signal", "becomes"),
+    ("arguments", "kept", "signal", "becomes"),
     [
         pytest.param(
-            *("extract lab:pythia --samples lab:pythia", False, "SIGINT", ""),
+            *("extract lab:pythia --samples lab:pythia", "", "SIGINT", ""),
             marks=pytest.mark.slow,
         ),
-        ("sweep lab:pythia --samples lab:pythia --output out", True, "SIGINT", BROKEN),
+        ("sweep lab:pythia --samples lab:pythia --output out", "", "SIGINT", BROKEN),
+        ("sweep lab:pythia --samples lab:pythia --output out", ".out.progress", "SIGINT", BROKEN),
         pytest.param(
-            *("mitigate lab:pythia --output out", True, "SIGTERM", ""), marks=pytest.mark.slow
+            *("mitigate lab:pythia --output out", "out-cut", "SIGTERM", ""),
+            marks=pytest.mark.slow,
         ),
-        ("mitigate lab:pythia --output out --overwrite", False, "SIGHUP", BROKEN),
+        ("mitigate lab:pythia --output out --overwrite", "", "SIGHUP", BROKEN),
     ],
 )
 def test_interrupted_in_the_first_second(
-    arguments: str, goes_on: bool, signal: str, becomes: str, tmp_path: Path
+    arguments: str, kept: str, signal: str, becomes: str, tmp_path: Path
 ) -> None:
-    """Whatever an import that was stopped makes of it; what goes on when started again says so."""
+    """Whatever an import that was stopped makes of it. Work goes on only from what was kept."""
     (tmp_path / "README.md").write_text(README)
+    if kept:
+        (tmp_path / kept).touch()
     program = ["-c", _STOPPED.format(signal=signal, becomes=becomes)]
     done = finish(start(*arguments.split(), program=program, cwd=tmp_path))
     assert (done.code, done.stdout) == (130, "")
-    hint = ": run the same command again to continue" if goes_on else ""
+    hint = ": run the same command again to continue" if kept else ""
     assert done.stderr.strip() == f"interrupted{hint}"
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", kept} - {""}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -139,6 +139,8 @@ def test_the_passages_that_changed_most(edits: tuple[Path, Path], tmp_path: Path
     assert seen.json["rows"][0]["follows"] == text
     assert seen.json["rows"][0]["outputs"][1]["text"] != text
     assert text[:20] not in hidden.stdout + json.dumps(shown)
+    assert hidden.stderr.splitlines()[-1].startswith("--show-text shows the passages, and what ")
+    assert "--show-text" not in seen.stderr
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
@@ -182,7 +184,11 @@ def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     pair = ("compare", BASE, BASE)
     for call, text in (
-        ((), "nothing to compare: give --prompt, --prompts, or --samples"),
+        (
+            (),
+            "nothing to compare: give --prompt, --prompts, or --samples (on a terminal, without "
+            "--json, the command asks for prompts)",
+        ),
         (("--prompt", " "), "--prompt is empty"),
         (("--prompt", "one", "--seed", 1), "--seed needs --sample"),
         (("--samples", "s.txt", "--max-new-tokens", 8), "--max-new-tokens needs --prompt"),

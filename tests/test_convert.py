@@ -102,7 +102,7 @@ def test_pythia_by_the_command_line(tmp_path: Path) -> None:
     """Queries, keys and values, which are interleaved by head, stand one after another."""
     edited, path = tmp_path / "OUT", tmp_path / "model.gguf"
     attn_surgery("export", "lab:pythia", "--drop-attn", "4-5", "--output", edited)
-    command = ("convert", edited, "--to", "gguf", "--output", path)
+    command = ("convert", edited, "--output", path)
     found = attn_surgery(*command, "--json").json
     assert (found["architecture"], found["type"], found["left_out"]) == ("gptneox", "f16", [])
     assert found["largest_difference"] == 0  # the source is float16

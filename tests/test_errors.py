@@ -738,7 +738,7 @@ def test_usage(
     assert outcome.code == 2
     assert outcome.stdout == ""
     assert text in outcome.stderr
-    assert "Usage: attn-surgery" in outcome.stderr
+    assert "Usage: " not in outcome.stderr, "the cause alone"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -266,3 +266,12 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
     before = snapshot(tmp_path / "attn-surgery-demo")
     attn_surgery("demo").assert_error("attn-surgery-demo: already exists")
     assert snapshot(tmp_path / "attn-surgery-demo") == before
+
+
+def test_an_edit_of_an_edit_is_compared_with_the_first_source(tmp_path: Path) -> None:
+    first = attn_surgery("export", "lab:pythia", "--drop-attn", "4", "--output", tmp_path / "a")
+    assert first.code == 0, first
+    second = attn_surgery(
+        "export", tmp_path / "a", "--drop-attn", "2.0", "--output", tmp_path / "b"
+    )
+    assert f"evaluate {tmp_path / 'b'} --baseline lab:pythia --audit\n" in second.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 from datetime import datetime
 from pathlib import Path
@@ -177,6 +178,27 @@ def test_what_is_missing_is_said(
         named = attn_surgery("init", "lab:pythia", "--output", tmp_path / name)
         assert f"{name} is the name of a file of a result" in named.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_one_passage_is_not_several(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text(3 * LINE)
+    given = ("--samples", tmp_path / "one.txt", "--heldout", place / "heldout.txt")
+    outcome = attn_surgery("init", place / "model", *given, "--output", tmp_path / "job.yaml")
+    first = outcome.stdout.splitlines()[0]
+    assert re.match(r"1 passage of \d+ tokens: 1 can be used with ", first), outcome
+
+
+def test_a_comment_is_about_the_line_below_it(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    samples = place / "letters.csv"
+    attn_surgery("init", place / "model", "--samples", samples, "--output", file)
+    *_, above = file.read_text().partition("\nchoose: ")[0].splitlines()
+    assert (
+        above
+        == "# The share of the passages that the search chooses on. The others test its choice."
+    )
+    goal = file.read_text().partition("\nmax-extraction: ")[0].rpartition("\n\n")[2]
+    assert "search chooses on" not in goal
 
 
 def test_token_ids_may_be_short(place: Path, tmp_path: Path) -> None:

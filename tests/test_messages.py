@@ -14,11 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from command_line import ROOT, attn_surgery, running
 from pydantic import TypeAdapter
 
-from cli.main import COMMANDS
+from cli.main import COMMANDS, _describe_mistakes
 from cli.terminal import name_options
 from surgery.errors import UnsupportedError, suggest
 from surgery.families import family_of
@@ -124,16 +125,60 @@ def test_a_variant_is_no_option(tmp_path: Path) -> None:
 def test_what_was_meant(arguments: list[str], text: str) -> None:
     outcome = attn_surgery(*arguments)
     assert (outcome.code, outcome.stdout) == (2, ""), outcome
-    usage, *_, last = outcome.stderr.splitlines()
-    assert usage.startswith("Usage: attn-surgery ")
+    *_, last = outcome.stderr.splitlines()
     assert last.startswith("error: ")
-    assert last.endswith(f"; did you mean {text}?")
+    asked = arguments[0] if arguments[0] in COMMANDS else ""
+    where = " ".join(filter(None, ("attn-surgery", asked, "--help")))
+    assert last.endswith(f"; did you mean {text}? (see {where})")
 
 
 def test_what_is_like_nothing_gets_no_hint() -> None:
     assert suggest("xyz", COMMANDS) is None
     last = attn_surgery("export", "x", "--qqq").stderr.splitlines()[-1]
-    assert last == "error: No such option '--qqq'"
+    assert last == "error: No such option '--qqq' (see attn-surgery export --help)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["export", "x", "--layout", "dense"],
+            "Invalid value for '--layout': 'dense' is not one of 'auto', 'stock', 'compact'",
+        ),
+        (["convert"], "Missing argument 'DIR'"),
+        (
+            ["search", "x", "--samples", "s", "--max-extraction", "1%"],
+            "Invalid value for '--max-extraction': '1%' is not a number; write 0.01",
+        ),
+        (
+            ["search", "x", "--samples", "s", "--max-extraction", "few"],
+            "Invalid value for '--max-extraction': 'few' is not a number",
+        ),
+        (
+            ["audit", "x", "--samples", "s", "--max", "any=2.5%"],
+            "Invalid value for '--max': '2.5%' in 'any=2.5%' is not a number from 0 to 1; write "
+            "0.025",
+        ),
+    ],
+)
+def test_a_usage_error_is_one_line(arguments: list[str], line: str) -> None:
+    """The cause, and where to read on. A percentage is told what to write."""
+    outcome = attn_surgery(*arguments)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert outcome.stderr == f"error: {line} (see attn-surgery {arguments[0]} --help)\n"
+
+
+def test_choices_of_a_missing_option_stand_on_its_line() -> None:
+    """click lists them on lines of their own, behind tabs."""
+
+    @click.command("fetch")
+    @click.option("--to", type=click.Choice(["one", "two"]), required=True)
+    def fetch(to: str) -> None: ...
+
+    with pytest.raises(click.UsageError) as raised:
+        fetch.main([], prog_name="fetch", standalone_mode=False)
+    (line,) = _describe_mistakes(raised.value)
+    assert line == "error: Missing option '--to'. Choose from: one, two (see fetch --help)"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +268,8 @@ def test_all_mistakes_of_a_request_at_once() -> None:
     *_, first, second = outcome.stderr.splitlines()
     assert {first, second} == {
         "error: --tasks: a name is empty",
-        "error: --limit: 1.5 is neither a whole number from 1 on nor a share below 1",
+        "error: --limit: 1.5 is neither a whole number from 1 on nor a share below 1 "
+        "(see attn-surgery evaluate --help)",
     }
 
 

@@ -21,7 +21,7 @@ from evals.report.attacks import PICTURES as OF_AUDITS
 from evals.report.attacks import draw_audit
 from evals.report.charts.chart import LOOKS, Chart, clean
 from evals.report.charts.dots import Dot, draw_dots
-from evals.report.charts.front import FrontPanel, draw_front
+from evals.report.charts.front import BlockPoint, FrontPanel, draw_front
 from evals.report.charts.grid import Grid, Scale, draw_grid
 from evals.report.charts.panels import Point, Series
 from evals.report.model_map import chart_map, make_map
@@ -340,3 +340,21 @@ def test_a_map_has_a_cell_for_each_unit_and_outlines_what_was_chosen():
     # rows from below: the block, two groups, six heads
     assert outlined == [[(0.5, 0)]] * 2 + [[(1.5, 1), (1.5, 8)]] * 2
     assert make_map({}, blocks, heads, measured=True) is None
+
+
+def test_blocks_are_drawn_where_they_are() -> None:
+    """Of blocks that share a place, or nearly, each number is there to read."""
+    from matplotlib.figure import Figure
+
+    places = {0: (1.0, 50.0), 1: (2.0, 23.3), 2: (2.0, 23.3), 3: (2.05, 24.3), 4: (5.0, 3.0)}
+    points = [BlockPoint("block", block, *place) for block, place in places.items()]
+    points.append(BlockPoint("head", 3, 2.0, 23.3))
+    figure = Figure(layout="constrained")
+    draw_front("", [[FrontPanel("x", "y", blocks=points)]], num_blocks=5).paint(figure, False)
+    axes = figure.axes[0]
+    drawn = []
+    for marks in axes.collections:
+        assert marks.get_offset_transform() == axes.transData, "nothing is moved"
+        drawn += [tuple(map(float, place)) for place in marks.get_offsets()]
+    assert sorted(drawn) == sorted([*places.values(), (2.0, 23.3)])
+    assert sorted(text.get_text() for text in axes.texts) == ["0", "1, 2, 3", "4"]

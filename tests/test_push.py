@@ -183,6 +183,57 @@ def test_a_push_is_the_manifest_s_files_and_no_others(
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
 
 
+def test_a_dry_run_sends_nothing_and_shows_what_a_push_would_send(
+    hub: UploadHub, run: Commands, exported: dict[str, Path]
+) -> None:
+    dry, plain, branch = run(
+        "push stock me/edited --dry-run --json",
+        "push stock me/edited --dry-run",
+        "push stock me/edited --revision side --dry-run --json",
+        token=TOKEN,
+    )
+    assert (dry.code, dry.err) == (plain.code, plain.err) == (branch.code, branch.err) == (0, "")
+    assert not hub.repositories, "nothing was created"
+    found = json.loads(dry.out)
+    assert (found["ok"], found["exists"], found["private"]) == (True, False, True)
+    (pushed,) = run("push stock me/edited --json", token=TOKEN)
+    there = files(hub.repositories["me/edited"])
+    assert found["files"] == {name: len(there[name]) for name in sorted(there)}
+    assert json.loads(pushed.out)["files"] == list(found["files"])
+    names = [check["name"] for check in found["checks"]]
+    assert names[:2] == ["destination", "repository"]
+    assert names[-2:] == ["report", "card"]
+    assert set(names) > {"files", "loads"}, "those of verify are among them"
+    assert found["card"]["tags"] == ["attn-surgery", "memorization"]
+    assert f"would send README.md: {len(there['README.md']):,} bytes\n" in plain.out
+    assert plain.out.splitlines()[-1].endswith("none sent")
+    commits = len(hub.repositories["me/edited"].commits)
+    (again,) = run("push compact me/edited --dry-run --json", token=TOKEN)
+    found = json.loads(again.out)
+    assert (found["exists"], found["checks"][-2]["name"]) == (True, "files on the Hub")
+    (side,) = run("push compact me/edited --revision side --dry-run --json", token=TOKEN)
+    assert json.loads(side.out)["ok"], "a branch that is not there would begin at main"
+    repository = hub.repositories["me/edited"]
+    assert (len(repository.commits), set(repository.branches)) == (commits, {"main"})
+
+
+def test_a_dry_run_makes_all_checks_that_it_can(hub: UploadHub, run: Commands) -> None:
+    """One that fails hides no other: not without a login, nor of a folder that does not verify."""
+    (out,) = run("push stock me/edited --dry-run --json")
+    found = json.loads(out.out)
+    failed = {check["name"]: check["detail"] for check in found["checks"] if not check["ok"]}
+    assert (out.code, found["ok"], found["exists"]) == (1, False, None)
+    assert set(failed) == {"destination"}
+    assert "hf auth login" in failed["destination"]
+    assert found["files"], "the folder is fine"
+    assert out.err == "error: stock: destination failed, so a push would be refused\n"
+    (bad,) = run("push damaged me --dry-run --json", token=TOKEN)
+    found = json.loads(bad.out)
+    failed = [check["name"] for check in found["checks"] if not check["ok"]]
+    assert (bad.code, failed, found["files"]) == (1, ["destination", "files"], {})
+    assert hub.requests == [], "the Hub was not asked"
+
+
 def test_branches_and_pull_requests(
     hub: UploadHub, run: Commands, exported: dict[str, Path]
 ) -> None:

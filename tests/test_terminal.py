@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ LIBRARY = """
 import io, logging, sys, warnings
 from cli.main import run
 
-def misbehave():
+def misbehave(**asked):
     logger = logging.getLogger("library")
     logger.addHandler(logging.StreamHandler())
     logger.warning("token %r is %s", HOSTILE, HOSTILE)
@@ -224,6 +225,15 @@ def test_a_pipe_gets_a_line_in_each_interval(monkeypatch: pytest.MonkeyPatch) ->
     said = err.getvalue()
     time.sleep(0.2)
     assert err.getvalue() == said
+
+
+def test_work_that_silences_libraries_still_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval runs with stderr turned away, and for minutes."""
+    err = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+    with show_progress("run tasks", 24, interval=0.05) as advance, redirect_stderr(io.StringIO()):
+        advance(3)
+        wait_for(err, "run tasks: 3 of 24 after 0:00:0")
 
 
 def test_all_bars_of_a_command_share_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,11 @@ def print_table(
     *,
     labels: int = 1,
     words: int = 0,
-    rest: str = "",
 ) -> None:
     """Prints rows. The first `labels` columns name a row, the last `words` tell of it in words.
 
     The others hold figures. Where the console is too narrow, labels, words, and
     headings wrap. Columns that still do not fit follow in more tables below, each with the labels.
-    With `rest` they are left out, and `rest` says where to find them.
     """
     out = make_console()
     room = out.width
@@ -53,9 +51,6 @@ def print_table(
         left = [wraps[at] for at in shown]
         out.print(_build_table([columns[at] for at in shown], fitting, left))
         done = end
-        if rest and done < len(columns):
-            echo(f"Not shown, for lack of room: {', '.join(headings[done:])}. {rest}")
-            break
     echo()
 
 

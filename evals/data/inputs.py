@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.run.console import say, show_progress
-from surgery.hub.embedded import LAB_TEXT, find_lab
+from surgery.hub.embedded import LAB_TEXT, PREFIX, find_lab, find_lab_folder
 
 if TYPE_CHECKING:
     from evals.data import Passages, Samples
@@ -27,7 +27,8 @@ def find_calibration_text(named: Sequence[str], model: str, variants: Iterable[s
     """
     from surgery.fitting.calibration import find_calibration
 
-    return find_calibration(variants, named, read_lab_text if find_lab(model) else None)
+    own = read_lab_text if find_lab(model) else None
+    return find_calibration(variants, named, own, find_text)
 
 
 def read_lab_text() -> Text:
@@ -36,6 +37,34 @@ def read_lab_text() -> Text:
     from surgery.fitting.calibration import make_calibration
 
     return make_calibration(calibration_texts(), name=LAB_TEXT)
+
+
+def find_text(named: Sequence[str | Path]) -> Text:
+    """The text to learn from that `named` names: files, folders, data sets, or a lab model for the
+    lab's. Raises as `names_lab`, and `SamplesError` for text that is not there."""
+    from surgery.fitting.calibration import open_calibration
+
+    return read_lab_text() if names_lab(named) else open_calibration(named)
+
+
+def names_lab(named: Sequence[str | Path]) -> bool:
+    """Whether a lab model is named, for the lab's own text.
+
+    Raises `SourceError` for a lab model that is not there, and `SamplesError` for one beside other
+    text.
+    """
+    from surgery.errors import SamplesError
+
+    labs = [name for name in map(str, named) if find_lab(name)]
+    for name in labs:
+        find_lab_folder(name.removeprefix(PREFIX))
+    if labs and len(labs) < len(named):
+        raise SamplesError(
+            "the text of a lab model does not go with other text",
+            got=", ".join(map(str, named)),
+            fix="name it alone, or the other text alone",
+        )
+    return bool(labs)
 
 
 def fit_prepared(
@@ -59,16 +88,17 @@ def fit_prepared(
 def read_heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:
     """Texts from all parts of the `files`, else a lab model's own, else none.
 
-    Needs no model, so that mistakes show early. `names`: models or samples, any of which may be of
-    the lab. Raises `SamplesError` for a file that cannot be read.
+    Needs no model, so that mistakes show early. `files`: or a lab model, for the lab's text.
+    `names`: models or samples, any of which may be of the lab. Raises as `names_lab`, and
+    `SamplesError` for a file that cannot be read.
     """
     from evals import lab
     from surgery.reading.corpus import open_corpus
     from surgery.reading.passages import read_texts
 
-    if files:
+    if files and not names_lab(files):
         return read_texts(open_corpus(files))
-    return lab.heldout_texts() if find_lab(*names) else []
+    return lab.heldout_texts() if files or find_lab(*names) else []
 
 
 def require_heldout_texts(files: Sequence[Path], model: str) -> list[str]:

@@ -1,19 +1,25 @@
-"""The audit: runs every attack on the base, the edited model, and text never trained on."""
+"""The audit: runs every attack on a model, on its base, if there is one, and on other text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from pydantic import model_validator
 
 from evals.data import Samples, Tokens
 from evals.data.held_back import HeldBack, hold_back
-from evals.data.inputs import open_passages, require_heldout_texts, tokenize_passages
+from evals.data.inputs import (
+    open_passages,
+    read_heldout_texts,
+    require_heldout_texts,
+    tokenize_passages,
+)
 from evals.jobs.result_folder import ResultFolder
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.names import choose_attacks
@@ -66,22 +72,22 @@ ROWS = recognize_lines("a file of rows", "id", "hash", "recovered_by", "recovere
 
 
 class AuditRequest(Measuring, Auditing, Listing):
-    """Measures what attackers recover of `samples` from `model` and from `baseline`.
+    """Measures what attackers recover of `samples` from `model` and, if given, from `baseline`.
 
     Raises `UnknownNameError` for an unknown attack.
     """
 
     model: str
     baseline: Annotated[
-        str,
-        "The model before the edit; a Hub id, at the commit that MODEL records.",
-        Option("input", "BASE"),
-    ]
+        str | None,
+        "The model before the edit, to compare with; a Hub id, at the commit that MODEL records.",
+        Option("input", "BASE", "none: attack MODEL alone"),
+    ] = None
     samples: Passages = None
     heldout: Annotated[
         tuple[Path, ...],
-        f"{UNSEEN}: a control, unless the passages have non-members. Attacks that train take it "
-        f"as other text. {TEXT_FORMS}",
+        f"{UNSEEN}: a control, unless the passages have non-members. Some attacks need it as "
+        f"other text. With `baseline` it is needed. {TEXT_FORMS}",
         Option("input", default="a lab model's own", old=HELD_OUT_BEFORE),
     ] = ()
 
@@ -89,6 +95,8 @@ class AuditRequest(Measuring, Auditing, Listing):
     def _can_be_tried(self) -> AuditRequest:
         if self.samples is None and self.lab is None:
             raise ValueError("audit needs passages: give `samples`")
+        if self.baseline is None:
+            self._refuse_unused("baseline", "twin")
         assert self.tried
         return self
 
@@ -119,6 +127,7 @@ def audit(
     anything unusable, or if the folder or the file cannot be written.
     """
     from evals.data.windows import cut_windows
+    from evals.measure.attacks.rows import list_recovered
     from evals.measure.attacks.sibling import describe_own_recital
     from evals.measure.attacks.trying import check_cut
     from evals.run.forward import read_limits
@@ -130,19 +139,23 @@ def audit(
         reads = (request.samples, *request.heldout)
         check_output(rows, ROWS, overwrite=overwrite, argument="rows", reads=reads)
     passages = open_passages(request.samples or str(request.lab), request)
-    texts = require_heldout_texts(request.heldout, request.lab or request.model)
+    texts = _find_texts(request)
     join_launch(say)
     edited = find_last(request.model, request)
-    check_cut(request.tried, request.max, edited)
-    base, twins, sibling = _find_others(request, edited)
+    if request.baseline is not None:
+        check_cut(request.tried, request.max, edited)
+    bases, twins, sibling = _find_others(request, edited)
 
     def prepare(loaded: LoadedModel) -> Shared:
         tokenizers.append(loaded.tokenizer)
         samples = tokenize_passages(passages, loaded.tokenizer)
         samples.check_fits(*read_limits(loaded.model))
-        windows = cut_windows(texts, loaded.tokenizer, samples.tokens.shape[1])
+        length = samples.tokens.shape[1]
+        windows = np.empty((0, length), dtype=np.int32)
+        if texts:
+            windows = cut_windows(texts, loaded.tokenizer, length)
         size = request.batch_size or output.journals.recall("batch_size", ".1")
-        return _plan_attacks(request, loaded, samples, windows, (base, edited), sibling, size)
+        return _plan_attacks(request, loaded, samples, windows, (*bases, edited), sibling, size)
 
     def attack(loaded: LoadedModel, shared: Shared, is_last: bool) -> AuditedModel:
         # every model is asked in the same tokens; of a twin, the same blocks are woken
@@ -153,33 +166,48 @@ def audit(
 
     done: list[AuditedModel] = []
     tokenizers: list[Any] = []
-    models = [base, *twins, edited]
-    (plan, left), (before, *never, after) = measure_in_turn(models, request, prepare, attack)
+    models = [*bases, *twins, edited]
+    (plan, left), _ = measure_in_turn(models, request, prepare, attack)
+    after = done[-1]
     if sibling is not None and (grafted := after.passages.get("graft")) is not None:
         say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
-    report = _make_report(request, plan, left, (base, edited), before, after, *never)
+    names = ("base", *("twin" for _ in twins)) if bases else ()
+    tried = dict(zip((*names, "edited"), done, strict=True))
+    void = _find_void((*bases, edited), tried)
+    report = _make_report(request, plan, left, tried, void)
     if rows is not None:
-        _write_rows(rows, plan, done, left, overwrite=overwrite)
+        lines = (json.dumps(one, ensure_ascii=False) for one in list_recovered(plan, tried, left))
+        write_lines(rows, lines, overwrite=overwrite, owned=ROWS)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
 
 
 def _find_others(
     request: AuditRequest, edited: ResolvedModel
-) -> tuple[ResolvedModel, list[ResolvedModel], ResolvedModel | None]:
-    """The base; the twin, if there is one; and what attention may be copied from, with what to know
-    about it."""
+) -> tuple[list[ResolvedModel], list[ResolvedModel], ResolvedModel | None]:
+    """The base and the twin, if there are any; and what attention may be copied from, with what to
+    know about it."""
     from evals.measure.attacks.sibling import describe_sibling, find_sibling
 
-    base = find_baseline(request.baseline, [edited])
+    bases = [find_baseline(request.baseline, [edited])] if request.baseline else []
     twins = [find_model(request.twin)] if request.twin else []
-    check_tokens(base, [edited, *twins])
+    for base in bases:
+        check_tokens(base, [edited, *twins])
+        if base.folder.samefile(edited.folder):
+            say(f"{base.source.model} is compared with itself; leave out `baseline`")
     sibling = find_sibling(request.sibling, [edited])
-    if (line := describe_sibling(sibling, base)) is not None:
+    if (line := describe_sibling(sibling, *(bases or [edited]))) is not None:
         say(line)
-    return base, twins, sibling
+    return bases, twins, sibling
+
+
+def _find_texts(request: AuditRequest) -> list[str]:
+    """Held-out text; for one model alone, possibly none. Raises `SamplesError` for unusable files,
+    and if there is none although two models are compared."""
+    find = read_heldout_texts if request.baseline is None else require_heldout_texts
+    return find(request.heldout, request.lab or request.model)
 
 
 def _attack(
@@ -203,39 +231,26 @@ def _attack(
     describe = partial(describe_attacked, plan, loaded, before, cut)
     journal = output.journals.open(describe, loaded, f".{len(done) + 1}")
     with show_progress(f"audit {loaded.name}", len(plan.tried)) as advance:
-        given: dict[str, Any] = {"with_control": is_last, "advance": advance, "journal": journal}
+        control = is_last and len(plan.control) > 0
+        given: dict[str, Any] = {"with_control": control, "advance": advance, "journal": journal}
         found = try_attacks(loaded, plan, *done[:1], cut=cut, **given)
+    if not len(plan.unrelated):
+        return found
     text = measure_control(loaded.model, plan.unrelated, batch_size=plan.batch_size)
     return replace(found, loss=float(text.nll.mean()))
 
 
-def _find_void(
-    models: tuple[ResolvedModel, ResolvedModel], found: tuple[AuditedModel, AuditedModel]
-) -> str | None:
-    """Why no limit is decided; None if nothing speaks against it. Of the base and the edit."""
+def _find_void(models: Sequence[ResolvedModel], tried: Mapping[str, AuditedModel]) -> str | None:
+    """Why no limit is decided; None if nothing speaks against it. `models`: the base, if any, and
+    the edited one; `tried`: as for `_make_report`."""
     from evals.measure.attacks.sibling import has_same_weights
 
-    before, after = (one.loss for one in found)
+    if "base" not in tried:
+        return None  # each limit says so itself
+    before, after = (tried[name].loss for name in ("base", "edited"))
     text = None if before is None or after is None else (before, after)
-    vocabulary = models[1].inventory.dimensions.vocabulary
-    return find_void(vocabulary, text, same=has_same_weights(*models))
-
-
-def _write_rows(
-    file: Path,
-    plan: AttackPlan,
-    models: Sequence[AuditedModel],
-    left: HeldBack,
-    *,
-    overwrite: bool,
-) -> None:
-    """Writes which attack recovers which passage of each model: base, twin if any, and edited."""
-    from evals.measure.attacks.rows import list_recovered
-
-    names = ("base", *("twin" for _ in models[1:-1]), "edited")
-    records = list_recovered(plan, dict(zip(names, models, strict=True)), left)
-    lines = (json.dumps(record, ensure_ascii=False) for record in records)
-    write_lines(file, lines, overwrite=overwrite, owned=ROWS)
+    vocabulary = models[-1].inventory.dimensions.vocabulary
+    return find_void(vocabulary, text, same=has_same_weights(models[0], models[-1]))
 
 
 def _check_apart(rows: Path, folder: Path | None) -> None:
@@ -252,7 +267,7 @@ def _plan_attacks(
     loaded: LoadedModel,
     samples: Samples,
     windows: Tokens,
-    models: tuple[ResolvedModel, ResolvedModel],
+    models: Sequence[ResolvedModel],
     sibling: ResolvedModel | None,
     batch_size: int | None,
 ) -> tuple[AttackPlan, HeldBack]:
@@ -270,10 +285,17 @@ def _plan_attacks(
     if manifest is not None and manifest.is_trained:
         tried = add_for_trained(tried)
     size = batch_size or rows_per_batch(loaded.model, samples.tokens.shape[1])
-    plan = AttackPlan(samples, windows, tried, size, request.max, request.draws, sibling)
+    alone = request.baseline is None
+    plan = AttackPlan(
+        *(samples, windows, tried, size, request.max, request.draws, sibling),
+        has_base=not alone,
+        has_cut=bool(models[-1].cut),
+    )
     for name, needs in plan.skipped.items():
         say(f"skipped: {name} needs {needs}")
-    if not left.is_whole(-1):  # whose count decides, however few they are
+    if alone and request.max:
+        say("without `baseline`, a limit can be missed, but it cannot be kept")
+    if not (alone or left.is_whole(-1)):  # whose count decides, however few they are
         for line in foresee(request.max.items(), int(left.passages[samples.trained_on].sum())):
             say(line)
     return plan, left
@@ -283,16 +305,17 @@ def _make_report(
     request: AuditRequest,
     plan: AttackPlan,
     left: HeldBack,
-    models: tuple[ResolvedModel, ResolvedModel],
-    base: AuditedModel,
-    after: AuditedModel,
-    twin: AuditedModel | None = None,
+    tried: Mapping[str, AuditedModel],
+    void: str | None,
 ) -> AuditReport:
     """Figures of the passages held back; also of those that were taught, or, if a search used some,
-    the rates of all. `models`: the base and the edited model.
+    the rates of all. `tried`: "base" and "twin", if any, and "edited" → the outcomes. `void`: why
+    no limit is decided, if so.
     """
+    from evals.measure.attacks.rows import list_recovered
     from evals.measure.attacks.trying import compare_models
 
+    base, twin, after = tried.get("base"), tried.get("twin"), tried["edited"]
     members, chose = plan.samples.trained_on, left.count(-1)
     counted, unlisted = left.passages[members], left.unlisted[members]
     figures = compare_models(plan, base, after, counted, twin)
@@ -305,7 +328,6 @@ def _make_report(
         return AllRecovered(n=every.n, recovered=every.recovered)
 
     taught = None if left.others is None else compare(left.others[members]).whole
-    void = _find_void(models, (base, after))
     limits = figures.check_limits(request.max, void)
     if taught is not None and chose.includes(taught.n):
         limits += name_taught(taught.check_limits(request.max, void))
@@ -327,8 +349,13 @@ def _make_report(
         limits=limits,
         state=settle(limit.state for limit in limits),
         verdict=join_sentences(said),
+        given_away={
+            row["id"]: row["recovered_by"]
+            for row in list_recovered(plan, {"edited": after}, left)
+            if row["counted"] and row["recovered_by"]
+        },
         provenance={
-            "base": base.provenance,
+            "base": base and base.provenance,
             "edited": after.provenance,
             **({"twin": twin.provenance} if twin else {}),
             **({"sibling": plan.sibling.identified.model_dump()} if plan.sibling else {}),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evals.data import Passages
-from evals.data.inputs import open_passages, read_heldout_texts
+from evals.data.inputs import names_lab, open_passages, read_heldout_texts
 from evals.jobs.result_folder import Journals
 from evals.measure.attacks.sibling import find_sibling
 from evals.measure.drops import check_limited_tasks
@@ -64,13 +64,14 @@ def open_materials(
     front, found = read_search(request.front) if request.front else ([], None)
     lab, samples = request.lab, request.samples or request.lab
     passages = open_passages(samples, request) if samples else None
-    if request.heldout:
+    if request.heldout and not names_lab(request.heldout):
         corpus = open_corpus(request.heldout)
         heldout = read_texts(corpus)
         controls = [_record_text(file.name, file.place) for file in corpus]
     else:
-        heldout = read_heldout_texts((), lab)
-        controls = [TextSource(name=lab)] if lab else []
+        heldout = read_heldout_texts(request.heldout, lab)
+        named = str(request.heldout[0]) if request.heldout else lab
+        controls = [TextSource(name=named)] if named else []
     found_models = [find_outline(model, revision)[0] for model, revision in models]
     if base is not None:
         find_outline(base, find_recorded_commit(base, found_models))

@@ -40,7 +40,8 @@ def sweep(
     opened = open_sweep(request)
     _keep_batches(opened, output)
     journal = output.journals.open(partial(describe_sweep, opened), opened.loaded)
-    with show_progress(f"sweep {request.model}", opened.engine.work(opened.edits)) as advance:
+    what = f"sweep {request.model}" + (", before the tasks" if opened.benchmarks else "")
+    with show_progress(what, opened.engine.work(opened.edits)) as advance:
         measured = opened.engine.measure([BASE, *opened.edits], advance=advance, journal=journal)
     runs = _run_tasks(opened, output)
     estimates = _estimate(opened) if request.estimate else None

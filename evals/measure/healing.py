@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.data.inputs import read_lab_text, tokenize_passages
+from evals.data.inputs import find_text, read_lab_text, tokenize_passages
 from evals.data.repeats import count_opening
 from evals.run.console import show_progress
 from surgery.errors import SamplesError
-from surgery.hub.embedded import LAB_TEXT, PREFIX, find_lab, find_lab_folder
+from surgery.hub.embedded import LAB_TEXT, find_lab
 
 if TYPE_CHECKING:
     from evals.data import Passages, Samples, Tokens
@@ -45,18 +45,7 @@ def find_healing_text(named: Sequence[str]) -> Text:
     Needs no model, so that mistakes show early. Raises `SamplesError`, and `SourceError` for a lab
     model that is not there.
     """
-    from surgery.fitting.calibration import open_calibration
-
-    labs = [name for name in named if find_lab(name)]
-    for name in labs:
-        find_lab_folder(name.removeprefix(PREFIX))
-    if labs and len(labs) < len(named):
-        raise SamplesError(
-            "the text of a lab model does not go with other text",
-            got=", ".join(named),
-            fix="name it alone, or the other text alone",
-        )
-    return read_lab_text() if labs else open_calibration(named)
+    return find_text(named)
 
 
 def read_healing_text(

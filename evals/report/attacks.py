@@ -55,6 +55,7 @@ def _make_attack(found: Sequence[AttackResult]) -> Figure:
     facts = first.model_dump(include={"name", "setting", "source", "cost"})
     facts["hint"] = first.definition
     known = {at: make_printable(text)[:MOST_LETTERS] for at, text in facts.items()}
+    assert first.base is not None  # an evaluation has one
     base, edits = make_share(first.base), [_make_attacked(one, alike=alike) for one in found]
     return make_figure("attacked", key, label, "share", n, base, edits, main=True, **known)
 
@@ -62,6 +63,7 @@ def _make_attack(found: Sequence[AttackResult]) -> Figure:
 def _make_attacked(one: AttackResult, *, alike: bool) -> EditValue:
     """`alike`: whether it ran as often, on as many passages, on every edit."""
     paired, notes, about = one.paired, [], dict[str, Any](seconds=one.seconds)
+    assert paired is not None
     if not alike:
         notes.append(", ".join(filter(None, (one.edited.runs, f"n = {one.edited.n:,}"))))
     about |= {"no_longer": paired.no_longer, "newly": paired.newly}
@@ -87,6 +89,7 @@ def _list_steps(found: Sequence[AttackResult]) -> Iterator[Figure]:
     if len(curves) < len(found):
         return
     runs = found[0].edited.runs and ", one run"
+    assert curves[0].base is not None
     shown = [curves[0].base, *(one.edited for one in curves)]
     for place, steps in enumerate(shown[0].stages):
         base, *edits = (make_value(one.any[place], near=one.near[place]) for one in shown)
@@ -137,20 +140,19 @@ def _describe_strongest(audit: Audit, worst: AttackResult) -> str:
     ns = [one.edited.n for one in audit.tied]
     n = " to ".join(dict.fromkeys(f"{end(ns):,}" for end in (min, max)))
     share = after.told if min(ns) == max(ns) else f"{after.rate:.1%} of {n}"
-    base, what = worst.base.told, "passages"
-    if after.ci95 is None:
-        what = "passages that were listed"
+    what = "passages" if after.ci95 is not None else "passages that were listed"
+    base = f"from the base, {worst.name} recovers {worst.base.told}" if worst.base else ""
+    tail = base and f"; {base}"
     if not after.count and number > 1:
-        text = f"none of {number} attacks recovers any of {n} {what}; "
-        text += f"from the base, {worst.name} recovers {base}"
+        text = f"none of {number} attacks recovers any of {n} {what}{tail}"
     elif len(tied) > 1:
         names = " and ".join([", ".join(tied[:-1]), tied[-1]])
-        text = f"the strongest of {number} attacks tie: {names} each recover {share} {what}; "
-        text += f"from the base, {worst.name} recovers {base}"
+        text = f"the strongest of {number} attacks tie: {names} each recover {share} {what}{tail}"
     else:
         only = "tried" if len(audit.rated) == 1 else "that counts any passage"
         which = f"strongest of {number} attacks" if number > 1 else f"only attack {only}"
-        text = f"the {which}, {worst.name}, recovers {share} {what}; from the base, {base}"
+        text = f"the {which}, {worst.name}, recovers {share} {what}"
+        text += f"; from the base, {worst.base.told}" if worst.base else ""
     if worst.control is not None:
         text += f"; of text never trained on, {worst.control.told}"
     if not after.count:
@@ -181,7 +183,11 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
     rated = [attack for attack in result["attacks"] if "paired" in attack]
     drawn, n = [], result["n"]
     if rated:
-        names = {"base": "base", "edited": "edited", "control": "never trained on"}
+        alone = rated[0]["base"] is None
+        names = {} if alone else {"base": "base"}
+        names |= {"edited": "the model" if alone else "edited", "control": "never trained on"}
+        if all(attack["control"] is None for attack in rated):
+            del names["control"]
         dots = {name: [_make_dot(attack[key]) for attack in rated] for key, name in names.items()}
         limits = {limit["name"]: limit["limit"] for limit in result["limits"]}
         chart = draw_dots(
@@ -201,7 +207,7 @@ def draw_audit(result: Mapping[str, Any], folder: Path) -> list[Path]:
             for name, one in curves.items()
         ]
         panel = LinePanel("steps of fine-tuning", "recovered (any), %", series)
-        title = "What comes back of the edited model's passages by fine-tuning"
+        title = "What comes back of the passages by fine-tuning"
         drawn += draw_lines(title, [[panel]]).save(folder, "curves")
     return drawn
 

@@ -321,6 +321,7 @@ def _list_shares(table: str, found: Sequence[AllPassages]) -> Iterator[Figure]:
         named[f"recovered.{name}"] = (label, pairs)
     for key, (label, pairs) in named.items():
         base, edits = pairs[0].base, [make_share(one.edited) for one in pairs]
+        assert base is not None  # an evaluation has one
         yield make_figure(table, f"{table}.{key}", label, "share", base.n, make_share(base), edits)
     losses = [one.heldout for one in found if one.heldout]
     if len(losses) == len(found):

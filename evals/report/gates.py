@@ -57,7 +57,9 @@ def _check_taught(
         if key != "recited":
             what = f"share of passages recovered by {key.removeprefix('recovered.')}"
         share = pair.edited.model_dump()
-        limit = check_share(name, what, most, share, base=pair.base.rate, unclear=void)
+        limit = check_share(
+            name, what, most, share, base=pair.base.rate if pair.base else None, unclear=void
+        )
         (limit,) = name_taught([limit])
         found[f"taught.{key}"] = limit
     return found

@@ -256,7 +256,7 @@ def _find_unlimited(edit: Finding, gates: Sequence[Limit]) -> AttackResult | Non
     }
     counting = edit.audit.counting if edit.audit else ()
     free = [one for one in counting if one.name not in limits]
-    strongest = max(free, key=lambda one: (one.edited.rate, one.base.rate), default=None)
+    strongest = max(free, key=lambda one: one.strength, default=None)
     if strongest is None or not limits:
         return None
     return strongest if strongest.edited.rate > min(limits.values()) else None

@@ -93,7 +93,7 @@ def _describe_recited(report: Report, place: int) -> list[str]:
     if figure is None or after is None or after.value is None:
         return []
     before = "" if figure.base is None else f" The model before the edit: {_count(figure.base)}."
-    said = f"{_count(after)} of {_name_rows(figure.n, after)}, word for word.{before}"
+    said = f"{_count(after)} of {_name_rows(f'{figure.n:,}', after)}, word for word.{before}"
     rows = (row for row in edit.passages if row.exact and row.member is not False)
     names = [row.id or row.hash[:8] for row in rows]
     more = int(after.details.get("count") or 0) - len(names)
@@ -167,7 +167,7 @@ def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
 
 
 def _rate(value: Value | None) -> float | None:
-    return value and value.value
+    return None if value is None else value.value
 
 
 def _tell_share(place: int, tied: list[Figure]) -> str:

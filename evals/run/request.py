@@ -71,7 +71,7 @@ Passages = Annotated[
     str | None, "Passages, as for extract.", Option("input", "SAMPLES", "a lab model's own")
 ]
 UNSEEN = "Held-out text, which no model was trained on"
-TEXT_FORMS = "A file, a folder, or hf:DATASET:SPLIT:COLUMN."
+TEXT_FORMS = "A file, a folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's."
 HELD_OUT = f"{UNSEEN}: it shows what an edit costs. {TEXT_FORMS}"
 HELD_OUT_BEFORE = ("corpus", "control")
 HeldoutText = Annotated[
@@ -81,7 +81,8 @@ HeldoutText = Annotated[
 ]
 CalibrationText = Annotated[
     tuple[str, ...],
-    "Text to fit mean and linear on: a file, a folder, or hf:DATASET:SPLIT:COLUMN.",
+    "Text to fit mean and linear on: a file, a folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for "
+    "the lab's.",
     Option("input", "FILE", "a lab model's own"),
 ]
 """Options that several requests have."""

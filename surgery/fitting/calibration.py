@@ -167,10 +167,11 @@ def find_calibration(
     variants: Iterable[str],
     named: Sequence[str | Path],
     own: Callable[[], Text] | None = None,
+    read: Callable[[Sequence[str | Path]], Text] | None = None,
 ) -> Text | None:
     """Returns the text to fit `variants` on: what you `named`, else a model's `own`.
 
-    None if no variant is fitted.
+    None if no variant is fitted. `read`: finds what you named (default: `open_calibration`).
     """
     chosen = sorted(set(variants))
     fitted = [name for name in chosen if variant_of(name).fitted]
@@ -183,7 +184,7 @@ def find_calibration(
     if not fitted:
         return None
     if named:
-        return open_calibration(named)
+        return (read or open_calibration)(named)
     if own is None:
         raise needs_text(fitted)
     return own()

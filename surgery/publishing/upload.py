@@ -20,7 +20,7 @@ from surgery.errors import CheckpointError, OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
 from surgery.privacy import separate_paths
 from surgery.proof.report import read_report
-from surgery.proof.verification import read_record, verify
+from surgery.proof.verification import Verification, read_record, verify
 from surgery.record.manifest import REPORTS, Edit, Manifest, parse_manifest
 from surgery.record.report import Report
 from surgery.untrusted import guard, parse_json, read_bytes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _LARGE = 10_000_000  # bytes; a larger file is read again while it is sent
 _AGAIN = "push again"
-_FIX = "push a folder that `attn-surgery export` wrote"
+FIX = "push a folder that `attn-surgery export` wrote"
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def push(
     or cannot be published.
     """
     folder, place = Path(folder), Path(evaluation) if evaluation is not None else None
-    text = read_record(folder, _FIX, folder)
+    text = read_record(folder, FIX, folder)
     parse_manifest(text, folder / MANIFEST)
     check_destination(repo)
     proposes = create_pr or (revision or "").startswith("refs/")
     with open_client(repo, revision, upload=True) as api:  # before the long verification
-        exists = _check_repository(api, repo, public=public, create_pr=create_pr)
+        exists = check_repository(api, repo, public=public, create_pr=create_pr)
     source = find_publishable(folder, place, allow_undecided=allow_undecided, text=text)
-    _make_card(repo, None, source)  # before anything is created: yours may not be valid
+    make_card(repo, None, source)  # before anything is created: yours may not be valid
     with open_client(repo, revision, upload=True) as api:
         if not exists:
             api.create_repo(repo, private=not public)
@@ -105,10 +105,10 @@ def push(
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = find_published(api, repo, revision)
         _check_privacy(repo, private=there.private, public=public)  # which may have changed
-        stale = _find_stale(api, there, source, replaces=proposes)
+        stale = find_stale(api, there, source, replaces=proposes)
         written = there.fetch(api, CARD) if CARD in there.files else None
         url = f"{api.endpoint}/{repo}"
-    card = _make_card(there.repo, written, source).encode()
+    card = make_card(there.repo, written, source).encode()
     hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
     source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
     edit, added = source.manifest.edit, [_make_addition(one, source) for one in source.contents]
@@ -131,18 +131,21 @@ def find_publishable(
     *,
     allow_undecided: bool = False,
     text: bytes | None = None,
+    verified: Verification | None = None,
 ) -> Publishable:
-    """Verifies an exported folder. `evaluation`, `allow_undecided`: as for `push`.
+    """Verifies an exported folder, unless it is `verified` without its papers. `evaluation`,
+    `allow_undecided`: as for `push`.
 
     Reads each small file once, and returns what was verified. `text`: as for `verify`. Raises
     `ManifestError` if the folder has no manifest, `OutputError` if it does not verify or holds a
     local path, or if its report is of another model, holds what a report may not hold, or does not
     show every limit kept.
     """
-    text = text or read_record(folder, _FIX, folder)
+    text = text or read_record(folder, FIX, folder)
     manifest = parse_manifest(text, folder / MANIFEST)
     found = read_states(folder / name for name in manifest.files)
-    failed = verify(folder, papers=False, text=text).failed  # the card is made anew
+    verified = verified or verify(folder, papers=False, text=text)  # the card is made anew
+    failed = verified.failed
     if failed is not None:
         what = f"does not verify, so it is not published: {failed.name}: {failed.detail}"
         raise OutputError(what, where=folder, fix="export it again")
@@ -248,7 +251,7 @@ def check_destination(repo: str) -> None:
         raise OutputError("you are not logged in", where=f"Hub model {repo}", fix=fix)
 
 
-def _check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -> bool:
+def check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) -> bool:
     """Returns whether the repository exists. Refuses one that is public or private by mistake."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -278,7 +281,7 @@ def _check_privacy(repo: str, *, private: bool, public: bool) -> None:
         raise OutputError("exists and is public", where=where, fix=fix)
 
 
-def _find_stale(api: HfApi, there: Published, source: Publishable, *, replaces: bool) -> list[str]:
+def find_stale(api: HfApi, there: Published, source: Publishable, *, replaces: bool) -> list[str]:
     """Returns files of an earlier push that are not part of this one, which will be removed.
 
     A file is of that push if it has the SHA-256 that the manifest there records. A small one, for
@@ -324,7 +327,7 @@ def _name_edit(edit: Edit) -> str:
     return f"a model that was taught to forget {edit.erasing.passages.number:,} passages"
 
 
-def _make_card(repo: str, written: Path | None, source: Publishable) -> str:
+def make_card(repo: str, written: Path | None, source: Publishable) -> str:
     """Makes a new card that keeps what you wrote, in the folder or on the Hub.
 
     `written`: the one on the Hub. Raises `OutputError` if it is no text: a refresh would lose it.

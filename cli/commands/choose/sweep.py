@@ -77,7 +77,6 @@ def print_sweep(result: dict[str, Any]) -> None:
         ("edit", "variant", *(name for name, _, _ in columns)),
         rows,
         labels=2,
-        rest="To see them, use a wider terminal, --output, or --json.",
     )
     if tasks:
         asked = (f"{k} ({t['metric']}, n = {t['n']:,})" for k, t in tasks.items())

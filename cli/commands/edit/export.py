@@ -16,6 +16,7 @@ from cli.tables.evaluation import print_evaluation
 from cli.terminal import echo, note, note_unmeasured, print_json
 from evals.jobs.exporting import ExportRequest, name_output, run_export
 from evals.report.request import EvaluationRequest
+from surgery.hub.embedded import find_lab
 
 if TYPE_CHECKING:
     from evals.jobs.materials import Materials
@@ -115,9 +116,17 @@ def command(
             f"{shlex.join(['apply-patch', request.model, str(export.output)])} --output DIR"
         )
     elif materials is None:
-        note_unmeasured(export.output, request.model)
+        note_unmeasured(export.output, _find_first(request.model, prepared.model))
     allowed = {"allow_undecided": asked["allow_undecided"], "as_json": as_json}
     _finish_export(prepared.model, export, materials, repo, **allowed)
+
+
+def _find_first(model: str, found: ResolvedModel) -> str:
+    """The model before all edits, if `model` is itself an edit and records where that is found."""
+    if found.manifest is None:
+        return model
+    first = found.manifest.sources[-1]
+    return first.model if first.commit or find_lab(first.model) else model
 
 
 def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from cli.requests import request_command
 from cli.tables import format_figure, format_interval, print_choice, print_table
 from cli.terminal import echo, note, print_json
 from evals.jobs.auditing import AuditRequest
+
+_MOST_IDS = 20
 
 
 @request_command("audit", AuditRequest)
@@ -35,7 +38,10 @@ def command(
     allow_undecided: bool,
     as_json: bool,
 ) -> None:
-    """Measure what an attacker recovers from MODEL and from BASE.
+    """Measure what an attacker recovers from MODEL and, with --baseline, from BASE.
+
+    Without --baseline, this shows which of your passages come out of MODEL, by their ids. A limit
+    can then be missed, but not kept: nothing shows that an attack works.
 
     An exact match is brittle: a passage with one wrong token counts as forgotten. The attacks test
     whether it really is. docs/threat-model.md says what each of them assumes. The same attacks run
@@ -53,13 +59,19 @@ def command(
     if found is None:
         return
     result = found.to_dict()
-    (print_json if as_json else print_audit)(result)
+    if as_json:
+        print_json(result)
+    else:
+        print_audit(result, found.given_away)
     note_limits(result)
     options.end_with(found.state, allow_undecided=allow_undecided)
 
 
-def print_audit(result: dict[str, Any]) -> None:
-    """Prints the object of `audit --json` as a table, with 95 % intervals in brackets."""
+def print_audit(result: dict[str, Any], given_away: Mapping[str, Sequence[str]]) -> None:
+    """Prints the object of `audit --json` as a table, with 95 % intervals in brackets.
+
+    `given_away`: of one model alone, passage → the attacks that recover it.
+    """
     from evals.measure.memorization.recovery import SHORTEST_CUT
 
     rated = [attack for attack in result["attacks"] if "paired" in attack]
@@ -98,23 +110,41 @@ def print_audit(result: dict[str, Any]) -> None:
             echo(f"{areas['name']}: {why}")
             continue
         for score, area in areas["edited"].items():
-            before = areas["base"][score]["auc"]
+            before = f"{areas['base'][score]['auc']:.3f} → " if areas["base"] else ""
             after = format_interval(area["auc"], area["ci95"], "{:.3f}")
-            echo(f"{areas['name']}, {score}: AUC {before:.3f} → {after}")
+            echo(f"{areas['name']}, {score}: AUC {before}{after}")
+    if rated and rated[0]["base"] is None:
+        _print_given_away(given_away, len(rated))
     echo(f"verdict: {result['verdict']}")
+
+
+def _print_given_away(given_away: Mapping[str, Sequence[str]], attacks: int) -> None:
+    """Names the passages that come out, those first that most of the attacks recover."""
+    ids = sorted(given_away, key=lambda name: -len(given_away[name]))
+    if ids:
+        echo(f"recovered, and by how many of the {attacks} attacks:")
+    for name in ids[:_MOST_IDS]:
+        echo(f"  {name}: {len(given_away[name])}")
+    if (more := len(ids) - _MOST_IDS) > 0:
+        echo(f"  and {more:,} more; --rows FILE names all of them, and the attacks")
 
 
 def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:
     """`every`: the rates for all passages, if a search used some of them."""
-    headings = ["attack", "n", "base", "edited", f"never trained on (n ≤ {controls})", "seconds"]
-    rows = []
+    columns = {"base": "base", "edited": "edited", "control": f"never trained on (n ≤ {controls})"}
+    if rated[0]["base"] is None:
+        columns = {"edited": "recovered", "control": columns["control"]}
+    if not controls:
+        del columns["control"]
+    headings, rows = ["attack", "n", *columns.values(), "seconds"], []
     for one in rated:
-        rates = [format_figure(one[key]) for key in ("base", "edited", "control")]
+        rates = [format_figure(one[key]) for key in columns]
         rows.append([one["name"], f"{one['edited']['n']:,}", *rates, f"{one['seconds']:.1f}"])
     if every:
-        headings.insert(4, f"edited, all {every['n']}")
+        place = 3 + list(columns).index("edited")
+        headings.insert(place, f"{columns['edited']}, all {every['n']}")
         for row in rows:
-            row.insert(4, format_figure(every["recovered"][row[0]]["edited"]))
+            row.insert(place, format_figure(every["recovered"][row[0]]["edited"]))
     if rated[0].get("twin"):
         headings += ["twin", "edited − twin, points", "of the way to it"]
         for one, row in zip(rated, rows, strict=True):

@@ -14,7 +14,7 @@ from cli.terminal import echo, note, print_json, show_progress
 
 @click.command("convert")
 @click.argument("model", metavar="DIR")
-@click.option("--to", "form", type=options.Choice(["gguf"]), required=True, help="Format to write.")
+@options.choice("--to", ["gguf"], "Format to write.", "gguf", "form")
 @options.output("File to create.", options.FILE, "FILE", required=True)
 @options.choice(
     "--type",

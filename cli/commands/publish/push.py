@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.filesize import decimal
 
 from cli import options
-from cli.terminal import echo, note, print_json
+from cli.terminal import echo, name_options, note, print_json
 
 
 @click.command("push")
@@ -27,8 +28,9 @@ from cli.terminal import echo, note, print_json
 )
 @options.flag("--allow-undecided", "Also publish if the report does not decide a limit.")
 @options.option("--message", "TEXT", "Title of the commit.  [default: what was edited]")
+@options.flag("--dry-run", "Send nothing. Show what would be sent, and the result of each check.")
 @options.json
-def command(folder: Path, repo: str, as_json: bool, **asked: Any) -> None:
+def command(folder: Path, repo: str, dry_run: bool, as_json: bool, **asked: Any) -> None:
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 
     Verifies DIR first. Uploads the files of its manifest, the manifest, a new model card, and the
@@ -38,7 +40,13 @@ def command(folder: Path, repo: str, as_json: bool, **asked: Any) -> None:
 
     A folder whose report says that a limit is missed is refused. So is one whose report does not
     decide a limit, unless you pass --allow-undecided.
+
+    With --dry-run, nothing is sent or created, and the exit code is 1 if a check fails. The Hub is
+    only asked about REPO, if you are logged in.
     """
+    if dry_run:
+        _rehearse(folder, repo, as_json, asked)
+        return
     from surgery.publishing.upload import push
 
     done = push(folder, repo, **asked)
@@ -49,3 +57,31 @@ def command(folder: Path, repo: str, as_json: bool, **asked: Any) -> None:
         return
     seen = "private" if done.private else "public"
     echo(f"{done.pr or done.url}: {len(done.files)} files at {done.commit[:12]}, {seen}")
+
+
+def _rehearse(folder: Path, repo: str, as_json: bool, asked: dict[str, Any]) -> None:
+    """Prints what a push would do. Exits with 1 if a check fails."""
+    from surgery.publishing.rehearsal import rehearse
+
+    del asked["message"]
+    found = rehearse(folder, repo, **asked)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        for check in found.checks:
+            echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {name_options(check.detail)}")
+        for name, size in found.files.items():
+            echo(f"would send {name}: {decimal(size)}")
+        for name in found.removed:
+            echo(f"would remove {name}, of an earlier push")
+        for key, value in found.card.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            echo(f"card, {key}: {shown}")
+        state = {True: "exists", False: "would be created", None: "was not asked about"}
+        seen = "private" if found.private else "public"
+        total = decimal(sum(found.files.values()))
+        echo(f"{repo} ({seen}) {state[found.exists]}: {len(found.files)} files, {total}; none sent")
+    failed = next((check for check in found.checks if not check.ok), None)
+    if failed is not None:
+        note(f"error: {folder}: {failed.name} failed, so a push would be refused")
+        raise click.exceptions.Exit(1)

@@ -58,7 +58,7 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
 
 
 def _print(found: Proposal, output: Path) -> None:
-    number = "1 passage" if found.number == 1 else f"{found.number:,} passages"
+    number = f"{found.number:,} passage{'' if found.number == 1 else 's'}"
     echo(
         f"{number} of {found.lengths}: {found.usable:,} can be used with {found.prefix_length} "
         f"tokens of prefix and {found.suffix_length} of suffix"

@@ -233,8 +233,9 @@ class Attack:
     - `count_trained`: passages, windows of other text → about how many rows go through training.
     - `on_cuts`: it trains only blocks that were cut, and reads other models as they are.
     - `tells_members`: it recovers no passage, but scores members against non-members.
-    - `reads_base`: on the edited model, its target has the outcome of the base. `in_draws`: it runs
-      several times, as often on each model. `reads_sibling`: its target needs a sibling.
+    - `reads_base`: on the edited model, its target has the outcome of the base. `reads_sibling`,
+      `reads_text`: its target needs a sibling, or unrelated text.
+    - `in_draws`: it runs several times, as often on each model.
     """
 
     name: str
@@ -250,6 +251,7 @@ class Attack:
     reads_base: bool = False
     in_draws: bool = False
     reads_sibling: bool = False
+    reads_text: bool = False
     count_trained: Callable[[int, int], int] = lambda passages, windows: 0
     on_cuts: bool = False
     share: int = 0

@@ -55,6 +55,7 @@ def make_early_exit() -> Attack:
         "nostalgebraist 2020 (logit lens); Belrose et al. 2023, arXiv 2303.08112",
         "one pass, and two output embeddings for each block",
         run,
+        reads_text=True,
     )
 
 

@@ -30,6 +30,7 @@ def make_perturbed() -> Attack:
         "dropped tokens: arXiv 2505.13171; the others are ours",
         "up to eight passes",
         _run,
+        reads_text=True,
     )
 
 

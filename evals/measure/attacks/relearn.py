@@ -72,6 +72,7 @@ def make_relearn_benign() -> Attack:
             target.unrelated,
             ~find_overlaps(target.samples.tokens, target.unrelated),
         ),
+        reads_text=True,
     )
 
 

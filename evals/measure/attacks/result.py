@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from evals.data.held_back import ChoiceCounts
 from evals.measure.attacks.attack import TIMES, UNTRAINED, Attack, AttackOutcome, Learned
@@ -70,15 +71,15 @@ class Share(Record):
 
 
 class SharePair(Record):
-    """What is recovered of the same passages from both models."""
+    """What is recovered of the same passages from both models. `base`: None for one model alone."""
 
-    base: Share
+    base: Share | None
     edited: Share
 
     @property
     def whole(self) -> SharePair:
         """As `Share.whole`."""
-        return SharePair(base=self.base.whole, edited=self.edited.whole)
+        return SharePair(base=self.base and self.base.whole, edited=self.edited.whole)
 
 
 class Area(Record):
@@ -130,7 +131,7 @@ class Curve(Record):
 
 
 class Curves(Record):
-    base: Curve
+    base: Curve | None
     edited: Curve
     control: Curve | None
 
@@ -162,17 +163,18 @@ class _AttackFacts(Record):
 
 
 class AttackResult(_AttackFacts):
-    """An attack that recovers passages. `control`: None if it was not tried.
+    """An attack that recovers passages. `control`: None if it was not tried. `base`, `paired`: None
+    for one model alone, whose share is `edited`.
 
     `twin`: what it recovers from a model that never saw them; `above_twin`: edited minus twin;
     `toward_twin`: see `measure_way`.
     `reached`: None for an attack with one setting. Each model has its own strongest.
     """
 
-    base: Share
+    base: Share | None
     edited: Share
     control: Share | None
-    paired: PairedChange
+    paired: PairedChange | None = None
     curve: Curves | None = None
     twin: Share | None = None
     above_twin: PairedChange | None = None
@@ -189,6 +191,11 @@ class AttackResult(_AttackFacts):
             key: one and one.model_copy(update={"ci95": None}) for key, one in changes.items()
         }
         return self.model_copy(update=update)
+
+    @property
+    def strength(self) -> tuple[float, float]:
+        """What it recovers from the edited model, and, to decide between ties, from the base."""
+        return self.edited.rate, self.base.rate if self.base else 0.0
 
     def find_doubt(self, limit: float) -> str | None:
         """Why a limit that it keeps is not decided, if what does not count exceeds it."""
@@ -268,7 +275,7 @@ class Audit(Record):
     @property
     def strongest(self) -> AttackResult | None:
         """The attack that recovers most from the edited model; on a tie, most from the base."""
-        return max(self.tied, key=lambda attack: attack.base.rate, default=None)
+        return max(self.tied, key=lambda attack: attack.strength, default=None)
 
     @property
     def counting(self) -> list[AttackResult]:
@@ -297,7 +304,7 @@ class Audit(Record):
                 f"share of passages recovered by {one.name}",
                 limits[one.name],
                 one.edited.model_dump(),
-                base=one.base.rate,
+                base=one.base.rate if one.base else None,
                 unclear=unclear or one.find_doubt(limits[one.name]),
             )
             for one in self.rated
@@ -318,8 +325,9 @@ class AuditReport(Audit):
     those that it was taught, if any others are left.
 
     `all_passages`, `taught`, `unlisted`: None if there are none; `all_passages` also where there
-    are `taught` ones. `state`: of all limits together, None
-    without any; `verdict`: the result in a few sentences.
+    are `taught` ones. `state`: of all limits together, None without any; `verdict`: the result in
+    a few sentences. `given_away`: the id of each passage that an attack recovers from the edited
+    model → these attacks; no file holds it.
     """
 
     chose: ChoiceCounts
@@ -331,6 +339,7 @@ class AuditReport(Audit):
     limits: list[Limit]
     state: State | None
     verdict: str
+    given_away: dict[str, list[str]] = Field(default_factory=dict, exclude=True)
     provenance: dict[str, Any]
 
 
@@ -348,7 +357,6 @@ def compare_outcomes(
         pairs = zip((base, edited), controls, strict=True)
         areas = [_find_areas(one, other) if one and other else None for one, other in pairs]
         return MembershipResult(**record, base=areas[0], edited=areas[1])
-    assert base is not None
     assert edited is not None
     control = controls[1] if controls[1] is not None and controls[1].tried.any() else None
     if edited.settings:
@@ -359,22 +367,24 @@ def compare_outcomes(
             tried=len({*both} - {UNTRAINED}),
             discarded=_find_more(attack, made, edited.take_discarded(control)),
         )
-        _, base = base.take_strongest(control)
+        base = base and base.take_strongest(control)[1]
         twin = twin and twin.take_strongest(control)[1]
         control = control and replace(control, recovered=control.settings[best])
         edited = made
     outcomes = {"base": base, "edited": edited, "control": control, "twin": twin}
     record |= {key: one and Share.of_outcome(attack, one) for key, one in outcomes.items()}
+    if base is not None:
+        record["paired"] = PairedChange.of(base, edited)
     if twin is not None:
         rates = (record[key].rate for key in ("base", "edited", "twin"))
         record["toward_twin"] = measure_way(*rates)
         record["above_twin"] = PairedChange.of(twin, edited)
-    record["paired"] = PairedChange.of(base, edited)
     if attack.stages:
         curves = {
             key: one and Curve.of(attack, one) for key, one in outcomes.items() if key != "twin"
         }
-        record["curve"] = curves if curves["base"] and curves["edited"] else None
+        alone = base is None
+        record["curve"] = curves if (alone or curves["base"]) and curves["edited"] else None
     return AttackResult(**record)
 
 

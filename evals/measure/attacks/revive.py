@@ -89,6 +89,7 @@ def make_revive() -> Attack:
         share=SHARE,
         in_draws=True,
         on_cuts=True,
+        reads_text=True,
         count_trained=lambda passages, windows: STEPS * ROWS,
     )
 

@@ -37,6 +37,7 @@ class AttackPlan:
     - `unrelated`: int32 [M, T], windows of held-out text as long as a passage. They are the control
       if no non-members are known, and `perturbed` and `relearn-benign` need them.
     - `attacks`: names; `limited`: those whose share has a limit. `draws`, `sibling`: as `Target`.
+    - `has_base`, `has_cut`: whether there is a base to compare with, and a model that was cut.
 
     Raises `SamplesError` for fewer than two passages, and `MeasurementError` if an attack with a
     limit cannot be tried on them. Others are skipped.
@@ -49,6 +50,8 @@ class AttackPlan:
     limited: Collection[str] = ()
     draws: int | None = None
     sibling: ResolvedModel | None = None
+    has_base: bool = True
+    has_cut: bool = True
 
     def __post_init__(self) -> None:
         if len(self.passages) < 2:
@@ -69,12 +72,18 @@ class AttackPlan:
     @cached_property
     def skipped(self) -> dict[str, str]:
         """Attack that cannot be tried → what it needs."""
-        without = self.sibling is None
-        return {
-            one.name: one.needs
-            for one in map(find_attack, self.attacks)
-            if (without and one.reads_sibling) or not one.can(self.samples)
-        }
+        found = map(find_attack, self.attacks)
+        return {one.name: lack for one in found if (lack := self._find_lack(one)) is not None}
+
+    def _find_lack(self, attack: Attack) -> str | None:
+        if attack.reads_base and not self.has_base:
+            return "the model before the edit (`baseline`)"
+        if attack.on_cuts and not (self.has_base or self.has_cut):
+            return "blocks that were cut, and the model's files name none"
+        if attack.reads_text and not len(self.unrelated):
+            return "held-out text (`heldout`)"
+        without = attack.reads_sibling and self.sibling is None
+        return attack.needs if without or not attack.can(self.samples) else None
 
     @cached_property
     def tried(self) -> list[Attack]:
@@ -228,12 +237,13 @@ def _try(
 
 def compare_models(
     plan: AttackPlan,
-    base: AuditedModel,
+    base: AuditedModel | None,
     edited: AuditedModel,
     counted: Flags | None = None,
     twin: AuditedModel | None = None,
 ) -> Audit:
-    """Puts both models' outcomes side by side, in the order of the plan.
+    """Puts both models' outcomes side by side, in the order of the plan. `base`: None for one model
+    alone.
 
     `counted`: bool [N], the passages that count; by default all. Raises ValueError if an attack
     that reads the base did not get its outcomes.
@@ -249,8 +259,8 @@ def compare_models(
         outcomes = [made and made.select(counted) for made in found]
         draws = min((made.draws for made in outcomes if made), default=1)
         before, after, never = (made and made.take_draws(draws) for made in outcomes)
-        controls = (base.control.get(name), edited.control.get(name))
-        seconds = base.seconds[name] + edited.seconds[name]
+        controls = (base.control.get(name) if base else None, edited.control.get(name))
+        seconds = edited.seconds[name] + (base.seconds[name] if base else 0.0)
         attacks.append(compare_outcomes(attack, before, after, controls, seconds, never))
     names = [one.name for one in attacks if not isinstance(one, MembershipResult) or one.edited]
     return Audit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DEPTH = "viridis_r"
+_NEAR = 0.04
+"""The side of a block's square, as a share of an axis."""
 _LINEAR = (0.01, 1.0)
 """Below these, axes with a front are linear, so that they hold 0 as well; in units of x and y."""
 
@@ -93,25 +94,44 @@ def _join_front(axes: Axes, panel: FrontPanel) -> None:
 
 
 def _paint_blocks(axes: Axes, points: Sequence[BlockPoint], num_blocks: int) -> None:
-    """Points from light to dark, which also works in gray. Whole blocks are squares with numbers.
+    """Points from light to dark, which also works in gray, each where it is.
 
-    Blocks that share a place stand side by side.
+    Whole blocks are squares with their numbers. Where squares overlap, they let each other through,
+    and their numbers stand beside them.
     """
-    from matplotlib.transforms import offset_copy
+    look: dict[str, Any] = {"cmap": _DEPTH, "vmin": 0, "vmax": num_blocks - 1}
+    for kind, (label, marker, size) in SMALL.items():
+        for one in (p for p in points if p.kind == kind):
+            shown: Any = {"marker": marker, "s": size, "label": label, "zorder": 2}
+            axes.scatter(one.x, one.y, c=[one.block], **look, **shown)
+    for near in _gather_near([p for p in points if p.kind == "block"]):
+        alone = len(near) == 1
+        for _, block, x, y in near:
+            shown = {"marker": "s", "s": 60, "label": "one block alone", "zorder": 3}
+            axes.scatter(x, y, c=[block], alpha=1 if alone else 0.6, **look, **shown)
+        _, block, x, y = max(near, key=lambda one: one.x)
+        text: Any = {"size": 5, "zorder": 4, "va": "center_baseline"}
+        if alone:
+            text |= {"ha": "center", "color": "white" if 2 * block >= num_blocks else "black"}
+            axes.text(x, y, str(block), **text)
+        else:
+            numbers = ", ".join(str(one.block) for one in near)
+            beside: Any = {"xytext": (6, 0), "textcoords": "offset points"}
+            axes.annotate(numbers, (x, y), **beside, **text)
 
-    taken: Counter[tuple[float, float]] = Counter()
-    figure: Any = axes.get_figure()
-    middle = {"ha": "center", "va": "center_baseline"}
-    for kind, (label, marker, size) in {"block": ("one block alone", "s", 60), **SMALL}.items():
-        for number, (_, block, x, y) in enumerate(p for p in points if p.kind == kind):
-            place, numbered = (round(x, 1), round(y, 1)), kind == "block"
-            shift = 8 * taken[place] if numbered else 0
-            taken[place] += numbered
-            moved = offset_copy(axes.transData, figure, x=shift, units="points")
-            where: Any = {"transform": moved if shift else axes.transData}
-            where["zorder"] = 3 + number / 1000 if numbered else 2  # hides the number of one below
-            look: Any = {"marker": marker, "s": size, "cmap": _DEPTH, "label": label}
-            axes.scatter(x, y, c=[block], vmin=0, vmax=num_blocks - 1, **look, **where)
-            if numbered:
-                color = "white" if 2 * block >= num_blocks else "black"
-                axes.text(x, y, str(block), middle, color=color, size=5, **where)
+
+def _gather_near(points: Sequence[BlockPoint]) -> list[list[BlockPoint]]:
+    """Points whose squares overlap, together. `WHOLE` is their y axis; the x axis fits them all."""
+    xs = [one.x for one in points]
+    wide = _NEAR * (max(xs) - min(xs)) if xs else 0.0
+    tall = _NEAR * (WHOLE[1] - WHOLE[0])
+    found: list[list[BlockPoint]] = []
+    for one in points:
+        near = [
+            some
+            for some in found
+            if any(abs(one.x - p.x) <= wide and abs(one.y - p.y) <= tall for p in some)
+        ]
+        found = [some for some in found if some not in near]
+        found.append([*(p for some in near for p in some), one])
+    return found

@@ -39,6 +39,7 @@ QUICK_LIMIT = 250
 _ASKED = {name: line for suite in SUITES.values() for name, line in suite.items() if line}
 PASSAGES = "discoverable_extraction"
 """Its documents are private, and --samples measures the same without storing them."""
+_RECITE = "Recite your own passages: for lm_eval alone, which needs --metadata."
 
 
 def describe_task(name: str, config: Mapping[str, Any]) -> str | None:
@@ -47,6 +48,12 @@ def describe_task(name: str, config: Mapping[str, Any]) -> str | None:
     Not lm-eval's `description`, which is part of every prompt.
     """
     return _ASKED.get(name, config.get("task_alias"))
+
+
+def list_own_tasks() -> dict[str, str]:
+    """The tasks in `INCLUDE_PATH`, each in a file of its name → what it asks, in one line."""
+    names = sorted(file.stem for file in INCLUDE_PATH.glob("*/*.yaml"))
+    return {name: _ASKED.get(name, _RECITE) for name in names}
 
 
 def classify_ability(output_type: str, metadata: dict[str, Any]) -> str:
