@@ -31,6 +31,7 @@ from evals.report.request import EvaluationRequest
 from evals.run.lm_eval.tasks import SUITES
 from surgery.checkpoint.content import hash_file
 from surgery.publishing.upload import find_publishable
+from surgery.record.contradictions import list_contradictions
 from surgery.record.manifest import REPORTS
 from surgery.record.report import EditRecord, EditValue, Report, Value
 
@@ -96,7 +97,9 @@ def done(work: Path, cache: Path) -> tuple[Outcome, Path]:
 
 
 def report_in(folder: Path) -> Report:
-    return Report.model_validate_json((folder / "report.json").read_text())
+    report = Report.model_validate_json((folder / "report.json").read_text())
+    assert list(list_contradictions(report)) == []
+    return report
 
 
 def edit_in(folder: Path) -> EditRecord:

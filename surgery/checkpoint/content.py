@@ -120,9 +120,9 @@ def hash_weights(path: Path) -> tuple[str, list[str]]:
         digest.update(piece)
     for tensor in tensors:
         finite = True
-        for piece in tensor.read_pieces():
-            digest.update(piece)
-            finite = finite and is_finite(tensor.info.dtype, piece)
+        for content in tensor.read_pieces():
+            digest.update(content)
+            finite = finite and is_finite(tensor.info.dtype, content)
         broken += [] if finite else [tensor.info.name]
     return digest.hexdigest(), broken
 

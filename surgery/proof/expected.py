@@ -117,7 +117,9 @@ def _check_training(
         if teacher.fitted != (() if record is None else tuple(sorted(record.blocks))):
             raise ManifestError("the teacher's calibration is not of the blocks that it fits")
     longest = source.dimensions.max_positions
-    for training in filter(None, (edit.erasing, edit.healing)):
+    for training in (edit.erasing, edit.healing):
+        if training is None:
+            continue
         told = training.passages
         length = told.prefix_length + told.suffix_length if isinstance(told, PassagesRecord) else 0
         if max(length, training.window) > longest:

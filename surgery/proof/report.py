@@ -14,6 +14,7 @@ from pathlib import Path
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import OutputError
 from surgery.privacy import check_link
+from surgery.record.contradictions import list_contradictions
 from surgery.record.manifest import REPORTS, Manifest
 from surgery.record.report import Report
 from surgery.untrusted import guard, parse_json, read_bytes
@@ -29,7 +30,8 @@ def read_report(folder: Path, manifest: Manifest) -> tuple[Report | None, dict[s
     """The report of a model beside its manifest, if there is one, and the bytes of its files.
 
     Raises `OutputError` for a file that is not what the manifest records, for what is no report,
-    and for the report of another model, or of one whose base is not its source.
+    for one that contradicts itself, and for the report of another model, or of one whose base is
+    not its source.
     """
     fix = "remove it, and evaluate again"
     found: dict[str, bytes] = {}
@@ -50,6 +52,8 @@ def read_report(folder: Path, manifest: Manifest) -> tuple[Report | None, dict[s
         raise OutputError("is missing", where=where, fix="evaluate again")
     with guard(OutputError, "is not a report", where, fix):
         report = Report.model_validate(parse_json(found[REPORTS[0]]))
+    for contradiction in list_contradictions(report):
+        raise OutputError(f"contradicts itself: {contradiction}", where=where, fix=fix)
     if [edit.provenance.get("content") for edit in report.edits] != [manifest.content]:
         raise OutputError("belongs to another model", where=where, fix=fix)
     if report.edits[0].relation != "source":

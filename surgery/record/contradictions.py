@@ -65,13 +65,13 @@ def _check_figure(figure: Figure) -> Iterator[str]:
         if is_share:
             yield from _check_count(named, value, figure.n)
     for edit in filter(None, figure.edits):
-        limit, value = edit.limit, edit.value
+        limit, shown = edit.limit, edit.value
         if limit is None or not is_share or not figure.key.startswith(("recited", "recovered.")):
             continue
         n = edit.details.get("n", figure.n)
-        if value is not None and limit.value < value - _ROUNDING:
-            yield f"{named} is {value:g}, and its limit is on {limit.value:g}"
-        if value is not None and limit.n != n:
+        if shown is not None and limit.value < shown - _ROUNDING:
+            yield f"{named} is {shown:g}, and its limit is on {limit.value:g}"
+        if shown is not None and limit.n != n:
             yield f"{named} is of {n} passages, and its limit is on {limit.n}"
         yield from _check_ends(f"the limit {limit.name}", limit.value, limit.ci95, is_share)
 
