@@ -29,6 +29,7 @@ from surgery.families.wrapped import wrap
 from surgery.fitting.calibration import find_calibration
 from surgery.modeling import MODELING_FILE
 from surgery.output import check_output, create_folder, is_unfinished
+from surgery.own_code import is_path
 from surgery.plan import Plan, describe_edit
 from surgery.privacy import drop_paths, expand_home, get_last_name
 from surgery.proof.static import check_written
@@ -39,6 +40,7 @@ from surgery.record.manifest import (
     ErasingRecord,
     FileRecord,
     Manifest,
+    OwnVariant,
     Source,
     list_versions,
     read_manifest,
@@ -46,6 +48,7 @@ from surgery.record.manifest import (
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
 from surgery.untrusted import guard, read_bytes
+from surgery.variants import variant_of
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,7 @@ def _make_manifest(
     edit = Edit(
         **vars(EditedModel.of(source, plan.inventory.config)),
         parts=list(plan.selection),
+        own_variants=_record_own(plan.selection, erasing),
         layout="compact" if plan.layout.NAME == "compact" else "stock",
         one_hot=plan.one_hot,
         scrubbed=plan.scrubbed,
@@ -248,6 +252,17 @@ def _make_manifest(
         history=[*earlier.history, earlier.edit] if earlier else [],
         files=dict(sorted(files.items())),
     )
+
+
+def _record_own(selection: Selection, erasing: ErasingRecord | None) -> dict[str, OwnVariant]:
+    """The variants that do not come with attn-surgery, of the edit and of its teacher."""
+    parts = [*selection, *(erasing.teacher if erasing else ())]
+    own = {name: variant_of(name) for name in sorted({part.variant for part in parts})}
+    return {
+        name: OwnVariant(kind=variant.kind, fitted=variant.fitted)
+        for name, variant in own.items()
+        if is_path(name)
+    }
 
 
 def _collect_files(

@@ -159,5 +159,5 @@ def test_the_command_prints_the_include_path():
     from cli.commands.measure.tasks import command
 
     result = CliRunner().invoke(command)
-    assert result.output == f"{INCLUDE_PATH}\n"
+    assert result.stdout == f"{INCLUDE_PATH}\n"
     assert (INCLUDE_PATH / "extraction" / "discoverable_extraction.yaml").is_file()

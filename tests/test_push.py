@@ -204,7 +204,7 @@ def test_a_dry_run_sends_nothing_and_shows_what_a_push_would_send(
     assert names[:2] == ["destination", "repository"]
     assert names[-2:] == ["report", "card"]
     assert set(names) > {"files", "loads"}, "those of verify are among them"
-    assert found["card"]["tags"] == ["attn-surgery", "memorization"]
+    assert {"attn-surgery", "memorization"} <= set(found["card"]["tags"])
     assert f"would send README.md: {len(there['README.md']):,} bytes\n" in plain.out
     assert plain.out.splitlines()[-1].endswith("none sent")
     commits = len(hub.repositories["me/edited"].commits)

@@ -12,7 +12,15 @@ from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.data.windows import cut_alike
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.run.console import say, show_progress
-from evals.run.request import TEACHING, Count, Editing, Hardening, Option
+from evals.run.request import (
+    OWN_PATH,
+    OWN_VARIANT,
+    TEACHING,
+    Count,
+    Editing,
+    Hardening,
+    Option,
+)
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
@@ -54,8 +62,8 @@ class EraseRequest(Editing):
     ] = None
     variant: Annotated[
         str | None,
-        f"What these blocks become in the cut. {SUMMARIES}.",
-        Option("edit", default="identity", choices=VARIANTS),
+        f"What these blocks become in the cut. {SUMMARIES}{OWN_VARIANT}.",
+        Option("edit", default="identity", choices=VARIANTS, own=OWN_PATH),
     ] = None
     text: Annotated[
         tuple[str, ...],

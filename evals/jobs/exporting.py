@@ -24,6 +24,8 @@ from evals.measure.healing import (
 )
 from evals.run.console import say, show_progress
 from evals.run.request import (
+    OWN_PATH,
+    OWN_VARIANT,
     Editing,
     Erasing,
     Healing,
@@ -60,8 +62,8 @@ class ExportRequest(Editing, Erasing, Healing):
     ] = None
     variant: Annotated[
         str | None,
-        f"{SUMMARIES}.",
-        Option("edit", default="identity", choices=VARIANTS),
+        f"{SUMMARIES}{OWN_VARIANT}.",
+        Option("edit", default="identity", choices=VARIANTS, own=OWN_PATH),
     ] = None
     layout: Annotated[
         LayoutChoice,

@@ -40,7 +40,7 @@ from evals.run.lm_eval.running import Benchmarks
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
-from surgery.variants import VARIANTS, variant_of
+from surgery.variants import variant_of
 
 FEW, MORE = 8, 128
 """Passages, windows, documents, and edits that each step is timed on; passages, where all attacks
@@ -143,7 +143,7 @@ def _time_calibration(
 ) -> dict[str, Any]:
     """Fits every block on one batch."""
     part = replace(calibration, windows=calibration.windows[:WINDOWS])
-    fitted = {name for name in variants if VARIANTS[name].fitted}
+    fitted = {name for name in variants if variant_of(name).fitted}
     number = opened.loaded.dimensions.num_blocks
     fitter = Fitter(opened.loaded.model, part, editable=opened.loaded.editable)
     seconds = _take(lambda: fitter.fit_alone(range(number), fitted))

@@ -20,6 +20,7 @@ from evals.report.charts.front import FrontPanel, draw_front
 from evals.report.charts.panels import Point, Series
 from evals.report.model_map import make_map
 from evals.run.statistics import FEWEST, bound_share, mean, rate_count, wilson
+from surgery import own_code
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Choice, EditedModel, list_versions
 from surgery.record.plan_file import PlanFile, list_edits
@@ -221,10 +222,12 @@ def describe_question(opened: OpenedSearch) -> dict[str, Any]:
     healing = {"healing": guarded} if guarded else {}
     sibling = {"sibling": opened.sibling.identified.content} if opened.sibling else {}
     own = {name: hash_code(name) for name in opened.slow if is_own(name)}
+    made = {name: own_code.hash_code(name) for name in opened.variants if own_code.is_path(name)}
     return {
         **healing,
         **sibling,
         **({"own_attacks": own} if own else {}),
+        **({"own_variants": made} if made else {}),
         **({"tasks": _identify_tasks(opened)} if opened.benchmarks else {}),
         "model": opened.loaded.identity,
         "dtype": opened.loaded.dtype,

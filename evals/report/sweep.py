@@ -18,6 +18,7 @@ from evals.data import hash_row
 from evals.measure.edits.engine import BASE, MeasuredEdit, edit_record
 from evals.measure.memorization.recovery import Evidence, rate_recoveries
 from evals.run.statistics import mean, wilson
+from surgery.own_code import hash_code, is_path
 from surgery.record.manifest import list_versions
 from surgery.selection import Part, Selection, format_selection
 
@@ -96,6 +97,7 @@ def describe_sweep(
 ) -> dict[str, Any]:
     """What decides the figures of a sweep, or of its benchmarks: `questions`, what each asks."""
     loaded, samples = opened.loaded, opened.samples
+    variants = {part.variant for edit in opened.edits for part in edit}
     return {
         "model": loaded.identity,
         "dtype": loaded.dtype,
@@ -108,6 +110,7 @@ def describe_sweep(
         "calibration": opened.fitter and opened.fitter.calibration.record({}).sha256,
         "tasks": questions,
         "sizes": questions and opened.sizes,
+        "own": {name: hash_code(name) for name in sorted(filter(is_path, variants))},
         "edits": hashlib.sha256(repr(list(opened.edits)).encode()).hexdigest(),
     }
 

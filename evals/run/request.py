@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from surgery.hub.embedded import find_lab
+from surgery.own_code import is_path
 from surgery.privacy import make_public_name
 from surgery.record.manifest import Record
 from surgery.record.plan_file import PlanFile, read_plan_file
-from surgery.variants import SUMMARIES, VARIANTS
+from surgery.variants import SUMMARIES, VARIANTS, load_variant
 
 R = TypeVar("R", bound="Request")
 Group = Literal["input", "edit", "measure", "limits", "output", "run"]
@@ -27,8 +28,9 @@ class Option:
     Other fields stand in backquotes in the text. A field without `Option` has no option.
 
     - `metavar`: what stands for its value. `default`: what happens without it, if no value says so.
-    - `choices`: the values that it takes, if its type does not say so. `place`: what a path may
-      be; a file must exist. `example`: of a limit. `in_bytes`: a size, such as 5GB.
+    - `choices`: the values that it takes, if its type does not say so. `own`: what stands for those
+      at a path in your code, if it takes them. `place`: what a path may be; a file must exist.
+      `example`: of a limit. `in_bytes`: a size, such as 5GB.
     - `old`: earlier names, which the command line and files still take.
     """
 
@@ -36,10 +38,16 @@ class Option:
     metavar: str | None = None
     default: str | None = None
     choices: Collection[str] = ()
+    own: str = ""
     place: Literal["any", "file", "folder"] = "any"
     example: str = ""
     in_bytes: bool = False
     old: tuple[str, ...] = ()
+
+
+OWN_PATH = "package.module:VARIANT"
+OWN_VARIANT = f"; or one of your own at {OWN_PATH}, whose code then runs"
+"""For the help of options that take variants."""
 
 
 def _split_names(given: Any) -> Any:
@@ -211,7 +219,7 @@ class Editing(Cutting, Listing):
     def _one_cut(self) -> Editing:
         if self.drop_attn is not None and self.plan is not None:
             raise ValueError("give `drop_attn` or `plan`, not both")
-        if self.variant is not None and self.plan is not None:
+        if self.variant is not None and self.plan is not None and not is_path(self.variant):
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
         if self.leave_out is not None and not (self.samples or find_lab(self.model)):
             raise ValueError("`leave_out` needs `samples`")
@@ -294,20 +302,24 @@ class Choosing(Measuring):
     samples: Annotated[str, "Passages, as for extract.", Option("input", "SAMPLES")]
     variant: Annotated[
         tuple[str, ...],
-        f"What a block or head may become. {SUMMARIES}.",
+        f"What a block or head may become. {SUMMARIES}{OWN_VARIANT}.",
         Option(
             "edit",
             default="all if there is calibration text (in a sweep, if you name it), else identity "
             "and zero",
             choices=VARIANTS,
+            own=OWN_PATH,
         ),
     ] = ()
     heldout: HeldoutText = ()
     calibration: CalibrationText = ()
 
     def list_variants(self, *, fits: bool) -> tuple[str, ...]:
-        """What a block or head may become, each once. `fits`: there is calibration text."""
+        """What a block or head may become, each once. Imports those of your own. `fits`: there is
+        calibration text."""
         default = [name for name, variant in VARIANTS.items() if fits or not variant.fitted]
+        for name in filter(is_path, self.variant):
+            load_variant(name)
         return tuple(dict.fromkeys(self.variant or default))
 
 

@@ -24,7 +24,7 @@ from surgery.hub.embedded import LAB_MODELS, PREFIX, find_lab
 from surgery.record.manifest import Edit, Manifest, PassagesRecord, TextRecord, TrainingRecord
 from surgery.record.plan_file import list_edits
 from surgery.selection import by_variant, format_blocks, format_selection, variant_name
-from surgery.variants import VARIANTS
+from surgery.variants import variant_of
 
 
 def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
         "source": _name_source(edit),
         "commit": edit.source.commit,
         "parts": [
-            (format_selection(parts, edit.num_heads), variant, VARIANTS[variant].summary)
+            (format_selection(parts, edit.num_heads), variant, variant_of(variant).summary)
             for variant, parts in by_variant(edit.parts).items()
         ],
     }

@@ -56,6 +56,7 @@ from surgery.proof.expected import check_repeats, is_scrubbed, make_unknown, rep
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import variant_name
 from surgery.untrusted import guard
+from surgery.variants import list_unknown
 
 ALONE = ("files", "contents", "edit", "tensors", "finite")
 WITH_SOURCE = ("carried", "untouched", "rewritten")
@@ -296,7 +297,9 @@ class FileChecks:
         if trained:
             more = ", as far as the edit sets them whatever the source holds; the rest is trained"
         elif fitted:
-            more = f", {fitted} of them except for numbers fitted to calibration text"
+            made = list_unknown(part.variant for part in plan.selection)
+            what = f"that {' and '.join(made)} makes" if made else "fitted to calibration text"
+            more = f", {fitted} of them except for numbers {what}"
             more += " (to repeat these, run attn-surgery reproduce)"
         return f"{compared} tensors repeat bit for bit{more}"
 

@@ -28,6 +28,7 @@ from surgery.proof.static import WITH_SOURCE, Check, FileChecks
 from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions, parse_manifest
 from surgery.record.report import Report
 from surgery.untrusted import read_bytes
+from surgery.variants import list_unknown
 
 TOOL = "attn-surgery"
 _REPEAT = "run `attn-surgery reproduce`"
@@ -233,6 +234,10 @@ def _list_claims(
         yield Claim("history", "the sources of earlier edits")
     if any(edit.calibration for edit in (manifest.edit, *manifest.history)):
         yield Claim("calibration", f"the text and the fits: to repeat them, {_REPEAT}")
+    parts = (part for edit in (manifest.edit, *manifest.history) for part in edit.parts)
+    for name in list_unknown(part.variant for part in parts):
+        what = "what it makes of the source: its code is not here, and only `variant` imports it"
+        yield Claim(f"variant {name}", what)
     for name, is_so, what in (
         ("erasing", manifest.is_erased, "passages and text"),
         ("healing", manifest.is_healed, "text and passages"),

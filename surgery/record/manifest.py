@@ -21,7 +21,7 @@ from surgery.families import family_of
 from surgery.layouts.one_hot import OneHot
 from surgery.selection import Part, blocks_of, checked, one_name, variant_name, variants_by_head
 from surgery.untrusted import guard, parse_json, read_bytes
-from surgery.variants import variant_of
+from surgery.variants import Kind, recall_variant, variant_of
 
 SCHEMA: Literal[1] = 1
 REPORTS = ("report.json", "report.html", "report.md")
@@ -256,6 +256,13 @@ class Choice(Record):
     met: bool = True
 
 
+class OwnVariant(Record):
+    """A variant that does not come with attn-surgery: enough to plan it without its code."""
+
+    kind: Kind
+    fitted: bool
+
+
 class Edit(EditedModel):
     """One edit of a model: a cut, training before it (`erasing`) or after it (`healing`), or both.
 
@@ -266,6 +273,7 @@ class Edit(EditedModel):
     """
 
     parts: list[Part]
+    own_variants: dict[Word, OwnVariant] = {}
     layout: Literal["stock", "compact"]
     one_hot: OneHot | None = None
     scrubbed: bool = False
@@ -294,6 +302,8 @@ class Edit(EditedModel):
         try:
             if list(checked(parts, self.num_blocks, self.num_heads)) != parts:
                 raise ValueError("parts and heads are not ascending")
+            for name, one in self.own_variants.items():
+                recall_variant(name, one.kind, fitted=one.fitted)
             for part in parts:
                 variant_of(part.variant)
         except SurgeryError as error:

@@ -18,8 +18,15 @@ from cli.terminal import echo, name_options, note, print_json, show_progress
     "The model that was edited. Every tensor is compared with it, byte by byte.",
 )
 @options.revision
+@options.own_variants
 @options.json
-def command(model: str, source: str | None, revision: str | None, as_json: bool) -> None:
+def command(
+    model: str,
+    source: str | None,
+    revision: str | None,
+    variant: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Check that the exported MODEL is what its manifest says.
 
     MODEL is a folder or a Hub id. Every file of a Hub id is downloaded. --revision applies to MODEL
@@ -45,7 +52,10 @@ def command(model: str, source: str | None, revision: str | None, as_json: bool)
     if revision is not None and source is None and Path(model).is_dir():
         raise click.UsageError("--revision needs --source, the model that has this revision")
     from surgery.proof.verification import verify
+    from surgery.variants import load_variant
 
+    for path in variant:
+        load_variant(path)
     with show_progress(f"verify {model}", None):
         result = verify(model, source=source, revision=revision)
     if as_json:

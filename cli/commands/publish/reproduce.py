@@ -26,10 +26,18 @@ from cli.terminal import echo, note, print_json
 @options.option(
     "--id-column", "COLUMN", "The column of SAMPLES that names its rows.  [default: id]"
 )
+@options.own_variants
 @options.option("--output", "DIR", "Keep the repeated export in DIR.", options.PATH)
 @options.overwrite
 @options.json
-def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> None:
+def command(
+    model: str,
+    output: Path | None,
+    variant: tuple[str, ...],
+    overwrite: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
     """Repeat the edit that MODEL records, and compare the result with MODEL, file by file.
 
     MODEL is an exported folder or a published one. Its source is fetched at the recorded commit.
@@ -43,7 +51,10 @@ def command(model: str, output: Path | None, overwrite: bool, as_json: bool, **a
     report.json lists.
     """
     from evals.jobs.reproducing import repeat_export
+    from surgery.variants import load_variant
 
+    for path in variant:
+        load_variant(path)
     result = repeat_export(model, output, **asked, overwrite=overwrite)
     source = result.original.manifest.edit.source.model
     wrong = "DIFFERS" if result.needs is None else "open   "

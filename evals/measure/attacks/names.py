@@ -5,13 +5,10 @@ Those that only read the pass that attacks share are here.
 
 from __future__ import annotations
 
-import hashlib
 import re
-import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +25,9 @@ from evals.measure.memorization.recovery import (
     make_named,
     name_alike,
 )
+from surgery import own_code
 from surgery.errors import MeasurementError, UnknownNameError, suggest
+from surgery.own_code import describe_failure, import_named, is_path
 
 
 def _import_later(file: str, maker: str) -> Callable[..., Attack]:
@@ -119,7 +118,6 @@ ATTACKERS: dict[str, tuple[str, ...]] = {
 }
 """What someone does, and the attacks that do it. All others ask the model, but for your own."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": (*CHEAP, "graft")}
-_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 TRAINED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
 """The attacks that every audit of an erased or healed model tries: training may have hidden what it
 knows."""
@@ -136,21 +134,13 @@ def find_attack(name: str) -> Attack:
 def is_own(name: str) -> bool:
     """Whether it names an attack of your own, at `package.module:ATTACK`."""
     kinds = {form.partition(":")[0] for form in _KINDS}
-    return _PATH.fullmatch(name) is not None and name.partition(":")[0] not in kinds
+    return is_path(name) and name.partition(":")[0] not in kinds
 
 
 def hash_code(name: str) -> str:
-    """SHA-256 of the files beside an attack of your own, which it may import, and of its own file.
-
-    It runs when it is imported.
-    """
+    """As `surgery.own_code.hash_code`, of an attack of your own, which runs when it is imported."""
     _import_attack(name)
-    file = sys.modules[name.partition(":")[0]].__file__
-    found = hashlib.sha256()
-    beside = {Path(file), *Path(file).parent.glob("*.py")} if file else ()
-    for one in sorted(path for path in beside if path.is_file()):
-        found.update(hashlib.sha256(one.read_bytes()).digest())
-    return found.hexdigest()
+    return own_code.hash_code(name)
 
 
 def make_attack(name: str) -> Attack:
@@ -186,31 +176,13 @@ def _know_nothing(length: int) -> Evidence:
 
 def _import_attack(path: str) -> Attack:
     """The attack at `path`, which becomes its name. Python looks in the current folder last."""
-    module, _, attribute = path.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
-    try:
-        found = getattr(import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise _describe_failure(path, error) from error
-        raise MeasurementError(
-            f"no module {error.name!r}",
-            where=path,
-            fix="install it, or run the command in the folder that it is in",
-        ) from None
-    except Exception as error:
-        raise _describe_failure(path, error) from error
-    if not isinstance(found, Attack):
-        got = "no such name" if found is None else type(found).__name__
-        expected = f"{attribute} to be an evals.measure.attacks.attack.Attack"
-        raise MeasurementError("is not an attack", where=path, expected=expected, got=got)
+    found = import_named(path, Attack, "an attack", MeasurementError)
 
     def run(target: Target) -> AttackOutcome:
         try:
             outcome = found.run(target)
         except Exception as error:
-            raise _describe_failure(path, error) from error
+            raise describe_failure(path, error, MeasurementError) from error
         shape = (len(target.samples),)
         for flags in (getattr(outcome, "recovered", None), getattr(outcome, "tried", None)):
             if not (isinstance(flags, np.ndarray) and (flags.dtype, flags.shape) == (bool, shape)):
@@ -224,10 +196,6 @@ def _import_attack(path: str) -> Attack:
         return outcome
 
     return replace(found, name=path, run=run)
-
-
-def _describe_failure(path: str, error: Exception) -> MeasurementError:
-    return MeasurementError(f"its code fails: {type(error).__name__}: {error}", where=path)
 
 
 def find_attacker(attack: str) -> str:
