@@ -12,7 +12,7 @@ from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.data.windows import cut_alike
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.run.console import show_progress
-from evals.run.request import TEACHING, Count, Editing, Hardening, Option
+from evals.run.request import TEACHING, Count, Cutting, Editing, Hardening, Option
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
@@ -93,8 +93,8 @@ class EraseRequest(Editing):
         """The passages that it names, or a lab model's own."""
         from evals.data import open_samples
 
-        lengths = {"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
-        return open_samples(self.samples or self.model, **self.model_dump(include=lengths))
+        cutting = {*Cutting.model_fields, "leave_out"} - {"revision"}
+        return open_samples(self.samples or self.model, **self.model_dump(include=cutting))
 
     @property
     def target(self) -> Path:

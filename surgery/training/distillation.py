@@ -37,7 +37,8 @@ Chosen = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Passages:
-    """Passages in tokens, int32 [n, P + S], and the `prefix_length` P.
+    """Passages in tokens, int32 [n, P + S], and the `prefix_length` P. Rows that are shorter end
+    with negative numbers.
 
     `name`, `sha256`, and `leave_out`: as records hold them.
     """
@@ -83,7 +84,8 @@ class Passages:
 class Lesson:
     """Rows to learn from, and the model whose predictions are learned there.
 
-    - `rows`: int32 [n, T]; `per_step`: how many of them a step takes, in shuffled order.
+    - `rows`: int32 [n, T], negative after the end of a shorter one; `per_step`: how many of them a
+      step takes, in shuffled order.
     - `first`: the first token whose prediction counts: the length of a prefix.
     - `weight`: of this lesson's loss in the sum of all.
     """
@@ -204,6 +206,10 @@ def _to_tokens(rows: Rows, model: Any) -> torch.Tensor:
 
 
 def _predict(model: Any, tokens: torch.Tensor, first: int) -> torch.Tensor:
-    """Log-probabilities from token `first` on: int64 [B, T] → float32 [B (T - first), V]."""
-    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[:, first - 1 :]
-    return functional.log_softmax(logits.float(), dim=-1).flatten(0, 1)
+    """Log-probabilities from token `first` on: int64 [B, T] → float32 [B (T - first), V], without
+    those of negative tokens, which stand after the end of a row."""
+    ids, ended = tokens[:, :-1].clamp(min=0), (tokens[:, first:] < 0).flatten()
+    logits = model(input_ids=ids, use_cache=False).logits[:, first - 1 :].flatten(0, 1)
+    if ended.any():
+        logits = logits[~ended]
+    return functional.log_softmax(logits.float(), dim=-1)
