@@ -25,6 +25,6 @@ def print_cuts(cuts: Sequence[dict[str, Any]], given_numbers: int) -> None:
     if given_numbers:
         passages = "passage" if given_numbers == 1 else "passages"
         note(
-            f"warning: in {given_numbers:,} {passages}, the prefix, which the model is given, holds "
+            f"warning: in {given_numbers:,} {passages}, the prefix, which a model is given, holds "
             "a number that no other passage has; if it must not come out, mark it with --secret"
         )

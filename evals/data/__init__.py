@@ -13,6 +13,7 @@ from evals.data.samples import (
     hash_row,
     list_row_warnings,
     measure_lengths,
+    say_lengths,
     take_tokens,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "load_samples",
     "measure_lengths",
     "open_samples",
+    "say_lengths",
     "take_tokens",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import SamplesError
-from surgery.reading.corpus import NOTHING
+from surgery.reading.corpus import NOTHING as NOTHING
 from surgery.record.manifest import is_word
 
 Tokens = npt.NDArray[np.int32]
@@ -158,6 +158,12 @@ def describe_samples(samples: Samples) -> dict[str, Any]:
     }
 
 
+def say_lengths(prefix: int, suffix: int, secrets: bool) -> str:
+    """How people read the lengths of `Samples`, in tokens."""
+    what = f"secrets of up to {suffix} tokens as suffixes" if secrets else f"{suffix} of suffix"
+    return f"{prefix} tokens of prefix, {what}"
+
+
 def count_longer(samples: Samples) -> dict[str, int]:
     """How many passages go on after their row, and the most tokens that one has there."""
     rest = samples.untested
@@ -192,9 +198,10 @@ def hash_row(row: Tokens) -> str:
 
 def take_tokens(row: Tokens) -> Tokens:
     """The tokens of one row or of rows in order, without `NOTHING`: int32 [T]."""
-    return row[row != NOTHING]
+    tokens: Tokens = row[row != NOTHING]
+    return tokens
 
 
-def measure_lengths(rows: Tokens) -> npt.NDArray[np.int64]:
-    """How many tokens each row of int32 [N, T] has: [N]."""
+def measure_lengths(rows: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    """How many tokens each row of [N, T] has: [N]."""
     return np.asarray((rows != NOTHING).sum(axis=1), dtype=np.int64)

@@ -70,7 +70,7 @@ def find_secrets(
         what = "`secret` is looked for in text"
         raise SamplesError(what, where=table.where, got="token ids", fix=fix)
     for at, parts in enumerate(table.rows):
-        passage = "".join(parts) if is_text else np.concatenate(parts)
+        passage: Any = "".join(parts) if is_text else np.concatenate(parts)
         several = False
         if pattern is not None:
             group = min(1, pattern.groups)

@@ -275,6 +275,7 @@ def _make_report(
         unlisted=recover(unlisted) if unlisted.any() else None,
         prefix_length=plan.samples.prefix_length,
         suffix_length=plan.samples.suffix_length,
+        secrets=plan.samples.secrets,
         limits=limits,
         state=settle(limit.state for limit in limits),
         verdict=join_sentences(said),

@@ -56,8 +56,7 @@ def repeat_export(
     original = open_original(model, revision)
     edit = original.manifest.edit
     given = {"calibration": calibration, "heal": heal, "text": text, "samples": samples}
-    cutting = {"id_column": id_column, "secret": secret}
-    given |= cutting
+    given |= {"id_column": id_column, "secret": secret}
     _check_given(edit, given, model)
     variants = [part.variant for part in edit.parts]
     fitted = edit.calibration or (edit.erasing and edit.erasing.calibration)
@@ -72,7 +71,9 @@ def repeat_export(
             return None
         return fit_prepared(prepared, fit_on, model=loaded)
 
-    passages = partial(find_recorded_passages, samples, model=model, **cutting)
+    passages = partial(
+        find_recorded_passages, samples, model=model, id_column=id_column, secret=secret
+    )
     erasing = _find_erasing(edit, text, passages, model, fit)
     healing = _find_healing(edit, heal, passages, model, overwrite)
     with show_progress("reproduce", None) as advance:

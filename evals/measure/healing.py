@@ -241,10 +241,15 @@ def find_recorded_text(named: Sequence[str], record: TextRecord, model: str, opt
 
 
 def find_recorded_passages(
-    named: str | None, record: PassagesRecord | str | None, model: str, **cutting: str | None
+    named: str | None,
+    record: PassagesRecord | str | None,
+    model: str,
+    *,
+    id_column: str | None = None,
+    secret: str | None = None,
 ) -> Passages | None:
     """The recorded passages, which `named` names, or which are a lab's. None without a record.
-    `cutting`: `id_column` and `secret`, as for `open_samples`.
+    `id_column`, `secret`: as for `open_samples`.
 
     Raises `SamplesError`; whoever reads them compares their tokens.
     """
@@ -265,7 +270,8 @@ def find_recorded_passages(
         suffix_length=record.suffix_length,
         skip_short=True,
         leave_out=record.leave_out,
-        **cutting,
+        id_column=id_column,
+        secret=secret,
     )
 
 

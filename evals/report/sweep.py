@@ -54,6 +54,7 @@ def make_sweep_report(
         "n": int(samples.trained_on.sum()),
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
+        "secrets": samples.secrets,
         "exact_only": opened.request.exact_only,
         "base": records[0],
         "edits": records[1:],

@@ -280,8 +280,9 @@ class AllRecovered(Record):
 class AuditReport(Audit):
     """The object of `audit --json`. Figures leave out passages on which the edit was chosen.
 
-    `all_passages`, `unlisted`: None if there are none. `state`: of all limits together, None
-    without any; `verdict`: the result in a few sentences.
+    `all_passages`, `unlisted`: None if there are none. `secrets`: whether each suffix is a secret
+    that was marked; `suffix_length` is then that of the longest. `state`: of all limits together,
+    None without any; `verdict`: the result in a few sentences.
     """
 
     chose: ChoiceCounts
@@ -289,6 +290,7 @@ class AuditReport(Audit):
     unlisted: AllRecovered | None = None
     prefix_length: int
     suffix_length: int
+    secrets: bool = False
     limits: list[Limit]
     state: State | None
     verdict: str

@@ -285,8 +285,8 @@ class Engine:
         costs = measure_costs(kl, find_copied(self._heldout), repeated) if kl.size else {}
         exact = columns["first_divergence"] == self._samples.suffix_length
         lengths = measure_lengths(self._samples.suffixes)
-        told: dict[str, Any] = {"lengths": lengths, "costs": costs}
-        measured = MeasuredEdit(selection=selection, exact=exact, **told, **columns)
+        told: dict[str, Any] = {"lengths": lengths, "costs": costs, **columns}
+        measured = MeasuredEdit(selection=selection, exact=exact, **told)
         of_passages = [] if self._exact_only else [measured.nll]
         where = f"edit of blocks {blocks_of(selection)}" if selection else "base model"
         for values in (*of_passages, measured.heldout_nll):

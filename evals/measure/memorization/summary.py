@@ -41,6 +41,7 @@ def summarize_extraction(test: Extraction, control: ControlLoss | None = None) -
     summary: dict[str, Any] = {
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
+        "secrets": samples.secrets,
         "longer": count_longer(samples.select(members)),
         **_summarize_rows(test, members, MEASURES),
     }
