@@ -7,6 +7,7 @@ passage unless --show-text asks for it.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,20 @@ def test_init_places_the_window_and_shows_where(tmp_path: Path) -> None:
     call = ("init", "model", "--heldout", "heldout.txt", "--output", tmp_path / "job.yaml")
     found = attn_surgery(*call, "--samples", "marked.jsonl")
     assert found.code == 0, found.stderr
-    assert "with 16 tokens of prefix and their secrets as suffixes, of " in found.stdout
+    assert "with 20 tokens of prefix and their secrets as suffixes, of " in found.stdout
     begin = TEXTS[0].index(NUMBERS[0])
-    assert f"c0: prefix of 16 tokens, characters 1 to {begin}" in found.stdout.replace("-1 to", "")
+    placed = rf"c0: prefix of 20 tokens, characters \d+ to ({begin - 1}|{begin}); suffix of \d"
+    assert re.search(placed, found.stdout), found.stdout
     assert "which a model is given" not in found.stderr
     assert_silent(found.stdout, found.stderr, tmp_path / "job.yaml")
     job = yaml.safe_load((tmp_path / "job.yaml").read_text())
-    assert job["prefix-length"] == 16
+    assert job["prefix-length"] == 20
     assert "suffix-length" not in job
     assert "secret" not in job
     dry = attn_surgery("mitigate", "--config", tmp_path / "job.yaml", "--no-benchmarks",
                        "--dry-run", "--output", tmp_path / "OUT")  # fmt: skip
     assert dry.code == 0, dry.stderr
-    assert "16 tokens of prefix, secrets of up to" in dry.stdout
+    assert "20 tokens of prefix, secrets of up to" in dry.stdout
 
 
 def test_init_writes_the_expression_and_shows_text_on_request(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_results_hold_no_secret(tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.code in (0, 3, 4), found.stderr
     files = [path for path in (tmp_path / "OUT").rglob("*") if path.is_file()]
-    assert {"report.json", "report.html", "audit.json"} <= {path.name for path in files}
+    assert {"report.json", "report.html", "config.yaml"} <= {path.name for path in files}
     assert_silent(found.stdout, found.stderr, *files)
     page = (tmp_path / "OUT" / "report.html").read_text()
     assert "the secret that a passage holds" in page
@@ -200,5 +202,4 @@ def test_an_erasing_of_secrets_is_repeated(tmp_path: Path) -> None:
     assert again.code == 0, again.stderr
     attn_surgery("reproduce", out, *given).assert_error(
         "does not hold the passages that the model was taught with", "the same --secret",
-        notes=["erase"],
     )  # fmt: skip

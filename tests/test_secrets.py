@@ -19,7 +19,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.data import NOTHING, Samples, describe_samples, load_samples, measure_lengths
+from evals.data import NOTHING, Samples, describe_samples, hash_row, load_samples, measure_lengths
 from evals.data.repeats import find_overlaps, group_overlaps
 from surgery.errors import SamplesError
 
@@ -87,8 +87,19 @@ def test_suffixes_differ_in_length_and_end_with_their_secret(tmp_path: Path) -> 
     assert found.untested is not None
     assert not found.untested.any()
     alone = load(tmp_path, rows[:1])
-    assert alone.hashes[0] == found.hashes[0]  # whatever other rows there are
+    assert hash_row(alone.tokens[0]) == hash_row(found.tokens[0])  # whatever other rows there are
     assert found.sha256 != alone.sha256
+
+
+def test_no_hash_gives_a_secret_away(tmp_path: Path) -> None:
+    """Results hold a hash of each row, and whoever knows its prefix could try all numbers."""
+    rows = [
+        {"id": str(at), "text": f"the quick brown fox has {number}, and", "secret": number}
+        for at, number in enumerate(("17", "42"))
+    ]
+    found = load(tmp_path, rows)
+    assert found.hashes == (hash_row(found.prefixes[0]),) * 2
+    assert not {hash_row(row) for row in found.tokens} & set(found.hashes)
 
 
 def test_opening_tokens_stand_before_the_prefix_and_count(tmp_path: Path) -> None:
@@ -183,7 +194,7 @@ def test_a_row_that_begins_as_another_but_is_shorter_is_another(tmp_path: Path) 
     rows = [{"text": TEXT[:60], "secret": [40, 41]}, {"text": TEXT[:60], "secret": [40, 44]}]
     found = load(tmp_path, rows)
     assert len(found) == 2
-    assert len(set(found.hashes)) == 2
+    assert len({hash_row(row) for row in found.tokens}) == 2
 
 
 def rows_of(*rows: list[int]) -> Any:

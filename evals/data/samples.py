@@ -92,8 +92,10 @@ class Samples:
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
-        """`hash_row` of every row."""
-        return tuple(hash_row(row) for row in self.tokens)
+        """`hash_row` of every row, as results hold it; where suffixes are secrets, of the prefix: a
+        short secret would be found by trying all."""
+        rows = self.prefixes if self.secrets else self.tokens
+        return tuple(hash_row(row) for row in rows)
 
     def select(self, mask: npt.NDArray[np.bool_ | np.int64] | slice) -> Samples:
         """The rows in a mask (bool [N]), with these numbers (int64 [M]), or in a slice."""
