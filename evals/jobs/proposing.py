@@ -107,8 +107,7 @@ class Proposal:
 def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) -> Proposal:
     """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
     check_output(output, overwrite=overwrite, reads=request.inputs)
-    from evals.data import count_longer, measure_lengths, open_samples
-    from evals.data.columns import find_columns
+    from evals.data import count_longer, measure_lengths
     from evals.data.held_back import deal_passages
     from evals.data.showing import count_given_numbers, show_cuts
     from evals.measure.verdicts import SHARES, find_smallest
@@ -123,15 +122,7 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
             "brings no passages of its own", where=request.model, fix="give `samples`"
         )
     found = find_model(request.model, request.revision)
-    given: Any = request.model_dump(include={"prefix_length", "suffix_length", "secret"})
-    samples, columns, ids = find_columns(named, request.id_column)
-    try:
-        passages = open_samples(samples, **given, id_column=ids, cut=False)
-    except SamplesError:
-        if ids is None or ids == request.id_column:
-            raise
-        ids = None  # a guess by the first rows, which others may not confirm
-        passages = open_samples(samples, **given, cut=False)
+    passages, columns, ids = _open_passages(named, request)
     tokenizer = load_tokenizer(found.folder) if passages.is_text else None
     parts = np.array(passages.measure(tokenizer))
     prefix, suffix = (
@@ -151,7 +142,7 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     held_back = left[choose]
     proposal = Proposal(
         request,
-        samples=samples,
+        samples=passages.source,
         columns=columns,
         id_column=ids,
         number=len(lengths),
@@ -173,6 +164,24 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     )
     write_text(output, proposal.text, overwrite=overwrite)
     return proposal
+
+
+def _open_passages(
+    named: str, request: ProposalRequest
+) -> tuple[Passages, tuple[str, ...], str | None]:
+    """The passages, with their column; all columns of the table; and the one with the ids."""
+    from evals.data import open_samples
+    from evals.data.columns import find_columns
+
+    given: Any = request.model_dump(include={"prefix_length", "suffix_length", "secret"})
+    samples, columns, ids = find_columns(named, request.id_column)
+    try:
+        return open_samples(samples, **given, id_column=ids, cut=False), columns, ids
+    except SamplesError:
+        if ids is None or ids == request.id_column:
+            raise
+    # it was a guess by the first rows, which others do not confirm
+    return open_samples(samples, **given, cut=False), columns, None
 
 
 def _propose_lengths(

@@ -101,7 +101,6 @@ def write_export_command(
 
     `cut`: False for an `erase`, where blocks, heads, and variants are those of the teacher; only
     an `erase` can have a `seed` other than 0.
-
     `family`: the result's model type. No record tells whether the source had another one, and
     `--as` changes nothing if not.
     """
