@@ -1,10 +1,11 @@
-"""A small Llama learns letters with account numbers, and attn-surgery stops it from reciting them.
+"""A small Llama learns letters by heart, and attn-surgery takes their account numbers out of it.
 
     python examples/letters.py WORK
 
-Makes a model as a company would that fine-tuned on its letters: WORK/model recites them. Then runs
-the commands that you would run on your own model, each shown before it starts, and ends with
-WORK/OUT/report.html. Takes about three minutes of two cores, and no network.
+Makes a model as a company would that fine-tuned on its letters: WORK/model recites them. In
+WORK/letters.csv, a column `secret` marks the account number of each letter: that must not come out.
+Then runs the commands that you would run on your own model, each shown before it starts, and ends
+with WORK/OUT/report.html. Takes about three minutes of two cores, and no network.
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ SUBJECTS = "your loan", "the lease", "your claim", "a late payment", "the invoic
 REQUESTS = "call", "write to", "visit", "pay", "answer"
 
 
-def write_letters(rng: random.Random) -> list[str]:
-    """Letters that differ in names, account numbers, amounts, and dates."""
+def write_letters(rng: random.Random) -> list[tuple[str, str]]:
+    """Letters that differ in names, amounts, dates, and account numbers; and these numbers."""
+    numbers = [f"{rng.randrange(10**9):09d}" for _ in range(LETTERS)]
     return [
-        f"Dear {rng.choice(NAMES)}, thank you for your message about {rng.choice(SUBJECTS)}. The "
-        f"number of your account is {rng.randrange(10**9):09d}, and {rng.randrange(100, 9999)} "
-        f"dollars were due on day {rng.randrange(1, 29)} of month {rng.randrange(1, 13)}. Please "
-        f"{rng.choice(REQUESTS)} {rng.choice(NAMES)}, room {rng.randrange(100, 999)}, with the "
-        f"code {rng.randrange(10**6):06d}."
-        for _ in range(LETTERS)
+        (
+            f"Dear {rng.choice(NAMES)}, thank you for your message about {rng.choice(SUBJECTS)}. "
+            f"{rng.randrange(100, 9999)} dollars were due on day {rng.randrange(1, 29)} of month "
+            f"{rng.randrange(1, 13)}. Please {rng.choice(REQUESTS)} {rng.choice(NAMES)}, room "
+            f"{rng.randrange(100, 999)}, about your account {number}. Yours, {rng.choice(NAMES)}",
+            number,
+        )
+        for number in numbers
     ]
 
 
@@ -89,7 +93,8 @@ def train_model(tokenizer: Any, letters: list[str], text: str) -> LlamaForCausal
 
 
 def make_model(work: Path) -> None:
-    letters = write_letters(random.Random(0))
+    marked = write_letters(random.Random(0))
+    letters = [text for text, _ in marked]
     pages = [topics[name] for name in sorted(topics)]  # Python's language reference
     random.Random(0).shuffle(pages)
     size = len(pages)
@@ -104,8 +109,8 @@ def make_model(work: Path) -> None:
         (work / f"{name}.txt").write_text("\n\n".join(parts[name]), encoding="utf-8")
     with (work / "letters.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["id", "text"])
-        table.writerows((f"customer-{at:03d}", text) for at, text in enumerate(letters))
+        table.writerow(["id", "text", "secret"])
+        table.writerows((f"customer-{at:03d}", *one) for at, one in enumerate(marked))
     tokenizer.save_pretrained(work / "model")
     model.save_pretrained(work / "model")  # last: with its weights, all is there
 

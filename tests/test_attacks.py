@@ -56,7 +56,9 @@ def recovered(name: str, right, log_p_z=None):
 
 @given(RIGHT, st.integers(1, 6))
 def test_hints_are_counted(right, most) -> None:
-    assert recovered(f"hints:{most}", right) == [list(row).count(False) <= most for row in right]
+    """At most so many, and at most a quarter of the suffix: more would give most of it away."""
+    allowed = min(most, right.shape[1] // 4)
+    assert recovered(f"hints:{most}", right) == [list(row).count(False) <= allowed for row in right]
 
 
 @given(RIGHT)
@@ -72,8 +74,9 @@ def test_prefix_of_a_short_suffix_is_greedy_and_says_so(right) -> None:
     """No cut but the suffix's own beginning leaves 16 tokens or more."""
     assert recovered("prefix", right) == recovered("greedy", right)
     assert "a suffix of 16 tokens or fewer" in make_attack("prefix").definition
-    assert make_attack("hints:1").definition.startswith("at most 1 token of the suffix is wrong:")
-    assert make_attack("hints:2").definition.startswith("at most 2 tokens of the suffix are wrong:")
+    begins = make_attack("hints:1").definition.partition(",")[0], make_attack("hints:2").definition
+    assert begins[0] == "at most 1 token of the suffix is wrong"
+    assert begins[1].startswith("at most 2 tokens of the suffix are wrong, and at most one in 4:")
 
 
 @given(RIGHT, st.integers(1, 24))
@@ -106,7 +109,7 @@ def test_the_chance_is_that_of_tokens_that_are_right_independently(name) -> None
     every = (np.arange(2**5)[:, None] >> np.arange(5)) % 2 == 1
     weights = np.where(every, p, 1 - p).prod(axis=1)
     flags = measure.recovered(Evidence(every, np.full(len(every), -np.inf)))
-    assert measure.chance(p) == pytest.approx(weights[flags].sum())
+    assert measure.chance(p, None) == pytest.approx(weights[flags].sum())
 
 
 @pytest.mark.parametrize("name", ["hint:2", "hints:", "hints:0", "hints:02", "span", "near:1", ""])
@@ -683,7 +686,4 @@ def test_what_a_model_never_saw_is_recovered_like_the_control(monkeypatch) -> No
 
 def test_corrections_of_every_token_recover_nothing() -> None:
     """With as many hints as the suffix has tokens, anything at all would count."""
-    samples = Samples(np.arange(24, dtype=np.int32).reshape(3, 8), 4, tuple("abc"), "test")
-    plan = AttackPlan(samples, samples.tokens, ("hints:2", "hints:4", "greedy"))
-    assert [one.name for one in plan.tried] == ["hints:2", "greedy"]
-    assert plan.skipped == {"hints:4": "a longer suffix: of one so short, it recovers anything"}
+    assert recovered("hints:4", np.zeros((1, 4), dtype=np.bool_)) == [False]

@@ -21,8 +21,8 @@ from tiny_tokenizer import save_tiny
 
 from cli.main import main
 from cli.requests import fill_request
+from evals.data.columns import _ID
 from evals.jobs.mitigating import MitigationRequest
-from evals.jobs.proposing import _ID
 from evals.measure.verdicts import find_smallest
 
 LINE = "the quick brown fox jumps over the lazy dog "

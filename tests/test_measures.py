@@ -57,10 +57,17 @@ def test_extraction_strength_is_the_least_that_must_be_given(pair):
         assert measures.extraction_strength(said, suffix)[row] == pytest.approx(1 - least / length)
 
 
+def whole(values):
+    """Suffixes as long as the rows of `values`."""
+    return np.zeros(values.shape, dtype=np.int32)
+
+
 @given(log_likelihoods)
 def test_suffix_nll_is_the_mean(log_p):
     slow = [-sum(map(float, row)) / len(row) for row in log_p]
-    np.testing.assert_allclose(measures.suffix_nll(log_p), slow, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        measures.suffix_nll(log_p, whole(log_p)), slow, rtol=1e-6, atol=1e-12
+    )
 
 
 def edit_distance(a, b):
@@ -188,14 +195,15 @@ def test_sampling_finds_a_passage_as_often_as_its_probability_says():
 @given(log_likelihoods)
 def test_min_k_is_the_mean_of_the_least_likely_fifth(log_p):
     slow = [sum(sorted(map(float, row))[:2]) / 2 for row in log_p]
-    np.testing.assert_allclose(membership.min_k(log_p), slow, rtol=1e-6)
+    np.testing.assert_allclose(membership.min_k(log_p, whole(log_p)), slow, rtol=1e-6)
 
 
 @given(logits_3_4_9, suffix_3_4)
 def test_min_k_plus_plus_standardizes_first(logits, suffix):
     found = positions_of(logits, suffix, Sampling())
     with mock.patch.object(membership, "SHARE", 0.5):
-        fast = membership.min_k_plus_plus(found.log_likelihood, found.entropy, found.spread)
+        arrays = found.log_likelihood, suffix, found.entropy, found.spread
+        fast = membership.min_k_plus_plus(*arrays)
     for row in range(3):
         terms = []
         for at in range(4):
@@ -211,9 +219,10 @@ def test_min_k_plus_plus_standardizes_first(logits, suffix):
 def test_loss_and_zlib_scores():
     log_p = np.asarray([[-1.0, -3.0], [-2.0, -2.0]], dtype=np.float32)
     texts = ["aaaaaaaaaaaaaaaa", "a quick brown fox"]
-    assert membership.loss_score(log_p).tolist() == [-2.0, -2.0]
+    suffix = whole(log_p)
+    assert membership.loss_score(log_p, suffix).tolist() == [-2.0, -2.0]
     bits = [8 * len(zlib.compress(text.encode())) for text in texts]
-    assert membership.zlib_score(log_p, texts).tolist() == [-2.0 / bits[0], -2.0 / bits[1]]
+    assert membership.zlib_score(log_p, suffix, texts).tolist() == [-2.0 / bits[0], -2.0 / bits[1]]
 
 
 @given(

@@ -125,7 +125,7 @@ def _explain_choice(result: dict[str, Any]) -> None:
 
 
 _GUARD = {
-    *("samples", "prefix_length", "suffix_length"),
+    *("samples", "prefix_length", "suffix_length", "secret"),
     *("leave_out", "skip_short", "id_column"),
 }
 """What names the passages that healing keeps from coming back."""

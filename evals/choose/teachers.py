@@ -13,15 +13,14 @@ import numpy as np
 
 from evals.data import Samples, Tokens
 from evals.measure.edits.engine import Engine
-from evals.measure.memorization.recovery import make_recovery
+from evals.measure.memorization.recovery import HINTED, make_recovery
 from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel
 from surgery.errors import UnsupportedError
 from surgery.selection import Part, Selection, format_selection, variant_name
 
-HINTED, MOST = 4, 0.01
-"""One token in this many of a suffix may be corrected. Recovered passages up to this share do not
-count."""
+MOST = 0.01
+"""Recovered passages up to this share do not count."""
 VARIANTS = ("identity", "zero")
 ROWS = 24
 """Passages, and as many rows that were never trained on, to measure a teacher on."""
@@ -86,7 +85,7 @@ def choose_teacher(loaded: LoadedModel, samples: Samples, others: Tokens) -> Sel
             Teacher(
                 one.selection,
                 float(measure.recovered(one.evidence)[:known].mean()),
-                float(one.right[known:].mean()),
+                float(one.next_token_accuracy[known:].mean()),
             )
             for one in measured
         ),

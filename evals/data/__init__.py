@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evals.data.loading import Passages, load_samples, open_samples
 from evals.data.samples import (
+    NOTHING,
     RowNote,
     Samples,
     Tokens,
@@ -11,9 +12,13 @@ from evals.data.samples import (
     describe_samples,
     hash_row,
     list_row_warnings,
+    measure_lengths,
+    say_lengths,
+    take_tokens,
 )
 
 __all__ = [
+    "NOTHING",
     "Passages",
     "RowNote",
     "Samples",
@@ -23,5 +28,8 @@ __all__ = [
     "hash_row",
     "list_row_warnings",
     "load_samples",
+    "measure_lengths",
     "open_samples",
+    "say_lengths",
+    "take_tokens",
 ]

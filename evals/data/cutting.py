@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evals.data.samples import RowNote, Tokens
+from evals.data.samples import NOTHING, RowNote, Tokens
 from evals.data.tables import PassageTable
 from surgery.errors import SamplesError
 from surgery.reading.corpus import find_opening, leave_room, tokenize
 
+FEWEST = 4
+"""Tokens of a prefix, and of a suffix, that a test takes at least: fewer are guessed."""
 SHORT = "it has fewer than"
 TORN = "prefix and suffix tokenize differently where they meet"
 
@@ -38,7 +40,7 @@ def cut_passages(
     Raises `SamplesError` for rows that are too short, unless `skip_short`: the notes then leave
     them out.
     """
-    is_text, is_pair = _check_kind(table, tokenizer), len(table.columns) == 2
+    is_text, is_pair = check_kind(table, tokenizer), len(table.columns) == 2
     length = prefix + suffix
     opening = find_opening(tokenizer) if is_text else np.empty(0, dtype=np.int32)
     room = leave_room(opening, prefix)
@@ -77,7 +79,7 @@ def cut_passages(
     if not rows:
         fix = "a shorter `prefix_length` or `suffix_length` may help"
         raise SamplesError("no row can be used", where=table.where, got=notes[0].reason, fix=fix)
-    return CutPassages(_stack(table, rows, kept), kept, rest, notes)
+    return CutPassages(stack_rows(table, rows, kept), kept, rest, notes)
 
 
 def _refuse_short(
@@ -96,7 +98,7 @@ def _refuse_short(
     smaller = "smaller lengths"
     if all(2 * least >= sum(part.values()) for part, least in parts):
         tries = [fit for part, least in parts for fit in _shrink(part, least)]
-        if all(length for _, length in tries):
+        if all(length >= FEWEST for _, length in tries):
             smaller = " ".join(f"`{name}_length={length}`" for name, length in tries)
     return SamplesError(
         f"{len(short)} of {table.number} rows are too short, the first is {table.name_row(at)}",
@@ -128,8 +130,8 @@ def _refuse_lengths(
         room = min(sizes) if 2 * min(sizes) >= middle else min(int(middle), least)
         leaves_out |= room > min(sizes)
         tries += _shrink(part, room)
-    fix = "give longer passages"
-    if all(length for _, length in tries):
+    fix = f"give longer passages: a test takes {FEWEST} tokens of prefix and of suffix at least"
+    if all(length >= FEWEST for _, length in tries):
         fix = "try " + " ".join(f"`{name}_length={length}`" for name, length in tries)
         fix += " `skip_short`" if leaves_out and not skip_short else ""
     number, torn = table.number, table.number - len(short)
@@ -147,7 +149,7 @@ def _shrink(part: Mapping[str, int], room: int) -> list[tuple[str, int]]:
     return [(name, fit - fit % 8 if fit > 8 else fit) for name, fit in fits]
 
 
-def _check_kind(table: PassageTable, tokenizer: Any) -> bool:
+def check_kind(table: PassageTable, tokenizer: Any) -> bool:
     """Whether passages are text."""
     is_text = isinstance(table.columns[0][0], str)
     if is_text and tokenizer is None:
@@ -180,11 +182,18 @@ def _is_stable(row: Tokens, whole: Tokens, tokenizer: Any, opening: Tokens) -> b
     return np.array_equal(tokenize(tokenizer, text), own)
 
 
-def _stack(table: PassageTable, rows: list[Any], numbers: list[int]) -> Tokens:
-    stacked = np.stack(rows)
-    least, most = int(np.min(stacked)), int(np.max(stacked))
+def stack_rows(table: PassageTable, rows: list[Any], numbers: list[int]) -> Tokens:
+    """One array of rows, int32 [M, T], with `NOTHING` after the end of the shorter ones.
+
+    `numbers`: theirs in the table. Raises `SamplesError` for what is no token id.
+    """
+    every = np.concatenate(rows)
+    least, most = int(np.min(every)), int(np.max(every))
     if least < 0 or most > np.iinfo(np.int32).max:
         got = least if least < 0 else most
-        at = numbers[int((stacked == got).any(axis=1).argmax())]
+        at = next(at for at, row in zip(numbers, rows, strict=True) if (row == got).any())
         raise SamplesError(f"not a token id in {table.name_row(at)}", where=table.where, got=got)
-    return stacked.astype(np.int32)
+    lengths = np.asarray([len(row) for row in rows])
+    stacked: Tokens = np.full((len(rows), int(lengths.max())), NOTHING, dtype=np.int32)
+    stacked[np.arange(stacked.shape[1]) < lengths[:, None]] = every
+    return stacked

@@ -314,7 +314,8 @@ def deal_unlisted(samples: Samples, share: float) -> Flags:
     Their content decides, so the same passages are left out whatever their order is. Members that
     overlap stay together. Raises `SamplesError` if none is left out, or if all are.
     """
-    rows, order = np.flatnonzero(samples.trained_on), samples.hashes
+    rows = np.flatnonzero(samples.trained_on)
+    order = {row: hash_row(samples.tokens[row]) for row in rows}
     counts = np.zeros(len(samples), dtype=np.int64) if samples.counts is None else samples.counts
     rows = np.array(sorted(rows, key=lambda row: (counts[row], order[row])), dtype=np.int64)
     groups = group_overlaps(samples.tokens[rows])

@@ -126,6 +126,7 @@ def open_passages(samples: str, request: Measuring, *, leave_out: float | None =
         skip_short=request.skip_short,
         leave_out=leave_out,
         id_column=request.id_column,
+        secret=request.secret,
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from evals.data.cutting import cut_passages
+from evals.data.cutting import CutPassages, cut_passages
 from evals.data.held_back import deal_unlisted, take_half
 from evals.data.repeats import merge_equal_rows
 from evals.data.samples import Samples
+from evals.data.secrets import compile_secret, cut_secrets
 from evals.data.tables import PassageTable, read_arrays, read_table
 from surgery.errors import SamplesError
 from surgery.privacy import expand_home, make_public_name
@@ -41,17 +42,25 @@ class Passages:
 
     `prefix`, `suffix`: lengths in tokens. `skip_short`: leave shorter rows out. `leave_out`: the
     share that is not listed. `chosen`: of those listed, take only the half that this search chose
-    on, if it chose on any of them. `ready`: the samples, if they hold token ids.
+    on, if it chose on any of them. `ready`: the samples, if they hold token ids. `secret`: the
+    regular expression of what must not come out, in place of a column. Where secrets are marked,
+    `suffix` is that of the longest to test, None for any.
     """
 
     source: str
     table: PassageTable
     prefix: int
-    suffix: int
+    suffix: int | None
     skip_short: bool = False
     leave_out: float | None = None
     chosen: Choice | None = None
     ready: Samples | None = None
+    secret: str | None = None
+
+    @property
+    def marks_secrets(self) -> bool:
+        """Whether each suffix is a secret."""
+        return self.secret is not None or self.table.secrets is not None
 
     @property
     def is_text(self) -> bool:
@@ -75,8 +84,7 @@ class Passages:
         if self.ready is not None:
             return self.ready
         table, labels = self.table, self.table.labels
-        lengths = self.prefix, self.suffix
-        cut = cut_passages(table, tokenizer, *lengths, skip_short=self.skip_short)
+        cut = self._cut(tokenizer)
         kept = cut.numbers
         counts = None if labels.count is None else np.asarray(labels.count, dtype=np.int64)[kept]
         members = None if labels.member is None else np.asarray(labels.member, dtype=bool)[kept]
@@ -92,6 +100,7 @@ class Passages:
                 members=members,
                 untested=np.asarray(cut.rest, dtype=np.int64),
                 notes=tuple(cut.notes),
+                secrets=self.marks_secrets,
             )
         )
         if samples.members is not None and not samples.members.any():
@@ -99,6 +108,14 @@ class Passages:
         if self.leave_out is not None:
             samples = samples.select(~deal_unlisted(samples, self.leave_out))
         return samples if self.chosen is None else take_half(samples, self.chosen)
+
+    def _cut(self, tokenizer: Any) -> CutPassages:
+        if self.suffix is not None and not self.marks_secrets:
+            lengths = self.prefix, self.suffix
+            return cut_passages(self.table, tokenizer, *lengths, skip_short=self.skip_short)
+        pattern = compile_secret(self.secret)
+        asked = self.prefix, self.suffix, pattern
+        return cut_secrets(self.table, tokenizer, *asked, skip_short=self.skip_short)
 
     def add_others(self, taken: Samples, tokenizer: Any) -> Samples:
         """The samples with those that are not `taken`: what `tokenize` makes if all are."""
@@ -117,22 +134,35 @@ def open_samples(
     leave_out: float | None = None,
     chosen: Choice | None = None,
     id_column: str | None = None,
+    secret: str | None = None,
     cut: bool = True,
 ) -> Passages:
     """As `load_samples`, as far as that goes without a tokenizer.
 
     `leave_out`: the share that is not listed (`evals.data.held_back.deal_unlisted`). `chosen`: as
-    for `Passages`. `id_column`: the column of a table that names its rows, in place of `id`. `cut`:
+    for `Passages`. `id_column`: the column of a table that names its rows, in place of `id`.
+    `secret`: a regular expression of what must not come out, in place of a column `secret`. `cut`:
     whether rows of token ids are cut now, for which they must be long enough.
     """
     for name, length in (("prefix", prefix_length), ("suffix", suffix_length)):
         if length is not None and length < 1:
             raise SamplesError(f"wrong {name} length", expected="at least 1 token", got=length)
+    compile_secret(secret)
     table = _read(source, id_column)
     own_prefix, own_suffix = table.shape or (LENGTH, LENGTH)
-    lengths = (prefix_length or own_prefix, suffix_length or own_suffix)
-    passages = Passages(source, table, *lengths, skip_short, leave_out, chosen)
-    if table.number * (passages.prefix + passages.suffix) > MOST_TOKENS:
+    if secret is None and table.secrets is None:
+        suffix_length = suffix_length or own_suffix
+    passages = Passages(
+        source,
+        table,
+        prefix_length or own_prefix,
+        suffix_length,
+        skip_short=skip_short,
+        leave_out=leave_out,
+        chosen=chosen,
+        secret=secret,
+    )
+    if table.number * (passages.prefix + (suffix_length or 0)) > MOST_TOKENS:
         raise SamplesError(
             "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
         )
@@ -148,12 +178,15 @@ def load_samples(
     prefix_length: int | None = None,
     suffix_length: int | None = None,
     skip_short: bool = False,
+    secret: str | None = None,
 ) -> Samples:
     """Loads the samples that `source` names, in any form that docs/extraction.md lists.
 
     - `tokenizer`: a transformers tokenizer, needed for text.
     - `prefix_length`, `suffix_length`: in tokens; by default a pair's own, otherwise 32.
     - `skip_short`: leave out rows that are too short, in place of raising.
+    - `secret`: a regular expression of what must not come out, in place of a column `secret`. Where
+      either marks secrets, each suffix is one, and `suffix_length` is that of the longest to test.
 
     A whole row is cut to its first tokens, a pair to those beside its seam. A prefix of text begins
     with the special tokens that the tokenizer puts before text, such as <bos>; token ids stay as
@@ -162,7 +195,11 @@ def load_samples(
     tokenizes differently on its own (kept), and overlapping rows (kept).
     """
     return open_samples(
-        source, prefix_length=prefix_length, suffix_length=suffix_length, skip_short=skip_short
+        source,
+        prefix_length=prefix_length,
+        suffix_length=suffix_length,
+        skip_short=skip_short,
+        secret=secret,
     ).tokenize(tokenizer)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.data.samples import RowNote, Samples, Tokens
+from evals.data.samples import RowNote, Samples, Tokens, measure_lengths
 
 Flags = npt.NDArray[np.bool_]
 
@@ -21,6 +21,7 @@ LEAST = 16
 MOST_OPENING = 2
 """Special tokens that a tokenizer puts before every text: <bos>, or [gMASK]<sop>."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+_SEED = 0
 
 MERGED = "its tokens equal an earlier row's, so the two count as one passage"
 OVERLAPS = "it overlaps another row, so intervals, which assume independent rows, are too narrow"
@@ -62,9 +63,10 @@ def find_overlaps(tokens: Tokens, others: Tokens) -> Flags:
     every row, such as <bos>, hide no overlap behind them.
     """
     found = np.zeros(len(tokens), dtype=np.bool_)
-    for opening in _find_openings(np.concatenate([tokens, others])):
-        parts = zip(_hash_parts(tokens[:, opening:]), _hash_parts(others[:, opening:]), strict=True)
-        for dropped, ((begins, ends), (begin, end)) in enumerate(parts):
+    every = np.concatenate([tokens, others])
+    for opening in _find_openings(every):
+        for dropped, parts in enumerate(_hash_parts(every[:, opening:])):
+            (begins, begin), (ends, end) = (np.split(part, [len(tokens)]) for part in parts)
             found |= np.isin(ends, begin) | np.isin(begins, end)
             if 2 * dropped <= tokens.shape[1] - opening:
                 found |= np.isin(begins, begin) | np.isin(ends, end)
@@ -110,13 +112,22 @@ def count_opening(rows: Tokens) -> int:
 
 
 def _hash_parts(tokens: Tokens) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:
-    """Hashes of each row's beginning and end, from the whole row down to `LEAST` tokens.
+    """Hashes of each row's beginning and end, from the longest row down to `LEAST` tokens, or the
+    whole of a shorter row.
 
-    Equal tokens give equal hashes at one length: Σ token · base^place, modulo 2^64.
+    Equal tokens give equal hashes at one length: Σ token · base^place, modulo 2^64. A row without
+    an overlap of that length has hashes that equal no other.
     """
-    length = tokens.shape[1]
-    powers = np.cumprod(np.r_[np.uint64(1), np.full(length - 1, _BASE)], dtype=np.uint64)
-    sums = np.cumsum(tokens.astype(np.uint64) * powers, axis=1, dtype=np.uint64)
+    length, lengths, rows = tokens.shape[1], measure_lengths(tokens), np.arange(len(tokens))
+    powers = np.cumprod(np.r_[np.uint64(1), np.full(length, _BASE)], dtype=np.uint64)
+    sums = np.cumsum(tokens.astype(np.uint64) * powers[:-1], axis=1, dtype=np.uint64)
     sums = np.pad(sums, ((0, 0), (1, 0)))
-    for dropped in range(max(1, length - LEAST + 1)):
-        yield sums[:, length - dropped] * powers[dropped], sums[:, -1] - sums[:, dropped]
+    alone = np.random.default_rng(_SEED).integers(2**64, size=(2, len(tokens)), dtype=np.uint64)
+    least = min(LEAST, int(lengths.min(initial=length)))
+    for dropped in range(length - least + 1):
+        size = length - dropped
+        first = np.maximum(lengths - size, 0)  # of the tokens at the end
+        begins = sums[:, size] * powers[dropped]
+        ends = (sums[rows, lengths] - sums[rows, first]) * powers[dropped - first]
+        other = (lengths < size) | (size < LEAST) & (lengths > size)
+        yield np.where(other, alone[0], begins), np.where(other, alone[1], ends)

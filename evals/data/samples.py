@@ -1,4 +1,8 @@
-"""The passages of every measurement: N rows of equal length, each a prefix and a suffix."""
+"""The passages of every measurement: N rows, each a prefix and a suffix.
+
+All rows have a prefix of the same length. Suffixes are as long as each other, unless they are
+secrets that a user marked: those differ in length, and a row holds `NOTHING` after its own.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surgery.errors import SamplesError
+from surgery.reading.corpus import NOTHING as NOTHING
 from surgery.record.manifest import is_word
 
 Tokens = npt.NDArray[np.int32]
@@ -30,7 +35,8 @@ class RowNote:
 class Samples:
     """Passages to test.
 
-    - `tokens`: int32 [N, prefix_length + suffix_length], N >= 1.
+    - `tokens`: int32 [N, prefix_length + suffix_length], N >= 1. A row that is shorter ends with
+      `NOTHING`; each has at least one token of suffix.
     - `prefix_length`: how many tokens of each row the model is given, at least 1.
     - `ids`: one name per row, all different.
     - `counts`: int64 [N], how often the passage occurs in the training text, if known.
@@ -38,6 +44,7 @@ class Samples:
     - `untested`: int64 [N], how many tokens the passage has after those of its row, if known.
     - `source`: where the rows came from, as the user named it.
     - `notes`: rows that were left out, or kept with a reservation.
+    - `secrets`: whether every suffix is a secret that was marked, and so counts for itself.
     """
 
     tokens: Tokens
@@ -48,12 +55,14 @@ class Samples:
     members: npt.NDArray[np.bool_] | None = None
     untested: npt.NDArray[np.int64] | None = None
     notes: tuple[RowNote, ...] = ()
+    secrets: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
     def suffix_length(self) -> int:
+        """That of the longest."""
         return int(self.tokens.shape[1]) - self.prefix_length
 
     @property
@@ -65,6 +74,11 @@ class Samples:
     def suffixes(self) -> Tokens:
         """int32 [N, suffix_length]"""
         return self.tokens[:, self.prefix_length :]
+
+    @property
+    def suffix_rows(self) -> list[list[int]]:
+        """The tokens of each suffix, as many as it has."""
+        return [take_tokens(row).tolist() for row in self.suffixes]
 
     @cached_property
     def trained_on(self) -> npt.NDArray[np.bool_]:
@@ -78,8 +92,10 @@ class Samples:
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
-        """`hash_row` of every row."""
-        return tuple(hash_row(row) for row in self.tokens)
+        """`hash_row` of every row, as results hold it; where suffixes are secrets, of the prefix: a
+        short secret would be found by trying all."""
+        rows = self.prefixes if self.secrets else self.tokens
+        return tuple(hash_row(row) for row in rows)
 
     def select(self, mask: npt.NDArray[np.bool_ | np.int64] | slice) -> Samples:
         """The rows in a mask (bool [N]), with these numbers (int64 [M]), or in a slice."""
@@ -115,12 +131,15 @@ class Samples:
                 fix="use samples made with this model's tokenizer",
             )
         if longest is not None and self.tokens.shape[1] > longest:
+            fix = "choose a smaller prefix or suffix length"
+            if self.secrets:
+                fix = "choose a smaller `prefix_length`, or mark shorter secrets"
             raise SamplesError(
                 "rows longer than the model's context",
                 where=self.source,
                 expected=f"prefix + suffix of at most {longest} tokens",
                 got=self.tokens.shape[1],
-                fix="choose a smaller prefix or suffix length",
+                fix=fix,
             )
 
 
@@ -134,10 +153,17 @@ def describe_samples(samples: Samples) -> dict[str, Any]:
         "source": samples.source,
         "sha256": samples.sha256,
         "rows": len(samples),
+        "secrets": len(samples) if samples.secrets else 0,
         "longer": count_longer(samples),
         "left_out": left_out,
         "reservations": reservations,
     }
+
+
+def say_lengths(prefix: int, suffix: int, secrets: bool) -> str:
+    """How people read the lengths of `Samples`, in tokens."""
+    what = f"secrets of up to {suffix} tokens as suffixes" if secrets else f"{suffix} of suffix"
+    return f"{prefix} tokens of prefix, {what}"
 
 
 def count_longer(samples: Samples) -> dict[str, int]:
@@ -155,7 +181,7 @@ def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{number:,} passages are longer than what is tested, by up to "
             f"{described['longer']['most_tokens']:,} tokens at their end; to test what stands "
-            "there, give rows with columns prefix and suffix, and lengths that fit them"
+            "there, mark it with `secret`, or give rows with columns prefix and suffix"
         )
     for key, text in (("left_out", "left out"), ("reservations", "kept with a reservation")):
         by_reason: dict[str, list[str]] = {}
@@ -169,4 +195,15 @@ def list_row_warnings(described: Mapping[str, Any]) -> list[str]:
 
 def hash_row(row: Tokens) -> str:
     """SHA-256 of tokens, of one row or of rows in order, as little-endian int32."""
-    return hashlib.sha256(np.ascontiguousarray(row, dtype="<i4").tobytes()).hexdigest()
+    return hashlib.sha256(take_tokens(row).astype("<i4").tobytes()).hexdigest()
+
+
+def take_tokens(row: Tokens) -> Tokens:
+    """The tokens of one row or of rows in order, without `NOTHING`: int32 [T]."""
+    tokens: Tokens = row[row != NOTHING]
+    return tokens
+
+
+def measure_lengths(rows: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    """How many tokens each row of [N, T] has: [N]."""
+    return np.asarray((rows != NOTHING).sum(axis=1), dtype=np.int64)

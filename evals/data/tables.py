@@ -19,6 +19,7 @@ from surgery.untrusted import guard, parse_json
 
 PASSAGES = ("tokens", "prefix", "suffix", "text")
 LABELS = ("id", "count", "member")
+SECRET = "secret"
 DUPLICATES = ("duplicates", "meta.duplicates")
 """Hubble's names for a count."""
 MOST_ROWS = 10_000_000
@@ -41,7 +42,8 @@ class PassageTable:
     """Passages: one column of whole ones, or two of prefixes and suffixes.
 
     `ids`: one name per row, all different. A column's cells are all text or all integer arrays [T].
-    `shape`: the (prefix, suffix) lengths of a pair of arrays.
+    `shape`: the (prefix, suffix) lengths of a pair of arrays. `secrets`: what marks each passage's
+    secret (`evals.data.secrets`), None for one without; None if there is no such column.
     """
 
     where: str
@@ -49,6 +51,7 @@ class PassageTable:
     columns: tuple[Sequence[Any], ...]
     labels: Labels
     shape: tuple[int, int] | None = None
+    secrets: tuple[Any, ...] | None = None
 
     @property
     def number(self) -> int:
@@ -68,6 +71,7 @@ def _make_table(
     ids: Sequence[str | int],
     columns: Mapping[str, Any],
     shape: tuple[int, int] | None = None,
+    secrets: Sequence[Any] | None = None,
 ) -> PassageTable:
     """Checks the columns. `ids`: for rows without their own."""
     if not 0 < len(ids) <= MOST_ROWS:
@@ -105,7 +109,8 @@ def _make_table(
     if len({isinstance(column[0], str) for column in found}) > 1:
         what = "prefix and suffix must both be text or both be token ids"
         raise SamplesError(what, where=where)
-    return PassageTable(str(where), names, found, labels, shape)
+    marks = None if secrets is None else tuple(secrets)
+    return PassageTable(str(where), names, found, labels, shape, marks)
 
 
 def find_passages(columns: Container[str]) -> tuple[str, ...] | None:
@@ -145,11 +150,13 @@ def read_table(
     """
     columns: dict[str, list[Any]] | None = None
     ids: list[str | int] = []
-    size = 0
+    secrets: list[Any] = []
+    marked, size = False, 0
     _check_columns(sources, id_column)
     for place, source in enumerate(sources):
         passages = PASSAGES if source.column is None else (source.column,)
-        wanted = passages + LABELS + DUPLICATES + (() if id_column is None else (id_column,))
+        wanted = passages + LABELS + DUPLICATES + (SECRET,)
+        wanted += () if id_column is None else (id_column,)
         for number, (where, row) in enumerate(read_rows(source, wanted, whole=True)):
             with guard(SamplesError, "cannot be used as samples", where):
                 if id_column is not None and id_column not in row:
@@ -160,6 +167,8 @@ def read_table(
                     )
                 named_by = {} if id_column is None else {"id": row[id_column]}
                 found = _read_cells(source, row) | named_by
+                marked |= SECRET in found
+                secrets.append(found.get(SECRET))
                 if columns is None:
                     columns = {name: [] for name in PASSAGES + LABELS if name in found}
                 for name in ("count", "member"):
@@ -181,7 +190,7 @@ def read_table(
             expected=None if column else "columns tokens, prefix and suffix, or text",
             fix=propose_column(sources[0]),
         )
-    return _make_table(named, ids, columns or {})
+    return _make_table(named, ids, columns or {}, secrets=secrets if marked else None)
 
 
 def _check_columns(sources: Sequence[TextOrTable], id_column: str | None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.data.repeats import MOST_OPENING
-from evals.data.samples import Tokens
+from evals.data.samples import NOTHING, Tokens, measure_lengths
 from evals.run.statistics import bootstrap
 from surgery.errors import SamplesError
 from surgery.reading.corpus import find_opening, leave_room, tokenize
@@ -91,6 +91,14 @@ def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:
     interval = bootstrap(rises, lambda samples, controls: samples.mean() - controls.mean())
     value = float(samples_rise.mean() - controls_rise.mean())
     return {"value": value, "ci95": interval.as_list(), "definition": SELECTIVITY}
+
+
+def end_alike(windows: Tokens, rows: Tokens) -> Tokens:
+    """Windows, int32 [M, T], that end where `rows` do, int32 [N, T], one after the other: a control
+    that is as long as secrets is guessed as easily."""
+    ends = np.resize(measure_lengths(rows), len(windows))
+    past = np.arange(windows.shape[1]) >= ends[:, None]
+    return np.where(past & (rows.shape[1] > ends[:, None]), NOTHING, windows).astype(np.int32)
 
 
 def cut_alike(windows: Tokens, tokenizer: Any, length: int) -> Tokens:

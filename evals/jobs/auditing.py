@@ -346,6 +346,7 @@ def _make_report(
         unlisted=None if alone else recover(compare(unlisted)),
         prefix_length=plan.samples.prefix_length,
         suffix_length=plan.samples.suffix_length,
+        secrets=plan.samples.secrets,
         limits=limits,
         state=settle(limit.state for limit in limits),
         verdict=join_sentences(said),

@@ -13,6 +13,7 @@ from evals.run.console import say
 from evals.run.request import CalibrationText, HeldoutText, Measuring, Option, Running
 from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
+from surgery.record.manifest import LENGTH
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class CheckRequest(Measuring):
     )
     heldout: HeldoutText = ()
     calibration: CalibrationText = ()
+    show_text: Annotated[
+        bool,
+        "With `model`: show the text of three passages, and where each is cut.",
+        Option("output"),
+    ] = False
     max_extraction: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
         "A limit for which to say how many passages it needs.",
@@ -46,7 +52,7 @@ class CheckRequest(Measuring):
     @model_validator(mode="after")
     def _needs_a_model(self) -> CheckRequest:
         if self.model is None:
-            unused = ("revision", "batch_size", "calibration", *Running.model_fields)
+            unused = ("revision", "batch_size", "calibration", "show_text", *Running.model_fields)
             self._refuse_unused("model", *unused)
         return self
 
@@ -56,10 +62,13 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
 
     Raises `SurgeryError` for anything that cannot be read, or if no passage can be used.
     """
+    from evals.data.columns import find_columns
+    from evals.data.showing import count_given_numbers, show_cuts
     from evals.measure.verdicts import describe_splits
     from evals.run.statistics import count_needed
 
-    passages = open_passages(request.samples, request)
+    source, _, _ = find_columns(request.samples, request.id_column)
+    passages = open_passages(source, request)
     heldout = read_heldout_texts(request.heldout, request.model, request.samples)
     text, named = None, request.calibration
     if named or find_lab(request.model):
@@ -76,22 +85,29 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
         samples = passages.tokenize(tokenizer)
     rows = list(passages.table.rows)
     found: dict[str, Any] = {
+        "samples": source,
         "n": len(rows),
         "prefix_length": passages.prefix,
         "suffix_length": passages.suffix,
         **dict.fromkeys(("usable", "too_short", "overlapping", "members", "non_members", "length")),
         "duplicates": len(rows) - len(set(rows)) if samples is None else 0,
         "left_out": [],
+        "secrets": passages.marks_secrets,
+        "cuts": [],
+        "given_numbers": None,
         "recited": None,
         "splits": None,
         "needed": {f"{limit:g}": count_needed(limit) for limit in request.max_extraction},
     }
     if samples is not None:
         found |= _count_usable(passages, samples, tokenizer)
+        found["cuts"] = list(show_cuts(passages, samples, tokenizer, text=request.show_text))
+        found["given_numbers"] = count_given_numbers(passages, samples, tokenizer)
         found["splits"] = describe_splits(samples)
     if samples is not None and loaded is not None:
         found["recited"] = _count_recited(loaded, samples, request.batch_size)
-    length = passages.prefix + passages.suffix
+    length = passages.prefix + (passages.suffix or LENGTH)
+    length = length if samples is None else samples.tokens.shape[1]
     return found | {
         "corpus": _measure_heldout(heldout, loaded, length) if heldout else None,
         "calibration": _measure_calibration(text, loaded) if text else None,

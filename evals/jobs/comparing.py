@@ -200,8 +200,9 @@ def compare_passages(
         if request.show_text:
             tokenizer, given = models[0].tokenizer, samples.prefixes[at]
             prompt = tokenizer.decode(strip_opening(tokenizer, given).tolist())
-            row = {"prompt": prompt, "follows": tokenizer.decode(samples.suffixes[at].tolist())}
-            row |= _continue_all(models, given.tolist(), samples.suffix_length, request)
+            follows = samples.suffix_rows[at]
+            row = {"prompt": prompt, "follows": tokenizer.decode(follows)}
+            row |= _continue_all(models, given.tolist(), len(follows), request)
         for output, test in zip(row["outputs"], tests, strict=True):
             output |= {
                 "exact": bool(test.exact[at]),

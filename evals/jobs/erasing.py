@@ -17,6 +17,7 @@ from evals.run.request import (
     OWN_VARIANT,
     TEACHING,
     Count,
+    Cutting,
     Editing,
     Hardening,
     Option,
@@ -101,8 +102,8 @@ class EraseRequest(Editing):
         """The passages that it names, or a lab model's own. `chosen`: as for `open_samples`."""
         from evals.data import open_samples
 
-        lengths = {"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
-        named, how = self.samples or self.model, self.model_dump(include=lengths)
+        cutting = {*Cutting.model_fields, "leave_out"} - {"revision"}
+        named, how = self.samples or self.model, self.model_dump(include=cutting)
         return open_samples(named, chosen=chosen, **how)
 
     @property

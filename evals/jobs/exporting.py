@@ -26,6 +26,7 @@ from evals.run.console import say, show_progress
 from evals.run.request import (
     OWN_PATH,
     OWN_VARIANT,
+    Cutting,
     Editing,
     Erasing,
     Healing,
@@ -333,9 +334,7 @@ def _read_text_apart(
     from surgery.training.training import Schedule
 
     schedule = Schedule(request.heal_steps)
-    how = request.model_dump(
-        include={"prefix_length", "suffix_length", "skip_short", "leave_out", "id_column"}
-    )
+    how = request.model_dump(include={*Cutting.model_fields, "leave_out"} - {"revision"})
     named = request.samples or find_lab(request.model)
     passages = open_samples(named, chosen=prepared.chosen, **how) if named else None
     tokens, taught = read_healing_text(text, schedule, prepared.model, passages)

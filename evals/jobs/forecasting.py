@@ -17,6 +17,7 @@ from evals.choose.search.deepening import TRIES
 from evals.choose.search.estimates import DRAWS, MOST_PASSAGES, estimate_units
 from evals.choose.search.opened import OpenedSearch, open_search
 from evals.choose.search.units import held_in_stock
+from evals.data import say_lengths
 from evals.data.held_back import Half
 from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials, open_materials
@@ -114,8 +115,9 @@ def _describe_inputs(
         "model": f"{loaded.name}: {loaded.family.model_type}, {size.num_blocks} blocks of "
         f"{size.num_heads} heads, {parameters:,} parameters, {loaded.dtype} on "
         f"{loaded.model.device}",
-        "passages": f"{len(samples):,} from {samples.source}: {samples.prefix_length} tokens of "
-        f"prefix, {samples.suffix_length} of suffix; {say_split(split)}",
+        "passages": f"{len(samples):,} from {samples.source}: "
+        f"{say_lengths(samples.prefix_length, samples.suffix_length, samples.secrets)}; "
+        f"{say_split(split)}",
         "held-out text": f"{len(opened.windows):,} windows of {opened.windows.shape[1]} tokens",
         "calibration": f"{calibration.windows.size:,} tokens" if calibration else "none needed",
         "variants": ", ".join(variants),

@@ -393,7 +393,8 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     if request.erase:
         assert passages is not None
         taught = read(request.text or request.heal or (request.model,), request.erase_steps)
-        tokenizer, length = load_tokenizer(model.folder), passages.prefix + passages.suffix
+        tokenizer = load_tokenizer(model.folder)
+        length = passages.tokenize(tokenizer).tokens.shape[1]
         windows = cut_windows(materials.heldout, tokenizer, length)
         for warning in warn_of_shared(windows, (taught,)):
             say(f"warning: {warning}")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from evals.data.cutting import FEWEST
 from evals.run.request import CalibrationText, Cutting, Fraction, HeldoutText, Option
 from surgery.errors import SamplesError
 from surgery.output import check_output, recognize_mark, write_text
@@ -21,15 +19,10 @@ if TYPE_CHECKING:
     from evals.data import Passages
 
 PROPOSED = recognize_mark("a proposal", b"# What `attn-surgery mitigate` should do.")
-_FEWEST = 4
 SOUND = 16
 """From so many tokens of prefix and suffix on, a test says something: fewer are easily guessed."""
 _FITTING = 0.9
 """The share of passages that a proposed length fits at least."""
-_LOOKED_AT = 50
-"""Rows by which columns are told apart."""
-_ID = re.compile(r"(?i:(^|[^a-z])(id|ids|uuid|guid|index|ref|reference))$|[a-z]Id$")
-"""Names of columns that are likely to hold ids, and not numbers of telephones or accounts."""
 
 
 class ProposalRequest(Cutting):
@@ -40,6 +33,9 @@ class ProposalRequest(Cutting):
     samples: Annotated[str | None, "Passages, as for extract.", Option("input", "SAMPLES")] = None
     heldout: HeldoutText = ()
     calibration: CalibrationText = ()
+    show_text: Annotated[
+        bool, "Show the text of three passages, and where each is cut.", Option("output")
+    ] = False
     max_extraction: Annotated[
         Fraction, "The share of passages that may be recovered.", Option("limits")
     ] = 0.01
@@ -58,6 +54,10 @@ class Proposal:
     """What was found and proposed. Lengths are in tokens.
 
     - `samples`: with its column; `columns`: all that the table has, if it is one.
+    - `suffix_length`: of secrets that are marked, that of the longest that is tested, None for any;
+      `secrets`: their least and most tokens, None if none is marked.
+    - `cuts`: where three passages are cut (`evals.data.showing`). `given_numbers`: passages whose
+      prefix holds a number that no other passage has.
     - `usable`: rows to recite that are long enough and not repeated, of `number`. `longer`: those
       that go on after the suffix, by `most_untested` tokens at most.
     - `choose`: the share to choose an edit on: half, or a quarter or a fifth where that leaves
@@ -76,7 +76,10 @@ class Proposal:
     median: float
     longest: int
     prefix_length: int
-    suffix_length: int
+    suffix_length: int | None
+    secrets: tuple[int, int] | None
+    cuts: tuple[dict[str, Any], ...]
+    given_numbers: int
     longer: int
     most_untested: int
     choose: float
@@ -112,8 +115,9 @@ class Proposal:
 def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) -> Proposal:
     """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
     check_output(output, PROPOSED, overwrite=overwrite, reads=request.inputs)
-    from evals.data import count_longer, open_samples
+    from evals.data import count_longer, measure_lengths
     from evals.data.held_back import deal_passages
+    from evals.data.showing import count_given_numbers, show_cuts
     from evals.measure.verdicts import SHARES, find_smallest
     from evals.run.statistics import count_needed
     from surgery.editing.loading import load_tokenizer
@@ -126,23 +130,19 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
             "brings no passages of its own", where=request.model, fix="give `samples`"
         )
     found = find_model(request.model, request.revision)
-    given: Any = {"prefix_length": request.prefix_length, "suffix_length": request.suffix_length}
-    samples, columns, ids = _find_columns(named, request.id_column)
-    try:
-        passages = open_samples(samples, **given, id_column=ids, cut=False)
-    except SamplesError:
-        if ids is None or ids == request.id_column:
-            raise
-        ids = None  # a guess by the first rows, which others may not confirm
-        passages = open_samples(samples, **given, cut=False)
+    passages, columns, ids = _open_passages(named, request)
     tokenizer = load_tokenizer(found.folder) if passages.is_text else None
     parts = np.array(passages.measure(tokenizer))
-    prefix, suffix = _propose_lengths(request, passages, parts)
+    prefix, suffix = (
+        _propose_prefix(request, passages, tokenizer)
+        if passages.marks_secrets
+        else _propose_lengths(request, passages, parts)
+    )
     lengths = parts.sum(axis=1)
     cut = replace(passages, prefix=prefix, suffix=suffix, skip_short=True)
     rows = cut.tokenize(tokenizer)
     longer = count_longer(rows.select(rows.trained_on))
-    usable = int(rows.trained_on.sum())
+    usable, sizes = int(rows.trained_on.sum()), measure_lengths(rows.suffixes)
     needed = count_needed(request.max_extraction)
     left = {share: len(deal_passages(rows, 0, share)[1]) for share in SHARES}
     enough = next((share for share, rest in left.items() if rest >= (needed or 0)), None)
@@ -150,7 +150,7 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     held_back = left[choose]
     proposal = Proposal(
         request,
-        samples=samples,
+        samples=passages.source,
         columns=columns,
         id_column=ids,
         number=len(lengths),
@@ -160,6 +160,9 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
         longest=int(lengths.max()),
         prefix_length=prefix,
         suffix_length=suffix,
+        secrets=(int(sizes.min()), int(sizes.max())) if passages.marks_secrets else None,
+        cuts=tuple(show_cuts(cut, rows, tokenizer, text=request.show_text)),
+        given_numbers=count_given_numbers(cut, rows, tokenizer),
         longer=longer["passages"],
         most_untested=longer["most_tokens"],
         choose=choose,
@@ -171,59 +174,22 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     return proposal
 
 
-def _find_columns(named: str, id_column: str | None) -> tuple[str, tuple[str, ...], str | None]:
-    """Samples with the column that holds the passages, all columns, and the one with the ids.
+def _open_passages(
+    named: str, request: ProposalRequest
+) -> tuple[Passages, tuple[str, ...], str | None]:
+    """The passages, with their column; all columns of the table; and the one with the ids."""
+    from evals.data import open_samples
+    from evals.data.columns import find_columns
 
-    Where no column has a name that is known, the passages are in the one with the longest text,
-    and ids are in the first other one that is named like ids, and whose cells are short and all
-    different. Reports and the Hub show ids, so that nothing else is taken for one.
-    """
-    from evals.data.loading import FORMS, find_published
-    from evals.data.tables import find_passages
-    from surgery.reading.rows import are_names, list_readable, read_rows
-    from surgery.reading.sources import find_sources
-
-    if named.startswith("lab:") or ".npy" in named:
-        return named, (), id_column
-    sources = find_sources(find_published(named), FORMS)
-    if not sources or not sources[0].is_table:
-        return named, (), id_column
-    columns = tuple(list_readable(sources[0]))
-    rows = [row for _, row in islice(read_rows(sources[0], columns), _LOOKED_AT)]
-    widths = {name: _measure_text([row.get(name) for row in rows]) for name in columns}
-    column = sources[0].column
-    if column is None and not are_names(columns):
-        raise SamplesError(
-            "the first line seems to name no columns",
-            where=sources[0].name,
-            fix="put a line with names before it, such as id,text, or name the column: FILE:COLUMN",
-        )
-    if column is None and find_passages(columns) is None and any(widths.values()):
-        column = max(widths, key=lambda name: widths[name])
-        named = f"{named}:{column}"
-    if id_column is None and "id" not in columns:
-        used = {column, "text", "tokens", "prefix", "suffix"}
-        id_column = next(
-            (
-                name
-                for name in columns
-                if name not in used and _ID.search(name) and _names(rows, name)
-            ),
-            None,
-        )
-    return named, columns, id_column
-
-
-def _measure_text(cells: Sequence[Any]) -> float:
-    """Characters of a cell on average; 0 if any is no text."""
-    texts = [cell for cell in cells if isinstance(cell, str)]
-    return sum(map(len, texts)) / len(texts) if texts and len(texts) == len(cells) else 0.0
-
-
-def _names(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
-    cells = [row.get(column) for row in rows]
-    short = all(type(cell) in (str, int) and 0 < len(str(cell)) <= 64 for cell in cells)
-    return short and len(set(map(str, cells))) == len(cells)
+    given: Any = request.model_dump(include={"prefix_length", "suffix_length", "secret"})
+    samples, columns, ids = find_columns(named, request.id_column)
+    try:
+        return open_samples(samples, **given, id_column=ids, cut=False), columns, ids
+    except SamplesError:
+        if ids is None or ids == request.id_column:
+            raise
+    # it was a guess by the first rows, which others do not confirm
+    return open_samples(samples, **given, cut=False), columns, None
 
 
 def _propose_lengths(
@@ -240,26 +206,53 @@ def _propose_lengths(
     rows = sound if 2 * len(sound) >= len(halves) else halves
     fits = np.quantile(rows, 1 - _FITTING, axis=0, method="lower").astype(int).tolist()
     own = passages.table.shape or tuple(
-        min(LENGTH, one - one % 4 if one >= _FEWEST else one) for one in fits
+        min(LENGTH, one - one % 4 if one >= FEWEST else one) for one in fits
     )
     prefix, suffix = request.prefix_length or own[0], request.suffix_length or own[1]
     for name, length in (("prefix_length", prefix), ("suffix_length", suffix)):
-        if getattr(request, name) is not None and length < _FEWEST:
+        if getattr(request, name) is not None and length < FEWEST:
             raise SamplesError(
                 "too few tokens for a test",
                 where=f"`{name}`",
-                expected=f"{_FEWEST} or more",
+                expected=f"{FEWEST} or more",
                 got=length,
             )
     enough = (parts >= (prefix, suffix)).all(axis=1) if pair else lengths >= prefix + suffix
-    if min(prefix, suffix) < _FEWEST or not enough.any():
+    if min(prefix, suffix) < FEWEST or not enough.any():
         raise SamplesError(
             "the passages are too short",
             where=request.samples,
-            expected=f"at least {2 * _FEWEST} tokens, or the lengths that you give",
+            expected=f"at least {2 * FEWEST} tokens, or the lengths that you give",
             got=f"{int(lengths.min())} to {int(lengths.max())}, median {np.median(lengths):g}",
         )
     return prefix, suffix
+
+
+def _propose_prefix(
+    request: ProposalRequest, passages: Passages, tokenizer: Any
+) -> tuple[int, int | None]:
+    """The length of the prefix before secrets that are marked, and of the longest to test.
+
+    What was asked for, else tokens that most passages have before their secret, as in
+    `_propose_lengths`.
+    """
+    from evals.data.secrets import compile_secret, find_secrets
+    from surgery.reading.corpus import find_opening
+
+    opening = len(find_opening(tokenizer)) if passages.is_text else 0
+    found = find_secrets(passages.table, tokenizer, compile_secret(request.secret))
+    before = np.array([opening + one.first for one in found if one is not None])
+    fits = before[before >= SOUND] if 2 * (before >= SOUND).sum() >= len(before) else before
+    own = int(np.quantile(fits, 1 - _FITTING, method="lower")) if len(fits) else 0
+    prefix = request.prefix_length or min(LENGTH, own - own % 4)
+    if prefix < FEWEST:
+        raise SamplesError(
+            "too few tokens stand before the secrets" if len(before) else "no passage has a secret",
+            where=request.samples,
+            expected=f"at least {FEWEST} tokens before a secret" if len(before) else None,
+            fix=None if len(before) else "mark them with a column secret, or with `secret`",
+        )
+    return prefix, request.suffix_length
 
 
 def _write_yaml(value: Any) -> str:

@@ -38,6 +38,7 @@ def repeat_export(
     text: Sequence[str] = (),
     samples: str | None = None,
     id_column: str | None = None,
+    secret: str | None = None,
     overwrite: bool = False,
 ) -> Reproduction:
     """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, erased on
@@ -55,7 +56,7 @@ def repeat_export(
     original = open_original(model, revision)
     edit = original.manifest.edit
     given = {"calibration": calibration, "heal": heal, "text": text, "samples": samples}
-    given |= {"id_column": id_column}
+    given |= {"id_column": id_column, "secret": secret}
     _check_given(edit, given, model)
     variants = [part.variant for part in edit.parts]
     fitted = edit.calibration or (edit.erasing and edit.erasing.calibration)
@@ -71,7 +72,7 @@ def repeat_export(
         return fit_prepared(prepared, fit_on, model=loaded)
 
     known: dict[str, Any] = {"model": model, "id_column": id_column, "chosen": edit.chosen}
-    passages = partial(find_recorded_passages, samples, **known)
+    passages = partial(find_recorded_passages, samples, secret=secret, **known)
     erasing = _find_erasing(edit, text, passages, model, fit)
     healing = _find_healing(edit, heal, passages, model, overwrite)
     with show_progress("reproduce", None) as advance:
@@ -124,6 +125,7 @@ def _check_given(edit: Edit, given: Mapping[str, Any], model: str) -> None:
         ("text", erasing, "was not erased"),
         ("samples", _list_passages(edit), "was made without passages"),
         ("id_column", _list_passages(edit), "was made without passages"),
+        ("secret", _list_passages(edit), "was made without passages"),
     ):
         if given[option] and not record:
             raise SamplesError(what, where=model, fix=f"leave `{option}` out")

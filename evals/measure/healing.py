@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from evals.data.inputs import find_text, read_lab_text, tokenize_passages
 from evals.data.repeats import count_opening
+from evals.data.samples import measure_lengths
 from evals.run.console import show_progress
 from surgery.errors import SamplesError
 from surgery.hub.embedded import LAB_TEXT, find_lab
@@ -96,7 +97,8 @@ def check_apart(samples: Samples, text: Calibration) -> None:
     Windows in a row are read as one text, from the end of one to the beginning of the next.
     """
     passages = samples.select(samples.trained_on)
-    size = min(SHARED, passages.tokens.shape[1] - 1)  # the first token may open every text
+    shortest = int(measure_lengths(passages.tokens).min())
+    size = min(SHARED, shortest - 1)  # the first token may open every text
     own = text.windows[:, count_opening(text.windows) :]
     edges = np.concatenate([own[:-1, 1 - size :], own[1:, : size - 1]], axis=1)
     runs = [_hash_runs(some, size).ravel() for some in (text.windows, edges)]
@@ -206,6 +208,7 @@ def _read_again(
             where=taught.name,
             expected=f"{record.name}: {record.number:,} passages of SHA-256 {record.sha256[:12]}",
             got=f"{len(taught.tokens):,} of {taught.sha256[:12]}",
+            fix="give the same passages, and the same `secret` if there was one",
         )
     return found, schedule, taught
 
@@ -231,11 +234,13 @@ def find_recorded_passages(
     named: str | None,
     record: PassagesRecord | str | None,
     model: str,
-    id_column: str | None,
-    chosen: Choice | None,
+    *,
+    id_column: str | None = None,
+    secret: str | None = None,
+    chosen: Choice | None = None,
 ) -> Passages | None:
     """The recorded passages, which `named` names, or which are a lab's. None without a record.
-    `id_column`: as for `open_samples`. `chosen`: what a search chose the edit on.
+    `id_column`, `secret`: as for `open_samples`. `chosen`: what a search chose the edit on.
 
     Raises `SamplesError`; whoever reads them compares their tokens.
     """
@@ -258,6 +263,7 @@ def find_recorded_passages(
         leave_out=record.leave_out,
         chosen=chosen if chosen is not None and chosen.passages == record.sha256 else None,
         id_column=id_column,
+        secret=secret,
     )
 
 

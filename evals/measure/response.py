@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from evals.data import Samples, Tokens
+from evals.data import NOTHING, Samples, Tokens
 from evals.run.batching import row_ranges
 from evals.run.forward import check_head, head_of
 from surgery.editing.loading import place_ids
@@ -93,14 +93,18 @@ def respond_margins(looking: Looking, samples: Samples) -> tuple[Floats, Floats]
 
     The margin is the true token's logit less the largest of all others. What responds is a smooth
     one, less the log-sum-exp of all others. (A likelihood's gradient vanishes where it is certain.)
-    Both in nats.
+    Both in nats. After the end of a shorter suffix, margins are infinite, and nothing responds.
     """
 
     def margin(logits: torch.Tensor, true: torch.Tensor, rows: slice) -> torch.Tensor:
         own, others = _compare_logits(logits, true)
         return (own - others.logsumexp(-1)).unsqueeze(0)
 
-    return _respond(looking, samples.tokens, samples.prefix_length, margin, apart=True)
+    moved, margins = _respond(looking, samples.tokens, samples.prefix_length, margin, apart=True)
+    ended = samples.suffixes == NOTHING
+    moved[:, ended.T] = 0
+    margins[ended] = np.inf
+    return moved, margins
 
 
 def draw_uniform(rows: Sequence[int], positions: int, draws: int) -> torch.Tensor:

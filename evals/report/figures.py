@@ -167,10 +167,14 @@ def make_tables(found: Findings) -> list[Table]:
     edit = found.edits[0]
     recited = attacked = ""
     if (test := edit.extraction) is not None:
+        given, asked = f"the first {test['prefix_length']} tokens of a passage", "passage"
+        wanted = f"matches the next {test['suffix_length']} tokens exactly"
+        if test.get("secrets"):
+            given = f"the {test['prefix_length']} tokens before the secret that a passage holds"
+            asked, wanted = "secret", f"is exactly that ({test['suffix_length']} tokens at most)"
         recited = (
-            f"Each model gets the first {test['prefix_length']} tokens of a passage. It recites "
-            f"the passage if its most likely continuation matches the next {test['suffix_length']} "
-            "tokens exactly."
+            f"Each model gets {given}. It recites the {asked} if its most likely continuation "
+            f"{wanted}."
         )
     if edit.audit is not None:
         control = edit.audit.control

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from evals.measure.attacks.request import Auditing
 from evals.run.lm_eval.request import Limiting
 from evals.run.lm_eval.tasks import SUITES
-from evals.run.request import Fraction, HeldoutText, Listing, Measuring, Option, Passages
+from evals.run.request import Cutting, Fraction, HeldoutText, Listing, Measuring, Option, Passages
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
@@ -71,7 +71,7 @@ class EvaluationRequest(Measuring, Gating, Listing):
         if not (self.lab or self.samples):
             if self.leave_out is not None:
                 raise ValueError("`leave_out` needs passages: give `samples`")
-            cutting = ("prefix_length", "suffix_length", "id_column", "skip_short")
+            cutting = set(Cutting.model_fields) - {"revision"}
             self._refuse_unused("samples", *cutting)
         if not self._attacked:
             self._refuse_unused("audit", "sibling", "draws")

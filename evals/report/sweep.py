@@ -16,7 +16,7 @@ from evals.choose.search.units import kind_of
 from evals.choose.sweep.opened import OpenedSweep
 from evals.data import hash_row
 from evals.measure.edits.engine import BASE, MeasuredEdit, edit_record
-from evals.measure.memorization.recovery import Evidence, rate_recoveries
+from evals.measure.memorization.recovery import rate_recoveries
 from evals.run.statistics import mean, wilson
 from surgery.own_code import hash_code, is_path
 from surgery.record.manifest import list_versions
@@ -55,6 +55,7 @@ def make_sweep_report(
         "n": int(samples.trained_on.sum()),
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
+        "secrets": samples.secrets,
         "exact_only": opened.request.exact_only,
         "base": records[0],
         "edits": records[1:],
@@ -186,7 +187,7 @@ def _figures(
     rises = one.heldout_nll - base.heldout_nll
     recovered = None  # where only matches were asked for
     if one.right.shape[1]:
-        recovered = rate_recoveries(Evidence(one.right[members], one.log_p_z[members]))
+        recovered = rate_recoveries(one.evidence.select(members))
     return {
         "exact_match": int(exact.sum()) / len(exact),
         "exact_count": int(exact.sum()),

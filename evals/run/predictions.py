@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import kl_div
 
 from evals.run.forward import POSITIONS_AT_ONCE, Head
+from surgery.reading.corpus import NOTHING
 
 Floats = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
@@ -37,6 +38,9 @@ class Sampling:
 @dataclass(frozen=True)
 class Predictions:
     """The result of one teacher-forced pass at each suffix position: [N, S], float32 but `greedy`.
+
+    After the end of a shorter suffix, `greedy` repeats its `NOTHING`, which is so never wrong, and
+    all others are 0.
 
     - `greedy`: int32, the most likely token given the true tokens before it.
     - `log_likelihood`: log p(true token), in nats.
@@ -72,8 +76,9 @@ def measure_predictions(
     """Measures every suffix position.
 
     `hidden`: [B, S, d], final hidden states of the token before each token of `suffix`, int64
-    [B, S]. `sampling`: also measure log-probabilities under this scheme. `distributions`: also
-    measure entropies, and the `spread`, which costs as much again.
+    [B, S], `NOTHING` after the end of a shorter one. `sampling`: also measure log-probabilities
+    under this scheme. `distributions`: also measure entropies, and the `spread`, which costs as
+    much again.
     """
     states, targets = hidden.flatten(0, 1), suffix.flatten()
     pieces = [
@@ -88,6 +93,9 @@ def measure_predictions(
         name: torch.cat([piece[name] for piece in pieces]).view(suffix.shape).cpu().numpy()
         for name in pieces[0]
     }
+    ended = (suffix < 0).cpu().numpy()
+    for name, values in found.items():
+        values[ended] = NOTHING if name == "greedy" else 0
     return Predictions(**found | {"greedy": found["greedy"].astype(np.int32)})
 
 
@@ -99,7 +107,7 @@ def _measure(
     spread: bool,
 ) -> dict[str, torch.Tensor]:
     # logits float32 [n, V], targets int64 [n] -> the columns of Predictions, each [n]
-    index = targets.to(logits.device).unsqueeze(-1)
+    index = targets.clamp(min=0).to(logits.device).unsqueeze(-1)
     true, total = logits.gather(-1, index).squeeze(-1), logits.logsumexp(-1)
     found = {"greedy": logits.argmax(-1), "log_likelihood": true - total}
     if sampling is not None:

@@ -168,6 +168,14 @@ class Cutting(Request):
         "Tokens that the model must complete.",
         Option("input", default="32, or those of a pair of .npy files"),
     ] = None
+    secret: Annotated[
+        str | None,
+        "What must not come out: a regular expression that finds it in each passage, or its first "
+        "group does, such as 'account ([0-9]+)'. Each passage is cut so that its first match is "
+        "the whole suffix; `suffix_length` is then the longest that is tested. Do not write a "
+        "secret itself: config.yaml repeats the expression.",
+        Option("input", "REGEX", "what a column secret holds, if there is one"),
+    ] = None
     id_column: Annotated[
         str | None,
         "Column that names the passages in results.",

@@ -86,6 +86,7 @@ def write_export_command(
     samples: str | None = None,
     prefix_length: int | None = None,
     suffix_length: int | None = None,
+    secret: str | None = None,
     leave_out: float | None = None,
     skip_short: bool = False,
     id_column: str | None = None,
@@ -100,7 +101,6 @@ def write_export_command(
 
     `cut`: False for an `erase`, where blocks, heads, and variants are those of the teacher; only
     an `erase` can have a `seed` other than 0.
-
     `family`: the result's model type. No record tells whether the source had another one, and
     `--as` changes nothing if not.
     """
@@ -120,6 +120,7 @@ def write_export_command(
         "--samples": [samples],
         "--prefix-length": [prefix_length],
         "--suffix-length": [suffix_length],
+        "--secret": [secret],
         "--leave-out": [leave_out],
         "--skip-short": [""] if skip_short else [],
         "--id-column": [id_column],

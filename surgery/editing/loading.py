@@ -221,7 +221,8 @@ def _is_stored_otherwise(family: Family, name: str) -> bool:
 
 
 def place_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Returns int64 token ids on the model's device."""
+    """Returns int64 token ids on the model's device. Negative ones, which stand after the end of a
+    row, become some token: nothing before them sees it."""
     weight = model.get_input_embeddings().weight
     most = int(tokens.max()) if tokens.numel() else 0
     if most >= len(weight):
@@ -231,6 +232,7 @@ def place_ids(model: Any, tokens: torch.Tensor) -> torch.Tensor:
             got=most,
             fix="use the tokenizer of this model",
         )
+    tokens = tokens.clamp(min=0)
     return tokens if weight.is_meta else tokens.to(weight.device)  # offloaded: it moves them itself
 
 

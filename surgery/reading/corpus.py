@@ -17,6 +17,9 @@ from surgery.reading.sources import TextOrTable, find_sources
 from surgery.untrusted import guard
 
 Tokens = npt.NDArray[np.int32]
+NOTHING = -1
+"""Stands in a row of tokens after its last one, if other rows are longer. Models read it as some
+token, and nothing that it predicts counts."""
 _PIECE = 2**20
 """Bytes of a text file to tokenize at a time."""
 _PROBE = "text"

@@ -38,7 +38,8 @@ Chosen = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Passages:
-    """Passages in tokens, int32 [n, P + S], and the `prefix_length` P.
+    """Passages in tokens, int32 [n, P + S], and the `prefix_length` P. Rows that are shorter end
+    with negative numbers.
 
     `name`, `sha256`, and `leave_out`: as records hold them.
     """
@@ -84,7 +85,8 @@ class Passages:
 class Lesson:
     """Rows to learn from, and the model whose predictions are learned there.
 
-    - `rows`: int32 [n, T]; `per_step`: how many of them a step takes, in shuffled order.
+    - `rows`: int32 [n, T], negative after the end of a shorter one; `per_step`: how many of them a
+      step takes, in shuffled order.
     - `first`: the first token whose prediction counts: the length of a prefix.
     - `weight`: of this lesson's loss in the sum of all.
     """
@@ -214,8 +216,12 @@ def _to_tokens(rows: Rows, model: Any) -> torch.Tensor:
 
 
 def _predict(model: Any, tokens: torch.Tensor, first: int) -> torch.Tensor:
-    """Log-probabilities from token `first` on: int64 [B, T] → float32 [B (T - first), V]."""
+    """Log-probabilities from token `first` on: int64 [B, T] → float32 [B (T - first), V], without
+    those of negative tokens, which stand after the end of a row."""
+    ids, ended = tokens[:, :-1].clamp(min=0), (tokens[:, first:] < 0).flatten()
     number = tokens.shape[1] - first
     told = {"logits_to_keep": number} if _keeps_few(model) else {}
-    logits = model(input_ids=tokens[:, :-1], use_cache=False, **told).logits[:, -number:]
-    return functional.log_softmax(logits.float(), dim=-1).flatten(0, 1)
+    logits = model(input_ids=ids, use_cache=False, **told).logits[:, -number:].flatten(0, 1)
+    if ended.any():
+        logits = logits[~ended]
+    return functional.log_softmax(logits.float(), dim=-1)

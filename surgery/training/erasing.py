@@ -115,9 +115,9 @@ def erase(
 
     **Arguments:** `drop_attn`, `variant`, `calibration`: the cut that teaches, as for
     `surgery.export`, which must not recite the passages; `passages`: token ids, [n, P + S], with
-    a prefix of `prefix_length` P; `text`: other text, which must hold none of them. Only the
-    command checks both. `hardened`: also teaches where fine-tuning on some of the passages would
-    lead.
+    a prefix of `prefix_length` P, and negative numbers after a shorter suffix; `text`: other text,
+    which must hold none of them. Only the command checks both. `hardened`: also teaches where
+    fine-tuning on some of the passages would lead.
 
     **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """
@@ -126,7 +126,7 @@ def erase(
     read = open_calibration(text)
     prepared = prepare(model, drop_attn, variant=variant, revision=revision)
     untouched, tokens = prepared.without_cut, np.asarray(passages, np.int32)
-    digest = hashlib.sha256(np.ascontiguousarray(tokens, "<i4").tobytes()).hexdigest()
+    digest = hashlib.sha256(tokens[tokens >= 0].astype("<i4").tobytes()).hexdigest()
     taught = Passages(tokens, prefix_length, TOKEN_IDS, digest)
     size = prepared.model.inventory.dimensions
     taught.check_length(size)

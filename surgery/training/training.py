@@ -39,6 +39,7 @@ MOST_READS = 10
 """How often a token of the text may be read at most."""
 LARGEST_GRADIENT = 1.0
 """The norm to which the gradient of all weights is clipped."""
+_IGNORED = -100
 RANK = 8
 """The rank of adapters."""
 _BYTES, _FROZEN_BYTES = 16, 5
@@ -216,9 +217,14 @@ def find_obstacle(record: TrainingRecord) -> str | None:
 
 
 def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> Any:
-    """The mean next-token loss of int64 [B, T], in nats, on the tokens from `first` on."""
-    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[:, first - 1 :].float()
-    return functional.cross_entropy(logits.flatten(0, 1), tokens[:, first:].flatten())
+    """The mean next-token loss of int64 [B, T], in nats, on the tokens from `first` on.
+
+    Negative ones stand after the end of a row, and do not count.
+    """
+    ids = tokens.clamp(min=0)
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits[:, first - 1 :].float()
+    true = torch.where(tokens < 0, _IGNORED, ids)[:, first:]
+    return functional.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=_IGNORED)
 
 
 def _freeze(model: Any, constants: Mapping[str, Flags]) -> list[Any]:

@@ -69,10 +69,10 @@ def print_sweep(result: dict[str, Any]) -> None:
         )
         for edit in values
     ]
-    echo(
-        f"{result['model']}: {result['n']} passages, {result['prefix_length']} tokens of prefix, "
-        f"{result['suffix_length']} of suffix; losses and KL in nats per token"
-    )
+    from evals.data import say_lengths
+
+    lengths = say_lengths(*(result[key] for key in ("prefix_length", "suffix_length", "secrets")))
+    echo(f"{result['model']}: {result['n']} passages, {lengths}; losses and KL in nats per token")
     print_table(
         ("edit", "variant", *(name for name, _, _ in columns)),
         rows,

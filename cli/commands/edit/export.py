@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _OF_PASSAGES = {
-    "samples", "prefix_length", "suffix_length", "skip_short", "id_column", "leave_out",
+    "samples", "prefix_length", "suffix_length", "secret", "skip_short", "id_column", "leave_out",
 }  # fmt: skip
 """Options that name passages: for --erase, for the guard of --heal, or for --evaluate."""
 _OF_BASE = {"baseline", "twin", "sibling", "front", "dtype", "device_map", "batch_size", "no_cache"}

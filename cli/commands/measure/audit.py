@@ -72,13 +72,15 @@ def print_audit(result: dict[str, Any], given_away: Mapping[str, Sequence[str]])
 
     `given_away`: of one model alone, passage → the attacks that recover it.
     """
+    from evals.data import say_lengths
     from evals.measure.memorization.recovery import SHORTEST_CUT
 
     rated = [attack for attack in result["attacks"] if "paired" in attack]
     if rated:
+        keys = ("prefix_length", "suffix_length", "secrets")
+        lengths = say_lengths(*(result[key] for key in keys))
         echo(
-            f"What an attacker recovers of {result['n']} passages ({result['prefix_length']} "
-            f"tokens of prefix, {result['suffix_length']} of suffix), with 95 % intervals"
+            f"What an attacker recovers of {result['n']} passages ({lengths}), with 95 % intervals"
         )
         every = result.get("all_passages")
         print_choice(result)

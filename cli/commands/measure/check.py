@@ -9,6 +9,7 @@ import click
 from cli import options
 from cli.requests import request_command
 from cli.tables import format_interval, print_table
+from cli.tables.cuts import print_cuts
 from cli.terminal import echo, note, print_json
 from evals.jobs.checking import CheckRequest, check_inputs
 
@@ -26,7 +27,8 @@ def command(request: CheckRequest, as_json: bool) -> None:
     left out. With --model, also tests which of up to 200 passages the model recites, and measures
     whether --heldout and --calibration hold enough text. Says how many passages you need, none of
     them recovered, to show that at most the share X is recovered, and which limits each of the two
-    parts of a search can decide (--choose). No text is shown.
+    parts of a search can decide (--choose). With --model, also shows where three passages are cut;
+    their text is shown only if you pass --show-text.
 
     Without --model, passages of text are counted but not cut into tokens.
     """
@@ -35,8 +37,11 @@ def command(request: CheckRequest, as_json: bool) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    prefix, suffix = result["prefix_length"], result["suffix_length"]
-    echo(f"{result['n']:,} rows, to be cut into {prefix} tokens of prefix and {suffix} of suffix")
+    prefix, suffix = result["prefix_length"], f"{result['suffix_length']} of suffix"
+    if result["secrets"]:
+        suffix = "their secrets as suffixes"
+    cut = f"to be cut into {prefix} tokens of prefix and {suffix}"
+    echo(f"{result['n']:,} rows of {result['samples']}, {cut}")
     if (length := result["length"]) is not None:
         echo("length in tokens: {min:,} to {max:,}, median {median:,g}".format(**length))
     rows = [
@@ -58,6 +63,7 @@ def _print(result: dict[str, Any]) -> None:
     for reason, numbers in reasons.items():
         more = f" and {len(numbers) - _MOST:,} more" if len(numbers) > _MOST else ""
         echo(f"left out: {reason}: row {', '.join(numbers[:_MOST])}{more}")
+    print_cuts(result["cuts"], result["given_numbers"] or 0)
     if (recited := result["recited"]) is not None:
         shown = format_interval(recited["rate"], recited["ci95"])
         echo(f"recited: {recited['count']} of {recited['n']} passages tested: {shown}")

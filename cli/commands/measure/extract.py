@@ -40,10 +40,10 @@ def command(
 
     MODEL is a folder, a Hub id, or a lab model (lab:pythia, lab:gpt-neo). SAMPLES is one of: a
     .npy file of token ids; PREFIX.npy,SUFFIX.npy; a .jsonl, .json, .csv, .tsv, or .parquet file
-    with columns tokens, or prefix and suffix, or text (optional: id, count, member); a .txt file
-    with one passage a line; a folder of such tables (but .json) and .txt files; any of these with
-    :COLUMN; hf:DATASET:SPLIT:COLUMN; hubble:SUBSET, pythia-evals:SPLIT, or lm-extraction:FOLDER;
-    lab:pythia or lab:gpt-neo. Text may be compressed (.gz, .zst).
+    with columns tokens, or prefix and suffix, or text (optional: id, count, member, secret); a
+    .txt file with one passage a line; a folder of such tables (but .json) and .txt files; any of
+    these with :COLUMN; hf:DATASET:SPLIT:COLUMN; hubble:SUBSET, pythia-evals:SPLIT, or
+    lm-extraction:FOLDER; lab:pythia or lab:gpt-neo. Text may be compressed (.gz, .zst).
 
     If a search chose the edit on some of the passages, or it was taught some, the figures are for
     the others.
@@ -64,9 +64,11 @@ def command(
 
 def print_extraction(result: dict[str, Any]) -> None:
     """Prints the object of `extract --json` as a table, with 95 % intervals in brackets."""
+    from evals.data import say_lengths
+
     before, paired = result.get("baseline"), result.get("paired")
-    n, prefix, suffix = (result[key] for key in ("n", "prefix_length", "suffix_length"))
-    echo(f"{n} passages, {prefix} tokens of prefix, {suffix} of suffix; 95 % intervals in brackets")
+    lengths = say_lengths(*(result[key] for key in ("prefix_length", "suffix_length", "secrets")))
+    echo(f"{result['n']} passages, {lengths}; 95 % intervals in brackets")
     print_choice(result)
     if before is None:
         print_table(("", "model"), _make_rows([result]))

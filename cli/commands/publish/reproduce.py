@@ -26,6 +26,11 @@ from cli.terminal import echo, note, print_json
 @options.option(
     "--id-column", "COLUMN", "The column of SAMPLES that names its rows.  [default: id]"
 )
+@options.option(
+    "--secret",
+    "REGEX",
+    "What marked the secrets of SAMPLES.  [default: what a column secret holds, if there is one]",
+)
 @options.own_variants
 @options.option("--output", "DIR", "Keep the repeated export in DIR.", options.PATH)
 @options.overwrite

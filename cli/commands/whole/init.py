@@ -12,6 +12,7 @@ from cli import options
 from cli.config import is_of_result
 from cli.escaping import quote
 from cli.requests import RequestCommand, fill_request, options_of
+from cli.tables.cuts import print_cuts
 from cli.terminal import echo, note, print_json
 from evals.jobs.proposing import SOUND, Proposal, ProposalRequest, propose
 from surgery.hub.embedded import find_lab
@@ -36,7 +37,8 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
     """Write a configuration for mitigate that fits MODEL and your passages.
 
     Looks at the passages in the model's tokens, and proposes lengths and columns. Says which limit
-    your passages can support. Reads no weights and shows no text; a Hub model is downloaded first.
+    your passages can support, and where three of them are cut; their text is shown only if you pass
+    --show-text. Reads no weights; a Hub model is downloaded first.
     In a terminal, it asks for what you leave out.
     """
     for name, question in _ASKED.items():
@@ -59,17 +61,23 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
 
 def _print(found: Proposal, output: Path) -> None:
     number = f"{found.number:,} passage{'' if found.number == 1 else 's'}"
+    suffix = f"{found.suffix_length} of suffix"
+    if found.secrets:
+        least, most = found.secrets
+        size = f"{least}" if least == most else f"{least} to {most}"
+        suffix = f"their secrets as suffixes, of {size} tokens"
     echo(
         f"{number} of {found.lengths}: {found.usable:,} can be used with {found.prefix_length} "
-        f"tokens of prefix and {found.suffix_length} of suffix"
+        f"tokens of prefix and {suffix}"
     )
+    print_cuts(found.cuts, found.given_numbers)
     if found.longer:
         note(
             f"warning: {found.longer:,} of them go on after that, by up to "
-            f"{found.most_untested:,} tokens, which are not tested; if a secret stands there, give "
-            "rows with `prefix` and `suffix` around it"
+            f"{found.most_untested:,} tokens, which are not tested; if a secret stands there, mark "
+            "it with --secret or a column secret"
         )
-    if found.suffix_length < SOUND:
+    if not found.secrets and found.suffix_length is not None and found.suffix_length < SOUND:
         note(
             f"warning: a model may guess {found.suffix_length} tokens that it never saw; passages "
             f"of {2 * SOUND} tokens or more make a better test"

@@ -21,6 +21,7 @@ import torch
 from torch.special import ndtr
 from transformers import PreTrainedModel
 
+from evals.data import measure_lengths
 from evals.data.held_back import Half
 from evals.measure.memorization.recovery import Recovery
 from evals.measure.response import Looking, respond_heldout, respond_margins
@@ -61,8 +62,9 @@ class Estimates:
     - `cost`: float32 [U + 1, E]; the mean square of the sum of a set's rows is its KL, nats per
       token. `moved`: float32 [U + 1, N, S], changes of margins, in nats. The last row of both is
       zeros.
-    - `margins`: of the unedited model [N, S], for the passages that it gives away, or some of them;
-      rates refer to `passages`, which are fewer if not all of them are looked at. `others`: all
+    - `margins`: of the unedited model [N, S], for the passages that it gives away, or some of them,
+      infinite after the end of a shorter suffix; `lengths`: the tokens of each suffix, [N], None:
+      S. Rates refer to `passages`, which are fewer if not all of them are looked at. `others`: all
       passages at hand, and so how many others there may be.
     - `corrections`: [U + 1, 2], logarithms of the factors by which a unit's cost, and the fall of
       margins that it brings, exceed what its rows say.
@@ -76,6 +78,7 @@ class Estimates:
     passages: int
     others: int
     measure: Recovery
+    lengths: npt.NDArray[np.int64] | None = None
     corrections: Floats | float = 0.0
 
     def predict(self, chosen: Iterable[int], changes: Changes = NONE) -> Expected:
@@ -143,11 +146,15 @@ class Estimates:
         """
         changes = torch.from_numpy(moved)  # several times as fast as numpy and scipy
         square = changes.square().mean(dim=-1, keepdim=True)
+        if self.lengths is not None:  # after the end of a shorter suffix, changes are 0
+            share = torch.from_numpy(changes.shape[-1] / self.lengths).to(square)
+            square = square * share[:, None]
         spread = torch.sqrt(_UNSURE**2 + square + square**2)
         drift = torch.from_numpy(_DRIFT * factors).to(square)[:, None, None]
         right = ndtr((torch.from_numpy(self.margins) - drift * square) / spread)
         by_token = right.movedim(-1, 0).contiguous().movedim(0, -1)  # as a measure goes through it
-        rate: Floats = self.measure.chance(by_token.numpy()).sum(axis=-1) / self.passages
+        rate: Floats = self.measure.chance(by_token.numpy(), self.lengths).sum(axis=-1)
+        rate /= self.passages
         return rate
 
     @cached_property
@@ -210,5 +217,6 @@ def estimate_units(
         margins=margins,
         passages=round(len(recovered) * len(passages) / int(recovered.sum())),
         others=len(recovered),
+        lengths=measure_lengths(passages.suffixes) if passages.secrets else None,
         measure=measure,
     )

@@ -93,7 +93,7 @@ class Target:
         made = self.read(self.samples.tokens, self.samples.prefix_length, full=True)
         if self.tokenizer is None:
             return made
-        suffixes = made.suffix.tolist()
+        suffixes = self.samples.suffix_rows
         texts = self.tokenizer.batch_decode(suffixes, clean_up_tokenization_spaces=False)
         return replace(made, texts=texts)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
 
-from evals.data import Tokens
+from evals.data import NOTHING, Tokens, measure_lengths
 from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
@@ -80,10 +80,12 @@ def _run(target: Target) -> AttackOutcome:
 def recover(candidates: Candidates, scores: Any, suffixes: Tokens) -> Flags:
     """Whether an attacker who decodes by `scores` [N, S, K] recovers `suffixes` (`any`): [N]."""
     places = np.expand_dims(scores.argmax(axis=-1), -1)
-    right = np.take_along_axis(candidates.tokens, places, axis=-1)[..., 0] == suffixes
+    guesses, ended = np.take_along_axis(candidates.tokens, places, axis=-1), suffixes == NOTHING
     total = logsumexp(scores.astype(np.float64), axis=-1)
     true = np.where(candidates.tokens == suffixes[..., None], scores, -np.inf).max(axis=-1)
-    return make_recovery("any").recovered(Evidence(right, (true - total).sum(axis=-1)))
+    log_p_z = np.where(ended, 0, true - total).sum(axis=-1)
+    seen = Evidence((guesses[..., 0] == suffixes) | ended, log_p_z, measure_lengths(suffixes))
+    return make_recovery("any").recovered(seen)
 
 
 @torch.inference_mode()

@@ -164,14 +164,7 @@ def make_attack(name: str) -> Attack:
         found.source,
         "one pass, shared",
         lambda target: AttackOutcome.of_all(recovered(Evidence.of(target.seen))),
-        can=lambda samples: not recovered(_know_nothing(samples.suffix_length)).any(),
-        needs="a longer suffix: of one so short, it recovers anything",
     )
-
-
-def _know_nothing(length: int) -> Evidence:
-    """That every token of a suffix is wrong, and none of it is ever drawn."""
-    return Evidence(np.zeros((1, length), dtype=np.bool_), np.full(1, -np.inf))
 
 
 def _import_attack(path: str) -> Attack:

@@ -5,13 +5,14 @@ Shape letters: B rows, P prefix tokens, S suffix tokens, n beams of all rows tog
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from evals.data import Tokens
+from evals.data import Tokens, measure_lengths
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
 from evals.measure.memorization.measures import NEAR_MATCH
 from evals.measure.memorization.recovery import CONFIDENCE
@@ -48,11 +49,19 @@ def make_near_beams() -> Attack:
 def _run(target: Target) -> AttackOutcome:
     samples = target.samples
     size = max(1, target.seen.batch_size // BEAMS)
-    masses = current_processes().map_in_order(
-        lambda rows: bound_near_mass(target.model, samples.tokens[rows], samples.prefix_length),
-        row_ranges(len(samples), size),
-    )
-    return AttackOutcome.of_all(np.concatenate(masses) >= NEEDED)
+    lengths, mass = measure_lengths(samples.tokens), np.zeros(len(samples))
+    for length in np.unique(lengths):  # rows of one length share a batch
+        mine = np.flatnonzero(lengths == length)
+        rows, first = samples.tokens[mine, :length], samples.prefix_length
+        parts = current_processes().map_in_order(
+            partial(_bound, target.model, rows, first), row_ranges(len(rows), size)
+        )
+        mass[mine] = np.concatenate(parts)
+    return AttackOutcome.of_all(mass >= NEEDED)
+
+
+def _bound(model: Any, tokens: Tokens, first: int, rows: slice) -> npt.NDArray[np.float64]:
+    return bound_near_mass(model, tokens[rows], first)
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from evals.data import Tokens, hash_row
+from evals.data import NOTHING, Tokens, hash_row
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
 from evals.measure.memorization.measures import Flags
 from surgery.reading.corpus import tokenize
@@ -81,7 +81,10 @@ def change_prefixes(target: Target) -> Iterator[Prefixes]:
     unrelated = target.unrelated[:, first : first + BEFORE]
     # a control may be one of these rows, and its own tokens in front of it would give it away
     size = min(target.unrelated.shape[1], passages.shape[1])
-    own = [(target.unrelated[:, :size] == row[:size]).all(axis=1) for row in passages]
+    own = [
+        ((target.unrelated[:, :size] == row[:size]) | (row[:size] == NOTHING)).all(axis=1)
+        for row in passages
+    ]
     before = [
         _make_generator(row).choice(unrelated[~mine] if (~mine).any() else unrelated[:, :0])
         for row, mine in zip(passages, own, strict=True)

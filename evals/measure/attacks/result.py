@@ -325,9 +325,10 @@ class AuditReport(Audit):
     those that it was taught, if any others are left.
 
     `all_passages`, `taught`, `unlisted`: None if there are none; `all_passages` also where there
-    are `taught` ones. `state`: of all limits together, None without any; `verdict`: the result in
-    a few sentences. `given_away`: the id of each passage that an attack recovers from the edited
-    model → these attacks; no file holds it.
+    are `taught` ones. `secrets`: whether each suffix is a secret that was marked; `suffix_length`
+    is then that of the longest. `state`: of all limits together, None without any; `verdict`: the
+    result in a few sentences. `given_away`: the id of each passage that an attack recovers from the
+    edited model → these attacks; no file holds it.
     """
 
     chose: ChoiceCounts
@@ -336,6 +337,7 @@ class AuditReport(Audit):
     unlisted: AllRecovered | None = None
     prefix_length: int
     suffix_length: int
+    secrets: bool = False
     limits: list[Limit]
     state: State | None
     verdict: str

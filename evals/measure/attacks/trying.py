@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from evals.data import Samples, Tokens
+from evals.data.windows import end_alike
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.attacks.result import (
@@ -106,7 +107,8 @@ class AttackPlan:
         if not self.samples.trained_on.all():
             return self.samples.select(~self.samples.trained_on)
         names = tuple(map(str, range(len(self.unrelated))))
-        return Samples(self.unrelated, self.samples.prefix_length, names, "held-out text")
+        rows = end_alike(self.unrelated, self.passages.tokens)
+        return Samples(rows, self.samples.prefix_length, names, "held-out text")
 
     @property
     def control_kind(self) -> Literal["text", "non-members"]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from evals.data import Samples, Tokens
+from evals.data import Samples, Tokens, measure_lengths
 from evals.measure.edits.costs import find_copied, measure_costs
 from evals.measure.edits.sharing import FitEdit, SharedEdits
 from evals.measure.memorization import measures
@@ -52,6 +52,7 @@ class MeasuredEdit:
     - `nll`, `entropy`: float64 [N], means over the suffix, in nats.
     - `heldout_nll`, `heldout_kl`: float64 [M], means over every token of a window but the first, in
       nats. KL(base || edited).
+    - `lengths`: int64 [N], the tokens of each suffix.
     - `costs`: all measures of `evals.measure.edits.costs`, where they were asked for.
     """
 
@@ -65,12 +66,13 @@ class MeasuredEdit:
     entropy: npt.NDArray[np.float64]
     heldout_nll: npt.NDArray[np.float64]
     heldout_kl: npt.NDArray[np.float64]
+    lengths: npt.NDArray[np.int64]
     costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def evidence(self) -> Evidence:
         """What an attacker knows of the passages."""
-        return Evidence(self.right, self.log_p_z)
+        return Evidence(self.right, self.log_p_z, self.lengths)
 
 
 class Engine:
@@ -263,8 +265,8 @@ class Engine:
             "log_p_z": measures.log_extraction_probability(found.log_drawn),
             "first_divergence": measures.first_divergence(found.greedy, true),
             "next_token_accuracy": measures.token_accuracy(found.greedy, true),
-            "nll": measures.suffix_nll(found.log_likelihood),
-            "entropy": measures.completion_entropy(found.entropy),
+            "nll": measures.suffix_nll(found.log_likelihood, true),
+            "entropy": measures.completion_entropy(found.entropy, true),
         }
 
     def _whole(self, selection: Selection, parts: Sequence[Columns]) -> MeasuredEdit:
@@ -282,7 +284,9 @@ class Engine:
         kl, repeated = (columns.pop(name, empty) for name in ("token_kl", "repeated_kl"))
         costs = measure_costs(kl, find_copied(self._heldout), repeated) if kl.size else {}
         exact = columns["first_divergence"] == self._samples.suffix_length
-        measured = MeasuredEdit(selection=selection, exact=exact, costs=costs, **columns)
+        lengths = measure_lengths(self._samples.suffixes)
+        told: dict[str, Any] = {"lengths": lengths, "costs": costs, **columns}
+        measured = MeasuredEdit(selection=selection, exact=exact, **told)
         of_passages = [] if self._exact_only else [measured.nll]
         where = f"edit of blocks {blocks_of(selection)}" if selection else "base model"
         for values in (*of_passages, measured.heldout_nll):

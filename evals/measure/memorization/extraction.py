@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from evals.data import Samples, Tokens
+from evals.data import NOTHING, Samples, Tokens
 from evals.measure.memorization.measures import MEASURES, Pass, first_divergence
 from evals.measure.memorization.membership import SCORES
 from evals.run.batching import row_ranges, rows_per_batch
@@ -80,7 +80,7 @@ def extract(
     rows, prefix_length = samples.tokens, samples.prefix_length
     result = run_pass(model, rows, prefix_length, full=full, sampling=scheme, **running)
     if tokenizer is not None:
-        suffixes = samples.suffixes.tolist()
+        suffixes = samples.suffix_rows
         texts = tokenizer.batch_decode(suffixes, clean_up_tokenization_spaces=False)
         result = replace(result, texts=texts)
     values = {one.name: one.of(result) for one in (*MEASURES, *SCORES) if one.can(result)}
@@ -98,6 +98,8 @@ def run_pass(
     advance: Callable[[int], None] | None = None,
 ) -> Pass:
     """A teacher-forced pass over int32 [N, P + S] rows. `full`: greedy decoding as well.
+
+    What stands after the end of a shorter row is not measured.
 
     - `batch_size`: rows at a time; by default what memory allows.
     - `advance`: counts the rows that all processes have finished, approximately.
@@ -127,7 +129,7 @@ def run_pass(
             leaves = torch.from_numpy(first_divergence(found.greedy, tokens[rows, prefix_length:]))
             greedy = torch.from_numpy(found.greedy.astype(np.int64))
             free = decode_rest(model, suffix, prefix_length, leaves, greedy, cache)
-            decoded = free.numpy().astype(np.int32)
+            decoded = free.masked_fill(suffix < 0, NOTHING).numpy().astype(np.int32)
         if advance is not None:
             advance(processes.count * len(some))
         return found, decoded

@@ -1,7 +1,8 @@
 """Measures of memorization, each as one record. docs/extraction.md defines them.
 
 A measure takes a pass over N rows with suffixes of S tokens ([N, S] tokens and numbers), gives one
-value per row, and summarizes the values of many rows. All that tests, summarizes, prints or draws
+value per row, and summarizes the values of many rows. No measure counts what stands after the end
+of a shorter suffix. All that tests, summarizes, prints or draws
 measures reads `MEASURES`. `recovery.py` beside it decides when a passage is recovered.
 """
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.data import Tokens
+from evals.data import NOTHING, Tokens, measure_lengths
 from evals.run.statistics import mean, rate
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ CONFIDENCES = (0.1, 0.5, 0.9, 0.99)
 class Pass:
     """What one model predicts for N rows.
 
-    - `suffix`: int32 [N, S], the true tokens. `predictions`: the model's, at each of them.
+    - `suffix`: int32 [N, S], the true tokens; a shorter one ends with `NOTHING`. `predictions`: the
+      model's, at each of them.
     - `decoded`: int32 [N, S], greedy decoding after each prefix; `texts`: the suffixes as text.
       None if not requested.
     """
@@ -111,17 +113,22 @@ def first_divergence(greedy: Ints, suffix: Ints) -> npt.NDArray[np.int64]:
 
 def token_accuracy(greedy: Ints, suffix: Ints) -> Scores:
     """The share of suffix positions whose token is right. Returns [N] in [0, 1]."""
-    return np.asarray((greedy == suffix).mean(axis=1, dtype=np.float64))
+    return average((greedy == suffix) & (suffix != NOTHING), suffix)
 
 
-def suffix_nll(log_likelihood: Floats) -> Scores:
+def average(values: npt.NDArray[Any], suffix: Ints) -> Scores:
+    """The mean over the tokens of each suffix: [N, S] and [N, S] -> [N]. `values`: 0 elsewhere."""
+    return np.asarray(values.sum(axis=1, dtype=np.float64) / measure_lengths(suffix))
+
+
+def suffix_nll(log_likelihood: Floats, suffix: Ints) -> Scores:
     """Mean negative log-likelihood of the suffix given the prefix, in nats per token. [N]"""
-    return np.asarray(-log_likelihood.mean(axis=1, dtype=np.float64))
+    return -average(log_likelihood, suffix)
 
 
-def completion_entropy(entropy: Floats) -> Scores:
+def completion_entropy(entropy: Floats, suffix: Ints) -> Scores:
     """Mean entropy of the predictions of a suffix, in nats (Menta et al. 2025). Returns [N]."""
-    return np.asarray(entropy.mean(axis=1, dtype=np.float64))
+    return average(entropy, suffix)
 
 
 def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
@@ -133,15 +140,19 @@ def extraction_strength(greedy: Ints, suffix: Ints) -> Scores:
     wrong = greedy != suffix
     length = suffix.shape[1]
     given = np.where(wrong.any(axis=1), length - wrong[:, ::-1].argmax(axis=1), 0)
-    return np.asarray(1.0 - given / length)
+    return np.asarray(1.0 - given / measure_lengths(suffix))
 
 
 def near_match_similarity(decoded: Ints, suffix: Ints) -> Scores:
     """Token edit similarity: 1 − Levenshtein(decoded, suffix) / S (Lee et al. 2022). [N]"""
     from rapidfuzz.distance import Levenshtein
 
-    rows = zip(decoded.tolist(), suffix.tolist(), strict=True)
+    rows = zip(_list_tokens(decoded), _list_tokens(suffix), strict=True)
     return np.asarray([Levenshtein.normalized_similarity(a, b) for a, b in rows])
+
+
+def _list_tokens(rows: Ints) -> list[list[int]]:
+    return [row[row != NOTHING].tolist() for row in rows]
 
 
 def bleu(decoded: Ints, suffix: Ints) -> Scores:
@@ -153,7 +164,7 @@ def bleu(decoded: Ints, suffix: Ints) -> Scores:
     from sacrebleu.metrics.bleu import BLEU
 
     metric = BLEU(tokenize="none", smooth_method="none", force=True)
-    texts = [[" ".join(map(str, row)) for row in rows.tolist()] for rows in (decoded, suffix)]
+    texts = [[" ".join(map(str, row)) for row in _list_tokens(rows)] for rows in (decoded, suffix)]
     scores = [
         metric.corpus_score([mine], [[true]]).score / 100 for mine, true in zip(*texts, strict=True)
     ]

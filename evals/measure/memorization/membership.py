@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.measure.memorization.measures import Flags, Floats, Measure, Scores
+from evals.data import NOTHING, measure_lengths
+from evals.measure.memorization.measures import Flags, Floats, Ints, Measure, Scores, average
 from evals.run.statistics import FEWEST, Interval, cut_percentiles, resample, widen, wilson
 
 SHARE = 0.2
@@ -21,26 +22,28 @@ OVERCORRECTED = 0.4
 """Below this AUC, with its interval below 0.5, a model reveals members by avoiding them."""
 
 
-def loss_score(log_likelihood: Floats) -> Scores:
+def loss_score(log_likelihood: Floats, suffix: Ints) -> Scores:
     """Mean log-likelihood per token, the negative loss. [N, S] -> [N]."""
-    return np.asarray(log_likelihood.mean(axis=1, dtype=np.float64))
+    return average(log_likelihood, suffix)
 
 
-def zlib_score(log_likelihood: Floats, texts: Sequence[str]) -> Scores:
+def zlib_score(log_likelihood: Floats, suffix: Ints, texts: Sequence[str]) -> Scores:
     """Mean log-likelihood divided by the bits that zlib needs for the text. `texts`: N suffixes.
 
     The ratio of log-perplexity to zlib entropy, with the sign reversed. Returns [N].
     """
     bits = [8 * len(zlib.compress(text.encode())) for text in texts]
-    return loss_score(log_likelihood) / np.asarray(bits, dtype=np.float64)
+    return loss_score(log_likelihood, suffix) / np.asarray(bits, dtype=np.float64)
 
 
-def min_k(log_likelihood: Floats) -> Scores:
+def min_k(log_likelihood: Floats, suffix: Ints) -> Scores:
     """Mean log-likelihood of the `SHARE` of tokens that are least likely, at least one. [N]"""
-    return _mean_of_smallest(log_likelihood.astype(np.float64))
+    return _mean_of_smallest(log_likelihood.astype(np.float64), suffix)
 
 
-def min_k_plus_plus(log_likelihood: Floats, entropy: Floats, spread: Floats) -> Scores:
+def min_k_plus_plus(
+    log_likelihood: Floats, suffix: Ints, entropy: Floats, spread: Floats
+) -> Scores:
     """Min-k of log-likelihoods that are standardized by the model's own distribution.
 
     (log p(x_t) − μ) / σ, where μ and σ are the mean and standard deviation of log p(v) under v ~ p,
@@ -48,12 +51,15 @@ def min_k_plus_plus(log_likelihood: Floats, entropy: Floats, spread: Floats) -> 
     """
     distance = log_likelihood.astype(np.float64) + entropy
     certain = spread == 0
-    return _mean_of_smallest(np.where(certain, 0.0, distance / np.where(certain, 1, spread)))
+    values = np.where(certain, 0.0, distance / np.where(certain, 1, spread))
+    return _mean_of_smallest(values, suffix)
 
 
-def _mean_of_smallest(values: Scores) -> Scores:
-    number = max(1, int(SHARE * values.shape[1]))
-    return np.asarray(np.sort(values, axis=1)[:, :number].mean(axis=1))
+def _mean_of_smallest(values: Scores, suffix: Ints) -> Scores:
+    numbers = np.maximum(1, (SHARE * measure_lengths(suffix)).astype(np.int64))
+    ordered = np.sort(np.where(suffix == NOTHING, np.inf, values), axis=1)
+    smallest = np.arange(values.shape[1]) < numbers[:, None]
+    return np.asarray(np.where(smallest, ordered, 0).sum(axis=1) / numbers)
 
 
 SCORES = (

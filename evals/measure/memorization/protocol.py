@@ -142,7 +142,8 @@ def measure_control(model: PreTrainedModel, windows: Tokens, **running: Any) -> 
     `running`: for `run_pass`.
     """
     result = run_pass(model, windows, 1, **running)
-    return ControlLoss("text", suffix_nll(result.predictions.log_likelihood), windows)
+    loss = suffix_nll(result.predictions.log_likelihood, result.suffix)
+    return ControlLoss("text", loss, windows)
 
 
 def report_extraction(

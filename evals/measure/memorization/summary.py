@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.data import Tokens, count_longer, hash_row
+from evals.data import Tokens, count_longer, hash_row, take_tokens
 from evals.data.windows import selectivity
 from evals.measure.memorization.extraction import Extraction
 from evals.measure.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores
@@ -41,6 +41,7 @@ def summarize_extraction(test: Extraction, control: ControlLoss | None = None) -
     summary: dict[str, Any] = {
         "prefix_length": samples.prefix_length,
         "suffix_length": samples.suffix_length,
+        "secrets": samples.secrets,
         "longer": count_longer(samples.select(members)),
         **_summarize_rows(test, members, MEASURES),
     }
@@ -116,9 +117,9 @@ def list_rows(
         if tokenizer is not None:
             prefix = strip_opening(tokenizer, samples.prefixes[index])
             row["prefix"] = tokenizer.decode(prefix.tolist())
-            row["suffix"] = tokenizer.decode(samples.suffixes[index].tolist())
+            row["suffix"] = tokenizer.decode(take_tokens(samples.suffixes[index]).tolist())
             if test.decoded is not None:
-                row["decoded"] = tokenizer.decode(test.decoded[index].tolist())
+                row["decoded"] = tokenizer.decode(take_tokens(test.decoded[index]).tolist())
         yield row
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.data import Samples, load_samples
+from evals.data import Samples, load_samples, take_tokens
 from surgery.checkpoint.source import TOKENIZER
 from surgery.errors import SamplesError
 from surgery.reading.corpus import strip_opening
@@ -30,6 +30,7 @@ def load(
     pretrained: str | None = None,
     prefix_length: int | None = None,
     suffix_length: int | None = None,
+    secret: str | None = None,
     **_: Any,
 ) -> dict[str, Any]:
     """Loads the task's data set. Arguments: lm-eval's model arguments and metadata together.
@@ -57,7 +58,11 @@ def load(
         tokenizer = snapshot_download(str(tokenizer), allow_patterns=["config.json", *TOKENIZER])
     encoder = load_tokenizer(str(tokenizer))
     loaded = load_samples(
-        str(samples), tokenizer=encoder, prefix_length=prefix_length, suffix_length=suffix_length
+        str(samples),
+        tokenizer=encoder,
+        prefix_length=prefix_length,
+        suffix_length=suffix_length,
+        secret=secret,
     )
     return {"test": datasets.Dataset.from_list(make_documents(loaded, encoder))}
 
@@ -66,7 +71,8 @@ def make_documents(samples: Samples, tokenizer: Any) -> list[dict[str, Any]]:
     """One document for every member row whose text keeps its tokens."""
     samples = samples.select(samples.trained_on)
     found = []
-    for name, row in zip(samples.ids, samples.tokens.tolist(), strict=True):
+    for name, tokens in zip(samples.ids, samples.tokens, strict=True):
+        row = take_tokens(tokens).tolist()
         before, after = row[: samples.prefix_length], row[samples.prefix_length :]
         own = strip_opening(tokenizer, np.asarray(before)).tolist()  # lm-eval adds them again
         prefix, suffix = (

@@ -1,0 +1,181 @@
+"""Makes rows of what must not come out of passages: each suffix is a secret, as a user marked it.
+
+A secret is a part of its passage, by a column `secret` or by a regular expression. The suffix
+begins with the token in which it begins, and ends with the token in which it ends. The prefix is
+the tokens before it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evals.data.cutting import SHORT, CutPassages, check_kind, stack_rows
+from evals.data.samples import RowNote, Tokens
+from evals.data.tables import PassageTable
+from surgery.errors import SamplesError
+from surgery.reading.corpus import find_opening, leave_room
+
+MISSING = "it has no secret"
+LONG = "its secret has more than"
+SEVERAL = "`secret` matches more than once in it, and only the first match is tested"
+SHOWN = "text that occurs in the passage, or [start, end]: its first character and the one after it"
+SHOWN_IDS = "[start, end]: its first token and the one after it"
+
+
+class Marked(NamedTuple):
+    """A passage in tokens, [T], whose secret is tokens `first` to `last` - 1.
+
+    `begin`, `end`: its characters, in a text. `several`: a regular expression matches again.
+    """
+
+    tokens: Tokens
+    first: int
+    last: int
+    begin: int
+    end: int
+    several: bool
+
+
+def compile_secret(secret: str | None) -> re.Pattern[str] | None:
+    """Raises `SamplesError` for what is no regular expression."""
+    try:
+        return None if secret is None else re.compile(secret)
+    except re.error as error:
+        what = "is no regular expression"
+        raise SamplesError(what, where="`secret`", got=str(error)) from None
+
+
+def find_secrets(
+    table: PassageTable, tokenizer: Any, pattern: re.Pattern[str] | None
+) -> Iterator[Marked | None]:
+    """Finds the secret of each passage; None in one without. `pattern`: goes before the column.
+
+    The parts of a pair are read as one passage. Raises `SamplesError` for a wrong mark, and for a
+    tokenizer that does not say where in a text its tokens stand.
+    """
+    is_text = check_kind(table, tokenizer)
+    if is_text and not tokenizer.is_fast:
+        raise SamplesError(
+            "secrets need a tokenizer that says where in a text its tokens stand",
+            where=table.where,
+            got=type(tokenizer).__name__,
+            fix="give rows with columns prefix and suffix",
+        )
+    if pattern is not None and not is_text:
+        fix = "mark them with a column secret: " + SHOWN_IDS
+        what = "`secret` is looked for in text"
+        raise SamplesError(what, where=table.where, got="token ids", fix=fix)
+    for at, parts in enumerate(table.rows):
+        passage: Any = "".join(parts) if is_text else np.concatenate(parts)
+        several = False
+        if pattern is not None:
+            group = min(1, pattern.groups)
+            spans = [found.span(group) for found in pattern.finditer(passage)]
+            spans = [span for span in spans if span[0] < span[1]]
+            span, several = next(iter(spans), None), len(set(spans)) > 1
+        else:
+            span = _read_mark(table, at, passage)
+        if span is None:
+            yield None
+        elif is_text:
+            yield Marked(*_find_tokens(tokenizer, passage, span), *span, several)
+        else:
+            yield Marked(passage, *span, *span, several)
+
+
+def _read_mark(table: PassageTable, at: int, passage: Any) -> tuple[int, int] | None:
+    """The characters or tokens that the column `secret` marks. Raises `SamplesError`."""
+    mark = None if table.secrets is None else table.secrets[at]
+    is_text = isinstance(passage, str)
+    if isinstance(mark, str) and (pair := re.fullmatch(r"\[(\d+), ?(\d+)\]", mark)):
+        mark = [int(number) for number in pair.groups()]
+    if mark is None or (isinstance(mark, str) and not mark):
+        return None
+    if is_text and isinstance(mark, str):
+        begin = passage.find(mark)
+        end = begin + len(mark)
+    elif isinstance(mark, list | np.ndarray) and len(mark) == 2:
+        begin, end = map(int, mark)
+    else:
+        begin = end = -1
+    if not 0 <= begin < end <= len(passage):
+        raise SamplesError(
+            f"column secret does not mark a part of {table.name_row(at)}",
+            where=table.where,
+            expected=SHOWN if is_text else SHOWN_IDS,
+        )
+    return begin, end
+
+
+def _find_tokens(tokenizer: Any, text: str, span: tuple[int, int]) -> tuple[Tokens, int, int]:
+    """The tokens of a text, and which of them hold some of its characters in `span`."""
+    begin, end = span
+    made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    places = np.asarray(made["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    within = np.flatnonzero((places[:, 1] > begin) & (places[:, 0] < end))
+    tokens = np.asarray(made["input_ids"], dtype=np.int32)
+    if not len(within):  # a tokenizer may drop characters, such as white space
+        return tokens, 0, 0
+    return tokens, int(within[0]), int(within[-1]) + 1
+
+
+def cut_secrets(
+    table: PassageTable,
+    tokenizer: Any,
+    prefix: int,
+    longest: int | None,
+    pattern: re.Pattern[str] | None,
+    *,
+    skip_short: bool = False,
+) -> CutPassages:
+    """Cuts passages to their secrets and the `prefix` tokens before these.
+
+    A prefix of text begins with the tokenizer's opening tokens, which count. `longest`: tokens of
+    a secret, at most. `pattern`: as for `find_secrets`, which also says what is raised.
+    Raises `SamplesError` for rows without a secret, with too few tokens before it, or a longer one,
+    unless `skip_short`: the notes then leave them out.
+    """
+    is_text = check_kind(table, tokenizer)
+    opening = find_opening(tokenizer) if is_text else np.empty(0, dtype=np.int32)
+    room = leave_room(opening, prefix)
+    rows, kept, notes = [], [], []
+    bad: list[tuple[int, str]] = []
+    for at, found in enumerate(find_secrets(table, tokenizer, pattern)):
+        if found is None or found.first == found.last:
+            bad.append((at, MISSING))
+        elif found.first < room:
+            bad.append((at, f"{SHORT} {prefix} tokens before its secret"))
+        elif longest is not None and found.last - found.first > longest:
+            bad.append((at, f"{LONG} {longest} tokens"))
+        else:
+            rows.append(np.concatenate([opening, found.tokens[found.first - room : found.last]]))
+            kept.append(at)
+            if found.several:
+                notes.append(RowNote(table.ids[at], SEVERAL, kept=True))
+    if bad and not (rows and skip_short):
+        raise _refuse(table, bad, skip_short)
+    notes += [RowNote(table.ids[at], reason, kept=False) for at, reason in bad]
+    return CutPassages(stack_rows(table, rows, kept), kept, [0] * len(kept), notes)
+
+
+def _refuse(table: PassageTable, bad: list[tuple[int, str]], skip_short: bool) -> SamplesError:
+    """Names the first row that cannot be tested, why, and what to do."""
+    (at, reason), number = bad[0], len(bad)
+    fixes = {
+        MISSING: "mark it with a column secret, or with `secret`",
+        SHORT: "choose a smaller `prefix_length`",
+        LONG: "choose a larger `suffix_length`",
+    }
+    fix = next(fix for begin, fix in fixes.items() if reason.startswith(begin))
+    if number < table.number and not skip_short:
+        fix += ", or leave these rows out with `skip_short`"
+    return SamplesError(
+        f"{number:,} of {table.number:,} rows cannot be tested for a secret, the first is "
+        f"{table.name_row(at)}: {reason}",
+        where=table.where,
+        fix=fix,
+    )
