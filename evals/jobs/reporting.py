@@ -126,8 +126,11 @@ def evaluate(
     results = [measure_model(model, materials, before) for model in edited]
     edits = []
     for model, after, relation in zip(edited, results, relations, strict=True):
-        known = {"relation": relation, "edit": model.manifest and summarize_edit(model.manifest)}
-        known["void"] = _find_void(before, after, base, model)
+        known: dict[str, Any] = {
+            "relation": relation,
+            "edit": model.manifest and summarize_edit(model.manifest),
+            "void": _find_void(before, after, base, model),
+        }
         edits.append(_compare_models(before, after, twin, left, materials, **known))
     found = _gather(materials, before, edits, edited, base)
     hashes = {row.hash for edit in edits for row in edit.passages}

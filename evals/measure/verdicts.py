@@ -66,8 +66,10 @@ def check_share(
         # as far off as that of fewer rows: of those that one run counts, or farther still
         times = (bound - value) / (limit - value)
         needed = max(n + 1, ceil(needed * n / alike), (value and scale_needed(n, times)) or 0)
-    if unclear is None and n:
-        unclear = _find_blind(base, limit)
+    if n:
+        unclear = unclear or _find_blind(base, limit)
+    else:
+        unclear = None  # that nothing counts says more
     if unclear is not None:
         needed, lacks = None, unclear
     else:
@@ -170,7 +172,12 @@ def describe_shortage(n: int, limit: float, needed: int | None, more: str = "") 
         return "no passage counts for it"
     if needed is None:
         return f"no number of passages can support {say_percent(limit)}{more}"
-    return f"{n:,} passages cannot support {say_percent(limit)}{more}: that takes {needed:,}"
+    some = count_passages(n)
+    return f"{some} cannot support {say_percent(limit)}{more}: that takes {needed:,}"
+
+
+def count_passages(n: int) -> str:
+    return "1 passage" if n == 1 else f"{n:,} passages"
 
 
 def find_smallest(n: int) -> float | None:
@@ -211,7 +218,7 @@ def say_split(split: Mapping[str, Any]) -> str:
         tail = (
             "" if limit is None else f", which decide a limit of {say_percent(limit, 3)} at least"
         )
-        parts.append(f"{what} {split[key]:,} passages{tail}")
+        parts.append(f"{what} {count_passages(split[key])}{tail}")
     return f"choose {split['choose']:g}: {'; '.join(parts)}"
 
 

@@ -141,7 +141,7 @@ def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
 
 
 def _rate(value: Value | None) -> float | None:
-    return value and value.value
+    return None if value is None else value.value
 
 
 def _tell_share(place: int, tied: list[Figure]) -> str:
