@@ -66,10 +66,8 @@ def check_share(
         # as far off as that of fewer rows: of those that one run counts, or farther still
         times = (bound - value) / (limit - value)
         needed = max(n + 1, ceil(needed * n / alike), (value and scale_needed(n, times)) or 0)
-    if n:
-        unclear = unclear or _find_blind(base, limit)
-    else:
-        unclear = None  # that nothing counts says more
+    # that nothing counts says more than what else is unclear
+    unclear = (unclear or _find_blind(base, limit)) if n else None
     if unclear is not None:
         needed, lacks = None, unclear
     else:

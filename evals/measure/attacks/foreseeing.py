@@ -29,7 +29,8 @@ def foresee(limits: Iterable[tuple[str, float]], n: int, of: int | None = None) 
             yield f'{found}; unless the limit is missed, the verdict will be "not decided"'
         else:
             takes = f"{needed:,} with none recovered"
-            yield f"{count_passages(left)} can support {say_percent(most)}{more}: that takes {takes}"
+            some, limit = count_passages(left), say_percent(most)
+            yield f"{some} can support {limit}{more}: that takes {takes}"
 
 
 def _count(attack: str, n: int, of: int | None) -> int:
