@@ -28,12 +28,12 @@ from evals.measure.attacks.rows import list_recovered
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models
 from evals.report.attacks import _make_attack
 from evals.run.batching import row_ranges
-from evals.run.statistics import wilson
+from evals.run.statistics import bound_share, wilson
 from surgery import export
 
 LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
 
-KEYS = {"count", "n", "rate", "ci95", "draws"}
+KEYS = {"count", "n", "rate", "ci95", "bound", "draws"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def audited(edited, rows, tmp_path_factory):
             "--attack",
             "membership",
             "--max",
-            "hints:4=0.9",
+            "hints:4=0.8",
             "--max",
             "greedy=0.5",
         ),
@@ -82,6 +82,7 @@ def test_rates_and_intervals(audited) -> None:
             assert value.keys() == KEYS
             assert value["rate"] == value["count"] / value["n"]
             assert value["ci95"] == wilson(value["count"], value["n"]).as_list()
+            assert value["bound"] == bound_share(value["count"], value["n"])
             assert value["draws"] is None, "nothing here trains"
     rates = {attack["name"]: attack["edited"] for attack in result["attacks"]}
     assert rates["greedy"]["count"] <= rates["hints:1"]["count"] <= rates["hints:4"]["count"]
@@ -364,10 +365,10 @@ def test_limits_and_the_table(audited, rows) -> None:
     ) in missed.stderr
     assert (
         "limit not decided: greedy: share of passages recovered by greedy is 0.75, within the "
-        "limit of 0.76; 84 passages cannot support 76% with 75.00% recovered: that takes "
+        "limit of 0.76; the base has the same weights as the model, so no edit is judged\n"
     ) in missed.stderr
-    assert "84 passages can support 76%: that takes 2 with none recovered\n" in missed.stderr
-    assert "84 passages cannot support 1%: that takes 381; " in missed.stderr
+    assert "84 passages can support 76%: that takes 3 with none recovered\n" in missed.stderr
+    assert "84 passages cannot support 1%: that takes 299; " in missed.stderr
     *_, last = missed.stdout.splitlines()
     assert last.startswith("verdict: Do not ship it: it misses hints:2. ")
     assert last.endswith(" No attack that trains the model was run.")

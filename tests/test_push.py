@@ -91,7 +91,7 @@ def report(folder: Path, **changes: Any) -> Report:
         name: one.model_copy(update={"description": describe_task(name, {})})
         for name, one in tasks.items()
     }
-    limits = {"max_drop": {"copy": 0.5}, "max_extraction": 1.0, "max": {"relearn": 0.9}}
+    limits = {"max_drop": {"copy": 0.5}, "max_extraction": None, "max": {"relearn": 0.9}}
     settings = found().settings.model_copy(update=limits | changes)  # all are kept
     return example_of(folder, tasks=described, settings=settings)
 

@@ -320,7 +320,7 @@ def test_few_passages_decide_nothing(model, samples, texts, tmp_path):
     options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
     outcome = call(model, few, texts, *options)
     assert outcome.code == 0, outcome
-    said = "1 passages cannot support 30%: that takes 9"
+    said = "1 passage cannot support 30%: that takes 9"
     assert f"On the held-back passages: not decided. {said}." in outcome.stdout
     assert f"held-back passages: {said}; unless the limit is missed" in outcome.stderr  # beforehand
     found = call(model, few, texts, *options, "--json").json

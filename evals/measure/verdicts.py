@@ -64,8 +64,8 @@ def check_share(
     - `unclear`: why it is not decided, whatever the test finds.
     """
     value, bound, n = share["rate"], share["bound"], share["n"]
-    if unclear is None and n:
-        unclear = _find_blind(base, limit)
+    # that nothing counts says more than what else is unclear
+    unclear = (unclear or _find_blind(base, limit)) if n else None
     if share["ci95"] is None:
         what = f"{what}, of the {n:,} that it was taught,"
         told: Any = {"needed": None, "lacks": unclear or "", "enough": unclear is None}
@@ -183,7 +183,12 @@ def describe_shortage(n: int, limit: float, needed: int | None, more: str = "") 
         return "no passage counts for it"
     if needed is None:
         return f"no number of passages can support {say_percent(limit)}{more}"
-    return f"{n:,} passages cannot support {say_percent(limit)}{more}: that takes {needed:,}"
+    some = count_passages(n)
+    return f"{some} cannot support {say_percent(limit)}{more}: that takes {needed:,}"
+
+
+def count_passages(n: int) -> str:
+    return "1 passage" if n == 1 else f"{n:,} passages"
 
 
 def find_smallest(n: int) -> float | None:
@@ -224,7 +229,7 @@ def say_split(split: Mapping[str, Any]) -> str:
         tail = (
             "" if limit is None else f", which decide a limit of {say_percent(limit, 3)} at least"
         )
-        parts.append(f"{what} {split[key]:,} passages{tail}")
+        parts.append(f"{what} {count_passages(split[key])}{tail}")
     return f"choose {split['choose']:g}: {'; '.join(parts)}"
 
 

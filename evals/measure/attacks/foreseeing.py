@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from evals.measure.attacks.attack import count_held
 from evals.measure.attacks.names import find_attack
-from evals.measure.verdicts import describe_shortage, say_percent
+from evals.measure.verdicts import count_passages, describe_shortage, say_percent
 from evals.run.statistics import count_needed
 
 
@@ -29,7 +29,8 @@ def foresee(limits: Iterable[tuple[str, float]], n: int, of: int | None = None) 
             yield f'{found}; unless the limit is missed, the verdict will be "not decided"'
         else:
             takes = f"{needed:,} with none recovered"
-            yield f"{left:,} passages can support {say_percent(most)}{more}: that takes {takes}"
+            some, limit = count_passages(left), say_percent(most)
+            yield f"{some} can support {limit}{more}: that takes {takes}"
 
 
 def _count(attack: str, n: int, of: int | None) -> int:
