@@ -103,7 +103,7 @@ def test_rows_name_what_each_attack_recovers(edited, rows, tmp_path) -> None:
     known = {one["id"] for one in map(json.loads, rows.read_text().splitlines()) if one["member"]}
     assert {row["id"] for row in found} == known
     assert all(row["counted"] and row["listed"] for row in found)
-    keys = {"id", "hash", "counted", "listed", "recovered_by", "recovered"}
+    keys = {"id", "hash", "counted", "listed", "taught", "recovered_by", "recovered"}
     assert all(row.keys() == keys for row in found)
     for row in found:
         assert row["recovered_by"] == [

@@ -108,10 +108,7 @@ def _describe_taught(report: Report, place: int) -> Iterator[str]:
     value = figure.edits[place] if figure else None
     if figure is None or value is None or (edit.chose.get("taught") or 0) < (figure.n or 0):
         return
-    yield (
-        f"These passages were not taught. Of the {figure.n:,} passages that it was taught, it "
-        f"recites {_count(value)}."
-    )
+    yield f"Of the {figure.n:,} other passages, which it was taught, it recites {_count(value)}."
     found = [one for one in report.figures if one.key.startswith("taught.recovered.")]
     shares = [(at, one.label) for one in found if (at := one.edits[place]) and at.value is not None]
     if shares:
