@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from surgery import output as outputs
 from surgery.errors import CheckpointError, OutputError, SurgeryError
+from surgery.exporting import list_owned
 from surgery.output import check_output, create_folder
 
 WIDTH = 768
@@ -380,7 +381,7 @@ def test_a_check_of_an_output_in_a_new_folder_does_not_disturb_one_of_the_same_n
     tmp_path: Path,
 ) -> None:
     with create_folder(tmp_path / "out", mine):
-        check_output(tmp_path / "new" / "out")
+        check_output(tmp_path / "new" / "out", list_owned)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
