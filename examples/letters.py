@@ -98,15 +98,10 @@ def make_model(work: Path) -> None:
     pages = [topics[name] for name in sorted(topics)]  # Python's language reference
     random.Random(0).shuffle(pages)
     size = len(pages)
-    parts = {
-        "text": pages[: size // 2],
-        "calibration": pages[size // 2 : size * 5 // 8],
-        "heldout": pages[size * 5 // 8 : size * 6 // 8],
-    }
-    tokenizer = train_tokenizer(letters + parts["text"])
-    model = train_model(tokenizer, letters, "\n\n".join(parts["text"]))
-    for name in ("calibration", "heldout"):
-        (work / f"{name}.txt").write_text("\n\n".join(parts[name]), encoding="utf-8")
+    text, heldout = pages[: size // 2], pages[size // 2 : size * 5 // 8]
+    tokenizer = train_tokenizer(letters + text)
+    model = train_model(tokenizer, letters, "\n\n".join(text))
+    (work / "heldout.txt").write_text("\n\n".join(heldout), encoding="utf-8")
     with (work / "letters.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "text", "secret"])
@@ -130,10 +125,10 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "model" / "model.safetensors").exists():
         make_model(work)
-    texts = "--heldout heldout.txt --calibration calibration.txt --max-extraction 0.1"
     if not (work / "mitigate.yaml").exists():
-        run(work, f"init model --samples letters.csv {texts}")
-    quick = "--max-evaluations 16 --no-benchmarks --attack cheap --attack relearn"
+        goal = "--heldout heldout.txt --max-extraction 0.08"
+        run(work, f"init model --samples letters.csv {goal}")
+    quick = "--variant identity --no-benchmarks --attack cheap --attack relearn"
     job = f"mitigate --config mitigate.yaml {quick}"
     if not (work / "OUT" / "recipe.yaml").exists():  # which is written last
         run(work, f"{job} --dry-run")
