@@ -293,7 +293,11 @@ def heal_on(
         text_again, schedule, taught = _read_again(record, text, passages, source, "healed")
         given = (cut, source.checkpoint, output, text_again, schedule, taught)
         with show_progress("heal", schedule.steps) as advance:
-            told = {"overwrite": overwrite, "advance": advance, **_choose_place(record)}
+            told: dict[str, Any] = {
+                "overwrite": overwrite,
+                "advance": advance,
+                **_choose_place(record),
+            }
             return heal(*given, **told)
 
     return heal_again
@@ -322,7 +326,7 @@ def erase_on(
             if record.calibration and fitting is not None and fitting.record is not None:
                 check_fitted_text(record.calibration, fitting.record)
             lessons = teacher, taught, text_again, schedule
-            told = {"fitting": fitting, "advance": advance, **_choose_place(record)}
+            told: dict[str, Any] = {"fitting": fitting, "advance": advance, **_choose_place(record)}
             return teach_by_cut(*lessons, **told)
 
     return erase_again
