@@ -255,7 +255,7 @@ def compare_models(
         outcomes = [made and made.select(counted) for made in found]
         draws = min((made.draws for made in outcomes if made), default=1)
         before, after, never = (made and made.take_draws(draws) for made in outcomes)
-        controls = (base and base.control.get(name), edited.control.get(name))
+        controls = (base.control.get(name) if base else None, edited.control.get(name))
         seconds = edited.seconds[name] + (base.seconds[name] if base else 0.0)
         attacks.append(compare_outcomes(attack, before, after, controls, seconds, never))
     names = [one.name for one in attacks if not isinstance(one, MembershipResult) or one.edited]
