@@ -224,7 +224,7 @@ BROKEN = "ImportError('torch failed to import')"
         ("sweep lab:pythia --samples lab:pythia --output out", "", "SIGINT", BROKEN),
         ("sweep lab:pythia --samples lab:pythia --output out", ".out.progress", "SIGINT", BROKEN),
         pytest.param(
-            *("mitigate lab:pythia --output out", "out-cut", "SIGTERM", ""),
+            *("mitigate lab:pythia --output out", ".out.progress", "SIGTERM", ""),
             marks=pytest.mark.slow,
         ),
         ("mitigate lab:pythia --output out --overwrite", "", "SIGHUP", BROKEN),

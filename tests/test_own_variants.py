@@ -114,7 +114,7 @@ def test_other_numbers_than_its_own_do_not_verify(own: str) -> None:
     forget(own)
     file = Path(f"{own}.py")
     file.write_text(
-        file.read_text().replace("Affine(None, sources.bias)", "Affine(None, 0 * sources.bias)")
+        file.read_text().replace("Affine(None, sources.bias)", "Affine(None, sources.bias + 1)")
     )
     assert attn_surgery("verify", "out", "--source", "model").code == 0
     found = attn_surgery("verify", "out", "--source", "model", "--variant", named)

@@ -126,8 +126,6 @@ def audit(
     Returns None on all processes but the main one. Raises `SurgeryError` if the request names
     anything unusable, or if the folder or the file cannot be written.
     """
-    from evals.data.windows import cut_windows
-    from evals.measure.attacks.rows import list_recovered
     from evals.measure.attacks.sibling import describe_own_recital
     from evals.measure.attacks.trying import check_cut
     from evals.run.forward import read_limits
@@ -150,10 +148,7 @@ def audit(
         tokenizers.append(loaded.tokenizer)
         samples = tokenize_passages(passages, loaded.tokenizer)
         samples.check_fits(*read_limits(loaded.model))
-        length = samples.tokens.shape[1]
-        windows = np.empty((0, length), dtype=np.int32)
-        if texts:
-            windows = cut_windows(texts, loaded.tokenizer, length)
+        windows = _cut(texts, loaded, samples.tokens.shape[1])
         size = request.batch_size or output.journals.recall("batch_size", ".1")
         return _plan_attacks(request, loaded, samples, windows, (*bases, edited), sibling, size)
 
@@ -178,8 +173,7 @@ def audit(
     void = _find_void((*bases, edited), tried)
     report = _make_report(request, plan, left, tried, void)
     if rows is not None:
-        lines = (json.dumps(one, ensure_ascii=False) for one in list_recovered(plan, tried, left))
-        write_lines(rows, lines, overwrite=overwrite, owned=ROWS)
+        _write_rows(rows, plan, tried, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
     return report
 
@@ -208,6 +202,30 @@ def _find_texts(request: AuditRequest) -> list[str]:
     and if there is none although two models are compared."""
     find = read_heldout_texts if request.baseline is None else require_heldout_texts
     return find(request.heldout, request.lab or request.model)
+
+
+def _cut(texts: Sequence[str], loaded: LoadedModel, length: int) -> Tokens:
+    """Windows of the texts, int32 [M, length]; none of no text."""
+    from evals.data.windows import cut_windows
+
+    if not texts:
+        return np.empty((0, length), dtype=np.int32)
+    return cut_windows(texts, loaded.tokenizer, length)
+
+
+def _write_rows(
+    file: Path,
+    plan: AttackPlan,
+    tried: Mapping[str, AuditedModel],
+    left: HeldBack,
+    *,
+    overwrite: bool,
+) -> None:
+    """Writes which attack recovers which passage of each model, the base among them."""
+    from evals.measure.attacks.rows import list_recovered
+
+    lines = (json.dumps(one, ensure_ascii=False) for one in list_recovered(plan, tried, left))
+    write_lines(file, lines, overwrite=overwrite, owned=ROWS)
 
 
 def _attack(
