@@ -23,8 +23,8 @@ CONTINUED = (
     "The figures are of the second half as it really is: the share of its tokens that a model "
     "predicts, each after the true ones, and its loss. The loss is high for a record that it no "
     "longer predicts, and low for ordinary text that a model still predicts well.",
-    "Look at what an edited model writes in place of a record. If it is no record at all, it writes "
-    "this kind of text worse than before: a cost that no line of the table shows.",
+    "Look at what an edited model writes in place of a record. If it is no record at all, it "
+    "writes this kind of text worse than before: a cost that no line of the table shows.",
 )
 
 
