@@ -1,1 +1,1 @@
-"""A task of copying alone: made-up words, then the same words again."""
+"""Tasks of copying alone: words that nobody knows, or letters, and then the same again."""
