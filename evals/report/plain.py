@@ -21,8 +21,8 @@ STATES: dict[State, tuple[str, str]] = {
     ),
     "undecided": (
         "Not decided",
-        "the tests do not show it either way: too little was tested, or an attack got more at an "
-        "earlier step or in a setting that does not count.",
+        "the tests do not show it either way: too little was tested, an attack that got little "
+        "could not have got much, or it got more in a setting that does not count.",
     ),
 }
 MOST_WARNINGS = 4
@@ -120,7 +120,7 @@ def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
     if not counting:
         names = ", ".join(str(one.details["name"]) for one in found)
         return f"no passage counts for what was tried ({names})"
-    most, figure = max(counting, key=lambda one: one[0])
+    _, figure = max(counting, key=lambda one: one[0])
     value, name = figure.edits[place], figure.details["name"]
     assert value is not None
     n = value.details.get("n", figure.n)  # attacks may run on more passages of one edit
@@ -129,11 +129,6 @@ def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
     said = f"{_count(value)} of {n:,} passages{likely}, with {which}"
     if figure.base is not None:
         said += f"; before the edit, {_count(figure.base)}"
-    stages = (one for one in report.figures if one.key.startswith(f"{figure.key} "))
-    early = [(at.value, one) for one in stages if (at := one.edits[place]) and at.value is not None]
-    rate, stage = max(early, key=lambda one: one[0], default=(0.0, figure))
-    if rate > most:
-        said += f". After {stage.key.rpartition(' ')[2]} steps already: {format_percent(rate)} %"
     return said
 
 

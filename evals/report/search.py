@@ -86,21 +86,24 @@ def _describe_choice(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, 
 
     def record(point: EditPoint) -> dict[str, Any]:
         named = edit_record(point.selection, opened.loaded.dimensions.num_heads)
-        return {**named, **_figures(opened, point, here)}
+        return {**named, **_figures(opened, outcome, point, here)}
 
     state = _judge_held_back(opened, outcome, selected[1]) if selected else None
     front = pareto_front(outcome.points.values(), opened.request.goal.cost)
     return {
-        "base": {**_figures(opened, base, here), "held_back": _figures(opened, base_back, back)},
+        "base": {
+            **_figures(opened, outcome, base, here),
+            "held_back": _figures(opened, outcome, base_back, back),
+        },
         "deep_blocks": deep
         and {
             **record(deep[0]),
-            "held_back": _figures(opened, deep[1], back),
+            "held_back": _figures(opened, outcome, deep[1], back),
             "meets_goal": opened.keeps(deep[0], base),
             "offered": opened.find_units(deep[0].selection) is not None,
         },
         "selected": selected and record(selected[0]),
-        "held_back": selected and _figures(opened, selected[1], back),
+        "held_back": selected and _figures(opened, outcome, selected[1], back),
         "held_back_meets_goal": OK.get(state),
         "held_back_state": state,
         "passed_over": selected and _count_better(opened, outcome),
@@ -125,7 +128,9 @@ def _count_better(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, int
     return why
 
 
-def _figures(opened: OpenedSearch, point: EditPoint, half: Half) -> dict[str, Any]:
+def _figures(
+    opened: OpenedSearch, outcome: SearchOutcome, point: EditPoint, half: Half
+) -> dict[str, Any]:
     n = len(half.samples)
     return {
         "exact_match": point.exact_match,
@@ -139,11 +144,15 @@ def _figures(opened: OpenedSearch, point: EditPoint, half: Half) -> dict[str, An
         "worst": point.worst[0],
         "cost": opened.request.goal.price(point),
         "healed_rise": point.healed_rise,
-        "limits": [limit.model_dump(mode="json") for limit in _check_limits(opened, point, n)],
+        "limits": [
+            limit.model_dump(mode="json") for limit in _check_limits(opened, outcome, point, n)
+        ],
     }
 
 
-def _check_limits(opened: OpenedSearch, point: EditPoint, n: int) -> list[Limit]:
+def _check_limits(
+    opened: OpenedSearch, outcome: SearchOutcome, point: EditPoint, n: int
+) -> list[Limit]:
     """Each limit whose attack was tried, on the passages that it counts. `n`: of the half.
 
     With healing, what the cut gives before it is healed says nothing about a limit.
@@ -154,7 +163,8 @@ def _check_limits(opened: OpenedSearch, point: EditPoint, n: int) -> list[Limit]
         if name in limits:
             ends = wilson(round(value * counted), counted).as_list() if counted else (0.0, 1.0)
             what = f"share of passages recovered by {name}"
-            found.append(check_share(name, what, limits[name], value, ends, counted))
+            given = limits[name], value, ends, counted
+            found.append(check_share(name, what, *given, unclear=outcome.doubts.get(name)))
     return [*found, *point.drops]
 
 
@@ -168,7 +178,7 @@ def _judge_held_back(
     base, n = outcome.base[1], len(opened.halves[1].samples)
     if opened.healing is None and not opened.keeps(point, base):
         return "missed"
-    if limits := _check_limits(opened, point, n):
+    if limits := _check_limits(opened, outcome, point, n):
         return settle(limit.state for limit in limits)
     interval = wilson(round(point.recovered * n), n).as_list()
     fewer = judge(point.recovered, interval, base.recovered, n)

@@ -38,8 +38,8 @@ Setting = Scalar | list[Scalar] | dict[Word, Scalar]
 State = Literal["kept", "missed", "undecided"]
 """- `kept`: the whole 95 % interval is within the limit.
 - `missed`: the measured value is above the limit, wherever its interval ends.
-- `undecided`: the value is within, but the interval reaches beyond, too little was measured, or
-  what does not count (an earlier stage of an attack, or a setting) exceeds the limit."""
+- `undecided`: the value is within, but the interval reaches beyond, too little was measured, what
+  does not count (a setting of an attack) exceeds the limit, or an attack shows nothing."""
 Relation = Literal["source", "unrelated", "not recorded"]
 Form = Literal["share", "nats", "number", "count", "bytes"]
 UnitKind = Literal["block", "group", "head"]
