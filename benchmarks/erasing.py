@@ -9,9 +9,9 @@ Trains in memory, in float32, on three quarters of the passages, and measures on
 - what the model costs on held-out text, in nats per token: its loss over the base's, and
   KL(base || model);
 - the share of listed passages that `any` and `hints:8` recover, and of the others that `any` does;
-- how many of the listed ones `any` recovers after 20 steps of relearning a tenth of them, which
-    do not count, at two learning rates, and, with `--revive`, after that attack, which learns a
-  fifth of them;
+- how many of the listed ones `any` recovers after relearning a tenth of them, which do not count:
+  at each learning rate that `relearn` tries on the base, after the number of steps that recovers
+  most; and, with `--revive`, after that attack, which learns a fifth of them;
 - how far the weights went: the L2 distance from the base's, over the base's norm. It leaves out
   those that a compact block no longer has.
 
@@ -25,7 +25,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from evals.data import Samples, Tokens, open_samples
 from evals.data.held_back import deal_unlisted
 from evals.data.inputs import require_heldout_texts
 from evals.data.windows import cut_windows
-from evals.measure.attacks.attack import Target, split
+from evals.measure.attacks.attack import AttackOutcome, Target, split
 from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.tuning import fine_tune
@@ -58,7 +58,8 @@ from surgery.training.training import LEARNING_RATE, ROWS, WINDOW, Flags, Schedu
 from surgery.training.training import STEPS as HEALING_STEPS
 
 LEFT_OUT, WINDOWS = 0.25, 64
-RATES, RELEARNING_STEPS = (1e-4, 1e-3), 20
+RELEARNING_STEPS = 20
+"""Of a way that relearns halfway."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Bench:
         parts = 2 if way.relearned else 1
         for part in range(parts):
             if part:
-                (student,) = self._relearn(student, LEARNING_RATE, draw=1)
+                student = self._relearn(student)
             share = replace(way, steps=way.steps // parts)
             self._train(student, teacher, share, part, _fix_all_but(student, way.only))
         return student
@@ -181,10 +182,20 @@ class Bench:
         ]
         distill(student, lessons, schedule, constants=constants)
 
-    def _relearn(self, model: Any, rate: float, draw: int = 0) -> Iterator[Any]:
-        held, _ = split(self.listed.tokens, SHARE, draw)
-        rows = self.listed.tokens[held]
-        return fine_tune(model, rows, steps=(RELEARNING_STEPS,), learning_rate=rate)
+    def _relearn(self, model: Any) -> Any:
+        """A model that was fine-tuned on other passages than the attack learns."""
+        rows = self.listed.tokens[split(self.listed.tokens, SHARE, 1)[0]]
+        (tuned,) = fine_tune(model, rows, steps=(RELEARNING_STEPS,), learning_rate=LEARNING_RATE)
+        return tuned
+
+    @cached_property
+    def rates(self) -> list[float]:
+        """The learning rates that `relearn` tries on the base, and so on every model."""
+        return [rate for _, rate in self._attack(self.model).by_training]
+
+    def _attack(self, model: Any, trainings: int | None = None) -> AttackOutcome:
+        target = Target(model, None, self.listed, self._windows(), draws=1, trainings=trainings)
+        return find_attack("relearn").run(replace(target, of=len(self.listed)))  # no curves
 
     def measure(self, model: Any, *, revive: str | None = None) -> Measured:
         """`revive`: the blocks that an attacker wakes."""
@@ -197,10 +208,9 @@ class Bench:
                 loss += float((before.gather(2, right) - after.gather(2, right)).sum())
         shares = _recover(model, self.listed, "any", "hints:8")
         shares["unlisted"] = _recover(model, self.unlisted, "any")["any"]
-        others = self.listed.select(split(self.listed.tokens, SHARE)[1])
-        for rate in RATES:
-            (tuned,) = self._relearn(model, rate)
-            shares[f"{rate:g}"] = _recover(tuned, others, "any")["any"]
+        found = self._attack(model, len(self.rates))
+        for (_, rate), settings in found.by_training.items():
+            shares[f"{rate:g}"] = found.measure_rate(settings)
         if revive is not None:
             shares["revive"] = self._revive(model, revive)
         tokens = self.held[:, 1:].size
@@ -213,7 +223,8 @@ class Bench:
         cut = tuple(sorted({part.block for part in parts}))
         half = 2 * len(self.listed)  # as a search attacks a half: it learns a fifth
         target = Target(model, None, self.listed, self._windows(), draws=1, of=half, cut=cut)
-        return float(find_attack("revive").run(target).counted.mean())
+        _, most = find_attack("revive").run(target).take_strongest(None)
+        return float(most.counted.mean())
 
     def _windows(self) -> Tokens:
         """Held-out text in rows as long as a passage."""
@@ -267,9 +278,9 @@ def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def print_head(what: str, *more: str) -> None:
+def print_head(bench: Bench, what: str, *more: str) -> None:
     columns = [what, "loss", "KL", "`any`", "`hints:8`", "not listed: `any`"]
-    columns += [*(f"relearned at {rate:g}: `any`" for rate in RATES), *more, "distance"]
+    columns += [*(f"relearned at {rate:g}: `any`" for rate in bench.rates), *more, "distance"]
     click.echo(f"{row(*columns)}\n|{'---|' * len(columns)}")
 
 
@@ -277,7 +288,7 @@ def compare_results(
     bench: Bench, heal_steps: tuple[int, ...], only: tuple[str, ...], *, revive: bool
 ) -> None:
     """Prints a row for the base and for each of the results that `only` names."""
-    print_head("result", *(["`revive`"] if revive else []))
+    print_head(bench, "result", *(["`revive`"] if revive else []))
     erase = cache(lambda: bench.teach(Way("erased")))
     hardened = Way("hardened", weight=WEIGHT, hardened=True)
     results: dict[str, tuple[Callable[[], Any], str]] = {
@@ -303,13 +314,13 @@ def compare_results(
 
 def compare_ways(bench: Bench, ways: list[Way]) -> None:
     """Prints a row for each way, and the rank correlation of relearning with distance."""
-    print_head("way")
+    print_head(bench, "way")
     found = []
     for way in ways:
         found.append(bench.measure(bench.teach(way)))
         click.echo(found[-1].show(way.name))
     distances = [one.distance for one in found]
-    for rate in RATES if len(found) > 2 else ():
+    for rate in bench.rates if len(found) > 2 else ():
         rank = spearmanr(distances, [one.shares[f"{rate:g}"] for one in found])[0]
         click.echo(f"relearned at {rate:g}: rank correlation with distance {rank:+.2f}")
 

@@ -1,16 +1,17 @@
-"""What fine-tuning on a tenth of the passages brings back, setting by setting.
+"""What fine-tuning brings back, by learning rate and number of steps.
 
-    python -m benchmarks.relearning --drop-attn 4-5
+    attn-surgery export lab:pythia --drop-attn 4-5 --output deep
+    attn-surgery erase lab:pythia --drop-attn 0 --output erased
+    python -m benchmarks.relearning lab:pythia deep erased
 
-Cuts a lab model and runs `relearn-strongest` in one draw, all of its settings, however long that
-takes. Prints, for each learning rate, what is trained, and number of steps, the share of the other
-passages that come back, and, in parentheses, that of text that no model was trained on.
+Attacks a lab model and edits of it by `relearn`, in one draw. The lab model settles the learning
+rates. Prints a row for each model and training: the share of the other passages that `any` recovers
+after each number of steps, none among them. In parentheses stands the share of text that no model
+was trained on, if any of it comes back. With `--attack relearn-strongest`, all of its settings are
+tried, however long that takes.
 """
 
 from __future__ import annotations
-
-import tempfile
-from pathlib import Path
 
 import click
 import torch
@@ -18,43 +19,50 @@ import torch
 from evals.data.inputs import open_passages, tokenize_passages
 from evals.data.windows import cut_windows
 from evals.jobs.auditing import AuditRequest
-from evals.jobs.exporting import ExportRequest, run_export
 from evals.lab import heldout_texts
 from evals.measure.attacks import relearn_strongest
-from evals.measure.attacks.attack import AttackOutcome, Setting
-from evals.measure.attacks.trying import AttackPlan, try_attacks
+from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting
+from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
 from evals.run.models import open_model
 
-NAME = "relearn-strongest"
 
-
-def rate(outcome: AttackOutcome, setting: Setting) -> float:
+def measure_rate(outcome: AttackOutcome, setting: Setting) -> float:
     return float(outcome.settings[setting][outcome.tried].mean())
 
 
+def print_rows(name: str, outcome: AttackOutcome, control: AttackOutcome | None) -> None:
+    for (learned, rate), settings in outcome.by_training.items():
+        cells = [name, learned, f"{rate:g}"]
+        for setting in (UNTRAINED, *settings):
+            found = 0.0 if control is None else measure_rate(control, setting)
+            cells.append(f"{measure_rate(outcome, setting):.1%}" + f" ({found:.1%})" * (found > 0))
+        click.echo(f"| {' | '.join(cells)} |")
+
+
 @click.command()
-@click.option("--model", default="lab:pythia", show_default=True)
-@click.option("--drop-attn", required=True)
-@click.option("--variant", default="identity", show_default=True)
-def main(model: str, drop_attn: str, variant: str) -> None:
-    """Cut, and train in every setting."""
+@click.argument("base")
+@click.argument("edits", nargs=-1)
+@click.option("--attack", default="relearn", show_default=True)
+def main(base: str, edits: tuple[str, ...], attack: str) -> None:
+    """Fine-tune BASE and its EDITS, folders that `export` or `erase` wrote."""
     torch.set_num_threads(1)
     relearn_strongest.LONGEST = 1e9
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "cut"
-        run_export(ExportRequest(model=model, drop_attn=drop_attn, variant=variant, output=output))
-        loaded = open_model(str(output), dtype="float32", device="cpu")
-        request = AuditRequest(model=str(output), baseline=model, attack=(NAME,))
-        passages = open_passages(model, request)
-        samples = tokenize_passages(passages, loaded.tokenizer)
+    first: AuditedModel | None = None
+    for name in (base, *edits):
+        loaded = open_model(name, dtype="float32", device="cpu")
+        request = AuditRequest(model=name, baseline=base, attack=(attack,))
+        samples = tokenize_passages(open_passages(base, request), loaded.tokenizer)
         windows = cut_windows(heldout_texts(), loaded.tokenizer, samples.tokens.shape[1])
-        found = try_attacks(loaded, AttackPlan(samples, windows, (NAME,), draws=1))
-    outcome, control = found.passages[NAME], found.control[NAME]
-    click.echo(f"{model}, {drop_attn} {variant}: {found.seconds[NAME]:.0f} s")
-    for setting in outcome.settings:
-        told = f"{setting.learned}, {setting.learning_rate:g}, {setting.steps} steps"
-        share = f"{rate(outcome, setting):7.1%} ({rate(control, setting):.1%})"
-        click.echo(f"{told:44}{share}")
+        plan = AttackPlan(samples, windows, (attack,), draws=1)
+        found = try_attacks(loaded, plan, first, with_control=first is not None)
+        outcome = found.passages[attack]
+        if first is None:
+            first, counted = found, int(outcome.tried.sum())
+            numbers = sorted({one.steps for one in outcome.settings})
+            head = ["model", "what is trained", "rate", *(f"{number} steps" for number in numbers)]
+            click.echo(f"{attack}, of {counted:,} passages")
+            click.echo(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+        print_rows(name, outcome, found.control.get(attack))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,17 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from cli.escaping import EscapedRecord, escape_text, format_traceback, quote
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 has_printed_json = ContextVar("has_printed_json", default=False)
 """Whether the one object of --json is out: an error after it is told on stderr alone."""
@@ -132,16 +135,39 @@ def show_progress(
             yield advance
         return
     from rich.markup import escape
-    from rich.progress import Progress, TextColumn
+
+    shared = _share()
+    with ExitStack() as ends:
+        if (bars := shared.get("bars")) is None:
+            bars = shared["bars"] = ends.enter_context(_make_bars())
+            ends.callback(shared.pop, "bars")
+        task = bars.add_task(escape(escape_text(description)), total=total)
+        ends.callback(bars.remove_task, task)
+        yield lambda done: bars.update(task, advance=done)
+
+
+def _make_bars() -> Progress:
+    """Where all bars of a command are, one below the other."""
+    from rich.progress import Progress, Task, TaskProgressColumn
+    from rich.text import Text
 
     from cli.console import make_console
 
-    columns = Progress.get_default_columns()
-    if total is None:  # how much there is only shows at the end
-        columns = (*columns[:2], TextColumn("{task.completed:,.0f}"))
-    with Progress(*columns, console=make_console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(escape_text(description)), total=total)
-        yield lambda done: bar.update(task, advance=done)
+    class Done(TaskProgressColumn):
+        def render(self, task: Task) -> Text:
+            if task.total is None:  # how much there is only shows at the end
+                return Text(f"{task.completed:,.0f}")
+            return super().render(task)
+
+    text, bar, _, left = Progress.get_default_columns()
+    return Progress(text, bar, Done(), left, console=make_console(stderr=True), transient=True)
+
+
+def _share() -> dict[str, Any]:
+    """What the bars of a command have in common."""
+    ctx = click.get_current_context(silent=True)
+    shared: dict[str, Any] = {} if ctx is None else ctx.meta.setdefault(__name__, {})
+    return shared
 
 
 @contextmanager
@@ -151,9 +177,7 @@ def _note_progress(
     """Prints a line once in an interval, however many bars the command has: that of the last one
     to move. A thread does, since one step may take longer than an interval.
     """
-    ctx = click.get_current_context(silent=True)
-    shared: dict[str, Any] = {} if ctx is None else ctx.meta.setdefault(__name__, {})
-    began, done, over = time.monotonic(), 0, threading.Event()
+    shared, began, done, over = _share(), time.monotonic(), 0, threading.Event()
     shared.setdefault("due", began + interval)
     stream = sys.stderr  # which work turns away to silence a library
 

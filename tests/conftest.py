@@ -84,8 +84,10 @@ def blank_pictures() -> Iterator[None]:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passages are learned again in 3 steps, for tests that do not ask what that recovers."""
+    """Passages are learned again in 3 steps, at two rates at most, for tests that do not ask what
+    that recovers."""
     monkeypatch.setattr("evals.measure.attacks.relearn.STEPS", (1, 2, 3))
+    monkeypatch.setattr("evals.measure.attacks.relearn.RATES", (1e-3, 1e-4))
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import copy
 import math
 from dataclasses import replace
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
 from evals.jobs.auditing import AuditRequest
-from evals.measure.attacks.attack import Target, count_held, split
+from evals.measure.attacks.attack import UNTRAINED, Target, count_held, split
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.measure.attacks.perturbed import change_prefixes
@@ -293,7 +292,7 @@ def test_passages_are_read_alike_with_the_control_and_without(
     """
     monkeypatch.setattr("evals.measure.attacks.soft_prompt.STEPS", 20)
     monkeypatch.setattr("evals.measure.attacks.relearn_strongest.STEPS", (1, 2))
-    monkeypatch.setattr("evals.measure.attacks.revive.STEPS", 3)
+    monkeypatch.setattr("evals.measure.attacks.revive.STEPS", (1, 3))
     loaded, sibling = cut_and_base
     rng = np.random.default_rng(3)
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
@@ -358,7 +357,7 @@ def test_a_quantized_model_is_put_back(target) -> None:
 def test_relearning_trains_a_copy_as_an_obvious_loop_does(target) -> None:
     model, rows = target.model, target.samples.tokens[:3]
     before = copy.deepcopy(model.state_dict())
-    *_, last = fine_tune(model, rows)
+    *_, last = fine_tune(model, rows, learning_rate=1e-4)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     obvious = copy.deepcopy(model).float()
     obvious.requires_grad_(True)
@@ -391,8 +390,8 @@ def test_each_step_takes_the_next_rows() -> None:
 
 def test_a_bfloat16_model_is_tuned_in_float32_and_stays_in_bfloat16(target) -> None:
     rows = target.samples.tokens[:3]
-    *_, exact = fine_tune(target.model, rows)
-    *_, tuned = fine_tune(copy.deepcopy(target.model).bfloat16(), rows)
+    *_, exact = fine_tune(target.model, rows, learning_rate=1e-4)
+    *_, tuned = fine_tune(copy.deepcopy(target.model).bfloat16(), rows, learning_rate=1e-4)
     assert {weight.dtype for weight in tuned.parameters()} == {torch.bfloat16}
     tokens = torch.from_numpy(rows.astype(np.int64))
     losses = [float(one(tokens, labels=tokens).loss.detach()) for one in (exact, tuned)]
@@ -402,7 +401,7 @@ def test_a_bfloat16_model_is_tuned_in_float32_and_stays_in_bfloat16(target) -> N
 def test_large_models_are_tuned_by_adapters_alone(target, monkeypatch) -> None:
     monkeypatch.setattr("evals.measure.attacks.tuning.LARGE", 0)
     before = copy.deepcopy(target.model.state_dict())
-    *_, tuned = fine_tune(target.model, target.samples.tokens[:3])
+    *_, tuned = fine_tune(target.model, target.samples.tokens[:3], learning_rate=1e-4)
     after = tuned.state_dict()
     for name, value in before.items():
         kept = after.get(name, after.get(name.replace(".weight", ".base_layer.weight")))
@@ -412,7 +411,7 @@ def test_large_models_are_tuned_by_adapters_alone(target, monkeypatch) -> None:
     assert any("lora" in name and value.abs().sum() > 0 for name, value in after.items())
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    *_, again = fine_tune(target.model, target.samples.tokens[:3])
+    *_, again = fine_tune(target.model, target.samples.tokens[:3], learning_rate=1e-4)
     assert all(torch.equal(after[name], value) for name, value in again.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(
@@ -432,33 +431,36 @@ def test_what_was_learned_again_does_not_count(target) -> None:
     outcome = make_attack("relearn").run(target)
     assert (~outcome.tried).sum() == 1  # of fifteen
     assert {key: flags.shape for key, flags in outcome.curve.items()} == {
-        "any": (3, 15), "near": (3, 15)
+        "any": (4, 15), "near": (4, 15)
     }  # fmt: skip
     benign = make_attack("relearn-benign").run(target)
     assert benign.tried.all()
 
 
 @pytest.mark.parametrize("rates", [(1e-4, 0.01), (0.01, 1e-4)])
-def test_relearning_counts_what_either_rate_brings_back(rates, monkeypatch) -> None:
-    """In a search, too, whether or not anything was trained."""
+def test_relearning_counts_the_rate_that_brings_most_back(rates, monkeypatch) -> None:
+    """In a search, too, which learns as many passages of a half as an audit of all."""
     samples, greedy = passages("neo stock zero"), make_recovery("greedy")
     target = Target(model_named("neo stock zero"), None, samples, samples.tokens, draws=1)
     monkeypatch.setattr("evals.measure.attacks.relearn.RATES", rates)
     monkeypatch.setattr("evals.measure.attacks.relearn.make_recovery", lambda name: greedy)
-
-    def retell(rate: float, share: int) -> np.ndarray:
-        rows = samples.tokens[split(samples.tokens, share)[0]]
-        *_, tuned = fine_tune(target.model, rows, learning_rate=rate)
-        seen = replace(target, model=tuned).read(samples.tokens, samples.prefix_length)
-        return greedy.recovered(Evidence.of(seen))
-
-    first, second = (retell(rate, SHARE) for rate in rates)
-    assert first.any() != second.any()
     attack = make_attack("relearn")
-    assert np.array_equal(attack.run(target).by_draw[0], [first | second])
-    brief = attack.run(replace(target, of=2 * len(samples))).by_draw[0]
-    both = [retell(rate, SHARE // 2) for rate in rates]
-    assert np.array_equal(brief, [both[0] | both[1]])
+    for share, more in ((SHARE, {}), (SHARE // 2, {"of": 2 * len(samples)})):
+        held, others = split(samples.tokens, share)
+        told = {}
+        for rate in rates:
+            tuned = fine_tune(target.model, samples.tokens[held], learning_rate=rate)
+            for steps, model in zip(STEPS, tuned, strict=True):
+                seen = replace(target, model=model).read(samples.tokens, samples.prefix_length)
+                told[rate, steps] = greedy.recovered(Evidence.of(seen))
+        found = attack.run(replace(target, trainings=2, **more))
+        assert {
+            (one.learning_rate, one.steps): flags[0].tolist()
+            for one, flags in found.settings.items()
+            if one != UNTRAINED
+        } == {key: flags.tolist() for key, flags in told.items()}
+        most = max(flags[others].sum() for flags in (found.settings[UNTRAINED][0], *told.values()))
+        assert found.take_strongest(None)[1].counted.sum() == most
 
 
 def test_each_draw_learns_its_own_tenth_and_counts_the_others(monkeypatch) -> None:
@@ -467,47 +469,19 @@ def test_each_draw_learns_its_own_tenth_and_counts_the_others(monkeypatch) -> No
     target = Target(model_named("neo stock zero"), None, samples, samples.tokens, draws=3)
     learned: list[list[list[int]]] = []
 
-    def tune(model, rows, *, steps, learning_rate):
+    def tune(model, rows, *, steps, **how):
         learned.append(sorted(rows.tolist()))
         return [model] * len(steps)
 
     monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", tune)
-    outcome = make_attack("relearn").run(target)
-    rates = learned[::2]
-    assert rates == learned[1::2]
-    assert len(rates) == 3
-    for draw, (rows, tried) in enumerate(zip(rates, outcome.tried, strict=True)):
+    outcome = make_attack("relearn").run(replace(target, trainings=2))
+    draws = learned[::2]
+    assert draws == learned[1::2]
+    assert len(draws) == 3
+    for draw, (rows, tried) in enumerate(zip(draws, outcome.tried, strict=True)):
         held, _ = split(samples.tokens, SHARE, draw)
         assert rows == sorted(samples.tokens[held].tolist())
         assert not {*map(tuple, rows)} & {*map(tuple, samples.tokens[tried].tolist())}
-
-
-def test_the_curve_of_relearning_goes_by_steps(monkeypatch) -> None:
-    """At either rate: what the model says after so many steps, or nearly says."""
-    samples = passages("neo stock zero")
-    target = Target(model_named("neo stock zero"), None, samples, samples.tokens, draws=1)
-    right = np.ones((6, len(samples), SUFFIX), dtype=bool)
-    for stage in range(6):  # the steps of the first rate, then those of the second
-        right[stage, stage:, :3] = False  # no longer `any`
-        right[stage, stage + 2 :, :6] = False  # no longer near
-    states = iter(range(6))
-    monkeypatch.setattr(
-        "evals.measure.attacks.relearn.fine_tune", lambda model, *given, **more: [model] * 3
-    )
-    monkeypatch.setattr(
-        Target, "read",
-        lambda self, *given, **more: SimpleNamespace(stage=next(states)),
-    )  # fmt: skip
-    monkeypatch.setattr(
-        Evidence, "of", lambda found: Evidence(right[found.stage], np.full(15, -np.inf))
-    )
-    monkeypatch.setattr(
-        "evals.measure.attacks.relearn.is_near", lambda found: right[found.stage].sum(axis=1) >= 5
-    )
-    outcome = make_attack("relearn").run(target)
-    assert outcome.curve["any"].sum(axis=1).tolist() == [3, 4, 5]
-    assert outcome.curve["near"].sum(axis=1).tolist() == [5, 6, 7]
-    assert outcome.recovered[0].sum() == 5
 
 
 @given(st.integers(1, 500), st.floats(0.05, 0.95))
@@ -567,7 +541,7 @@ def test_a_slower_control_gets_the_settings_of_the_passages(loaded, monkeypatch)
     monkeypatch.setattr(f"{module}.LONGEST", 20)
     again = try_attacks(loaded, plan, base)
     assert again.passages["relearn-strongest"].settings.keys() == settings
-    assert {one.learning_rate for one in settings} == {0.0, 1e-3, 1e-4}
+    assert {one.learning_rate for one in settings} == {0.0, 1e-3, 3e-4, 1e-4}
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -28,7 +28,7 @@ from benchmarks.asked import check_asked, hash_files
 from benchmarks.rivals import measuring, methods
 from benchmarks.rivals.__main__ import SHARED, choose_methods, list_longer, main
 from benchmarks.rivals.balanced_subnet import balanced_subnet, drop_lowest, make_scores
-from benchmarks.rivals.bed import Bed, measure_text, mlp_layers, run_passes, token_kl
+from benchmarks.rivals.bed import Bed, measure_text, mlp_layers, recover, run_passes, token_kl
 from benchmarks.rivals.choosing import (
     Candidate,
     Choice,
@@ -49,8 +49,9 @@ from benchmarks.rivals.undo import SCALE, make_teacher, replace_by_noise, undo
 from evals.choose.search.opened import open_search
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples, load_samples
-from evals.measure.attacks.attack import split
+from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, split
 from evals.measure.attacks.relearn import SHARE
+from evals.measure.attacks.tuning import RATES
 from evals.measure.edits.costs import MEASURES, find_worst
 from evals.run.models import open_model
 
@@ -247,15 +248,19 @@ def test_a_choice_is_attacked_as_a_search_does(bed: Bed, monkeypatch: pytest.Mon
     """With the share of the passages that it gives an attacker."""
     seen: list[Any] = []
 
-    def run(target: Any) -> Any:
+    def run(target: Any) -> AttackOutcome:
         seen.append(target)
-        return type("Outcome", (), {"counted": np.array([True, False])})
+        nothing, half = np.zeros(4, dtype=np.bool_), np.arange(4) < 2
+        settings = {UNTRAINED: nothing, Setting("all weights", 1e-3, 5): half}
+        return replace(AttackOutcome.of_all(np.ones_like(half)), settings=settings)
 
     attack = type("Attack", (), {"run": staticmethod(run)})
     monkeypatch.setattr("benchmarks.rivals.choosing.find_attack", lambda name: attack)
     assert measure_relearned(make(), bed.samples, bed.text) == 0.5
-    (target,) = seen
-    assert (target.brief, target.of) == (True, 24)
+    assert measure_relearned(make(), bed.samples, bed.text, 2) == 0.5
+    assert [(one.brief, one.of, one.trainings) for one in seen] == [
+        (True, 24, None), (True, 24, 2)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("relearned", [0.04, 0.06])
@@ -654,16 +659,11 @@ def test_what_is_measured_is_the_half_that_no_method_saw(
     monkeypatch.setattr(measuring, "QUIET", ("any",))
     tuned: list[set[tuple[int, ...]]] = []
 
-    def tune(model: Any, rows: Any, **more: Any) -> Iterator[Any]:
+    def tune(model: Any, rows: Any, *, steps: Any, **more: Any) -> list[Any]:
         tuned.append({tuple(row) for row in rows.tolist()})
-        yield model
+        return [model] * len(steps)
 
-    monkeypatch.setattr(measuring, "fine_tune", tune)
-    counted: list[Any] = []
-    recover = measuring.recover
-    monkeypatch.setattr(
-        measuring, "recover", lambda *given: counted.append(recover(*given)) or counted[-1]
-    )
+    monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", tune)
     wrong = bench.held_back.tokens.copy()
     held = split(wrong, SHARE)[0]
     wrong[~held, 6:] = wrong[~held, 6:][:, ::-1]  # only what is trained on is recited
@@ -671,12 +671,13 @@ def test_what_is_measured_is_the_half_that_no_method_saw(
     found = replace(bench, held_back=other).measure(make())
     assert found["any, seen"] == 1
     assert found["any, not seen"] < 0.5
-    assert tuned == 2 * [{tuple(row) for row in wrong[held].tolist()}]
-    assert found["relearn 0.001"] == counted[0][~held].mean() < found["any, seen"]
+    windows = {tuple(row) for row in bench.heldout.tolist()}
+    assert set().union(*tuned) - windows == {tuple(row) for row in wrong[held].tolist()}
+    assert found["relearn"] == recover(make(), other)[~held].mean() < found["any, seen"]
 
 
 def test_a_rival_that_did_not_finish_has_no_figures() -> None:
-    figures = dict.fromkeys(("no training", "relearn 0.0001", "relearn 0.001"), 0.5)
+    figures = dict.fromkeys(("no training", "relearn"), 0.5)
     figures |= {"any, seen": 0.25, "any, not seen": 0.5, "by": "any", "never trained": 0.125}
     figures |= dict.fromkeys(MEASURES, 0.0625)
     figures |= {"membership": 0.75, "revive": None, "graft": None, "relearn-benign": 0.5}
@@ -696,7 +697,7 @@ def test_a_rival_that_did_not_finish_has_no_figures() -> None:
     assert done[head.index("lab_copy")] == "-12.5"
     assert done[head.index("AUC")] == "0.75"
     assert done[head.index("`revive`")] == "25.0"
-    assert done[head.index("1e-4")] == done[head.index("1e-3")] == "50.0"
+    assert done[head.index("`relearn`")] == "50.0"
     assert "`graft`" not in head, "there was no second model"
     assert done[head.index("no training")] == "50.0 (`any`)"
 
@@ -774,7 +775,7 @@ def test_deep_blocks_that_miss_the_limit_are_not_finished(
     assert (made.model, made.setting[:12]) == (None, "not finished")
 
 
-def test_fine_tuning_that_breaks_the_model_brings_nothing_back(
+def test_fine_tuning_that_breaks_the_model_leaves_what_it_gave_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_tiny(tmp_path / "tiny")
@@ -787,17 +788,14 @@ def test_fine_tuning_that_breaks_the_model_brings_nothing_back(
     )
     monkeypatch.setattr(measuring, "QUIET", ("any",))
 
-    def tune(model: Any, rows: Any, **more: Any) -> Iterator[Any]:
+    def tune(*given: Any, steps: Any, **more: Any) -> list[Any]:
         broken = make()
         with torch.no_grad():
             next(broken.parameters()).fill_(torch.nan)
-        yield broken
+        return [broken] * len(steps)
 
-    monkeypatch.setattr(measuring, "fine_tune", tune)
-    find, none = measuring.find_attack, SimpleNamespace(counted=np.zeros(1), scores={})
-    slow = SimpleNamespace(run=lambda target: none)
-    monkeypatch.setattr(
-        measuring, "find_attack", lambda name: slow if name == "relearn-benign" else find(name)
-    )
+    monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", tune)
+    monkeypatch.setattr(measuring, "TUNING", ("relearn",))
     found = bench.measure(make())
-    assert (found["relearn 0.001"], found["any, not seen"]) == (0.0, 1.0)
+    assert bench.trainings == {"relearn": len(RATES)}, "none leaves the base what it gives"
+    assert (found["relearn"], found["any, not seen"]) == (1.0, 1.0)

@@ -216,7 +216,7 @@ def test_revive_trains_the_cut_blocks_alone(monkeypatch) -> None:
     """On a tenth of the passages and half of the text, which then do not count."""
     trained: list[tuple[list[str], np.ndarray]] = []
 
-    def train(parameters, measure, rows, steps, rate):
+    def train(parameters, measure, rows, steps, rate, told):
         trained.append(([tuple(one.shape) for one in parameters], rows))
         yield 1
 
@@ -235,7 +235,7 @@ def test_revive_trains_the_cut_blocks_alone(monkeypatch) -> None:
 
 def test_revive_teaches_what_it_is_taught(monkeypatch) -> None:
     """The control counts, too: text that trained nothing. An uncut model is read as it is."""
-    monkeypatch.setattr(revive, "STEPS", 4)
+    monkeypatch.setattr(revive, "STEPS", (2, 4))
     rows = passages("neox-parallel", rows=30)
     base, edited = model_named("neox-parallel"), model_named("neox-parallel compact identity")
     attack = make_attack("revive")
@@ -250,12 +250,12 @@ def test_revive_teaches_what_it_is_taught(monkeypatch) -> None:
 
 
 def test_revive_learns_attention_that_predicts_its_rows(monkeypatch) -> None:
-    monkeypatch.setattr(revive, "STEPS", 8)
+    monkeypatch.setattr(revive, "STEPS", (8,))
     edited = apply(two_heads(), "1", "identity", layout="stock")
     rows, woken = passages("neox-parallel").tokens[:4], revive.wake(edited, (1,))
     tokens = torch.from_numpy(rows.astype(np.int64))
     losses = []
-    for weights in (copy.deepcopy(woken), revive.learn_attention(edited, woken, rows)):
+    for weights in (copy.deepcopy(woken), *revive.learn_attention(edited, woken, rows)):
         with put_weights(edited, weights), torch.no_grad():
             losses.append(measure_loss(edited, tokens).item())
     assert losses[1] < losses[0] - 0.05
@@ -270,7 +270,7 @@ def test_revive_asks_the_woken_model(monkeypatch) -> None:
     rows = replace(rows, tokens=tokens)
     own = dict(base.named_parameters())
     monkeypatch.setattr(
-        revive, "learn_attention", lambda model, woken, rows: {name: own[name] for name in woken}
+        revive, "learn_attention", lambda model, woken, *_: [{name: own[name] for name in woken}]
     )
     outcome = make_attack("revive").run(target_of(edited, rows, cut=(1,), draws=1))
     assert outcome.recovered.all()
@@ -285,7 +285,7 @@ def test_each_step_of_revive_is_half_passages(number: int, windows: int) -> None
     samples = Samples(rows, PREFIX, tuple(map(str, range(number))), "made here")
     learned, tried = revive.choose_rows(Target(two_heads(), None, samples, text, draws=1))
     passage = learned[:, 0] < 10_000
-    assert len(learned) == revive.STEPS * ROWS
+    assert len(learned) == revive.STEPS[-1] * ROWS
     assert (passage.reshape(-1, ROWS).sum(axis=1) == ROWS // 2).all()
     held = {row[0] for row in rows[~tried].tolist()}
     assert {row[0] for row in learned[passage].tolist()} == held

@@ -461,14 +461,6 @@ def change_attack(report: Report, key: str, **edit: Any) -> dict[str, list[str]]
     return read_first_page(report.model_copy(update={"figures": figures}))
 
 
-def test_what_an_attacker_gets_on_the_way_is_told() -> None:
-    """Who stops earlier may get more than the figure says."""
-    report = example()
-    steps = next(one.key for one in report.figures if one.key.startswith("recovered.relearn "))
-    said = change_attack(report, steps, value=0.9)["Who could still get what"][1]
-    assert said.endswith(f". After {steps.rpartition(' ')[2]} steps already: 90.0 %.")
-
-
 def test_what_counts_nothing_was_tried() -> None:
     said = change_attack(example(), "recovered.relearn", value=None)["Who could still get what"]
     assert said[1].endswith("further: no passage counts for what was tried (relearn).")

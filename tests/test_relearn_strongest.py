@@ -6,6 +6,7 @@ alike on base, edited model, and control; the result names the one that reached 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,8 @@ from evals.data import Samples
 from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
-from evals.measure.attacks.relearn import RATES
 from evals.measure.attacks.result import Audit, ControlKind, Reached, compare_outcomes
-from evals.measure.attacks.tuning import cast_weights, fine_tune
+from evals.measure.attacks.tuning import RATES, cast_weights, fine_tune
 from evals.report.attacks import describe_attacks, describe_setting
 from evals.run.finite import NotFiniteError
 
@@ -112,28 +112,6 @@ def test_a_limit_is_not_kept_by_settings_that_do_not_count() -> None:
     assert clear.find_doubt(0.0) is None
 
 
-def test_a_limit_is_not_kept_by_what_an_attacker_gets_who_stops_earlier() -> None:
-    """Unless the control comes back there, too."""
-    attack = make_attack("relearn")
-
-    def made(early: list[int], last: list[int]) -> AttackOutcome:
-        flags = np.array([[n < few for n in range(10)] for few in (*early, *last)])
-        return AttackOutcome(flags[-1], np.ones(10, dtype=np.bool_), {"any": flags, "near": flags})
-
-    nothing = made([0, 0], [0])
-    found: Any = compare_outcomes(attack, nothing, made([4, 2], [1]), (None, nothing), 1.0)
-    assert found.find_earlier() == (5, 0.4)
-    known = {"n": 10, "control": ControlKind(kind="text", n=10), "skipped": {}, "not_tried": []}
-    audit = Audit(attacks=[found], **known)
-    said = "relearn recovers 40.0% after 5 steps, where an attacker may stop; what counts is the "
-    assert any(line.startswith(said) for line in describe_attacks(audit))
-    states = [audit.check_limits({"relearn": limit})[0].state for limit in (0.05, 0.3)]
-    assert states == ["missed", "undecided"]
-    assert str(audit.check_limits({"relearn": 0.3})[0].lacks).startswith(said)
-    both: Any = compare_outcomes(attack, nothing, made([4, 2], [1]), (None, made([1, 0], [0])), 1.0)
-    assert both.find_earlier() == (10, 0.2)
-
-
 def test_a_first_draw_that_counts_nothing_has_no_curve() -> None:
     """A search may have used all passages that it tried. The other draws still count."""
     attack = make_attack("relearn")
@@ -162,7 +140,7 @@ def test_training_that_breaks_the_model_brings_nothing_back(
     ruined = np.full((soft_prompt.LENGTH, 64), np.nan, dtype=np.float32)
     monkeypatch.setattr(soft_prompt, "learn_prompt", lambda *given: torch.from_numpy(ruined))
     attention = {name: one for name, one in broken.named_parameters() if ".attention." in name}
-    monkeypatch.setattr(revive, "learn_attention", lambda *given: attention)
+    monkeypatch.setattr(revive, "learn_attention", lambda *given: [attention] * 3)
     said: list[str] = []
     for module in (relearn, revive, soft_prompt):
         monkeypatch.setattr(module, "say", said.append)
@@ -174,30 +152,31 @@ def test_training_that_breaks_the_model_brings_nothing_back(
         with pytest.raises(NotFiniteError, match="likelihoods that are not finite"):
             make_attack(name).run(target_of(broken, rows, draws=1))
     assert said == [
-        *(f"relearn: fine-tuning at {rate:g} breaks the model by step 5" for rate in RATES),
-        "revive: training breaks the model, so this run brings nothing back",
+        *(f"relearn, run 1, at {rate:g}: fine-tuning breaks the model by step 5" for rate in RATES),
+        "revive, run 1: training breaks the model by step 20",
         "soft-prompt: training breaks the prompt, so this run brings nothing back",
     ]
 
 
-def test_stages_before_training_breaks_the_model_are_in_the_curve(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_stages_before_training_breaks_the_model_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attacker stops in time."""
     rows, whole = passages("neox-parallel", rows=20), model_named("neox-parallel")
-    broken = cast_weights(whole, torch.float32)
-    with torch.no_grad():
-        broken.gpt_neox.layers[2].attention.dense.bias[:] = float("nan")
-    monkeypatch.setattr(
-        relearn, "fine_tune", lambda *a, steps, **k: [whole, *[broken] * (len(steps) - 1)]
-    )
+
+    def tune(model: Any, *given: Any, **more: Any) -> Iterator[Any]:
+        yield whole
+        raise NotFiniteError("training gives a loss that is not finite")
+
+    monkeypatch.setattr(relearn, "fine_tune", tune)
     edited = model_named("neox-parallel compact identity")
     found = make_attack("relearn").run(target_of(edited, rows, draws=1))
-    expected = make_attack("any").run(target_of(whole, rows)).recovered
+    alone, expected = (
+        make_attack("any").run(target_of(model, rows)).recovered for model in (edited, whole)
+    )
     assert expected.any()
-    assert np.array_equal(found.curve["any"][0], expected)
-    assert not found.curve["any"][1:].any()
-    assert not found.recovered.any()
+    assert found.curve["any"].tolist() == [
+        alone.tolist(), expected.tolist(), *2 * [[False] * 20]
+    ]  # fmt: skip
+    assert found.take_strongest(None)[1].recovered.tolist() == [expected.tolist()]
 
 
 @pytest.fixture
@@ -235,17 +214,20 @@ def test_where_time_is_short_the_first_settings_run(
     few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relearn_strongest, "LONGEST", 0.0)
+    monkeypatch.setattr(relearn_strongest, "FIRST", 2)
     rows = passages("neox-parallel", rows=20)
     found = make_attack("relearn-strongest").run(target_of(model_named("neox-parallel"), rows))
     first = {(one.learned, one.learning_rate) for one in found.settings}
     assert first == {("nothing", 0.0), *((learned, rate) for rate, learned in RUNS[:2])}
-    assert found.trainings == 2
+    assert (found.trainings, found.left_out) == (2, 2)
 
 
-def test_both_rates_of_relearn_come_first() -> None:
-    """Where time is short, it is at least as strong as `relearn`."""
-    assert {rate for rate, _ in relearn_strongest.RUNS[:2]} == set(RATES)
-    assert {learned for _, learned in relearn_strongest.RUNS[:2]} == {"all weights"}
+def test_rates_of_relearn_come_first() -> None:
+    """Where time is short, it is at least as strong as `relearn`, which seldom needs more."""
+    first = relearn_strongest.RUNS[: relearn_strongest.FIRST]
+    assert tuple(rate for rate, _ in first) == RATES[:3]
+    assert {learned for _, learned in first} == {"all weights"}
+    assert {rate for rate, _ in relearn_strongest.RUNS} == set(RATES)
 
 
 def test_no_training_of_a_large_model_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,14 +243,14 @@ def test_no_training_of_a_large_model_runs_twice(monkeypatch: pytest.MonkeyPatch
     rows, attack = passages("neox-parallel", rows=20), make_attack("relearn-strongest")
     target = target_of(model_named("neox-parallel"), rows, draws=1, cut=(1,))
     found = attack.run(target)
-    assert trained[:2] == [("rank-8 adapters", rate) for rate in RATES[::-1]], "as of `relearn`"
-    assert len(trained) == len(set(trained)) == found.trainings == 6
+    assert trained[:3] == [("rank-8 adapters", rate) for rate in RATES[:3]], "as of `relearn`"
+    assert len(trained) == len(set(trained)) == found.trainings == 10
     assert {learned for learned, _ in trained} == {"rank-8 adapters", "the cut blocks"}
     assert {(one.learned, one.learning_rate) for one in found.settings} == {
         ("nothing", 0.0), *trained
     }  # fmt: skip
     monkeypatch.setattr(relearn_strongest, "LONGEST", 0.0)
-    assert attack.run(target).trainings == 2
+    assert attack.run(target).trainings == 3
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

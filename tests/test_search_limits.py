@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import weakref
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -162,9 +163,8 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
 
     monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", noted)
     Trials(opened, opened.engines("auto"), "auto").measure_twice(BASE)
-    assert len(learned) == 8
-    first = learned[::2]
-    assert first == learned[1::2], "the same at the second rate"
+    first = [rows for rows, _ in groupby(learned)]  # the same at every rate
+    assert len(first) == 4
     for half, (passages, text) in zip(opened.halves, (first[:2], first[2:]), strict=True):
         assert passages < {row.tobytes() for row in half.samples.tokens}
         assert text == {row.tobytes() for row in half.windows}
@@ -349,7 +349,7 @@ def test_a_healed_edit_is_judged_by_what_it_leaves_and_not_by_its_cut() -> None:
 
     def judge(left: float, gave: float, rise: float = 0.1) -> str | None:
         base = replace(cut, attacked=(("any", gave, 100),))
-        outcome: Any = SimpleNamespace(base=(base, base))
+        outcome: Any = SimpleNamespace(base=(base, base), doubts={})
         point = replace(cut, attacked=(("any", left, 100),), healed_rise=rise)
         return _judge_held_back(opened, outcome, point)
 

@@ -195,6 +195,28 @@ def test_progress_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\u202e" not in drawn
 
 
+def test_bars_within_bars_are_drawn_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two displays at once would each overwrite the other."""
+    from rich.progress import Progress
+
+    terminal, started, start = Terminal(), [], Progress.start
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(Progress, "start", lambda self: started.append(self) or start(self))
+    with running("audit"), show_progress("audit cut", 9) as advance:
+        for run in (1, 2):
+            with show_progress(f"relearn, run {run}", None) as step:
+                step(1_234)
+                started[0].refresh()
+        advance(9)
+        started[0].refresh()
+        assert [task.completed for task in started[0].tasks] == [9]
+    assert len(started) == 1
+    drawn = terminal.getvalue()
+    for text in ("audit cut", "relearn, run 1", "relearn, run 2", "1,234", "100%"):
+        assert text in drawn
+
+
 def wait_for(err: io.StringIO, text: str) -> str:
     """The first line with that text, once it is there."""
     for _ in range(500):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.lab.measure import mean_loss
 from evals.data import Samples, open_samples
 from evals.data.held_back import deal_unlisted
 from evals.data.windows import cut_windows
-from evals.measure.attacks.attack import split
-from evals.measure.attacks.relearn import RATES, SHARE
-from evals.measure.attacks.tuning import STEPS, fine_tune
+from evals.measure.attacks.attack import Target
+from evals.measure.attacks.names import find_attack
 from evals.measure.memorization.extraction import run_pass
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.models import open_model
@@ -24,8 +26,10 @@ WINDOW, WINDOWS, ROWS = 128, 48, 4
 def measure_erased(folder: Path, source: Path, erased: Path, leave_out: float) -> None:
     """Print what is left of the passages in `folder`, which `learn` made, and the held-out loss.
 
-    First of the `source`, which learned them, then of `erased`, also after relearning.
+    First of the `source`, which learned them, then of `erased`, also after relearning: at each
+    learning rate that `relearn` tries on the source, after each number of its steps.
     """
+    trainings = None
     for path in (source, erased):
         loaded = open_model(str(path), dtype="float32", device="cpu")
         samples = open_samples(str(folder / "records.jsonl")).tokenize(loaded.tokenizer)
@@ -39,12 +43,15 @@ def measure_erased(folder: Path, source: Path, erased: Path, leave_out: float) -
         _print_counts("listed", loaded.model, listed)
         _print_counts("not listed", loaded.model, samples.select(unlisted))
         _print_counts("never trained on", loaded.model, samples.select(~samples.trained_on))
-    held, others = split(listed.tokens, SHARE)
-    for rate in RATES:
-        *_, tuned = fine_tune(
-            loaded.model, listed.tokens[held], steps=STEPS[-1:], learning_rate=rate
-        )
-        _print_counts(f"listed, relearned at {rate:g}", tuned, listed.select(others))
+        length = listed.tokens.shape[1]
+        text = np.ascontiguousarray(windows[:, :length])
+        target = Target(loaded.model, None, listed, text, draws=1, of=len(listed))
+        outcome = find_attack("relearn").run(replace(target, trainings=trainings))
+        trainings = outcome.trainings
+        for setting, flags in outcome.settings.items():
+            count, n = int(flags[outcome.tried].sum()), int(outcome.tried.sum())
+            told = f"{setting.steps} steps at {setting.learning_rate:g}"
+            print(f"  listed, relearned by {told}, of {n}: any {count}", flush=True)
 
 
 def _print_counts(what: str, model: Any, samples: Samples) -> None:

@@ -8,8 +8,8 @@ Each rival has up to 16 settings, and the search's rule chooses one (`methods.py
 Deep blocks, the searches, and `erased` are ours. Then all are measured on the half of the passages
 that was held back, which no method saw:
 
-- the most that an attack without training recovers, with its name, what `relearn` does at learning
-  rates of 1e-4 and 1e-3, and what `relearn-benign` does;
+- the most that an attack without training recovers, with its name, and what `relearn` and
+  `relearn-benign` do, at the learning rate and the number of steps that recover most;
 - for those who know the edit: `revive`, where blocks were cut, and with --helper `graft`, with the
   second model as the sibling, in one draw each;
 - the highest AUC of a membership score, passages against those that no model was trained on, or 1
@@ -43,7 +43,7 @@ import torch
 
 from benchmarks.asked import CONTENT, check_asked, hash_files
 from benchmarks.rivals.bed import read_seconds, run_passes
-from benchmarks.rivals.choosing import measure_relearned
+from benchmarks.rivals.choosing import measure_relearned, run_relearn
 from benchmarks.rivals.measuring import make_bench
 from benchmarks.rivals.methods import (
     AFTER,
@@ -150,7 +150,10 @@ def main(
         if made.model is not None:
             edited, left = cast_weights(made.model, passes), made.left
             if left is None and name not in UNCHANGED:
-                left = measure_relearned(edited, bench.bed.samples, bench.bed.text)
+                given = bench.bed.samples, bench.bed.text
+                left = measure_relearned(
+                    edited, *given, run_relearn(loaded.model, *given).trainings
+                )
             runs[name] |= {"left": left, "any alone": made.cheapest}
             runs[name] |= bench.measure(edited, made.cut)
         write_json(output / RUNS / f"{name}.json", runs[name])

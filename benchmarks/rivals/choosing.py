@@ -42,7 +42,7 @@ import torch
 from benchmarks.rivals.bed import Bed, Rival, measure_text, read_seconds
 from benchmarks.rivals.token_swap import get_held
 from evals.data import Samples, Tokens
-from evals.measure.attacks.attack import Target
+from evals.measure.attacks.attack import AttackOutcome, Target
 from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.tuning import cast_weights
 from evals.measure.edits.costs import find_worst
@@ -120,7 +120,9 @@ def choose(
     fresh model and in a share of the seconds, what all settings share: more arguments of the rival.
     This counts as the rival's time.
     """
-    begun, base = read_seconds(), cast_weights(make(), bed.passes)
+    base = cast_weights(make(), bed.passes)
+    trainings = run_relearn(base, bed.samples, bed.text).trainings
+    begun = read_seconds()
     shared = prepare(make().requires_grad_(True), bed, seconds * PREPARING) if prepare else {}
     trials: dict[int, Trial] = {}
     sizes = [*list_rounds(len(settings)), 0]
@@ -134,7 +136,7 @@ def choose(
 
     def relearn(one: Candidate, samples: Samples) -> float:
         model = cast_weights(one.load_into(make()), bed.passes)
-        return measure_relearned(model, samples, bed.text)
+        return measure_relearned(model, samples, bed.text, trainings)
 
     for number, (size, after) in enumerate(pairwise(sizes)):
         going = [index for index in best if index not in trials or not trials[index].ended]
@@ -175,11 +177,23 @@ def _is_after(time: float) -> bool:
     return read_seconds() > time
 
 
-def measure_relearned(model: Any, samples: Samples, text: Tokens) -> float:
-    """What fine-tuning at either rate brings back, as a share. `samples`: of a half."""
-    half = 2 * len(samples)  # as a search attacks a half
-    target = Target(get_held(model), None, samples, text, draws=1, of=half)
-    return float(find_attack("relearn").run(target).counted.mean())
+def measure_relearned(
+    model: Any, samples: Samples, text: Tokens, trainings: int | None = None
+) -> float:
+    """What fine-tuning brings back, as a share: at the rate and step that bring most.
+
+    `samples`: of a half. `trainings`: how many rates the base gets.
+    """
+    _, most = run_relearn(model, samples, text, trainings).take_strongest(None)
+    return float(most.counted.mean())
+
+
+def run_relearn(
+    model: Any, samples: Samples, text: Tokens, trainings: int | None = None
+) -> AttackOutcome:
+    """Fine-tunes, as a search attacks a half."""
+    given: dict[str, Any] = {"draws": 1, "of": 2 * len(samples), "trainings": trainings}
+    return find_attack("relearn").run(Target(get_held(model), None, samples, text, **given))
 
 
 def ask(

@@ -5,8 +5,8 @@ The columns of the table of `__main__.py`, beside this.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,18 @@ from evals.data.held_back import split_halves
 from evals.data.inputs import read_heldout_texts
 from evals.data.windows import cut_windows
 from evals.lab import calibration_texts
-from evals.measure.attacks.attack import Target, split
+from evals.measure.attacks.attack import Target
 from evals.measure.attacks.names import find_attack
-from evals.measure.attacks.relearn import SHARE
-from evals.measure.attacks.tuning import fine_tune
 from evals.measure.memorization.membership import auc
-from evals.run.finite import NotFiniteError
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.models import LoadedModel
 from surgery.hub.resolved import ResolvedModel
 
 QUIET = ("any", "hints:4", "hints:8", "near", "perturbed", "quantized:4")
-RELEARNED = (1e-4, 1e-3)
-STEPS, LENGTH = 20, 128
+LENGTH = 128
+TUNING = ("relearn", "relearn-benign")
+"""Attacks that fine-tune. The base settles their learning rates."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,15 @@ class Bench:
         quiet = {name: float(find_attack(name).run(target).counted.mean()) for name in QUIET}
         worst = max(quiet, key=quiet.__getitem__)
         found: dict[str, Any] = {"no training": quiet[worst], "by": worst}
-        held, others = split(self.held_back.tokens, SHARE)
-        for rate in RELEARNED:
-            rows = self.held_back.tokens[held]
-            (tuned,) = fine_tune(get_held(model), rows, steps=(STEPS,), learning_rate=rate)
-            back = 0.0
-            with suppress(NotFiniteError):  # training broke the model
-                back = float(recover(tuned, self.held_back)[others].mean())
-            found[f"relearn {rate:g}"] = back
         given = {"cut": cut, "sibling": self.sibling, "of": len(self.held_back)}  # no curves
         known = replace(target, model=get_held(model), **given)
-        able = {"relearn-benign": True, "revive": bool(cut), "graft": self.sibling is not None}
-        for name, can in able.items():
-            found[name] = float(find_attack(name).run(known).counted.mean()) if can else None
+        able = {"revive": bool(cut), "graft": self.sibling is not None}
+        for name in (*TUNING, "revive", "graft"):
+            made = None
+            if able.get(name, True):
+                made = find_attack(name).run(replace(known, trainings=self.trainings.get(name)))
+                made = made.take_strongest(None)[1] if made.settings else made
+            found[name] = None if made is None else float(made.counted.mean())
         found |= {
             "membership": self._tell_members(target) if len(self.never) else None,
             "any, seen": float(recover(model, self.bed.samples).mean()),
@@ -75,6 +69,13 @@ class Bench:
             **measure_text(self.loaded.model, model, self.heldout),
         }
         return found | self._score(model)
+
+    @cached_property
+    def trainings(self) -> dict[str, int | None]:
+        """How many learning rates each of `TUNING` tries on the base, and so on every model."""
+        target = Target(self.loaded.model, None, self.held_back, self.heldout, draws=1)
+        brief = replace(target, of=len(self.held_back))
+        return {name: find_attack(name).run(brief).trainings for name in TUNING}
 
     def _rise_never(self, model: Any) -> float:
         rows = torch.from_numpy(self.never.tokens.astype(np.int64)).split(ROWS)

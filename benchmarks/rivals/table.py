@@ -19,7 +19,6 @@ from typing import Any
 import click
 
 from benchmarks.asked import find_different
-from benchmarks.rivals.measuring import RELEARNED
 from benchmarks.rivals.methods import LIMITS, METHODS, UNCHANGED
 from evals.measure.edits.costs import MEASURES
 
@@ -55,8 +54,8 @@ def list_columns(several: Sequence[Runs]) -> list[Column]:
     def points(task: str) -> Column:
         return Column(task, lambda run, base: 100 * (run[task] - base[task]), "{:+.1f}".format)
 
-    trained = {f"relearn {rate:g}": f"{rate:.0e}".replace("e-0", "e-") for rate in RELEARNED}
-    trained |= {"relearn-benign": "benign", "revive": "`revive`", "graft": "`graft`"}
+    trained = {"relearn": "`relearn`", "relearn-benign": "benign"}
+    trained |= {"revive": "`revive`", "graft": "`graft`"}
     known = {"seconds", "setting", "code", "left", "any alone", "by", "membership", "never trained"}
     known |= {"no training", "any, seen", "any, not seen", *trained, *MEASURES}
     tasks = [key for key in several[0]["not edited"] if key not in known]

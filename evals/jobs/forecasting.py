@@ -30,14 +30,13 @@ from evals.jobs.mitigating import (
 from evals.jobs.searching import check_question
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
-from evals.measure.attacks.relearn import RATES, SHARE
 from evals.measure.attacks.trying import AttackPlan, try_attacks
-from evals.measure.attacks.tuning import ROWS
 from evals.measure.edits.engine import Engine
 from evals.measure.healing import find_healing_text
 from evals.measure.verdicts import describe_splits, say_split
 from evals.run.console import show_progress
 from evals.run.lm_eval.running import Benchmarks
+from evals.run.models import LoadedModel
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
@@ -224,10 +223,10 @@ def _time_limits(opened: OpenedSearch, healed: float) -> dict[str, Any]:
 
     `healed`: seconds to heal one, before it is attacked.
     """
-    half, learned = opened.halves[0], int(opened.samples.trained_on.sum()) // SHARE
+    half, of = opened.halves[0], int(opened.samples.trained_on.sum())
     seconds = sum(
-        line.at(_count_rows(name, len(half.samples), len(half.windows), learned))
-        for name, line in _time_attacks(opened, opened.slow, opened.request.batch_size)
+        line.at(_count_rows(name, len(half.samples), len(half.windows), trainings, of))
+        for name, line, trainings in _time_attacks(opened, opened.slow, opened.request.batch_size)
     )
     first, names = "heal and " if healed else "", ", ".join(opened.slow)
     what = f"{first}attack at most {TRIES} edits by {names}"
@@ -265,25 +264,37 @@ class _Line:
 
 def _time_attacks(
     opened: OpenedSearch, names: tuple[str, ...], batch_size: int | None
-) -> Iterator[tuple[str, _Line]]:
+) -> Iterator[tuple[str, _Line, int]]:
     """Tries each attack on a few passages and some edit, and again on more if that was fast: a
     small batch, and what is done once, would make it seem slow.
+
+    Attacks that train the whole model are tried on the base, which decides how many trainings all
+    models get. Yields that number, too.
     """
     samples, editable, unit = opened.samples, opened.loaded.editable, opened.offered[0]
     cut = editable.apply(editable.plan((unit,), layout=opened.request.layout))
-    edited = replace(opened.loaded, model=cut)
+    training = [name for name in names if (one := find_attack(name)).in_draws and not one.on_cuts]
+    groups: list[tuple[LoadedModel, tuple[int, ...] | None, list[str]]] = [
+        (opened.loaded, None, training),
+        (replace(opened.loaded, model=cut), (unit.block,), [n for n in names if n not in training]),
+    ]
     found: dict[str, list[tuple[int, float]]] = {}
+    trainings: dict[str, int] = {}
     for number in (FEW, MORE):
         some = replace(samples.spread(samples.trained_on, number), members=None)
-        text = opened.windows[:number]
-        plan = AttackPlan(some, text, names, batch_size, draws=1, sibling=opened.sibling)
-        tried = try_attacks(edited, plan, with_control=False, cut=(unit.block,)).seconds
-        for name, took in tried.items():
-            found.setdefault(name, []).append((_count_rows(name, len(some), len(text)), took))
-        if sum(tried.values()) > FAST:
+        text, begun = opened.windows[:number], time.perf_counter()
+        for loaded, blocks, group in groups:
+            plan = AttackPlan(some, text, tuple(group), batch_size, draws=1, sibling=opened.sibling)
+            tried = try_attacks(loaded, plan, with_control=False, cut=blocks)
+            for name, took in tried.seconds.items():
+                outcome = tried.passages.get(name)
+                trainings[name] = (outcome and outcome.trainings) or 1
+                rows = _count_rows(name, len(some), len(text), trainings[name])
+                found.setdefault(name, []).append((rows, took))
+        if time.perf_counter() - begun > FAST:
             break
     for name, points in found.items():
-        yield name, _Line.through(points)
+        yield name, _Line.through(points), trainings[name]
 
 
 def _time_evaluation(
@@ -294,8 +305,10 @@ def _time_evaluation(
     passages, windows = int(opened.samples.trained_on.sum()), len(opened.windows)
     controls = len(opened.samples) - passages or windows
     seconds = 0.0
-    for name, line in _time_attacks(opened, request.attacks, request.batch_size):
-        one, control = (line.at(_count_rows(name, n, windows)) for n in (passages, controls))
+    for name, line, trainings in _time_attacks(opened, request.attacks, request.batch_size):
+        one, control = (
+            line.at(_count_rows(name, n, windows, trainings)) for n in (passages, controls)
+        )
         base = line.at(passages) if find_attack(name).on_cuts else one
         once = base + (models - 1) * (one + control)
         draws = request.draws or count_draws(one)
@@ -324,15 +337,14 @@ def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, floa
     return documents, seconds
 
 
-def _count_rows(attack: str, passages: int, windows: int, learned: int | None = None) -> int:
+def _count_rows(
+    attack: str, passages: int, windows: int, trainings: int, of: int | None = None
+) -> int:
     """About how many rows go through the model in an attack; a row of training counts as three.
 
-    `learned`: the passages that `relearn` trains on in a search; None: its share of `passages`.
+    `trainings`: how many it makes. `of`: in a search, the number of all passages, a share of which
+    the attacker holds.
     """
     found = find_attack(attack)
-    steps = found.stages
-    if not steps:
-        return passages + 3 * found.count_trained(passages, windows)
-    learned = passages // SHARE if learned is None else learned
-    learned = windows if attack == "relearn-benign" else learned
-    return len(RATES) * (3 * steps[-1] * max(1, min(ROWS, learned)) + 2 * len(steps) * passages)
+    decoded = 2 * max(0, len(found.stages) - 1) * passages
+    return passages + trainings * (3 * found.count_trained(of or passages, windows) + decoded)

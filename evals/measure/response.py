@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from evals.data import NOTHING, Samples, Tokens
 from evals.run.batching import row_ranges
-from evals.run.forward import check_head, head_of
+from evals.run.forward import check_head, freeze_weights, head_of
 from surgery.editing.loading import place_ids
 from surgery.errors import MeasurementError
 from surgery.families import Family, family_of
@@ -140,7 +140,11 @@ def _respond(
 
     def run(rows: slice) -> tuple[Floats, Floats]:
         ids = place_ids(model, torch.from_numpy(tokens[rows].astype(np.int64)))
-        with torch.enable_grad(), _frozen(model), _watch_blocks(model, places) as (seen, outputs):
+        with (
+            torch.enable_grad(),
+            freeze_weights(model),
+            _watch_blocks(model, places) as (seen, outputs),
+        ):
             # The last token predicts nothing, so it is not read.
             hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
             hidden = hidden[:, prefix_length - 1 :]
@@ -187,23 +191,6 @@ def _rows_at_once(model: PreTrainedModel, length: int) -> int:
     numbers = size.num_blocks * vectors + 6 * int(config["vocab_size"])
     room = max(_BYTES, measure_memory(model.device) // _PART)
     return max(1, room // (4 * length * numbers))
-
-
-@contextmanager
-def _frozen(model: PreTrainedModel) -> Iterator[None]:
-    """Weights need no gradient, only what attention adds does."""
-    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-    def set_all(needed: bool) -> None:
-        with torch.inference_mode():  # offloaded parameters may have been made in it
-            for name in learning:  # and are other objects after a pass
-                model.get_parameter(name).requires_grad_(needed)
-
-    set_all(False)
-    try:
-        yield
-    finally:
-        set_all(True)
 
 
 @contextmanager

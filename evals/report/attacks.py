@@ -27,11 +27,13 @@ Area = tuple[float, Sequence[float] | None]
 
 
 def list_attacked(audits: Sequence[Audit]) -> Iterator[Figure]:
-    """What each attack recovers, at each of its steps if it has any, and membership."""
+    """What each attack recovers, at each of its steps and learning rates if it has any, and
+    membership."""
     for found in zip(*(audit.attacks for audit in audits), strict=True):
         if isinstance(found[0], AttackResult):
             yield _make_attack(found)
             yield from _list_steps(found)
+            yield from _list_trainings(found)
         elif all(one.base and one.edited for one in found):
             yield from _list_membership(found, audits[0].n)
 
@@ -84,7 +86,7 @@ def _make_attacked(one: AttackResult, *, alike: bool) -> EditValue:
 
 
 def _list_steps(found: Sequence[AttackResult]) -> Iterator[Figure]:
-    """What an attack that trains recovers after each of its stages."""
+    """What an attack that trains recovers after each of its stages, at its best rate there."""
     curves, name = [one.curve for one in found if one.curve is not None], found[0].name
     if len(curves) < len(found):
         return
@@ -95,6 +97,23 @@ def _list_steps(found: Sequence[AttackResult]) -> Iterator[Figure]:
         base, *edits = (make_value(one.any[place], near=one.near[place]) for one in shown)
         key, label = f"recovered.{name} {steps}", f"by any, after {steps:,} steps of {name}{runs}"
         yield make_figure("attacked", key, label, "share", curves[0].edited.n, base, edits)
+
+
+def _list_trainings(found: Sequence[AttackResult]) -> Iterator[Figure]:
+    """What each training of an attack with several settings recovers, and what it leaves the base:
+    one that leaves little shows nothing where it recovers nothing."""
+    name, runs = found[0].name, found[0].edited.runs
+    for place, one in enumerate(found[0].trainings):
+        every = [edit.trainings[place] if place < len(edit.trainings) else None for edit in found]
+        if any(other is None or other.key != one.key for other in every):
+            return
+        left = one.base_left
+        note = "" if left is None else f"{left:.0%} of what it gave is left after the last step"
+        base = None if one.base is None else make_value(one.base, note=note, base_left=left)
+        edits = [make_value(other.edited) for other in every if other is not None]
+        key, label = f"recovered.{name} at {one.key}", f"by any, {name} at {one.key}"
+        label += f", {runs}" if runs else ""
+        yield make_figure("attacked", key, label, "share", found[0].edited.n, base, edits)
 
 
 def describe_attacks(audit: Audit) -> Iterator[str]:
@@ -125,7 +144,9 @@ def describe_setting(reached: Reached) -> str:
     how = f"training {reached.learned}"
     if reached.steps:
         how += f" for {reached.steps} steps at {reached.learning_rate:g}"
-    return f"{how} (of {reached.tried} settings)"
+    every = reached.tried + reached.left_out
+    some = f"{reached.tried} of its {every}" if reached.left_out else f"of {every}"
+    return f"{how} ({some} settings{' ran' if reached.left_out else ''})"
 
 
 def has_trained(audit: Audit | None) -> bool:

@@ -25,8 +25,8 @@ STATES: dict[State, tuple[str, str]] = {
         "Not decided",
         "the tests do not show it either way: too little was tested; or a test shows nothing, as "
         "it finds no more than the limit in the model before the edit, too; or the model predicts "
-        "nothing at all; or an attack got more at an earlier step or in a setting that does not "
-        "count.",
+        "nothing at all; or an attack that got little could not have got much, or got more in a "
+        "setting that does not count.",
     ),
 }
 MOST_WARNINGS = 4
@@ -155,11 +155,6 @@ def _describe_worst(report: Report, place: int, found: list[Figure]) -> str:
         said += f"; before the edit, {count if len(tied) == 1 else f'{count} with {name}'}"
     if not most:
         said += f"; {describe_membership(_list_areas(report, place))}"
-    stages = (one for one in report.figures if one.key.startswith(f"{figure.key} "))
-    early = [(at.value, one) for one in stages if (at := one.edits[place]) and at.value is not None]
-    rate, stage = max(early, key=lambda one: one[0], default=(0.0, figure))
-    if rate > most:
-        said += f". After {stage.key.rpartition(' ')[2]} steps already: {format_percent(rate)} %"
     return said
 
 

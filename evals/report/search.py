@@ -87,24 +87,24 @@ def _describe_choice(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, 
 
     def record(point: EditPoint) -> dict[str, Any]:
         named = edit_record(point.selection, opened.loaded.dimensions.num_heads)
-        return {**named, **_figures(opened, point, base, here)}
+        return {**named, **_figures(opened, outcome, (point, base), here)}
 
     state = _judge_held_back(opened, outcome, selected[1]) if selected else None
     front = pareto_front(outcome.points.values(), opened.request.goal.cost)
     return {
         "base": {
-            **_figures(opened, base, base, here),
-            "held_back": _figures(opened, base_back, base_back, back),
+            **_figures(opened, outcome, (base, base), here),
+            "held_back": _figures(opened, outcome, (base_back, base_back), back),
         },
         "deep_blocks": deep
         and {
             **record(deep[0]),
-            "held_back": _figures(opened, deep[1], base_back, back),
+            "held_back": _figures(opened, outcome, (deep[1], base_back), back),
             "meets_goal": opened.keeps(deep[0], base),
             "offered": opened.find_units(deep[0].selection) is not None,
         },
         "selected": selected and record(selected[0]),
-        "held_back": selected and _figures(opened, selected[1], base_back, back),
+        "held_back": selected and _figures(opened, outcome, (selected[1], base_back), back),
         "held_back_meets_goal": OK.get(state),
         "held_back_state": state,
         "passed_over": selected and _count_better(opened, outcome),
@@ -129,8 +129,12 @@ def _count_better(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, int
     return why
 
 
-def _figures(opened: OpenedSearch, point: EditPoint, base: EditPoint, half: Half) -> dict[str, Any]:
-    n, limits = len(half.samples), _check_limits(opened, point, base, len(half.samples))
+def _figures(
+    opened: OpenedSearch, outcome: SearchOutcome, points: tuple[EditPoint, EditPoint], half: Half
+) -> dict[str, Any]:
+    """`points`: of the edit, and of the base on the same half."""
+    (point, base), n = points, len(half.samples)
+    limits = _check_limits(opened, outcome, (point, base), n)
     return {
         "exact_match": point.exact_match,
         "exact_match_ci95": wilson(round(point.exact_match * n), n).as_list(),
@@ -147,11 +151,15 @@ def _figures(opened: OpenedSearch, point: EditPoint, base: EditPoint, half: Half
     }
 
 
-def _check_limits(opened: OpenedSearch, point: EditPoint, base: EditPoint, n: int) -> list[Limit]:
-    """Each limit whose attack was tried, on the passages that it counts. `base`, `n`: of the half.
+def _check_limits(
+    opened: OpenedSearch, outcome: SearchOutcome, points: tuple[EditPoint, EditPoint], n: int
+) -> list[Limit]:
+    """Each limit whose attack was tried, on the passages that it counts. `points`: of the edit, and
+    of the base on the same half; `n`: of the half.
 
     With healing, what the cut gives before it is healed says nothing about a limit.
     """
+    point, base = points
     limits, found = opened.request.limits, []
     before, rise = base.heldout_loss, point.healed_rise
     after = point.heldout_loss if rise is None else before + rise
@@ -160,7 +168,7 @@ def _check_limits(opened: OpenedSearch, point: EditPoint, base: EditPoint, n: in
     for name, (value, counted) in (rates | {a: (rate, k) for a, rate, k in point.attacked}).items():
         if name in limits:
             share = {**rate_count(round(value * counted), counted), "n": counted}
-            known: Any = {"base": base.known.get(name), "unclear": void}
+            known: Any = {"base": base.known.get(name), "unclear": void or outcome.doubts.get(name)}
             what = f"share of passages recovered by {name}"
             found.append(check_share(name, what, limits[name], share, **known))
     return [*found, *point.drops]
@@ -176,7 +184,7 @@ def _judge_held_back(
     base, n = outcome.base[1], len(opened.halves[1].samples)
     if opened.healing is None and not opened.keeps(point, base):
         return "missed"
-    if limits := _check_limits(opened, point, base, n):
+    if limits := _check_limits(opened, outcome, (point, base), n):
         return settle(limit.state for limit in limits)
     most = bound_share(round(point.recovered * n), n)
     fewer = judge(point.recovered, most, base.recovered, n)

@@ -5,7 +5,8 @@ Shape letters: B rows, T tokens, S suffix tokens, d width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, cast
 
@@ -50,6 +51,23 @@ def hidden_states(
         **arguments,
     )
     return output.last_hidden_state, getattr(output, CACHE)
+
+
+@contextmanager
+def freeze_weights(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block, no weight of the model needs a gradient."""
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+    def set_all(needed: bool) -> None:
+        with torch.inference_mode():  # offloaded parameters may have been made in it
+            for name in learning:  # and are other objects after a pass
+                model.get_parameter(name).requires_grad_(needed)
+
+    set_all(False)
+    try:
+        yield
+    finally:
+        set_all(True)
 
 
 def read_limits(model: PreTrainedModel) -> tuple[int, int | None]:

@@ -41,7 +41,8 @@ State = Literal["kept", "missed", "undecided"]
   taught, the value itself is.
 - `missed`: the measured value is above the limit, however little was measured.
 - `undecided`: the value is within, but more is likely, too little was measured, the test shows
-  nothing (it finds no more in the base), or what does not count exceeds the limit."""
+  nothing (it finds no more in the base, or an attack could not have found more), or what does not
+  count (a setting of an attack) exceeds the limit."""
 Relation = Literal["source", "unrelated", "not recorded"]
 Form = Literal["share", "nats", "number", "count", "bytes"]
 UnitKind = Literal["block", "group", "head"]

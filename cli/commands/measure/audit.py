@@ -98,6 +98,8 @@ def print_audit(result: dict[str, Any], given_away: Mapping[str, Sequence[str]])
         for i, steps in enumerate(curve["stages"]):
             shares = ", ".join(f"{key} {curve[key][i]:.1%}" for key in ("any", "near"))
             echo(f"{attack['name']}, {steps} steps (one run, n = {curve['n']:,}): {shares}")
+        for one in attack.get("trainings", ()):
+            echo(f"{attack['name']}, {_describe_training(one)}")
     for attack in rated:
         if draws := attack["edited"]["draws"]:
             how = f"the mean of {draws} runs" if draws > 1 else "one run"
@@ -129,6 +131,16 @@ def _print_given_away(given_away: Mapping[str, Sequence[str]], attacks: int) -> 
         echo(f"  {name}: {len(given_away[name])}")
     if (more := len(ids) - _MOST_IDS) > 0:
         echo(f"  and {more:,} more; --rows FILE names all of them, and the attacks")
+
+
+def _describe_training(one: dict[str, Any]) -> str:
+    """What a training gives, and what it leaves the base."""
+    said = f"{one['learned']} at {one['learning_rate']:g}: {one['edited']:.1%} at best"
+    if one["base"] is not None:
+        said += f"; from the base, {one['base']:.1%} at best"
+    if one["base_left"] is not None:
+        said += f", and {one['base_left']:.0%} of what it gave is left after the last step"
+    return said
 
 
 def _print_rates(rated: list[dict[str, Any]], controls: int, every: dict[str, Any] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from evals.choose.search.algorithm import Found, find
 from evals.choose.search.deepening import deepen
@@ -13,6 +13,7 @@ from evals.choose.search.points import EditPoint, point_as_json, point_of
 from evals.choose.search.trials import Trials, Twice
 from evals.choose.search.units import held_in_stock
 from evals.measure.attacks.attack import AttackOutcome
+from evals.measure.attacks.result import find_weakness
 from evals.measure.drops import name_drop
 from evals.measure.edits.engine import BASE, Engine
 from evals.run.journal import KEEP_NOTHING, Journal
@@ -32,6 +33,7 @@ class SearchOutcome:
     - `deep_blocks`: the edit to compare with. `selected`: None if nothing meets the goal.
     - `points`: of every measured edit. Those that were tried have the fits of an export, each block
       after the edits below it; without `exhaustive`, the others have those of the unedited model.
+    - `doubts`: attack → why it shows too little on the base for a limit on it to be kept.
     """
 
     found: Found
@@ -40,6 +42,7 @@ class SearchOutcome:
     selected: Twice | None
     points: Mapping[Selection, EditPoint]
     engines: tuple[Engine, Engine]
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> Selection:
@@ -103,7 +106,18 @@ def run_search(
             best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
     points = {point.selection: point for point in found.measured.values()} | tried
-    return SearchOutcome(found, base, deep, selected, points, trials.engines)
+    return SearchOutcome(
+        found, base, deep, selected, points, trials.engines, _find_doubts(trials.outcomes)
+    )
+
+
+def _find_doubts(outcomes: Mapping[tuple[Selection, str, int], AttackOutcome]) -> dict[str, str]:
+    """By the half that chooses: the other half and all edits meet the same trainings."""
+    of_base = {
+        name: one for (edit, name, half), one in outcomes.items() if (edit, half) == (BASE, 0)
+    }
+    doubts = {name: find_weakness(name, one) for name, one in of_base.items() if one.settings}
+    return {name: doubt for name, doubt in doubts.items() if doubt is not None}
 
 
 def _keep_tried(point: EditPoint, tried: EditPoint) -> EditPoint:

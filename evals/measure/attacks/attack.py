@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -17,7 +17,9 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import find_opening
 
 NEEDS = "passages that do not overlap those that the attacker holds"
-Learned = Literal["nothing", "all weights", "the cut blocks", "rank-8 adapters"]
+Learned = Literal[
+    "nothing", "all weights", "the cut blocks", "attention of the cut blocks", "rank-8 adapters"
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Target:
       many as of all, and what only curves show is left out. None: these are all.
     - `cut`: the blocks that an edit changed, wholly or partly. `sibling`: a checkpoint to copy
       weights from, if the attacker has one.
-    - `trainings`: how many an attack with several settings makes; None: as time allows.
+    - `trainings`: how many an attack with several settings makes; None: as many as it finds that it
+      needs, or has time for. An edited model, a control, and a twin get as many as the base.
     """
 
     model: Any
@@ -108,8 +111,15 @@ class Setting:
 
 
 UNTRAINED = Setting("nothing", 0.0, 0)
+Training = tuple[Learned, float]
+"""What is learned, and at which learning rate."""
+WHOLE: tuple[Learned, ...] = ("all weights", "rank-8 adapters")
+"""What may be trained of any model, cut or not."""
 TIMES = 10
 """How many times as large a share of the passages as of the control a setting must bring back."""
+KEPT = 0.9
+"""The share of what a model gave that training must leave it. Training that leaves less destroys
+what a model knows, so that it shows nothing where it recovers nothing."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,8 @@ class AttackOutcome:
     - `scores`: name → [N], how much each passage looks like training text.
     - `settings`: what each setting of an attack with several recovers, as large as `recovered`,
       which then holds what any of them does. `UNTRAINED` is among them.
+    - `left_out`: how many more settings there are, for which there was no time. `left`:
+      `measure_left` of the first draw, by all of its passages.
     - `scopes`: what each of several scopes recovers, as large as `recovered`, which is that of the
       one that recovers most.
     - `kept`: what the attack on the edited model needs to know of the base; of `graft`, how many
@@ -135,6 +147,8 @@ class AttackOutcome:
     settings: Mapping[Setting, Flags] = field(default_factory=dict)
     scopes: tuple[Flags, ...] = ()
     kept: Any = None
+    left_out: int = 0
+    left: Mapping[Training, float] = field(default_factory=dict)
 
     @staticmethod
     def of_all(recovered: Flags) -> AttackOutcome:
@@ -157,6 +171,8 @@ class AttackOutcome:
             {name: flags[:, rows] for name, flags in self.curve.items()},
             {name: values[rows] for name, values in self.scores.items()},
             {setting: flags[..., rows] for setting, flags in self.settings.items()},
+            left_out=self.left_out,
+            left=self.left,
         )
 
     def take_draws(self, number: int) -> AttackOutcome:
@@ -211,8 +227,39 @@ class AttackOutcome:
     @property
     def trainings(self) -> int | None:
         """How many trainings made the settings. None without any."""
-        made = {(one.learned, one.learning_rate) for one in self.settings if one != UNTRAINED}
-        return len(made) or None
+        return len(self.by_training) or None
+
+    @property
+    def by_training(self) -> dict[Training, list[Setting]]:
+        """The settings of each training, those after fewer steps first."""
+        made: dict[Training, list[Setting]] = {}
+        for one in sorted(self.settings, key=lambda one: one.steps):
+            if one != UNTRAINED:
+                made.setdefault((one.learned, one.learning_rate), []).append(one)
+        return made
+
+    def measure_left(self) -> dict[Training, float]:
+        """Training → the share of what the model gave before that it gives after the last step.
+
+        Without those of cut blocks alone. Empty if the model gave nothing.
+        """
+        before = self._count_recovered(UNTRAINED) if self.settings else 0
+        return {
+            training: self._count_recovered(settings[-1]) / before
+            for training, settings in self.by_training.items()
+            if before and training[0] in WHOLE
+        }
+
+    def measure_rate(self, settings: Iterable[Setting]) -> float:
+        """The share that the best of some settings recovers, in the mean of the draws; 0 if no
+        passage counts."""
+        tried = self.by_draw[1]
+        some = [at for at, draw in enumerate(tried) if draw.any()]
+        rates = (
+            [float(np.atleast_2d(self.settings[one])[at][tried[at]].mean()) for at in some]
+            for one in settings
+        )
+        return max((sum(rate) / len(rate) for rate in rates if rate), default=0.0)
 
     @property
     def by_draw(self) -> tuple[Flags, Flags]:
@@ -230,7 +277,8 @@ class Attack:
     - `run`: deterministic for the same model and passages.
     - `can`: whether it can be tried on samples; `needs`: what it needs for that, in words.
     - `share`: the attacker holds one passage in this many, which do not count; 0: none.
-    - `count_trained`: passages, windows of other text → about how many rows go through training.
+    - `count_trained`: passages, windows of other text → about how many rows go through one
+      training, of which an attack with several settings makes as many as `AttackOutcome.trainings`.
     - `on_cuts`: it trains only blocks that were cut, and reads other models as they are.
     - `tells_members`: it recovers no passage, but scores members against non-members.
     - `reads_base`: on the edited model, its target has the outcome of the base. `reads_sibling`,

@@ -22,7 +22,7 @@ SETTING = f"{DRAWS} runs on other draws, fewer where one takes more than {SECOND
 def repeat(target: Target, run: Callable[[int], AttackOutcome]) -> AttackOutcome:
     """The outcome of `target.draws` runs, or of as many as `count_draws` allows: flags are [D, N].
 
-    `run` gets the number of the draw, from 0 on. The curve is that of the first.
+    `run` gets the number of the draw, from 0 on. The curve is that of the first, and so is `left`.
     """
     begun = time.perf_counter()
     made = [run(0)]
@@ -33,6 +33,8 @@ def repeat(target: Target, run: Callable[[int], AttackOutcome]) -> AttackOutcome
         np.stack([one.tried for one in made]),
         made[0].curve,
         settings={key: np.stack([one.settings[key] for one in made]) for key in made[0].settings},
+        left_out=made[0].left_out,
+        left=made[0].measure_left(),
     )
 
 

@@ -1,31 +1,46 @@
 """Fine-tunes a copy of the model: on some passages, on others like them, or on unrelated text.
 
-Do the passages that it was not fine-tuned on come back? An attacker tries two learning rates, as
-either may bring back more: of a cut, and of a model that was erased (docs/threat-model.md).
+Do the passages that it was not fine-tuned on come back? An attacker looks after some steps, stops
+where most comes back, and tries several learning rates. He learns from the passages that he holds
+which rate and number of steps that is, but not, passage by passage, which of two answers is right.
+So one setting counts: the one that brings back most of all passages.
+
+A high rate destroys what a model knows. That nothing comes back then shows nothing. So rates are
+tried downward, until one leaves the base most of what it gives. The edited model, a control, and a
+twin get the same rates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from evals.data import Tokens
 from evals.data.repeats import find_overlaps
-from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split
+from evals.measure.attacks.attack import (
+    KEPT,
+    NEEDS,
+    UNTRAINED,
+    Attack,
+    AttackOutcome,
+    Setting,
+    Target,
+    can_split,
+)
 from evals.measure.attacks.draws import DRAWS, SETTING, repeat
-from evals.measure.attacks.tuning import LARGE, LEARNING_RATE, ROWS, STEPS, fine_tune
-from evals.measure.memorization.measures import Flags, is_near
+from evals.measure.attacks.tuning import LARGE, RATES, ROWS, STEPS, fine_tune, settle_learned
+from evals.measure.memorization.measures import Flags, Pass, is_near
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.console import say
 from evals.run.finite import NotFiniteError
 
 SHARE = 10
 """One passage in this many is learned again."""
-RATES = (LEARNING_RATE, 1e-3)
 
 
 def make_relearn() -> Attack:
@@ -39,6 +54,7 @@ def make_relearn() -> Attack:
         "any, for the passages that were not learned again and do not overlap one that was",
         "Hu et al. 2024, arXiv 2406.13356",
         choose,
+        lambda passages, windows: passages // SHARE,
         can=lambda samples: can_split(samples, SHARE),
         needs=NEEDS,
         share=SHARE,
@@ -56,6 +72,7 @@ def make_relearn_alike() -> Attack:
         "any, for the passages that overlap none of that text",
         "arXiv 2602.03379 and 2603.20957, on text of the same form",
         choose,
+        lambda passages, windows: passages // 2,  # about: how many are alike is not known here
         can=lambda samples: int((~samples.trained_on).sum()) > 1,
         needs="two or more passages that the samples mark as never trained on",
     )
@@ -72,6 +89,7 @@ def make_relearn_benign() -> Attack:
             target.unrelated,
             ~find_overlaps(target.samples.tokens, target.unrelated),
         ),
+        lambda passages, windows: windows,
         reads_text=True,
     )
 
@@ -82,9 +100,12 @@ def _make_attack(
     counted: str,
     source: str,
     choose: Callable[[Target, int], tuple[Tokens, Flags]],
+    count_rows: Callable[[int, int], int],
     **more: Any,
 ) -> Attack:
-    """`choose`: the rows to train on in a draw, and the passages that count afterward."""
+    """`choose`: the rows to train on in a draw, and the passages that count afterward.
+    `count_rows`: passages, windows of other text → how many rows these are.
+    """
     measure = make_recovery("any")
 
     def run(target: Target) -> AttackOutcome:
@@ -93,44 +114,84 @@ def _make_attack(
         rows = next(draws)
         same = len(rows) <= ROWS  # each step takes all, always
         same = same and all(np.array_equal(rows, others) for others in draws)
-        return repeat(replace(target, draws=1) if same else target, partial(run_once, target))
+        rates = list(RATES[: target.trainings])
+        whole = replace(target, draws=1) if same else target
+        return repeat(whole, partial(run_once, target, rates))
 
-    def run_once(target: Target, draw: int) -> AttackOutcome:
+    def run_once(target: Target, rates: list[float], draw: int) -> AttackOutcome:
+        """Takes out of `rates`, in the first draw, those that the model has no need of."""
         rows, tried = choose(target, draw)
         if draw:
             rows = np.random.default_rng(draw).permutation(rows)
-        brief = target.brief or draw > 0
-        tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
-        steps = STEPS[-1:] if brief else STEPS
-        recovered, similar = np.zeros((2, len(steps), len(tokens)), dtype=np.bool_)
-        for rate in RATES:
-            tuned = fine_tune(target.model, rows, steps=steps, learning_rate=rate)
-            for stage, one in enumerate(tuned):
-                reading = replace(target, model=one)
-                try:
-                    seen = reading.read(tokens, prefix_length, full=not brief)
-                except NotFiniteError:
-                    target.read(tokens, prefix_length)  # it may have been broken before
-                    say(f"{name}: fine-tuning at {rate:g} breaks the model by step {steps[stage]}")
-                    break
-                recovered[stage] |= measure.recovered(Evidence.of(seen))
-                if not brief:
-                    similar[stage] |= is_near(seen)
-        curve = {} if brief else {"any": recovered, "near": similar}
-        return AttackOutcome(recovered[-1], tried, curve)
+        full, learned = not target.brief and draw == 0, settle_learned(target.model, "all weights")
+        settings, similar = dict[Setting, Flags](), dict[Setting, Flags]()
+
+        def keep(setting: Setting, seen: Pass | None) -> None:
+            nothing = np.zeros_like(tried)
+            settings[setting] = nothing if seen is None else measure.recovered(Evidence.of(seen))
+            similar[setting] = is_near(seen) if full and seen is not None else nothing
+
+        keep(UNTRAINED, _read(target, target.model, full=full))
+        for rate in tuple(rates):
+            if rate not in rates:
+                break
+            told = f"{name}, run {draw + 1}, at {rate:g}"
+            for steps, seen in zip_longest(STEPS, _tune(target, rows, rate, told, full=full)):
+                keep(Setting(learned, rate, steps), seen)
+            outcome = AttackOutcome(
+                np.any(list(settings.values()), axis=0), tried, settings=settings
+            )
+            left = outcome.measure_left().get((learned, rate), 0.0)
+            if target.trainings is None and draw == 0 and left >= KEPT:
+                del rates[rates.index(rate) + 1 :]
+        return replace(outcome, curve=_make_curve(outcome, similar)) if full else outcome
 
     return Attack(
         name,
-        f"AdamW, once at learning rate {RATES[0]:g} and once at {RATES[1]:g}, "
+        f"AdamW at a learning rate of {', '.join(f'{one:g}' for one in RATES)}, from the first on "
+        f"until one leaves the base {KEPT:.0%} of what it gives: each for "
         f"{', '.join(map(str, STEPS))} steps of at most {ROWS} rows on {text}; all weights, or "
         f"rank-8 adapters from {LARGE:,} parameters on; " + SETTING,
-        f"{counted}, after {STEPS[-1]} steps at either rate; the curve also shows fewer steps and "
-        "near matches",
+        f"{counted}, at the learning rate and after the number of steps, none among them, that "
+        "recover most of all of them; a setting that brings back more than a tenth as large a "
+        "share of the control does not count",
         source,
-        f"in each draw and at each rate, {STEPS[-1]} training steps and a pass; in the first draw, "
-        f"{len(STEPS)} passes with decoding",
+        f"in each draw and at each rate, {STEPS[-1]} training steps and {len(STEPS)} passes, with "
+        "decoding in the first draw",
         run,
-        stages=STEPS,
+        stages=(0, *STEPS),
         in_draws=True,
+        count_trained=lambda passages, windows: (
+            STEPS[-1] * max(1, min(ROWS, count_rows(passages, windows)))
+        ),
         **more,
     )
+
+
+def _read(target: Target, model: Any, *, full: bool) -> Pass:
+    tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
+    return replace(target, model=model).read(tokens, prefix_length, full=full)
+
+
+def _tune(target: Target, rows: Tokens, rate: float, told: str, *, full: bool) -> Iterator[Pass]:
+    """What the model says after each of `STEPS`, until training breaks it."""
+    done = 0
+    try:
+        for tuned in fine_tune(target.model, rows, learning_rate=rate, steps=STEPS, told=told):
+            yield _read(target, tuned, full=full)
+            done += 1
+    except NotFiniteError:
+        say(f"{told}: fine-tuning breaks the model by step {STEPS[done]}")
+
+
+def _make_curve(outcome: AttackOutcome, similar: Mapping[Setting, Flags]) -> dict[str, Flags]:
+    """After no step and after each of `STEPS`, at the rate that recovers most then: bool [K, N]."""
+    best = [
+        max(
+            (one for one in outcome.settings if one.steps == steps),
+            key=lambda one: int(outcome.settings[one][outcome.tried].sum()),
+        )
+        for steps in (0, *STEPS)
+    ]
+    found = {"any": outcome.settings, "near": similar}
+    return {name: np.stack([flags[one] for one in best]) for name, flags in found.items()}

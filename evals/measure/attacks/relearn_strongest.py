@@ -7,7 +7,8 @@ much text that no model was trained on does not count: it would write anything.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -27,18 +28,21 @@ from evals.measure.attacks.attack import (
 )
 from evals.measure.attacks.draws import DRAWS, SECONDS, SETTING, repeat
 from evals.measure.attacks.relearn import SHARE
-from evals.measure.attacks.tuning import LARGE, ROWS, fine_tune, settle_learned
+from evals.measure.attacks.tuning import LARGE, RATES, ROWS, fine_tune, settle_learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.finite import NotFiniteError
 from surgery.processes import current_processes
 
 STEPS = (20, 60, 120)
-RATES = (1e-3, 1e-4, 1e-5)
 LEARNED: tuple[Learned, ...] = ("all weights", "the cut blocks", "rank-8 adapters")
-RUNS = (*((rate, one) for one in LEARNED for rate in RATES[:2]), *product(RATES[2:], LEARNED))
-"""Trainings, whose states after `STEPS` are settings. Where time is short, the first ones run: both
-rates of `relearn`."""
+FIRST = 3
+RUNS = (
+    *((rate, one) for one in LEARNED for rate in RATES[:FIRST]),
+    *product(RATES[FIRST:], LEARNED),
+)
+"""Trainings, whose states after `STEPS` are settings. Where time is short, the first ones run, and
+at least `FIRST`: rates that `relearn` tries."""
 LONGEST = DRAWS * SECONDS
 """Seconds that the trainings of one draw may take, before fewer of them run."""
 
@@ -61,12 +65,7 @@ def make_relearn_strongest() -> Attack:
 
         def recover(model: Any) -> Flags:
             reading = replace(target, model=model)
-            try:
-                found = reading.read(target.samples.tokens, target.samples.prefix_length)
-            except NotFiniteError:
-                if model is target.model:
-                    raise
-                return np.zeros(len(target.samples), dtype=np.bool_)  # training broke it
+            found = reading.read(target.samples.tokens, target.samples.prefix_length)
             return measure.recovered(Evidence.of(found))
 
         alone = recover(target.model)
@@ -76,11 +75,14 @@ def make_relearn_strongest() -> Attack:
                 break
             begun = time.perf_counter()
             rows = np.random.default_rng(draw).permutation(target.samples.tokens[held])
-            settings |= dict(_try(target, rate, learned, rows, alone, recover))
+            told = f"relearn-strongest, run {draw + 1}, {learned} at {rate:g}"
+            settings |= _try(target, rate, learned, rows, alone, recover, told)
             took = current_processes().agree(time.perf_counter() - begun)
             if target.trainings is None and draw == 0 and (rate, learned) == runs[0]:
-                del runs[max(2, int(LONGEST / max(took, 1e-9))) :]
-        return AttackOutcome(np.any(list(settings.values()), axis=0), others, settings=settings)
+                del runs[max(FIRST, int(LONGEST / max(took, 1e-9))) :]
+        left_out = len(STEPS) * (len(list_runs(target.model)) - len(runs))
+        every = np.any(list(settings.values()), axis=0)
+        return AttackOutcome(every, others, settings=settings, left_out=left_out)
 
     return Attack(
         "relearn-strongest",
@@ -99,9 +101,7 @@ def make_relearn_strongest() -> Attack:
         needs=NEEDS,
         share=SHARE,
         in_draws=True,
-        count_trained=lambda passages, windows: (
-            len(RUNS) * STEPS[-1] * max(1, min(ROWS, passages // SHARE))
-        ),
+        count_trained=lambda passages, windows: STEPS[-1] * max(1, min(ROWS, passages // SHARE)),
     )
 
 
@@ -117,14 +117,17 @@ def _try(
     rows: Tokens,
     alone: Flags,
     recover: Callable[[Any], Flags],
-) -> Iterator[tuple[Setting, Flags]]:
-    """Yields each setting of one training and what it recovers: `alone` if nothing is trained."""
+    told: str,
+) -> dict[Setting, Flags]:
+    """What each setting of one training recovers: `alone` if nothing is trained, and nothing from
+    the step on at which training breaks the model."""
     settings = [Setting(learned, rate, steps) for steps in STEPS]
     if learned == "the cut blocks" and not target.cut:
-        yield from ((setting, alone) for setting in settings)
-        return
-    tuned = fine_tune(
-        target.model, rows, steps=STEPS, learning_rate=rate, learned=learned, blocks=target.cut
-    )
-    for setting, model in zip(settings, tuned, strict=True):
-        yield setting, recover(model)
+        return dict.fromkeys(settings, alone)
+    how: dict[str, Any] = {"learning_rate": rate, "learned": learned, "blocks": target.cut}
+    tuned = fine_tune(target.model, rows, steps=STEPS, told=told, **how)
+    found = dict.fromkeys(settings, np.zeros_like(alone))
+    with suppress(NotFiniteError):
+        for setting, model in zip(settings, tuned, strict=True):
+            found[setting] = recover(model)
+    return found

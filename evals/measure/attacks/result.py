@@ -5,7 +5,7 @@ Rates are shares of passages in [0, 1]. Intervals are 95 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -13,7 +13,14 @@ import numpy as np
 from pydantic import Field
 
 from evals.data.held_back import ChoiceCounts
-from evals.measure.attacks.attack import TIMES, UNTRAINED, Attack, AttackOutcome, Learned
+from evals.measure.attacks.attack import (
+    KEPT,
+    UNTRAINED,
+    WHOLE,
+    Attack,
+    AttackOutcome,
+    Learned,
+)
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.membership import auc
 from evals.measure.verdicts import check_share
@@ -140,15 +147,39 @@ class Reached(Record):
     """The setting under which an attack with several recovers most of the edited model.
 
     `tried`: how many settings trained both models and the control. Those that brought back much of
-    the control are among them, but do not count. `discarded`: the largest share of the passages
-    that one of these recovers, if that is more than the setting that counts.
+    the control are among them, but do not count. `left_out`: how many more there are, for which
+    there was no time. `discarded`: the largest share of the passages that one of those recovers
+    that do not count, if that is more than the setting that counts.
     """
 
     learned: Learned
     learning_rate: float
     steps: int
     tried: int
+    left_out: int = 0
     discarded: float | None = None
+
+
+class TrainingResult(Record):
+    """What one training of an attack with several settings recovers: shares of the passages that
+    count, in the mean of the runs, after the number of steps that recovers most.
+
+    `base_left`: the share of what the base gave before that it still gives after the last step, in
+    the first run. It is None, as is `base`, where only blocks that were cut are trained: a base has
+    none.
+    """
+
+    learned: Learned
+    learning_rate: float
+    base: float | None
+    base_left: float | None
+    edited: float
+
+    @property
+    def key(self) -> str:
+        """What is trained, if not everything, and the learning rate."""
+        what = "" if self.learned == "all weights" else f" {self.learned}"
+        return f"{self.learning_rate:g}{what}"
 
 
 class _AttackFacts(Record):
@@ -168,7 +199,8 @@ class AttackResult(_AttackFacts):
 
     `twin`: what it recovers from a model that never saw them; `above_twin`: edited minus twin;
     `toward_twin`: see `measure_way`.
-    `reached`: None for an attack with one setting. Each model has its own strongest.
+    `reached`: None for an attack with one setting. Each model has its own strongest. `trainings`:
+    what each training gives. `doubt`: why it shows too little to decide a limit that it keeps.
     """
 
     base: Share | None
@@ -180,6 +212,8 @@ class AttackResult(_AttackFacts):
     above_twin: PairedChange | None = None
     toward_twin: float | None = None
     reached: Reached | None = None
+    trainings: tuple[TrainingResult, ...] = ()
+    doubt: str | None = None
 
     @property
     def whole(self) -> AttackResult:
@@ -205,26 +239,7 @@ class AttackResult(_AttackFacts):
                 f"a setting of {self.name} recovers {more:.1%}, and does not count, as it also "
                 "brings back what was never trained on"
             )
-        steps, early = self.find_earlier()
-        if early > max(limit, self.edited.rate):
-            runs = " in its first run" if (self.edited.draws or 1) > 1 else ""
-            return (
-                f"{self.name} recovers {early:.1%}{runs} after {steps:,} steps, where an attacker "
-                f"may stop; what counts is the {self.edited.rate:.1%} after the last step"
-            )
-        return None
-
-    def find_earlier(self) -> tuple[int, float]:
-        """The stage after which more is recovered than after the last, and how much of the first
-        run: 0 of it if there is none, or if much of the control comes back, too."""
-        if self.curve is None:
-            return 0, 0.0
-        edited, control = self.curve.edited, self.curve.control
-        others = control.any if control else [0.0] * len(edited.any)
-        found = zip(edited.stages[:-1], edited.any, others, strict=False)
-        clear = [(steps, share) for steps, share, other in found if TIMES * other <= share]
-        best = max(clear, key=lambda one: one[1], default=(0, 0.0))
-        return best if best[1] > edited.any[-1] else (0, 0.0)
+        return self.doubt
 
 
 class MembershipResult(_AttackFacts):
@@ -367,8 +382,11 @@ def compare_outcomes(
         record["reached"] = Reached(
             **asdict(best),
             tried=len({*both} - {UNTRAINED}),
+            left_out=edited.left_out,
             discarded=_find_more(attack, made, edited.take_discarded(control)),
         )
+        record["trainings"] = tuple(_list_trainings(base, edited))
+        record["doubt"] = base and find_weakness(attack.name, base)
         base = base and base.take_strongest(control)[1]
         twin = twin and twin.take_strongest(control)[1]
         control = control and replace(control, recovered=control.settings[best])
@@ -388,6 +406,35 @@ def compare_outcomes(
         alone = base is None
         record["curve"] = curves if (alone or curves["base"]) and curves["edited"] else None
     return AttackResult(**record)
+
+
+def _list_trainings(base: AttackOutcome | None, edited: AttackOutcome) -> Iterator[TrainingResult]:
+    for training, settings in edited.by_training.items():
+        whole = base is not None and training[0] in WHOLE and training in base.by_training
+        yield TrainingResult(
+            learned=training[0],
+            learning_rate=training[1],
+            base=base.measure_rate(settings) if base is not None and whole else None,
+            base_left=base.left.get(training) if base is not None else None,
+            edited=edited.measure_rate(settings),
+        )
+
+
+def find_weakness(name: str, base: AttackOutcome) -> str | None:
+    """Why an attack that did so to the base shows too little, if it recovers little from an edit.
+
+    An edit meets the same trainings.
+    """
+    ran = len(base.settings) - 1
+    if base.left_out > ran:
+        return f"{name} had time for {ran} of its {ran + base.left_out} settings only"
+    left = max(base.left.values(), default=None)
+    if left is not None and left < KEPT:
+        return (
+            f"at no learning rate that {name} tried does fine-tuning leave the base what it "
+            f"recites: after the last step, it gives {left:.0%} of that at most"
+        )
+    return None
 
 
 def _find_more(attack: Attack, made: AttackOutcome, other: AttackOutcome | None) -> float | None:

@@ -21,6 +21,7 @@ from evals.measure.attacks.tuning import ROWS, scale_loss, train
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.console import say
 from evals.run.finite import NotFiniteError
+from evals.run.forward import freeze_weights
 from surgery.errors import MeasurementError
 from surgery.training.training import measure_loss
 
@@ -43,9 +44,9 @@ def make_soft_prompt() -> Attack:
         samples, model = target.samples, target.model
         held, others = split(samples.tokens, SHARE, draw)
         given = samples.tokens[held], samples.prefix_length
-        prompt = learn_prompt(model, *given, draw, target.opening)
         rows = _make_room(samples.tokens, target.opening)
         try:
+            prompt = learn_prompt(model, *given, draw, target.opening)
             with put_before(model, prompt, target.opening):
                 found = target.read(rows, LENGTH + samples.prefix_length)
         except NotFiniteError:
@@ -87,13 +88,14 @@ def learn_prompt(
     prompt = drawn.detach().float().requires_grad_(True)
     first = LENGTH + prefix_length
     scale = scale_loss(model)
-    with put_before(model, prompt, after):
+    with freeze_weights(model), put_before(model, prompt, after):
         for _ in train(
             [prompt],
             lambda batch: scale * measure_loss(model, batch, first),
             _make_room(passages, after),
             STEPS,
             LEARNING_RATE,
+            f"soft-prompt, run {draw + 1}",
         ):
             pass
     learned: torch.Tensor = prompt.detach()

@@ -54,6 +54,8 @@ def _outcome_as_json(outcome: AttackOutcome) -> dict[str, Any]:
         "settings": settings,
         "scopes": [arrays_as_json({"recovered": flags}) for flags in outcome.scopes],
         "kept": outcome.kept,
+        "left_out": outcome.left_out,
+        "left": [[*training, share] for training, share in outcome.left.items()],
     }
 
 
@@ -69,4 +71,6 @@ def _outcome_from_json(stored: dict[str, Any]) -> AttackOutcome:
         settings=settings,
         scopes=tuple(arrays_from_json(one)["recovered"] for one in stored["scopes"]),
         kept=stored["kept"],
+        left_out=stored["left_out"],
+        left={(learned, rate): share for learned, rate, share in stored["left"]},
     )

@@ -1,0 +1,371 @@
+"""Contract: of an attack that trains, the rate and number of steps count that recover most.
+
+Rates go down until one leaves the base most of what it gives; the edited model and the control get
+the same ones. Where none does, little that is recovered shows nothing. Training that breaks a model
+ends at once, and progress tells how far it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reciting import PREFIX, SUFFIX, model_named, passages
+from tiny_compact import VOCABULARY
+from torch import nn
+
+from evals.choose.search.points import EditPoint
+from evals.choose.search.run import _find_doubts
+from evals.choose.search.trials import Trials
+from evals.data import Samples
+from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
+from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
+from evals.measure.attacks.names import make_attack
+from evals.measure.attacks.result import AttackResult, Audit, ControlKind, compare_outcomes
+from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
+from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
+from evals.measure.attacks.tuning import RATES, STEPS, fine_tune, train
+from evals.measure.edits.engine import BASE
+from evals.report.attacks import _list_trainings, describe_attacks, describe_setting
+from evals.report.search import _check_limits
+from evals.run.console import Console, use_console
+from evals.run.finite import NotFiniteError
+
+WHOLE, CUT = "neox-parallel", "neox-parallel compact identity"
+TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
+ROWS = passages(WHOLE, rows=20)
+
+
+def target_of(model: Any, samples: Samples = ROWS, **more: Any) -> Target:
+    return Target(model, None, samples, TEXT_ROWS, draws=1, **more)
+
+
+def recited(model: Any) -> Any:
+    return make_attack("any").run(target_of(model)).recovered
+
+
+def tune_to(monkeypatch: pytest.MonkeyPatch, choose: Any) -> list[tuple[Any, float]]:
+    """Training gives `choose(model, rate, stage)`. Returns what is trained, at which rate."""
+    trained: list[tuple[Any, float]] = []
+
+    def tune(model: Any, rows: Any, *, learning_rate: float, steps: Any, **how: Any) -> Any:
+        trained.append((model, learning_rate))
+        return [choose(model, learning_rate, stage) for stage in range(len(steps))]
+
+    for module in (relearn, relearn_strongest):
+        monkeypatch.setattr(module, "fine_tune", tune)
+    return trained
+
+
+def audit_of(attack: AttackResult) -> Audit:
+    known: dict[str, Any] = {"skipped": {}, "not_tried": []}
+    return Audit(n=20, control=ControlKind(kind="text", n=8), attacks=[attack], **known)
+
+
+# --- steps
+
+
+@pytest.mark.parametrize("of", [None, 40])
+@pytest.mark.parametrize(
+    "name", ["relearn", "relearn-benign", "relearn-alike", "relearn-strongest"]
+)
+def test_an_attacker_stops_where_most_comes_back(
+    name: str, of: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an audit, and in a search, where each attack is brief."""
+    whole, cut = model_named(WHOLE), model_named(CUT)
+    tune_to(monkeypatch, lambda model, rate, stage: whole if stage == 0 else cut)
+    attack, alike = make_attack(name), TEXT_ROWS[:4]
+    found = attack.run(target_of(cut, of=of, alike=alike))
+    best, made = found.take_strongest(None)
+    assert best.steps == (20 if name == "relearn-strongest" else STEPS[0])
+    assert made.counted.tolist() == recited(whole)[found.tried[0]].tolist()
+    assert made.counted.mean() > recited(cut)[found.tried[0]].mean()
+    rate = made.counted.mean()
+    if of is None:
+        result: Any = compare_outcomes(attack, found, found, (None, None), 1.0)
+        assert (result.edited.rate, result.reached.steps) == (rate, best.steps)
+        assert audit_of(result).check_limits({name: 0.1})[0].state == "missed"
+        return
+    monkeypatch.setattr("evals.choose.search.trials.Trials._run", lambda *given: found)
+    opened: Any = SimpleNamespace(slow=(name,), others={}, drop_limits={}, healing=None)
+    trials = Trials(opened, ("here", "there"), "stock")  # type: ignore[arg-type]
+    point = trials.attack(EditPoint((), 0.0, 0.0, 0.0, 1.0, 0.1))
+    assert point.attacked == ((name, rate, len(made.counted)),)
+
+
+def test_who_wakes_attention_stops_where_most_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model as it is counts, too; it is what a compact export gives, not what is woken."""
+    whole, cut = model_named(WHOLE), model_named(CUT)
+    own = dict(whole.named_parameters())
+    broken = {name: torch.zeros_like(one) for name, one in own.items()}
+
+    def learn(model: Any, woken: Any, *given: Any) -> Iterator[Any]:
+        for weights in (broken, own, broken):
+            yield {name: nn.Parameter(weights[name].clone()) for name in woken}
+
+    monkeypatch.setattr(revive, "learn_attention", learn)
+    found = make_attack("revive").run(target_of(cut, cut=(1, 3)))
+    assert found.settings[UNTRAINED].tolist() == [recited(cut).tolist()]
+    best, made = found.take_strongest(None)
+    assert (best.learned, best.steps) == ("attention of the cut blocks", revive.STEPS[1])
+    assert made.recovered.tolist() == [recited(whole).tolist()]
+
+
+def test_the_curve_begins_with_the_model_as_it_is_and_takes_the_best_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, cut = model_named(WHOLE), model_named(CUT)
+    gives = {RATES[0]: (whole, cut, cut), RATES[1]: (cut, whole, cut)}
+    tune_to(monkeypatch, lambda model, rate, stage: gives[rate][stage])
+    attack = make_attack("relearn")
+    found = attack.run(target_of(cut, trainings=2))
+    assert attack.stages == (0, *STEPS)
+    shares = [recited(model).tolist() for model in (cut, whole, whole, cut)]
+    assert found.curve["any"].tolist() == shares
+    near = make_attack("near").run(target_of(whole)).recovered
+    assert found.curve["near"][2].tolist() == near.tolist()
+
+
+# --- rates
+
+
+def gentle(model: Any, rate: float, stage: int) -> Any:
+    """Training destroys what a model knows at rates above 1e-4, after some steps."""
+    return model_named(CUT) if rate > 1e-4 and stage else model
+
+
+def test_rates_go_down_until_one_leaves_the_base_what_it_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After its last step: that it does so earlier shows nothing of the others."""
+    trained = tune_to(monkeypatch, gentle)
+    base = make_attack("relearn").run(target_of(model_named(WHOLE)))
+    assert [rate for _, rate in trained] == [1e-3, 3e-4, 1e-4]
+    assert base.trainings == 3
+    left = {rate: share for (_, rate), share in base.left.items()}
+    assert (left[1e-4], list(left)) == (1.0, [1e-3, 3e-4, 1e-4])
+    assert left[1e-3] == left[3e-4] < 0.9
+    trained.clear()
+    monkeypatch.setattr("evals.measure.attacks.attack.KEPT", 0.0)
+    monkeypatch.setattr(relearn, "KEPT", 0.0)
+    make_attack("relearn").run(target_of(model_named(WHOLE)))
+    assert [rate for _, rate in trained] == [1e-3]
+    trained.clear()
+    make_attack("relearn").run(replace(target_of(model_named(WHOLE)), draws=3))
+    assert [rate for _, rate in trained] == [1e-3] * 3, "the first run settles it for all"
+
+
+def test_a_model_that_gives_nothing_gets_every_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can say which rate leaves it what it gives."""
+    trained = tune_to(monkeypatch, lambda model, rate, stage: model)
+    never = Samples(TEXT_ROWS, PREFIX, tuple(map(str, range(8))), "text")
+    found = make_attack("relearn").run(target_of(model_named(WHOLE), never))
+    assert not found.recovered.any()
+    assert [rate for _, rate in trained] == list(RATES)
+    assert found.left == {}
+
+
+def try_both(monkeypatch: pytest.MonkeyPatch, choose: Any, name: str = "relearn") -> Any:
+    """The result of an attack on a model and its cut, and what was trained, at which rate."""
+    trained = tune_to(monkeypatch, choose)
+    plan = AttackPlan(ROWS, TEXT_ROWS, (name,), draws=1)
+
+    def attack(model: Any, base: Any = None) -> Any:
+        loaded: Any = SimpleNamespace(
+            model=model_named(model), tokenizer=None, name=model, cut=(), provenance={}
+        )
+        return try_attacks(loaded, plan, base, with_control=base is not None)
+
+    base = attack(WHOLE)
+    edited = attack(CUT, base)
+    (found,) = compare_models(plan, base, edited).rated
+    return found, trained
+
+
+def test_the_edited_model_and_the_control_get_the_rates_of_the_base(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, trained = try_both(monkeypatch, gentle)
+    rates = [rate for _, rate in trained]
+    assert rates == [1e-3, 3e-4, 1e-4] * 3, "base, edited model, control"
+    assert [model is model_named(WHOLE) for model, _ in trained] == [True] * 3 + [False] * 6
+    told = [(one.learned, one.learning_rate, one.base_left) for one in found.trainings]
+    assert told[-1] == ("all weights", 1e-4, 1.0)
+    assert [one.base for one in found.trainings] == [found.base.rate] * 3, "at their best"
+    assert {one.edited for one in found.trainings} == {found.edited.rate}
+    assert found.doubt is None
+    (key, _, last) = (one.key for one in _list_trainings([found]))
+    assert (key, last) == ("recovered.relearn at 0.001", "recovered.relearn at 0.0001")
+    figure = next(_list_trainings([found]))
+    assert figure.base is not None
+    assert figure.base.note.endswith("% of what it gave is left after the last step")
+
+
+def test_a_rate_that_destroys_the_base_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that is kept only so is not decided; one that is missed is missed."""
+    ruined = model_named(CUT)
+    found, trained = try_both(monkeypatch, lambda model, rate, stage: ruined)
+    assert [rate for _, rate in trained] == list(RATES) * 3
+    audit = audit_of(found)
+    (limit,) = audit.check_limits({"relearn": 1.0})
+    said = "at no learning rate that relearn tried does fine-tuning leave the base what it recites"
+    assert limit.state == "undecided"
+    assert str(limit.lacks).startswith(said)
+    assert any(line.startswith(said) for line in describe_attacks(audit))
+    assert found.edited.rate > 0
+    assert audit.check_limits({"relearn": found.edited.rate / 2})[0].state == "missed"
+    sound, _ = try_both(monkeypatch, lambda model, rate, stage: model)
+    assert audit_of(sound).check_limits({"relearn": 1.0})[0].state == "kept"
+
+
+def test_a_search_does_not_keep_a_limit_by_rates_that_destroy_the_base(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tune_to(monkeypatch, lambda model, rate, stage: model_named(CUT))
+    base = make_attack("relearn").run(target_of(model_named(WHOLE), of=40))
+    outcomes: Any = {
+        (BASE, "relearn", 0): base,
+        (BASE, "near", 0): AttackOutcome.of_all(base.tried),
+    }
+    doubts = _find_doubts(outcomes)
+    assert list(doubts) == ["relearn"]
+    opened: Any = SimpleNamespace(healing=None, request=SimpleNamespace(limits={"relearn": 0.5}))
+    point = EditPoint((), 0, 0, 0, 1.0, 0.1, attacked=(("relearn", 0.0, 1000),))
+    states = [
+        _check_limits(opened, SimpleNamespace(doubts=some), point, 1000)[0].state  # type: ignore[arg-type]
+        for some in (doubts, {})
+    ]
+    assert states == ["undecided", "kept"]
+
+
+def test_the_strongest_relearning_decides_only_if_half_of_its_settings_ran(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relearn_strongest, "STEPS", (1,))
+    monkeypatch.setattr(relearn_strongest, "FIRST", 1)
+    monkeypatch.setattr(relearn_strongest, "RUNS", relearn_strongest.RUNS[:5])
+    clock = [0.0]
+    monkeypatch.setattr(relearn_strongest.time, "perf_counter", lambda: clock[0])
+
+    def take_a_minute(model: Any, rate: float, stage: int) -> Any:
+        clock[0] += 150.0
+        return model
+
+    found, _ = try_both(monkeypatch, take_a_minute, "relearn-strongest")
+    assert (found.reached.tried, found.reached.left_out) == (2, 3)
+    said = "relearn-strongest had time for 2 of its 5 settings only"
+    assert found.find_doubt(1.0) == said
+    assert describe_setting(found.reached).endswith(" (2 of its 5 settings ran)")
+    assert audit_of(found).check_limits({"relearn-strongest": 1.0})[0].lacks == said
+    monkeypatch.setattr(relearn_strongest, "LONGEST", 450.0)
+    found, _ = try_both(monkeypatch, take_a_minute, "relearn-strongest")
+    assert (found.reached.tried, found.reached.left_out) == (3, 2)
+    assert found.find_doubt(1.0) is None
+
+
+def test_an_outcome_that_is_stored_keeps_what_its_settings_show() -> None:
+    flags = np.ones(3, dtype=np.bool_)
+    setting = Setting("all weights", 1e-3, 20)
+    made = AttackOutcome(
+        flags, flags, settings={UNTRAINED: flags, setting: flags}, left_out=3,
+        left={("all weights", 1e-3): 0.5},
+    )  # fmt: skip
+    stored = json.loads(json.dumps(tried_as_json("relearn", Tried(made, None, 1.0))))
+    found = tried_from_json(stored)[1].passages
+    assert found is not None
+    assert (found.left, found.left_out) == (made.left, 3)
+    assert (found.select(flags).left, found.select(flags).left_out) == (made.left, 3)
+
+
+# --- training
+
+
+def test_training_stops_at_a_loss_that_is_not_finite() -> None:
+    weight, asked = nn.Parameter(torch.zeros(1)), []
+
+    def measure(batch: torch.Tensor) -> Any:
+        asked.append(len(batch))
+        return weight.sum() * (torch.nan if len(asked) == 2 else 1.0)
+
+    steps = train([weight], measure, TEXT_ROWS, 50, 0.1)
+    assert next(steps) == 1
+    with pytest.raises(NotFiniteError, match=r"step 2, at a learning rate of 0\.1: .* not finite"):
+        next(steps)
+    assert len(asked) == 2
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_copies_of_a_model_with_adapters_share_what_does_not_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tuning, "LARGE", 0)
+    half = tuning.cast_weights(model_named(WHOLE), torch.bfloat16)
+    first, second = (
+        dict(one.named_parameters())
+        for one in list(fine_tune(half, ROWS.tokens[:4], learning_rate=1e-2, steps=(1, 2)))
+    )
+    adapters = {name for name in first if "lora" in name}
+    assert {name for name in first if first[name] is not second[name]} == adapters
+    assert any((first[name] != second[name]).any() for name in adapters)
+
+
+@pytest.mark.parametrize("name", ["revive", "soft-prompt"])
+def test_weights_that_do_not_learn_need_no_gradient(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the whole model's activations are kept for them."""
+    monkeypatch.setattr(revive, "STEPS", (1,))
+    monkeypatch.setattr(soft_prompt, "STEPS", 1)
+    module = revive if name == "revive" else soft_prompt
+    model = model_named("neox-sequential")
+    before = {key: one.requires_grad for key, one in model.named_parameters()}
+    assert any(before.values())
+    needing: list[set[str]] = []
+    measure = module.measure_loss
+
+    def measure_loss(asked: Any, *given: Any) -> Any:
+        needing.append({key for key, one in asked.named_parameters() if one.requires_grad})
+        return measure(asked, *given)
+
+    monkeypatch.setattr(module, "measure_loss", measure_loss)
+    make_attack(name).run(target_of(model, passages("neox-sequential", rows=20), cut=(1,)))
+    learning = {key for key in before if name == "revive" and ".layers.1.attention." in key}
+    assert needing == [learning]
+    assert {key: one.requires_grad for key, one in model.named_parameters()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("relearn", "relearn, run 1, at 0.001"),
+        ("relearn-strongest", "relearn-strongest, run 1, all weights at 0.001"),
+        ("revive", "revive, run 1"),
+        ("soft-prompt", "soft-prompt, run 1"),
+    ],
+)
+def test_progress_goes_by_the_steps_of_training(
+    name: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may take many minutes, in which no attack is finished."""
+    monkeypatch.setattr(relearn, "STEPS", (1, 2))
+    monkeypatch.setattr(relearn_strongest, "STEPS", (1, 2))
+    monkeypatch.setattr(revive, "STEPS", (1, 2))
+    monkeypatch.setattr(soft_prompt, "STEPS", 2)
+    shown: list[tuple[str, int | None, list[int]]] = []
+
+    @contextmanager
+    def show(text: str, total: int | None) -> Iterator[Any]:
+        shown.append((text, total, []))
+        yield shown[-1][2].append
+
+    with use_console(Console(show_progress=show)):
+        make_attack(name).run(target_of(model_named(CUT), cut=(1, 3), trainings=1))
+    assert shown[0] == (told, 2, [1, 1])
