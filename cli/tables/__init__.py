@@ -105,7 +105,7 @@ def print_choice(result: Mapping[str, Any]) -> None:
     """
     if taught := result.get("taught"):
         echo(f"{taught['n']} passages were taught. The figures are for the others.")
-    elif result["chose"]["taught"]:
+    elif result.get("chose", {}).get("taught"):
         echo(
             "All of these passages were taught, so their shares have no intervals, and say nothing "
             "of other passages."
