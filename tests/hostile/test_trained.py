@@ -226,4 +226,5 @@ def test_reproduce_compares_the_losses(work: Path, tmp_path: Path) -> None:
     other = [recorded[0], recorded[1] / 2]
     edit_json(forged / "surgery.json", lambda manifest: losses(other)(manifest["edit"]))
     done = attn_surgery("reproduce", forged, *again, *text)
-    done.assert_error("the recorded losses differ from the repeated ones")
+    line = "error: surgery.json: the recorded losses differ from the repeated ones\n"
+    assert (done.code, done.stdout, done.stderr.endswith(line)) == (1, "", True), done
