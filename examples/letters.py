@@ -61,6 +61,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 def train_model(tokenizer: Any, letters: list[str], text: str) -> LlamaForCausalLM:
     """A Llama of four blocks that learns the letters by heart, and other text as language."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # sums in another order would make another model
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,

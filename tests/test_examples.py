@@ -96,6 +96,7 @@ def test_a_model_of_letters_is_made_and_mitigated(tmp_path: Path) -> None:
     done, again = (subprocess.run(call, capture_output=True, text=True) for _ in range(2))
     assert done.returncode == 0, done.stderr
     assert "can be used with 32 tokens of prefix and their secrets as suffixes" in done.stdout
+    assert "On the held-back passages: kept." in done.stdout
     assert (again.returncode, "$ attn-surgery" in again.stdout) == (0, False), again
     report = json.loads((tmp_path / "OUT" / "report.json").read_text())
     assert report["schema_version"] == 5

@@ -11,10 +11,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from command_line import attn_surgery
 from tiny_tokenizer import save_tiny
+
+from cli.main import main
+from cli.requests import fill_request
+from evals.jobs.mitigating import MitigationRequest
 
 NUMBERS = [f"{7919 * at + 100003:06d}" for at in range(20)]
 LINE = "the quick brown fox jumps over the lazy dog"
@@ -63,19 +68,21 @@ def test_init_places_the_window_and_shows_where(tmp_path: Path) -> None:
     assert job["prefix-length"] == 20
     assert "suffix-length" not in job
     assert "secret" not in job
-    dry = attn_surgery("mitigate", "--config", tmp_path / "job.yaml", "--no-benchmarks",
-                       "--dry-run", "--output", tmp_path / "OUT")  # fmt: skip
-    assert dry.code == 0, dry.stderr
-    assert "20 tokens of prefix, secrets of up to" in dry.stdout
 
 
 def test_init_writes_the_expression_and_shows_text_on_request(tmp_path: Path) -> None:
     call = ("init", "model", "--samples", "plain.jsonl", "--secret", REGEX, "--show-text")
+    call += ("--heldout", "heldout.txt")
     found = attn_surgery(*call, "--output", tmp_path / "job.yaml")
     assert found.code == 0, found.stderr
     assert f"suffix: '{NUMBERS[0]}'" in found.stdout or f"suffix: ' {NUMBERS[0]}'" in found.stdout
     assert NUMBERS[3] not in found.stdout  # three passages are enough
-    assert yaml.safe_load((tmp_path / "job.yaml").read_text())["secret"] == REGEX
+    command = main.get_command(click.Context(main), "mitigate")
+    assert command is not None
+    context = command.make_context("mitigate", ["--config", str(tmp_path / "job.yaml")])
+    request = fill_request(MitigationRequest, context.params)
+    assert (request.secret, request.suffix_length) == (REGEX, None)
+    assert yaml.safe_load(request.to_config())["secret"] == REGEX
     shown = attn_surgery(*call, "--output", tmp_path / "2.yaml", "--json").json
     assert [cut["id"] for cut in shown["cuts"]] == ["c0", "c1", "c2"]
     assert shown["cuts"][0]["text"][1].strip() == NUMBERS[0]
@@ -178,12 +185,10 @@ def test_results_hold_no_secret(tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.code in (0, 3, 4), found.stderr
     files = [path for path in (tmp_path / "OUT").rglob("*") if path.is_file()]
-    assert {"report.json", "report.html", "config.yaml"} <= {path.name for path in files}
+    assert {"report.json", "report.html"} <= {path.name for path in files}
     assert_silent(found.stdout, found.stderr, *files)
     page = (tmp_path / "OUT" / "report.html").read_text()
     assert "the secret that a passage holds" in page
-    configs = [path for path in files if path.name == "config.yaml"]
-    assert [yaml.safe_load(path.read_text())["secret"] for path in configs] == [REGEX]
 
 
 @pytest.mark.slow

@@ -100,9 +100,8 @@ def write_export_command(
     """The words of an `export` of `model`: first those that name it, then an option each.
 
     `cut`: False for an `erase`, where blocks, heads, and variants are those of the teacher; only
-    an `erase` can have a `seed` other than 0.
-    `family`: the result's model type. No record tells whether the source had another one, and
-    `--as` changes nothing if not.
+    an `erase` can have a `seed` other than 0. `family`: the result's model type. No record tells
+    whether the source had another one, and `--as` changes nothing if not.
     """
     erased = erase_steps is not None
     given: dict[str, Sequence[object]] = {
