@@ -272,7 +272,6 @@ def shorten(arguments: Sequence[str]) -> list[str]:
         elif before == "--drop-attn":
             word = "4-5"
         elif word == "--audit":
-            found += ["--attack", "cheap"]
             continue
         elif before not in ("--suite", "--tasks", "--limit"):
             found.append(word)
@@ -281,6 +280,8 @@ def shorten(arguments: Sequence[str]) -> list[str]:
             found.pop()
             continue
         found.append(word)
+    if found[0] == "audit" or "--audit" in arguments:
+        found += ["--attack", "cheap"]
     if found[0] == "evaluate":
         found += ["--tasks", "lab_copy", "--limit", "2", "--heldout", "text.txt"]
     return found
