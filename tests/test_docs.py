@@ -263,7 +263,7 @@ def shorten(arguments: Sequence[str]) -> list[str]:
         before = found[-1] if found else ""
         if re.match("MODEL|BASE|EleutherAI/", word):
             word = "model"
-        elif word == "OWNER/NAME":
+        elif word in ("OWNER/NAME", "ERASED"):
             word = "received"
         elif before == "--samples":
             word = "few.jsonl"
@@ -271,6 +271,8 @@ def shorten(arguments: Sequence[str]) -> list[str]:
             word = "text.txt"
         elif before == "--drop-attn":
             word = "4-5"
+        elif word == "--audit":
+            continue
         elif before not in ("--suite", "--tasks", "--limit"):
             found.append(word)
             continue
@@ -278,6 +280,8 @@ def shorten(arguments: Sequence[str]) -> list[str]:
             found.pop()
             continue
         found.append(word)
+    if found[0] == "audit" or "--audit" in arguments:
+        found += ["--attack", "cheap"]
     if found[0] == "evaluate":
         found += ["--tasks", "lab_copy", "--limit", "2", "--heldout", "text.txt"]
     return found
