@@ -119,7 +119,8 @@ def test_several_looks_of_a_rival_with_one_setting_are_attacked(
     def attack(name: str) -> Any:
         def run(target: Any) -> Any:
             attacked.append(measure_text(make(), target.model, bed.heldout)["kl"])
-            return type("Outcome", (), {"counted": np.array([attacked[-1] < threshold])})
+            flags = np.array([attacked[-1] < threshold])
+            return replace(AttackOutcome.of_all(flags), settings={UNTRAINED: flags})
 
         return type("Attack", (), {"run": staticmethod(run)})
 

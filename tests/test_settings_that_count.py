@@ -25,6 +25,7 @@ from evals.choose.search.points import EditPoint
 from evals.choose.search.run import _find_doubts
 from evals.choose.search.trials import Trials
 from evals.data import Samples
+from evals.jobs.forecasting import _count_rows
 from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
@@ -369,3 +370,35 @@ def test_progress_goes_by_the_steps_of_training(
     with use_console(Console(show_progress=show)):
         make_attack(name).run(target_of(model_named(CUT), cut=(1, 3), trainings=1))
     assert shown[0] == (told, 2, [1, 1])
+
+
+@pytest.mark.parametrize(
+    "name", ["relearn", "relearn-benign", "relearn-strongest", "revive", "soft-prompt"]
+)
+def test_a_forecast_counts_the_rows_that_are_trained(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each training; in a search, the attacker holds a share of all passages."""
+    monkeypatch.setattr(relearn, "STEPS", (1, 2))
+    monkeypatch.setattr(relearn_strongest, "STEPS", (1, 2))
+    monkeypatch.setattr(revive, "STEPS", (1, 2))
+    monkeypatch.setattr(soft_prompt, "STEPS", 2)
+    trained: list[int] = []
+    for module in (tuning, revive, soft_prompt):
+        measure = module.measure_loss
+
+        def count(model: Any, batch: Any, *given: Any, measure: Any = measure) -> Any:
+            trained.append(len(batch))
+            return measure(model, batch, *given)
+
+        monkeypatch.setattr(module, "measure_loss", count)
+    attack = make_attack(name)
+    found = attack.run(target_of(model_named(CUT), cut=(1, 3), trainings=2))
+    trainings = found.trainings or 1
+    assert sum(trained) == trainings * attack.count_trained(len(ROWS), len(TEXT_ROWS))
+    read = len(ROWS) * (1 + 2 * trainings * (len(attack.stages) - 1 if attack.stages else 0))
+    counted = _count_rows(name, len(ROWS), len(TEXT_ROWS), trainings)
+    assert counted == read + 3 * sum(trained)
+    if name == "relearn":
+        more = _count_rows(name, len(ROWS), len(TEXT_ROWS), trainings, of=2 * len(ROWS))
+        assert more == read + 2 * 3 * sum(trained)

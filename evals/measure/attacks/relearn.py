@@ -41,6 +41,8 @@ from evals.run.finite import NotFiniteError
 
 SHARE = 10
 """One passage in this many is learned again."""
+Choose = Callable[[Target, int], tuple[Tokens, Flags]]
+"""The rows to train on in a draw, and the passages that count afterward."""
 
 
 def make_relearn() -> Attack:
@@ -99,53 +101,11 @@ def _make_attack(
     text: str,
     counted: str,
     source: str,
-    choose: Callable[[Target, int], tuple[Tokens, Flags]],
+    choose: Choose,
     count_rows: Callable[[int, int], int],
     **more: Any,
 ) -> Attack:
-    """`choose`: the rows to train on in a draw, and the passages that count afterward.
-    `count_rows`: passages, windows of other text → how many rows these are.
-    """
-    measure = make_recovery("any")
-
-    def run(target: Target) -> AttackOutcome:
-        target.check_in_memory(name)
-        draws = (choose(target, draw)[0] for draw in range(target.draws or DRAWS))
-        rows = next(draws)
-        same = len(rows) <= ROWS  # each step takes all, always
-        same = same and all(np.array_equal(rows, others) for others in draws)
-        rates = list(RATES[: target.trainings])
-        whole = replace(target, draws=1) if same else target
-        return repeat(whole, partial(run_once, target, rates))
-
-    def run_once(target: Target, rates: list[float], draw: int) -> AttackOutcome:
-        """Takes out of `rates`, in the first draw, those that the model has no need of."""
-        rows, tried = choose(target, draw)
-        if draw:
-            rows = np.random.default_rng(draw).permutation(rows)
-        full, learned = not target.brief and draw == 0, settle_learned(target.model, "all weights")
-        settings, similar = dict[Setting, Flags](), dict[Setting, Flags]()
-
-        def keep(setting: Setting, seen: Pass | None) -> None:
-            nothing = np.zeros_like(tried)
-            settings[setting] = nothing if seen is None else measure.recovered(Evidence.of(seen))
-            similar[setting] = is_near(seen) if full and seen is not None else nothing
-
-        keep(UNTRAINED, _read(target, target.model, full=full))
-        for rate in tuple(rates):
-            if rate not in rates:
-                break
-            told = f"{name}, run {draw + 1}, at {rate:g}"
-            for steps, seen in zip_longest(STEPS, _tune(target, rows, rate, told, full=full)):
-                keep(Setting(learned, rate, steps), seen)
-            outcome = AttackOutcome(
-                np.any(list(settings.values()), axis=0), tried, settings=settings
-            )
-            left = outcome.measure_left().get((learned, rate), 0.0)
-            if target.trainings is None and draw == 0 and left >= KEPT:
-                del rates[rates.index(rate) + 1 :]
-        return replace(outcome, curve=_make_curve(outcome, similar)) if full else outcome
-
+    """`count_rows`: passages, windows of other text → how many rows `choose` gives."""
     return Attack(
         name,
         f"AdamW at a learning rate of {', '.join(f'{one:g}' for one in RATES)}, from the first on "
@@ -158,7 +118,7 @@ def _make_attack(
         source,
         f"in each draw and at each rate, {STEPS[-1]} training steps and {len(STEPS)} passes, with "
         "decoding in the first draw",
-        run,
+        lambda target: _run(target, name, choose),
         stages=(0, *STEPS),
         in_draws=True,
         count_trained=lambda passages, windows: (
@@ -166,6 +126,46 @@ def _make_attack(
         ),
         **more,
     )
+
+
+def _run(target: Target, name: str, choose: Choose) -> AttackOutcome:
+    target.check_in_memory(name)
+    draws = (choose(target, draw)[0] for draw in range(target.draws or DRAWS))
+    rows = next(draws)
+    same = len(rows) <= ROWS  # each step takes all, always
+    same = same and all(np.array_equal(rows, others) for others in draws)
+    rates = list(RATES[: target.trainings])
+    whole = replace(target, draws=1) if same else target
+    return repeat(whole, partial(_run_once, target, name, choose, rates))
+
+
+def _run_once(
+    target: Target, name: str, choose: Choose, rates: list[float], draw: int
+) -> AttackOutcome:
+    """Takes out of `rates`, in the first draw, those that the model has no need of."""
+    rows, tried = choose(target, draw)
+    if draw:
+        rows = np.random.default_rng(draw).permutation(rows)
+    full, learned = not target.brief and draw == 0, settle_learned(target.model, "all weights")
+    measure, nothing = make_recovery("any"), np.zeros_like(tried)
+    settings, similar = dict[Setting, Flags](), dict[Setting, Flags]()
+
+    def keep(setting: Setting, seen: Pass | None) -> None:
+        settings[setting] = nothing if seen is None else measure.recovered(Evidence.of(seen))
+        similar[setting] = is_near(seen) if full and seen is not None else nothing
+
+    keep(UNTRAINED, _read(target, target.model, full=full))
+    for rate in tuple(rates):
+        if rate not in rates:
+            break
+        told = f"{name}, run {draw + 1}, at {rate:g}"
+        for steps, seen in zip_longest(STEPS, _tune(target, rows, rate, told, full=full)):
+            keep(Setting(learned, rate, steps), seen)
+        outcome = AttackOutcome(np.any(list(settings.values()), axis=0), tried, settings=settings)
+        left = outcome.measure_left().get((learned, rate), 0.0)
+        if target.trainings is None and draw == 0 and left >= KEPT:
+            del rates[rates.index(rate) + 1 :]
+    return replace(outcome, curve=_make_curve(outcome, similar)) if full else outcome
 
 
 def _read(target: Target, model: Any, *, full: bool) -> Pass:
