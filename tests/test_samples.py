@@ -217,7 +217,7 @@ def test_equal_rows_are_one_passage_with_their_counts_added(tmp_path, counted):
     longer, warning = list_row_warnings(describe_samples(samples))
     assert longer == (
         "3 passages are longer than what is tested, by up to 3 tokens at their end; to test what "
-        "stands there, give rows with columns prefix and suffix, and lengths that fit them"
+        "stands there, mark it with `secret`, or give rows with columns prefix and suffix"
     )
     assert warning == (
         "2 rows left out, the first 'row-3': its tokens equal an earlier row's, so the two count "
@@ -473,7 +473,8 @@ def test_lengths_that_fit_are_proposed_where_no_row_is_long_enough(tmp_path, siz
     for skip_short in (False, True):  # what is done already is not proposed
         shown = [f"`{n}={value}`" for n, value in named.items() if value is not True]
         shown += ["`skip_short`"] if "skip_short" in named and not skip_short else []
-        fix = f"try {' '.join(shown)}" if tries else "give longer passages"
+        least = "a test takes 4 tokens of prefix and of suffix at least"
+        fix = f"try {' '.join(shown)}" if tries else f"give longer passages: {least}"
         assert message(source, skip_short=skip_short) == f"{source}: {says}; {fix}"
     if tries:
         assert load_samples(source, **options).tokens.shape[1] == sum(tries[:2])
@@ -539,7 +540,7 @@ def test_rows_too_short_or_torn(tmp_path):
         source, tokenizer=tiny_tokenizer(), prefix_length=1, suffix_length=9, skip_short=True
     ).startswith(
         f"{source}: 1 of 2 rows have fewer than 9 suffix tokens (median 1), and in the others "
-        "prefix and suffix tokenize differently where they meet; try `suffix_length=1`"
+        "prefix and suffix tokenize differently where they meet; give longer passages"
     )
 
 

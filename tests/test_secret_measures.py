@@ -191,7 +191,7 @@ def test_what_stands_after_the_end_trains_nothing() -> None:
     sums = [measure_loss(MODEL, one) * (one.shape[1] - 1) for one in (short, long)]
     number = short.shape[1] + long.shape[1] - 2
     torch.testing.assert_close(measure_loss(MODEL, rows), sum(sums) / number)
-    some = SECRETS.tokens[:4], SECRETS.tokens[:4, : PREFIX + 1]
+    some = SECRETS.tokens[:NUMBER], SECRETS.tokens[:NUMBER, : PREFIX + 1]
     assert_alike(*(next(iter(fine_tune(MODEL, one, steps=(2,)))) for one in some))
 
 
