@@ -195,9 +195,8 @@ def reproduce(
     }
     parts = tuple(edit.parts or (edit.erasing.teacher if edit.erasing else ()))
     layout = edit.layout if edit.parts else "auto"
-    prepared = prepare(
-        model, parts, layout=layout, save_as=edit.family, scrubbed=edit.scrubbed, **alike
-    )
+    how: dict[str, Any] = {"layout": layout, "save_as": edit.family, "scrubbed": edit.scrubbed}
+    prepared = prepare(model, parts, **how, **alike)
     if not edit.parts:
         prepared = prepared.without_cut
     versions = _compare_versions(edit.versions)
@@ -212,11 +211,8 @@ def reproduce(
     fitting = None if fit is None else fit(prepared, erased.model if erased else None)
     if edit.calibration is not None and fitting is not None and fitting.record is not None:
         check_fitted_text(edit.calibration, fitting.record)
-    told: dict[str, Any] = {
-        "fitting": fitting,
-        "max_shard_size": edit.max_shard_size,
-        "progress": progress,
-    }
+    told: dict[str, Any] = {"max_shard_size": edit.max_shard_size, "progress": progress}
+    told["fitting"] = fitting
     prepared = replace(prepared, chosen=edit.chosen)
     with _open_place(output, overwrite) as place, _open_scratch() as folder:
         export, before = _write_again(prepared, place, Path(folder), erased, heal, told)

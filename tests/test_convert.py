@@ -165,7 +165,7 @@ def test_an_export_whose_gguf_file_fails_is_said_to_be_there(
     assert done.stderr.endswith("error: the disk is full\n")
     assert (output / "surgery.json").exists()
     assert not Path(f"{output}.gguf").exists()
-    Path(f"{output}.gguf").write_text("of an earlier export")
+    Path(f"{output}.gguf").write_text("attn_surgery.wrote: of an earlier export")
     again = attn_surgery(
         "export", "lab:pythia", "--drop-attn", "5", "--output", output, "--gguf", "--overwrite"
     )

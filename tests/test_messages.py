@@ -26,6 +26,7 @@ from surgery.families import family_of
 
 NO_OPTIONS = {
     *("zero", "mean"),  # variants
+    *("fitted",),  # of a variant of your own
     *("render", "try_attacks"),  # misuse from Python
     *("evaluate", "export", "search"),  # commands
 }

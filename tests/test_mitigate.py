@@ -17,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
 from forging import edit_json
@@ -109,7 +110,8 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     assert outcome.json["report"] == report.to_dict()
     (edit,) = report.edits
     assert edit.relation == "source"
-    assert (work / "out.pdf").read_text().strip() == (out / "report.html").as_uri()
+    printed, mark = (work / "out.pdf").read_text().split()
+    assert (printed, mark) == ((out / "report.html").as_uri(), "%attn-surgery")
     shown = [figure.key for figure in report.figures if figure.table in ("attacked", "cost")]
     assert shown == ["recovered.near", "recovered.greedy", "task.local_choice", "heldout"]
     (limit,) = report.list_limits(0)
@@ -365,10 +367,10 @@ def test_a_wrong_recipe_is_refused_before_any_work(tmp_path: Path, text: str, me
 def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: Path) -> None:
     """One block alone is offered by the budget, and leaves more than none."""
     out = tmp_path / "out"
-    outcome = mitigate(work, out, "--max-extraction", 0, "--measure", "hints:4")
+    outcome = mitigate(work, out, "--max-extraction", 0, "--measure", "span:2")
     assert outcome.code == 3, outcome
     assert (
-        "no edit meets the limit of 0 (hints:4): continuing with the one that comes closest"
+        "no edit meets the limit of 0 (span:2): continuing with the one that comes closest"
         in outcome.stderr
     )
     report = Report.model_validate_json((out / "report.json").read_text())
@@ -845,7 +847,10 @@ def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     that has a limit. A sibling adds `graft`.
     """
     (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
-    sibling = ("--attack", "cheap", "--sibling", save_tiny(tmp_path / "a", tiny_model(seed=1)))
+    earlier = tiny_model()
+    with torch.no_grad():
+        earlier.get_input_embeddings().weight.mul_(0.9)
+    sibling = ("--attack", "cheap", "--sibling", save_tiny(tmp_path / "a", earlier))
     options = ("--dry-run", "--json", "--heal", tmp_path / "heal.txt", "--heal-steps", 2)
     sibling = (*sibling, "--max-drop", "local_choice=1")
     plain = mitigate(work, tmp_path / "out", "--dry-run", "--json").json

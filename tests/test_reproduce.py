@@ -303,7 +303,7 @@ def test_the_text_of_an_embedded_model_need_not_be_named(tmp_path: Path) -> None
         "parts": [{"block": 1, "heads": [0], "variant": "mean"}], "layout": "stock", "changed": {},
         "versions": {}, "calibration": {**record, "sha256": "ab" * 32},
         "healing": {**record, "sha256": "ab" * 32, "steps": 80, "rows": 16, "device": "cpu",
-                    "learning_rate": 3e-4, "seed": 0, "threads": 2, "losses": [1.0] * 8},
+                    "learning_rate": 3e-4, "seed": 0, "threads": 2, "losses": [1.0] * 80},
     }  # fmt: skip
     card = render_card(Manifest.model_validate({"edit": edit, "files": {}}), name="me/x")
     assert "    attn-surgery reproduce me/x\n\n" in card

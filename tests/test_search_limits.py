@@ -399,7 +399,7 @@ def test_no_attack_is_repeated_after_an_interruption(
 def test_limits_that_nothing_meets_are_told_with_the_nearest(
     model, samples, texts, tmp_path
 ) -> None:
-    outcome = search(model, samples, texts, tmp_path / "out", "--max", "hints:4=0")
+    outcome = search(model, samples, texts, tmp_path / "out", "--max", "span:1=0")
     assert outcome.code == 1
     assert "relearn=0.4" in outcome.stderr
     assert json.loads((tmp_path / "out" / "search.json").read_text())["nearest"]["spec"]
@@ -418,16 +418,16 @@ def test_a_limit_needs_passages_that_count_for_it(model, samples, texts, tmp_pat
 def test_a_model_that_recites_nothing_may_still_miss_a_limit(
     model, samples, texts, tmp_path
 ) -> None:
-    """Of five tokens, two are right: too few for `any`, enough for `hints:4`."""
+    """Of five tokens, two are right: too few for `any`, enough for `span:1`."""
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     for row in rows:
         row["tokens"][8:] = [2 + (token + 7) % 50 for token in row["tokens"][8:]]
-    limits = ("--max", "any=0.3", "--max", "hints:4=0.1", "--variant", "zero")
+    limits = ("--max", "any=0.3", "--max", "span:1=0.1", "--variant", "zero")
     output = ("--output", tmp_path / "out")
     outcome = call(model, write_rows(tmp_path / "s.jsonl", rows), texts, *limits, *output)
     outcome.assert_error(
         "nothing to search by: any recovers no passage from the base",
-        "(got hints:4 100.0%); choose a wider --measure",
+        "(got span:1 100.0%); choose a wider --measure",
         notes=NOTES,
     )
 

@@ -133,7 +133,7 @@ def test_one_passage_proves_nothing(tmp_path: Path) -> None:
     found = attn_surgery("init", "model", "--samples", tmp_path / "one.txt", "--output",
                          tmp_path / "job.yaml")  # fmt: skip
     assert found.stdout.startswith("1 passage of ")
-    assert "so few passages prove nothing" in found.stderr
+    assert "one passage proves nothing" in found.stderr
 
 
 def test_lengths_that_test_nothing_are_not_proposed(tmp_path: Path) -> None:

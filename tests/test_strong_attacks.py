@@ -437,7 +437,7 @@ def test_an_attack_of_your_own_is_audited_and_limited(own: str, tmp_path: Path) 
         *("--control", "text.txt", "--device", "cpu", "--max", f"{own}:FIRST_TOKEN=0.5"),
         *("--attack", "greedy"),
     )
-    assert outcome.code == 0, outcome
+    assert outcome.code == 4, "a model beside itself decides no limit"
     assert [one["name"] for one in outcome.json["attacks"]] == ["greedy", f"{own}:FIRST_TOKEN"]
     assert outcome.json["attacks"][1]["definition"] == "the first token of the suffix is right"
     assert [limit["name"] for limit in outcome.json["limits"]] == [f"{own}:FIRST_TOKEN"]

@@ -52,7 +52,7 @@ EDIT = {
     "heldout_perplexity",
     "heldout_kl",
 }
-NO_TEXT = "error: --exact-only reads no held-out text, so no --heldout or --estimate\n"
+NO_TEXT = "error: --exact-only reads no held-out text, so no --heldout or --estimate (see "
 
 
 @pytest.fixture(scope="module")

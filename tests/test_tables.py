@@ -34,7 +34,13 @@ from evals.measure.verdicts import describe_splits
 
 WIDTHS = [60, 80, 120]
 ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}
-ATTACKED = {**audit(), "prefix_length": 32, "suffix_length": 32, "verdict": "It keeps every limit."}
+ATTACKED = {
+    **audit(),
+    "prefix_length": 32,
+    "suffix_length": 32,
+    "secrets": False,
+    "verdict": "It keeps every limit.",
+}
 
 
 def speed() -> dict[str, Any]:
@@ -97,7 +103,7 @@ def swept(**figures: Any) -> dict[str, Any]:
 
     base = {**edit(99, ""), "spec": "", "variant": None, "blocks": []}
     return {
-        "model": "model", "n": 120, "prefix_length": 32, "suffix_length": 32,
+        "model": "model", "n": 120, "prefix_length": 32, "suffix_length": 32, "secrets": False,
         "exact_only": False, "base": base,
         "edits": [edit(block, name) for block in range(24) for name in ("identity", "linear")],
         "tasks": {"lab_copy": {"metric": "acc", "n": 250}},
@@ -140,7 +146,8 @@ def checked() -> dict[str, Any]:
     """What `check --json` tells of passages without a model's verdict on texts."""
     counts = {"usable": 12345, "too_short": 17, "duplicates": 3, "overlapping": 0}
     return {
-        "n": 12365, "prefix_length": 32, "suffix_length": 32, **counts, "members": 12000,
+        "samples": "passages.csv", "n": 12365, "prefix_length": 32, "suffix_length": 32,
+        "secrets": False, "cuts": [], "given_numbers": 0, **counts, "members": 12000,
         "non_members": 345, "length": {"min": 3, "median": 64.5, "max": 2048},
         "left_out": [{"row": 9, "id": "a", "reason": "it has fewer than 64 tokens"}],
         "recited": None, "corpus": None, "calibration": None, "needed": {"0.01": 299},
@@ -200,7 +207,7 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         [
             r"usable +12,345",
             r"at most 1% is recovered: 299 ",
-            r"choose 0\.25: .*3,000 passages, .* 0\.128% .*9,000 passages, .* 0\.0427%",
+            r"choose 0\.25: .*3,000 passages, .* 0\.0999% .*9,000 passages, .* 0\.0333%",
         ],
     ),
     "compare": (
@@ -288,7 +295,7 @@ def test_an_evaluation_ends_as_its_report_says(capsys: pytest.CaptureFixture[str
     """An edit whose search missed its limits is missed, even if the half held back keeps them."""
     edit = found().edits[0].edit
     assert edit is not None
-    limits = {"max_drop": {"copy": 0.5}, "max_extraction": 1.0, "max": {"relearn": 0.9}}
+    limits = {"max_drop": {"copy": 0.5}, "max_extraction": None, "max": {"relearn": 0.9}}
     settings = found().settings.model_copy(update=limits)
     for missed, state in ((False, "kept"), (True, "missed")):
         report = example(settings=settings, edit=edit.model_copy(update={"missed": missed}))

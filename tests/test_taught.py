@@ -99,7 +99,7 @@ def test_a_plan_of_a_search_trains_on_what_it_chose_on(work: Path) -> None:
 
 
 def test_half_that_was_taught_stands_apart(work: Path, tmp_path: Path) -> None:
-    done = audit(work, "half", "--max", "greedy=1", "--rows", tmp_path / "rows.jsonl", "--json")
+    done = audit(work, "half", "--max", "greedy=0.9", "--rows", tmp_path / "rows.jsonl", "--json")
     found = done.json
     assert found["chose"]["passages"] == found["chose"]["taught"] == ROWS // 2
     assert (found["n"], found["taught"]["n"], found["all_passages"]) == (6, 6, None)
@@ -172,7 +172,7 @@ def evaluate(work: Path, output: Path, *models: Path, more: tuple[object, ...] =
 
 
 def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None:
-    report = evaluate(work, tmp_path / "half", work / "half", more=("--max", "near=1"))
+    report = evaluate(work, tmp_path / "half", work / "half", more=("--max", "near=0.9"))
     (edit,), taught = report.edits, report.find("taught.recovered.near")
     assert edit.chose["taught"] == 6
     assert taught is not None
@@ -194,7 +194,7 @@ def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None
     assert "Of the 6 other passages, which it was taught, it recites" in page
     assert "None of these passages was taught." in page
 
-    whole = evaluate(work, tmp_path / "all", work / "all", more=("--max", "greedy=1"))
+    whole = evaluate(work, tmp_path / "all", work / "all", more=("--max", "greedy=0.9"))
     (edit,) = whole.edits
     figures = {figure.key: figure for figure in whole.figures if figure.table == "attacked"}
     shares = [figures[f"recovered.{name}"].edits[0] for name in ("greedy", "near")]

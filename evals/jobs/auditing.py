@@ -133,9 +133,7 @@ def audit(
 
     output = ResultFolder(request, folder, owned, overwrite)
     if rows is not None:
-        _check_apart(rows, folder)
-        reads = (request.samples, *request.heldout)
-        check_output(rows, ROWS, overwrite=overwrite, argument="rows", reads=reads)
+        _check_rows(rows, folder, request, overwrite)
     passages = open_passages(request.samples or str(request.lab), request)
     texts = _find_texts(request)
     join_launch(say)
@@ -143,6 +141,8 @@ def audit(
     if request.baseline is not None:
         check_cut(request.tried, request.max, edited)
     bases, twins, sibling = _find_others(request, edited)
+    done: list[AuditedModel] = []
+    tokenizers: list[Any] = []
 
     def prepare(loaded: LoadedModel) -> Shared:
         tokenizers.append(loaded.tokenizer)
@@ -159,19 +159,14 @@ def audit(
         done.append(_attack(loaded, shared[0], output, done, is_last=is_last, cut=cut))
         return done[-1]
 
-    done: list[AuditedModel] = []
-    tokenizers: list[Any] = []
-    models = [*bases, *twins, edited]
-    (plan, left), _ = measure_in_turn(models, request, prepare, attack)
-    after = done[-1]
-    if sibling is not None and (grafted := after.passages.get("graft")) is not None:
+    (plan, left), _ = measure_in_turn([*bases, *twins, edited], request, prepare, attack)
+    if sibling is not None and (grafted := done[-1].passages.get("graft")) is not None:
         say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
     if not leave_launch():
         return None
-    names = ("base", *("twin" for _ in twins)) if bases else ()
-    tried = dict(zip((*names, "edited"), done, strict=True))
-    void = _find_void((*bases, edited), tried)
-    report = _make_report(request, plan, left, tried, void)
+    names = [*("base" for _ in bases), *("twin" for _ in twins), "edited"]
+    tried = dict(zip(names, done, strict=True))
+    report = _make_report(request, plan, left, tried, _find_void((*bases, edited), tried))
     if rows is not None:
         _write_rows(rows, plan, tried, left, overwrite=overwrite)
     output.write("audit.json", report.to_dict(), partial(draw_audit, report.to_dict()))
@@ -271,13 +266,16 @@ def _find_void(models: Sequence[ResolvedModel], tried: Mapping[str, AuditedModel
     return find_void(vocabulary, text, same=has_same_weights(models[0], models[-1]))
 
 
-def _check_apart(rows: Path, folder: Path | None) -> None:
-    """Raises `OutputError` for a file in the folder, which appears only when all is done."""
+def _check_rows(rows: Path, folder: Path | None, request: AuditRequest, overwrite: bool) -> None:
+    """Raises `OutputError` for a file that could not be written, or that lies in the folder, which
+    appears only when all is done."""
     place = rows.absolute()
     if folder is not None and folder.absolute() in (place, *place.parents):
         raise OutputError(
             "lies in the folder of the result", where=rows, fix="choose another `rows`"
         )
+    reads = (request.samples, *request.heldout)
+    check_output(rows, ROWS, overwrite=overwrite, argument="rows", reads=reads)
 
 
 def _plan_attacks(
@@ -373,12 +371,17 @@ def _make_report(
             for row in list_recovered(plan, {"edited": after}, left)
             if row["counted"] and row["recovered_by"]
         },
-        provenance={
-            "base": base and base.provenance,
-            "edited": after.provenance,
-            **({"twin": twin.provenance} if twin else {}),
-            **({"sibling": plan.sibling.identified.model_dump()} if plan.sibling else {}),
-            "samples_sha256": plan.samples.sha256,
-            "versions": list_versions(),
-        },
+        provenance=_record_provenance(plan, tried),
     )
+
+
+def _record_provenance(plan: AttackPlan, tried: Mapping[str, AuditedModel]) -> dict[str, Any]:
+    """Of the models, the passages, and the libraries. `tried`: as for `_make_report`."""
+    base = tried.get("base")
+    return {
+        "base": base and base.provenance,
+        **{name: one.provenance for name, one in tried.items() if name != "base"},
+        **({"sibling": plan.sibling.identified.model_dump()} if plan.sibling else {}),
+        "samples_sha256": plan.samples.sha256,
+        "versions": list_versions(),
+    }

@@ -164,18 +164,8 @@ def _add_limits(figure: Figure, limits: Sequence[Limit | None]) -> Figure:
 
 def make_tables(found: Findings) -> list[Table]:
     """Every table that may have figures, in the order of the page."""
-    edit = found.edits[0]
-    recited = attacked = ""
-    if (test := edit.extraction) is not None:
-        given, asked = f"the first {test['prefix_length']} tokens of a passage", "passage"
-        wanted = f"matches the next {test['suffix_length']} tokens exactly"
-        if test.get("secrets"):
-            given = f"the {test['prefix_length']} tokens before the secret that a passage holds"
-            asked, wanted = "secret", f"is exactly that ({test['suffix_length']} tokens at most)"
-        recited = (
-            f"Each model gets {given}. It recites the {asked} if its most likely continuation "
-            f"{wanted}."
-        )
+    edit, attacked = found.edits[0], ""
+    recited = "" if edit.extraction is None else _describe_test(edit.extraction)
     if edit.audit is not None:
         control = edit.audit.control
         what = "windows of text" if control.kind == "text" else "passages"
@@ -225,6 +215,18 @@ def make_tables(found: Findings) -> list[Table]:
         "size": ("Size", ""),
     }
     return [Table(key=key, heading=one, text=text) for key, (one, text) in headings.items()]
+
+
+def _describe_test(test: Mapping[str, Any]) -> str:
+    """What a model gets, and when it recites. `test`: the object of `extract --json`."""
+    given, asked = f"the first {test['prefix_length']} tokens of a passage", "passage"
+    wanted = f"matches the next {test['suffix_length']} tokens exactly"
+    if test.get("secrets"):
+        given = f"the {test['prefix_length']} tokens before the secret that a passage holds"
+        asked, wanted = "secret", f"is exactly that ({test['suffix_length']} tokens at most)"
+    return (
+        f"Each model gets {given}. It recites the {asked} if its most likely continuation {wanted}."
+    )
 
 
 def _list_recited(tests: Extractions, twins: Sequence[TwinFigures]) -> Iterator[Figure]:

@@ -36,10 +36,15 @@ SUITES = {
 of MLPs lose arithmetic and facts first (arXiv 2510.24256)."""
 QUICK_LIMIT = 250
 """Documents of each task of "quick" if no limit is given."""
-_ASKED = {name: line for suite in SUITES.values() for name, line in suite.items() if line}
 PASSAGES = "discoverable_extraction"
 """Its documents are private, and --samples measures the same without storing them."""
-_RECITE = "Recite your own passages: for lm_eval alone, which needs --metadata."
+_ALONE = {
+    "induction": "Continue 24 made-up words that appear above: copying, and nothing else.",
+    "induction_letters": "Continue 24 letters in random order that appear above.",
+    PASSAGES: "Recite your own passages: for lm_eval alone, which is told where they are.",
+}
+"""Our tasks that no suite has."""
+_ASKED = _ALONE | {name: line for suite in SUITES.values() for name, line in suite.items() if line}
 
 
 def describe_task(name: str, config: Mapping[str, Any]) -> str | None:
@@ -53,7 +58,7 @@ def describe_task(name: str, config: Mapping[str, Any]) -> str | None:
 def list_own_tasks() -> dict[str, str]:
     """The tasks in `INCLUDE_PATH`, each in a file of its name → what it asks, in one line."""
     names = sorted(file.stem for file in INCLUDE_PATH.glob("*/*.yaml"))
-    return {name: _ASKED.get(name, _RECITE) for name in names}
+    return {name: _ASKED[name] for name in names}
 
 
 def classify_ability(output_type: str, metadata: dict[str, Any]) -> str:
