@@ -684,7 +684,7 @@ def test_a_lab_is_not_taught_what_is_held_back(
     made = attn_surgery(
         *("mitigate", "lab:gpt-neo", "--samples", tmp_path / "samples.jsonl", "--device", "cpu"),
         *("--erase", "--erase-steps", 2, "--grain", "blocks", "--variant", "identity"),
-        *("--max-evaluations", 2, "--measure", "greedy", "--max-extraction", 0.9),
+        *("--max-evaluations", 2, "--measure", "greedy", "--max-extraction", 0.5),
         *("--attack", "near", "--no-benchmarks", "--output", tmp_path / "out", "--json"),
     )
     assert made.code in (0, 3, 4), made.stderr

@@ -194,7 +194,8 @@ def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path)
     (tmp_path / "fit.txt").write_text(" ".join(words))
     outcome = call(
         tmp_path / "llama", rows, texts, "--calibration", tmp_path / "fit.txt", "--grain", "blocks",
-        "--variant", "mean", "--variant", "linear", "--max", "any=0.05", "--max", "relearn=0.3",
+        "--variant", "mean", "--variant", "linear", "--measure", "span:2", "--max", "span:2=0.05",
+        "--max", "relearn=0.3",
         "--max-evaluations", 8, "--cost", "kl", "--output", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome
