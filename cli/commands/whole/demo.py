@@ -37,7 +37,7 @@ CONTINUED = (
 @click.option(
     "--erase",
     is_flag=True,
-    help="Make a third edit, in about three minutes more: teach the model by its own cut to "
+    help="Make a third edit, in a few minutes more: teach the model by its own cut to "
     "forget the records, then cut it. You can add this to a demo that ended.",
 )
 @options.overwrite
