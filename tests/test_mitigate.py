@@ -664,7 +664,8 @@ def check_apart(output: Path, samples: Samples, report: Report, names: Iterable[
             assert isinstance(training.passages, PassagesRecord)
             assert training.passages.sha256 == chosen.sha256
             assert training.passages.number == len(chosen)
-        assert {row.hash for row in edit.passages} <= {*others.hashes}
+        shown = {row.hash for row in edit.passages if row.member is not False}
+        assert shown <= {*others.hashes}
         assert not {row.hash for row in edit.passages} & {*chosen.hashes}
     told = [edit.chose["taught"] for edit in report.edits]
     assert told == [len(chosen) if name != "cut" else 0 for name in names]
