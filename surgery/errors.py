@@ -97,6 +97,10 @@ class MeasurementError(SurgeryError):
     """A measurement cannot be made with these settings."""
 
 
+class NotFiniteError(MeasurementError):
+    """A model, or the loss that it is trained on, gives NaN or infinity."""
+
+
 class UnknownNameError(MeasurementError):
     """No attack or task of a run has this name, or it takes no limit: exit code 2."""
 

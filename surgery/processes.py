@@ -42,6 +42,12 @@ class Processes:
         gathered: list[Item] = gather_object(items)
         return gathered
 
+    def add(self, tensor: Any) -> Any:
+        """The sum of every process's tensor, on every process."""
+        from accelerate.utils import reduce
+
+        return reduce(tensor, reduction="sum")
+
     def agree(self, value: Item) -> Item:
         """The main process's value, on every process."""
         return self.gather([value])[0]

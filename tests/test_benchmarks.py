@@ -28,7 +28,6 @@ from evals.jobs.measuring import find_run, keep_run
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.measure.differences import compare_scores
 from evals.measure.drops import choose_shared
-from evals.run.finite import NotFiniteError
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.lm_eval.running import Benchmarks, list_code, write_results
 from evals.run.lm_eval.scores import choose_metric
@@ -44,7 +43,7 @@ from evals.tasks.copying.documents import (
 )
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.checkpoint.content import find_cache
-from surgery.errors import MeasurementError, OutputError
+from surgery.errors import MeasurementError, NotFiniteError, OutputError
 
 
 @pytest.fixture(scope="module")

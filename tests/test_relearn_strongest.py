@@ -24,7 +24,7 @@ from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Audit, ControlKind, Reached, compare_outcomes
 from evals.measure.attacks.tuning import RATES, cast_weights, fine_tune
 from evals.report.attacks import describe_attacks, describe_setting
-from evals.run.finite import NotFiniteError
+from surgery.errors import NotFiniteError
 
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
 RUNS = tuple((1e-3, learned) for learned in relearn_strongest.LEARNED)

@@ -37,7 +37,7 @@ from evals.measure.edits.engine import BASE
 from evals.report.attacks import _list_trainings, describe_attacks, describe_setting
 from evals.report.search import _check_limits
 from evals.run.console import Console, use_console
-from evals.run.finite import NotFiniteError
+from surgery.errors import NotFiniteError
 
 WHOLE, CUT = "neox-parallel", "neox-parallel compact identity"
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)

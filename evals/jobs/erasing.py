@@ -21,6 +21,7 @@ from evals.run.request import (
     Editing,
     Hardening,
     Option,
+    Training,
 )
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
@@ -33,13 +34,15 @@ if TYPE_CHECKING:
     from surgery.exporting import Export
     from surgery.fitting.calibration import Calibration, Text
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.manifest import Choice, ErasingRecord
+    from surgery.record.manifest import Choice, ErasingRecord, TrainingRecord
     from surgery.record.plan_file import PlanFile
     from surgery.selection import Selection
     from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.erasing import Erased
     from surgery.training.training import Schedule
 
+KEPT = 0.9
+"""The least share of an update that rounding must keep, or a warning says so."""
 MOST_RECITED = 0.05
 """The largest share of the passages that a teacher may recite."""
 
@@ -48,7 +51,7 @@ class RecitingTeacherError(MeasurementError):
     """The teacher recites what the student must forget."""
 
 
-class EraseRequest(Editing):
+class EraseRequest(Editing, Training):
     """Teach `model` what its own cut predicts on `samples`, and save the checkpoint in `output`.
 
     Without `drop_attn` and `plan`, a search chooses the cut (`evals.choose.teachers`). `device`:
@@ -205,7 +208,7 @@ def read_lessons(
 
     check_erasable(model.inventory)
 
-    schedule = Schedule(request.steps, request.seed, hardened=request.harden)
+    schedule = Schedule(request.steps, request.seed, request.adapters, hardened=request.harden)
     tokens, taught = read_healing_text(text, schedule, model, request.open_passages(chosen))
     assert taught is not None
     return Lessons(tokens, schedule, taught)
@@ -239,7 +242,7 @@ def erase_prepared(
     from surgery.training.erasing import teach_by_cut
 
     with show_progress("erase", lessons.schedule.steps) as advance:
-        return teach_by_cut(
+        erased = teach_by_cut(
             prepared,
             lessons.passages,
             lessons.text,
@@ -249,6 +252,23 @@ def erase_prepared(
             device=find_device(device),
             advance=advance,
         )
+    assert erased.trained.record is not None
+    say_what_is_recited("erase", erased.trained.record)
+    return erased
+
+
+def say_what_is_recited(name: str, record: TrainingRecord) -> None:
+    """Says what a model that training made still recites, and how much of it rounding lost."""
+    if record.kept is not None and record.kept < KEPT:
+        say(f"warning: {name}: the model's dtype keeps {record.kept:.0%} of what was learned")
+    if (found := record.recital) is None:
+        return
+    told = (
+        f"{name}: the model recites {found.recited:,} of the {found.passages:,} passages that it "
+        f"was trained on, and the cut that taught it {found.by_teacher:,}"
+    )
+    more = found.recited > found.by_teacher
+    say(f"warning: {told}: train it for more steps" if more else told)
 
 
 def check_teacher(cut: Any, passages: TaughtPassages) -> None:

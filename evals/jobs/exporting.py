@@ -16,6 +16,7 @@ from evals.jobs.erasing import (
     Lessons,
     erase_prepared,
     read_lessons,
+    say_what_is_recited,
     say_what_is_taught,
 )
 from evals.measure.healing import (
@@ -106,6 +107,8 @@ class ExportRequest(Editing, Erasing, Healing):
                 assert self.erase_request
             except ValidationError as error:  # a message of its own, without the other's frame
                 raise ValueError(describe_mistakes(error)) from None
+        if not (self.heal or self.erase):
+            self._refuse_unused("heal` or `erase", "adapters")
         for training in ("heal", "erase"):
             if self.as_patch and getattr(self, training):
                 what = "a patch holds an edit, no training"
@@ -273,7 +276,7 @@ def _write(
 
         device, overwrite = find_device(request.device), request.overwrite
         with show_progress("heal", request.heal_steps) as advance:
-            return heal(
+            healed = heal(
                 export,
                 prepared.checkpoint,
                 target,
@@ -282,6 +285,9 @@ def _write(
                 device=device,
                 advance=advance,
             )
+        assert healed.manifest.edit.healing is not None
+        say_what_is_recited("heal", healed.manifest.edit.healing)
+        return healed
 
 
 def _train(
@@ -333,7 +339,7 @@ def _read_text_apart(
     from evals.data import open_samples
     from surgery.training.training import Schedule
 
-    schedule = Schedule(request.heal_steps)
+    schedule = Schedule(request.heal_steps, rank=request.adapters)
     how = request.model_dump(include={*Cutting.model_fields, "leave_out"} - {"revision"})
     named = request.samples or find_lab(request.model)
     passages = open_samples(named, chosen=prepared.chosen, **how) if named else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import shutil
@@ -199,20 +198,18 @@ def _time_training(opened: OpenedSearch, request: MitigationRequest) -> Iterator
         return
     text = find_healing_text(request.heal or request.text or (request.model,))
     tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
-    model, runs = opened.loaded.model, opened.loaded.model.dtype
-    student: Any = copy.deepcopy(model)
+    model = opened.loaded.model
 
     def time_step(schedule: Schedule) -> float:
-        lessons = tokens, opened.guard, schedule.settle(student.float(), [model])
-        return _take(lambda: teach(student, model, model, *lessons, passes=runs))
+        return _take(lambda: teach(model, model, model, tokens, opened.guard, schedule))
 
     if request.erase:
         n = len(opened.guard.tokens)
         what = f"teach the model by its cut, {request.erase_steps} steps, {n:,} passages"
-        seconds = time_step(Schedule(1, hardened=request.harden))
+        seconds = time_step(Schedule(1, rank=request.adapters, hardened=request.harden))
         yield _step("erase", what, request.erase_steps * seconds)
     if request.heal:
-        seconds = time_step(Schedule(1))
+        seconds = time_step(Schedule(1, rank=request.adapters))
         results = sum("heal" in name for name in request.list_results())
         what = f"train {results} of the results, {request.heal_steps} steps each"
         yield _step("heal", what, results * request.heal_steps * seconds)

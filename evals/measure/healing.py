@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     )
     from surgery.training.distillation import Passages as TaughtPassages
     from surgery.training.erasing import Erased
-    from surgery.training.training import Flags, Schedule
+    from surgery.training.student import Flags
+    from surgery.training.training import Schedule
 
 SHARED = 16
 """Tokens in a row that a passage and the text may not share; fewer for a shorter passage."""
@@ -140,7 +141,6 @@ def _hash_runs(tokens: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.uint6
 
 
 def heal_model(
-    model: Any,
     intact: Any,
     cut: Any,
     text: Calibration,
@@ -149,21 +149,16 @@ def heal_model(
     stored: str,
     *,
     constants: Mapping[str, Flags] | None = None,
-) -> None:
-    """Heals `model`, a copy of `cut`, in place, and rounds its weights to the dtype `stored`.
+) -> Any:
+    """A healed copy of `cut`, with its weights rounded to the dtype `stored`, such as F16.
 
-    `stored`: such as F16. The rest is as for `surgery.training.distillation.teach`.
+    The rest is as for `surgery.training.distillation.teach`.
     """
-    from surgery.checkpoint.torch_tensors import TAGS
     from surgery.training.distillation import teach
+    from surgery.training.weights import round_weights
 
-    runs, rounded = model.dtype, next(one for one, tag in TAGS.items() if tag == stored)
-    teachers = [one for one in (intact, cut) if one is not None]
-    schedule = schedule.settle(model.float(), teachers)  # as an export settles it
-    given = (intact, cut, text, passages, schedule)
-    teach(model, *given, passes=runs, constants=constants)
-    for parameter in model.parameters():  # not the buffers: no checkpoint rounds frequencies
-        parameter.data = parameter.data.to(rounded).to(runs)
+    taught = teach(cut, intact, cut, text, passages, schedule, constants=constants)
+    return round_weights(taught.student, stored)[0]
 
 
 def _read_again(

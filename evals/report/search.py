@@ -227,6 +227,8 @@ def describe_question(opened: OpenedSearch) -> dict[str, Any]:
     """Everything that the measured figures and the answer depend on."""
     fitter, text = opened.fitter, opened.healing
     guarded = text and [text.record_text().sha256, opened.request.heal_steps, "guarded"]
+    if guarded and opened.request.adapters:
+        guarded.append(opened.request.adapters)
     healing = {"healing": guarded} if guarded else {}
     sibling = {"sibling": opened.sibling.identified.content} if opened.sibling else {}
     own = {name: hash_code(name) for name in opened.slow if is_own(name)}

@@ -7,11 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from surgery.errors import MeasurementError
-
-
-class NotFiniteError(MeasurementError):
-    """A model gives NaN or infinity."""
+from surgery.errors import NotFiniteError
 
 
 def check_finite(rows: npt.NDArray[np.floating[Any]], where: str | None = None) -> None:

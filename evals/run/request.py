@@ -244,7 +244,18 @@ class Measuring(Running, Cutting):
     """How to run models on passages."""
 
 
-class Healing(Request):
+class Training(Request):
+    """Training that makes a model."""
+
+    adapters: Annotated[
+        Count | None,
+        "Train low-rank adapters of this rank in place of all weights, and merge them in the end. "
+        "This needs far less memory.",
+        Option("edit", "RANK", "32 where memory does not hold the training of all weights"),
+    ] = None
+
+
+class Healing(Training):
     """Training of the edited model on other text."""
 
     heal: Annotated[
@@ -279,7 +290,7 @@ Hardening = Annotated[
 ]
 
 
-class Erasing(Request):
+class Erasing(Training):
     """Training before the cut, with the cut as the teacher (`evals.jobs.erasing`)."""
 
     erase: Annotated[

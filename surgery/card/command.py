@@ -55,6 +55,8 @@ def describe_training(
         found[steps] = record["steps"]
         if record.get("hardened"):
             found["harden"] = True
+        if record.get("rank"):
+            found["adapters"] = record["rank"]
         if steps == "erase_steps" and record.get("seed"):
             found["seed"] = record["seed"]
         passages = record.get("passages")
@@ -80,6 +82,7 @@ def write_export_command(
     calibration: Sequence[str] = (),
     erase_steps: int | None = None,
     harden: bool = False,
+    adapters: int | None = None,
     text: Sequence[str] = (),
     heal: Sequence[str] = (),
     heal_steps: int | None = None,
@@ -113,6 +116,7 @@ def write_export_command(
         "--erase": [""] if erased and cut else [],
         "--erase-steps" if cut else "--steps": [erase_steps],
         "--harden": [""] if harden else [],
+        "--adapters": [adapters],
         "--text": text,
         "--heal": heal,
         "--heal-steps": [heal_steps],

@@ -111,6 +111,16 @@ def load_model(
     return new.eval()
 
 
+def load_to_train(
+    model: str | Path | Checkpoint, device: torch.device | None, dtype: torch.dtype | None
+) -> Any:
+    """Loads a model where, and in the dtype in which, it is trained: by default on a GPU, if there
+    is one, and as `choose_dtype` says."""
+    loaded = load_model(model, device=device or choose_device())
+    dtype = dtype or choose_dtype(loaded.dtype, loaded.device)
+    return loaded if dtype == loaded.dtype else loaded.to(dtype)  # else buffers may be wider
+
+
 def check_buildable(config: dict[str, Any]) -> None:
     """Raises `CheckpointError` unless the library can build the model of a parsed config.json.
 

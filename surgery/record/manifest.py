@@ -138,6 +138,22 @@ class CalibrationRecord(TextRecord):
     blocks: dict[int, BlockFit] = {}
 
 
+class Look(Record):
+    """What a model recited before the next step of its training: so many of these passages."""
+
+    step: int = Field(ge=1)
+    passages: int = Field(ge=1)
+    recited: int = Field(ge=0)
+
+
+class Recital(Record):
+    """How many of the passages of a training a model recites in the end, and its teacher."""
+
+    passages: int = Field(ge=1)
+    recited: int = Field(ge=0)
+    by_teacher: int = Field(ge=0)
+
+
 class TrainingRecord(TextRecord):
     """Training on text: `steps` of `rows` windows in an order drawn with `seed`.
 
@@ -145,6 +161,9 @@ class TrainingRecord(TextRecord):
     as "bfloat16"; None: by 0.3.0 or earlier. `losses`: before each step, in nats per token; no such
     loss is below 0, but for rounding.
     `rank`: of the low-rank adapters that were trained; 0: all weights were.
+    `looks`: what some of the passages still gave meanwhile; the weights are those of the best look.
+    `recital`: what all of them give in the end, greedily. `kept`: the share of the update that the
+    dtype of the weights keeps. All three: None or empty of 0.3.0 or earlier, and without passages.
     """
 
     steps: int = Field(ge=1)
@@ -156,6 +175,9 @@ class TrainingRecord(TextRecord):
     dtype: Word | None = None
     threads: int = Field(ge=1)
     losses: list[Annotated[float, Field(ge=-0.001)]]
+    looks: list[Look] = []
+    recital: Recital | None = None
+    kept: float | None = None
 
     @model_validator(mode="after")
     def _of_each_step(self) -> TrainingRecord:

@@ -3,36 +3,48 @@
 The loss of a lesson is KL(teacher || student), the mean over the tokens that count, in nats (Hinton
 et al. 2015, arXiv 1503.02531, at temperature 1).
 
-Shape letters: B rows, T tokens, V vocabulary.
+Shape letters: B rows, T tokens.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from surgery.card.facts import make_printable
 from surgery.errors import SamplesError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
-from surgery.record.manifest import LONGEST, PassagesRecord
+from surgery.record.manifest import LONGEST, Look, PassagesRecord, Recital
 from surgery.training.hardening import WEIGHT, draw_rehearsals, harden
-from surgery.training.training import ROWS, Flags, Schedule, measure_loss, train
+from surgery.training.loop import LARGEST_GRADIENT, Part, descend, fall
+from surgery.training.losses import (
+    Rows,
+    divide,
+    find_recited,
+    measure_divergence,
+    measure_loss,
+    to_tokens,
+)
+from surgery.training.planning import RANK, Fit, fit
+from surgery.training.planning import STEPS as TRIED
+from surgery.training.student import Flags, Student, make_student
+from surgery.training.training import ROWS, Schedule, choose_rate
 
 ROWS_OF_PASSAGES = 24
 """Passages of a step."""
-MOST_LOGITS = 2**27
-"""Logits that a pass makes at a time: 0.5 GB in float32, several times over. With a vocabulary of
-262,144, a step of text makes four times as many."""
+LOOK = 10
+"""Steps between two looks at what is recited."""
+MOST_LOOKED_AT = 96
+"""Passages of a look, evenly spread: they take a twentieth of the time of the steps between two."""
 
-Rows = npt.NDArray[np.int32]
 Chosen = npt.NDArray[np.intp]
 
 
@@ -97,6 +109,16 @@ class Lesson:
     first: int = 1
     weight: float = 1.0
 
+    def take(self, rows: int) -> Lesson:
+        """The same on the first rows, as many in a step."""
+        number = min(rows, self.per_step)
+        few = np.resize(self.rows, (number, self.rows.shape[1]))
+        return replace(self, rows=few, per_step=number)
+
+    def spread(self, most: int) -> Lesson:
+        """The same on at most so many rows, evenly spread over all."""
+        return replace(self, rows=self.rows[:: max(1, -(-len(self.rows) // most))])
+
     def draw(self, steps: int, seed: int) -> Rows:
         """The rows of all steps, int32 [steps, B, T]. Each comes once before any comes again."""
         order, needed = np.random.default_rng(seed), steps * self.per_step
@@ -105,123 +127,183 @@ class Lesson:
         return self.rows[drawn].reshape(steps, self.per_step, -1)
 
 
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """A student at the end of its training. `schedule`: as it was settled. `losses`: before each
+    step, in nats. `looks`: what it recited of the passages meanwhile."""
+
+    student: Student
+    schedule: Schedule
+    losses: list[float]
+    looks: list[Look]
+
+
 def teach(
-    student: Any,
+    base: Any,
     intact: Any,
     cut: Any,
     text: Calibration,
     passages: Passages | None,
     schedule: Schedule,
     **options: Any,
-) -> list[float]:
-    """Trains a float32 `student` in place: on `text` by `intact`, on `passages` by `cut`.
+) -> Taught:
+    """Trains a student of `base`: on `text` by `intact`, on `passages` by `cut`.
 
-    `options` and the result: as for `distill`.
+    `options` and errors: as for `distill`.
     """
     lessons = [Lesson(intact, text.windows, ROWS)]
     if passages is not None:
         first, weight = passages.prefix_length, WEIGHT if schedule.hardened else 1.0
         lessons.append(Lesson(cut, passages.tokens, ROWS_OF_PASSAGES, first, weight))
-    return distill(student, lessons, schedule, **options)
+    return distill(base, lessons, schedule, **options)
 
 
 def distill(
-    student: Any,
+    base: Any,
     lessons: Sequence[Lesson],
     schedule: Schedule,
     *,
-    passes: torch.dtype = torch.float32,
     constants: Mapping[str, Flags] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
-) -> list[float]:
-    """Trains a float32 model in place. Returns the loss before each step, in nats.
+) -> Taught:
+    """Trains a student of `base`, which does not change. The last of several lessons is on
+    passages.
 
-    A hardened schedule rehearses training on the rows of the last lesson: passages.
+    It looks at what the student recites of them, and keeps the weights of the best look: the last
+    one of those where it recites least. A hardened schedule rehearses training on their rows.
 
-    `passes`: the dtype of the student's passes; bfloat16 ones take a third of the time on a CPU.
-    Teachers run as they are loaded. `constants`, `advance`, and errors: as for `train`.
+    `constants`: parameter → which of its numbers stay; `advance` counts steps. Passes are in the
+    dtype of `base`, and teachers run as they are loaded. Raises `UnsupportedError` for a training
+    that memory does not hold, and `NotFiniteError`.
     """
-    drawn = [one.draw(schedule.steps, schedule.seed + at) for at, one in enumerate(lessons)]
-    told: dict[str, Any] = {"constants": constants, "advance": advance}
 
-    def measure(step: int) -> Iterator[torch.Tensor]:
-        for lesson, rows in zip(lessons, drawn, strict=True):
-            for some in _split(rows[step], lesson.first, student):
-                share = len(some) / lesson.per_step
-                yield share * _measure_lesson(student, lesson, some, passes)
+    def try_steps(imagined: Any, asked: Fit) -> None:
+        few = [replace(one, teacher=imagined).take(asked.rows) for one in lessons]
+        schedule_of_few = replace(schedule, steps=TRIED, learning_rate=1.0)
+        _distill(imagined, few, schedule_of_few, asked, constants or {}, advance=lambda steps: None)
 
+    ranks = (0, RANK) if schedule.rank is None else (schedule.rank,)
+    most = max(one.per_step for one in lessons)
+    shape = [(one.per_step, one.rows.shape[1], one.first) for one in lessons]
+    key = (*shape, schedule.hardened, sorted(constants or ()))
+    found = fit(base, try_steps, key, ranks=ranks, most_rows=most)
+    if (rate := schedule.learning_rate) is None:
+        rate = choose_rate(base, found.rank)
+    schedule = replace(schedule, rank=found.rank, learning_rate=rate)
+    return _distill(base, lessons, schedule, found, constants or {}, advance)
+
+
+def _distill(
+    base: Any,
+    lessons: Sequence[Lesson],
+    schedule: Schedule,
+    found: Fit,
+    constants: Mapping[str, Flags],
+    advance: Callable[[int], None],
+) -> Taught:
+    """`schedule`: with a rate. `found`: how it fits into memory."""
+    steps, seed, rate = schedule.steps, schedule.seed, schedule.learning_rate
+    assert rate is not None
+    how: dict[str, Any] = {"rank": found.rank, "checkpointing": found.checkpointing, "seed": seed}
+    student = make_student(base, constants=constants, **how)
+    drawn = [one.draw(steps, seed + at) for at, one in enumerate(lessons)]
+
+    def measure(step: int) -> list[Part]:
+        return [
+            partial(_measure_lesson, student, lesson, share, some)
+            for lesson, rows in zip(lessons, drawn, strict=True)
+            for share, some in divide(rows[step], lesson.first, found.rows)
+        ]
+
+    losses, looks, best = list[float](), list[Look](), _Best(student.learned)
+    passages = lessons[-1].spread(MOST_LOOKED_AT) if len(lessons) > 1 else None
+    told: dict[str, Any] = {"clip": LARGEST_GRADIENT, "scale": student.scale}
     if schedule.hardened:
-        schedule = schedule.settle(student)
-        told["adjust"] = _make_hardening(student, lessons[-1], schedule, passes)
-    return train(student, measure, schedule, **told)
+        told["adjust"] = _make_hardening(student, lessons[-1], schedule, found.rows)
+    for loss in descend(student.learned, measure, fall(rate, steps), **told):
+        losses.append(round(loss, 6))
+        advance(1)
+        if passages is not None and (len(losses) % LOOK == 0 or len(losses) == steps):
+            with student.cast():
+                recited = find_recited(student.model, passages.rows, passages.first, found.rows)
+            looks.append(Look(step=len(losses), passages=len(recited), recited=int(recited.sum())))
+            best.see(looks[-1].recited)
+    best.put_back()
+    return Taught(student, schedule, losses, looks)
+
+
+class _Best:
+    """The numbers of tensors at the best look: the last one with the fewest passages recited."""
+
+    def __init__(self, learned: Sequence[torch.Tensor]) -> None:
+        self._learned, self._fewest = learned, math.inf
+        self._kept: list[torch.Tensor] | None = None
+
+    def see(self, recited: int) -> None:
+        if recited > self._fewest:
+            return
+        self._fewest = recited
+        self._kept = [one.detach().to("cpu", copy=True) for one in self._learned]
+
+    def put_back(self) -> None:
+        with torch.no_grad():
+            for one, numbers in zip(self._learned, self._kept or (), strict=False):
+                one.copy_(numbers)
 
 
 def _make_hardening(
-    student: Any, lesson: Lesson, schedule: Schedule, passes: torch.dtype
-) -> Callable[[int, list[torch.nn.Parameter]], None]:
-    """Returns what hardens each step of `lesson` against training on its rows."""
+    student: Student, lesson: Lesson, schedule: Schedule, size: int
+) -> Callable[[int], None]:
+    """Returns what hardens each step of `lesson` against training on its rows. `size`: rows of a
+    pass."""
     drawn = draw_rehearsals(len(lesson.rows), lesson.per_step, schedule.steps, schedule.seed)
 
-    def split(chosen: Chosen, first: int) -> Iterator[tuple[float, Rows]]:
-        for rows in _split(lesson.rows[chosen], first, student):
-            yield len(rows) / len(chosen), rows
+    def relearn(share: float, rows: Rows) -> torch.Tensor:
+        with student.cast():
+            return share * measure_loss(student.model, to_tokens(rows, student.model))
 
-    def relearn(chosen: Chosen) -> Iterator[torch.Tensor]:
-        for share, rows in split(chosen, 1):
-            tokens = _to_tokens(rows, student)
-            with torch.autocast(tokens.device.type, passes, enabled=passes is torch.bfloat16):
-                loss: torch.Tensor = measure_loss(student, tokens)
-            yield share * loss
+    def list_relearned(chosen: Chosen) -> list[Part]:
+        return [partial(relearn, *some) for some in divide(lesson.rows[chosen], 1, size)]
 
-    def forget(chosen: Chosen) -> Iterator[torch.Tensor]:
-        for share, rows in split(chosen, lesson.first):
-            yield share * _measure_lesson(student, lesson, rows, passes)
+    def list_forgotten(chosen: Chosen) -> list[Part]:
+        parts = divide(lesson.rows[chosen], lesson.first, size)
+        return [partial(_measure_lesson, student, lesson, *some) for some in parts]
 
-    def adjust(step: int, learned: list[torch.nn.Parameter]) -> None:
+    def adjust(step: int) -> None:
         assert schedule.learning_rate is not None
-        harden(learned, drawn[step], schedule.learning_rate, relearn, forget)
+        parts = list_relearned, list_forgotten
+        harden(student.learned, drawn[step], schedule.learning_rate, *parts, student.scale)
 
     return adjust
 
 
-def _split(rows: Rows, first: int, model: Any) -> Iterator[Rows]:
-    """Parts of rows [B, T] of which a pass makes at most `MOST_LOGITS` logits.
-
-    Of each row, it makes those from token `first` on, or all if the model cannot do less.
-    """
-    made = rows.shape[1] - (first if _keeps_few(model) else 1)
-    size = max(1, MOST_LOGITS // (model.config.vocab_size * made))
-    for begin in range(0, len(rows), size):
-        yield rows[begin : begin + size]
+def _measure_lesson(student: Student, lesson: Lesson, share: float, rows: Rows) -> torch.Tensor:
+    """A share of the student's loss on rows of a lesson, int32 [B, T], times its weight."""
+    given = student.model, lesson.teacher, rows, lesson.first
+    return share * lesson.weight * measure_divergence(*given, cast=student.cast())
 
 
-def _measure_lesson(student: Any, lesson: Lesson, rows: Rows, passes: torch.dtype) -> torch.Tensor:
-    """The student's loss on rows of a lesson, int32 [B, T], times its weight."""
-    tokens = _to_tokens(rows, student)
-    with torch.no_grad():
-        taught = _predict(lesson.teacher, tokens, lesson.first)
-    with torch.autocast(tokens.device.type, passes, enabled=passes is torch.bfloat16):
-        learned = _predict(student, tokens, lesson.first)
-    loss = functional.kl_div(learned, taught, log_target=True, reduction="batchmean")
-    return lesson.weight * loss
+def listen(model: Any, teacher: Any, passages: Passages) -> Recital:
+    """How many passages a model and its teacher recite, greedily."""
+    given = passages.tokens, passages.prefix_length, ROWS_OF_PASSAGES
+    mine, its = (int(find_recited(one, *given).sum()) for one in (model, teacher))
+    return Recital(passages=len(passages.tokens), recited=mine, by_teacher=its)
 
 
-def _keeps_few(model: Any) -> bool:
-    """Whether a model can make the logits of the last tokens alone."""
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
-
-
-def _to_tokens(rows: Rows, model: Any) -> torch.Tensor:
-    return torch.from_numpy(rows.astype(np.int64)).to(model.device)
-
-
-def _predict(model: Any, tokens: torch.Tensor, first: int) -> torch.Tensor:
-    """Log-probabilities from token `first` on: int64 [B, T] → float32 [B (T - first), V], without
-    those of negative tokens, which stand after the end of a row."""
-    ids, ended = tokens[:, :-1].clamp(min=0), (tokens[:, first:] < 0).flatten()
-    number = tokens.shape[1] - first
-    told = {"logits_to_keep": number} if _keeps_few(model) else {}
-    logits = model(input_ids=ids, use_cache=False, **told).logits[:, -number:].flatten(0, 1)
-    if ended.any():
-        logits = logits[~ended]
-    return functional.log_softmax(logits.float(), dim=-1)
+def record_training(text: Calibration, taught: Taught, kept: float) -> dict[str, Any]:
+    """Returns the fields of a `TrainingRecord`. `kept`: of what was learned, after rounding."""
+    schedule, base = taught.schedule, taught.student.base
+    return {
+        **dict(text.record_text()),
+        "steps": schedule.steps,
+        "rows": ROWS,
+        "learning_rate": schedule.learning_rate,
+        "seed": schedule.seed,
+        "rank": schedule.rank or 0,
+        "device": base.device.type,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "losses": taught.losses,
+        "looks": taught.looks,
+        "kept": kept,
+    }

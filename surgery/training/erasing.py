@@ -11,7 +11,6 @@ Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 from surgery.editing.in_memory import Editable
-from surgery.editing.loading import choose_device, choose_dtype, load_model, load_tokenizer
+from surgery.editing.loading import load_to_train, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, find_calibration, open_calibration
@@ -32,16 +31,16 @@ from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.record.manifest import TOKEN_IDS, ErasingRecord
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
-from surgery.training.distillation import Passages, teach
-from surgery.training.training import Schedule, record_training
-from surgery.training.weights import take_weights
+from surgery.training.distillation import Passages, listen, record_training, teach
+from surgery.training.training import Schedule
+from surgery.training.weights import round_weights, take_weights
 
 STEPS = 60
 
 
 @dataclass(frozen=True, eq=False)
 class Erased:
-    """The student, in float32, and its weights in the checkpoint of the source."""
+    """The model that learned, and its weights in the checkpoint of the source."""
 
     model: Any
     trained: Trained
@@ -65,33 +64,29 @@ def teach_by_cut(
     by default a GPU, if there is one. `passes`: the dtype of forward passes, by default as
     `choose_dtype` says. `advance` counts steps.
     Raises `UnsupportedError` for a model that cannot be erased, has an edit that no record tells
-    of, or does not fit into memory with its gradients, and `CheckpointError` if the loss is no
-    longer finite.
+    of, or does not fit into memory with what it learns, and `NotFiniteError`.
     """
+    stored = prepared.plan.inventory.dtype
     check_erasable(prepared.plan.inventory)
-    device = device or choose_device()
     source, earlier = prepared.checkpoint, prepared.model.manifest
     check_recorded(source, earlier)
-    model = load_model(source, device=device)
-    fitting, passes = fitting or Fitting(), passes or choose_dtype(model.dtype, device)
-    if passes != model.dtype:  # else buffers stay, which may be wider
-        model = model.to(passes)
-    student = copy.deepcopy(model).float()
-    schedule = schedule.settle(student, [model])
-    editable = Editable(model, stored_dtype=prepared.plan.inventory.dtype)
-    cut = editable.apply(prepared.plan, fitting.fits)
+    model = load_to_train(source, device, passes)
+    fitting = fitting or Fitting()
+    cut = Editable(model, stored_dtype=stored).apply(prepared.plan, fitting.fits)
     check_teacher(cut)
     constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
-    told: dict[str, Any] = {"passes": passes, "constants": constants, "advance": advance}
-    losses = teach(student, model, cut, text, passages, schedule, **told)
+    lessons = model, cut, text, passages, schedule
+    taught = teach(model, *lessons, constants=constants, advance=advance)
+    erased, kept = round_weights(taught.student, stored)
     record = ErasingRecord(
-        **record_training(text, schedule, student, losses, passes),
+        **record_training(text, taught, kept),
+        recital=listen(erased, cut, passages),
         teacher=list(prepared.plan.selection),
         calibration=fitting.record,
         passages=passages.record,
         hardened=schedule.hardened,
     )
-    return Erased(student, Trained(take_weights(source, student, constants), record))
+    return Erased(erased, Trained(take_weights(source, erased, constants), record))
 
 
 def erase(
@@ -107,6 +102,7 @@ def erase(
     calibration: Sequence[str | Path] = (),
     steps: int = STEPS,
     hardened: bool = False,
+    adapters: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
     max_shard_size: int | None = None,
@@ -117,7 +113,8 @@ def erase(
     `surgery.export`, which must not recite the passages; `passages`: token ids, [n, P + S], with
     a prefix of `prefix_length` P, and negative numbers after a shorter suffix; `text`: other text,
     which must hold none of them. Only the command checks both. `hardened`: also teaches where
-    fine-tuning on some of the passages would lead.
+    fine-tuning on some of the passages would lead. `adapters`: their rank, to train them in place
+    of all weights; None: where memory needs it.
 
     **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """
@@ -130,7 +127,7 @@ def erase(
     taught = Passages(tokens, prefix_length, TOKEN_IDS, digest)
     size = prepared.model.inventory.dimensions
     taught.check_length(size)
-    schedule = Schedule(steps, seed, hardened=hardened)
+    schedule = Schedule(steps, seed, adapters, hardened=hardened)
     windows = schedule.tokenize(read, load_tokenizer(prepared.model.folder), size)
     fitting = None if fit_on is None else fit_checkpoint(prepared, fit_on)
     erased = teach_by_cut(prepared, taught, windows, schedule, fitting=fitting)

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from surgery.training.loop import Part, add_gradients, descend
+
 WEIGHT = 1 / 3
 """Of the lesson that is hardened, in the sum of all losses. A weight of 1 costs twice as much, and
 hardly withstands more (docs/erasing.md)."""
@@ -56,37 +58,34 @@ def draw_rehearsals(passages: int, per_step: int, steps: int, seed: int) -> list
 
 
 def harden(
-    learned: Sequence[torch.nn.Parameter],
+    learned: Sequence[torch.Tensor],
     rehearsal: Rehearsal,
     learning_rate: float,
-    relearn: Callable[[npt.NDArray[np.intp]], Iterator[torch.Tensor]],
-    forget: Callable[[npt.NDArray[np.intp]], Iterator[torch.Tensor]],
+    relearn: Callable[[npt.NDArray[np.intp]], Sequence[Part]],
+    forget: Callable[[npt.NDArray[np.intp]], Sequence[Part]],
+    scale: float = 1.0,
 ) -> None:
-    """Adds to the gradients of parameters that of `forget` where `relearn` would take them.
+    """Adds to the gradients of what is learned that of `forget` where `relearn` would take it.
 
-    `relearn`, `forget`: indices of passages → the parts of the model's loss, scalars, each of which
-    is let go before the next is asked for. The parameters then hold what they held before.
+    `relearn`, `forget`: indices of passages → the parts of the model's loss. `scale`: as for
+    `descend`. All that is learned holds then what it held before.
     """
-    before = [parameter.grad for parameter in learned]
+    before = [one.grad for one in learned]
+    rates = [learning_rate] * rehearsal.steps
     with _keep(learned):
-        optimizer = torch.optim.AdamW(learned, lr=learning_rate, weight_decay=0.0)
-        with torch.enable_grad():
-            for _ in range(rehearsal.steps):
-                optimizer.zero_grad()
-                for part in relearn(rehearsal.learned):
-                    part.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            optimizer.zero_grad()
-            for part in forget(rehearsal.others):
-                part.backward()  # type: ignore[no-untyped-call]
-    for parameter, first in zip(learned, before, strict=True):
+        for _ in descend(learned, lambda _: relearn(rehearsal.learned), rates, scale=scale):
+            pass
+        for one in learned:
+            one.grad = None
+        add_gradients(learned, forget(rehearsal.others), scale)
+    for one, first in zip(learned, before, strict=True):
         if first is not None:
-            parameter.grad = first if parameter.grad is None else first.add_(parameter.grad)
+            one.grad = first if one.grad is None else first.add_(one.grad)
 
 
 @contextmanager
-def _keep(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """Puts the numbers of parameters back at the end."""
+def _keep(parameters: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Puts the numbers of tensors back at the end."""
     kept = [parameter.detach().clone() for parameter in parameters]
     try:
         yield

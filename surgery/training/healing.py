@@ -8,11 +8,10 @@ cut bit by bit; so are buffers and every file that holds no weights.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from surgery.card.text import read_card, render_card
 from surgery.checkpoint.inventory import make_inventory
 from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import OutputShard, write_file
-from surgery.editing.loading import choose_device, choose_dtype, load_model
+from surgery.editing.loading import load_to_train
 from surgery.exporting import Export, list_owned
 from surgery.fitting.calibration import Calibration
 from surgery.output import create_folder
@@ -29,9 +28,10 @@ from surgery.privacy import get_last_name
 from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.proof.static import check_written
 from surgery.record.manifest import FileRecord, HealingRecord, Manifest, list_versions
-from surgery.training.distillation import Passages, teach
-from surgery.training.training import Schedule, record_training
-from surgery.training.weights import take_weights
+from surgery.training.distillation import Passages, listen, record_training, teach
+from surgery.training.student import copy_sharing
+from surgery.training.training import Schedule
+from surgery.training.weights import round_weights, take_weights
 
 
 def heal(
@@ -59,23 +59,19 @@ def heal(
     check_recorded(checkpoint, manifest)
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
-        device = device or choose_device()
-        model = load_model(checkpoint, device=device)
-        passes = passes or choose_dtype(model.dtype, device)
-        intact = load_model(source, device=device)
-        unhealed = None if passages is None else copy.deepcopy(model)
-        if passes != model.dtype:  # else buffers stay, which may be wider
-            intact, unhealed = intact.to(passes), unhealed and unhealed.to(passes)
-        teachers = [one for one in (intact, unhealed) if one is not None]
-        schedule = schedule.settle(model.float(), teachers)
-        told: dict[str, Any] = {"passes": passes, "constants": constants, "advance": advance}
-        losses = teach(model, intact, unhealed, text, passages, schedule, **told)
+        model, intact = (load_to_train(one, device, passes) for one in (checkpoint, source))
+        intact = copy_sharing(intact, partial(_find_alike, dict(model.named_parameters())))
+        lessons = intact, model, text, passages, schedule
+        taught = teach(model, *lessons, constants=constants, advance=advance)
+        stored = next(iter(make_inventory(checkpoint.config, checkpoint.infos).dtypes))
+        new, kept = round_weights(taught.student, stored)
         record = HealingRecord(
-            **record_training(text, schedule, model, losses, passes),
+            **record_training(text, taught, kept),
+            recital=None if passages is None else listen(new, model, passages),
             passages=None if passages is None else passages.record,
             loss="kl",
         )
-        trained = take_weights(checkpoint, model, constants)
+        trained = take_weights(checkpoint, new, constants)
         files = dict(_write_files(checkpoint, trained, manifest, folder))
         files["config.json"] = manifest.files["config.json"]
         update = {"healing": record, "versions": list_versions()}
@@ -88,6 +84,15 @@ def heal(
         write_file(folder / "config.json", [config])  # last: without it, nothing loads
         check_written(folder, healed, None)
     return replace(cut, output=output, manifest=healed)
+
+
+def _find_alike(
+    others: Mapping[str, torch.Tensor], name: str, weight: torch.Tensor
+) -> torch.Tensor | None:
+    """The weight of the same name, if it holds the same numbers: they need not be there twice."""
+    other = others.get(name)
+    alike = other is not None and other.shape == weight.shape and torch.equal(other, weight)
+    return other if alike else None
 
 
 def _write_files(

@@ -1,8 +1,14 @@
-"""Takes the weights of a trained model into the checkpoint that it was loaded from."""
+"""Takes what a student learned into a model, rounded as stored, and into a checkpoint.
+
+bfloat16 keeps 8 bits of a number. An update that is smaller than half of the last one is lost where
+numbers are rounded to the nearest. Rounded at random, up as often as the rest says (Croci et al.
+2022, arXiv 2103.12410), the sum of many such updates stays.
+"""
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,14 +19,69 @@ import torch
 
 from surgery.checkpoint.source import HEADS, Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
+from surgery.checkpoint.torch_tensors import TAGS, as_stored
 from surgery.errors import CheckpointError
-from surgery.training.training import Flags
+from surgery.training.student import Flags, Student
+
+FEWEST_KEPT = 0.9
+"""What the nearest numbers must keep of the update of a weight, or it is rounded at random."""
+
+
+def round_weights(student: Student, stored: str) -> tuple[Any, float]:
+    """The model that a student became, with the weights that a checkpoint of dtype `stored` (such
+    as BF16) holds; and the share of the update that they keep: its projection onto itself.
+
+    The model has the dtype of the student's passes. Weights that it holds in a wider one than the
+    others stay as they are.
+    """
+    narrow = next(one for one, tag in TAGS.items() if tag == stored)
+    kept = learned = 0.0
+
+    def change(name: str, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        nonlocal kept, learned
+        dtype = narrow if before.dtype == student.dtype else before.dtype
+        rounded, (left, whole) = _round(name, before.float(), after, dtype)
+        kept, learned = kept + left, learned + whole
+        return rounded.to(before.dtype)
+
+    model = student.settle(change)
+    return model, round(kept / learned, 4) if learned else 1.0
+
+
+def _round(
+    name: str, before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, tuple[float, float]]:
+    """The numbers in another dtype; the projection of the rounded update onto the true one, and the
+    square of that."""
+    update = after - before
+    whole = float(update.square().sum(dtype=torch.float64))
+
+    def project(rounded: torch.Tensor) -> float:
+        return float(((rounded.float() - before) * update).sum(dtype=torch.float64))
+
+    nearest = after.to(dtype)
+    if dtype is torch.bfloat16 and project(nearest) < FEWEST_KEPT * whole:
+        nearest = _round_at_random(name, after)
+    return nearest, (project(nearest), whole)
+
+
+def _round_at_random(name: str, numbers: torch.Tensor) -> torch.Tensor:
+    """float32 → bfloat16: up or down, with chances by which the mean is the number itself.
+
+    bfloat16 is the upper half of a float32. So a random number is added to the lower half, which is
+    then cut off. The draw follows from the name of the weight.
+    """
+    draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    bits = numbers.contiguous().view(torch.int32)
+    more = torch.randint(0, 1 << 16, bits.shape, generator=draw, dtype=torch.int32)
+    upper = (bits + more.to(bits.device)) & -(1 << 16)
+    return upper.view(torch.float32).to(torch.bfloat16)
 
 
 def take_weights(
     checkpoint: Checkpoint, model: Any, constants: Mapping[str, Flags] | None = None
 ) -> Checkpoint:
-    """Returns the checkpoint with the weights of `model`, rounded to their stored dtypes.
+    """Returns the checkpoint with the weights of `model`, which are rounded already.
 
     Buffers stay, and so do `constants`: tensor → which of its numbers. Reading a tensor raises
     `CheckpointError` if a number of it is not finite.
@@ -65,7 +126,7 @@ def _take(
     info: TensorInfo, trained: torch.Tensor, tensor: StoredTensor, constants: Mapping[str, Flags]
 ) -> Array:
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which is reported below
-        array = trained.detach().cpu().numpy().astype(DTYPES[info.dtype])
+        array = as_stored(info.name, trained).read_array().astype(DTYPES[info.dtype])
     if info.name in constants:
         array = np.where(constants[info.name], tensor.read_array(), array)
     if not np.isfinite(array).all():

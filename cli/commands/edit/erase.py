@@ -34,7 +34,7 @@ def command(request: EraseRequest, as_json: bool) -> None:
         return
     erasing = result["erasing"]
     echo(
-        f"{export.output}: {erasing['passages']['number']:,} passages erased in "
+        f"{export.output}: {erasing['passages']['number']:,} passages taught in "
         f"{erasing['steps']} steps, {decimal(result['bytes'])}"
     )
     note_unmeasured(export.output, request.model)

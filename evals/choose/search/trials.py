@@ -5,7 +5,6 @@ With text to heal on, all limits are for the healed edit, so every attack is of 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -126,10 +125,10 @@ class Trials:
                 earlier = replan(found.checkpoint, found.manifest) if found.manifest else ()
                 constants = find_constants([plan, *earlier], model.state_dict())
             if opened.healing is not None and selection:
-                intact, cut, model = opened.loaded.model, model, copy.deepcopy(model)
-                schedule, stored = opened.request.heal_steps, opened.loaded.found.inventory.dtype
-                given = (intact, cut, opened.healing, opened.guard, Schedule(schedule), stored)
-                heal_model(model, *given, constants=constants)
+                request, stored = opened.request, opened.loaded.found.inventory.dtype
+                schedule = Schedule(request.heal_steps, rank=request.adapters)
+                lessons = opened.loaded.model, model, opened.healing, opened.guard, schedule
+                model = heal_model(*lessons, stored, constants=constants)
             self.edited[selection] = model
         return self.edited[selection]
 

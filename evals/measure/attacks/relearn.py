@@ -37,7 +37,7 @@ from evals.measure.attacks.tuning import LARGE, RATES, ROWS, STEPS, fine_tune, s
 from evals.measure.memorization.measures import Flags, Pass, is_near
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.console import say
-from evals.run.finite import NotFiniteError
+from surgery.errors import NotFiniteError
 
 SHARE = 10
 """One passage in this many is learned again."""

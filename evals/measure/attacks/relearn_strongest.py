@@ -31,7 +31,7 @@ from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.tuning import LARGE, RATES, ROWS, fine_tune, settle_learned
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
-from evals.run.finite import NotFiniteError
+from surgery.errors import NotFiniteError
 from surgery.processes import current_processes
 
 STEPS = (20, 60, 120)

@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from evals.data import Tokens
 from evals.data.repeats import find_overlaps
@@ -42,15 +41,14 @@ from evals.measure.attacks.attack import (
     split,
 )
 from evals.measure.attacks.draws import SETTING, repeat
-from evals.measure.attacks.tuning import ROWS, train
-from evals.measure.attacks.weights import list_attention, put_weights, restore_modules
+from evals.measure.attacks.tuning import ROWS, take_copy, train
+from evals.measure.attacks.weights import list_attention, restore_modules
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.console import say
-from evals.run.finite import NotFiniteError
-from evals.run.forward import freeze_weights
+from surgery.errors import NotFiniteError
 from surgery.families import Dimensions, Family, family_of
-from surgery.training.training import measure_loss
+from surgery.training.student import Student, make_student
 
 NOISE = 0.02
 """The standard deviation of weights that are put back."""
@@ -60,8 +58,6 @@ STEPS = (20, 40, 80)
 LEARNING_RATE = 1e-3
 SHARE = 10
 """One passage in this many is learned again."""
-
-Weights = dict[str, nn.Parameter]
 
 
 def make_revive() -> Attack:
@@ -81,20 +77,19 @@ def make_revive() -> Attack:
             found = reading.read(target.samples.tokens, target.samples.prefix_length)
             return measure.recovered(Evidence.of(found))
 
-        def learn(woken: Weights) -> Iterator[Flags]:
+        def learn() -> Iterator[Flags]:
             """What comes back after each of `STEPS`, until training breaks the model."""
             told, done = f"revive, run {draw + 1}", 0
             try:
-                for weights in learn_attention(whole, woken, rows, told):
-                    with put_weights(whole, weights):
-                        yield recover(whole)
+                for model in learn_attention(whole, target.cut, rows, draw, told):
+                    yield recover(model)
                     done += 1
             except NotFiniteError:
                 say(f"{told}: training breaks the model by step {STEPS[done]}")
 
         settings, nothing = {UNTRAINED: recover(target.model)}, np.zeros_like(tried)
-        if woken := wake(whole, target.cut, draw):
-            for steps, flags in zip_longest(STEPS, learn(woken)):
+        if target.cut:
+            for steps, flags in zip_longest(STEPS, learn()):
                 setting = Setting("attention of the cut blocks", LEARNING_RATE, steps)
                 settings[setting] = nothing if flags is None else flags
         return AttackOutcome(np.any(list(settings.values()), axis=0), tried, settings=settings)
@@ -134,15 +129,18 @@ def choose_rows(target: Target, draw: int = 0) -> tuple[Tokens, Flags]:
     return np.concatenate(mixed, axis=1).reshape(-1, tokens.shape[1]), tried
 
 
-def wake(model: Any, blocks: tuple[int, ...], seed: int = 0) -> Weights:
-    """Attention of `blocks` in float32, with noise where an edit left zeros. None of it is shared
-    with the model."""
+def wake(
+    model: Any, blocks: tuple[int, ...], seed: int = 0, *, checkpointing: bool = False
+) -> Student:
+    """Who learns attention of `blocks`, with noise where an edit left zeros."""
     config = model.config.to_dict()
     family = family_of(config)
     size = family.dimensions(config)
     draw = torch.Generator().manual_seed(seed)
-    old = dict(model.named_parameters())
-    new = {name: old[name].detach().float().clone() for name in list_attention(model, blocks)}
+    attention = list_attention(model, blocks)
+    student = make_student(model, names=attention, checkpointing=checkpointing)
+    weights = dict(student.model.named_parameters())
+    new = {name: weights[name].detach() for name in attention}
     for name, weight in new.items():
         if weight.ndim == 2:
             match = family.match(name)
@@ -150,10 +148,10 @@ def wake(model: Any, blocks: tuple[int, ...], seed: int = 0) -> Weights:
             rows = weight.T if is_output else weight
             asleep = (rows != 0).sum(dim=1) <= 1  # a column of its own may hold a constant
             noise = NOISE * torch.randn(tuple(rows.shape), generator=draw)
-            rows[asleep] = noise.to(rows.device)[asleep]
+            rows.copy_(torch.where(asleep[:, None], noise.to(rows.device), rows))
             if not is_output:
                 _calm(family, size, name, asleep, new)
-    return {name: nn.Parameter(weight) for name, weight in new.items()}
+    return student
 
 
 def _calm(
@@ -169,32 +167,27 @@ def _calm(
         scored = asleep.clone()
         if family.fused:
             scored.view(-1, 3, size.head_size)[:, 2] = False
-        bias[scored] *= SHRINK
+        bias.mul_(torch.where(scored, SHRINK, 1.0))
     norm: Any = f"{part}_norm"
     if family.rule(norm) is not None and block is not None:
         gain = new[family.name(norm, block)]
         if part == "query" and family.gated:  # the rows of gates are never asleep
             asleep = asleep.view(-1, 2, size.head_size)[:, 0].flatten()
         slept = asleep if gain.shape == asleep.shape else asleep.all().expand_as(gain)
-        gain[slept] = 1.0 - family.gain  # some families store what is added to that
+        plain = 1.0 - family.gain  # some families store what is added to that
+        gain.copy_(torch.where(slept, plain, gain))
 
 
 def learn_attention(
-    model: Any, woken: Weights, rows: Tokens, told: str = "revive"
-) -> Iterator[Weights]:
-    """Trains `woken` in the place of the model's own. Yields them after each of `STEPS`, in the
-    model's dtype. `told`: what progress calls it. Raises as `train`."""
-    dtype = next(model.parameters()).dtype
+    model: Any, blocks: tuple[int, ...], rows: Tokens, seed: int = 0, told: str = "revive"
+) -> Iterator[Any]:
+    """Wakes attention of `blocks` and trains it. Yields the model after each of `STEPS`. `told`:
+    what progress calls it. Raises as `train`."""
 
-    def measure(batch: torch.Tensor) -> Any:
-        half = dtype is not torch.float32
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=half):
-            return measure_loss(model, batch)
+    def make(model: Any, checkpointing: bool) -> Student:
+        return wake(model, blocks, seed, checkpointing=checkpointing)
 
-    with freeze_weights(model), put_weights(model, woken):
-        for step in train(list(woken.values()), measure, rows, STEPS[-1], LEARNING_RATE, told):
-            if step in STEPS:
-                yield {
-                    name: nn.Parameter(weight.detach().to(dtype, copy=True), requires_grad=False)
-                    for name, weight in woken.items()
-                }
+    given = make, rows, STEPS[-1], LEARNING_RATE, told
+    for step, student in train(model, *given, kind=("attention", blocks)):
+        if step in STEPS:
+            yield take_copy(student)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,13 +18,11 @@ import torch
 from evals.data import Tokens
 from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
 from evals.measure.attacks.draws import SETTING, repeat
-from evals.measure.attacks.tuning import ROWS, scale_loss, train
+from evals.measure.attacks.tuning import ROWS, train
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.console import say
-from evals.run.finite import NotFiniteError
-from evals.run.forward import freeze_weights
-from surgery.errors import MeasurementError
-from surgery.training.training import measure_loss
+from surgery.errors import MeasurementError, NotFiniteError
+from surgery.training.student import Student, make_student
 
 LENGTH = 20
 STEPS = 100
@@ -81,41 +80,40 @@ def learn_prompt(
     It starts as the embeddings of tokens drawn at random, and stands after the first `after`
     tokens. The model does not change.
     """
-    embed = model.get_input_embeddings()  # which some families also scale
-    start = np.random.default_rng(draw).choice(model.config.vocab_size, LENGTH)
-    with torch.no_grad():
-        drawn = embed(torch.from_numpy(start).to(embed.weight.device))
-    prompt = drawn.detach().float().requires_grad_(True)
     first = LENGTH + prefix_length
-    scale = scale_loss(model)
-    with freeze_weights(model), put_before(model, prompt, after):
-        for _ in train(
-            [prompt],
-            lambda batch: scale * measure_loss(model, batch, first),
-            _make_room(passages, after),
-            STEPS,
-            LEARNING_RATE,
-            f"soft-prompt, run {draw + 1}",
-        ):
-            pass
-    learned: torch.Tensor = prompt.detach()
-    return learned
+
+    def make(model: Any, checkpointing: bool) -> Student:
+        student = make_student(model, names=(), checkpointing=checkpointing)
+        embed = student.model.get_input_embeddings()  # which some families also scale
+        start = np.random.default_rng(draw).choice(model.config.vocab_size, LENGTH)
+        with torch.no_grad():
+            drawn = embed(torch.from_numpy(start).to(embed.weight.device))
+        prompt = drawn.float().requires_grad_(True)
+        embed.register_forward_hook(partial(_put, prompt, after))
+        return replace(student, learned=[prompt])
+
+    given = make, _make_room(passages, after), STEPS, LEARNING_RATE, f"soft-prompt, run {draw + 1}"
+    *_, (_, student) = train(model, *given, kind=("prompt", after), first=first)
+    return student.learned[0].detach()
 
 
 @contextmanager
 def put_before(model: Any, prompt: torch.Tensor, after: int = 0) -> Iterator[None]:
     """Inside the block, `prompt` [n, d] stands for n tokens of every row, after the first ones."""
 
-    def put(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
-        given = prompt.to(embedded.dtype).expand(len(embedded), -1, -1)
-        parts = [embedded[:, :after], given, embedded[:, after + len(prompt) :]]
-        return torch.cat(parts, dim=1)[:, : embedded.shape[1]]
-
-    handle = model.get_input_embeddings().register_forward_hook(put)
+    handle = model.get_input_embeddings().register_forward_hook(partial(_put, prompt, after))
     try:
         yield
     finally:
         handle.remove()
+
+
+def _put(
+    prompt: torch.Tensor, after: int, module: Any, inputs: Any, embedded: torch.Tensor
+) -> torch.Tensor:
+    given = prompt.to(embedded.dtype).expand(len(embedded), -1, -1)
+    parts = [embedded[:, :after], given, embedded[:, after + len(prompt) :]]
+    return torch.cat(parts, dim=1)[:, : embedded.shape[1]]
 
 
 def _make_room(tokens: Tokens, after: int) -> Tokens:

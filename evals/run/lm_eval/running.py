@@ -33,11 +33,11 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from evals.run.batching import rows_per_batch
-from evals.run.finite import NotFiniteError, check_finite
+from evals.run.finite import check_finite
 from evals.run.lm_eval.scores import Scores, collect_scores
 from evals.run.lm_eval.tasks import explain_failure, find_tasks, load_task, refuse_passages
 from evals.run.models import LoadedModel
-from surgery.errors import OutputError
+from surgery.errors import NotFiniteError, OutputError
 from surgery.privacy import drop_paths
 from surgery.processes import current_processes
 

@@ -1,0 +1,103 @@
+"""The one training loop: AdamW without weight decay, deterministic, on whatever is to be learned.
+
+All that trains comes here: what makes a model, what attacks it, and what this is compared with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch._subclasses.fake_tensor import is_fake
+
+from surgery.errors import NotFiniteError
+from surgery.processes import current_processes
+
+LARGEST_GRADIENT = 1.0
+"""The norm to which the gradient of all that is learned is clipped, where training makes a model.
+"""
+SCALE = 2.0**12
+"""What losses are multiplied by before gradients go through float16, which has no room for small
+ones."""
+
+Part = Callable[[], torch.Tensor]
+"""Computes a part of a step's loss, a scalar. Only one part is in memory at a time."""
+
+
+def descend(
+    learned: Sequence[torch.Tensor],
+    measure: Callable[[int], Sequence[Part]],
+    rates: Iterable[float],
+    *,
+    adjust: Callable[[int], None] = lambda step: None,
+    clip: float | None = None,
+    scale: float = 1.0,
+) -> Iterator[float]:
+    """Trains float32 tensors in place. Yields the loss before each step, once the step is taken.
+
+    `measure`: step, from 0 → the parts of its loss. Several processes share them, and take the same
+    step. `rates`: the learning rate of each step. `adjust` gets a step whose gradients are there,
+    and may change them. `clip`: the norm to which they are clipped then. `scale`: what losses are
+    multiplied by on their way back, and gradients divided by when they are there.
+
+    Raises `NotFiniteError` before the first step whose loss is not finite.
+    """
+    optimizer = torch.optim.AdamW(learned, lr=0.0, weight_decay=0.0)
+    for step, rate in enumerate(rates):
+        optimizer.zero_grad()
+        loss = add_gradients(learned, measure(step), scale)
+        if not math.isfinite(loss):
+            raise NotFiniteError(
+                "the loss is not finite while training",
+                where=f"step {step + 1}, at a learning rate of {rate:g}",
+                expected="a finite number",
+                got=str(loss),
+                fix="train on other text, for fewer steps, or at a lower rate",
+            )
+        adjust(step)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(learned, clip)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        yield loss
+
+
+def add_gradients(
+    learned: Sequence[torch.Tensor], parts: Sequence[Part], scale: float = 1.0
+) -> float:
+    """Makes the gradients of a loss those of `learned`, which have none. Returns the loss.
+
+    Several processes add theirs. `scale`: as for `descend`.
+    """
+    processes, loss = current_processes(), 0.0
+    for part in parts[processes.rank :: processes.count]:
+        with torch.enable_grad():
+            value = part()
+            (scale * value).backward(inputs=learned)  # type: ignore[no-untyped-call]
+        loss += float(read_numbers(value))
+        del value  # the graph goes before the next is made
+    if processes.count > 1:
+        for one in learned:
+            one.grad = processes.add(torch.zeros_like(one) if one.grad is None else one.grad)
+    if scale != 1.0:
+        for one in learned:
+            if one.grad is not None:
+                one.grad.div_(scale)
+    return sum(processes.gather([loss]))
+
+
+def read_numbers(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """What a tensor holds; zeros for one that has no numbers (`planning.imagine`)."""
+    if is_fake(tensor):
+        return np.zeros(tuple(tensor.shape))
+    return tensor.detach().cpu().numpy()
+
+
+def fall(rate: float, steps: int) -> list[float]:
+    """Rates that fall linearly, from `rate` at the first step to zero after the last."""
+    return [rate * (1 - step / steps) for step in range(steps)]

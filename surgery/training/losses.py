@@ -1,0 +1,98 @@
+"""Losses of rows of tokens, and how a step's rows are divided so that each pass fits into memory.
+
+Shape letters: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from surgery.processes import current_processes
+from surgery.training.loop import read_numbers
+
+Rows = npt.NDArray[np.int32]
+_IGNORED = -100
+
+
+def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> torch.Tensor:
+    """The mean next-token loss of int64 [B, T], in nats, on the tokens from `first` on.
+
+    Negative ones stand after the end of a row, and do not count.
+    """
+    logits = _make_logits(model, tokens.clamp(min=0), first)
+    true = torch.where(tokens < 0, _IGNORED, tokens)[:, first:].to(logits.device)
+    flat = logits.flatten(0, 1).float(), true.flatten()
+    loss: torch.Tensor = functional.cross_entropy(*flat, ignore_index=_IGNORED)
+    return loss
+
+
+def measure_divergence(
+    student: Any, teacher: Any, rows: Rows, first: int, *, cast: Any = None
+) -> torch.Tensor:
+    """KL(teacher || student), the mean over the tokens of int32 [B, T] from `first` on, in nats.
+
+    `cast`: a context for the student's pass. Negative tokens do not count.
+    """
+    with torch.no_grad():
+        taught = _predict(teacher, rows, first)
+    with cast:
+        learned = _predict(student, rows, first)
+    taught = taught.to(learned.device)
+    return functional.kl_div(learned, taught, log_target=True, reduction="batchmean")
+
+
+def find_recited(model: Any, rows: Rows, first: int, size: int) -> npt.NDArray[np.bool_]:
+    """Whether each row, int32 [N, T], is recited: every token from `first` on is the likeliest.
+
+    `size`: rows of a pass.
+    """
+    found = [np.empty(0, np.bool_)]
+    with torch.inference_mode():
+        for begin in range(0, len(rows), size):
+            some = rows[begin : begin + size]
+            made = _make_logits(model, to_tokens(np.maximum(some, 0), model), first).argmax(-1)
+            right = read_numbers(made) == some[:, first:]
+            found.append((right | (some[:, first:] < 0)).all(axis=1))
+    return np.concatenate(found)
+
+
+def divide(rows: Rows, first: int, size: int) -> list[tuple[float, Rows]]:
+    """Parts of rows [B, T] of at most `size`, and how many of the tokens that count each holds.
+
+    Each of several processes gets one, where there are as many rows.
+    """
+    size = max(1, min(size, -(-len(rows) // current_processes().count)))
+    parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+    counts = [int((part[:, first:] >= 0).sum()) for part in parts]
+    return [(count / sum(counts), part) for count, part in zip(counts, parts, strict=True)]
+
+
+def to_tokens(rows: Rows, model: Any) -> torch.Tensor:
+    """Rows as int64 where the model reads them."""
+    return torch.from_numpy(rows.astype(np.int64)).to(model.device)
+
+
+def _predict(model: Any, rows: Rows, first: int) -> torch.Tensor:
+    """Log-probabilities from token `first` on: int32 [B, T] → float32 [B (T - first), V], without
+    those of negative tokens."""
+    logits = _make_logits(model, to_tokens(np.maximum(rows, 0), model), first).flatten(0, 1)
+    counts = rows[:, first:].ravel() >= 0
+    if not counts.all():
+        logits = logits[torch.from_numpy(np.flatnonzero(counts)).to(logits.device)]
+    return functional.log_softmax(logits.float(), dim=-1)
+
+
+def _make_logits(model: Any, ids: torch.Tensor, first: int) -> torch.Tensor:
+    """The logits of the tokens from `first` on: int64 [B, T] → [B, T - first, V]. No others are
+    made, if the model can do that."""
+    number = ids.shape[1] - first
+    keeps_few = "logits_to_keep" in inspect.signature(model.forward).parameters
+    told = {"logits_to_keep": number} if keeps_few else {}
+    logits: torch.Tensor = model(input_ids=ids[:, :-1], use_cache=False, **told).logits
+    return logits[:, -number:]

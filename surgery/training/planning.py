@@ -1,0 +1,161 @@
+"""What a training needs of memory, measured before it starts, and how it fits into what is free.
+
+Nothing is estimated by a formula: the training's own code takes two steps on tensors that have
+shapes and no numbers (torch's `FakeTensorMode`), while all that it allocates is counted. In the
+second step, the moments of AdamW are there as well. So a model without weights will do.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from surgery.errors import UnsupportedError
+from surgery.memory import measure_free_memory
+from surgery.processes import current_processes
+
+RANK = 32
+"""The rank of adapters where memory holds no training of all weights."""
+STEPS = 2
+USABLE = 0.9
+"""Of free memory: an allocator leaves some unused."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a training fits into memory. `rank`: of adapters; 0: the weights themselves are learned.
+
+    `rows`: of a pass, at most; `checkpointing`: as for `make_student`. `needed`: beside the model
+    and its teachers, in bytes.
+    """
+
+    rank: int
+    rows: int
+    checkpointing: bool
+    needed: int = 0
+
+
+_MEASURED: dict[object, int] = {}
+Try = Callable[[Any, Fit], object]
+"""Takes `STEPS` steps with a model, each loss of which has one pass of `rows` rows."""
+
+
+def fit(
+    model: Any,
+    take_steps: Try,
+    key: object,
+    *,
+    ranks: Sequence[int],
+    most_rows: int,
+    room: int | None = None,
+) -> Fit:
+    """The first way to train a model that memory holds: each of `ranks`, without and then with
+    checkpointing, with as many rows in a pass as fit: a power of two, or all.
+
+    `key`: tells one kind of steps from another, which may need as much on models alike. `room`:
+    bytes; by default, what is free where the model is. Raises `UnsupportedError` if none
+    fits.
+    """
+    processes = current_processes()
+    if room is None:
+        room = int(USABLE * measure_free_memory(model.device, processes.count))
+    room = processes.agree(room)
+    least, kind = 0, (_describe(model), repr(key))
+
+    def measure(asked: Fit) -> int:
+        known = (*kind, asked)
+        if known not in _MEASURED:
+            _MEASURED[known] = measure_needed(model, lambda imagined: take_steps(imagined, asked))
+        return _MEASURED[known]
+
+    for rank in ranks:
+        for checkpointing in (False, True):
+            found, least = _fit_rows(measure, Fit(rank, most_rows, checkpointing), room)
+            if found is not None:
+                return found
+    raise UnsupportedError(
+        f"{'adapters' if ranks[-1] else 'the weights'} are to be trained, and they do not fit into "
+        "memory with the model",
+        expected=f"at least {least / 1e9:,.1f} GB beside it",
+        got=f"{room / 1e9:,.1f} GB",
+        fix="train it on a larger machine",
+    )
+
+
+def _fit_rows(measure: Callable[[Fit], int], whole: Fit, room: int) -> tuple[Fit | None, int]:
+    """The fit with the most rows, and the bytes that one row needs, which grow as rows do."""
+    if (needed := measure(whole)) <= room:
+        return replace(whole, needed=needed), needed
+    one = needed if whole.rows == 1 else measure(replace(whole, rows=1))
+    if one > room or whole.rows == 1:
+        return None, one
+    each = max(1, measure(replace(whole, rows=2)) - one)
+    rows = min(whole.rows, 1 + (room - one) // each)
+    rows = 1 << (rows.bit_length() - 1)
+    return replace(whole, rows=rows, needed=one + (rows - 1) * each), one
+
+
+def measure_needed(model: Any, run: Callable[[Any], object]) -> int:
+    """The most bytes that `run` holds at a time beside the model, which it gets without numbers."""
+    with imagine(model) as imagined, _Count() as count:
+        run(imagined)
+    most: int = count.most
+    return most
+
+
+@contextmanager
+def imagine(model: Any) -> Iterator[Any]:
+    """Inside, a copy of a model whose tensors have shapes and no numbers, as all that is made."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        kept: dict[int, Any] = {}
+        for one in (*model.parameters(), *model.buffers()):
+            place = "cpu" if one.is_meta else one.device
+            empty = torch.empty_strided(one.size(), one.stride(), dtype=one.dtype, device=place)
+            is_weight = isinstance(one, torch.nn.Parameter)
+            kept[id(one)] = torch.nn.Parameter(empty, requires_grad=False) if is_weight else empty
+        yield copy.deepcopy(model, kept)
+
+
+def _describe(model: Any) -> object:
+    """What tells models apart that need different amounts of memory."""
+    weights = [(tuple(one.shape), one.dtype, one.device.type) for one in model.parameters()]
+    return type(model).__name__, hash(tuple(weights)), hash(model.config.to_json_string())
+
+
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all storages that are made inside, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self._known = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for one in _list_storages((args, kwargs)):
+            if one not in self._known:  # it is older than this, so a view of it is not new
+                self._known[one] = 0
+        made = func(*args, **(kwargs or {}))
+        for one in _list_storages(made):
+            if one not in self._known:
+                self._known[one] = size = one.nbytes()
+                self.now += size
+                weakref.finalize(one, self._forget, size)
+        self.most = max(self.most, self.now)
+        return made
+
+    def _forget(self, size: int) -> None:
+        self.now -= size
+
+
+def _list_storages(given: Any) -> Iterator[Any]:
+    return (one.untyped_storage() for one in tree_leaves(given) if isinstance(one, torch.Tensor))
