@@ -41,7 +41,7 @@ from surgery.proof.verification import verify
 from surgery.publishing.upload import _name_edit
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.record.report import summarize_edit
-from surgery.training import distillation, erasing, training
+from surgery.training import distillation, erasing, planning
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 LENGTHS = ("--prefix-length", 8, "--suffix-length", 8)
@@ -524,7 +524,7 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
     erase(work, out).assert_error("generation_config.json", "not valid JSON")
     settings.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(training, "measure_memory", lambda device: 1)
+        patch.setattr(planning, "measure_free_memory", lambda *_: 1)
         erase(work, out).assert_error("do not fit into memory", "larger machine")
     with monkeypatch.context() as patch:
         nan = torch.tensor(float("nan"), requires_grad=True)

@@ -22,7 +22,7 @@ LEARNING_RATE = 1e-3
 """The rate for all weights of models as wide as those that it was measured on. Wider ones get less,
 by their width (Yang et al. 2022, arXiv 2203.03466)."""
 _WIDTH = 192
-ADAPTERS_RATE = 2e-3
+ADAPTERS_RATE = 4e-3
 """The rate for adapters, whatever the width: it was measured at widths of 192 to 2,048
 (docs/erasing.md)."""
 MOST_READS = 10
