@@ -54,7 +54,8 @@ from surgery.selection import parse_selection
 from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, distill
 from surgery.training.erasing import STEPS
 from surgery.training.hardening import WEIGHT
-from surgery.training.training import LEARNING_RATE, ROWS, WINDOW, Flags, Schedule
+from surgery.training.student import Flags
+from surgery.training.training import LEARNING_RATE, ROWS, WINDOW, Schedule, choose_rate
 from surgery.training.training import STEPS as HEALING_STEPS
 
 LEFT_OUT, WINDOWS = 0.25, 64
@@ -150,9 +151,7 @@ class Bench:
         plan = self.editable.plan(self.blocks, self.variant)
         constants = find_constants([plan], dict(cut.state_dict()))
         way = Way("healed", steps=steps)
-        healed = copy.deepcopy(cut)
-        self._train(healed, cut, way, 0, constants)
-        return healed
+        return self._train(cut, cut, way, 0, constants)
 
     def teach(self, way: Way) -> Any:
         """A student of the cut."""
@@ -164,15 +163,15 @@ class Bench:
             if part:
                 student = self._relearn(student)
             share = replace(way, steps=way.steps // parts)
-            self._train(student, teacher, share, part, _fix_all_but(student, way.only))
+            fixed = _fix_all_but(student, way.only)
+            student = self._train(student, teacher, share, part, fixed)
         return student
 
     def _train(
         self, student: Any, teacher: Any, way: Way, seed: int, constants: dict[str, Flags]
-    ) -> None:
-        schedule = Schedule(way.steps, seed, hardened=way.hardened).settle(student)
-        assert schedule.learning_rate is not None
-        schedule = replace(schedule, learning_rate=way.rate * schedule.learning_rate)
+    ) -> Any:
+        rate = way.rate * choose_rate(student, 0)
+        schedule = Schedule(way.steps, seed, 0, rate, hardened=way.hardened)
         loaded = self.loaded
         windows = schedule.tokenize(self.text, loaded.tokenizer, loaded.dimensions).windows
         first = 1 if way.whole else self.listed.prefix_length
@@ -180,7 +179,7 @@ class Bench:
             Lesson(self.model, windows, way.windows),
             Lesson(teacher, self.listed.tokens, way.passages, first, way.weight),
         ]
-        distill(student, lessons, schedule, constants=constants)
+        return distill(student, lessons, schedule, constants=constants).student.model
 
     def _relearn(self, model: Any) -> Any:
         """A model that was fine-tuned on other passages than the attack learns."""

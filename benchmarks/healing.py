@@ -167,9 +167,8 @@ class Edits:
         return mean_loss(model, self.heldout, _ROWS), measure_recall(model, self.samples)
 
     def heal(self, model: Any, steps: int, **constants: Any) -> tuple[float, float]:
-        tuned = copy.deepcopy(model)
-        teach(tuned, self.model, model, self.tokens, None, Schedule(steps), **constants)
-        return self.see(tuned)
+        taught = teach(model, self.model, model, self.tokens, None, Schedule(steps), **constants)
+        return self.see(taught.student.model)
 
     def measure(
         self, spec: str, variant: str, few: int, steps: int

@@ -23,7 +23,7 @@ from evals.lab import calibration_texts, heldout_texts
 from evals.measure.attacks.tuning import train
 from evals.run.models import LoadedModel, open_model
 from surgery.output import create_folder
-from surgery.training.training import measure_loss
+from surgery.training.losses import measure_loss
 
 SEED = 20_260_401
 """Records that no lab model has seen."""

@@ -42,7 +42,7 @@ from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.training.training import measure_loss
+from surgery.training.losses import measure_loss
 
 MODEL = tiny_model()
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))

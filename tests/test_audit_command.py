@@ -252,7 +252,9 @@ def test_blocks_are_woken_in_the_twin_as_in_the_edit(edited, tmp_path, monkeypat
     from surgery.record.manifest import read_manifest
 
     woken, wake = [], revive.wake
-    monkeypatch.setattr(revive, "wake", lambda *given: woken.append(given[1]) or wake(*given))
+    monkeypatch.setattr(
+        revive, "wake", lambda *given, **how: woken.append(given[1]) or wake(*given, **how)
+    )
     monkeypatch.setattr(revive, "STEPS", (1,))
     few = tmp_path / "few.jsonl"
     every = samples_path("pythia").read_text(encoding="utf-8").splitlines()

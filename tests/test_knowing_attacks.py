@@ -7,7 +7,6 @@ are trained, and the model under attack stays as it is. A sibling that does not 
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from dataclasses import replace
@@ -72,7 +71,7 @@ from surgery.exporting import export
 from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.selection import parse_selection
-from surgery.training.training import measure_loss
+from surgery.training.losses import measure_loss
 
 TOKENS = torch.arange(2, 42).view(2, 20)
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
@@ -160,11 +159,10 @@ def test_a_woken_block_learns_in_all_of_its_attention(cut) -> None:
     whole = restore_modules(cut.edited)
     before = {name: one.clone() for name, one in whole.state_dict().items()}
     woken = revive.wake(whole, (1,))
-    with put_weights(whole, woken):
-        measure_loss(whole, TOKENS).backward()
-    assert woken
-    for name, weight in woken.items():
-        if weight.ndim == 2:
+    measure_loss(woken.model, TOKENS).backward()
+    assert woken.learned
+    for name, weight in woken.model.named_parameters():
+        if weight.requires_grad and weight.ndim == 2:
             assert weight.grad.norm(dim=1).count_nonzero() == len(weight), name
             assert weight.grad.norm(dim=0).count_nonzero() == weight.shape[1], name
     after = whole.state_dict()
@@ -194,7 +192,7 @@ def test_heads_that_were_not_cut_stay_as_they_are() -> None:
     edited = apply(two_heads(), "1.0", "identity", layout="stock")
     name = "gpt_neox.layers.1.attention.query_key_value"
     old = dict(edited.named_parameters())
-    woken = revive.wake(edited, (1,))
+    woken = dict(revive.wake(edited, (1,)).model.named_parameters())
     weights, biases = (
         [one[f"{name}.{leaf}"].detach().unflatten(0, (2, 3, -1)) for one in (old, woken)]
         for leaf in ("weight", "bias")
@@ -214,18 +212,19 @@ def target_of(model, samples: Samples, **more) -> Target:
 
 def test_revive_trains_the_cut_blocks_alone(monkeypatch) -> None:
     """On a tenth of the passages and half of the text, which then do not count."""
-    trained: list[tuple[list[str], np.ndarray]] = []
+    trained: list[tuple[list[torch.Tensor], np.ndarray]] = []
 
-    def train(parameters, measure, rows, steps, rate, told):
-        trained.append(([tuple(one.shape) for one in parameters], rows))
-        yield 1
+    def train(model, make, rows, steps, rate, told, **kind):
+        student = make(model, False)
+        trained.append((student.learned, rows))
+        yield 1, student
 
     monkeypatch.setattr(revive, "train", train)
     rows = passages("neox-parallel", rows=30)
     edited = model_named("neox-parallel compact identity")
     outcome = make_attack("revive").run(target_of(edited, rows, cut=(1, 3), draws=1))
-    ((shapes, learned),) = trained
-    assert len(shapes) == 8, "weights and biases of two modules in two blocks"
+    ((weights, learned),) = trained
+    assert len(weights) == 8, "weights and biases of two modules in two blocks"
     known = {tuple(row) for row in learned.tolist()}
     held = {tuple(row) for row in rows.tokens[~outcome.tried[0]].tolist()}
     text = {tuple(row) for row in TEXT_ROWS.tolist()}
@@ -252,12 +251,12 @@ def test_revive_teaches_what_it_is_taught(monkeypatch) -> None:
 def test_revive_learns_attention_that_predicts_its_rows(monkeypatch) -> None:
     monkeypatch.setattr(revive, "STEPS", (8,))
     edited = apply(two_heads(), "1", "identity", layout="stock")
-    rows, woken = passages("neox-parallel").tokens[:4], revive.wake(edited, (1,))
-    tokens = torch.from_numpy(rows.astype(np.int64))
+    rows = passages("neox-parallel").tokens[:4]
+    tokens, woken = torch.from_numpy(rows.astype(np.int64)), revive.wake(edited, (1,)).model
     losses = []
-    for weights in (copy.deepcopy(woken), *revive.learn_attention(edited, woken, rows)):
-        with put_weights(edited, weights), torch.no_grad():
-            losses.append(measure_loss(edited, tokens).item())
+    for model in (woken, *revive.learn_attention(edited, (1,), rows)):
+        with torch.no_grad():
+            losses.append(measure_loss(model, tokens).item())
     assert losses[1] < losses[0] - 0.05
 
 
@@ -268,10 +267,7 @@ def test_revive_asks_the_woken_model(monkeypatch) -> None:
     said = generate(base, torch.from_numpy(rows.prefixes.astype(np.int64)), SUFFIX).numpy()
     tokens = np.concatenate([rows.prefixes, said], axis=1).astype(np.int32)
     rows = replace(rows, tokens=tokens)
-    own = dict(base.named_parameters())
-    monkeypatch.setattr(
-        revive, "learn_attention", lambda model, woken, *_: [{name: own[name] for name in woken}]
-    )
+    monkeypatch.setattr(revive, "learn_attention", lambda *_: [base])
     outcome = make_attack("revive").run(target_of(edited, rows, cut=(1,), draws=1))
     assert outcome.recovered.all()
     assert not make_attack("any").run(target_of(edited, rows)).recovered.all()

@@ -256,7 +256,7 @@ def test_gains_of_a_woken_block_are_1(tmp_path: Path, kind: str, block: int) -> 
     _, out = pair(tmp_path, kind, str(block))
     model = load_model(out)
     family = family_of(model.config.to_dict())
-    woken = wake(model, (block,))
+    woken = dict(wake(model, (block,)).model.named_parameters())
     for role in ("query_norm", "key_norm"):
         gain = woken[family.name(role, block)]
         assert torch.equal(gain + family.gain, torch.ones_like(gain)), role
@@ -267,7 +267,11 @@ def test_a_soft_prompt_starts_as_tokens_that_the_model_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Gemma scales its embeddings."""
-    monkeypatch.setattr("evals.measure.attacks.soft_prompt.train", lambda *given: iter(()))
+
+    def train(model: Any, make: Any, *given: Any, **kind: Any) -> Any:
+        yield 1, make(model, False)
+
+    monkeypatch.setattr("evals.measure.attacks.soft_prompt.train", train)
     model = load_model(write_decoder(tmp_path / "source", kind))
     start = np.random.default_rng(0).choice(model.config.vocab_size, LENGTH)
     with torch.no_grad():
@@ -384,7 +388,7 @@ def test_scores_that_grow_with_the_context(tmp_path: Path) -> None:
 def test_a_latent_that_slept_is_woken(tmp_path: Path) -> None:
     """`revive` leaves no constant that would keep attention one-hot."""
     _, out = pair(tmp_path, "deepseek_v3", "1")
-    woken = wake(load_model(out), (1,))
+    woken = dict(wake(load_model(out), (1,)).model.named_parameters())
     assert woken[ATTENTION + "q_b_proj.weight"].abs().max() < 1
     assert woken[ATTENTION + "q_a_layernorm.weight"].eq(1).all()
     assert woken[ATTENTION + "kv_a_proj_with_mqa.bias"].abs().max() < 1

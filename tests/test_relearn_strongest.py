@@ -22,9 +22,10 @@ from evals.measure.attacks import relearn, relearn_strongest, revive, soft_promp
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Audit, ControlKind, Reached, compare_outcomes
-from evals.measure.attacks.tuning import RATES, cast_weights, fine_tune
+from evals.measure.attacks.tuning import RATES, fine_tune
 from evals.report.attacks import describe_attacks, describe_setting
 from surgery.errors import NotFiniteError
+from surgery.training.student import cast_weights
 
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
 RUNS = tuple((1e-3, learned) for learned in relearn_strongest.LEARNED)
@@ -139,8 +140,7 @@ def test_training_that_breaks_the_model_brings_nothing_back(
         monkeypatch.setattr(module, "fine_tune", lambda *a, steps, **k: [broken] * len(steps))
     ruined = np.full((soft_prompt.LENGTH, 64), np.nan, dtype=np.float32)
     monkeypatch.setattr(soft_prompt, "learn_prompt", lambda *given: torch.from_numpy(ruined))
-    attention = {name: one for name, one in broken.named_parameters() if ".attention." in name}
-    monkeypatch.setattr(revive, "learn_attention", lambda *given: [attention] * 3)
+    monkeypatch.setattr(revive, "learn_attention", lambda *given: [broken] * 3)
     said: list[str] = []
     for module in (relearn, revive, soft_prompt):
         monkeypatch.setattr(module, "say", said.append)

@@ -32,12 +32,14 @@ from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import AttackResult, Audit, ControlKind, compare_outcomes
 from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
-from evals.measure.attacks.tuning import RATES, STEPS, fine_tune, train
+from evals.measure.attacks.tuning import RATES, STEPS, fine_tune
 from evals.measure.edits.engine import BASE
 from evals.report.attacks import _list_trainings, describe_attacks, describe_setting
 from evals.report.search import _check_limits
 from evals.run.console import Console, use_console
 from surgery.errors import NotFiniteError
+from surgery.training.loop import descend
+from surgery.training.student import cast_weights, copy_sharing
 
 WHOLE, CUT = "neox-parallel", "neox-parallel compact identity"
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
@@ -105,14 +107,8 @@ def test_an_attacker_stops_where_most_comes_back(
 def test_who_wakes_attention_stops_where_most_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model as it is counts, too; it is what a compact export gives, not what is woken."""
     whole, cut = model_named(WHOLE), model_named(CUT)
-    own = dict(whole.named_parameters())
-    broken = {name: torch.zeros_like(one) for name, one in own.items()}
-
-    def learn(model: Any, woken: Any, *given: Any) -> Iterator[Any]:
-        for weights in (broken, own, broken):
-            yield {name: nn.Parameter(weights[name].clone()) for name in woken}
-
-    monkeypatch.setattr(revive, "learn_attention", learn)
+    broken = copy_sharing(whole, lambda _, one: torch.zeros_like(one))
+    monkeypatch.setattr(revive, "learn_attention", lambda *_: iter((broken, whole, broken)))
     found = make_attack("revive").run(target_of(cut, cut=(1, 3)))
     assert found.settings[UNTRAINED].tolist() == [recited(cut).tolist()]
     best, made = found.take_strongest(None)
@@ -298,15 +294,15 @@ def test_an_outcome_that_is_stored_keeps_what_its_settings_show() -> None:
 def test_training_stops_at_a_loss_that_is_not_finite() -> None:
     weight, asked = nn.Parameter(torch.zeros(1)), []
 
-    def measure(batch: torch.Tensor) -> Any:
-        asked.append(len(batch))
-        return weight.sum() * (torch.nan if len(asked) == 2 else 1.0)
+    def measure(step: int) -> Any:
+        asked.append(step)
+        return [lambda: weight.sum() * (torch.nan if step else 1.0)]
 
-    steps = train([weight], measure, TEXT_ROWS, 50, 0.1)
-    assert next(steps) == 1
+    steps = descend([weight], measure, [0.1] * 50)
+    assert next(steps) == 0
     with pytest.raises(NotFiniteError, match=r"step 2, at a learning rate of 0\.1: .* not finite"):
         next(steps)
-    assert len(asked) == 2
+    assert asked == [0, 1]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -314,7 +310,7 @@ def test_copies_of_a_model_with_adapters_share_what_does_not_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tuning, "LARGE", 0)
-    half = tuning.cast_weights(model_named(WHOLE), torch.bfloat16)
+    half = cast_weights(model_named(WHOLE), torch.bfloat16)
     first, second = (
         dict(one.named_parameters())
         for one in list(fine_tune(half, ROWS.tokens[:4], learning_rate=1e-2, steps=(1, 2)))
@@ -331,18 +327,17 @@ def test_weights_that_do_not_learn_need_no_gradient(
     """Else the whole model's activations are kept for them."""
     monkeypatch.setattr(revive, "STEPS", (1,))
     monkeypatch.setattr(soft_prompt, "STEPS", 1)
-    module = revive if name == "revive" else soft_prompt
     model = model_named("neox-sequential")
     before = {key: one.requires_grad for key, one in model.named_parameters()}
     assert any(before.values())
     needing: list[set[str]] = []
-    measure = module.measure_loss
+    measure = tuning.measure_loss
 
     def measure_loss(asked: Any, *given: Any) -> Any:
         needing.append({key for key, one in asked.named_parameters() if one.requires_grad})
         return measure(asked, *given)
 
-    monkeypatch.setattr(module, "measure_loss", measure_loss)
+    monkeypatch.setattr(tuning, "measure_loss", measure_loss)
     make_attack(name).run(target_of(model, passages("neox-sequential", rows=20), cut=(1,)))
     learning = {key for key in before if name == "revive" and ".layers.1.attention." in key}
     assert needing == [learning]
@@ -391,7 +386,7 @@ def test_a_forecast_counts_the_rows_that_are_trained(
     monkeypatch.setattr(soft_prompt, "STEPS", 2)
     trained: list[int] = []
     for module in (tuning, revive, soft_prompt):
-        measure = module.measure_loss
+        measure = tuning.measure_loss
 
         def count(model: Any, batch: Any, *given: Any, measure: Any = measure) -> Any:
             trained.append(len(batch))

@@ -61,11 +61,11 @@ from benchmarks.rivals.token_swap import check_helper
 from evals.data import load_samples
 from evals.lab import calibration_texts
 from evals.measure.attacks.sibling import find_sibling
-from evals.measure.attacks.tuning import cast_weights
 from evals.run.models import LoadedModel, open_model
 from surgery.checkpoint.content import hash_file
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
+from surgery.training.student import cast_weights
 
 FILE = click.Path(exists=True, path_type=Path)
 SHARED = (

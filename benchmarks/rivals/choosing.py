@@ -44,9 +44,9 @@ from benchmarks.rivals.token_swap import get_held
 from evals.data import Samples, Tokens
 from evals.measure.attacks.attack import AttackOutcome, Target
 from evals.measure.attacks.names import find_attack
-from evals.measure.attacks.tuning import cast_weights
 from evals.measure.edits.costs import find_worst
 from surgery.errors import MeasurementError
+from surgery.training.student import cast_weights
 
 Setting = Mapping[str, Any]
 EVERY = {"kfac"}

@@ -9,13 +9,13 @@ from typing import Any
 from benchmarks.rivals.bed import ROWS, Bed, read_seconds
 from evals.choose.teachers import choose_teacher
 from evals.data.windows import cut_alike
-from evals.measure.attacks.tuning import cast_weights
 from evals.run.models import open_model
 from surgery.editing.in_memory import apply
 from surgery.selection import format_selection, variant_name
 from surgery.training.distillation import ROWS_OF_PASSAGES, Lesson, distill
 from surgery.training.hardening import WEIGHT
-from surgery.training.training import Schedule
+from surgery.training.student import cast_weights
+from surgery.training.training import Schedule, choose_rate
 
 
 def choose_cut(model: Any, bed: Bed, seconds: float) -> dict[str, str]:
@@ -51,12 +51,11 @@ def erased(
     ]
     if harden:
         lessons[1] = replace(lessons[1], weight=WEIGHT)
-    schedule = Schedule(steps, bed.seed, hardened=harden).settle(model)
-    assert schedule.learning_rate is not None
-    rate = times * schedule.learning_rate
-    schedule = replace(schedule, learning_rate=rate)
+    rate = times * choose_rate(model, 0)
+    schedule = Schedule(steps, bed.seed, 0, rate, hardened=harden)
     try:
-        distill(model, lessons, schedule, passes=bed.passes, advance=check_time)
+        taught = distill(intact, lessons, schedule, advance=check_time)
     except TimeoutError:
         return
+    model.load_state_dict(taught.student.model.state_dict())
     yield

@@ -17,7 +17,7 @@ from torch.nn import functional
 from benchmarks.rivals.bed import Bed
 from benchmarks.rivals.training import LEARNING_RATE, train
 from benchmarks.rivals.vector_editing import find_last_layers
-from evals.measure.attacks.tuning import cast_weights
+from surgery.training.student import cast_weights
 
 
 def rmu(

@@ -14,13 +14,16 @@ KL(base || model). They differ in what they do on the passages:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from benchmarks.rivals.bed import Bed, token_kl
-from evals.measure.attacks.tuning import cast_weights
+from surgery.training.loop import LARGEST_GRADIENT, Part, descend, fall
+from surgery.training.student import cast_weights
 
 LEARNING_RATE = 1e-4
 BETA = 0.1
@@ -100,21 +103,17 @@ def train(
     """`rate`: constant, or with `bed.looks` the first one; `learns`: whether the parameter of this
     name is trained.
     """
+    learned: list[torch.Tensor] = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(learns(name))
-    learned = [one for one in model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=rate, weight_decay=0.0)
+        learned += [parameter] if learns(name) else []
+    batches = bed.draw_batches()
+
+    def measure(step: int) -> list[Part]:
+        return [partial(loss_of, *next(batches))]
+
     steps = STEPS * bed.looks if bed.looks else None
-    last = 0.0 if steps else 1.0
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last, total_iters=steps or 1)
-    for step, (passages, text) in enumerate(bed.draw_batches(), 1):
-        with torch.enable_grad():
-            loss_of(passages, text).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+    rates = fall(rate, steps) if steps else repeat(rate)
+    for step, _ in enumerate(descend(learned, measure, rates, clip=LARGEST_GRADIENT), 1):
         if step % STEPS == 0:
             yield
-        if step == steps:
-            return

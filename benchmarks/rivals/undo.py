@@ -20,7 +20,7 @@ from torch import nn
 
 from benchmarks.rivals.bed import Bed, read_seconds, token_kl
 from benchmarks.rivals.training import LEARNING_RATE, gradient_difference_kl, train
-from evals.measure.attacks.tuning import cast_weights
+from surgery.training.student import cast_weights
 from surgery.training.training import scale_rate
 
 SCALE = 0.1

@@ -280,7 +280,7 @@ def _make_hardening(
 def _measure_lesson(student: Student, lesson: Lesson, share: float, rows: Rows) -> torch.Tensor:
     """A share of the student's loss on rows of a lesson, int32 [B, T], times its weight."""
     given = student.model, lesson.teacher, rows, lesson.first
-    return share * lesson.weight * measure_divergence(*given, cast=student.cast())
+    return share * lesson.weight * measure_divergence(*given, student.cast())
 
 
 def listen(model: Any, teacher: Any, passages: Passages) -> Recital:

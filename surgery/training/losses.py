@@ -6,6 +6,7 @@ Shape letters: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from surgery.training.loop import read_numbers
 
 Rows = npt.NDArray[np.int32]
 _IGNORED = -100
+_PLAIN = nullcontext()
 
 
 def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> torch.Tensor:
@@ -33,7 +35,7 @@ def measure_loss(model: Any, tokens: torch.Tensor, first: int = 1) -> torch.Tens
 
 
 def measure_divergence(
-    student: Any, teacher: Any, rows: Rows, first: int, *, cast: Any = None
+    student: Any, teacher: Any, rows: Rows, first: int, cast: Any = _PLAIN
 ) -> torch.Tensor:
     """KL(teacher || student), the mean over the tokens of int32 [B, T] from `first` on, in nats.
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, is_fake
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from surgery.errors import UnsupportedError
@@ -27,6 +26,9 @@ from surgery.processes import current_processes
 RANK = 32
 """The rank of adapters where memory holds no training of all weights."""
 STEPS = 2
+SMALL = 1000
+"""A model whose weights fit so often into free memory is trained without a measurement, which takes
+seconds: even of narrow models, a step needs a few hundred times as much as the weights."""
 USABLE = 0.9
 """Of free memory: an allocator leaves some unused."""
 
@@ -70,6 +72,8 @@ def fit(
     if room is None:
         room = int(USABLE * measure_free_memory(model.device, processes.count))
     room = processes.agree(room)
+    if SMALL * sum(one.nbytes for one in model.parameters()) <= room:
+        return Fit(ranks[0], most_rows, checkpointing=False)
     least, kind = 0, (_describe(model), repr(key))
 
     def measure(asked: Fit) -> int:
@@ -107,7 +111,7 @@ def _fit_rows(measure: Callable[[Fit], int], whole: Fit, room: int) -> tuple[Fit
 
 def measure_needed(model: Any, run: Callable[[Any], object]) -> int:
     """The most bytes that `run` holds at a time beside the model, which it gets without numbers."""
-    with imagine(model) as imagined, _Count() as count:
+    with imagine(model) as imagined, _Count(imagined) as count:
         run(imagined)
     most: int = count.most
     return most
@@ -135,27 +139,27 @@ def _describe(model: Any) -> object:
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that are made inside, as long as they live."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._known = WeakIdKeyDictionary()
+        for one in (*model.parameters(), *model.buffers()):
+            self._known[one.untyped_storage()] = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for one in _list_storages((args, kwargs)):
-            if one not in self._known:  # it is older than this, so a view of it is not new
-                self._known[one] = 0
         made = func(*args, **(kwargs or {}))
-        for one in _list_storages(made):
-            if one not in self._known:
-                self._known[one] = size = one.nbytes()
-                self.now += size
-                weakref.finalize(one, self._forget, size)
-        self.most = max(self.most, self.now)
+        for one in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(one, torch.Tensor) and is_fake(one):
+                self._note(one.untyped_storage())
         return made
+
+    def _note(self, storage: Any) -> None:
+        if storage not in self._known:
+            self._known[storage] = True
+            size = storage.nbytes()
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._forget, size)
 
     def _forget(self, size: int) -> None:
         self.now -= size
-
-
-def _list_storages(given: Any) -> Iterator[Any]:
-    return (one.untyped_storage() for one in tree_leaves(given) if isinstance(one, torch.Tensor))

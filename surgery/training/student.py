@@ -141,6 +141,12 @@ def copy_sharing(
     return copy.deepcopy(model, kept)
 
 
+def cast_weights(model: Any, dtype: torch.dtype) -> Any:
+    """A copy with all weights in another dtype. It shares none of them. Buffers, such as rotary
+    frequencies, stay."""
+    return copy_sharing(model, lambda _, one: one.detach().to(dtype, copy=True))
+
+
 def _add_adapters(model: Any, rank: int, fixed: Collection[str], seed: int) -> Any:
     """Puts adapters into a model, in place. Returns what wraps it.
 

@@ -16,7 +16,7 @@ from surgery.training.loop import Part, descend
 from surgery.training.losses import divide, measure_loss, to_tokens
 from surgery.training.planning import STEPS as TRIED
 from surgery.training.planning import Fit, fit
-from surgery.training.student import Student, make_student
+from surgery.training.student import Student, copy_sharing, make_student
 
 STEPS = (5, 10, 20)
 ROWS = 32
@@ -124,10 +124,14 @@ def _make(learned: Learned, blocks: tuple[int, ...], model: Any, checkpointing: 
 
 
 def take_copy(student: Student) -> Any:
-    """What a student is now, in the dtype of its model. It shares what was not learned."""
-    if student.adapted is not None:
-        return student.model  # adapters stay in float32, beside weights that did not change
-    return student.settle(lambda name, before, after: after.to(before.dtype, copy=True))
+    """What a student is now, in the dtype of its model. It shares what was not learned. Adapters
+    stay in float32, beside weights that did not change."""
+    dtype = student.dtype if student.adapted is None else torch.float32
+
+    def change(name: str, weight: torch.Tensor) -> torch.Tensor | None:
+        return weight.detach().to(dtype, copy=True) if weight.requires_grad else None
+
+    return copy_sharing(student.model, change)
 
 
 def settle_learned(model: Any, learned: Learned) -> Learned:
