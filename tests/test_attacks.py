@@ -33,7 +33,7 @@ from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.relearn_strongest import STEPS as RUN_STEPS
 from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
-from evals.measure.attacks.tuning import ROWS, SCALE, STEPS, fine_tune, train
+from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune, train
 from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
 from evals.report.request import EvaluationRequest
@@ -42,7 +42,9 @@ from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
+from surgery.training.loop import SCALE
 from surgery.training.losses import measure_loss
+from surgery.training.student import make_student
 
 MODEL = tiny_model()
 RIGHT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 24)))
@@ -373,17 +375,19 @@ def test_relearning_trains_a_copy_as_an_obvious_loop_does(target) -> None:
         torch.testing.assert_close(last.state_dict()[name], value, rtol=2e-3, atol=2e-5)
 
 
-def test_each_step_takes_the_next_rows() -> None:
+def test_each_step_takes_the_next_rows(target, monkeypatch) -> None:
     """More than a step takes are all learned, in a cycle."""
-    weight, taken, sizes = torch.nn.Parameter(torch.zeros(1)), [], set()
+    taken, sizes = [], set()
 
-    def measure(batch):
+    def measure(model, batch, first):
         taken.extend(batch[:, 0].tolist())
         sizes.add(len(batch))
-        return weight.sum()
+        return measure_loss(model, batch, first)
 
-    rows = np.arange(70, dtype=np.int32)[:, None]
-    assert [*train([weight], measure, rows, 4, 0.1)] == [1, 2, 3, 4]
+    monkeypatch.setattr("evals.measure.attacks.tuning.measure_loss", measure)
+    rows = np.arange(70, dtype=np.int32)[:, None].repeat(3, axis=1)
+    given = target.model, lambda model, _: make_student(model), rows, 4, 0.1
+    assert [step for step, _ in train(*given, kind="all")] == [1, 2, 3, 4]
     assert taken == [at % 70 for at in range(4 * ROWS)]
     assert sizes == {ROWS}
 
@@ -548,16 +552,15 @@ def test_a_slower_control_gets_the_settings_of_the_passages(loaded, monkeypatch)
 def test_small_gradients_of_float16_do_not_vanish(target, monkeypatch) -> None:
     """With a loss of which most half-precision gradients would be zero."""
     rows, moved = target.samples.tokens, {}
-    for name in ("tuning", "soft_prompt"):
-        monkeypatch.setattr(
-            f"evals.measure.attacks.{name}.measure_loss",
-            lambda model, *given: 1e-5 * measure_loss(model, *given),
-        )
+    monkeypatch.setattr(
+        "evals.measure.attacks.tuning.measure_loss",
+        lambda model, *given: 1e-5 * measure_loss(model, *given),
+    )
     monkeypatch.setattr("evals.measure.attacks.tuning.LARGE", 0)  # adapters: weights stay half
     monkeypatch.setattr("evals.measure.attacks.soft_prompt.STEPS", 1)
     half = copy.deepcopy(target.model).half()
     for scale in (1.0, SCALE):
-        monkeypatch.setattr("evals.measure.attacks.tuning.SCALE", scale)
+        monkeypatch.setattr("surgery.training.student.SCALE", scale)
         (tuned,) = fine_tune(half, rows, steps=(1,), learning_rate=1e-2)
         adapters = [one for name, one in tuned.named_parameters() if "lora_B" in name]
         start = (

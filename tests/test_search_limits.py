@@ -44,6 +44,7 @@ from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Targ
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.edits.engine import BASE
+from evals.measure.healing import heal_model
 from evals.measure.verdicts import OK, settle
 from evals.report.search import _judge_held_back
 from evals.run.models import open_model
@@ -303,9 +304,11 @@ def test_a_search_holds_one_healed_model_at_a_time(model, samples, texts, monkey
     trials, alive = Trials(opened, opened.engines("auto"), "auto"), []
     healed: list[weakref.ref[Any]] = []
 
-    def note(made: Any, *given: Any, **options: Any) -> None:
+    def note(*given: Any, **options: Any) -> Any:
         alive.append(sum(one() is not None for one in healed))
+        made = heal_model(*given, **options)
         healed.append(weakref.ref(made))
+        return made
 
     monkeypatch.setattr("evals.choose.search.trials.heal_model", note)
     for block in "0", "1", "0":

@@ -20,7 +20,7 @@ from surgery.training.losses import measure_divergence
 from surgery.training.training import Schedule
 from surgery.training.weights import round_weights
 
-WIDTH, STEPS = 1024, 30
+WIDTH, STEPS = 1024, 20
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def wide() -> Any:
         hidden_size=WIDTH,
         num_hidden_layers=2,
         num_attention_heads=16,
-        intermediate_size=4 * WIDTH,
+        intermediate_size=2 * WIDTH,
         max_position_embeddings=64,
     )
     return GPTNeoXForCausalLM(config).to(torch.bfloat16).eval()

@@ -108,9 +108,7 @@ def write_export_command(
     """
     erased = erase_steps is not None
     given: dict[str, Sequence[object]] = {
-        "--revision": [revision],
-        "--drop-attn": [drop_attn],
-        "--plan": [plan],
+        **{"--revision": [revision], "--drop-attn": [drop_attn], "--plan": [plan]},
         "--variant": [variant],
         "--calibration": calibration,
         "--erase": [""] if erased and cut else [],
