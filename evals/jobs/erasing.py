@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,7 @@ from evals.run.request import (
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
+from surgery.processes import current_processes, join_launch, leave_launch
 from surgery.variants import SUMMARIES, VARIANTS
 
 if TYPE_CHECKING:
@@ -81,12 +82,19 @@ class EraseRequest(Editing, Training):
     device: Annotated[
         str | None, "Where to train.", Option("run", "D", "a GPU if there is one")
     ] = None
+    device_map: Annotated[
+        Literal["auto"] | None,
+        "Spread a model over several GPUs that is larger than one. Trains adapters.",
+        Option("run"),
+    ] = None
     output: Annotated[Path | None, "Folder to create.", Option("output", "DIR", "NAME-erased")] = (
         None
     )
 
     @model_validator(mode="after")
     def _has_lessons(self) -> EraseRequest:
+        if self.device is not None and self.device_map is not None:
+            raise ValueError("`device` and `device_map` exclude each other")
         if self.variant is not None and self.drop_attn is None:
             raise ValueError("`variant` needs `drop_attn`")
         if self.calibration and self.drop_attn is None and self.plan is None:
@@ -134,7 +142,8 @@ def run_erase(
 ) -> Export | None:
     """Erases the passages and writes the checkpoint.
 
-    `keep` leaves the same erasing as it is and returns None. `job`: as for
+    `keep` leaves the same erasing as it is and returns None. So do all processes but the main one,
+    where several train together. `job`: as for
     `surgery.record.manifest.Edit`. Raises a `SurgeryError`; the output is then as it was before.
     """
     from surgery.editing.preparing import list_variants, prepare
@@ -143,6 +152,8 @@ def run_erase(
     from surgery.output import check_space
 
     check_target(request.model, request.target, overwrite=request.overwrite)
+    if job is None:  # else the other processes have left
+        join_launch(say)
     text, variant = request.find_text(), request.variant or "identity"
     edit: str | PlanFile | Selection = request.read_edit()
     lessons = None
@@ -159,7 +170,9 @@ def run_erase(
     check_space(request.target, prepared.total_bytes)
     fitting = None if fit_on is None else fit_prepared(prepared, fit_on, request.device)
     say_what_is_taught(prepared, lessons.passages)
-    erased = erase_prepared(prepared, lessons, fitting, request.device)
+    erased = erase_prepared(prepared, lessons, fitting, request.device, request.device_map)
+    if not leave_launch():
+        return None
     with show_progress("export", prepared.total_bytes) as advance:
         return write(
             untouched,
@@ -204,11 +217,13 @@ def read_lessons(
     longer than the context, and `UnsupportedError` for a model that cannot be erased.
     """
     from surgery.plan import check_erasable
+    from surgery.training.planning import RANK
     from surgery.training.training import Schedule
 
     check_erasable(model.inventory)
 
-    schedule = Schedule(request.steps, request.seed, request.adapters, hardened=request.harden)
+    rank = request.adapters or (RANK if request.device_map else None)
+    schedule = Schedule(request.steps, request.seed, rank, hardened=request.harden)
     tokens, taught = read_healing_text(text, schedule, model, request.open_passages(chosen))
     assert taught is not None
     return Lessons(tokens, schedule, taught)
@@ -236,6 +251,7 @@ def erase_prepared(
     lessons: Lessons,
     fitting: Fitting | None,
     device: str | None,
+    device_map: str | None = None,
 ) -> Erased:
     """Teaches the source of `prepared` by its cut, which must not recite the passages itself."""
     from evals.run.models import find_device
@@ -249,7 +265,8 @@ def erase_prepared(
             lessons.schedule,
             fitting=fitting,
             check_teacher=lambda cut: check_teacher(cut, lessons.passages),
-            device=find_device(device),
+            device=None if device_map else find_device(device or current_processes().device),
+            device_map=device_map,
             advance=advance,
         )
     assert erased.trained.record is not None

@@ -112,11 +112,15 @@ def load_model(
 
 
 def load_to_train(
-    model: str | Path | Checkpoint, device: torch.device | None, dtype: torch.dtype | None
+    model: str | Path | Checkpoint,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    device_map: str | None = None,
 ) -> Any:
     """Loads a model where, and in the dtype in which, it is trained: by default on a GPU, if there
     is one, and as `choose_dtype` says."""
-    loaded = load_model(model, device=device or choose_device())
+    place = None if device_map else device or choose_device()
+    loaded = load_model(model, device=place, device_map=device_map)
     dtype = dtype or choose_dtype(loaded.dtype, loaded.device)
     return loaded if dtype == loaded.dtype else loaded.to(dtype)  # else buffers may be wider
 

@@ -32,6 +32,7 @@ from surgery.record.manifest import TOKEN_IDS, ErasingRecord
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
 from surgery.training.distillation import Passages, listen, record_training, teach
+from surgery.training.student import copy_sharing
 from surgery.training.training import Schedule
 from surgery.training.weights import round_weights, take_weights
 
@@ -55,14 +56,15 @@ def teach_by_cut(
     fitting: Fitting | None = None,
     check_teacher: Callable[[Any], object] = lambda cut: None,
     device: torch.device | None = None,
+    device_map: str | None = None,
     passes: torch.dtype | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Erased:
     """Teaches the source of `prepared` what the prepared cut of it predicts on `passages`.
 
     `fitting`: of the cut. `check_teacher` gets the cut before it teaches, and may raise. `device`:
-    by default a GPU, if there is one. `passes`: the dtype of forward passes, by default as
-    `choose_dtype` says. `advance` counts steps.
+    by default a GPU, if there is one. `device_map`: spreads the model over several. `passes`: the
+    dtype of forward passes, by default as `choose_dtype` says. `advance` counts steps.
     Raises `UnsupportedError` for a model that cannot be erased, has an edit that no record tells
     of, or does not fit into memory with what it learns, and `NotFiniteError`.
     """
@@ -70,17 +72,19 @@ def teach_by_cut(
     check_erasable(prepared.plan.inventory)
     source, earlier = prepared.checkpoint, prepared.model.manifest
     check_recorded(source, earlier)
-    model = load_to_train(source, device, passes)
-    fitting = fitting or Fitting()
-    cut = Editable(model, stored_dtype=stored).apply(prepared.plan, fitting.fits)
-    check_teacher(cut)
+    model = load_to_train(source, device, passes, device_map)
+    fitting, cut = fitting or Fitting(), copy_sharing(model)
+    editable = Editable(cut, stored_dtype=stored)
     constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
-    lessons = model, cut, text, passages, schedule
-    taught = teach(model, *lessons, constants=constants, advance=advance)
-    erased, kept = round_weights(taught.student, stored)
+    with editable.make_replacements(prepared.plan, fitting.fits).activate():
+        check_teacher(cut)
+        lessons = model, cut, text, passages, schedule
+        taught = teach(model, *lessons, constants=constants, advance=advance)
+        erased, kept = round_weights(taught.student, stored)
+        recital = listen(erased, cut, passages)
     record = ErasingRecord(
         **record_training(text, taught, kept),
-        recital=listen(erased, cut, passages),
+        recital=recital,
         teacher=list(prepared.plan.selection),
         calibration=fitting.record,
         passages=passages.record,

@@ -70,7 +70,8 @@ def fit(
     """
     processes = current_processes()
     if room is None:
-        room = int(USABLE * measure_free_memory(model.device, processes.count))
+        places = {one.device for one in model.parameters()}  # a model may be spread
+        room = int(USABLE * sum(measure_free_memory(one, processes.count) for one in places))
     room = processes.agree(room)
     if SMALL * sum(one.nbytes for one in model.parameters()) <= room:
         return Fit(ranks[0], most_rows, checkpointing=False)
