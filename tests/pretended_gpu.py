@@ -1,15 +1,14 @@
-"""A GPU that is not there: tensors that say that they are on it, have numbers, and mix with no other.
+"""A GPU that is not there: tensors that are on it, as they say, and mix with no other.
 
-A tensor on it holds one of the CPU, which computes. What the devices of its results are, and that
-those of its operands may not be mixed, `FakeTensorMode` decides, PyTorch's own model of its kernels.
-Fake tensors alone would not do: they have no numbers to read, and without CUDA, passes back through
-them end the process.
+Each holds a tensor of the CPU, which computes. Where a result is, and whether operands may mix,
+`FakeTensorMode` decides, PyTorch's own model of its kernels. Fake tensors alone would not do: they
+have no numbers to read, and in a PyTorch without CUDA, a pass back through them ends the process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +17,12 @@ import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensorMode,
 )
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from surgery.training.planning import Imagining
 
 GPU = torch.device("cuda", 0)
 BYTES = 80_000_000_000
@@ -56,12 +57,21 @@ class _OnGPU(torch.Tensor):
         kwargs = kwargs or {}
         # a view, made in inference mode, of a tensor from before is none of that mode
         with torch._C.DisableTorchFunction(), torch.inference_mode(False):
-            places = _judge(func, args, kwargs)
-            made = func(*_map(_take_held, args), **_map(_take_held, kwargs))
+            place = _judge(func, args, kwargs)
+            compute = _ONLY_THERE.get(func, func)
+            made = compute(*_map(_take_held, args), **_map(_take_held, kwargs))
             if torch.Tag.inplace_view in func.tags:  # changes the shape that this one says it has
                 with no_dispatch():
                     func(*args, **kwargs)
-            return _wrap(func, made, places, args, kwargs)
+            return _wrap(made, place, args, kwargs)
+
+
+def _count(numbers: torch.Tensor, *given: Any) -> torch.Tensor:
+    return torch.histc(numbers.float(), *given).to(numbers.dtype)
+
+
+_ONLY_THERE = {torch.ops.aten.histc.default: _count}
+"""What GPUs do with whole numbers and the CPU does not."""
 
 
 def _map(change: Any, tree: Any) -> Any:
@@ -89,12 +99,12 @@ def _find_place(one: torch.Tensor) -> torch.device:
     return one.place if isinstance(one, _OnGPU) else _CPU
 
 
-_JUDGE = FakeTensorMode()
-_JUDGED: dict[object, list[torch.device] | torch.device] = {}
+_JUDGE = Imagining()
+_JUDGED: dict[object, torch.device] = {}
 
 
-def _judge(func: Any, args: Any, kwargs: Any) -> list[torch.device] | torch.device:
-    """The devices of what an operation returns, or the one of all. Raises `RuntimeError` for
+def _judge(func: Any, args: Any, kwargs: Any) -> torch.device:
+    """The device of what an operation returns. Raises `RuntimeError` for
     operands that no kernel takes together."""
     given = _list_tensors((args, kwargs))
     key = func, tuple((_find_place(one), one.ndim == 0, one.dtype) for one in given)
@@ -103,7 +113,7 @@ def _judge(func: Any, args: Any, kwargs: Any) -> list[torch.device] | torch.devi
     return _JUDGED[key]
 
 
-def _ask(func: Any, args: Any, kwargs: Any, given: Any) -> list[torch.device] | torch.device:
+def _ask(func: Any, args: Any, kwargs: Any, given: Any) -> torch.device:
     def fake(one: torch.Tensor) -> torch.Tensor:
         shape = one.size(), one.stride()
         return torch.empty_strided(*shape, dtype=one.dtype, device=_find_place(one))
@@ -117,7 +127,7 @@ def _ask(func: Any, args: Any, kwargs: Any, given: Any) -> list[torch.device] | 
     except _NUMBERLESS:  # what comes out depends on numbers
         places = {_find_place(one) for one in given if one.ndim} or {_find_place(given[0])}
         return _take_one(func, places)
-    return [one.device for one in _list_tensors(made)]
+    return _take_one(func, {one.device for one in _list_tensors(made)} or {_CPU})
 
 
 def _ask_for_indices(
@@ -139,13 +149,11 @@ def _take_one(func: Any, places: Any) -> torch.device:
     return found
 
 
-def _wrap(func: Any, made: Any, places: Any, args: Any, kwargs: Any) -> Any:
-    """What an operation made, on the devices of its results; what it changed in place is itself."""
+def _wrap(made: Any, place: torch.device, args: Any, kwargs: Any) -> Any:
+    """What an operation made, where that is. What it changed in place is itself."""
     same = {id(_take_held(one)): one for one in _list_tensors((args, kwargs))}
-    left = iter(places if isinstance(places, list) else [])
 
     def put(one: torch.Tensor) -> torch.Tensor:
-        place = next(left) if isinstance(places, list) else places
         if id(one) in same:
             return same[id(one)]
         return one if place.type == "cpu" else _OnGPU(one, place)
@@ -189,6 +197,20 @@ def _move(tensor: torch.Tensor, place: Any) -> torch.Tensor:
     return _copy(tensor, place)
 
 
+_COMPOSED = (torch.nn.functional.scaled_dot_product_attention,)
+
+
+class _Making(TorchDispatchMode):
+    """What PyTorch itself makes, in `_COMPOSED` or in a pass back, is where the operands are."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunction():  # PyTorch itself takes all to be on the CPU
+            made = func(*args, **(kwargs or {}))
+        if func.namespace != "aten" or _list_tensors((args, kwargs)):
+            return made
+        return _copy(made, GPU)
+
+
 class _Devices(TorchFunctionMode):
     """Does all that names a device: makes tensors, and takes them from one to another."""
 
@@ -204,7 +226,8 @@ class _Devices(TorchFunctionMode):
         if func in (torch.Tensor.numpy, torch.Tensor.__array__) and _is_held(args[0]):
             raise TypeError(f"can't convert {args[0].device} device type tensor to numpy")
         if place is None or torch.device(place).type == "meta":
-            return func(*args, **kwargs)
+            with _Making() if func in _COMPOSED and args[0].is_cuda else nullcontext():
+                return func(*args, **kwargs)
         made = func(*args, **kwargs | {"device": _CPU})
         is_imagined = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
         return made if is_imagined else _move(made, place)
@@ -227,16 +250,29 @@ class _Autocast(torch.autocast):
         super().__init__(device_type.replace("cuda", "cpu"), *args, **kwargs)
 
 
+def _run_backward(tensors: Any, *given: Any, **told: Any) -> Any:
+    """A pass back calls Python, too: hooks, and blocks that run again."""
+    making = _Making() if tensors[0].is_cuda else nullcontext()
+    with _Devices(), making:
+        return _RUN_BACKWARD(tensors, *given, **told)
+
+
+_RUN_BACKWARD = torch.autograd._engine_run_backward
+
+
 @contextmanager
 def pretend_gpu() -> Iterator[torch.device]:
     """Inside, there is a GPU, and nothing says so but that tensors can be put there."""
-    told = SimpleNamespace(total_memory=BYTES)
+    told = SimpleNamespace(total_memory=BYTES, major=8, minor=0)
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch, _Devices():
+        patch.setattr(torch.autograd, "_engine_run_backward", _run_backward)
         patch.setattr(torch, "autocast", _Autocast)
         patch.setattr(torch.amp, "autocast", _Autocast)
         patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (BYTES // 2, BYTES))
         patch.setattr(torch.cuda, "get_device_properties", lambda device=None: told)
+        patch.setattr(torch.cuda, "memory_reserved", lambda device=None: 0)
+        patch.setattr(torch.cuda, "memory_allocated", lambda device=None: 0)
         patch.setattr(torch.cuda, "get_device_name", lambda device=None: "Pretended")
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:
