@@ -126,7 +126,7 @@ def imagine(model: Any) -> Iterator[Any]:
         yield copy.deepcopy(model, kept)
 
 
-class Imagining(FakeTensorMode):
+class Imagining(FakeTensorMode):  # type: ignore[no-untyped-call]
     """torch's own, and products of groups of rows, as experts make them, in every dtype: torch
     2.13 imagines those of bfloat16 alone."""
 
