@@ -31,11 +31,12 @@ _NUMBERLESS = DataDependentOutputException, DynamicOutputShapeException
 
 
 class _OnGPU(torch.Tensor):
-    """`held`: the tensor of the CPU; `place`: where this one says that it is."""
+    """`held`: the tensor of the CPU; `place`: where this one says that it is; None: with the first
+    that it is used with."""
 
     held: torch.Tensor
-    place: torch.device
-    device = property(lambda self: self.place)
+    place: torch.device | None
+    device = property(lambda self: self.place or GPU)
     is_cuda = property(lambda self: True)
     is_cpu = property(lambda self: False)
 
@@ -46,7 +47,7 @@ class _OnGPU(torch.Tensor):
         return format(self.item(), form) if self.ndim == 0 else repr(self)
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor, place: torch.device) -> Any:
+    def __new__(cls, held: torch.Tensor, place: torch.device | None) -> Any:
         told = {"strides": held.stride(), "storage_offset": held.storage_offset()}
         made = cls._make_wrapper_subclass(cls, held.size(), dtype=held.dtype, **told)
         made.held, made.place = held, place
@@ -55,15 +56,29 @@ class _OnGPU(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        given = _list_tensors((args, kwargs))
         # a view, made in inference mode, of a tensor from before is none of that mode
         with torch._C.DisableTorchFunction(), torch.inference_mode(False):
-            place = _judge(func, args, kwargs)
+            settled = _settle(given)
+            place = _judge(func, args, kwargs, given)
             compute = _ONLY_THERE.get(func, func)
             made = compute(*_map(_take_held, args), **_map(_take_held, kwargs))
             if torch.Tag.inplace_view in func.tags:  # changes the shape that this one says it has
                 with no_dispatch():
                     func(*args, **kwargs)
-            return _wrap(made, place, args, kwargs)
+            return _wrap(made, place if settled or place == _CPU else None, given)
+
+
+def _settle(given: list[torch.Tensor]) -> bool:
+    """Puts those that are nowhere yet where the others are. Returns whether any is somewhere."""
+    places = [one.place for one in given if isinstance(one, _OnGPU)]
+    if None not in places:
+        return True
+    place = next((place for place in places if place is not None), None)
+    for one in given:
+        if isinstance(one, _OnGPU):
+            one.place = one.place or place
+    return place is not None
 
 
 def _count(numbers: torch.Tensor, *given: Any) -> torch.Tensor:
@@ -96,17 +111,16 @@ def _take_held(one: torch.Tensor) -> torch.Tensor:
 
 
 def _find_place(one: torch.Tensor) -> torch.device:
-    return one.place if isinstance(one, _OnGPU) else _CPU
+    return one.device if isinstance(one, _OnGPU) else _CPU
 
 
 _JUDGE = Imagining()
 _JUDGED: dict[object, torch.device] = {}
 
 
-def _judge(func: Any, args: Any, kwargs: Any) -> torch.device:
+def _judge(func: Any, args: Any, kwargs: Any, given: Any) -> torch.device:
     """The device of what an operation returns. Raises `RuntimeError` for
     operands that no kernel takes together."""
-    given = _list_tensors((args, kwargs))
     key = func, tuple((_find_place(one), one.ndim == 0, one.dtype) for one in given)
     if key not in _JUDGED:
         _JUDGED[key] = _ask(func, args, kwargs, given)
@@ -149,14 +163,14 @@ def _take_one(func: Any, places: Any) -> torch.device:
     return found
 
 
-def _wrap(made: Any, place: torch.device, args: Any, kwargs: Any) -> Any:
+def _wrap(made: Any, place: torch.device | None, given: list[torch.Tensor]) -> Any:
     """What an operation made, where that is. What it changed in place is itself."""
-    same = {id(_take_held(one)): one for one in _list_tensors((args, kwargs))}
+    same = {id(_take_held(one)): one for one in given}
 
     def put(one: torch.Tensor) -> torch.Tensor:
         if id(one) in same:
             return same[id(one)]
-        return one if place.type == "cpu" else _OnGPU(one, place)
+        return one if place == _CPU else _OnGPU(one, place)
 
     return _map(put, made)
 
@@ -208,7 +222,7 @@ class _Making(TorchDispatchMode):
             made = func(*args, **(kwargs or {}))
         if func.namespace != "aten" or _list_tensors((args, kwargs)):
             return made
-        return _copy(made, GPU)
+        return _OnGPU(made, None)
 
 
 class _Devices(TorchFunctionMode):

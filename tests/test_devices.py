@@ -1,6 +1,7 @@
-"""Contract: nothing mixes devices. Loops, attacks, fits, and measures run with the model on a GPU.
+"""Contract: nothing mixes devices. Loops, attacks, fits, and measures run with the model on a GPU,
+or its blocks on two.
 
-The GPU is pretended (`pretended_gpu.py`). It computes as the CPU does, so both must give the same.
+The GPUs are pretended (`pretended_gpu.py`). They compute as the CPU does, so must give the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
 from checkpoints import neox_config, write_checkpoint
 from decoders import CONFIGS, MORE, write_decoder
 from pretended_gpu import GPU, pretend_gpu
@@ -22,7 +24,7 @@ from reciting import generate, model_named, passages
 from tiny_compact import BLOCKS, HEADS, VOCABULARY
 from tiny_compact import CONFIGS as TINY
 from tiny_tokenizer import TEXT, tiny_tokenizer
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from evals.data import Samples
 from evals.data.windows import repeat_windows
@@ -41,8 +43,10 @@ from surgery.editing.in_memory import Editable, apply, short_circuit
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import prepare
 from surgery.exporting import export
+from surgery.families import family_of
 from surgery.fitting.calibration import Calibration, make_calibration
 from surgery.fitting.fitter import Fitter, fit_checkpoint
+from surgery.fitting.some_blocks import find_layers
 from surgery.hub.finding import find_model
 from surgery.record.manifest import TextSource
 from surgery.selection import parse_selection
@@ -69,11 +73,28 @@ def _gpu() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def compare(model: Any, measure: Callable[[Any], Any]) -> None:
-    """What a model on the GPU gives must be what it gives on the CPU."""
+def put(model: Any) -> Any:
+    """A copy on a GPU."""
     there = copy.deepcopy(model).to(GPU)
     assert all(one.device == GPU for one in there.state_dict().values())
-    check_alike(measure(there), measure(model))
+    return there
+
+
+def spread(model: Any) -> Any:
+    """A copy of which the second half of the blocks is on a GPU of its own."""
+    blocks = family_of(model.config.to_dict()).attention.partition("{block}")[0]
+    outer = [name for name, _ in model.named_modules() if name.count(".") < 2]
+    places = {name: "cuda:0" for name in outer if not blocks.startswith(name)}
+    number = len(find_layers(model))
+    places |= {f"{blocks}{block}": f"cuda:{2 * block // number}" for block in range(number)}
+    there = dispatch_model(copy.deepcopy(model), places)
+    assert {str(one.device) for one in there.parameters()} == {"cuda:0", "cuda:1"}
+    return there
+
+
+def compare(model: Any, place: Callable[[Any], Any], measure: Callable[[Any], Any]) -> None:
+    """What a model gives where `place` puts it must be what it gives on the CPU."""
+    check_alike(measure(place(model)), measure(model))
 
 
 def check_alike(found: Any, expected: Any) -> None:
@@ -95,11 +116,14 @@ def list_arrays(found: Any) -> Iterator[Any]:
 
 
 @lru_cache
-def make_model() -> Any:
-    """Two blocks, which the stock layout can cut in any way."""
+def make_model(name: str = "neox") -> Any:
+    """Two blocks. The stock layout can cut those of GPT-NeoX in any way."""
     torch.manual_seed(3)
     own = {"num_attention_heads": 2, "num_hidden_layers": 2, "initializer_range": 0.2}
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**TINY["neox-parallel"] | own)).eval()
+    if name == "neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**TINY["neox-parallel"] | own)).eval()
+    own = {"num_layers": 2, "attention_types": [[["global", "local"], 1]], **own}
+    return GPTNeoForCausalLM(GPTNeoConfig(**TINY["neo"] | own)).eval()
 
 
 @lru_cache
@@ -158,33 +182,40 @@ def test_a_gpu_takes_what_a_gpu_takes() -> None:
 # --- training -------------------------------------------------------------------------------------
 
 WAYS = {
-    "all weights": (Fit(0, 12, False), True, torch.float32),
-    "all weights, bfloat16": (Fit(0, 12, False), False, torch.bfloat16),
-    "all weights, checkpointing, float16": (Fit(0, 12, True), False, torch.float16),
-    "adapters, bfloat16": (Fit(4, 12, False), True, torch.bfloat16),
-    "adapters, checkpointing": (Fit(4, 12, True), False, torch.float32),
+    "all weights": (Fit(0, 12, False), True, torch.float32, put),
+    "all weights, bfloat16": (Fit(0, 12, False), False, torch.bfloat16, spread),
+    "all weights, checkpointing, float16": (Fit(0, 12, True), False, torch.float16, put),
+    "adapters, bfloat16": (Fit(4, 12, False), True, torch.bfloat16, put),
+    "adapters, checkpointing": (Fit(4, 12, True), False, torch.float32, spread),
 }
 
 
-@pytest.mark.parametrize(("how", "hardened", "dtype"), WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(("how", "hardened", "dtype", "place"), WAYS.values(), ids=WAYS)
 def test_training(
-    how: Fit, hardened: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    how: Fit,
+    hardened: bool,
+    dtype: torch.dtype,
+    place: Callable[[Any], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of an erasing. Of a healing, the student and its teachers change places."""
+    """An erasing. In a healing, the student and its teachers change places."""
     monkeypatch.setattr(distillation, "fit", lambda *given, **more: how)
 
-    def train(model: Any) -> Any:
-        cut = apply(model, "1", layout="stock")
-        biases = {n: p for n, p in model.named_parameters() if n.endswith("query_key_value.bias")}
-        constants = {name: np.arange(len(one)) % 2 == 0 for name, one in biases.items()}
+    model = copy.deepcopy(make_model()).to(dtype)
+    cut = apply(model, "1", layout="stock")
+    biases = {n: p for n, p in model.named_parameters() if n.endswith("query_key_value.bias")}
+    constants = {name: np.arange(len(one)) % 2 == 0 for name, one in biases.items()}
+
+    def train(model: Any, cut: Any) -> Any:
         lessons = make_text(), make_passages(), Schedule(2, rank=how.rank, hardened=hardened)
         taught = teach(model, model, cut, *lessons, constants=constants)
-        assert all(one.device == model.device for one in taught.student.learned)
         rounded, kept = round_weights(taught.student, "BF16")
+        places = [[one.device for one in some.parameters()] for some in (model, rounded)]
+        assert places[0] == places[1]
         recital = listen(rounded, cut, make_passages())
         return taught.losses, kept, dict(vars(recital)), dict(rounded.named_parameters())
 
-    compare(copy.deepcopy(make_model()).to(dtype), train)
+    check_alike(train(place(model), put(cut)), train(model, cut))
 
 
 def test_a_plan_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,30 +279,34 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def sibling(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("sibling")
-    make_model().save_pretrained(folder)
-    return find_model(str(folder))
+def siblings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found = {}
+    for name in ("neox", "neo"):
+        make_model(name).save_pretrained(folder := tmp_path_factory.mktemp(name))
+        found[name] = find_model(str(folder))
+    return found
+
+
+ATTACKS = [(one, "neox") for one in ALL if one not in CHEAP[:-1]]
+ATTACKS += [("graft", "neo"), ("revive", "neo")]
 
 
 @pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize("name", [one for one in ALL if one not in CHEAP[:-1]])
-def test_attacks(name: str, sibling: Any) -> None:
-    attack, rows = make_attack(name), make_samples()
+@pytest.mark.parametrize(("name", "kind"), ATTACKS)
+def test_attacks(name: str, kind: str, siblings: dict[str, Any]) -> None:
+    attack, rows, base = make_attack(name), make_samples(), make_model(kind)
     if not attack.can(replace(rows, members=np.arange(12) < 8)):
         pytest.skip(f"needs {attack.needs}")
-    given: dict[str, Any] = {"alike": ROWS[12:, :LENGTH], "draws": 1, "sibling": sibling}
+    given: dict[str, Any] = {"alike": ROWS[12:, :LENGTH], "draws": 1, "sibling": siblings[kind]}
+    cuts = [apply(base, "1", "zero", layout="stock"), apply(base, "1", layout="compact")]
 
-    def run(model: Any) -> Any:
-        base = Target(model, None, rows, ROWS[:12, :LENGTH], **given)
-        found = [attack.run(base)]
-        for layout in ("stock", "compact"):
-            edited = apply(model, "1", layout=layout)
-            cut = replace(base, model=edited, base=found[0], cut=(1,))
-            found.append(attack.run(cut))
+    def run(model: Any, cuts: Any) -> Any:
+        first = Target(model, None, rows, ROWS[:12, :LENGTH], **given)
+        found = [attack.run(first)]
+        found += [attack.run(replace(first, model=cut, base=found[0], cut=(1,))) for cut in cuts]
         return [list(list_flags(one)) for one in found]
 
-    compare(make_model(), run)
+    check_alike(run(spread(base), map(put, cuts)), run(base, cuts))
 
 
 def list_flags(outcome: AttackOutcome) -> Iterator[Any]:
@@ -290,7 +325,7 @@ def test_fits(name: str) -> None:
         found.append(fitter.fit_alone([0, 3], FITTED))
         return [[vars(one) for one in fits.values()] for fits in found]
 
-    compare(model_named(name), fit)
+    compare(model_named(name), spread, fit)
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])
@@ -311,14 +346,15 @@ def test_edits(variant: str, layout: str) -> None:
             made.append(read().logits)
         return made
 
-    compare(make_model(), edit)
+    compare(make_model(), put, edit)
 
 
 NAMES = ("neox-parallel", "neo", "neox-parallel stock identity", "neo compact identity")
 
 
+@pytest.mark.parametrize("place", [put, spread])
 @pytest.mark.parametrize("name", NAMES)
-def test_measures(name: str) -> None:
+def test_measures(name: str, place: Callable[[Any], Any]) -> None:
     rows = passages(name)
     shares = torch.rand(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -328,7 +364,7 @@ def test_measures(name: str) -> None:
         tokens = torch.from_numpy(rows.tokens.astype(np.int64))
         return extracted, written, read_divergences(model, tokens, rows.prefix_length)
 
-    compare(model_named(name), measure)
+    compare(model_named(name), place, measure)
 
 
 @pytest.mark.parametrize(("name", "exact_only"), [("neox-parallel", False), ("neo", True)])
@@ -342,7 +378,7 @@ def test_many_edits(name: str, exact_only: bool) -> None:
         found = Engine(model, passages(name), ROWS, **told).measure(edits)
         return [{**vars(one), "selection": None} for one in found]
 
-    compare(model_named(name), measure)
+    compare(model_named(name), spread, measure)
 
 
 @pytest.mark.parametrize("name", ["neox-parallel", "neo"])
@@ -354,11 +390,11 @@ def test_responses(name: str) -> None:
         looking = Looking(model, parts, fits, lambda rows: None)
         return respond_heldout(looking, ROWS[:8], 2), respond_margins(looking, passages(name, 6))
 
-    compare(model_named(name), respond)
+    compare(model_named(name), spread, respond)
 
 
-def test_a_model_that_is_opened(sibling: Any) -> None:
-    loaded = open_model(sibling, device="cuda")
+def test_a_model_that_is_opened(siblings: dict[str, Any]) -> None:
+    loaded = open_model(siblings["neox"], device="cuda")
     assert (loaded.model.device, loaded.device) == (GPU, "cuda (Pretended)")
     asked = {"prompt_tokens": 8, "new_tokens": 3, "batch_size": 2}
     running = speed._Running(loaded.model, asked)
@@ -386,4 +422,4 @@ def test_families(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         model, _ = round_weights(taught.student, "F32")
         return taught.losses, [extract(one, rows, full=True).values for one in (model, cut)]
 
-    compare(load_model(write_decoder(tmp_path / "model", kind)), measure)
+    compare(load_model(write_decoder(tmp_path / "model", kind)), put, measure)
