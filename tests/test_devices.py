@@ -393,12 +393,15 @@ def test_responses(name: str) -> None:
     compare(model_named(name), spread, respond)
 
 
-def test_a_model_that_is_opened(siblings: dict[str, Any]) -> None:
+def test_models_that_are_loaded(siblings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = open_model(siblings["neox"], device="cuda")
     assert (loaded.model.device, loaded.device) == (GPU, "cuda (Pretended)")
     asked = {"prompt_tokens": 8, "new_tokens": 3, "batch_size": 2}
     running = speed._Running(loaded.model, asked)
     running.decode(*running.prefill())
+    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")  # in this thread, which has the GPU
+    mapped = load_model(siblings["neox"].checkpoint, device_map={"": "cuda:0"})
+    assert mapped.device == GPU
 
 
 # --- other families -------------------------------------------------------------------------------
