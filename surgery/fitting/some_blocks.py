@@ -41,8 +41,13 @@ def run_only(model: Any, first: int) -> Iterator[None]:
             model.config.layer_types = types[first:]
         given: list[torch.Tensor] = []
 
-        def take(module: nn.Module, args: Any, kwargs: Any) -> None:
+        weight = model.get_input_embeddings().weight
+
+        def take(module: nn.Module, args: Any, kwargs: Any) -> Any:
             given[:] = [kwargs["inputs_embeds"]]
+            # positions are added to it where they are: on the first of several devices
+            there = given[0] if weight.is_meta else given[0].to(weight.device)
+            return args, {**kwargs, "inputs_embeds": there}
 
         def put(module: nn.Module, args: Any, kwargs: Any) -> Any:
             if args:

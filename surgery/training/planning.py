@@ -121,7 +121,7 @@ def measure_needed(model: Any, run: Callable[[Any], object]) -> int:
 @contextmanager
 def imagine(model: Any) -> Iterator[Any]:
     """Inside, a copy of a model whose tensors have shapes and no numbers, as all that is made."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with Imagining(allow_non_fake_inputs=True):
         kept: dict[int, Any] = {}
         for one in (*model.parameters(), *model.buffers()):
             place = "cpu" if one.is_meta else one.device
@@ -129,6 +129,26 @@ def imagine(model: Any) -> Iterator[Any]:
             is_weight = isinstance(one, torch.nn.Parameter)
             kept[id(one)] = torch.nn.Parameter(empty, requires_grad=False) if is_weight else empty
         yield copy.deepcopy(model, kept)
+
+
+class Imagining(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """torch's own, and products of groups of rows, as experts make them, in every dtype: torch
+    2.13 imagines those of bfloat16 alone."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _PRODUCTS:
+            return _imagine_products(*args)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+_PRODUCTS = getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None)
+
+
+def _imagine_products(a: torch.Tensor, b: torch.Tensor, ends: Any = None, *_: Any) -> torch.Tensor:
+    """Rows [S, k] by a matrix [k, n] for each group → [S, n]; columns [k, S] by rows [S, n], which
+    gives the gradient → [G, k, n]. `ends` [G]: where each of the groups of S ends."""
+    groups = [len(ends)] if a.ndim == b.ndim == 2 else []
+    return a.new_empty(*groups, a.shape[-2], b.shape[-1])
 
 
 def _describe(model: Any) -> object:
@@ -148,10 +168,7 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._known[one.untyped_storage()] = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._grouped_mm.default:
-            made = _multiply_groups(*args, **(kwargs or {}))
-        else:
-            made = func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
         for one in made if isinstance(made, (tuple, list)) else (made,):
             if isinstance(one, torch.Tensor) and is_fake(one):
                 self._note(one.untyped_storage())
@@ -167,15 +184,3 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _forget(self, size: int) -> None:
         self.now -= size
-
-
-def _multiply_groups(left: Any, right: Any, ends: Any = None, *_: Any, **__: Any) -> torch.Tensor:
-    """Has the shape of what fused experts compute. torch knows it for bfloat16 alone."""
-    shape = {
-        (2, 3): (left.shape[0], right.shape[-1]),
-        (2, 2): (len(ends), left.shape[0], right.shape[-1]),
-        (3, 2): (left.shape[-2], right.shape[-1]),
-        (3, 3): (left.shape[0], left.shape[-2], right.shape[-1]),
-    }[left.ndim, right.ndim]
-    made: torch.Tensor = left.new_empty(shape)
-    return made
