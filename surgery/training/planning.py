@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,7 +48,7 @@ class Fit:
 
 _MEASURED: dict[object, int] = {}
 Try = Callable[[Any, Fit], object]
-"""Takes `STEPS` steps with a model, each loss of which has one pass of `rows` rows."""
+"""Takes `STEPS` steps with a model, each loss of which has two passes of `rows` rows, or one."""
 
 
 def fit(
@@ -84,8 +85,7 @@ def fit(
             if found is not None:
                 return found
     raise UnsupportedError(
-        f"{'adapters' if ranks[-1] else 'the weights'} are to be trained, and they do not fit into "
-        "memory with the model",
+        "the weights to train do not fit into memory with the model",
         expected=f"at least {least / 1e9:,.1f} GB beside it",
         got=f"{room / 1e9:,.1f} GB",
         fix="train it on a larger machine",
@@ -93,21 +93,19 @@ def fit(
 
 
 def _fit_rows(measure: Callable[[Fit], int], whole: Fit, room: int) -> tuple[Fit | None, int]:
-    """The fit with the most rows, and the bytes that one row needs, which grow as rows do."""
+    """The fit with the most rows, and what the fewest of those that were measured need."""
     if (needed := measure(whole)) <= room:
         return replace(whole, needed=needed), needed
-    one = needed if whole.rows == 1 else measure(replace(whole, rows=1))
-    if one > room or whole.rows == 1:
-        return None, one
-    each = max(1, measure(replace(whole, rows=2)) - one)
-    rows = min(whole.rows, 1 + (room - one) // each)
-    rows = 1 << (rows.bit_length() - 1)
-    return replace(whole, rows=rows, needed=one + (rows - 1) * each), one
+    fewer = [replace(whole, rows=1 << power) for power in range((whole.rows - 1).bit_length())]
+    if not fewer or (one := measure(fewer[0])) > room:
+        return None, one if fewer else needed
+    found = fewer[bisect(fewer, room, lo=1, key=measure) - 1]
+    return replace(found, needed=measure(found)), one
 
 
 def measure_needed(model: Any, run: Callable[[Any], object]) -> int:
     """The most bytes that `run` holds at a time beside the model, which it gets without numbers."""
-    with imagine(model) as imagined, _Count() as count:
+    with imagine(model) as imagined, _Count(next(imagined.parameters()).device.type) as count:
         run(imagined)
     most: int = count.most
     return most
@@ -133,23 +131,26 @@ def _describe(model: Any) -> object:
 
 
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that are made inside, as long as they live."""
+    """Counts the bytes of all storages that are made inside on a type of device, as long as they
+    live."""
 
-    def __init__(self) -> None:
+    def __init__(self, device_type: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
+        self._device_type = device_type
         self._known = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for one in _list_storages((args, kwargs)):
-            if one not in self._known:  # it is older than this, so a view of it is not new
-                self._known[one] = 0
+        for one in _list_tensors((args, kwargs)):
+            if (storage := one.untyped_storage()) not in self._known:
+                self._known[storage] = 0  # it is older than this, so a view of it is not new
         made = func(*args, **(kwargs or {}))
-        for one in _list_storages(made):
-            if one not in self._known:
-                self._known[one] = size = one.nbytes()
+        for one in _list_tensors(made):
+            if (storage := one.untyped_storage()) not in self._known:
+                size = storage.nbytes() if one.device.type == self._device_type else 0
+                self._known[storage] = size
                 self.now += size
-                weakref.finalize(one, self._forget, size)
+                weakref.finalize(storage, self._forget, size)
         self.most = max(self.most, self.now)
         return made
 
@@ -157,5 +158,5 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def _list_storages(given: Any) -> Iterator[Any]:
-    return (one.untyped_storage() for one in tree_leaves(given) if isinstance(one, torch.Tensor))
+def _list_tensors(given: Any) -> Iterator[torch.Tensor]:
+    return (one for one in tree_leaves(given) if isinstance(one, torch.Tensor))
