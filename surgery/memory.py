@@ -24,11 +24,12 @@ def measure_memory(device: Any) -> int:
 
 def measure_free_memory(device: Any, processes: int = 1) -> int:
     """What is left of `measure_memory`, in bytes; on the CPU, for each of so many processes that
-    use as much as this one."""
+    use as much as this one. On a GPU, with what torch keeps of freed tensors, to use it again."""
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
     import psutil
 
     used = processes * int(psutil.Process().memory_info().rss)

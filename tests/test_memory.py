@@ -57,3 +57,16 @@ def test_what_is_left_is_what_the_limit_leaves(monkeypatch: pytest.MonkeyPatch) 
     assert memory.measure_free_memory(CPU, 2) < 1.5 * used, "two use twice as much, and share"
     monkeypatch.setattr(memory, "_read_limits", lambda: iter([1]))
     assert memory.measure_free_memory(CPU) == 0
+
+
+def test_what_torch_keeps_of_freed_tensors_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a training, torch may hold most of a GPU, and use it again for the next."""
+    asked = torch.device("cuda:1")
+    for name, found in (
+        ("mem_get_info", (3_000, 80_000)),
+        ("memory_reserved", 70_000),
+        ("memory_allocated", 20_000),
+    ):
+        answers = {asked: found}
+        monkeypatch.setattr(torch.cuda, name, answers.__getitem__)
+    assert memory.measure_free_memory(asked) == 3_000 + 70_000 - 20_000

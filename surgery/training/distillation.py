@@ -23,7 +23,7 @@ from surgery.errors import SamplesError
 from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
 from surgery.record.manifest import LONGEST, Look, PassagesRecord, Recital
-from surgery.training.hardening import WEIGHT, draw_rehearsals, harden
+from surgery.training.hardening import SHARE, WEIGHT, draw_rehearsals, harden
 from surgery.training.loop import LARGEST_GRADIENT, Part, descend, fall
 from surgery.training.losses import (
     Rows,
@@ -80,6 +80,11 @@ class Passages:
                 fix="give a shorter `prefix_length` or `suffix_length`",
             )
 
+    def tell(self, recited: int, by_teacher: int | None) -> Recital:
+        """How many of them a model recites, and its teacher."""
+        assert by_teacher is not None
+        return Recital(passages=len(self.tokens), recited=recited, by_teacher=by_teacher)
+
     @property
     def record(self) -> PassagesRecord:
         return PassagesRecord(
@@ -110,10 +115,10 @@ class Lesson:
     weight: float = 1.0
 
     def take(self, rows: int) -> Lesson:
-        """The same on the first rows, as many in a step."""
-        number = min(rows, self.per_step)
-        few = np.resize(self.rows, (number, self.rows.shape[1]))
-        return replace(self, rows=few, per_step=number)
+        """As much of it as two passes of so many rows take, and as a rehearsal of them draws on:
+        gradients of the first are there while the second is made."""
+        few = self.rows[: 2 * SHARE * rows]
+        return replace(self, rows=few, per_step=min(2 * rows, self.per_step))
 
     def spread(self, most: int) -> Lesson:
         """The same on at most so many rows, evenly spread over all."""
@@ -151,11 +156,19 @@ def teach(
 
     `options` and errors: as for `distill`.
     """
-    lessons = [Lesson(intact, text.windows, ROWS)]
+    lessons = list_lessons(intact, cut, text.windows, passages, schedule)
+    return distill(base, lessons, schedule, **options)
+
+
+def list_lessons(
+    intact: Any, cut: Any, windows: Rows, passages: Passages | None, schedule: Schedule
+) -> list[Lesson]:
+    """What `intact` teaches on `windows` of text, int32 [n, T], and `cut` on passages."""
+    lessons = [Lesson(intact, windows, ROWS)]
     if passages is not None:
         first, weight = passages.prefix_length, WEIGHT if schedule.hardened else 1.0
         lessons.append(Lesson(cut, passages.tokens, ROWS_OF_PASSAGES, first, weight))
-    return distill(base, lessons, schedule, **options)
+    return lessons
 
 
 def distill(
@@ -165,6 +178,8 @@ def distill(
     *,
     constants: Mapping[str, Flags] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
+    owns_base: bool = False,
+    room: int | None = None,
 ) -> Taught:
     """Trains a student of `base`, which does not change. The last of several lessons is on
     passages.
@@ -172,25 +187,46 @@ def distill(
     It looks at what the student recites of them, and keeps the weights of the best look: the last
     one of those where it recites least. A hardened schedule rehearses training on their rows.
 
-    `constants`: parameter → which of its numbers stay; `advance` counts steps. Passes are in the
-    dtype of `base`, and teachers run as they are loaded. Raises `UnsupportedError` for a training
-    that memory does not hold, and `NotFiniteError`.
+    `constants`: parameter → which of its numbers stay; `advance` counts steps; `owns_base`: as for
+    `Student`; `room`: as for `plan_training`. Passes are in the dtype of `base`, and teachers run
+    as they are loaded. Raises `UnsupportedError` for a training that memory does not hold, and
+    `NotFiniteError`.
+    """
+    how: dict[str, Any] = {"constants": constants or {}, "owns_base": owns_base}
+    found = plan_training(base, lessons, schedule, room=room, **how)
+    if (rate := schedule.learning_rate) is None:
+        rate = choose_rate(base, found.rank)
+    schedule = replace(schedule, rank=found.rank, learning_rate=rate)
+    return _distill(base, lessons, schedule, found, advance, **how)
+
+
+def plan_training(
+    base: Any,
+    lessons: Sequence[Lesson],
+    schedule: Schedule,
+    *,
+    constants: Mapping[str, Flags] | None = None,
+    owns_base: bool = False,
+    room: int | None = None,
+) -> Fit:
+    """How a training fits into memory, with the model that is made of what was learned.
+
+    `room`: in bytes, beside `base` and the teachers; by default, what is free where `base` is. The
+    rest is as for `distill`. A model without weights will do. Raises `UnsupportedError`.
     """
 
     def try_steps(imagined: Any, asked: Fit) -> None:
         few = [replace(one, teacher=imagined).take(asked.rows) for one in lessons]
-        schedule_of_few = replace(schedule, steps=TRIED, learning_rate=1.0)
-        _distill(imagined, few, schedule_of_few, asked, constants or {}, advance=lambda steps: None)
+        of_few = replace(schedule, steps=TRIED, learning_rate=1.0)
+        taught = _distill(imagined, few, of_few, asked, **how)
+        taught.student.settle()
 
+    how: dict[str, Any] = {"constants": constants or {}, "owns_base": owns_base}
     ranks = (0, RANK) if schedule.rank is None else (schedule.rank,)
     most = max(one.per_step for one in lessons)
     shape = [(one.per_step, one.rows.shape[1], one.first) for one in lessons]
-    key = (*shape, schedule.hardened, sorted(constants or ()))
-    found = fit(base, try_steps, key, ranks=ranks, most_rows=most)
-    if (rate := schedule.learning_rate) is None:
-        rate = choose_rate(base, found.rank)
-    schedule = replace(schedule, rank=found.rank, learning_rate=rate)
-    return _distill(base, lessons, schedule, found, constants or {}, advance)
+    key = (*shape, schedule.hardened, sorted(constants or ()), owns_base)
+    return fit(base, try_steps, key, ranks=ranks, most_rows=most, room=room)
 
 
 def _distill(
@@ -198,14 +234,14 @@ def _distill(
     lessons: Sequence[Lesson],
     schedule: Schedule,
     found: Fit,
-    constants: Mapping[str, Flags],
-    advance: Callable[[int], None],
+    advance: Callable[[int], None] = lambda steps: None,
+    **making: Any,
 ) -> Taught:
-    """`schedule`: with a rate. `found`: how it fits into memory."""
+    """`schedule`: with a rate. `found`: how it fits. `making`: as for `make_student`."""
     steps, seed, rate = schedule.steps, schedule.seed, schedule.learning_rate
     assert rate is not None
     how: dict[str, Any] = {"rank": found.rank, "checkpointing": found.checkpointing, "seed": seed}
-    student = make_student(base, constants=constants, **how)
+    student = make_student(base, **how, **making)
     drawn = [one.draw(steps, seed + at) for at, one in enumerate(lessons)]
 
     def measure(step: int) -> list[Part]:
@@ -283,11 +319,10 @@ def _measure_lesson(student: Student, lesson: Lesson, share: float, rows: Rows) 
     return share * lesson.weight * measure_divergence(*given, student.cast())
 
 
-def listen(model: Any, teacher: Any, passages: Passages) -> Recital:
-    """How many passages a model and its teacher recite, greedily."""
+def count_recited(model: Any, passages: Passages) -> int:
+    """How many passages a model recites, greedily."""
     given = passages.tokens, passages.prefix_length, ROWS_OF_PASSAGES
-    mine, its = (int(find_recited(one, *given).sum()) for one in (model, teacher))
-    return Recital(passages=len(passages.tokens), recited=mine, by_teacher=its)
+    return int(find_recited(model, *given).sum())
 
 
 def record_training(text: Calibration, taught: Taught, kept: float) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.record.manifest import TOKEN_IDS, ErasingRecord
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
-from surgery.training.distillation import Passages, listen, record_training, teach
+from surgery.training.distillation import Passages, count_recited, record_training, teach
 from surgery.training.student import copy_sharing
 from surgery.training.training import Schedule
 from surgery.training.weights import round_weights, take_weights
@@ -78,13 +78,13 @@ def teach_by_cut(
     constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
     with editable.make_replacements(prepared.plan, fitting.fits).activate():
         check_teacher(cut)
+        by_teacher = count_recited(cut, passages)  # it shares tensors, which will change
         lessons = model, cut, text, passages, schedule
-        taught = teach(model, *lessons, constants=constants, advance=advance)
-        erased, kept = round_weights(taught.student, stored)
-        recital = listen(erased, cut, passages)
+        taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
+    erased, kept = round_weights(taught.student, stored)
     record = ErasingRecord(
         **record_training(text, taught, kept),
-        recital=recital,
+        recital=passages.tell(count_recited(erased, passages), by_teacher),
         teacher=list(prepared.plan.selection),
         calibration=fitting.record,
         passages=passages.record,

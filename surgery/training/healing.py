@@ -8,10 +8,10 @@ cut bit by bit; so are buffers and every file that holds no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +28,7 @@ from surgery.privacy import get_last_name
 from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.proof.static import check_written
 from surgery.record.manifest import FileRecord, HealingRecord, Manifest, list_versions
-from surgery.training.distillation import Passages, listen, record_training, teach
+from surgery.training.distillation import Passages, count_recited, record_training, teach
 from surgery.training.student import copy_sharing
 from surgery.training.training import Schedule
 from surgery.training.weights import round_weights, take_weights
@@ -59,15 +59,16 @@ def heal(
     check_recorded(checkpoint, manifest)
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
-        model, intact = (load_to_train(one, device, passes) for one in (checkpoint, source))
-        intact = copy_sharing(intact, partial(_find_alike, dict(model.named_parameters())))
+        model = load_to_train(checkpoint, device, passes)
+        intact = _load_beside(model, source)
+        teacher = None if passages is None else count_recited(model, passages)  # it will change
         lessons = intact, model, text, passages, schedule
-        taught = teach(model, *lessons, constants=constants, advance=advance)
+        taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
         stored = next(iter(make_inventory(checkpoint.config, checkpoint.infos).dtypes))
         new, kept = round_weights(taught.student, stored)
         record = HealingRecord(
             **record_training(text, taught, kept),
-            recital=None if passages is None else listen(new, model, passages),
+            recital=passages and passages.tell(count_recited(new, passages), teacher),
             passages=None if passages is None else passages.record,
             loss="kl",
         )
@@ -86,13 +87,21 @@ def heal(
     return replace(cut, output=output, manifest=healed)
 
 
-def _find_alike(
-    others: Mapping[str, torch.Tensor], name: str, weight: torch.Tensor
-) -> torch.Tensor | None:
-    """The weight of the same name, if it holds the same numbers: they need not be there twice."""
-    other = others.get(name)
-    alike = other is not None and other.shape == weight.shape and torch.equal(other, weight)
-    return other if alike else None
+def _load_beside(model: Any, source: Checkpoint) -> Any:
+    """The model of another checkpoint, which shares with `model` the weights that are alike.
+
+    It is loaded on the CPU, so that a GPU never holds two.
+    """
+    others = dict(model.named_parameters())
+
+    def find_alike(name: str, weight: torch.Tensor) -> torch.Tensor | None:
+        other = others.get(name)
+        if other is None or other.shape != weight.shape:
+            return None
+        return other if torch.equal(other, weight.to(other.device)) else None
+
+    loaded = load_to_train(source, torch.device("cpu"), model.dtype)
+    return copy_sharing(loaded, find_alike).to(model.device)
 
 
 def _write_files(

@@ -46,7 +46,8 @@ def descend(
 
     Raises `NotFiniteError` before the first step whose loss is not finite.
     """
-    optimizer = torch.optim.AdamW(learned, lr=0.0, weight_decay=0.0)
+    # One tensor at a time: all at once, on a GPU, it makes one more copy of them.
+    optimizer = torch.optim.AdamW(learned, lr=0.0, weight_decay=0.0, foreach=False)
     for step, rate in enumerate(rates):
         optimizer.zero_grad()
         loss = add_gradients(learned, measure(step), scale)

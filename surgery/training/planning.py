@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import weakref
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode, is_fake
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -49,7 +50,7 @@ class Fit:
 
 _MEASURED: dict[object, int] = {}
 Try = Callable[[Any, Fit], object]
-"""Takes `STEPS` steps with a model, each loss of which has one pass of `rows` rows."""
+"""Takes `STEPS` steps with a model, each loss of which has two passes of `rows` rows, or one."""
 
 
 def fit(
@@ -72,9 +73,9 @@ def fit(
     if room is None:
         places = {one.device for one in model.parameters()}  # a model may be spread
         room = int(USABLE * sum(measure_free_memory(one, processes.count) for one in places))
-    room = processes.agree(room)
-    if SMALL * sum(one.nbytes for one in model.parameters()) <= room:
-        return Fit(ranks[0], most_rows, checkpointing=False)
+        room = processes.agree(room)
+        if SMALL * sum(one.nbytes for one in model.parameters()) <= room:
+            return Fit(ranks[0], most_rows, checkpointing=False)
     least, kind = 0, (_describe(model), repr(key))
 
     def measure(asked: Fit) -> int:
@@ -89,8 +90,7 @@ def fit(
             if found is not None:
                 return found
     raise UnsupportedError(
-        f"{'adapters' if ranks[-1] else 'the weights'} are to be trained, and they do not fit into "
-        "memory with the model",
+        "the weights to train do not fit into memory with the model",
         expected=f"at least {least / 1e9:,.1f} GB beside it",
         got=f"{room / 1e9:,.1f} GB",
         fix="train it on a larger machine",
@@ -98,16 +98,14 @@ def fit(
 
 
 def _fit_rows(measure: Callable[[Fit], int], whole: Fit, room: int) -> tuple[Fit | None, int]:
-    """The fit with the most rows, and the bytes that one row needs, which grow as rows do."""
+    """The fit with the most rows, and what the fewest of those that were measured need."""
     if (needed := measure(whole)) <= room:
         return replace(whole, needed=needed), needed
-    one = needed if whole.rows == 1 else measure(replace(whole, rows=1))
-    if one > room or whole.rows == 1:
-        return None, one
-    each = max(1, measure(replace(whole, rows=2)) - one)
-    rows = min(whole.rows, 1 + (room - one) // each)
-    rows = 1 << (rows.bit_length() - 1)
-    return replace(whole, rows=rows, needed=one + (rows - 1) * each), one
+    fewer = [replace(whole, rows=1 << power) for power in range((whole.rows - 1).bit_length())]
+    if not fewer or (one := measure(fewer[0])) > room:
+        return None, one if fewer else needed
+    found = fewer[bisect(fewer, room, lo=1, key=measure) - 1]
+    return replace(found, needed=measure(found)), one
 
 
 def measure_needed(model: Any, run: Callable[[Any], object]) -> int:
@@ -158,11 +156,13 @@ def _describe(model: Any) -> object:
 
 
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that are made inside, as long as they live."""
+    """Counts the bytes of all storages that are made inside on a type of device, as long as they
+    live."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
+        self._device_type = next(model.parameters()).device.type
         self._known = WeakIdKeyDictionary()
         for one in (*model.parameters(), *model.buffers()):
             self._known[one.untyped_storage()] = True
@@ -170,7 +170,7 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for one in made if isinstance(made, (tuple, list)) else (made,):
-            if isinstance(one, torch.Tensor) and is_fake(one):
+            if isinstance(one, torch.Tensor) and one.device.type == self._device_type:
                 self._note(one.untyped_storage())
         return made
 

@@ -27,6 +27,7 @@ from surgery.families import family_of
 from surgery.training.loop import SCALE
 
 Flags = npt.NDArray[np.bool_]
+Change = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
 _ADAPTER = "default"
 
 
@@ -34,13 +35,15 @@ _ADAPTER = "default"
 class Student:
     """A model that learns. `base`: what it was made of. `learned`: the tensors that change.
 
-    `adapted`: the model within its peft wrapper, where adapters are learned.
+    `adapted`: the model within its peft wrapper, where adapters are learned. `owns_base`: `settle`
+    turns the base into the result, so that no second one is in memory.
     """
 
     model: Any
     base: Any
     learned: list[torch.Tensor]
     adapted: Any = None
+    owns_base: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -73,13 +76,22 @@ class Student:
                 old = before[name]
                 yield name, old, old.float() + module.get_delta_weight(_ADAPTER).float()
 
-    def settle(self, change: Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
-        """A model of what was learned, which shares the rest with `base`.
+    def settle(self, change: Change = lambda name, old, new: new.to(old.dtype, copy=True)) -> Any:
+        """A model of what was learned, which shares the rest with `base`, or is the base, changed.
 
-        `change`: name, weight before, weight after in float32 → the new weight.
+        `change`: name, weight before, weight after in float32 → the new weight; by default, the
+        nearest one in the dtype of that before.
         """
-        new = {name: change(name, *pair) for name, *pair in self.list_weights()}
-        return copy_sharing(self.base, lambda name, _: new.get(name))
+        new: dict[str, torch.Tensor] = {}
+        for name, before, after in self.list_weights():
+            made = change(name, before, after)
+            if self.owns_base:
+                before.detach().copy_(made)
+            else:
+                new[name] = made
+        return (
+            self.base if self.owns_base else copy_sharing(self.base, lambda name, _: new.get(name))
+        )
 
 
 def make_student(
@@ -90,12 +102,14 @@ def make_student(
     constants: Mapping[str, Flags] | None = None,
     checkpointing: bool = False,
     seed: int = 0,
+    owns_base: bool = False,
 ) -> Student:
-    """Copies a model so that a part of it learns. The model does not change.
+    """Copies a model so that a part of it learns. The model does not change while it does.
 
     `rank`: of the adapters to learn; 0: the weights of these `names`, None: all. `constants`:
     parameter → which of its numbers stay. `checkpointing`: activations of a block are computed
-    again when they are needed, which takes a third more time and far less memory.
+    again when they are needed, which takes a third more time and far less memory. `owns_base`: as
+    for `Student`.
     """
     fixed = {name: flags for name, flags in (constants or {}).items() if flags.any()}
     if any(one.is_meta for one in base.parameters()):
@@ -120,7 +134,7 @@ def make_student(
     if checkpointing:
         _checkpoint_blocks(model)
     learned: list[torch.Tensor] = [one for one in model.parameters() if one.requires_grad]
-    return Student(model, base, learned, adapted)
+    return Student(model, base, learned, adapted, owns_base)
 
 
 def copy_sharing(

@@ -53,20 +53,35 @@ def train(
     Raises `UnsupportedError` for what memory does not hold, and `NotFiniteError` before the step
     whose loss is not finite: no later one would be.
     """
-
-    def try_steps(imagined: Any, asked: Fit) -> None:
-        student = make(imagined, asked.checkpointing)
-        for _ in _learn(student, rows[: asked.rows], TRIED, 1.0, asked.rows, first):
-            pass
-
-    most, key = min(ROWS, len(rows)), (kind, rows.shape[1], first)
-    found = fit(model, try_steps, key, ranks=(0,), most_rows=most)
+    found = plan_attack(model, make, rows, kind=kind, first=first)
     student = make(model, found.checkpointing)
     with show_progress(told, steps) as advance:
         learning = _learn(student, rows, steps, learning_rate, found.rows, first)
         for step, _ in enumerate(learning, 1):
             advance(1)
             yield step, student
+
+
+def plan_attack(
+    model: Any,
+    make: Make,
+    rows: Tokens,
+    *,
+    kind: object,
+    first: int = 1,
+    room: int | None = None,
+) -> Fit:
+    """How `train` fits into memory with a copy of what was learned. `room`: in bytes, beside the
+    model; by default, what is free. Raises `UnsupportedError`."""
+
+    def try_steps(imagined: Any, asked: Fit) -> None:
+        student, few = make(imagined, asked.checkpointing), rows[: 2 * asked.rows]
+        for _ in _learn(student, few, TRIED, 1.0, asked.rows, first):
+            copied = take_copy(student)  # it is read until the next one is there
+        del copied
+
+    most, key = min(ROWS, len(rows)), (kind, rows.shape[1], first)
+    return fit(model, try_steps, key, ranks=(0,), most_rows=most, room=room)
 
 
 def _learn(
@@ -108,11 +123,23 @@ def fine_tune(
     The loss is the next-token loss in nats on every token of a row. A copy has the model's dtype.
     Its weights are trained in float32; the passes of a bfloat16 model are in bfloat16.
     """
-    kind = settle_learned(model, learned), tuple(blocks)
-    make = partial(_make, *kind)
+    make, kind = _find_maker(model, learned, blocks)
     for step, student in train(model, make, rows, steps[-1], learning_rate, told, kind=kind):
         if step in steps:
             yield take_copy(student)
+
+
+def plan_fine_tuning(model: Any, rows: Tokens, room: int | None = None) -> tuple[Learned, Fit]:
+    """What `fine_tune` trains of a model by default, and how that fits, as `plan_attack` says."""
+    make, kind = _find_maker(model, "all weights", ())
+    return kind[0], plan_attack(model, make, rows, kind=kind, room=room)
+
+
+def _find_maker(
+    model: Any, learned: Learned, blocks: Sequence[int]
+) -> tuple[Make, tuple[Learned, tuple[int, ...]]]:
+    kind = settle_learned(model, learned), tuple(blocks)
+    return partial(_make, *kind), kind
 
 
 def _make(learned: Learned, blocks: tuple[int, ...], model: Any, checkpointing: bool) -> Student:
