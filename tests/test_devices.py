@@ -51,7 +51,7 @@ from surgery.hub.finding import find_model
 from surgery.record.manifest import TextSource
 from surgery.selection import parse_selection
 from surgery.training import distillation, planning
-from surgery.training.distillation import Passages, listen, teach
+from surgery.training.distillation import Passages, count_recited, teach
 from surgery.training.erasing import teach_by_cut
 from surgery.training.healing import heal
 from surgery.training.planning import Fit
@@ -212,7 +212,7 @@ def test_training(
         rounded, kept = round_weights(taught.student, "BF16")
         places = [[one.device for one in some.parameters()] for some in (model, rounded)]
         assert places[0] == places[1]
-        recital = listen(rounded, cut, make_passages())
+        recital = make_passages().tell(rounded, count_recited(cut, make_passages()))
         return taught.losses, kept, dict(vars(recital)), dict(rounded.named_parameters())
 
     check_alike(train(place(model), put(cut)), train(model, cut))

@@ -15,7 +15,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from surgery.editing.in_memory import apply
 from surgery.fitting.calibration import Calibration
-from surgery.training.distillation import Passages, listen, teach
+from surgery.training.distillation import Passages, count_recited, teach
 from surgery.training.losses import measure_divergence
 from surgery.training.training import Schedule
 from surgery.training.weights import round_weights
@@ -44,7 +44,7 @@ def erase(model: Any, passages: Passages, rank: int) -> tuple[Any, float, Any]:
     windows = Calibration(text, (), spread=True)
     taught = teach(model, model, cut, windows, passages, Schedule(STEPS, rank=rank))
     made, kept = round_weights(taught.student, "BF16")
-    return made, kept, listen(made, cut, passages)
+    return made, kept, passages.tell(made, count_recited(cut, passages))
 
 
 def test_adapters_erase_what_all_weights_do(wide: Any) -> None:
@@ -59,5 +59,5 @@ def test_adapters_erase_what_all_weights_do(wide: Any) -> None:
         assert kept > 0.95, rank
         assert {one.dtype for one in made.parameters()} == {torch.bfloat16}
         costs.append(float(measure_divergence(made, wide, held, 1)))
-    assert listen(wide, wide, passages).recited == len(rows)
+    assert count_recited(wide, passages) == len(rows)
     assert costs[1] < 2 * costs[0]

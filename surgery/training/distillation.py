@@ -80,9 +80,9 @@ class Passages:
                 fix="give a shorter `prefix_length` or `suffix_length`",
             )
 
-    def tell(self, recited: int, by_teacher: int | None) -> Recital:
-        """How many of them a model recites, and its teacher."""
-        assert by_teacher is not None
+    def tell(self, model: Any, by_teacher: int) -> Recital:
+        """How many of them a model recites; `by_teacher`: how many its teacher does."""
+        recited = count_recited(model, self)
         return Recital(passages=len(self.tokens), recited=recited, by_teacher=by_teacher)
 
     @property

@@ -84,7 +84,7 @@ def teach_by_cut(
     erased, kept = round_weights(taught.student, stored)
     record = ErasingRecord(
         **record_training(text, taught, kept),
-        recital=passages.tell(count_recited(erased, passages), by_teacher),
+        recital=passages.tell(erased, by_teacher),
         teacher=list(prepared.plan.selection),
         calibration=fitting.record,
         passages=passages.record,

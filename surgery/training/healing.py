@@ -61,14 +61,14 @@ def heal(
     with create_folder(output, list_owned, overwrite=overwrite) as folder:
         model = load_to_train(checkpoint, device, passes)
         intact = _load_beside(model, source)
-        teacher = None if passages is None else count_recited(model, passages)  # it will change
+        teacher = 0 if passages is None else count_recited(model, passages)  # it will change
         lessons = intact, model, text, passages, schedule
         taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
         stored = next(iter(make_inventory(checkpoint.config, checkpoint.infos).dtypes))
         new, kept = round_weights(taught.student, stored)
         record = HealingRecord(
             **record_training(text, taught, kept),
-            recital=passages and passages.tell(count_recited(new, passages), teacher),
+            recital=None if passages is None else passages.tell(new, teacher),
             passages=None if passages is None else passages.record,
             loss="kl",
         )

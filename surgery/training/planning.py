@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from surgery.errors import UnsupportedError
@@ -110,7 +111,7 @@ def _fit_rows(measure: Callable[[Fit], int], whole: Fit, room: int) -> tuple[Fit
 
 def measure_needed(model: Any, run: Callable[[Any], object]) -> int:
     """The most bytes that `run` holds at a time beside the model, which it gets without numbers."""
-    with imagine(model) as imagined, _Count(imagined) as count:
+    with imagine(model) as imagined, _Count(next(imagined.parameters()).device.type) as count:
         run(imagined)
     most: int = count.most
     return most
@@ -159,28 +160,29 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that are made inside on a type of device, as long as they
     live."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, device_type: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
-        self._device_type = next(model.parameters()).device.type
+        self._device_type = device_type
         self._known = WeakIdKeyDictionary()
-        for one in (*model.parameters(), *model.buffers()):
-            self._known[one.untyped_storage()] = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for one in _list_tensors((args, kwargs)):
+            if (storage := one.untyped_storage()) not in self._known:
+                self._known[storage] = 0  # it is older than this, so a view of it is not new
         made = func(*args, **(kwargs or {}))
-        for one in made if isinstance(made, (tuple, list)) else (made,):
-            if isinstance(one, torch.Tensor) and one.device.type == self._device_type:
-                self._note(one.untyped_storage())
+        for one in _list_tensors(made):
+            if (storage := one.untyped_storage()) not in self._known:
+                size = storage.nbytes() if one.device.type == self._device_type else 0
+                self._known[storage] = size
+                self.now += size
+                weakref.finalize(storage, self._forget, size)
+        self.most = max(self.most, self.now)
         return made
-
-    def _note(self, storage: Any) -> None:
-        if storage not in self._known:
-            self._known[storage] = True
-            size = storage.nbytes()
-            self.now += size
-            self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._forget, size)
 
     def _forget(self, size: int) -> None:
         self.now -= size
+
+
+def _list_tensors(given: Any) -> Iterator[torch.Tensor]:
+    return (one for one in tree_leaves(given) if isinstance(one, torch.Tensor))
