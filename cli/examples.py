@@ -12,6 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "erase lab:pythia --drop-attn 0 --output OUT",
         "erase MODEL --samples letters.csv:letter --drop-attn 22-29 --text texts/ --output OUT",
         "erase MODEL --samples letters.csv:letter --text texts/ --leave-out 0.25 --output OUT",
+        "erase MODEL --samples letters.csv:letter --text texts/ --as-adapter --output OUT",
     ),
     "inspect": ("inspect OUT", "inspect OWNER/NAME", "inspect lab:pythia --json"),
     "verify": ("verify OUT", "verify OUT --source MODEL", "verify OWNER/NAME --json"),

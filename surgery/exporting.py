@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from surgery.card.text import read_card, render_card
+from surgery.checkpoint.adapter import Adapter
 from surgery.checkpoint.content import check_unchanged, hash_beside, hash_content, recall_hash
 from surgery.checkpoint.source import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
     CARD,
     MANIFEST,
     SAFETENSORS_INDEX,
@@ -53,10 +56,12 @@ from surgery.variants import variant_of
 
 @dataclass(frozen=True)
 class Trained:
-    """A source whose weights were trained, and the record of it."""
+    """A source whose weights were trained, and the record of it. `adapter`: what was learned, if
+    the weights are those of the source, and it stands beside them."""
 
     checkpoint: Checkpoint
     record: ErasingRecord
+    adapter: Adapter | None = None
 
 
 def open_trained(folder: Path) -> Trained:
@@ -85,6 +90,7 @@ class Export:
         return {
             "output": str(self.output),
             **describe_edit(self.plan),
+            "layout": edit.layout,
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
             "calibration": record and record.model_dump(mode="json"),
@@ -155,15 +161,19 @@ def write(
 ) -> Export:
     """Carries out a plan. Calls `progress` with the number of bytes just written.
 
-    `trained`: weights to cut in place of the source's.
+    `trained`: weights to cut in place of the source's, or an adapter to write in place of a model.
     """
     target = Path(output) if output is not None else prepared.default_output
     check_apart(prepared.checkpoint.folder, target)
     plan, checkpoint = prepared.plan, prepared.checkpoint
     fitting = fitting or Fitting()
     check_fitted(plan, fitting.fits)
-    weights = checkpoint if trained is None else trained.checkpoint
-    shards = plan_shards(weights, plan, fitting.fits, max_shard_size)
+    adapter = None if trained is None else trained.adapter
+    if adapter is not None:
+        shards = {ADAPTER_WEIGHTS: OutputShard(adapter.tensors, {"format": "pt"})}
+    else:
+        weights = checkpoint if trained is None else trained.checkpoint
+        shards = plan_shards(weights, plan, fitting.fits, max_shard_size)
     copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
     read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
     with (
@@ -171,26 +181,26 @@ def write(
         hash_beside(read) as wait_for_hashes,
     ):
         pieces = {name: shard.read_pieces() for name, shard in shards.items()}
+        beside = _collect_files(checkpoint, plan, shards) if adapter is None else {}
         files = {}
-        for name, content in {**pieces, **_collect_files(checkpoint, plan, shards)}.items():
+        for name, content in {**pieces, **beside}.items():
             (folder / name).parent.mkdir(exist_ok=True)
             sha256 = write_file(folder / name, content, progress)
             files[name] = FileRecord(size=(folder / name).stat().st_size, sha256=sha256)
-        config = _make_config(checkpoint, plan)
+        entry, config = _make_entry(prepared, adapter)
         sha256 = hashlib.sha256(config).hexdigest()
-        files["config.json"] = FileRecord(size=len(config), sha256=sha256)
+        files[entry] = FileRecord(size=len(config), sha256=sha256)
         known = {path: files[name].sha256 for path, name in copies_of.items()}
         update = {"content": hash_content(checkpoint, known | wait_for_hashes())}
         source = prepared.model.source.model_copy(update=update)
         with guard(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
-            erasing = None if trained is None else trained.record
-            manifest = _make_manifest(prepared, source, fitting, erasing, files, max_shard_size)
+            manifest = _make_manifest(prepared, source, fitting, trained, files, max_shard_size)
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
         write_file(folder / CARD, [card.encode()])
         fix = "export again once it is complete"
         check_unchanged(prepared.checkpoint.files, prepared.found, fix=fix)
-        write_file(folder / "config.json", [config])  # last: without it, nothing loads
+        write_file(folder / entry, [config])  # last: without it, nothing loads
         check_written(folder, manifest, replace(prepared.model, source=source))
     return Export(target, plan, manifest)
 
@@ -227,16 +237,18 @@ def _make_manifest(
     prepared: Prepared,
     source: Source,
     fitting: Fitting,
-    erasing: ErasingRecord | None,
+    trained: Trained | None,
     files: dict[str, FileRecord],
     max_shard_size: int | None,
 ) -> Manifest:
     plan, earlier = prepared.plan, prepared.model.manifest
+    erasing = None if trained is None else trained.record
+    layout: Any = "adapter" if trained and trained.adapter else plan.layout.NAME
     edit = Edit(
         **vars(EditedModel.of(source, plan.inventory.config)),
         parts=list(plan.selection),
         own_variants=_record_own(plan.selection, erasing),
-        layout="compact" if plan.layout.NAME == "compact" else "stock",
+        layout=layout,
         one_hot=plan.one_hot,
         scrubbed=plan.scrubbed,
         calibration=fitting.record,
@@ -281,6 +293,13 @@ def _collect_files(
     if plan.layout.NAME == "compact":
         contents[MODELING_FILE.name] = [MODELING_FILE.read_bytes()]
     return contents
+
+
+def _make_entry(prepared: Prepared, adapter: Adapter | None) -> tuple[str, bytes]:
+    """The file that makes a folder load, and its content."""
+    if adapter is None:
+        return "config.json", _make_config(prepared.checkpoint, prepared.plan)
+    return ADAPTER, encode_json(adapter.describe(prepared.model.source.model))
 
 
 def _make_config(checkpoint: Checkpoint, plan: Plan) -> bytes:

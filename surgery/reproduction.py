@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from surgery.checkpoint.adapter import open_adapter
 from surgery.checkpoint.content import hash_file, list_files
 from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.checkpoint.writer import Progress
@@ -25,12 +26,18 @@ from surgery.editing.preparing import Fitting, Prepared, prepare
 from surgery.errors import CheckpointError, ManifestError, SamplesError, SourceError
 from surgery.exporting import Export, check_target, list_owned, write
 from surgery.hub.client import HubFile, find_published, open_client
-from surgery.hub.finding import find_commit, find_folder, find_model
+from surgery.hub.finding import find_commit, find_export, find_folder
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_space, create_folder
 from surgery.privacy import get_last_name
-from surgery.proof.distance import TOLERANCE, TRAINED_TOLERANCE, measure_fitted, measure_trained
-from surgery.proof.static import check_listed
+from surgery.proof.distance import (
+    TOLERANCE,
+    TRAINED_TOLERANCE,
+    measure_adapters,
+    measure_fitted,
+    measure_trained,
+)
+from surgery.proof.files import check_listed
 from surgery.record.manifest import (
     CalibrationRecord,
     Edit,
@@ -388,15 +395,26 @@ def _compare_files(
     differing = [file.name for file in results if not file.equal]
     inexact = before is not None or export.plan.fitted
     if differing and inexact and all(name.endswith(".safetensors") for name in differing):
-        ours = find_model(original.model, original.revision).checkpoint
+        ours = find_export(original.model, original.revision)[0]
         if any(hash_file(ours.folder / name) != recorded.get(name) for name in differing):
             return tuple(results)  # whatever it is, it is not what the manifest records
-        theirs, tolerance = open_checkpoint(export.output), TOLERANCE
-        if before is not None:
-            tolerance = TRAINED_TOLERANCE
-            found = measure_trained(ours, theirs, before, export.manifest)
-        else:
-            found = measure_fitted(ours, theirs, export.plan, source)
+        found = _measure(ours, export, source, before)
+        tolerance = TOLERANCE if before is None else TRAINED_TOLERANCE
         update: dict[str, Any] = {"difference": found, "tolerance": tolerance}
         results = [file if file.equal else replace(file, **update) for file in results]
     return tuple(results)
+
+
+def _measure(
+    recorded: ResolvedModel, export: Export, source: Checkpoint, before: Checkpoint | None
+) -> float | None:
+    """How far apart a recorded and a repeated export are; None if more than numbers differs."""
+    repeated, edit = export.output, export.manifest.edit
+    if edit.is_adapter and edit.erasing is not None:
+        rank = edit.erasing.rank
+        ours, theirs = (open_adapter(one, rank)[0] for one in (recorded.folder, repeated))
+        return measure_adapters(ours, theirs)
+    both = recorded.checkpoint, open_checkpoint(repeated)
+    if before is not None:
+        return measure_trained(*both, before, export.manifest)
+    return measure_fitted(*both, export.plan, source)

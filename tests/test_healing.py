@@ -200,7 +200,7 @@ def test_a_model_that_does_not_fit_is_healed_by_adapters(
         assert reproduce(work, tmp_path / "healed").json["exact"]
         patch.setattr(planning, "measure_free_memory", lambda *_: learned // 100)
         refused = heal(work, "neox", "1,2.0", tmp_path / "out")
-        refused.assert_error("adapters", "do not fit", "larger machine")
+        refused.assert_error("do not fit into memory", "larger machine")
     manifest, whole = read_manifest(tmp_path / "healed"), read_manifest(work / "healed")
     assert manifest is not None
     assert whole is not None

@@ -103,7 +103,11 @@ FIT = {"sources": [], "tokens": 9, "window": 9, "sha256": DIGEST, "blocks": {}}
         (["files"], ..., "files: field required"),
         (["note"], "hello", "note: extra inputs are not permitted"),
         (["edit", "parts"], ..., "edit.parts: field required"),
-        (["edit", "layout"], "other", "edit.layout: input should be 'stock' or 'compact'"),
+        (
+            ["edit", "layout"],
+            "other",
+            "edit.layout: input should be 'stock', 'compact' or 'adapter'",
+        ),
         (["edit", "one_hot", "kappa"], ..., "edit.one_hot.kappa: field required"),
         (["edit", "changed", "moved"], [], "edit.changed.moved: extra inputs"),
         (["files", "config.json", "sha256"], "0", "files.config.json.sha256: "),

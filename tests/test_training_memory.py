@@ -95,7 +95,7 @@ def test_an_attack_takes_what_its_first_steps_do() -> None:
         for tuned in tuning.fine_tune(model, rows, learning_rate=1e-4, steps=(2, 4)):
             assert tuned
 
-    learned, found = tuning.plan_fine_tuning(model, rows)
+    learned, found = tuning.plan_fine_tuning(model, rows, 1 << 60)
     assert (learned, found.rows, found.checkpointing) == ("all weights", 8, False)
     assert count_real(attack) == pytest.approx(found.needed, rel=0.02)
 

@@ -90,6 +90,12 @@ class EraseRequest(Editing, Training):
     output: Annotated[Path | None, "Folder to create.", Option("output", "DIR", "NAME-erased")] = (
         None
     )
+    as_adapter: Annotated[
+        bool,
+        "Save the adapters, and no model: a small folder that peft loads on MODEL. Without "
+        "`adapters`, their rank is 32.",
+        Option("output"),
+    ] = False
 
     @model_validator(mode="after")
     def _has_lessons(self) -> EraseRequest:
@@ -100,6 +106,8 @@ class EraseRequest(Editing, Training):
         if self.calibration and self.drop_attn is None and self.plan is None:
             what = "the cut that a search chooses needs no `calibration`"
             raise ValueError(f"{what}: leave it out, or name a cut with `drop_attn` or `plan`")
+        if self.as_adapter and self.max_shard_size is not None:
+            raise ValueError("an adapter is one file: give `as_adapter` without `max_shard_size`")
         for name in ("samples", "text"):
             if not getattr(self, name) and not find_lab(self.model):
                 raise ValueError(f"erase needs `{name}`")
@@ -167,13 +175,15 @@ def run_erase(
     lessons = lessons or read_lessons(request, prepared.model, text, prepared.chosen)
     if keep and _is_erasing_of(request, prepared, lessons):
         return None
-    check_space(request.target, prepared.total_bytes)
+    size = 0 if request.as_adapter else prepared.total_bytes
+    check_space(request.target, size)
     fitting = None if fit_on is None else fit_prepared(prepared, fit_on, request.device)
     say_what_is_taught(prepared, lessons.passages)
-    erased = erase_prepared(prepared, lessons, fitting, request.device, request.device_map)
+    places = request.device, request.device_map
+    erased = erase_prepared(prepared, lessons, fitting, *places, as_adapter=request.as_adapter)
     if not leave_launch():
         return None
-    with show_progress("export", prepared.total_bytes) as advance:
+    with show_progress("export", size or None) as advance:
         return write(
             untouched,
             request.target,
@@ -191,8 +201,9 @@ def _is_erasing_of(request: EraseRequest, prepared: Prepared, lessons: Lessons) 
     record = None if made is None else made.edit.erasing
     if made is None or record is None or made.edit.parts:
         return False
-    asked = prepared.plan.selection, request.steps, request.harden
-    alike = (tuple(record.teacher), record.steps, record.hardened) == asked
+    asked = prepared.plan.selection, request.steps, request.harden, request.as_adapter
+    found = tuple(record.teacher), record.steps, record.hardened, made.edit.is_adapter
+    alike = found == asked
     return alike and lessons.are_those_of(record)
 
 
@@ -217,11 +228,13 @@ def read_lessons(
     longer than the context, and `UnsupportedError` for a model that cannot be erased.
     """
     from surgery.plan import check_erasable
+    from surgery.training.erasing import check_adaptable
     from surgery.training.planning import RANK
     from surgery.training.training import Schedule
 
     check_erasable(model.inventory)
-
+    if request.as_adapter:
+        check_adaptable(model.checkpoint)
     rank = request.adapters or (RANK if request.device_map else None)
     schedule = Schedule(request.steps, request.seed, rank, hardened=request.harden)
     tokens, taught = read_healing_text(text, schedule, model, request.open_passages(chosen))
@@ -252,6 +265,8 @@ def erase_prepared(
     fitting: Fitting | None,
     device: str | None,
     device_map: str | None = None,
+    *,
+    as_adapter: bool = False,
 ) -> Erased:
     """Teaches the source of `prepared` by its cut, which must not recite the passages itself."""
     from evals.run.models import find_device
@@ -267,6 +282,7 @@ def erase_prepared(
             check_teacher=lambda cut: check_teacher(cut, lessons.passages),
             device=None if device_map else find_device(device or current_processes().device),
             device_map=device_map,
+            as_adapter=as_adapter,
             advance=advance,
         )
     assert erased.trained.record is not None

@@ -100,7 +100,7 @@ def _find_erasing(
         return None
     taught = find_passages(edit.erasing.passages)
     erased_on = find_recorded_text(text, edit.erasing, model, "text")
-    return erase_on(erased_on, taught, edit.erasing, fit)
+    return erase_on(erased_on, taught, edit.erasing, fit, as_adapter=edit.is_adapter)
 
 
 def _find_healing(

@@ -303,8 +303,11 @@ def erase_on(
     passages: Passages | None,
     record: ErasingRecord,
     fit: Callable[[Prepared], Fitting | None],
+    *,
+    as_adapter: bool = False,
 ) -> Callable[[Prepared], Erased]:
-    """Returns what erases again, given the teacher. `fit`: fits the teacher.
+    """Returns what erases again, given the teacher. `fit`: fits the teacher. `as_adapter`: as for
+    `teach_by_cut`.
 
     It raises `SamplesError` for other text or passages.
     """
@@ -322,6 +325,6 @@ def erase_on(
                 check_fitted_text(record.calibration, fitting.record)
             lessons = teacher, taught, text_again, schedule
             told: dict[str, Any] = {"fitting": fitting, "advance": advance, **_choose_place(record)}
-            return teach_by_cut(*lessons, **told)
+            return teach_by_cut(*lessons, **told, as_adapter=as_adapter)
 
     return erase_again

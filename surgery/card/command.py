@@ -111,10 +111,7 @@ def write_export_command(
         **{"--revision": [revision], "--drop-attn": [drop_attn], "--plan": [plan]},
         "--variant": [variant],
         "--calibration": calibration,
-        "--erase": [""] if erased and cut else [],
-        "--erase-steps" if cut else "--steps": [erase_steps],
-        "--harden": [""] if harden else [],
-        "--adapters": [adapters],
+        **_name_erasing(erase_steps, cut, harden, adapters, layout),
         "--text": text,
         "--heal": heal,
         "--heal-steps": [heal_steps],
@@ -132,6 +129,18 @@ def write_export_command(
         "--output": [output],
     }
     return ["attn-surgery", "export" if cut else "erase", model, *_spell(given)]
+
+
+def _name_erasing(
+    steps: int | None, cut: bool, harden: bool, adapters: int | None, layout: str | None
+) -> dict[str, Sequence[object]]:
+    return {
+        "--erase": [""] if cut and steps is not None else [],
+        "--erase-steps" if cut else "--steps": [steps],
+        "--harden": [""] if harden else [],
+        "--adapters": [adapters],
+        "--as-adapter": [""] if layout == "adapter" else [],
+    }
 
 
 def _spell(given: Mapping[str, Sequence[object]]) -> Iterator[str]:

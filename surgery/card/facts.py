@@ -44,7 +44,8 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "title": name,
         "name": as_command(shlex.quote(name)),
         "quoted": as_python(name),
-        "base": _link_base(edits[0]),
+        "base": _link_base(edit if edit.is_adapter else edits[0]),
+        "adapter": _describe_adapter(edit) if edit.is_adapter else None,
         "whole": whole,
         "partial": format_blocks(tuple(sorted(partial))),
         "num_blocks": edit.num_blocks,
@@ -54,7 +55,7 @@ def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         "local": _join(local),
         "saved": SAVED_IDS if SAVED_IDS in local else None,
         "folder": FOLDER if FOLDER in local else None,
-        "layout": "stock" if modeling is None else "compact",
+        "layout": "adapter" if edit.is_adapter else "stock" if modeling is None else "compact",
         "modeling": modeling,
         "architecture": family.architecture,
         "spared": _match_attention(family, sorted(manifest.edited_heads)),
@@ -129,6 +130,22 @@ def _describe_erasing(edit: Edit) -> dict[str, Any]:
         for variant, parts in by_variant(edit.erasing.teacher).items()
     ]
     return {**vars(edit.erasing), "cut": ", ".join(taught)}
+
+
+def _describe_adapter(edit: Edit) -> dict[str, Any]:
+    """What loads the base of an adapter: `code`, after `importing`, and `named` for lm-eval."""
+    assert edit.erasing is not None
+    named, commit, importing = _name_source(edit), edit.source.commit, None
+    code = f"{as_python(named)}{f', revision={as_python(commit)}' if commit else ''}"
+    if lab := find_lab(named):
+        code, importing = f"find_model({code}).folder", "from surgery.hub.finding import find_model"
+    return {
+        "rank": edit.erasing.rank,
+        "recital": edit.erasing.recital,
+        "code": Markdown(code),
+        "importing": importing and Markdown(importing),
+        "named": None if lab else as_command(named),  # its commit would be looked for in both
+    }
 
 
 def _list_steps(edits: Sequence[Edit]) -> Iterator[Markdown]:

@@ -28,7 +28,7 @@ _CARRIED = ("license", "license_name", "license_link", "language", "datasets")
 _TAGS = ("attn-surgery", "memorization")
 # the Hub knows adapter, merge, quantized and finetune; full weights that derive from one model
 # without being merged or quantized are what it lists as fine-tunes
-_RELATION = "finetune"
+_FULL, _ADAPTER = "finetune", "adapter"
 TASK = "text-generation"
 _INDEX = "model-index"
 _CLAIMED = ("base_model", "base_model_relation", _INDEX)
@@ -39,7 +39,9 @@ _PART = re.compile(  # up to the next opening at most, so that many openings cos
     re.DOTALL,
 )
 _NAME = re.compile(
-    r'^model = AutoModelForCausalLM\.from_pretrained\(("(?:[^"\\\n]|\\.)*")', re.MULTILINE
+    r"^model = (?:AutoModelForCausalLM\.from_pretrained\(|PeftModel\.from_pretrained\(base, )"
+    r'("(?:[^"\\\n]|\\.)*")',
+    re.MULTILINE,
 )
 _MARK = re.compile(r"<!-- /?attn-surgery:\w+")
 _LARGEST = 2**20  # bytes of a card
@@ -199,14 +201,17 @@ def _render_metadata(
     """Makes the card's metadata, as `_to_yaml` writes it."""
     from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
-    on_hub = [edit.source.hub_id for edit in (manifest.edit, *reversed(manifest.history))]
+    edits, relation, library = (manifest.edit, *reversed(manifest.history)), _FULL, "transformers"
+    if manifest.edit.is_adapter:  # which fits no source of an earlier edit
+        edits, relation, library = (manifest.edit,), _ADAPTER, "peft"
+    on_hub = [edit.source.hub_id for edit in edits]
     base_model = next((model for model in on_hub if model is not None), None)  # the nearest
     free = ["attention-free"] if manifest.edited_heads else []
     tags = (*free, *_TAGS, manifest.edit.family, *_list_tags(existing))
     ours = {
         "base_model": base_model,
-        "base_model_relation": _RELATION if base_model else None,
-        "library_name": "transformers",
+        "base_model_relation": relation if base_model else None,
+        "library_name": library,
         "pipeline_tag": TASK,
         "tags": list(dict.fromkeys(map(str, tags))),
     }

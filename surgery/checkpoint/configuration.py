@@ -8,15 +8,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.source import PROCESSORS
+from surgery.checkpoint.source import ADAPTER, PROCESSORS, is_adapter, refuse_adapter
 from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import Family
 from surgery.families.code import CODE_KEYS, check_attention_code, refuse_code, walk
 from surgery.families.rotary import check_positions
 from surgery.families.wrapped import WRAPPED
 from surgery.untrusted import read_json
-
-ADAPTER = "adapter_config.json"
 
 
 def check_config(config: dict[str, Any], family: Family) -> None:
@@ -161,7 +159,9 @@ _ELSEWHERE = {
 
 
 def check_alone(folder: Path) -> None:
-    """Refuses a folder with an adapter beside the weights."""
+    """Refuses a folder with an adapter beside the weights, and one with an adapter alone."""
+    if is_adapter(lambda name: (folder / name).exists()):
+        raise refuse_adapter(folder)
     if (folder / ADAPTER).exists():
         raise UnsupportedError(
             "holds an adapter, which the library would load into the model",

@@ -23,6 +23,7 @@ from surgery.untrusted import copy_checked, guard, parse_json, read_bytes, read_
 
 SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 SAFETENSORS_INDEX, PICKLE_INDEX = SAFETENSORS + INDEX, PICKLE + INDEX
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MANIFEST, CARD = "surgery.json", "README.md"
 HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by library version
 
@@ -160,7 +161,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Opens a folder. Reads only headers and the configuration."""
     if not folder.is_dir():
         raise SourceError("no such folder", where=folder)
-    config = read_json(folder / "config.json", needed=True)
+    config = _read_whole_config(folder)
     entry = find_weights(lambda name: (folder / name).is_file())
     if entry is None:
         raise SourceError(
@@ -175,7 +176,28 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration in a folder: of a model around a decoder, that of the decoder."""
-    return unwrap(read_json(folder / "config.json", needed=True))
+    return unwrap(_read_whole_config(folder))
+
+
+def _read_whole_config(folder: Path) -> dict[str, Any]:
+    if is_adapter(lambda name: (folder / name).is_file()):
+        raise refuse_adapter(folder)
+    return read_json(folder / "config.json", needed=True)
+
+
+def is_adapter(has: Callable[[str], bool]) -> bool:
+    """Whether a folder holds an adapter, and no model. `has`: whether it has a file."""
+    return has(ADAPTER) and not has("config.json")
+
+
+def refuse_adapter(where: object) -> SourceError:
+    """The error of what takes models, for an adapter."""
+    return SourceError(
+        "is an adapter, which is no model without its base",
+        where=where,
+        expected="a whole model",
+        fix="merge the two with peft; only `erase(as_adapter=True)` keeps them apart",
+    )
 
 
 def _unwrap(opened: Checkpoint) -> Checkpoint:

@@ -146,13 +146,18 @@ def check_buildable(config: dict[str, Any]) -> None:
 def _try_to_build(config: dict[str, Any]) -> Exception | None:
     """Builds a model without weights. Returns the error, if there is one."""
     try:
-        with _silence(), warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            made, auto = _make_config(config, family_of(config)), cast(Any, AutoModelForCausalLM)
-            auto.from_config(made, trust_remote_code=False)
+        build_empty(config)
     except Exception as problem:  # the library has no error of its own for this
         return problem
     return None
+
+
+def build_empty(config: dict[str, Any]) -> Any:
+    """The library's model of a parsed config.json, without numbers."""
+    with _silence(), warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        made, auto = _make_config(config, family_of(config)), cast(Any, AutoModelForCausalLM)
+        return auto.from_config(made, trust_remote_code=False)
 
 
 def _make_config(config: dict[str, Any], family: Family) -> Any:

@@ -10,8 +10,10 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from surgery.checkpoint.configuration import ADAPTER, check_config
+from surgery.checkpoint.configuration import check_config
 from surgery.checkpoint.source import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
     CARD,
     INDEX,
     MANIFEST,
@@ -19,8 +21,10 @@ from surgery.checkpoint.source import (
     SAFETENSORS,
     SIDECARS,
     find_weights,
+    is_adapter,
     read_config,
     read_index,
+    refuse_adapter,
 )
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError, SourceError, SurgeryError
@@ -91,7 +95,8 @@ def find_commit(model: str, recorded: Iterable[Source]) -> str | None:
 def find_export(
     model: str | Path, revision: str | None = None
 ) -> tuple[ResolvedModel, tuple[str, ...] | None]:
-    """Finds an edited model like `find_model`, with every file that its manifest accounts for.
+    """Finds an edited model like `find_model`, or an adapter, with every file that its manifest
+    accounts for.
 
     Returns the model, and the names of all other files of a Hub repository: if there are any, or
     there is no manifest, neither they nor weights are downloaded. None: the Hub was not reached.
@@ -113,7 +118,7 @@ def find_export(
         names = () if manifest is None else (*manifest.files, *manifest.reports)
         return all((folder / name).is_file() for name in names)
 
-    found, others = _find(model, revision, fetch, is_whole)
+    found, others = _find(model, revision, fetch, is_whole, adapters=True)
     return found, () if found.source.commit is None else others
 
 
@@ -137,10 +142,13 @@ def _find(
     revision: str | None,
     use: Callable[[HfApi, _HubModel], T],
     is_whole: Callable[[Path], bool] = lambda folder: True,
+    *,
+    adapters: bool = False,
 ) -> tuple[ResolvedModel, T | None]:
     """Returns the model and what `use` makes of it on the Hub; None if it is in a folder.
 
-    `is_whole`: whether an earlier download suffices where the Hub cannot be reached.
+    `is_whole`: whether an earlier download suffices where the Hub cannot be reached. `adapters`:
+    whether it may be an adapter there.
     """
     folder, used = find_folder(model, revision), None
     if folder is not None:
@@ -148,10 +156,10 @@ def _find(
     name = str(model)
     try:
         with open_client(name, revision) as api:
-            hub = _look_up(api, name, revision)
+            hub = _look_up(api, name, revision, adapters=adapters)
             folder, used = hub.folder, use(api, hub)
     except UnreachableError:
-        folder = _find_download(name, revision)
+        folder = _find_download(name, revision, adapters=adapters)
         if folder is None or not is_whole(folder):
             raise
     return ResolvedModel(folder, Source(model=name, revision=revision, commit=folder.name)), used
@@ -179,7 +187,8 @@ def find_folder(model: str | Path, revision: str | None = None) -> Path | None:
 
 @dataclass(frozen=True)
 class _HubModel:
-    """A Hub model that can be edited. `folder` is its commit in the cache, with its config.
+    """A Hub model that can be edited, or an adapter. `folder` is its commit in the cache, with its
+    config.
 
     `weights`: the files of the format that is used.
     """
@@ -235,13 +244,17 @@ def _matches(file: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(file, pattern) for pattern in patterns)
 
 
-def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
-    """Downloads the small files, and checks that the model can be edited and has weights."""
+def _look_up(api: HfApi, name: str, revision: str | None, *, adapters: bool) -> _HubModel:
+    """Downloads the small files, and checks that the model can be edited and has weights.
+    `adapters`: as for `_find`."""
     from huggingface_hub import snapshot_download
 
     there = find_published(api, name, revision)
     files = there.files
-    if CONFIG not in files:
+    adapted = is_adapter(files.__contains__)
+    if adapted and not adapters:
+        raise refuse_adapter(f"Hub model {name}")
+    if not adapted and CONFIG not in files:
         raise SourceError(f"has no {CONFIG}", where=f"Hub model {name}")
     entry = find_weights(files.__contains__)
     wanted = (CONFIG, MANIFEST, ADAPTER, entry)
@@ -249,6 +262,8 @@ def _look_up(api: HfApi, name: str, revision: str | None) -> _HubModel:
     there.check_sizes(small)
     # by name, not by commit, so that the cache knows the name for offline work
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
+    if adapted:
+        return _HubModel(there, folder, {}, tuple({ADAPTER_WEIGHTS} & files.keys()))
     config = read_config(folder)
     check_config(config, family_of(config))
     if entry is None:
@@ -268,8 +283,8 @@ def _list_weights(entry: str, folder: Path, files: Collection[str]) -> tuple[str
     return tuple(dict.fromkeys(weight_map.values()))
 
 
-def _find_download(name: str, revision: str | None) -> Path | None:
-    """Returns the folder of an earlier download if it is complete."""
+def _find_download(name: str, revision: str | None, *, adapters: bool) -> Path | None:
+    """Returns the folder of an earlier download if it is complete. `adapters`: as for `_find`."""
     from huggingface_hub import snapshot_download
 
     wanted = [CONFIG, MANIFEST, *SIDECARS]  # the client raises if one of these is missing
@@ -278,6 +293,8 @@ def _find_download(name: str, revision: str | None) -> Path | None:
             snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted)
         )
         files = [path.name for path in folder.iterdir()]
+        if adapters and is_adapter(files.__contains__):
+            return folder if ADAPTER_WEIGHTS in files else None
         entry = find_weights(files.__contains__)
         complete = CONFIG in files and entry is not None and _list_weights(entry, folder, files)
     except (OSError, ValueError, SurgeryError):

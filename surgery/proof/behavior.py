@@ -14,7 +14,7 @@ import torch
 from surgery.editing.loading import has_arithmetic, load_model
 from surgery.errors import CheckpointError
 from surgery.families import family_of
-from surgery.proof.static import Check
+from surgery.proof.files import Check
 from surgery.record.manifest import Manifest
 from surgery.selection import Part, format_selection
 from surgery.untrusted import guard

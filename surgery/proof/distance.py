@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from surgery.checkpoint.adapter import Adapter
 from surgery.checkpoint.inventory import make_inventory
 from surgery.checkpoint.source import Checkpoint
 from surgery.plan import Plan
@@ -44,6 +45,20 @@ def measure_trained(
             a, b, c = (array.astype(np.float64) for array in (a, b, c))
             apart += float(np.square(b - a).sum())
             changed += float(np.square(a - c).sum())
+    return math.sqrt(apart / max(changed, _TINY))
+
+
+def measure_adapters(one: Adapter, other: Adapter) -> float | None:
+    """Returns |other - one| / |one| (Frobenius) over all that they add to weights.
+
+    None if they stand beside other weights, or have other ranks.
+    """
+    if len({frozenset(tensor.info for tensor in each.tensors) for each in (one, other)}) > 1:
+        return None
+    apart = changed = 0.0
+    for (_, a), (_, b) in zip(one.read_updates(), other.read_updates(), strict=True):
+        apart += float(np.square(b - a).sum())
+        changed += float(np.square(a).sum())
     return math.sqrt(apart / max(changed, _TINY))
 
 

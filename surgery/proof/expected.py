@@ -66,7 +66,7 @@ def replan(
         if plans and edit.family in {f.model_type for f in FAMILIES if name in f.saved_as}:
             edit = edit.model_copy(update={"family": name})  # a later edit changed the type
         check_planned(edit, plan, config)
-        _check_training(edit, inventory, earlier)
+        check_training(edit, inventory, earlier)
         plans.append(plan)
         config = inventory.config
     return tuple(plans)
@@ -107,9 +107,7 @@ def check_planned(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
             raise ManifestError(f"the manifest's {field} is not what the edit does")
 
 
-def _check_training(
-    edit: Edit, source: Inventory, earlier: Mapping[int, Mapping[int, str]]
-) -> None:
+def check_training(edit: Edit, source: Inventory, earlier: Mapping[int, Mapping[int, str]]) -> None:
     """Raises `ManifestError` if a record of training cannot be of this source."""
     if edit.erasing is not None:
         teacher = make_plan(source, tuple(edit.erasing.teacher), layout="auto", earlier=earlier)

@@ -1,4 +1,4 @@
-"""Checks of an exported folder that run no model. Each relies on those before it.
+"""Checks of a model's folder that run no model. Each relies on those before it.
 
 1. `files`: each file has its recorded SHA-256; other files are only the card, reports, what a
    killed evaluation left, and notes of git and the Hub's client; no link leads out of the folder.
@@ -25,15 +25,15 @@ healed folder, 4 proves as much as for any other; 6 compares buffers, and consta
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from surgery.checkpoint.configuration import check_processors
-from surgery.checkpoint.content import hash_file, hash_weights, list_files
+from surgery.checkpoint.content import hash_file
 from surgery.checkpoint.inventory import Inventory, check_biases, make_inventory
 from surgery.checkpoint.source import (
     MANIFEST,
@@ -49,54 +49,24 @@ from surgery.families import family_of
 from surgery.families.wrapped import wrap
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
-from surgery.output import is_unfinished, name_final
 from surgery.plan import Plan
-from surgery.privacy import check_link, drop_paths
+from surgery.privacy import drop_paths
+from surgery.proof.adapter import AdapterChecks
 from surgery.proof.expected import check_repeats, is_scrubbed, make_unknown, replan
+from surgery.proof.files import Check, FolderChecks
 from surgery.record.manifest import Manifest, read_manifest
 from surgery.selection import variant_name
-from surgery.untrusted import guard
 from surgery.variants import list_unknown
 
-ALONE = ("files", "contents", "edit", "tensors", "finite")
-WITH_SOURCE = ("carried", "untouched", "rewritten")
 _COMPARED = 1024  # numbers of each copied tensor of a new result
 
 
 @dataclass(frozen=True)
-class Check:
-    """One check, and what it found."""
+class FileChecks(FolderChecks):
+    """The checks of a model's folder."""
 
-    name: str
-    ok: bool
-    detail: str
-
-
-@dataclass(frozen=True)
-class FileChecks:
-    """Each `check_…` method returns what it found, or raises a `SurgeryError`.
-
-    `found`: the source, if given. `new`: this process has just written the folder from the source,
-    and hashed each file while it was written. `broken`: the stored names of tensors that hold
-    numbers which are not finite, once files were hashed.
-    """
-
-    folder: Path
-    manifest: Manifest
-    found: ResolvedModel | None
-    new: bool = False
-    broken: list[str] = field(default_factory=list, init=False)
-
-    def run(self) -> Iterator[Check]:
-        """Yields the checks. The one that fails is the last."""
-        for name in (*ALONE, *(WITH_SOURCE if self.found is not None else ())):
-            try:
-                with guard(CheckpointError, "cannot be verified", self.folder):
-                    detail = getattr(self, f"check_{name}")()
-            except SurgeryError as error:
-                yield Check(name, False, str(error))
-                return
-            yield Check(name, True, detail)
+    alone: ClassVar[tuple[str, ...]] = ("files", "contents", "edit", "tensors", "finite")
+    with_source: ClassVar[tuple[str, ...]] = ("carried", "untouched", "rewritten")
 
     @cached_property
     def result(self) -> Checkpoint:
@@ -113,7 +83,7 @@ class FileChecks:
 
     def check_files(self) -> str:
         try:
-            return self._compare_files()
+            return super().check_files()
         except CheckpointError:
             if (inventory := self._read_inventory()) is not None:
                 check_biases(inventory)  # which tells more
@@ -124,27 +94,6 @@ class FileChecks:
         with suppress(OSError, SurgeryError):
             return make_inventory(self.result.config, self.result.infos)
         return None
-
-    def _compare_files(self) -> str:
-        listed = self.manifest.files
-        check_listed(self.folder, self.manifest)
-        for name, record in listed.items():
-            path = self.folder / name
-            if not path.is_file():
-                raise CheckpointError(f"{name} is missing")
-            known = record.sha256 if self.new else self._hash(path)
-            if path.stat().st_size != record.size or known != record.sha256:
-                raise CheckpointError(f"{name} differs from its recorded SHA-256")
-        total = sum(record.size for record in listed.values())
-        return f"{len(listed)} files, {total:,} bytes, SHA-256 equal"
-
-    def _hash(self, path: Path) -> str:
-        if path.suffix == ".safetensors":
-            with suppress(CheckpointError):  # damaged: its hash tells
-                digest, broken = hash_weights(path)
-                self.broken.extend(broken)
-                return digest
-        return hash_file(path)
 
     def check_contents(self) -> str:
         result, edit = self.result, self.manifest.edit
@@ -184,22 +133,7 @@ class FileChecks:
             around = wrap(self.result.config, self.original.whole)
             if drop_paths(around) != drop_paths(self.result.whole):
                 raise CheckpointError("config.json: what is around the decoder is not the source's")
-            if recorded.content != self.found.identified.content:
-                raise CheckpointError("the source is not the one that the manifest records")
-            given = self.found.source
-            named = recorded.commit is not None or re.search("^lab:|/", recorded.model)
-            # that of a folder is no name: the content alone says that it is the source
-            if (
-                named
-                and self.found.has_name
-                and given.model.casefold() != recorded.model.casefold()
-            ):
-                raise ManifestError(f"the manifest names another source, {recorded.model}")
-            if named and given.commit is not None and given.commit != recorded.commit:
-                raise ManifestError("the manifest names another commit of the source")
-            earlier = self.found.manifest
-            if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
-                raise ManifestError("the manifest's history is not the source's")
+            self.compare_source()
         if self.manifest.edit.is_trained and self.manifest.content == recorded.content:
             raise CheckpointError("its weights are the source's own, so nothing was trained")
         plan, erased = self.plans[0], "erased" if self.manifest.edit.erasing else ""
@@ -304,17 +238,16 @@ class FileChecks:
         return f"{compared} tensors repeat bit for bit{more}"
 
 
-def check_listed(folder: Path, manifest: Manifest) -> None:
-    """Raises `CheckpointError` for a file that the manifest does not account for, and for a link
-    out of the folder. What a killed run left counts as what it would become.
-    """
-    for path in list_files(folder):
-        if path.is_symlink():
-            check_link(path, folder)
-        name = path.relative_to(folder)
-        is_lock = path.name.endswith(".attn-surgery-lock") and is_unfinished(Path(path.name))
-        if not (manifest.accounts_for(name_final(name).as_posix()) or is_lock):
-            raise CheckpointError(f"{name.as_posix()} is not in the manifest")
+WITH_SOURCE = (*FileChecks.with_source, *AdapterChecks.with_source)
+
+
+def list_checks(
+    folder: Path, manifest: Manifest, found: ResolvedModel | None, new: bool = False
+) -> Iterator[Check]:
+    """Yields the checks of a folder that holds a model, or an adapter. The one that fails is the
+    last. Arguments: as for `FolderChecks`."""
+    kind = AdapterChecks if manifest.edit.is_adapter else FileChecks
+    return kind(folder, manifest, found, new).run()
 
 
 def check_written(
@@ -322,11 +255,11 @@ def check_written(
 ) -> None:
     """Lets a result pass only if every check passes, and its manifest reads back as it was written.
 
-    `found`: the source, if it is there. `new`: as for `FileChecks`.
+    `found`: the source, if it is there. `new`: as for `FolderChecks`.
     """
     if read_manifest(folder) != manifest:
         raise ManifestError("does not read back as it was written", where=folder / MANIFEST)
-    for check in FileChecks(folder, manifest, found, new).run():
+    for check in list_checks(folder, manifest, found, new):
         if not check.ok:
             what = f"does not verify: {check.name}: {check.detail}"
             raise CheckpointError(what, where=folder)

@@ -23,8 +23,9 @@ from surgery.checkpoint.source import CARD, MANIFEST, open_checkpoint, read_conf
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.finding import find_export, find_folder, find_recorded
 from surgery.hub.resolved import ResolvedModel
+from surgery.proof.files import Check
 from surgery.proof.report import read_report
-from surgery.proof.static import WITH_SOURCE, Check, FileChecks
+from surgery.proof.static import WITH_SOURCE, list_checks
 from surgery.record.manifest import RECIPE, REPORTS, Manifest, list_versions, parse_manifest
 from surgery.record.report import Report
 from surgery.untrusted import read_bytes
@@ -104,11 +105,11 @@ def verify(
 ) -> Verification:
     """Checks an exported folder, or a published one. Stops at the first check that fails.
 
-    **Arguments:** `model`, `source`: a folder or Hub id. `revision`: a commit of `model` if that is
-    a Hub id, else of `source` (default: the recorded one). `seed`: repeats the random input of an
-    earlier run (default: a new one). `papers`: whether to check the report and
-    README.md. `text`: what surgery.json holds, if you have read it (`read_record`); the folder is
-    checked against that.
+    **Arguments:** `model`, `source`: a folder or Hub id; `model` may be an adapter. `revision`: a
+    commit of `model` if that is a Hub id, else of `source` (default: the recorded one). `seed`:
+    repeats the random input of an earlier run (default: a new one). `papers`: whether to check the
+    report and README.md. `text`: what surgery.json holds, if you have read it (`read_record`); the
+    folder is checked against that.
     """
     is_of_source = source is not None and find_folder(model) is not None
     result, others = find_export(model, None if is_of_source else revision)
@@ -123,11 +124,11 @@ def verify(
         found = find_recorded(source, named, manifest.edit.source)
     seed = secrets.randbits(32) if seed is None else seed
     checks = [Check("files", False, f"{min(others)} is not in the manifest")] if others else []
-    checks += () if others else FileChecks(path, manifest, found).run()
+    checks += () if others else list_checks(path, manifest, found)
     unread: list[Claim] = []
     report, name, fine = None, "loads", all(check.ok for check in checks)
     try:
-        if fine:
+        if fine and not manifest.edit.is_adapter:  # which runs on its base alone
             found_out, unread = _check_behavior(path, manifest, seed, found)
             checks += found_out
             fine = all(check.ok for check in checks)
@@ -248,6 +249,8 @@ def _list_claims(
     yield Claim("versions", "the software that made the edit")
     if report:
         yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")
+    elif manifest.edit.is_adapter:
+        yield Claim("measurements", "how its base does with it")
     else:
         what = "how it does, as the folder has no report: run `attn-surgery evaluate`"
         yield Claim("measurements", what)

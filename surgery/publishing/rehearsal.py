@@ -13,7 +13,7 @@ from surgery.card.text import read_metadata
 from surgery.checkpoint.source import CARD
 from surgery.errors import SurgeryError
 from surgery.hub.client import Published, find_published, open_client
-from surgery.proof.static import Check
+from surgery.proof.files import Check
 from surgery.proof.verification import read_record, verify
 from surgery.publishing.upload import (
     FIX,

@@ -324,7 +324,8 @@ def _name_edit(edit: Edit) -> str:
     """What was done, for the history of a repository."""
     if edit.parts or edit.erasing is None:
         return f"an edit of blocks {', '.join(map(str, edit.blocks))} ({edit.variant})"
-    return f"a model that was taught to forget {edit.erasing.passages.number:,} passages"
+    what = "an adapter" if edit.is_adapter else "a model"
+    return f"{what} that was taught to forget {edit.erasing.passages.number:,} passages"
 
 
 def make_card(repo: str, written: Path | None, source: Publishable) -> str:

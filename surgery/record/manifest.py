@@ -288,7 +288,9 @@ class OwnVariant(Record):
 class Edit(EditedModel):
     """One edit of a model: a cut, training before it (`erasing`) or after it (`healing`), or both.
 
-    `parts`: what is cut; empty if the model is only taught. `chosen`: what a search chose it on.
+    `parts`: what is cut; empty if the model is only taught. `layout`: adapter: what it was taught
+    stands beside the weights of the source, which the folder does not hold. `chosen`: what a search
+    chose it on.
     `job`: names the `mitigate` that made it, which may replace it while it is not done. `one_hot`:
     constants of the stock layout; `scrubbed`: whether what the edit made useless became zero, which
     earlier versions did not do; `max_shard_size`: bytes of a weight file, if limited.
@@ -296,7 +298,7 @@ class Edit(EditedModel):
 
     parts: list[Part]
     own_variants: dict[Word, OwnVariant] = {}
-    layout: Literal["stock", "compact"]
+    layout: Literal["stock", "compact", "adapter"]
     one_hot: OneHot | None = None
     scrubbed: bool = False
     calibration: CalibrationRecord | None = None
@@ -314,6 +316,12 @@ class Edit(EditedModel):
 
         Those of the teacher, too.
         """
+        if self.is_adapter and (
+            self.parts or self.healing or not (self.erasing and self.erasing.rank)
+        ):
+            raise ValueError(
+                "an adapter holds what was learned in erasing with adapters, and no cut"
+            )
         if self.parts or self.erasing is None:
             self._check_parts(self.parts)
         if self.erasing is not None:
@@ -330,6 +338,11 @@ class Edit(EditedModel):
                 variant_of(part.variant)
         except SurgeryError as error:
             raise ValueError(str(error)) from None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds an adapter in place of a model."""
+        return self.layout == "adapter"
 
     @property
     def is_trained(self) -> bool:

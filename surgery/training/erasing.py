@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from surgery.checkpoint.source import Checkpoint
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_to_train, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
+from surgery.errors import UnsupportedError
 from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, find_calibration, open_calibration
 from surgery.fitting.fitter import fit_checkpoint
@@ -32,6 +34,7 @@ from surgery.record.manifest import TOKEN_IDS, ErasingRecord
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
 from surgery.training.distillation import Passages, count_recited, record_training, teach
+from surgery.training.planning import RANK
 from surgery.training.student import copy_sharing
 from surgery.training.training import Schedule
 from surgery.training.weights import round_weights, take_weights
@@ -58,19 +61,24 @@ def teach_by_cut(
     device: torch.device | None = None,
     device_map: str | None = None,
     passes: torch.dtype | None = None,
+    as_adapter: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Erased:
     """Teaches the source of `prepared` what the prepared cut of it predicts on `passages`.
 
     `fitting`: of the cut. `check_teacher` gets the cut before it teaches, and may raise. `device`:
     by default a GPU, if there is one. `device_map`: spreads the model over several. `passes`: the
-    dtype of forward passes, by default as `choose_dtype` says. `advance` counts steps.
+    dtype of forward passes, by default as `choose_dtype` says. `as_adapter`: what was learned stays
+    beside the weights of the source, as an adapter. `advance` counts steps.
     Raises `UnsupportedError` for a model that cannot be erased, has an edit that no record tells
     of, or does not fit into memory with what it learns, and `NotFiniteError`.
     """
     stored = prepared.plan.inventory.dtype
-    check_erasable(prepared.plan.inventory)
     source, earlier = prepared.checkpoint, prepared.model.manifest
+    check_erasable(prepared.plan.inventory)
+    if as_adapter:
+        check_adaptable(source)
+        schedule = replace(schedule, rank=schedule.rank or RANK)
     check_recorded(source, earlier)
     model = load_to_train(source, device, passes, device_map)
     fitting, cut = fitting or Fitting(), copy_sharing(model)
@@ -81,7 +89,12 @@ def teach_by_cut(
         by_teacher = count_recited(cut, passages)  # it shares tensors, which will change
         lessons = model, cut, text, passages, schedule
         taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
-    erased, kept = round_weights(taught.student, stored)
+    weights, adapter = source, None
+    if as_adapter:
+        adapter, erased, kept = taught.student.take_adapter(), taught.student.model, 1.0
+    else:
+        erased, kept = round_weights(taught.student, stored)
+        weights = take_weights(source, erased, constants)
     record = ErasingRecord(
         **record_training(text, taught, kept),
         recital=passages.tell(erased, by_teacher),
@@ -90,7 +103,18 @@ def teach_by_cut(
         passages=passages.record,
         hardened=schedule.hardened,
     )
-    return Erased(erased, Trained(take_weights(source, erased, constants), record))
+    return Erased(erased, Trained(weights, record, adapter))
+
+
+def check_adaptable(source: Checkpoint) -> None:
+    """Raises `UnsupportedError` for a decoder within another model, whose layers have other names
+    where that is loaded as a whole."""
+    if source.stored_names:
+        raise UnsupportedError(
+            "is a decoder within a larger model, on which an adapter for it would not load",
+            where=source.folder,
+            fix="erase it without `as_adapter`",
+        )
 
 
 def erase(
@@ -107,6 +131,7 @@ def erase(
     steps: int = STEPS,
     hardened: bool = False,
     adapters: int | None = None,
+    as_adapter: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     max_shard_size: int | None = None,
@@ -118,7 +143,8 @@ def erase(
     a prefix of `prefix_length` P, and negative numbers after a shorter suffix; `text`: other text,
     which must hold none of them. Only the command checks both. `hardened`: also teaches where
     fine-tuning on some of the passages would lead. `adapters`: their rank, to train them in place
-    of all weights; None: where memory needs it.
+    of all weights; None: where memory needs it. `as_adapter`: saves them, and no model, as peft
+    does.
 
     **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
     """
@@ -134,6 +160,7 @@ def erase(
     schedule = Schedule(steps, seed, adapters, hardened=hardened)
     windows = schedule.tokenize(read, load_tokenizer(prepared.model.folder), size)
     fitting = None if fit_on is None else fit_checkpoint(prepared, fit_on)
-    erased = teach_by_cut(prepared, taught, windows, schedule, fitting=fitting)
+    lessons = prepared, taught, windows, schedule
+    erased = teach_by_cut(*lessons, fitting=fitting, as_adapter=as_adapter)
     told: dict[str, Any] = {"overwrite": overwrite, "max_shard_size": max_shard_size}
     return write(untouched, output, trained=erased.trained, **told)

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from surgery.checkpoint.adapter import ALPHA, Adapter
+from surgery.checkpoint.torch_tensors import as_stored
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.training.loop import SCALE
@@ -75,6 +77,22 @@ class Student:
             for name, module in _list_adapters(self.model):
                 old = before[name]
                 yield name, old, old.float() + module.get_delta_weight(_ADAPTER).float()
+
+    def take_adapter(self) -> Adapter:
+        """What adapters learned, as peft stores it. Reading a tensor raises `CheckpointError` for a
+        number that is not finite."""
+        modules, parameters = list[str](), list[str]()
+        for name, module in _list_adapters(self.model):
+            by_name = parameters if hasattr(module, "parameter_name") else modules
+            by_name.append(name if by_name is parameters else name.removesuffix(".weight"))
+        rank: int = self.adapted.peft_config[_ADAPTER].r
+        tensors = (
+            as_stored(name.replace(f".{_ADAPTER}.", "."), one)
+            for name, one in self.adapted.named_parameters()
+            if one.requires_grad
+        )
+        kept = tuple(replace(one, read_pieces=one.read_finite_pieces) for one in tensors)
+        return Adapter(rank, tuple(sorted(modules)), tuple(sorted(parameters)), kept)
 
     def settle(self, change: Change = lambda name, old, new: new.to(old.dtype, copy=True)) -> Any:
         """A model of what was learned, which shares the rest with `base`, or is the base, changed.
@@ -179,8 +197,16 @@ def _add_adapters(model: Any, rank: int, fixed: Collection[str], seed: int) -> A
         and f"{name}.weight" not in fixed  # an adapter leaves biases as they are
     ]
     experts = [
-        name for name, one in model.named_parameters() if one.ndim == 3 and name not in fixed
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if not isinstance(module, torch.nn.Conv1d)
+        for name, one in module.named_parameters(recurse=False)
+        if one.ndim == 3 and f"{path}.{name}" not in fixed
     ]
+    if experts:  # peft would take a layer of such a name for one of theirs
+        alike = [name for name in layers if name.rpartition(".")[2] in _OF_EXPERTS]
+        layers = [name for name in layers if name not in alike]
+        experts += [f"{name}.weight" for name in alike]
     config = LoraConfig(
         r=rank,
         lora_alpha=ALPHA * rank,
@@ -205,8 +231,10 @@ def _add_adapters(model: Any, rank: int, fixed: Collection[str], seed: int) -> A
     return adapted
 
 
-ALPHA = 2
-"""What an adapter adds is `ALPHA` times the product of its matrices, whatever their rank."""
+_OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+"""Names of an expert's layers before version 5 of the library, which merges experts. As targets,
+peft gives them to the merged ones (0.19 and later), so that other layers of these names, such as
+those of a shared expert, would get no adapter."""
 
 
 def _find_device(model: Any, owner: str) -> torch.device:

@@ -7,7 +7,7 @@ from rich.filesize import decimal
 
 from cli import options
 from cli.requests import request_command
-from cli.terminal import echo, note_unmeasured, print_json
+from cli.terminal import echo, note, note_unmeasured, print_json
 from evals.jobs.erasing import EraseRequest, run_erase
 
 
@@ -25,6 +25,9 @@ def command(request: EraseRequest, as_json: bool) -> None:
     MODEL learns this only for the listed passages, and also predicts new text of their form worse.
     Whoever fine-tunes it may bring passages back: audit the result. To hide passages that you
     cannot list from those who only ask the model, cut the result with `export`, too.
+
+    With --as-adapter, DIR holds no model, but the adapters that were trained, as peft saves them.
+    They load on MODEL, and on no other model.
     """
     export = run_erase(request)
     if export is None:  # of another process
@@ -38,4 +41,10 @@ def command(request: EraseRequest, as_json: bool) -> None:
         f"{export.output}: {erasing['passages']['number']:,} passages taught in "
         f"{erasing['steps']} steps, {decimal(result['bytes'])}"
     )
+    if request.as_adapter:
+        note(
+            f"An adapter, for peft: PeftModel.from_pretrained(model, {str(export.output)!r}). To "
+            "measure a result here, erase without `as_adapter`"
+        )
+        return
     note_unmeasured(export.output, request.model)

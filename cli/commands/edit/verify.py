@@ -42,7 +42,11 @@ def command(
     must give the same tensors. Of an erased or healed model, only names, types, and shapes of the
     trained tensors can be compared, and that training changed any: reproduce repeats it.
 
-    With or without --source, the model runs on a new random input: edited heads must depend on each
+    Of an adapter (erase --as-adapter), adapter_config.json must follow from the record, and what
+    was learned must not be zero. With --source, that must be the recorded model, and peft must make
+    just these tensors beside its weights.
+
+    With or without --source, a model runs on a new random input: edited heads must depend on each
     token alone, and all others must still mix tokens. The generated parts of README.md
     must agree with report.json and the manifest. If surgery.json says that another version wrote
     README.md, it is listed as claimed. So are statements that no check can prove, such as

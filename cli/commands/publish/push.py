@@ -33,10 +33,11 @@ from cli.terminal import echo, name_options, note, print_json
 def command(folder: Path, repo: str, dry_run: bool, as_json: bool, **asked: Any) -> None:
     """Publish the exported folder DIR as REPO (OWNER/NAME) on the Hub.
 
-    Verifies DIR first. Uploads the files of its manifest, the manifest, a new model card, and the
-    report that the manifest records. Samples and rows are never sent. The repository is private
-    unless you pass --public. After an interruption, run the same command again: files that have
-    arrived are not sent twice. Log in with `hf auth login`.
+    DIR holds a model, or an adapter (erase --as-adapter). Verifies DIR first. Uploads the files of
+    its manifest, the manifest, a new model card, and the report that the manifest records. Samples
+    and rows are never sent. The repository is private unless you pass --public. After an
+    interruption, run the same command again: files that have arrived are not sent twice. Log in
+    with `hf auth login`.
 
     A folder whose report says that a limit is missed is refused. So is one whose report does not
     decide a limit, unless you pass --allow-undecided.

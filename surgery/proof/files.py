@@ -1,0 +1,112 @@
+"""Checks of a folder of any kind that attn-surgery wrote: its files, and its source.
+
+`check_written` in `surgery.proof.static` is the gate that every new result goes through before it
+gets its name. Hashes that were computed while it was written count there, and its numbers were
+found finite then: no file is read as a whole a second time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from surgery.checkpoint.content import hash_file, hash_weights, list_files
+from surgery.errors import CheckpointError, ManifestError, SurgeryError
+from surgery.hub.resolved import ResolvedModel
+from surgery.output import is_unfinished, name_final
+from surgery.privacy import check_link
+from surgery.record.manifest import Manifest
+from surgery.untrusted import guard
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check, and what it found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class FolderChecks:
+    """Each `check_…` method returns what it found, or raises a `SurgeryError`.
+
+    `found`: the source, if given. `new`: this process has just written the folder from the source,
+    and hashed each file while it was written. `broken`: the stored names of tensors that hold
+    numbers which are not finite, once files were hashed. `alone`, `with_source`: the checks in
+    their order, each of which relies on those before it.
+    """
+
+    folder: Path
+    manifest: Manifest
+    found: ResolvedModel | None
+    new: bool = False
+    broken: list[str] = field(default_factory=list, init=False)
+    alone: ClassVar[tuple[str, ...]] = ("files",)
+    with_source: ClassVar[tuple[str, ...]] = ()
+
+    def run(self) -> Iterator[Check]:
+        """Yields the checks. The one that fails is the last."""
+        for name in (*self.alone, *(self.with_source if self.found is not None else ())):
+            try:
+                with guard(CheckpointError, "cannot be verified", self.folder):
+                    detail = getattr(self, f"check_{name}")()
+            except SurgeryError as error:
+                yield Check(name, False, str(error))
+                return
+            yield Check(name, True, detail)
+
+    def check_files(self) -> str:
+        listed = self.manifest.files
+        check_listed(self.folder, self.manifest)
+        for name, record in listed.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise CheckpointError(f"{name} is missing")
+            known = record.sha256 if self.new else self._hash(path)
+            if path.stat().st_size != record.size or known != record.sha256:
+                raise CheckpointError(f"{name} differs from its recorded SHA-256")
+        total = sum(record.size for record in listed.values())
+        return f"{len(listed)} files, {total:,} bytes, SHA-256 equal"
+
+    def _hash(self, path: Path) -> str:
+        if path.suffix == ".safetensors":
+            with suppress(CheckpointError):  # damaged: its hash tells
+                digest, broken = hash_weights(path)
+                self.broken.extend(broken)
+                return digest
+        return hash_file(path)
+
+    def compare_source(self) -> None:
+        """Raises a `SurgeryError` if the source that was given is not the recorded one."""
+        assert self.found is not None
+        recorded, given = self.manifest.edit.source, self.found.source
+        if recorded.content != self.found.identified.content:
+            raise CheckpointError("the source is not the one that the manifest records")
+        named = recorded.commit is not None or re.search("^lab:|/", recorded.model)
+        # that of a folder is no name: the content alone says that it is the source
+        if named and self.found.has_name and given.model.casefold() != recorded.model.casefold():
+            raise ManifestError(f"the manifest names another source, {recorded.model}")
+        if named and given.commit is not None and given.commit != recorded.commit:
+            raise ManifestError("the manifest names another commit of the source")
+        earlier = self.found.manifest
+        if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
+            raise ManifestError("the manifest's history is not the source's")
+
+
+def check_listed(folder: Path, manifest: Manifest) -> None:
+    """Raises `CheckpointError` for a file that the manifest does not account for, and for a link
+    out of the folder. What a killed run left counts as what it would become.
+    """
+    for path in list_files(folder):
+        if path.is_symlink():
+            check_link(path, folder)
+        name = path.relative_to(folder)
+        is_lock = path.name.endswith(".attn-surgery-lock") and is_unfinished(Path(path.name))
+        if not (manifest.accounts_for(name_final(name).as_posix()) or is_lock):
+            raise CheckpointError(f"{name.as_posix()} is not in the manifest")
