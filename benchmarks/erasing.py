@@ -72,7 +72,8 @@ class Way:
       alone. `windows`, `passages`: rows of a step.
     - `noise`: on each weight, in standard deviations of its tensor. `only`: what the names of
       trained parameters hold. `cut`: blocks to cut before. `relearned`: half of the steps, then
-      relearning, then the other half. `hardened`: relearning is rehearsed at each step.
+      relearning, then the other half. `hardened`: relearning is rehearsed at each step. `rank`: of
+      the adapters that learn; 0: all weights do.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Way:
     cut: str | None = None
     relearned: bool = False
     hardened: bool = False
+    rank: int = 0
 
 
 def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
@@ -104,6 +106,8 @@ def list_ways(teachers: tuple[str, ...]) -> Iterator[Way]:
     for noise in (0.1, 0.3):
         yield Way(f"noise of {noise:g} before", noise=noise)
     yield Way("MLPs alone", only=".mlp.")
+    for rank in (8, 32):
+        yield Way(f"adapters of rank {rank}", rank=rank)
     yield Way("relearned halfway", relearned=True)
     for steps in (60, 120, 240):
         yield Way(f"hardened, {steps} steps", steps=steps, weight=WEIGHT, hardened=True)
@@ -170,8 +174,8 @@ class Bench:
     def _train(
         self, student: Any, teacher: Any, way: Way, seed: int, constants: dict[str, Flags]
     ) -> Any:
-        rate = way.rate * choose_rate(student, 0)
-        schedule = Schedule(way.steps, seed, 0, rate, hardened=way.hardened)
+        rate = way.rate * choose_rate(student, way.rank)
+        schedule = Schedule(way.steps, seed, way.rank, rate, hardened=way.hardened)
         loaded = self.loaded
         windows = schedule.tokenize(self.text, loaded.tokenizer, loaded.dimensions).windows
         first = 1 if way.whole else self.listed.prefix_length
@@ -179,7 +183,7 @@ class Bench:
             Lesson(self.model, windows, way.windows),
             Lesson(teacher, self.listed.tokens, way.passages, first, way.weight),
         ]
-        return distill(student, lessons, schedule, constants=constants).student.model
+        return distill(student, lessons, schedule, constants=constants).student.settle()
 
     def _relearn(self, model: Any) -> Any:
         """A model that was fine-tuned on other passages than the attack learns."""

@@ -37,6 +37,8 @@ from surgery.training.weights import round_weights
 
 VOCABULARY, SUCCESSORS, LENGTH, PREFIX, PASSAGES = 256, 8, 64, 32, 24
 MOST_STEPS = 200
+HEALED = "0", "zero"
+"""The edit that is healed. (The teacher of `erase` is `zero` in both blocks.)"""
 Rows = npt.NDArray[np.int32]
 
 
@@ -123,15 +125,14 @@ class Bed:
     def train(self, way: str, schedule: Schedule) -> tuple[Any, float, float]:
         """The model erased or healed, what rounding kept, and the seconds that it took."""
         begun, constants = time.perf_counter(), None
-        if way == "erase":
-            passages = Passages(self.passages, PREFIX, "passages", "0" * 64)
-            given = self.model, self.model, self.cut, self.text, passages
-        else:
+        passages = Passages(self.passages, PREFIX, "passages", "0" * 64)
+        start, teacher = self.model, self.cut
+        if way == "heal":
             editable = Editable(self.model)
-            plan = editable.plan("1", "identity")
-            cut = editable.apply(plan)
-            constants = find_constants([plan], dict(cut.state_dict()))
-            given = cut, self.model, cut, self.text, None
+            plan = editable.plan(*HEALED)
+            start = teacher = editable.apply(plan)
+            constants = find_constants([plan], dict(start.state_dict()))
+        given = start, self.model, teacher, self.text, passages
         taught = teach(*given, schedule, constants=constants)
         made, kept = round_weights(taught.student, "BF16")
         return made, kept, time.perf_counter() - begun
@@ -157,8 +158,8 @@ def main(
         size = sum(one.numel() for one in model.parameters())
         click.echo(f"width {width:,}: {size / 1e6:,.1f} million parameters, {steps} steps")
         click.echo(f"{'':16}{'recited':>9}{'right':>8}{'KL':>8}{'kept':>8}{'seconds':>9}")
-        one_cut = apply(model, "1", "identity")
-        for name, other in (("base", model), ("teacher", cut), ("cut", one_cut)):
+        one_cut = apply(model, *HEALED)
+        for name, other in (("base", model), ("teacher", cut), ("cut to heal", one_cut)):
             recited, right, apart = bed.measure(other)
             click.echo(f"{name:16}{recited:9}{right:8.1%}{apart:8.4f}")
         for way, number in (("erase", erase_steps), ("heal", heal_steps)):
