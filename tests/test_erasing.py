@@ -28,6 +28,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
 from evals.jobs import erasing as erasing_job
+from evals.jobs import erasing as jobs
 from evals.jobs.erasing import EraseRequest, run_erase
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.report.page import list_facts
@@ -39,7 +40,7 @@ from surgery.exporting import open_trained
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.publishing.upload import _name_edit
-from surgery.record.manifest import Manifest, read_manifest
+from surgery.record.manifest import Manifest, Recital, read_manifest
 from surgery.record.report import summarize_edit
 from surgery.training import distillation, erasing, planning
 
@@ -501,6 +502,64 @@ def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:
     assert attn_surgery("export", work / "neox", *compact).code == 0
     refused = attn_surgery("erase", tmp_path / "compact", "--drop-attn", "0", *given)
     refused.assert_error("compact layout cannot be erased", "erase the original, then cut")
+
+
+@pytest.mark.parametrize(
+    ("recited", "kept", "told"),
+    [
+        ((2, 2), 0.99, ["the model recites 2 of the 24 passages that it was trained on, and the "
+                        "cut that taught it 2"]),
+        ((3, 2), None, ["warning: erase: the model recites 3 of the 24 passages that it was "
+                        "trained on, and the cut that taught it 2: train it for more steps"]),
+        ((0, 0), 0.5, ["warning: erase: the model's dtype keeps 50% of what was learned",
+                       "the model recites 0 of"]),
+        (None, 1.0, []),
+    ],
+)  # fmt: skip
+def test_what_training_left_is_said(
+    work: Path, recited: tuple[int, int] | None, kept: float | None, told: list[str]
+) -> None:
+    """Next to what its teacher recites. Text alone has nothing to recite."""
+    record = read(work / "erased").edit.erasing
+    assert record is not None
+    recital = recited and Recital(passages=24, recited=recited[0], by_teacher=recited[1])
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "say", said.append)
+        jobs.say_what_is_recited(
+            "erase", record.model_copy(update={"recital": recital, "kept": kept})
+        )
+    assert len(said) == len(told)
+    for line, text in zip(said, told, strict=True):
+        assert text in line
+
+
+def test_what_it_recites_is_said_and_recorded(work: Path, tmp_path: Path) -> None:
+    """Of adapters, which are merged, in weights as they are stored."""
+    done = erase(work, tmp_path / "out", "--adapters", 4)
+    record = read(tmp_path / "out").edit.erasing
+    assert record is not None
+    assert record.recital is not None
+    assert (record.rank, record.recital.passages) == (4, ROWS)
+    left = f"erase: the model recites {record.recital.recited} of the {ROWS} passages that it was"
+    assert left in done.stderr
+    assert record.recital.recited == count_recited(work, tmp_path / "out")
+    assert record.looks[-1].step == record.steps
+    assert record.kept is not None
+    assert record.kept > 0.9
+    repeated = attn_surgery("inspect", tmp_path / "out").stdout
+    assert "--adapters 4" in (tmp_path / "out" / "README.md").read_text(), repeated
+
+
+def test_options_of_training_need_a_training(work: Path, tmp_path: Path) -> None:
+    given = ("export", work / "neox", "--drop-attn", "1", "--output", tmp_path / "out")
+    refused = attn_surgery(*given, "--adapters", 8)
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "--adapters needs --heal or --erase" in refused.stderr
+    both = erase(work, tmp_path / "out", "--device", "cpu", "--device-map", "auto")
+    assert both.code == 2
+    assert "--device and --device-map exclude each other" in both.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
