@@ -119,8 +119,8 @@ _JUDGED: dict[object, torch.device] = {}
 
 
 def _judge(func: Any, args: Any, kwargs: Any, given: Any) -> torch.device:
-    """The device of what an operation returns. Raises `RuntimeError` for
-    operands that no kernel takes together."""
+    """The device of what an operation returns. Raises `RuntimeError` for operands that no kernel
+    takes together."""
     key = func, tuple((_find_place(one), one.ndim == 0, one.dtype) for one in given)
     if key not in _JUDGED:
         _JUDGED[key] = _ask(func, args, kwargs, given)
@@ -175,10 +175,6 @@ def _wrap(made: Any, place: torch.device | None, given: list[torch.Tensor]) -> A
     return _map(put, made)
 
 
-def _is_held(one: Any) -> bool:
-    return isinstance(one, _OnGPU)
-
-
 class _Move(torch.autograd.Function):
     """Takes a tensor to another device, and its gradient back."""
 
@@ -212,6 +208,7 @@ def _move(tensor: torch.Tensor, place: Any) -> torch.Tensor:
 
 
 _COMPOSED = (torch.nn.functional.scaled_dot_product_attention,)
+"""Functions that make tensors of their own, such as a mask, beside their operands."""
 
 
 class _Making(TorchDispatchMode):
@@ -237,7 +234,7 @@ class _Devices(TorchFunctionMode):
             return _move(args[0], _CPU)
         if func is torch.Tensor.tolist:
             return func(_move(args[0], _CPU))
-        if func in (torch.Tensor.numpy, torch.Tensor.__array__) and _is_held(args[0]):
+        if func in (torch.Tensor.numpy, torch.Tensor.__array__) and isinstance(args[0], _OnGPU):
             raise TypeError(f"can't convert {args[0].device} device type tensor to numpy")
         if place is None or torch.device(place).type == "meta":
             with _Making() if func in _COMPOSED and args[0].is_cuda else nullcontext():
@@ -275,8 +272,9 @@ _RUN_BACKWARD = torch.autograd._engine_run_backward
 
 
 @contextmanager
-def pretend_gpu() -> Iterator[torch.device]:
-    """Inside, there is a GPU, and nothing says so but that tensors can be put there."""
+def pretend_gpu() -> Iterator[None]:
+    """Inside, tensors can be put on `GPU`, and on others. `torch.cuda.is_available` still says no,
+    since libraries would keep another answer. Other threads know of none."""
     told = SimpleNamespace(total_memory=BYTES, major=8, minor=0)
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch, _Devices():
@@ -290,6 +288,6 @@ def pretend_gpu() -> Iterator[torch.device]:
         patch.setattr(torch.cuda, "get_device_name", lambda device=None: "Pretended")
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:
-            yield GPU
+            yield
         finally:
             torch.__future__.set_swap_module_params_on_conversion(swaps)
