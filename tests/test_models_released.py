@@ -1,4 +1,5 @@
-"""Contract: a job that measures several models in turn has one in memory at a time.
+"""Contract: a job that needs several models in turn has one in memory at a time, and what was made
+of a model goes with it. Healing alone has two: a cut, and beside it its source.
 
 Whether or not it writes a folder, whose journals live until the job ends. Models are let go by
 reference counts alone: nothing waits for the garbage collector.
@@ -18,13 +19,18 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from evals.run import models
 from surgery import export
+from surgery.editing import in_memory, loading
+from surgery.fitting import fitter
+from surgery.proof import behavior
+from surgery.training import healing, student
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tiny, a model; twin, another; cut, an edit of tiny; samples.jsonl; and other text."""
+    """tiny, a model; twin, another; cut, an edit of tiny; samples.jsonl, which tiny recites, and
+    unknown.jsonl; words.txt, and other.txt to train on."""
     folder = tmp_path_factory.mktemp("released")
     save_tiny(folder / "tiny")
     save_tiny(folder / "twin")
@@ -32,23 +38,35 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "samples.jsonl", recited_rows(tiny_model(), 24))
     words = np.random.default_rng(0).choice(TEXT.split(), 600)
     (folder / "words.txt").write_text(" ".join(words))
+    (folder / "other.txt").write_text(TEXT.upper() * 30)
+    rows = np.random.default_rng(2).integers(1, 250, (24, 11)).tolist()
+    write_rows(
+        folder / "unknown.jsonl", [{"id": str(at), "tokens": row} for at, row in enumerate(rows)]
+    )
     return folder
 
 
 @pytest.fixture
 def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many earlier models are in memory each time that one has been loaded."""
+    """How many earlier models are in memory each time that one is loaded: those that were loaded,
+    and those that were edited or trained."""
     made: list[weakref.ref[Any]] = []
     found: list[int] = []
-    load = models.load_model
+    load, share, edit = loading.load_model, student.copy_sharing, in_memory._rebuild
 
-    def note(*given: Any, **options: Any) -> Any:
-        model = load(*given, **options)
-        found.append(sum(one() is not None for one in made))
+    def note(model: Any) -> Any:
         made.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(models, "load_model", note)
+    def count(*given: Any, **options: Any) -> Any:
+        found.append(sum(one() is not None for one in made))
+        return note(load(*given, **options))
+
+    for owner in (loading, models, fitter, behavior):
+        monkeypatch.setattr(owner, "load_model", count)
+    for where in (student, healing):
+        monkeypatch.setattr(where, "copy_sharing", lambda *given: note(share(*given)))
+    monkeypatch.setattr(in_memory, "_rebuild", lambda *given: note(edit(*given)))
     return found
 
 
@@ -74,6 +92,48 @@ def test_evaluate(work: Path, tmp_path: Path, alive: list[int]) -> None:
     assert done.code == 0, done
     assert len(alive) == 3
     assert not any(alive)
+
+
+def test_erase_with_a_teacher_that_it_chooses(work: Path, tmp_path: Path, alive: list[int]) -> None:
+    given = ("--samples", work / "unknown.jsonl", "--prefix-length", 6, "--suffix-length", 5)
+    more = ("--text", work / "other.txt", "--steps", 2, "--device", "cpu", "--adapters", 4)
+    done = attn_surgery("erase", work / "tiny", *given, *more, "--output", tmp_path / "out")
+    assert done.code == 0, done
+    assert alive == [0, 0], "to choose, and to teach"
+
+
+def test_export_erased_fitted_and_healed(work: Path, tmp_path: Path, alive: list[int]) -> None:
+    given = ("--samples", work / "unknown.jsonl", "--prefix-length", 6, "--suffix-length", 5)
+    more = ("--drop-attn", "1", "--variant", "mean", "--calibration", work / "other.txt")
+    steps = ("--erase", "--erase-steps", 2, "--heal", work / "other.txt", "--heal-steps", 2)
+    call = ("export", work / "tiny", *given, *more, *steps)
+    done = attn_surgery(*call, "--output", tmp_path / "out")
+    assert done.code == 0, done
+    assert alive == [0, 0, 0, 1], "to fit, to erase, to heal, and its source"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_steps")
+def test_mitigate_with_training(work: Path, tmp_path: Path, alive: list[int]) -> None:
+    """Every phase: a search that heals and attacks, erasing, healing, proofs, and attacks."""
+    call = (
+        "mitigate",
+        work / "tiny",
+        "--grain",
+        "blocks",
+        "--variant",
+        "zero",
+        "--measure",
+        "greedy",
+    )
+    call = (*call, "--max-extraction", 0.5, "--max", "relearn=1", "--heldout", work / "words.txt")
+    call = (*call, "--erase", "--erase-steps", 2, "--heal", work / "other.txt", "--heal-steps", 2)
+    call = (*call, "--no-benchmarks", "--attack", "near", *of_passages(work))
+    done = attn_surgery(*call, "--allow-undecided", "--output", tmp_path / "out")
+    assert done.code == 0, done
+    assert len(alive) > 12, "of the search, the results, their proofs, and their attacks"
+    assert max(alive) == 1
+    assert alive.count(1) == 2, "the sources of the two cuts that are healed"
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Says what a mitigation will do, and how long it takes: times each step on a small part."""
+"""Says what a mitigation will do, how long it takes, and what it needs: times each step on a small
+part, and measures the memory of all of it."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from evals.data import say_lengths
 from evals.data.held_back import Half
 from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials, open_materials
+from evals.jobs.memory import forecast_memory, forecast_outline
 from evals.jobs.mitigating import (
     MitigationRequest,
     check_texts,
@@ -39,6 +41,9 @@ from evals.run.models import LoadedModel
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
+from surgery.hub.finding import lacks_weights
+from surgery.memory import measure_free_memory
+from surgery.training.planning import USABLE
 from surgery.variants import variant_of
 
 FEW, MORE = 8, 128
@@ -54,12 +59,15 @@ def forecast(
 ) -> dict[str, Any]:
     """Opens every input, the model first, and times each step. Writes nothing.
 
-    Returns `inputs` ([{`name`, `what`}]), `steps` ([{`name`, `what`, `seconds`}]), `seconds`, and
-    `disk` {`needed`, `free`} in bytes. Raises as `mitigate`.
+    Returns `inputs` ([{`name`, `what`}]), `steps` ([{`name`, `what`, `seconds`}]), `seconds`,
+    `disk` {`needed`, `free`} in bytes, and `memory`, as `forecast_memory` does; for a folder
+    without weights, only `inputs` and `memory`. Raises as `mitigate`.
     """
     job = find_job(request, output, overwrite=overwrite)
     if pdf:
         find_page_browser(job.page, overwrite)
+    if lacks_weights(request.model):
+        return forecast_outline(request)
     models = [(request.model, request.revision)]
     materials = open_materials(request.evaluation_request, models)
     check_texts(request, materials)
@@ -92,6 +100,10 @@ def forecast(
             steps.insert(-1, _time_drops(opened, opened.benchmarks))
         measured = 1 + bool(request.twin) + len(request.list_results())
         steps += [*trained, *_time_evaluation(opened, materials, measured)]
+    free = int(USABLE * measure_free_memory(opened.loaded.model.device))
+    with show_progress("plan memory", None):
+        given = opened.loaded.model, request, materials.request.attacks, opened.guard
+        memory = forecast_memory(*given, {"this machine": free})
     folders = len(request.list_results()) + bool(request.heal)  # a cut that is healed, too
     size = folders * opened.loaded.found.inventory.nbytes
     folder = next(one for one in output.absolute().parents if one.exists())
@@ -100,6 +112,7 @@ def forecast(
         "steps": steps,
         "seconds": sum(step["seconds"] for step in steps),
         "disk": {"needed": size, "free": shutil.disk_usage(folder).free},
+        "memory": memory,
     }
 
 

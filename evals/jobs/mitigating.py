@@ -40,7 +40,7 @@ from evals.run.request import (
     describe_mistakes,
 )
 from surgery.hub.embedded import find_lab
-from surgery.hub.finding import find_outline
+from surgery.hub.finding import find_outline, lacks_weights
 from surgery.output import check_output, publish, write_text
 from surgery.untrusted import read_json
 from surgery.variants import variant_of
@@ -104,9 +104,9 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
             raise ValueError("name a MODEL, or give a `config` that does")
         lab = find_lab(model)
         for name, what in (("samples", "passages"), ("heldout", "held-out text")):
-            if lab is None and not given.get(name):
+            if lab is None and not given.get(name) and not lacks_weights(model):
                 raise ValueError(f"{model} brings no {what} of its own: give `{name}`")
-        found = {**given, "samples": given.get("samples") or lab}
+        found = {**given, "samples": given.get("samples") or lab or ""}
         if given.get("max_extraction") is None:
             limited = {name_plainly(str(name)) for name in given.get("max") or ()}
             named = name_plainly(str(given.get("measure", "any"))) in limited
@@ -129,6 +129,8 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
 
     @model_validator(mode="after")
     def _can_be_evaluated(self) -> MitigationRequest:
+        if lacks_weights(self.model):
+            return self  # it can only be planned for
         try:
             assert self.evaluation_request
         except ValidationError as error:  # a message of its own, without the other's frame
@@ -307,6 +309,8 @@ def mitigate(
     Returns None on all processes but the main one. Raises `SurgeryError`; `MeasurementError`, at
     once, if there is no browser to print with.
     """
+    if lacks_weights(request.model):
+        find_outline(request.model)  # raises
     assert request.evaluation_request.attacks  # all are known
     job = find_job(request, output, overwrite=overwrite)
     folder, browser = job.search, find_page_browser(job.page, overwrite) if pdf else None

@@ -12,21 +12,25 @@ from surgery.families import family_of
 from surgery.memory import measure_free_memory
 from surgery.processes import current_processes
 
-_MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
-"""More tokens at a time only need more memory and make no pass faster."""
+_MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536, "meta": 65_536}
+"""More tokens at a time only need more memory and make no pass faster. What a model without weights
+is asked for will run on a GPU."""
 _SHARE_OF_MEMORY = 0.5
 
 
-def rows_per_batch(model: PreTrainedModel, length: int) -> int:
-    """A power of two: as many rows of `length` tokens as fit in half of the free memory.
+def rows_per_batch(model: PreTrainedModel, length: int, free: int | None = None) -> int:
+    """A power of two: as many rows of `length` tokens as fit in half of the `free` memory, in bytes
+    (by default, what is free now).
 
     The current processes share the memory, and the main one decides for all: each must call this.
     """
     processes = current_processes()
-    return processes.once(_rows_that_fit, model, length, processes.count)
+    return processes.once(_rows_that_fit, model, length, processes.count, free)
 
 
-def _rows_that_fit(model: PreTrainedModel, length: int, processes: int) -> int:
+def _rows_that_fit(
+    model: PreTrainedModel, length: int, processes: int, free: int | None = None
+) -> int:
     """Rows are counted at what a pass with a cache holds: keys and values of every block, the
     intermediate activations of one, and its attention scores in float32.
     """
@@ -37,7 +41,8 @@ def _rows_that_fit(model: PreTrainedModel, length: int, processes: int) -> int:
     inner = 5 * size.d + size.context + shared + 2 * size.intermediate
     scores = 8 * size.num_heads * length  # one float32, and one for its softmax
     row = length * ((size.num_blocks * shared + inner) * item + scores)
-    free = measure_free_memory(device, processes)
+    if free is None:
+        free = measure_free_memory(device, processes)
     most = _MOST_TOKENS.get(device.type, _MOST_TOKENS["cpu"]) // length
     fitting = max(1, min(most, int(_SHARE_OF_MEMORY * free) // row))
     return 1 << (fitting.bit_length() - 1)

@@ -87,9 +87,12 @@ def fit(
 
     for rank in ranks:
         for checkpointing in (False, True):
-            found, least = _fit_rows(measure, Fit(rank, most_rows, checkpointing), room)
+            whole = Fit(rank, most_rows, checkpointing)
+            found, least = _fit_rows(measure, whole, room)
             if found is not None:
                 return found
+            if least == measure(whole):  # passes are not what takes it, so checkpointing is no help
+                break
     raise UnsupportedError(
         "the weights to train do not fit into memory with the model",
         expected=f"at least {least / 1e9:,.1f} GB beside it",

@@ -61,8 +61,9 @@ def _describe_preset(name: str) -> str:
 )
 @options.flag(
     "--dry-run",
-    "Only open every input and say what would be done, how long it takes, and how much disk "
-    "space it needs. It runs each step on a small part to measure its time.",
+    "Only open every input and say what would be done, how long it takes, and how much memory and "
+    "disk space it needs. It runs each step on a small part to measure its time. For a MODEL "
+    "folder with config.json and no weights, it says what machines of 24, 48, and 80 GB can do.",
 )
 @options.output("Folder to create.", metavar="OUT", required=True)
 @options.flag(
@@ -153,9 +154,10 @@ def _ask(front: list[dict[str, Any]], best: Result) -> Result:
 def _forecast(
     request: MitigationRequest, output: Path, overwrite: bool, pdf: bool, as_json: bool
 ) -> None:
-    from surgery.hub.finding import find_outline
+    from surgery.hub.finding import find_outline, lacks_weights
 
-    find_outline(request.model, request.revision)  # before the imports, which take seconds
+    if not lacks_weights(request.model):
+        find_outline(request.model, request.revision)  # before the imports, which take seconds
     from evals.jobs.forecasting import forecast
 
     found = forecast(request, output, overwrite=overwrite, pdf=pdf)
@@ -167,14 +169,30 @@ def _print_forecast(found: dict[str, Any]) -> None:
     echo("Nothing is written. Every input opens:")
     for one in found["inputs"]:
         echo(f"  {one['name']}: {one['what']}")
-    rows = [(one["name"], one["what"], _format_time(one["seconds"])) for one in found["steps"]]
-    rows.append(("all", "", _format_time(found["seconds"])))
-    echo("Steps, with the time that each takes about, as measured on a small part of its work:")
-    print_table(("step", "what", "about"), rows, labels=2)
+    if "steps" in found:
+        _print_steps(found)
+    echo("Memory that each step needs with the model, and how it trains (rows: of a pass):")
+    machines, steps = found["memory"], zip(*(one["steps"] for one in found["memory"]), strict=True)
+    cells = [(some[0]["name"], *map(_format_memory, some)) for some in steps]
+    print_table(("step", *(one["machine"] for one in machines)), cells, words=len(machines))
+    if "disk" not in found:
+        return
     needed, free = (found["disk"][key] for key in ("needed", "free"))
     echo(f"Disk: {decimal(needed)} for the model; {decimal(free)} are free.")
     if needed > free:
         echo("That is not enough: free some space, or choose another --output.")
+
+
+def _print_steps(found: dict[str, Any]) -> None:
+    rows = [(one["name"], one["what"], _format_time(one["seconds"])) for one in found["steps"]]
+    rows.append(("all", "", _format_time(found["seconds"])))
+    echo("Steps, with the time that each takes about, as measured on a small part of its work:")
+    print_table(("step", "what", "about"), rows, labels=2)
+
+
+def _format_memory(step: dict[str, Any]) -> str:
+    needed = step["needed"]
+    return str(step["what"]) if needed is None else f"{decimal(needed)}: {step['what']}"
 
 
 def _format_time(seconds: float) -> str:
