@@ -92,8 +92,8 @@ def forecast_outline(request: MitigationRequest) -> dict[str, Any]:
     size = family_of(config := model.config.to_dict()).dimensions(config)
     passages = _open_passages(request, folder)
     passages.check_length(size)
-    for named in filter(None, (request.heal, request.text)):
-        find_healing_text(named)
+    for texts in filter(None, (request.heal, request.text)):
+        find_healing_text(texts)
     attacks = choose_attacks(request.attack, request.max, sibling=request.sibling is not None)
     if request.heal or request.erase:  # an audit of a trained model tries more
         attacks = choose_attacks((*attacks, *TRAINED))
