@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Outcome, attn_surgery, snapshot
+from command_line import ROOT, Outcome, attn_surgery, snapshot
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
+from cli.commands.whole.mitigate import _format_memory
 from evals.jobs.memory import forecast_memory, list_rooms, measure_weights
 from evals.jobs.mitigating import MitigationRequest
 from surgery.editing.loading import load_model, outline_model
@@ -183,3 +184,22 @@ def test_a_model_that_is_there_is_planned_for_this_machine(work: Path) -> None:
         assert step["needed"] > weights
         assert step["what"].endswith(" rows")
     assert found["seconds"] > 0
+
+
+def test_the_example_has_the_size_of_a_7b_llama() -> None:
+    model = outline_model(ROOT / "examples" / "llama-7b")
+    assert sum(one.numel() for one in model.parameters()) == 6_738_415_616
+    assert measure_weights(model) == 2 * 6_738_415_616
+    assert list_rooms(model)["24 GB"] > 8e9
+
+
+@pytest.mark.slow
+def test_the_table_of_the_document_is_what_the_command_says(tmp_path: Path) -> None:
+    """All rows but those of a search that heals."""
+    example, text = ROOT / "examples" / "llama-7b", ("--text", "lab:pythia")
+    call = ("mitigate", example, "--erase", *text, "--output", tmp_path / "out", "--dry-run")
+    memory = attn_surgery(*call, "--json").json["memory"]
+    document = (ROOT / "docs" / "scale.md").read_text()
+    for steps in zip(*(one["steps"] for one in memory), strict=True):
+        row = " | ".join(map(_format_memory, steps))
+        assert f"| {row} |" in document, steps[0]["name"]

@@ -136,11 +136,13 @@ def measure_weights(model: Any) -> int:
 def _list_steps(
     model: Any, request: MitigationRequest, attacks: Sequence[str], passages: Passages
 ) -> Iterator[Step]:
-    weights, cut, length = measure_weights(model), _measure_cut(model), passages.tokens.shape[1]
-    window = min(
-        WINDOW, family_of(model.config.to_dict()).dimensions(model.config.to_dict()).max_positions
+    config, length = model.config.to_dict(), passages.tokens.shape[1]
+    window = min(WINDOW, family_of(config).dimensions(config).max_positions)
+    text, weights, cut = (
+        np.zeros((1, window), np.int32),
+        measure_weights(model),
+        _measure_cut(model),
     )
-    text = np.zeros((1, window), np.int32)
     held = np.zeros((max(1, min(ROWS, len(passages.tokens) // SHARE)), length), np.int32)
     read: Plan = partial(_plan_pass, model, length, request.batch_size)
     tune: Plan = partial(_plan_attack, model, held)

@@ -309,9 +309,7 @@ def mitigate(
     Returns None on all processes but the main one. Raises `SurgeryError`; `MeasurementError`, at
     once, if there is no browser to print with.
     """
-    if lacks_weights(request.model):
-        find_outline(request.model)  # raises
-    assert request.evaluation_request.attacks  # all are known
+    assert lacks_weights(request.model) or request.evaluation_request.attacks  # all are known
     job = find_job(request, output, overwrite=overwrite)
     folder, browser = job.search, find_page_browser(job.page, overwrite) if pdf else None
     find_outline(request.model, request.revision)  # before the imports, which take seconds
