@@ -93,7 +93,7 @@ def prepare_training(model: Any, way: str) -> tuple[Fit, Callable[[], object]]:
             for _ in fine_tune(model, passages, learning_rate=1e-4, steps=(2, 3)):
                 pass
 
-        return plan_fine_tuning(model, passages)[1], attack
+        return plan_fine_tuning(model, passages, room=1 << 60)[1], attack
     lessons = [Lesson(model, text, 4 if few else 16), Lesson(model, passages, len(passages), 24)]
     schedule = Schedule(3, rank=WAYS[way])
     plan = partial(plan_training, model, lessons, schedule, owns_base=True)
