@@ -624,7 +624,7 @@ def test_push_publishes_it_and_others_verify_it(
 ) -> None:
     for name in ("base", "adapter", "samples.jsonl"):
         (tmp_path / name).symlink_to(work.folder / name)
-    with session(ROOT, server.url) as run:
+    with session(tmp_path, server.url) as run:
         lines = ("push adapter me/it --dry-run", "push adapter me/it", "push adapter me/it")
         said, pushed, again = run(*lines, token=TOKEN, at=tmp_path)
         assert (said.code, f"would send {WEIGHTS}" in said.out) == (0, True), said
