@@ -77,8 +77,6 @@ def harden(
     with _keep(learned):
         for _ in descend(learned, lambda _: relearn(rehearsal.learned), rates, scale=scale):
             pass
-        for one in learned:
-            one.grad = None
         add_gradients(learned, forget(rehearsal.others), scale)
     for one, first in zip(learned, before, strict=True):
         if first is not None:

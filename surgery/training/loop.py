@@ -66,6 +66,7 @@ def descend(
             group["lr"] = rate
         optimizer.step()
         yield loss
+    optimizer.zero_grad()
 
 
 def add_gradients(
