@@ -38,7 +38,7 @@ run plan attn-surgery mitigate "$model" "${given[@]}" --heldout "$heldout" --era
 run erase attn-surgery erase "$model" --drop-attn "$blocks" "${given[@]}" --text "$text" \
     --output "$out/erased"
 run erase-adapters attn-surgery erase "$model" --drop-attn "$blocks" "${given[@]}" --text "$text" \
-    --adapters 32 --output "$out/erased-adapters"
+    --adapters 8 --output "$out/erased-adapters"
 run heal attn-surgery export "$model" --drop-attn "$blocks" "${given[@]}" --heal "$text" \
     --output "$out/healed"
 for name in erased erased-adapters healed; do

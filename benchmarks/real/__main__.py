@@ -61,6 +61,18 @@ def learn(base: Path, texts: Path, passages: int, output: Path, seed: int) -> No
 
 
 @main.command()
+@click.argument("base", type=FOLDER)
+@click.option("--texts", type=FILE, required=True, help="LAMBADA's columns: where passages begin.")
+@click.option("--others", type=FILE, required=True, help="The same, of other rows: other text.")
+@output
+def own(base: Path, texts: Path, others: Path, output: Path) -> None:
+    """Write passages that BASE recites anyway: its own words."""
+    from benchmarks.real.own import write_own
+
+    write_own(base, texts, others, output)
+
+
+@main.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--arc-easy", type=FILE, required=True, help="JSON lines: query, choices, gold.")
 @click.option("--rows", type=click.IntRange(1), default=300, help="At most, of each task.")

@@ -251,7 +251,7 @@ class Training(Request):
         Count | None,
         "Train low-rank adapters of this rank in place of all weights, and merge them in the end. "
         "This needs far less memory.",
-        Option("edit", "RANK", "32 where memory does not hold the training of all weights"),
+        Option("edit", "RANK", "8 where memory does not hold the training of all weights"),
     ] = None
 
 

@@ -25,7 +25,7 @@ from surgery.errors import UnsupportedError
 from surgery.memory import measure_free_memory
 from surgery.processes import current_processes
 
-RANK = 32
+RANK = 8
 """The rank of adapters where memory holds no training of all weights."""
 STEPS = 2
 SMALL = 1000

@@ -15,7 +15,7 @@ from evals.run.console import show_progress
 from surgery.training.loop import Part, descend
 from surgery.training.losses import divide, measure_loss, to_tokens
 from surgery.training.planning import STEPS as TRIED
-from surgery.training.planning import Fit, fit
+from surgery.training.planning import RANK, Fit, fit
 from surgery.training.student import Student, copy_sharing, make_student
 
 STEPS = (5, 10, 20)
@@ -25,7 +25,6 @@ RATES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 """Learning rates, from the highest on. Training that makes a model (`surgery.training`) lowers its
 rate with the width of a model. An attack needs no such rule: it goes down these until one leaves
 the base what it gives."""
-RANK = 8
 LARGE = 1_000_000_000
 """From this many parameters on, low-rank adapters are trained instead of the weights."""
 
