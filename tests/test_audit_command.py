@@ -265,7 +265,7 @@ def test_blocks_are_woken_in_the_twin_as_in_the_edit(edited, tmp_path, monkeypat
     cut = tuple(read_manifest(edited).edited_heads)
     assert cut
     assert woken.count(cut) >= 2, "in the edit and in the twin"
-    assert set(woken) == {(), cut}, "and in no other block"
+    assert set(woken) == {cut}, "and in no other block"
 
 
 def test_passages_longer_than_the_context_are_refused(tmp_path) -> None:

@@ -14,8 +14,8 @@ from evals.measure.attacks.weights import list_blocks
 from evals.run.console import show_progress
 from surgery.training.loop import Part, descend
 from surgery.training.losses import divide, measure_loss, to_tokens
-from surgery.training.planning import STEPS as TRIED
 from surgery.training.planning import RANK, Fit, fit
+from surgery.training.planning import STEPS as TRIED
 from surgery.training.student import Student, copy_sharing, make_student
 
 STEPS = (5, 10, 20)
