@@ -42,9 +42,7 @@ class Rehearsal:
     steps: int
 
 
-def draw_rehearsals(
-    passages: int, per_step: int, steps: int, seed: int, most_steps: int = MOST_STEPS
-) -> list[Rehearsal]:
+def draw_rehearsals(passages: int, per_step: int, steps: int, seed: int) -> list[Rehearsal]:
     """One rehearsal for each step of a lesson that takes `per_step` passages at a time.
 
     A lone passage is both learned and to be forgotten. An attacker who draws with the same seed
@@ -55,7 +53,7 @@ def draw_rehearsals(
     for _ in range(steps):
         order = draw.permutation(passages)
         others = order[held : held + per_step] if passages > held else order
-        found.append(Rehearsal(order[:held], others, int(draw.integers(1, most_steps + 1))))
+        found.append(Rehearsal(order[:held], others, int(draw.integers(1, MOST_STEPS + 1))))
     return found
 
 
