@@ -189,6 +189,14 @@ def output(text: str, kind: click.Path = PATH, metavar: str = "DIR", **more: Any
     return option("--output", metavar, text, kind, group="output", **more)
 
 
+rows = option(
+    "--rows",
+    "FILE",
+    "Also write one JSON line for each passage to this file: its scores, or, of an audit, which "
+    "attack recovers it.",
+    FILE,
+    group="output",
+)
 json = flag(
     "--json",
     "Print one JSON object on stdout, and nothing else. An error is one, too.",

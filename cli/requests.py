@@ -86,7 +86,7 @@ def list_options(kind: type[Request], without: Collection[str] = ()) -> list[cli
         _make_option(name, field, said)
         for name, field in fields.items()
         for said in field.metadata
-        if isinstance(said, Option) and name not in without
+        if isinstance(said, Option) and name not in kind.omits and name not in without
     ]
 
 

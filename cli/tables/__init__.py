@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +12,6 @@ from rich.table import Table
 from cli.console import make_console
 from cli.escaping import escape_text
 from cli.terminal import echo
-from surgery.card.percent import format_percent
 
 Column = Sequence[str]
 """A heading, and a cell for each row."""
@@ -87,41 +86,3 @@ def _measure_least(column: Column, wraps: bool) -> int:
 def _measure_widest(cells: Iterable[str], split: Callable[[str], list[str]]) -> int:
     """Characters of the longest line or word, as printed."""
     return max((cell_len(escape_text(part)) for cell in cells for part in split(cell)), default=1)
-
-
-def format_figure(value: Mapping[str, Any] | None, form: str | None = None) -> str:
-    """A rate, mean, or value with its interval. Empty if not measured; a share of none says so."""
-    if value is None:
-        return ""
-    if value.get("n") == 0:
-        return "none counts"
-    middle = next(value[key] for key in ("rate", "mean", "value") if key in value)
-    return format_interval(middle, value["ci95"], form)
-
-
-def print_choice(result: Mapping[str, Any]) -> None:
-    """Says that figures leave out the passages that were taught, or on which a search chose the
-    edit, if any; or that they are of the taught ones.
-    """
-    if taught := result.get("taught"):
-        echo(f"{taught['n']} passages were taught. The figures are for the others.")
-    elif result.get("chose", {}).get("taught"):
-        echo(
-            "All of these passages were taught, so their shares have no intervals, and say nothing "
-            "of other passages."
-        )
-    elif every := result.get("all_passages"):
-        chose = result["chose"]["passages"]  # None if another search used some that are unknown
-        echo(
-            f"A search used {chose or 'some'} of {every['n']} to choose the edit. The figures are "
-            "for the others."
-        )
-
-
-def format_interval(middle: float, ci95: Sequence[float] | None, form: str | None = None) -> str:
-    """A figure, and its interval, if any, in brackets. `form`: of a share, if none is given."""
-    figure, *ends = (
-        f"{format_percent(number)}%" if form is None else form.format(number)
-        for number in (middle, *(ci95 or ()))
-    )
-    return f"{figure} [{', '.join(ends)}]" if ends else figure

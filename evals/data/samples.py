@@ -18,6 +18,7 @@ import numpy.typing as npt
 from surgery.errors import SamplesError
 from surgery.reading.corpus import NOTHING as NOTHING
 from surgery.record.manifest import is_word
+from surgery.record.report import SamplesRecord
 
 Tokens = npt.NDArray[np.int32]
 
@@ -172,6 +173,22 @@ def count_longer(samples: Samples) -> dict[str, int]:
     if rest is None:
         return {"passages": 0, "most_tokens": 0}
     return {"passages": int((rest > 0).sum()), "most_tokens": max(rest.tolist(), default=0)}
+
+
+def record_samples(samples: Samples) -> SamplesRecord:
+    """What results say of the passages, without ids and texts."""
+    longer = count_longer(samples.select(samples.trained_on))
+    return SamplesRecord(
+        source=samples.source,
+        sha256=samples.sha256,
+        rows=len(samples),
+        left_out=sum(not note.kept for note in samples.notes),
+        prefix_length=samples.prefix_length,
+        suffix_length=samples.suffix_length,
+        secrets=samples.secrets,
+        longer=longer["passages"],
+        untested_tokens=longer["most_tokens"],
+    )
 
 
 def list_row_warnings(described: Mapping[str, Any]) -> list[str]:

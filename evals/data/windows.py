@@ -10,25 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evals.data.repeats import MOST_OPENING
 from evals.data.samples import NOTHING, Tokens, measure_lengths
-from evals.run.statistics import bootstrap
 from surgery.errors import SamplesError
 from surgery.reading.corpus import find_opening, leave_room, tokenize
 
-Scores = npt.NDArray[np.float64]
 MOST_WINDOWS = 256
 
 MOST_REPEATED = 24
 """Windows that are repeated."""
-
-SELECTIVITY = (
-    "(rise of the samples' mean suffix NLL) - (rise of the controls' mean suffix NLL), each edited "
-    "minus baseline, in nats per token: above 0, the edit hit the samples harder than ordinary "
-    "text; near 0, it made the model equally worse at everything"
-)
 
 
 def cut_windows(
@@ -83,14 +74,6 @@ def _count_special(windows: Tokens) -> int:
     stands = windows[:, None] == windows[:1, :MOST_OPENING, None]
     alone = (stands == np.eye(*stands.shape[1:], dtype=np.bool_)).all(axis=(0, 2))
     return int(np.cumprod(alone).sum()) if len(windows) > 1 else 0
-
-
-def selectivity(samples_rise: Scores, controls_rise: Scores) -> dict[str, Any]:
-    """`SELECTIVITY` with its bootstrap interval, from each row's rise in NLL, [N] and [M]."""
-    rises = (samples_rise, controls_rise)
-    interval = bootstrap(rises, lambda samples, controls: samples.mean() - controls.mean())
-    value = float(samples_rise.mean() - controls_rise.mean())
-    return {"value": value, "ci95": interval.as_list(), "definition": SELECTIVITY}
 
 
 def end_alike(windows: Tokens, rows: Tokens) -> Tokens:

@@ -14,6 +14,7 @@ from evals.run.request import CalibrationText, HeldoutText, Measuring, Option, R
 from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 from surgery.record.manifest import LENGTH
+from surgery.record.measured import BASE
 from surgery.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def check_inputs(request: CheckRequest) -> dict[str, Any]:
     """
     from evals.data.columns import find_columns
     from evals.data.showing import count_given_numbers, show_cuts
-    from evals.measure.verdicts import describe_splits
     from evals.run.statistics import count_needed
+    from evals.table.limits import describe_splits
 
     source, _, _ = find_columns(request.samples, request.id_column)
     passages = open_passages(source, request)
@@ -140,10 +141,11 @@ def _count_usable(passages: Passages, samples: Samples, tokenizer: Any) -> dict[
 def _count_recited(loaded: LoadedModel, samples: Samples, size: int | None) -> dict[str, Any]:
     """The rate of passages recited, among at most `TESTED` members spread over all."""
     from evals.measure.memorization.extraction import extract
-    from evals.run.statistics import rate
+    from evals.table.measured import measure_share
 
     some = samples.spread(samples.trained_on, TESTED)
-    return {"n": len(some), **rate(extract(loaded.model, some, batch_size=size).exact)}
+    exact = extract(loaded.model, some, batch_size=size).exact
+    return measure_share("recited", exact, of=BASE).model_dump(mode="json")
 
 
 def _measure_heldout(

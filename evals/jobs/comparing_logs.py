@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict
 
 from evals.run.console import say
 from surgery.errors import MeasurementError, SourceError
+from surgery.record.measured import Measured
 from surgery.untrusted import guard, open_regular, parse_json, read_json, read_lines
 
 if TYPE_CHECKING:
-    from evals.measure.differences import Metric
     from evals.run.lm_eval.scores import Scores
 
 HOW = "run lm_eval with --output_path and --log_samples"
@@ -47,8 +47,8 @@ class _Row(BaseModel):
     metrics: list[str]
 
 
-def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
-    """Task → metric → the paired difference, second minus first, on the same documents.
+def compare_logs(first: Path, second: Path) -> list[Measured]:
+    """Every metric of both runs (base: the first), with the change, on the same documents.
 
     The newest run of each folder counts. Tasks that only one of the runs has are left out.
     """
@@ -60,7 +60,7 @@ def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
     if not tasks:
         got = " and ".join(", ".join(log) for log in logs)
         raise MeasurementError("the two runs have no task in common", where=second, got=got)
-    found = {}
+    found: list[Measured] = []
     for task in tasks:
         runs = [log[task] for log in logs]
         aggregates = {name: of for run in runs for name, of in run["aggregates"].items()}
@@ -78,9 +78,8 @@ def compare_logs(first: Path, second: Path) -> dict[str, dict[str, Metric]]:
                 np.errstate(all="ignore"),
                 guard(MeasurementError, "has scores that cannot be compared", task),
             ):
-                found[task] = {
-                    name: compare_scores(scores[0][name], scores[1][name]) for name in shared
-                }
+                for name in shared:
+                    found += compare_scores(f"task.{task} {name}", scores[0][name], scores[1][name])
     if not found:
         raise MeasurementError(
             "the two runs have no metric that can be compared", where=second, got=", ".join(tasks)

@@ -49,11 +49,11 @@ def run_demo(
     that do the same. Raises `SurgeryError`.
     """
     from evals.choose.search.request import SearchRequest
+    from evals.jobs.asking import EvaluationRequest
     from evals.jobs.evaluating import evaluate_exports
     from evals.jobs.exporting import ExportRequest, run_export
     from evals.jobs.materials import open_materials
     from evals.jobs.searching import search
-    from evals.report.request import EvaluationRequest
     from surgery.output import check_output
 
     continues = not overwrite and _was_stopped(output, list_places(erase))

@@ -1,22 +1,26 @@
-"""An evaluation from its request to the folders that hold its report."""
+"""`extract`, `audit`, and `evaluate`, from the request to the files that hold the result."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.materials import Materials, open_materials
-from evals.jobs.reporting import Evaluation, evaluate, find_relation
+from evals.jobs.printing import find_browser, print_page
+from evals.jobs.reporting import Measurement, find_relation, measure
 from evals.jobs.result_folder import Journals
-from evals.report.page import render_pages
-from evals.report.printing import find_browser, print_page
-from evals.report.request import EvaluationRequest
+from evals.measure.attacks.rows import list_recovered
+from evals.measure.memorization.summary import list_rows
 from evals.run.console import say
 from evals.run.finding import find_baseline
 from evals.run.lm_eval.running import write_results
+from evals.run.models import find_device
+from evals.table.page import render_pages
 from surgery.card.measurements import build_measurements
 from surgery.card.text import read_own_card, render_card
 from surgery.checkpoint.content import hash_file
@@ -25,15 +29,17 @@ from surgery.errors import ManifestError, OutputError, SurgeryError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import (
+    OwnFile,
     check_output,
     create_folder,
     create_staging,
     publish,
     recognize_by,
+    recognize_lines,
     write_lines,
     write_text,
 )
-from surgery.privacy import expand_home, get_last_name, name_result
+from surgery.privacy import expand_home, get_last_name
 from surgery.processes import join_launch, leave_launch
 from surgery.proof.report import record_reports
 from surgery.proof.verification import verify
@@ -45,8 +51,9 @@ from surgery.record.manifest import (
     parse_manifest,
     read_manifest,
 )
+from surgery.record.measured import BASE, EDITED
 from surgery.record.report import Report
-from surgery.untrusted import read_bytes
+from surgery.untrusted import read_bytes, read_json
 
 TEXTS = "passages.jsonl"
 """The passages' texts, on request. They stand beside the report and are never published."""
@@ -61,39 +68,40 @@ _OF_LM_EVAL = [
 _KEPT = "it has a report, which `overwrite=True` replaces"
 _WRITTEN = [name for name in UNLISTED if name not in (CARD, RECIPE)]
 owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *_WRITTEN, TEXTS, PDF)
+RESULT = OwnFile(
+    "a result of an extraction", lambda file: read_json(file).keys() >= {"command", "figures"}
+)
+ROWS = {
+    "extract": recognize_lines("a file of rows", "id", "hash", "exact", "first_divergence"),
+    "audit": recognize_lines("a file of rows", "id", "hash", "recovered_by", "recovered"),
+}
 
 
-def write_evaluation(
-    evaluation: Evaluation, folder: Path, manifest: Manifest | None = None
-) -> None:
+def write_evaluation(found: Measurement, folder: Path, manifest: Manifest | None = None) -> None:
     """Writes everything into an existing folder. Raises `OutputError`.
 
     `manifest`: of the one edit, written again with the hashes of its report.
     """
-    report = evaluation.report
+    report = found.report
     pages = {REPORTS[0]: report.to_text(), **render_pages(report)}
     for name, text in pages.items():
         write_text(folder / name, text)
     if manifest is not None:
         write_text(folder / MANIFEST, record_reports(manifest, pages).to_text())
-    if evaluation.texts:
-        write_lines(folder / TEXTS, map(json.dumps, evaluation.texts))
-    several = len(report.edits) > 1
-    runs = {"base": (report.base.name, evaluation.base_runs)}
-    for place, (edit, run) in enumerate(zip(report.edits, evaluation.edited_runs, strict=True), 1):
-        runs[f"edited-{place}" if several else "edited"] = (edit.name, run)
-    for part, (name, results) in runs.items():
-        if results:
-            write_results(folder / RESULTS / part, name, results)
+    if found.texts:
+        write_lines(folder / TEXTS, map(json.dumps, found.texts))
+    for of, name, runs in found.runs:
+        if runs:
+            write_results(folder / RESULTS / of, name, runs)
 
 
-def attach(evaluation: Evaluation, place: int, folder: Path) -> None:
+def attach(found: Measurement, place: int, folder: Path) -> None:
     """Puts one edit's report into its model's folder, and its figures on the card there.
 
     `push` then publishes both. Raises `OutputError` if the folder cannot be written.
     """
     _check_results(folder)
-    selected = evaluation.select(place, get_last_name(folder))
+    selected = found.select(place, get_last_name(folder))
     manifest = parse_manifest(read_bytes(folder / MANIFEST, ManifestError), folder / MANIFEST)
     if selected.report.edits[0].provenance["content"] != manifest.content:
         raise OutputError("changed while it was measured", where=folder, fix="evaluate it again")
@@ -135,48 +143,110 @@ def _replace_results(made: Path, there: Path) -> None:
         there.rmdir()
 
 
-def run_evaluation(
-    request: EvaluationRequest,
+def run_measurement(
+    request: MeasureRequest,
     output: Path | None = None,
     *,
+    rows: Path | None = None,
     overwrite: bool = False,
     pdf: bool = False,
-) -> tuple[Report, Path] | None:
-    """Evaluates, and writes the report into `output` and into each model that is an export.
+) -> Measurement | None:
+    """Measures, and writes the result: `extract` its JSON into the file `output`, `audit` and
+    `evaluate` their report into a folder; `evaluate` also into each model that is an export.
 
-    Without `overwrite`, a model that has a report keeps it. `pdf`: also print the page to a file.
-    Returns the report and its folder (default: NAME-evaluation), and None on all processes but the
-    main one. Raises as `open_materials` and `evaluate`; `OutputError`; and `MeasurementError`, at
-    once, if there is no browser to print with.
+    - `output`: None: nothing is written. Attacks that an interrupted run had finished are not run
+      again. `rows`: gets a JSON line for each passage.
+    - Without `overwrite`, a model that has a report keeps it. `pdf`: also print the page to a file.
+
+    Returns None on all processes but the main one. Raises as `open_materials` and `measure`;
+    `OutputError`; and `MeasurementError`, at once, if there is no browser to print with.
     """
-    models, baseline = request.models, request.baseline
-    if output is None:
-        output = name_result(baseline if len(models) > 1 else models[0], "evaluation")
-    check_output(output, owned, overwrite=overwrite)
+    is_file, models = request.command == "extract", request.models
+    reads: list[str | Path] = [*filter(None, [request.samples]), *request.heldout]
+    if rows is not None:
+        _check_rows(rows, output, request, overwrite, reads)
+    if output is not None and is_file:
+        check_output(output, RESULT, overwrite=overwrite, argument="output", reads=reads)
+    elif output is not None:
+        check_output(output, owned, overwrite=overwrite)
     browser = find_browser() if pdf else None
     join_launch(say)
+    if not request.device_map:
+        find_device(request.device)
     known = [(model, request.revision) for model in models]
-    materials = open_materials(request, known, baseline)
+    materials = open_materials(request, known, request.baseline)
     edited = [find_model(model, request.revision) for model in models]
-    base = find_baseline(baseline, edited)
-    for name, model in zip(models, edited, strict=True):
-        related = find_relation(model.manifest, base) == "source"
+    base = find_baseline(request.baseline, edited) if request.baseline else None
+    attached = request.command == "evaluate"
+    for name, model in zip(models, edited, strict=True) if attached and base else ():
+        related = base is not None and find_relation(model.manifest, base) == "source"
         if related and _keeps_report(expand_home(name), overwrite):
             say(f"{name}: will leave its report and model card unchanged: {_KEPT}")
-    materials = replace(materials, journals=Journals(output, anew=True))
-    found = evaluate(edited, base, materials)
+    journals = Journals(None if is_file else output, anew=attached)
+    found = measure(edited, base, replace(materials, journals=journals))
     if not leave_launch():
         return None
-    config = request.to_config()
-    alone = len(edited) == 1 and found.report.edits[0].relation == "source"
-    with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
-        write_evaluation(found, folder, edited[0].manifest if alone else None)
-        if browser is not None:
-            print_pdf(browser, folder, folder / PDF)
-    for place, name in enumerate(models):
+    if rows is not None:
+        lines, ours = _list_rows(found), ROWS[request.command]
+        write_lines(rows, lines, overwrite=overwrite, owned=ours)
+    if output is not None and is_file:
+        write_lines(output, [found.report.to_text().rstrip()], overwrite=overwrite, owned=RESULT)
+    elif output is not None:
+        alone = attached and len(edited) == 1 and found.report.edits[0].relation == "source"
+        manifest, config = edited[0].manifest if alone else None, request.to_config()
+        with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
+            write_evaluation(found, folder, manifest)
+            if browser is not None:
+                print_pdf(browser, folder, folder / PDF)
+    for place, name in enumerate(models if attached else ()):
         _attach(found, place, expand_home(name), overwrite)
-    materials.journals.remove()
-    return found.report, output
+    journals.remove()
+    return found
+
+
+def _check_rows(
+    rows: Path,
+    output: Path | None,
+    request: MeasureRequest,
+    overwrite: bool,
+    reads: Sequence[str | Path],
+) -> None:
+    """Raises `OutputError` for a file that could not be written, or that lies in the folder, which
+    appears only when all is done."""
+    place = rows.absolute()
+    if output is not None and output.absolute() in (place, *place.parents):
+        raise OutputError(
+            "lies in the folder of the result", where=rows, fix="choose another `rows`"
+        )
+    if len(request.models) > 1:
+        raise OutputError("holds the passages of one model", where=rows, fix="name one MODEL")
+    check_output(rows, ROWS[request.command], overwrite=overwrite, argument="rows", reads=reads)
+
+
+def _list_rows(found: Measurement) -> Iterator[str]:
+    """A JSON line for each passage: its scores, or of an audit which attack recovers it."""
+    results, lines = found.results, list[dict[str, Any]]()
+    before, after = results.get(BASE), results[EDITED]
+    if found.request.command == "audit":
+        models = {of: one.audited for of, one in results.items() if one.audited}
+        assert after.asked.attacked is not None
+        lines = list(list_recovered(after.asked.attacked, models, found.left))
+    elif after.test is not None:
+        tokenizer = after.asked.tokenizer if found.request.show_text else None
+        test, base = after.test.test, before.test.test if before and before.test else None
+        lines = list(list_rows(test, baseline=base, tokenizer=tokenizer))
+    return (json.dumps(line, ensure_ascii=False) for line in lines)
+
+
+def list_given_away(found: Measurement) -> dict[str, list[str]]:
+    """Passages that attacks recover from the edited model → these attacks. No file holds it."""
+    after = found.results[EDITED]
+    if after.asked.attacked is None or after.audited is None:
+        return {}
+    rows = list_recovered(after.asked.attacked, {EDITED: after.audited}, found.left)
+    return {
+        row["id"]: row["recovered_by"] for row in rows if row["counted"] and row["recovered_by"]
+    }
 
 
 def print_pdf(browser: str, folder: Path, target: Path, *, overwrite: bool = False) -> None:
@@ -201,12 +271,13 @@ def _keeps_report(folder: Path, overwrite: bool) -> bool:
     return not (ours and manifest.reports.keys() - there.keys())
 
 
-def _attach(found: Evaluation, place: int, folder: Path, overwrite: bool) -> None:
+def _attach(found: Measurement, place: int, folder: Path, overwrite: bool) -> None:
     """Puts the report into the folder of an exported model, for its card and for `push`."""
     if not (folder / MANIFEST).is_file():
         return
     report = found.report
     reason = None
+    assert report.base is not None
     if report.edits[place].relation != "source":
         reason = f"{report.base.name} is not known to be its source"
     elif report.settings["limit"] is not None:
@@ -243,7 +314,7 @@ def evaluate_exports(
             raise OutputError(what, where=output, fix=fix)
         say(f"{output.name}: verified ({len(verification.checks)} checks)")
     models = [find_model(output) for output in outputs]
-    found = evaluate(models, source, materials)
+    found = measure(models, source, materials)
     found = found.as_rivals() if arrange else found
     for place, output in enumerate(outputs):
         attach(found, place, output)

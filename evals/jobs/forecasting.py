@@ -34,10 +34,10 @@ from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, li
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.edits.engine import Engine
 from evals.measure.healing import find_healing_text
-from evals.measure.verdicts import describe_splits, say_split
 from evals.run.console import show_progress
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.models import LoadedModel
+from evals.table.limits import describe_splits, say_split
 from surgery.fitting.calibration import ROWS as WINDOWS
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab

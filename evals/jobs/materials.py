@@ -1,29 +1,48 @@
-"""Finds and opens what an evaluation needs besides the models: tasks, passages, texts."""
+"""Finds and opens what a measurement needs besides the models: tasks, passages, texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from evals.choose.search.report import SearchResult
 from evals.data import Passages
-from evals.data.inputs import names_lab, open_passages, read_heldout_texts
+from evals.data.inputs import (
+    names_lab,
+    open_passages,
+    read_heldout_texts,
+    require_heldout_texts,
+)
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.result_folder import Journals
 from evals.measure.attacks.sibling import find_sibling
-from evals.measure.drops import check_limited_tasks
-from evals.report.request import EvaluationRequest
 from evals.run.console import show_progress
 from evals.run.finding import find_recorded_commit
 from evals.run.lm_eval.running import Benchmarks
+from evals.table.limits import check_limited_tasks
 from surgery.checkpoint.content import find_cache, hash_file
 from surgery.errors import MeasurementError
+from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
 from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import open_corpus
 from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
-from surgery.record.report import FrontPoint, ModelMap
+from surgery.record.measured import Measured
+from surgery.record.report import FrontPoint, ModelMap, Named
 from surgery.untrusted import guard, parse_json, read_bytes
+
+
+@dataclass(frozen=True)
+class Front:
+    """The edits of a search that no other beats, their figures, what these are called, and what
+    each unit is worth."""
+
+    points: Sequence[FrontPoint]
+    figures: Sequence[Measured]
+    names: Mapping[str, Named]
+    map: ModelMap | None
 
 
 @dataclass(frozen=True)
@@ -32,26 +51,24 @@ class Materials:
     files they come from; `sibling`: what attention may be copied from; `cache`: a
     folder with benchmark results; `journals`: keep the attacks until the report is there."""
 
-    request: EvaluationRequest
+    request: MeasureRequest
     benchmarks: Benchmarks | None = None
     passages: Passages | None = None
     heldout: Sequence[str] = ()
     controls: Sequence[TextSource] = ()
     sibling: ResolvedModel | None = None
-    front: Sequence[FrontPoint] = ()
-    map: ModelMap | None = None
+    front: Front | None = None
     cache: Path | None = None
     journals: Journals = field(default_factory=lambda: Journals(None))
 
     def with_search(self, path: Path) -> Materials:
         """These, with what a search found that has ended since: the file is its search.json."""
-        front, found = read_search(path)
         request = self.request.model_copy(update={"front": path})
-        return replace(self, request=request, front=front, map=found)
+        return replace(self, request=request, front=read_search(path))
 
 
 def open_materials(
-    request: EvaluationRequest,
+    request: MeasureRequest,
     models: Iterable[tuple[str, str | None]] = (),
     base: str | None = None,
 ) -> Materials:
@@ -61,15 +78,18 @@ def open_materials(
     at the commit that one of the models records. Raises `SurgeryError` for anything unusable, and
     `UnknownNameError` if a gate limits a task that is not run.
     """
-    front, found = read_search(request.front) if request.front else ([], None)
-    lab, samples = request.lab, request.samples or request.lab
+    front = read_search(request.front) if request.front else None
+    samples = request.samples or request.lab
     passages = open_passages(samples, request) if samples else None
     if request.heldout and not names_lab(request.heldout):
         corpus = open_corpus(request.heldout)
         heldout = read_texts(corpus)
         controls = [_record_text(file.name, file.place) for file in corpus]
     else:
-        heldout = read_heldout_texts(request.heldout, lab)
+        needed = request.attacks and request.baseline
+        find = require_heldout_texts if needed else read_heldout_texts
+        lab = request.lab or find_lab(samples)
+        heldout = find(request.heldout, lab or request.models[0])
         named = str(request.heldout[0]) if request.heldout else lab
         controls = [TextSource(name=named)] if named else []
     found_models = [find_outline(model, revision)[0] for model, revision in models]
@@ -89,27 +109,24 @@ def open_materials(
             )
     check_limited_tasks(request.max_drop, list(benchmarks.tasks) if benchmarks else [])
     cache = None if request.no_cache else find_cache()
-    texts = (heldout, controls, sibling)
-    return Materials(request, benchmarks, passages, *texts, front, found, cache)
+    return Materials(request, benchmarks, passages, heldout, controls, sibling, front, cache)
 
 
-def read_search(path: Path) -> tuple[list[FrontPoint], ModelMap | None]:
+def read_search(path: Path) -> Front:
     """Reads the front, and what each unit is worth, from the output of `search --json`.
 
     Raises `MeasurementError` for anything else.
     """
     with guard(MeasurementError, "is not the JSON of a search", path):
-        search = parse_json(read_bytes(path, MeasurementError))
-        before, found = search["base"]["heldout_loss"], search.get("map")
-        front = [
-            FrontPoint(
-                label=f"{edit['spec']} {edit['variant']}",
-                loss_increase=edit["heldout_loss"] - before,
-                **{key: edit[key] for key in FrontPoint.model_fields if key in edit},
-            )
-            for edit in search["front"]
-        ]
-        return front, ModelMap.model_validate(found) if found else None
+        found = SearchResult.model_validate(parse_json(read_bytes(path, MeasurementError)))
+    edits = {edit.of: edit for edit in found.edits}
+    points = [
+        FrontPoint(of=f"found-{at}", label=edits[of].label) for at, of in enumerate(found.front, 1)
+    ]
+    names = {of: point.of for of, point in zip(found.front, points, strict=True)}
+    rows = [one for one in found.figures if one.of in names and one.on == "chosen on"]
+    renamed = [one.model_copy(update={"of": names[one.of]}) for one in rows]
+    return Front(points, renamed, found.names, found.map)
 
 
 def _record_text(name: str, place: object) -> TextSource:

@@ -1,4 +1,4 @@
-"""Takes all of one model's measurements while it is in memory."""
+"""Takes all of one model's measurements while it is in memory: passages, text, attacks, tasks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from evals.data import Samples, Tokens
@@ -25,19 +26,21 @@ from evals.measure.memorization.protocol import (
     ExtractionResults,
     Protocol,
     measure,
-    measure_control,
+    measure_text,
 )
 from evals.measure.memorization.summary import ControlLoss
-from evals.report.figures import ModelSize, SizedModel
+from evals.run.batching import rows_per_batch
 from evals.run.console import show_progress
 from evals.run.forward import cache_bytes, hidden_states
 from evals.run.lm_eval.running import SEEDS, TaskRun
 from evals.run.models import LoadedModel, check_precision, open_model
+from evals.run.predictions import Sampling
 from surgery.checkpoint.content import save_to_cache
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import current_processes
 from surgery.record.manifest import list_versions
+from surgery.record.report import MeasuredModel
 
 WINDOW = 64
 """Tokens of a held-out window if there are no samples to take the length from."""
@@ -47,19 +50,9 @@ _BROKEN = (OSError, EOFError, ValueError, RecursionError, LookupError, TypeError
 
 
 @dataclass(frozen=True)
-class ModelResults:
-    """One model's results, without the model.
+class Questions:
+    """What every model is asked, in the tokens of the first one, and in its precision."""
 
-    The last five fields (tokenizer, passages, held-out windows, attacks and precision) come from
-    the first model and also apply to the others.
-    """
-
-    runs: dict[str, TaskRun]
-    from_cache: bool
-    test: ExtractionResults | None
-    control: ControlLoss | None
-    audited: AuditedModel | None
-    model: SizedModel
     tokenizer: Any
     protocol: Protocol | None
     windows: Tokens | None
@@ -71,75 +64,100 @@ class ModelResults:
         return self.protocol.samples if self.protocol else None
 
 
+@dataclass(frozen=True)
+class ModelResults:
+    """One model's results, without the model. `sizes`: figure → number."""
+
+    model: MeasuredModel
+    asked: Questions
+    runs: dict[str, TaskRun]
+    from_cache: bool
+    test: ExtractionResults | None
+    control: ControlLoss | None
+    audited: AuditedModel | None
+    sizes: dict[str, int]
+
+
 def measure_model(
     model: ResolvedModel,
     materials: Materials,
+    first: ModelResults | None = None,
     base: ModelResults | None = None,
     *,
     cut: tuple[int, ...] | None = None,
-    inspect: Callable[[Samples | None, Tokens | None], None] = lambda samples, windows: None,
+    inspect: Callable[[Questions], Questions] = lambda asked: asked,
+    tries_control: bool = True,
 ) -> ModelResults:
-    """Measures the first model or, given its results as `base`, another one in the same way.
+    """Measures the first model or, given its results as `first`, another one in the same way.
 
-    `cut`: as for `try_attacks`. `inspect`: gets the first model's passages and held-out windows
-    before it is measured. Raises `MeasurementError` if the models cannot be compared.
+    - `base`: the results of the base, if the model is an edit of it. `cut`: as for `try_attacks`.
+    - `inspect`: gets what the first model will be asked, and may change it.
+    - `tries_control`: whether attacks are also tried on what no model was trained on.
+
+    Raises `MeasurementError` if the models cannot be compared.
     """
     loaded = open_model(model, **materials.request.running)
     name = loaded.name
-    if base is None:
-        protocol, windows, attacked = tokenize(materials, loaded.tokenizer)
-        inspect(protocol.samples if protocol else None, windows)
-    else:
-        protocol, windows, attacked = base.protocol, base.windows, base.attacked
-        check_precision(base.dtype, loaded.dtype, loaded.name)
-        if loaded.tokenizer is None:
-            loaded = replace(loaded, tokenizer=base.tokenizer)
+    asked = first.asked if first else inspect(_ask(materials, loaded))
+    check_precision(asked.dtype, loaded.dtype, name)
+    if loaded.tokenizer is None:
+        loaded = replace(loaded, tokenizer=asked.tokenizer)
     identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
     test = control = audited = None
-    if protocol is not None:
+    if (protocol := asked.protocol) is not None:
         with show_progress(f"extraction, {name}", protocol.rows) as advance:
             test = measure(loaded, protocol, advance=advance)
-        control, protocol = test.control, replace(protocol, batch_size=test.test.batch_size)
-    elif windows is not None:
-        control = measure_control(loaded.model, windows, batch_size=materials.request.batch_size)
-    if attacked is not None:
-        size = protocol.batch_size if protocol else None
-        audited = _attack(loaded, attacked, materials, base, cut, size)
+        control = test.control
+        asked = replace(asked, protocol=replace(protocol, batch_size=test.test.batch_size))
+    elif asked.windows is not None:
+        control = measure_text(loaded.model, asked.windows, batch_size=materials.request.batch_size)
+    if asked.attacked is not None:
+        audited = _attack(loaded, asked, materials, base, cut, tries_control=tries_control)
     return ModelResults(
+        MeasuredModel(name=name, provenance=identity),
+        asked,
         *_run_benchmarks(loaded, materials, identity, base),
         test,
         control,
         audited,
-        SizedModel(name=loaded.name, size=measure_size(loaded), provenance=identity),
-        loaded.tokenizer,
-        protocol,
-        windows,
-        attacked,
-        loaded.dtype,
+        measure_size(loaded),
     )
+
+
+def _ask(materials: Materials, loaded: LoadedModel) -> Questions:
+    """What to ask in a model's tokens. An earlier run's batches go on, whatever memory is free."""
+    size = materials.request.batch_size or materials.journals.recall("batch_size", ".1")
+    protocol, windows, attacked = tokenize(materials, loaded.tokenizer)
+    if protocol is not None:
+        size = size or rows_per_batch(loaded.model, protocol.samples.tokens.shape[1])
+        protocol = replace(protocol, batch_size=size)
+    return Questions(loaded.tokenizer, protocol, windows, attacked, loaded.dtype)
 
 
 def _attack(
     loaded: LoadedModel,
-    plan: AttackPlan,
+    asked: Questions,
     materials: Materials,
     base: ModelResults | None,
     cut: tuple[int, ...] | None,
-    batch_size: int | None,
+    *,
+    tries_control: bool,
 ) -> AuditedModel:
-    """Attacks a model. A journal keeps each attack until the report is there.
+    """Attacks a model. A journal keeps each attack until the result is there.
 
-    `batch_size`: that of all passes of all models; free memory may change on the way.
+    All passes of all models have batches of one size; free memory may change on the way.
     """
-    known = base.audited if base else None
+    assert asked.attacked is not None
+    assert asked.protocol is not None
+    plan, known = asked.attacked, base.audited if base else None
+    plan = replace(plan, batch_size=asked.protocol.batch_size)
     cut = loaded.cut if cut is None else cut
     describe = partial(describe_attacked, plan, loaded, [known.provenance] if known else [], cut)
     journals = materials.journals
     journal = journals.open(describe, loaded, f".{journals.number + 1}")
     with show_progress(f"attacks, {loaded.name}", len(plan.tried)) as advance:
-        given: dict[str, Any] = {"with_control": known is not None, "advance": advance}
-        sized = replace(plan, batch_size=batch_size)
-        return try_attacks(loaded, sized, known, cut=cut, journal=journal, **given)
+        given: dict[str, Any] = {"with_control": tries_control, "advance": advance}
+        return try_attacks(loaded, plan, known, cut=cut, journal=journal, **given)
 
 
 def describe_attacked(
@@ -169,19 +187,25 @@ def tokenize(
     Raises `SamplesError` for unusable passages or texts, and `MeasurementError` for a limit on an
     attack that cannot be tried on them.
     """
-    passages, size = materials.passages, materials.request.batch_size
+    request, passages = materials.request, materials.passages
     samples = passages.tokenize(tokenizer) if passages else None
     if passages is not None and samples is not None:
         warn_of_bare_rows(passages, samples, tokenizer)
-    length = samples.tokens.shape[1] if samples else WINDOW
-    windows = cut_windows(materials.heldout, tokenizer, length) if materials.heldout else None
-    protocol = Protocol(samples, windows, batch_size=size) if samples else None
-    attacked = None
-    if materials.request.attacks and samples and windows is not None:
-        request = materials.request
-        attacked = AttackPlan(
-            samples, windows, request.attacks, size, request.max, request.draws, materials.sibling
-        )
+    length, windows = samples.tokens.shape[1] if samples else WINDOW, None
+    if materials.heldout and (request.heldout or tokenizer is not None):
+        windows = cut_windows(materials.heldout, tokenizer, length)
+    protocol = attacked = None
+    if samples is not None:
+        sampling = Sampling(request.top_k, request.temperature)
+        full = request.metrics == "full"
+        protocol = Protocol(samples, windows, full, sampling, request.batch_size)
+        if request.attacks:
+            text = np.empty((0, length), dtype=np.int32) if windows is None else windows
+            attacked = AttackPlan(
+                *(samples, text, request.attacks, request.batch_size, request.max),
+                *(request.draws, materials.sibling),
+                has_base=request.baseline is not None,
+            )
     return protocol, windows, attacked
 
 
@@ -270,12 +294,13 @@ def hash_settings(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def measure_size(loaded: LoadedModel) -> ModelSize:
+def measure_size(loaded: LoadedModel) -> dict[str, int]:
+    """Parameters, bytes on disk, and bytes of the cache for each token."""
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=loaded.model.device)
     with torch.inference_mode():
         _, cache = hidden_states(loaded.model, ids, use_cache=True)
-    return ModelSize(
-        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        weight_bytes=loaded.found.inventory.nbytes,
-        cache_bytes_per_token=cache_bytes(cache) // _TOKENS if cache is not None else 0,
-    )
+    return {
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "weight_bytes": loaded.found.inventory.nbytes,
+        "cache_bytes_per_token": cache_bytes(cache) // _TOKENS if cache is not None else 0,
+    }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from evals.choose.search.request import SearchRequest
+from evals.jobs.asking import EvaluationRequest, Gating
 from evals.jobs.erasing import EraseRequest, RecitingTeacherError, run_erase
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.keeping import (
@@ -21,14 +22,11 @@ from evals.jobs.keeping import (
     Choose,
     Result,
     choose_result,
-    list_front,
 )
+from evals.jobs.printing import PRINTED, find_browser
 from evals.measure.attacks.request import Limits
 from evals.measure.healing import find_healing_text, read_healing_text, warn_of_shared
 from evals.measure.memorization.recovery import name_plainly
-from evals.measure.verdicts import OK
-from evals.report.printing import PRINTED, find_browser
-from evals.report.request import EvaluationRequest, Gating
 from evals.run.console import SILENT, say, use_console
 from evals.run.lm_eval.request import Drops, Limiting
 from evals.run.request import (
@@ -46,11 +44,13 @@ from surgery.untrusted import read_json
 from surgery.variants import variant_of
 
 if TYPE_CHECKING:
+    from evals.choose.search.report import SearchResult
     from evals.jobs.materials import Materials
     from surgery.fitting.calibration import Calibration
     from surgery.hub.resolved import ResolvedModel
+    from surgery.record.measured import State
     from surgery.record.plan_file import PlanFile
-    from surgery.record.report import Report, State
+    from surgery.record.report import Report
 
 
 class MitigationRequest(SearchRequest, Gating, Erasing):
@@ -198,22 +198,17 @@ def _list_defaults(kind: type[Request]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Mitigation:
-    """A mitigated model, the object of `search --json`, and the report on all `results`.
+    """A mitigated model, what the search found, and the report on all `results`.
 
     `place`: which of the results the model is.
     """
 
     source: str
     output: Path
-    search: dict[str, Any]
+    search: SearchResult
     report: Report
     results: tuple[Result, ...]
     place: int
-
-    @property
-    def front(self) -> list[dict[str, Any]]:
-        """The results side by side."""
-        return list_front(self.report, self.results)
 
     @property
     def state(self) -> State | None:
@@ -237,11 +232,13 @@ class Mitigation:
         return {
             "output": str(self.output),
             "state": self.state,
-            "passed": OK.get(self.state),
             "result": self.results[self.place],
             "healed": "healed" in self.results[self.place],
-            "results": self.front,
-            "search": self.search,
+            "results": [
+                {"name": name, "what": RESULTS[name], "of": edit.of, "state": edit.state}
+                for name, edit in zip(self.results, self.report.edits, strict=True)
+            ],
+            "search": self.search.to_dict(),
             "report": self.report.to_dict(),
             "compare": self.compare_command,
             "next": self.next_command,
@@ -298,7 +295,7 @@ def mitigate(
     *,
     overwrite: bool = False,
     pdf: bool = False,
-    show_search: Callable[[dict[str, Any]], None] = lambda found: None,
+    show_search: Callable[[SearchResult], None] = lambda found: None,
     choose: Choose | None = None,
 ) -> Mitigation | None:
     """Searches into OUTPUT-search, exports to OUTPUT-RESULT, and moves the kept one to `output`.
@@ -360,8 +357,8 @@ def find_page_browser(page: Path, overwrite: bool) -> str:
     return find_browser()
 
 
-def _say_if_missed(request: MitigationRequest, result: dict[str, Any]) -> None:
-    if result["selected"] is None:
+def _say_if_missed(request: MitigationRequest, result: SearchResult) -> None:
+    if result.selected is None:
         limits = ", ".join(f"{most:g} ({name})" for name, most in request.limits.items())
         say(f"no edit meets the limit of {limits}: continuing with the one that comes closest")
 

@@ -118,8 +118,8 @@ def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) 
     from evals.data import count_longer, measure_lengths
     from evals.data.held_back import deal_passages
     from evals.data.showing import count_given_numbers, show_cuts
-    from evals.measure.verdicts import SHARES, find_smallest
     from evals.run.statistics import count_needed
+    from evals.table.limits import SHARES, find_smallest
     from surgery.editing.loading import load_tokenizer
     from surgery.hub.embedded import find_lab
     from surgery.hub.finding import find_model

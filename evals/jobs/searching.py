@@ -8,31 +8,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evals.choose.grid import EditPoint, point_from_json, take_point
 from evals.choose.search.opened import OpenedSearch, open_search
-from evals.choose.search.points import EditPoint, point_from_json
+from evals.choose.search.report import (
+    DEEP,
+    SearchResult,
+    chart_search,
+    describe_question,
+    make_plan,
+    make_search_result,
+)
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import run_search
 from evals.jobs.result_folder import ResultFolder
-from evals.measure.edits.engine import edit_record
-from evals.report.model_map import chart_map
-from evals.report.search import chart_search, describe_question, make_plan, make_search_report
 from evals.run.console import say, show_progress
+from evals.table.charts.model_map import chart_map
 from surgery.errors import SamplesError
 from surgery.output import recognize_by, write_text
 from surgery.processes import current_processes, leave_launch
 from surgery.record.plan_file import PlanFile, read_plan_file
-from surgery.record.report import ModelMap
 from surgery.selection import Selection
 from surgery.untrusted import guard, read_json
 
 _RESULT, _PLAN = "search.json", "plan.json"
 _ANEW = "search again with `overwrite=True`"
 _PICTURES = [f"{name}.{form}" for name in ("front", "model") for form in ("png", "svg")]
-owned = recognize_by(_RESULT, ("goal", "front", "selected"), _PLAN, *_PICTURES)
+owned = recognize_by(_RESULT, ("question", "front", "selected"), _PLAN, *_PICTURES)
 
 Earlier = dict[Selection, EditPoint]
-Answer = tuple[dict[str, Any], PlanFile]
-"""The object of `search --json`, with `selected` None if nothing meets the goal; and the plan to
+Answer = tuple[SearchResult, PlanFile]
+"""What was found, with `selected` None if nothing meets the goal; and the plan to
 export: the selected edit, else the nearest."""
 
 
@@ -71,21 +76,20 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
         )
     if not leave_launch():
         return None
-    result = make_search_report(opened, outcome)
+    result = make_search_result(opened, outcome)
     plan, met = make_plan(opened, outcome.best, result), outcome.selected is not None
-    result["plan"] = _PLAN if met else None
+    result = result.model_copy(update={"plan": _PLAN if met else None})
 
     def add(folder: Path) -> None:
         chart_search(result).save(folder, "front")
-        if result["map"] is not None:
-            title = f"{result['model']}: one edit at a time"
+        if result.map is not None:
+            title = f"{result.model.name}: one edit at a time"
             chosen = outcome.selected[0].selection if outcome.selected else ()
-            found = ModelMap.model_validate(result["map"])
-            chart_map(found, chosen, title).save(folder, "model")
+            chart_map(result.map, chosen, title).save(folder, "model")
         if met:
             write_text(folder / _PLAN, plan.to_text())
 
-    output.write(_RESULT, result, add)
+    output.write(_RESULT, result.to_dict(), add)
     return _locate_plan(result, folder), plan
 
 
@@ -136,23 +140,21 @@ def _read_search(folder: Path, opened: OpenedSearch) -> tuple[Answer | None, Ear
 
     Raises `SamplesError` for a search with other options, and for files that no search wrote.
     """
-    path, result = folder / _RESULT, check_question(folder, opened)
+    path, found = folder / _RESULT, check_question(folder, opened)
     with guard(SamplesError, "is damaged", path, fix=_ANEW):
-        points = [point_from_json(stored) for stored in result["measured"]]
-        earlier = {point.selection: point for point in points}
-        if "held_back_state" not in result:  # by 0.2.0
+        result = SearchResult.model_validate(found)
+        edits = [edit for edit in result.edits if edit.of != DEEP]
+        points = [take_point(result, edit, result.measure) for edit in edits]
+        earlier = {point.selection: point for point in reversed(points)}  # measured, then tried
+        if result.settings["max_evaluations"] < opened.request.max_evaluations:
             return None, earlier
-        selected = result["selected"]
-        if result["max_evaluations"] < opened.request.max_evaluations:
-            return None, earlier
-        heads, chosen = opened.loaded.dimensions.num_heads, selected or result["nearest"]
-        best = next(one for one in earlier if edit_record(one, heads).items() <= chosen.items())
-        plan = make_plan(opened, best, result)
-    if selected is not None and read_plan_file(folder / _PLAN) != plan:
+        plan = make_plan(opened, result.find_edit(result.best).selection, result)
+    if result.selected is not None and read_plan_file(folder / _PLAN) != plan:
         raise SamplesError("is not the plan that the search wrote", where=folder / _PLAN, fix=_ANEW)
     return (_locate_plan(result, folder), plan), earlier
 
 
-def _locate_plan(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _locate_plan(result: SearchResult, folder: Path) -> SearchResult:
     """Replaces the name of the plan in a result by its path."""
-    return {**result, "plan": result["plan"] and str(folder / result["plan"])}
+    plan = result.plan and str(folder / result.plan)
+    return result.model_copy(update={"plan": plan})

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from evals.choose.grid import GridEdit
 from evals.choose.search.estimates import Estimates, estimate_units
 from evals.choose.search.units import held_in_stock
 from evals.choose.sweep.opened import OpenedSweep, open_sweep
+from evals.choose.sweep.pictures import PICTURES, draw_pictures
+from evals.choose.sweep.report import SweepResult, describe_sweep, format_csv, make_sweep_result
 from evals.choose.sweep.request import SweepRequest
-from evals.choose.sweep.scoring import TaskRuns, add_tasks, run_tasks
+from evals.choose.sweep.scoring import TaskRuns, run_tasks
 from evals.data.held_back import Half
 from evals.jobs.result_folder import ResultFolder
-from evals.measure.edits.engine import BASE
+from evals.measure.edits.engine import BASE as UNEDITED
 from evals.measure.memorization.recovery import make_recovery
-from evals.report.sweep import describe_sweep, format_csv, make_sweep_report
-from evals.report.sweep_pictures import PICTURES, draw_pictures
 from evals.run.console import say, show_progress
 from surgery.output import recognize_by, write_text
 from surgery.processes import leave_launch
+from surgery.record.measured import BASE
 
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
-owned = recognize_by("sweep.json", ("base", "edits"), "sweep.csv", "estimates.csv", *_PICTURES)
+owned = recognize_by("sweep.json", ("command", "figures"), "sweep.csv", "estimates.csv", *_PICTURES)
 
 
 def sweep(
     request: SweepRequest, folder: Path | None = None, *, overwrite: bool = False
-) -> dict[str, Any] | None:
-    """Returns the JSON object of `sweep --json`, or None except on the main process.
+) -> SweepResult | None:
+    """Returns the result, or None except on the main process.
 
     Writes it into `folder`, with a table and pictures, and continues from progress that an
     interrupted sweep left beside it. Raises `SurgeryError` for inputs that it cannot use and for a
@@ -42,24 +43,25 @@ def sweep(
     journal = output.journals.open(partial(describe_sweep, opened), opened.loaded)
     what = f"sweep {request.model}" + (", before the tasks" if opened.benchmarks else "")
     with show_progress(what, opened.engine.work(opened.edits)) as advance:
-        measured = opened.engine.measure([BASE, *opened.edits], advance=advance, journal=journal)
+        measured = opened.engine.measure(
+            [UNEDITED, *opened.edits], advance=advance, journal=journal
+        )
     runs = _run_tasks(opened, output)
     estimates = _estimate(opened) if request.estimate else None
     if not leave_launch():
         return None
-    result = make_sweep_report(opened, measured, estimates)
-    if opened.benchmarks is not None:
-        result = add_tasks(result, opened.benchmarks, runs, opened.sizes)
-    for warning in result["warnings"][len(opened.warnings) :]:
+    result = make_sweep_result(opened, measured, estimates, runs)
+    for warning in result.warnings[len(opened.warnings) :]:
         say(f"warning: {warning}")
-    output.write("sweep.json", result, partial(_write_tables, result))
+    output.write("sweep.json", result.to_dict(), partial(_write_tables, result))
     return result
 
 
-def _write_tables(result: dict[str, Any], folder: Path) -> None:
-    write_text(folder / "sweep.csv", format_csv([result["base"], *result["edits"]]))
-    if "estimates" in result:
-        write_text(folder / "estimates.csv", format_csv(result["estimates"]))
+def _write_tables(result: SweepResult, folder: Path) -> None:
+    base = GridEdit(of=BASE, spec="none", variant="none", blocks=[], parts=[])
+    write_text(folder / "sweep.csv", format_csv(result, [base, *result.edits]))
+    if result.estimates:
+        write_text(folder / "estimates.csv", format_csv(result, result.estimates))
     draw_pictures(result, folder)
 
 

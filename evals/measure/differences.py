@@ -8,25 +8,25 @@ the interval is so wide that it could hide a loss that matters, the comparison i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from evals.measure.memorization.summary import ControlLoss
-from evals.run.lm_eval.scores import Scores
+from evals.run.lm_eval.scores import Scores, choose_metric
 from evals.run.statistics import (
     FEWEST,
     Interval,
     compare_flags,
     cut_percentiles,
-    mean,
     measure_chance,
     resample,
 )
+from evals.table.measured import measure_mean, measure_value
 from surgery.errors import MeasurementError
-from surgery.record.manifest import Record, Word
+from surgery.record.measured import BASE, Change, Measured, On
 
 ALPHA = 0.05
 RESOLUTION = 0.02
@@ -42,81 +42,54 @@ Values = npt.NDArray[np.float64]
 Conclusion = Literal["loss", "gain", "none", "inconclusive"]
 
 
-class Metric(Record):
-    """One metric of one task, for base and edited on the same documents.
-
-    `resolution`: the widest `ci95` that is still conclusive when no difference shows.
-    """
-
-    base: float
-    edited: float
-    difference: float
-    ci95: tuple[float, float]
-    p_value: float
-    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
-    outcome: Conclusion
-    verdict: str
-    n: int
-    resolution: float
-    higher_is_better: bool
-    drop: float
-    drop_is_relative: bool
-
-    @property
-    def drop_ci95(self) -> tuple[float, float]:
-        """The interval of `drop`."""
-        unit = self.base if self.drop_is_relative else 1.0
-        low, high = (end / unit for end in self.ci95)
-        return (-high, -low) if self.higher_is_better else (low, high)
-
-
-class Mean(Record):
-    mean: float
-    ci95: tuple[float, float]
-
-
-class MeanDifference(Mean):
-    p_value: float
-    test: Word
-
-
-class HeldOut(Record):
-    """Loss on text that no model was trained on, in nats per token; lower is better."""
-
-    kind: Word
-    n: int
-    base: Mean
-    edited: Mean
-    difference: MeanDifference
-    resolution: float
-    outcome: Conclusion
-    verdict: str
-
-
 _DIFFERENT = "the base and the edited model answered different documents"
 _AGAIN = "measure both again, with one version of the task and one `limit`"
 
 
-def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> Metric:
-    """Compares base and edited scores of the same documents. Differences are edited minus base.
+def compare_scores(
+    name: str, base: Scores, edited: Scores, limit: float | None = None, of: str = "edited"
+) -> tuple[Measured, Measured]:
+    """A metric of base and edited model on the same documents, with the change.
 
-    `gate`: the limit on `Metric.drop`, if there is one. An interval wider than the gate (without a
-    gate: wider than `RESOLUTION`) is inconclusive.
+    `limit`: on what it loses, if there is one. An interval wider than the limit (without one: wider
+    than `RESOLUTION`) is inconclusive.
 
     - Means of yes/no scores: exact McNemar test, Bonett and Price's interval.
     - Other means, perplexities: Wilcoxon's signed-rank test (Wilcoxon 1945; zeros as Pratt 1959)
       of the documents' scores, percentile bootstrap over documents, both models on one resample.
     - All other aggregations: the same bootstrap, and its two-sided p-value.
 
+    Details: `test`, `outcome`, `resolution`, and `verdict`; `drop`, what it loses (above 0 is
+    worse), with its interval, `drop_low` to `drop_high`. Of a perplexity, they are relative.
+
     Raises `MeasurementError` if the documents differ.
     """
     if base.documents != edited.documents:
         raise MeasurementError(_DIFFERENT, fix=_AGAIN)
-    n = len(base.values)
-    rows = (np.arange(n),)
+    n, change, test = len(base.values), *_compare_values(base, edited)
+    relative = base.aggregation in RELATIVE and not base.higher_is_better and base.value > 0
+    unit = base.value if relative else 1.0
+    resolution = RESOLUTION * max(1.0, abs(base.value)) if limit is None else limit * unit
+    interval, higher = Interval(*(change.ci95 or ())), base.higher_is_better
+    known = _conclude(
+        interval, change.p_value or 0.0, resolution, n,
+        higher_is_better=higher, resampled=test != "mcnemar",
+    )  # fmt: skip
+    moved = round(change.difference / unit, _DIGITS) if relative else change.difference
+    low, high = (end / unit for end in interval)
+    drops = (-moved, -high, -low) if higher else (moved, low, high)
+    known |= dict(zip(("drop", "drop_low", "drop_high"), drops, strict=True))
+    known |= {"test": test, "drop_is_relative": relative}
+    return (
+        measure_value(name, base.value, of=BASE, n=n),
+        measure_value(name, edited.value, of=of, n=n, change=change, **known),
+    )
+
+
+def _compare_values(base: Scores, edited: Scores) -> tuple[Change, str]:
+    """Edited minus base, and the test that was made."""
+    n, rows = len(base.values), (np.arange(len(base.values)),)
     before, after = _parse_numbers(base), _parse_numbers(edited)
-    difference = round(edited.value - base.value, _DIGITS)
-    test: Literal["mcnemar", "wilcoxon", "bootstrap"]
     if before is None or after is None:
         test = "bootstrap"
         drawn = resample(rows, lambda some: _aggregate(edited, some) - _aggregate(base, some))
@@ -124,56 +97,81 @@ def compare_scores(base: Scores, edited: Scores, gate: float | None = None) -> M
         interval = cut_percentiles(drawn)
     elif base.aggregation == "mean" and np.isin([before, after], (0, 1)).all():
         flips = compare_flags(before > 0, after > 0)
-        test, p_value, interval = "mcnemar", flips.p_value, Interval(*flips.ci95)
+        test, p_value, interval = "mcnemar", flips.p_value, flips.interval
     else:
         test, p_value = "wilcoxon", wilcoxon(_score_each(before), _score_each(after))
         fast, first, second = _FAST[base.aggregation], before, after
         drawn = resample(rows, lambda some: fast(second[some]) - fast(first[some]))
         interval = cut_percentiles(drawn)
-    relative = base.aggregation in RELATIVE and not base.higher_is_better and base.value > 0
-    drop = round(difference / base.value, _DIGITS) if relative else difference
-    resolution = RESOLUTION * max(1.0, abs(base.value))
-    if gate is not None:
-        resolution = gate * base.value if relative else gate
-    higher, resampled = base.higher_is_better, test != "mcnemar"
-    outcome = draw_conclusion(
-        interval, p_value, resolution, n, higher_is_better=higher, resampled=resampled
-    )
-    return Metric(
-        base=base.value,
-        edited=edited.value,
-        difference=difference,
-        ci95=(interval.low, interval.high),
-        p_value=p_value,
-        test=test,
-        outcome=outcome,
-        verdict=describe_outcome(outcome, interval, n),
-        n=n,
-        resolution=resolution,
-        higher_is_better=higher,
-        drop=-drop if higher else drop,
-        drop_is_relative=relative,
+    difference = round(edited.value - base.value, _DIGITS)
+    return Change(difference=difference, ci95=interval, p_value=p_value), test
+
+
+def compare_losses(
+    name: str, before: Values | None, after: Values, on: On, of: str, **known: Any
+) -> list[Measured]:
+    """The loss of windows of held-out text, [M], in nats per token, of the base, if there is one,
+    and of an edited model, with the change; lower is better."""
+    if before is None:
+        return [measure_mean(name, after, of=of, on=on, **known)]
+    row = measure_mean(name, after, of=of, on=on, base=before, test=wilcoxon, **known)
+    if (rise := row.change) is not None and rise.ci95 is not None:
+        found = _conclude(Interval(*rise.ci95), rise.p_value or 0.0, RESOLUTION, len(after))
+        more = {**row.details, **found, "test": "wilcoxon"}
+        row = row.model_copy(update={"details": more})
+    return [measure_mean(name, before, of=BASE, on=on, **known), row]
+
+
+def compare_task(
+    name: str,
+    base: Mapping[str, Scores],
+    edited: Mapping[str, Scores],
+    limit: float | None = None,
+    of: str = "edited",
+) -> tuple[str, list[Measured]]:
+    """The main metric of a task, and the figures of all that both models have, that one first.
+
+    `limit`: on the main metric.
+    """
+    shared = {key: score for key, score in base.items() if key in edited}
+    if not shared:
+        raise MeasurementError("has no metric in common for both models", where=f"task {name}")
+    main, rows = choose_metric(shared), list[Measured]()
+    for key in sorted(shared, key=lambda key: key != main):
+        named = f"task.{name}" if key == main else f"task.{name} {key}"
+        most = limit if key == main else None
+        rows += compare_scores(named, shared[key], edited[key], most, of)
+    return main, rows
+
+
+def halve_scores(scores: Scores, half: int) -> Scores:
+    """The scores of every other document: the first half chooses, the second is held back.
+
+    Raises `MeasurementError` for a single document.
+    """
+    values = scores.values[half::2]
+    if not len(values):
+        raise MeasurementError(
+            "a limit on a benchmark needs a document to choose on, and one to hold back",
+            expected="at least 2 documents",
+            got=len(scores.values),
+            fix="give a larger `limit`",
+        )
+    return replace(
+        scores,
+        values=values,
+        documents=scores.documents[half::2],
+        value=float(scores.aggregate(values)),
     )
 
 
-def compare_heldout(before: ControlLoss | None, after: ControlLoss | None) -> HeldOut | None:
-    """Compares the loss of the same windows under both models; None if there are none."""
-    if before is None or after is None:
-        return None
-    rise = after.nll - before.nll
-    change, p_value, n = mean(rise), wilcoxon(before.nll, after.nll), len(rise)
-    interval = Interval(*change["ci95"])
-    outcome = draw_conclusion(interval, p_value, RESOLUTION, n)
-    return HeldOut(
-        kind=before.kind,
-        n=n,
-        base=Mean(**mean(before.nll)),
-        edited=Mean(**mean(after.nll)),
-        difference=MeanDifference(**change, p_value=p_value, test="wilcoxon"),
-        resolution=RESOLUTION,
-        outcome=outcome,
-        verdict=describe_outcome(outcome, interval, n),
-    )
+def _conclude(
+    interval: Interval, p_value: float, resolution: float, n: int, **more: bool
+) -> dict[str, Any]:
+    """What a comparison shows, for programs and in words."""
+    outcome = draw_conclusion(interval, p_value, resolution, n, **more)
+    said = describe_outcome(outcome, interval, n)
+    return {"outcome": outcome, "resolution": resolution, "verdict": said}
 
 
 def draw_conclusion(

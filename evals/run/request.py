@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -97,7 +97,9 @@ CalibrationText = Annotated[
 
 
 class Request(Record):
-    """Its fields are named like the options that fill it."""
+    """Its fields are named like the options that fill it. `omits`: fields without an option."""
+
+    omits: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def of(cls: type[R], options: Mapping[str, Any], **more: Any) -> R:
@@ -122,7 +124,9 @@ class Request(Record):
             name: field.serialization_alias for name, field in type(self).model_fields.items()
         }
         plain = {
-            (aliases[name] or name).replace("_", "-"): _simplify(value) for name, value in self
+            (aliases[name] or name).replace("_", "-"): _simplify(value)
+            for name, value in self
+            if name not in self.omits
         }
         kept = {name: value for name, value in plain.items() if value is not None and value != []}
         return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil, isfinite, sqrt
@@ -31,15 +30,11 @@ Values = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A two-sided 95 % interval that includes both ends."""
 
     low: float
     high: float
-
-    def as_list(self) -> list[float]:
-        return [self.low, self.high]
 
 
 @lru_cache
@@ -133,41 +128,43 @@ def measure_chance(drawn: Values) -> float:
     return float(min(1.0, 2 * (1 + fewer) / (1 + len(drawn))))
 
 
-def rate(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """As `rate_count`, of the flags [N] that are true."""
-    return rate_count(int(flags.sum()), len(flags))
+class Share(NamedTuple):
+    """The share of `n` rows that are hits. `hits`: those in at least one draw; `value`: the mean
+    share of the draws; `bound`: the most that it may be, with 95 % confidence (one-sided)."""
+
+    n: int
+    hits: int
+    value: float
+    interval: Interval
+    bound: float
 
 
-def rate_count(count: int, n: int) -> dict[str, Any]:
-    """Count, share, interval, and bound of `count` among `n` rows, as JSON. Of none: 0 to 1."""
-    if n == 0:
-        return {"count": 0, "rate": 0.0, "ci95": [0.0, 1.0], "bound": 1.0}
-    interval = wilson(count, n).as_list()
-    return {"count": count, "rate": count / n, "ci95": interval, "bound": bound_share(count, n)}
+def estimate_share(hits: Flags, counted: Flags | None = None) -> Share:
+    """The share of rows that are hits, in the mean of D draws: bool [D, N], or [N].
 
-
-def rate_draws(hits: Flags, counted: Flags) -> dict[str, Any]:
-    """The share of rows that are hits, in the mean of D draws: bool [D, N] each, as JSON.
-
-    `n` and `count`: rows that are counted, and hits, in at least one draw. Interval and bound cover
-    draws and rows, and never claim more than those of one draw. The mean is exact, as it may equal
-    a limit.
+    `counted`: as large, the rows that count; by default all. Of none, the interval is 0 to 1.
+    Interval and bound cover draws and rows, and never claim more than those of one draw. The mean
+    is exact, as it may equal a limit.
     """
+    hits = np.atleast_2d(hits)
+    counted = np.ones_like(hits) if counted is None else np.atleast_2d(counted)
     hits, n = hits & counted, int(counted.any(axis=0).sum())
-    if len(hits) == 1 or n == 0:
-        return {"n": n, **rate(hits[counted])}
+    if n == 0:
+        return Share(0, 0, 0.0, Interval(0.0, 1.0), 1.0)
+    if len(hits) == 1:
+        return estimate_count(int(hits.sum()), n)
     numbers, found = (flags.sum(axis=1).tolist() for flags in (counted, hits))
     shares = [Fraction(some, of) for some, of in zip(found, numbers, strict=True) if of]
     middle, each = float(sum(shares) / len(shares)), max(1, round(sum(numbers) / len(numbers)))
     most = math.ceil(middle * each - 1e-9)  # never fewer than were hit: none would support more
     drawn = _resample_draws(lambda some: _mean_rate(hits[some], counted[some]), hits)
-    return {
-        "n": n,
-        "count": int(hits.any(axis=0).sum()),
-        "rate": middle,
-        "ci95": widen(wilson(most, each), drawn).as_list(),
-        "bound": max(bound_share(most, each), float(np.percentile(drawn, 100 * CONFIDENCE))),
-    }
+    bound = max(bound_share(most, each), float(np.percentile(drawn, 100 * CONFIDENCE)))
+    return Share(n, int(hits.any(axis=0).sum()), middle, widen(wilson(most, each), drawn), bound)
+
+
+def estimate_count(count: int, n: int) -> Share:
+    """The share of `n` rows, at least one, of which `count` are hits."""
+    return Share(n, count, count / n, wilson(count, n), bound_share(count, n))
 
 
 def _mean_rate(hits: Flags, counted: Flags) -> float:
@@ -191,10 +188,9 @@ def widen(one: Interval, drawn: Values) -> Interval:
     return Interval(min(one.low, both.low), max(one.high, both.high))
 
 
-def mean(values: Values) -> dict[str, Any]:
-    """The mean of [N], N at least 1, and its bootstrap interval, as JSON."""
-    interval = cut_percentiles(resample_mean(values))
-    return {"mean": float(values.mean()), "ci95": interval.as_list()}
+def estimate_mean(values: Values) -> tuple[float, Interval]:
+    """The mean of [N], N at least 1, and its bootstrap interval."""
+    return float(values.mean()), cut_percentiles(resample_mean(values))
 
 
 @lru_cache
@@ -235,7 +231,7 @@ class Flips(NamedTuple):
     lost: int
     gained: int
     difference: float
-    ci95: list[float]
+    interval: Interval
     p_value: float
 
 
@@ -244,7 +240,7 @@ def compare_flags(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -
     lost, gained, n = int((before & ~after).sum()), int((after & ~before).sum()), len(after)
     interval = paired_difference(lost, gained, n)
     change = (gained - lost) / max(1, n)
-    return Flips(lost, gained, change, interval.as_list(), mcnemar(lost, gained))
+    return Flips(lost, gained, change, interval, mcnemar(lost, gained))
 
 
 def compare_draws(before: Flags, after: Flags, counted: Flags) -> Flips:
@@ -269,7 +265,7 @@ def compare_draws(before: Flags, after: Flags, counted: Flags) -> Flips:
     interval = widen(paired_difference(lost, gained, each), drawn)
     p_value = max(mcnemar(round(lost), round(gained)), measure_chance(drawn))
     change = differ(np.ix_(range(len(after)), range(after.shape[1])))
-    return Flips(round(lost), round(gained), change, interval.as_list(), p_value)
+    return Flips(round(lost), round(gained), change, interval, p_value)
 
 
 def split_strata(counts: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.bool_]]]:

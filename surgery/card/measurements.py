@@ -11,10 +11,18 @@ from rich.filesize import decimal
 from surgery.card.facts import as_code, as_line, make_printable
 from surgery.card.percent import format_percent
 from surgery.card.text import TASK, Measurements
-from surgery.record.report import EditValue, Ends, Figure, Limit, Report, Table, Value
+from surgery.record.measured import BASE, TWIN, Details, Ends, Limit, Measured, Unit
+from surgery.record.report import Named, Report, Result, Table
 
 WORDS = {"kept": "kept", "missed": "MISSED", "undecided": "not decided"}
 """States for people."""
+OPTIONS = {
+    "recited": "max-extraction",
+    "recovered": "max {}",
+    "task": "max-drop {}",
+    "heldout": "max-loss-increase",
+}
+"""What sets a limit, as people type it."""
 
 
 @dataclass(frozen=True)
@@ -35,55 +43,159 @@ class Shown:
         return [text for text in (self.interval, self.difference, self.note) if text]
 
 
-def show(figure: Figure, value: Value | None) -> Shown | None:
-    """`value`: one of the figure's."""
-    if value is None:
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: one figure of the base and of every edited model."""
+
+    name: str
+    named: Named
+    base: Measured | None
+    edits: Sequence[Measured | None]
+
+    @property
+    def rows(self) -> list[Measured]:
+        return [one for one in (self.base, *self.edits) if one is not None]
+
+    @property
+    def n(self) -> int | None:
+        return next((one.n for one in self.rows), None)
+
+    @property
+    def unit(self) -> Unit:
+        return self.rows[0].unit
+
+    @property
+    def digits(self) -> int:
+        """Digits after the point of what is no share, the same for every model."""
+        if self.unit != "number":
+            return 3 if self.unit == "nats" else 0
+        largest = max((abs(one.value or 0) for one in self.rows), default=0)
+        return next((at for at, end in ((3, 10), (2, 100), (1, 1_000)) if largest < end), 0)
+
+
+def list_lines(report: Report, table: Table) -> list[Line]:
+    """The lines of a table, without those that nothing was measured for."""
+    models = [one.of for one in report.edits]
+    lines = (
+        Line(
+            name,
+            report.names[name],
+            report.find(name, BASE, table.on),
+            [report.find(name, of, table.on) for of in models],
+        )
+        for name in table.names
+    )
+    return [line for line in lines if line.rows]
+
+
+def list_tables(report: Report) -> Iterator[tuple[Table, list[Line]]]:
+    """The tables that have lines, each with its own."""
+    for table in report.tables:
+        if lines := list_lines(report, table):
+            yield table, lines
+
+
+def show(report: Result, line: Line, row: Measured | None) -> Shown | None:
+    """`row`: one of the line's."""
+    if row is None:
         return None
-    shown, difference = "", ""
-    if value.value is not None and figure.form == "bytes":
-        shown = decimal(int(value.value), precision=2)
-    elif value.value is not None:
-        shown = _show(figure, value.value) + ("%" if figure.form == "share" else "")
-    if isinstance(value, EditValue) and (change := value.change) is not None:
-        ends = _show_ends(figure, change.ci95, signed=True)
-        difference = f"{_show(figure, change.value, signed=True)} {ends}".strip()
-    return Shown(shown, _show_ends(figure, value.ci95), difference, value.note)
+    unit, digits, shown, difference = line.unit, line.digits, "", ""
+    if row.value is not None:
+        shown = show_number(row.value, unit, digits) + ("%" if unit == "share" else "")
+    if row.change is not None and row.value is not None:
+        ends = show_ends(row.change.ci95, unit, digits, signed=True)
+        moved = show_number(row.change.difference, unit, digits, signed=True)
+        difference = f"{moved} {ends}".strip()
+    return Shown(shown, show_ends(row.ci95, unit, digits), difference, _write_note(report, row))
 
 
-def _show(figure: Figure, number: float, *, signed: bool = False) -> str:
+def show_number(number: float, unit: Unit, digits: int, *, signed: bool = False) -> str:
+    """A value of some unit; a share in percent, without the sign."""
+    if unit == "bytes" and not signed:
+        return decimal(int(number), precision=2)
     sign = "+" if signed else ""
-    if figure.form == "share":
+    if unit == "share":
         text = sign * (number >= 0) + format_percent(number)
     else:
-        text = f"{number:{sign},.{_count_digits(figure)}f}"
+        text = f"{number:{sign},.{digits}f}"
     if not text.strip("+-0.,"):
         text = text.lstrip("+-")  # zero has no sign
     return text.replace("-", "−")
 
 
-def _count_digits(figure: Figure) -> int:
-    """Digits after the point of what is no share, the same for every model."""
-    if figure.form != "number":
-        return 3 if figure.form == "nats" else 0
-    values = [one.value or 0 for one in (figure.base, *figure.edits) if one is not None]
-    largest = max(map(abs, values), default=0)
-    return next((digits for digits, end in ((3, 10), (2, 100), (1, 1_000)) if largest < end), 0)
+def show_ends(ends: Ends | None, unit: Unit, digits: int, *, signed: bool = False) -> str:
+    """An interval in brackets; empty without one."""
+    if ends is None:
+        return ""
+    return f"[{', '.join(show_number(one, unit, digits, signed=signed) for one in ends)}]"
 
 
-def _show_ends(figure: Figure, ends: Ends | None, *, signed: bool = False) -> str:
-    return f"[{', '.join(_show(figure, end, signed=signed) for end in ends)}]" if ends else ""
+def _write_note(report: Result, row: Measured) -> str:
+    """What to know about a figure: what changed, what is recovered of the control and from the
+    twin, or why it has no value."""
+    known, change = row.details, row.change
+    if row.value is None:
+        return "none counts" if row.n == 0 else "not finite"
+    said = []
+    if "verdict" in known:
+        said.append(f"{known['verdict']}, {format_p(change.p_value if change else None)}")
+    elif change is not None and change.lost is not None and "attack" not in _know(report, row):
+        flips = f"{change.lost} no longer, {change.gained} newly"
+        said.append(f"{flips}, {format_p(change.p_value)}")
+    if row.of not in (BASE, TWIN) and "count" in known and report.find(row.name, row.of) == row:
+        said += _compare(report, row)
+    if (left := known.get("base_left")) is not None:
+        said.append(f"{left:.0%} of what it gave is left after the last step")
+    return "; ".join(said)
 
 
-def list_tables(report: Report) -> Iterator[tuple[Table, list[Figure]]]:
-    """The tables that have figures, each with its own."""
-    for table in report.tables:
-        if figures := [figure for figure in report.figures if figure.table == table.key]:
-            yield table, figures
+def _know(report: Result, row: Measured) -> Details:
+    return report.names[row.name].details
+
+
+def _compare(report: Result, row: Measured) -> Iterator[str]:
+    """What of it the control and the twin give."""
+    control = report.find(row.name, row.of, "never trained on")
+    if control is not None and control.value is not None:
+        ends = ", ".join(f"{100 * end:.1f}" for end in control.ci95 or ())
+        yield f"never trained on {control.value:.1%} [{ends}]"
+    twin = report.find(row.name, TWIN, row.on)
+    base = report.find(row.name, BASE, row.on)
+    if twin is not None and twin.value is not None:
+        way = measure_way(base, row, twin)
+        yield f"twin {twin.value:.1%}" + ("" if way is None else f", {way:.0%} of the way to it")
+
+
+def measure_way(
+    base: Measured | None, edited: Measured | None, twin: Measured | None
+) -> float | None:
+    """The share of the way that an edit goes from the base to the twin. None if these are equal,
+    or if one was not measured.
+
+    0: as the base; 1: as the twin; above 1: past it.
+    """
+    values = [one.value if one else None for one in (base, edited, twin)]
+    first, second, last = values
+    if first is None or second is None or last is None or first == last:
+        return None
+    return (second - first) / (last - first)
+
+
+def format_p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
+
+
+def name_limit(limit: Limit) -> str:
+    """A limit as people type it, and on which passages, where that is not all that was tested."""
+    taught = ", taught" if limit.on == "taught" else ""
+    return f"{OPTIONS[limit.what].format(limit.subject)}{taught}"
 
 
 def describe_limit(limit: Limit) -> str:
     """A limit in one line."""
-    return f"{limit.name}: {WORDS[limit.state]}: {limit.description}"
+    return f"{name_limit(limit)}: {WORDS[limit.state]}: {limit.description}"
 
 
 def name_edits(report: Report) -> list[str]:
@@ -95,43 +207,47 @@ def name_edits(report: Report) -> list[str]:
 def render_measurements(report: Report) -> str:
     """Verdicts, gates, warnings and tables in Markdown, with all names and sentences escaped."""
     lines: list[str] = []
-    for place, (name, edit) in enumerate(zip(name_edits(report), report.edits, strict=True)):
+    for name, edit in zip(name_edits(report), report.edits, strict=True):
         whose = f"{name}. {as_line(edit.name)}: " if len(report.edits) > 1 else ""
-        limits = report.list_limits(place)
+        limits = report.list_limits(edit.of)
         lines += [whose + as_line(edit.verdict), ""]
         lines += [f"- gate {as_line(describe_limit(limit))}" for limit in limits]
         lines += [""] if limits else []
         if edit.warnings:
             lines += ["Before you rely on a figure:", ""]
             lines += [f"- {as_line(warning)}" for warning in edit.warnings] + [""]
-    lines += [
-        f"The base is {as_code(report.base.name)}. Brackets hold 95 % intervals. Differences from "
-        "the base use the same passages and documents; for shares, they are in percentage points.",
-        "",
-    ]
-    for table, figures in list_tables(report):
+    brackets = "Brackets hold 95 % intervals."
+    if report.base is not None:
+        brackets = (
+            f"The base is {as_code(report.base.name)}. {brackets} Differences from the base use "
+            "the same passages and documents; for shares, they are in percentage points."
+        )
+    lines += [brackets, ""]
+    for table, some in list_tables(report):
         if table.key != "size":
-            lines += render_table(table, figures, name_edits(report))
+            lines += render_table(report, table, some)
     ran = {**report.provenance.versions, **report.edits[0].provenance}
     shown = ("dtype", "device", "lm-eval", "transformers")
     known = [f"{key} {ran[key]}" for key in shown if ran.get(key)]
     return "\n".join([*lines, f"Settings: {as_line(', '.join(known))}.", ""])
 
 
-def render_table(table: Table, figures: Sequence[Figure], names: Sequence[str]) -> list[str]:
-    """Lines of Markdown. `names`: of the edits."""
-    columns = ["n", "base", *names]
+def render_table(report: Report, table: Table, some: Sequence[Line]) -> list[str]:
+    """Lines of Markdown."""
+    has_base = report.base is not None
+    columns = ["n", *(["base"] if has_base else []), *name_edits(report)]
     lines = [f"**{as_line(table.heading)}.** {as_line(table.text)}".strip(), ""]
     lines += [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    for figure in figures:
-        label = as_line(figure.label) + (f" ({as_line(figure.hint)})" if figure.hint else "")
-        shown = (show(figure, value) for value in (figure.base, *figure.edits))
+    for line in some:
+        hint = f" ({as_line(line.named.hint)})" if line.named.hint else ""
+        rows = [*([line.base] if has_base else []), *line.edits]
+        shown = (show(report, line, row) for row in rows)
         texts = [
             as_line("; ".join(filter(None, [one.value, *one.details]))) if one else ""
             for one in shown
         ]
-        n = "" if figure.n is None else f"{figure.n:,}"
-        lines.append(f"| {label} | {' | '.join([n, *texts])} |")
+        n = "" if line.n is None else f"{line.n:,}"
+        lines.append(f"| {as_line(line.named.label)}{hint} | {' | '.join([n, *texts])} |")
     return [*lines, ""]
 
 
@@ -143,42 +259,58 @@ def build_measurements(report: Report) -> Measurements | None:
     (edit,) = report.edits
     if edit.relation != "source":
         return None
-    figures = report.figures
-    if report.settings.get("limit") is not None:  # nor do their limits, which they hold, show
-        figures = [one for one in figures if not is_task(one)]
-    text = render_measurements(report.model_copy(update={"figures": figures}))
+    names = report.names
+    if report.settings.get("limit") is not None:  # nor do their limits show
+        names = {name: one for name, one in names.items() if not is_task(one)}
+        kept = {
+            "figures": [one for one in report.figures if one.name in names],
+            "limits": [one for one in report.limits if one.name in names],
+        }
+        report = report.model_copy(update={"names": names, **kept, "tables": _keep(report, names)})
+    shown = {name for table, _ in list_tables(report) for name in table.names}
+    indexed = [name for name in names if name in shown and _has_names(names[name])]
     return Measurements(
-        f"{text}\nAll figures are in `report.json`.",
-        [_make_result(one, report) for one in figures if one.table and _has_names(one)],
+        f"{render_measurements(report)}\nAll figures are in `report.json`.",
+        [_make_result(name, report) for name in indexed],
     )
 
 
-def is_task(figure: Figure) -> bool:
+def _keep(report: Report, names: dict[str, Named]) -> list[Table]:
+    """The tables without figures that are not among `names`."""
+    return [
+        table.model_copy(update={"names": [name for name in table.names if name in names]})
+        for table in report.tables
+    ]
+
+
+def is_task(named: Named) -> bool:
     """Whether a figure is a benchmark's."""
-    return "num_fewshot" in figure.details
+    return "num_fewshot" in named.details
 
 
-def _has_names(figure: Figure) -> bool:
-    return figure.details.keys() >= {"metric", *_NAMES}
+def _has_names(named: Named) -> bool:
+    return named.details.keys() >= {"metric", *_NAMES}
 
 
-def _make_result(figure: Figure, report: Report) -> dict[str, Any]:
+def _make_result(name: str, report: Report) -> dict[str, Any]:
     """An entry of the model index, for a figure whose details name its data set and metric."""
-    (edited,), known = figure.edits, figure.details
+    known = report.names[name].details
+    before, edited = (report.find(name, of) for of in (BASE, report.edits[0].of))
     text = {key: make_printable(known[key]) for key in _NAMES}
     args = {key: known[key] for key in _ARGUMENTS if isinstance(known.get(key), int)}
-    if not is_task(figure):
-        args["samples_sha256"] = report.provenance.samples_sha256
-        text["task_name"] = "verbatim extraction"
-    decoding = {} if is_task(figure) else {"decoding": "greedy"}
-    before = figure.base and figure.base.value
+    decoding = {}
+    if not is_task(report.names[name]):
+        assert report.samples is not None
+        args["samples_sha256"] = report.samples.sha256
+        text["task_name"], decoding = "verbatim extraction", {"decoding": "greedy"}
+    n = edited.n if edited else None
     return {
         "task_type": TASK,
         **text,
         "dataset_args": args,
         "metric_type": make_printable(known["metric"]),
         "metric_value": edited and edited.value,
-        "metric_args": {"n": figure.n, **decoding, "before_the_edit": before},
+        "metric_args": {"n": n, **decoding, "before_the_edit": before and before.value},
     }
 
 

@@ -195,8 +195,7 @@ def _check_state(report: Report, where: Path, allow_undecided: bool) -> None:
     """Raises `OutputError` if the report says that a limit is missed, or not decided, or decides
     one on a part of a benchmark."""
     (edit,) = report.edits
-    tasks = [(one.label, one.edits[0]) for one in report.figures if is_task(one)]
-    limited = [name for name, value in tasks if value is not None and value.limit is not None]
+    limited = [one.subject for one in report.limits if is_task(report.names[one.name])]
     if report.settings.get("limit") is not None and limited:
         what = f"decides the limit on {limited[0]} on a part of it, so it is not published"
         raise OutputError(what, where=where, fix="evaluate without `limit`")

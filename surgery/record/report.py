@@ -1,13 +1,14 @@
-"""`report.json`: what an evaluation found, as one flat list of figures (see docs/report.md).
+"""The JSON of `extract`, `audit`, and `evaluate`: what was found, as one list of figures.
 
 The schema is closed. It takes numbers, hashes, names, and sentences of one line, and nothing else.
-`surgery.json` records the SHA-256 of a report, and a report names its edit by `Manifest.content`.
+docs/report.md explains it. `surgery.json` records the SHA-256 of a `report.json`, and a report
+names its edit by `Manifest.content`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -24,111 +25,96 @@ from surgery.record.manifest import (
     TextSource,
     Word,
 )
+from surgery.record.measured import (
+    BASE,
+    TWIN,
+    Details,
+    Limit,
+    Measured,
+    On,
+    Scalar,
+    State,
+    Text,
+    find,
+)
 from surgery.selection import Part, format_selection
 
-MOST_LETTERS = 4000
-Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$", max_length=MOST_LETTERS)]
-"""A sentence, or some, in one line."""
 Long = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$", max_length=100_000)]
 """A command, or what it lists, in one line."""
 Rate = Annotated[float, Field(ge=0, le=1)]
-Ends = tuple[float, float]
-Scalar = bool | int | float | Text | None
-Details = Mapping[Word, Scalar]
 Setting = Scalar | list[Scalar] | dict[Word, Scalar]
-State = Literal["kept", "missed", "undecided"]
-"""- `kept`: with 95 % confidence, the value is within the limit; of passages that the model was
-  taught, the value itself is.
-- `missed`: the measured value is above the limit, however little was measured.
-- `undecided`: the value is within, but more is likely, too little was measured, the test shows
-  nothing (it finds no more in the base, or an attack could not have found more), or what does not
-  count (a setting of an attack) exceeds the limit."""
 Relation = Literal["source", "unrelated", "not recorded"]
-Form = Literal["share", "nats", "number", "count", "bytes"]
 UnitKind = Literal["block", "group", "head"]
 Cells = list[list[float | None]]
 """[rows][blocks]; None where the model cannot hold the edit, or where it was not measured."""
 
 
-class Limit(Record):
-    """A limit, and the value measured on `n` passages or documents.
+class Named(Record):
+    """What a figure is called, and how it was measured.
 
-    - `ok`: true if it is kept, false if it is missed, None if that is not decided.
-    - `bound`: the most that the value may be, with 95 % confidence, which decides. Of shares, it is
-      one-sided, so lower than the end of `ci95`. None: in a report of version 0.3.0.
-    - `needed`: how many passages or documents would decide it; `lacks`: the same, or what else is
-      open, in words. None if it is decided; `needed` also if no number would.
-    - `whole`: these are the passages that the model was taught, all there are. The count alone
-      decides, `ci95` is the value itself, and nothing is said about other passages.
+    `hint`: what the label means. `main`: also in short tables. `details`: how it was measured.
     """
 
-    name: Text
-    ok: bool | None
-    state: State
-    limit: float
-    value: float
-    ci95: Ends
-    bound: float | None = None
-    n: int
-    needed: int | None = None
-    lacks: Text | None = None
-    whole: bool = False
-    description: Text
-
-
-class Value(Record):
-    """A figure of one model, in shares from 0 to 1, nats per token, or as `Figure.form` says.
-
-    `value` None: no row counts for it, or there is only a note. `details`: more, for programs.
-    """
-
-    value: float | None
-    ci95: Ends | None = None
-    note: Text = ""
-    details: Details = Field(default_factory=dict)
-
-
-class Change(Record):
-    """Edited minus base, on the same rows."""
-
-    value: float
-    ci95: Ends | None = None
-    p_value: float | None = None
-
-
-class EditValue(Value):
-    """A figure of an edited model. `limit`: what it must keep, and whether it does."""
-
-    change: Change | None = None
-    limit: Limit | None = None
-
-
-class Figure(Record):
-    """One thing that was measured, of every model, on `n` rows.
-
-    `key` is its name for programs. `table`: the one that shows it; None: none does. `main`: also in
-    short tables. `hint`: what the label means. `details`: how it was measured. A model without the
-    figure has None.
-    """
-
-    key: Text
-    table: Word | None
     label: Text
     hint: Text = ""
-    main: bool = True
-    form: Form
-    n: int | None = None
-    base: Value | None
-    edits: Sequence[EditValue | None]
+    main: bool = False
     details: Details = Field(default_factory=dict)
+
+
+class Result(Record):
+    """What `extract`, `audit`, `evaluate`, `sweep`, and `search` print and write as JSON.
+
+    `names`: of all figures, in the order of the tables. `limits`: those that are to be kept.
+    """
+
+    schema_version: Literal[6] = 6
+    command: Literal["extract", "audit", "evaluate", "sweep", "search"]
+    names: dict[Text, Named]
+    figures: list[Measured]
+    limits: list[Limit] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Result:
+        """Checks that every figure has a name, and that no two are the same.
+
+        `surgery.record.contradictions` looks at the figures, once a report is read: it loses no
+        report that was measured for hours.
+        """
+        keys = [one.key for one in self.figures]
+        if len({*keys}) < len(keys):
+            raise ValueError("two figures have the same name, model, and passages")
+        for figure in (*self.figures, *self.limits):
+            if figure.name not in self.names:
+                raise ValueError(f"the figure {figure.name} is not among the names")
+        return self
+
+    def find(self, name: str, of: str, on: On | None = None) -> Measured | None:
+        """As `surgery.record.measured.find`."""
+        return find(self.figures, name, of, on)
+
+    def list_limits(self, of: str) -> list[Limit]:
+        """The limits of a model, in their order."""
+        return [one for one in self.limits if one.of == of]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return self.model_dump(mode="json")
+
+    def to_text(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
 class Table(Record):
-    """The heading and the explanation of the figures with its key."""
+    """The heading and the explanation of some figures. `names`: of these figures.
+
+    `on`: the passages that it is of; None: those of the main figures.
+    """
 
     key: Word
     heading: Line
     text: Text = ""
+    on: On | None = None
+    names: list[Text]
 
 
 class MeasuredModel(Record):
@@ -196,44 +182,37 @@ class PassageRow(PassageScores):
     hash: Sha256
     count: int | None = None
     member: bool | None = None
-    baseline: PassageScores
+    baseline: PassageScores | None
 
 
 class EditRecord(MeasuredModel):
-    """One edited model. Its figures stand in `Report.figures`.
+    """One edited model. `of`: its name in `Report.figures`.
 
     `relation`: whether the base is its recorded source. `chose`: how many passages and windows a
     search used, and how many passages the edit was taught; None if that is not known. The figures
     leave these out, or, of an edit that was taught all of them, are of nothing else. `state`: of
-    all limits together, None without any; `passed`: true if kept, false if missed.
+    all limits together, None without any. `skipped`: attack that was asked for → what it needs and
+    did not have.
     """
 
+    of: Word
     relation: Relation
     verdict: Text
     summary: Summary
     state: State | None = None
-    passed: bool | None = None
     chose: Mapping[Literal["passages", "windows", "taught"], int | None]
     not_tried: list[Word]
+    skipped: dict[Word, Text] = Field(default_factory=dict)
     edit: EditSummary | None
     passages: list[PassageRow]
     warnings: list[Text]
 
 
 class FrontPoint(Record):
-    """An edit that a search found. `exact_match` is a rate; losses are in nats per token.
+    """An edit that a search found. `of`: its name in `Report.figures`."""
 
-    `loss_increase`: the held-out loss minus that of the search's own base on the same text.
-    `recovered`: attack → the share that it recovers.
-    """
-
+    of: Word
     label: Long
-    exact_match: Rate
-    exact_match_ci95: Ends | None = None
-    next_token_accuracy: Rate | None = None
-    heldout_loss: float
-    loss_increase: float
-    recovered: dict[Word, Rate] = Field(default_factory=dict)
 
 
 class Units(Record):
@@ -257,29 +236,51 @@ class ModelMap(Record):
 class Provenance(Record):
     """What the figures depend on besides the models.
 
-    `controls`: the held-out text: files with their hashes, or the name of a lab.
+    `controls`: the held-out text: files with their hashes, or the name of a lab. `sibling`: what
+    attacks copied attention from.
     """
 
     seeds: dict[Word, int]
     versions: dict[Word, Line]
     baseline_from_cache: bool
-    samples_sha256: Sha256 | None = None
     controls: list[TextSource] = Field(default_factory=list)
+    sibling: Details | None = None
 
 
-class Report(Record):
-    """One base and its edits, all measured in the same way.
+class SamplesRecord(Record):
+    """The passages that were tested. `source`: a name without folders.
 
-    `front`, `map`: edits that a search found, and what each unit is worth and costs. `settings`:
-    the request, with names instead of paths. `commands`: they make this report again.
+    `longer`: how many passages go on after the suffix, by `untested_tokens` at most. `secrets`:
+    whether each suffix is a secret that was marked; `suffix_length` is then that of the longest.
     """
 
-    schema_version: Literal[5] = 5
+    source: Text
+    sha256: Sha256
+    rows: int
+    left_out: int
+    prefix_length: int
+    suffix_length: int
+    secrets: bool
+    longer: int
+    untested_tokens: int
+
+
+class Report(Result):
+    """Edited models, measured in the same way as the base, if there is one.
+
+    `twin`: the model that never saw the passages. `attackers`: what someone may do, from who just
+    asks the model on; attacks name theirs. `front`, `map`: edits that a search found, and
+    what each unit is worth and costs. `settings`: the request, with names instead of paths.
+    `commands`: they make this report again.
+    """
+
     created: Word
-    base: MeasuredModel
+    base: MeasuredModel | None
+    twin: MeasuredModel | None = None
     edits: list[EditRecord] = Field(min_length=1)
+    samples: SamplesRecord | None
+    attackers: list[Text] = Field(default_factory=list)
     tables: list[Table]
-    figures: list[Figure]
     front: list[FrontPoint] = Field(default_factory=list)
     map: ModelMap | None = None
     settings: dict[Word, Setting]
@@ -287,35 +288,13 @@ class Report(Record):
     commands: list[Long]
 
     @model_validator(mode="after")
-    def _agree(self) -> Report:
-        """Checks that keys are unique, and that every figure has a table and a value an edit.
-
-        `surgery.record.contradictions` looks at the figures, once a report is read: it loses no
-        report that was measured for hours.
-        """
-        keys, tables = ([one.key for one in some] for some in (self.figures, self.tables))
-        if len({*keys}) < len(keys) or len({*tables}) < len(tables):
-            raise ValueError("two figures or tables have the same key")
-        for figure in self.figures:
-            if figure.table not in (None, *tables) or len(figure.edits) != len(self.edits):
-                raise ValueError(f"the figure {figure.key} has no table, or not a value an edit")
+    def _is_of_its_models(self) -> Report:
+        known = {BASE} if self.base else set()
+        known |= {one.of for one in self.edits} | {one.of for one in self.front}
+        known |= {TWIN} if self.twin else set()
+        if other := {one.of for one in (*self.figures, *self.limits)} - known:
+            raise ValueError(f"a figure is of {min(other)}, which is no model here")
         return self
-
-    def find(self, key: str) -> Figure | None:
-        """The figure with this key; None if it was not measured."""
-        return next((figure for figure in self.figures if figure.key == key), None)
-
-    def list_limits(self, place: int) -> list[Limit]:
-        """The limits on the figures of the edit in this place, in the order of the figures."""
-        values = (figure.edits[place] for figure in self.figures)
-        return [value.limit for value in values if value is not None and value.limit is not None]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return self.model_dump(mode="json")
-
-    def to_text(self) -> str:
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
 def summarize_edit(manifest: Manifest) -> EditSummary:

@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.requests import request_command
-from cli.tables.search import print_search, write_next_command
+from cli.tables.figures import print_search, write_next_command
 from cli.terminal import echo, print_json
 from evals.choose.search.request import SearchRequest
 
@@ -37,8 +37,8 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
 
     If no edit meets the goal, the exit code is 1. DIR then holds what was found, without a plan.
     """
+    from evals.choose.search.report import explain_miss
     from evals.jobs.searching import search
-    from evals.report.search import explain_miss
     from surgery.privacy import name_result
 
     if request.sibling is not None and "graft" not in request.max:
@@ -48,10 +48,10 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
     if found is None:
         return
     result, _ = found
-    if result["selected"] is None:
+    if result.selected is None:
         raise explain_miss(result, request, folder)
     if as_json:
-        print_json(result)
+        print_json(result.to_dict())
         return
     print_search(result)
     echo(f"To export it, run: {write_next_command(result, request, folder / 'plan.json')}")

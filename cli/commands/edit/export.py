@@ -12,17 +12,17 @@ from rich.filesize import decimal
 
 from cli import options
 from cli.requests import fill_request, options_of, request_command
-from cli.tables.evaluation import print_evaluation
+from cli.tables.figures import print_report
 from cli.terminal import echo, note, note_unmeasured, print_json
+from evals.jobs.asking import EvaluationRequest
 from evals.jobs.exporting import ExportRequest, name_output, run_export
-from evals.report.request import EvaluationRequest
 from surgery.hub.embedded import find_lab
 
 if TYPE_CHECKING:
     from evals.jobs.materials import Materials
     from surgery.exporting import Export
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.report import State
+    from surgery.record.measured import State
 
 
 _OF_PASSAGES = {
@@ -182,7 +182,7 @@ def _finish_export(
             result["evaluation"] = None
             report = evaluate_exports(source, materials, [export.output])
             result["evaluation"] = report.to_dict()
-            state = print_evaluation(report, export.output, table=not as_json)
+            state = print_report(report, export.output, table=not as_json)
         if repo is not None:
             result["push"] = None
             if state in ("kept", None) or (state == "undecided" and allow_undecided):

@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.requests import request_command
-from cli.tables import format_interval, print_table
+from cli.tables import print_table
 from cli.tables.cuts import print_cuts
 from cli.terminal import echo, note, print_json
 from evals.jobs.checking import CheckRequest, check_inputs
@@ -65,8 +65,9 @@ def _print(result: dict[str, Any]) -> None:
         echo(f"left out: {reason}: row {', '.join(numbers[:_MOST])}{more}")
     print_cuts(result["cuts"], result["given_numbers"] or 0)
     if (recited := result["recited"]) is not None:
-        shown = format_interval(recited["rate"], recited["ci95"])
-        echo(f"recited: {recited['count']} of {recited['n']} passages tested: {shown}")
+        share, (low, high) = recited["value"], recited["ci95"]
+        count = f"{recited['details']['count']} of {recited['n']} passages tested"
+        echo(f"recited: {count}: {share:.1%} [{low:.1%}, {high:.1%}]")
     elif result["usable"] is None:
         note("give --model to cut the passages into tokens, and to test what it recites")
     for name, key, unit in (
@@ -89,7 +90,7 @@ def _print(result: dict[str, Any]) -> None:
             "--choose 0.25 tests it on three quarters."
         )
         return
-    from evals.measure.verdicts import say_split
+    from evals.table.limits import say_split
 
     echo("a search chooses on some of the passages, and tests on the others, if none is recovered:")
     for split in result["splits"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.tables import print_table
+from cli.tables.figures import print_comparison
 from cli.terminal import print_json
 
 
@@ -26,24 +26,6 @@ def command(first: Path, second: Path, as_json: bool) -> None:
 
     found = compare_logs(first, second)
     if as_json:
-        print_json(
-            {
-                task: {name: one.model_dump(mode="json") for name, one in metrics.items()}
-                for task, metrics in found.items()
-            }
-        )
-        return
-    rows = [
-        (
-            f"{task}, {name} (n = {one.n:,})",
-            f"{one.base:.3f}",
-            f"{one.edited:.3f}",
-            f"{one.difference:+.3f} [{one.ci95[0]:+.3f}, {one.ci95[1]:+.3f}]",
-            f"{one.verdict} ({one.test}, p = {one.p_value:.2g})",
-        )
-        for task, metrics in found.items()
-        for name, one in metrics.items()
-    ]
-    print_table(
-        ("", first.name, second.name, "difference [95% interval]", "verdict"), rows, words=1
-    )
+        print_json({"figures": [one.model_dump(mode="json") for one in found]})
+    else:
+        print_comparison(found, first.name, second.name)

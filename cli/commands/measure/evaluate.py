@@ -8,9 +8,9 @@ import click
 
 from cli import options
 from cli.requests import request_command
-from cli.tables.evaluation import print_evaluation
+from cli.tables.figures import print_report
 from cli.terminal import print_json
-from evals.report.request import EvaluationRequest
+from evals.jobs.asking import EvaluationRequest
 
 
 @request_command("evaluate", EvaluationRequest)
@@ -41,13 +41,17 @@ def command(
     quick), or it has a report and you do not pass --overwrite. The exit code is 3 if a limit is
     missed. Otherwise, it is 4 if one is not decided.
     """
-    from evals.jobs.evaluating import run_evaluation
+    from evals.jobs.evaluating import run_measurement
+    from surgery.privacy import name_result
 
-    found = run_evaluation(request, output, overwrite=overwrite, pdf=pdf)
+    several = len(request.models) > 1 and request.baseline is not None
+    folder = output or name_result(
+        str(request.baseline) if several else request.models[0], "evaluation"
+    )
+    found = run_measurement(request, folder, overwrite=overwrite, pdf=pdf)
     if found is None:
         return
-    report, folder = found
     if as_json:
-        print_json(report.to_dict())
-    state = print_evaluation(report, folder, table=not as_json)
+        print_json(found.report.to_dict())
+    state = print_report(found.report, folder, table=not as_json)
     options.end_with(state, allow_undecided=allow_undecided)

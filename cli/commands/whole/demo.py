@@ -52,7 +52,7 @@ def command(output: Path, erase: bool, overwrite: bool) -> None:
     """
     from cli.console import make_console
     from cli.tables.comparison import print_comparison
-    from cli.tables.evaluation import print_evaluation
+    from cli.tables.figures import print_report
     from evals.jobs.demonstrating import PLACES, compare_texts, list_places, run_demo
 
     out = make_console()
@@ -64,7 +64,7 @@ def command(output: Path, erase: bool, overwrite: bool) -> None:
 
     places = list_places(erase)
     report = run_demo(output, erase=erase, overwrite=overwrite, announce=announce)
-    print_evaluation(report)
+    print_report(report)
     for line in TERMS:
         echo(line)
     out.rule("See for yourself")

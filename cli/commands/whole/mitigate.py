@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.filesize import decimal
@@ -14,10 +15,14 @@ from cli import options
 from cli.config import config_option
 from cli.requests import request_command
 from cli.tables import print_table
-from cli.tables.front import print_front
+from cli.tables.figures import print_front, print_report, print_search
 from cli.terminal import echo, note, print_json, stopped
-from evals.jobs.keeping import Result
+from evals.jobs.keeping import RESULTS, Result
 from evals.jobs.mitigating import MitigationRequest
+
+if TYPE_CHECKING:
+    from evals.choose.search.report import SearchResult
+    from surgery.record.report import Report
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -103,12 +108,10 @@ def command(
         _forecast(request, output, overwrite, pdf, as_json)
         return
 
-    from cli.tables.evaluation import print_evaluation
-    from cli.tables.search import print_search
     from evals.jobs.mitigating import mitigate
 
-    def show_search(result: dict[str, Any]) -> None:
-        if result["selected"] is not None and not as_json:
+    def show_search(result: SearchResult) -> None:
+        if result.selected is not None and not as_json:
             print_search(result)
 
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
@@ -122,11 +125,11 @@ def command(
     )
     if done is None:
         return
-    print_evaluation(done.report, output, table=not as_json)
+    print_report(done.report, output, table=not as_json)
     if as_json:
         print_json(done.to_dict())
     elif len(done.results) > 1:
-        print_front(done.front)
+        print_front(done.report, done.results, RESULTS)
     note(f"to see what it writes: {done.compare_command}")
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
@@ -136,10 +139,9 @@ def command(
         note(f"next: {done.next_command}")
 
 
-def _ask(front: list[dict[str, Any]], best: Result) -> Result:
+def _ask(report: Report, names: Sequence[Result], best: Result) -> Result:
     """Shows the results to a person and asks which one to keep."""
-    print_front(front)
-    names = [one["name"] for one in front]
+    print_front(report, names, RESULTS)
     try:
         answer: Result = click.prompt(
             "Which one do you want to keep?", default=best, type=options.Choice(names), err=True

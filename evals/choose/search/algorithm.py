@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from evals.choose.grid import EditPoint
 from evals.choose.search.estimates import Changes, Estimates, Expected, Floats, Indices
 from evals.choose.search.goals import Goal, Order
-from evals.choose.search.points import EditPoint
 from evals.choose.search.units import list_sets, merge_units
 from surgery.selection import Part, Selection
 

@@ -14,9 +14,9 @@ from types import MappingProxyType
 
 import numpy as np
 
+from evals.choose.grid import EditPoint
 from evals.choose.search.algorithm import PATIENCE, ROUND, Found, compose, explore, list_changed
 from evals.choose.search.estimates import Estimates, Indices
-from evals.choose.search.points import EditPoint
 from evals.measure.memorization.recovery import is_recovery, make_recovery
 
 NO_LIMITS: Mapping[str, float] = MappingProxyType({})
@@ -74,7 +74,7 @@ def deepen(
     attacked = (
         one
         for one in _list_open(found, every, held)
-        if one not in tried and found.measured[one].tried
+        if one not in tried and found.measured[one].late
     )
     return next((one for one in attacked if keeps(one)), held)  # such as the deepest blocks
 
@@ -151,7 +151,7 @@ def _compose_deeper(found: Found, missed: Indices, name: str, limit: float) -> N
 
 def _correct(found: Found, name: str) -> Estimates:
     """Estimates of what the attack `name` recovers, by the sets that it was tried on."""
-    tried = {chosen for chosen, one in found.measured.items() if name in one.tried}
+    tried = {chosen for chosen, one in found.measured.items() if name in one.late}
     rates = {
         chosen: one.known[name]
         for chosen, one in found.measured.items()

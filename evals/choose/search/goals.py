@@ -16,7 +16,7 @@ from math import ceil
 
 from scipy.stats import beta
 
-from evals.choose.search.points import EditPoint, size_of
+from evals.choose.grid import EditPoint, size_of
 from surgery.selection import Selection
 
 AIMED, SURE = 0.99, 0.95

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from evals.choose.search.points import EditPoint
+from evals.choose.grid import EditPoint
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units
 from evals.data import Samples, Tokens
@@ -25,7 +25,6 @@ from evals.measure.attacks.attack import Target
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.sibling import find_sibling
 from evals.measure.attacks.trying import AttackPlan
-from evals.measure.drops import check_limited_tasks, find_limit, name_drop
 from evals.measure.edits.engine import Engine
 from evals.measure.edits.sharing import FitEdit
 from evals.measure.healing import (
@@ -39,6 +38,7 @@ from evals.run.console import say, show_progress
 from evals.run.lm_eval.scores import Scores
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
+from evals.table.limits import check_limited_tasks, find_limit
 from surgery.errors import UnsupportedError
 from surgery.families.wrapped import settle_layout
 from surgery.fitting.calibration import Calibration
@@ -90,8 +90,9 @@ class OpenedSearch:
 
     @property
     def others(self) -> dict[str, float]:
-        """The limits beside the goal, on attacks and on benchmarks."""
-        drops = {name_drop(task): most for task, most in self.drop_limits.items()}
+        """The limits beside the goal, on attacks and on benchmarks, as `EditPoint.excess` takes
+        them."""
+        drops = {f"task.{task}": most for task, most in self.drop_limits.items()}
         return self.attack_limits | drops
 
     @property
@@ -127,7 +128,7 @@ class OpenedSearch:
     @property
     def late(self) -> tuple[str, ...]:
         """The names of all limits that only few edits are tried for."""
-        return (*self.slow, *map(name_drop, self.drop_limits))
+        return (*self.slow, *(f"task.{task}" for task in self.drop_limits))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from evals.choose.grid import EditPoint, point_as_json, point_of
 from evals.choose.search.algorithm import Found, find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.estimates import Indices, estimate_units
 from evals.choose.search.opened import OpenedSearch
-from evals.choose.search.points import EditPoint, point_as_json, point_of
 from evals.choose.search.trials import Trials, Twice
 from evals.choose.search.units import held_in_stock
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.result import find_weakness
-from evals.measure.drops import name_drop
 from evals.measure.edits.engine import BASE, Engine
 from evals.run.journal import KEEP_NOTHING, Journal
 from surgery.errors import MeasurementError, UnsupportedError
@@ -52,7 +51,7 @@ class SearchOutcome:
         return min(self.points.values(), key=self._rank).selection
 
     def _rank(self, point: EditPoint) -> tuple[float, ...]:
-        left = (rate for _, rate, _ in point.attacked[-1:])
+        left = [*point.attacked.values()][-1:]
         return -len(point.attacked), *left, point.recovered, self.found.goal.price(point)
 
 
@@ -99,7 +98,7 @@ def run_search(
 
         found.compare_with(compared)
         if opened.others:
-            drops = {name_drop(task): drop for task, drop in opened.drop_limits.items()}
+            drops = {f"task.{task}": drop for task, drop in opened.drop_limits.items()}
             most = opened.request.max_evaluations
             best = deepen(found, keeps, opened.attack_limits, most, drops)
         else:
@@ -122,8 +121,7 @@ def _find_doubts(outcomes: Mapping[tuple[Selection, str, int], AttackOutcome]) -
 
 def _keep_tried(point: EditPoint, tried: EditPoint) -> EditPoint:
     """A point with what was tried on the same edit, with the fits of an export."""
-    found = tried.attacked, tried.drops, tried.healed_rise
-    return replace(point, attacked=found[0], drops=found[1], healed_rise=found[2])
+    return replace(point, tried=tried.tried)
 
 
 def _check_base(opened: OpenedSearch, base: EditPoint) -> None:

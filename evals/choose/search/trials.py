@@ -10,19 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from evals.choose.grid import HEALED, EditPoint, point_of
 from evals.choose.search.opened import OpenedSearch, TaskScores
-from evals.choose.search.points import EditPoint, point_of
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.names import find_attack
-from evals.measure.drops import check_half, name_drop
+from evals.measure.differences import compare_scores, halve_scores
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
+from evals.run.lm_eval.scores import choose_metric
+from evals.table.measured import measure_share, measure_value
 from surgery.errors import MeasurementError
 from surgery.proof.expected import find_constants, replan
+from surgery.record.measured import Measured, On
 from surgery.selection import Selection, blocks_of
 from surgery.training.training import Schedule
 from surgery.variants import variant_of
 
+HALVES: tuple[On, On] = ("chosen on", "held back")
 Twice = tuple[EditPoint, EditPoint]
 """An edit on the half to choose on, and on the half that is held back."""
 
@@ -46,7 +50,8 @@ class Trials:
     def measure(self, selection: Selection, half: int = 0) -> EditPoint:
         """What one pass shows on a half."""
         (measured,) = self.engines[half].measure([selection])
-        return point_of(measured, self.opened.measure, self.opened.names)
+        on = HALVES[half]
+        return point_of(measured, self.opened.measure, self.opened.names, on)
 
     def measure_twice(self, selection: Selection) -> Twice:
         """With every attack that has a limit."""
@@ -64,31 +69,46 @@ class Trials:
         for name in self.opened.slow:
             if stop and point.excess(self.opened.others):
                 break
-            if name not in point.tried:
+            if name not in point.late:
                 outcome = self._run(point.selection, name, half)
                 if outcome.settings:  # the strongest alone, not what any of them brings back
                     outcome = outcome.take_strongest(None)[1]
-                counted = outcome.counted
-                if not len(counted):
+                if not outcome.tried.any():
                     raise MeasurementError(
                         f"{name} has a limit, and no passage of a half counts for it",
                         where=self.opened.samples.source,
                         fix="give more passages, or leave out the limit",
                     )
-                rate = float(counted.mean())
-                point = replace(point, attacked=(*point.attacked, (name, rate, len(counted))))
+                row = measure_share(
+                    f"{self.prefix}recovered.{name}", *outcome.by_draw, on=HALVES[half]
+                )
+                point = replace(point, tried=(*point.tried, row))
         for task, most in self.opened.drop_limits.items() if point.selection else ():
             if stop and point.excess(self.opened.others):
                 break
-            if name_drop(task) not in point.tried:
-                base, edited = self.opened.base_scores[task], self._score(point.selection, task)
-                drop = check_half(task, base, edited, most, half)
-                point = replace(point, drops=(*point.drops, drop))
+            if f"task.{task}" not in point.late:
+                row = self._compare(point.selection, task, most, half)
+                point = replace(point, tried=(*point.tried, row))
         complete = len(point.attacked) == len(self.opened.slow)
         if self.opened.healing and complete and point.selection and point.healed_rise is None:
             after, before = (self._measure_loss(one, half) for one in (point.selection, BASE))
-            point = replace(point, healed_rise=after - before)
+            n, on = len(self.opened.halves[half].windows), HALVES[half]
+            row = measure_value(f"{HEALED}heldout_rise", after - before, on=on, n=n, unit="nats")
+            point = replace(point, tried=(*point.tried, row))
         return point
+
+    @property
+    def prefix(self) -> str:
+        """With healing, attacks are of the healed edit, and so are benchmarks."""
+        return HEALED if self.opened.healing is not None else ""
+
+    def _compare(self, selection: Selection, task: str, most: float, half: int) -> Measured:
+        """What an edit loses on a half of a task's documents."""
+        base, edited = self.opened.base_scores[task], self._score(selection, task)
+        main = choose_metric({key: one for key, one in base.items() if key in edited})
+        before, after = (halve_scores(scores[main], half) for scores in (base, edited))
+        _, row = compare_scores(f"{self.prefix}task.{task}", before, after, most)
+        return row.model_copy(update={"on": HALVES[half]})
 
     def _run(self, selection: Selection, name: str, half: int) -> AttackOutcome:
         key = (selection, name, half)

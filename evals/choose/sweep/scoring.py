@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,12 @@ from evals.run.journal import KEEP_NOTHING, Journal
 from evals.run.lm_eval.scores import Scores, choose_metric
 from evals.run.lm_eval.tasks import classify_ability
 from evals.run.models import LoadedModel
+from evals.table.measured import measure_value
 from surgery.errors import MeasurementError
 from surgery.processes import current_processes
+from surgery.record.measured import BASE as BASE_NAME
+from surgery.record.measured import Measured
+from surgery.record.report import Named
 from surgery.selection import Selection
 
 if TYPE_CHECKING:  # it imports lm_eval, which takes seconds
@@ -95,29 +99,48 @@ def _run(benchmarks: Benchmarks, name: str, loaded: LoadedModel, rows: int) -> T
     return {**{key: run[key] for key in _OF_RUN}, "samples": samples}
 
 
-def add_tasks(
-    result: dict[str, Any],
-    benchmarks: Benchmarks,
-    runs: Sequence[TaskRuns],
-    sizes: dict[str, int],
-) -> dict[str, Any]:
-    """A sweep's result with `tasks`: how each was asked, and in the base and every edit its value.
-
-    An edit's task also has its `difference` from the base, edited minus base, and the 95 % interval
-    of that (`evals.measure.differences.compare_scores`); null where its value is not finite.
-    `runs`: the base's, then the edits', as in the result.
+def measure_tasks(
+    benchmarks: Benchmarks, runs: Sequence[TaskRuns], models: Sequence[str]
+) -> Iterator[Measured]:
+    """The main metric of every task, of the base and of every edit, with its change; without a
+    value where it is not finite. `runs`: the base's, then the edits', named `models`.
 
     Raises `MeasurementError` for a task without a metric on the base.
     """
-    values, described = {}, {}
-    edits = [record | {"tasks": {}} for record in result["edits"]]
     for name, run in runs[0].items():
         found = benchmarks.scores(name, run)
         metric = choose_metric(found)
-        scores, config = found[metric], benchmarks.tasks[name].config
-        values[name] = {"metric": metric, "value": scores.value}
-        described[name] = {
-            "version": (config.metadata or {}).get("version"),
+        base, key = found[metric], f"task.{name}"
+        yield measure_value(key, base.value, of=BASE_NAME, n=len(base.values))
+        for of, edited in zip(models, runs[1:], strict=True):
+            scores = _score(benchmarks, name, edited[name]).get(metric)
+            if scores is None:
+                yield measure_value(key, None, of=of, n=len(base.values))
+            else:
+                yield compare_scores(key, base, scores, of=of)[1]
+
+
+def _score(benchmarks: Benchmarks, name: str, run: TaskRun) -> dict[str, Scores]:
+    """The scores by metric; none where nothing is finite."""
+    try:
+        return benchmarks.scores(name, run)
+    except MeasurementError:
+        return {}
+
+
+def describe_tasks(
+    benchmarks: Benchmarks, runs: TaskRuns, sizes: dict[str, int]
+) -> dict[str, Named]:
+    """How each task was asked. `runs`: the base's."""
+    named = {}
+    for name, run in runs.items():
+        found = benchmarks.scores(name, run)
+        metric = choose_metric(found)
+        config, scores = benchmarks.tasks[name].config, found[metric]
+        version = (config.metadata or {}).get("version")
+        known: dict[str, Any] = {
+            "task": name,
+            "version": None if version is None else str(version),
             "num_fewshot": config.num_fewshot,
             "limit": benchmarks.limit,
             "batch_size": sizes[name],
@@ -125,21 +148,6 @@ def add_tasks(
             "metric": metric,
             "higher_is_better": scores.higher_is_better,
             "share": scores.aggregation == "mean",
-            "n": len(scores.values),
         }
-        for record, edited in zip(edits, runs[1:], strict=True):
-            compared = _compare(benchmarks, name, metric, scores, edited[name])
-            record["tasks"][name] = {"metric": metric, **compared}
-    base = result["base"] | {"tasks": values}
-    return {**result, "base": base, "edits": edits, "tasks": described}
-
-
-def _compare(
-    benchmarks: Benchmarks, name: str, metric: str, base: Scores, run: TaskRun
-) -> dict[str, Any]:
-    try:
-        edited = benchmarks.scores(name, run)[metric]
-    except (MeasurementError, KeyError):  # nothing finite
-        return {"value": None, "difference": None, "ci95": None}
-    found = compare_scores(base, edited)
-    return {"value": found.edited, "difference": found.difference, "ci95": list(found.ci95)}
+        named[f"task.{name}"] = Named(label=f"{name}, {metric}", main=True, details=known)
+    return named

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from evals.measure.attacks.attack import count_held
 from evals.measure.attacks.names import find_attack
-from evals.measure.verdicts import count_passages, describe_shortage, say_percent
 from evals.run.statistics import count_needed
+from evals.table.limits import count_passages, describe_shortage, say_percent
 
 
 def foresee(limits: Iterable[tuple[str, float]], n: int, of: int | None = None) -> Iterator[str]:

@@ -56,7 +56,7 @@ def _make_membership() -> Attack:
 
     def run(target: Target) -> AttackOutcome:
         seen = target.seen
-        scores = {score.path[-1]: score.of(seen) for score in SCORES if score.can(seen)}
+        scores = {score.name: score.of(seen) for score in SCORES if score.can(seen)}
         nothing = np.zeros(len(target.samples), dtype=np.bool_)
         return replace(AttackOutcome.of_all(nothing), scores=scores)
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
-
 from evals.data import Samples, Tokens
 from evals.data.windows import end_alike
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
-from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
-from evals.measure.attacks.result import (
-    Audit,
-    ControlKind,
-    MembershipResult,
-    compare_outcomes,
-)
+from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack
+from evals.measure.attacks.result import Outcomes, measure_outcomes, measure_scores
 from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
 from evals.measure.memorization.measures import Flags
 from evals.run.console import say
@@ -28,6 +21,7 @@ from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import current_processes
+from surgery.record.measured import Measured, On
 
 
 @dataclass(frozen=True)
@@ -237,38 +231,38 @@ def _try(
     return Tried(found, control, time.perf_counter() - begun)
 
 
-def compare_models(
+def measure_attacks(
     plan: AttackPlan,
     base: AuditedModel | None,
     edited: AuditedModel,
-    counted: Flags | None = None,
+    counted: Flags,
+    of: str,
+    on: On,
     twin: AuditedModel | None = None,
-) -> Audit:
-    """Puts both models' outcomes side by side, in the order of the plan. `base`: None for one model
-    alone.
+    *,
+    brief: bool = False,
+) -> Iterator[Measured]:
+    """The rows of every attack, in the order of the plan. `base`: None for one model alone.
 
-    `counted`: bool [N], the passages that count; by default all. Raises ValueError if an attack
-    that reads the base did not get its outcomes.
+    `counted`: bool [N], the passages that count. `brief`: as for `measure_outcomes`. Raises
+    ValueError if an attack that reads the base did not get its outcomes.
     """
-    if counted is None:
-        counted = np.ones(len(plan.passages), dtype=np.bool_)
-    attacks = []
     for attack in plan.tried:
         name = attack.name
-        if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
-            raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
         found = (one.passages.get(name) if one else None for one in (base, edited, twin))
         outcomes = [made and made.select(counted) for made in found]
         draws = min((made.draws for made in outcomes if made), default=1)
         before, after, never = (made and made.take_draws(draws) for made in outcomes)
-        controls = (base.control.get(name) if base else None, edited.control.get(name))
+        control = edited.control.get(name)
+        if attack.tells_members:
+            old = (before, base.control.get(name)) if base else (None, None)
+            if not brief:
+                yield from measure_scores(old, (after, control), of)
+            continue
+        assert after is not None
+        if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
+            raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
+        control = control if control is not None and control.tried.any() else None
         seconds = edited.seconds[name] + (base.seconds[name] if base else 0.0)
-        attacks.append(compare_outcomes(attack, before, after, controls, seconds, never))
-    names = [one.name for one in attacks if not isinstance(one, MembershipResult) or one.edited]
-    return Audit(
-        n=int(counted.sum()),
-        control=ControlKind(kind=plan.control_kind, n=len(plan.control)),
-        attacks=attacks,
-        skipped=plan.skipped,
-        not_tried=list_untried(names),
-    )
+        found_all = Outcomes(before, after, never, control)
+        yield from measure_outcomes(attack, found_all, of, on, brief=brief, seconds=seconds)

@@ -9,7 +9,7 @@ N: memorized rows, M: held-out windows, B: rows of a batch, S: suffix tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ from evals.run.predictions import Floats, Sampling, Scores, measure_heldout, mea
 from evals.run.resuming import Run, run_from_block, run_tokens
 from surgery.editing.in_memory import Editable
 from surgery.processes import current_processes
-from surgery.selection import Selection, blocks_of, format_selection, heads_of, variant_name
+from surgery.selection import Selection, blocks_of
 
 Columns = dict[str, npt.NDArray[Any]]
 """Measure → its value for each row [B]; of `right`, for each suffix token [B, S]; of `token_kl` and
@@ -68,6 +68,14 @@ class MeasuredEdit:
     heldout_kl: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.int64]
     costs: Mapping[str, float] = field(default_factory=dict)
+
+    def select(self, rows: npt.NDArray[np.bool_]) -> MeasuredEdit:
+        """The same of some of the passages, bool [N]."""
+        of_passages = (
+            *("right", "log_p_z", "first_divergence", "exact", "next_token_accuracy", "nll"),
+            *("entropy", "lengths"),
+        )
+        return replace(self, **{name: getattr(self, name)[rows] for name in of_passages})
 
     @property
     def evidence(self) -> Evidence:
@@ -297,22 +305,3 @@ class Engine:
 def _stored_columns(step: Any) -> list[Columns]:
     """A step of a sweep's journal: the columns of each edit."""
     return [arrays_from_json(columns) for columns in step["edits"]]
-
-
-def edit_record(selection: Selection, num_heads: int) -> dict[str, Any]:
-    """An edit as plain JSON values; `spec` names blocks and heads as you type them.
-
-    `heads` is there only if some blocks are not whole, `parts` only if variants are mixed.
-    """
-    variant = variant_name(selection)
-    record: dict[str, Any] = {
-        "spec": format_selection(selection, num_heads),
-        "blocks": list(blocks_of(selection)),
-        "variant": variant,
-    }
-    heads = heads_of(selection)
-    if any(len(some) < num_heads for some in heads.values()):
-        record["heads"] = {str(block): list(some) for block, some in heads.items()}
-    if variant == "mixed":
-        record["parts"] = [asdict(part) | {"heads": list(part.heads)} for part in selection]
-    return record

@@ -1,15 +1,15 @@
 """Measures of memorization, each as one record. docs/extraction.md defines them.
 
 A measure takes a pass over N rows with suffixes of S tokens ([N, S] tokens and numbers), gives one
-value per row, and summarizes the values of many rows. No measure counts what stands after the end
-of a shorter suffix. All that tests, summarizes, prints or draws
-measures reads `MEASURES`. `recovery.py` beside it decides when a passage is recovered.
+value per row, and figures of many rows. No measure counts what stands after the end of a shorter
+suffix. All that tests, prints or draws measures reads `MEASURES`. `recovery.py` beside it decides
+when a passage is recovered.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.data import NOTHING, Tokens, measure_lengths
-from evals.run.statistics import mean, rate
+from evals.table.measured import measure_mean, measure_share
+from surgery.record.measured import BASE, Measured, On, Unit
 
 if TYPE_CHECKING:
     from evals.run.predictions import Predictions
@@ -56,26 +57,48 @@ class Pass:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure: its value for each row, its summary of many rows, and how to show it.
+    """A measure: its value for each row of a pass, and the figures of many rows.
 
-    - `name`: its key among the figures; a dot nests objects.
+    - `name`: its key among the values of a test. `figure`: that of its figure, if another one.
     - `values`: arrays of a pass, named by its parameters -> one value per row, [N].
     - `source`: who defined it, where reports say so. `column`: its key in a row, if not its name.
-    - `summarize`: values of some rows, [n] -> figures. None: the measure is in rows only.
-    - `headline`: also summarized for every stratum, and in each row for the baseline.
-    - `label`: in tables. `phrase`: on the page. Empty: not shown there.
-    - `form`: of a figure in tables. The page shows a "%" form in percent, too.
+    - `unit`: of its mean over rows, which is its figure. None: it is in rows only.
+    - `flags`: values of some rows, [n] -> what to add to the name of a figure -> the rows that
+      count for it, bool [n]. Its figures are then these shares.
+    - `headline`: also for every stratum, and in each row for the baseline.
+    - `label`: what people call it; empty: no table shows it.
     """
 
     name: str
     values: Callable[..., npt.NDArray[Any]]
     source: str = ""
     column: str = ""
-    summarize: Callable[[Any], dict[str, Any]] | None = None
+    figure: str = ""
+    unit: Unit | None = None
+    flags: Callable[[Any], Mapping[str, Flags]] | None = None
     headline: bool = False
     label: str = ""
-    phrase: str = ""
-    form: str = "{:.1%}"
+
+    def measure(
+        self, of: str, on: On | None, edited: Any, base: Any = None, part: str = ""
+    ) -> Iterator[Measured]:
+        """The figures of an edited model, and of the base, if there is one: values of rows, [n].
+
+        `part`: of the rows, for the names.
+        """
+        if self.flags is not None:
+            before = {} if base is None else self.flags(base)
+            for name, flags in self.flags(edited).items():
+                key = f"{self.figure or self.name}{part}{name}"
+                there = before.get(name)
+                if there is not None:
+                    yield measure_share(key, there, of=BASE, on=on)
+                yield measure_share(key, flags, of=of, on=on, base=there)
+        elif self.unit is not None:
+            key = f"{self.figure or self.name}{part}"
+            if base is not None:
+                yield measure_mean(key, base, of=BASE, on=on, unit=self.unit)
+            yield measure_mean(key, edited, of=of, on=on, unit=self.unit, base=base)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -89,11 +112,6 @@ class Measure:
     def of(self, made: Pass) -> npt.NDArray[Any]:
         """A value for each row of a pass: [N]."""
         return self.values(*(made.arrays[need] for need in self.needs))
-
-    @property
-    def path(self) -> tuple[str, ...]:
-        """The keys that lead to it in a model's figures."""
-        return tuple(self.name.split("."))
 
 
 def exact_match(greedy: Ints, suffix: Ints) -> Flags:
@@ -202,10 +220,9 @@ def attempts_needed(log_p_z: Floats, p: float) -> Scores:
     return np.maximum(needed, 1.0)
 
 
-def _make_curve(log_p_z: Scores) -> dict[str, Any]:
+def _list_points(log_p_z: Scores) -> dict[str, Flags]:
     needed = {p: attempts_needed(log_p_z, p) for p in CONFIDENCES}
-    points = [{"n": n, "p": p, **rate(needed[p] <= n)} for p in CONFIDENCES for n in ATTEMPTS]
-    return {"curve": points}
+    return {f" {n} {p:g}": needed[p] <= n for p in CONFIDENCES for n in ATTEMPTS}
 
 
 MEASURES = (
@@ -213,67 +230,60 @@ MEASURES = (
         "exact_match",
         exact_match,
         column="exact",
-        summarize=rate,
+        figure="recited",
+        flags=lambda exact: {"": exact},
         headline=True,
-        label="exact match",
+        label="recited word for word",
     ),
     Measure("first_divergence", first_divergence, headline=True),
     Measure(
         "next_token_accuracy",
         token_accuracy,
-        summarize=mean,
+        unit="share",
         headline=True,
-        label="next-token accuracy",
-        phrase="share of tokens recited, each after the true ones",
+        label="share of tokens recited, each after the true ones",
     ),
     Measure(
         "suffix_nll",
         suffix_nll,
         column="nll",
-        summarize=mean,
+        unit="nats",
         headline=True,
-        label="suffix NLL (nats/token)",
-        phrase="loss on the passages, nats per token",
-        form="{:.3f}",
+        label="loss on the passages, nats per token",
     ),
-    Measure("extraction_strength", extraction_strength, summarize=mean),
+    Measure("extraction_strength", extraction_strength, unit="number"),
     Measure(
         "memorization_score",
         lambda decoded, suffix: token_accuracy(decoded, suffix),  # Biderman et al. 2023
-        summarize=mean,
-        label="memorization score",
-        phrase="share of tokens recited when decoding freely",
+        unit="share",
+        label="share of tokens recited when decoding freely",
     ),
     Measure(
         "near_match.levenshtein",
         near_match_similarity,
         column="similarity",
-        summarize=lambda similarity: rate(similarity >= NEAR_MATCH),
-        label="near match (edit)",
-        phrase="nearly recited (edit distance)",
+        flags=lambda similarity: {"": similarity >= NEAR_MATCH},
+        label="nearly recited (edit distance)",
     ),
     Measure(
         "near_match.bleu",
         bleu,
         column="bleu",
-        summarize=lambda scores: rate(scores > NEAR_MATCH),
-        label="near match (BLEU)",
-        phrase="nearly recited (BLEU)",
+        flags=lambda scores: {"": scores > NEAR_MATCH},
+        label="nearly recited (BLEU)",
     ),
     Measure(
         "completion_entropy",
         completion_entropy,
         column="entropy",
-        summarize=mean,
-        label="completion entropy",
-        phrase="entropy of the completion",
-        form="{:.3f}",
+        unit="nats",
+        label="entropy of the completion, nats per token",
     ),
     Measure(
         "probabilistic_extraction",
         log_extraction_probability,
         column="log_p_z",
-        summarize=_make_curve,
+        flags=_list_points,
     ),
 )
 HEADLINE = tuple(measure for measure in MEASURES if measure.headline)

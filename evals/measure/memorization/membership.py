@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from evals.data import NOTHING, measure_lengths
 from evals.measure.memorization.measures import Flags, Floats, Ints, Measure, Scores, average
 from evals.run.statistics import FEWEST, Interval, cut_percentiles, resample, widen, wilson
+from evals.table.measured import measure_value
+from surgery.record.measured import Measured, On
 
 SHARE = 0.2
 """The share of least likely tokens that min-k averages, as in both papers' main results."""
@@ -87,14 +88,17 @@ SCORES = (
 )
 
 
-def auc(scores: Scores, members: Flags) -> dict[str, Any]:
+def measure_area(
+    name: str, scores: Scores, members: Flags, of: str, on: On | None = None
+) -> Measured:
     """The probability that a member scores higher than a non-member; ties count half.
 
-    The Mann-Whitney statistic divided by the number of pairs, with a bootstrap interval over both
-    groups. Of few rows, or where all pairs agree, a bootstrap claims too much; the interval is then
-    never narrower than Wilson's of as many pairs as have no row in common (Hoeffding 1963, of
-    which the statistic is a mean). `scores`: [N]; `members`: bool [N], with both kinds.
-    `overcorrected`: members are *less* likely than text never seen, which also reveals them.
+    The Mann-Whitney statistic divided by the number of pairs (the area under the ROC curve), with a
+    bootstrap interval over both groups. Of few rows, or where all pairs agree, a bootstrap claims
+    too much; the interval is then never narrower than Wilson's of as many pairs as have no row in
+    common (Hoeffding 1963, of which the statistic is a mean). `scores`: [N]; `members`: bool [N],
+    with both kinds. `overcorrected`: members are *less* likely than text never seen, which also
+    reveals them.
     """
     groups = scores[members], scores[~members]
     value, drawn = _area(*groups), resample(groups, _area)
@@ -103,7 +107,8 @@ def auc(scores: Scores, members: Flags) -> dict[str, Any]:
         least, most = math.floor(value * pairs + 1e-9), math.ceil(value * pairs - 1e-9)
         interval = widen(Interval(wilson(least, pairs).low, wilson(most, pairs).high), drawn)
     overcorrected = value < OVERCORRECTED and interval.high < 0.5
-    return {"auc": value, "ci95": interval.as_list(), "overcorrected": overcorrected}
+    n = int(members.sum())
+    return measure_value(name, value, interval, of=of, on=on, n=n, overcorrected=overcorrected)
 
 
 def _area(inside: Scores, outside: Scores) -> float:

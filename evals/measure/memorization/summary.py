@@ -1,20 +1,21 @@
-"""Summarizes the rows of an extraction test as plain JSON values."""
+"""The figures of an extraction test, and its rows as plain JSON values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from evals.data import Tokens, count_longer, hash_row, take_tokens
-from evals.data.windows import selectivity
+from evals.data import Tokens, take_tokens
+from evals.measure.differences import compare_losses
 from evals.measure.memorization.extraction import Extraction
 from evals.measure.memorization.measures import HEADLINE, MEASURES, Flags, Measure, Scores
-from evals.measure.memorization.membership import SCORES, auc
-from evals.run.statistics import compare_flags, mean, split_strata
+from evals.measure.memorization.membership import SCORES, measure_area
+from evals.run.statistics import split_strata
 from surgery.reading.corpus import strip_opening
+from surgery.record.measured import Measured, On
 
 
 @dataclass(frozen=True)
@@ -35,63 +36,54 @@ class ControlLoss:
         return ControlLoss(self.kind, self.nll[mask], self.tokens[mask])
 
 
-def summarize_extraction(test: Extraction, control: ControlLoss | None = None) -> dict[str, Any]:
-    """The figures of one model. If membership is known, headline figures cover members only."""
-    samples, members = test.samples, test.samples.trained_on
-    summary: dict[str, Any] = {
-        "prefix_length": samples.prefix_length,
-        "suffix_length": samples.suffix_length,
-        "secrets": samples.secrets,
-        "longer": count_longer(samples.select(members)),
-        **_summarize_rows(test, members, MEASURES),
-    }
-    if test.sampling is not None:
-        summary["probabilistic_extraction"] |= asdict(test.sampling)
-    if samples.counts is not None:
-        summary["by_count"] = [
-            {"count": label, **_summarize_rows(test, mask)}
-            for label, mask in split_strata(samples.counts)
-        ]
+def measure_recital(
+    test: Extraction,
+    base: Extraction | None,
+    of: str,
+    on: On,
+    measures: Iterable[Measure] = MEASURES,
+) -> Iterator[Measured]:
+    """The figures of the passages that a model was trained on, if that is known, and of those of
+    each count, and the change from the base; of the others, if any, the main ones."""
+    members, counts = test.samples.trained_on, test.samples.counts
+    yield from _measure_rows(test, base, of, on, members, measures)
+    for label, mask in split_strata(counts) if counts is not None else ():
+        yield from _measure_rows(test, base, of, on, mask, HEADLINE, f".{label}")
     if not members.all():
-        summary["non_members"] = _summarize_rows(test, ~members)
-        areas = {
-            score.name: auc(test.values[score.name], members)
-            for score in SCORES
-            if score.name in test.values
-        }
-        summary |= _nest(areas)
-    if control is not None:
-        summary["control"] = {
-            "kind": control.kind,
-            "n": len(control.nll),
-            "nll": mean(control.nll),
-            "sha256": hash_row(control.tokens),
-        }
-    return summary
+        yield from _measure_rows(test, base, of, "never trained on", ~members, HEADLINE)
 
 
-def compare_extractions(
-    baseline: Extraction,
-    edited: Extraction,
-    controls: tuple[ControlLoss, ControlLoss] | None = None,
-) -> dict[str, Any]:
-    """What an edit changed on the same rows. Differences are edited minus baseline."""
-    members = edited.samples.trained_on
-    paired = _compare_rows(baseline, edited, members)
-    for name in (measure.name for measure in HEADLINE if measure.summarize is mean):
-        change = edited.values[name] - baseline.values[name]
-        paired[f"{name}_difference"] = mean(change[members])
-    if edited.samples.counts is not None:
-        paired["by_count"] = [
-            {"count": label, "n": int(mask.sum()), **_compare_rows(baseline, edited, mask)}
-            for label, mask in split_strata(edited.samples.counts)
-        ]
-    if controls is not None:
-        before, after = controls
-        rise = after.nll - before.nll
-        paired["control_nll_difference"] = mean(rise)
-        paired["selectivity"] = selectivity((edited.nll - baseline.nll)[members], rise)
-    return paired
+def measure_membership(test: Extraction, of: str) -> Iterator[Measured]:
+    """How well each score tells members from others, if there are both."""
+    members = test.samples.trained_on
+    for score in SCORES if members.any() and not members.all() else ():
+        if score.name in test.values:
+            yield measure_area(score.name, test.values[score.name], members, of)
+
+
+def measure_control(
+    before: ControlLoss | None, after: ControlLoss | None, on: On, of: str
+) -> list[Measured]:
+    """The loss on text that no model was trained on, with the change; nothing if there is none."""
+    if after is None:
+        return []
+    base = None if before is None else before.nll
+    return compare_losses("heldout", base, after.nll, on, of, kind=after.kind)
+
+
+def _measure_rows(
+    test: Extraction,
+    base: Extraction | None,
+    of: str,
+    on: On,
+    mask: Flags,
+    measures: Iterable[Measure],
+    part: str = "",
+) -> Iterator[Measured]:
+    for one in measures:
+        if one.name in test.values:
+            before = None if base is None else base.values[one.name][mask]
+            yield from one.measure(of, on, test.values[one.name][mask], before, part)
 
 
 def list_rows(
@@ -123,27 +115,6 @@ def list_rows(
         yield row
 
 
-def _summarize_rows(
-    test: Extraction, mask: Flags, measures: Iterable[Measure] = HEADLINE
-) -> dict[str, Any]:
-    figures = {
-        one.name: one.summarize(test.values[one.name][mask])
-        for one in measures
-        if one.summarize is not None and one.name in test.values
-    }
-    return {"n": int(mask.sum()), **_nest(figures)}
-
-
-def _compare_rows(baseline: Extraction, edited: Extraction, mask: Flags) -> dict[str, Any]:
-    flips = compare_flags(baseline.exact[mask], edited.exact[mask])
-    return {
-        "forgotten": flips.lost,
-        "newly_extracted": flips.gained,
-        "p_value": flips.p_value,
-        "exact_match_difference": {"value": flips.difference, "ci95": flips.ci95},
-    }
-
-
 def _list_columns(test: Extraction, measures: Iterable[Measure]) -> dict[str, list[Any]]:
     columns = {
         one.column or one.name: test.values[one.name].tolist()
@@ -157,21 +128,9 @@ def _list_columns(test: Extraction, measures: Iterable[Measure]) -> dict[str, li
 
 
 def _pick_row(columns: dict[str, list[Any]], index: int) -> dict[str, Any]:
-    return _nest({name: _finite(values[index]) for name, values in columns.items()})
+    return {name: _finite(values[index]) for name, values in columns.items()}
 
 
 def _finite(value: Any) -> Any:
     # JSON has no infinity: an impossible completion has no log-probability.
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Nests keys with dots: {"a.b": 1} gives {"a": {"b": 1}}."""
-    found: dict[str, Any] = {}
-    for key, value in flat.items():
-        *outer, last = key.split(".")
-        place = found
-        for name in outer:
-            place = place.setdefault(name, {})
-        place[last] = value
-    return found

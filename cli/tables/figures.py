@@ -1,0 +1,448 @@
+"""The figures of `extract`, `audit`, `evaluate`, `sweep`, and `search`, for people."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.tables import print_table
+from cli.terminal import echo, note
+from surgery.record.measured import BASE, Measured, Unit
+
+if TYPE_CHECKING:
+    from evals.choose.grid import GridEdit, GridResult
+    from evals.choose.search.report import SearchResult
+    from evals.choose.search.request import SearchRequest
+    from evals.choose.sweep.report import SweepResult
+    from surgery.card.measurements import Line
+    from surgery.record.measured import Limit, State
+    from surgery.record.report import Report, SamplesRecord
+
+_MOST_IDS, _MOST = 10, 12
+
+
+def print_report(
+    report: Report,
+    *places: Path,
+    table: bool = True,
+    given_away: Mapping[str, Sequence[str]] | None = None,
+) -> State | None:
+    """Verdicts, figures, limits, and where the pages are. Of `evaluate`, the main figures.
+
+    On stderr, also without `table`: each warning once, and what is not shown to be kept: limits,
+    and those of the search. `given_away`: passage → the attacks that recover it, of one model
+    alone. Returns the state of all edits together, None without limits.
+    """
+    from evals.table.limits import settle
+    from surgery.card.measurements import describe_limit, list_tables
+
+    several = len(report.edits) > 1
+    whose = {edit.of: f"{edit.name}: " if several else "" for edit in report.edits}
+    _note_what_is_open(report, whose)
+    if table:
+        if report.samples is not None:
+            echo(f"{_say_samples(report.samples)}; 95 % intervals in brackets")
+        for edit in report.edits:
+            echo(f"{whose[edit.of]}{edit.verdict}")
+        brief = report.command == "evaluate"
+        shown = [(one, lines) for one, lines in list_tables(report) if one.key != "size"]
+        main = [line for one, lines in shown if one.on is None for line in lines]
+        _print_lines(report, [line for line in main if line.named.main or not brief], brief=brief)
+        for one, lines in shown:
+            if one.on is not None and not brief:
+                echo(f"{one.heading}:")
+                _print_lines(report, lines)
+        _print_given_away(given_away or {})
+        for limit in report.limits:
+            echo(f"{whose[limit.of]}gate {describe_limit(limit)}")
+        for place in places:
+            echo(f"report: {place / 'report.html'}")
+    return settle(edit.state for edit in report.edits)
+
+
+def _say_samples(samples: SamplesRecord, n: int | None = None) -> str:
+    from evals.data import say_lengths
+
+    lengths = say_lengths(samples.prefix_length, samples.suffix_length, samples.secrets)
+    return f"{samples.rows if n is None else n:,} passages, {lengths}"
+
+
+def _note_what_is_open(report: Report, whose: Mapping[str, str]) -> None:
+    from surgery.card.measurements import WORDS, name_limit
+
+    warnings = (f"{whose[edit.of]}{text}" for edit in report.edits for text in edit.warnings)
+    for line in dict.fromkeys(warnings):
+        note(f"warning: {line}")
+    for limit in report.limits:
+        if limit.state != "kept":
+            said = f"gate {WORDS[limit.state].lower()}: {name_limit(limit)}: {limit.description}"
+            note(f"{whose[limit.of]}{said}")
+    for edit in report.edits:
+        if edit.state is not None and edit.edit is not None and edit.edit.missed_alone:
+            what = "missed: the search that chose this edit found none that keeps its limits"
+            note(f"{whose[edit.of]}{what}")
+
+
+def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) -> None:
+    """A row for each figure. `brief`: without the intervals of values."""
+    from surgery.card.measurements import show
+
+    several, has_base = len(report.edits) > 1, report.base is not None
+    if not lines:
+        return
+    models = (
+        [edit.name for edit in report.edits] if several else ["edited" if has_base else "value"]
+    )
+    headings = ["", *(["base"] if has_base else []), *models]
+    changes = has_base and not several
+    headings += ["difference [95% interval]"] if changes else []
+    headings += [] if several else ["notes"]
+    rows = []
+    for line in lines:
+        cells = [f"{line.named.label}" + ("" if line.n is None else f" (n = {line.n:,})")]
+        shown = [show(report, line, row) for row in (line.base, *line.edits)]
+        for one in shown if has_base else shown[1:]:
+            value = "" if one is None else one.value or one.note
+            cells.append(value if one is None or brief else f"{value} {one.interval}".strip())
+        last = shown[-1]
+        if changes:
+            cells.append(last.difference if last else "")
+        if not several:
+            cells.append(last.note if last else "")
+        rows.append(cells)
+    print_table(headings, rows, words=0 if several else 1)
+
+
+def _print_given_away(given_away: Mapping[str, Sequence[str]]) -> None:
+    """Names the passages that come out, those first that most attacks recover."""
+    ids = sorted(given_away, key=lambda name: -len(given_away[name]))
+    if ids:
+        echo("recovered, and by how many attacks:")
+    for name in ids[:_MOST_IDS]:
+        echo(f"  {name}: {len(given_away[name])}")
+    if (more := len(ids) - _MOST_IDS) > 0:
+        echo(f"  and {more:,} more; --rows FILE names all of them, and the attacks")
+
+
+FRONT: dict[str, Any] = {
+    "limits": lambda view: _say_state(view.edit.state),
+    "held-out loss, nats": lambda view: _show_change(view.heldout),
+    "recited": lambda view: _show(view.recited),
+    "strongest attack": lambda view: _say_strongest(view),
+    "benchmarks": lambda view: _say_tasks(view),
+}
+"""The columns of the results of `mitigate`: what the report says of each."""
+
+
+def print_front(report: Report, names: Sequence[str], results: Mapping[Any, str]) -> None:
+    """The results of a mitigation side by side. `results`: name → what it is."""
+    from evals.table.words.view import View
+
+    views = [View(report, edit) for edit in report.edits]
+    columns = {heading: [make(view) for view in views] for heading, make in FRONT.items()}
+    kept = {heading: cells for heading, cells in columns.items() if any(cells)}
+    rows = [
+        [name, results[name], *(cells[at] for cells in kept.values())]
+        for at, name in enumerate(names)
+    ]
+    print_table(["name", "result", *kept], rows, labels=2)
+
+
+def _say_state(state: str | None) -> str:
+    from surgery.card.measurements import WORDS
+
+    return "" if state is None else WORDS[state]
+
+
+def _show(row: Measured | None, unit: Unit | None = None) -> str:
+    """A value without its interval."""
+    from surgery.card.measurements import show_number
+
+    if row is None or row.value is None:
+        return ""
+    text = show_number(row.value, unit or row.unit, 3)
+    return f"{text}%" if row.unit == "share" else text
+
+
+def _show_ends(row: Measured | None) -> str:
+    """The interval of a share."""
+    ends = row.ci95 or () if row else ()
+    return f"[{', '.join(f'{100 * end:.1f}%' for end in ends)}]"
+
+
+def _show_change(row: Measured | None) -> str:
+    return "" if row is None or row.change is None else f"{row.change.difference:+.3f}"
+
+
+def _say_strongest(view: Any) -> str:
+    """Where none recovers any, also what a membership score tells."""
+    worst = view.strongest
+    if worst is None:
+        return ""
+    if worst.row.value:
+        return f"{worst.name} {worst.row.value:.1%}"
+    area = "membership not tried" if view.area is None else f"AUC {view.area.value:.2f}"
+    return f"none recovers any; {area}"
+
+
+def _say_tasks(view: Any) -> str:
+    if not view.tasks:
+        return ""
+    lost, unclear = len(view.list_tasks("loss")), len(view.list_tasks("inconclusive"))
+    return f"{lost} of {len(view.tasks)} lose{f', {unclear} inconclusive' if unclear else ''}"
+
+
+_SWEPT = (
+    ("exact", "recited"),
+    ("held-out loss", "heldout"),
+    ("KL", "kl"),
+    ("next token", "next_token_accuracy"),
+    ("suffix NLL", "suffix_nll"),
+    ("entropy", "completion_entropy"),
+    ("perplexity", "heldout_perplexity"),
+    ("est. KL", "estimated_kl"),
+    ("est. margin", "estimated_margin"),
+)
+"""The columns of a sweep: heading and figure. Tasks come after the first three."""
+
+
+def print_sweep(result: SweepResult) -> None:
+    """A row for each edit. Figures that were not measured have no column."""
+    edits = sorted(result.edits, key=lambda edit: (edit.blocks, edit.parts, edit.variant))
+    tasks = [(task, f"task.{task}") for task in result.tasks]
+    columns = [one for one in (*_SWEPT[:3], *tasks, *_SWEPT[3:]) if one[1] in result.names]
+    echo(
+        f"{result.model.name}: {_say_samples(result.samples, result.n)}; losses and KL in nats per "
+        "token"
+    )
+    rows = [["none", "", *_list_cells(result, BASE, columns)]]
+    rows += [[edit.spec, edit.variant, *_list_cells(result, edit.of, columns)] for edit in edits]
+    print_table(("edit", "variant", *(heading for heading, _ in columns)), rows, labels=2)
+    if tasks:
+        ns = {task: result.find(name, BASE) for task, name in tasks}
+        asked = (
+            f"{task} ({known['metric']}, n = {ns[task].n if ns[task] else 0:,})"  # type: ignore[union-attr]
+            for task, known in result.tasks.items()
+        )
+        echo(f"tasks: {', '.join(asked)}")
+    if result.read("recited", BASE):
+        _print_best(result)
+    if result.estimates:
+        _print_estimates(result)
+
+
+def _list_cells(result: GridResult, of: str, columns: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for _, name in columns:
+        yield _show(result.find(name, of)) or "-"
+
+
+def _print_best(result: SweepResult) -> None:
+    """The edits that recite least, of equal ones the one that costs least."""
+    from evals.choose.sweep.report import find_best_edits
+
+    best, *others = find_best_edits(result)
+    shares = (result.read("recited", of) or 0.0 for of in (BASE, best.of))
+    change = " to ".join(f"{share:.1%}" for share in shares)
+    if result.exact_only:
+        named = [edit.label for edit in (best, *others)]
+        more = f"; and {len(named) - _MOST} more" if len(named) > _MOST else ""
+        echo(f"fewest recited ({change}): {'; '.join(named[:_MOST])}{more}")
+        echo("The cost of these edits was not measured. To choose one, sweep without --exact-only.")
+    else:
+        echo(
+            f"best: --drop-attn {best.spec} --variant {best.variant}: exact match {change} at "
+            f"{result.rise(best.of):+.3f} nats per held-out token (KL "
+            f"{result.read('kl', best.of):.3f})"
+        )
+
+
+def _print_estimates(result: SweepResult) -> None:
+    """The heads and blocks that no other beats in both estimates."""
+    from evals.choose.sweep.report import find_front
+
+    tokens = "recited tokens" if result.read("recited", BASE) else "the passages' tokens"
+    echo(
+        f"estimates of {len(result.estimates)} heads and blocks. These move the margins of "
+        f"{tokens} most for their cost:"
+    )
+    for one in find_front(result)[-_MOST:]:
+        kl, margin = (result.read(f"estimated_{name}", one.of) for name in ("kl", "margin"))
+        echo(f"  {one.label}: KL {kl:.4f} nats, margins {margin:.3f} nats²")
+
+
+def print_search(result: SearchResult) -> None:
+    """The unedited model, the deepest blocks, and the choice, on both halves, and what the
+    held-back passages say of each limit."""
+    assert result.selected is not None
+    selected, measure, back = result.selected, result.measure, "held back"
+    what = "recited" if measure == "greedy" else f"recovered ({measure})"
+    echo(
+        f"{result.model.name}: chosen on {result.n} passages, {result.n_held_back} held back. "
+        "loss: the rise on held-out text; KL: how far predictions moved there; both in nats per "
+        "token"
+    )
+    echo(f"chosen: {_describe_edit(result, result.find_edit(selected))}")
+    _print_halves(result, what)
+    offered = f"built from {result.units.offered} units (a block or a head, in one variant)"
+    every = "all that these options allow" if result.exhaustive else offered
+    row = result.find(f"recovered.{measure}", selected, "held back")
+    echo(
+        f"{result.evaluations} edits measured, {every}. Of the held-back passages, {what}: "
+        f"{_show(row)} {_show_ends(row)}"
+    )
+    _explain_choice(result)
+    echo(f"KL on held-back text, in nats: {_describe_costs(result, selected)}")
+    limits = [one for one in result.list_limits(selected) if one.on == back]
+    for one in limits:
+        _print_limit(result, one)
+    if not any(result.names[one.name].details.get("trains") for one in limits):
+        echo(
+            "No attack that trains the model has a limit, and training may bring back what the "
+            "edit only hides. To search for an edit that resists, add --max relearn=0.05."
+        )
+    if (rise := result.read("healed.heldout_rise", selected, "held back")) is not None:
+        echo(
+            f"Limits are those of the healed edit, which costs {rise:+.3f} nats per token relative "
+            "to the unedited model. The table shows the cut."
+        )
+    echo(_describe_held_back(result, limits))
+
+
+def _print_halves(result: SearchResult, what: str) -> None:
+    halves: Any = ("held back", "chosen on")
+    models = [("unedited", BASE)]
+    if result.deep_blocks is not None:
+        spec = result.find_edit(result.deep_blocks).spec
+        models.append((f"deep blocks: {spec} identity", result.deep_blocks))
+    models.append(("chosen", str(result.selected)))
+
+    def make_cells(of: str, on: Any) -> list[str]:
+        share = result.read(f"recovered.{result.measure}", of, on) or 0.0
+        return [f"{share:.1%}", f"{result.rise(of, on):+.3f}", f"{result.read('kl', of, on):.3f}"]
+
+    print_table(
+        ("edit", *(f"{half}: {name}" for half in halves for name in (what, "loss", "KL"))),
+        [(label, *(cell for on in halves for cell in make_cells(of, on))) for label, of in models],
+    )
+
+
+def _print_limit(result: SearchResult, limit: Limit) -> None:
+    """What the held-back passages, or documents, say of a limit."""
+    from evals.table.limits import say_percent
+
+    if limit.what == "task":
+        echo(f"On the held-back half of the documents, the {limit.description}.")
+    elif limit.subject != result.measure or limit.name.startswith("healed."):
+        which = "held-back passages"
+        if (limit.n or 0) < result.n_held_back:
+            which += " that the attacker did not hold, in one run"
+        echo(
+            f"{limit.subject} of the {which} (n = {limit.n:,}): {_show(limit)} "
+            f"{_show_ends(limit)}, limit {say_percent(limit.limit)}"
+        )
+
+
+def _describe_costs(result: SearchResult, of: str) -> str:
+    """Every measure of the cost; the one that is worst for what it usually is comes first."""
+    on: Any = "held back"
+    worst, _ = result.find_worst(of, on)
+    names = [name for name in result.names if name == "kl" or name.startswith("kl.")]
+    costs = {name.removeprefix("kl."): result.read(name, of, on) for name in names}
+    order = sorted(costs, key=lambda name: name != worst)
+    return ", ".join(f"{name} {costs[name]:.3f}{' (worst)' * (name == worst)}" for name in order)
+
+
+def _describe_held_back(result: SearchResult, limits: Sequence[Limit]) -> str:
+    """The verdict on the held-back passages, and what to do about it."""
+    if result.state == "kept":
+        return "On the held-back passages: kept."
+    if result.state == "missed":
+        return "On the held-back passages: missed. Search with a stricter limit than you need."
+    lacks = dict.fromkeys(one.lacks for one in limits if one.lacks)
+    why = "; ".join(lacks) or "there are too few passages, or windows of held-out text"
+    return f"On the held-back passages: not decided. {why[0].upper()}{why[1:]}."
+
+
+def _explain_choice(result: SearchResult) -> None:
+    """Says why edits that meet the goal, and cost less or leave less, are not the choice."""
+    deep, selected = result.deep_blocks, str(result.selected)
+
+    def rank(of: str) -> float:
+        if "max_extraction" in result.goal:
+            return result.price(of)
+        return result.read(f"recovered.{result.measure}", of, "chosen on") or 0.0
+
+    if deep and result.deep_meets_goal and not result.deep_offered and rank(deep) < rank(selected):
+        echo(
+            "The deep blocks meet the goal and are better, but were not on offer. To let the "
+            "search choose them, add --variant identity, with --grain blocks or mixed and "
+            "--layout auto."
+        )
+    for key, why in (
+        ("doubtful", "they may miss the goal on other passages"),
+        (
+            "untried",
+            "an attack with a limit was not tried on them: judging by the edits on which it was, "
+            "it would recover too much",
+        ),
+    ):
+        if number := result.passed_over[key]:
+            edits = "1 edit that costs" if number == 1 else f"{number} edits that cost"
+            echo(f"Passed over: {edits} less by what was measured, because {why}.")
+
+
+def _describe_edit(result: GridResult, edit: GridEdit) -> str:
+    from surgery.selection import by_variant, format_selection
+
+    return "; ".join(
+        f"{format_selection(some, result.num_heads)} {variant}"
+        for variant, some in by_variant(edit.parts).items()
+    )
+
+
+_GUARD = {
+    *("samples", "prefix_length", "suffix_length", "secret"),
+    *("leave_out", "skip_short", "id_column"),
+}
+"""What names the passages that healing keeps from coming back."""
+
+
+def write_next_command(result: SearchResult, request: SearchRequest, plan: Path) -> str:
+    """The command that makes the chosen edit."""
+    from surgery.card.command import write_export_command
+
+    words = write_export_command(
+        request.model,
+        revision=request.revision,
+        plan=plan,
+        calibration=request.calibration if result.calibration else (),
+        heal=request.heal,
+        heal_steps=request.heal_steps if request.heal and request.heal_steps != 80 else None,
+        **(request.model_dump(include=_GUARD) if request.heal else {}),
+    )
+    return shlex.join(words)
+
+
+def print_comparison(figures: Sequence[Measured], first: str, second: str) -> None:
+    """The metrics of two runs of lm-eval, side by side. `figures`: as `compare_logs` gives them."""
+    from surgery.card.measurements import format_p
+    from surgery.record.measured import find
+
+    rows = []
+    for row in figures:
+        change, base = row.change, find(figures, row.name, BASE)
+        if change is None or base is None or change.ci95 is None:
+            continue
+        low, high = change.ci95
+        rows.append(
+            (
+                f"{row.name.removeprefix('task.').replace(' ', ', ')} (n = {row.n:,})",
+                f"{base.value:.3f}",
+                f"{row.value:.3f}",
+                f"{change.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
+                f"{row.details['verdict']} ({row.details['test']}, {format_p(change.p_value)})",
+            )
+        )
+    print_table(("", first, second, "difference [95% interval]", "verdict"), rows, words=1)

@@ -1,0 +1,336 @@
+"""A grid of measured edits, as `sweep` and `search` write it: an edit is a set of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from evals.measure.attacks.names import TRAINING
+from evals.measure.edits.costs import find_worst
+from evals.measure.edits.engine import MeasuredEdit
+from evals.measure.memorization.recovery import NAMES, Recovery, make_recovery
+from evals.table.measured import measure_mean, measure_share, measure_value
+from surgery.record.manifest import Record, Word
+from surgery.record.measured import EDITED, Details, Measured, On, Text
+from surgery.record.report import Long, MeasuredModel, ModelMap, Named, Result, SamplesRecord
+from surgery.selection import Part, Selection, blocks_of, format_selection, variant_name
+
+Kind = Literal["block", "last", "range", "group", "head"]
+COSTS = ("kl", "kl.copied", "kl.repeated", "kl.tail")
+"""Figures of the cost on held-out text, in nats (`evals.measure.edits.costs`)."""
+HEALED = "healed."
+"""What the names of figures of a healed edit begin with."""
+
+
+@dataclass(frozen=True)
+class EditPoint:
+    """A measured edit, on one half of the passages and of the held-out text.
+
+    - `figures`: what one pass shows, at least what `measure_edit` gives. `tried`: what only few
+      edits are tried for: longer attacks, benchmarks, and, where these are of the healed edit, its
+      rise of held-out loss.
+    - `measure`: what counts as recovered. `refitted`: whether blocks with fits have them as an
+      export would, after the edits below them, and not those of the unedited model.
+    """
+
+    selection: Selection
+    figures: tuple[Measured, ...]
+    measure: str = "any"
+    tried: tuple[Measured, ...] = ()
+    refitted: bool = True
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """Figure → its value; of a task, what it loses."""
+        found = {}
+        for one in (*self.figures, *self.tried):
+            value = one.details.get("drop", one.value)
+            found[one.name.removeprefix(HEALED)] = float(value or 0.0)
+        return found
+
+    @cached_property
+    def plain(self) -> dict[str, float]:
+        """The same of the edit before it is healed, without what only few are tried for."""
+        return {one.name: float(one.value or 0.0) for one in self.figures}
+
+    @property
+    def recovered(self) -> float:
+        """The share of passages that the goal's measure recovers."""
+        return self.plain[f"recovered.{self.measure}"]
+
+    @property
+    def exact_match(self) -> float:
+        return self.plain["recited"]
+
+    @property
+    def next_token_accuracy(self) -> float:
+        """The mean share of suffix tokens that are right, teacher-forced."""
+        return self.plain["next_token_accuracy"]
+
+    @property
+    def heldout_loss(self) -> float:
+        return self.plain["heldout"]
+
+    @property
+    def heldout_kl(self) -> float:
+        """KL(base || edited), nats per token."""
+        return self.plain["kl"]
+
+    @property
+    def healed_rise(self) -> float | None:
+        """The held-out loss of the healed edit over the base's, in nats per token."""
+        return self.values.get("heldout_rise")
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The largest measure of the cost that counts, by name and in nats."""
+        there = (name for name in COSTS if name in self.plain)
+        return find_worst({name.removeprefix("kl."): self.plain[name] for name in there})
+
+    @cached_property
+    def attacked(self) -> dict[str, float]:
+        """Longer attack → the share that it recovers, in the order of the trials."""
+        found = ((one.name.removeprefix(HEALED), one.value or 0.0) for one in self.tried)
+        return {
+            name.removeprefix("recovered."): share
+            for name, share in found
+            if name.startswith("recovered.")
+        }
+
+    @cached_property
+    def known(self) -> dict[str, float]:
+        """Attack → the share that it recovers, where that was measured."""
+        names = (name for name in self.values if name.startswith("recovered."))
+        return {name.removeprefix("recovered."): self.values[name] for name in names}
+
+    @cached_property
+    def late(self) -> set[str]:
+        """The attacks and tasks that it was tried for."""
+        tasks = (
+            one.name for one in self.tried if one.name.removeprefix(HEALED).startswith("task.")
+        )
+        return {*self.attacked, *(name.removeprefix(HEALED) for name in tasks)}
+
+    def excess(self, limits: Mapping[str, float]) -> float:
+        """By how much, in all, the shares and losses that were measured exceed `limits`: attack, or
+        task with "task." before it, → the most."""
+        known = self.known | {name: self.values[name] for name in self.late if "task." in name}
+        return sum(max(known.get(name, 0.0) - most, 0.0) for name, most in limits.items())
+
+
+def measure_edit(
+    measured: MeasuredEdit,
+    on: On,
+    names: Iterable[str] = NAMES,
+    base: MeasuredEdit | None = None,
+) -> Iterator[Measured]:
+    """The figures of an edit, over all rows and windows. `names`: of the measures of recovery.
+
+    `base`: for the change of the held-out loss. What was not measured is left out.
+    """
+    yield measure_share("recited", measured.exact, on=on)
+    if measured.right.shape[1]:
+        seen = measured.evidence
+        for name in names:
+            flags = make_recovery(name).recovered(seen)
+            yield measure_share(f"recovered.{name}", flags, on=on)
+        yield _average("next_token_accuracy", measured.next_token_accuracy, on, unit="share")
+        yield _average("suffix_nll", measured.nll, on)
+        yield _average("completion_entropy", measured.entropy, on)
+    if len(measured.heldout_nll):
+        before = None if base is None else base.heldout_nll
+        loss = _average("heldout", measured.heldout_nll, on, kind="text")
+        if before is not None:
+            rise = measure_mean("heldout", measured.heldout_nll, on=on, base=before)
+            loss = loss.model_copy(update={"change": rise.change})
+        yield loss
+        yield _average("kl", measured.heldout_kl, on)
+        for name, nats in measured.costs.items():
+            if name != "kl":
+                n = len(measured.heldout_kl)
+                yield measure_value(f"kl.{name}", nats, on=on, n=n, unit="nats")
+
+
+def _average(name: str, values: Any, on: On, unit: Any = "nats", **known: Any) -> Measured:
+    """A mean without an interval: a grid has thousands of them."""
+    value = float(values.mean())
+    return measure_value(name, value, on=on, n=len(values), unit=unit, **known)
+
+
+def point_of(
+    measured: MeasuredEdit, measure: Recovery, names: Iterable[str] = NAMES, on: On = "chosen on"
+) -> EditPoint:
+    """An edit as a search sees it."""
+    figures = tuple(measure_edit(measured, on, dict.fromkeys([*names, measure.name])))
+    return EditPoint(measured.selection, figures, measure.name)
+
+
+def pareto_front(
+    points: Iterable[EditPoint], cost: Callable[[EditPoint], float]
+) -> list[EditPoint]:
+    """The points that no other equals or beats in both `recovered` and `cost`, cheapest first.
+
+    Of points equal in both, the one with the smaller selection stays.
+    """
+    front: list[EditPoint] = []
+    for point in sorted(points, key=lambda p: (cost(p), p.recovered, size_of(p.selection))):
+        if not front or point.recovered < front[-1].recovered:
+            front.append(point)
+    return front
+
+
+def size_of(selection: Selection) -> tuple[int, Selection]:
+    """The number of edited heads, then the selection itself: a total order."""
+    return sum(len(part.heads) for part in selection), selection
+
+
+_STORED = TypeAdapter(EditPoint)
+
+
+def point_as_json(point: EditPoint) -> dict[str, Any]:
+    """A point as the progress of a search holds it."""
+    stored: dict[str, Any] = _STORED.dump_python(point, mode="json")
+    return stored
+
+
+def point_from_json(stored: Any) -> EditPoint:
+    """Raises `ValueError` for anything else than `point_as_json` gives."""
+    point = _STORED.validate_python(stored)
+    if not {f"recovered.{name}" for name in NAMES} <= point.plain.keys():
+        raise ValueError(f"figures: expected {', '.join(NAMES)}")
+    return point
+
+
+class GridEdit(Record):
+    """An edit of the grid. `of`: its name in the figures.
+
+    `spec`: blocks and heads as you type them; `parts`: the same, with a variant each. `kind`: in a
+    sweep, which blocks or heads it is. `refitted`, `tried`: as for `EditPoint`, of a search.
+    """
+
+    of: Word
+    spec: Long
+    variant: Word
+    blocks: list[int]
+    parts: list[Part]
+    kind: Kind | None = None
+    refitted: bool = True
+    tried: list[Text] = Field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        return f"{self.spec} {self.variant}"
+
+    @property
+    def selection(self) -> Selection:
+        return tuple(self.parts)
+
+
+def describe_edit(of: str, selection: Selection, num_heads: int, **more: Any) -> GridEdit:
+    return GridEdit(
+        of=of,
+        spec=format_selection(selection, num_heads),
+        variant=variant_name(selection),
+        blocks=list(blocks_of(selection)),
+        parts=list(selection),
+        **more,
+    )
+
+
+class GridResult(Result):
+    """What `sweep` and `search` print and write: the figures of the base and of every edit.
+
+    `heldout`: the windows of held-out text and their hash, for each part of it. `calibration`: the
+    text that variants were fitted on.
+    """
+
+    model: MeasuredModel
+    family: Word
+    num_blocks: int
+    num_heads: int
+    edits: list[GridEdit]
+    samples: SamplesRecord
+    heldout: dict[Word, Details]
+    calibration: dict[str, Any] | None
+    map: ModelMap | None = None
+    warnings: list[Text]
+    provenance: dict[Word, Any]
+
+    @cached_property
+    def table(self) -> dict[tuple[str, str, On | None], Measured]:
+        return {row.key: row for row in self.figures}
+
+    @cached_property
+    def _first(self) -> dict[tuple[str, str], Measured]:
+        found: dict[tuple[str, str], Measured] = {}
+        for row in self.figures:
+            found.setdefault((row.of, row.name), row)
+        return found
+
+    def find(self, name: str, of: str, on: On | None = None) -> Measured | None:
+        """As `Result.find`, for thousands of edits."""
+        return self._first.get((of, name)) if on is None else self.table.get((name, of, on))
+
+    def read(self, name: str, of: str, on: On | None = None) -> float | None:
+        """The value of a figure, if it was measured."""
+        row = self.find(name, of, on)
+        return None if row is None else row.value
+
+    def find_edit(self, of: str) -> GridEdit:
+        return next(edit for edit in self.edits if edit.of == of)
+
+
+def take_point(result: GridResult, edit: GridEdit, measure: str) -> EditPoint:
+    """An edit of a search, as it was when it was measured. Raises `ValueError` for one that lacks
+    figures."""
+    of_edit = [row for row in result.figures if row.of == edit.of and row.on == "chosen on"]
+    rows = [
+        row.model_copy(update={"change": None}) if row.name == "heldout" else row
+        for row in rename(of_edit, EDITED)
+    ]
+    tried = tuple(row for row in rows if row.name in edit.tried)
+    figures = tuple(row for row in rows if row.name not in edit.tried)
+    point = EditPoint(edit.selection, figures, measure, tried, edit.refitted)
+    return point_from_json(point_as_json(point))
+
+
+def rename(rows: Iterable[Measured], of: str) -> list[Measured]:
+    """The same figures, of another model."""
+    return [row.model_copy(update={"of": of}) for row in rows]
+
+
+_LABELS = {
+    "recited": "recited word for word",
+    "next_token_accuracy": "share of tokens recited, each after the true ones",
+    "suffix_nll": "loss on the passages, nats per token",
+    "completion_entropy": "entropy of the completion, nats per token",
+    "heldout": "loss on held-out text, nats per token",
+    "heldout_perplexity": "perplexity of held-out text",
+    "heldout_rise": "rise of the loss on held-out text, nats per token",
+    "kl": "KL divergence from the base on held-out text, nats per token",
+    "kl.copied": "the same, on tokens that stood earlier in their window",
+    "kl.repeated": "the same, on text that is repeated",
+    "kl.tail": "the same, at the 99th percentile",
+    "estimated_kl": "estimated KL divergence, nats per token",
+    "estimated_margin": "estimated mean square change of margins, nats²",
+}
+
+
+def name_grid(figures: Iterable[Measured]) -> dict[str, Named]:
+    """What the figures of a grid are called."""
+    found = {}
+    for name in dict.fromkeys(row.name for row in figures):
+        plain = name.removeprefix(HEALED)
+        kind, _, rest = plain.partition(".")
+        label, known = _LABELS.get(plain, plain), dict[str, Any]()
+        if kind == "recovered":
+            label, known = f"recovered by {rest}", {"attack": rest, "trains": rest in TRAINING}
+        elif kind == "task":
+            label, known = rest, {"task": rest.partition(" ")[0]}
+        healed = ", once healed" if plain != name else ""
+        found[name] = Named(label=f"{label}{healed}", main=True, details=known)
+    return found

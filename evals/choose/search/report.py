@@ -1,0 +1,490 @@
+"""The result of a search: its JSON, the plan to export, and a picture of the front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from evals.choose.grid import (
+    HEALED,
+    EditPoint,
+    GridEdit,
+    GridResult,
+    describe_edit,
+    name_grid,
+    pareto_front,
+    rename,
+)
+from evals.choose.search.opened import OpenedSearch
+from evals.choose.search.request import SearchRequest
+from evals.choose.search.run import SearchOutcome
+from evals.choose.search.trials import HALVES, Twice
+from evals.data import hash_row
+from evals.data.samples import record_samples
+from evals.measure.attacks.names import hash_code, is_own
+from evals.measure.differences import compare_losses
+from evals.measure.edits.costs import COUNTED
+from evals.measure.edits.engine import BASE as UNEDITED
+from evals.table.charts.chart import Chart
+from evals.table.charts.front import FrontPanel, draw_front
+from evals.table.charts.model_map import make_map
+from evals.table.charts.panels import Point, Series
+from evals.table.limits import Asked, ask, ask_tasks, decide, decide_fewer, find_void, settle
+from surgery import own_code
+from surgery.errors import MeasurementError
+from surgery.record.manifest import Choice, EditedModel, Record, Word, list_versions
+from surgery.record.measured import BASE, Change, Limit, Measured, On, State, find
+from surgery.record.plan_file import PlanFile, list_edits
+from surgery.record.report import MeasuredModel, ModelMap
+from surgery.selection import Selection
+
+DEEP = "deep-blocks"
+
+
+class Units(Record):
+    """How many units there were to choose from, and for how many there are figures."""
+
+    offered: int
+    estimated: int
+    measured: int
+
+
+class SearchResult(GridResult):
+    """What `search` prints and writes.
+
+    - `measure`: what counts as recovered; `goal`, `limits` asked for, and other choices are in
+      `settings`. `question`: all that the answer depends on.
+    - `selected`: the chosen edit, None if none meets the goal; `nearest`: the one that comes
+      closest then. `deep_blocks`: the edit to compare with, if the model can hold it;
+      `deep_meets_goal`, `deep_offered`: whether it meets the goal, and could have been chosen.
+      `front`: the edits that no other beats in both recovery and cost.
+    - `state`: whether the choice keeps every limit on the half it was not made on.
+    - `passed_over`: how many edits beat the choice by what was measured, and why they are not it.
+    """
+
+    measure: Word
+    settings: dict[Word, Any]
+    question: dict[str, Any]
+    n: int
+    n_held_back: int
+    chosen_on_ids: list[str]
+    held_back_ids: list[str]
+    evaluations: int
+    exhaustive: bool
+    units: Units
+    selected: Word | None
+    nearest: Word | None
+    deep_blocks: Word | None
+    deep_meets_goal: bool = False
+    deep_offered: bool = False
+    front: list[Word]
+    state: State | None
+    passed_over: dict[Word, int] = Field(default_factory=dict)
+    plan: str | None = None
+
+    @property
+    def best(self) -> str:
+        """The selected edit, else the nearest."""
+        return self.selected or str(self.nearest)
+
+    @property
+    def goal(self) -> dict[str, float]:
+        found: dict[str, float] = self.settings["goal"]
+        return found
+
+    def rise(self, of: str, on: On) -> float:
+        """The held-out loss of an edit over that of the base, in nats per token."""
+        return (self.read("heldout", of, on) or 0.0) - (self.read("heldout", BASE, on) or 0.0)
+
+    def find_worst(self, of: str, on: On) -> tuple[str, float]:
+        """The largest measure of the cost that counts, by name and in nats."""
+        names = {one: one if one == "kl" else f"kl.{one}" for one in COUNTED}
+        costs = {one: self.read(name, of, on) for one, name in names.items()}
+        found = {one: nats for one, nats in costs.items() if nats is not None}
+        worst = max(found, key=found.__getitem__)
+        return worst, found[worst]
+
+    def price(self, of: str, on: On = "chosen on") -> float:
+        """What the search takes an edit to cost, in nats per token."""
+        if "max_loss_increase" in self.goal or self.settings["cost_by"] == "kl":
+            return self.read("kl", of, on) or 0.0
+        return self.find_worst(of, on)[1]
+
+
+def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchResult:
+    """The JSON of `search --json`, without the path of the plan. Figures are of members."""
+    loaded, (here, back) = opened.loaded, opened.halves
+    names, edits = _name_edits(opened, outcome)
+    figures = _list_figures(opened, outcome, names, edits)
+    selected = names.get(outcome.selected[0].selection) if outcome.selected else None
+    deep = outcome.deep_blocks
+    limits = [
+        limit
+        for of in filter(None, (selected, deep and DEEP, names[outcome.best]))
+        for on in HALVES
+        for limit in _decide(opened, outcome, figures, of, on)
+    ]
+    front = pareto_front(outcome.points.values(), opened.request.goal.cost)
+    base = outcome.base[0]
+    return SearchResult(
+        command="search",
+        names=name_grid(figures),
+        figures=figures,
+        limits=list({limit.key: limit for limit in limits}.values()),
+        model=MeasuredModel(
+            name=loaded.name,
+            provenance={**loaded.provenance, "batch_size": outcome.engines[0].batch_size},
+        ),
+        family=loaded.family.model_type,
+        num_blocks=loaded.dimensions.num_blocks,
+        num_heads=loaded.dimensions.num_heads,
+        edits=edits,
+        samples=record_samples(opened.samples),
+        heldout={
+            name: {"windows": len(half.windows), "sha256": hash_row(half.windows)}
+            for name, half in (("chosen_on", here), ("held_back", back))
+        },
+        calibration=_record_fits(opened, outcome),
+        map=make_search_map(opened, outcome),
+        warnings=list(opened.warnings),
+        provenance={"versions": list_versions()},
+        measure=opened.measure.name,
+        settings={**_describe_aim(opened), "max_evaluations": opened.request.max_evaluations},
+        question=describe_question(opened),
+        n=len(here.samples),
+        n_held_back=len(back.samples),
+        chosen_on_ids=list(here.samples.ids),
+        held_back_ids=list(back.samples.ids),
+        evaluations=outcome.found.evaluations,
+        exhaustive=opened.exhaustive,
+        units=Units(
+            offered=len(opened.offered),
+            estimated=len(opened.offered) if outcome.found.estimates else 0,
+            measured=len(frozenset[int]().union(*outcome.found.measured)),
+        ),
+        selected=selected,
+        nearest=None if selected else names[outcome.best],
+        deep_blocks=deep and DEEP,
+        deep_meets_goal=deep is not None and opened.keeps(deep[0], base),
+        deep_offered=deep is not None and opened.find_units(deep[0].selection) is not None,
+        front=[names[point.selection] for point in front],
+        state=_judge_held_back(opened, outcome, figures, selected) if selected else None,
+        passed_over=_count_better(opened, outcome) if selected else {},
+    )
+
+
+def _name_edits(
+    opened: OpenedSearch, outcome: SearchOutcome
+) -> tuple[dict[Selection, str], list[GridEdit]]:
+    """A name for every selection, and the records of all measured edits. An edit that was tried
+    with the fits of an export is another one than with those of the unedited model."""
+    heads, names, edits = opened.loaded.dimensions.num_heads, dict[Selection, str](), []
+    for number, point in enumerate(outcome.found.measured.values(), 1):
+        names[point.selection] = f"edit-{number}"
+        edits.append(_record_point(names[point.selection], point, heads))
+    for selection, point in outcome.points.items():
+        measured = {one.selection: one for one in outcome.found.measured.values()}
+        if measured.get(selection) != point:
+            names[selection] = f"{names.get(selection, 'edit')}-fitted"
+            edits.append(_record_point(names[selection], point, heads))
+    if outcome.deep_blocks is not None:
+        edits.append(_record_point(DEEP, outcome.deep_blocks[0], heads))
+    return names, edits
+
+
+def _record_point(of: str, point: EditPoint, heads: int) -> GridEdit:
+    tried = [row.name for row in point.tried]
+    given: dict[str, Any] = {"refitted": point.refitted, "tried": tried}
+    return describe_edit(of, point.selection, heads, **given)
+
+
+def _list_figures(
+    opened: OpenedSearch,
+    outcome: SearchOutcome,
+    names: Mapping[Selection, str],
+    edits: Sequence[GridEdit],
+) -> list[Measured]:
+    """The base and the choice on both halves, and all others on the one that was searched."""
+    twice: list[tuple[str, Twice]] = [(BASE, outcome.base)]
+    if outcome.selected is not None:
+        twice.append((names[outcome.selected[0].selection], outcome.selected))
+    if outcome.deep_blocks is not None:
+        twice.append((DEEP, outcome.deep_blocks))
+    rows = {
+        row.key: row
+        for of, points in twice
+        for point in points
+        for row in _list_rows(outcome, of, point)
+    }
+    known = {point.selection: point for point in outcome.found.measured.values()}
+    for edit in edits:
+        fitted = names.get(edit.selection) == edit.of
+        point = (outcome.points if fitted else known).get(edit.selection)
+        if point is not None and edit.of != DEEP:
+            for row in _list_rows(outcome, edit.of, point):
+                rows.setdefault(row.key, row)
+    return [_add_change(row, rows) for row in rows.values()]
+
+
+def _list_rows(outcome: SearchOutcome, of: str, point: EditPoint) -> Iterator[Measured]:
+    """The figures of a point, with why an attack shows too little for a limit to be kept."""
+    for row in rename((*point.figures, *point.tried), of):
+        attack = row.name.removeprefix(HEALED).removeprefix("recovered.")
+        doubt = outcome.doubts.get(attack)
+        known = row.details if doubt is None else {**row.details, "doubt": doubt}
+        yield row.model_copy(update={"details": known})
+
+
+def _add_change(row: Measured, rows: Mapping[Any, Measured]) -> Measured:
+    """The rise of the held-out loss over the base's."""
+    base = rows.get(("heldout", BASE, row.on))
+    if row.name != "heldout" or base is None or row.of == BASE:
+        return row
+    rise = (row.value or 0.0) - (base.value or 0.0)
+    return row.model_copy(update={"change": Change(difference=rise)})
+
+
+def _decide(
+    opened: OpenedSearch,
+    outcome: SearchOutcome,
+    figures: Sequence[Measured],
+    of: str,
+    on: On,
+) -> list[Limit]:
+    """Each limit whose attack was tried, on the passages that it counts.
+
+    With healing, what the cut gives before it is healed says nothing about a limit.
+    """
+    healed, rows = opened.healing is not None, [one for one in figures if one.on == on]
+    before, after = (find(rows, "heldout", model) for model in (BASE, of))
+    if before is None or after is None:
+        return []
+    rise = find(rows, f"{HEALED}heldout_rise", of)
+    loss = (after.value if rise is None else (before.value or 0) + (rise.value or 0)) or 0.0
+    text = (before.value or 0.0, loss)
+    void = find_void(opened.loaded.dimensions.vocabulary, text)
+    limits = opened.request.limits
+    asked = [*ask(limits), *ask_tasks(opened.request.max_drop, opened.tasks)]
+    if healed:
+        asked = [Asked(f"{HEALED}{a.name}", a.what, a.subject, a.limit) for a in asked]
+        rows = [*rows, *_list_bases(rows)]
+    return decide(rows, asked, of, unclear=void)
+
+
+def _list_bases(rows: Sequence[Measured]) -> Iterator[Measured]:
+    """What the base gives, under the names of figures of a healed edit: nothing healed it."""
+    there = {(row.name, row.of) for row in rows}
+    for row in rows:
+        if row.of == BASE and (f"{HEALED}{row.name}", BASE) not in there:
+            yield row.model_copy(update={"name": f"{HEALED}{row.name}"})
+
+
+def _judge_held_back(
+    opened: OpenedSearch, outcome: SearchOutcome, figures: Sequence[Measured], of: str
+) -> State | None:
+    """Whether the choice keeps every limit on the held-back passages, and what it may cost.
+
+    With healing, the limits are those of the healed edit, whatever the cut leaves.
+    """
+    assert outcome.selected is not None
+    point, base = outcome.selected[1], outcome.base[1]
+    if opened.healing is None and not opened.keeps(point, base):
+        return "missed"
+    if limits := _decide(opened, outcome, figures, of, "held back"):
+        return settle(limit.state for limit in limits)
+    before, after = outcome.engines[1].measure([UNEDITED, point.selection])  # both are known
+    losses = compare_losses("heldout", before.heldout_nll, after.heldout_nll, "held back", of)
+    goal = Asked("heldout", "heldout", "held-out text", opened.request.goal.limit)
+    name = f"recovered.{opened.measure.name}"
+    fewer = decide_fewer(figures, name, of, "held back")
+    return settle([fewer, *(limit.state for limit in decide(losses, [goal], of))])
+
+
+def make_search_map(opened: OpenedSearch, outcome: SearchOutcome) -> ModelMap | None:
+    """What each unit offered is worth and costs: as estimated, or as measured without estimates."""
+    estimates, base, size = outcome.found.estimates, outcome.base[0], opened.loaded.dimensions
+    if estimates is not None:
+        found = {unit: estimates.predict_one((unit,)) for unit in estimates.units}
+        units = {unit: (one["margin"], one["kl"]) for unit, one in found.items()}
+    else:
+        units = {
+            point.selection[0]: (100 * (base.recovered - point.recovered), point.heldout_kl)
+            for point in outcome.found.measured.values()
+            if len(point.selection) == 1 and point.selection[0] in opened.offered
+        }
+    return make_map(units, size.num_blocks, size.num_heads, measured=estimates is None)
+
+
+def _count_better(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, int]:
+    """How many measured edits beat the choice and exceed no limit that was measured, and why they
+    are not the choice: `doubtful`, as they may miss the goal on other passages; `untried`, as an
+    attack would bring back too much, by the edits that were attacked."""
+    assert outcome.selected is not None
+    found, goal, chosen = outcome.found, opened.request.goal, outcome.selected[0]
+    why = {"doubtful": 0, "untried": 0}
+    for units in found.measured:
+        point = outcome.points[found.measured[units].selection]
+        if goal.order(point) < goal.order(chosen) and opened.keeps(point, found.base):
+            doubtful, untried = found.is_doubtful(units), bool(set(opened.late) - point.late)
+            why["doubtful"] += doubtful
+            why["untried"] += untried and not doubtful
+    return why
+
+
+def _record_fits(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, Any] | None:
+    """The text that the chosen edit was fitted on, and how well; None if it needs none."""
+    if opened.fitter is None or outcome.selected is None:
+        return None
+    fits = opened.fitter.fit(outcome.selected[0].selection)
+    return opened.fitter.calibration.record(fits).model_dump(mode="json") if fits else None
+
+
+def describe_question(opened: OpenedSearch) -> dict[str, Any]:
+    """Everything that the measured figures and the answer depend on."""
+    fitter, text = opened.fitter, opened.healing
+    guarded = text and [text.record_text().sha256, opened.request.heal_steps, "guarded"]
+    if guarded and opened.request.adapters:
+        guarded.append(opened.request.adapters)
+    healing = {"healing": guarded} if guarded else {}
+    sibling = {"sibling": opened.sibling.identified.content} if opened.sibling else {}
+    own = {name: hash_code(name) for name in opened.slow if is_own(name)}
+    made = {name: own_code.hash_code(name) for name in opened.variants if own_code.is_path(name)}
+    return {
+        **healing,
+        **sibling,
+        **({"own_attacks": own} if own else {}),
+        **({"own_variants": made} if made else {}),
+        **({"tasks": _identify_tasks(opened)} if opened.benchmarks else {}),
+        "model": opened.loaded.identity,
+        "dtype": opened.loaded.dtype,
+        "device": opened.loaded.device,
+        "samples": [opened.samples.sha256, opened.samples.prefix_length],
+        "halves": [half.samples.sha256 for half in opened.halves],  # counts and members deal them
+        "heldout": hash_row(opened.windows),
+        "calibration": fitter and fitter.calibration.record({}).sha256,
+        "batch_size": opened.request.batch_size,
+        "versions": list_versions(),
+        **_describe_aim(opened),
+    }
+
+
+def _identify_tasks(opened: OpenedSearch) -> dict[str, Any]:
+    assert opened.benchmarks is not None
+    return opened.benchmarks.identify(dict.fromkeys(opened.tasks, opened.request.batch_size or 0))
+
+
+def _describe_aim(opened: OpenedSearch) -> dict[str, Any]:
+    asked = opened.request.model_dump(mode="json", include={"grain", "layout", "seed"})
+    goal = "max_extraction" if opened.request.max_loss_increase is None else "max_loss_increase"
+    chosen = {
+        "goal": {goal: opened.request.goal.limit},
+        "measure": opened.measure.name,
+        "max": opened.attack_limits,
+        "max_drop": opened.drop_limits,
+        "cost_by": opened.request.cost,
+    }
+    return {**asked, **chosen, "variants": list(opened.variants)}
+
+
+def make_plan(opened: OpenedSearch, selection: Selection, result: SearchResult) -> PlanFile:
+    """Makes the file for `export --plan`. `result`: the search that has `selection`."""
+    found, (here, _) = opened.loaded.found, opened.halves
+    known = result.to_dict()
+    kept = ("measure", "settings", "selected", "state", "calibration", "model", "provenance")
+    return PlanFile(
+        edits=list_edits(selection, opened.loaded.dimensions.num_heads),
+        layout=opened.request.layout,
+        model=EditedModel.of(found.identified, found.checkpoint.config),
+        chosen=Choice(
+            seed=opened.request.seed,
+            share=opened.request.choose,
+            passages=here.samples.sha256,
+            windows=hash_row(here.windows),
+            met=result.selected is not None,
+        ),
+        provenance={
+            "command": "search",
+            **{key: known[key] for key in kept},
+            "figures": [row for row in known["figures"] if row["of"] in (BASE, result.best)],
+        },
+    )
+
+
+def explain_miss(result: SearchResult, request: SearchRequest, folder: Path) -> MeasurementError:
+    """The error if nothing meets the goal. `folder` holds the results."""
+    name, on = f"recovered.{result.measure}", HALVES[0]
+
+    def read(of: str) -> float:
+        return result.read(name, of, on) or 0.0
+
+    less = [of for of in result.front if read(of) < read(BASE)] or result.front
+    best = less[-1] if "max_extraction" in result.goal else less[0]
+    limits = dict(result.goal)
+    if limits and request.max_extraction is None and request.max_loss_increase is None:
+        limits = {f"max={result.measure}": most for most in limits.values()}
+    left = f"{read(best):.1%} recovered"
+    asked = {word: result.settings[word] for word in ("max", "max_drop")}
+    if any(asked.values()):
+        best = result.best
+        for word, some in asked.items():
+            limits |= {f"{word}={subject}": most for subject, most in some.items()}
+        tried = [one for one in result.list_limits(best) if one.on == on]
+        left = ", ".join(f"{one.subject} {one.value or 0:.1%}" for one in tried)
+        left = left or f"{read(best):.1%} recovered before it is healed"
+    grain = "" if request.grain == "mixed" else "`grain=mixed`, "
+    return MeasurementError(
+        f"none of the {result.evaluations} edits measured meets it",
+        where=", ".join(f"`{option}={limit:g}`" for option, limit in limits.items()),
+        got=f"at best {result.find_edit(best).label}: {left} at {result.rise(best, on):+.3f} nats "
+        "per token",
+        fix=f"search.json in {folder} lists the best edits; relax the limit, or allow more "
+        f"variants, {grain}or more `max_evaluations`",
+    )
+
+
+def chart_search(result: SearchResult) -> Chart:
+    """The Pareto front of a search.
+
+    Beside it are the chosen edit, if there is one, and that of the deepest blocks: filled as
+    measured on the half that was searched, hollow on the half that was held back. The cost is the
+    goal's: with a limit on passages that of `--cost`, else the rise of held-out loss.
+    """
+    measure, limited = result.measure, "max_extraction" in result.goal
+
+    def place(of: str, on: On) -> Point:
+        cost = result.price(of, on) if limited else result.rise(of, on)
+        return Point(cost, 100 * (result.read(f"recovered.{measure}", of, on) or 0.0))
+
+    here, back = HALVES
+    found: dict[str, list[Point]] = {}
+    for each in result.front:
+        found.setdefault(result.find_edit(each).variant, []).append(place(each, here))
+    base = Point(0.0, 100 * (result.read(f"recovered.{measure}", BASE, here) or 0.0))
+    front = [Series("unedited", [base], "base")]
+    front += [Series(f"Pareto front, {name}", points, name) for name, points in found.items()]
+    series = []
+    for name, of in (("deep blocks", result.deep_blocks), ("chosen", result.selected)):
+        if of is not None:
+            spec = result.find_edit(of).spec
+            spec = spec if len(spec) <= 24 else spec[:23] + "…"
+            hollow = [place(of, back)]
+            series.append(Series(f"{name}, on the other half", hollow, name, hollow=True))
+            series.append(Series(f"{name}: {spec}", [place(of, here)], name))
+    (limit,) = result.goal.values()
+    by_kl = "KL divergence" if result.settings["cost_by"] == "kl" else "cost"
+    cost = f"{by_kl} on held-out text" if limited else "rise of held-out loss"
+    what = "recited word for word" if measure == "greedy" else f"recovered ({measure})"
+    panel = FrontPanel(
+        f"{cost}, nats per token",
+        f"{what}, %",
+        series,
+        front=front,
+        limit=("y", 100 * limit) if limited else ("x", limit),
+    )
+    names, grain = ", ".join(result.settings["variants"]), result.settings["grain"]
+    where = "blocks and heads" if grain == "mixed" else grain
+    title = f"{result.model.name}, search over {where} ({names}), n = {result.n}"
+    return draw_front(title, [[panel]])

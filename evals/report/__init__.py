@@ -1,1 +1,0 @@
-"""What people see of measurements: the figures of reports, sentences, pages, and charts."""

@@ -1,0 +1,1 @@
+"""Figures as rows of one table: how they are made, decided, and said."""

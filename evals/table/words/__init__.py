@@ -1,0 +1,124 @@
+"""Sentences about the figures of a report. The templates beside this file say them.
+
+A template gives one clause, or one sentence, a line. What it may ask for is in `view.py`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from evals.table.limits import say_percent
+from evals.table.words.view import View, tie
+from surgery.card.measurements import describe_limit, name_limit
+from surgery.card.percent import format_bound, format_percent
+from surgery.record.measured import Measured, State
+from surgery.record.report import EditRecord, Report, Summary
+
+MOST_NAMES = 5  # in a sentence
+
+
+def describe(report: Report) -> Report:
+    """The report, with the result of every edit in words."""
+    edits = [_describe_edit(report, edit) for edit in report.edits]
+    return report.model_copy(update={"edits": edits})
+
+
+def _describe_edit(report: Report, edit: EditRecord) -> EditRecord:
+    said = {
+        name: _join(list_said(name, report, edit))
+        for name in ("verdict", "line", "recited", "attacked", "cost")
+    }
+    verdict = said.pop("verdict")
+    return edit.model_copy(update={"verdict": verdict, "summary": Summary(**said)})
+
+
+STATES: dict[State, tuple[str, str]] = {
+    "kept": ("Kept", "with 95 % confidence, no more than the limit would be recovered or lost."),
+    "missed": (
+        "Missed",
+        "what was measured is above the limit, or the search that chose this edit found none that "
+        "keeps its limits.",
+    ),
+    "undecided": (
+        "Not decided",
+        "the tests do not show it either way: too little was tested; or a test shows nothing, as "
+        "it finds no more than the limit in the model before the edit, too; or the model predicts "
+        "nothing at all; or an attack that got little could not have got much, or got more in a "
+        "setting that does not count.",
+    ),
+}
+
+
+def explain(report: Report, edit: EditRecord) -> list[tuple[str, list[str]]]:
+    """Headings, and the sentences below each, for readers who know no terms of the field."""
+    found: list[tuple[str, list[str]]] = []
+    known = {"states": STATES, "attackers": report.attackers, "tie": tie}
+    for line in render("plain", view=View(report, edit), **known):
+        if line.startswith("# "):
+            found.append((line.removeprefix("# "), []))
+        else:
+            found[-1][1].append(_join([line]))
+    return [(heading, said) for heading, said in found if said]
+
+
+def list_said(name: str, report: Report, edit: EditRecord) -> list[str]:
+    """The lines of a template about an edit, those that are not empty."""
+    return render(name, view=View(report, edit))
+
+
+def render(name: str, **given: Any) -> list[str]:
+    """The lines of a template, those that are not empty."""
+    text = _load().get_template(f"{name}.jinja").render(**given)
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def _join(clauses: list[str]) -> str:
+    """Clauses as sentences."""
+    sentences = (f"{one[0].upper()}{one[1:]}" for one in clauses)
+    return " ".join(one if one.endswith(".") else f"{one}." for one in sentences)
+
+
+@lru_cache
+def _load() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("evals.table", "words"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # the pages escape what they show
+    )
+    environment.filters |= {
+        "commas": lambda number: f"{number:,}",
+        "digits": lambda number, form: format(number, form),
+        "percent": format_percent,
+        "at_most": format_bound,
+        "limit_percent": say_percent,
+        "some": shorten_list,
+        "told": tell,
+        "range": tell_range,
+        "typed": name_limit,
+        "described": describe_limit,
+    }
+    return environment
+
+
+def shorten_list(names: list[str], most: int = MOST_NAMES) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def tell(row: Measured) -> str:
+    """How many of how many, without the noun; of several runs, the share."""
+    if row.runs is not None and row.runs > 1:
+        return f"{format_percent(row.value or 0.0)}% of {row.n:,}"
+    return f"{row.details['count']} of {row.n:,}"
+
+
+def tell_range(numbers: list[int]) -> str:
+    """A number, or the least and the largest of some."""
+    return " to ".join(dict.fromkeys(f"{end(numbers):,}" for end in (min, max)))
