@@ -1,10 +1,12 @@
 """A report as `evaluate` writes it: extraction is measured on tiny models, the rest is made up.
 
-Every section is there, and every key that docs/report.md names; the schema has checked it.
+Every section is there, and every key that docs/report.md names; the schema has checked it. A test
+gives other rows, or other fields of the edit, and gets the whole report of these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,267 +16,391 @@ import numpy as np
 from blank import blank_pictures
 from reciting import PREFIX, SUFFIX, model_named, passages
 
-from evals.measure.attacks.names import list_untried, make_attack
-from evals.measure.memorization.protocol import Protocol, measure, report_extraction
-from evals.report.figures import Findings
-from evals.report.page import render_pages
-from evals.report.report import make_report
+from evals.data.samples import record_samples
+from evals.jobs.asking import EvaluationRequest
+from evals.jobs.naming import make_tables, name_figures
+from evals.jobs.reporting import Measurement, write_commands
+from evals.measure.attacks.names import ATTACKERS, find_attack, list_untried
+from evals.measure.differences import compare_losses
+from evals.measure.memorization.protocol import Protocol, measure
+from evals.measure.memorization.summary import measure_recital
 from evals.run.models import LoadedModel
-from evals.run.statistics import rate
+from evals.table.limits import ask, ask_tasks, decide, settle
+from evals.table.measured import measure_selectivity, measure_share, measure_value
+from evals.table.page import render_pages
+from evals.table.words import describe
 from surgery.hub.resolved import ResolvedModel
 from surgery.layouts.one_hot import OneHot
 from surgery.proof.report import record_reports
 from surgery.record.manifest import Source, read_manifest
-from surgery.record.report import Report, summarize_edit
+from surgery.record.measured import BASE, EDITED, TWIN, Change, Measured, On
+from surgery.record.report import (
+    EditRecord,
+    FrontPoint,
+    MeasuredModel,
+    Provenance,
+    Report,
+    SamplesRecord,
+    Summary,
+    summarize_edit,
+)
 
-BASE, EDITED = "neox-parallel", "neox-parallel compact identity"
+SOURCE, NAME = "neox-parallel", "neox-parallel compact identity"
+"""The names of the base and of the edited model."""
+TRIED = ("greedy", "relearn", "membership")
+RUN = {"dtype": "float32", "device": "cpu", "attn_implementation": "sdpa", "revision": None}
 
 
-def share(count: int, n: int) -> dict[str, Any]:
-    return {"n": n, **rate(np.arange(n) < count), "draws": None}
+def share(
+    name: str, count: int, n: int, of: str = EDITED, on: On = "held back", before: int | None = None
+) -> Measured:
+    """`count` of `n` passages. `before`: of the base, which gives away the first of them."""
+    flags = np.arange(n) < count
+    base = None if before is None else np.arange(n) < before
+    return measure_share(name, flags, of=of, on=on, base=base)
 
 
-TWIN = {
-    "name": "twin",
-    "recited": share(1, 24),
-    "loss": 4.0,
-    "toward_recited": 0.97,
-    "toward_loss": None,
-}
+def attacked(
+    attack: str,
+    before: int,
+    after: int,
+    n: int,
+    on: On = "held back",
+    control: tuple[int, int] | None = None,
+    runs: int | None = None,
+    **details: Any,
+) -> list[Measured]:
+    """What an attack recovers of `n` passages: from the base, from the edit, and of the control."""
+    name = f"recovered.{attack}"
+    rows = [share(name, before, n, BASE, on), share(name, after, n, on=on, before=before)]
+    rows += [share(name, *control, on="never trained on")] if control else []
+    rows = [row.model_copy(update={"runs": runs}) for row in rows]
+    rows[1] = rows[1].model_copy(update={"details": {**rows[1].details, **details}})
+    return rows
+
+
+def task(name: str, base: float, edited: float, half: float = 0.02, **known: Any) -> list[Measured]:
+    """A task whose difference has an interval of ± `half`."""
+    difference, n = edited - base, known.pop("n", 1267)
+    lost = difference + half < 0
+    outcome = "loss" if lost else "none" if 2 * half <= 0.05 else "inconclusive"
+    said = {
+        "loss": f"loss of {-difference - half:.2f} to {half - difference:.2f}",
+        "none": "no loss shown",
+        "inconclusive": f"inconclusive (n = {n:,})",
+    }
+    details = {
+        "test": "mcnemar",
+        "outcome": outcome,
+        "verdict": said[outcome],
+        "resolution": 0.05,
+        "drop": -difference,
+        "drop_low": -difference - half,
+        "drop_high": half - difference,
+        "drop_is_relative": False,
+        **known,
+    }
+    ends, p_value = (difference - half, difference + half), 3.2e-9 if lost else 0.3141
+    change = Change(difference=difference, ci95=ends, p_value=p_value)
+    key = f"task.{name}"
+    return [
+        measure_value(key, base, of=BASE, n=n),
+        measure_value(key, edited, n=n, change=change, **details),
+    ]
+
+
+def area(score: str, base: float, edited: float) -> list[Measured]:
+    rows: Any = [(BASE, base), (EDITED, edited)]
+    return [
+        measure_value(
+            f"membership.{score}", value, (value - 0.05, value + 0.02), of=of, n=24,
+            overcorrected=False,
+        )
+        for of, value in rows
+    ]  # fmt: skip
+
+
+def heldout(rise: float = 0.15, n: int = 16, on: On = "held back") -> list[Measured]:
+    """The loss on `n` windows of text, which rises by about so much."""
+    before = np.random.default_rng(0).normal(4.0, 0.1, n)
+    after = before + rise + np.random.default_rng(1).normal(0, 0.01, n)
+    return compare_losses("heldout", before, after, on, EDITED, kind="text")
 
 
 @lru_cache
-def _extraction() -> dict[str, Any]:
-    samples = passages(BASE, rows=24)
+def _recital() -> tuple[list[Measured], SamplesRecord]:
+    samples = passages(SOURCE, rows=24)
     counts = np.asarray([0, 1, 8, 256] * 6)
     samples = replace(samples, counts=counts, members=counts > 0)
     controls = np.random.default_rng(0).integers(2, 80, (16, PREFIX + SUFFIX)).astype(np.int32)
     protocol = Protocol(samples, controls, full=True)
     base, edited = (
         measure(LoadedModel(ResolvedModel(Path(), source), model_named(name), None), protocol)
-        for name in (BASE, EDITED)
+        for name in (SOURCE, NAME)
         for source in [Source(model=name, content="a" * 64)]
     )
-    return report_extraction(edited, base)
+    rows = list(measure_recital(edited.test, base.test, EDITED, "held back"))
+    assert base.control is not None
+    assert edited.control is not None
+    rise = edited.test.nll - base.test.nll
+    rows.append(measure_selectivity(rise, edited.control.nll - base.control.nll, EDITED))
+    return rows, record_samples(samples)
 
 
-def task(base: float, edited: float, half: float = 0.02, **changes: Any) -> dict[str, Any]:
-    """A task whose difference has an interval of ± `half`."""
-    difference = edited - base
-    lost, n = difference + half < 0, 1267
-    sure = "no loss shown" if 2 * half <= 0.05 else f"inconclusive (n = {n:,})"
-    figures = {
-        "base": base,
-        "edited": edited,
-        "difference": difference,
-        "ci95": [difference - half, difference + half],
-        "p_value": 3.2e-9 if lost else 0.3141,
-        "test": "mcnemar",
-        "outcome": "loss" if lost else "none" if 2 * half <= 0.05 else "inconclusive",
-        "verdict": f"loss of {-difference - half:.2f} to {half - difference:.2f}" if lost else sure,
-        "n": n,
-        "resolution": 0.05,
-        "higher_is_better": True,
-        "drop": -difference,
-        "drop_is_relative": False,
+def recital() -> list[Measured]:
+    """The rows of the memorization test."""
+    return list(_recital()[0])
+
+
+def audit() -> list[Measured]:
+    """What an audit found: a plain attack, one with stages and no control, and membership."""
+    stages = [
+        measure_value(f"recovered.relearn {step}", value, of=of, on="held back", n=22, unit="share",
+                      near=value)
+        for step, *both in ((5, 0.9, 0.1), (10, 0.9, 0.2), (20, 1.0, 0.2727))
+        for of, value in zip((BASE, EDITED), both, strict=True)
+    ]  # fmt: skip
+    return [
+        *attacked("greedy", 21, 1, 24, control=(0, 6), seconds=1.5),
+        *attacked("relearn", 21, 6, 22, runs=1, seconds=20.25),
+        *stages,
+        *area("loss", 0.97, 0.5125),
+    ]
+
+
+def tasks() -> list[Measured]:
+    relative = {"drop": 1.54, "drop_low": 1.43, "drop_high": 1.65, "drop_is_relative": True}
+    return [
+        *task("lambada_openai", 0.6123, 0.5871),
+        *task("arc/easy~1", 0.312, 0.315),
+        *task("perplexity", 24.31, 61.77, 2.6, **relative),
+        *task("copy", 0.934, 0.702),
+    ]
+
+
+def every() -> list[Measured]:
+    """The rows of all passages, those on which the edit was chosen among them."""
+    return [
+        share("recited", 40, 48, BASE, "all"),
+        share("recited", 1, 48, on="all", before=40),
+        *attacked("greedy", 41, 2, 48, "all"),
+        *heldout(0.12, 32, "all"),
+    ]
+
+
+def sizes() -> list[Measured]:
+    units: Any = {"parameters": "count", "weight_bytes": "bytes", "cache_bytes_per_token": "bytes"}
+    numbers = {BASE: (2_183_680, 4_367_360, 7_680), EDITED: (1_951_840, 3_903_680, 3_840)}
+    return [
+        measure_value(f"size.{name}", number, of=of, unit=unit)
+        for of, some in numbers.items()
+        for (name, unit), number in zip(units.items(), some, strict=True)
+    ]
+
+
+def found(**parts: list[Measured]) -> list[Measured]:
+    """All rows. A part (`recital`, `audit`, `tasks`, `heldout`, `every`, `sizes`) may be others."""
+    makers: Any = {
+        "recital": recital, "audit": audit, "tasks": tasks, "heldout": heldout, "every": every,
+        "sizes": sizes,
+    }  # fmt: skip
+    assert parts.keys() <= makers.keys()
+    return [row for name, make in makers.items() for row in parts.get(name, make())]
+
+
+EDIT: dict[str, Any] = {
+    "source": SOURCE,
+    "family": "gpt_neox",
+    "num_blocks": 4,
+    "num_heads": 4,
+    "drop_attn": "1,2.0-1,2.3,3",
+    "blocks": [1, 2, 3],
+    "parts": [
+        {"block": 1, "heads": [0, 1, 2, 3], "variant": "identity"},
+        {"block": 2, "heads": [0, 1, 3], "variant": "mean"},
+        {"block": 3, "heads": [0, 1, 2, 3], "variant": "linear"},
+    ],
+    "variant": "mixed",
+    "layout": "stock",
+    "attention_free": {"1": "identity", "3": "linear"},
+    "one_hot": OneHot(3, 2, 276.3125, 104.0, 1, 64),
+    "calibration": {
+        "sources": [{"name": "calibration.txt", "sha256": "c" * 64}],
+        "tokens": 65_536,
+        "window": 256,
+        "sha256": "d" * 64,
+        "blocks": {"2": {"ridge": 100.0, "r2": None}, "3": {"ridge": 0.0001, "r2": 0.6123}},
+    },
+    "earlier_edits": 1,
+}
+PASSAGE: dict[str, Any] = {
+    "id": "row-0",
+    "hash": "0123456789abcdef" * 4,
+    "exact": False,
+    "first_divergence": 4,
+    "next_token_accuracy": 0.5556,
+    "nll": 2.5,
+    "count": 8,
+    "member": True,
+    "baseline": {
+        "exact": True,
+        "first_divergence": None,
+        "next_token_accuracy": 1.0,
+        "nll": 0.1,
+    },
+}
+
+
+def edit(**changes: Any) -> dict[str, Any]:
+    """The fields of an edited model, but for its figures and its sentences."""
+    return {
+        "of": EDITED,
+        "name": NAME,
+        "provenance": {"model": NAME, "content": "c" * 64, **RUN},
+        "relation": "source",
+        "chose": {"passages": 24, "windows": 16, "taught": 0},
+        "not_tried": list_untried(TRIED),
+        "edit": EDIT,
+        "passages": [PASSAGE],
+        "warnings": [],
         **changes,
     }
-    named = {"metric": "acc", "num_fewshot": 0, "batch_size": 8, "version": "1.0"}
-    return {**figures, **named, "metrics": {"acc": figures}}
 
 
-def audit() -> dict[str, Any]:
-    """What an audit found: a plain attack, one with a curve and no control, and membership."""
+def ask_for(**changes: Any) -> EvaluationRequest:
+    """The request of the report. `changes`: of its fields."""
+    asked: dict[str, Any] = {
+        "models": (NAME,),
+        "baseline": SOURCE,
+        "tasks": ("lambada_openai", "arc/easy~1", "perplexity", "copy"),
+        "samples": "passages.jsonl",
+        "prefix_length": PREFIX,
+        "suffix_length": SUFFIX,
+        "heldout": (Path("control.txt"),),
+        "max_drop": {"copy": 0.05},
+        "max_extraction": 0.25,
+        "attack": TRIED,
+        "max": {"relearn": 0.2},
+        "dtype": "float32",
+        "batch_size": 8,
+    }
+    return EvaluationRequest(**{**asked, **changes})
 
-    def curve(*rates: float) -> dict[str, Any]:
-        return {"n": 22, "stages": [5, 10, 20], "any": list(rates), "near": list(rates)}
 
-    def area(auc: float) -> dict[str, Any]:
-        return {"loss": {"auc": auc, "ci95": [auc - 0.05, auc + 0.02], "overcorrected": False}}
+def front() -> tuple[list[FrontPoint], list[Measured]]:
+    """Two edits that a search found."""
+    points, rows = [], list[Measured]()
+    for at, (label, count, rise) in enumerate((("2 identity", 5, 0.1), ("1-2 identity", 2, 0.2))):
+        of = f"found-{at + 1}"
+        points.append(FrontPoint(of=of, label=label))
+        loss = measure_value("heldout", 5 + rise, of=of, on="chosen on", n=16, unit="nats",
+                             change=Change(difference=rise), kind="text")  # fmt: skip
+        rows += [share("recited", count, 24, of, "chosen on"), loss]
+    return points, rows
 
-    paired = {"no_longer": 20, "newly": 0, "difference": -0.8, "ci95": [-0.9, -0.6], "p_value": 0.0}
-    names = ("greedy", "relearn", "membership")
-    greedy, relearn, membership = (make_attack(name).description for name in names)
+
+def make_report(
+    rows: Sequence[Measured],
+    asked: EvaluationRequest | None = None,
+    *,
+    on: On = "held back",
+    twin: str | None = None,
+    void: str | None = None,
+    searched: bool = True,
+    samples: bool = True,
+    **changes: Any,
+) -> Report:
+    """The whole report of one edit, of these rows. `changes`: fields of the edit."""
+    asked = asked or ask_for()
+    figures, tested = list(rows), _recital()[1] if samples else None
+    names = {row.name for row in figures}
+    tried = [find_attack(one) for one in TRIED if f"recovered.{one}" in names]
+    known = [_describe_task(name) for name in sorted(names) if name.startswith("task.")]
+    named = name_figures(figures, tested, tried, known)
+    points, found = front() if searched and "recited" in named else ([], [])
+    figures += found
+    limits = decide(figures, ask(asked.max, asked.max_extraction), EDITED, unclear=void)
+    every = [str(one["task"]) for one in known]
+    limits += decide(figures, ask_tasks(asked.max_drop, every), EDITED, unclear=void)
+    unsaid = Summary(line="", recited="", attacked="", cost="")
+    fields = {"verdict": "", "summary": unsaid, **edit(**changes)}
+    made = EditRecord.model_validate(fields)
+    state = settle(one.state for one in limits)
+    if state is not None and made.edit is not None and made.edit.missed_alone:
+        state = "missed"
+    about = {"samples": tested, "control": 6, "text": False, "all_taught": True, "known": True}
+    report = Report(
+        command="evaluate",
+        names=named,
+        figures=figures,
+        limits=limits,
+        created="2026-03-09T07:05:31+00:00",
+        base=MeasuredModel(name=SOURCE, provenance={"model": SOURCE, "content": "a" * 64, **RUN}),
+        twin=twin and MeasuredModel(name=twin, provenance={}),  # type: ignore[arg-type]
+        edits=[made.model_copy(update={"state": state})],
+        samples=tested,
+        attackers=list(ATTACKERS),
+        tables=make_tables(named, figures, on=on, **about),
+        front=points,
+        settings=asked.model_dump(mode="json", exclude={*asked.omits}),
+        provenance=Provenance(
+            seeds={"bootstrap": 20_250_501, "random": 0, "torch": 1234},
+            versions={"attn-surgery": "0.1.0", "lm-eval": "0.4.13"},
+            baseline_from_cache=True,
+            controls=[{"name": "control.txt", "sha256": "f" * 64}],  # type: ignore[list-item]
+        ),
+        commands=[],
+    )
+    report = report.model_copy(update={"commands": write_commands(report, asked)})
+    return describe(report)
+
+
+def _describe_task(key: str) -> dict[str, Any]:
+    name = key.removeprefix("task.")
+    metric = "perplexity" if name == "perplexity" else "acc"
     return {
-        "n": 24,
-        "control": {"kind": "non-members", "n": 6},
-        "attacks": [
-            {**greedy, "seconds": 1.5, "base": share(21, 24), "edited": share(1, 24),
-             "control": share(0, 6), "paired": paired},
-            {**relearn, "seconds": 20.25, "base": share(21, 22), "edited": share(6, 22),
-             "control": None, "paired": paired,
-             "curve": {"base": curve(0.9, 0.9, 1.0), "edited": curve(0.1, 0.2, 0.2727),
-                       "control": None}},
-            {**membership, "seconds": 0.5, "base": area(0.97), "edited": area(0.5125)},
-        ],
-        "skipped": {},
-        "not_tried": list_untried(names),
+        "task": name, "metric": metric, "higher_is_better": {metric: metric == "acc"},
+        "description": None, "num_fewshot": 0, "batch_size": 8, "version": "1.0",
     }  # fmt: skip
 
 
-SHARED = ("created", "base", "front", "map", "settings", "provenance")
-"""Keys at the top; all others are of the edit."""
-
-
-def found(**changes: Any) -> Findings:
-    """What was found of one edit; `changes` replace keys at the top or of the edit."""
-    extraction = _extraction()
-    before = extraction["baseline"]
-    rise = {**extraction["paired"]["control_nll_difference"], "p_value": 0.0021}
-    run = {"dtype": "float32", "device": "cpu", "attn_implementation": "sdpa", "revision": None}
-    heldout = {
-        "kind": "text",
-        "n": 16,
-        "base": before["control"]["nll"],
-        "edited": extraction["control"]["nll"],
-        "difference": {**rise, "test": "wilcoxon"},
-        "resolution": 0.02,
-        "outcome": "loss",
-        "verdict": "loss of 0.10 to 0.20",
-    }
-    sizes = [
-        {"parameters": n, "weight_bytes": 2 * n, "cache_bytes_per_token": cache}
-        for n, cache in ((2_183_680, 7_680), (1_951_840, 3_840))
-    ]
-    edited = {
-        "name": EDITED,
-        "size": sizes[1],
-        "provenance": {"model": EDITED, "content": "c" * 64, **run},
-        "relation": "source",
-        "chose": {"passages": 24, "windows": 16},
-        "tasks": {
-            "lambada_openai": task(0.6123, 0.5871),
-            "arc/easy~1": task(0.312, 0.315),
-            "perplexity": task(
-                24.31, 61.77, 2.6, higher_is_better=False, drop=1.54, drop_is_relative=True
-            ),
-            "copy": task(0.934, 0.702),
-        },
-        "extraction": extraction,
-        "audit": audit(),
-        "heldout": heldout,
-        "all_passages": {
-            "n": 48,
-            "recited": {"base": share(40, 48), "edited": share(1, 48)},
-            "recovered": {"greedy": {"base": share(41, 48), "edited": share(2, 48)}},
-            "heldout": {**heldout, "n": 32},
-        },
-        "edit": {
-            "source": BASE,
-            "family": "gpt_neox",
-            "num_blocks": 4,
-            "num_heads": 4,
-            "drop_attn": "1,2.0-1,2.3,3",
-            "blocks": [1, 2, 3],
-            "parts": [
-                {"block": 1, "heads": [0, 1, 2, 3], "variant": "identity"},
-                {"block": 2, "heads": [0, 1, 3], "variant": "mean"},
-                {"block": 3, "heads": [0, 1, 2, 3], "variant": "linear"},
-            ],
-            "variant": "mixed",
-            "layout": "stock",
-            "attention_free": {"1": "identity", "3": "linear"},
-            "one_hot": OneHot(3, 2, 276.3125, 104.0, 1, 64),
-            "calibration": {
-                "sources": [{"name": "calibration.txt", "sha256": "c" * 64}],
-                "tokens": 65_536,
-                "window": 256,
-                "sha256": "d" * 64,
-                "blocks": {"2": {"ridge": 100.0, "r2": None}, "3": {"ridge": 0.0001, "r2": 0.6123}},
-            },
-            "earlier_edits": 1,
-        },
-        "passages": [
-            {
-                "id": "row-0",
-                "hash": "0123456789abcdef" * 4,
-                "exact": False,
-                "first_divergence": 4,
-                "next_token_accuracy": 0.5556,
-                "nll": 2.5,
-                "count": 8,
-                "member": True,
-                "baseline": {
-                    "exact": True,
-                    "first_divergence": None,
-                    "next_token_accuracy": 1.0,
-                    "nll": 0.1,
-                },
-            }
-        ],
-    }
-    report = {
-        "created": "2026-03-09T07:05:31+00:00",
-        "base": {
-            "name": BASE,
-            "size": sizes[0],
-            "provenance": {"model": BASE, "content": "a" * 64, **run},
-        },
-        "front": [
-            {
-                "label": label,
-                "exact_match": rate,
-                "heldout_loss": 5 + rise,
-                "loss_increase": rise,
-            }
-            for label, rate, rise in (("2 identity", 0.2, 0.1), ("1-2 identity", 0.1, 0.2))
-        ],
-        "settings": {
-            "models": [EDITED],
-            "baseline": BASE,
-            "tasks": ["lambada_openai", "arc/easy~1", "perplexity", "copy"],
-            "samples": "passages.jsonl",
-            "prefix_length": PREFIX,
-            "suffix_length": SUFFIX,
-            "heldout": ["control.txt"],
-            "max_drop": {"copy": 0.05},
-            "max_extraction": 0.25,
-            "attack": ["greedy", "relearn", "membership"],
-            "max": {"relearn": 0.2},
-            "dtype": "float32",
-            "batch_size": 8,
-        },
-        "provenance": {
-            "seeds": {"bootstrap": 20_250_501, "random": 0, "torch": 1234},
-            "versions": {"attn-surgery": "0.1.0", "lm-eval": "0.4.13"},
-            "baseline_from_cache": True,
-            "samples_sha256": "e" * 64,
-            "controls": [{"name": "control.txt", "sha256": "f" * 64}],
-        },
-    }
-    report |= {key: value for key, value in changes.items() if key in SHARED}
-    edited |= {key: value for key, value in changes.items() if key not in SHARED}
-    return Findings.model_validate({**report, "edits": [edited]})
-
-
 def example(**changes: Any) -> Report:
-    """The whole report of one edit. `changes`: as of `found`."""
-    return make_report(found(**changes))
+    """The whole report of one edit. `changes`: parts of `found`, and what `make_report` takes."""
+    parts = ("recital", "audit", "tasks", "heldout", "every", "sizes")
+    rows = found(**{key: changes.pop(key) for key in parts if key in changes})
+    return make_report(rows, **changes)
 
 
-def several(*each: Findings) -> Report:
+def several(*each: Report) -> Report:
     """The report of the edits of each, which are numbered."""
-    named = {"edits": [], "settings": each[0].settings}
+    first, edits, figures, limits = each[0], [], dict[Any, Measured](), []
     for at, one in enumerate(each, start=1):
-        named["edits"].append(one.edits[0].model_copy(update={"name": f"edit-{at}"}))
-    models = tuple(edit.name for edit in named["edits"])
-    named["settings"] = each[0].settings.model_copy(update={"models": models})
-    return make_report(each[0].model_copy(update=named))
+        of = f"{EDITED}-{at}"
 
+        def rename(rows: Sequence[Any], of: str = of) -> list[Any]:
+            names = {EDITED: of}
+            return [row.model_copy(update={"of": names.get(row.of, row.of)}) for row in rows]
 
-def found_of(folder: Path, **changes: Any) -> Findings:
-    """As `found`, of the edited model in the folder, against its source."""
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    made = found(**{"edit": summarize_edit(manifest), **changes})
-    (edit,) = made.edits
-    known = {"provenance": {**edit.provenance, "content": manifest.content}}
-    return made.model_copy(update={"edits": [edit.model_copy(update=known)]})
+        figures |= {row.key: row for row in rename(one.figures)}
+        limits += rename(one.limits)
+        edits.append(one.edits[0].model_copy(update={"of": of, "name": f"edit-{at}"}))
+    update = {"edits": edits, "figures": [*figures.values()], "limits": limits}
+    models = [edit.name for edit in edits]
+    settings = {**first.settings, "models": models}
+    return describe(first.model_copy(update={**update, "settings": settings}))
 
 
 def example_of(folder: Path, **changes: Any) -> Report:
-    """The report of `found_of`."""
-    return make_report(found_of(folder, **changes))
+    """As `example`, of the edited model in the folder, against its source."""
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    known = {"provenance": {"model": NAME, "content": manifest.content, **RUN}}
+    return example(**{"edit": summarize_edit(manifest), **known, **changes})
+
+
+def measurement_of(report: Report) -> Measurement:
+    """A measurement with this report, and nothing else."""
+    return Measurement(report, ask_for(), {}, None)  # type: ignore[arg-type]
 
 
 def put_report(folder: Path, report: Report, **more: str) -> None:
@@ -288,20 +414,25 @@ def put_report(folder: Path, report: Report, **more: str) -> None:
     (folder / "surgery.json").write_text(record_reports(manifest, pages).to_text())
 
 
-def lacking(**changes: Any) -> Findings:
-    """The least that a report can hold: benchmarks alone, no gates, an edit without a manifest.
-
-    `changes`, as of `found`, add to it.
-    """
-    absent = dict.fromkeys(("extraction", "audit", "heldout", "all_passages", "edit"))
-    empty: dict[str, Any] = {key: [] for key in ("passages", "front")}
-    empty |= {"chose": {"passages": 0, "windows": 0}}
-    unlimited = {"max_drop": {}, "max_extraction": None, "max": {}, "attack": ()}
-    least = {**absent, **empty, "tasks": {"copy": task(0.934, 0.702)}}
-    settings = found().settings.model_copy(update=unlimited).model_dump()
-    return found(**{"settings": settings, **least, **changes})
-
-
 def bare(**changes: Any) -> Report:
-    """The report of `lacking`."""
-    return make_report(lacking(**changes))
+    """The least that a report can hold: benchmarks alone, no limits, an edit without a manifest.
+
+    `changes`, as of `example`, add to it.
+    """
+    nothing: Any = dict.fromkeys(("recital", "audit", "heldout", "every", "sizes"), [])
+    unlimited = ask_for(max_drop={}, max_extraction=None, max={}, attack=())
+    least: dict[str, Any] = {
+        **nothing,
+        "tasks": task("copy", 0.934, 0.702),
+        "asked": unlimited,
+        "samples": False,
+        "edit": None,
+        "passages": [],
+        "not_tried": [],
+        "chose": {"passages": 0, "windows": 0, "taught": 0},
+    }
+    return example(**{**least, **changes})
+
+
+TWIN_ROWS = [share("recited", 1, 24, TWIN)]
+"""What the twin recites."""
