@@ -319,8 +319,9 @@ def _print_halves(result: SearchResult, what: str) -> None:
     models.append(("chosen", str(result.selected)))
 
     def make_cells(of: str, on: Any) -> list[str]:
-        share = result.read(f"recovered.{result.measure}", of, on) or 0.0
-        return [f"{share:.1%}", f"{result.rise(of, on):+.3f}", f"{result.read('kl', of, on):.3f}"]
+        point = result.point(of, on)
+        rise, kl = result.rise(of, on), point.heldout_kl
+        return [f"{point.recovered:.1%}", f"{rise:+.3f}", f"{kl:.3f}"]
 
     print_table(
         ("edit", *(f"{half}: {name}" for half in halves for name in (what, "loss", "KL"))),
@@ -345,11 +346,12 @@ def _print_limit(result: SearchResult, limit: Limit) -> None:
 
 
 def _describe_costs(result: SearchResult, of: str) -> str:
-    """Every measure of the cost; the one that is worst for what it usually is comes first."""
-    on: Any = "held back"
-    worst, _ = result.find_worst(of, on)
-    names = [name for name in result.names if name == "kl" or name.startswith("kl.")]
-    costs = {name.removeprefix("kl."): result.read(name, of, on) for name in names}
+    """Every measure of the cost; the worst of those that count comes first."""
+    from evals.choose.grid import COSTS
+
+    point = result.point(of, "held back")
+    worst, _ = point.worst
+    costs = {name.removeprefix("kl."): point.plain[name] for name in COSTS if name in point.plain}
     order = sorted(costs, key=lambda name: name != worst)
     return ", ".join(f"{name} {costs[name]:.3f}{' (worst)' * (name == worst)}" for name in order)
 
@@ -372,7 +374,7 @@ def _explain_choice(result: SearchResult) -> None:
     def rank(of: str) -> float:
         if "max_extraction" in result.goal:
             return result.price(of)
-        return result.read(f"recovered.{result.measure}", of, "chosen on") or 0.0
+        return result.point(of).recovered
 
     if deep and result.deep_meets_goal and not result.deep_offered and rank(deep) < rank(selected):
         echo(

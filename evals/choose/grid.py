@@ -15,7 +15,7 @@ from evals.measure.edits.engine import MeasuredEdit
 from evals.measure.memorization.recovery import NAMES, Recovery, make_recovery
 from evals.table.measured import measure_mean, measure_share, measure_value
 from surgery.record.manifest import Record, Word
-from surgery.record.measured import EDITED, Details, Measured, On, Text
+from surgery.record.measured import BASE, EDITED, Details, Measured, On, Text
 from surgery.record.report import Long, MeasuredModel, ModelMap, Named, Result, SamplesRecord
 from surgery.selection import Part, Selection, blocks_of, format_selection, variant_name
 
@@ -199,7 +199,10 @@ def point_as_json(point: EditPoint) -> dict[str, Any]:
 
 def point_from_json(stored: Any) -> EditPoint:
     """Raises `ValueError` for anything else than `point_as_json` gives."""
-    point = _STORED.validate_python(stored)
+    return _check(_STORED.validate_python(stored))
+
+
+def _check(point: EditPoint) -> EditPoint:
     if not {f"recovered.{name}" for name in NAMES} <= point.plain.keys():
         raise ValueError(f"figures: expected {', '.join(NAMES)}")
     return point
@@ -284,18 +287,18 @@ class GridResult(Result):
         return next(edit for edit in self.edits if edit.of == of)
 
 
-def take_point(result: GridResult, edit: GridEdit, measure: str) -> EditPoint:
-    """An edit of a search, as it was when it was measured. Raises `ValueError` for one that lacks
-    figures."""
-    of_edit = [row for row in result.figures if row.of == edit.of and row.on == "chosen on"]
+def take_point(result: GridResult, edit: GridEdit | None, on: On, measure: str) -> EditPoint:
+    """An edit of a search, or the base, as it was when it was measured. Raises `ValueError` for one
+    that lacks figures."""
+    edit = edit or GridEdit(of=BASE, spec="", variant="none", blocks=[], parts=[])
+    of_edit = [row for row in result.figures if (row.of, row.on) == (edit.of, on)]
     rows = [
         row.model_copy(update={"change": None}) if row.name == "heldout" else row
         for row in rename(of_edit, EDITED)
     ]
     tried = tuple(row for row in rows if row.name in edit.tried)
     figures = tuple(row for row in rows if row.name not in edit.tried)
-    point = EditPoint(edit.selection, figures, measure, tried, edit.refitted)
-    return point_from_json(point_as_json(point))
+    return _check(EditPoint(edit.selection, figures, measure, tried, edit.refitted))
 
 
 def rename(rows: Iterable[Measured], of: str) -> list[Measured]:

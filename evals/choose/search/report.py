@@ -17,6 +17,7 @@ from evals.choose.grid import (
     name_grid,
     pareto_front,
     rename,
+    take_point,
 )
 from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.request import SearchRequest
@@ -26,7 +27,6 @@ from evals.data import hash_row
 from evals.data.samples import record_samples
 from evals.measure.attacks.names import hash_code, is_own
 from evals.measure.differences import compare_losses
-from evals.measure.edits.costs import COUNTED
 from evals.measure.edits.engine import BASE as UNEDITED
 from evals.table.charts.chart import Chart
 from evals.table.charts.front import FrontPanel, draw_front
@@ -95,30 +95,27 @@ class SearchResult(GridResult):
         found: dict[str, float] = self.settings["goal"]
         return found
 
-    def rise(self, of: str, on: On) -> float:
+    def point(self, of: str, on: On = HALVES[0]) -> EditPoint:
+        """An edit, or the base, as it was measured on a half."""
+        edit = None if of == BASE else self.find_edit(of)
+        return take_point(self, edit, on, self.measure)
+
+    def rise(self, of: str, on: On = HALVES[0]) -> float:
         """The held-out loss of an edit over that of the base, in nats per token."""
-        return (self.read("heldout", of, on) or 0.0) - (self.read("heldout", BASE, on) or 0.0)
+        return self.point(of, on).heldout_loss - self.point(BASE, on).heldout_loss
 
-    def find_worst(self, of: str, on: On) -> tuple[str, float]:
-        """The largest measure of the cost that counts, by name and in nats."""
-        names = {one: one if one == "kl" else f"kl.{one}" for one in COUNTED}
-        costs = {one: self.read(name, of, on) for one, name in names.items()}
-        found = {one: nats for one, nats in costs.items() if nats is not None}
-        worst = max(found, key=found.__getitem__)
-        return worst, found[worst]
-
-    def price(self, of: str, on: On = "chosen on") -> float:
+    def price(self, of: str, on: On = HALVES[0]) -> float:
         """What the search takes an edit to cost, in nats per token."""
-        if "max_loss_increase" in self.goal or self.settings["cost_by"] == "kl":
-            return self.read("kl", of, on) or 0.0
-        return self.find_worst(of, on)[1]
+        point = self.point(of, on)
+        by_kl = "max_loss_increase" in self.goal or self.settings["cost_by"] == "kl"
+        return point.heldout_kl if by_kl else point.worst[1]
 
 
 def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchResult:
     """The JSON of `search --json`, without the path of the plan. Figures are of members."""
     loaded, (here, back) = opened.loaded, opened.halves
-    names, edits = _name_edits(opened, outcome)
-    figures = _list_figures(opened, outcome, names, edits)
+    names = {selection: f"edit-{at}" for at, selection in enumerate(outcome.points, 1)}
+    figures = _list_figures(outcome, names)
     selected = names.get(outcome.selected[0].selection) if outcome.selected else None
     deep = outcome.deep_blocks
     limits = [
@@ -141,7 +138,7 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
         family=loaded.family.model_type,
         num_blocks=loaded.dimensions.num_blocks,
         num_heads=loaded.dimensions.num_heads,
-        edits=edits,
+        edits=list(_list_edits(opened, outcome, names)),
         samples=record_samples(opened.samples),
         heldout={
             name: {"windows": len(half.windows), "sha256": hash_row(half.windows)}
@@ -176,56 +173,36 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
     )
 
 
-def _name_edits(
-    opened: OpenedSearch, outcome: SearchOutcome
-) -> tuple[dict[Selection, str], list[GridEdit]]:
-    """A name for every selection, and the records of all measured edits. An edit that was tried
-    with the fits of an export is another one than with those of the unedited model."""
-    heads, names, edits = opened.loaded.dimensions.num_heads, dict[Selection, str](), []
-    for number, point in enumerate(outcome.found.measured.values(), 1):
-        names[point.selection] = f"edit-{number}"
-        edits.append(_record_point(names[point.selection], point, heads))
-    for selection, point in outcome.points.items():
-        measured = {one.selection: one for one in outcome.found.measured.values()}
-        if measured.get(selection) != point:
-            names[selection] = f"{names.get(selection, 'edit')}-fitted"
-            edits.append(_record_point(names[selection], point, heads))
+def _list_edits(
+    opened: OpenedSearch, outcome: SearchOutcome, names: Mapping[Selection, str]
+) -> Iterator[GridEdit]:
+    points = [(names[selection], point) for selection, point in outcome.points.items()]
     if outcome.deep_blocks is not None:
-        edits.append(_record_point(DEEP, outcome.deep_blocks[0], heads))
-    return names, edits
+        points.append((DEEP, outcome.deep_blocks[0]))
+    for of, point in points:
+        yield describe_edit(
+            of,
+            point.selection,
+            opened.loaded.dimensions.num_heads,
+            refitted=point.refitted,
+            tried=[row.name for row in point.tried],
+        )
 
 
-def _record_point(of: str, point: EditPoint, heads: int) -> GridEdit:
-    tried = [row.name for row in point.tried]
-    given: dict[str, Any] = {"refitted": point.refitted, "tried": tried}
-    return describe_edit(of, point.selection, heads, **given)
-
-
-def _list_figures(
-    opened: OpenedSearch,
-    outcome: SearchOutcome,
-    names: Mapping[Selection, str],
-    edits: Sequence[GridEdit],
-) -> list[Measured]:
-    """The base and the choice on both halves, and all others on the one that was searched."""
+def _list_figures(outcome: SearchOutcome, names: Mapping[Selection, str]) -> list[Measured]:
+    """The base, the choice, and the edit to compare with on both halves, and all others on the one
+    that was searched."""
     twice: list[tuple[str, Twice]] = [(BASE, outcome.base)]
     if outcome.selected is not None:
         twice.append((names[outcome.selected[0].selection], outcome.selected))
     if outcome.deep_blocks is not None:
         twice.append((DEEP, outcome.deep_blocks))
-    rows = {
-        row.key: row
-        for of, points in twice
-        for point in points
-        for row in _list_rows(outcome, of, point)
-    }
-    known = {point.selection: point for point in outcome.found.measured.values()}
-    for edit in edits:
-        fitted = names.get(edit.selection) == edit.of
-        point = (outcome.points if fitted else known).get(edit.selection)
-        if point is not None and edit.of != DEEP:
-            for row in _list_rows(outcome, edit.of, point):
-                rows.setdefault(row.key, row)
+    points = [(of, point) for of, both in twice for point in both]
+    points += [(names[selection], point) for selection, point in outcome.points.items()]
+    rows: dict[Any, Measured] = {}
+    for of, point in points:
+        for row in _list_rows(outcome, of, point):
+            rows.setdefault(row.key, row)
     return [_add_change(row, rows) for row in rows.values()]
 
 
@@ -258,7 +235,7 @@ def _decide(
 
     With healing, what the cut gives before it is healed says nothing about a limit.
     """
-    healed, rows = opened.healing is not None, [one for one in figures if one.on == on]
+    healed, rows = opened.healing is not None, [one for one in figures if one.on == HALVES[0]]
     before, after = (find(rows, "heldout", model) for model in (BASE, of))
     if before is None or after is None:
         return []
@@ -415,10 +392,9 @@ def make_plan(opened: OpenedSearch, selection: Selection, result: SearchResult) 
 
 def explain_miss(result: SearchResult, request: SearchRequest, folder: Path) -> MeasurementError:
     """The error if nothing meets the goal. `folder` holds the results."""
-    name, on = f"recovered.{result.measure}", HALVES[0]
 
     def read(of: str) -> float:
-        return result.read(name, of, on) or 0.0
+        return result.point(of).recovered
 
     less = [of for of in result.front if read(of) < read(BASE)] or result.front
     best = less[-1] if "max_extraction" in result.goal else less[0]
@@ -431,14 +407,14 @@ def explain_miss(result: SearchResult, request: SearchRequest, folder: Path) -> 
         best = result.best
         for word, some in asked.items():
             limits |= {f"{word}={subject}": most for subject, most in some.items()}
-        tried = [one for one in result.list_limits(best) if one.on == on]
+        tried = [one for one in result.list_limits(best) if one.on == HALVES[0]]
         left = ", ".join(f"{one.subject} {one.value or 0:.1%}" for one in tried)
         left = left or f"{read(best):.1%} recovered before it is healed"
     grain = "" if request.grain == "mixed" else "`grain=mixed`, "
     return MeasurementError(
         f"none of the {result.evaluations} edits measured meets it",
         where=", ".join(f"`{option}={limit:g}`" for option, limit in limits.items()),
-        got=f"at best {result.find_edit(best).label}: {left} at {result.rise(best, on):+.3f} nats "
+        got=f"at best {result.find_edit(best).label}: {left} at {result.rise(best):+.3f} nats "
         "per token",
         fix=f"search.json in {folder} lists the best edits; relax the limit, or allow more "
         f"variants, {grain}or more `max_evaluations`",
@@ -456,13 +432,13 @@ def chart_search(result: SearchResult) -> Chart:
 
     def place(of: str, on: On) -> Point:
         cost = result.price(of, on) if limited else result.rise(of, on)
-        return Point(cost, 100 * (result.read(f"recovered.{measure}", of, on) or 0.0))
+        return Point(cost, 100 * result.point(of, on).recovered)
 
     here, back = HALVES
     found: dict[str, list[Point]] = {}
     for each in result.front:
         found.setdefault(result.find_edit(each).variant, []).append(place(each, here))
-    base = Point(0.0, 100 * (result.read(f"recovered.{measure}", BASE, here) or 0.0))
+    base = Point(0.0, 100 * result.point(BASE).recovered)
     front = [Series("unedited", [base], "base")]
     front += [Series(f"Pareto front, {name}", points, name) for name, points in found.items()]
     series = []
