@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+
 from evals.data import Samples, Tokens
 from evals.data.windows import end_alike
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
@@ -21,7 +23,7 @@ from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import current_processes
-from surgery.record.measured import Measured, On
+from surgery.record.measured import EDITED, Measured, On
 
 
 @dataclass(frozen=True)
@@ -235,18 +237,20 @@ def measure_attacks(
     plan: AttackPlan,
     base: AuditedModel | None,
     edited: AuditedModel,
-    counted: Flags,
-    of: str,
-    on: On,
+    counted: Flags | None = None,
+    of: str = EDITED,
+    on: On = "all",
     twin: AuditedModel | None = None,
     *,
     brief: bool = False,
 ) -> Iterator[Measured]:
     """The rows of every attack, in the order of the plan. `base`: None for one model alone.
 
-    `counted`: bool [N], the passages that count. `brief`: as for `measure_outcomes`. Raises
-    ValueError if an attack that reads the base did not get its outcomes.
+    `counted`: bool [N], the passages that count; by default all. `brief`: as for
+    `measure_outcomes`. Raises ValueError if an attack that reads the base did not get its outcomes.
     """
+    if counted is None:
+        counted = np.ones(len(plan.passages), dtype=np.bool_)
     for attack in plan.tried:
         name = attack.name
         found = (one.passages.get(name) if one else None for one in (base, edited, twin))

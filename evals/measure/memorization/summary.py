@@ -15,7 +15,7 @@ from evals.measure.memorization.measures import HEADLINE, MEASURES, Flags, Measu
 from evals.measure.memorization.membership import SCORES, measure_area
 from evals.run.statistics import split_strata
 from surgery.reading.corpus import strip_opening
-from surgery.record.measured import Measured, On
+from surgery.record.measured import EDITED, Measured, On
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class ControlLoss:
 
 def measure_recital(
     test: Extraction,
-    base: Extraction | None,
-    of: str,
-    on: On,
+    base: Extraction | None = None,
+    of: str = EDITED,
+    on: On = "all",
     measures: Iterable[Measure] = MEASURES,
 ) -> Iterator[Measured]:
     """The figures of the passages that a model was trained on, if that is known, and of those of
