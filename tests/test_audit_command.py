@@ -213,12 +213,12 @@ def test_edits_that_were_attacked_unlike_say_so() -> None:
 
 
 def test_help_names_every_attack() -> None:
-    from evals.measure.attacks.names import _KINDS
+    from evals.measure.attacks.names import FORMS
 
     shown = attn_surgery("audit", "--help").stdout.partition("--attack")[2].partition("--draws")[0]
     whole = re.sub(r"-\n\s+", "-", shown)  # a line may end at a hyphen
     named = set(re.findall(r"[a-z][a-z-]*", whole))
-    assert {name.partition(":")[0] for name in _KINDS} <= named
+    assert {name.partition(":")[0] for name in FORMS} <= named
 
 
 @pytest.mark.slow

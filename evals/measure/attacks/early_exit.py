@@ -27,6 +27,7 @@ from evals.run.predictions import Predictions, Sampling, measure_predictions
 from surgery.families import family_of
 from surgery.processes import current_processes
 
+ATTACKS = {"early-exit": {"rank": 20, "who": "files"}}
 POSITIONS = 8192
 """The most positions of text that a lens is fitted on."""
 PENALTY = 1e-2

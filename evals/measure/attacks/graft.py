@@ -20,6 +20,7 @@ from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.families import family_of
 from surgery.hub.resolved import ResolvedModel
 
+ATTACKS = {"graft": {"rank": 50, "who": "related", "groups": "all default cheap", "sibling": True}}
 NEEDS_SIBLING = (
     "a sibling to copy attention from: the public base of a fine-tune, or an earlier checkpoint "
     "(`sibling`)"

@@ -23,6 +23,7 @@ from evals.run.batching import row_ranges
 from evals.run.forward import POSITIONS_AT_ONCE, head_of, hidden_states
 from surgery.processes import current_processes
 
+ATTACKS = {"guided": {"rank": 30, "who": "related", "groups": "all default"}}
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 CANDIDATES = 40
 PLAUSIBLE = 0.1

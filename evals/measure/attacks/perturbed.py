@@ -11,6 +11,7 @@ from evals.measure.attacks.attack import Attack, AttackOutcome, Target
 from evals.measure.memorization.measures import Flags
 from surgery.reading.corpus import tokenize
 
+ATTACKS = {"perturbed": {"rank": 25, "groups": "all default"}}
 DROPPED = (1, 4, 16)
 BEFORE = 16
 """Tokens of unrelated text before the prefix."""

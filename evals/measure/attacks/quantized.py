@@ -14,6 +14,16 @@ from evals.measure.attacks.attack import Attack, AttackOutcome, Target
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.errors import UnknownNameError
 
+ATTACKS = {
+    "quantized:8": {"rank": 40, "who": "files", "form": "quantized:BITS"},
+    "quantized:4": {
+        "rank": 41,
+        "who": "files",
+        "form": "quantized:BITS",
+        "groups": "all default trained",
+    },
+    "quantized:nf4": {"rank": 42, "who": "files"},
+}
 GROUP = 32
 NF4_GROUP = 64
 
@@ -33,7 +43,7 @@ def make_quantized(bits: int) -> Attack:
     )
 
 
-def make_nf4() -> Attack:
+def make_quantized_nf4() -> Attack:
     return _make_attack(
         "quantized:nf4",
         f"linear layers but the output embedding in NF4, groups of {NF4_GROUP} weights, as "

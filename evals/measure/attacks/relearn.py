@@ -39,6 +39,11 @@ from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.console import say
 from surgery.errors import NotFiniteError
 
+ATTACKS = {
+    "relearn-benign": {"rank": 80, "who": "tunes", "groups": "all trained"},
+    "relearn-alike": {"rank": 82, "who": "tunes"},
+    "relearn": {"rank": 90, "who": "tunes", "groups": "all default trained"},
+}
 SHARE = 10
 """One passage in this many is learned again."""
 Choose = Callable[[Target, int], tuple[Tokens, Flags]]

@@ -34,6 +34,7 @@ from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.errors import NotFiniteError
 from surgery.processes import current_processes
 
+ATTACKS = {"relearn-strongest": {"rank": 84, "who": "tunes"}}
 STEPS = (20, 60, 120)
 LEARNED: tuple[Learned, ...] = ("all weights", "the cut blocks", "rank-8 adapters")
 FIRST = 3

@@ -50,6 +50,7 @@ from surgery.errors import NotFiniteError
 from surgery.families import Dimensions, Family, family_of
 from surgery.training.student import Student, make_student
 
+ATTACKS = {"revive": {"rank": 70, "who": "cut", "groups": "all default"}}
 NOISE = 0.02
 """The standard deviation of weights that are put back."""
 SHRINK = 0.01

@@ -24,6 +24,7 @@ from evals.run.console import say
 from surgery.errors import MeasurementError, NotFiniteError
 from surgery.training.student import Student, make_student
 
+ATTACKS = {"soft-prompt": {"rank": 60, "who": "prompt"}}
 LENGTH = 20
 STEPS = 100
 LEARNING_RATE = 1e-2
