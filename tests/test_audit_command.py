@@ -172,7 +172,7 @@ def test_rows_take_the_setting_that_the_figures_take() -> None:
         flags = (np.isin(np.arange(3), which) for which in (nothing, weakly, strongly))
         settings = dict(zip((UNTRAINED, weak, strong), flags, strict=True))
         every = np.logical_or.reduce(list(settings.values()))
-        return AttackOutcome(every, np.ones(3, dtype=np.bool_), settings=settings)
+        return AttackOutcome(every, np.ones(3, dtype=np.bool_), variants=settings)
 
     samples = Samples(np.arange(12, dtype=np.int32).reshape(3, 4), 2, tuple("abc"), "test")
     plan = AttackPlan(samples, samples.tokens, ("relearn-strongest",))

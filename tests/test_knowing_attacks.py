@@ -38,7 +38,7 @@ from evals.data import Samples
 from evals.jobs.auditing import AuditRequest
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks import revive
-from evals.measure.attacks.attack import AttackOutcome, Target
+from evals.measure.attacks.attack import AttackOutcome, Setting, Target
 from evals.measure.attacks.early_exit import (
     _fit,
     find_final_norm,
@@ -315,7 +315,9 @@ def test_graft_takes_the_scope_that_recovers_most(tmp_path) -> None:
 def test_the_best_scope_is_that_of_the_passages_that_count() -> None:
     """Also once it was stored. A search may have chosen on the others, which favor another."""
     first, second = np.array([1, 1, 1, 0, 0], dtype=bool), np.array([0, 0, 0, 1, 1], dtype=bool)
-    made = AttackOutcome.of_scopes([first, second])
+    scopes = Setting("the cut blocks", 0.0, 0), Setting("attention of all blocks", 0.0, 0)
+    found = dict(zip(scopes, (first, second), strict=True))
+    made = AttackOutcome.of_variants(found, np.ones_like(first))
     _, stored = tried_from_json(tried_as_json("graft", Tried(made, None, 0.0)))
     for outcome in (made, stored.passages):
         assert outcome is not None

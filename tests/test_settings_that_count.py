@@ -278,7 +278,7 @@ def test_an_outcome_that_is_stored_keeps_what_its_settings_show() -> None:
     flags = np.ones(3, dtype=np.bool_)
     setting = Setting("all weights", 1e-3, 20)
     made = AttackOutcome(
-        flags, flags, settings={UNTRAINED: flags, setting: flags}, left_out=3,
+        flags, flags, variants={UNTRAINED: flags, setting: flags}, left_out=3,
         left={("all weights", 1e-3): 0.5},
     )  # fmt: skip
     stored = json.loads(json.dumps(tried_as_json("relearn", Tried(made, None, 1.0))))

@@ -161,7 +161,7 @@ def audit(
 
     (plan, left), _ = measure_in_turn([*bases, *twins, edited], request, prepare, attack)
     if sibling is not None and (grafted := done[-1].passages.get("graft")) is not None:
-        say(describe_own_recital(sibling, grafted.kept, len(grafted.recovered)))
+        say(describe_own_recital(sibling, grafted.scores["sibling"]))
     if not leave_launch():
         return None
     names = [*("base" for _ in bases), *("twin" for _ in twins), "edited"]

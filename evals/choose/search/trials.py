@@ -65,10 +65,7 @@ class Trials:
             if stop and point.excess(self.opened.others):
                 break
             if name not in point.tried:
-                outcome = self._run(point.selection, name, half)
-                if outcome.settings:  # the strongest alone, not what any of them brings back
-                    outcome = outcome.take_strongest(None)[1]
-                counted = outcome.counted
+                counted = self._run(point.selection, name, half).counted
                 if not len(counted):
                     raise MeasurementError(
                         f"{name} has a limit, and no passage of a half counts for it",

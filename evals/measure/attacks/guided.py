@@ -16,7 +16,7 @@ import torch
 from scipy.special import logsumexp
 
 from evals.data import NOTHING, Tokens, measure_lengths
-from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
+from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.batching import row_ranges
@@ -53,8 +53,6 @@ def make_guided() -> Attack:
         "Wu et al. 2025, arXiv 2505.24379; candidates: Li et al. 2023, arXiv 2210.15097",
         "one pass of each model",
         _run,
-        can=lambda samples: can_split(samples, SHARE),
-        needs=NEEDS,
         share=SHARE,
         reads_base=True,
     )

@@ -101,28 +101,22 @@ def _make_from(make: Callable[..., Recovery], *number: int) -> Attack:
 
 
 _LISTED = {one.name: one for one in sorted(_list_attacks(), key=lambda one: one.rank)}
-_KINDS: dict[str, Callable[..., Attack]] = {
+FORMS: dict[str, Callable[..., Attack]] = {
     **{form: partial(_make_from, make) for form, make in RECOVERIES.items()},
     **{one.form or one.name: one.make for one in _LISTED.values() if one.file != "recovery"},
 }
-FORMS = tuple(_KINDS)
-"""The names of all attacks, with a letter for a number."""
-
-
-def _list_group(group: str) -> tuple[str, ...]:
-    return tuple(name for name, one in _LISTED.items() if group in one.groups.split())
-
-
-ALL = _list_group("all")
+"""The names of all attacks, with a letter for a number, and what makes each."""
+ALL, DEFAULT, _CHEAP, _TRAINED = (
+    tuple(name for name, one in _LISTED.items() if group in one.groups.split())
+    for group in ("all", "default", "cheap", "trained")
+)
 """From the cheapest to the strongest; `membership`, which recovers no passage, is last."""
 RATED = tuple(name for name in ALL if not _LISTED[name].tells_members)
 """Those that recover passages."""
-DEFAULT = _list_group("default")
-"""What is tried unless you name attacks."""
-GROUPS = {"all": ALL, "default": DEFAULT, "cheap": _list_group("cheap")}
-CHEAP = tuple(name for name in GROUPS["cheap"] if not _LISTED[name].sibling)
+GROUPS = {"all": ALL, "default": DEFAULT, "cheap": _CHEAP}
+CHEAP = tuple(name for name in _CHEAP if not _LISTED[name].sibling)
 """The attacks that need only one pass."""
-TRAINED = _list_group("trained")[::-1]
+TRAINED = _TRAINED[::-1]
 """What every audit of a trained model tries, the strongest first."""
 TRAINING = tuple(name for name, one in _LISTED.items() if one.who in ("tunes", "cut"))
 """Those that train the model itself."""
@@ -154,7 +148,7 @@ def make_attack(name: str) -> Attack:
     Raises `UnknownNameError` for an unknown name.
     """
     try:
-        return make_named(name, _KINDS)
+        return make_named(name, FORMS)
     except ValueError:
         hint = hint_number(name, DEFAULT) or suggest(name, name_alike(name, (*FORMS, *GROUPS)))
         expected = ", ".join(FORMS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
@@ -34,7 +32,7 @@ def make_membership() -> Attack:
         seen = target.seen
         scores = {score.path[-1]: score.of(seen) for score in SCORES if score.can(seen)}
         nothing = np.zeros(len(target.samples), dtype=np.bool_)
-        return replace(AttackOutcome.of_all(nothing), scores=scores)
+        return AttackOutcome(nothing, ~nothing, scores=scores)
 
     return Attack(
         "membership",
