@@ -21,9 +21,9 @@ def _list_attacks() -> Iterable[str]:
 
 
 def _list_limits() -> Iterable[str]:
-    from evals.measure.attacks.names import ALL
+    from evals.measure.attacks.names import RATED
 
-    return [f"{name}=" for name in ALL if name != "membership"]
+    return [f"{name}=" for name in RATED]
 
 
 def _list_measures() -> Iterable[str]:

@@ -1,6 +1,7 @@
 """Contract: what CONTRIBUTING says you touch to add something is all that you touch.
 
-A variant and an attack that are only registered work, and so does a figure that is only made.
+A variant that is only registered works, and so do an attack that is only a file and a figure that
+is only made.
 Names that are no common words stand in no more source files than the table says, apart from the
 help and presets that pick some.
 """
@@ -12,21 +13,22 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 from blank import blank_pictures
 from checkpoints import neox_config, write_checkpoint
-from example_report import found
-from fits import export_with_any
-
-import surgery
 from cli.tables.evaluation import print_evaluation
-from evals.measure.attacks import names
-from evals.measure.attacks.attack import Attack, AttackOutcome, Target
+from command_line import finish, start
 from evals.report import figures
 from evals.report.figures import SizedModel
 from evals.report.page import render_pages
 from evals.report.report import make_report
+from example_report import found
+from fits import export_with_any
+from reciting import recited_rows, write_rows
+from tiny_tokenizer import save_tiny, tiny_model
+
+import surgery
+from evals.measure.attacks.names import ALL, make_attack
 from surgery.card.measurements import build_measurements
 from surgery.families import FAMILIES
 from surgery.modeling import modeling_attention_free as modeling
@@ -37,12 +39,12 @@ ROOT = Path(__file__).resolve().parent.parent
 ATTACKS = "evals/measure/attacks/"
 MEASURES = "evals/measure/memorization/measures.py"
 NAMES = {  # name: the files that hold it
-    "near-beams": {ATTACKS + "names.py", ATTACKS + "near_beams.py"},
-    "early-exit": {ATTACKS + "names.py", ATTACKS + "early_exit.py"},
-    "soft-prompt": {ATTACKS + "names.py", ATTACKS + "soft_prompt.py"},
-    "relearn-alike": {ATTACKS + "names.py", ATTACKS + "relearn.py"},
-    "perturbed": {ATTACKS + "names.py", ATTACKS + "perturbed.py"},
-    "revive": {ATTACKS + "names.py", ATTACKS + "revive.py"},
+    "near-beams": {ATTACKS + "near_beams.py"},
+    "early-exit": {ATTACKS + "early_exit.py"},
+    "soft-prompt": {ATTACKS + "soft_prompt.py"},
+    "relearn-alike": {ATTACKS + "relearn.py"},
+    "perturbed": {ATTACKS + "perturbed.py"},
+    "revive": {ATTACKS + "revive.py"},
     "hints:K": {"evals/measure/memorization/recovery.py"},
     "extraction_strength": {MEASURES},
     "near_match.levenshtein": {MEASURES},
@@ -99,16 +101,79 @@ def test_a_variant_is_one_record(
     assert surgery.verify(done.output, source=source).ok
 
 
-def _say_yes(target: Target) -> AttackOutcome:
-    return AttackOutcome.of_all(np.ones(len(target.samples), dtype=np.bool_))
+SHOUT = """
+import torch
+
+from evals.measure.attacks.attack import Attack, AttackOutcome
+
+ATTACKS = {
+    "shout:90": {"rank": 95, "who": "files", "groups": "all default trained", "form": "shout:DB"}
+}
 
 
-def test_an_attack_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make() -> Attack:
-        return Attack("always", "", "it says yes", "nobody", "nothing", _say_yes)
+def make_shout(loudness):
+    def run(target):
+        return AttackOutcome.of_all(torch.ones(len(target.samples), dtype=bool).numpy())
 
-    monkeypatch.setitem(names._KINDS, "always", make)
-    assert names.find_attack("always").definition == "it says yes"
+    return Attack(f"shout:{loudness}", "", "it says yes", "nobody", "nothing", run)
+"""
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages, in which one file more lies beside the attacks."""
+    root = tmp_path_factory.mktemp("grown")
+    for folder in ("", "evals", "evals/measure", ATTACKS):
+        if folder:
+            (root / folder).unlink()
+            (root / folder).mkdir()
+        for path in (ROOT / folder).iterdir():
+            if folder or path.name in ("cli", "evals", "surgery"):
+                (root / folder / path.name).symlink_to(path)
+    (root / ATTACKS / "shout.py").write_text(SHOUT)
+    return root
+
+
+def test_an_attack_is_one_file(grown: Path) -> None:
+    """Before torch is imported, help, groups, and all that lists attacks know it."""
+    code = """
+import sys
+from cli.main import run
+from evals.measure.attacks import names, request
+assert names.ALL[-3:] == ("relearn", "shout:90", "membership")
+assert names.choose_attacks(["default"])[-2:] == ("shout:90", "membership")
+assert names.TRAINED[0] == names.list_untried([])[0] == "shout:90"
+assert "shout:90" not in names.list_untried(["shout:7"])
+assert names.find_attacker("shout:7") == "has its files and does not train"
+assert names.shorten_names(names.choose_attacks(["all"])) == ["all"]
+assert "torch" not in sys.modules
+assert names.find_attack("shout:7").name == "shout:7"
+run(["audit", "--help"])
+"""
+    done = finish(start(program=("-c", code), cwd=grown, env={"PYTHONPATH": str(grown)}))
+    assert (done.code, done.stderr) == (0, "")
+    assert "relearn, shout:DB, membership, or one of your own" in " ".join(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_an_attack_in_one_file_is_tried(grown: Path, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", model := tiny_model())
+    write_rows(tmp_path / "rows.jsonl", recited_rows(model, 8))
+    given = ("audit", tmp_path / "model", "--samples", tmp_path / "rows.jsonl", "--json")
+    given += ("--prefix-length", "6", "--suffix-length", "5")
+    both = ("--attack", "greedy", "--max", "shout:7=0.5")
+    done = finish(start(*given, *both, cwd=grown, env={"PYTHONPATH": str(grown)}))
+    assert done.code == 3, done
+    shout = done.json["attacks"][1]
+    assert (shout["name"], shout["definition"]) == ("shout:7", "it says yes")
+    assert shout["edited"]["rate"] == 1
+    assert done.json["not_tried"][0] == "relearn"
+    without = finish(start(*given, "--attack", "greedy", cwd=grown, env={"PYTHONPATH": str(grown)}))
+    assert without.json["not_tried"][0] == "shout:90"
+
+
+def test_every_attack_has_the_name_under_which_it_is_listed() -> None:
+    assert [make_attack(name).name for name in ALL] == [*ALL]
 
 
 def test_a_figure_is_one_record(

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
+from evals.report.attacks import _make_attack
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
@@ -26,7 +27,6 @@ from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import AttackResult, compare_outcomes
 from evals.measure.attacks.rows import list_recovered
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models
-from evals.report.attacks import _make_attack
 from evals.run.batching import row_ranges
 from evals.run.statistics import bound_share, wilson
 from surgery import export
@@ -172,7 +172,7 @@ def test_rows_take_the_setting_that_the_figures_take() -> None:
         flags = (np.isin(np.arange(3), which) for which in (nothing, weakly, strongly))
         settings = dict(zip((UNTRAINED, weak, strong), flags, strict=True))
         every = np.logical_or.reduce(list(settings.values()))
-        return AttackOutcome(every, np.ones(3, dtype=np.bool_), settings=settings)
+        return AttackOutcome(every, np.ones(3, dtype=np.bool_), variants=settings)
 
     samples = Samples(np.arange(12, dtype=np.int32).reshape(3, 4), 2, tuple("abc"), "test")
     plan = AttackPlan(samples, samples.tokens, ("relearn-strongest",))
@@ -213,12 +213,12 @@ def test_edits_that_were_attacked_unlike_say_so() -> None:
 
 
 def test_help_names_every_attack() -> None:
-    from evals.measure.attacks.names import _KINDS
+    from evals.measure.attacks.names import FORMS
 
     shown = attn_surgery("audit", "--help").stdout.partition("--attack")[2].partition("--draws")[0]
     whole = re.sub(r"-\n\s+", "-", shown)  # a line may end at a hyphen
     named = set(re.findall(r"[a-z][a-z-]*", whole))
-    assert {name.partition(":")[0] for name in _KINDS} <= named
+    assert {name.partition(":")[0] for name in FORMS} <= named
 
 
 @pytest.mark.slow
@@ -248,6 +248,7 @@ def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
 def test_blocks_are_woken_in_the_twin_as_in_the_edit(edited, tmp_path, monkeypatch) -> None:
     """Else a difference from the twin would be one from a model that nobody attacked."""
     from evals.jobs.auditing import AuditRequest, audit
+
     from evals.measure.attacks import revive
     from surgery.record.manifest import read_manifest
 

@@ -120,7 +120,7 @@ def test_several_looks_of_a_rival_with_one_setting_are_attacked(
         def run(target: Any) -> Any:
             attacked.append(measure_text(make(), target.model, bed.heldout)["kl"])
             flags = np.array([attacked[-1] < threshold])
-            return replace(AttackOutcome.of_all(flags), settings={UNTRAINED: flags})
+            return replace(AttackOutcome.of_all(flags), variants={UNTRAINED: flags})
 
         return type("Attack", (), {"run": staticmethod(run)})
 
@@ -253,7 +253,7 @@ def test_a_choice_is_attacked_as_a_search_does(bed: Bed, monkeypatch: pytest.Mon
         seen.append(target)
         nothing, half = np.zeros(4, dtype=np.bool_), np.arange(4) < 2
         settings = {UNTRAINED: nothing, Setting("all weights", 1e-3, 5): half}
-        return replace(AttackOutcome.of_all(np.ones_like(half)), settings=settings)
+        return replace(AttackOutcome.of_all(np.ones_like(half)), variants=settings)
 
     attack = type("Attack", (), {"run": staticmethod(run)})
     monkeypatch.setattr("benchmarks.rivals.choosing.find_attack", lambda name: attack)

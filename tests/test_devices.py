@@ -32,6 +32,7 @@ from evals.measure import speed
 from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import AttackOutcome, Target
 from evals.measure.attacks.names import ALL, CHEAP, make_attack
+from evals.measure.attacks.trying import AttackPlan
 from evals.measure.edits.engine import Engine
 from evals.measure.memorization.extraction import extract
 from evals.measure.response import Looking, respond_heldout, respond_margins
@@ -295,9 +296,11 @@ ATTACKS += [("graft", "neo"), ("revive", "neo")]
 @pytest.mark.parametrize(("name", "kind"), ATTACKS)
 def test_attacks(name: str, kind: str, siblings: dict[str, Any]) -> None:
     attack, rows, base = make_attack(name), make_samples(), make_model(kind)
-    if not attack.can(replace(rows, members=np.arange(12) < 8)):
-        pytest.skip(f"needs {attack.needs}")
     given: dict[str, Any] = {"alike": ROWS[12:, :LENGTH], "draws": 1, "sibling": siblings[kind]}
+    some = replace(rows, members=np.arange(12) < 8)
+    plan = AttackPlan(some, ROWS[:12, :LENGTH], (name,), sibling=siblings[kind])
+    if plan.skipped:
+        pytest.skip(f"needs {plan.skipped[name]}")
     cuts = [apply(base, "1", "zero", layout="stock"), apply(base, "1", layout="compact")]
 
     def run(model: Any, cuts: Any) -> Any:
@@ -311,7 +314,7 @@ def test_attacks(name: str, kind: str, siblings: dict[str, Any]) -> None:
 
 def list_flags(outcome: AttackOutcome) -> Iterator[Any]:
     yield from (outcome.recovered, outcome.tried)
-    yield from (*outcome.settings.values(), *outcome.scopes, *outcome.scores.values())
+    yield from (*outcome.variants.values(), *outcome.scores.values())
 
 
 # --- fits, edits, and measures --------------------------------------------------------------------

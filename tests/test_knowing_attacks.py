@@ -18,6 +18,9 @@ import pytest
 import torch
 from command_line import attn_surgery
 from decoders import CONFIGS, write_decoder
+from evals.jobs.auditing import AuditRequest
+from evals.report.request import EvaluationRequest
+from evals.report.search import describe_question
 from reciting import (
     PREFIX,
     SUFFIX,
@@ -35,10 +38,9 @@ from evals.choose.search.opened import open_search
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.trials import Trials
 from evals.data import Samples
-from evals.jobs.auditing import AuditRequest
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks import revive
-from evals.measure.attacks.attack import AttackOutcome, Target
+from evals.measure.attacks.attack import AttackOutcome, Setting, Target
 from evals.measure.attacks.early_exit import (
     _fit,
     find_final_norm,
@@ -60,8 +62,6 @@ from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery
-from evals.report.request import EvaluationRequest
-from evals.report.search import describe_question
 from evals.run.forward import hidden_states
 from evals.run.models import open_model
 from surgery.editing.in_memory import apply
@@ -315,7 +315,9 @@ def test_graft_takes_the_scope_that_recovers_most(tmp_path) -> None:
 def test_the_best_scope_is_that_of_the_passages_that_count() -> None:
     """Also once it was stored. A search may have chosen on the others, which favor another."""
     first, second = np.array([1, 1, 1, 0, 0], dtype=bool), np.array([0, 0, 0, 1, 1], dtype=bool)
-    made = AttackOutcome.of_scopes([first, second])
+    scopes = Setting("the cut blocks", 0.0, 0), Setting("attention of all blocks", 0.0, 0)
+    found = dict(zip(scopes, (first, second), strict=True))
+    made = AttackOutcome.of_variants(found, np.ones_like(first))
     _, stored = tried_from_json(tried_as_json("graft", Tried(made, None, 0.0)))
     for outcome in (made, stored.passages):
         assert outcome is not None

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from evals.report.attacks import describe_attacks, describe_setting
 from hypothesis import given
 from hypothesis import strategies as st
 from reciting import PREFIX, SUFFIX, model_named, passages
 from tiny_compact import VOCABULARY
 
 from evals.data import Samples
-from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
+from evals.measure.attacks import draws, relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Audit, ControlKind, Reached, compare_outcomes
 from evals.measure.attacks.tuning import RATES, fine_tune
-from evals.report.attacks import describe_attacks, describe_setting
 from surgery.errors import NotFiniteError
 from surgery.training.student import cast_weights
 
@@ -39,7 +39,7 @@ def outcome(**recovered: list[int]) -> AttackOutcome:
     names = {"untrained": UNTRAINED, "weak": WEAK, "strong": STRONG, "wild": WILD}
     settings = {names[name]: np.isin(range(4), rows)[None] for name, rows in recovered.items()}
     tried = np.array([[False, True, True, True]])
-    return AttackOutcome(np.any(list(settings.values()), axis=0), tried, settings=settings)
+    return AttackOutcome(np.any(list(settings.values()), axis=0), tried, variants=settings)
 
 
 EDITED = outcome(untrained=[], weak=[1], strong=[1, 2], wild=[0, 1, 2, 3])
@@ -74,7 +74,7 @@ def test_a_setting_may_bring_back_a_tenth_as_much_of_the_control(
 
     def make(count: int, n: int) -> AttackOutcome:
         flags, nothing = np.arange(n) < count, np.zeros(n, dtype=bool)
-        return AttackOutcome(flags, ~nothing, settings={UNTRAINED: nothing, STRONG: flags})
+        return AttackOutcome(flags, ~nothing, variants={UNTRAINED: nothing, STRONG: flags})
 
     best, _ = make(found, passages).take_strongest(make(new, others))
     counts = 10 * new * passages <= found * others
@@ -142,7 +142,7 @@ def test_training_that_breaks_the_model_brings_nothing_back(
     monkeypatch.setattr(soft_prompt, "learn_prompt", lambda *given: torch.from_numpy(ruined))
     monkeypatch.setattr(revive, "learn_attention", lambda *given: [broken] * 3)
     said: list[str] = []
-    for module in (relearn, revive, soft_prompt):
+    for module in (draws, soft_prompt):
         monkeypatch.setattr(module, "say", said.append)
     for name in ("relearn", "relearn-strongest", "revive", "soft-prompt"):
         sound = target_of(model_named("neox-parallel"), rows, draws=1, cut=(2,))

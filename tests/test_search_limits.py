@@ -19,6 +19,9 @@ import numpy as np
 import pytest
 import torch
 from command_line import attn_surgery, interrupted
+from evals.choose.search.points import EditPoint
+from evals.measure.verdicts import OK, settle
+from evals.report.search import _judge_held_back
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import recited_rows, write_rows
@@ -32,7 +35,6 @@ from evals.choose.search.algorithm import find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.goals import MaxExtraction
 from evals.choose.search.opened import open_search
-from evals.choose.search.points import EditPoint
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.trials import Trials
 from evals.choose.search.units import list_units
@@ -45,8 +47,6 @@ from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.edits.engine import BASE
 from evals.measure.healing import heal_model
-from evals.measure.verdicts import OK, settle
-from evals.report.search import _judge_held_back
 from evals.run.models import open_model
 from evals.run.statistics import bound_share
 from surgery.editing.loading import load_model
@@ -277,7 +277,7 @@ def test_every_set_meets_as_many_trainings_as_the_base(model, samples, texts, mo
         rates = (1e-4, 1e-3) if len(asked) == 1 else (1e-4,)  # it became slower
         nothing = np.zeros(len(target.samples), dtype=np.bool_)
         settings = {Setting("all weights", rate, 20): nothing for rate in rates}
-        return replace(AttackOutcome.of_all(nothing), settings={UNTRAINED: nothing, **settings})
+        return replace(AttackOutcome.of_all(nothing), variants={UNTRAINED: nothing, **settings})
 
     attack = replace(make_attack("relearn-strongest"), run=run)
     monkeypatch.setattr("evals.choose.search.trials.find_attack", lambda name: attack)
@@ -375,10 +375,8 @@ def test_an_attack_of_several_settings_counts_its_strongest(
     """As an audit does: not what any of them brings back."""
     weak, strong = (Setting("all weights", rate, 20) for rate in (1e-4, 1e-3))
     flags = np.array([[1, 0, 0, 0], [0, 1, 1, 0]], dtype=bool)
-    outcome = AttackOutcome(
-        flags.any(axis=0), np.ones(4, dtype=bool),
-        settings={UNTRAINED: np.zeros(4, dtype=bool), weak: flags[0], strong: flags[1]},
-    )  # fmt: skip
+    found = {UNTRAINED: np.zeros(4, dtype=bool), weak: flags[0], strong: flags[1]}
+    outcome = AttackOutcome.of_variants(found, np.ones(4, dtype=bool))
     opened: Any = SimpleNamespace(
         slow=("relearn-strongest",), others={}, drop_limits={}, healing=None
     )

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from evals.choose.search.points import EditPoint
+from evals.report.attacks import _list_trainings, describe_attacks, describe_setting
+from evals.report.search import _check_limits
 from reciting import PREFIX, SUFFIX, model_named, passages
 from tiny_compact import VOCABULARY
 from torch import nn
 
-from evals.choose.search.points import EditPoint
 from evals.choose.search.run import _find_doubts
 from evals.choose.search.trials import Trials
 from evals.data import Samples
@@ -34,8 +36,6 @@ from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
 from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
 from evals.measure.attacks.tuning import RATES, STEPS, fine_tune
 from evals.measure.edits.engine import BASE
-from evals.report.attacks import _list_trainings, describe_attacks, describe_setting
-from evals.report.search import _check_limits
 from evals.run.console import Console, use_console
 from surgery.errors import NotFiniteError
 from surgery.training.loop import descend
@@ -278,7 +278,7 @@ def test_an_outcome_that_is_stored_keeps_what_its_settings_show() -> None:
     flags = np.ones(3, dtype=np.bool_)
     setting = Setting("all weights", 1e-3, 20)
     made = AttackOutcome(
-        flags, flags, settings={UNTRAINED: flags, setting: flags}, left_out=3,
+        flags, flags, variants={UNTRAINED: flags, setting: flags}, left_out=3,
         left={("all weights", 1e-3): 0.5},
     )  # fmt: skip
     stored = json.loads(json.dumps(tried_as_json("relearn", Tried(made, None, 1.0))))

@@ -59,7 +59,6 @@ class Bench:
             made = None
             if able.get(name, True):
                 made = find_attack(name).run(replace(known, trainings=self.trainings.get(name)))
-                made = made.take_strongest(None)[1] if made.settings else made
             found[name] = None if made is None else float(made.counted.mean())
         found |= {
             "membership": self._tell_members(target) if len(self.never) else None,

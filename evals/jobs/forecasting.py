@@ -357,4 +357,5 @@ def _count_rows(
     """
     found = find_attack(attack)
     decoded = 2 * max(0, len(found.stages) - 1) * passages
-    return passages + trainings * (3 * found.count_trained(of or passages, windows) + decoded)
+    trained = found.count_trained(of or passages, windows) if found.count_trained else 0
+    return passages + trainings * (3 * trained + decoded)

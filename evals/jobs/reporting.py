@@ -23,7 +23,12 @@ from evals.jobs.measuring import (
 from evals.jobs.naming import make_tables, name_figures
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.names import ATTACKERS, list_untried
-from evals.measure.attacks.sibling import check_sibling, describe_sibling, has_same_weights
+from evals.measure.attacks.sibling import (
+    check_sibling,
+    describe_own_recital,
+    describe_sibling,
+    has_same_weights,
+)
 from evals.measure.attacks.trying import add_for_trained, check_cut, measure_attacks
 from evals.measure.differences import compare_task
 from evals.measure.memorization.measures import MEASURES, Flags
@@ -168,6 +173,7 @@ def measure(
         results.append(measure_model(model, materials, first, before, inspect=inspect))
         first = first or results[0]
     assert first is not None
+    _say_what_sibling_gives(results[-1], materials)
     asked = first.asked
     left = hold_back(every, asked.samples, asked.windows, request.leave_out)
     found = _Found(materials, before, twin, left, len(bases))
@@ -180,6 +186,13 @@ def measure(
         texts = decode_passages(first.test, asked.tokenizer, hashes)
     measured = {of: one for of, one in by_name.items() if one is not None}
     return Measurement(report, request, measured, left, texts)
+
+
+def _say_what_sibling_gives(after: ModelResults, materials: Materials) -> None:
+    """What `graft` brings back may be the sibling's own."""
+    grafted = after.audited.passages.get("graft") if after.audited else None
+    if materials.sibling is not None and grafted is not None:
+        say(describe_own_recital(materials.sibling, grafted.scores["sibling"]))
 
 
 def _prepare(

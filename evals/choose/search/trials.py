@@ -71,8 +71,6 @@ class Trials:
                 break
             if name not in point.late:
                 outcome = self._run(point.selection, name, half)
-                if outcome.settings:  # the strongest alone, not what any of them brings back
-                    outcome = outcome.take_strongest(None)[1]
                 if not outcome.tried.any():
                     raise MeasurementError(
                         f"{name} has a limit, and no passage of a half counts for it",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,14 +12,18 @@ import numpy as np
 from evals.data import Samples, Tokens
 from evals.data.repeats import find_overlaps
 from evals.measure.memorization.measures import Flags, Pass, Scores
+from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import find_opening
 
-NEEDS = "passages that do not overlap those that the attacker holds"
 Learned = Literal[
-    "nothing", "all weights", "the cut blocks", "attention of the cut blocks", "rank-8 adapters"
-]
+    "nothing", "all weights", "rank-8 adapters",
+    "the cut blocks", "attention of the cut blocks", "attention of all blocks",
+]  # fmt: skip
+Need = tuple[str, Callable[[Any], bool]]
+"""What an attack needs, in words, and whether an `AttackPlan` has it."""
+TEXT: Need = ("held-out text (`heldout`)", lambda plan: len(plan.unrelated) > 0)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,15 @@ class Target:
             batch_size=self.batch_size,
         )
 
+    def ask(self, model: Any, *, full: bool = False) -> Pass:
+        """As `read`, of a model in place of the target's own, over the passages."""
+        asked = replace(self, model=model)
+        return asked.read(self.samples.tokens, self.samples.prefix_length, full=full)
+
+    def recover(self, model: Any) -> Flags:
+        """Whether `any` recovers each passage from such a model: bool [N]."""
+        return make_recovery("any").recovered(Evidence.of(self.ask(model)))
+
     @property
     def brief(self) -> bool:
         """Whether what only curves show is left out."""
@@ -93,7 +106,7 @@ class Target:
     @cached_property
     def seen(self) -> Pass:
         """The pass over the unchanged passages, which several attacks share."""
-        made = self.read(self.samples.tokens, self.samples.prefix_length, full=True)
+        made = self.ask(self.model, full=True)
         if self.tokenizer is None:
             return made
         suffixes = self.samples.suffix_rows
@@ -103,7 +116,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Setting:
-    """What an attack trains, and how."""
+    """A variant of an attack: what it trains, and how; or what it copies, at no rate."""
 
     learned: Learned
     learning_rate: float
@@ -129,23 +142,20 @@ class AttackOutcome:
     - `recovered`: bool [N], or [D, N] for an attack that ran in D draws. `tried`: bool, as large:
       the passages that count.
     - `curve`: measure → bool [K, N], recovered at each of the attack's K stages, in the first draw.
-    - `scores`: name → [N], how much each passage looks like training text.
-    - `settings`: what each setting of an attack with several recovers, as large as `recovered`,
-      which then holds what any of them does. `UNTRAINED` is among them.
-    - `left_out`: how many more settings there are, for which there was no time. `left`:
+    - `scores`: name → [N], how much each passage looks like training text; of `graft`, 1 where the
+      sibling gives it by itself.
+    - `variants`: what each variant of an attack with several recovers, as large as `recovered`,
+      which is that of the one that recovers most. `UNTRAINED` is among them if others train.
+    - `left_out`: how many more variants there are, for which there was no time. `left`:
       `measure_left` of the first draw, by all of its passages.
-    - `scopes`: what each of several scopes recovers, as large as `recovered`, which is that of the
-      one that recovers most.
-    - `kept`: what the attack on the edited model needs to know of the base; of `graft`, how many
-      passages the sibling gives by itself.
+    - `kept`: what the attack on the edited model needs to know of the base.
     """
 
     recovered: Flags
     tried: Flags
     curve: Mapping[str, Flags] = field(default_factory=dict)
     scores: Mapping[str, Scores] = field(default_factory=dict)
-    settings: Mapping[Setting, Flags] = field(default_factory=dict)
-    scopes: tuple[Flags, ...] = ()
+    variants: Mapping[Setting, Flags] = field(default_factory=dict)
     kept: Any = None
     left_out: int = 0
     left: Mapping[Training, float] = field(default_factory=dict)
@@ -156,64 +166,65 @@ class AttackOutcome:
         return AttackOutcome(recovered, np.ones_like(recovered))
 
     @staticmethod
-    def of_scopes(scopes: Sequence[Flags]) -> AttackOutcome:
-        """The outcome of the scope that recovers most, if every passage counts."""
-        most = max(scopes, key=lambda recovered: int(recovered.sum()))
-        return replace(AttackOutcome.of_all(most), scopes=tuple(scopes))
+    def of_variants(variants: Mapping[Setting, Flags], tried: Flags) -> AttackOutcome:
+        return AttackOutcome(tried, tried, variants=variants).settle()
+
+    def settle(self) -> AttackOutcome:
+        """The outcome of the strongest of its variants, if it has any."""
+        return self.take_strongest(None)[1] if self.variants else self
 
     def select(self, rows: Flags) -> AttackOutcome:
-        """The outcome for some of the passages, bool [N]. Their best scope may be another."""
-        if self.scopes:
-            return AttackOutcome.of_scopes([flags[..., rows] for flags in self.scopes])
-        return AttackOutcome(
-            self.recovered[..., rows],
-            self.tried[..., rows],
-            {name: flags[:, rows] for name, flags in self.curve.items()},
-            {name: values[rows] for name, values in self.scores.items()},
-            {setting: flags[..., rows] for setting, flags in self.settings.items()},
-            left_out=self.left_out,
-            left=self.left,
-        )
+        """The outcome for some of the passages, bool [N]. Another variant may be the strongest."""
+        return self._take(lambda flags: flags[..., rows], "curve", "scores")
 
     def take_draws(self, number: int) -> AttackOutcome:
         """The outcome of the first draws, if there are more."""
         if self.recovered.ndim == 1 or len(self.recovered) <= number:
             return self
-        settings = {one: flags[:number] for one, flags in self.settings.items()}
-        first = self.recovered[:number], self.tried[:number]
-        return replace(self, recovered=first[0], tried=first[1], settings=settings)
+        return self._take(lambda flags: flags[:number])
+
+    def _take(self, take: Callable[[Flags], Flags], *more: str) -> AttackOutcome:
+        """The outcome for a part of the flags. `more`: which mappings it is also taken of."""
+        parts: dict[str, Any] = {
+            key: {name: take(flags) for name, flags in getattr(self, key).items()}
+            for key in ("variants", *more)
+        }
+        first = take(self.recovered), take(self.tried)
+        return replace(self, recovered=first[0], tried=first[1], **parts).settle()
 
     def take_strongest(self, control: AttackOutcome | None) -> tuple[Setting, AttackOutcome]:
-        """The setting that recovers most of those that count, and its outcome."""
+        """The variant that recovers most of those that count, and its outcome."""
         best = max(self.find_counting(control), key=self._count_recovered)
-        return best, replace(self, recovered=self.settings[best])
+        return best, replace(self, recovered=self.variants[best])
 
     def take_discarded(self, control: AttackOutcome | None) -> AttackOutcome | None:
-        """The outcome of the setting that recovers most of those that do not count, if any."""
+        """The outcome of the variant that recovers most of those that do not count, if any."""
         counting = self.find_counting(control)
-        others = [one for one in self.settings if one not in counting]
+        others = [one for one in self.variants if one not in counting]
         best = max(others, key=self._count_recovered, default=None)
-        return None if best is None else replace(self, recovered=self.settings[best])
+        return None if best is None else replace(self, recovered=self.variants[best])
 
     def find_counting(self, control: AttackOutcome | None) -> list[Setting]:
-        """The settings that bring back `TIMES` as large a share as of `control`, beyond what it
-        holds untrained."""
-        found = {one: self._count_recovered(one) for one in self.settings}
-        counting = list(found)
-        if control is not None:
-            alone = control.settings[UNTRAINED]
-            n, others = int(self.tried.sum()), int(control.tried.sum())
-            new = {
-                one: int((flags & ~alone)[control.tried].sum())
-                for one, flags in control.settings.items()
-            }
-            counting = [
-                one for one in found if one in new and TIMES * new[one] * n <= found[one] * others
-            ]
-        return counting
+        """The variants that bring back `TIMES` as large a share as of `control`, beyond what it
+        holds untrained; all of an attack that does not train."""
+        found = {one: self._count_recovered(one) for one in self.variants}
+        if control is None or UNTRAINED not in found:
+            return list(found)
+        alone = control.variants[UNTRAINED]
+        n, others = int(self.tried.sum()), int(control.tried.sum())
+        new = {
+            one: int((flags & ~alone)[control.tried].sum())
+            for one, flags in control.variants.items()
+        }
+        return [one for one in found if one in new and TIMES * new[one] * n <= found[one] * others]
 
-    def _count_recovered(self, setting: Setting) -> int:
-        return int(self.settings[setting][self.tried].sum())
+    def _count_recovered(self, variant: Setting) -> int:
+        return int(self.variants[variant][self.tried].sum())
+
+    @property
+    def settings(self) -> Mapping[Setting, Flags]:
+        """The variants, if they train."""
+        return self.variants if UNTRAINED in self.variants else {}
 
     @property
     def counted(self) -> Flags:
@@ -275,15 +286,14 @@ class Attack:
     - `definition`, `source`: when a passage counts as recovered, and who defined this.
     - `cost`: in passes over the passages.
     - `run`: deterministic for the same model and passages.
-    - `can`: whether it can be tried on samples; `needs`: what it needs for that, in words.
-    - `share`: the attacker holds one passage in this many, which do not count; 0: none.
+    - `needs`: what it cannot be tried without. `share`: the attacker holds one passage in this
+      many, which do not count, nor do those that overlap them; 0: none.
     - `count_trained`: passages, windows of other text → about how many rows go through one
       training, of which an attack with several settings makes as many as `AttackOutcome.trainings`.
+      An attack that has it runs several times, in draws, as often on each model.
     - `on_cuts`: it trains only blocks that were cut, and reads other models as they are.
     - `tells_members`: it recovers no passage, but scores members against non-members.
-    - `reads_base`: on the edited model, its target has the outcome of the base. `reads_sibling`,
-      `reads_text`: its target needs a sibling, or unrelated text.
-    - `in_draws`: it runs several times, as often on each model.
+    - `reads_base`: on the edited model, its target has the outcome of the base.
     """
 
     name: str
@@ -293,16 +303,16 @@ class Attack:
     cost: str
     run: Callable[[Target], AttackOutcome]
     stages: tuple[int, ...] = ()
-    can: Callable[[Samples], bool] = lambda samples: True
-    needs: str = ""
+    needs: tuple[Need, ...] = ()
+    share: int = 0
+    count_trained: Callable[[int, int], int] | None = None
+    on_cuts: bool = False
     tells_members: bool = False
     reads_base: bool = False
-    in_draws: bool = False
-    reads_sibling: bool = False
-    reads_text: bool = False
-    count_trained: Callable[[int, int], int] = lambda passages, windows: 0
-    on_cuts: bool = False
-    share: int = 0
+
+    @property
+    def in_draws(self) -> bool:
+        return self.count_trained is not None
 
     @property
     def description(self) -> dict[str, str]:
@@ -331,8 +341,3 @@ def split(
     held = np.zeros(len(passages), dtype=np.bool_)
     held[order[: count_held(len(passages), share, of)]] = True
     return held, ~find_overlaps(passages, passages[held])
-
-
-def can_split(samples: Samples, share: int) -> bool:
-    """Whether any passage is left that overlaps none of those that the attacker holds."""
-    return bool(split(samples.tokens[samples.trained_on], share)[1].any())

@@ -6,13 +6,17 @@ A *draw* is one run: what is learned, and in what order, follow from its number.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from evals.measure.attacks.attack import AttackOutcome, Target
+from evals.measure.attacks.attack import AttackOutcome, Setting, Target, Training
+from evals.run.console import say
+from surgery.errors import NotFiniteError
 from surgery.processes import current_processes
 
+Made = TypeVar("Made")
 DRAWS = 5
 SECONDS = 60.0
 """How long one run may take; of longer ones, fewer run."""
@@ -32,10 +36,25 @@ def repeat(target: Target, run: Callable[[int], AttackOutcome]) -> AttackOutcome
         np.stack([one.recovered for one in made]),
         np.stack([one.tried for one in made]),
         made[0].curve,
-        settings={key: np.stack([one.settings[key] for one in made]) for key in made[0].settings},
+        variants={key: np.stack([one.variants[key] for one in made]) for key in made[0].variants},
         left_out=made[0].left_out,
         left=made[0].measure_left(),
-    )
+    ).settle()
+
+
+def follow(
+    training: Training, steps: Sequence[int], made: Iterator[Made], broken: Made, what: str = ""
+) -> Iterator[tuple[Setting, Made]]:
+    """What a training makes after each of `steps`: `broken` from the one on by which it breaks the
+    model. `what`: what is then said to break it, if anything."""
+    for step in steps:
+        try:
+            one = next(made, broken)
+        except NotFiniteError:
+            one = broken
+            if what:
+                say(f"{what} breaks the model by step {step}")
+        yield Setting(*training, step), one
 
 
 def count_draws(seconds: float) -> int:

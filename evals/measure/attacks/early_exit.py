@@ -18,7 +18,7 @@ import torch
 
 from evals.data import Tokens
 from evals.data.repeats import find_overlaps
-from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
+from evals.measure.attacks.attack import TEXT, Attack, AttackOutcome, Target, split
 from evals.measure.memorization.measures import Pass
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.batching import row_ranges, rows_per_batch
@@ -27,6 +27,7 @@ from evals.run.predictions import Predictions, Sampling, measure_predictions
 from surgery.families import family_of
 from surgery.processes import current_processes
 
+ATTACKS = {"early-exit": {"rank": 20, "who": "files"}}
 POSITIONS = 8192
 """The most positions of text that a lens is fitted on."""
 PENALTY = 1e-2
@@ -55,7 +56,7 @@ def make_early_exit() -> Attack:
         "nostalgebraist 2020 (logit lens); Belrose et al. 2023, arXiv 2303.08112",
         "one pass, and two output embeddings for each block",
         run,
-        reads_text=True,
+        needs=(TEXT,),
     )
 
 

@@ -11,61 +11,64 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from evals.measure.attacks.attack import Attack, AttackOutcome, Target
+from evals.measure.attacks.attack import Attack, AttackOutcome, Need, Setting, Target
 from evals.measure.attacks.weights import list_attention, list_blocks, put_weights, restore_modules
-from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.measure.memorization.measures import Flags
+from evals.measure.memorization.recovery import make_recovery
 from surgery.families import family_of
 from surgery.hub.resolved import ResolvedModel
 
-NEEDS_SIBLING = (
+ATTACKS = {"graft": {"rank": 50, "who": "related", "groups": "all default cheap", "sibling": True}}
+SIBLING: Need = (
     "a sibling to copy attention from: the public base of a fine-tune, or an earlier checkpoint "
-    "(`sibling`)"
+    "(`sibling`)",
+    lambda plan: plan.sibling is not None,
 )
 
 
 def make_graft() -> Attack:
-    measure = make_recovery("any")
-
     def run(target: Target) -> AttackOutcome:
         target.check_in_memory("graft")
         assert target.sibling is not None
         model = restore_modules(target.model)
         sibling = open_sibling(target.sibling, model)
-        grafted, found = replace(target, model=model), []
-        for names in list_scopes(model, target.cut):
-            copied = copy_weights(model, sibling, names)
-            with put_weights(model, copied), put_positions(model, sibling, names):
-                seen = grafted.read(target.samples.tokens, target.samples.prefix_length)
-                found.append(measure.recovered(Evidence.of(seen)))
-        most = AttackOutcome.of_scopes(found)
-        if target.brief:
-            return most
-        alone = copy_all(model, sibling)
-        with put_weights(model, alone), put_positions(model, sibling, alone):
-            seen = grafted.read(target.samples.tokens, target.samples.prefix_length)
-        return replace(most, kept=int(measure.recovered(Evidence.of(seen)).sum()))
+
+        def recover(copied: dict[str, nn.Parameter]) -> Flags:
+            with put_weights(model, copied), put_positions(model, sibling, copied):
+                return target.recover(model)
+
+        found = {
+            scope: recover(copy_weights(model, sibling, names))
+            for names, scope in list_scopes(model, target.cut).items()
+        }
+        alone = {} if target.brief else {"sibling": recover(copy_all(model, sibling)).astype(float)}
+        tried = np.ones(len(target.samples), dtype=np.bool_)
+        return replace(AttackOutcome.of_variants(found, tried), scores=alone)
 
     return Attack(
         "graft",
         "weights of a sibling copied back, in three scopes: attention of the blocks that the edit "
         "cut, attention of all blocks, and all of the blocks that it cut",
-        f"any, in the scope that recovers most: {measure.definition}",
+        f"any, in the scope that recovers most: {make_recovery('any').definition}",
         "ours; task arithmetic copies differences so: Ilharco et al. 2023, arXiv 2212.04089",
         "four passes, one of them of the sibling itself",
         run,
-        needs=NEEDS_SIBLING,
-        reads_sibling=True,
+        needs=(SIBLING,),
     )
 
 
-def list_scopes(model: Any, cut: Iterable[int]) -> list[tuple[str, ...]]:
+def list_scopes(model: Any, cut: Iterable[int]) -> dict[tuple[str, ...], Setting]:
     """The names of the parameters that each scope copies; each set of them once."""
     every = range(model.config.num_hidden_layers)
-    scopes = list_attention(model, cut), list_attention(model, every), list_blocks(model, cut)
-    return list(dict.fromkeys(map(tuple, scopes)))
+    return {
+        tuple(list_attention(model, cut)): Setting("attention of the cut blocks", 0.0, 0),
+        tuple(list_attention(model, every)): Setting("attention of all blocks", 0.0, 0),
+        tuple(list_blocks(model, cut)): Setting("the cut blocks", 0.0, 0),
+    }
 
 
 def open_sibling(sibling: ResolvedModel, model: Any) -> Any:

@@ -16,13 +16,14 @@ import torch
 from scipy.special import logsumexp
 
 from evals.data import NOTHING, Tokens, measure_lengths
-from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
+from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
 from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.batching import row_ranges
 from evals.run.forward import POSITIONS_AT_ONCE, head_of, hidden_states
 from surgery.processes import current_processes
 
+ATTACKS = {"guided": {"rank": 30, "who": "related", "groups": "all default"}}
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 CANDIDATES = 40
 PLAUSIBLE = 0.1
@@ -52,8 +53,6 @@ def make_guided() -> Attack:
         "Wu et al. 2025, arXiv 2505.24379; candidates: Li et al. 2023, arXiv 2210.15097",
         "one pass of each model",
         _run,
-        can=lambda samples: can_split(samples, SHARE),
-        needs=NEEDS,
         share=SHARE,
         reads_base=True,
     )

@@ -1,21 +1,23 @@
-"""Finds attacks by name. To add one, write a file here and a line in `_KINDS` and in `ALL`.
+"""Finds attacks by name. To add one, write a file here that lists it in `ATTACKS`.
 
-Those that only read the pass that attacks share are here.
+`ATTACKS` is a literal: name → the fields of `Listed`. It is read without importing the file, so
+that names are known before torch is there, which takes seconds. In the file, `make_NAME` makes the
+attack, with underscores for all but letters and digits.
 """
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
-from evals.measure.memorization.measures import NEAR_MATCH, is_near
-from evals.measure.memorization.membership import SCORES
 from evals.measure.memorization.recovery import (
     NAMES,
     RECOVERIES,
@@ -29,98 +31,95 @@ from surgery import own_code
 from surgery.errors import MeasurementError, UnknownNameError, suggest
 from surgery.own_code import describe_failure, import_named, is_path
 
+WHO = {
+    "asks": "asks the model",
+    "files": "has its files and does not train",
+    "tunes": "trains it further",
+    "prompt": "trains a prompt for it, and not the model",
+    "cut": "trains the parts that were cut",
+    "related": "holds a related model (the public one that it was trained from, or an earlier "
+    "version)",
+}
+"""What someone does who runs an attack, by the word that stands for it in `ATTACKS`."""
+ASKS, OWN = WHO["asks"], "runs an attack of your own"
+ATTACKERS = tuple(WHO.values())
 
-def _import_later(file: str, maker: str) -> Callable[..., Attack]:
-    """The maker in a file here, which is imported once it is called: torch takes seconds."""
 
-    def make(*given: Any) -> Attack:
-        made: Attack = getattr(import_module(f"evals.measure.attacks.{file}"), maker)(*given)
+@dataclass(frozen=True)
+class Listed:
+    """What is known of an attack before its file is imported.
+
+    - `rank`: orders attacks from the cheapest to the strongest. `who`: a key of `WHO`.
+    - `groups`: any of "all", "default" (strong and fast), "cheap" (one pass), and "trained" (what
+      every audit of an erased or healed model tries: training may have hidden what it knows).
+    - `form`: its name with a letter for a number that may be another; by default its name.
+    - `sibling`: groups have it only where there is one. `tells_members`: as `Attack`.
+    """
+
+    name: str
+    rank: int
+    file: str = "recovery"
+    who: str = "asks"
+    groups: str = "all"
+    form: str = ""
+    sibling: bool = False
+    tells_members: bool = False
+
+    def make(self, *number: int) -> Attack:
+        """The attack, with another number if one is given."""
+        name = re.sub(r"\W", "_", re.sub(":[A-Z]+$", "", self.form or self.name))
+        make = getattr(import_module(f"{__package__}.{self.file}"), f"make_{name}")
+        made: Attack = replace(make(*number), tells_members=self.tells_members)
         return made
 
-    return make
+
+def _list_attacks() -> Iterator[Listed]:
+    """What one pass decides, and what the files here list."""
+    forms = {form.partition(":")[0]: form for form in RECOVERIES}
+    for name in NAMES:
+        yield Listed(name, 0, groups="all default cheap", form=forms[name.partition(":")[0]])
+    yield Listed("hints:8", 75, groups="trained", form=forms["hints"])
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if "\nATTACKS = " in text else ():
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ATTACKS":
+                for name, facts in ast.literal_eval(node.value).items():
+                    yield Listed(name, file=file.stem, **facts)
 
 
-def _make_near() -> Attack:
+def _make_from(make: Callable[..., Recovery], *number: int) -> Attack:
+    """The attack that counts what one pass decides."""
+    found = make(*number)
     return Attack(
-        "near",
-        f"Levenshtein similarity of {NEAR_MATCH} or more, or BLEU-4 above {NEAR_MATCH}",
-        "greedy decoding after the prefix gives the suffix except for a few tokens",
-        "Lee et al. 2022, arXiv 2107.06499; Ippolito et al. 2023, arXiv 2210.17546",
-        "one pass and greedy decoding, shared",
-        lambda target: AttackOutcome.of_all(is_near(target.seen)),
-    )
-
-
-def _make_membership() -> Attack:
-    """Tells members from non-members: it finds out what was trained on, but recovers no text."""
-
-    def run(target: Target) -> AttackOutcome:
-        seen = target.seen
-        scores = {score.name: score.of(seen) for score in SCORES if score.can(seen)}
-        nothing = np.zeros(len(target.samples), dtype=np.bool_)
-        return replace(AttackOutcome.of_all(nothing), scores=scores)
-
-    return Attack(
-        "membership",
-        "all scores of extract",
-        "area under the ROC curve of each score for members against non-members; 0.5 is chance",
-        "; ".join(score.source for score in SCORES),
+        found.name,
+        "greedy or known tokens",
+        found.definition,
+        found.source,
         "one pass, shared",
-        run,
-        tells_members=True,
+        lambda target: AttackOutcome.of_all(found.recovered(Evidence.of(target.seen))),
     )
 
 
-_KINDS: dict[str, Callable[..., Attack | Recovery]] = {
-    **RECOVERIES,
-    "near": _make_near,
-    "near-beams": _import_later("near_beams", "make_near_beams"),
-    "perturbed": _import_later("perturbed", "make_perturbed"),
-    "early-exit": _import_later("early_exit", "make_early_exit"),
-    "graft": _import_later("graft", "make_graft"),
-    "guided": _import_later("guided", "make_guided"),
-    "quantized:BITS": _import_later("quantized", "make_quantized"),
-    "quantized:nf4": _import_later("quantized", "make_nf4"),
-    "relearn": _import_later("relearn", "make_relearn"),
-    "relearn-alike": _import_later("relearn", "make_relearn_alike"),
-    "relearn-benign": _import_later("relearn", "make_relearn_benign"),
-    "relearn-strongest": _import_later("relearn_strongest", "make_relearn_strongest"),
-    "revive": _import_later("revive", "make_revive"),
-    "soft-prompt": _import_later("soft_prompt", "make_soft_prompt"),
-    "membership": _make_membership,
+_LISTED = {one.name: one for one in sorted(_list_attacks(), key=lambda one: one.rank)}
+FORMS: dict[str, Callable[..., Attack]] = {
+    **{form: partial(_make_from, make) for form, make in RECOVERIES.items()},
+    **{one.form or one.name: one.make for one in _LISTED.values() if one.file != "recovery"},
 }
-CHEAP = NAMES
+"""The names of all attacks, with a letter for a number, and what makes each."""
+ALL, DEFAULT, _CHEAP, _TRAINED = (
+    tuple(name for name, one in _LISTED.items() if group in one.groups.split())
+    for group in ("all", "default", "cheap", "trained")
+)
+"""From the cheapest to the strongest; `membership`, which recovers no passage, is last."""
+RATED = tuple(name for name in ALL if not _LISTED[name].tells_members)
+"""Those that recover passages."""
+GROUPS = {"all": ALL, "default": DEFAULT, "cheap": _CHEAP}
+CHEAP = tuple(name for name in _CHEAP if not _LISTED[name].sibling)
 """The attacks that need only one pass."""
-DEFAULT = (
-    *CHEAP, "near", "perturbed", "guided", "quantized:4", "graft", "revive", "relearn",
-    "membership",
-)  # fmt: skip
-"""What is tried unless you name attacks: strong ones that take little time. Groups do without
-`graft` where there is no sibling."""
-ALL = (
-    *CHEAP, "near", "near-beams", "early-exit", "perturbed", "guided", "quantized:8",
-    "quantized:4", "quantized:nf4", "graft", "soft-prompt", "revive", "relearn-benign",
-    "relearn-alike", "relearn-strongest", "relearn", "membership",
-)  # fmt: skip
-"""From the cheapest to those that train on passages; `membership`, which recovers none, is last."""
-TRAINING = ("relearn", "relearn-alike", "relearn-benign", "relearn-strongest", "revive")
+TRAINED = _TRAINED[::-1]
+"""What every audit of a trained model tries, the strongest first."""
+TRAINING = tuple(name for name, one in _LISTED.items() if one.who in ("tunes", "cut"))
 """Those that train the model itself."""
-ASKS, OWN = "asks the model", "runs an attack of your own"
-ATTACKERS: dict[str, tuple[str, ...]] = {
-    ASKS: (),
-    "has its files and does not train": ("quantized", "early-exit"),
-    "trains it further": ("relearn", "relearn-alike", "relearn-benign", "relearn-strongest"),
-    "trains a prompt for it, and not the model": ("soft-prompt",),
-    "trains the parts that were cut": ("revive",),
-    "holds a related model (the public one that it was trained from, or an earlier version)": (
-        *("graft", "guided"),
-    ),
-}
-"""What someone does, and the attacks that do it. All others ask the model, but for your own."""
-GROUPS = {"all": ALL, "default": DEFAULT, "cheap": (*CHEAP, "graft")}
-TRAINED = ("relearn", "relearn-benign", "hints:8", "quantized:4")
-"""The attacks that every audit of an erased or healed model tries: training may have hidden what it
-knows."""
 
 
 def find_attack(name: str) -> Attack:
@@ -133,7 +132,7 @@ def find_attack(name: str) -> Attack:
 
 def is_own(name: str) -> bool:
     """Whether it names an attack of your own, at `package.module:ATTACK`."""
-    kinds = {form.partition(":")[0] for form in _KINDS}
+    kinds = {form.partition(":")[0] for form in FORMS}
     return is_path(name) and name.partition(":")[0] not in kinds
 
 
@@ -149,22 +148,11 @@ def make_attack(name: str) -> Attack:
     Raises `UnknownNameError` for an unknown name.
     """
     try:
-        found = make_named(name, _KINDS)
+        return make_named(name, FORMS)
     except ValueError:
-        hint = hint_number(name, DEFAULT) or suggest(name, name_alike(name, (*_KINDS, *GROUPS)))
-        expected = ", ".join(_KINDS)
+        hint = hint_number(name, DEFAULT) or suggest(name, name_alike(name, (*FORMS, *GROUPS)))
+        expected = ", ".join(FORMS)
         raise UnknownNameError(f"no attack {name!r}", expected=expected, fix=hint) from None
-    if isinstance(found, Attack):
-        return found
-    recovered = found.recovered
-    return Attack(
-        found.name,
-        "greedy or known tokens",
-        found.definition,
-        found.source,
-        "one pass, shared",
-        lambda target: AttackOutcome.of_all(recovered(Evidence.of(target.seen))),
-    )
 
 
 def _import_attack(path: str) -> Attack:
@@ -192,11 +180,11 @@ def _import_attack(path: str) -> Attack:
 
 
 def find_attacker(attack: str) -> str:
-    """What someone does who runs this attack: a key of `ATTACKERS`, or `OWN`."""
+    """What someone does who runs this attack: one of `ATTACKERS`, or `OWN`."""
     if is_own(attack):
         return OWN
-    kind = attack.partition(":")[0]
-    return next((who for who, kinds in ATTACKERS.items() if kind in kinds), ASKS)
+    kinds = {name.partition(":")[0]: one.who for name, one in _LISTED.items()}
+    return WHO[kinds.get(attack.partition(":")[0], "asks")]
 
 
 def choose_attacks(
@@ -210,9 +198,9 @@ def choose_attacks(
     for name in limited:
         if name in GROUPS:
             what = f"{name} stands for several attacks, and a limit is on one"
-            some = ", ".join(one for one in GROUPS[name] if one in ALL[:-1])  # all but membership
+            some = ", ".join(one for one in GROUPS[name] if one in RATED)
             raise UnknownNameError(what, fix=f"limit one of {some}")
-        if name not in ALL[:-1] and find_attack(name).tells_members:
+        if name not in RATED and find_attack(name).tells_members:
             what = f"{name} has a limit and is not a share of passages"
             raise UnknownNameError(what, fix="leave out the limit")
     every = [*(named or ("default",)), *limited]
@@ -227,7 +215,7 @@ def choose_attacks(
 def list_groups(*, sibling: bool) -> dict[str, tuple[str, ...]]:
     """The attacks that each name of several stands for."""
     return {
-        group: tuple(name for name in attacks if sibling or name != "graft")
+        group: tuple(name for name in attacks if sibling or not _LISTED[name].sibling)
         for group, attacks in GROUPS.items()
     }
 
@@ -239,7 +227,8 @@ def list_untried(names: Collection[str]) -> list[str]:
     quantized:8 is not listed.
     """
     tried = set(map(_cut_number, names))
-    order = (*ALL[-2 : len(CHEAP) - 1 : -1], "any", ALL[-1])
+    strong = (name for name in reversed(RATED) if name not in CHEAP)
+    order = (*strong, "any", *(name for name in ALL if name not in RATED))
     return [name for name in order if _cut_number(name) not in tried]
 
 

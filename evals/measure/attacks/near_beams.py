@@ -21,6 +21,7 @@ from evals.run.forward import head_of, hidden_states, whole_cache
 from evals.run.predictions import Sampling
 from surgery.processes import current_processes
 
+ATTACKS = {"near-beams": {"rank": 15}}
 BEAMS = 20
 """For each passage."""
 DRAWS = 100

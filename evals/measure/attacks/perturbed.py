@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from evals.data import NOTHING, Tokens, hash_row
-from evals.measure.attacks.attack import Attack, AttackOutcome, Target
+from evals.measure.attacks.attack import TEXT, Attack, AttackOutcome, Target
 from evals.measure.memorization.measures import Flags
 from surgery.reading.corpus import tokenize
 
+ATTACKS = {"perturbed": {"rank": 25, "groups": "all default"}}
 DROPPED = (1, 4, 16)
 BEFORE = 16
 """Tokens of unrelated text before the prefix."""
@@ -30,7 +31,7 @@ def make_perturbed() -> Attack:
         "dropped tokens: arXiv 2505.13171; the others are ours",
         "up to eight passes",
         _run,
-        reads_text=True,
+        needs=(TEXT,),
     )
 
 

@@ -10,10 +10,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from evals.measure.attacks.attack import Attack, AttackOutcome, Target
-from evals.measure.memorization.recovery import Evidence, make_recovery
+from evals.measure.attacks.attack import Attack, AttackOutcome, Need, Target
+from evals.measure.memorization.recovery import make_recovery
 from surgery.errors import UnknownNameError
 
+ATTACKS = {
+    "quantized:8": {"rank": 40, "who": "files", "form": "quantized:BITS"},
+    "quantized:4": {
+        "rank": 41,
+        "who": "files",
+        "form": "quantized:BITS",
+        "groups": "all default trained",
+    },
+    "quantized:nf4": {"rank": 42, "who": "files"},
+}
+BITSANDBYTES: Need = (
+    "the package bitsandbytes (pip install bitsandbytes)",
+    lambda plan: find_spec("bitsandbytes") is not None,
+)
 GROUP = 32
 NF4_GROUP = 64
 
@@ -33,15 +47,14 @@ def make_quantized(bits: int) -> Attack:
     )
 
 
-def make_nf4() -> Attack:
+def make_quantized_nf4() -> Attack:
     return _make_attack(
         "quantized:nf4",
         f"linear layers but the output embedding in NF4, groups of {NF4_GROUP} weights, as "
         "bitsandbytes loads a model in 4 bits",
         "Zhang et al. 2024, arXiv 2410.16454; Dettmers et al. 2023, arXiv 2305.14314",
         _round_to_nf4,
-        can=lambda samples: find_spec("bitsandbytes") is not None,
-        needs="the package bitsandbytes (pip install bitsandbytes)",
+        needs=(BITSANDBYTES,),
     )
 
 
@@ -49,18 +62,16 @@ def _make_attack(
     name: str, setting: str, source: str, make_round: Callable[[Any], Round], **more: Any
 ) -> Attack:
     """`make_round`: how a model's matrices are rounded."""
-    measure = make_recovery("any")
 
     def run(target: Target) -> AttackOutcome:
         target.check_in_memory(name)
         with quantize_matrices(target.model, make_round(target.model)):
-            found = target.read(target.samples.tokens, target.samples.prefix_length)
-        return AttackOutcome.of_all(measure.recovered(Evidence.of(found)))
+            return AttackOutcome.of_all(target.recover(target.model))
 
     return Attack(
         name,
         setting,
-        f"any, on the quantized model: {measure.definition}",
+        f"any, on the quantized model: {make_recovery('any').definition}",
         source,
         "one pass of a quantized model",
         run,

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -24,23 +23,30 @@ from evals.data import Tokens
 from evals.data.repeats import find_overlaps
 from evals.measure.attacks.attack import (
     KEPT,
-    NEEDS,
+    TEXT,
     UNTRAINED,
     Attack,
     AttackOutcome,
+    Need,
     Setting,
     Target,
-    can_split,
 )
-from evals.measure.attacks.draws import DRAWS, SETTING, repeat
+from evals.measure.attacks.draws import DRAWS, SETTING, follow, repeat
 from evals.measure.attacks.tuning import LARGE, RATES, ROWS, STEPS, fine_tune, settle_learned
 from evals.measure.memorization.measures import Flags, Pass, is_near
 from evals.measure.memorization.recovery import Evidence, make_recovery
-from evals.run.console import say
-from surgery.errors import NotFiniteError
 
+ATTACKS = {
+    "relearn-benign": {"rank": 80, "who": "tunes", "groups": "all trained"},
+    "relearn-alike": {"rank": 82, "who": "tunes"},
+    "relearn": {"rank": 90, "who": "tunes", "groups": "all default trained"},
+}
 SHARE = 10
 """One passage in this many is learned again."""
+ALIKE: Need = (
+    "two or more passages that the samples mark as never trained on",
+    lambda plan: int((~plan.samples.trained_on).sum()) > 1,
+)
 Choose = Callable[[Target, int], tuple[Tokens, Flags]]
 """The rows to train on in a draw, and the passages that count afterward."""
 
@@ -57,8 +63,6 @@ def make_relearn() -> Attack:
         "Hu et al. 2024, arXiv 2406.13356",
         choose,
         lambda passages, windows: passages // SHARE,
-        can=lambda samples: can_split(samples, SHARE),
-        needs=NEEDS,
         share=SHARE,
     )
 
@@ -75,8 +79,7 @@ def make_relearn_alike() -> Attack:
         "arXiv 2602.03379 and 2603.20957, on text of the same form",
         choose,
         lambda passages, windows: passages // 2,  # about: how many are alike is not known here
-        can=lambda samples: int((~samples.trained_on).sum()) > 1,
-        needs="two or more passages that the samples mark as never trained on",
+        needs=(ALIKE,),
     )
 
 
@@ -92,7 +95,7 @@ def make_relearn_benign() -> Attack:
             ~find_overlaps(target.samples.tokens, target.unrelated),
         ),
         lambda passages, windows: windows,
-        reads_text=True,
+        needs=(TEXT,),
     )
 
 
@@ -120,7 +123,6 @@ def _make_attack(
         "decoding in the first draw",
         lambda target: _run(target, name, choose),
         stages=(0, *STEPS),
-        in_draws=True,
         count_trained=lambda passages, windows: (
             STEPS[-1] * max(1, min(ROWS, count_rows(passages, windows)))
         ),
@@ -154,34 +156,20 @@ def _run_once(
         settings[setting] = nothing if seen is None else measure.recovered(Evidence.of(seen))
         similar[setting] = is_near(seen) if full and seen is not None else nothing
 
-    keep(UNTRAINED, _read(target, target.model, full=full))
+    keep(UNTRAINED, target.ask(target.model, full=full))
     for rate in tuple(rates):
         if rate not in rates:
             break
         told = f"{name}, run {draw + 1}, at {rate:g}"
-        for steps, seen in zip_longest(STEPS, _tune(target, rows, rate, told, full=full)):
-            keep(Setting(learned, rate, steps), seen)
-        outcome = AttackOutcome(np.any(list(settings.values()), axis=0), tried, settings=settings)
+        tuned = fine_tune(target.model, rows, learning_rate=rate, steps=STEPS, told=told)
+        asked: Iterator[Pass | None] = (target.ask(model, full=full) for model in tuned)
+        for made in follow((learned, rate), STEPS, asked, None, f"{told}: fine-tuning"):
+            keep(*made)
+        outcome = AttackOutcome.of_variants(settings, tried)
         left = outcome.measure_left().get((learned, rate), 0.0)
         if target.trainings is None and draw == 0 and left >= KEPT:
             del rates[rates.index(rate) + 1 :]
     return replace(outcome, curve=_make_curve(outcome, similar)) if full else outcome
-
-
-def _read(target: Target, model: Any, *, full: bool) -> Pass:
-    tokens, prefix_length = target.samples.tokens, target.samples.prefix_length
-    return replace(target, model=model).read(tokens, prefix_length, full=full)
-
-
-def _tune(target: Target, rows: Tokens, rate: float, told: str, *, full: bool) -> Iterator[Pass]:
-    """What the model says after each of `STEPS`, until training breaks it."""
-    done = 0
-    try:
-        for tuned in fine_tune(target.model, rows, learning_rate=rate, steps=STEPS, told=told):
-            yield _read(target, tuned, full=full)
-            done += 1
-    except NotFiniteError:
-        say(f"{told}: fine-tuning breaks the model by step {STEPS[done]}")
 
 
 def _make_curve(outcome: AttackOutcome, similar: Mapping[Setting, Flags]) -> dict[str, Flags]:

@@ -7,8 +7,6 @@ much text that no model was trained on does not count: it would write anything.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -17,23 +15,20 @@ import numpy as np
 
 from evals.data import Tokens
 from evals.measure.attacks.attack import (
-    NEEDS,
     UNTRAINED,
     Attack,
     AttackOutcome,
     Learned,
     Setting,
     Target,
-    can_split,
 )
-from evals.measure.attacks.draws import DRAWS, SECONDS, SETTING, repeat
+from evals.measure.attacks.draws import DRAWS, SECONDS, SETTING, follow, repeat
 from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.tuning import LARGE, RATES, ROWS, fine_tune, settle_learned
 from evals.measure.memorization.measures import Flags
-from evals.measure.memorization.recovery import Evidence, make_recovery
-from surgery.errors import NotFiniteError
 from surgery.processes import current_processes
 
+ATTACKS = {"relearn-strongest": {"rank": 84, "who": "tunes"}}
 STEPS = (20, 60, 120)
 LEARNED: tuple[Learned, ...] = ("all weights", "the cut blocks", "rank-8 adapters")
 FIRST = 3
@@ -48,8 +43,6 @@ LONGEST = DRAWS * SECONDS
 
 
 def make_relearn_strongest() -> Attack:
-    measure = make_recovery("any")
-
     def run(target: Target) -> AttackOutcome:
         target.check_in_memory("relearn-strongest")
         runs = list_runs(target.model)[: target.trainings]
@@ -62,13 +55,7 @@ def make_relearn_strongest() -> Attack:
         the control lacks would not count.
         """
         held, others = target.hold(SHARE, draw)
-
-        def recover(model: Any) -> Flags:
-            reading = replace(target, model=model)
-            found = reading.read(target.samples.tokens, target.samples.prefix_length)
-            return measure.recovered(Evidence.of(found))
-
-        alone = recover(target.model)
+        alone = target.recover(target.model)
         settings = {UNTRAINED: alone}
         for rate, learned in tuple(runs):
             if (rate, learned) not in runs:
@@ -76,13 +63,12 @@ def make_relearn_strongest() -> Attack:
             begun = time.perf_counter()
             rows = np.random.default_rng(draw).permutation(target.samples.tokens[held])
             told = f"relearn-strongest, run {draw + 1}, {learned} at {rate:g}"
-            settings |= _try(target, rate, learned, rows, alone, recover, told)
+            settings |= _try(target, rate, learned, rows, alone, told)
             took = current_processes().agree(time.perf_counter() - begun)
             if target.trainings is None and draw == 0 and (rate, learned) == runs[0]:
                 del runs[max(FIRST, int(LONGEST / max(took, 1e-9))) :]
         left_out = len(STEPS) * (len(list_runs(target.model)) - len(runs))
-        every = np.any(list(settings.values()), axis=0)
-        return AttackOutcome(every, others, settings=settings, left_out=left_out)
+        return replace(AttackOutcome.of_variants(settings, others), left_out=left_out)
 
     return Attack(
         "relearn-strongest",
@@ -97,10 +83,7 @@ def make_relearn_strongest() -> Attack:
         f"in each draw, {len(RUNS) * STEPS[-1]:,} training steps and {len(RUNS) * len(STEPS)} "
         "passes",
         run,
-        can=lambda samples: can_split(samples, SHARE),
-        needs=NEEDS,
         share=SHARE,
-        in_draws=True,
         count_trained=lambda passages, windows: STEPS[-1] * max(1, min(ROWS, passages // SHARE)),
     )
 
@@ -111,23 +94,13 @@ def list_runs(model: Any) -> list[tuple[float, Learned]]:
 
 
 def _try(
-    target: Target,
-    rate: float,
-    learned: Learned,
-    rows: Tokens,
-    alone: Flags,
-    recover: Callable[[Any], Flags],
-    told: str,
+    target: Target, rate: float, learned: Learned, rows: Tokens, alone: Flags, told: str
 ) -> dict[Setting, Flags]:
     """What each setting of one training recovers: `alone` if nothing is trained, and nothing from
     the step on at which training breaks the model."""
-    settings = [Setting(learned, rate, steps) for steps in STEPS]
     if learned == "the cut blocks" and not target.cut:
-        return dict.fromkeys(settings, alone)
+        return {Setting(learned, rate, steps): alone for steps in STEPS}
     how: dict[str, Any] = {"learning_rate": rate, "learned": learned, "blocks": target.cut}
     tuned = fine_tune(target.model, rows, steps=STEPS, told=told, **how)
-    found = dict.fromkeys(settings, np.zeros_like(alone))
-    with suppress(NotFiniteError):
-        for setting, model in zip(settings, tuned, strict=True):
-            found[setting] = recover(model)
-    return found
+    found = (target.recover(model) for model in tuned)
+    return dict(follow((learned, rate), STEPS, found, np.zeros_like(alone)))

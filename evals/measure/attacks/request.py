@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from evals.measure.attacks.names import FORMS
 from evals.measure.memorization.recovery import name_plainly
 from evals.run.request import Count, Fraction, Option, Request
 
@@ -68,14 +69,11 @@ class Auditing(Attacking):
 
     attack: Annotated[
         tuple[str, ...],
-        "Attack to try (docs/threat-model.md explains each): greedy, hints:K, prefix, sampling:N "
-        "(or leak@N), span:M, any, near, near-beams, early-exit, perturbed, guided, "
-        "quantized:BITS (2 to 8), quantized:nf4, "
-        "graft (or graft:MODEL, which names the sibling, too), soft-prompt, relearn, "
-        "relearn-strongest, relearn-alike, relearn-benign, revive, membership, or one of your own "
-        "at package.module:ATTACK, whose code then runs. cheap stands for all that need only one "
-        "pass, default for strong ones that are fast, all for all of ours; each of these "
-        "includes graft if there is a sibling.",
+        f"Attack to try (docs/threat-model.md explains each): {', '.join(FORMS)}, or one of your "
+        "own at package.module:ATTACK, whose code then runs. leak@N is sampling:N; graft:MODEL "
+        "names the sibling, too. cheap stands for all that need only one pass, default for strong "
+        "ones that are fast, all for all of ours; each of these includes graft if there is a "
+        "sibling.",
         Option("measure", "A", "default"),
     ] = ()
     draws: Annotated[

@@ -20,9 +20,7 @@ rate: a base without cut blocks cannot tell which one leaves it what it gives.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -31,38 +29,34 @@ import torch
 from evals.data import Tokens
 from evals.data.repeats import find_overlaps
 from evals.measure.attacks.attack import (
-    NEEDS,
+    TEXT,
     UNTRAINED,
     Attack,
     AttackOutcome,
-    Setting,
     Target,
-    can_split,
+    Training,
     split,
 )
-from evals.measure.attacks.draws import SETTING, repeat
+from evals.measure.attacks.draws import SETTING, follow, repeat
 from evals.measure.attacks.tuning import ROWS, take_copy, train
 from evals.measure.attacks.weights import list_attention, restore_modules
 from evals.measure.memorization.measures import Flags
-from evals.measure.memorization.recovery import Evidence, make_recovery
-from evals.run.console import say
-from surgery.errors import NotFiniteError
 from surgery.families import Dimensions, Family, family_of
 from surgery.training.student import Student, make_student
 
+ATTACKS = {"revive": {"rank": 70, "who": "cut", "groups": "all default"}}
 NOISE = 0.02
 """The standard deviation of weights that are put back."""
 SHRINK = 0.01
 """What constants of queries and keys are multiplied by."""
 STEPS = (20, 40, 80)
 LEARNING_RATE = 1e-3
+TRAINING: Training = ("attention of the cut blocks", LEARNING_RATE)
 SHARE = 10
 """One passage in this many is learned again."""
 
 
 def make_revive() -> Attack:
-    measure = make_recovery("any")
-
     def run(target: Target) -> AttackOutcome:
         target.check_in_memory("revive")
         whole = restore_modules(target.model)
@@ -71,28 +65,14 @@ def make_revive() -> Attack:
     def run_once(target: Target, whole: Any, draw: int) -> AttackOutcome:
         """`whole`: the model with attention in every block."""
         rows, tried = choose_rows(target, draw)
-
-        def recover(model: Any) -> Flags:
-            reading = replace(target, model=model)
-            found = reading.read(target.samples.tokens, target.samples.prefix_length)
-            return measure.recovered(Evidence.of(found))
-
-        def learn() -> Iterator[Flags]:
-            """What comes back after each of `STEPS`, until training breaks the model."""
-            told, done = f"revive, run {draw + 1}", 0
-            try:
-                for model in learn_attention(whole, target.cut, rows, draw, told):
-                    yield recover(model)
-                    done += 1
-            except NotFiniteError:
-                say(f"{told}: training breaks the model by step {STEPS[done]}")
-
-        settings, nothing = {UNTRAINED: recover(target.model)}, np.zeros_like(tried)
+        settings = {UNTRAINED: target.recover(target.model)}
         if target.cut:
-            for steps, flags in zip_longest(STEPS, learn()):
-                setting = Setting("attention of the cut blocks", LEARNING_RATE, steps)
-                settings[setting] = nothing if flags is None else flags
-        return AttackOutcome(np.any(list(settings.values()), axis=0), tried, settings=settings)
+            told = f"revive, run {draw + 1}"
+            woken = learn_attention(whole, target.cut, rows, draw, told)
+            found = (target.recover(model) for model in woken)
+            nothing = np.zeros_like(tried)
+            settings |= follow(TRAINING, STEPS, found, nothing, f"{told}: training")
+        return AttackOutcome.of_variants(settings, tried)
 
     return Attack(
         "revive",
@@ -108,12 +88,9 @@ def make_revive() -> Attack:
         "ours",
         f"in each draw, {STEPS[-1]} training steps and {1 + len(STEPS)} passes",
         run,
-        can=lambda samples: can_split(samples, SHARE),
-        needs=NEEDS,
+        needs=(TEXT,),
         share=SHARE,
-        in_draws=True,
         on_cuts=True,
-        reads_text=True,
         count_trained=lambda passages, windows: STEPS[-1] * ROWS,
     )
 

@@ -51,17 +51,13 @@ def list_recovered(
 
 
 def _take(model: AuditedModel, edited: AuditedModel, attack: str, counted: Flags) -> AttackOutcome:
-    """An outcome, of several settings or scopes that of the strongest on the passages of the
-    figures."""
+    """An outcome, of several variants that of the strongest on the passages of the figures."""
     outcome, control = model.passages[attack], edited.control.get(attack)
-    if outcome.scopes:
-        best = max(outcome.scopes, key=lambda flags: int(flags[counted].sum()))
-        return replace(outcome, recovered=best)
-    if not outcome.settings:
+    if not outcome.variants:
         return outcome
     counts = control if control is not None and control.tried.any() else None
-    setting, _ = outcome.select(counted).take_strongest(counts)
-    return replace(outcome, recovered=outcome.settings[setting])
+    best, _ = outcome.select(counted).take_strongest(counts)
+    return replace(outcome, recovered=outcome.variants[best])
 
 
 def _tell(outcome: AttackOutcome, at: int) -> bool | None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from evals.measure.memorization.measures import Scores
 from evals.run.finding import share_tokens
 from surgery.card.text import read_card, read_metadata
 from surgery.errors import MeasurementError
@@ -133,14 +134,14 @@ def find_own_base(model: ResolvedModel) -> str | None:
     return named if isinstance(named, str) and named and named not in own else None
 
 
-def describe_own_recital(sibling: ResolvedModel, recovered: int, passages: int) -> str:
-    """The line that says how much of the passages a sibling gives by itself."""
+def describe_own_recital(sibling: ResolvedModel, recovered: Scores) -> str:
+    """The line that says how many of [N] passages a sibling gives by itself."""
     name = sibling.source.model
-    if recovered:
-        return f"{name} itself gives {recovered} of the {passages} passages"
+    if recovered.any():
+        return f"{name} itself gives {recovered.sum():.0f} of the {len(recovered)} passages"
     return (
-        f"{name} itself gives none of the {passages} passages: what graft brings back was in the "
-        "edited file"
+        f"{name} itself gives none of the {len(recovered)} passages: what graft brings back was in "
+        "the edited file"
     )
 
 

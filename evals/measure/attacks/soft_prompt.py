@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from evals.data import Tokens
-from evals.measure.attacks.attack import NEEDS, Attack, AttackOutcome, Target, can_split, split
+from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
 from evals.measure.attacks.draws import SETTING, repeat
 from evals.measure.attacks.tuning import ROWS, train
 from evals.measure.memorization.recovery import Evidence, make_recovery
@@ -24,6 +24,7 @@ from evals.run.console import say
 from surgery.errors import MeasurementError, NotFiniteError
 from surgery.training.student import Student, make_student
 
+ATTACKS = {"soft-prompt": {"rank": 60, "who": "prompt"}}
 LENGTH = 20
 STEPS = 100
 LEARNING_RATE = 1e-2
@@ -64,10 +65,7 @@ def make_soft_prompt() -> Attack:
         "arXiv 2510.11137; Schwinn et al. 2024, arXiv 2402.09063",
         f"in each draw, {STEPS} training steps and a pass",
         run,
-        can=lambda samples: can_split(samples, SHARE),
-        needs=NEEDS,
         share=SHARE,
-        in_draws=True,
         count_trained=lambda passages, windows: STEPS * min(ROWS, passages // SHARE),
     )
 

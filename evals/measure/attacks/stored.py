@@ -22,8 +22,7 @@ class Tried:
         """Whether JSON can hold it: not what `guided` keeps of the base. Nor an attack of your own,
         whose code may be another when the audit goes on."""
         both = (self.passages, self.control)
-        simple = all(one is None or isinstance(one.kept, int | None) for one in both)
-        return simple and not is_own(name)
+        return all(one is None or one.kept is None for one in both) and not is_own(name)
 
 
 def tried_as_json(name: str, tried: Tried) -> dict[str, Any]:
@@ -43,34 +42,24 @@ def tried_from_json(stored: dict[str, Any]) -> tuple[str, Tried]:
 
 
 def _outcome_as_json(outcome: AttackOutcome) -> dict[str, Any]:
-    settings = [
-        {"setting": vars(one), "flags": arrays_as_json({"recovered": flags})}
-        for one, flags in outcome.settings.items()
-    ]
     return {
         "flags": arrays_as_json({"recovered": outcome.recovered, "tried": outcome.tried}),
         "curve": arrays_as_json(outcome.curve),
         "scores": arrays_as_json(outcome.scores),
-        "settings": settings,
-        "scopes": [arrays_as_json({"recovered": flags}) for flags in outcome.scopes],
-        "kept": outcome.kept,
+        "variants": [vars(one) for one in outcome.variants],
+        "each": arrays_as_json({str(at): one for at, one in enumerate(outcome.variants.values())}),
         "left_out": outcome.left_out,
         "left": [[*training, share] for training, share in outcome.left.items()],
     }
 
 
 def _outcome_from_json(stored: dict[str, Any]) -> AttackOutcome:
-    settings = {
-        Setting(**one["setting"]): arrays_from_json(one["flags"])["recovered"]
-        for one in stored["settings"]
-    }
+    variants = (Setting(**one) for one in stored["variants"])
     return AttackOutcome(
         **arrays_from_json(stored["flags"]),
         curve=arrays_from_json(stored["curve"]),
         scores=arrays_from_json(stored["scores"]),
-        settings=settings,
-        scopes=tuple(arrays_from_json(one)["recovered"] for one in stored["scopes"]),
-        kept=stored["kept"],
+        variants=dict(zip(variants, arrays_from_json(stored["each"]).values(), strict=True)),
         left_out=stored["left_out"],
         left={(learned, rate): share for learned, rate, share in stored["left"]},
     )

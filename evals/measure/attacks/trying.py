@@ -77,10 +77,11 @@ class AttackPlan:
             return "the model before the edit (`baseline`)"
         if attack.on_cuts and not (self.has_base or self.has_cut):
             return "blocks that were cut, and the model's files name none"
-        if attack.reads_text and not len(self.unrelated):
-            return "held-out text (`heldout`)"
-        without = attack.reads_sibling and self.sibling is None
-        return attack.needs if without or not attack.can(self.samples) else None
+        if lack := next((words for words, has in attack.needs if not has(self)), None):
+            return lack
+        if attack.share and not split(self.passages.tokens, attack.share)[1].any():
+            return "passages that do not overlap those that the attacker holds"
+        return None
 
     @cached_property
     def tried(self) -> list[Attack]:
