@@ -139,7 +139,9 @@ def test_resamples_that_count_nothing_are_left_out():
     counted[0, :3] = counted[1, 3:6] = hits[0, :3] = True
     one = statistics.wilson(2, 3)
     assert 0 < one.low < one.high < 1
-    assert statistics.estimate_share(hits, counted).interval == (0, 1), "either draw alone is likely"
+    assert statistics.estimate_share(hits, counted).interval == (0, 1), (
+        "either draw alone is likely"
+    )
     pair = statistics.compare_draws(np.zeros_like(hits), hits, counted)
     assert pair.interval.high == 1 > statistics.paired_difference(0, 1.5, 3).high
 
