@@ -33,7 +33,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.layouts.one_hot import OneHot
 from surgery.proof.report import record_reports
 from surgery.record.manifest import Source, read_manifest
-from surgery.record.measured import BASE, EDITED, TWIN, Change, Measured, On
+from surgery.record.measured import BASE, EDITED, TWIN, Change, Limit, Measured, On
 from surgery.record.report import (
     EditRecord,
     FrontPoint,
@@ -60,6 +60,11 @@ def share(
     return measure_share(name, flags, of=of, on=on, base=base)
 
 
+def pair(name: str, before: int, after: int, n: int, on: On = "held back") -> list[Measured]:
+    """What the base and the edited model give away of `n` passages."""
+    return [share(name, before, n, BASE, on), share(name, after, n, on=on, before=before)]
+
+
 def attacked(
     attack: str,
     before: int,
@@ -72,7 +77,7 @@ def attacked(
 ) -> list[Measured]:
     """What an attack recovers of `n` passages: from the base, from the edit, and of the control."""
     name = f"recovered.{attack}"
-    rows = [share(name, before, n, BASE, on), share(name, after, n, on=on, before=before)]
+    rows = pair(name, before, after, n, on)
     rows += [share(name, *control, on="never trained on")] if control else []
     rows = [row.model_copy(update={"runs": runs}) for row in rows]
     rows[1] = rows[1].model_copy(update={"details": {**rows[1].details, **details}})
@@ -287,6 +292,23 @@ def ask_for(**changes: Any) -> EvaluationRequest:
     return EvaluationRequest(**{**asked, **changes})
 
 
+def unlimited(**changes: Any) -> EvaluationRequest:
+    """The same without limits. `changes`: as for `ask_for`."""
+    return ask_for(**{"max_drop": {}, "max_extraction": None, "max": {}, "attack": (), **changes})
+
+
+def limit_on(
+    row: Measured, most: float, base: float | None = 1.0, unclear: str | None = None
+) -> Limit:
+    """The limit on what an attack recovers. `base`: what it recovers from the base."""
+    rows = [row]
+    if base is not None:
+        rows.append(measure_value(row.name, base, of=BASE, on=row.on, unit="share"))
+    asked = ask({row.name.removeprefix("recovered."): most})
+    (limit,) = decide(rows, asked, row.of, unclear=unclear)
+    return limit
+
+
 def front() -> tuple[list[FrontPoint], list[Measured]]:
     """Two edits that a search found."""
     points, rows = [], list[Measured]()
@@ -313,13 +335,16 @@ def make_report(
     """The whole report of one edit, of these rows. `changes`: fields of the edit."""
     asked = asked or ask_for()
     figures, tested = list(rows), _recital()[1] if samples else None
-    names = {row.name for row in figures}
-    tried = [find_attack(one) for one in TRIED if f"recovered.{one}" in names]
-    known = [_describe_task(name) for name in sorted(names) if name.startswith("task.")]
+    names = list(dict.fromkeys(row.name for row in figures))
+    attacks = [name for name in names if name.startswith("recovered.") and " " not in name]
+    tried = [find_attack(name.removeprefix("recovered.")) for name in attacks]
+    known = [_describe_task(name) for name in names if name.startswith("task.")]
     named = name_figures(figures, tested, tried, known)
-    points, found = front() if searched and "recited" in named else ([], [])
+    points, found = front() if searched and named.keys() >= {"recited", "heldout"} else ([], [])
     figures += found
-    limits = decide(figures, ask(asked.max, asked.max_extraction), EDITED, unclear=void)
+    sides: list[On | None] = [None]
+    sides += ["taught"] if on != "taught" else []
+    limits = decide(figures, ask(asked.max, asked.max_extraction), EDITED, sides, unclear=void)
     every = [str(one["task"]) for one in known]
     limits += decide(figures, ask_tasks(asked.max_drop, every), EDITED, unclear=void)
     unsaid = Summary(line="", recited="", attacked="", cost="")
@@ -419,12 +444,13 @@ def bare(**changes: Any) -> Report:
 
     `changes`, as of `example`, add to it.
     """
-    nothing: Any = dict.fromkeys(("recital", "audit", "heldout", "every", "sizes"), [])
-    unlimited = ask_for(max_drop={}, max_extraction=None, max={}, attack=())
+    nothing: dict[str, Any] = {
+        part: [] for part in ("recital", "audit", "heldout", "every", "sizes")
+    }
     least: dict[str, Any] = {
         **nothing,
         "tasks": task("copy", 0.934, 0.702),
-        "asked": unlimited,
+        "asked": unlimited(),
         "samples": False,
         "edit": None,
         "passages": [],

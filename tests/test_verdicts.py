@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import Outcome, attn_surgery
-from example_report import share
+from example_report import limit_on, share
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import recited_rows, write_rows
@@ -25,19 +25,9 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 from evals.lab import samples_path
 from evals.run.models import open_model
 from evals.run.statistics import bound_share, count_needed, estimate_share
-from evals.table.limits import ask, decide, find_smallest, find_void
-from evals.table.measured import measure_share, measure_value
+from evals.table.limits import find_smallest, find_void
+from evals.table.measured import measure_share
 from surgery.exporting import export
-from surgery.record.measured import BASE, EDITED, Limit, Measured
-
-
-def check(row: Measured, most: float, base: float | None = 1.0) -> Limit:
-    """The limit on a share. `base`: what the same test finds in the base."""
-    rows = [row]
-    if base is not None:
-        rows.append(measure_value(row.name, base, of=BASE, on=row.on, unit="share"))
-    (limit,) = decide(rows, ask({row.name.removeprefix("recovered."): most}), EDITED)
-    return limit
 
 
 @given(st.integers(1, 3000), st.data())
@@ -89,7 +79,7 @@ def test_a_mean_of_draws_is_exact(draws: list[tuple[int, int]]) -> None:
     found = measure_share("recovered.relearn", hits, counted)
     assert found.value == float(exact)
     assert found.value <= float(found.details["bound"] or 0) <= 1
-    assert check(found, float(exact)).state != "missed"
+    assert limit_on(found, float(exact)).state != "missed"
 
 
 def test_a_bound_of_draws_is_never_below_that_of_one() -> None:
@@ -117,7 +107,7 @@ def test_a_bound_of_draws_is_never_below_that_of_one() -> None:
     ],
 )
 def test_a_limit_is_a_one_sided_claim(recovered, n, limit, state, needed) -> None:
-    found = check(share("recovered.any", recovered, n), limit)
+    found = limit_on(share("recovered.any", recovered, n), limit)
     assert (found.state, found.needed) == (state, needed)
     assert found.bound == bound_share(recovered, n)
     assert found.ci95[1] > found.bound, "the interval that is shown is two-sided"
@@ -136,7 +126,7 @@ def test_a_limit_is_a_one_sided_claim(recovered, n, limit, state, needed) -> Non
 )
 def test_what_the_base_does_not_give_either_shows_nothing(base, limit, state) -> None:
     """A model that never recited much may still be tested, by a limit below what it recites."""
-    found = check(share("recovered.greedy", 0, 400), limit, base)
+    found = limit_on(share("recovered.greedy", 0, 400), limit, base)
     assert (found.state, found.needed) == (state, None)
     assert (found.lacks is None) == (state == "kept")
     if base == 0:
@@ -151,8 +141,8 @@ def test_what_the_base_does_not_give_either_shows_nothing(base, limit, state) ->
 
 def test_what_is_missed_is_missed_whatever_the_base_gives() -> None:
     for base in (None, 0.0, 0.5):
-        assert check(share("recovered.any", 9, 40), 0.1, base).state == "missed"
-    nothing = check(share("recovered.any", 0, 0), 0.1, 0.0)
+        assert limit_on(share("recovered.any", 9, 40), 0.1, base).state == "missed"
+    nothing = limit_on(share("recovered.any", 0, 0), 0.1, 0.0)
     assert nothing.description.endswith("no passage counts for it")
 
 
