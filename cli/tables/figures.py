@@ -211,7 +211,7 @@ def print_sweep(result: SweepResult) -> None:
     """A row for each edit. Figures that were not measured have no column."""
     from surgery.record.measured import BASE
 
-    edits = sorted(result.edits, key=lambda edit: (edit.blocks, edit.parts, edit.variant))
+    edits = sorted(result.edits, key=lambda edit: (edit.blocks, "." in edit.spec, edit.parts))
     tasks = [(task, f"task.{task}") for task in result.tasks]
     columns = [one for one in (*_SWEPT[:3], *tasks, *_SWEPT[3:]) if one[1] in result.names]
     echo(
@@ -229,7 +229,7 @@ def print_sweep(result: SweepResult) -> None:
         )
         echo(f"tasks: {', '.join(asked)}")
     if result.read("recited", BASE):
-        _print_best(result)
+        _print_best(result.model_copy(update={"edits": edits}))
     if result.estimates:
         _print_estimates(result)
 
