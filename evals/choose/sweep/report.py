@@ -196,7 +196,9 @@ def format_csv(result: SweepResult, edits: Sequence[GridEdit]) -> str:
 
 def _flatten(result: SweepResult, edit: GridEdit) -> dict[str, Any]:
     """One column for each figure, both ends of its interval, and its change from the base."""
-    row: dict[str, Any] = {"spec": edit.spec, "kind": edit.kind or "base", "variant": edit.variant}
+    row: dict[str, Any] = {"spec": edit.spec, "kind": edit.kind, "variant": edit.variant}
+    if edit.of == BASE:
+        row = {"spec": "", "kind": "base", "variant": ""}
     for name in result.names:
         found = result.find(name, edit.of)
         if found is None:
