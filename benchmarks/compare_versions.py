@@ -50,7 +50,7 @@ VARYING = {
 }  # fmt: skip
 REST = {
     "verdict", "state", "chose", "not_tried", "skipped", "warnings", "map", "units", "evaluations",
-    "exhaustive", "n", "n_held_back", "passed_over", "num_blocks", "num_heads", "family",
+    "exhaustive", "passed_over", "num_blocks", "num_heads", "family",
     "calibration",
 }  # fmt: skip
 """What results hold beside figures, in the same place in all versions."""
@@ -83,7 +83,7 @@ def list_figures(command: str, result: dict[str, Any]) -> Iterator[tuple[str, An
         at = ", ".join(row.pop(key) for key in ("name", "of", "on"))
         yield from list_leaves(row | row.pop("details", {}), at)
     rest = {key: one for key, one in result.items() if key in REST}
-    if command in ("audit", "evaluate"):
+    if command in ("extract", "audit", "evaluate"):
         rest |= {"edits": result.get("edits", [])}
     yield from list_leaves(rest)
 
