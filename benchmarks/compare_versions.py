@@ -8,7 +8,9 @@ It needs Python 3.11 or newer.
 Each command runs in its own process, once with the code of each version, on the lab models, or on
 the models that you name: folders, with records.jsonl, heldout.txt, and calibration.txt beside the
 weights. The script compares the JSON that each command prints, and the weights that it writes,
-without times, speeds, seeds, paths, and package versions. Exit code 1 where a figure differs.
+without times, speeds, seeds, paths, and package versions. A figure has the same name in all
+versions (`benchmarks/earlier_results.py`); what only one version prints is listed apart. Exit code
+1 where a figure differs.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from earlier_results import READERS, Row
 
 COMMANDS = (
     "export {model} --drop-attn last:2 --layout compact --output edited --json",
@@ -33,8 +36,9 @@ COMMANDS = (
     "verify edited --source {model} --json",
     "extract edited --baseline {model} {samples} --metrics full --json",
     "evaluate edited --baseline {model} {samples} {control} --suite lab --limit 40 --no-cache "
-    "--output evaluation --json",
-    "audit edited --baseline {model} {samples} {control} --attack cheap --attack near --json",
+    "--max-extraction 0.01 --max-drop lab_copy=0.05 --attack greedy --output evaluation --json",
+    "audit edited --baseline {model} {samples} {control} --attack cheap --attack near "
+    "--max any=0.05 --json",
     "sweep {model} {samples} {corpus} --variant zero --variant mean --no-last {fits} --json",
     "search {model} {samples} {corpus} --grain blocks --variant identity --variant mean {fits} "
     "--max-extraction 0.01 --output found --json",
@@ -44,13 +48,19 @@ VARYING = {
     "versions", "created", "seconds", "tokens_per_second", "seed", "settings", "provenance",
     "config", "plan", "output", "report", "speed", "next",
 }  # fmt: skip
+REST = {
+    "verdict", "state", "chose", "not_tried", "skipped", "warnings", "map", "units", "evaluations",
+    "exhaustive", "passed_over", "num_blocks", "num_heads", "family",
+    "calibration",
+}  # fmt: skip
+"""What results hold beside figures, in the same place in all versions."""
 LABS = ("lab:pythia", "lab:gpt-neo")
 IN_TEXT = re.compile(r"/\S+/(?=[^/\s]+)|(?<=seed )\d+")
 FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True)
 
 
 def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every figure of a JSON value with its path. The first of `edits` has the path of a report
+    """Every figure of a JSON value with its path. The first of `edits` has the path of a result
     that knows one edit only."""
     if isinstance(value, dict):
         for key in sorted(value.keys() - VARYING):
@@ -61,6 +71,56 @@ def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from list_leaves(item, "" if single else f"{path}[{index}]")
     else:
         yield path, IN_TEXT.sub("", value) if isinstance(value, str) else value
+
+
+def list_figures(command: str, result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a command found: `NAME, MODEL, PASSAGES.FIELD` → value; and the rest, by its path."""
+    if command not in READERS:
+        yield from list_leaves(result)
+        return
+    rows = list_rows(result) if "names" in result else READERS[command](result)
+    for row in rows:
+        at = ", ".join(row.pop(key) for key in ("name", "of", "on"))
+        yield from list_leaves(row | row.pop("details", {}), at)
+    rest = {key: one for key, one in result.items() if key in REST}
+    if command in ("extract", "audit", "evaluate"):
+        rest |= {"edits": result.get("edits", [])}
+    yield from list_leaves(rest)
+
+
+def list_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """The rows of a result, and its limits; the passages of a model's first row are the main
+    ones."""
+    found = result["figures"] + [
+        one | {"name": f"limit {one['name']}", "figure": one["name"]} for one in result["limits"]
+    ]
+    main: dict[tuple[str, str], str | None] = {}
+    for row in found:
+        main.setdefault((row["name"], row["of"]), row["on"])
+    roles = list_roles(result)
+    for row in found:
+        first = main[row.pop("figure", row["name"]), row["of"]]
+        on = "main" if row["on"] in (None, first) else row["on"]
+        for role in roles.get(row["of"], [row["of"]]):
+            yield row | {"on": on, "of": role}
+
+
+def list_roles(result: dict[str, Any]) -> dict[str, list[str]]:
+    """Edit of a grid → what it is called in every version."""
+    roles: dict[str, list[str]] = {}
+    if result["command"] == "sweep":
+        for kind, prefix in (("edits", ""), ("estimates", "unit ")):
+            for edit in result[kind]:
+                roles[edit["of"]] = [f"{prefix}{edit['spec']} {edit['variant']}"]
+    elif result["command"] == "search":
+        measured = [edit["of"] for edit in result["edits"] if edit["of"].count("-") == 1]
+        measured = [of for of in measured if of != result["deep_blocks"]]
+        named = [(key, result[key]) for key in ("selected", "nearest", "deep_blocks")]
+        for key, each in (("front", result["front"]), ("measured", measured)):
+            named += [(f"{key} {place}", of) for place, of in enumerate(each, 1)]
+        for role, of in named:
+            roles.setdefault(of, []).append(role)
+    return roles
 
 
 def options_for(model: str) -> dict[str, str]:
@@ -88,7 +148,8 @@ def run_commands(code: str, model: str, work: Path) -> dict[str, Any]:
         name = f"{Path(model).name} {words[0]}"
         found[f"{name}: exit code"] = done.returncode
         if done.returncode in (0, 3):
-            found |= {f"{name}: {path}": v for path, v in list_leaves(json.loads(done.stdout))}
+            told = list_figures(words[0], json.loads(done.stdout))
+            found |= {f"{name}: {path}": value for path, value in told}
         else:
             found[f"{name}: error"] = done.stderr.strip().splitlines()[-1:]
     for file in sorted(work.glob("edited/*.safetensors")):
@@ -109,11 +170,14 @@ def main(first: str, last: str, models: tuple[str, ...]) -> None:
             one, other = pool.map(run_commands, (first, last), [model] * 2, works)
             before |= one
             after |= other
-    differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    for key in sorted(differing):
-        values = [str(some.get(key, "absent")) for some in (before, after)]
-        click.echo(f"{key}: {values[0][:60]} -> {values[1][:60]}")
-    click.echo(f"{len(before.keys() & after.keys())} shared figures; {len(differing)} differ")
+    both = before.keys() & after.keys()
+    differing = sorted(key for key in both if before[key] != after[key])
+    for name, found in (("FIRST", before), ("LAST", after)):
+        for key in sorted({key.partition(".")[0] for key in found.keys() - both}):
+            click.echo(f"only in {name}: {key}")
+    for key in differing:
+        click.echo(f"{key}: {str(before[key])[:60]} -> {str(after[key])[:60]}")
+    click.echo(f"{len(both)} shared figures; {len(differing)} differ")
     sys.exit(1 if differing else 0)
 
 

@@ -45,18 +45,23 @@ def main(model: str, samples: str | None, corpus: str | None, calibration: str |
     given = [word for option, value in texts.items() if value for word in (option, value)]
     _, measuring = run_sweep([model, *given, *variants, "--no-last"])
     result, both = run_sweep([model, *given, *variants, "--no-last", "--estimate"])
-    base, edits = result["base"], result["edits"]
-    estimated = {(one["spec"], one["variant"]): one for one in result["estimates"]}
+    figures = {(row["of"], row["name"]): row["value"] for row in result["figures"]}
+    edits = result["edits"]
+    estimated = {(one["spec"], one["variant"]): one["of"] for one in result["estimates"]}
     click.echo(
         f"{model}: {len(edits)} edits measured in {measuring:.0f} s of CPU time, "
         f"{len(estimated)} estimated in {both - measuring:.0f} s more"
     )
     for kind in ("head", "block"):
         some = [one for one in edits if one["kind"] == kind]
-        guesses = [estimated[one["spec"], one["variant"]] for one in some]
-        kl, margin = (np.array([guess[key] for guess in guesses]) for key in ("kl", "margin"))
-        true_kl = np.array([one["heldout_kl"] for one in some])
-        rise = np.array([one["suffix_nll"] - base["suffix_nll"] for one in some])
+        units = [estimated[one["spec"], one["variant"]] for one in some]
+        kl, margin = (
+            np.array([figures[unit, f"estimated_{key}"] for unit in units])
+            for key in ("kl", "margin")
+        )
+        true_kl = np.array([figures[one["of"], "kl"] for one in some])
+        nll = np.array([figures[one["of"], "suffix_nll"] for one in some])
+        rise = nll - figures["base", "suffix_nll"]
         low, median, high = np.quantile(kl / true_kl, [0.25, 0.5, 0.75])
         click.echo(
             f"  {kind}s, n {len(some)}: rank correlation of KL {spearmanr(kl, true_kl)[0]:.3f}, "

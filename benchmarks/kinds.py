@@ -20,10 +20,12 @@ import torch
 
 from benchmarks.lab.records import Record, read_records, write_records
 from evals.choose.search.request import SearchRequest
-from evals.jobs.auditing import AuditRequest, audit
+from evals.jobs.asking import AuditRequest
+from evals.jobs.evaluating import run_measurement
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.searching import search
 from evals.lab import LAB_MODELS, samples_path
+from surgery.record.measured import BASE, EDITED
 
 LIMIT = 0.01
 
@@ -63,15 +65,15 @@ def main(
         answer = search(asked, output / f"found-without-{kind}")
         assert answer is not None
         result, plan = answer
-        if result["selected"] is None:
+        if result.selected is None:
             click.echo(f"{kind} | no edit that was measured keeps the limit")
             continue
         cut = output / f"cut-without-{kind}"
         if not cut.exists():
             run_export(ExportRequest(model=model, plan=plan, output=cut))
-        found = audit(
+        found = run_measurement(
             AuditRequest(
-                model=str(cut),
+                models=(str(cut),),
                 baseline=model,
                 samples=str(left_out),
                 attack=attack,
@@ -80,15 +82,15 @@ def main(
             )
         )
         assert found is not None
-        back, base = result["held_back"], result["base"]["held_back"]
-        edit = f"{result['selected']['spec']} {result['selected']['variant']}"
-        cells = [kind, edit, f"{back['heldout_loss'] - base['heldout_loss']:+.3f}"]
-        cells.append(f"{back['recovered']['any']:.1%} of {result['n_held_back']}")
-        cells += [
-            f"{one.base.rate:.1%} → {one.edited.rate:.1%} of {one.edited.n}"
-            for one in found.rated
-            if one.base
-        ]
+        best, report = result.selected, found.report
+        left = result.read("recovered.any", best, "held back")
+        cells = [kind, result.find_edit(best).label, f"{result.rise(best, 'held back'):+.3f}"]
+        cells.append(f"{left:.1%} of {result.n_held_back}")
+        for name in attack:
+            before, after = (report.find(f"recovered.{name}", of) for of in (BASE, EDITED))
+            assert before is not None
+            assert after is not None
+            cells.append(f"{before.value:.1%} → {after.value:.1%} of {after.n}")
         click.echo(" | ".join(cells))
 
 

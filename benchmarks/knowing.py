@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.lab.records import NON_MEMBERS_PER_KIND, Record
 from benchmarks.private import attack_cut, list_cuts, make_private
+from surgery.record.measured import EDITED
 
 ATTACKS = ("any", "graft", "revive")
 STEPS = 60
@@ -51,8 +52,10 @@ def main(
     click.echo(f"{'':24}" + "".join(f"{name:>12}" for name in attack) + "   control, at most")
     for cut in cuts:
         found = attack_cut(public, output, cut, attack, layout)
-        cells = [f"{one.edited.count} of {one.edited.n}" for one in found.rated]
-        most = max(one.control.rate for one in found.rated if one.control)
+        rows = [one for name in attack if (one := found.find(f"recovered.{name}", EDITED))]
+        cells = [f"{one.details['count']} of {one.n}" for one in rows]
+        never = (found.find(one.name, EDITED, "never trained on") for one in rows)
+        most = max(one.value for one in never if one and one.value is not None)
         click.echo(f"{cut:24}" + "".join(f"{cell:>12}" for cell in cells) + f"{most:9.1%}")
 
 

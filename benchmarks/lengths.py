@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.lab.records import KINDS, Record
 from benchmarks.private import attack_cut, list_cuts, make_private
+from surgery.record.measured import BASE, EDITED
 
 LENGTHS = ((32, 32), (50, 50), (200, 50))
 LENGTH, EACH = 250, 4
@@ -55,11 +56,12 @@ def main(public: str, output: Path, cuts: tuple[str, ...], attack: tuple[str, ..
         for prefix, suffix in LENGTHS:
             lengths = {"prefix_length": prefix, "suffix_length": suffix}
             found = attack_cut(public, output, cut, attack, "auto", **lengths)
-            cells = [
-                f"{one.name} {one.base.count} → {one.edited.count} of {one.edited.n}"
-                for one in found.rated
-                if one.base
-            ]
+            cells = []
+            for name in attack:
+                before, after = (found.find(f"recovered.{name}", of) for of in (BASE, EDITED))
+                if before and after:
+                    counts = " → ".join(str(one.details["count"]) for one in (before, after))
+                    cells.append(f"{name} {counts} of {after.n}")
             click.echo(f"{cut}, {prefix} + {suffix}: {', '.join(cells)}")
 
 

@@ -17,12 +17,14 @@ from benchmarks.asked import check_asked
 from benchmarks.lab.records import Record, draw_records, write_records
 from evals.data import Tokens
 from evals.data.windows import cut_windows
-from evals.jobs.auditing import AuditReport, AuditRequest, audit
+from evals.jobs.asking import AuditRequest
+from evals.jobs.evaluating import run_measurement
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.lab import calibration_texts, heldout_texts
 from evals.measure.attacks.tuning import train
 from evals.run.models import LoadedModel, open_model
 from surgery.output import create_folder
+from surgery.record.report import Report
 from surgery.training.losses import measure_loss
 
 SEED = 20_260_401
@@ -94,7 +96,7 @@ def fine_tune(loaded: LoadedModel, records: list[Record], steps: int) -> None:
 
 def attack_cut(
     public: str, output: Path, cut: str, attacks: tuple[str, ...], layout: Any, **lengths: int
-) -> AuditReport:
+) -> Report:
     """Cuts the fine-tune in `output` (BLOCKS:VARIANT), unless that is done, and attacks it."""
     spec, _, variant = cut.partition(":")
     private, folder = output / "private", output / f"{spec}-{variant}-{layout}"
@@ -102,9 +104,9 @@ def attack_cut(
         asked = {"model": str(private), "drop_attn": spec, "variant": variant, "layout": layout}
         text = (str(output / "text.txt"),) if variant in ("linear", "mean") else ()
         run_export(ExportRequest(**asked, calibration=text, output=folder))
-    report = audit(
+    found = run_measurement(
         AuditRequest(
-            model=str(folder),
+            models=(str(folder),),
             baseline=str(private),
             samples=str(output / "records.jsonl"),
             heldout=(output / "heldout.txt",),
@@ -115,5 +117,5 @@ def attack_cut(
             **lengths,
         )
     )
-    assert report is not None
-    return report
+    assert found is not None
+    return found.report

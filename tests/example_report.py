@@ -6,7 +6,7 @@ gives other rows, or other fields of the edit, and gets the whole report of thes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,13 +17,14 @@ from blank import blank_pictures
 from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.data.samples import record_samples
-from evals.jobs.asking import EvaluationRequest
+from evals.jobs.asking import AuditRequest, EvaluationRequest, MeasureRequest
 from evals.jobs.naming import make_tables, name_figures
 from evals.jobs.reporting import Measurement, write_commands
 from evals.measure.attacks.names import ATTACKERS, find_attack, list_untried
 from evals.measure.differences import compare_losses
 from evals.measure.memorization.protocol import Protocol, measure
 from evals.measure.memorization.summary import measure_recital
+from evals.run.lm_eval.tasks import describe_task
 from evals.run.models import LoadedModel
 from evals.table.limits import ask, ask_tasks, decide, settle
 from evals.table.measured import measure_selectivity, measure_share, measure_value
@@ -33,7 +34,7 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.layouts.one_hot import OneHot
 from surgery.proof.report import record_reports
 from surgery.record.manifest import Source, read_manifest
-from surgery.record.measured import BASE, EDITED, TWIN, Change, Measured, On
+from surgery.record.measured import BASE, EDITED, TWIN, Change, Limit, Measured, On
 from surgery.record.report import (
     EditRecord,
     FrontPoint,
@@ -60,6 +61,11 @@ def share(
     return measure_share(name, flags, of=of, on=on, base=base)
 
 
+def pair(name: str, before: int, after: int, n: int, on: On = "held back") -> list[Measured]:
+    """What the base and the edited model give away of `n` passages."""
+    return [share(name, before, n, BASE, on), share(name, after, n, on=on, before=before)]
+
+
 def attacked(
     attack: str,
     before: int,
@@ -72,7 +78,7 @@ def attacked(
 ) -> list[Measured]:
     """What an attack recovers of `n` passages: from the base, from the edit, and of the control."""
     name = f"recovered.{attack}"
-    rows = [share(name, before, n, BASE, on), share(name, after, n, on=on, before=before)]
+    rows = pair(name, before, after, n, on)
     rows += [share(name, *control, on="never trained on")] if control else []
     rows = [row.model_copy(update={"runs": runs}) for row in rows]
     rows[1] = rows[1].model_copy(update={"details": {**rows[1].details, **details}})
@@ -287,6 +293,23 @@ def ask_for(**changes: Any) -> EvaluationRequest:
     return EvaluationRequest(**{**asked, **changes})
 
 
+def unlimited(**changes: Any) -> EvaluationRequest:
+    """The same without limits. `changes`: as for `ask_for`."""
+    return ask_for(**{"max_drop": {}, "max_extraction": None, "max": {}, "attack": (), **changes})
+
+
+def limit_on(
+    row: Measured, most: float, base: float | None = 1.0, unclear: str | None = None
+) -> Limit:
+    """The limit on what an attack recovers. `base`: what it recovers from the base."""
+    rows = [row]
+    if base is not None:
+        rows.append(measure_value(row.name, base, of=BASE, on=row.on, unit="share"))
+    asked = ask({row.name.removeprefix("recovered."): most})
+    (limit,) = decide(rows, asked, row.of, unclear=unclear)
+    return limit
+
+
 def front() -> tuple[list[FrontPoint], list[Measured]]:
     """Two edits that a search found."""
     points, rows = [], list[Measured]()
@@ -301,8 +324,9 @@ def front() -> tuple[list[FrontPoint], list[Measured]]:
 
 def make_report(
     rows: Sequence[Measured],
-    asked: EvaluationRequest | None = None,
+    asked: MeasureRequest | None = None,
     *,
+    metrics: Mapping[str, str] | None = None,
     on: On = "held back",
     twin: str | None = None,
     void: str | None = None,
@@ -310,18 +334,24 @@ def make_report(
     samples: bool = True,
     **changes: Any,
 ) -> Report:
-    """The whole report of one edit, of these rows. `changes`: fields of the edit."""
+    """The whole report of one edit, of these rows. `metrics`: of tasks, if another than `acc`.
+
+    `changes`: fields of the edit.
+    """
     asked = asked or ask_for()
     figures, tested = list(rows), _recital()[1] if samples else None
-    names = {row.name for row in figures}
-    tried = [find_attack(one) for one in TRIED if f"recovered.{one}" in names]
-    known = [_describe_task(name) for name in sorted(names) if name.startswith("task.")]
+    names = list(dict.fromkeys(row.name for row in figures))
+    attacks = [name for name in names if name.startswith("recovered.") and " " not in name]
+    tried = [find_attack(name.removeprefix("recovered.")) for name in attacks]
+    tasks = [name.removeprefix("task.") for name in names if name.startswith("task.")]
+    known = [_describe_task(name, (metrics or {}).get(name, "acc")) for name in tasks]
     named = name_figures(figures, tested, tried, known)
-    points, found = front() if searched and "recited" in named else ([], [])
+    points, found = front() if searched and named.keys() >= {"recited", "heldout"} else ([], [])
     figures += found
-    limits = decide(figures, ask(asked.max, asked.max_extraction), EDITED, unclear=void)
-    every = [str(one["task"]) for one in known]
-    limits += decide(figures, ask_tasks(asked.max_drop, every), EDITED, unclear=void)
+    sides: list[On | None] = [None]
+    sides += ["taught"] if on != "taught" else []
+    limits = decide(figures, ask(asked.max, asked.max_extraction), EDITED, sides, unclear=void)
+    limits += decide(figures, ask_tasks(asked.max_drop, tasks), EDITED, unclear=void)
     unsaid = Summary(line="", recited="", attacked="", cost="")
     fields = {"verdict": "", "summary": unsaid, **edit(**changes)}
     made = EditRecord.model_validate(fields)
@@ -329,13 +359,14 @@ def make_report(
     if state is not None and made.edit is not None and made.edit.missed_alone:
         state = "missed"
     about = {"samples": tested, "control": 6, "text": False, "all_taught": True, "known": True}
+    known_base = {"model": SOURCE, "content": "a" * 64, **RUN}
     report = Report(
-        command="evaluate",
+        command=asked.command,
         names=named,
         figures=figures,
         limits=limits,
         created="2026-03-09T07:05:31+00:00",
-        base=MeasuredModel(name=SOURCE, provenance={"model": SOURCE, "content": "a" * 64, **RUN}),
+        base=MeasuredModel(name=SOURCE, provenance=known_base) if asked.baseline else None,
         twin=twin and MeasuredModel(name=twin, provenance={}),  # type: ignore[arg-type]
         edits=[made.model_copy(update={"state": state})],
         samples=tested,
@@ -355,12 +386,11 @@ def make_report(
     return describe(report)
 
 
-def _describe_task(key: str) -> dict[str, Any]:
-    name = key.removeprefix("task.")
-    metric = "perplexity" if name == "perplexity" else "acc"
+def _describe_task(name: str, metric: str) -> dict[str, Any]:
+    metric = "perplexity" if name == "perplexity" else metric
     return {
-        "task": name, "metric": metric, "higher_is_better": {metric: metric == "acc"},
-        "description": None, "num_fewshot": 0, "batch_size": 8, "version": "1.0",
+        "task": name, "metric": metric, "higher_is_better": {metric: metric != "perplexity"},
+        "description": describe_task(name, {}), "num_fewshot": 0, "batch_size": 8, "version": "1.0",
     }  # fmt: skip
 
 
@@ -369,6 +399,21 @@ def example(**changes: Any) -> Report:
     parts = ("recital", "audit", "tasks", "heldout", "every", "sizes")
     rows = found(**{key: changes.pop(key) for key in parts if key in changes})
     return make_report(rows, **changes)
+
+
+def twinned() -> Report:
+    """With a twin, which recites 1 of 24."""
+    return make_report([*found(), share("recited", 1, 24, TWIN)], twin="twin")
+
+
+def alone() -> Report:
+    """Of a model that was audited without a base."""
+    rows = (row for row in (*recital(), *audit()) if row.of != BASE and row.name != "selectivity")
+    asked = AuditRequest(models=(NAME,), samples="passages.jsonl", attack=TRIED)
+    changes = {"relation": "not recorded", "chose": {"passages": 0, "windows": 0, "taught": 0}}
+    passages = [{**PASSAGE, "baseline": None}]
+    rows = [row.model_copy(update={"change": None}) for row in rows]
+    return make_report(rows, asked, passages=passages, **changes)
 
 
 def several(*each: Report) -> Report:
@@ -419,20 +464,18 @@ def bare(**changes: Any) -> Report:
 
     `changes`, as of `example`, add to it.
     """
-    nothing: Any = dict.fromkeys(("recital", "audit", "heldout", "every", "sizes"), [])
-    unlimited = ask_for(max_drop={}, max_extraction=None, max={}, attack=())
+    nothing: dict[str, Any] = {
+        part: [] for part in ("recital", "audit", "heldout", "every", "sizes")
+    }
     least: dict[str, Any] = {
         **nothing,
         "tasks": task("copy", 0.934, 0.702),
-        "asked": unlimited,
+        "asked": unlimited(),
         "samples": False,
         "edit": None,
         "passages": [],
+        "warnings": ["memorization was not measured; to measure it, give passages with --samples"],
         "not_tried": [],
         "chose": {"passages": 0, "windows": 0, "taught": 0},
     }
     return example(**{**least, **changes})
-
-
-TWIN_ROWS = [share("recited", 1, 24, TWIN)]
-"""What the twin recites."""

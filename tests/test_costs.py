@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_search import make_point
 from tiny_tokenizer import tiny_model
 
+from evals.choose.grid import point_of
 from evals.choose.search.goals import MaxExtraction
-from evals.choose.search.points import EditPoint, point_of
 from evals.data import Samples
 from evals.data.windows import repeat_windows
 from evals.measure.edits.costs import COUNTED, MEASURES, find_copied, find_worst, measure_costs
@@ -89,8 +90,7 @@ def test_the_worst_measure_that_counts_is_the_cost() -> None:
 
 
 def test_a_search_minimizes_what_it_is_asked_to() -> None:
-    costs = (("repeated", 9.0), ("tail", 20.0))
-    point = EditPoint(EDIT, 0.0, 0.0, 0.0, 3.0, 0.5, costs=costs)
+    point = make_point(EDIT, 0.0, 0.5, **{"kl.repeated": 9.0, "kl.tail": 20.0})
     assert MaxExtraction(0.1, worst=True).cost(point) == 9
     assert MaxExtraction(0.1).cost(point) == 0.5
 
@@ -107,7 +107,9 @@ def test_the_engine_measures_them_on_the_text_that_it_is_given() -> None:
     assert min(edited.costs.values()) > 0
     assert edited.costs["tail"] > edited.costs["kl"]
     point = point_of(edited, make_recovery("greedy"))
-    assert {"kl": point.heldout_kl, **dict(point.costs)} == pytest.approx(edited.costs)
+    named = {name: name if name == "kl" else f"kl.{name}" for name in MEASURES}
+    shown = {name: point.plain[key] for name, key in named.items()}
+    assert shown == pytest.approx(edited.costs)
     plain = Engine(tiny_model(), passages, tokens[4:]).measure([EDIT])[0]
     assert plain.costs == {}
     np.testing.assert_allclose(plain.heldout_kl, edited.heldout_kl, atol=1e-6)

@@ -84,7 +84,7 @@ def test_rooms_import_one_way() -> None:
     TopologicalSorter({name: found - {name} for name, found in above.items()}).prepare()
 
 
-ROOMS = ("lab", "run", "data", "measure", "choose", "report", "jobs", "tasks")
+ROOMS = ("lab", "run", "data", "table", "measure", "choose", "jobs", "tasks")
 """The rooms of evals, from the lowest to the highest."""
 
 

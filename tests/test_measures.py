@@ -225,6 +225,10 @@ def test_loss_and_zlib_scores():
     assert membership.zlib_score(log_p, suffix, texts).tolist() == [-2.0 / bits[0], -2.0 / bits[1]]
 
 
+def measure_area(scores, members):
+    return membership.measure_area("membership.loss", scores, members, "edited")
+
+
 @given(
     arrays(np.float64, 7, elements=st.integers(0, 4).map(float)),
     arrays(np.bool_, 7).filter(lambda m: 0 < m.sum() < 7),
@@ -233,18 +237,18 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(scores, members):
     pairs = [
         1.0 if a > b else 0.5 if a == b else 0.0 for a in scores[members] for b in scores[~members]
     ]
-    found = membership.auc(scores, members)
-    assert found["auc"] == pytest.approx(sum(pairs) / len(pairs))
-    assert found["ci95"] == sorted(found["ci95"])
+    found = measure_area(scores, members)
+    assert found.value == pytest.approx(sum(pairs) / len(pairs))
+    assert found.ci95 == tuple(sorted(found.ci95))
 
 
 def test_an_auc_far_below_one_half_is_over_correction():
     scores = np.concatenate([np.linspace(0, 1, 50), np.linspace(2, 3, 50)])
     members = np.arange(100) < 50
-    assert membership.auc(scores, members)["overcorrected"]
-    assert not membership.auc(-scores, members)["overcorrected"]
+    assert measure_area(scores, members).details["overcorrected"]
+    assert not measure_area(-scores, members).details["overcorrected"]
     rng = np.random.default_rng(0)
-    assert not membership.auc(rng.normal(size=100), members)["overcorrected"]
+    assert not measure_area(rng.normal(size=100), members).details["overcorrected"]
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans())
@@ -252,22 +256,23 @@ def test_perfect_separation_shows_no_more_than_pairs_without_a_row_in_common(ins
     """Whose chance to all agree is AUC to the power of their number."""
     pairs = min(inside, outside)
     scores = np.concatenate([np.arange(inside), np.arange(outside) + (-50 if wins else 50)])
-    found = membership.auc(scores.astype(float), np.arange(inside + outside) < inside)
-    assert found["auc"] == wins
-    assert found["ci95"] == wilson(pairs * wins, pairs).as_list()
-    assert found["overcorrected"] == (not wins and pairs > 3), "1 of 70 by chance, of 4 and 4 rows"
+    found = measure_area(scores.astype(float), np.arange(inside + outside) < inside)
+    assert (found.value, found.n) == (wins, inside)
+    assert found.ci95 == wilson(pairs * wins, pairs)
+    over = not wins and pairs > 3
+    assert found.details["overcorrected"] == over, "1 of 70 by chance, of 4 and 4 rows"
 
 
 def test_few_rows_have_a_wide_interval():
     members = np.arange(8) < 4
-    found = membership.auc(np.asarray([1, 2, 3, 5, 4, 6, 7, 8.0]), members)
-    assert found["auc"] == 1 / 16
-    assert found["ci95"][1] >= wilson(1, 4).high > 0.5
-    assert not found["overcorrected"]
+    found = measure_area(np.asarray([1, 2, 3, 5, 4, 6, 7, 8.0]), members)
+    assert found.value == 1 / 16
+    assert found.ci95[1] >= wilson(1, 4).high > 0.5
+    assert not found.details["overcorrected"]
     rng = np.random.default_rng(0)
     scores, members = rng.normal(size=100), np.arange(100) < 50
     area = bootstrap((scores[members], scores[~members]), membership._area)
-    assert membership.auc(scores, members)["ci95"] == area.as_list(), "many rows speak alone"
+    assert measure_area(scores, members).ci95 == area, "many rows speak alone"
 
 
 def test_positions_are_measured_in_pieces_without_a_seam():

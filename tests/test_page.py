@@ -16,38 +16,46 @@ from xml.etree import ElementTree
 import pytest
 from blank import blank_pictures
 from example_report import (
-    BASE,
-    TWIN,
-    audit,
+    EDIT,
+    PASSAGE,
+    SOURCE,
+    TRIED,
+    alone,
+    area,
+    attacked,
     bare,
     example,
-    found,
-    lacking,
+    front,
+    recital,
     several,
     share,
     task,
+    tasks,
+    twinned,
+    unlimited,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html as lxml_html
 
-from evals.measure.attacks.names import ALL, ATTACKERS, CHEAP, find_attacker, make_attack
-from evals.measure.verdicts import check_limit
-from evals.report.headline import summarize, write_verdict
-from evals.report.model_map import make_map
-from evals.report.page import render_html, render_pages
-from evals.report.pictures import draw_model, draw_table, draw_trade_off
+from evals.measure.attacks.names import ALL, ATTACKERS, CHEAP, find_attacker, list_untried
 from evals.run.lm_eval.tasks import SUITES, describe_task
+from evals.table.charts.model_map import make_map
+from evals.table.charts.pictures import draw_model, draw_table, draw_trade_off
+from evals.table.measured import measure_value
+from evals.table.page import render_html, render_pages
 from surgery.card.facts import as_line
-from surgery.card.measurements import list_tables, show
-from surgery.record.report import Change, EditValue, Figure, Limit, Report, Value
+from surgery.card.measurements import Line, Shown, list_tables, show
+from surgery.record.measured import BASE, EDITED, Change, Measured
+from surgery.record.report import Named, Report
 from surgery.selection import Part
 
 REPORTS = {
     "whole": example,
     "bare": bare,
-    "several": lambda: several(found(), found()),
-    "twin": lambda: example(twin=TWIN),
+    "several": lambda: several(example(), example()),
+    "twin": twinned,
+    "alone": alone,
 }
 
 
@@ -67,88 +75,88 @@ def parse(text: str) -> Any:
     return lxml_html.document_fromstring(text)
 
 
-def texts(figure: Figure, value: Value | None) -> list[str]:
-    one = show(figure, value)
+def lines_of(report: Report, key: str) -> list[Line]:
+    """The lines of a table."""
+    (lines,) = (some for table, some in list_tables(report) if table.key == key)
+    return lines
+
+
+def texts(report: Report, line: Line, row: Measured | None) -> list[str]:
+    one = show(report, line, row)
     return [] if one is None else [text for text in (one.value, *one.details) if text]
 
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_every_renderer_shows_every_figure_and_nothing_else(name) -> None:
     made, report = pages_of(name), REPORTS[name]()
-    figures = [figure for _, figures in list_tables(report) for figure in figures]
+    every = [line for _, lines in list_tables(report) for line in lines]
     tables = parse(made["report.html"]).xpath("//table[not(contains(caption, 'come first'))]")
     shown = [list(tr) for table in tables for tr in table.xpath("tbody/tr")]
-    lines = [line for line in made["report.md"].splitlines() if line.startswith("| ")]
-    lines = [line for line in lines if not line.startswith("| | ")]
-    assert len(figures) == len(shown) == len(lines) > 1
-    for figure, (label, n, *cells), line in zip(figures, shown, lines, strict=True):
-        assert label.text_content() == figure.label + figure.hint
-        assert n.text_content() == ("" if figure.n is None else f"{figure.n:,}")
-        of_line = re.split(r"(?<!\\)\|", line)[1:-1]
-        assert as_line(figure.label) in of_line[0]
-        values = (figure.base, *figure.edits)
-        for value, td, text in zip(values, cells, of_line[2:], strict=True):
-            assert td.text_content().split() == " ".join(texts(figure, value)).split()
-            assert text.strip() == as_line("; ".join(texts(figure, value)))
+    written = [line for line in made["report.md"].splitlines() if line.startswith("| ")]
+    written = [line for line in written if not line.startswith("| | ")]
+    assert len(every) == len(shown) == len(written) >= 1
+    for line, (label, n, *cells), markdown in zip(every, shown, written, strict=True):
+        assert label.text_content() == line.named.label + line.named.hint
+        assert n.text_content() == ("" if line.n is None else f"{line.n:,}")
+        of_line = re.split(r"(?<!\\)\|", markdown)[1:-1]
+        assert as_line(line.named.label) in of_line[0]
+        rows = [*([line.base] if report.base else []), *line.edits]
+        for row, td, text in zip(rows, cells, of_line[2:], strict=True):
+            assert td.text_content().split() == " ".join(texts(report, line, row)).split()
+            assert text.strip() == as_line("; ".join(texts(report, line, row)))
 
 
 def test_figures_are_what_was_found() -> None:
     """Of two edits, the figures of each stand in its own column."""
-    first = found()
-    (edit,) = first.edits
-    other = found(tasks={**edit.tasks, "copy": task(0.934, 0.901)})
-    report = several(first, other)
-    assert edit.extraction is not None
-    exact, change = (
-        edit.extraction["exact_match"], edit.extraction["paired"]["exact_match_difference"]
-    )  # fmt: skip
-    recited = report.find("recited")
+    others = [*tasks()[:-2], *task("copy", 0.934, 0.901)]
+    report = several(example(), example(tasks=others))
+    lines = {
+        line.name: line for table, some in list_tables(report) for line in some if not table.on
+    }
+    recited = lines["recited"].edits[0]
     assert recited is not None
-    assert recited.n == edit.extraction["n"]
-    one = recited.edits[0]
-    assert one is not None
-    assert one.change is not None
-    assert (one.value, one.ci95) == (exact["rate"], tuple(exact["ci95"]))
-    assert (one.change.value, one.change.ci95) == (change["value"], tuple(change["ci95"]))
+    (known,) = (
+        row for row in recital() if row.key == ("recited", EDITED, "held back")
+    )  # as it was measured
+    assert recited == known.model_copy(update={"of": "edited-1"})
 
-    def numbers(key: str) -> list[float | None]:
-        figure = report.find(key)
-        assert figure is not None
-        return [value.value for value in (figure.base, *figure.edits) if value is not None]
+    def numbers(name: str) -> list[float | None]:
+        line = lines[name]
+        return [row and row.value for row in (line.base, *line.edits)]
 
-    for part in edit.extraction["by_count"]:
-        assert numbers(f"recited.{part['count']}")[2] == part["exact_match"]["rate"]
-    assert edit.audit is not None
-    greedy = edit.audit.rated[0]
-    assert numbers("recovered.greedy") == [greedy.base.rate, *2 * [greedy.edited.rate]]
+    assert numbers("recovered.greedy") == [21 / 24, *2 * [1 / 24]]
     assert numbers("recovered.relearn 10") == [0.9, 0.2, 0.2]
     assert numbers("membership.loss") == [0.97, 0.5125, 0.5125]
     assert numbers("task.copy") == [0.934, 0.702, 0.901]
     assert numbers("size.parameters") == [2_183_680, 1_951_840, 1_951_840]
-    assert edit.heldout is not None
-    assert numbers("heldout")[0] == edit.heldout.base.mean
+    for name in ("recited.8", "heldout"):
+        (base,) = (one for one in report.figures if (one.name, one.of) == (name, BASE)
+                   and one.on == "held back")  # fmt: skip
+        assert numbers(name)[0] == base.value
 
 
 def test_numbers_as_they_are_shown() -> None:
-    def shown(form: Any, value: float, **more: Any) -> Any:
-        one = EditValue(value=value, **more)
-        about: dict[str, Any] = {"key": "key", "table": None, "label": "label", "form": form}
-        return show(Figure(**about, base=None, edits=[one]), one)
+    def shown(unit: Any, value: float, **more: Any) -> Shown:
+        row = Measured(name="key", of=EDITED, value=value, unit=unit, **more)
+        line = Line("key", Named(label="label"), None, [row])
+        found = show(bare().model_copy(update={"names": {"key": line.named}}), line, row)
+        assert found is not None
+        return found
 
     assert shown("share", 0.2512, ci95=(0.2, 0.3)).value == "25.1%"
     assert shown("share", 0.2512, ci95=(0.2, 0.3)).interval == "[20.0, 30.0]"
-    change = Change(value=0.0213, ci95=(-0.01, 0.05))
+    change = Change(difference=0.0213, ci95=(-0.01, 0.05))
     assert shown("share", 0.5, change=change).difference == "+2.1 [−1.0, +5.0]"
-    assert shown("nats", 0.5, change=Change(value=-0.00001)).difference == "0.000"
+    assert shown("nats", 0.5, change=Change(difference=-0.00001)).difference == "0.000"
     assert shown("number", -1234.5).value == "−1,234"
     assert [shown("number", one).value for one in (9.5, 24.3, 612)] == ["9.500", "24.30", "612.0"]
     assert shown("bytes", 7_680).value == "7.68 kB"
 
 
 def test_a_task_says_what_it_asks_and_how_it_is_scored() -> None:
-    names = [name for suite in SUITES.values() for name in suite]
-    known = {name: {**task(0.5, 0.4), "description": describe_task(name, {})} for name in names}
-    report = example(tasks={**known, "other": {**task(0.5, 0.4), "metric": "its_own"}})
+    names = dict.fromkeys(name for suite in SUITES.values() for name in suite)
+    rows = [row for name in (*names, "other") for row in task(name, 0.5, 0.4)]
+    report = example(tasks=rows, metrics={"other": "its_own"})
     page = parse(render(report)["report.html"]).text_content()
     for name in names:
         asked = str(describe_task(name, {}))
@@ -169,18 +177,16 @@ def hostile() -> Report:
 
     def spoil(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
-            return {name: spoil(inner, name) for name, inner in value.items()}
+            names = "name" if {"of", "unit"} <= value.keys() else ""  # a figure's is no text
+            return {at: one if at == names else spoil(one, at) for at, one in value.items()}
         if isinstance(value, list):
             return [spoil(inner, key) for inner in value]
         free = ("name", "verdict", "line", "recited", "attacked", "cost", "label", "hint", "note")
         free += ("description", "warnings", "commands", "drop_attn", "source", "heading", "id")
+        free += ("text", "attack", "attacker", "attackers", "subject", "lacks", "task", "metric")
         return HOSTILE if isinstance(value, str) and key in free else value
 
     return Report.model_validate(spoil(report))
-
-
-def kept(name: str = "max-drop copy", value: float = 0.01, n: int = 1267) -> Limit:
-    return check_limit(name, "drop of copy", 0.05, value, (value, value), n, needed=None, lacks="")
 
 
 def test_names_are_escaped() -> None:
@@ -206,7 +212,7 @@ def test_names_are_escaped() -> None:
 def test_any_name_survives(name) -> None:
     printable = "".join(letter for letter in name if letter.isprintable()) or "x"
     made = render(bare(name=printable))
-    title = f"{printable}, compared with {BASE}"
+    title = f"{printable}, compared with {SOURCE}"
     assert parse(made["report.html"]).xpath("//h1")[0].text_content() == title
     assert made["report.md"].count("\n# ") == 0
 
@@ -232,7 +238,7 @@ def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> No
     made = render_html(example())
     assert draw_trade_off(example()) == draw_trade_off(example())
     pictures = parse(made).xpath("//img")
-    assert len(pictures) == 6  # recited, attacked, cost, all passages, trade-off, blocks
+    assert len(pictures) == 7  # recited, attacked, stages, cost, all passages, trade-off, blocks
     for picture in pictures:
         assert len(picture.get("alt")) > 20
         (narrow,) = picture.xpath("ancestor::picture//source/@srcset")  # for a small screen
@@ -247,8 +253,8 @@ def test_pictures_are_svg_with_a_text_alternative_and_the_same_each_time() -> No
 
 def limited(edited: float, half: float = 0.001, **changes: Any) -> Report:
     """A bare report of a task that may lose 0.05 of 0.9."""
-    limits = {**lacking().settings.model_dump(), "max_drop": {"copy": 0.05}}
-    return bare(tasks={"copy": task(0.9, edited, half)}, settings=limits, **changes)
+    asked = unlimited(max_drop={"copy": 0.05})
+    return bare(tasks=task("copy", 0.9, edited, half), asked=asked, **changes)
 
 
 def test_gates_are_told_in_words() -> None:
@@ -269,18 +275,16 @@ def test_gates_are_told_in_words() -> None:
 
 
 def test_a_kept_verdict_names_the_stronger_attack_that_no_limit_is_set_on() -> None:
-    (edit,) = found().edits
-    assert edit.audit is not None
-    strongest = edit.audit.strongest
-    assert strongest is not None
-    assert strongest.name == "relearn"
-    rate = strongest.edited.rate
-    said = f"It keeps every limit, but none is set on relearn, which recovers {rate:.1%}."
-    assert summarize(edit, [kept("max greedy", 0.0)]).line == said
-    assert said in write_verdict(edit, [kept("max greedy", 0.0)])
-    others = [kept("max greedy", 0.0), kept("max relearn", 0.0)]
-    assert summarize(edit, others).line == "It keeps every limit."
-    assert summarize(edit, [kept()]).line == (
+    def say(**limits: Any) -> tuple[str, str]:
+        (edit,) = example(asked=unlimited(**limits)).edits
+        return edit.summary.line, edit.verdict
+
+    said = "It keeps every limit, but none is set on relearn, which recovers 27.3%."
+    line, verdict = say(max={"greedy": 0.25})
+    assert line == said
+    assert said in verdict
+    assert say(max={"greedy": 0.25, "relearn": 0.6})[0] == "It keeps every limit."
+    assert say(max_drop={"copy": 0.5})[0] == (
         "It keeps every limit, but no limit was set on memorization: recites 3 of 18 passages word "
         "for word; the base recites 6."
     )
@@ -288,65 +292,53 @@ def test_a_kept_verdict_names_the_stronger_attack_that_no_limit_is_set_on() -> N
 
 def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
     """By luck, the half held back may keep it."""
-    edit = found().edits[0].edit
-    assert edit is not None
-    (missed,) = found(edit=edit.model_copy(update={"missed": True})).edits
+    asked = unlimited(max_drop={"copy": 0.5}, max={"relearn": 0.9})
+    made = [example(asked=asked, edit={**EDIT, "missed": missed}) for missed in (False, True)]
     said = (
         "No edit of the search kept its limits on the passages that it used; "
         "here, it keeps every limit."
     )
-    gates = [kept("max greedy", 0.0), kept("max relearn", 0.0)]
-    assert summarize(missed, gates).line == said
-    assert said in write_verdict(missed, gates)
-    limits = {"max_drop": {"copy": 0.5}, "max_extraction": None, "max": {"relearn": 0.9}}
-    settings = found().settings.model_copy(update=limits)
-    changed = edit.model_copy(update={"missed": True})
-    states = [example(settings=settings, edit=one).edits[0].state for one in (edit, changed)]
-    assert states == ["kept", "missed"], "so that it is not published"
+    edits = [report.edits[0] for report in made]
+    assert [said in text for edit in edits for text in (edit.summary.line, edit.verdict)] == [
+        *(False, False),
+        *(True, True),
+    ]
+    assert [edit.state for edit in edits] == ["kept", "missed"], "so that it is not published"
 
 
 def test_it_starts_with_one_line_and_three_points() -> None:
     """What is recited, the strongest attack and those not tried, and what it costs."""
-    (edit,) = found().edits
-    assert edit.extraction is not None
-    assert edit.audit is not None
-    after, before = edit.extraction["exact_match"], edit.extraction["baseline"]["exact_match"]
+    recited = "Recites 3 of 18 passages word for word; the base recites 6"
 
     def points(made: dict[str, str]) -> tuple[str, list[str]]:
         page = parse(made["report.html"])
         (line,), (listed, *_) = page.xpath("//*[@class='line']"), page.xpath("//ul[@class='said']")
         return line.text_content(), [one.text_content() for one in listed[:3]]
 
-    line, (recited, attacked, cost) = points(pages_of("whole"))
+    line, (first, second, third) = points(pages_of("whole"))
     assert line == "✕ Do not ship it: it misses max relearn, max-drop copy."
-    assert recited.startswith(
-        f"Recited. Recites {after['count']} of {edit.extraction['n']} passages word for word; "
-        f"the base recites {before['count']}. A search used 24 of "
-        f"{24 + edit.extraction['n']} passages"
-    )
-    assert attacked.startswith("Strongest attack. The strongest of 2 attacks, relearn, recovers 6")
-    left = edit.audit.not_tried
-    assert attacked.endswith(
+    assert first.startswith(f"Recited. {recited}. A search used 24 of 42 passages")
+    assert second.startswith("Strongest attack. The strongest of 2 attacks, relearn, recovers 6")
+    left = list_untried(TRIED)
+    assert second.endswith(
         f"{len(left)} kinds of attack were not tried; the report's details name them."
     )
     for name in ("report.html", "report.md"):
         page = pages_of("whole")[name].replace("\\", "")
         assert page.count(", ".join(left)) == 1, "once, in the details"
-    assert cost.startswith("Cost. Loss on ")
-    assert "Held-out loss: " in cost
-    assert summarize(edit).line == (
-        f"Recites {after['count']} of {edit.extraction['n']} passages word for word; "
-        f"the base recites {before['count']}; no limit was set."
-    )
-    line, (recited, attacked, cost) = points(pages_of("bare"))
+    assert third.startswith("Cost. Loss on ")
+    assert "Held-out loss: " in third
+    (edit,) = example(asked=unlimited()).edits
+    assert edit.summary.line == f"{recited}; no limit was set."
+    line, (first, second, third) = points(pages_of("bare"))
     assert line == "No limit was set, and memorization was not measured."
-    assert (recited, attacked) == (
+    assert (first, second) == (
         "Recited. Memorization was not measured.", "Strongest attack. No attack was tried."
     )  # fmt: skip
-    _, (_, _, cost) = points(render(bare(tasks={})))
-    assert cost == "Cost. Neither benchmarks nor held-out text were measured."
-    (whole,) = found(audit={**audit(), "not_tried": []}).edits
-    assert summarize(whole).attacked.endswith(
+    _, (_, _, third) = points(render(bare(tasks=[])))
+    assert third == "Cost. Neither benchmarks nor held-out text were measured."
+    (whole,) = example(not_tried=[]).edits
+    assert whole.summary.attacked.endswith(
         "Every kind of attack that attn-surgery knows was tried."
     )
 
@@ -370,10 +362,9 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
         "Limit: on the test copy, its score may fall by at most 0.05: missed.",
     ]
     longer = example()
-    recited = longer.figures[0].model_copy(
-        update={"details": longer.figures[0].details | {"longer": 3, "untested_tokens": 40}}
-    )
-    longer = longer.model_copy(update={"figures": [recited, *longer.figures[1:]]})
+    assert longer.samples is not None
+    samples = longer.samples.model_copy(update={"longer": 3, "untested_tokens": 40})
+    longer = longer.model_copy(update={"samples": samples})
     rest = "3 of them go on after that, by up to 40 tokens, which were not tested."
     assert read_first_page(longer)["What was asked"][0].endswith(rest)
     asks, trains, others = said["Who could still get what"]
@@ -387,16 +378,14 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
         "not the model, or trains the parts that were cut, or holds a related model (the public "
         "one that it was trained from, or an earlier version)."
     )
-    (edit,) = found().edits
-    (row,) = edit.passages
-    recited = row.model_copy(update={"exact": True, "id": "letter-17"})
+    recited = {**PASSAGE, "exact": True, "id": "letter-17"}
     (text,) = read_first_page(example(passages=[recited]))["What it recites"]
     assert text.endswith("These are: letter-17 and 2 more.")
-    unseen = recited.model_copy(update={"id": "control-7", "member": False})
+    unseen = {**recited, "id": "control-7", "member": False}
     (text,) = read_first_page(example(passages=[unseen, recited]))["What it recites"]
     assert text.endswith("These are: letter-17 and 2 more."), "only what it was trained on"
     loss, tasks = said["The cost"]
-    assert "that is +0.008 nats, the unit of a language model's loss; n = 16" in loss
+    assert "that is +0.151 nats, the unit of a language model's loss; n = 16" in loss
     assert tasks.startswith("On 4 tests of what it can do (n = 1,267), it is worse on ")
     lacking, proof = said["To be sure"]
     assert lacking == "18 passages cannot support 25% with 16.67% recovered: that takes 81."
@@ -405,23 +394,15 @@ def test_the_first_page_tells_everyone_what_was_found() -> None:
 
 def test_the_first_page_names_no_attack_of_several_that_tie() -> None:
     """But the most that any of them recovered before the edit, and what membership tells."""
-    made: dict[str, Any] = audit()
-    greedy, relearn, membership = made["attacks"]
-    asked = [("greedy", 16, 0, 24), ("hints:4", 21, 0, 22)]
+    asked, relearn = [("greedy", 16, 0, 24), ("hints:4", 21, 0, 22)], attacked("relearn", 21, 6, 22)
 
-    def said(*counts: tuple[str, int, int, int], auc: float | None = None) -> str:
-        attacks = [
-            {**greedy, **make_attack(name).description, "base": share(before, n),
-             "edited": share(after, n)}
-            for name, before, after, n in counts
-        ]  # fmt: skip
-        area = {"auc": auc, "ci95": [0.9, 1.0], "overcorrected": False}
-        score = {**membership, "edited": auc and {"loss": area}}
-        found = {**made, "attacks": [*attacks, relearn, *([score] if auc else [])]}
-        return read_first_page(example(audit=found))["Who could still get what"][0]
+    def said(*counts: tuple[str, int, int, int], scores: Any = ()) -> str:
+        attacks = [row for one in counts for row in attacked(*one)]
+        report = example(audit=[*attacks, *relearn, *scores])
+        return read_first_page(report)["Who could still get what"][0]
 
     asks = "Someone who asks the model: "
-    assert said(*asked, auc=0.97) == (
+    assert said(*asked, scores=area("loss", 0.97, 0.97)) == (
         f"{asks}none of 22 to 24 passages (likely at most 12.8 %), with any of 2 attacks; before "
         "the edit, 21 with hints:4; a membership score still tells that they were trained on (AUC "
         "0.97 by loss; chance is 0.5)."
@@ -438,38 +419,20 @@ def test_the_first_page_names_no_attack_of_several_that_tie() -> None:
 
 
 def test_an_attack_on_fewer_passages_of_an_edit_says_of_how_many() -> None:
-    """A figure has one n, of the first of several edits."""
-    report = example()
-    figures = list(report.figures)
-    place = next(at for at, one in enumerate(figures) if one.key == "recovered.relearn")
-    value = figures[place].edits[0]
-    assert value is not None
-    fewer = value.model_copy(update={"details": value.details | {"n": 20}})
-    figures[place] = figures[place].model_copy(update={"edits": [fewer, *figures[place].edits[1:]]})
-    said = read_first_page(report.model_copy(update={"figures": figures}))
+    """The column of a table has one n, that of the base."""
+    fewer = [share("recovered.relearn", 21, 22, BASE), share("recovered.relearn", 6, 20)]
+    said = read_first_page(example(audit=fewer))
     assert "further: 6 of 20 passages" in said["Who could still get what"][1]
 
 
-def change_attack(report: Report, key: str, **edit: Any) -> dict[str, list[str]]:
-    """The first page if the first edit has another value for an attack."""
-    figures = list(report.figures)
-    place = next(at for at, one in enumerate(figures) if one.key == key)
-    value = figures[place].edits[0]
-    assert value is not None
-    edits = [value.model_copy(update=edit), *figures[place].edits[1:]]
-    figures[place] = figures[place].model_copy(update={"edits": edits})
-    return read_first_page(report.model_copy(update={"figures": figures}))
-
-
 def test_what_counts_nothing_was_tried() -> None:
-    said = change_attack(example(), "recovered.relearn", value=None)["Who could still get what"]
+    nothing = [*attacked("greedy", 21, 1, 24), share("recovered.relearn", 0, 0)]
+    said = read_first_page(example(audit=nothing))["Who could still get what"]
     assert said[1].endswith("further: no passage counts for what was tried (relearn).")
 
 
 def test_without_attacks_asking_is_what_was_tested() -> None:
-    report = example()
-    asked = [one for one in report.figures if not one.key.startswith("recovered.")]
-    said = read_first_page(report.model_copy(update={"figures": asked}))
+    said = read_first_page(example(audit=[], every=[]))
     assert said["Who could still get what"][0] == (
         "Someone who asks the model: 3 of 18 passages, word for word. No more was tried."
     )
@@ -490,14 +453,11 @@ def test_every_attack_has_its_attacker() -> None:
 
 
 def test_how_far_an_edit_goes_toward_a_twin_is_no_share_of_passages() -> None:
-    """It is a note beside the twin's own figure, and no point in the picture."""
-    report = example(twin=TWIN)
-    table = [figure for figure in report.figures if figure.table == "recited"]
-    (row,) = (figure for figure in table if "twin" in figure.label)
-    assert [texts(row, value) for value in (row.base, *row.edits)] == [
-        ["4.2%", "[0.7, 20.2]"], ["97% of the way to it"],
-    ]  # fmt: skip
-    drawn = draw_table(table, ["edited"])
+    """It is a note beside the figure, and no point in the picture."""
+    report = twinned()
+    (line,) = (one for one in lines_of(report, "recited") if one.name == "recited")
+    assert texts(report, line, line.edits[0])[-1].endswith("twin 4.2%, 57% of the way to it")
+    drawn = draw_table(report, lines_of(report, "recited"))
     assert drawn is not None
     svg = base64.b64decode(drawn.wide.partition(",")[2]).decode()
     assert "recited word for word" in svg
@@ -506,48 +466,41 @@ def test_how_far_an_edit_goes_toward_a_twin_is_no_share_of_passages() -> None:
 
 def test_a_loss_below_one_nat_is_no_share() -> None:
     """Only scores of tasks are drawn in percentage points."""
-    known = found().edits[0].heldout
-    assert known is not None
-    heldout = known.model_dump() | {
-        key: {"mean": mean, "ci95": [0.1, 0.9]} for key, mean in (("base", 0.4), ("edited", 0.5))
-    }
-    alone, beside = (
-        [one for one in bare(heldout=heldout, tasks=tasks).figures if one.table == "cost"]
-        for tasks in ({}, {"copy": task(0.934, 0.702)})
-    )
-    assert draw_table(alone, ["edited"]) is None
-    drawn = draw_table(beside, ["edited"])
+    change = Change(difference=0.1, ci95=(0.05, 0.15))
+    known: dict[str, Any] = {"n": 16, "unit": "nats", "kind": "text", "outcome": "loss"}
+    loss = [
+        measure_value("heldout", 0.4, of=BASE, **known),
+        measure_value("heldout", 0.5, change=change, **known),
+    ]
+    only, beside = (bare(heldout=loss, tasks=some) for some in ([], task("copy", 0.934, 0.702)))
+    assert draw_table(only, lines_of(only, "cost")) is None
+    drawn = draw_table(beside, lines_of(beside, "cost"))
     assert drawn is not None
     svg = base64.b64decode(drawn.wide.partition(",")[2]).decode()
     assert ("copy" in svg, "nats" in svg) == (True, False)
 
 
 def test_the_trade_off_shows_the_limited_attack_and_the_front_of_the_search() -> None:
-    def written(front: list[dict[str, Any]]) -> str:
-        drawn = draw_trade_off(example(front=front))
+    def written(figures: list[Measured]) -> str:
+        drawn = draw_trade_off(example().model_copy(update={"figures": figures}))
         assert drawn is not None
         return base64.b64decode(drawn.wide.partition(",")[2]).decode()
 
-    front = [point.model_dump() for point in found().front]
-    known = [{**point, "recovered": {"relearn": 0.5}} for point in front]
-    assert "recovered by relearn" in written(known)
-    assert "recited word for word" in written(front)  # the points do not know that attack
-    report = example(front=known)
+    figures, name = example().figures, "recovered.relearn"
+    known = [share(name, 12, 24, point.of, "chosen on") for point in front()[0]]
+    assert "recovered by relearn" in written([*figures, *known])
+    assert "recited word for word" in written(figures)  # the points do not know that attack
     uncounted = [
-        one.model_copy(update={"base": one.base.model_copy(update={"value": None})})
-        if one.key == "recovered.relearn" and one.base
-        else one
-        for one in report.figures
+        row.model_copy(update={"value": None}) if (row.name, row.of) == (name, BASE) else row
+        for row in figures
     ]
-    drawn = draw_trade_off(report.model_copy(update={"figures": uncounted}))
-    assert drawn is not None
-    assert "recited" in base64.b64decode(drawn.wide.partition(",")[2]).decode()
+    assert "recited" in written([*uncounted, *known])
 
 
 def test_the_half_that_did_not_choose_is_named_only_where_there_is_one() -> None:
     said = "stand where the other passages put them"
     assert said in pages_of("whole")["report.html"]
-    by_hand = example(chose={"passages": None, "windows": 0}, all_passages=None)
+    by_hand = example(chose={"passages": None, "windows": 0, "taught": 0}, every=[])
     page = render(by_hand)["report.html"]
     assert said not in page
     assert "The search measured its points on those" in page
@@ -558,8 +511,7 @@ def test_a_search_draws_what_every_unit_is_worth() -> None:
     units = {Part(b, (h,), v): (1.0, 0.1) for b in range(4) for h in range(4) for v in ("mean",)}
     worth = make_map(units, 4, 4, measured=False)
     assert worth is not None
-    edit = found().edits[0].edit
-    report = bare(edit=edit, map=worth)
+    report = bare(edit=EDIT).model_copy(update={"map": worth})
     (picture,) = parse(render_html(report)).xpath("//h2[text()='The edit']/..//img")
     assert "worth" in base64.b64decode(picture.get("src").partition(",")[2]).decode()
     assert "is outlined" in picture.get("alt")
@@ -576,7 +528,6 @@ def test_what_was_not_measured_is_left_out() -> None:
         *("What was asked", "The cost", "To be sure", "Before you rely on it"),
         *("What a verdict means", "In sentences"),
         "What it costs",
-        "Size",
         "Provenance",
     ]
     assert "None" not in page.text_content()

@@ -24,23 +24,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from evals.choose.search.algorithm import find
-from evals.choose.search.estimates import Estimates
-from evals.choose.search.goals import SURE, MaxExtraction, MaxLossIncrease
-from evals.choose.search.opened import open_search
-from evals.choose.search.points import (
+from evals.choose.grid import (
     EditPoint,
     pareto_front,
     point_as_json,
     point_from_json,
     point_of,
 )
+from evals.choose.search.algorithm import find
+from evals.choose.search.estimates import Estimates
+from evals.choose.search.goals import SURE, MaxExtraction, MaxLossIncrease
+from evals.choose.search.opened import open_search
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import count_edits, run_search
 from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units, units_clash
 from evals.data import Samples
 from evals.data.held_back import split_halves
 from evals.measure.memorization.recovery import NAMES, make_recovery
+from evals.table.measured import measure_share, measure_value
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, UnsupportedError
@@ -55,6 +56,16 @@ few = settings(max_examples=settings.default.max_examples // 4)
 
 def refuser(folder: Path, layout: str) -> Callable[[Selection], UnsupportedError | None]:
     return partial(Editable(load_model(folder)).find_refusal, layout=layout)
+
+
+def make_point(
+    selection: Selection, left: float, kl: float = 0.1, *, right: float = 0.5, loss: float = 3.0,
+    **more: float,
+) -> EditPoint:  # fmt: skip
+    """An edit that leaves a share of the passages to every measure. `more`: other figures."""
+    values = {"recited": left, **{f"recovered.{name}": left for name in NAMES}, "kl": kl,
+              "next_token_accuracy": right, "heldout": loss, **more}  # fmt: skip
+    return EditPoint(selection, tuple(measure_value(*one) for one in values.items()))
 
 
 class Landscape:
@@ -82,15 +93,8 @@ class Landscape:
         cost = sum(self.price[index] for index in edited)
         pairs = combinations(sorted({block for block, _, _ in edited}), 2)
         kl = float(cost * (1 + sum(self.together[pair] for pair in pairs)))
-        exact = gain < 1
-        return EditPoint(
-            selection=tuple(selection),
-            recovered=float(exact.mean()),
-            exact_match=float(exact.mean()),
-            next_token_accuracy=float(1 / (1 + gain.mean())),
-            heldout_loss=3 + 0.9 * kl,
-            heldout_kl=kl,
-        )
+        left, right = float((gain < 1).mean()), float(1 / (1 + gain.mean()))
+        return make_point(tuple(selection), left, kl, right=right, loss=3 + 0.9 * kl)
 
 
 def padded(rows) -> np.ndarray:
@@ -170,7 +174,7 @@ def test_a_search_keeps_its_word(task):
     met = [point for point in points if goal.met(point, landscape.point(()))]
     best = [found.measured[chosen] for chosen in found.met]
     assert len(best) == len(met)
-    assert set(best) == set(met)
+    assert {point.selection for point in best} == {point.selection for point in met}
     widest = max(len(unit.heads) for unit in choice)
     expected, highest = {point.selection: 0.0 for point in met}, 1.0
     if found.estimates is not None and isinstance(goal, MaxExtraction):
@@ -284,16 +288,17 @@ def test_units_that_make_a_whole_block_are_one_part():
 
 def test_a_point_that_is_kept_comes_back_whole():
     """Progress that lacks a measure, as an earlier version wrote it, is no progress."""
-    rates = tuple((name, 0.25) for name in NAMES)
-    point = EditPoint((Part(0, (0,), "zero"),), 0.5, 0.5, 0.5, 3.0, 0.1, rates)
+    tried = (measure_share("recovered.relearn", np.arange(8) < 2, on="chosen on"),)
+    point = replace(make_point((Part(0, (0,), "zero"),), 0.25), tried=tried, refitted=False)
     stored = json.loads(json.dumps(point_as_json(point)))
     assert point_from_json(stored) == point
-    with pytest.raises(ValueError, match=f"rates: expected {NAMES[0]}"):
-        point_from_json({**stored, "rates": stored["rates"][1:]})
+    stored["figures"] = [one for one in stored["figures"] if one["name"] != f"recovered.{NAMES[0]}"]
+    with pytest.raises(ValueError, match=f"figures: expected {NAMES[0]}"):
+        point_from_json(stored)
 
 
 def test_equal_points_stand_on_the_front_once():
-    points = [EditPoint((Part(block, (0,), "zero"),), 0.5, 0.5, 0.5, 3.0, 0.1) for block in (1, 0)]
+    points = [make_point((Part(block, (0,), "zero"),), 0.5) for block in (1, 0)]
     assert pareto_front(points, lambda point: point.heldout_kl) == points[1:]
 
 

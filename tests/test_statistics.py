@@ -93,8 +93,8 @@ def test_bootstrap_resamples_groups_on_their_own():
 def test_one_draw_is_a_plain_rate():
     hits = np.arange(40)[None] % 4 == 0
     counted = np.arange(40)[None] < 30
-    plain = statistics.rate((hits & counted)[counted])
-    assert statistics.rate_draws(hits, counted) == {"n": 30, **plain}
+    plain = statistics.estimate_count(int((hits & counted).sum()), 30)
+    assert statistics.estimate_share(hits, counted) == plain
     pair = statistics.compare_draws(hits, ~hits, counted)
     assert pair == statistics.compare_flags(hits[counted], ~hits[counted])
 
@@ -104,20 +104,20 @@ def test_several_draws_give_their_mean_and_an_interval_of_draws_and_rows():
     hits[0, :20] = True  # luck: one draw brings back twenty, the others none
     counted = np.ones_like(hits)
     counted[1, 49] = False
-    found = statistics.rate_draws(hits, counted)
-    assert (found["n"], found["count"], found["rate"]) == (50, 20, pytest.approx(0.08))
-    low, high = found["ci95"]
+    found = statistics.estimate_share(hits, counted)
+    assert (found.n, found.hits, found.value) == (50, 20, pytest.approx(0.08))
+    low, high = found.interval
     assert low <= statistics.wilson(4, 50).low
     assert high > statistics.wilson(4, 50).high, "the draws differ by more than chance in rows"
     few = np.zeros((5, 100), dtype=bool)
     few[0, 1] = few[3, 2] = True  # 0.4 of 100 in the mean: as none, it would support a limit
-    some = statistics.rate_draws(few, np.ones_like(few))
-    assert some["rate"] == pytest.approx(0.004)
-    assert some["ci95"][1] >= statistics.wilson(1, 100).high > statistics.wilson(0, 100).high
-    none = statistics.rate_draws(np.zeros_like(hits), counted)
-    assert (none["count"], none["ci95"]) == (0, statistics.wilson(0, 50).as_list())
-    nothing = statistics.rate_draws(hits, np.zeros_like(hits))
-    assert (nothing["n"], nothing["ci95"]) == (0, [0.0, 1.0])
+    some = statistics.estimate_share(few, np.ones_like(few))
+    assert some.value == pytest.approx(0.004)
+    assert some.interval.high >= statistics.wilson(1, 100).high > statistics.wilson(0, 100).high
+    none = statistics.estimate_share(np.zeros_like(hits), counted)
+    assert (none.hits, none.interval) == (0, statistics.wilson(0, 50))
+    nothing = statistics.estimate_share(hits, np.zeros_like(hits))
+    assert (nothing.n, nothing.interval) == (0, (0.0, 1.0))
 
 
 def test_the_difference_of_draws_is_that_of_their_rates():
@@ -125,11 +125,12 @@ def test_the_difference_of_draws_is_that_of_their_rates():
     before, after = rng.random((4, 60)) < 0.8, rng.random((4, 60)) < 0.3
     counted = np.ones_like(before)
     found = statistics.compare_draws(before, after, counted)
-    rates = [statistics.rate_draws(one, counted)["rate"] for one in (before, after)]
+    rates = [statistics.estimate_share(one, counted).value for one in (before, after)]
     assert found.difference == pytest.approx(rates[1] - rates[0])
-    assert found.ci95[0] < found.difference < found.ci95[1]
+    low, high = found.interval
+    assert low < found.difference < high
     one = statistics.paired_difference(found.lost, found.gained, 60)
-    assert found.ci95[1] - found.ci95[0] >= one.high - one.low - 0.02
+    assert high - low >= one.high - one.low - 0.02
 
 
 def test_resamples_that_count_nothing_are_left_out():
@@ -138,18 +139,20 @@ def test_resamples_that_count_nothing_are_left_out():
     counted[0, :3] = counted[1, 3:6] = hits[0, :3] = True
     one = statistics.wilson(2, 3)
     assert 0 < one.low < one.high < 1
-    assert statistics.rate_draws(hits, counted)["ci95"] == [0, 1], "either draw alone is likely"
+    assert statistics.estimate_share(hits, counted).interval == (0, 1), (
+        "either draw alone is likely"
+    )
     pair = statistics.compare_draws(np.zeros_like(hits), hits, counted)
-    assert pair.ci95[1] == 1 > statistics.paired_difference(0, 1.5, 3).high
+    assert pair.interval.high == 1 > statistics.paired_difference(0, 1.5, 3).high
 
 
 @given(arrays(np.bool_, (3, 3, 8)).filter(lambda flags: flags[2].any()))
 def test_draws_that_count_few_rows_have_intervals(flags):
     before, after, counted = flags
-    low, high = statistics.rate_draws(after, counted)["ci95"]
+    low, high = statistics.estimate_share(after, counted).interval
     assert 0 <= low <= high <= 1
     pair = statistics.compare_draws(before, after, counted)
-    assert -1 <= pair.ci95[0] <= pair.ci95[1] <= 1
+    assert -1 <= pair.interval.low <= pair.interval.high <= 1
     assert 0 < pair.p_value <= 1
 
 
@@ -160,7 +163,7 @@ def test_draws_that_disagree_show_no_difference():
     after[0] = False
     found = statistics.compare_draws(before, after, every)
     assert (found.lost, found.gained) == (20, 0)
-    assert found.ci95[0] < 0 <= found.ci95[1]
+    assert found.interval.low < 0 <= found.interval.high
     assert found.p_value > 0.05 > statistics.mcnemar(20, 0)
     assert statistics.compare_draws(before, ~before, every).p_value < 0.01
     few = np.ones((5, 3), dtype=bool)

@@ -25,33 +25,25 @@ from command_line import (
     running,
     start,
 )
+from grids import find_edit, list_names, read_sweep, take, value
 from reciting import members_and_others, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
 from cli.terminal import name_options
+from evals.choose.sweep.report import SweepResult, format_csv
 from evals.jobs.sweeping import owned
-from evals.report.sweep import format_csv
+from evals.measure.memorization.recovery import NAMES
 from surgery.exporting import export
 from surgery.output import check_output
+from surgery.record.report import Report
 
 LENGTHS = ("--prefix-length", "6", "--suffix-length", "5", "--device", "cpu")
-EDIT = {
-    "spec",
-    "kind",
-    "blocks",
-    "variant",
-    "exact_match",
-    "exact_count",
-    "exact_ci95",
-    "next_token_accuracy",
-    "suffix_nll",
-    "completion_entropy",
-    "recovered",
-    "heldout_loss",
-    "heldout_rise",
-    "heldout_perplexity",
-    "heldout_kl",
+FIGURES = {
+    *("recited", "next_token_accuracy", "suffix_nll", "completion_entropy"),
+    *("heldout", "heldout_perplexity", "kl"),
+    *(f"recovered.{name}" for name in NAMES),
 }
+ESTIMATES = ("estimated_kl", "estimated_margin", "estimated_recited")
 NO_TEXT = "error: --exact-only reads no held-out text, so no --heldout or --estimate (see "
 
 
@@ -73,23 +65,25 @@ def sweep(files: tuple[Path, Path, Path], *options: object, corpus: bool = True)
 
 
 @pytest.fixture(scope="module")
-def everything(files, tmp_path_factory) -> tuple[dict, Path]:
+def everything(files, tmp_path_factory) -> tuple[SweepResult, Path]:
     output = tmp_path_factory.mktemp("out") / "swept"
     text = files[2]
     done = sweep(files, "--heads", "--ranges", "--calibration", text, "--output", output, "--json")
-    assert done.code == 0, done.stderr
-    return done.json, output
+    result = read_sweep(done)
+    assert json.loads((output / "sweep.json").read_text()) == done.json
+    return result, output
 
 
 def test_the_keys_of_the_contract(everything):
     result, output = everything
     assert str(output.parent.parent) not in (output / "sweep.json").read_text(), "no path"
-    assert (result["n"], result["prefix_length"], result["suffix_length"]) == (30, 6, 5)
-    assert set(result["base"]) == EDIT
-    assert result["base"]["exact_count"] == 24
-    assert result["base"]["exact_match"] == 24 / 30
-    assert result["base"]["heldout_kl"] == 0
-    named = [(edit["spec"], edit["kind"]) for edit in result["edits"] if edit["variant"] == "zero"]
+    asked = result.samples
+    assert (result.n, asked.prefix_length, asked.suffix_length) == (30, 6, 5)
+    assert list_names(result, "base") == FIGURES
+    assert take(result, "recited").details["count"] == 24
+    assert value(result, "recited") == 24 / 30
+    assert value(result, "kl") == 0
+    named = [(edit.spec, edit.kind) for edit in result.edits if edit.variant == "zero"]
     assert named == [
         ("0", "block"),
         ("1", "block"),
@@ -99,16 +93,22 @@ def test_the_keys_of_the_contract(everything):
         ("1.0", "head"),
         ("1.1", "head"),
     ]
-    assert len(result["edits"]) == 4 * 3 + 2 * 4  # so few rotary pairs hold no map of one head
-    for edit in result["edits"]:
-        assert set(edit) == EDIT | ({"heads"} if edit["kind"] == "head" else set())
-        assert edit["exact_match"] == edit["exact_count"] / 30
-        assert edit["heldout_kl"] > 0
-        assert edit["heldout_perplexity"] == pytest.approx(np.exp(edit["heldout_loss"]))
-    assert result["edits"][-1]["heads"] == {"1": [1]}
-    assert result["calibration"]["blocks"].keys() == {"0", "1"}
-    assert len(result["provenance"]["model"]["content"]) == 64
-    assert {"python", "torch", "transformers"} <= set(result["provenance"]["versions"])
+    assert len(result.edits) == 4 * 3 + 2 * 4  # so few rotary pairs hold no map of one head
+    for edit in result.edits:
+        assert list_names(result, edit.of) == FIGURES
+        assert (
+            value(result, "recited", edit.of)
+            == take(result, "recited", edit.of).details["count"] / 30
+        )
+        assert value(result, "kl", edit.of) > 0
+        loss, perplexity = (value(result, f"heldout{x}", edit.of) for x in ("", "_perplexity"))
+        assert perplexity == pytest.approx(np.exp(loss))
+    (last,) = result.edits[-1].parts
+    assert (last.block, last.heads) == (1, (1,))
+    assert result.calibration is not None
+    assert result.calibration["blocks"].keys() == {"0", "1"}
+    assert len(str(result.model.provenance["content"])) == 64
+    assert {"python", "torch", "transformers"} <= set(result.provenance["versions"])
 
 
 @pytest.mark.parametrize("edit", [("1", "zero"), ("0-1", "linear"), ("0.1", "mean")])
@@ -118,19 +118,25 @@ def test_figures_are_those_of_extract_on_the_exported_edit(files, everything, tm
     fitted_on = [] if variant == "zero" else [text]
     export(model, spec, variant=variant, output=tmp_path / "edited", calibration=fitted_on)
     call = ("--samples", samples, "--control", text, *LENGTHS, "--metrics", "full", "--json")
-    theirs = attn_surgery("extract", tmp_path / "edited", *call).json
-    (ours,) = [e for e in everything[0]["edits"] if (e["spec"], e["variant"]) == edit]
-    assert ours["exact_match"] == theirs["exact_match"]["rate"]
-    assert ours["exact_count"] == theirs["exact_match"]["count"]
-    assert ours["exact_ci95"] == theirs["exact_match"]["ci95"]
-    base = everything[0]["base"]
-    rise = ours["heldout_loss"] - base["heldout_loss"]
-    assert ours["heldout_rise"]["mean"] == pytest.approx(rise, abs=1e-9)
-    assert base["heldout_rise"] == {"mean": 0, "ci95": [0, 0]}
-    assert ours["next_token_accuracy"] == theirs["next_token_accuracy"]["mean"]
-    for name in ("suffix_nll", "completion_entropy"):  # last bits depend on the processor
-        assert ours[name] == pytest.approx(theirs[name]["mean"], rel=1e-6)
-    assert everything[0]["heldout"]["sha256"] == theirs["control"]["sha256"]
+    theirs = Report.model_validate(attn_surgery("extract", tmp_path / "edited", *call).json)
+    result = everything[0]
+    of = find_edit(result, *edit).of
+    for name in ("recited", "next_token_accuracy"):
+        ours, other = take(result, name, of), theirs.find(name, "edited")
+        assert other is not None
+        assert ours.value == other.value
+    ours, other = take(result, "recited", of), theirs.find("recited", "edited")
+    assert other is not None
+    assert (ours.ci95, ours.n, ours.details) == (other.ci95, other.n, other.details)
+    moved = take(result, "heldout", of).change
+    assert moved is not None
+    assert moved.ci95 is not None
+    assert moved.difference == pytest.approx(result.rise(of), abs=1e-9)
+    assert moved.ci95[0] <= moved.difference <= moved.ci95[1]
+    for name in ("suffix_nll", "completion_entropy", "heldout"):  # last bits: of the processor
+        other = theirs.find(name, "edited")
+        assert other is not None
+        assert value(result, name, of) == pytest.approx(other.value, rel=1e-6)
 
 
 def test_a_model_that_recites_nothing(files, tmp_path):
@@ -140,7 +146,7 @@ def test_a_model_that_recites_nothing(files, tmp_path):
     np.save(samples, np.arange(88).reshape(8, 11))
     nothing = "the unedited model recites none of the passages: there is nothing to remove"
     done = sweep((model, samples, None), "--exact-only", "--json", corpus=False)
-    assert done.json["base"]["exact_count"] == 0
+    assert take(read_sweep(done), "recited").details["count"] == 0
     assert done.json["warnings"] == [nothing]
     assert done.stderr == f"warning: {nothing}\n"
     printed = sweep((model, samples, None), "--exact-only", corpus=False)
@@ -152,16 +158,16 @@ def test_the_folder_is_complete(everything):
     result, output = everything
     names = {path.name for path in output.iterdir()}
     assert {"sweep.json", "sweep.csv", "sweep.png", "sweep.svg"} <= names
-    assert json.loads((output / "sweep.json").read_text()) == result
     rows = list(csv.DictReader((output / "sweep.csv").read_text().splitlines()))
-    assert [row["spec"] for row in rows] == ["", *(edit["spec"] for edit in result["edits"])]
-    for row, edit in zip(rows, [result["base"], *result["edits"]], strict=True):
-        nested = {"recovered", "exact_ci95", "heldout_rise"}
-        for name in EDIT - {"spec", "kind", "blocks", "variant"} - nested:
-            assert float(row[name]) == edit[name]
-        assert [float(row["exact_low"]), float(row["exact_high"])] == edit["exact_ci95"]
-        assert float(row["heldout_rise"]) == edit["heldout_rise"]["mean"]
-        assert {name: float(row[name]) for name in edit["recovered"]} == edit["recovered"]
+    assert [row["spec"] for row in rows] == ["", *(edit.spec for edit in result.edits)]
+    assert (rows[0]["kind"], rows[0]["variant"]) == ("base", "")
+    for row, of in zip(rows, ["base", *(edit.of for edit in result.edits)], strict=True):
+        for name in FIGURES:
+            assert float(row[name]) == value(result, name, of)
+        ends = (float(row["recited_low"]), float(row["recited_high"]))
+        assert ends == take(result, "recited", of).ci95
+        if (moved := take(result, "heldout", of).change) is not None:
+            assert float(row["heldout_change"]) == moved.difference
     assert [path.name for path in output.parent.iterdir()] == ["swept"]
     check_output(output, owned, overwrite=True)  # all that a sweep writes may be overwritten
 
@@ -192,15 +198,13 @@ def test_people_get_a_table_and_the_best_edit(files):
 
 def test_exact_only_reads_no_text_and_finds_the_same(files, everything):
     done = sweep(files, "--exact-only", "--json", corpus=False)
-    found = {(edit["spec"], edit["variant"]): edit for edit in done.json["edits"]}
-    assert len(found) == 6
-    for edit in everything[0]["edits"]:
-        key = (edit["spec"], edit["variant"])
-        if key in found:
-            assert found[key]["exact_count"] == edit["exact_count"]
-            assert found[key]["next_token_accuracy"] is None
-            assert found[key]["heldout_loss"] is None
-    assert done.json["heldout"] is None
+    found, result = read_sweep(done), everything[0]
+    assert len(found.edits) == 6
+    for edit in found.edits:
+        assert list_names(found, edit.of) == {"recited"}
+        same = find_edit(result, edit.spec, edit.variant)
+        assert value(found, "recited", edit.of) == value(result, "recited", same.of)
+    assert found.heldout == {}
     table = sweep(files, "--exact-only", corpus=False).stdout
     assert "KL" not in table.split("\n", 1)[1]
     refused = sweep(files, "--exact-only")
@@ -212,17 +216,17 @@ def test_blocks_alone(files, tmp_path):
     output = tmp_path / "swept"
     options = ("--no-last", "--variant", "zero", "--exact-only", "--output", output, "--json")
     done = sweep(files, *options, corpus=False)
-    assert [edit["spec"] for edit in done.json["edits"]] == ["0", "1"]
+    assert [edit.spec for edit in read_sweep(done).edits] == ["0", "1"]
     assert "the last blocks together" not in (output / "sweep.svg").read_text()
 
 
 def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
     save_tiny(tmp_path, tiny_neo())
     done = sweep((tmp_path, *files[1:]), "--heads", "--json")
-    heads = [edit["variant"] for edit in done.json["edits"] if edit["kind"] == "head"]
-    assert heads == ["zero"] * 4
-    assert len(done.json["edits"]) == 6 + 4
-    warning, nothing = done.json["warnings"]
+    result = read_sweep(done)
+    assert [edit.variant for edit in result.edits if edit.kind == "head"] == ["zero"] * 4
+    assert len(result.edits) == 6 + 4
+    warning, nothing = result.warnings
     assert "there is nothing to remove" in nothing
     assert warning.startswith("single heads with identity are left out: no layout holds this edit")
     assert f"warning: {name_options(warning, running('sweep'))}" in done.stderr
@@ -231,7 +235,7 @@ def test_heads_that_no_layout_holds_are_left_out_and_named(files, tmp_path):
 def test_blocks_that_cannot_be_edited_are_left_out_and_named(files, tmp_path):
     export(files[0], "1", variant="zero", output=tmp_path / "cut")
     done = sweep((tmp_path / "cut", *files[1:]), "--ranges", "--variant", "zero", "--json")
-    assert [edit["spec"] for edit in done.json["edits"]] == ["0"]
+    assert [edit.spec for edit in read_sweep(done).edits] == ["0"]
     assert any(text.startswith("blocks 1 are left out: ") for text in done.json["warnings"])
 
 
@@ -247,8 +251,8 @@ def test_a_killed_run_goes_on_in_its_batches(files, tmp_path, monkeypatch):
     with interrupted(Engine, method="_measure_batch") as batches, blank_pictures():
         resumed = sweep(files, *options)
     assert resumed.code == 0, resumed.stderr
-    assert resumed.json["provenance"]["model"]["batch_size"] == 8
-    windows = -(-resumed.json["heldout"]["windows"] // 8)
+    assert resumed.json["model"]["provenance"]["batch_size"] == 8
+    windows = -(-resumed.json["heldout"]["all"]["windows"] // 8)
     assert len(batches) == 5 + windows - 3
 
 
@@ -269,7 +273,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
     )
     with interrupted(Engine, method="_measure_batch") as batches, blank_pictures():
         resumed = sweep(files, *options)
-    windows = -(-resumed.json["heldout"]["windows"] // 8)
+    windows = -(-resumed.json["heldout"]["all"]["windows"] // 8)
     assert len(batches) == 5 + windows - 3  # 40 rows and the text, less what was done
     assert [path.name for path in tmp_path.iterdir()] == ["swept"]
     fresh = sweep(files, "--batch-size", "8", "--json")
@@ -290,44 +294,49 @@ def test_two_processes_give_the_bytes_of_one(files, tmp_path, more):
         assert done.code == 0, done.stderr[-3000:]
         results.append((done.stdout, *(path.read_bytes() for path in output.glob("*.csv"))))
     assert results[0] == results[1]
-    assert json.loads(results[0][0])["base"]["exact_count"] == 24
+    result = SweepResult.model_validate_json(results[0][0])
+    assert take(result, "recited").details["count"] == 24
 
 
 @pytest.fixture(scope="module")
-def estimated(files, tmp_path_factory) -> tuple[dict, Path]:
+def estimated(files, tmp_path_factory) -> tuple[SweepResult, Path]:
     output = tmp_path_factory.mktemp("out") / "estimated"
     with blank_pictures():
         done = sweep(files, "--estimate", "--calibration", files[2], "--output", output, "--json")
-    assert done.code == 0, done.stderr
-    return done.json, output
+    return read_sweep(done), output
+
+
+def list_estimates(result: SweepResult) -> dict[tuple[str, str], list[float]]:
+    """Unit, as spec and variant → its estimates."""
+    return {
+        (one.spec, one.variant): [value(result, name, one.of) for name in ESTIMATES]
+        for one in result.estimates
+    }
 
 
 def test_estimates_of_every_head_and_block_in_every_variant(files, estimated):
     result, _ = estimated
-    estimates = {(one["spec"], one["variant"]): one for one in result["estimates"]}
-    assert len(estimates) == len(result["estimates"]) == 2 * 4 + 4 * 2  # as of single edits
-    assert {one["kind"] for one in estimates.values()} == {"block", "head"}
-    recited = result["base"]["exact_count"]
-    assert result["estimated_on"] == {
-        "windows": result["heldout"]["windows"], "passages": recited
-    }  # fmt: skip
-    for one in estimates.values():
-        assert min(one["kl"], one["margin"]) > 0
-        assert 0 < one["recited"] <= 1
-    figures = ("kl", "margin", "recited")
-    for edit in result["edits"]:
-        assert set(edit) == EDIT | {f"estimated_{name}" for name in figures}
-        if edit["kind"] == "block":
-            one = estimates[edit["spec"], edit["variant"]]
-            assert [edit[f"estimated_{name}"] for name in figures] == [one[n] for n in figures]
-    base = [result["base"][f"estimated_{name}"] for name in figures]
-    assert base[:2] == [0, 0]
-    assert 0 < base[2] <= result["base"]["exact_match"]
+    estimates = list_estimates(result)
+    assert len(estimates) == len(result.estimates) == 2 * 4 + 4 * 2  # as of single edits
+    assert {one.kind for one in result.estimates} == {"block", "head"}
+    windows, recited = result.heldout["all"]["windows"], take(result, "recited").details["count"]
+    assert result.estimated_on == {"windows": windows, "passages": recited}
+    for kl, margin, left in estimates.values():
+        assert min(kl, margin) > 0
+        assert 0 < left <= 1
+    for edit in result.edits:
+        assert list_names(result, edit.of) == FIGURES | {*ESTIMATES}
+        if edit.kind == "block":
+            found = [value(result, name, edit.of) for name in ESTIMATES]
+            assert found == estimates[edit.spec, edit.variant]
+    *none, left = (value(result, name) for name in ESTIMATES)
+    assert none == [0, 0]
+    assert 0 < left <= value(result, "recited")
 
 
 def test_estimates_do_not_depend_on_the_batch_size(files, estimated):
     again = sweep(files, "--estimate", "--calibration", files[2], "--batch-size", 3, "--json")
-    assert again.json["estimates"] == estimated[0]["estimates"]
+    assert list_estimates(read_sweep(again)) == list_estimates(estimated[0])
 
 
 def test_estimates_are_of_members_alone(files, estimated, tmp_path):
@@ -335,16 +344,16 @@ def test_estimates_are_of_members_alone(files, estimated, tmp_path):
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     alone = write_rows(tmp_path / "members.jsonl", [row for row in rows if row["member"]])
     done = sweep((model, alone, text), "--estimate", "--calibration", text, "--json")
-    assert done.json["estimates"] == estimated[0]["estimates"]
+    assert list_estimates(read_sweep(done)) == list_estimates(estimated[0])
 
 
 def test_estimates_are_a_table_and_a_picture(estimated):
     result, output = estimated
     rows = list(csv.DictReader((output / "estimates.csv").read_text().splitlines()))
-    assert [(row["spec"], row["variant"]) for row in rows] == [
-        (one["spec"], one["variant"]) for one in result["estimates"]
-    ]
-    assert [float(row["margin"]) for row in rows] == [one["margin"] for one in result["estimates"]]
+    estimates = list_estimates(result)
+    assert [(row["spec"], row["variant"]) for row in rows] == [*estimates]
+    told = [[float(row[name]) for name in ESTIMATES] for row in rows]
+    assert told == [*estimates.values()]
     assert "estimated_kl" in (output / "sweep.csv").read_text().splitlines()[0]
     assert {"model.png", "model.svg"} <= {path.name for path in output.iterdir()}
 
@@ -365,11 +374,17 @@ def test_people_get_the_front_of_the_estimates(files):
     assert NO_TEXT in refused.stderr
 
 
-def test_columns_that_only_some_edits_have_are_in_the_csv() -> None:
+def test_columns_that_only_some_edits_have_are_in_the_csv(estimated) -> None:
     """Such as an estimate, where only blocks have one."""
-    base = {"spec": "", "blocks": [], "exact_match": 0.5, "recovered": {"any": 0.75}}
-    block = {**base, "spec": "0", "blocks": [0], "estimated_kl": 1.5}
-    head = {**base, "spec": "1.0", "blocks": [1], "heads": {"1": [0]}}
-    rows = list(csv.DictReader(format_csv([base, block, head]).splitlines()))
-    assert [row["estimated_kl"] for row in rows] == ["", "1.5", ""]
-    assert list(rows[0]) == ["spec", "exact_match", "any", "estimated_kl"]
+    plain = estimated[0].to_dict()
+    first, other = (edit["of"] for edit in plain["edits"][:2])
+    plain["figures"] = [
+        row
+        for row in plain["figures"]
+        if row["name"] == "recited" or (row["name"], row["of"]) == ("estimated_kl", first)
+    ]
+    result = SweepResult.model_validate(plain)
+    some = [edit for edit in result.edits if edit.of in (other, first)]
+    rows = list(csv.DictReader(format_csv(result, some[::-1]).splitlines()))
+    assert [row["estimated_kl"] for row in rows] == ["", str(result.read("estimated_kl", first))]
+    assert list(rows[0])[3:] == ["recited", "recited_low", "recited_high", "estimated_kl"]

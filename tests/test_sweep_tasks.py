@@ -16,15 +16,18 @@ from unittest import mock
 import numpy as np
 import pytest
 from command_line import PROGRAM, TWO_PROCESSES, Outcome, attn_surgery, finish, interrupted, start
+from grids import read_sweep, take, value
 from local_tasks import NAMES, ROWS, write_tasks
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
-from evals.choose.sweep.scoring import add_tasks, run_tasks
+from evals.choose.sweep.report import SweepResult
+from evals.choose.sweep.scoring import measure_tasks, run_tasks
 from evals.data import Samples
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.models import open_model
 from surgery.errors import MeasurementError
 from surgery.exporting import export
+from surgery.record.report import Report
 from surgery.selection import parse_selection
 
 LONG = " and ".join([ROWS[0]["text"]] * 8)  # of more tokens than the models have positions
@@ -140,9 +143,9 @@ def test_what_no_number_can_hold_is_null(models, tasks):
     sizes = {"local_continuation": 8}
     (base,) = run_tasks(benchmarks, loaded, [], sizes, fit=None)
     runs = [base, {"local_continuation": {"samples": []}}]
-    found = add_tasks({"base": {}, "edits": [{}]}, benchmarks, runs, sizes)
-    nothing = {"value": None, "difference": None, "ci95": None}
-    assert found["edits"][0]["tasks"]["local_continuation"] == {"metric": "acc", **nothing}
+    _, row = measure_tasks(benchmarks, runs, ["edit-1"])
+    assert (row.name, row.of, row.value) == ("task.local_continuation", "edit-1", None)
+    assert (row.ci95, row.change) == (None, None)
 
 
 def test_an_answer_that_does_not_fit_is_one_line(models, tmp_path):
@@ -179,19 +182,19 @@ def sweep(files: tuple[object, ...], *options: object, exact_only: bool = True) 
 
 
 @pytest.fixture(scope="module")
-def swept(files, tmp_path_factory) -> tuple[dict, Path]:
+def swept(files, tmp_path_factory) -> tuple[SweepResult, Path]:
     output = tmp_path_factory.mktemp("out") / "swept"
     done = sweep(files, "--tasks", ",".join(ALL), "--output", output, "--json", exact_only=False)
-    assert done.code == 0, done.stderr
-    return done.json, output
+    return read_sweep(done), output
 
 
 def test_the_keys_of_the_contract(swept):
     result, output = swept
-    assert list(result["tasks"]) == [*ALL]
-    assert result["tasks"]["local_whole"]["ability"] == "language"
-    assert result["tasks"]["local_choice"] == {
-        "version": 3,
+    assert list(result.tasks) == [*ALL]
+    assert result.tasks["local_whole"]["ability"] == "language"
+    assert result.tasks["local_choice"] == {
+        "task": "local_choice",
+        "version": "3",
         "num_fewshot": 0,
         "limit": None,
         "batch_size": 8,
@@ -199,51 +202,64 @@ def test_the_keys_of_the_contract(swept):
         "metric": "acc",
         "higher_is_better": True,
         "share": True,
-        "n": 64,
     }
     for name in ALL:
-        base = result["base"]["tasks"][name]
-        assert set(base) == {"metric", "value"}
-        for edit in result["edits"]:
-            one = edit["tasks"][name]
-            assert one["metric"] == base["metric"]
-            assert one["difference"] == pytest.approx(one["value"] - base["value"])
-            low, high = one["ci95"]
-            assert low <= one["difference"] <= high
+        base = take(result, f"task.{name}")
+        for edit in result.edits:
+            one = take(result, f"task.{name}", edit.of)
+            assert one.n == base.n
+            assert one.change is not None
+            assert one.change.ci95 is not None
+            moved = one.change.difference
+            assert moved == pytest.approx(one.value - base.value)
+            low, high = one.change.ci95
+            assert low <= moved <= high
+    assert take(result, "task.local_choice").n == 64
     rows = list(csv.DictReader((output / "sweep.csv").read_text().splitlines()))
-    assert rows[0]["local_whole_difference"] == ""
-    for row, edit in zip(rows[1:], result["edits"], strict=True):
-        one = edit["tasks"]["local_whole"]
-        assert float(row["local_whole"]) == one["value"]
-        found = [float(row[f"local_whole_{key}"]) for key in ("difference", "low", "high")]
-        assert found == [one["difference"], *one["ci95"]]
+    key = "task.local_whole"
+    assert rows[0][f"{key}_change"] == ""
+    for row, edit in zip(rows[1:], result.edits, strict=True):
+        one = take(result, key, edit.of)
+        assert float(row[key]) == one.value
+        found = [float(row[f"{key}_change{end}"]) for end in ("", "_low", "_high")]
+        assert one.change is not None
+        assert found == [one.change.difference, *(one.change.ci95 or ())]
 
 
 @pytest.mark.slow
 def test_differences_are_those_of_evaluate(files, swept, tasks, tmp_path):
-    model, edit = files[0], swept[0]["edits"][1]
-    export(model, edit["spec"], variant="zero", output=tmp_path / "edited")
+    model, result = files[0], swept[0]
+    edit = result.edits[1]
+    export(model, edit.spec, variant="zero", output=tmp_path / "edited")
     done = attn_surgery(
         "evaluate", tmp_path / "edited", "--baseline", model, "--tasks", ",".join(ALL),
         "--include-path", tasks, "--batch-size", 8, "--device", "cpu", "--no-cache",
         "--output", tmp_path / "report", "--json",
     )  # fmt: skip
     assert done.code == 0, done.stderr
-    theirs = {figure["key"]: figure for figure in done.json["figures"]}
-    for name, ours in edit["tasks"].items():
-        (found,) = theirs[f"task.{name}"]["edits"]
-        assert theirs[f"task.{name}"]["label"].startswith(f"{name}, {ours['metric']}")
-        assert ours["difference"] == pytest.approx(found["change"]["value"], rel=1e-4), name
-        assert ours["ci95"] == pytest.approx(found["change"]["ci95"], rel=1e-4), name
-        assert ours["value"] == pytest.approx(found["value"], rel=1e-6)
+    theirs = Report.model_validate(done.json)
+    for task, known in result.tasks.items():
+        name = f"task.{task}"
+        ours, found = take(result, name, edit.of), theirs.find(name, "edited")
+        assert found is not None
+        assert theirs.names[name].label.startswith(f"{task}, {known['metric']}")
+        assert ours.value == pytest.approx(found.value, rel=1e-6)
+        assert ours.change is not None
+        assert found.change is not None
+        assert ours.change.difference == pytest.approx(found.change.difference, rel=1e-4), name
+        assert ours.change.ci95 == pytest.approx(found.change.ci95, rel=1e-4), name
 
 
 def test_exact_matches_alone_and_tasks(files, swept):
     done = sweep(files, "--tasks", "local_whole,local_choice", "--json")
-    assert [edit["tasks"] for edit in done.json["edits"]] == [
-        {name: edit["tasks"][name] for name in done.json["tasks"]} for edit in swept[0]["edits"]
-    ]
-    assert done.json["base"]["suffix_nll"] is None
+    result = read_sweep(done)
+    for name in ("local_whole", "local_choice"):
+        for edit in result.edits:
+            key, other = f"task.{name}", swept[0].find_edit(edit.of)
+            assert other == edit
+            assert take(result, key, edit.of) == take(swept[0], key, other.of)
+    assert {*result.tasks} == {"local_whole", "local_choice"}
+    assert result.find("suffix_nll", "base") is None
 
 
 def test_people_get_a_column_for_each_task(files, swept):
@@ -251,7 +267,7 @@ def test_people_get_a_column_for_each_task(files, swept):
     header = next(line for line in done.stdout.splitlines() if "exact" in line)
     assert header.split()[-2:] == ["local_choice", "local_whole"]
     assert "tasks: local_choice (acc, n = 64), local_whole (byte_perplexity, n = 64)" in done.stdout
-    assert f"{swept[0]['base']['tasks']['local_choice']['value']:.3f}" in done.stdout
+    assert f"{value(swept[0], 'task.local_choice'):.3f}" in done.stdout
 
 
 @pytest.mark.slow
@@ -311,4 +327,4 @@ def test_two_processes_give_the_bytes_of_one(files):
     )
     assert (one.code, two.code) == (0, 0), two.stderr[-3000:]
     assert one.stdout == two.stdout
-    assert one.json["tasks"].keys() == set(ALL)
+    assert SweepResult.model_validate(one.json).tasks.keys() == set(ALL)

@@ -17,30 +17,40 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import on_terminal
-from example_report import TWIN, audit, example, found, several, share
+from example_grid import edit_of, rows, searched, sweep_of
+from example_report import (
+    EDIT,
+    NAME,
+    SOURCE,
+    TRIED,
+    attacked,
+    audit,
+    example,
+    make_report,
+    recital,
+    several,
+    tasks,
+    twinned,
+    unlimited,
+)
 
-from cli.commands.choose.sweep import print_sweep
-from cli.commands.measure.audit import print_audit
 from cli.commands.measure.bench import _print as print_bench
 from cli.commands.measure.check import _print as print_check
-from cli.commands.measure.extract import print_extraction
+from cli.tables import figures as printing
 from cli.tables import print_table
 from cli.tables.comparison import print_comparison
-from cli.tables.evaluation import print_evaluation
-from cli.tables.search import print_search, write_next_command
 from evals.choose.search.request import SearchRequest
+from evals.choose.sweep.report import SweepResult
 from evals.data import Samples
-from evals.measure.verdicts import describe_splits
+from evals.jobs.asking import AuditRequest, ExtractionRequest
+from evals.table.limits import describe_splits
+from surgery.card.measurements import list_tables
+from surgery.record.measured import BASE, EDITED, Measured
+from surgery.record.report import Report
 
 WIDTHS = [60, 80, 120]
 ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}
-ATTACKED = {
-    **audit(),
-    "prefix_length": 32,
-    "suffix_length": 32,
-    "secrets": False,
-    "verdict": "It keeps every limit.",
-}
+PAIR: dict[str, Any] = {"models": (NAME,), "baseline": SOURCE, "samples": "s", "heldout": ("t",)}
 
 
 def speed() -> dict[str, Any]:
@@ -82,64 +92,31 @@ def speed() -> dict[str, Any]:
     }
 
 
-def swept(**figures: Any) -> dict[str, Any]:
-    """What `sweep --json` tells of 24 blocks, with estimates and two tasks."""
+def swept(base: float = 0.99, edited: float | None = None, **more: Any) -> SweepResult:
+    """What `sweep` tells of 24 blocks, with estimates and a task. `base`, `edited`: what these
+    recite."""
 
-    def edit(block: int, variant: str) -> dict[str, Any]:
-        some = {
-            "exact_match": block / 100,
-            "exact_count": block,
+    def measured(of: str, block: int, recited: float) -> list[Measured]:
+        known = {
+            "recited": recited,
             "next_token_accuracy": 0.7511,
             "suffix_nll": 12.25 + block,
             "completion_entropy": 1.125 + block,
-            "heldout_loss": 10.001 + block,
+            "heldout": 10.001 + block,
             "heldout_perplexity": 22070.25,
-            "heldout_kl": 3.125 + block,
+            "kl": 3.125 + block,
             "estimated_kl": 4.125,
             "estimated_margin": 111.5,
         }
-        named = {"spec": str(block), "kind": "block", "blocks": [block], "variant": variant}
-        return {**named, **some, "tasks": {"lab_copy": {"value": 0.5}}, **figures}
+        return rows(of, known) + rows(of, {"task.lab_copy": 0.5}, n=250)
 
-    base = {**edit(99, ""), "spec": "", "variant": None, "blocks": []}
-    return {
-        "model": "model", "n": 120, "prefix_length": 32, "suffix_length": 32, "secrets": False,
-        "exact_only": False, "base": base,
-        "edits": [edit(block, name) for block in range(24) for name in ("identity", "linear")],
-        "tasks": {"lab_copy": {"metric": "acc", "n": 250}},
-    }  # fmt: skip
-
-
-LIMIT = {"name": "relearn", "value": 0.04, "ci95": [0.01, 0.1], "limit": 0.05, "n": 54,
-         "lacks": "54 passages cannot support 5%"}  # fmt: skip
-
-
-def searched() -> dict[str, Any]:
-    """What `search --json` tells of a choice of mixed units."""
-
-    def figures(rate: float, loss: float, kl: float) -> dict[str, Any]:
-        return {"recovered": {"any": rate}, "recovered_ci95": [0, 0.06], "heldout_loss": loss,
-                "heldout_kl": kl, "costs": {"kl": kl, "tail": 9 * kl}, "worst": "tail",
-                "cost": kl, "healed_rise": 0.0625, "limits": [LIMIT]}  # fmt: skip
-
-    def halves(*both: dict[str, Any]) -> dict[str, Any]:
-        return {**both[0], "held_back": both[1]}
-
-    parts = [
-        {"block": block, "heads": [0, 2, 3, 5, 7, 9], "variant": variant}
-        for block, variant in [(0, "identity"), (1, "linear"), (11, "mean"), (17, "zero")]
-    ]
-    return {
-        "model": "model", "n": 60, "n_held_back": 60, "num_heads": 12, "measure": "any",
-        "base": halves(figures(1, 3.25, 0), figures(0.998, 3.5, 0)),
-        "deep_blocks": {"spec": "20-23", "meets_goal": True, "offered": False,
-                        **halves(figures(0.01, 4, 0.1), figures(0.12, 4.5, 0.8))},
-        "passed_over": {"doubtful": 2, "untried": 0},
-        "selected": {"variant": "mixed", "spec": "", "parts": parts, **figures(0, 3.375, 0.125)},
-        "held_back": figures(0.013, 3.75, 0.5), "held_back_meets_goal": False,
-        "held_back_state": "missed", "goal": {"max_extraction": 0.01},
-        "exhaustive": False, "units": {"offered": 288}, "evaluations": 64, "calibration": None,
-    }  # fmt: skip
+    edits, figures = [], measured(BASE, 99, base)
+    for block in range(24):
+        for variant in ("identity", "linear"):
+            of = f"edit-{len(edits) + 1}"
+            edits.append(edit_of(of, [block], variant, "block"))
+            figures += measured(of, block, block / 100 if edited is None else edited)
+    return sweep_of(edits, figures, {"lab_copy": {}}, **more)
 
 
 def checked() -> dict[str, Any]:
@@ -163,14 +140,20 @@ def changed() -> dict[str, Any]:
     return {"models": models, "rows": [{"id": f"letter-{n}", "outputs": outputs} for n in range(3)]}
 
 
-def print_several() -> None:
-    print_evaluation(several(*[found()] * 5))
+def extracted() -> Report:
+    return make_report(recital(), ExtractionRequest(**PAIR))
+
+
+def audited(rows: list[Measured] | None = None) -> Report:
+    limits = {"greedy": 0.25, "relearn": 0.6}
+    asked = AuditRequest(**PAIR, attack=TRIED, max=limits if rows is None else {})
+    return make_report([*recital(), *(audit() if rows is None else rows)], asked)
 
 
 TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
-    "sweep": (lambda: print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
+    "sweep": (lambda: printing.print_sweep(swept()), [r"17 +linear +17\.0% +27\.001"]),
     "search": (
-        lambda: print_search(searched()),
+        lambda: printing.print_search(searched()),
         [
             r"unedited +99\.8% +\+0\.000",
             r"chosen +1\.3% +\+0\.250",
@@ -182,25 +165,33 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         ],
     ),
     "extract": (
-        lambda: print_extraction(found().edits[0].extraction),
-        [r"\d%\] +0\.0% \[0\.0%, "],
+        lambda: printing.print_report(extracted()),
+        [r"33\.3% \[16\.3, 56\.3\] +16\.7% \["],
     ),
     "audit": (
-        lambda: print_audit(ATTACKED, {}),
+        lambda: printing.print_report(audited(), Path("out")),
         [
-            r"greedy +24 +87\.5% \[69\.0%, 95\.7%\] +4\.2% \[",
-            r"relearn +22 +95\.5% ",
-            r"verdict: It keeps\s+every limit\.",
+            r"87\.5% \[69\.0, 95\.7\] +4\.2% \[",
+            r"95\.5% \[",
+            r"It keeps\s+every limit\.",
         ],
     ),
     "evaluate": (
-        lambda: print_evaluation(example(), Path("out")),
+        lambda: printing.print_report(example(), Path("out")),
         [r"0\.612 +0\.587 +−0\.025 \[−0\.045, −0\.005\]"],
     ),
-    "evaluate several": (print_several, [r"0\.934 +0\.702"]),
-    "evaluate a twin": (
-        lambda: print_evaluation(example(twin=TWIN), Path("out")),
-        [r"97% of the "],
+    "evaluate several": (
+        lambda: printing.print_report(several(*[example()] * 5)),
+        [r"0\.934 +0\.702"],
+    ),
+    "evaluate a twin": (lambda: printing.print_report(twinned()), [r"57% of the "]),
+    "mitigate": (
+        lambda: printing.print_front(several(example(), example()), "ab", {"a": "one", "b": "two"}),
+        [r"16\.7%"],
+    ),
+    "compare-evals": (
+        lambda: printing.print_comparison(tasks(), "base", "edited"),
+        [r"0\.612 +0\.587 +-0\.025 \[-0\.045, -0\.005\]"],
     ),
     "check": (
         lambda: print_check(checked()),
@@ -240,21 +231,36 @@ def test_no_figure_is_cut_and_no_word_is_broken(name: str, columns: int) -> None
 
 
 def test_no_edit_is_the_best_where_costs_were_not_measured() -> None:
-    result = {**swept(exact_match=0.25, exact_count=30), "exact_only": True}
-    result["base"] = swept()["base"]
-    for edit in result["edits"][3:6]:
-        edit["exact_match"], edit["exact_count"] = 0.0, 0
-    *_, first, last = piped(lambda: print_sweep(result)).splitlines()
+    result, least = swept(edited=0.25, exact_only=True), {"edit-4", "edit-5", "edit-6"}
+    figures = [
+        row.model_copy(update={"value": 0.0}) if row.name == "recited" and row.of in least else row
+        for row in result.figures
+    ]
+    result = SweepResult(**{**dict(result), "figures": figures})
+    *_, first, last = piped(lambda: printing.print_sweep(result)).splitlines()
     assert first == "fewest recited (99.0% to 0.0%): 1 linear; 2 identity; 2 linear"
     assert last == (
         "The cost of these edits was not measured. To choose one, sweep without --exact-only."
     )
 
 
+def test_heads_stand_below_their_block() -> None:
+    edits = [
+        edit_of(f"edit-{at}", [block], "zero", heads=heads)
+        for at, (block, heads) in enumerate([(1, [1]), (1, [0]), (1, [0, 1]), (0, [1])])
+    ]
+    figures = [row for one in (BASE, *(e.of for e in edits)) for row in rows(one, {"recited": 0.5})]
+    result = sweep_of(edits, figures, exact_only=True)
+    printed = piped(lambda: printing.print_sweep(result))
+    assert re.findall(r"^ *([\d.]+) +zero", printed, re.MULTILINE) == ["0.1", "1", "1.0", "1.1"]
+
+
 def test_estimates_are_printed_where_the_base_recites_nothing() -> None:
-    result = swept(exact_match=0.0, exact_count=0)
-    result["estimates"] = [{"spec": "3.1", "variant": "zero", "kl": 0.25, "margin": 1.5}]
-    *_, head, line = piped(lambda: print_sweep(result)).splitlines()
+    result, unit = swept(0.0, 0.0), edit_of("unit-1", [3], "zero", "head", heads=[1])
+    known = rows("unit-1", {"estimated_kl": 0.25, "estimated_margin": 1.5})
+    figures = [*result.figures, *known]
+    result = SweepResult(**{**dict(result), "figures": figures, "estimates": [unit]})
+    *_, head, line = piped(lambda: printing.print_sweep(result)).splitlines()
     assert head.startswith(
         "estimates of 1 heads and blocks. These move the margins of the passages'"
     )
@@ -262,10 +268,9 @@ def test_estimates_are_printed_where_the_base_recites_nothing() -> None:
 
 
 def test_the_best_of_edits_that_recite_the_same_costs_least() -> None:
-    result = swept(exact_match=0.25, exact_count=30)
-    result["edits"].reverse()
-    result["base"] = swept()["base"]
-    last = piped(lambda: print_sweep(result)).splitlines()[-1]
+    result = swept(edited=0.25)
+    result.edits.reverse()
+    last = piped(lambda: printing.print_sweep(result)).splitlines()[-1]
     assert last.startswith("best: --drop-attn 0 --variant identity: exact match 99.0% to 25.0% at ")
 
 
@@ -282,38 +287,35 @@ def test_a_pipe_gets_what_a_terminal_of_100_characters_shows(name: str) -> None:
 
 def test_a_share_of_no_passages_is_no_share() -> None:
     """Not 0 %, with an interval of everything."""
-    (attack,) = (one for one in ATTACKED["attacks"] if one["name"] == "greedy")
-    nothing = {**attack, "name": "guided", "base": share(0, 0), "edited": share(0, 0)}
-    other = {**audit(), "attacks": [nothing]}
-    printed = piped(lambda: print_audit({**ATTACKED, **other}, {}))
-    assert re.search(r"guided +0 +none counts +none counts +0\.0% \[", printed), printed
-    printed = piped(lambda: print_evaluation(example(audit=other)))
-    assert re.search(r"guided \(n = 0\) +none counts +none counts", printed), printed
+    found = [*attacked("guided", 0, 0, 0), *audit()]
+    for report in (audited(found), example(audit=found)):
+        printed = on_terminal(240, lambda report=report: printing.print_report(report))
+        printed = re.sub(r"\x1b\[[\d;]*m", "", printed)
+        assert re.search(r"guided \(n = 0\) +none counts +none counts", printed), printed
 
 
 def test_an_evaluation_ends_as_its_report_says(capsys: pytest.CaptureFixture[str]) -> None:
     """An edit whose search missed its limits is missed, even if the half held back keeps them."""
-    edit = found().edits[0].edit
-    assert edit is not None
-    limits = {"max_drop": {"copy": 0.5}, "max_extraction": None, "max": {"relearn": 0.9}}
-    settings = found().settings.model_copy(update=limits)
+    asked = unlimited(max_drop={"copy": 0.5}, max={"relearn": 0.9})
     for missed, state in ((False, "kept"), (True, "missed")):
-        report = example(settings=settings, edit=edit.model_copy(update={"missed": missed}))
-        assert print_evaluation(report, table=False) == report.edits[0].state == state
+        report = example(asked=asked, edit={**EDIT, "missed": missed})
+        assert printing.print_report(report, table=False) == report.edits[0].state == state
         said = "missed: the search that chose this edit found none that keeps its limits"
         assert (said in capsys.readouterr().err) == missed
 
 
 def test_rows_of_an_evaluation_differ_in_their_names() -> None:
     """Figures of all passages, beside those that the search did not use, would look the same."""
-    assert example().find("all.heldout") is not None
-    labels = [figure.label for figure in example().figures if figure.main]
-    assert len(set(labels)) == len(labels)
+    report = example()
+    assert report.find("heldout", EDITED, "all") is not None
+    tables = [lines for table, lines in list_tables(report) if table.on is None]
+    labels = [line.named.label for lines in tables for line in lines if line.named.main]
+    assert len(set(labels)) == len(labels) > 1
 
 
 def test_the_command_that_exports_a_choice() -> None:
     request = SearchRequest(**ASKED)
-    command = write_next_command(searched(), request, Path("FOUND/plan.json"))
+    command = printing.write_next_command(searched(), request, Path("FOUND/plan.json"))
     assert command == "attn-surgery export m --plan FOUND/plan.json --heal t.txt --samples s"
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import Outcome, attn_surgery
+from example_report import limit_on, share
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import recited_rows, write_rows
@@ -22,9 +23,10 @@ from scipy.stats import binom, binomtest
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from evals.lab import samples_path
-from evals.measure.verdicts import check_share, find_smallest, find_void
 from evals.run.models import open_model
-from evals.run.statistics import bound_share, count_needed, rate, rate_draws
+from evals.run.statistics import bound_share, count_needed, estimate_share
+from evals.table.limits import find_smallest, find_void
+from evals.table.measured import measure_share
 from surgery.exporting import export
 
 
@@ -74,25 +76,24 @@ def test_a_mean_of_draws_is_exact(draws: list[tuple[int, int]]) -> None:
         counted[at, :of] = True
         hits[at, : min(some, of)] = True
     exact = sum((Fraction(min(some, of), of) for some, of in draws), Fraction()) / len(draws)
-    found = rate_draws(hits, counted)
-    assert found["rate"] == float(exact)
-    assert found["rate"] <= found["bound"] <= 1
-    limit = check_share("relearn", "share", float(exact), found, base=1.0)
-    assert limit.state != "missed"
+    found = measure_share("recovered.relearn", hits, counted)
+    assert found.value == float(exact)
+    assert found.value <= float(found.details["bound"] or 0) <= 1
+    assert limit_on(found, float(exact)).state != "missed"
 
 
 def test_a_bound_of_draws_is_never_below_that_of_one() -> None:
     few = np.zeros((5, 100), dtype=bool)
     few[0, 1] = few[3, 2] = True
-    found = rate_draws(few, np.ones_like(few))
-    assert found["bound"] >= bound_share(1, 100)
+    found = estimate_share(few, np.ones_like(few))
+    assert found.bound >= bound_share(1, 100)
     luck = np.zeros((5, 50), dtype=bool)
     luck[0, :20] = True
-    spread = rate_draws(luck, np.ones_like(luck))
-    assert spread["bound"] > bound_share(4, 50), "the draws differ by more than chance in rows"
-    assert spread["bound"] <= spread["ci95"][1]
-    none = rate_draws(np.zeros_like(few), np.ones_like(few))
-    assert none["bound"] == bound_share(0, 100)
+    spread = estimate_share(luck, np.ones_like(luck))
+    assert spread.bound > bound_share(4, 50), "the draws differ by more than chance in rows"
+    assert spread.bound <= spread.interval.high
+    none = estimate_share(np.zeros_like(few), np.ones_like(few))
+    assert none.bound == bound_share(0, 100)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +107,10 @@ def test_a_bound_of_draws_is_never_below_that_of_one() -> None:
     ],
 )
 def test_a_limit_is_a_one_sided_claim(recovered, n, limit, state, needed) -> None:
-    found = check_share("any", "share", limit, {"n": n, **rate(np.arange(n) < recovered)}, base=1.0)
+    found = limit_on(share("recovered.any", recovered, n), limit)
     assert (found.state, found.needed) == (state, needed)
     assert found.bound == bound_share(recovered, n)
     assert found.ci95[1] > found.bound, "the interval that is shown is two-sided"
-
-
-def measured(count: int, n: int) -> dict[str, object]:
-    return {"n": n, **rate(np.arange(n) < count)}
 
 
 @pytest.mark.parametrize(
@@ -129,13 +126,14 @@ def measured(count: int, n: int) -> dict[str, object]:
 )
 def test_what_the_base_does_not_give_either_shows_nothing(base, limit, state) -> None:
     """A model that never recited much may still be tested, by a limit below what it recites."""
-    found = check_share("greedy", "share", limit, measured(0, 400), base=base)
+    found = limit_on(share("recovered.greedy", 0, 400), limit, base)
     assert (found.state, found.needed) == (state, None)
     assert (found.lacks is None) == (state == "kept")
     if base == 0:
         assert found.description == (
-            "share is 0, within the limit of 0.1; the same test finds nothing in the base, so it "
-            "shows nothing of the edit: test passages that the base gives away"
+            "share of passages recovered by greedy is 0, within the limit of 0.1; the same test "
+            "finds nothing in the base, so it shows nothing of the edit: test passages that the "
+            "base gives away"
         )
     if base == 0.05 and state != "kept":
         assert "finds 5.0% in the base, which is within the limit, too" in found.description
@@ -143,8 +141,8 @@ def test_what_the_base_does_not_give_either_shows_nothing(base, limit, state) ->
 
 def test_what_is_missed_is_missed_whatever_the_base_gives() -> None:
     for base in (None, 0.0, 0.5):
-        assert check_share("any", "share", 0.1, measured(9, 40), base=base).state == "missed"
-    nothing = check_share("any", "share", 0.1, measured(0, 0), base=0.0)
+        assert limit_on(share("recovered.any", 9, 40), 0.1, base).state == "missed"
+    nothing = limit_on(share("recovered.any", 0, 0), 0.1, 0.0)
     assert nothing.description.endswith("no passage counts for it")
 
 
@@ -192,7 +190,7 @@ def attack(folder: Path, model: str, base: str, samples: str, limit: float) -> O
         ("cut", "base", "recited.jsonl", 0.5, 0, "It keeps every limit"),
         ("cut", "cut-too", "recited.jsonl", 0.5, 4, "the base has the same weights as the model"),
         ("cut", "cut", "recited.jsonl", 0.5, 4, "the base has the same weights as the model"),
-        ("base", "base", "recited.jsonl", 0.5, 3, "it misses greedy"),
+        ("base", "base", "recited.jsonl", 0.5, 3, "it misses max greedy"),
         ("cut", "base", "never.jsonl", 0.5, 4, "the same test finds nothing in the base"),
     ],
 )
@@ -201,7 +199,7 @@ def test_an_audit_that_shows_nothing(folder, model, base, samples, limit, code, 
     assert outcome.code == code, outcome
     assert said in outcome.stdout
     if code == 4:
-        where = "limit not decided: greedy: share of passages recovered by greedy is "
+        where = "gate not decided: max greedy: share of passages recovered by greedy is "
         assert where in outcome.stderr
         assert f", within the limit of 0.5; {said}" in outcome.stderr
 

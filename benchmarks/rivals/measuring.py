@@ -22,7 +22,7 @@ from evals.data.windows import cut_windows
 from evals.lab import calibration_texts
 from evals.measure.attacks.attack import Target
 from evals.measure.attacks.names import find_attack
-from evals.measure.memorization.membership import auc
+from evals.measure.memorization.membership import measure_area
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.models import LoadedModel
@@ -95,7 +95,7 @@ class Bench:
         inside, outside = (attack.run(replace(target, samples=some)).scores for some in both)
         labels = np.arange(len(self.held_back) + len(self.never)) < len(self.held_back)
         every = (np.concatenate([inside[name], outside[name]]) for name in inside)
-        found = [float(auc(scores, labels)["auc"]) for scores in every]
+        found = [measure_area("area", scores, labels, "edited").value or 0.0 for scores in every]
         return max(max(one, 1 - one) for one in found)
 
     def _score(self, model: Any) -> dict[str, float]:

@@ -25,7 +25,7 @@ from benchmarks.rivals.choosing import Setting, choose
 from benchmarks.rivals.erased import choose_cut, erased
 from benchmarks.rivals.kfac import kfac
 from benchmarks.rivals.rmu import rmu
-from benchmarks.rivals.surgery import cut_deep_blocks, heal_also, search
+from benchmarks.rivals.surgery import cut_deep_blocks, heal_also, read_choice, search
 from benchmarks.rivals.token_swap import TokenSwap, token_swap
 from benchmarks.rivals.training import gradient_difference_kl, npo_kl, simnpo
 from benchmarks.rivals.undo import make_teacher, undo
@@ -236,9 +236,8 @@ class Workshop:
         try:
             search(SEARCHES[name], self.bed, self.given, self.fits, self.output / name)
         except CalledProcessError:
-            if result.exists() and json.loads(result.read_text())["selected"] is None:
+            if result.exists() and read_choice(result) is None:
                 return Made(None, "not finished: no edit that was measured keeps the limits")
             raise
-        found = json.loads(result.read_text())["selected"]
         edited = self.load(str(self.output / name), self.bed.passes)
-        return Made(edited.model, f"{found['spec']} {found['variant']}", edited.cut)
+        return Made(edited.model, str(read_choice(result)), edited.cut)

@@ -45,6 +45,13 @@ def search(
     _export(bed.model, found / "plan.json", texts, output)
 
 
+def read_choice(found: Path) -> str | None:
+    """The edit that a search chose, in words; None if it chose none. `found`: its search.json."""
+    result = json.loads(found.read_text())
+    named = {edit["of"]: f"{edit['spec']} {edit['variant']}" for edit in result["edits"]}
+    return named.get(result["selected"])
+
+
 def heal_also(bed: Bed, found: Path, texts: Sequence[Path], passages: Path, output: Path) -> None:
     """Exports what a search `found`, healed on `texts`, with the `passages` that it chose on."""
     lengths = bed.samples.prefix_length, bed.samples.suffix_length

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cli.tables import print_table
 from cli.terminal import echo, note
-from surgery.record.measured import BASE, Measured, Unit
 
 if TYPE_CHECKING:
     from evals.choose.grid import GridEdit, GridResult
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from evals.choose.search.request import SearchRequest
     from evals.choose.sweep.report import SweepResult
     from surgery.card.measurements import Line
-    from surgery.record.measured import Limit, State
+    from surgery.record.measured import Limit, Measured, State, Unit
     from surgery.record.report import Report, SamplesRecord
 
 _MOST_IDS, _MOST = 10, 12
@@ -210,7 +209,9 @@ _SWEPT = (
 
 def print_sweep(result: SweepResult) -> None:
     """A row for each edit. Figures that were not measured have no column."""
-    edits = sorted(result.edits, key=lambda edit: (edit.blocks, edit.parts, edit.variant))
+    from surgery.record.measured import BASE
+
+    edits = sorted(result.edits, key=lambda edit: (edit.blocks, "." in edit.spec, edit.parts))
     tasks = [(task, f"task.{task}") for task in result.tasks]
     columns = [one for one in (*_SWEPT[:3], *tasks, *_SWEPT[3:]) if one[1] in result.names]
     echo(
@@ -228,7 +229,7 @@ def print_sweep(result: SweepResult) -> None:
         )
         echo(f"tasks: {', '.join(asked)}")
     if result.read("recited", BASE):
-        _print_best(result)
+        _print_best(result.model_copy(update={"edits": edits}))
     if result.estimates:
         _print_estimates(result)
 
@@ -241,6 +242,7 @@ def _list_cells(result: GridResult, of: str, columns: Iterable[tuple[str, str]])
 def _print_best(result: SweepResult) -> None:
     """The edits that recite least, of equal ones the one that costs least."""
     from evals.choose.sweep.report import find_best_edits
+    from surgery.record.measured import BASE
 
     best, *others = find_best_edits(result)
     shares = (result.read("recited", of) or 0.0 for of in (BASE, best.of))
@@ -261,6 +263,7 @@ def _print_best(result: SweepResult) -> None:
 def _print_estimates(result: SweepResult) -> None:
     """The heads and blocks that no other beats in both estimates."""
     from evals.choose.sweep.report import find_front
+    from surgery.record.measured import BASE
 
     tokens = "recited tokens" if result.read("recited", BASE) else "the passages' tokens"
     echo(
@@ -311,6 +314,8 @@ def print_search(result: SearchResult) -> None:
 
 
 def _print_halves(result: SearchResult, what: str) -> None:
+    from surgery.record.measured import BASE
+
     halves: Any = ("held back", "chosen on")
     models = [("unedited", BASE)]
     if result.deep_blocks is not None:
@@ -430,7 +435,7 @@ def write_next_command(result: SearchResult, request: SearchRequest, plan: Path)
 def print_comparison(figures: Sequence[Measured], first: str, second: str) -> None:
     """The metrics of two runs of lm-eval, side by side. `figures`: as `compare_logs` gives them."""
     from surgery.card.measurements import format_p
-    from surgery.record.measured import find
+    from surgery.record.measured import BASE, find
 
     rows = []
     for row in figures:

@@ -449,14 +449,7 @@ def _make_report(
         some = _decide(found, figures, of, one, place, void)
         limits += some
         edits.append(_record_edit(found, of, one, edited[place], base, place, some, void))
-    known = {
-        "on": found.find_on(0),
-        "samples": samples,
-        "control": len(first.asked.attacked.control) if first.asked.attacked else 0,
-        "text": first.asked.attacked is None or first.asked.attacked.control_kind == "text",
-        "all_taught": _is_taught_to_all(found, len(results)),
-        "known": all(edit.chose["passages"] is not None for edit in edits),
-    }
+    known = _describe_passages(found, first, edits)
     request, sibling = _record_request(materials, first, edited, base), materials.sibling
     report = Report(
         command=request.command,
@@ -469,7 +462,7 @@ def _make_report(
         edits=edits,
         samples=samples,
         attackers=list(ATTACKERS),
-        tables=make_tables(names, figures, **known),
+        tables=make_tables(names, figures, samples=samples, **known),
         front=list(front.points) if front else [],
         map=front.map if front else None,
         settings=request.model_dump(mode="json", exclude={*request.omits}),
@@ -484,6 +477,20 @@ def _make_report(
     )
     report = report.model_copy(update={"commands": write_commands(report, request)})
     return describe(report)
+
+
+def _describe_passages(
+    found: _Found, first: ModelResults, edits: Sequence[EditRecord]
+) -> dict[str, Any]:
+    """What the texts of tables say of the passages."""
+    plan = first.asked.attacked
+    return {
+        "on": found.find_on(0),
+        "control": len(plan.control) if plan else 0,
+        "text": plan is None or plan.control_kind == "text",
+        "all_taught": _is_taught_to_all(found, len(edits)),
+        "known": all(edit.chose["passages"] is not None for edit in edits),
+    }
 
 
 def _is_taught_to_all(found: _Found, number: int) -> bool:

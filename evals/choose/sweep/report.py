@@ -23,7 +23,7 @@ from evals.choose.search.estimates import Estimates
 from evals.choose.search.units import kind_of
 from evals.choose.sweep.opened import OpenedSweep
 from evals.choose.sweep.scoring import TaskRuns, describe_tasks, measure_tasks
-from evals.data import hash_row
+from evals.data import Tokens, hash_row
 from evals.data.samples import record_samples
 from evals.measure.edits.engine import MeasuredEdit
 from evals.table.measured import measure_value
@@ -106,15 +106,7 @@ def make_sweep_result(
         num_heads=heads,
         edits=edits,
         samples=record_samples(samples),
-        heldout={}
-        if heldout is None
-        else {
-            "all": {
-                "windows": len(heldout),
-                "tokens": int(heldout.size),
-                "sha256": hash_row(heldout),
-            }
-        },
+        heldout={} if heldout is None else {"all": _describe_windows(heldout)},
         calibration=_record_fits(opened),
         warnings=[*opened.warnings, *nothing],
         provenance={"versions": list_versions()},
@@ -123,6 +115,14 @@ def make_sweep_result(
         estimates=units,
         estimated_on=estimated_on,
     )
+
+
+def _describe_windows(heldout: Tokens) -> dict[str, int | str]:
+    return {
+        "windows": len(heldout),
+        "tokens": int(heldout.size),
+        "sha256": hash_row(heldout),
+    }
 
 
 def _record_fits(opened: OpenedSweep) -> dict[str, Any] | None:
@@ -196,7 +196,9 @@ def format_csv(result: SweepResult, edits: Sequence[GridEdit]) -> str:
 
 def _flatten(result: SweepResult, edit: GridEdit) -> dict[str, Any]:
     """One column for each figure, both ends of its interval, and its change from the base."""
-    row: dict[str, Any] = {"spec": edit.spec, "kind": edit.kind or "base", "variant": edit.variant}
+    row: dict[str, Any] = {"spec": edit.spec, "kind": edit.kind, "variant": edit.variant}
+    if edit.of == BASE:
+        row = {"spec": "", "kind": "base", "variant": ""}
     for name in result.names:
         found = result.find(name, edit.of)
         if found is None:
