@@ -14,7 +14,7 @@ def blank_pictures() -> Iterator[None]:
     """Every chart is saved and embedded as ever, with nothing on it."""
     from matplotlib.figure import Figure
 
-    from evals.report.charts.chart import Chart
+    from evals.table.charts.chart import Chart
 
     @contextmanager
     def open_blank(*arguments: Any, **options: Any) -> Iterator[Figure]:

@@ -278,7 +278,7 @@ def test_float16_is_measured_in_float32_on_a_cpu_and_says_so(models, samples, tm
 
 
 def test_people_get_a_table(models, samples, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr("cli.console._WIDTH", 300)  # so that no label wraps
     result = run(models[1], "--samples", samples, "--baseline", models[0], "--metrics", "full")
     assert "40 passages, 6 tokens of prefix, 5 of suffix" in result.stdout
     for label in (

@@ -583,8 +583,9 @@ def _list_warnings(
         said = list_row_warnings(describe_samples(after.test.test.samples))
         areas = measure_membership(after.test.test, EDITED)
         said += [
-            f"membership score {one.name.removeprefix('membership.')}: AUC {one.value:.2f} is far below 0.5: the model avoids "
-            "members so clearly that this reveals them, too (over-correction)"
+            f"membership score {one.name.removeprefix('membership.')}: AUC {one.value:.2f} is far "
+            "below 0.5: the model avoids members so clearly that this reveals them, too "
+            "(over-correction)"
             for one in areas
             if one.details["overcorrected"]
         ]
