@@ -12,6 +12,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
@@ -19,6 +20,8 @@ from reciting import recited_rows, write_rows
 from results import compare, count, read_report, take, without_times
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
+from cli.main import main
+from cli.requests import fill_request
 from evals.data import Samples
 from evals.data.held_back import ChoiceCounts, HeldBack
 from evals.jobs.asking import AuditRequest
@@ -102,6 +105,22 @@ def test_rates_and_intervals(audited) -> None:
     assert {"loss", "min_k", "zlib"} <= {
         one.name.removeprefix("membership.") for one in report.figures if one.of == "edited"
     }
+
+
+def test_only_an_edit_is_attacked_on_what_nobody_saw(tmp_path) -> None:
+    """What attacks on the base recover there is in no figure, and would take as long again."""
+    model = tiny_model()
+    save_tiny(tmp_path / "base", model)
+    export(tmp_path / "base", "0", output=tmp_path / "edited")
+    samples = write_rows(tmp_path / "s.jsonl", recited_rows(model, 12))
+    (tmp_path / "text.txt").write_text(TEXT)
+    given = {"samples": str(samples), "heldout": (tmp_path / "text.txt",), "device": "cpu"}
+    lengths = {"prefix_length": 6, "suffix_length": 5, "attack": ("greedy",)}
+    models = {"models": (str(tmp_path / "edited"),), "baseline": str(tmp_path / "base")}
+    found = run_measurement(AuditRequest(**models, **given, **lengths))
+    assert found is not None
+    attacked = {of: {*one.audited.control} for of, one in found.results.items()}
+    assert attacked == {"base": set(), "edited": {"greedy"}}
 
 
 def test_rows_name_what_each_attack_recovers(edited, rows, tmp_path) -> None:
@@ -410,6 +429,12 @@ def test_the_folder(audited, edited) -> None:
     assert {path.name for path in folder.iterdir()} == {
         *("report.json", "report.html", "report.md", "config.yaml")
     }
+    command = main.get_command(click.Context(main), "audit")
+    assert command is not None
+    context = command.make_context("audit", ["--config", str(folder / "config.yaml")])
+    asked = fill_request(AuditRequest, context.params)
+    assert (asked.models, asked.baseline) == (("edited",), "lab:pythia")
+    assert (asked.samples, asked.max) == ("rows.jsonl", {"hints:4": 0.8, "greedy": 0.5})
     again = attn_surgery(
         "audit", edited, "--baseline", "lab:pythia", "--output", folder, "--attack", "greedy"
     )
