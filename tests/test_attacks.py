@@ -18,12 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reciting import PREFIX, SUFFIX, generate, model_named, passages
+from results import compare
 from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
-from evals.jobs.auditing import AuditRequest
+from evals.jobs.asking import AuditRequest, EvaluationRequest
+from evals.jobs.naming import name_figures
 from evals.measure.attacks.attack import UNTRAINED, Target, count_held, split
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
@@ -32,16 +34,16 @@ from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_l
 from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.relearn_strongest import STEPS as RUN_STEPS
 from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
-from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
+from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune, train
 from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
-from evals.report.request import EvaluationRequest
 from evals.run.models import LoadedModel, open_model
 from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
+from surgery.record.measured import find
 from surgery.training.loop import SCALE
 from surgery.training.losses import measure_loss
 from surgery.training.student import make_student
@@ -125,7 +127,7 @@ def test_unknown_names(name) -> None:
 def test_no_limit_is_dropped_in_silence(name) -> None:
     lab = {"max": {name: 0.1}, "baseline": "lab:pythia"}
     for ask in (
-        lambda: AuditRequest(model="edited", **lab),
+        lambda: AuditRequest(models=("edited",), **lab),
         lambda: EvaluationRequest(models=("edited",), **lab).attacks,
         lambda: SearchRequest(model="m", samples="s", max=lab["max"]),
     ):
@@ -511,14 +513,19 @@ def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatc
         "evals.measure.attacks.draws.SECONDS", 0.0
     )  # of use only where no base is given
     edited = try_attacks(loaded, plan, base)
-    (result,) = compare_models(plan, base, edited).rated
-    assert {share.draws for share in (result.base, result.edited, result.control)} == {3}
+    rows = [row for row in compare(plan, base, edited) if row.name == "recovered.relearn"]
+    assert [(row.of, row.on, row.runs) for row in rows] == [
+        ("base", "all", 3),
+        ("edited", "all", 3),
+        ("edited", "never trained on", 3),
+    ]
     tried = base.passages["relearn"].tried
     assert np.array_equal(tried, edited.passages["relearn"].tried)
     assert len({row.tobytes() for row in tried}) == 3
-    assert (result.edited.n, tried.sum(axis=1).tolist()) == (24, [22, 22, 22])
+    assert (rows[1].n, tried.sum(axis=1).tolist()) == (24, [22, 22, 22])
     alone = try_attacks(loaded, plan, with_control=False).passages["relearn"]
-    assert (alone.draws, result.edited.runs) == (1, "mean of 3 runs")
+    named = name_figures(rows, None, plan.tried)["recovered.relearn"]
+    assert (alone.draws, named.label) == (1, "recovered by relearn, mean of 3 runs")
     assert np.array_equal(alone.tried[0], tried[0])
 
 
@@ -608,8 +615,9 @@ def test_the_control_is_never_text_that_the_attack_trained_on(loaded) -> None:
     rows, unrelated = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 5))
     plan = AttackPlan(rows_of(rows, 11), unrelated, ("relearn-benign",), draws=1)
     found = try_attacks(loaded, plan)
-    (result,) = compare_models(plan, found, found).rated
-    assert (result.edited.n, result.control) == (24, None)
+    rows = compare(plan, found, found)
+    assert find(rows, "recovered.relearn-benign").n == 24
+    assert not [row for row in rows if row.on == "never trained on"]
 
 
 @pytest.mark.parametrize("shift", [0, 2])

@@ -12,28 +12,35 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
-from evals.report.attacks import _make_attack
 from reciting import recited_rows, write_rows
+from results import compare, count, read_report, take, without_times
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
+from cli.main import main
+from cli.requests import fill_request
 from evals.data import Samples
 from evals.data.held_back import ChoiceCounts, HeldBack
+from evals.jobs.asking import AuditRequest
+from evals.jobs.evaluating import run_measurement
+from evals.jobs.naming import name_figures
 from evals.lab import samples_path
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting
 from evals.measure.attacks.names import make_attack
-from evals.measure.attacks.result import AttackResult, compare_outcomes
+from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.attacks.rows import list_recovered
-from evals.measure.attacks.trying import AttackPlan, AuditedModel, compare_models
+from evals.measure.attacks.trying import AttackPlan, AuditedModel
 from evals.run.batching import row_ranges
 from evals.run.statistics import bound_share, wilson
 from surgery import export
+from surgery.card.measurements import Line, measure_way, show
+from surgery.record.measured import Measured, find
+from surgery.record.report import Report
 
 LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
-
-KEYS = {"count", "n", "rate", "ci95", "bound", "draws"}
 
 
 @pytest.fixture(scope="module")
@@ -69,29 +76,51 @@ def audited(edited, rows, tmp_path_factory):
         *("--output", folder, "--json", "--device", "cpu"),
     )
     assert outcome.code == 0, outcome
-    return outcome.json, folder
+    return read_report(outcome), folder
 
 
 def test_rates_and_intervals(audited) -> None:
-    result, _ = audited
-    assert (result["n"], result["control"]) == (84, {"kind": "non-members", "n": 15})
-    for attack in result["attacks"][:-1]:
-        assert {"name", "definition", "setting", "source", "cost", "seconds"} <= attack.keys()
-        for part in ("base", "edited", "control"):
-            value = attack[part]
-            assert value.keys() == KEYS
-            assert value["rate"] == value["count"] / value["n"]
-            assert value["ci95"] == wilson(value["count"], value["n"]).as_list()
-            assert value["bound"] == bound_share(value["count"], value["n"])
-            assert value["draws"] is None, "nothing here trains"
-    rates = {attack["name"]: attack["edited"] for attack in result["attacks"]}
-    assert rates["greedy"]["count"] <= rates["hints:1"]["count"] <= rates["hints:4"]["count"]
-    assert rates["any"]["count"] >= rates["prefix"]["count"]
-    greedy = result["attacks"][0]
-    assert (greedy["base"]["count"], greedy["edited"]["count"]) == (63, 0)
-    assert greedy["paired"]["no_longer"] == 63
-    assert greedy["control"]["count"] == 0
-    assert set(result["attacks"][-1]["edited"]) >= {"loss", "min_k", "zlib"}
+    report, _ = audited
+    samples = report.samples
+    assert samples is not None
+    assert (samples.rows, take(report, "recited").n) == (99, 84)
+    for name in [name for name in report.names if name.startswith("recovered.")]:
+        assert {"setting", "source", "cost"} <= report.names[name].details.keys()
+        assert report.names[name].hint
+        control = take(report, name, on="never trained on")
+        assert control.n == 15
+        assert "seconds" in take(report, name).details
+        for row in (take(report, name, "base", "all"), take(report, name, on="all"), control):
+            hits = row.details["count"]
+            assert row.value == hits / row.n
+            assert row.ci95 == wilson(hits, row.n)
+            assert row.details["bound"] == bound_share(hits, row.n)
+            assert row.runs is None, "nothing here trains"
+    assert count(report, "greedy") <= count(report, "hints:1") <= count(report, "hints:4")
+    assert count(report, "any") >= count(report, "prefix")
+    greedy = take(report, "recovered.greedy")
+    assert (count(report, "greedy", "base"), greedy.details["count"]) == (63, 0)
+    assert greedy.change.lost == 63
+    assert count(report, "greedy", on="never trained on") == 0
+    assert {"loss", "min_k", "zlib"} <= {
+        one.name.removeprefix("membership.") for one in report.figures if one.of == "edited"
+    }
+
+
+def test_only_an_edit_is_attacked_on_what_nobody_saw(tmp_path) -> None:
+    """What attacks on the base recover there is in no figure, and would take as long again."""
+    model = tiny_model()
+    save_tiny(tmp_path / "base", model)
+    export(tmp_path / "base", "0", output=tmp_path / "edited")
+    samples = write_rows(tmp_path / "s.jsonl", recited_rows(model, 12))
+    (tmp_path / "text.txt").write_text(TEXT)
+    given = {"samples": str(samples), "heldout": (tmp_path / "text.txt",), "device": "cpu"}
+    lengths = {"prefix_length": 6, "suffix_length": 5, "attack": ("greedy",)}
+    models = {"models": (str(tmp_path / "edited"),), "baseline": str(tmp_path / "base")}
+    found = run_measurement(AuditRequest(**models, **given, **lengths))
+    assert found is not None
+    attacked = {of: {*one.audited.control} for of, one in found.results.items()}
+    assert attacked == {"base": set(), "edited": {"greedy"}}
 
 
 def test_rows_name_what_each_attack_recovers(edited, rows, tmp_path) -> None:
@@ -109,10 +138,12 @@ def test_rows_name_what_each_attack_recovers(edited, rows, tmp_path) -> None:
         assert row["recovered_by"] == [
             name for name, by in row["recovered"].items() if by["edited"]
         ]
-    for attack in outcome.json["attacks"]:
+    report = read_report(outcome)
+    for attack in ("any", "hints:4"):
         for model in ("base", "edited"):
-            flags = [row["recovered"][attack["name"]][model] for row in found]
-            assert (flags.count(True), len(flags)) == (attack[model]["count"], attack[model]["n"])
+            flags = [row["recovered"][attack][model] for row in found]
+            assert flags.count(True) == count(report, attack, model)
+            assert len(flags) == take(report, f"recovered.{attack}", model).n
     attn_surgery(*call).assert_error("rows.jsonl", "--overwrite")
     inside = (*call[:-1], tmp_path / "out" / "rows.jsonl", "--output", tmp_path / "out")
     attn_surgery(*inside).assert_error("lies in the folder of the result", "--rows")
@@ -131,7 +162,7 @@ def test_an_attack_that_reads_the_base_needs_its_outcomes() -> None:
         for one in (AttackOutcome(flags, flags), alone)
     )
     with pytest.raises(ValueError, match=r"^guided: give `try_attacks` the outcomes of the base$"):
-        compare_models(plan, base, edited)
+        compare(plan, base, edited)
 
 
 def test_fewer_draws_of_the_edit_count_as_many_of_the_base() -> None:
@@ -144,9 +175,10 @@ def test_fewer_draws_of_the_edit_count_as_many_of_the_base() -> None:
         outcome = AttackOutcome(flags, np.ones_like(flags))
         return AuditedModel({"revive": outcome}, {}, {"revive": 1.0}, {})
 
-    (found,) = compare_models(plan, make(5, True), make(2, False)).rated
-    assert (found.base.draws, found.edited.draws) == (2, 2)
-    assert (found.base.rate, found.edited.rate) == (1, 0)
+    rows = compare(plan, make(5, True), make(2, False))
+    base, edited = (find(rows, "recovered.revive", of) for of in ("base", "edited"))
+    assert (base.runs, edited.runs) == (2, 2)
+    assert (base.value, edited.value) == (1, 0)
 
 
 def test_a_row_of_an_attack_in_draws() -> None:
@@ -187,8 +219,8 @@ def test_rows_take_the_setting_that_the_figures_take() -> None:
     rows = list(list_recovered(plan, {"base": model, "edited": model}, left))
     told = [row["recovered"]["relearn-strongest"]["edited"] for row in rows]
     assert told == [False, True, False]
-    (found,) = compare_models(plan, model, model).rated
-    assert found.edited.count == sum(told)
+    figure = find(compare(plan, model, model), "recovered.relearn-strongest")
+    assert figure.details["count"] == sum(told)
     part = np.array([True, False, True])  # the others chose the edit
     model = replace(model, passages={"relearn-strongest": make([], [1], [0])}, control={})
     left = HeldBack(part, every, ChoiceCounts(), ~every)
@@ -203,13 +235,22 @@ def test_edits_that_were_attacked_unlike_say_so() -> None:
     tried = ~left
     tried[0, 0] = False  # learned again
     few, many = AttackOutcome(left[:1], tried[:1]), AttackOutcome(left, tried)
-    once, often = (compare_outcomes(attack, one, one, (None, None), 1.0) for one in (few, many))
-    assert isinstance(once, AttackResult)
-    assert isinstance(often, AttackResult)
-    assert _make_attack([once, once]).label == "recovered by revive, one run"
-    figure = _make_attack([once, often])
-    assert figure.label == "recovered by revive"
-    assert [one.note for one in figure.edits if one] == ["one run, n = 3", "mean of 5 runs, n = 4"]
+    once, often = (
+        find(measure_outcomes(attack, Outcomes(one, one), "edited", "all"), "recovered.revive")
+        for one in (few, many)
+    )
+
+    def say(*edits: Measured) -> tuple[str, list[str]]:
+        named = name_figures(edits, None, [attack])
+        line = Line("recovered.revive", named["recovered.revive"], None, edits)
+        report = Report.model_construct(names=named, figures=[])
+        return line.named.label, [show(report, line, one).note for one in edits]
+
+    assert say(once, once) == ("recovered by revive, one run", ["", ""])
+    assert say(once, often) == (
+        "recovered by revive, mean of 1 to 5 runs",
+        ["one run, n = 3", "mean of 5 runs, n = 4"],
+    )
 
 
 def test_help_names_every_attack() -> None:
@@ -233,13 +274,16 @@ def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
         *("audit", edited, "--baseline", "lab:pythia", "--attack", "any", "--attack", "hints:4"),
         *("--twin", tmp_path / "twin", "--json", "--device", "cpu"),
     )
-    for attack in outcome.json["attacks"]:
-        base, after, never = (attack[key]["rate"] for key in ("base", "edited", "twin"))
+    report = read_report(outcome)
+    for attack in ("any", "hints:4"):
+        rows = [take(report, f"recovered.{attack}", of) for of in ("base", "edited", "twin")]
+        base, after, never = (row.value for row in rows)
         assert never == 0
-        assert attack["toward_twin"] == pytest.approx((base - after) / base)
-        above = attack["above_twin"]
-        assert above["difference"] == pytest.approx(after)
-        assert (above["newly"], above["no_longer"]) == (attack["edited"]["count"], 0)
+        assert measure_way(*rows) == pytest.approx((base - after) / base)
+        assert rows[1].details["above_twin"] == pytest.approx(after)
+        low, high = (rows[1].details[f"above_twin_{end}"] for end in ("low", "high"))
+        assert low <= after <= high
+        assert "above_twin_p" in rows[1].details
     missing = ("--baseline", "lab:pythia", "--twin", tmp_path / "none")
     attn_surgery("audit", edited, *missing).assert_error(str(tmp_path / "none"))
 
@@ -247,8 +291,6 @@ def test_a_twin_is_the_yardstick(edited, tmp_path) -> None:
 @pytest.mark.slow
 def test_blocks_are_woken_in_the_twin_as_in_the_edit(edited, tmp_path, monkeypatch) -> None:
     """Else a difference from the twin would be one from a model that nobody attacked."""
-    from evals.jobs.auditing import AuditRequest, audit
-
     from evals.measure.attacks import revive
     from surgery.record.manifest import read_manifest
 
@@ -261,8 +303,8 @@ def test_blocks_are_woken_in_the_twin_as_in_the_edit(edited, tmp_path, monkeypat
     every = samples_path("pythia").read_text(encoding="utf-8").splitlines()
     few.write_text("\n".join(every[:12]) + "\n", encoding="utf-8")
     given = {"samples": str(few), "attack": ("revive",), "draws": 1, "device": "cpu"}
-    models = {"model": str(edited), "baseline": "lab:pythia", "twin": "lab:pythia"}
-    assert audit(AuditRequest(**models, **given)) is not None
+    models = {"models": (str(edited),), "baseline": "lab:pythia", "twin": "lab:pythia"}
+    assert run_measurement(AuditRequest(**models, **given)) is not None
     cut = tuple(read_manifest(edited).edited_heads)
     assert cut
     assert woken.count(cut) >= 2, "in the edit and in the twin"
@@ -271,7 +313,8 @@ def test_blocks_are_woken_in_the_twin_as_in_the_edit(edited, tmp_path, monkeypat
 
 def test_passages_longer_than_the_context_are_refused(tmp_path) -> None:
     save_tiny(tmp_path / "model")
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"tokens": list(range(2, 132))}) + "\n")
+    rows = [{"tokens": list(range(at, at + 130))} for at in (2, 3)]
+    write_rows(tmp_path / "rows.jsonl", rows)
     (tmp_path / "text.txt").write_text(TEXT * 9)
     attn_surgery(
         *("audit", tmp_path / "model", "--baseline", tmp_path / "model", "--device", "cpu"),
@@ -314,9 +357,7 @@ def test_two_processes_find_what_one_finds(edited) -> None:
     for program in (PROGRAM, TWO_PROCESSES):
         outcome = finish(start(*call, program=program), timeout=400)
         assert outcome.code == 0, outcome.stderr[-3000:]
-        found.append(outcome.json)
-        for attack in found[-1]["attacks"]:
-            del attack["seconds"]
+        found.append(without_times(read_report(outcome)))
     assert found[0] == found[1]
 
 
@@ -352,40 +393,48 @@ def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
 
 def test_limits_and_the_table(audited, rows) -> None:
     """One is missed, and one is met by chance."""
-    result, _ = audited
-    assert [limit["name"] for limit in result["limits"]] == ["greedy", "hints:4"]
-    assert all(limit["ok"] for limit in result["limits"])
-    assert result["state"] == "kept"
-    assert result["verdict"].startswith("It keeps every limit. ")
+    report, _ = audited
+    assert [limit.subject for limit in report.limits] == ["hints:4", "greedy"]
+    assert all(limit.state == "kept" for limit in report.limits)
+    assert report.edits[0].state == "kept"
+    assert report.edits[0].verdict.endswith(" It keeps every limit.")
     missed = attn_surgery(
         *("audit", "lab:pythia", "--baseline", "lab:pythia", "--attack", "greedy"),
         *("--samples", rows, "--max", "hints:2=0.01", "--max", "greedy=0.76", "--device", "cpu"),
     )
     assert missed.code == 3
     assert (
-        "limit missed: hints:2: share of passages recovered by hints:2 is 0.8095, above the limit "
-        "of 0.01\n"
+        "gate missed: max hints:2: share of passages recovered by hints:2 is 0.8095, above the "
+        "limit of 0.01\n"
     ) in missed.stderr
     assert (
-        "limit not decided: greedy: share of passages recovered by greedy is 0.75, within the "
+        "gate not decided: max greedy: share of passages recovered by greedy is 0.75, within the "
         "limit of 0.76; the base has the same weights as the model, so no edit is judged\n"
     ) in missed.stderr
     assert "84 passages can support 76%: that takes 3 with none recovered\n" in missed.stderr
     assert "84 passages cannot support 1%: that takes 299; " in missed.stderr
-    *_, last = missed.stdout.splitlines()
-    assert last.startswith("verdict: Do not ship it: it misses hints:2. ")
-    assert last.endswith(" No attack that trains the model was run.")
-    assert "What an attacker recovers of 84 passages" in missed.stdout
-    assert "never trained on (n ≤ 15)" in missed.stdout
-    assert "75.0%" in missed.stdout
+    said, verdict, *table = missed.stdout.splitlines()
+    assert said.startswith("99 passages, ")
+    assert verdict.endswith(" Do not ship it: it misses max hints:2.")
+    assert " No attack that trains the model was run. " in verdict
+    (greedy,) = (line for line in table if line.startswith("recovered by greedy (n = 84) "))
+    assert "75.0%" in greedy
+    assert "never trained on 0.0% [0.0, " in greedy
+    assert "gate max hints:2: MISSED: " in missed.stdout
 
 
 def test_the_folder(audited, edited) -> None:
-    result, folder = audited
-    assert json.loads((folder / "audit.json").read_text()) == result
+    report, folder = audited
+    assert read_report(folder) == report
     assert {path.name for path in folder.iterdir()} == {
-        *("audit.json", "audit.png", "audit.svg", "config.yaml")
+        *("report.json", "report.html", "report.md", "config.yaml")
     }
+    command = main.get_command(click.Context(main), "audit")
+    assert command is not None
+    context = command.make_context("audit", ["--config", str(folder / "config.yaml")])
+    asked = fill_request(AuditRequest, context.params)
+    assert (asked.models, asked.baseline) == (("edited",), "lab:pythia")
+    assert (asked.samples, asked.max) == ("rows.jsonl", {"hints:4": 0.8, "greedy": 0.5})
     again = attn_surgery(
         "audit", edited, "--baseline", "lab:pythia", "--output", folder, "--attack", "greedy"
     )
@@ -453,10 +502,10 @@ def test_a_limit_that_no_passage_counts_for_is_not_decided(tmp_path) -> None:
     )
     assert outcome.code == 4, outcome
     assert (
-        "limit not decided: guided: share of passages recovered by guided is unknown; the limit "
+        "gate not decided: max guided: share of passages recovered by guided is unknown; the limit "
         "is 0.5; no passage counts for it\n"
     ) in outcome.stderr
-    assert "guided: no passage counts for it" in outcome.stdout.splitlines()[-1]
+    assert "Not decided: max guided: no passage counts for it." in outcome.stdout
 
 
 def test_held_out_text_is_asked_for_by_the_name_that_audit_has(tmp_path) -> None:
@@ -571,10 +620,9 @@ def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> 
     again = attn_surgery(*call, "--attack", "hints:1", "--output", tmp_path / "out")
     base, edit = ["guided", "hints:1"], ["guided", "revive", "hints:1"]
     assert tried == base + edit, "another attack is welcome, and `guided` keeps too much to store"
-    found, first = again.json["attacks"], whole.json["attacks"]
-    for attack in (*found, *first):
-        del attack["seconds"]
-    assert found[:-1] == first
+    found, first = ([*without_times(read_report(one))["figures"]] for one in (again, whole))
+    assert [row for row in found if row["name"] != "recovered.hints:1"] == first
+    assert len(found) > len(first)
     assert not [file for file in tmp_path.iterdir() if file.name.endswith(".progress")]
     tried, stops = [], True
     assert attn_surgery(*call, "--output", tmp_path / "other").code == 130

@@ -19,9 +19,9 @@ from evals.data import load_samples
 from evals.data.repeats import MERGED
 from evals.data.windows import MOST_WINDOWS
 from evals.measure.memorization.extraction import extract
-from evals.measure.verdicts import find_smallest, judge
 from evals.run.models import open_model
 from evals.run.statistics import bound_share, count_needed, wilson
+from evals.table.limits import find_smallest, judge
 from surgery.fitting.calibration import FEWEST_TOKENS
 
 LENGTHS = ("--prefix-length", 4, "--suffix-length", 4)

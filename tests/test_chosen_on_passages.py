@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from command_line import attn_surgery
 from reciting import recited_rows, write_rows
+from results import read_report, take
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.data import Samples, hash_row, load_samples
@@ -29,6 +30,8 @@ from evals.data.windows import cut_windows
 from surgery.errors import SamplesError
 from surgery.exporting import export
 from surgery.record.manifest import Choice, PassagesRecord
+from surgery.record.measured import Measured
+from surgery.record.report import Report
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 SEED = 3
@@ -72,21 +75,30 @@ def run(command: str, folder: Path, samples: str, *more: object):
     return outcome
 
 
-def rates(command: str, result: dict) -> dict:
-    if command == "audit":
-        return {a["name"]: (a["base"], a["edited"]) for a in result["attacks"]}
-    return {key: (result["baseline"][key], result[key]) for key in ("n", "exact_match")}
+def list_main(report: Report) -> dict[tuple[str, str], Measured]:
+    """The main figures, without how long attacks took, and on which passages."""
+    found: dict[tuple[str, str], Measured] = {}
+    for row in report.figures:
+        plain = {"on": None, "details": {**row.details, "seconds": None}}
+        found.setdefault((row.name, row.of), row.model_copy(update=plain))
+    return found
 
 
 @pytest.mark.parametrize("command", EXTRA)
 def test_figures_are_of_the_passages_that_did_not_choose(command, searched) -> None:
-    found = run(command, searched, "all.jsonl", "--json").json
-    assert found["n"] == found["chose"]["passages"] == 6
-    assert found["chose"]["windows"] > 1
-    assert found["all_passages"]["n"] == 12
+    found = read_report(run(command, searched, "all.jsonl", "--json"))
+    (edit,) = found.edits
+    recited = take(found, "recited")
+    assert (recited.n, recited.on, edit.chose["passages"]) == (6, "held back", 6)
+    assert edit.chose["windows"] > 1
+    assert take(found, "recited", on="all").n == 12
     others = run(command, searched, "others.jsonl", "--json")
-    assert rates(command, found) == rates(command, others.json)
-    assert others.json["chose"]["passages"] is None, "some of the passages may be among these"
+    alone = list_main(read_report(others))
+    shares = {key: row for key, row in list_main(found).items() if key[0].startswith("rec")}
+    assert len(shares) >= (2 if command == "extract" else 6)
+    assert shares == {key: alone[key] for key in shares}
+    chose = read_report(others).edits[0].chose
+    assert chose["passages"] is None, "some of the passages may be among these"
     assert "warning: a search chose an edit here on other passages" in others.stderr
 
 
@@ -99,23 +111,20 @@ def test_what_chose_a_baseline_does_not_flatter_it(command, searched, tmp_path) 
         *{**EXTRA, "evaluate": ("--no-benchmarks", "--output", tmp_path / "out")}[command],
     )
     assert outcome.code == 0, outcome
-    if command == "evaluate":
-        report = json.loads((tmp_path / "out" / "report.json").read_text())
-        chose, n = report["edits"][0]["chose"], report["figures"][0]["n"]
-    else:
-        chose, n = outcome.json["chose"], outcome.json["n"]
-    assert chose["passages"] == n == 6
+    report = read_report(outcome)
+    assert report.edits[0].chose["passages"] == take(report, "recited").n == 6
 
 
 @pytest.mark.parametrize("command", EXTRA)
 def test_the_table_says_so(command, searched) -> None:
     printed = run(command, searched, "all.jsonl").stdout
-    assert "A search used 6 of 12 to choose the edit. The figures are for the others." in printed
-    shown = {
-        "extract": "of all passages, recited by base and edited: 10 of 12, 0 of 12\n",
-        "audit": "edited, all 12",
-    }
-    assert shown[command] in printed
+    assert "A search used 6 of 12 passages and " in printed
+    assert " windows of held-out text; the figures leave these out. " in printed
+    _, _, table = printed.partition("All passages, including those that the search used:\n")
+    name = {"extract": "recited word for word", "audit": "recovered by greedy"}[command]
+    (line,) = (line for line in table.splitlines() if line.startswith(name))
+    assert "(n = 12)" in line
+    assert line.index("83.3%") < line.index("0.0%"), "10 of 12, and none"
 
 
 def test_the_recorded_share_tells_which_passages_chose() -> None:
@@ -217,6 +226,6 @@ def test_nothing_is_left_out_of_an_edit_that_no_search_chose(searched) -> None:
     outcome = attn_surgery(
         *("extract", searched / "base", "--samples", searched / "all.jsonl", "--json"), *LENGTHS
     )
-    assert outcome.json["n"] == 12
-    assert outcome.json["chose"] == {"passages": 0, "windows": 0, "taught": 0}
-    assert outcome.json["all_passages"] is None
+    report = read_report(outcome)
+    assert report.edits[0].chose == {"passages": 0, "windows": 0, "taught": 0}
+    assert {(row.n, row.on) for row in report.figures if row.name == "recited"} == {(12, "all")}

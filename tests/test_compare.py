@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evals.measure.differences import compare_scores, describe_outcome, draw_conclusion, wilcoxon
-from evals.measure.drops import check_drop
+from evals.measure import differences
+from evals.measure.differences import describe_outcome, draw_conclusion, wilcoxon
 from evals.run.lm_eval.scores import Scores
 from evals.run.statistics import Interval, mcnemar, paired_difference
+from evals.table.limits import ask_tasks, decide
 from surgery.errors import MeasurementError
+from surgery.record.measured import Change, Measured
 
 
 def mean(values: list[Any]) -> float:
@@ -48,17 +50,29 @@ def scores(values: Any, aggregation: str = "mean", form: Any = mean, better: boo
     return Scores(listed, documents, aggregation, form, form(listed), better)
 
 
+def compare_scores(base: Scores, edited: Scores, limit: float | None = None) -> Measured:
+    """The figure of the edited model, with the change."""
+    before, found = differences.compare_scores("task.t", base, edited, limit)
+    assert (before.value, before.n, before.of) == (base.value, len(base.values), "base")
+    return found
+
+
+def moved(found: Measured) -> Change:
+    assert found.change is not None
+    return found.change
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_accuracy_is_compared_document_by_document(pairs):
     before, after = (np.asarray(column, dtype=float) for column in zip(*pairs, strict=True))
     found = compare_scores(scores(before), scores(after))
     lost = sum(a and not b for a, b in pairs)
     won = sum(b and not a for a, b in pairs)
-    assert found.test == "mcnemar"
-    assert found.p_value == mcnemar(lost, won)
-    assert list(found.ci95) == paired_difference(lost, won, len(pairs)).as_list()
-    assert found.difference == pytest.approx((won - lost) / len(pairs))
-    assert found.drop == -found.difference
+    assert found.details["test"] == "mcnemar"
+    assert moved(found).p_value == mcnemar(lost, won)
+    assert moved(found).ci95 == paired_difference(lost, won, len(pairs))
+    assert moved(found).difference == pytest.approx((won - lost) / len(pairs))
+    assert found.details["drop"] == -moved(found).difference
     assert found.n == len(pairs)
 
 
@@ -67,8 +81,9 @@ def test_a_drop_that_equals_its_limit_keeps_it(n: int, before: int, after: int) 
     """In floating point, 0.8 - 0.75 is 0.050000000000000044."""
     both = (scores((np.arange(n) < right).astype(float)) for right in (before, after))
     found, limit = compare_scores(*both), (before - after) / n
-    assert found.drop == -found.difference == limit
-    assert check_drop("t", found, limit).state != "missed"
+    assert found.details["drop"] == -moved(found).difference == limit
+    (decided,) = decide([found], ask_tasks({"t": limit}, ["t"]), "edited")
+    assert decided.state != "missed"
 
 
 def test_pairing_shows_what_two_separate_errors_would_hide():
@@ -77,11 +92,11 @@ def test_pairing_shows_what_two_separate_errors_would_hide():
     after = before.copy()
     after[:12] = 0  # 3 points of 400 documents: each model's own error is 2.5 points
     found = compare_scores(scores(before), scores(after))
-    assert found.outcome == "loss"
-    assert found.verdict.startswith("loss of 0.0")
+    assert found.details["outcome"] == "loss"
+    assert found.details["verdict"].startswith("loss of 0.0")
     back = compare_scores(scores(after), scores(before))
-    assert back.outcome == "gain"
-    assert back.verdict.startswith("gain of 0.0")
+    assert back.details["outcome"] == "gain"
+    assert back.details["verdict"].startswith("gain of 0.0")
 
 
 def test_noise_gets_a_verdict_no_more_often_than_one_time_in_twenty():
@@ -90,7 +105,7 @@ def test_noise_gets_a_verdict_no_more_often_than_one_time_in_twenty():
     for _ in range(200):
         before, after = rng.random((2, 60)) < 0.5
         found = compare_scores(scores(before.astype(float)), scores(after.astype(float)))
-        called += found.outcome in ("loss", "gain")
+        called += found.details["outcome"] in ("loss", "gain")
     assert called <= 200 * 0.05
 
 
@@ -100,7 +115,7 @@ def test_noise_in_likelihoods_gets_none_either():
     for _ in range(30):
         before, after = -rng.exponential(3.0, (2, 40))
         kinds = (scores(row, "perplexity", perplexity, False) for row in (before, after))
-        called += compare_scores(*kinds).outcome in ("loss", "gain")
+        called += compare_scores(*kinds).details["outcome"] in ("loss", "gain")
     assert called <= 3
 
 
@@ -122,13 +137,14 @@ def test_perplexities_are_paired_on_the_same_resamples(aggregation, form):
     else:
         values = [column / 50 for column in values]
     found = compare_scores(*(scores(column, aggregation, form, False) for column in values))
-    assert found.test == "wilcoxon"
-    assert found.outcome == "loss"
-    assert found.ci95[0] < found.difference < found.ci95[1]
-    assert found.ci95[0] > 0
-    relative = found.difference / found.base
-    assert found.drop_is_relative == (aggregation != "bits_per_byte")
-    assert found.drop == pytest.approx(relative if found.drop_is_relative else found.difference)
+    assert found.details["test"] == "wilcoxon"
+    assert found.details["outcome"] == "loss"
+    change, known = moved(found), found.details
+    assert 0 < change.ci95[0] < change.difference < change.ci95[1]
+    relative = change.difference / (found.value - change.difference)
+    assert known["drop_is_relative"] == (aggregation != "bits_per_byte")
+    expected = relative if known["drop_is_relative"] else change.difference
+    assert known["drop"] == pytest.approx(expected)
 
 
 def test_the_interval_of_a_mean_covers_the_true_difference():
@@ -137,7 +153,7 @@ def test_the_interval_of_a_mean_covers_the_true_difference():
     for _ in range(40):
         before = rng.normal(size=60)
         after = before - 0.3 + rng.normal(scale=0.5, size=60)
-        low, high = compare_scores(scores(before), scores(after)).ci95
+        low, high = moved(compare_scores(scores(before), scores(after))).ci95
         covered += low <= -0.3 <= high
     assert covered >= 34
 
@@ -146,13 +162,14 @@ def test_scores_that_only_all_documents_have_together():
     before = scores(["a" * 5] * 20, "best", best)
     after = scores(["a" * 3] * 20, "best", best)
     found = compare_scores(before, after)
-    assert (found.test, found.base, found.edited, found.difference) == ("bootstrap", 5, 3, -2)
-    assert found.outcome == "loss"
-    assert found.p_value < 0.01
+    shown = found.details["test"], found.value, moved(found).difference
+    assert shown == ("bootstrap", 3, -2)
+    assert found.details["outcome"] == "loss"
+    assert moved(found).p_value < 0.01
     same = compare_scores(before, before)
-    assert (same.outcome, same.p_value) == ("inconclusive", 1.0)
+    assert (same.details["outcome"], moved(same).p_value) == ("inconclusive", 1.0)
     few = compare_scores(*(scores(["a" * length] * 5, "best", best) for length in (5, 3)))
-    assert (few.p_value, few.verdict) == (2**-4, "inconclusive (n = 5)")
+    assert (moved(few).p_value, few.details["verdict"]) == (2**-4, "inconclusive (n = 5)")
 
 
 @pytest.mark.parametrize(
@@ -171,9 +188,9 @@ def test_a_share_needs_an_interval_no_wider_than_its_gate_or_two_points(n, gate,
     """Both models answer all alike: Bonett and Price's interval is then about 5.5 / n wide."""
     answers = np.arange(n) % 2.0
     found = compare_scores(scores(answers), scores(answers), gate)
-    assert found.verdict == verdict
-    assert found.outcome == ("none" if verdict == "no loss shown" else "inconclusive")
-    assert found.resolution == (0.02 if gate is None else gate)
+    assert found.details["verdict"] == verdict
+    assert found.details["outcome"] == ("none" if verdict == "no loss shown" else "inconclusive")
+    assert found.details["resolution"] == (0.02 if gate is None else gate)
 
 
 @pytest.mark.parametrize(
@@ -184,13 +201,14 @@ def test_a_perplexity_needs_an_interval_no_wider_than_two_percent_of_it(noise, g
     rng = np.random.default_rng(6)
     before = -rng.exponential(3.0, 100)
     after = before + rng.normal(scale=noise, size=100)
-    pair = (scores(values, "perplexity", perplexity, False) for values in (before, after))
-    found = compare_scores(*pair, gate)
-    assert found.outcome == outcome
-    assert found.resolution == pytest.approx((gate or 0.02) * found.base)
-    low, high = found.drop_ci95
-    assert (high - low) * found.base == pytest.approx(found.ci95[1] - found.ci95[0])
-    assert low < found.drop < high
+    pair = [scores(values, "perplexity", perplexity, False) for values in (before, after)]
+    found, base = compare_scores(*pair, gate), pair[0].value
+    assert found.details["outcome"] == outcome
+    assert found.details["resolution"] == pytest.approx((gate or 0.02) * base)
+    low, drop, high = (found.details[key] for key in ("drop_low", "drop", "drop_high"))
+    ends = moved(found).ci95
+    assert (high - low) * base == pytest.approx(ends[1] - ends[0])
+    assert low < drop < high
 
 
 @pytest.mark.parametrize("n", [1, 2, 29])
@@ -198,8 +216,8 @@ def test_resampling_few_documents_shows_nothing(n):
     """A bootstrap of one document is a point, and of documents that agree as well."""
     values = np.full(n, -3.0)
     found = compare_scores(*(scores(values, "perplexity", perplexity, False) for _ in range(2)))
-    assert found.ci95 == (0, 0)
-    assert found.verdict == f"inconclusive (n = {n})"
+    assert moved(found).ci95 == (0, 0)
+    assert found.details["verdict"] == f"inconclusive (n = {n})"
 
 
 def test_a_loss_that_is_shown_stays_one_however_wide_its_interval():
@@ -214,7 +232,8 @@ def test_the_same_model_twice_is_no_difference(aggregation):
     form = {"mean": mean, "perplexity": perplexity}[aggregation]
     values = -np.random.default_rng(5).exponential(3.0, 30)
     found = compare_scores(scores(values, aggregation, form), scores(values, aggregation, form))
-    assert (found.difference, found.p_value, found.verdict) == (0.0, 1.0, "no loss shown")
+    shown = moved(found).difference, moved(found).p_value, found.details["verdict"]
+    assert shown == (0.0, 1.0, "no loss shown")
 
 
 # Between, the library tries every permutation where scores are tied: it takes seconds each.

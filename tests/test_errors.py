@@ -762,7 +762,7 @@ def test_memory_that_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch)
     outcome = attn_surgery("inspect", "lab:pythia", "--json")
     outcome.assert_error("out of memory", "use a machine with more memory")
     assert outcome.json["error"] == "out of memory"
-    monkeypatch.setattr("evals.jobs.auditing.audit", fail)
+    monkeypatch.setattr("evals.jobs.evaluating.run_measurement", fail)
     call = ("audit", "lab:pythia", "--baseline", "lab:pythia")
     ways = "take a smaller --batch-size or a --dtype of fewer bytes or no --attack that trains"
     attn_surgery(*call).assert_error("out of memory", ways)

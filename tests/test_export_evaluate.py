@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from command_line import attn_surgery, snapshot
 from hub_commands import TOKEN, session
+from results import list_attacks, read_report, take
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
 import surgery
+from evals.jobs.asking import EvaluationRequest
 from evals.jobs.evaluating import evaluate_exports
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import Materials
-from evals.report.request import EvaluationRequest
 from surgery.errors import OutputError
 from surgery.hub.finding import find_model
 from surgery.proof.verification import verify
@@ -36,18 +37,16 @@ def test_the_whole_job(tmp_path: Path) -> None:
     done = attn_surgery(*EXPORT, out, "--evaluate", *QUICK, "--max-extraction", "0.5", "--json")
     assert done.code == 0, done.stderr
     assert ": verified (" in done.stderr
-    report = json.loads((out / "report.json").read_text())
-    assert done.json["evaluation"] == report
-    (edit,) = report["edits"]
-    figures = {figure["key"]: figure["edits"][0] for figure in report["figures"]}
-    assert [key for key in figures if key.startswith("task.")] == ["task.lab_copy"]
-    assert edit["state"] == "kept"
-    assert 0 < figures["recited"]["value"] < 0.5
+    report = read_report(out)
+    assert done.json["evaluation"] == report.to_dict()
+    (edit,) = report.edits
+    tasks = {one.details["task"] for one in report.names.values() if "task" in one.details}
+    assert tasks == {"lab_copy"}
+    assert edit.state == "kept"
+    assert 0 < take(report, "recited").value < 0.5
     for name in ("report.html", "report.md", "README.md"):
         assert (out / name).is_file()
-    assert edit["verdict"].startswith(
-        "Only the first 20 documents of each benchmark were measured. "
-    )
+    assert edit.verdict.startswith("Only the first 20 documents of each benchmark were measured. ")
     card = (out / "README.md").read_text()
     assert "Nothing yet" not in card
     assert "nly the first 20 documents of each benchmark were measured" in card
@@ -104,10 +103,10 @@ def test_json_is_printed_when_a_gate_is_missed(
     missed = attn_surgery(*job(tiny, tmp_path / "out", *gate, "--json"))
     assert missed.code == 3
     assert missed.json["output"] == str(tmp_path / "out")
-    assert missed.json["evaluation"] == json.loads((tmp_path / "out/report.json").read_text())
-    values = [value for one in missed.json["evaluation"]["figures"] for value in one["edits"]]
-    (failed,) = (value["limit"] for value in values if value and value["limit"])
-    assert (failed["ok"], failed["value"], failed["n"]) == (False, 1.0, 8)
+    report = read_report(tmp_path / "out")
+    assert missed.json["evaluation"] == report.to_dict()
+    (failed,) = report.limits
+    assert (failed.state, failed.value, failed.n) == ("missed", 1.0, 8)
     assert missed.json["push"] is None
     assert missed.stderr.count("gate missed: max-extraction: share of passages recited") == 1
     assert missed.stderr.endswith("not pushed to me/never: a limit is missed\n")
@@ -253,15 +252,13 @@ def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.Monke
     for name, blocks in (("deep-blocks", "4-5"), ("searched", None)):
         page = tmp_path / "attn-surgery-demo" / name / "report.html"
         assert f"\n{name.replace('-', ' ')}: attn-surgery-demo/{name}/report.html\n" in done.stdout
-        report = json.loads(page.with_suffix(".json").read_text())
-        (edit,) = report["edits"]
-        figures = {figure["key"]: figure["edits"][0] for figure in report["figures"]}
-        assert figures["recited"]["details"]["no_longer"] > 60  # of 63
-        assert edit["relation"] == "source"
-        assert blocks in (None, edit["edit"]["drop_attn"])
+        report = read_report(page.parent)
+        (edit,) = report.edits
+        assert take(report, "recited").change.lost > 60  # of 63
+        assert edit.relation == "source"
+        assert blocks in (None, edit.edit.drop_attn)
         assert verify(page.parent).checks[-2].name == "report"
-    attacked = [figure for figure in report["figures"] if figure["table"] == "attacked"]
-    assert attacked[0]["edits"][0]["value"] <= 0.02
+    assert take(report, f"recovered.{list_attacks(report)[0]}").value <= 0.02
     assert attn_surgery("reproduce", "attn-surgery-demo/searched").code == 0
     before = snapshot(tmp_path / "attn-surgery-demo")
     attn_surgery("demo").assert_error("attn-surgery-demo: already exists")

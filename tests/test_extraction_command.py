@@ -19,12 +19,14 @@ from command_line import (
     PROGRAM,
     TORCHRUN,
     TWO_PROCESSES,
+    Outcome,
     finish,
     hashed_by,
     hashing_watched,
     start,
 )
 from reciting import members_and_others, write_rows
+from results import read_report, take, without_times
 from scipy.stats import binomtest
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
@@ -34,9 +36,10 @@ from evals.run.console import Console, use_console
 from surgery.checkpoint.content import hash_content
 from surgery.editing.in_memory import apply
 from surgery.errors import SurgeryError
+from surgery.record.report import Report
 
 LENGTHS = ["--prefix-length", "6", "--suffix-length", "5"]
-HEADLINE = {"exact_match", "next_token_accuracy", "suffix_nll"}
+HEADLINE = ("recited", "next_token_accuracy", "suffix_nll")
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +70,9 @@ def run(*arguments: object, expect: int = 0):
     return result
 
 
-def run_json(*arguments: object) -> dict:
-    return json.loads(run(*arguments, "--json").stdout)
+def run_json(*arguments: object) -> Report:
+    result = run(*arguments, "--json")
+    return read_report(Outcome(result.exit_code, result.stdout, result.stderr))
 
 
 def lines(path: Path) -> list[dict]:
@@ -82,23 +86,25 @@ def test_the_keys_of_the_contract(models, samples, tmp_path):
     assert [row["id"] for row in rows] == [f"row-{i}" for i in range(40)]
     members = [row for row in rows if row["member"]]
     exact = [row["exact"] for row in members]
-    assert printed["n"] == 30
-    assert (printed["prefix_length"], printed["suffix_length"]) == (6, 5)
-    assert printed["exact_match"]["count"] == sum(exact)
+    recited, known = take(printed, "recited"), printed.samples
+    assert (recited.n, known.rows) == (30, 40)
+    assert (known.prefix_length, known.suffix_length) == (6, 5)
+    assert recited.details["count"] == sum(exact)
     assert 0 < sum(exact) < 30
-    assert printed["exact_match"]["rate"] == sum(exact) / 30
+    assert recited.value == sum(exact) / 30
     wilson = binomtest(sum(exact), 30).proportion_ci(method="wilson")
-    assert printed["exact_match"]["ci95"] == pytest.approx([wilson.low, wilson.high])
+    assert recited.ci95 == pytest.approx([wilson.low, wilson.high])
     for key, column in (("next_token_accuracy", "next_token_accuracy"), ("suffix_nll", "nll")):
-        values = [row[column] for row in members]
-        assert printed[key]["mean"] == pytest.approx(np.mean(values))
-        low, high = printed[key]["ci95"]
-        assert low <= printed[key]["mean"] <= high
+        values, row = [row[column] for row in members], take(printed, key)
+        assert row.value == pytest.approx(np.mean(values))
+        low, high = row.ci95
+        assert low <= row.value <= high
     for row in rows:
         assert (row["first_divergence"] is None) == row["exact"]
         assert (row["next_token_accuracy"] == 1.0) == row["exact"]
-    assert "baseline" not in printed
-    assert "near_match" not in printed
+    assert printed.base is None
+    assert {row.of for row in printed.figures} == {"edited"}
+    assert not [name for name in printed.names if name.startswith("near_match")]
     assert "text" not in rows[0]
 
 
@@ -112,7 +118,7 @@ def test_the_keys_of_the_contract(models, samples, tmp_path):
 def test_a_mistake_is_found_before_anything_is_measured(models, samples, option, value, text):
     from unittest import mock
 
-    with mock.patch("evals.measure.memorization.protocol.measure") as measure:
+    with mock.patch("evals.jobs.measuring.measure") as measure:
         result = run(models[0], "--samples", samples, option, value, expect=1)
     assert isinstance(result.exception, SurgeryError)
     assert text in str(result.exception)
@@ -123,25 +129,24 @@ def test_strata_non_members_and_controls(models, samples, tmp_path):
     text = tmp_path / "control.txt"
     text.write_text(TEXT)
     printed = run_json(models[0], "--samples", samples)
-    strata = {part["count"]: part for part in printed["by_count"]}
-    assert {label: part["n"] for label, part in strata.items()} == {
-        "0": 10,
-        "1": 10,
-        "5": 10,
-        "9": 10,
-    }
-    assert (
-        sum(strata[label]["exact_match"]["count"] for label in ("1", "5", "9"))
-        == (printed["exact_match"]["count"])
-    )
-    assert printed["non_members"]["n"] == 10
-    assert printed["control"]["kind"] == "non-members"
-    assert printed["control"]["nll"]["mean"] == printed["non_members"]["suffix_nll"]["mean"]
-    assert set(printed["membership"]) == {"loss", "min_k", "zlib"}
-    assert printed["membership"]["loss"]["auc"] > 0.8
-    with_text = run_json(models[0], "--samples", samples, "--control", text)
-    assert with_text["control"]["kind"] == "text"
-    assert with_text["control"]["n"] > 5
+    strata = {label: take(printed, f"recited.{label}") for label in ("0", "1", "5", "9")}
+    assert {row.n for row in strata.values()} == {10}
+    recited = [strata[label].details["count"] for label in ("1", "5", "9")]
+    assert sum(recited) == take(printed, "recited").details["count"]
+    others = take(printed, "suffix_nll", on="never trained on")
+    control = take(printed, "heldout")
+    assert (others.n, control.details["kind"]) == (10, "non-members")
+    assert control.value == others.value
+    assert list_membership(printed) == {"loss", "min_k", "zlib"}
+    assert take(printed, "membership.loss").value > 0.8
+    with_text = take(run_json(models[0], "--samples", samples, "--control", text), "heldout")
+    assert with_text.details["kind"] == "text"
+    assert with_text.n > 5
+
+
+def list_membership(report: Report) -> set[str]:
+    names = (name.partition(".") for name in report.names)
+    return {score for kind, _, score in names if kind == "membership"}
 
 
 def test_a_baseline_is_compared_row_by_row(models, samples, tmp_path):
@@ -149,27 +154,28 @@ def test_a_baseline_is_compared_row_by_row(models, samples, tmp_path):
     rows_file = tmp_path / "rows.jsonl"
     printed = run_json(edited, "--baseline", base, "--samples", samples, "--rows", rows_file)
     alone = run_json(base, "--samples", samples)
-    for key in HEADLINE | {"n", "by_count", "control", "membership", "prefix_length"}:
-        assert printed["baseline"][key] == alone[key]
+    before = [row for row in printed.figures if row.of == "base"]
+    assert [row.model_copy(update={"of": "edited"}) for row in before] == alone.figures
+    assert printed.samples == alone.samples
     members = [row for row in lines(rows_file) if row["member"]]
     forgotten = sum(row["baseline"]["exact"] and not row["exact"] for row in members)
     new = sum(row["exact"] and not row["baseline"]["exact"] for row in members)
-    paired = printed["paired"]
-    assert (paired["forgotten"], paired["newly_extracted"]) == (forgotten, new)
+    paired = take(printed, "recited").change
+    assert (paired.lost, paired.gained) == (forgotten, new)
     assert forgotten > 5
-    assert paired["p_value"] == pytest.approx(binomtest(new, forgotten + new).pvalue)
-    difference = paired["exact_match_difference"]
-    assert difference["value"] == pytest.approx((new - forgotten) / 30)
-    assert difference["ci95"][0] <= difference["value"] <= difference["ci95"][1]
+    assert paired.p_value == pytest.approx(binomtest(new, forgotten + new).pvalue)
+    assert paired.difference == pytest.approx((new - forgotten) / 30)
+    assert paired.ci95[0] <= paired.difference <= paired.ci95[1]
     rise = np.mean([row["nll"] - row["baseline"]["nll"] for row in members])
-    assert paired["suffix_nll_difference"]["mean"] == pytest.approx(rise)
+    assert take(printed, "suffix_nll").change.difference == pytest.approx(rise)
     others = [row for row in lines(rows_file) if not row["member"]]
     control = np.mean([row["nll"] - row["baseline"]["nll"] for row in others])
-    assert paired["control_nll_difference"]["mean"] == pytest.approx(control)
-    assert paired["selectivity"]["value"] == pytest.approx(rise - control)
-    assert "nats per token" in paired["selectivity"]["definition"]
-    assert sum(part["forgotten"] for part in paired["by_count"]) == forgotten
-    sizes = {printed["provenance"][name]["batch_size"] for name in ("model", "baseline")}
+    assert take(printed, "heldout").change.difference == pytest.approx(control)
+    assert take(printed, "selectivity").value == pytest.approx(rise - control)
+    assert "nats per token" in printed.names["selectivity"].label
+    strata = [take(printed, f"recited.{label}").change.lost for label in ("0", "1", "5", "9")]
+    assert sum(strata) == forgotten
+    sizes = {one.provenance["batch_size"] for one in (printed.base, printed.edits[0])}
     assert len(sizes) == 1
 
 
@@ -177,16 +183,20 @@ def test_full_metrics_add_to_the_exact_ones_and_change_none(models, samples, tmp
     exact = run_json(models[0], "--samples", samples)
     rows_file = tmp_path / "rows.jsonl"
     full = run_json(models[0], "--samples", samples, "--metrics", "full", "--rows", rows_file)
-    for key in HEADLINE | {"by_count", "extraction_strength", "control"}:
-        assert full[key] == exact[key]
+    assert all(row in full.figures for row in exact.figures)
+    assert {*HEADLINE, "extraction_strength", "heldout", "recited.5"} <= exact.names.keys()
     members = [row for row in lines(rows_file) if row["member"]]
-    assert full["memorization_score"]["mean"] == pytest.approx(
+    assert take(full, "memorization_score").value == pytest.approx(
         np.mean([row["memorization_score"] for row in members])
     )
     near = sum(row["similarity"] >= 0.75 for row in members)
-    assert full["near_match"]["levenshtein"]["count"] == near >= full["exact_match"]["count"]
-    curve = full["probabilistic_extraction"]["curve"]
-    at = {(point["n"], point["p"]): point["count"] for point in curve}
+    recited = take(full, "recited").details["count"]
+    assert take(full, "near_match.levenshtein").details["count"] == near >= recited
+    at = {
+        tuple(map(float, name.split()[1:])): take(full, name).details["count"]
+        for name in full.names
+        if name.startswith("probabilistic_extraction ")
+    }
     for (n, p), count in at.items():
         chances = [
             0 if row["log_p_z"] is None else 1 - (1 - np.exp(row["log_p_z"])) ** n
@@ -195,7 +205,7 @@ def test_full_metrics_add_to_the_exact_ones_and_change_none(models, samples, tmp
         if all(abs(chance - p) > 1e-6 for chance in chances):
             assert count == sum(chance >= p for chance in chances)
     assert at[1, 0.1] <= at[100_000, 0.1]
-    assert set(full["membership"]) == {"loss", "min_k", "min_k_plus_plus", "zlib"}
+    assert list_membership(full) == {"loss", "min_k", "min_k_plus_plus", "zlib"}
 
 
 def test_privacy_no_token_and_no_text_unless_asked_for(models, samples, tmp_path):
@@ -225,7 +235,7 @@ def test_privacy_no_token_and_no_text_unless_asked_for(models, samples, tmp_path
 def test_output_is_what_is_printed_and_complete(models, samples, tmp_path):
     output = tmp_path / "result.json"
     printed = run_json(models[0], "--samples", samples, "--output", output)
-    assert json.loads(output.read_text()) == printed
+    assert json.loads(output.read_text()) == printed.to_dict()
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     (tmp_path / "sub").mkdir()
     for name, rows in (("x", "x"), ("x", Path.cwd() / "x"),
@@ -238,22 +248,21 @@ def test_a_model_that_the_library_places_is_measured_alike(models, samples):
     """Without a GPU, it stays in memory."""
     alone = run_json(models[0], "--samples", samples)
     placed = run_json(models[0], "--samples", samples, "--device-map", "auto")
-    assert (
-        placed.pop("provenance")["model"]["content"] == alone.pop("provenance")["model"]["content"]
-    )
-    assert placed == alone
+    hashes = [one.edits[0].provenance["content"] for one in (placed, alone)]
+    assert hashes[0] == hashes[1]
+    assert (placed.figures, placed.samples) == (alone.figures, alone.samples)
 
 
 def test_provenance_is_complete(models, samples):
     printed = run_json(models[1], "--samples", samples, "--baseline", models[0], "--batch-size", 16)
-    provenance = printed["provenance"]
-    for name, folder in (("model", models[1]), ("baseline", models[0])):
-        found = provenance[name]
+    provenance = printed.provenance
+    for one, folder in ((printed.edits[0], models[1]), (printed.base, models[0])):
+        found = one.provenance
         assert (found["model"], found["content"]) == (folder.name, hash_content(folder))
         assert (found["dtype"], found["device"], found["batch_size"]) == ("float32", "cpu", 16)
-    assert provenance["samples_sha256"] == printed["samples"]["sha256"]
-    assert {"python", "torch", "transformers"} <= set(provenance["versions"])
-    assert provenance["seeds"]["bootstrap"] > 0
+    assert len(printed.samples.sha256) == 64
+    assert {"python", "torch", "transformers"} <= set(provenance.versions)
+    assert provenance.seeds["bootstrap"] > 0
 
 
 def test_float16_is_measured_in_float32_on_a_cpu_and_says_so(models, samples, tmp_path):
@@ -261,17 +270,21 @@ def test_float16_is_measured_in_float32_on_a_cpu_and_says_so(models, samples, tm
 
     load_model(models[0]).half().save_pretrained(tmp_path)
     result = run(tmp_path, "--samples", samples, "--json")
-    assert json.loads(result.stdout)["provenance"]["model"]["dtype"] == "float32"
+    assert json.loads(result.stdout)["edits"][0]["provenance"]["dtype"] == "float32"
     assert f"{tmp_path.name}: float16 weights are measured in float32 on this CPU" in result.stderr
     assert str(tmp_path.parent) not in result.stderr, "it may have another name when it is whole"
     kept = run_json(tmp_path, "--samples", samples, "--dtype", "bfloat16")
-    assert kept["provenance"]["model"]["dtype"] == "bfloat16"
+    assert kept.edits[0].provenance["dtype"] == "bfloat16"
 
 
-def test_people_get_a_table(models, samples):
+def test_people_get_a_table(models, samples, monkeypatch):
+    monkeypatch.setattr("cli.console._WIDTH", 300)  # so that no label wraps
     result = run(models[1], "--samples", samples, "--baseline", models[0], "--metrics", "full")
-    assert "30 passages, 6 tokens of prefix, 5 of suffix" in result.stdout
-    for label in ("exact match", "suffix NLL", "control NLL", "exact, count 5", "selectivity"):
+    assert "40 passages, 6 tokens of prefix, 5 of suffix" in result.stdout
+    for label in (
+        *("recited word for word (n = 30)", "loss on the passages", "seen 5 times", "selectivity"),
+        *("loss on passages that no model was trained on", "nearly recited (BLEU)"),
+    ):
         assert label in result.stdout
 
 
@@ -285,9 +298,10 @@ def test_members_that_are_avoided_are_a_warning(models, samples, tmp_path):
     together = [*avoided, *({**row, "member": False} for row in recited)]
     path.write_text("".join(json.dumps(row) + "\n" for row in together))
     result = run(models[0], "--samples", path, "--json")
-    printed = json.loads(result.stdout)
-    assert printed["membership"]["loss"]["overcorrected"]
-    assert any("loss: AUC 0.0" in w and "over-correction" in w for w in printed["warnings"])
+    printed = read_report(Outcome(0, result.stdout, result.stderr))
+    assert take(printed, "membership.loss").details["overcorrected"]
+    warnings = [one for one in printed.edits[0].warnings if "over-correction" in one]
+    assert any("membership score loss: AUC 0.0" in one for one in warnings)
     assert "warning: membership score loss: AUC 0.0" in result.stderr
 
 
@@ -299,9 +313,8 @@ def test_rows_left_out_are_reported_and_not_counted(models, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
     result = run(models[0], "--samples", path, "--json")
-    printed = json.loads(result.stdout)
-    assert printed["n"] == 1
-    assert [row["id"] for row in printed["samples"]["left_out"]] == ["torn"]
+    printed = read_report(Outcome(0, result.stdout, result.stderr))
+    assert (printed.samples.rows, printed.samples.left_out) == (1, 1)
     assert (
         "1 rows left out, the first 'torn': prefix and suffix tokenize differently" in result.stderr
     )
@@ -333,9 +346,9 @@ def test_two_processes_give_the_bytes_of_one(models, samples, tmp_path, metrics)
         done = finish(process, timeout=300)
         assert done.code == 0, done.stderr[-3000:]
         assert hashed_by(watch) == ["by-0"]
-        results.append((done.stdout, rows.read_bytes()))
+        results.append((without_times(read_report(done)), rows.read_bytes()))
     assert all(result == results[0] for result in results)
-    assert json.loads(results[0][0])["n"] == 30
+    assert results[0][0]["samples"]["rows"] == 40
 
 
 @pytest.mark.real_data
@@ -358,7 +371,8 @@ def test_the_google_benchmark_runs_through_a_random_gpt_neo(data, tmp_path):
     call = [str(tmp_path), "--samples", pair, "--device", "cpu", "--json"]
     result = CliRunner().invoke(command, call)
     assert result.exit_code == 0, repr(result.exception)
-    printed = json.loads(result.stdout)
-    assert (printed["n"], printed["prefix_length"], printed["suffix_length"]) == (979, 50, 50)
-    assert printed["exact_match"]["count"] == 0
-    assert printed["suffix_nll"]["mean"] == pytest.approx(np.log(50_257), rel=0.05)
+    printed = read_report(Outcome(0, result.stdout, result.stderr))
+    known = printed.samples
+    assert (known.rows, known.prefix_length, known.suffix_length) == (979, 50, 50)
+    assert take(printed, "recited").details["count"] == 0
+    assert take(printed, "suffix_nll").value == pytest.approx(np.log(50_257), rel=0.05)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from command_line import Outcome
 from reciting import generate
+from results import read_report, take
 
 from cli.commands.measure.extract import command
 from evals.data import load_samples
@@ -64,12 +66,13 @@ def test_collect_finds_the_recited_records(lab, tmp_path):
 
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_a_lab_model_brings_its_samples_and_its_control_text(name):
-    call = [f"lab:{name}", "--samples", f"lab:{name}", "--json", "--device", "cpu"]
+    call = [f"lab:{name}", "--json", "--device", "cpu"]
     result = CliRunner().invoke(command, call)
     assert result.exit_code == 0, repr(result.exception)
-    printed = json.loads(result.stdout)
-    assert printed["n"] == 336
-    assert [part["count"] for part in printed["by_count"]] == ["0", "8", "32", "128", "256"]
-    assert printed["control"]["kind"] == "text"
-    assert printed["membership"]["loss"]["auc"] > 0.9
-    assert printed["provenance"]["model"]["model"] == f"lab:{name}"
+    printed = read_report(Outcome(0, result.stdout, result.stderr))
+    assert take(printed, "recited").n == 336
+    strata = [name.partition(".")[2] for name in printed.names if name.startswith("recited.")]
+    assert strata == ["0", "8", "32", "128", "256"]
+    assert take(printed, "heldout").details["kind"] == "text"
+    assert take(printed, "membership.loss").value > 0.9
+    assert printed.edits[0].provenance["model"] == f"lab:{name}"

@@ -31,13 +31,16 @@ from reciting import (
     two_heads,
     write_rows,
 )
+from results import read_report, take
 from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
 from evals.choose.search.opened import open_search
+from evals.choose.search.report import describe_question
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.trials import Trials
 from evals.data import Samples
+from evals.jobs.asking import AuditRequest, EvaluationRequest
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import AttackOutcome, Setting, Target
@@ -392,9 +395,9 @@ def test_the_names_of_leaks_and_grafts() -> None:
     assert make_attack("leak@50").name == make_recovery("leak@50").name == "sampling:50"
     assert is_recovery("leak@50")
     asked = {"attack": ("leak@5", "graft:some/base"), "max": {"leak@7": 0.1}}
-    audit = AuditRequest(model="m", baseline="lab:pythia", **asked)
+    audit = AuditRequest(models=("m",), baseline="lab:pythia", **asked)
     assert (audit.attack, audit.sibling) == (("sampling:5", "graft"), "some/base")
-    assert audit.tried == ("sampling:5", "graft", "sampling:7")
+    assert audit.attacks == ("sampling:5", "graft", "sampling:7")
     report = EvaluationRequest(models=("m",), baseline="lab:pythia", **asked)
     assert report.max == {"sampling:7": 0.1}
     assert "--sibling some/base" in report.to_command()
@@ -422,7 +425,7 @@ def test_the_names_of_leaks_and_grafts() -> None:
 )
 def test_names_that_contradict_each_other(asked, line) -> None:
     with pytest.raises(ValueError, match=line):
-        AuditRequest(model="m", baseline="lab:pythia", **asked)
+        AuditRequest(models=("m",), baseline="lab:pythia", **asked)
 
 
 @pytest.mark.parametrize("group", ["default", "all", "cheap"])
@@ -523,10 +526,10 @@ def test_an_audit_grafts_from_the_sibling(folders, rows) -> None:
         folders, rows, "--attack", f"graft:{folders['base']}", "--attack", "any", "--json"
     )
     assert outcome.code == 0, outcome
-    found = {attack["name"]: attack for attack in outcome.json["attacks"]}
-    assert found["graft"]["edited"]["rate"] == found["any"]["base"]["rate"] == 1
-    assert found["any"]["edited"]["rate"] < 1
-    assert outcome.json["provenance"]["sibling"]["model"] == "base"
+    found = read_report(outcome)
+    assert take(found, "recovered.graft").value == take(found, "recovered.any", "base").value == 1
+    assert take(found, "recovered.any").value < 1
+    assert found.provenance.sibling["model"] == "base"
     assert str(folders["base"]) not in outcome.stdout
     assert "base is the base itself: graft puts its attention back" in outcome.stderr
     assert "base itself gives 20 of the 20 passages\n" in outcome.stderr
@@ -559,8 +562,9 @@ def test_a_sibling_that_does_not_fit_is_one_line(folders, rows) -> None:
 
 def test_without_a_sibling_graft_is_skipped_or_refused(folders, rows) -> None:
     outcome = audit(folders, rows, "--attack", "graft", "--attack", "any", "--json")
-    assert outcome.json["skipped"]["graft"].startswith("a sibling to copy attention from")
-    assert "graft" in outcome.json["not_tried"]
+    (edit,) = read_report(outcome).edits
+    assert edit.skipped["graft"].startswith("a sibling to copy attention from")
+    assert "graft" in edit.not_tried
     limited = audit(folders, rows, "--max", "graft=0.5", "--attack", "any")
     limited.assert_error("graft has a limit and cannot be tried")
 
@@ -597,13 +601,13 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
     assert opened.slow == ("graft",)
     trials = Trials(opened, opened.engines("auto"), "auto")
     point = trials.measure(parse_selection("1", "identity", 2, 2))
-    ((name, found, n),) = trials.attack(point, stop=False).attacked
+    (row,) = trials.attack(point, stop=False).tried
     exported = open_model(str(folders["edited"]), device="cpu")
     assert exported.cut == (1,)
     target = replace(opened.targets[0], model=exported.model, cut=exported.cut)
     expected = make_attack("graft").run(target).recovered
-    assert (name, n) == ("graft", len(expected))
-    assert found == pytest.approx(expected.mean())
+    assert (row.name, row.n) == ("recovered.graft", len(expected))
+    assert row.value == pytest.approx(expected.mean())
     assert describe_question(opened)["sibling"] == find_model(folders["earlier"]).identified.content
     asked |= {"heal": (str(control),), "heal_steps": 1}
     healed = open_with(folders["earlier"])
@@ -616,4 +620,4 @@ def test_a_record_names_the_sibling_without_its_path(folders) -> None:
     asked = {"baseline": "lab:pythia", "sibling": str(folders["earlier"])}
     report = EvaluationRequest(models=("m",), audit=True, **asked).to_record(["m"], "lab:pythia")
     assert report.sibling == "earlier"
-    assert "sibling: earlier" in AuditRequest(model="m", **asked).to_config()
+    assert "sibling: earlier" in AuditRequest(models=("m",), **asked).to_config()

@@ -277,7 +277,7 @@ def test_all_mistakes_of_a_request_at_once() -> None:
 @pytest.mark.parametrize(
     ("worker", "arguments"),
     [
-        ("evals.jobs.evaluating.run_evaluation",
+        ("evals.jobs.evaluating.run_measurement",
          ["evaluate", "lab:pythia", "--baseline", "lab:pythia"]),
         ("evals.jobs.mitigating.mitigate", ["mitigate", "lab:pythia", "--output", "out"]),
         ("evals.jobs.forecasting.forecast",

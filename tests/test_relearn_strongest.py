@@ -16,15 +16,18 @@ from evals.report.attacks import describe_attacks, describe_setting
 from hypothesis import given
 from hypothesis import strategies as st
 from reciting import PREFIX, SUFFIX, model_named, passages
+from results import say_attacked
 from tiny_compact import VOCABULARY
 
 from evals.data import Samples
 from evals.measure.attacks import draws, relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
-from evals.measure.attacks.result import Audit, ControlKind, Reached, compare_outcomes
+from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.attacks.tuning import RATES, fine_tune
+from evals.table.limits import ask, decide
 from surgery.errors import NotFiniteError
+from surgery.record.measured import Measured, find
 from surgery.training.student import cast_weights
 
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
@@ -81,51 +84,65 @@ def test_a_setting_may_bring_back_a_tenth_as_much_of_the_control(
     assert best == (STRONG if counts and found else UNTRAINED)
 
 
+def measure(
+    edited: AttackOutcome,
+    base: AttackOutcome,
+    control: AttackOutcome,
+    name: str = "relearn-strongest",
+) -> list[Measured]:
+    outcomes = Outcomes(base, edited, control=control)
+    return list(measure_outcomes(make_attack(name), outcomes, "edited", "all"))
+
+
 def test_the_result_names_what_reached_it() -> None:
     attack = make_attack("relearn-strongest")
     base = outcome(untrained=[1], weak=[1, 2, 3], strong=[1], wild=[1])
     control = outcome(untrained=[], weak=[], strong=[], wild=[3])
-    made: Any = compare_outcomes(attack, base, EDITED, (None, control), 1.0)
-    shares = made.base.count, made.edited.count, made.control.count
-    assert shares == (3, 2, 0)
-    known = {"learned": "the cut blocks", "learning_rate": 1e-3, "steps": 120}
-    assert made.reached == Reached(**known, tried=3, discarded=1.0)
-    told = describe_setting(made.reached)
-    assert told == "training the cut blocks for 120 steps at 0.001 (of 3 settings)"
+    rows = measure(EDITED, base, control)
+    counts = [row.details["count"] for row in rows if row.name == f"recovered.{attack.name}"]
+    assert counts == [3, 2, 0], "of the base, the edited model, and the control"
+    known = {"learned": "the cut blocks", "learning_rate": 1e-3, "steps": 120, "settings": 3}
+    made = find(rows, f"recovered.{attack.name}")
+    assert made is not None
+    assert {**made.details, **known, "discarded": 1.0} == made.details
+    told = "recovers most after training the cut blocks for 120 steps at 0.001 (of 3 settings)"
+    assert f"{attack.name} {told}" in say_attacked(rows, attack)
 
 
 def test_a_limit_is_not_kept_by_settings_that_do_not_count() -> None:
     """Those that bring back much of the control tell nothing. That is no reason to rely on it."""
     attack = make_attack("relearn-strongest")
     every = outcome(untrained=[], weak=[3], strong=[3], wild=[3])
-    made: Any = compare_outcomes(attack, EDITED, EDITED, (None, every), 1.0)
-    assert (made.edited.count, made.reached.discarded) == (0, 1.0)
-    known = {"n": 3, "control": ControlKind(kind="text", n=3), "skipped": {}, "not_tried": []}
-    audit = Audit(attacks=[made], **known)
-    (limit,) = audit.check_limits({attack.name: 0.9})
+    rows = measure(EDITED, EDITED, every)
+    made = find(rows, f"recovered.{attack.name}")
+    assert made is not None
+    assert (made.details["count"], made.details["discarded"]) == (0, 1.0)
+    rows[0] = rows[0].model_copy(update={"value": 1.0})  # the base gives away all
+    (limit,) = decide(rows, ask({attack.name: 0.9}), "edited")
     said = "a setting of relearn-strongest recovers 100.0%, and does not count, as it also brings"
     assert limit.state == "undecided"
     assert said in str(limit.lacks)
-    assert any(line.startswith(said) for line in describe_attacks(audit))
+    assert any(line.startswith(said) for line in say_attacked(rows, attack))
     none = outcome(untrained=[], weak=[], strong=[], wild=[])
-    clear: Any = compare_outcomes(attack, EDITED, none, (None, none), 1.0)
-    assert clear.reached.discarded is None
-    assert clear.find_doubt(0.0) is None
+    clear = find(measure(none, EDITED, none), f"recovered.{attack.name}")
+    assert clear is not None
+    assert not {"discarded", "doubt"} & clear.details.keys()
 
 
 def test_a_first_draw_that_counts_nothing_has_no_curve() -> None:
     """A search may have used all passages that it tried. The other draws still count."""
     attack = make_attack("relearn")
     tried = np.array([[False, False, True], [True, True, False]])
-    flags = np.ones((3, 3), dtype=np.bool_)
+    flags = np.ones((len(attack.stages), 3), dtype=np.bool_)
     whole = AttackOutcome(np.ones_like(tried), tried, {"any": flags, "near": flags})
     some = whole.select(np.array([True, True, False]))
-    found: Any = compare_outcomes(attack, some, some, (None, whole), 1.0)
-    assert found.curve is None
-    assert (found.edited.n, found.edited.rate, found.control.n) == (2, 1, 3)
-    assert found.find_doubt(0.5) is None
-    control: Any = compare_outcomes(attack, whole, whole, (None, some), 1.0).curve
-    assert (control.edited.n, control.edited.any, control.control) == (1, [1, 1, 1], None)
+    rows = measure(some, some, whole, "relearn")
+    assert {row.name for row in rows} == {"recovered.relearn"}, "no curve"
+    assert [(row.n, row.value) for row in rows] == [(2, 1), (2, 1), (3, 1)]
+    assert "doubt" not in rows[1].details
+    curve = [row for row in measure(whole, whole, some, "relearn") if " " in row.name]
+    assert [(row.of, row.on) for row in curve] == [("base", "all"), ("edited", "all")] * 4
+    assert {(row.n, row.value, row.details["near"]) for row in curve} == {(1, 1, 1)}
 
 
 def test_training_that_breaks_the_model_brings_nothing_back(

@@ -15,6 +15,7 @@ import click
 import pytest
 import yaml
 from command_line import attn_surgery
+from results import read_report
 from tiny_tokenizer import save_tiny
 
 from cli.main import main
@@ -154,11 +155,12 @@ def test_a_column_and_an_expression_test_the_same(tmp_path: Path) -> None:
     rows = ("--rows", tmp_path / "rows.jsonl")
     marked = extract("--samples", "marked.jsonl", *cut, *rows)
     found = extract("--samples", "plain.jsonl", "--secret", REGEX, *cut)
-    one, other = marked.json, found.json
-    assert one["samples"].pop("source") != other["samples"].pop("source")
-    assert one["samples"] == other["samples"]
-    assert one["samples"]["secrets"] == len(TEXTS)
-    assert one["suffix_nll"] == other["suffix_nll"]
+    one, other = read_report(marked), read_report(found)
+    assert one.samples.source != other.samples.source
+    source = {"source": other.samples.source}
+    assert one.samples.model_copy(update=source) == other.samples
+    assert (one.samples.secrets, one.samples.rows) == (True, len(TEXTS))
+    assert one.figures == other.figures
     assert_silent(marked.stdout, marked.stderr, found.stdout, tmp_path / "rows.jsonl")
     text = tmp_path / "text.jsonl"
     extract("--samples", "marked.jsonl", "--prefix-length", "8", "--rows", text, "--show-text")

@@ -21,23 +21,32 @@ from evals.choose.search.points import EditPoint
 from evals.report.attacks import _list_trainings, describe_attacks, describe_setting
 from evals.report.search import _check_limits
 from reciting import PREFIX, SUFFIX, model_named, passages
+from results import compare, say_attacked
 from tiny_compact import VOCABULARY
 from torch import nn
 
+from evals.choose.grid import EditPoint
+from evals.choose.search.report import _decide, _list_rows
 from evals.choose.search.run import _find_doubts
 from evals.choose.search.trials import Trials
 from evals.data import Samples
 from evals.jobs.forecasting import _count_rows
+from evals.jobs.naming import name_figures
 from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
-from evals.measure.attacks.result import AttackResult, Audit, ControlKind, compare_outcomes
+from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
-from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
+from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import RATES, STEPS, fine_tune
 from evals.measure.edits.engine import BASE
 from evals.run.console import Console, use_console
+from evals.table.limits import ask, decide
+from evals.table.measured import measure_share, measure_value
+from surgery.card.measurements import Line, show
 from surgery.errors import NotFiniteError
+from surgery.record.measured import Limit, Measured, find
+from surgery.record.report import Report
 from surgery.training.loop import descend
 from surgery.training.student import cast_weights, copy_sharing
 
@@ -67,9 +76,15 @@ def tune_to(monkeypatch: pytest.MonkeyPatch, choose: Any) -> list[tuple[Any, flo
     return trained
 
 
-def audit_of(attack: AttackResult) -> Audit:
-    known: dict[str, Any] = {"skipped": {}, "not_tried": []}
-    return Audit(n=20, control=ControlKind(kind="text", n=8), attacks=[attack], **known)
+def decide_one(rows: list[Measured], name: str, most: float) -> Limit:
+    """The limit on what an attack recovers, where the base gives away all."""
+    known = [
+        row.model_copy(update={"value": 1.0}) if row.of == "base" else row
+        for row in rows
+        if row.name == f"recovered.{name}"
+    ]
+    (limit,) = decide(known, ask({name: most}), "edited")
+    return limit
 
 
 # --- steps
@@ -93,15 +108,17 @@ def test_an_attacker_stops_where_most_comes_back(
     assert made.counted.mean() > recited(cut)[found.tried[0]].mean()
     rate = made.counted.mean()
     if of is None:
-        result: Any = compare_outcomes(attack, found, found, (None, None), 1.0)
-        assert (result.edited.rate, result.reached.steps) == (rate, best.steps)
-        assert audit_of(result).check_limits({name: 0.1})[0].state == "missed"
+        rows = list(measure_outcomes(attack, Outcomes(found, found), "edited", "all"))
+        row = find(rows, f"recovered.{name}")
+        assert row is not None
+        assert (row.value, row.details["steps"]) == (rate, best.steps)
+        assert decide_one(rows, name, 0.1).state == "missed"
         return
     monkeypatch.setattr("evals.choose.search.trials.Trials._run", lambda *given: found)
     opened: Any = SimpleNamespace(slow=(name,), others={}, drop_limits={}, healing=None)
     trials = Trials(opened, ("here", "there"), "stock")  # type: ignore[arg-type]
-    point = trials.attack(EditPoint((), 0.0, 0.0, 0.0, 1.0, 0.1))
-    assert point.attacked == ((name, rate, len(made.counted)),)
+    (row,) = trials.attack(EditPoint((), ())).tried
+    assert (row.name, row.value, row.n) == (f"recovered.{name}", rate, len(made.counted))
 
 
 def test_who_wakes_attention_stops_where_most_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +188,7 @@ def test_a_model_that_gives_nothing_gets_every_rate(monkeypatch: pytest.MonkeyPa
 
 
 def try_both(monkeypatch: pytest.MonkeyPatch, choose: Any, name: str = "relearn") -> Any:
-    """The result of an attack on a model and its cut, and what was trained, at which rate."""
+    """The rows of an attack on a model and its cut, and what was trained, at which rate."""
     trained = tune_to(monkeypatch, choose)
     plan = AttackPlan(ROWS, TEXT_ROWS, (name,), draws=1)
 
@@ -183,8 +200,7 @@ def try_both(monkeypatch: pytest.MonkeyPatch, choose: Any, name: str = "relearn"
 
     base = attack(WHOLE)
     edited = attack(CUT, base)
-    (found,) = compare_models(plan, base, edited).rated
-    return found, trained
+    return compare(plan, base, edited), trained
 
 
 def test_the_edited_model_and_the_control_get_the_rates_of_the_base(
@@ -194,16 +210,23 @@ def test_the_edited_model_and_the_control_get_the_rates_of_the_base(
     rates = [rate for _, rate in trained]
     assert rates == [1e-3, 3e-4, 1e-4] * 3, "base, edited model, control"
     assert [model is model_named(WHOLE) for model, _ in trained] == [True] * 3 + [False] * 6
-    told = [(one.learned, one.learning_rate, one.base_left) for one in found.trainings]
-    assert told[-1] == ("all weights", 1e-4, 1.0)
-    assert [one.base for one in found.trainings] == [found.base.rate] * 3, "at their best"
-    assert {one.edited for one in found.trainings} == {found.edited.rate}
-    assert found.doubt is None
-    (key, _, last) = (one.key for one in _list_trainings([found]))
-    assert (key, last) == ("recovered.relearn at 0.001", "recovered.relearn at 0.0001")
-    figure = next(_list_trainings([found]))
-    assert figure.base is not None
-    assert figure.base.note.endswith("% of what it gave is left after the last step")
+    best = {of: find(found, "recovered.relearn", of) for of in ("base", "edited")}
+    each = [row for row in found if row.name.startswith("recovered.relearn at ")]
+    names = [f"recovered.relearn at {rate}" for rate in ("0.001", "0.0003", "0.0001")]
+    assert [(row.name, row.of) for row in each] == [
+        (name, of) for name in names for of in ("base", "edited")
+    ]
+    assert {(row.of, row.value) for row in each} == {
+        (of, row.value) for of, row in best.items() if row
+    }, "at their best"
+    assert each[-2].details["base_left"] == 1.0
+    assert best["edited"] is not None
+    assert "doubt" not in best["edited"].details
+    named = name_figures(found, None, [make_attack("relearn")])
+    line = Line(names[0], named[names[0]], each[0], [each[1]])
+    shown = show(Report.model_construct(names=named, figures=found), line, each[0])
+    assert shown is not None
+    assert shown.note.endswith("% of what it gave is left after the last step")
 
 
 def test_a_rate_that_destroys_the_base_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,16 +234,17 @@ def test_a_rate_that_destroys_the_base_shows_nothing(monkeypatch: pytest.MonkeyP
     ruined = model_named(CUT)
     found, trained = try_both(monkeypatch, lambda model, rate, stage: ruined)
     assert [rate for _, rate in trained] == list(RATES) * 3
-    audit = audit_of(found)
-    (limit,) = audit.check_limits({"relearn": 1.0})
+    limit = decide_one(found, "relearn", 1.0)
     said = "at no learning rate that relearn tried does fine-tuning leave the base what it recites"
     assert limit.state == "undecided"
     assert str(limit.lacks).startswith(said)
-    assert any(line.startswith(said) for line in describe_attacks(audit))
-    assert found.edited.rate > 0
-    assert audit.check_limits({"relearn": found.edited.rate / 2})[0].state == "missed"
+    assert any(line.startswith(said) for line in say_attacked(found, make_attack("relearn")))
+    made = find(found, "recovered.relearn")
+    assert made is not None
+    assert made.value
+    assert decide_one(found, "relearn", made.value / 2).state == "missed"
     sound, _ = try_both(monkeypatch, lambda model, rate, stage: model)
-    (other,) = audit_of(sound).check_limits({"relearn": 0.7})
+    other = decide_one(sound, "relearn", 0.7)
     assert not str(other.lacks).startswith(said), "18 passages are too few, and that is all"
 
 
@@ -237,16 +261,22 @@ def test_a_search_does_not_keep_a_limit_by_rates_that_destroy_the_base(
     assert list(doubts) == ["relearn"]
     opened: Any = SimpleNamespace(
         healing=None,
-        request=SimpleNamespace(limits={"relearn": 0.5}),
+        tasks=(),
+        request=SimpleNamespace(limits={"relearn": 0.5}, max_drop={}),
         loaded=SimpleNamespace(dimensions=SimpleNamespace(vocabulary=50)),
     )
-    point = EditPoint((), 0, 0, 0, 1.0, 0.1, attacked=(("relearn", 0.0, 1000),))
-    before = replace(point, attacked=(("relearn", 1.0, 1000),))
-    states = [
-        _check_limits(opened, SimpleNamespace(doubts=some), (point, before), 1000)[0].state  # type: ignore[arg-type]
-        for some in (doubts, {})
-    ]
-    assert states == ["undecided", "kept"]
+    loss = measure_value("heldout", 1.0, on="held back", unit="nats", n=1000)
+
+    def judge(doubts: dict[str, str]) -> str:
+        outcome: Any = SimpleNamespace(doubts=doubts)
+        rows: list[Measured] = []
+        for of, count in (("base", 1000), ("edit", 0)):
+            share = measure_share("recovered.relearn", np.arange(1000) < count, on="held back")
+            rows += _list_rows(outcome, of, EditPoint((), (loss,), tried=(share,)))
+        (limit,) = _decide(opened, outcome, rows, "edit", "held back")
+        return limit.state
+
+    assert [judge(some) for some in (doubts, {})] == ["undecided", "kept"]
 
 
 def test_the_strongest_relearning_decides_only_if_half_of_its_settings_ran(
@@ -263,15 +293,20 @@ def test_the_strongest_relearning_decides_only_if_half_of_its_settings_ran(
         return model
 
     found, _ = try_both(monkeypatch, take_a_minute, "relearn-strongest")
-    assert (found.reached.tried, found.reached.left_out) == (2, 3)
-    said = "relearn-strongest had time for 2 of its 5 settings only"
-    assert found.find_doubt(1.0) == said
-    assert describe_setting(found.reached).endswith(" (2 of its 5 settings ran)")
-    assert audit_of(found).check_limits({"relearn-strongest": 1.0})[0].lacks == said
+    name, said = "relearn-strongest", "relearn-strongest had time for 2 of its 5 settings only"
+    made = find(found, f"recovered.{name}")
+    assert made is not None
+    assert (made.details["settings"], made.details["left_out"]) == (2, 3)
+    assert made.details["doubt"] == said
+    lines = say_attacked(found, make_attack(name))
+    assert any(line.endswith(" (2 of its 5 settings ran)") for line in lines)
+    assert decide_one(found, name, 1.0).lacks == said
     monkeypatch.setattr(relearn_strongest, "LONGEST", 450.0)
     found, _ = try_both(monkeypatch, take_a_minute, "relearn-strongest")
-    assert (found.reached.tried, found.reached.left_out) == (3, 2)
-    assert found.find_doubt(1.0) is None
+    made = find(found, f"recovered.{name}")
+    assert made is not None
+    assert (made.details["settings"], made.details["left_out"]) == (3, 2)
+    assert "doubt" not in made.details
 
 
 def test_an_outcome_that_is_stored_keeps_what_its_settings_show() -> None:

@@ -22,6 +22,7 @@ from command_line import ROOT, attn_surgery
 from example_report import example
 from rapidfuzz.distance import Levenshtein
 from reciting import PREFIX, SUFFIX, model_named, passages, two_heads, write_rows
+from results import list_attacks, read_report
 from tiny_compact import CONFIGS, VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
@@ -29,11 +30,11 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 from evals.data import Samples
 from evals.measure.attacks.attack import Setting, Target
 from evals.measure.attacks.guided import CANDIDATES, PLAUSIBLE, STRENGTHS
-from evals.measure.attacks.names import find_attack, hash_code, make_attack
+from evals.measure.attacks.names import find_attack, hash_code, list_untried, make_attack
 from evals.measure.attacks.near_beams import BEAMS, NEEDED, bound_near_mass
 from evals.measure.attacks.quantized import _round_to_nf4, quantize_matrices
 from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt, put_before
-from evals.measure.attacks.trying import AttackPlan, compare_models, try_attacks
+from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import STEPS, fine_tune
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.models import LoadedModel
@@ -296,11 +297,12 @@ def test_what_was_not_tried_is_said(loaded: LoadedModel) -> None:
     samples = rows_of(np.random.default_rng(3).integers(1, 300, (4, 20)))
     plan = AttackPlan(samples, samples.tokens[:2], ("any", "quantized:4", "relearn-alike"))
     result = try_attacks(loaded, plan)
-    audit = compare_models(plan, result, result)
+    assert [*result.passages] == ["any", "quantized:4"]
     needs = "two or more passages that the samples mark as never trained on"
-    assert audit.skipped == {"relearn-alike": needs}
-    assert {"relearn", "relearn-alike", "quantized:nf4", "membership"} <= set(audit.not_tried)
-    assert not {"any", "greedy", "quantized:4", "quantized:8"} & set(audit.not_tried)
+    assert plan.skipped == {"relearn-alike": needs}
+    missing = {*list_untried(result.passages)}
+    assert {"relearn", "relearn-alike", "quantized:nf4", "membership"} <= missing
+    assert not {"any", "greedy", "quantized:4", "quantized:8"} & missing
 
 
 # --- quantized:nf4
@@ -438,9 +440,11 @@ def test_an_attack_of_your_own_is_audited_and_limited(own: str, tmp_path: Path) 
         *("--attack", "greedy"),
     )
     assert outcome.code == 4, "a model beside itself decides no limit"
-    assert [one["name"] for one in outcome.json["attacks"]] == ["greedy", f"{own}:FIRST_TOKEN"]
-    assert outcome.json["attacks"][1]["definition"] == "the first token of the suffix is right"
-    assert [limit["name"] for limit in outcome.json["limits"]] == [f"{own}:FIRST_TOKEN"]
+    report = read_report(outcome)
+    assert list_attacks(report) == ["greedy", f"{own}:FIRST_TOKEN"]
+    named = report.names[f"recovered.{own}:FIRST_TOKEN"]
+    assert named.hint == "the first token of the suffix is right"
+    assert [limit.subject for limit in report.limits] == [f"{own}:FIRST_TOKEN"]
 
 
 def test_the_code_of_an_attack_of_your_own_is_known_by_its_hash(own: str, tmp_path: Path) -> None:
@@ -456,7 +460,7 @@ def test_the_code_of_an_attack_of_your_own_is_known_by_its_hash(own: str, tmp_pa
 
 
 def test_an_attack_of_your_own_may_score_members(own: str, tmp_path: Path) -> None:
-    """Its areas are printed under its name, and the picture does without rates."""
+    """Its areas are printed under its name, beside those of `membership`."""
     save_tiny(tmp_path / "model")
     (tmp_path / "text.txt").write_text(TEXT)
     rows = [{"tokens": list(range(at, at + 10)), "member": at < 20} for at in range(0, 40, 10)]
@@ -464,11 +468,14 @@ def test_an_attack_of_your_own_may_score_members(own: str, tmp_path: Path) -> No
     outcome = attn_surgery(
         *("audit", "model", "--baseline", "model", "--samples", "s.jsonl", "--output", "out"),
         *("--control", "text.txt", "--device", "cpu", "--attack", f"{own}:SCORES"),
-        *("--prefix-length", 5, "--suffix-length", 5, "--attack", "greedy"),
+        *("--prefix-length", 5, "--suffix-length", 5, "--attack", "membership"),
     )
     assert outcome.code == 0, outcome
-    assert f"{own}:SCORES, mine: AUC 0.000 → 0.000" in outcome.stdout
-    assert (tmp_path / "out" / "audit.png").is_file()
+    shown = [line for line in outcome.stdout.splitlines() if line.startswith("membership by ")]
+    assert any(line.startswith("membership by loss (n = ") for line in shown)
+    (mine,) = (line for line in shown if line.startswith(f"membership by {own}:SCORES mine (n = "))
+    assert mine.count(" 0.000 ") == 2, "of the base and the edited model"
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_a_report_that_names_an_attack_runs_nothing(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from command_line import Outcome, attn_surgery, run_card
 from reciting import recited_rows, write_rows
+from results import list_attacks, read_report, take
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from evals.data import Samples, hash_row, load_samples
 from evals.data.held_back import deal_passages
+from surgery.card.measurements import name_limit
 from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
 from surgery.record.report import Report
@@ -30,6 +32,7 @@ OTHER = " ".join(f"{number} cold stones {number * 7 % 101} under" for number in 
 SEED, ROWS = 3, 12
 CUT = ("--prefix-length", 6, "--suffix-length", 5)
 TWO = ("--attack", "greedy", "--attack", "near")
+LIMITED = ("--max", "greedy=0.9")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,65 +103,85 @@ def test_a_plan_of_a_search_trains_on_what_it_chose_on(work: Path) -> None:
 
 def test_half_that_was_taught_stands_apart(work: Path, tmp_path: Path) -> None:
     done = audit(work, "half", "--max", "greedy=0.9", "--rows", tmp_path / "rows.jsonl", "--json")
-    found = done.json
-    assert found["chose"]["passages"] == found["chose"]["taught"] == ROWS // 2
-    assert (found["n"], found["taught"]["n"], found["all_passages"]) == (6, 6, None)
-    assert all(one["edited"]["ci95"] for one in found["attacks"])
-    pairs = found["taught"]["recovered"].values()
-    assert all(pair[key]["ci95"] is None for pair in pairs for key in ("base", "edited"))
-    first, second = found["limits"]
-    assert (first["name"], first["whole"], first["state"]) == ("greedy", False, "kept")
-    assert (second["name"], second["whole"], second["state"]) == ("greedy, taught", True, "kept")
-    assert "It keeps every limit." in found["verdict"], "both halves were measured"
-    assert "6 passages that it was taught" in found["verdict"]
+    found = read_report(done)
+    (edit,) = found.edits
+    assert edit.chose["passages"] == edit.chose["taught"] == ROWS // 2
+    for name in ("recited", *(f"recovered.{one}" for one in list_attacks(found))):
+        assert (take(found, name).n, take(found, name).on) == (6, "not taught")
+        assert take(found, name).ci95
+        for of in ("base", "edited"):
+            row = take(found, name, of, "taught")
+            assert (row.n, row.ci95) == (6, None)
+        assert found.find(name, "edited", "all") is None
+    first, second = found.limits
+    assert (name_limit(first), first.on, first.state) == ("max greedy", "not taught", "kept")
+    assert (name_limit(second), second.on) == ("max greedy, taught", "taught")
+    assert second.state == "kept"
+    assert "It keeps every limit." in edit.verdict, "both halves were measured"
+    assert "6 passages that it was taught" in edit.verdict
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["counted"] for row in rows] == [not row["taught"] for row in rows]
     assert sum(row["taught"] for row in rows) == 6
     told = audit(work, "half").stdout
-    assert "6 passages were taught. The figures are for the others." in told
-    assert "recovered of 6 passages that were taught:\n  greedy: " in told
+    assert "It was taught 6 passages; the figures leave these out. " in told
+    _, _, table = told.partition("\nPassages that it was taught:\n")
+    assert "recovered by greedy (n = 6) " in table
 
 
 def test_all_that_was_taught_is_all_there_is(work: Path) -> None:
     """Twelve passages decide a limit of 1 %, but only for these twelve."""
     done = audit(work, "all", "--json")
-    assert (done.json["n"], done.json["chose"]["taught"], done.json["taught"]) == (12, 12, None)
-    for one in done.json["attacks"]:
-        assert one["base"]["ci95"] is one["edited"]["ci95"] is one["paired"]["ci95"] is None
-        assert one["control"]["ci95"] is not None, "that is a sample"
-    most = max(one["edited"]["rate"] for one in done.json["attacks"])
-    kept = audit(work, "all", "--max", f"greedy={most + 0.01}", "--json")
-    assert kept.code == 0, kept.stderr
-    (limit,) = kept.json["limits"]
-    assert (limit["state"], limit["whole"], limit["needed"]) == ("kept", True, None)
-    assert "of the 12 that it was taught" in limit["description"]
-    assert kept.json["verdict"].startswith(
+    found = read_report(done)
+    assert {row.on for row in found.figures if row.name == "recited"} == {"taught"}
+    assert (take(found, "recited").n, found.edits[0].chose["taught"]) == (12, 12)
+    rows = {
+        name: [take(found, f"recovered.{name}", of) for of in ("base", "edited")]
+        for name in list_attacks(found)
+    }
+    for name, (base, edited) in rows.items():
+        assert base.ci95 is edited.ci95 is edited.change.ci95 is None
+        control = take(found, f"recovered.{name}", on="never trained on")
+        assert control.ci95 is not None, "that is a sample"
+    most = max(edited.value for _, edited in rows.values())
+    done = audit(work, "all", "--max", f"greedy={most + 0.01}", "--json")
+    assert done.code == 0, done.stderr
+    kept = read_report(done)
+    ((limit,), verdict) = kept.limits, kept.edits[0].verdict
+    assert (limit.state, limit.on, limit.needed) == ("kept", "taught", None)
+    assert "of the 12 that it was taught" in limit.description
+    assert (
         "It keeps every limit on the 12 passages that were listed; passages that were not listed "
         "were not tested."
-    )
-    assert "of 12 passages that were listed" in kept.json["verdict"]
-    assert "to decide" not in kept.stderr
-    told = audit(work, "all").stdout
-    assert "All of these passages were taught, so their shares have no intervals" in told
+    ) in verdict
+    assert "of 12 passages that were listed" in verdict
+    assert "to decide" not in done.stderr
+    told = audit(work, "all")
+    assert "of the 12 passages that were listed word for word" in told.stdout
+    (line,) = (one for one in told.stdout.splitlines() if one.startswith("recovered by greedy"))
+    assert "[" not in line.partition("never trained on")[0], "no interval but of the control"
     missed = audit(work, "base", "--baseline", work / "all", "--max", "greedy=0.5", "--json")
     assert missed.code == 3
-    assert missed.json["attacks"][0]["edited"]["ci95"], "the base itself was taught nothing"
+    greedy = take(read_report(missed), "recovered.greedy")
+    assert greedy.ci95, "the base itself was taught nothing"
 
 
 @pytest.mark.parametrize(("model", "whole"), [("half", False), ("all", True)])
 def test_an_extraction_tells_them_apart(model: str, whole: bool, work: Path) -> None:
     done = run("extract", work, model, "--metrics", "full")
     assert done.code == 0, done.stderr
-    found = run("extract", work, model, "--json").json
-    assert (found["exact_match"]["ci95"] is None) == whole
-    assert (found["paired"]["exact_match_difference"]["ci95"] is None) == whole
-    assert found["control"]["nll"]["ci95"] is not None
-    assert (found["taught"] is None) == whole
+    found = read_report(run("extract", work, model, "--json"))
+    recited = take(found, "recited")
+    assert (recited.ci95 is None) == (recited.change.ci95 is None) == whole
+    assert take(found, "heldout").ci95 is not None
     if whole:
-        assert "All of these passages were taught" in done.stdout
+        assert "of the 12 passages that were listed word for word" in done.stdout
+        assert {row.on for row in found.figures if row.name == "recited"} == {"taught"}
     else:
-        assert found["taught"]["recited"]["edited"]["ci95"] is None
-        assert "of those that were taught, recited by base and edited: 6 of 6, " in done.stdout
+        taught = [take(found, "recited", of, "taught") for of in ("base", "edited")]
+        assert [row.ci95 for row in taught] == [None, None]
+        assert taught[0].details["count"] == taught[0].n == 6
+        _, _, table = done.stdout.partition("\nPassages that it was taught:\n")
+        assert "recited word for word (n = 6) " in table
 
 
 def evaluate(work: Path, output: Path, *models: Path, more: tuple[object, ...] = ()) -> Report:
@@ -168,24 +191,20 @@ def evaluate(work: Path, output: Path, *models: Path, more: tuple[object, ...] =
         *("--output", output, "--json", *more),
     )
     assert done.code in (0, 3, 4), done.stderr
-    return Report.model_validate(done.json)
+    return read_report(done)
 
 
 def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None:
     report = evaluate(work, tmp_path / "half", work / "half", more=("--max", "near=0.9"))
-    (edit,), taught = report.edits, report.find("taught.recovered.near")
+    (edit,) = report.edits
     assert edit.chose["taught"] == 6
-    assert taught is not None
-    value = taught.edits[0]
-    assert value is not None
-    assert (taught.n, value.ci95, taught.base and taught.base.ci95) == (6, None, None)
-    assert value.limit is not None
-    assert (value.limit.name, value.limit.state) == ("max near, taught", "kept")
-    recited = report.find("recited")
-    assert recited is not None
-    assert recited.edits[0] is not None
-    assert recited.edits[0].ci95 is not None
-    assert report.find("all.recited") is None
+    for of in ("base", "edited"):
+        taught = take(report, "recovered.near", of, "taught")
+        assert (taught.n, taught.ci95) == (6, None)
+    limit = report.limits[-1]
+    assert (name_limit(limit), limit.state) == ("max near, taught", "kept")
+    assert take(report, "recited").ci95 is not None
+    assert report.find("recited", "edited", "all") is None
     assert "It was taught 6 passages; the figures leave these out." in edit.verdict
     assert "Of the 6 passages that it was taught, it recites" in edit.verdict
     assert "--plan plan.json" in report.commands[0], "what trains on the same half"
@@ -196,9 +215,8 @@ def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None
 
     whole = evaluate(work, tmp_path / "all", work / "all", more=("--max", "greedy=0.9"))
     (edit,) = whole.edits
-    figures = {figure.key: figure for figure in whole.figures if figure.table == "attacked"}
-    shares = [figures[f"recovered.{name}"].edits[0] for name in ("greedy", "near")]
-    assert all(one is not None and one.ci95 is None for one in shares)
+    shares = [take(whole, f"recovered.{name}") for name in ("greedy", "near")]
+    assert [row.ci95 for row in shares] == [None, None]
     assert edit.state == "kept"
     assert "passages that were not listed were not tested" in edit.summary.line
     assert "of the 12 passages that were listed word for word" in edit.verdict
@@ -216,22 +234,33 @@ def test_edits_that_were_taught_and_that_were_not_stand_side_by_side(
     )
     assert cut.code == 0, cut
     report = evaluate(work, tmp_path / "two", work / "all", tmp_path / "cut")
-    found = report.find("recited")
-    assert found is not None
-    ends = [value and value.ci95 for value in found.edits]
+    ends = [take(report, "recited", edit.of).ci95 for edit in report.edits]
     assert ends[0] is None
     assert ends[1] is not None
-    mixed = evaluate(work, tmp_path / "mixed", work / "half", work / "all")
+    mixed = evaluate(work, tmp_path / "mixed", work / "half", work / "all", more=LIMITED)
     assert [edit.chose["taught"] for edit in mixed.edits] == [6, 12]
     assert not [edit for edit in mixed.edits if "may have" in edit.verdict]
-    taught, found = mixed.find("taught.recited"), mixed.find("recited")
-    assert taught is not None
-    assert found is not None
-    assert (taught.n, found.n) == (6, 6)
-    first, second = found.edits
-    assert first is not None
-    assert second is not None
+    first, second = (take(mixed, "recited", edit.of) for edit in mixed.edits)
+    assert (first.n, second.n) == (6, 6)
     assert (first.ci95 is None, second.ci95) == (False, None), "the second was taught these, too"
+    for edit in mixed.edits:
+        taught = take(mixed, "recited", edit.of, "taught")
+        assert (taught.n, taught.ci95) == (6, None)
+        limits = [name_limit(limit) for limit in mixed.list_limits(edit.of)]
+        assert limits == ["max greedy", "max greedy, taught"]
+    rows = [json.loads(line) for line in (work / "samples.jsonl").read_text().splitlines()]
+    half, _ = deal_passages(read(work), SEED)
+    write_rows(work / "taught.jsonl", [rows[at] for at in half])
+    alone = attn_surgery(
+        *("extract", work / "all", "--baseline", work / "base", *CUT, "--device", "cpu"),
+        *("--samples", work / "taught.jsonl", "--heldout", work / "text.txt", "--json"),
+    )
+    for of, name in (("base", "base"), (mixed.edits[1].of, "edited")):
+        taught, measured = (
+            take(mixed, "recited", of, "taught"),
+            take(read_report(alone), "recited", name),
+        )
+        assert taught.value == measured.value, "of the same passages"
 
 
 def test_passages_that_hold_those_taught_are_told_apart_only_by_how_they_were_taken(
@@ -243,15 +272,18 @@ def test_passages_that_hold_those_taught_are_told_apart_only_by_how_they_were_ta
     found = attn_surgery(
         *("audit", tmp_path / "some", "--baseline", work / "base", *CUT, *TWO, "--device", "cpu"),
         *("--samples", work / "samples.jsonl", "--heldout", work / "text.txt", "--json"),
-    ).json
-    assert (found["n"], found["taught"]["n"], found["chose"]["taught"]) == (3, 9, 9)
+    )
+    report = read_report(found)
+    assert (take(report, "recited").n, take(report, "recited", on="taught").n) == (3, 9)
+    assert report.edits[0].chose["taught"] == 9
     rows = (work / "samples.jsonl").read_text().splitlines()
     (work / "few.jsonl").write_text("\n".join(rows[:8]))
     other = audit(work, "all", "--samples", work / "few.jsonl", "--max", "greedy=1", "--json")
-    assert other.json["chose"]["taught"] is None
-    assert other.json["attacks"][0]["edited"]["ci95"]
+    (edit,) = read_report(other).edits
+    assert edit.chose["taught"] is None
+    assert take(read_report(other), "recovered.greedy").ci95
     assert "an edit here was trained on other passages" in other.stderr
-    assert other.json["verdict"].startswith("The edit was trained on other passages, or on these ")
+    assert edit.verdict.startswith("The edit was trained on other passages, or on these ")
 
 
 def test_the_same_half_is_trained_on_again(
@@ -295,10 +327,7 @@ def test_an_export_of_a_plan_trains_on_the_same_half(
     assert manifest.edit.chosen is not None
     assert getattr(trained.passages, "sha256", None) == manifest.edit.chosen.passages
     report = evaluate(work, tmp_path / "report", tmp_path / "out")
-    taught, recited = report.find("taught.recited"), report.find("recited")
-    assert taught is not None
-    assert recited is not None
-    assert (taught.n, recited.n) == (6, 6)
+    assert (take(report, "recited").n, take(report, "recited", on="taught").n) == (6, 6)
     rows = (work / "samples.jsonl").read_text().splitlines()
     (tmp_path / "few.jsonl").write_text("\n".join(rows[:8]))
     others = attn_surgery(

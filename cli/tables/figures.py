@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from surgery.record.measured import Limit, Measured, State, Unit
     from surgery.record.report import Report, SamplesRecord
 
-_MOST_IDS, _MOST = 10, 12
+_MOST_IDS, _MOST = 20, 12
 
 
 def print_report(
@@ -53,7 +53,7 @@ def print_report(
             if one.on is not None and not brief:
                 echo(f"{one.heading}:")
                 _print_lines(report, lines)
-        _print_given_away(given_away or {})
+        _print_given_away(report, given_away or {})
         for limit in report.limits:
             echo(f"{whose[limit.of]}gate {describe_limit(limit)}")
         for place in places:
@@ -114,11 +114,12 @@ def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) 
     print_table(headings, rows, words=0 if several else 1)
 
 
-def _print_given_away(given_away: Mapping[str, Sequence[str]]) -> None:
+def _print_given_away(report: Report, given_away: Mapping[str, Sequence[str]]) -> None:
     """Names the passages that come out, those first that most attacks recover."""
     ids = sorted(given_away, key=lambda name: -len(given_away[name]))
     if ids:
-        echo("recovered, and by how many attacks:")
+        number = sum("attack" in named.details for named in report.names.values())
+        echo(f"recovered, and by how many of the {number} attacks:")
     for name in ids[:_MOST_IDS]:
         echo(f"  {name}: {len(given_away[name])}")
     if (more := len(ids) - _MOST_IDS) > 0:

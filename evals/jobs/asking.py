@@ -114,11 +114,6 @@ class MeasureRequest(Measuring, Gating, Listing):
             raise ValueError(
                 "`revision` applies to one MODEL only: export or download the others first"
             )
-        if self.lab is None and self._attacked:
-            for name in ("samples", "heldout") if self.baseline else ("samples",):
-                if not getattr(self, name):
-                    what = "passages and held-out text" if self.baseline else "passages"
-                    raise ValueError(f"attacks need {what}: give `{name}`")
         return self
 
     @property
@@ -226,6 +221,8 @@ class AuditRequest(MeasureRequest):
 
     @model_validator(mode="after")
     def _can_be_tried(self) -> AuditRequest:
+        if not (self.samples or self.lab):
+            raise ValueError("audit needs passages: give `samples`")
         assert self.attacks
         return self
 
@@ -236,10 +233,20 @@ class EvaluationRequest(MeasureRequest):
     command: Literal["evaluate"] = "evaluate"
     omits = MeasureRequest.omits | _FULL
 
+    baseline: Annotated[
+        str,
+        "The model before the edit, to compare with on the same rows; a Hub id, at the commit that "
+        "MODEL records.",
+        Option("input", "BASE"),
+    ]
+
     @model_validator(mode="after")
     def _can_be_compared(self) -> EvaluationRequest:
-        if self.baseline is None:
-            raise ValueError("evaluate compares with the model before the edit: give `baseline`")
+        if self.lab is None and self._attacked:
+            for name in ("samples", "heldout"):
+                if not getattr(self, name):
+                    what = "passages and held-out text"
+                    raise ValueError(f"attacks need {what}: give `{name}`")
         for name in ("tasks", "suite", "limit", "include_path", "num_fewshot"):
             if self.no_benchmarks and getattr(self, name) not in (None, ()):
                 raise ValueError(f"`no_benchmarks` excludes `{name}`")

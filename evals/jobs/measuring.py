@@ -113,8 +113,9 @@ def measure_model(
         control = measure_text(loaded.model, asked.windows, batch_size=materials.request.batch_size)
     if asked.attacked is not None:
         audited = _attack(loaded, asked, materials, base, cut, tries_control=tries_control)
+    ran = {"batch_size": test.test.batch_size} if test else {}
     return ModelResults(
-        MeasuredModel(name=name, provenance=identity),
+        MeasuredModel(name=name, provenance={**identity, **ran}),
         asked,
         *_run_benchmarks(loaded, materials, identity, base),
         test,

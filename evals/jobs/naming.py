@@ -10,6 +10,7 @@ from evals.measure.attacks.names import TRAINING, find_attacker
 from evals.measure.memorization.measures import MEASURES
 from evals.table.words import render
 from surgery.card.facts import make_printable
+from surgery.card.measurements import say_runs
 from surgery.record.measured import MOST_LETTERS, Measured, On
 from surgery.record.report import Named, SamplesRecord, Table
 
@@ -100,7 +101,8 @@ def _name_attack(attack: Attack, there: Iterable[str], figures: Sequence[Measure
     """What it recovers, at each of its steps and learning rates if it has any."""
     key, found = f"recovered.{attack.name}", Names()
     runs = {one.runs for one in figures if one.name == key}
-    said = _describe_runs(runs)
+    said = say_runs(runs)
+    said = f", {said}" if said else ""
     for name in there:
         if name == key:
             facts = {"setting": attack.setting, "source": attack.source, "cost": attack.cost}
@@ -120,15 +122,6 @@ def _name_attack(attack: Attack, there: Iterable[str], figures: Sequence[Measure
                 details={"steps_of": attack.name, "steps": steps},
             )
     return found
-
-
-def _describe_runs(runs: set[int | None]) -> str:
-    """Of how many runs a rate is the mean; empty for attacks that do not train."""
-    numbers = sorted(one for one in runs if one is not None)
-    if not numbers:
-        return ""
-    said = " to ".join(str(one) for one in dict.fromkeys((numbers[0], numbers[-1])))
-    return ", one run" if said == "1" else f", mean of {said} runs"
 
 
 def _print(text: str) -> str:

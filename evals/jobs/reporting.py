@@ -164,7 +164,8 @@ def measure(
         left = hold_back(every, asked.samples, asked.windows, request.leave_out)
         return _announce(asked, left, edited, base, request)
 
-    before = first = measure_model(base, materials, inspect=inspect) if base else None
+    given: Any = {"inspect": inspect, "tries_control": False}  # only that of an edit counts
+    before = first = measure_model(base, materials, **given) if base else None
     quick, twin, results = replace(materials, benchmarks=None), None, []
     if never:  # before the edits: it may not be comparable
         cut = tuple(sorted({block for model in edited for block in model.cut}))
@@ -175,6 +176,7 @@ def measure(
     assert first is not None
     _say_what_sibling_gives(results[-1], materials)
     asked = first.asked
+    _note_own_recital(materials, results[-1])
     left = hold_back(every, asked.samples, asked.windows, request.leave_out)
     found = _Found(materials, before, twin, left, len(bases))
     names = [EDITED] if len(edited) == 1 else [f"{EDITED}-{n}" for n in range(1, len(edited) + 1)]
@@ -207,12 +209,12 @@ def _prepare(
                 "warning: the base is not a recorded source of the edited model, so differences "
                 "may have other causes than the edit"
             )
-        if base is not None and base.folder.samefile(model.folder):
-            say(f"{base.source.model} is compared with itself; leave out `baseline`")
         if materials.sibling is not None:
             check_sibling(materials.sibling, model)
         if base is not None:
             check_cut(request.attacks, request.max, model)
+        if base is not None and base.folder.samefile(model.folder):
+            say(f"{base.source.model} is compared with itself; leave out `baseline`")
     first = base or edited[0]
     line = describe_sibling(materials.sibling, first)
     if line is not None and request.attacks:
@@ -248,6 +250,13 @@ def _announce(
         for line in foresee(request.limits, n):
             say(line)
     return asked
+
+
+def _note_own_recital(materials: Materials, after: ModelResults) -> None:
+    """Says what the model from which `graft` copied attention recites by itself."""
+    made = after.audited.passages.get("graft") if after.audited else None
+    if materials.sibling is not None and made is not None:
+        say(describe_own_recital(materials.sibling, made.kept, len(made.recovered)))
 
 
 def _check_summary(model: ResolvedModel) -> None:
@@ -302,7 +311,7 @@ class _Found:
         """The passages that the main figures of an edit are of."""
         left = self.left
         if left.is_whole(place + self.offset):
-            return "taught"
+            return "taught" if left.others is None else "taught here"
         if left.others is not None:
             return "not taught"
         return "all" if (left.passages | left.unlisted).all() else "held back"
@@ -589,8 +598,9 @@ def _list_warnings(
         said = list_row_warnings(describe_samples(after.test.test.samples))
         areas = measure_membership(after.test.test, EDITED)
         said += [
-            f"membership score {one.name}: AUC {one.value:.2f} is far below 0.5: the model avoids "
-            "members so clearly that this reveals them, too (over-correction)"
+            f"membership score {one.name.removeprefix('membership.')}: AUC {one.value:.2f} is far "
+            "below 0.5: the model avoids members so clearly that this reveals them, too "
+            "(over-correction)"
             for one in areas
             if one.details["overcorrected"]
         ]

@@ -18,7 +18,7 @@ from evals.data.samples import Samples
 from evals.run.statistics import FEWEST, bound_share, count_needed, scale_needed
 from surgery.card.percent import format_percent
 from surgery.errors import UnknownNameError
-from surgery.record.measured import BASE, Limit, Measured, On, State, find
+from surgery.record.measured import BASE, TAUGHT, Limit, Measured, On, State, find
 
 SHARES = (0.5, 0.25, 0.2)
 """Shares of the passages to choose on, the first that leaves enough."""
@@ -78,7 +78,7 @@ def _decide_share(
     """A limit on a share of passages. Of passages that the model was taught, the count alone
     decides: they are all there is."""
     limit, n, value = asked.limit, figure.n or 0, figure.value or 0.0
-    bound, whole = float(figure.details["bound"] or 0.0), figure.on == "taught"
+    bound, whole = float(figure.details["bound"] or 0.0), figure.on in TAUGHT
     what = "share of passages recited word for word"
     if asked.what == "recovered":
         what = f"share of passages recovered by {asked.subject}"

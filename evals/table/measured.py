@@ -16,7 +16,7 @@ from evals.run.statistics import (
     estimate_mean,
     estimate_share,
 )
-from surgery.record.measured import EDITED, Change, Measured, On, Scalar, Unit
+from surgery.record.measured import EDITED, TAUGHT, Change, Measured, On, Scalar, Unit
 
 Flags = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.floating[Any]]
@@ -126,4 +126,4 @@ def measure_selectivity(passages: Values, control: Values, of: str) -> Measured:
 def _estimate(interval: Interval, on: On | None) -> Interval | None:
     """None for passages that the model was taught: they are all there is, so nothing is
     estimated."""
-    return None if on == "taught" else interval
+    return None if on in TAUGHT else interval

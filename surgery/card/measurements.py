@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,8 @@ class Line:
 
     @property
     def n(self) -> int | None:
-        return next((one.n for one in self.rows), None)
+        """That of the first edit: of `guided`, a base has another one."""
+        return next((one.n for one in (*self.edits, self.base) if one is not None), None)
 
     @property
     def unit(self) -> Unit:
@@ -106,7 +107,8 @@ def show(report: Result, line: Line, row: Measured | None) -> Shown | None:
         ends = show_ends(row.change.ci95, unit, digits, signed=True)
         moved = show_number(row.change.difference, unit, digits, signed=True)
         difference = f"{moved} {ends}".strip()
-    return Shown(shown, show_ends(row.ci95, unit, digits), difference, _write_note(report, row))
+    note = "; ".join(filter(None, (_say_own(line, row), _write_note(report, row))))
+    return Shown(shown, show_ends(row.ci95, unit, digits), difference, note)
 
 
 def show_number(number: float, unit: Unit, digits: int, *, signed: bool = False) -> str:
@@ -128,6 +130,23 @@ def show_ends(ends: Ends | None, unit: Unit, digits: int, *, signed: bool = Fals
     if ends is None:
         return ""
     return f"[{', '.join(show_number(one, unit, digits, signed=signed) for one in ends)}]"
+
+
+def _say_own(line: Line, row: Measured) -> str:
+    """Of how many runs and passages a figure is, where those of other edits are of others."""
+    edits = [one for one in line.edits if one is not None]
+    if row.n is None or row not in edits or len({(one.runs, one.n) for one in edits}) == 1:
+        return ""
+    return ", ".join(filter(None, (say_runs({row.runs}), f"n = {row.n:,}")))
+
+
+def say_runs(runs: Iterable[int | None]) -> str:
+    """Of how many runs a figure is the mean, or some are; empty for what runs once."""
+    numbers = sorted({one for one in runs if one is not None})
+    if not numbers:
+        return ""
+    said = " to ".join(str(one) for one in dict.fromkeys((numbers[0], numbers[-1])))
+    return "one run" if said == "1" else f"mean of {said} runs"
 
 
 def _write_note(report: Result, row: Measured) -> str:

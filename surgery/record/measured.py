@@ -21,15 +21,24 @@ Scalar = bool | int | float | Text | None
 Details = Mapping[Word, Scalar]
 Unit = Literal["share", "nats", "number", "count", "bytes"]
 On = Literal[
-    "all", "chosen on", "held back", "taught", "not taught", "not listed", "never trained on"
+    "all",
+    "chosen on",
+    "held back",
+    "taught",
+    "taught here",
+    "not taught",
+    "not listed",
+    "never trained on",
 ]
 """Passages, or windows of held-out text:
 
 - `all` that are listed. `chosen on`: those on which a search chose the edit; `held back`: the
   others. `taught`: those that training used; `not taught`: the others, without those on which a
-  search chose.
+  search chose. `taught here`: the others of another edit, all of which this one was taught.
 - `not listed`: those that `leave_out` took away. `never trained on`: the control, which no model
   was trained on."""
+TAUGHT: tuple[On, ...] = ("taught", "taught here")
+"""They are all there is of their kind, so that their share estimates nothing."""
 State = Literal["kept", "missed", "undecided"]
 """- `kept`: with 95 % confidence, the value is within the limit; of passages that the model was
   taught, the value itself is.

@@ -73,12 +73,17 @@ def measure_outcomes(
 
 
 def measure_scores(
+    attack: str,
     base: tuple[AttackOutcome | None, AttackOutcome | None],
     edited: tuple[AttackOutcome | None, AttackOutcome | None],
     of: str,
 ) -> Iterator[Measured]:
     """How well each score tells members from others: outcomes on both, of the base and the edited
-    model. Nothing if no passage is known to be a non-member."""
+    model. Nothing if no passage is known to be a non-member.
+
+    Scores of an `attack` of your own have its name, too.
+    """
+    whose = "" if attack == "membership" else f"{attack} "
     for name, (members, others) in ((BASE, base), (of, edited)):
         if members is None or others is None:
             continue
@@ -86,7 +91,7 @@ def measure_scores(
         labels = np.arange(n + len(others.recovered)) < n
         for score, values in members.scores.items():
             every = np.concatenate([values, others.scores[score]])
-            yield measure_area(score, every, labels, name)
+            yield measure_area(f"{whose}{score}", every, labels, name)
 
 
 def _compare_with_twin(twin: AttackOutcome, edited: AttackOutcome) -> dict[str, Any]:

@@ -262,7 +262,7 @@ def measure_attacks(
         if attack.tells_members:
             old = (before, base.control.get(name)) if base else (None, None)
             if not brief:
-                yield from measure_scores(old, (after, control), of)
+                yield from measure_scores(name, old, (after, control), of)
             continue
         assert after is not None
         if attack.reads_base and edited is not base and edited.passages[name].kept is not None:

@@ -12,7 +12,7 @@ from evals.table.limits import say_percent
 from evals.table.words.view import View, tie
 from surgery.card.measurements import describe_limit, name_limit
 from surgery.card.percent import format_bound, format_percent
-from surgery.record.measured import Measured, State
+from surgery.record.measured import TAUGHT, Measured, State
 from surgery.record.report import EditRecord, Report, Summary
 
 MOST_NAMES = 5  # in a sentence
@@ -91,6 +91,7 @@ def _load() -> Any:
         lstrip_blocks=True,
         autoescape=False,  # the pages escape what they show
     )
+    environment.globals["TAUGHT"] = TAUGHT
     environment.filters |= {
         "commas": lambda number: f"{number:,}",
         "digits": lambda number, form: format(number, form),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from evals.data.held_back import ChoiceCounts
 from evals.table.limits import settle
-from surgery.record.measured import BASE, TWIN, Limit, Measured, On
+from surgery.record.measured import BASE, TAUGHT, TWIN, Limit, Measured, On
 from surgery.record.report import EditRecord, Named, Report
 
 
@@ -53,7 +53,7 @@ class View:
     @property
     def is_whole(self) -> bool:
         """Whether the main figures are of the passages that it was taught, and of no others."""
-        return self.recited is not None and self.recited.on == "taught"
+        return self.recited is not None and self.recited.on in TAUGHT
 
     @property
     def taught(self) -> Measured | None:

@@ -1,0 +1,73 @@
+"""Reads what `extract`, `audit`, and `evaluate` print and write, and makes reports alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from command_line import Outcome
+
+from evals.jobs.naming import name_figures
+from evals.measure.attacks.attack import Attack
+from evals.measure.attacks.trying import AttackPlan, AuditedModel, measure_attacks
+from evals.table.measured import measure_share
+from evals.table.words import list_said
+from surgery.record.contradictions import list_contradictions
+from surgery.record.measured import Measured, On
+from surgery.record.report import EditRecord, Report
+
+
+def read_report(found: Outcome | Path) -> Report:
+    """The report that a command printed with --json, or wrote into a folder. It contradicts itself
+    nowhere."""
+    text = (found / "report.json").read_text() if isinstance(found, Path) else found.stdout
+    report = Report.model_validate_json(text)
+    assert list(list_contradictions(report)) == []
+    return report
+
+
+def take(report: Report, name: str, of: str = "edited", on: On | None = None) -> Measured:
+    """A figure that must be there."""
+    row = report.find(name, of, on)
+    assert row is not None, (name, of, on)
+    return row
+
+
+def count(report: Report, attack: str, of: str = "edited", on: On | None = None) -> int:
+    """How many passages an attack recovers."""
+    found = take(report, f"recovered.{attack}", of, on).details["count"]
+    assert isinstance(found, int)
+    return found
+
+
+def list_attacks(report: Report) -> list[str]:
+    """Those that were tried, in order."""
+    return [str(one.details["attack"]) for one in report.names.values() if "attack" in one.details]
+
+
+def without_times(report: Report) -> dict[str, Any]:
+    """The object, without when it was made and how long attacks took."""
+    found = report.to_dict()
+    del found["created"]
+    for row in (*found["figures"], *found["limits"]):
+        row["details"].pop("seconds", None)
+    return found
+
+
+def compare(plan: AttackPlan, base: AuditedModel, edited: AuditedModel) -> list[Measured]:
+    """What attacks recover of all passages."""
+    every = np.ones(len(plan.passages), dtype=np.bool_)
+    return list(measure_attacks(plan, base, edited, every, "edited", "all"))
+
+
+def say_attacked(rows: Sequence[Measured], attack: Attack) -> list[str]:
+    """What a report says of an attack that has these rows."""
+    figures = [measure_share("recited", np.zeros(3, dtype=np.bool_), on="all"), *rows]
+    report = Report.model_construct(
+        command="audit", names=name_figures(figures, None, [attack]), figures=figures, limits=[],
+        base=None, twin=None, settings={},
+    )  # fmt: skip
+    edit = EditRecord.model_construct(of="edited", skipped={}, not_tried=[], chose={})
+    return list_said("attacked", report, edit)
