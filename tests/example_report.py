@@ -18,6 +18,7 @@ from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.data.samples import record_samples
 from evals.jobs.asking import AuditRequest, EvaluationRequest, MeasureRequest
+from evals.jobs.measuring import ModelResults
 from evals.jobs.naming import make_tables, name_figures
 from evals.jobs.reporting import Measurement, write_commands
 from evals.measure.attacks.names import ATTACKERS, find_attack, list_untried
@@ -445,7 +446,10 @@ def example_of(folder: Path, **changes: Any) -> Report:
 
 def measurement_of(report: Report) -> Measurement:
     """A measurement with this report, and nothing else."""
-    return Measurement(report, ask_for(), {}, None)  # type: ignore[arg-type]
+    nothing: Any = [None, {}, False, None, None, None, {}]
+    models = [(BASE, report.base), *((edit.of, edit) for edit in report.edits)]
+    results = {of: ModelResults(model, *nothing) for of, model in models if model is not None}
+    return Measurement(report, ask_for(), results, None)  # type: ignore[arg-type]
 
 
 def put_report(folder: Path, report: Report, **more: str) -> None:
