@@ -8,7 +8,6 @@ help and presets that pick some.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,21 +15,25 @@ import numpy as np
 import pytest
 from blank import blank_pictures
 from checkpoints import neox_config, write_checkpoint
-from example_report import found
+from example_report import NAME, SOURCE, make_report, measure_pair
 from fits import export_with_any
 
 import surgery
-from cli.tables.evaluation import print_evaluation
+from cli.tables.figures import print_report
+from evals.jobs import naming
+from evals.jobs.asking import ExtractionRequest
 from evals.measure.attacks import names
 from evals.measure.attacks.attack import Attack, AttackOutcome, Target
-from evals.report import figures
-from evals.report.figures import SizedModel
-from evals.report.page import render_pages
-from evals.report.report import make_report
+from evals.measure.memorization import extraction
+from evals.measure.memorization.measures import MEASURES as ALL
+from evals.measure.memorization.measures import Measure
+from evals.measure.memorization.summary import measure_recital
+from evals.table.page import render_pages
 from surgery.card.measurements import build_measurements
 from surgery.families import FAMILIES
 from surgery.modeling import modeling_attention_free as modeling
-from surgery.record.report import EditValue, Figure, Report
+from surgery.record.measured import EDITED
+from surgery.record.report import Report
 from surgery.variants import VARIANTS, Affine, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,8 +51,8 @@ NAMES = {  # name: the files that hold it
     "near_match.levenshtein": {MEASURES},
     "near_match.bleu": {MEASURES},
     "StableLm": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
-    "key/value cache per token": {"evals/report/figures.py"},
-    "selectivity, nats per token": {"evals/report/figures.py"},
+    "key/value cache per token": {"evals/jobs/naming.py"},
+    "selectivity, nats per token": {"evals/jobs/naming.py"},
     "Phi": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
 }
 
@@ -111,26 +114,27 @@ def test_an_attack_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names.find_attack("always").definition == "it says yes"
 
 
-def test_a_figure_is_one_record(
+def test_a_measure_is_one_record(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`report.json`, page, Markdown, model card, and terminal show it."""
-    list_sizes = figures._list_sizes
-
-    def list_more(models: Sequence[SizedModel]) -> Iterator[Figure]:
-        yield from list_sizes(models)
-        base, edited = (EditValue(value=share) for share in (0.75, 0.125))
-        about = {"key": "luck", "table": "recited", "label": "guessed by luck", "n": 7}
-        yield Figure(**about, form="share", base=base, edits=[edited])
-
-    monkeypatch.setattr(figures, "_list_sizes", list_more)
-    report = make_report(found())
+    every = (
+        *ALL,
+        Measure("luck", lambda suffix: np.full(len(suffix), 0.125), unit="share", label="by luck"),
+    )
+    for module in (extraction, naming):
+        monkeypatch.setattr(module, "MEASURES", every)
+    base, edited = measure_pair()
+    rows = list(measure_recital(edited.test, base.test, EDITED, "held back", every))
+    asked = ExtractionRequest(models=(NAME,), baseline=SOURCE, samples="passages.jsonl")
+    report = make_report(rows, asked)
     measured = build_measurements(report)
     assert measured is not None
-    print_evaluation(report)
+    print_report(report)
     with blank_pictures():
         pages = render_pages(report)
     for text in (*pages.values(), measured.text, capsys.readouterr().out):
-        assert "guessed by luck" in text
+        assert "by luck" in text
         assert "12.5%" in text
-    assert Report.model_validate_json(report.to_text()).find("luck") is not None
+    read = Report.model_validate_json(report.to_text())
+    assert read.find("luck", EDITED) == report.find("luck", EDITED)
