@@ -150,6 +150,7 @@ def searched() -> SearchResult:
         num_heads=12,
         n=60,
         deep_blocks="deep-blocks",
+        front=["edit-1"],
         deep_meets_goal=True,
         passed_over={"doubtful": 2, "untried": 0},
     )

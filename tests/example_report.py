@@ -18,11 +18,12 @@ from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.data.samples import record_samples
 from evals.jobs.asking import AuditRequest, EvaluationRequest, MeasureRequest
+from evals.jobs.measuring import ModelResults
 from evals.jobs.naming import make_tables, name_figures
 from evals.jobs.reporting import Measurement, write_commands
 from evals.measure.attacks.names import ATTACKERS, find_attack, list_untried
 from evals.measure.differences import compare_losses
-from evals.measure.memorization.protocol import Protocol, measure
+from evals.measure.memorization.protocol import ExtractionResults, Protocol, measure
 from evals.measure.memorization.summary import measure_recital
 from evals.run.lm_eval.tasks import describe_task
 from evals.run.models import LoadedModel
@@ -133,8 +134,8 @@ def heldout(rise: float = 0.15, n: int = 16, on: On = "held back") -> list[Measu
     return compare_losses("heldout", before, after, on, EDITED, kind="text")
 
 
-@lru_cache
-def _recital() -> tuple[list[Measured], SamplesRecord]:
+def measure_pair() -> tuple[ExtractionResults, ExtractionResults]:
+    """The memorization test of the base and of the edited model."""
     samples = passages(SOURCE, rows=24)
     counts = np.asarray([0, 1, 8, 256] * 6)
     samples = replace(samples, counts=counts, members=counts > 0)
@@ -145,12 +146,18 @@ def _recital() -> tuple[list[Measured], SamplesRecord]:
         for name in (SOURCE, NAME)
         for source in [Source(model=name, content="a" * 64)]
     )
+    return base, edited
+
+
+@lru_cache
+def _recital() -> tuple[list[Measured], SamplesRecord]:
+    base, edited = measure_pair()
     rows = list(measure_recital(edited.test, base.test, EDITED, "held back"))
     assert base.control is not None
     assert edited.control is not None
     rise = edited.test.nll - base.test.nll
     rows.append(measure_selectivity(rise, edited.control.nll - base.control.nll, EDITED))
-    return rows, record_samples(samples)
+    return rows, record_samples(edited.test.samples)
 
 
 def recital() -> list[Measured]:
@@ -445,7 +452,10 @@ def example_of(folder: Path, **changes: Any) -> Report:
 
 def measurement_of(report: Report) -> Measurement:
     """A measurement with this report, and nothing else."""
-    return Measurement(report, ask_for(), {}, None)  # type: ignore[arg-type]
+    nothing: Any = [None, {}, False, None, None, None, {}]
+    models = [(BASE, report.base), *((edit.of, edit) for edit in report.edits)]
+    results = {of: ModelResults(model, *nothing) for of, model in models if model is not None}
+    return Measurement(report, ask_for(), results, None)  # type: ignore[arg-type]
 
 
 def put_report(folder: Path, report: Report, **more: str) -> None:

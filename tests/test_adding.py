@@ -9,30 +9,34 @@ help and presets that pick some.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from blank import blank_pictures
 from checkpoints import neox_config, write_checkpoint
-from cli.tables.evaluation import print_evaluation
 from command_line import finish, start
-from evals.report import figures
-from evals.report.figures import SizedModel
-from evals.report.page import render_pages
-from evals.report.report import make_report
-from example_report import found
+from example_report import NAME, SOURCE, make_report, measure_pair
 from fits import export_with_any
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import save_tiny, tiny_model
 
 import surgery
+from cli.tables.figures import print_report
+from evals.jobs import naming
+from evals.jobs.asking import ExtractionRequest
 from evals.measure.attacks.names import ALL, make_attack
+from evals.measure.memorization import extraction
+from evals.measure.memorization.measures import MEASURES as EVERY
+from evals.measure.memorization.measures import Measure
+from evals.measure.memorization.summary import measure_recital
+from evals.table.page import render_pages
 from surgery.card.measurements import build_measurements
 from surgery.families import FAMILIES
 from surgery.modeling import modeling_attention_free as modeling
-from surgery.record.report import EditValue, Figure, Report
+from surgery.record.measured import EDITED
+from surgery.record.report import Report
 from surgery.variants import VARIANTS, Affine, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,8 +54,8 @@ NAMES = {  # name: the files that hold it
     "near_match.levenshtein": {MEASURES},
     "near_match.bleu": {MEASURES},
     "StableLm": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
-    "key/value cache per token": {"evals/report/figures.py"},
-    "selectivity, nats per token": {"evals/report/figures.py"},
+    "key/value cache per token": {"evals/jobs/naming.py"},
+    "selectivity, nats per token": {"evals/jobs/naming.py"},
     "Phi": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
 }
 
@@ -164,38 +168,41 @@ def test_an_attack_in_one_file_is_tried(grown: Path, tmp_path: Path) -> None:
     both = ("--attack", "greedy", "--max", "shout:7=0.5")
     done = finish(start(*given, *both, cwd=grown, env={"PYTHONPATH": str(grown)}))
     assert done.code == 3, done
-    shout = done.json["attacks"][1]
-    assert (shout["name"], shout["definition"]) == ("shout:7", "it says yes")
-    assert shout["edited"]["rate"] == 1
-    assert done.json["not_tried"][0] == "relearn"
+    report = Report.model_validate(done.json)
+    assert report.names["recovered.shout:7"].hint == "it says yes"
+    shout = report.find("recovered.shout:7", EDITED)
+    assert shout is not None
+    assert shout.value == 1
+    assert report.edits[0].not_tried[0] == "relearn"
     without = finish(start(*given, "--attack", "greedy", cwd=grown, env={"PYTHONPATH": str(grown)}))
-    assert without.json["not_tried"][0] == "shout:90"
+    assert without.json["edits"][0]["not_tried"][0] == "shout:90"
 
 
 def test_every_attack_has_the_name_under_which_it_is_listed() -> None:
     assert [make_attack(name).name for name in ALL] == [*ALL]
 
 
-def test_a_figure_is_one_record(
+def test_a_measure_is_one_record(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`report.json`, page, Markdown, model card, and terminal show it."""
-    list_sizes = figures._list_sizes
-
-    def list_more(models: Sequence[SizedModel]) -> Iterator[Figure]:
-        yield from list_sizes(models)
-        base, edited = (EditValue(value=share) for share in (0.75, 0.125))
-        about = {"key": "luck", "table": "recited", "label": "guessed by luck", "n": 7}
-        yield Figure(**about, form="share", base=base, edits=[edited])
-
-    monkeypatch.setattr(figures, "_list_sizes", list_more)
-    report = make_report(found())
+    every = (
+        *EVERY,
+        Measure("luck", lambda suffix: np.full(len(suffix), 0.125), unit="share", label="by luck"),
+    )
+    for module in (extraction, naming):
+        monkeypatch.setattr(module, "MEASURES", every)
+    base, edited = measure_pair()
+    rows = list(measure_recital(edited.test, base.test, EDITED, "held back", every))
+    asked = ExtractionRequest(models=(NAME,), baseline=SOURCE, samples="passages.jsonl")
+    report = make_report(rows, asked)
     measured = build_measurements(report)
     assert measured is not None
-    print_evaluation(report)
+    print_report(report)
     with blank_pictures():
         pages = render_pages(report)
     for text in (*pages.values(), measured.text, capsys.readouterr().out):
-        assert "guessed by luck" in text
+        assert "by luck" in text
         assert "12.5%" in text
-    assert Report.model_validate_json(report.to_text()).find("luck") is not None
+    read = Report.model_validate_json(report.to_text())
+    assert read.find("luck", EDITED) == report.find("luck", EDITED)

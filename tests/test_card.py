@@ -14,19 +14,19 @@ import ast
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import pytest
 import yaml
-from example_report import example, found
+from example_report import example, tasks, unlimited
 from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from evals.report.page import render_markdown
+from evals.table.page import render_markdown
 from surgery.card.facts import as_line
 from surgery.card.measurements import build_measurements
 from surgery.card.text import (
@@ -38,7 +38,8 @@ from surgery.card.text import (
 )
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest
-from surgery.record.report import Figure, Report
+from surgery.record.measured import BASE, EDITED
+from surgery.record.report import Report
 
 SOURCE_CARD = """---
 license: apache-2.0
@@ -85,11 +86,11 @@ def whole_report() -> Report:
     return example()
 
 
-def measured(figures: Sequence[Figure] = (), **changes: Any) -> Measurements:
-    report = whole_report()
+def measured(report: Report | None = None, **changes: Any) -> Measurements:
+    """What the card shows of a report. `changes`: of its edit."""
+    report = report or whole_report()
     edit = report.edits[0].model_copy(update=changes)
-    changed = {"edits": [edit], "figures": figures or report.figures}
-    found = build_measurements(report.model_copy(update=changed))
+    found = build_measurements(report.model_copy(update={"edits": [edit]}))
     assert found is not None
     return found
 
@@ -117,21 +118,29 @@ def test_metadata_is_what_the_hub_reads() -> None:
 def test_every_benchmark_and_extraction_are_in_the_model_index() -> None:
     card = ModelCard(render_card(manifest(), None, name="me/edited", measured=measured()))
     results = {(r.dataset_type, r.metric_type): r for r in card.data.eval_results or ()}
-    (edit,) = found().edits
-    assert edit.extraction is not None
+    report = whole_report()
+
+    def read(name: str, of: str = EDITED) -> float | None:
+        row = report.find(name, of)
+        assert row is not None
+        return row.value
+
+    names = dict.fromkeys(row.name.removeprefix("task.") for row in tasks())
+    known = {(name, "perplexity" if name == "perplexity" else "acc"): name for name in names}
     assert {key: result.metric_value for key, result in results.items()} == {
-        **{(name, "acc"): task.edited for name, task in edit.tasks.items()},
-        ("memorized-passages", "exact_match"): edit.extraction["exact_match"]["rate"],
-        ("memorized-passages", "next_token_accuracy"): edit.extraction["next_token_accuracy"][
-            "mean"
-        ],
+        **{key: read(f"task.{name}") for key, name in known.items()},
+        ("memorized-passages", "exact_match"): read("recited"),
+        ("memorized-passages", "next_token_accuracy"): read("next_token_accuracy"),
     }
-    extraction = results["memorized-passages", "exact_match"]
-    lengths = {key: edit.extraction[key] for key in ("prefix_length", "suffix_length")}
-    assert extraction.dataset_args == {**lengths, "samples_sha256": "e" * 64}
-    before = edit.extraction["baseline"]["exact_match"]["rate"]
-    n = edit.extraction["n"]
-    assert extraction.metric_args == {"n": n, "decoding": "greedy", "before_the_edit": before}
+    extraction, samples = results["memorized-passages", "exact_match"], report.samples
+    assert samples is not None
+    assert extraction.dataset_args == {
+        "prefix_length": samples.prefix_length,
+        "suffix_length": samples.suffix_length,
+        "samples_sha256": samples.sha256,
+    }
+    before = read("recited", BASE)
+    assert extraction.metric_args == {"n": 18, "decoding": "greedy", "before_the_edit": before}
     assert results["copy", "acc"].dataset_args == {"num_fewshot": 0}
 
 
@@ -323,11 +332,11 @@ def test_the_measurements_are_those_of_the_report() -> None:
 
 @pytest.mark.parametrize("missing", ["extraction", "heldout", "audit", "gates"])
 def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
-    unlimited = {"max_extraction": None, "max_drop": {}, "max": {}}
-    settings = found().settings.model_copy(update=unlimited)
-    nothing = {"settings": settings} if missing == "gates" else {missing: None}
-    figures = example(**nothing, all_passages=None).figures
-    without = measured(figures, verdict="", warnings=[])
+    parts = {"extraction": "recital", "heldout": "heldout", "audit": "audit"}
+    nothing: dict[str, Any] = {"asked": unlimited()}
+    if missing != "gates":
+        nothing = {parts[missing]: []}
+    without = measured(example(**nothing, every=[]), verdict="", warnings=[])
     card = render_card(manifest(), None, name="me/edited", measured=without)
     mentions = {
         "extraction": "| recited word",
@@ -493,12 +502,8 @@ def test_names_from_outside_are_text(text: str) -> None:
             "sources": [{"name": text}], "tokens": 9, "window": 3, "sha256": "ab" * 32,
         }  # fmt: skip
         second["versions"] = {"attn-surgery": text, text: "1"}
-        report, edited = whole_report(), whole_report().edits[0]
-        hostile = {"name": text, "verdict": text, "warnings": [text]}
-        base = report.base.model_copy(update={"name": text})
-        changed = {"edits": [edited.model_copy(update=hostile)], "base": base}
-        changed["figures"] = [rename(figure, text) for figure in report.figures]
-        shown = build_measurements(report.model_copy(update=changed))
+        report, hostile = rename(whole_report(), text), {"name": text, "warnings": [text]}
+        shown = measured(report, verdict=text, **hostile)
         whole = manifest(first, second, files=("tokenizer.json", "LICENSE`|<b>"))
         return render_card(whole, None, name=text, measured=shown)
 
@@ -516,16 +521,24 @@ def test_names_from_outside_are_text(text: str) -> None:
     )
 
 
-def rename(figure: Figure, text: str) -> Figure:
-    """The figure with this text in place of every text of its own, and as a limit's."""
-    names = {"label": text, "hint": text}
-    (value,) = figure.edits
-    if value is not None:
-        limit = value.limit and value.limit.model_copy(update={"name": text, "description": text})
-        value = value.model_copy(update={"note": text, "limit": limit})
-    details = dict.fromkeys((key for key in figure.details if "prefix" not in key), text)
-    changed = {**names, "edits": [value], "details": details}
-    return figure.model_copy(update=changed)
+def rename(report: Report, text: str) -> Report:
+    """The report with this text in place of every text about figures."""
+    names = {}
+    for name, one in report.names.items():
+        details = {key: text for key in one.details if "prefix" not in key}
+        names[name] = one.model_copy(update={"label": text, "hint": text, "details": details})
+    figures = [
+        row.model_copy(update={"details": {**row.details, "verdict": text}})
+        for row in report.figures
+    ]
+    limits = [
+        one.model_copy(update={"subject": text, "description": text}) for one in report.limits
+    ]
+    tables = [one.model_copy(update={"heading": text, "text": text}) for one in report.tables]
+    assert report.base is not None
+    base = report.base.model_copy(update={"name": text})
+    update = {"names": names, "figures": figures, "limits": limits, "tables": tables, "base": base}
+    return report.model_copy(update=update)
 
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
@@ -533,14 +546,15 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 
 @given(name=NAMES, source=NAMES, task=NAMES, verdict=NAMES)
 def test_names_cannot_break_the_card(name: str, source: str, task: str, verdict: str) -> None:
-    copied = whole_report().find("task.copy")
+    report, only = rename(whole_report(), task), "task.copy"
+    (table,) = (one for one in report.tables if only in one.names)
+    report = report.model_copy(update={"tables": [table.model_copy(update={"names": [only]})]})
+    shown, copied = measured(report, verdict=verdict), report.find(only, EDITED)
     assert copied is not None
-    assert copied.edits[0] is not None
-    shown = measured([rename(copied, task)], verdict=verdict)
     made = manifest(edit(source, None, (1, [0, 1], "zero")))
     card = render_card(made, None, name=name, measured=shown)
     assert extract_own_text(card) == ""
     assert render_card(made, None, name=name, measured=shown, existing=card) == card
     head = yaml.safe_load(card.split("---\n")[1])
     value = head["model-index"][0]["results"][0]["metrics"][0]["value"]
-    assert value == copied.edits[0].value
+    assert value == copied.value

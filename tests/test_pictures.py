@@ -14,120 +14,137 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from blank import blank_pictures
+from example_grid import edit_of, on_halves, rows, search_of, sweep_of
+from example_report import example
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from evals.report.attacks import PICTURES as OF_AUDITS
-from evals.report.attacks import draw_audit
-from evals.report.charts.chart import LOOKS, Chart, clean
-from evals.report.charts.dots import Dot, draw_dots
-from evals.report.charts.front import BlockPoint, FrontPanel, draw_front
-from evals.report.charts.grid import Grid, Scale, draw_grid
-from evals.report.charts.panels import Point, Series
-from evals.report.model_map import chart_map, make_map
-from evals.report.search import chart_search
-from evals.report.sweep_pictures import PICTURES, chart_sweep, chart_units, draw_pictures
-from evals.run.statistics import rate
+from evals.choose.grid import describe_edit
+from evals.choose.search.report import chart_search
+from evals.choose.sweep.pictures import PICTURES, chart_sweep, chart_units, draw_pictures
+from evals.choose.sweep.report import SweepResult
+from evals.table.charts.chart import LOOKS, Chart, clean
+from evals.table.charts.dots import Dot, draw_dots
+from evals.table.charts.front import BlockPoint, FrontPanel, draw_front
+from evals.table.charts.grid import Grid, Scale, draw_grid
+from evals.table.charts.model_map import chart_map, make_map
+from evals.table.charts.panels import Point, Series
+from evals.table.charts.pictures import draw_stages, draw_table, draw_trade_off
+from evals.table.measured import measure_value
+from surgery.card.measurements import list_tables
+from surgery.record.measured import BASE, Change
 from surgery.selection import Part
 from surgery.variants import VARIANTS
 
 BLOCKS = 6
 ABILITIES = {"story": "language", "riddle": "reasoning", "perplex": "language"}
+IN_A_PAGE = ("attacked", "stages", "trade-off")
 
 
-def edit(rng, blocks, variant, **more):
-    figures = {"exact_match": rng.random(), "heldout_loss": 3 + rng.random(), "heldout_kl": 0.5,
-               "cost": 0.5}  # fmt: skip
-    figures |= {"next_token_accuracy": rng.random(), "completion_entropy": 3 * rng.random()}
-    tasks = {name: {"metric": "acc", "value": 0.8 - d, "difference": -d,
-                    "ci95": [-d - 0.1, 0.1 - d]} for name, d in
-             zip(ABILITIES, rng.random(3) / 2, strict=True)}  # fmt: skip
-    figures |= {"tasks": tasks}
-    named = {"spec": ",".join(map(str, blocks)), "blocks": blocks, "variant": variant}
-    found = named | figures | more
-    return found | {"recovered": {"greedy": found["exact_match"]}}
+def figures_of(rng, of, **more):
+    """Of an edit in a sweep, at random."""
+    known = {"recited": rng.random(), "heldout": 3 + rng.random(), "kl": 0.5}
+    known |= {"next_token_accuracy": rng.random(), "completion_entropy": 3 * rng.random()}
+    found = rows(of, known | more, n=12)
+    for name, d in zip(ABILITIES, rng.random(3) / 2, strict=True):
+        change = Change(difference=-d, ci95=(-d - 0.1, 0.1 - d))
+        found.append(measure_value(f"task.{name}", 0.8 - d, of=of, n=99, change=change))
+    return found
 
 
 @pytest.fixture(scope="module")
 def sweep():
     rng = np.random.default_rng(0)
-    base = edit(rng, [], None, kind="base", exact_match=0.9, heldout_loss=3.0)
-    edits = [
-        edit(rng, [block], variant, kind="block") for variant in VARIANTS for block in range(BLOCKS)
-    ]
-    edits += [
-        edit(rng, list(range(first, BLOCKS)), variant, kind="last")
+    kinds = [([block], variant, "block") for variant in VARIANTS for block in range(BLOCKS)]
+    kinds += [
+        (range(first, BLOCKS), variant, "last")
         for variant in VARIANTS
         for first in range(BLOCKS - 1)
     ]
-    edits += [edit(rng, [0], "zero", kind="head", heads={"0": [1]}, spec="0.1")]
-    base["tasks"] = {name: {"metric": "acc", "value": 0.8} for name in ABILITIES}
-    asked = {name: {"ability": ability, "share": name != "perplex", "higher_is_better": True}
+    edits = [edit_of(f"edit-{at}", *one) for at, one in enumerate(kinds)]
+    edits.append(edit_of("edit-head", [0], "zero", "head", heads=[1]))
+    figures = rows(BASE, {"recited": 0.9, "heldout": 3.0, "next_token_accuracy": 0.9,
+                          "completion_entropy": 1.0}, n=12)  # fmt: skip
+    figures += rows(BASE, {f"task.{name}": 0.8 for name in ABILITIES}, n=99)
+    for one in edits:
+        figures += figures_of(rng, one.of)
+    asked = {name: {"ability": ability, "share": name != "perplex"}
              for name, ability in ABILITIES.items()}  # fmt: skip
-    return {"model": "tiny", "n": 12, "num_blocks": BLOCKS, "num_heads": 2, "base": base,
-            "edits": edits, "exact_only": False, "tasks": asked}  # fmt: skip
+    return sweep_of(edits, figures, asked, num_blocks=BLOCKS, n=12)
+
+
+def change(result, **more):
+    """The same sweep, with other fields."""
+    return SweepResult(**{**dict(result), **more})
+
+
+def without(result, name, of=None):
+    """The same without a figure, of some edits if these are named."""
+    kept = [row for row in result.figures
+            if row.name != name or (of is not None and row.of not in of)]  # fmt: skip
+    return change(result, figures=kept)
 
 
 @pytest.fixture(scope="module")
 def found():
     rng = np.random.default_rng(1)
+    names = ["linear", "mixed", "zero", "mean", "identity"]
     front = [
-        edit(rng, [block], variant, exact_match=1 - block / BLOCKS)
-        for block, variant in enumerate(["linear", "mixed", "zero", "mean", "identity"], start=1)
+        edit_of(f"edit-{at}", [at], name) for at, name in enumerate(names, 1) if name in VARIANTS
     ]
-    half = {"recovered": {"greedy": 0.95}, "heldout_loss": 3.0, "heldout_kl": 0.0, "cost": 0.0}
-    return {
-        "model": "tiny",
-        "grain": "heads",
-        "variants": list(VARIANTS),
-        "n": 6,
-        "goal": {"max_extraction": 0.2},
-        "cost_by": "kl",
-        "measure": "greedy",
-        "base": {**half, "held_back": half},
-        "front": front,
-        "selected": front[-1],
-        "held_back": edit(rng, [5], "identity"),
-        "deep_blocks": edit(rng, [4, 5], "identity", held_back=edit(rng, [4, 5], "identity")),
-    }
+    mixed = (Part(2, (0,), "zero"), Part(2, (1,), "mean"))
+    front.insert(1, describe_edit("edit-2", mixed, 2))
+    deep = edit_of("deep-blocks", [4, 5], "identity")
+
+    def figures(share):
+        return {"recovered.greedy": share, "heldout": 3 + rng.random(), "kl": rng.random()}
+
+    every = on_halves(BASE, *2 * [{"recovered.greedy": 0.95, "heldout": 3.0, "kl": 0.0}])
+    for at, one in enumerate([*front, deep], 1):
+        every += on_halves(one.of, figures(1 - min(at, 5) / BLOCKS), figures(rng.random()))
+    return search_of(
+        [*front, deep], every, num_blocks=BLOCKS, n=6, selected="edit-5", measure="greedy",
+        settings={"goal": {"max_extraction": 0.2}, "grain": "heads", "variants": list(VARIANTS)},
+        front=[one.of for one in front], deep_blocks="deep-blocks",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def estimated():
+def estimated(sweep):
+    """The same sweep, with estimates of more units."""
     rng = np.random.default_rng(4)
-    estimates = [
-        {"spec": f"{block}.{head}" if kind == "head" else str(block), "kind": kind, "block": block,
-         "variant": variant, "kl": rng.lognormal(), "margin": rng.lognormal()}
+    places = [
+        ([block], variant, kind, heads)
         for variant in ("zero", "mean", "linear")
         for block in range(BLOCKS)
-        for kind, head in (("block", 0), ("head", 0), ("head", 1))
-    ]  # fmt: skip
-    return {
-        "model": "tiny", "num_blocks": BLOCKS, "estimates": estimates,
-        "estimated_on": {"windows": 20, "passages": 12, "draws": 2},
-    }  # fmt: skip
+        for kind, heads in (("block", (0, 1)), ("head", [0]), ("head", [1]))
+    ]
+    units = [edit_of(f"unit-{at}", *one[:3], heads=one[3]) for at, one in enumerate(places)]
+    known = [row for one in units for row in rows(
+        one.of, {f"estimated_{name}": rng.lognormal() for name in ("kl", "margin")}
+    )]  # fmt: skip
+    figures = [*sweep.figures, *known]
+    names = {row.name: sweep.names["kl"] for row in known}
+    on = {"windows": 20, "passages": 12}
+    more = {"names": sweep.names | names, "estimates": units, "estimated_on": on}
+    return change(sweep, figures=figures, **more)
+
+
+def draw_page():
+    """The charts inside a page."""
+    report = example()
+    (lines,) = (some for table, some in list_tables(report) if table.key == "attacked")
+    draw_table(report, lines)
+    draw_stages(report)
+    draw_trade_off(report)
 
 
 @pytest.fixture(scope="module")
-def audit():
-    def share(count, n):
-        return {"n": n, **rate(np.arange(n) < count)}
-
-    def attack(name, count, n, **more):
-        rates = {"base": share(n, n), "edited": share(count, n), "control": None}
-        return {"name": name, "paired": {}, **rates, **more}
-
-    curve = {"edited": {"stages": [5, 10, 20], "any": [0.0, 0.1, 0.2]}}
-    attacks = [attack("any", 2, 60), attack("relearn", 5, 54, curve=curve), attack("guided", 0, 0)]
-    return {"n": 60, "attacks": attacks, "limits": [{"name": "any", "limit": 0.05}]}
-
-
-@pytest.fixture(scope="module")
-def drawn(sweep, found, estimated, audit, tmp_path_factory):
-    """All pictures of a sweep, of a search, and of an audit; one of each form again; and the charts
+def drawn(found, estimated, tmp_path_factory):
+    """All pictures of a sweep, of a search, and of a page; one of each form again; and the charts
     behind them."""
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    charts = {}
+    charts, page = {}, iter(IN_A_PAGE)
     with pytest.MonkeyPatch.context() as patch:
         save = Chart.save
 
@@ -136,9 +153,12 @@ def drawn(sweep, found, estimated, audit, tmp_path_factory):
             return save(chart, folder, name)
 
         patch.setattr(Chart, "save", keep)
-        paths = draw_pictures({**estimated, **sweep}, folders[0])
+        patch.setattr(Chart, "embed", lambda chart: charts.setdefault(next(page), chart))
+        paths = draw_pictures(estimated, folders[0])
         paths += chart_search(found).save(folders[0], "front")
-        paths += draw_audit(audit, folders[0])
+        draw_page()
+    for name in IN_A_PAGE:
+        paths += charts[name].save(folders[0], name)
     expected = {folders[0] / f"{name}.{form}" for name in NAMES for form in ("png", "svg")}
     assert set(paths) == expected
     for name in AGAIN:
@@ -146,8 +166,8 @@ def drawn(sweep, found, estimated, audit, tmp_path_factory):
     return *folders, charts
 
 
-NAMES = (*PICTURES, *OF_AUDITS, "front")
-AGAIN = ("audit", "curves", "front", "model")
+NAMES = (*PICTURES, *IN_A_PAGE, "front")
+AGAIN = ("attacked", "stages", "front", "model")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -202,19 +222,20 @@ def texts(path) -> str:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("sweep", ["tiny", "identity, zero, mean, linear", "n = 12", "recited word for word, %",
+        ("sweep", ["model", "identity, zero, mean, linear", "n = 12", "recited word for word, %",
                    "nats per token", "unedited", "one block alone"]),
-        ("accuracy", ["tiny", "12 passages", "story, acc, %", "riddle, acc, %", "exact match, %",
+        ("accuracy", ["model", "12 passages", "story, acc, %", "riddle, acc, %", "exact match, %",
                       "unedited", "one head alone", "one block alone", "mean", "block", "5"]),
-        ("abilities", ["tiny", "relative fall", "language (story)", "reasoning (riddle)", "zero"]),
-        ("tokens", ["tiny", "token accuracy, %", "completion entropy, nats", "unedited",
+        ("abilities", ["model", "relative fall", "language (story)", "reasoning (riddle)", "zero"]),
+        ("tokens", ["model", "token accuracy, %", "completion entropy, nats", "unedited",
                     "(after the true tokens)", *VARIANTS]),
-        ("audit", ["60 passages", "relearn (n = 54)", "guided (none counts)", "limit", "%"]),
-        ("curves", ["steps of fine-tuning", "recovered (any), %", "relearn"]),
-        ("front", ["tiny", "search over heads", "n = 6", "recited word for word, %",
-                   "nats per token", "deep blocks: 4,5", "chosen: 5", "limit",
+        ("attacked", ["recovered by relearn", "never trained on", "limit", "share of passages"]),
+        ("trade-off", ["found by the search", "rise of held-out loss, nats per token", "%"]),
+        ("stages", ["steps of fine-tuning", "recovered (any), %", "relearn"]),
+        ("front", ["model", "search over heads", "n = 6", "recited word for word, %",
+                   "nats per token", "deep blocks: 4-5", "chosen: 5", "limit",
                    "on the other half"]),
-        ("model", ["tiny", "20 windows and 12 passages", "zero", "mean", "linear", "the front",
+        ("model", ["model", "20 windows and 12 passages", "zero", "mean", "linear", "the front",
                    "heads 0–1", "block", "worth: ", "cost: ", "nats²", "nats per token", "5"]),
     ],
 )  # fmt: skip
@@ -239,35 +260,34 @@ def test_colors_of_variants_differ_in_gray():
 
 
 def test_a_sweep_without_held_out_text(sweep, tmp_path):
-    def without(one):
-        return {**one, "heldout_loss": None}
-
-    result = {**sweep, "base": without(sweep["base"]), "edits": list(map(without, sweep["edits"]))}
-    _, svg = chart_sweep(result).save(tmp_path, "sweep")
+    _, svg = chart_sweep(without(sweep, "heldout")).save(tmp_path, "sweep")
     assert "recited" in texts(svg)
     assert "nats" not in texts(svg)
 
 
 def test_what_was_not_measured_is_not_in_the_papers_figures(sweep, tmp_path):
-    sweep = {**sweep, "edits": sweep["edits"][::8]}
-    none = {key: value for key, value in sweep.items() if key != "tasks"}
+    def of_tasks(*kept):
+        names = {name: one for name, one in sweep.names.items()
+                 if name in kept or not name.startswith("task.")}  # fmt: skip
+        figures = [row for row in sweep.figures if row.name in names]
+        some = sweep.edits[::8]
+        return change(sweep, edits=some, names=names, figures=figures, exact_only=True)
+
     with blank_pictures():
-        drawn = draw_pictures({**none, "exact_only": True}, tmp_path)
+        drawn = draw_pictures(of_tasks(), tmp_path)
     assert {path.stem for path in drawn} == {"sweep"}
-    only = {**sweep, "tasks": {"riddle": sweep["tasks"]["riddle"]}, "exact_only": True}
+    only = of_tasks("task.riddle")
     drawn = draw_pictures(only, tmp_path)
     assert {path.stem for path in drawn} == {"sweep", "accuracy", "abilities"}
     assert "language" not in texts(tmp_path / "abilities.svg")
-    nothing = {"riddle": {"metric": "acc", "value": None, "difference": None, "ci95": None}}
-    draw_pictures(
-        {**only, "edits": [{**edit, "tasks": nothing} for edit in sweep["edits"]]}, tmp_path
-    )
+    draw_pictures(without(only, "task.riddle", {edit.of for edit in only.edits}), tmp_path)
     assert "one block alone" not in texts(tmp_path / "accuracy.svg")
 
 
 def test_a_search_that_found_nothing(found, tmp_path):
-    nothing = {"selected": None, "held_back": None, "goal": {"max_loss_increase": 0.001}}
-    _, svg = chart_search({**found, **nothing, "deep_blocks": None}).save(tmp_path, "front")
+    settings = {**found.settings, "goal": {"max_loss_increase": 0.001}}
+    nothing = {"selected": None, "nearest": "edit-5", "deep_blocks": None, "settings": settings}
+    _, svg = chart_search(found.model_copy(update=nothing)).save(tmp_path, "front")
     written = texts(svg)
     assert "limit" in written
     assert "chosen" not in written
@@ -315,8 +335,8 @@ def test_a_map_of_measured_heads_is_in_percent(sweep, tmp_path):
     written = texts(svg)
     assert "worth: passages no longer recovered, %" in written
     assert "the best edit" in written
-    blocks = [edit for edit in sweep["edits"] if edit["kind"] == "block"]
-    assert chart_units({**sweep, "edits": blocks}) is None
+    blocks = [edit for edit in sweep.edits if edit.kind == "block"]
+    assert chart_units(change(sweep, edits=blocks)) is None
 
 
 def test_a_map_has_a_cell_for_each_unit_and_outlines_what_was_chosen():

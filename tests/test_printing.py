@@ -12,7 +12,7 @@ import pytest
 from command_line import attn_surgery
 
 from evals.jobs.evaluating import PDF, print_pdf
-from evals.report.printing import find_browser, print_page
+from evals.jobs.printing import find_browser, print_page
 from evals.run.console import Console, use_console
 from surgery.errors import MeasurementError, OutputError
 
@@ -28,7 +28,7 @@ def make_browser(folder: Path, script: str) -> str:
 
 def test_without_a_browser_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("evals.report.printing.BROWSERS", ("chromium",))
+    monkeypatch.setattr("evals.jobs.printing.BROWSERS", ("chromium",))
     given = ("--output", tmp_path / "out", "--pdf")
     text = ("--samples", "lab:pythia", "--heldout", __file__)
     calls = (

@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -20,18 +20,29 @@ from typing import Any
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT, snapshot
-from example_report import bare, example, example_of, found, found_of, put_report
+from example_report import (
+    EDIT,
+    alone,
+    ask_for,
+    bare,
+    example,
+    example_of,
+    measurement_of,
+    put_report,
+    several,
+    unlimited,
+)
 from pydantic import ValidationError
 
 import surgery
 from cli.commands.edit.export import command
 from cli.commands.measure.evaluate import command as evaluate
 from evals.jobs.evaluating import attach
-from evals.jobs.reporting import Evaluation
-from evals.report.report import make_report
-from evals.report.values import make_value
+from evals.jobs.reporting import write_commands
+from evals.run.statistics import Interval
+from evals.table.measured import measure_value
 from surgery.card.facts import as_line
-from surgery.card.measurements import build_measurements
+from surgery.card.measurements import Shown, build_measurements, list_tables, show
 from surgery.errors import ManifestError, OutputError
 from surgery.proof.report import read_report
 from surgery.publishing.upload import find_publishable
@@ -63,8 +74,9 @@ def manifest_of(folder: Path) -> Manifest:
     return found
 
 
-@pytest.mark.parametrize("report", [example(), bare()], ids=["whole", "bare"])
-def test_a_report_reads_back_as_it_was_written(report: Report) -> None:
+@pytest.mark.parametrize("make", [example, bare, alone])
+def test_a_report_reads_back_as_it_was_written(make: Callable[[], Report]) -> None:
+    report = make()
     assert Report.model_validate_json(report.to_text()).to_dict() == report.to_dict()
 
 
@@ -83,7 +95,7 @@ def test_a_report_that_was_changed_is_refused(folder: Path) -> None:
     assert whole is not None
     assert set(sent) == {"report.json", "report.html", "report.md"}
     report = json.loads(text)
-    sentences = [("edits", 0, "verdict"), ("commands", 0), ("figures", 0, "label")]
+    sentences = [("edits", 0, "verdict"), ("commands", 0), ("names", "recited", "label")]
     for *way, last in [*numbers(report), *sentences]:
         place = reduce(getitem, way, report)
         before, place[last] = place[last], 7 if isinstance(place[last], float) else PASSAGE
@@ -109,8 +121,8 @@ def test_a_report_is_put_beside_its_model_whole_or_not_at_all(folder: Path) -> N
     """With its card. One of a model that has changed since, or whose card is broken, is not."""
     before = snapshot(folder)
     with pytest.raises(OutputError, match="changed while it was measured; evaluate it again"):
-        attach(Evaluation(found(), {}, [{}]), 0, folder)
-    evaluation, card = Evaluation(found_of(folder), {}, [{}]), folder / "README.md"
+        attach(measurement_of(example()), 0, folder)
+    evaluation, card = measurement_of(example_of(folder)), folder / "README.md"
     whole = card.read_text()
     card.write_text(whole.replace("<!-- /attn-surgery:limits -->", ""))
     with pytest.raises(ManifestError, match="lacks one of the comments around it"):
@@ -148,14 +160,10 @@ def test_the_report_of_another_model_is_refused_whatever_is_recorded(folder: Pat
 def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
     """What no name says but the record does: the lab's text, and another type to save as."""
     part = {"block": 1, "heads": [0, 1, 2, 3], "variant": "linear"}
-    known = found().edits[0].edit
-    assert known is not None
-    assert known.calibration is not None
-    edit = known.model_dump() | {"variant": "linear", "drop_attn": "1"}
-    edit |= {"parts": [part], "earlier_edits": 0}
+    edit = EDIT | {"variant": "linear", "drop_attn": "1", "parts": [part], "earlier_edits": 0}
     data = {"name": "hf:me/data:train:text", "size": None, "sha256": None}
     lab = data | {"name": "lab calibration text"}
-    text = known.calibration.model_dump(exclude={"blocks"})
+    text = {key: value for key, value in EDIT["calibration"].items() if key != "blocks"}
 
     def parse(**more: Any) -> dict[str, Any]:
         words = shlex.split(example(edit=edit | more).commands[0])
@@ -182,22 +190,21 @@ def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
 def test_the_command_of_a_report_repeats_its_limits() -> None:
     """To the last digit, whatever a limit is."""
     limits = {"any": 0.012345678, "relearn": 1e-7, "greedy": 1.0}
-    settings = found().settings.model_dump() | {"max": limits, "max_drop": {"piqa": 1 / 3}}
-    words = shlex.split(example(settings=settings).commands[-1])
+    asked = unlimited(max=limits, max_drop={"piqa": 1 / 3})
+    words = shlex.split(example(asked=asked).commands[-1])
     asked = evaluate.make_context("evaluate", words[2:]).params
     assert (asked["max"], asked["max_drop"]) == (limits, {"piqa": 1 / 3})
 
 
 def test_the_commands_of_a_report_run_one_after_the_other() -> None:
     """Each edit is made where the evaluation looks for it, or beside it for one on the Hub."""
-    known = found().edits[0].edit
-    assert known is not None
-    edit = known.model_dump() | {"variant": "linear", "drop_attn": "1", "earlier_edits": 0}
-    one = found(edit=edit)
-    names = ("mine", "me/theirs")
-    edits = [one.edits[0].model_copy(update={"name": name}) for name in names]
-    settings = one.settings.model_copy(update={"models": names})
-    report = make_report(one.model_copy(update={"edits": edits, "settings": settings}))
+    edit = EDIT | {"variant": "linear", "drop_attn": "1", "earlier_edits": 0}
+    names, report = ("mine", "me/theirs"), several(example(edit=edit), example(edit=edit))
+    edits = [
+        one.model_copy(update={"name": name}) for one, name in zip(report.edits, names, strict=True)
+    ]
+    made = report.model_copy(update={"edits": edits})
+    report = made.model_copy(update={"commands": write_commands(made, ask_for(models=names))})
     *exports, evaluation = map(shlex.split, report.commands)
     made = [command.make_context("export", words[2:]).params for words in exports]
     assert [str(params["output"]) for params in made] == ["mine", "theirs"]
@@ -222,8 +229,8 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
     assert whole is not None
     assert as_line(report.edits[0].verdict) in whole.text
     assert "copy, acc" in whole.text
-    limited = found().settings.model_copy(update={"limit": 2000})
-    part = build_measurements(example_of(folder, settings=limited))
+    said = ["only a part of each benchmark was measured (--limit)"]
+    part = build_measurements(example_of(folder, asked=ask_for(limit=2000), warnings=said))
     assert part is not None
     assert [one["metric_type"] for one in part.results] == ["exact_match", "next_token_accuracy"]
     assert "copy, acc" not in part.text
@@ -245,14 +252,23 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
         ("edits/0/verdict", PASSAGE * 99),
         ("edits/0/Call", "me Ishmael"),
         ("figures/0/rows", [{"Text": "Call me Ishmael"}]),
-        ("figures/0/base/text", "Call me Ishmael"),
-        ("figures/0/edits/0/note", "Call me\nIshmael"),
-        ("figures/0/table", "another"),
-        ("figures/1/key", "recited"),
-        ("figures/0/edits", []),
+        ("figures/0/text", "Call me Ishmael"),
+        ("figures/0/details/note", "Call me\nIshmael"),
+        ("figures/0/details/rows", ["Call me Ishmael"]),
+        ("figures/0/on", "another"),
+        ("figures/0/of", "nobody"),
+        ("figures/0/unit", "text"),
+        ("figures/1/of", "base"),
+        ("figures/1/name", "nameless"),
+        ("names/recited/text", "Call me Ishmael"),
+        ("names/recited/label", "Call me\nIshmael"),
+        ("limits/0/text", "Call me Ishmael"),
+        ("limits/0/description", "Call me\nIshmael"),
+        ("tables/0/rows", ["Call me Ishmael"]),
+        ("samples/text", "Call me Ishmael"),
         ("settings/text", [["Call"]]),
         ("text", "Call me Ishmael"),
-        ("schema_version", 4),
+        ("schema_version", 5),
     ],
 )
 def test_there_is_no_place_for_text(path: str, value: Any) -> None:
@@ -266,9 +282,11 @@ def test_there_is_no_place_for_text(path: str, value: Any) -> None:
 def test_what_is_not_finite_is_no_figure() -> None:
     """Hours after the measurement began, it is no error."""
     for value in (float("inf"), float("nan")):
-        assert make_value(value).model_dump(include={"value", "note"}) == {
-            "value": None, "note": "not finite",
-        }  # fmt: skip
+        row = measure_value("task.copy", value, Interval(0.0, value), n=1267)
+        assert (row.value, row.ci95) == (None, None)
+        made = bare(tasks=[row])
+        ((_, (line,)),) = list_tables(made)
+        assert show(made, line, row) == Shown("", "", "", "not finite")
 
 
 def test_a_passage_with_a_sentence_as_its_name_is_named_by_its_hash_alone() -> None:

@@ -30,7 +30,7 @@ from typing import Any
 import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT, attn_surgery
-from example_report import example_of, found, put_report
+from example_report import example_of, put_report, unlimited
 from forging import edit_json, seal
 from hub_commands import TAKES_UP, TOKEN, Commands, Result, commands, environment_of, error, session
 from hub_repository import Repository
@@ -38,7 +38,6 @@ from hub_uploads import UploadHub
 from safetensors.torch import load_file, save_file
 
 import surgery
-from evals.run.lm_eval.tasks import describe_task
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
 from surgery.errors import OutputError
@@ -86,15 +85,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def report(folder: Path, **changes: Any) -> Report:
-    """A report of the model in the folder, with everything that one may have; other `settings`."""
-    tasks = found().edits[0].tasks
-    described = {
-        name: one.model_copy(update={"description": describe_task(name, {})})
-        for name, one in tasks.items()
-    }
-    limits = {"max_drop": {"copy": 0.5}, "max_extraction": None, "max": {"relearn": 0.9}}
-    settings = found().settings.model_copy(update=limits | changes)  # all are kept
-    return example_of(folder, tasks=described, settings=settings)
+    """A report of the model in the folder, with everything that one may have; what it `asked`."""
+    kept: dict[str, Any] = {"max_drop": {"copy": 0.5}, "max": {"relearn": 0.9}}
+    return example_of(folder, asked=unlimited(**kept | changes))
 
 
 @pytest.fixture(scope="module")

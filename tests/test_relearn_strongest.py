@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evals.report.attacks import describe_attacks, describe_setting
 from hypothesis import given
 from hypothesis import strategies as st
 from reciting import PREFIX, SUFFIX, model_named, passages

@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 import torch
 from evals.choose.search.points import EditPoint
-from evals.report.attacks import _list_trainings, describe_attacks, describe_setting
-from evals.report.search import _check_limits
 from reciting import PREFIX, SUFFIX, model_named, passages
 from results import compare, say_attacked
 from tiny_compact import VOCABULARY

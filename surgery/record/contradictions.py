@@ -66,13 +66,13 @@ def _check_figure(figure: Measured, named: str) -> Iterator[str]:
     """Whether an interval has its value in it, whether both can be shares, if they are some, and
     whether a count of passages fits."""
     is_share = figure.unit == "share"
-    if is_share:
-        yield from _check_count(figure, named)
     if figure.n is not None and figure.n < 0:
         yield f"{named} is of {figure.n} rows"
     value, (low, high) = figure.value, figure.ci95 or (figure.value, figure.value)
     if is_share and any(one is not None and not 0 <= one <= 1 for one in (value, low, high)):
         yield f"{named} is a share, and not from 0 to 1"
+    if is_share:
+        yield from _check_count(figure, named)
     if value is None or low is None or high is None:
         return
     if low > high or (is_share and not low - _ROUNDING <= value <= high + _ROUNDING):

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from example_grid import searched
 from example_report import example
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
@@ -91,12 +92,6 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         "edits": [{"drop_attn": "0,1.0", "variant": "zero"}],
         "provenance": {"by": "hand"},
     }
-    search = {
-        "base": {"heldout_loss": 1.5},
-        "front": [{"spec": "1", "blocks": [1], "variant": "zero", "exact_match": 0.5,
-                   "exact_match_ci95": [0.1, 0.9], "next_token_accuracy": 0.5,
-                   "heldout_loss": 2.0}],
-    }  # fmt: skip
     return {
         "config.json": at(source / "config.json", read_source, share=2),
         "config.json, compact": at(edited / "config.json", read_source, share=2),
@@ -123,7 +118,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         ),
         "corpus .parquet": of("corpus.parquet", make_parquet(TEXTS), read_corpus, "bytes"),
         "plan.json": of("plan.json", dump(plan), read_plan),
-        "search.json (--front)": of("search.json", dump(search), read_search),
+        "search.json (--front)": of("search.json", dump(searched().to_dict()), read_search),
         "recipe.yaml": of("recipe.yaml", RECIPE, read_recipe, "bytes"),
         "report.json": of("report.json", dump(example().to_dict()), read_published, share=0.3),
         "block specification": of("spec.txt", b"0,1.0-1,last:1,-2", read_specification, "bytes"),
