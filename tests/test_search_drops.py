@@ -67,7 +67,7 @@ def test_what_is_told_is_what_the_exported_edit_loses(model, samples, texts, tmp
     )
     main, of = choose_metric(base), str(found.selected)
     for half, on in enumerate(HALVES):
-        (told,) = (one for one in found.list_limits(of) if one.on == on)
+        (told,) = (one for one in found.list_limits(of) if (one.what, one.on) == ("task", on))
         scores = (halve_scores(one[main], half) for one in (base, edited))
         rows = [one.model_copy(update={"on": on}) for one in compare_scores(told.name, *scores, 9)]
         (expected,) = decide(rows, ask_tasks({TASK: 9}, [TASK]), "edited")
