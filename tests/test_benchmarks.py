@@ -341,7 +341,7 @@ def test_a_metric_that_code_of_the_task_averages_is_left_out(tmp_path, runs):
         results.write_text(json.dumps(told))
     outcome = attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b", "--json")
     assert outcome.code == 0, outcome.stderr
-    assert set(outcome.json["local_choice"]) == {"acc"}
+    assert {name for name, _ in read_figures(outcome)} == {"task.local_choice acc"}
     assert "local_choice: left out acc_norm: the log does not say how it is averaged" in (
         outcome.stderr
     )
