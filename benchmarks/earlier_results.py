@@ -148,7 +148,9 @@ def read_report(result: Json) -> Iterator[Row]:
         if name in ("control_nll", "recited.twin"):
             continue  # the loss has another figure; an audit has the shares of the twin
         if figure["base"] is not None:
-            yield _make(name, "base", on, figure["base"] | n, **figure["base"]["details"])
+            yield from _read_edit(
+                name, "base", on, {"change": None, "limit": None, **figure["base"]}, n
+            )
         for place, told in enumerate(figure["edits"], 1):
             if told is not None:
                 of = f"edited-{place}" if several else "edited"
@@ -158,10 +160,11 @@ def read_report(result: Json) -> Iterator[Row]:
 def _read_edit(name: str, of: str, on: str, told: Json, n: Json) -> Iterator[Row]:
     """A figure of an edit, its limit, and what it recovers of the control."""
     details, change = dict(told["details"]), told["change"]
+    runs = {"draws": details.pop("draws")} if "draws" in details else {}
     flips = {key: details.pop(key) for key in ("no_longer", "newly") if key in details}
     never = {key: details.pop(key, None) for key in ("control", "control_n")}
     details |= {"settings": details.pop("tried")} if "tried" in details else {}
-    yield _make(name, of, on, {**told, **n}, change and {**change, **flips}, **details)
+    yield _make(name, of, on, {**told, **n, **runs}, change and {**change, **flips}, **details)
     if never["control"] is not None:
         share = {"value": never["control"], "n": never["control_n"]}
         yield _make(name, of, "never trained on", share)

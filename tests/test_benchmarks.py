@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import attn_surgery
+from command_line import Outcome, attn_surgery
 from local_tasks import NAMES, ROWS, write_tasks
 from scipy.stats import binomtest
 from tiny_tokenizer import tiny_tokenizer
@@ -26,8 +26,7 @@ from tiny_tokenizer import tiny_tokenizer
 from benchmarks.real.tasks import write_tasks as write_real_tasks
 from evals.jobs.measuring import find_run, keep_run
 from evals.lab import LAB_MODELS, heldout_texts
-from evals.measure.differences import compare_scores
-from evals.measure.drops import choose_shared
+from evals.measure.differences import compare_scores, compare_task
 from evals.run.lm_eval.request import Benchmarking
 from evals.run.lm_eval.running import Benchmarks, list_code, write_results
 from evals.run.lm_eval.scores import choose_metric
@@ -44,6 +43,7 @@ from evals.tasks.copying.documents import (
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
 from surgery.checkpoint.content import find_cache
 from surgery.errors import MeasurementError, NotFiniteError, OutputError
+from surgery.record.measured import Measured
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +179,12 @@ def test_results_are_written_as_lm_eval_writes_them(tmp_path, runs):
         assert len(samples.read_text().splitlines()) == len(ROWS)
 
 
+def read_figures(outcome: Outcome) -> dict[tuple[str, str], Measured]:
+    """What compare-evals prints, by name and model."""
+    found = [Measured.model_validate(one) for one in outcome.json["figures"]]
+    return {(one.name, one.of): one for one in found}
+
+
 def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, runs, lm_eval_tasks):
     """From the folders that lm-eval writes; the second run has one right answer turned wrong."""
     changed = copy.deepcopy({name: runs[name] for name in ("local_choice", "local_whole")})
@@ -190,15 +196,20 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
     write_results(tmp_path / "b", "tiny", changed)
     outcome = attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b", "--json")
     assert outcome.code == 0, outcome
-    found = outcome.json
-    assert set(found) == {"local_choice", "local_whole"}, "local_continuation is in one run only"
+    found = read_figures(outcome)
+    tasks = {name.split()[0] for name, _ in found}
+    assert tasks == {"task.local_choice", "task.local_whole"}, "local_continuation is in one only"
+    name = "task.local_choice acc"
     ours = compare_scores(
+        name,
         lm_eval_tasks.scores("local_choice", runs["local_choice"])["acc"],
         lm_eval_tasks.scores("local_choice", choice)["acc"],
-    ).model_dump(mode="json")
-    assert found["local_choice"]["acc"] == ours
-    assert ours["test"] == "mcnemar"
-    assert found["local_whole"]["byte_perplexity"]["difference"] == 0
+    )
+    assert [found[name, of] for of in ("base", "edited")] == list(ours)
+    assert ours[1].details["test"] == "mcnemar"
+    same = found["task.local_whole byte_perplexity", "edited"].change
+    assert same is not None
+    assert same.difference == 0
     assert (
         "local_choice, acc (n = "
         in attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b").stdout
@@ -213,7 +224,8 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
         write_results(tmp_path / name, "tiny", {"local_choice": own})
     outcome = attn_surgery("compare-evals", tmp_path / "e", tmp_path / "f", "--json")
     assert outcome.code == 0, outcome
-    assert set(outcome.json["local_choice"]) == {"acc", "acc_norm"}
+    shared = {f"task.local_choice {metric}" for metric in ("acc", "acc_norm")}
+    assert {name for name, _ in read_figures(outcome)} == shared
     assert "left out f1: the log does not say how it is averaged" in outcome.stderr
 
     likely = copy.deepcopy(own)  # as a task with lm-eval's usual metrics, which its log omits
@@ -228,9 +240,10 @@ def test_two_runs_by_anyone_are_compared_as_an_evaluation_compares(tmp_path, run
         run["higher_is_better"]["perplexity"] = False
         write_results(tmp_path / name, "tiny", {"local_choice": run})
     outcome = attn_surgery("compare-evals", tmp_path / "k", tmp_path / "l", "--json")
-    perplexity = outcome.json["local_choice"]["perplexity"]
-    assert perplexity["difference"] > 0
-    assert 0 < perplexity["ci95"][0] <= perplexity["difference"] <= perplexity["ci95"][1]
+    moved = read_figures(outcome)["task.local_choice perplexity", "edited"].change
+    assert moved is not None
+    assert moved.ci95 is not None
+    assert 0 < moved.ci95[0] <= moved.difference <= moved.ci95[1]
 
     (broken,) = (tmp_path / "a").rglob("samples_local_choice_*.jsonl")
     whole = broken.read_text()
@@ -305,10 +318,15 @@ def test_a_task_without_a_number_is_not_compared(runs, lm_eval_tasks):
     with pytest.raises(MeasurementError, match="task local_choice: has no metric that can be comp"):
         lm_eval_tasks.scores("local_choice", nothing)
     scores = lm_eval_tasks.scores("local_choice", run)
-    assert choose_shared("local_choice", scores, scores) == ("acc", scores)
+    main, rows = compare_task("local_choice", scores, scores)
+    assert main == "acc"
+    key = "task.local_choice"
+    assert [(one.name, one.of) for one in rows] == [
+        (name, of) for name in (key, f"{key} acc_norm") for of in ("base", "edited")
+    ]
     one, other = ({name: scores[name]} for name in ("acc", "acc_norm"))
     with pytest.raises(MeasurementError, match="task local_choice: has no metric in common for"):
-        choose_shared("local_choice", one, other)
+        compare_task("local_choice", one, other)
 
 
 def test_a_metric_that_code_of_the_task_averages_is_left_out(tmp_path, runs):
@@ -323,7 +341,7 @@ def test_a_metric_that_code_of_the_task_averages_is_left_out(tmp_path, runs):
         results.write_text(json.dumps(told))
     outcome = attn_surgery("compare-evals", tmp_path / "a", tmp_path / "b", "--json")
     assert outcome.code == 0, outcome.stderr
-    assert set(outcome.json["local_choice"]) == {"acc"}
+    assert {name for name, _ in read_figures(outcome)} == {"task.local_choice acc"}
     assert "local_choice: left out acc_norm: the log does not say how it is averaged" in (
         outcome.stderr
     )

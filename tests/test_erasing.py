@@ -31,7 +31,7 @@ from evals.jobs import erasing as erasing_job
 from evals.jobs import erasing as jobs
 from evals.jobs.erasing import EraseRequest, run_erase
 from evals.jobs.exporting import ExportRequest, run_export
-from evals.report.page import list_facts
+from evals.table.page import list_facts
 from surgery.card.command import describe_training, write_export_command
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
@@ -41,7 +41,7 @@ from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.publishing.upload import _name_edit
 from surgery.record.manifest import Manifest, Recital, read_manifest
-from surgery.record.report import summarize_edit
+from surgery.record.report import Report, summarize_edit
 from surgery.training import distillation, erasing, planning
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -84,7 +84,10 @@ def weights(folder: Path) -> dict[str, Any]:
 
 def count_recited(work: Path, folder: Path) -> int:
     samples = ("--samples", work / "samples.jsonl", *LENGTHS, "--device", "cpu", "--json")
-    return int(attn_surgery("extract", folder, *samples).json["exact_match"]["count"])
+    report = Report.model_validate(attn_surgery("extract", folder, *samples).json)
+    recited = report.find("recited", "edited")
+    assert recited is not None
+    return int(recited.details["count"] or 0)
 
 
 def test_it_forgets_and_records_how(work: Path) -> None:

@@ -32,6 +32,7 @@ from decoders import (
     write_decoder,
 )
 from fits import random_fits
+from grids import find_edit, read_search, read_sweep, take, value
 from hub_commands import TOKEN, session
 from hub_uploads import UploadHub
 from local_tasks import write_tasks
@@ -42,6 +43,7 @@ from torch.nn import functional
 from benchmarks.bounds.divergence import measure_bounds
 from evals.choose.search.units import held_in_stock, keep_possible, list_units
 from evals.choose.sweep.opened import list_edits
+from evals.choose.sweep.report import SweepResult
 from evals.choose.sweep.request import SweepRequest
 from evals.data import Samples
 from evals.measure.edits.engine import Engine
@@ -55,6 +57,8 @@ from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
+from surgery.record.measured import Measured, On, Scalar
+from surgery.record.report import Report
 from surgery.selection import Part, Selection, parse_selection
 from surgery.variants import VARIANTS
 
@@ -325,11 +329,11 @@ class Bed:
         assert done.code == 0, done.stderr
         return done
 
-    def extract(self, model: Path) -> Any:
+    def extract(self, model: Path) -> Report:
         more = ("--samples", self.samples, "--metrics", "full", "--control", self.text, "--json")
-        return self.run("extract", model, *more, *LENGTHS).json
+        return Report.model_validate(self.run("extract", model, *more, *LENGTHS).json)
 
-    def sweep(self, *options: object) -> Any:
+    def sweep(self, *options: object) -> SweepResult:
         texts = (
             "--corpus",
             self.text,
@@ -338,7 +342,18 @@ class Bed:
             "--samples",
             self.samples,
         )
-        return self.run("sweep", self.model, *texts, *LENGTHS, *options, "--json").json
+        return read_sweep(self.run("sweep", self.model, *texts, *LENGTHS, *options, "--json"))
+
+
+def read(report: Report, name: str, of: str = "edited") -> Measured:
+    """A figure that must be there."""
+    row = report.find(name, of)
+    assert row is not None, (name, of)
+    return row
+
+
+def count(report: Report, name: str = "recited", of: str = "edited") -> Scalar:
+    return read(report, name, of).details["count"]
 
 
 @pytest.fixture(scope="module", params=OTHERS)
@@ -349,14 +364,14 @@ def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.slow
 def test_a_sweep_gives_the_figures_of_exported_models(bed: Bed, tmp_path: Path) -> None:
     swept = bed.sweep("--heads", "--estimate", "--variant", "zero", "--variant", "linear")
-    assert swept["base"]["exact_count"] == 24
-    specs = {(edit["spec"], edit["variant"]) for edit in swept["edits"]}
-    assert {(one["spec"], one["variant"]) for one in swept["estimates"]} >= {
-        (edit["spec"], edit["variant"]) for edit in swept["edits"] if edit["kind"] != "last"
+    assert take(swept, "recited").details["count"] == 24
+    specs = {(edit.spec, edit.variant) for edit in swept.edits}
+    assert {(one.spec, one.variant) for one in swept.estimates} >= {
+        (edit.spec, edit.variant) for edit in swept.edits if edit.kind != "last"
     }
-    for edit in swept["edits"]:
-        assert edit["heldout_kl"] > 0, edit["spec"]
-        assert edit["estimated_kl"] > 0
+    for edit in swept.edits:
+        assert value(swept, "kl", edit.of) > 0, edit.spec
+        assert value(swept, "estimated_kl", edit.of) > 0
     asked = [("1", "linear"), ("1.2-3", "linear"), ("2.1", "zero")]
     for spec, variant in [pair for pair in asked if pair in specs]:
         out = tmp_path / f"{spec}-{variant}"
@@ -364,10 +379,11 @@ def test_a_sweep_gives_the_figures_of_exported_models(bed: Bed, tmp_path: Path) 
         named = ("--drop-attn", spec, "--variant", variant, *fitted, "--output", out)
         bed.run("export", bed.model, *named)
         alone = bed.extract(out)
-        (ours,) = [e for e in swept["edits"] if (e["spec"], e["variant"]) == (spec, variant)]
-        assert ours["exact_count"] == alone["exact_match"]["count"]
-        assert ours["next_token_accuracy"] == alone["next_token_accuracy"]["mean"]
-        assert ours["suffix_nll"] == pytest.approx(alone["suffix_nll"]["mean"], rel=1e-6)
+        of = find_edit(swept, spec, variant).of
+        for name in ("recited", "next_token_accuracy"):
+            assert value(swept, name, of) == read(alone, name).value
+        loss = value(swept, "suffix_nll", of)
+        assert loss == pytest.approx(read(alone, "suffix_nll").value, rel=1e-6)
         assert bed.run("verify", out, "--source", bed.model, "--json").json["ok"]
 
 
@@ -376,8 +392,8 @@ def test_a_sweep_gives_the_figures_of_exported_models(bed: Bed, tmp_path: Path) 
 def test_a_sweep_of_everything_is_drawn(bed: Bed, tmp_path: Path) -> None:
     tasks = ("--tasks", "local_choice", "--include-path", bed.tasks)
     swept = bed.sweep("--heads", "--ranges", *tasks, "--output", tmp_path / "swept")
-    assert {edit["kind"] for edit in swept["edits"]} == {"block", "last", "range", "group", "head"}
-    assert {edit["variant"] for edit in swept["edits"]} == set(VARIANTS)
+    assert {edit.kind for edit in swept.edits} == {"block", "last", "range", "group", "head"}
+    assert {edit.variant for edit in swept.edits} == set(VARIANTS)
     assert (tmp_path / "swept" / "sweep.png").is_file()
 
 
@@ -387,21 +403,27 @@ def test_a_sweep_of_everything_is_drawn(bed: Bed, tmp_path: Path) -> None:
 def test_a_search_s_plan_is_exported_and_proved(bed: Bed, tmp_path: Path, grain: str) -> None:
     texts = ("--corpus", bed.text, "--calibration", bed.calibration, "--samples", bed.samples)
     goal = ("--max-extraction", 0.4, "--max-evaluations", 12, "--grain", grain)
-    found = bed.run(
+    done = bed.run(
         "search", bed.model, *texts, *goal, *LENGTHS, "--json", "--output", tmp_path / "found"
-    ).json
-    assert found["selected"]["recovered"]["any"] <= 0.4
+    )
+    found = read_search(done)
+    assert value(found, "recovered.any", found.selected) <= 0.4
     out = tmp_path / "out"
-    fitted = ("--calibration", bed.calibration) if found["calibration"] else ()
+    fitted = ("--calibration", bed.calibration) if found.calibration else ()
     plan = ("--plan", tmp_path / "found" / "plan.json")
     bed.run("export", bed.model, *plan, *fitted, "--output", out)
     assert bed.run("verify", out, "--source", bed.model, "--json").json["ok"]
     rows = {json.loads(line)["id"]: line for line in bed.samples.read_text().splitlines()}
-    for ids, key in (("ids", "selected"), ("held_back_ids", "held_back")):
-        some = tmp_path / f"{ids}.jsonl"
-        some.write_text("".join(rows[name] + "\n" for name in found["samples"][ids]))
-        alone = bed.run("extract", out, "--samples", some, *LENGTHS, "--json").json
-        assert alone["exact_match"]["rate"] == found[key]["exact_match"]
+    halves: dict[On, list[str]] = {
+        "chosen on": found.chosen_on_ids,
+        "held back": found.held_back_ids,
+    }
+    for on, ids in halves.items():
+        some = tmp_path / f"{on[0]}.jsonl"
+        some.write_text("".join(rows[name] + "\n" for name in ids))
+        done = bed.run("extract", out, "--samples", some, *LENGTHS, "--json")
+        recited = read(Report.model_validate(done.json), "recited").value
+        assert recited == value(found, "recited", found.selected, on)
     if grain == "blocks":
         same = ("--source", bed.model, *fitted, "--json")
         assert bed.run("reproduce", out, *same).json["reproduced"]
@@ -418,24 +440,27 @@ def edited(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("few_steps")
 def test_an_edited_model_is_measured(bed: Bed, edited: Path, tmp_path: Path) -> None:
     found = bed.extract(edited)
-    assert found["exact_match"]["count"] < 24 == bed.extract(bed.model)["exact_match"]["count"]
+    left = count(found)
+    assert isinstance(left, int)
+    assert left < 24 == count(bed.extract(bed.model))
     shared = ("--baseline", bed.model, "--samples", bed.samples, "--control", bed.text, *LENGTHS)
     attacks = ("--attack", "greedy", "--attack", "relearn", "--json")
-    greedy, relearned = bed.run("audit", edited, *shared, *attacks).json["attacks"]
-    assert greedy["base"]["count"] == 24
-    assert greedy["edited"]["count"] == found["exact_match"]["count"]
-    assert relearned["edited"]["n"] > 0
+    audited = Report.model_validate(bed.run("audit", edited, *shared, *attacks).json)
+    assert count(audited, "recovered.greedy", "base") == 24
+    assert count(audited, "recovered.greedy") == left
+    assert read(audited, "recovered.relearn").n
     collected = tmp_path / "collected.jsonl"
     bed.run("collect", bed.model, "--corpus", bed.recited, "--output", collected, *LENGTHS)
-    found = bed.run("extract", bed.model, "--samples", collected, *LENGTHS, "--json").json
-    assert found["n"] > 0
-    assert found["exact_match"]["rate"] == 1
+    done = bed.run("extract", bed.model, "--samples", collected, *LENGTHS, "--json")
+    recited = read(Report.model_validate(done.json), "recited")
+    assert recited.n
+    assert recited.value == 1
 
 
-def list_tasks(report: dict[str, Any]) -> set[str]:
+def list_tasks(report: Report) -> set[Scalar]:
     """The tasks that a report has figures of."""
-    keys = (one["key"] for one in report["figures"])
-    return {key.split()[0].removeprefix("task.") for key in keys if key.startswith("task.")}
+    named = (report.names[row.name].details for row in report.figures)
+    return {details["task"] for details in named if "task" in details}
 
 
 @pytest.mark.slow
@@ -444,7 +469,7 @@ def test_an_edited_model_is_evaluated_and_timed(bed: Bed, edited: Path, tmp_path
     tasks = ("--tasks", "local_choice,local_whole", "--include-path", bed.tasks)
     out = tmp_path / "evaluated"
     bed.run("evaluate", edited, *shared, *tasks, "--audit", "--output", out)
-    report = json.loads((out / "report.json").read_text())
+    report = Report.model_validate_json((out / "report.json").read_text())
     assert list_tasks(report) == {"local_choice", "local_whole"}
     few = ("--prompt-tokens", 12, "--new-tokens", 3, "--rounds", 3, "--device", "cpu", "--json")
     timed = attn_surgery("bench", bed.model, edited, *few)
@@ -462,11 +487,12 @@ def test_a_model_is_mitigated_and_pushed(bed: Bed, tmp_path: Path) -> None:
     done = bed.run(
         "mitigate", bed.model, *texts, *LENGTHS, *tasks, *goal, "--output", out, "--json"
     )
-    report = done.json["report"]
-    (edit,) = report["edits"]
-    assert edit["state"] == "kept"
+    report = Report.model_validate(done.json["report"])
+    (edit,) = report.edits
+    assert edit.state == "kept"
     assert list_tasks(report) == {"local_choice"}
-    assert edit["edit"]["family"] == "llama"
+    assert edit.edit is not None
+    assert edit.edit.family == "llama"
     assert bed.run("verify", out, "--source", bed.model, "--json").json["ok"]
     with UploadHub() as hub, session(tmp_path, hub.url) as run:
         hub.users[TOKEN] = "me"

@@ -29,12 +29,12 @@ from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.data.inputs import open_passages
+from evals.jobs.asking import EvaluationRequest
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import Materials
-from evals.jobs.reporting import evaluate
+from evals.jobs.reporting import measure
 from evals.measure.attacks.names import TRAINED
 from evals.measure.healing import find_healing_text
-from evals.report.request import EvaluationRequest
 from evals.run import models
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing import loading
@@ -574,7 +574,7 @@ def evaluate_healed(work: Path, *, model: str = "healed", **more: Any) -> Report
         passages=open_passages(str(samples), request),
         heldout=[(work / "heldout.txt").read_text()],
     )
-    return evaluate([find_model(work / model)], find_model(work / "neox"), materials).report
+    return measure([find_model(work / model)], find_model(work / "neox"), materials).report
 
 
 FACED = [*TRAINED]
@@ -583,8 +583,7 @@ FACED = [*TRAINED]
 
 def list_attacks(report: Report) -> list[object]:
     """The attacks that were tried."""
-    attacked = [figure for figure in report.figures if figure.table == "attacked" and figure.main]
-    return [figure.details["name"] for figure in attacked]
+    return [one.details["attack"] for one in report.names.values() if "attack" in one.details]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from cli.main import main
 from cli.requests import fill_request
 from evals.data.columns import _ID
 from evals.jobs.mitigating import MitigationRequest
-from evals.measure.verdicts import find_smallest
+from evals.table.limits import find_smallest
 
 LINE = "the quick brown fox jumps over the lazy dog "
 NUMBER = 40

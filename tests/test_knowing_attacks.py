@@ -18,9 +18,6 @@ import pytest
 import torch
 from command_line import attn_surgery
 from decoders import CONFIGS, write_decoder
-from evals.jobs.auditing import AuditRequest
-from evals.report.request import EvaluationRequest
-from evals.report.search import describe_question
 from reciting import (
     PREFIX,
     SUFFIX,

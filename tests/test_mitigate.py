@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,9 @@ import pytest
 import torch
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
+from example_report import example
 from forging import edit_json
+from grids import read_search
 from hypothesis import given
 from hypothesis import strategies as st
 from local_tasks import write_tasks
@@ -28,7 +30,9 @@ from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.commands.whole.mitigate import PRESETS, _ask, command
+from cli.tables.figures import FRONT
 from cli.terminal import stopped
+from evals.choose.search.report import SearchResult
 from evals.data import Samples, load_samples
 from evals.jobs import forecasting
 from evals.jobs.erasing import EraseRequest
@@ -38,18 +42,20 @@ from evals.jobs.keeping import (
     Result,
     choose_best,
     choose_result,
-    list_front,
 )
 from evals.jobs.materials import open_materials
 from evals.jobs.mitigating import Job, MitigationRequest, _export, check_texts
 from evals.lab import samples_path
 from evals.run.lm_eval.running import Benchmarks
+from evals.table.measured import measure_value
+from evals.table.words.view import View
 from surgery.editing.loading import load_tokenizer
 from surgery.hub.finding import find_model
 from surgery.proof.verification import verify
 from surgery.record.manifest import ErasingRecord, PassagesRecord, read_manifest
+from surgery.record.measured import Change, Limit, Measured, On, State
 from surgery.record.plan_file import read_plan_file
-from surgery.record.report import Change, Figure, Report
+from surgery.record.report import EditRecord, Named, Report
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -89,6 +95,13 @@ def mitigate(work: Path, output: Path, *more: object) -> Outcome:
     )
 
 
+def take(report: Report, name: str, on: On | None = None) -> Measured:
+    """A figure of the first edit, which must be there."""
+    row = report.find(name, report.edits[0].of, on)
+    assert row is not None, (name, on)
+    return row
+
+
 @pytest.fixture(scope="module")
 def done(work: Path) -> tuple[Outcome, Path]:
     with pytest.MonkeyPatch.context() as patch:
@@ -112,14 +125,14 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     assert edit.relation == "source"
     printed, mark = (work / "out.pdf").read_text().split()
     assert (printed, mark) == ((out / "report.html").as_uri(), "%attn-surgery")
-    shown = [figure.key for figure in report.figures if figure.table in ("attacked", "cost")]
+    shown = [name for one in report.tables if one.key in ("attacked", "cost") for name in one.names]
     assert shown == ["recovered.near", "recovered.greedy", "task.local_choice", "heldout"]
-    (limit,) = report.list_limits(0)
-    assert (limit.name, limit.limit, limit.ok) == ("max greedy", 0.5, True)
-    search = json.loads((work / "out-search" / "search.json").read_text())
-    assert search["selected"] == outcome.json["search"]["selected"]
+    (limit,) = report.limits
+    assert (limit.subject, limit.of, limit.limit, limit.state) == ("greedy", edit.of, 0.5, "kept")
+    search = read_search(work / "out-search")
+    assert outcome.json["search"] == search.to_dict() | {"plan": str(work / "out-search/plan.json")}
     assert edit.edit is not None
-    assert edit.edit.drop_attn == search["selected"]["spec"]
+    assert edit.edit.drop_attn == search.find_edit(str(search.selected)).spec
     assert outcome.json["next"] == f"attn-surgery push {out} OWNER/NAME"
     assert outcome.stderr.endswith(f"next: attn-surgery push {out} OWNER/NAME\n")
     assert "Nothing yet" not in (out / "README.md").read_text()  # the card has the figures
@@ -129,30 +142,31 @@ def test_figures_are_of_what_did_not_choose_the_edit(
     work: Path, done: tuple[Outcome, Path], tmp_path: Path
 ) -> None:
     """Headline, gates and card too; also when the search's plan is exported and evaluated."""
-    search = json.loads((work / "out-search" / "search.json").read_text())
+    search = read_search(work / "out-search")
     report = Report.model_validate_json((done[1] / "report.json").read_text())
     (edit,) = report.edits
-    windows = search["heldout"]["held_back"]["windows"]
     assert edit.chose == {
-        "passages": search["n"],
-        "windows": search["heldout"]["chosen_on"]["windows"],
+        "passages": search.n,
+        "windows": search.heldout["chosen_on"]["windows"],
         "taught": 0,
     }
-    figures = {figure.key: (figure.n, figure.edits[0]) for figure in report.figures}
-    recited, greedy, heldout = (figures[key] for key in ("recited", "recovered.greedy", "heldout"))
-    assert recited[0] == greedy[0] == search["n_held_back"] == 12
-    assert recited[1] is not None
-    assert recited[1].value == search["held_back"]["exact_match"]
-    assert heldout[0] == windows
-    assert heldout[1] is not None
-    assert heldout[1].value == pytest.approx(search["held_back"]["heldout_loss"])
-    assert [limit.n for limit in report.list_limits(0)] == [12]
-    assert {row.id for row in edit.passages} <= {*search["samples"]["held_back_ids"]}
-    assert figures["all.recited"][0] == figures["all.recovered.greedy"][0] == 24
+    recited, greedy, heldout = (
+        take(report, key) for key in ("recited", "recovered.greedy", "heldout")
+    )
+    assert {row.on for row in (recited, greedy, heldout)} == {"held back"}
+    assert recited.n == greedy.n == search.n_held_back == 12
+    best = str(search.selected)
+    assert recited.value == search.read("recited", best, "held back")
+    assert heldout.n == search.heldout["held_back"]["windows"]
+    assert heldout.value == pytest.approx(search.read("heldout", best, "held back"))
+    assert [limit.n for limit in report.limits] == [12]
+    assert {row.id for row in edit.passages} <= {*search.held_back_ids}
+    every = [take(report, name, "all").n for name in ("recited", "recovered.greedy")]
+    assert every == [24, 24]
     assert edit.verdict.startswith(
         f"A search used 12 of 24 passages and {edit.chose['windows']} of "
-        f"{figures['all.heldout'][0]} windows of held-out text; the figures leave these out. "
-        f"Recites {recited[1].details['count']} of 12 passages"
+        f"{take(report, 'heldout', 'all').n} windows of held-out text; the figures leave these "
+        f"out. Recites {recited.details['count']} of 12 passages"
     )
     for name in ("README.md", "report.md"):
         assert "All passages, including those" in (done[1] / name).read_text()
@@ -176,14 +190,12 @@ def test_figures_are_of_what_did_not_choose_the_edit(
 
     again = evaluated(work / "samples.jsonl")
     assert again.edits[0].chose == edit.chose
-    assert again.find("recited") == report.find("recited")
+    assert take(again, "recited") == take(report, "recited")
     some = tmp_path / "some.jsonl"
     some.write_text("\n".join((work / "samples.jsonl").read_text().splitlines()[:20]))
     others = evaluated(some)
     assert others.edits[0].chose == {**edit.chose, "passages": None}
-    found = others.find("recited")
-    assert found is not None
-    assert found.n == 20
+    assert take(others, "recited").n == 20
     assert any("the two sets may overlap" in warning for warning in others.edits[0].warnings)
 
 
@@ -278,7 +290,7 @@ def test_a_larger_budget_may_choose_another_edit_after_an_interruption(
     """The export of the smaller budget makes room for that of the larger one."""
     out, cut, search = (tmp_path / name for name in ("out", "out-cut", "out-search"))
     shutil.copytree(work / "out-search", search)
-    edit_json(search / "search.json", lambda result: result.update(max_evaluations=1))
+    edit_json(search / "search.json", lambda result: result["settings"].update(max_evaluations=1))
     plan = json.loads((search / "plan.json").read_text())
     plan["edits"][0]["drop_attn"] = "0" if plan["edits"][0]["drop_attn"] != "0" else "1"
     (tmp_path / "smaller.json").write_text(json.dumps(plan))
@@ -390,11 +402,11 @@ def test_too_few_passages_decide_nothing(work: Path, tmp_path: Path) -> None:
     assert f"held-back passages: {lacks}; unless the limit is missed" in outcome.stderr
     assert "gate not decided: max greedy: share of passages recovered" in outcome.stderr
     assert "next: " not in outcome.stderr
-    assert (outcome.json["state"], outcome.json["passed"]) == ("undecided", None)
+    assert outcome.json["state"] == "undecided"
     assert outcome.json["next"] is None
-    assert outcome.json["search"]["held_back_state"] == "undecided"
-    (limit,) = Report.model_validate(outcome.json["report"]).list_limits(0)
-    assert (limit.ok, limit.state, limit.needed) == (None, "undecided", 59)
+    assert outcome.json["search"]["state"] == "undecided"
+    (limit,) = Report.model_validate(outcome.json["report"]).limits
+    assert (limit.state, limit.needed) == ("undecided", 59)
     for name in ("report.html", "report.md", "README.md"):
         assert f"ot decided: max greedy: {lacks}" in (out / name).read_text(), name
     page = (out / "report.html").read_text()
@@ -497,32 +509,34 @@ def test_what_holds_best_is_kept_healed_or_not(
 def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) -> None:
     """A kept limit beats one not decided, and that one beats a missed one, whatever they cost."""
     report = Report.model_validate(done[0].json["report"])
-    (edit,), loss, attacked = report.edits, report.find("heldout"), report.find("recovered.greedy")
-    assert loss is not None
-    assert attacked is not None
-    assert attacked.edits[0] is not None
-    assert attacked.edits[0].limit is not None
+    (edit,), (limit,), loss = report.edits, report.limits, take(report, "heldout")
+    assert limit.what == "recovered"
 
-    def spread(figure: Figure, key: str, values: list[Any]) -> Figure:
-        edits = [one and one.model_copy(update={key: v}) for v in values for one in figure.edits]
-        return figure.model_copy(update={"edits": edits})
+    def make(costs: Sequence[float | None], states: Sequence[State], *edits: EditRecord) -> Report:
+        """The report of several results, of which each has a cost and a state."""
+        names = [f"edited-{n + 1}" for n in range(len(costs))]
+        known = zip(names, edits or [edit] * len(costs), states, strict=True)
+        limits: list[Limit] = [
+            limit.model_copy(update={"of": of, "state": state})
+            for of, state in zip(names, states, strict=True)
+        ]
+        rows = [
+            loss.model_copy(update={"of": of, "change": Change(difference=cost)})
+            for of, cost in zip(names, costs, strict=True)
+            if cost is not None
+        ]
+        each = [one.model_copy(update={"of": of, "state": state}) for of, one, state in known]
+        return report.model_copy(update={"edits": each, "limits": limits, "figures": rows})
 
-    def choose(*results: tuple[float | None, str]) -> tuple[int, str]:
+    def choose(*results: tuple[float | None, State]) -> tuple[int, str]:
         costs, states = zip(*results, strict=True)
-        limit = attacked.edits[0].limit
-        limits = [limit.model_copy(update={"state": state}) for state in states]
-        figures = [spread(attacked, "limit", limits)]
-        if None not in costs:
-            figures.append(spread(loss, "change", [Change(value=cost) for cost in costs]))
-        edits = [edit.model_copy(update={"state": state}) for state in states]
-        changed = report.model_copy(update={"edits": edits, "figures": figures})
-        return choose_best(changed, list(RESULTS)[: len(results)])
+        return choose_best(make(costs, states), list(RESULTS)[: len(results)])
 
     assert choose((0.2, "kept"), (0.1, "kept"), (0.3, "kept"))[0] == 1
     assert choose((0.1, "kept"), (0.1, "kept"))[0] == 0, "the first of equals"
     place, why = choose((0.2, "kept"), (0.1, "missed"), (0.05, "undecided"))
     assert place == 0
-    name = attacked.edits[0].limit.name
+    name = "max greedy"
     assert why.startswith(
         "kept the cut. the cut: +0.200 nats; the cut, healed: +0.100 nats, misses"
     )
@@ -535,58 +549,52 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
     erasing = ErasingRecord.model_construct()
     cut, taught = (
         edit.model_copy(
-            update={
-                "state": "kept" if record else "missed",
-                "edit": edit.edit.model_copy(update={"missed": True, "erasing": record}),
-            }
+            update={"edit": edit.edit.model_copy(update={"missed": True, "erasing": record})}
         )
         for record in (None, erasing)
     )
-    changes = [Change(value=0.1), Change(value=0.2)]
-    searched = report.model_copy(
-        update={"edits": [cut, taught], "figures": [spread(loss, "change", changes)]}
-    )
+    searched = make((0.1, 0.2), ("missed", "kept"), cut, taught)
+    searched = searched.model_copy(update={"limits": []})
     place, why = choose_best(searched, ["cut", "erased"])
     assert place == 1
     assert "the cut: +0.100 nats, misses the limits of the search" in why
 
     names: tuple[Result, ...] = ("cut", "healed")
-    figures = [spread(loss, "change", [Change(value=0.2), Change(value=0.1)])]
-    states = [edit.model_copy(update={"state": state}) for state in ("kept", "missed")]
-    two = report.model_copy(update={"edits": states, "figures": figures})
-    front = list_front(two, names)
-    assert [(one["name"], one["state"], one["loss_increase"]) for one in front] == [
-        ("cut", "kept", 0.2), ("healed", "missed", 0.1)
-    ]  # fmt: skip
-
-    def name(figure: Figure, key: str, attack: str) -> Figure:
-        details = {**figure.details, "name": attack}
-        return figure.model_copy(update={"key": key, "main": True, "details": details})
-
-    rated = [
-        name(spread(attacked, "value", [0.1, 0.2]), "recovered.near", "near"),
-        name(spread(attacked, "value", [0.4, 0.0]), "recovered.relearn", "relearn"),
-    ]
-    ends = [[{"outcome": one} for one in pair] for pair in (("loss", "gain"), ("same", "gain"))]
-    tasks = [name(spread(attacked, "details", pair), "task.copy", "copy") for pair in ends]
-    shown = list_front(two.model_copy(update={"figures": [*figures, *rated, *tasks]}), names)
-    assert [one["strongest"] for one in shown] == [
-        {"attack": "relearn", "recovered": 0.4}, {"attack": "near", "recovered": 0.2}
-    ]  # fmt: skip
-    assert [one["tasks"] for one in shown] == [
-        {"lost": 1, "unclear": 0, "n": 2},
-        {"lost": 0, "unclear": 0, "n": 2},
-    ]
+    two = make((0.2, 0.1), ("kept", "missed"))
+    ofs = [one.of for one in two.edits]
+    rates = {"recovered.near": (0.1, 0.2), "recovered.greedy": (0.4, 0.0)}
+    outcomes = {"task.local_choice": ("loss", "gain"), "task.copy": ("none", "gain")}
+    rows = [*two.figures]
+    for of, *each in zip(ofs, *rates.values(), strict=True):
+        rows += [
+            measure_value(name, share, of=of, on="held back", n=12, unit="share")
+            for name, share in zip(rates, each, strict=True)
+        ]
+    for of, *each in zip(ofs, *outcomes.values(), strict=True):
+        rows += [
+            measure_value(name, 0.5, of=of, outcome=end)
+            for name, end in zip(outcomes, each, strict=True)
+        ]
+    named = {**two.names, "task.copy": Named(label="copy", main=True, details={"task": "copy"})}
+    told = two.model_copy(update={"figures": rows, "names": named})
+    views = [View(told, one) for one in told.edits]
+    assert {heading: [say(view) for view in views] for heading, say in FRONT.items()} == {
+        "limits": ["kept", "MISSED"],
+        "held-out loss, nats": ["+0.200", "+0.100"],
+        "recited": ["", ""],
+        "strongest attack": ["greedy 40.0%", "near 20.0%"],
+        "benchmarks": ["1 of 2 lose", "0 of 2 lose"],
+    }
 
     asked: list[Any] = []
 
-    def ask(shown: list[dict[str, Any]], best: Result) -> Result:
-        asked.append((shown, best))
+    def ask(*given: Any) -> Result:
+        asked.append(given)
         return "healed"
 
     assert choose_result(two, names, None, None)[0] == 0
     assert choose_result(two, names, None, ask) == (1, "kept the cut, healed, as you chose")
-    assert asked == [(front, "cut")]
+    assert asked == [(two, names, "cut")]
     assert choose_result(two, names, "healed", ask)[0] == 1
     place, why = choose_result(two, names, "erased", ask)
     assert (place, why.startswith("erased was not made. Kept the cut")) == (0, True)
@@ -649,10 +657,10 @@ def test_what_is_taught_and_what_is_held_back_are_apart(
 
 def check_apart(output: Path, samples: Samples, report: Report, names: Iterable[str]) -> None:
     """Checks that no passage that taught a result is among those that the figures are of."""
-    search = json.loads((output.with_name("out-search") / "search.json").read_text())
+    search = read_search(output.with_name("out-search"))
     chosen, others = (
-        samples.select(np.array([samples.ids.index(name) for name in search["samples"][key]]))
-        for key in ("ids", "held_back_ids")
+        samples.select(np.array([samples.ids.index(name) for name in ids]))
+        for ids in (search.chosen_on_ids, search.held_back_ids)
     )
     for name, edit in zip(names, report.edits, strict=True):
         place = output.with_name(f"out-{name}")
@@ -669,10 +677,9 @@ def check_apart(output: Path, samples: Samples, report: Report, names: Iterable[
         assert not {row.hash for row in edit.passages} & {*chosen.hashes}
     told = [edit.chose["taught"] for edit in report.edits]
     assert told == [len(chosen) if name != "cut" else 0 for name in names]
-    figures = {figure.key: figure for figure in report.figures}
-    found = figures["recited"].n, figures["taught.recited"].n
-    assert found == (len(others), len(chosen))
-    assert "all.recited" not in figures, "the two kinds are not mixed"
+    found = [take(report, "recited", on).n for on in ("not taught", "taught")]
+    assert found == [len(others), len(chosen)]
+    assert report.find("recited", report.edits[0].of, "all") is None, "the two kinds are not mixed"
 
 
 @pytest.mark.slow
@@ -752,10 +759,9 @@ def test_all_five_results_are_made_and_the_one_named_is_kept(
         assert manifest.is_healed == ("healed" in name)
         assert bool(manifest.edit.parts) == (name != "erased")
         assert verify(folder, source=work / "tiny").ok
-    numbers = {figure.key: figure.n for figure in report.figures}
-    found = (numbers[key] for key in ("recited", "taught.recited", "unlisted.recited"))
-    assert [*found] == [9, 9, 6]
-    assert "all.recited" not in numbers
+    sides: tuple[On, ...] = ("not taught", "taught", "not listed")
+    assert [take(report, "recited", on).n for on in sides] == [9, 9, 6]
+    assert report.find("recited", report.edits[0].of, "all") is None
     assert yaml.safe_load((out / "recipe.yaml").read_text())["leave-out"] == 0.25
     again = attn_surgery(*given)
     again.assert_error("already exists")
@@ -768,11 +774,10 @@ def test_who_does_not_answer_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> 
         raise click.Abort
 
     monkeypatch.setattr("click.prompt", leave)
-    nothing = dict.fromkeys(("state", "loss_increase", "recited", "strongest", "auc"))
-    tasks = {"lost": 0, "unclear": 0, "n": 0}
-    front = [{"name": name, "what": name, **nothing, "tasks": tasks} for name in RESULTS]
+    edits = [example().edits[0].model_copy(update={"of": name}) for name in RESULTS]
+    report = example().model_copy(update={"edits": edits, "figures": [], "limits": []})
     stopped.append(None)
-    assert _ask(front, "healed") == "healed"
+    assert _ask(report, list(RESULTS), "healed") == "healed"
     assert not stopped, "an error that comes later is no interruption"
 
 
@@ -911,14 +916,14 @@ def test_without_benchmarks(work: Path, done: tuple[Outcome, Path], tmp_path: Pa
     assert outcome.code == 0, outcome.stderr
     report = Report.model_validate(outcome.json["report"])
     (edit,) = report.edits
-    assert [one.key for one in report.figures if one.table == "cost"] == ["heldout"]
+    assert [one.names for one in report.tables if one.key == "cost"] == [["heldout"]]
     assert "documents of each benchmark" not in edit.verdict
     assert outcome.json["next"] is not None
     command = report.commands[-1]
     assert "--no-benchmarks" in command
     assert "--front search.json" in command
-    assert [point.label for point in report.front] == [
-        f"{one['spec']} {one['variant']}" for one in outcome.json["search"]["front"]
-    ]
+    search = SearchResult.model_validate(outcome.json["search"])
+    labels = [search.find_edit(of).label for of in search.front]
+    assert [point.label for point in report.front] == labels
     assert report.map is not None
     assert report.map.basis == "measured"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,36 +26,33 @@ from command_line import (
     start,
 )
 from forging import edit_json
+from grids import list_names, read_search, take, value
 from reciting import generate, write_rows
 from safetensors.torch import load_file, save_file
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from cli.commands.choose.search import command
 from cli.config import with_config
+from evals.choose.grid import GridEdit, describe_edit, rename
+from evals.choose.search.report import SearchResult
 from evals.choose.search.request import SearchRequest
 from evals.data import load_samples
 from evals.data.held_back import split_halves
 from evals.data.windows import cut_windows
-from evals.measure.edits.engine import Engine, edit_record
+from evals.measure.edits.costs import MEASURES
+from evals.measure.edits.engine import Engine
+from evals.measure.memorization.recovery import NAMES
 from surgery.record.plan_file import read_plan_file
+from surgery.record.report import Report
 from surgery.selection import Part
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
-EDIT = {"spec", "blocks", "variant"}
 FIGURES = {
-    "exact_match",
-    "exact_match_ci95",
-    "recovered",
-    "recovered_ci95",
-    "next_token_accuracy",
-    "heldout_loss",
-    "heldout_kl",
-    "costs",
-    "worst",
-    "cost",
-    "healed_rise",
-    "limits",
+    *("recited", "next_token_accuracy", "suffix_nll", "completion_entropy"),
+    *("heldout", "kl", *(f"kl.{name}" for name in MEASURES if name != "kl")),
+    *(f"recovered.{name}" for name in NAMES),
 }
+BACK = "held back"
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +97,13 @@ def call(model, samples, texts, *options):
     )  # fmt: skip
 
 
-def search(model, samples, texts, *options):
-    outcome = call(model, samples, texts, *options, "--json")
-    assert outcome.code == 0, outcome
-    return outcome.json
+def search(model, samples, texts, *options) -> SearchResult:
+    return read_search(call(model, samples, texts, *options, "--json"))
+
+
+def without_plan(result: SearchResult) -> dict[str, Any]:
+    """The object, without where its plan lies."""
+    return result.to_dict() | {"plan": None}
 
 
 @pytest.mark.parametrize(
@@ -122,11 +123,11 @@ def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
     chosen = [word for variant in variants for word in ("--variant", variant)]
     options = ["--max-extraction", 0.3, "--grain", grain, *chosen, *fit, "--max-evaluations", most]
     found = search(model, samples, texts, *options, "--output", tmp_path / "found")
-    assert found["exhaustive"] == (grain == "blocks")
-    assert found["selected"]["exact_match"] <= 0.3
+    assert found.exhaustive == (grain == "blocks")
+    assert value(found, "recited", found.selected) <= 0.3
     plan = tmp_path / "found" / "plan.json"
-    assert found["plan"] == str(plan)
-    fit = fit if found["calibration"] else []
+    assert found.plan == str(plan)
+    fit = fit if found.calibration else []
     exported = attn_surgery(
         "export", model, "--plan", plan, *fit, "--output", tmp_path / "out", "--json"
     )
@@ -134,20 +135,24 @@ def test_the_exported_plan_gives_the_figures_of_the_half_held_back(
 
     loaded = load_samples(str(samples), prefix_length=6, suffix_length=5)
     windows = cut_windows([texts[0].read_text()], tiny_tokenizer(), 11)
-    keys = {"ids": "selected", "held_back_ids": "held_back"}
-    for half, (ids, key) in zip(split_halves(loaded, windows, 0), keys.items(), strict=True):
-        assert found["samples"][ids] == list(half.samples.ids)
+    halves = {"chosen on": found.chosen_on_ids, BACK: found.held_back_ids}
+    for half, (on, ids) in zip(split_halves(loaded, windows, 0), halves.items(), strict=True):
+        assert ids == list(half.samples.ids)
         rows = [
             {"id": name, "tokens": row}
             for name, row in zip(half.samples.ids, half.samples.tokens.tolist(), strict=True)
         ]
-        measured = attn_surgery(
-            "extract", tmp_path / "out", "--samples", write_rows(tmp_path / f"{ids}.jsonl", rows),
-            "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu", "--json",
-        ).json  # fmt: skip
-        assert measured["exact_match"]["rate"] == found[key]["exact_match"]
-        assert measured["exact_match"]["ci95"] == found[key]["exact_match_ci95"]
-        assert measured["next_token_accuracy"]["mean"] == found[key]["next_token_accuracy"]
+        done = attn_surgery(
+            "extract", tmp_path / "out", "--prefix-length", 6, "--suffix-length", 5, "--samples",
+            write_rows(tmp_path / f"{on[0]}.jsonl", rows), "--device", "cpu", "--json",
+        )  # fmt: skip
+        measured = Report.model_validate(done.json)
+        recited = measured.find("recited", "edited")
+        (ours,) = rename([take(found, "recited", found.selected, on)], "edited")
+        assert ours.model_copy(update={"on": "all"}) == recited
+        accuracy = measured.find("next_token_accuracy", "edited")
+        assert accuracy is not None
+        assert accuracy.value == value(found, "next_token_accuracy", found.selected, on)
 
 
 def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
@@ -156,34 +161,39 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
         model, samples, texts, "--max-extraction", 0.3, "--grain", "heads", "--variant", "zero",
         "--measure", "greedy", "--output", output, "--json",
     )  # fmt: skip
-    found = outcome.json
-    assert set(found["selected"]) - {"heads"} == EDIT | FIGURES
-    assert found["measure"] == "greedy"
-    assert found["selected"]["recovered"]["greedy"] == found["selected"]["exact_match"]
-    assert found["units"] == {"offered": 4, "estimated": 0, "measured": 4}
-    assert set(found["held_back"]) == FIGURES
-    assert set(found["base"]) == FIGURES | {"held_back"}
-    assert set(found["deep_blocks"]) == EDIT | FIGURES | {*("held_back", "meets_goal", "offered")}
-    assert found["passed_over"] == {"doubtful": 0, "untried": 0}
-    assert found["deep_blocks"]["spec"] == "1"
-    assert found["goal"] == {"max_extraction": 0.3}
-    assert found["exhaustive"]
-    assert found["evaluations"] == 15
-    assert found["selected"] in found["front"]
-    assert found["held_back_meets_goal"] == (found["held_back"]["exact_match"] <= 0.3)
-    assert (found["n"], found["n_held_back"]) == (20, 20)
-    assert found["base"]["exact_match"] == 1
-    assert found["base"]["heldout_kl"] == 0
+    found = read_search(outcome)
+    selected, deep = found.selected, found.deep_blocks
+    assert selected is not None
+    assert deep is not None
+    for of in ("base", deep, *(edit.of for edit in found.edits)):
+        assert list_names(found, of) == FIGURES
+    for of in ("base", deep, selected):
+        assert {row.on for row in found.figures if row.of == of} == {"chosen on", BACK}
+    assert found.measure == "greedy"
+    assert value(found, "recovered.greedy", selected) == value(found, "recited", selected)
+    assert found.units.model_dump() == {"offered": 4, "estimated": 0, "measured": 4}
+    assert found.passed_over == {"doubtful": 0, "untried": 0}
+    assert found.find_edit(deep).spec == "1"
+    assert found.goal == {"max_extraction": 0.3}
+    assert found.exhaustive
+    assert found.evaluations == 15
+    assert selected in found.front
+    assert found.state == ("kept" if value(found, "recited", selected, BACK) <= 0.3 else "missed")
+    assert (found.n, found.n_held_back) == (20, 20)
+    assert value(found, "recited") == 1
+    assert value(found, "kl") == 0
     pictures = {f"{name}.{form}" for name in ("front", "model") for form in ("png", "svg")}
     named = {"search.json", "plan.json", "config.yaml", *pictures}
     assert set(snapshot(output)) == named
-    assert json.loads((output / "search.json").read_text()) == found | {"plan": "plan.json"}
+    written = json.loads((output / "search.json").read_text())
+    assert written == found.to_dict() | {"plan": "plan.json"}
     plan = read_plan_file(output / "plan.json")
-    assert plan.provenance["held_back"] == found["held_back"]
+    ours = [row for row in outcome.json["figures"] if row["of"] in ("base", selected)]
+    assert plan.provenance["figures"] == ours
     for path in (output / "search.json", output / "plan.json"):
         assert str(tmp_path.parent) not in path.read_text(), "a path of this machine"
     assert plan.model is not None
-    assert plan.model.source.content == found["provenance"]["model"]["content"]
+    assert plan.model.source.content == found.model.provenance["content"]
     assert (plan.model.family, plan.model.num_blocks) == ("gpt_neox", 2)
 
 
@@ -216,18 +226,20 @@ def test_estimates_choose_what_is_measured(model, samples, texts, tmp_path):
     found = search(
         model, samples, texts, *HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"
     )
-    assert not found["exhaustive"]
-    assert found["evaluations"] <= 10
-    assert found["units"]["offered"] == found["units"]["estimated"] == 8
-    assert found["units"]["measured"] > 0
-    assert found["selected"]["exact_match"] <= 0.3
+    assert not found.exhaustive
+    assert found.evaluations <= 10
+    assert found.units.offered == found.units.estimated == 8
+    assert found.units.measured > 0
+    assert value(found, "recited", found.selected) <= 0.3
 
 
 @pytest.mark.parametrize("variant", ["mean", "zero"])
 def test_the_record_of_an_edit_is_what_its_file_holds(variant):
     """Or a complete search of mixed variants would not find its choice again."""
-    record = edit_record((Part(0, (1,), "mean"), Part(1, (0, 1), variant)), 2)
-    assert json.loads(json.dumps(record)) == record
+    selection = (Part(0, (1,), "mean"), Part(1, (0, 1), variant))
+    record = describe_edit("edit-1", selection, 2)
+    again = GridEdit.model_validate_json(record.model_dump_json())
+    assert (again, again.selection) == (record, selection)
 
 
 def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_path):
@@ -236,14 +248,12 @@ def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_p
     first = search(model, samples, texts, *options, 4)
     outcome = call(model, samples, texts, *options, 9, "--json")
     assert "4 edits are already measured" in outcome.stderr
-    more = outcome.json
-    assert {str(edit["selection"]) for edit in first["measured"]} <= {
-        str(edit["selection"]) for edit in more["measured"]
-    }
-    assert 4 < more["evaluations"] <= 9
+    more = read_search(outcome)
+    assert {edit.selection for edit in first.edits} <= {edit.selection for edit in more.edits}
+    assert 4 < more.evaluations <= 9
     shutil.rmtree(folder)
     once = search(model, samples, texts, *options, 9)
-    assert once | {"plan": ""} == more | {"plan": ""}
+    assert without_plan(once) == without_plan(more)
     before = snapshot(folder)
     done = call(model, samples, texts, *options, 4)
     assert f"{folder}: this search is complete" in done.stderr
@@ -272,13 +282,14 @@ def test_a_budget_that_pays_for_every_set_goes_on_from_one_that_does_not(
     """The fits of several blocks are then those of an export, so such sets are measured anew."""
     fit = ["--grain", "blocks", "--variant", "mean", "--variant", "zero", "--calibration", texts[1]]
     options = ["--max-extraction", 0.3, *fit, "--output", tmp_path / "found", "--max-evaluations"]
-    assert not search(model, samples, texts, *options, 6)["exhaustive"]
-    more = call(model, samples, texts, *options, 8, "--json")
-    assert "edits are already measured" in more.stderr
-    assert more.json["exhaustive"]
+    assert not search(model, samples, texts, *options, 6).exhaustive
+    done = call(model, samples, texts, *options, 8, "--json")
+    assert "edits are already measured" in done.stderr
+    more = read_search(done)
+    assert more.exhaustive
     shutil.rmtree(tmp_path / "found")
     once = search(model, samples, texts, *options, 8)
-    assert once | {"plan": ""} == more.json | {"plan": ""}
+    assert without_plan(once) == without_plan(more)
 
 
 def test_other_labels_deal_other_halves_so_nothing_is_taken_up(model, samples, texts, tmp_path):
@@ -303,7 +314,7 @@ def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
     assert call(model, samples, texts, *options).code == 0
     plan = json.loads((folder / "plan.json").read_text())
     if change == "provenance":
-        plan["provenance"]["held_back"]["exact_match"] = 0.5
+        plan["provenance"]["figures"][0]["value"] = 0.5
     else:
         other = {"drop_attn": "0-1", "variant": "identity"}
         plan["edits"][0][change] = other[change]
@@ -323,8 +334,7 @@ def test_few_passages_decide_nothing(model, samples, texts, tmp_path):
     said = "1 passage cannot support 30%: that takes 9"
     assert f"On the held-back passages: not decided. {said}." in outcome.stdout
     assert f"held-back passages: {said}; unless the limit is missed" in outcome.stderr  # beforehand
-    found = call(model, few, texts, *options, "--json").json
-    assert (found["held_back_state"], found["held_back_meets_goal"]) == ("undecided", None)
+    assert search(model, few, texts, *options).state == "undecided"
 
 
 def test_few_windows_decide_no_limit_on_the_loss(model, samples, texts, tmp_path):
@@ -338,14 +348,10 @@ def test_few_windows_decide_no_limit_on_the_loss(model, samples, texts, tmp_path
         outcome = call(model, samples, (text, None), *options)
         said = "not decided. There are too few passages, or windows" in outcome.stdout
         assert said == (not sure), name
-        found = json.loads((tmp_path / name / "search.json").read_text())
-        assert found["held_back_state"] == ("kept" if sure else "undecided")
+        found = read_search(tmp_path / name)
+        assert found.state == ("kept" if sure else "undecided")
         if sure:
-            base = found["base"]
-            rises = (
-                found["selected"]["heldout_loss"] - base["heldout_loss"],
-                found["held_back"]["heldout_loss"] - base["held_back"]["heldout_loss"],
-            )
+            rises = [found.rise(str(found.selected), on) for on in ("chosen on", BACK)]
             limit = round(max(rises), 5) + 1e-4
 
 
@@ -373,9 +379,9 @@ def test_hints_count_as_recovered(model, samples, texts, tmp_path):
         model, samples, texts, "--max-extraction", 0.3, "--measure", "hints:2", "--variant",
         "zero", "--output", tmp_path / "found",
     )  # fmt: skip
-    assert found["measure"] == "hints:2"
-    assert found["selected"]["recovered"]["hints:2"] <= 0.3
-    assert found["selected"]["recovered"]["hints:2"] >= found["selected"]["exact_match"]
+    assert found.measure == "hints:2"
+    left = value(found, "recovered.hints:2", found.selected)
+    assert value(found, "recited", found.selected) <= left <= 0.3
     outcome = call(model, samples, texts, "--max-extraction", 0.3, "--measure", "hints")
     assert outcome.code == 2
     assert "no measure 'hints' (expected any, greedy, hints:K, prefix" in outcome.stderr
@@ -388,7 +394,7 @@ def test_a_plan_is_for_one_model(model, samples, texts, tmp_path):
         "--output", tmp_path / "found",
     )  # fmt: skip
 
-    def export(source, plan=found["plan"]):
+    def export(source, plan=found.plan):
         options = ("--plan", plan, "--output", tmp_path / "out", "--dry-run")
         return attn_surgery("export", source, *options)
 
@@ -404,7 +410,7 @@ def test_a_plan_is_for_one_model(model, samples, texts, tmp_path):
     tensors["gpt_neox.final_layer_norm.bias"] += 1
     save_file(tensors, tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})
     export(tmp_path / "copy").assert_error("made for another model", f"got copy: {size}")
-    plan = json.loads(Path(found["plan"]).read_text())
+    plan = json.loads(Path(str(found.plan)).read_text())
     other = tmp_path / "plan.json"
     other.write_text(json.dumps({**plan, "model": None}))
     assert export(tmp_path / "copy", other).code == 0
@@ -418,14 +424,14 @@ def test_a_search_can_be_repeated(model, samples, texts, tmp_path):
     results = []
     for folder in folders:
         folder.parent.mkdir()
-        results.append(search(model, samples, texts, *options, "--output", folder) | {"plan": ""})
-    assert results[0] == results[1]
+        results.append(search(model, samples, texts, *options, "--output", folder))
+    assert without_plan(results[0]) == without_plan(results[1])
     first, second = map(snapshot, folders)
     assert first == second
-    assert results[0]["seed"] == 3
-    assert results[0]["selected"]["exact_match"] == min(
-        edit["exact_match"] for edit in results[0]["front"]
-    )
+    found = results[0]
+    assert found.settings["seed"] == 3
+    least = min(value(found, "recited", of) for of in found.front)
+    assert value(found, "recited", found.selected) == least
 
 
 def test_a_quarter_chooses_and_its_file_repeats_it(model, samples, texts, tmp_path, monkeypatch):
@@ -441,12 +447,11 @@ def test_a_quarter_chooses_and_its_file_repeats_it(model, samples, texts, tmp_pa
     options = ["--max-extraction", 0.3, "--variant", "zero", "--choose", 0.25]
     given = "model", samples.name, (texts[0].name,)
     found = search(*given, *options, "--output", tmp_path / "found")
-    assert (found["n"], found["n_held_back"]) == (10, 30)
-    assert len(found["samples"]["ids"]) < len(found["samples"]["held_back_ids"])
+    assert (found.n, found.n_held_back) == (10, 30)
+    assert len(found.chosen_on_ids) < len(found.held_back_ids)
     file = tmp_path / "found" / "config.yaml"
     again = attn_surgery("search", "--config", file, "--output", tmp_path / "again", "--json")
-    assert again.code == 0, again
-    assert again.json | {"plan": None} == found | {"plan": None}
+    assert without_plan(read_search(again)) == without_plan(found)
     for name in ("search.json", "plan.json", "config.yaml"):
         one, other = (tmp_path / folder / name for folder in ("found", "again"))
         assert one.read_bytes() == other.read_bytes(), name
@@ -458,13 +463,12 @@ def test_a_mixed_choice_names_its_parts(model, samples, texts, tmp_path):
         "--measure", "span:2", "--calibration", texts[1], "--grain", "blocks",
         "--output", tmp_path / "found",
     )  # fmt: skip
-    assert found["evaluations"] == 8  # 3 choices for each of 2 blocks, less none for both
-    mixed = [edit for edit in found["front"] if edit["variant"] == "mixed"]
+    assert found.evaluations == 8  # 3 choices for each of 2 blocks, less none for both
+    mixed = [edit for edit in map(found.find_edit, found.front) if edit.variant == "mixed"]
     assert mixed
     for edit in mixed:
-        variants = {part["variant"] for part in edit["parts"]}
-        assert len(variants) == 2
-        assert sorted({part["block"] for part in edit["parts"]}) == edit["blocks"]
+        assert len({part.variant for part in edit.parts}) == 2
+        assert sorted({part.block for part in edit.parts}) == edit.blocks
 
 
 def test_people_get_a_table_and_the_command_to_export(model, samples, texts, tmp_path):
@@ -494,7 +498,7 @@ def test_the_default_folder_is_named_after_the_model(
         monkeypatch.chdir(shutil.copytree(model, tmp_path / "tiny"))
         model = "."
     found = search(model, samples, texts, "--max-extraction", 0.3, "--variant", "zero")
-    assert found["plan"] == "tiny-search/plan.json"
+    assert found.plan == "tiny-search/plan.json"
     assert Path("tiny-search/plan.json").is_file()
     again = call(model, samples, texts, "--max-extraction", 0.3, "--variant", "zero")
     assert "tiny-search: this search is complete" in again.stderr
@@ -518,15 +522,15 @@ def test_a_goal_that_nothing_meets(texts, tmp_path):
     assert set(snapshot(tmp_path / "found")) == {
         *("search.json", "front.png", "front.svg", "model.png", "model.svg", "config.yaml")
     }
-    found = json.loads((tmp_path / "found" / "search.json").read_text())
-    assert found["front"]
+    found = read_search(tmp_path / "found")
+    assert found.front
     named = call(
         tmp_path / "model", tmp_path / "samples.jsonl", texts, "--max", "greedy=0.5",
         "--variant", "zero", "--output", tmp_path / "named",
     )  # fmt: skip
     assert "error: --max greedy=0.5: none of the 15 edits measured meets it" in named.stderr
     assert "--grain" not in named.stderr, "the default is the widest"
-    assert [found[key] for key in ("selected", "held_back", "plan")] == [None] * 3
+    assert (found.selected, found.state, found.plan) == (None, None, None)
     before = snapshot(tmp_path / "named")
     with interrupted(Engine, method="_measure_batch") as batches:
         again = call(
@@ -576,16 +580,16 @@ def test_single_heads_that_no_layout_holds(samples, texts, tmp_path):
 def test_a_deep_model_is_seen_whole_and_edited_cheaply(data, tmp_path):
     """24 blocks of 6 heads; deep blocks with `identity` cost 0.111 nats for the same limit."""
     deep = data / "deep"
-    found = attn_surgery(
+    done = attn_surgery(
         "search", deep, "--samples", deep / "records.jsonl", "--corpus", deep / "heldout.txt",
         "--max-extraction", 0.01, "--variant", "identity", "--variant", "zero", "--device", "cpu",
         "--measure", "greedy", "--max-evaluations", 8, "--output", tmp_path / "found", "--json",
-    ).json  # fmt: skip
-    assert found["units"]["offered"] == found["units"]["estimated"] == 24 * (1 + 6) * 2
-    assert found["evaluations"] <= 8
-    assert found["held_back"]["exact_match"] <= 0.02
-    rise = found["held_back"]["heldout_loss"] - found["base"]["held_back"]["heldout_loss"]
-    assert rise <= 0.06
+    )  # fmt: skip
+    found = read_search(done)
+    assert found.units.offered == found.units.estimated == 24 * (1 + 6) * 2
+    assert found.evaluations <= 8
+    assert value(found, "recited", found.selected, BACK) <= 0.02
+    assert found.rise(str(found.selected), BACK) <= 0.06
 
 
 def test_a_request_has_the_defaults_of_the_command_and_its_file_repeats_it(tmp_path):

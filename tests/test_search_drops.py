@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from command_line import attn_surgery, interrupted
+from grids import read_search
 from local_tasks import ROWS, write_tasks
 from test_search import VARIANTS, Landscape, estimates_of
 from test_search_command import call, model, samples, texts
@@ -18,14 +19,16 @@ from test_search_command import call, model, samples, texts
 from evals.choose.search.algorithm import find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.goals import MaxExtraction
+from evals.choose.search.trials import HALVES
 from evals.choose.search.units import list_units
 from evals.jobs.mitigating import MitigationRequest
-from evals.measure.drops import check_half, halve_scores
+from evals.measure.differences import compare_scores, halve_scores
 from evals.run.lm_eval.running import Benchmarks
-from evals.run.lm_eval.scores import Scores
+from evals.run.lm_eval.scores import Scores, choose_metric
 from evals.run.models import open_model
+from evals.table.limits import ask_tasks, decide
+from evals.table.measured import measure_value
 from surgery.errors import MeasurementError
-from surgery.record.report import Limit
 
 TASK = "local_continuation"
 __all__ = ["model", "samples", "texts"]
@@ -49,9 +52,8 @@ def test_what_is_told_is_what_the_exported_edit_loses(model, samples, texts, tmp
     """The edit is chosen on every other document. The rest tells what the choice is worth."""
     with interrupted(Benchmarks, method="run") as ran:
         outcome = search(model, samples, texts, tmp_path, 9, "--json")
-    assert outcome.code == 0, outcome
-    found = outcome.json
-    assert found["max_drop"] == {TASK: 9}
+    found = read_search(outcome)
+    assert found.settings["max_drop"] == {TASK: 9}
     assert len(ran) <= 3, "the base, the deepest blocks, and the choice"
     again = search(model, samples, texts, tmp_path, 9)
     assert again.code == 0, again.stderr
@@ -63,11 +65,14 @@ def test_what_is_told_is_what_the_exported_edit_loses(model, samples, texts, tmp
         benchmarks.scores(TASK, benchmarks.run(TASK, loaded, batch_size=8))
         for loaded in (open_model(str(path), device="cpu") for path in (model, tmp_path / "out"))
     )
-    for half, key in enumerate(("selected", "held_back")):
-        (told,) = (one for one in found[key]["limits"] if one["name"] == f"max-drop {TASK}")
-        expected = check_half(TASK, base, edited, 9, half).model_dump(mode="json")
-        assert told == expected
-        assert told["n"] == len(ROWS) // 2
+    main, of = choose_metric(base), str(found.selected)
+    for half, on in enumerate(HALVES):
+        (told,) = (one for one in found.list_limits(of) if (one.what, one.on) == ("task", on))
+        scores = (halve_scores(one[main], half) for one in (base, edited))
+        rows = [one.model_copy(update={"on": on}) for one in compare_scores(told.name, *scores, 9)]
+        (expected,) = decide(rows, ask_tasks({TASK: 9}, [TASK]), "edited")
+        assert told == expected.model_copy(update={"of": of})
+        assert told.n == len(ROWS) // 2
 
 
 def test_a_limit_that_nothing_keeps(model, samples, texts, tmp_path) -> None:
@@ -130,14 +135,13 @@ def test_sets_that_lose_too_much_are_passed_over_the_cheapest_first() -> None:
         point = found.measured[chosen]
         drop = 0.1 if len(tried) < 2 else 0.0  # the first two lose too much
         tried.append(chosen)
-        told = {"limit": 0.05, "value": drop, "ci95": (drop, drop), "n": 9, "description": "d"}
-        limit = Limit(name="max-drop t", ok=drop < 0.05, state="kept", **told)
-        found.measured[chosen] = replace(point, drops=(limit,))
+        lost = measure_value("task.t", 0.5, drop=drop)
+        found.measured[chosen] = replace(point, tried=(lost,))
         return drop <= 0.05
 
-    best = deepen(found, keeps, {}, 12, {"max-drop t": 0.05})
+    best = deepen(found, keeps, {}, 12, {"task.t": 0.05})
     assert best is not None
     assert best in tried[2:]
     assert found.measured[best].recovered <= 0.1
-    kept = [one for one in tried if not found.measured[one].excess({"max-drop t": 0.05})]
+    kept = [one for one in tried if not found.measured[one].excess({"task.t": 0.05})]
     assert found.rank(best) == min(map(found.rank, kept))

@@ -19,22 +19,22 @@ import numpy as np
 import pytest
 import torch
 from command_line import attn_surgery, interrupted
-from evals.choose.search.points import EditPoint
-from evals.measure.verdicts import OK, settle
-from evals.report.search import _judge_held_back
+from grids import list_names, read_search, take, value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reciting import recited_rows, write_rows
-from test_search import PASSAGES, VARIANTS, Landscape, estimates_of
-from test_search_command import call, model, recited, samples, texts
+from test_search import PASSAGES, VARIANTS, Landscape, estimates_of, make_point
+from test_search_command import call, model, recited, samples, texts, without_plan
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import surgery
+from evals.choose.grid import EditPoint
 from evals.choose.search.algorithm import find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.goals import MaxExtraction
 from evals.choose.search.opened import open_search
+from evals.choose.search.report import SearchResult, _judge_held_back
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.trials import Trials
 from evals.choose.search.units import list_units
@@ -49,9 +49,12 @@ from evals.measure.edits.engine import BASE
 from evals.measure.healing import heal_model
 from evals.run.models import open_model
 from evals.run.statistics import bound_share
+from evals.table.limits import settle
+from evals.table.measured import measure_share, measure_value
 from surgery.editing.loading import load_model
 from surgery.errors import UnsupportedError
 from surgery.proof.expected import find_constants, replan
+from surgery.record.measured import State
 from surgery.selection import parse_selection
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -63,13 +66,20 @@ NOTES = [
 __all__ = ["model", "samples", "texts"]
 
 
-def told_by_rate(counted: Any, most: float, base: float) -> bool | None:
+def told_by_rate(counted: Any, most: float, base: float) -> State:
     """What a limit on a share says: nothing if more is likely, or if the base keeps it, too."""
     if counted.mean() > most:
-        return False
-    if base <= most:
-        return None
-    return True if bound_share(int(counted.sum()), len(counted)) <= most else None
+        return "missed"
+    sure = base > most and bound_share(int(counted.sum()), len(counted)) <= most
+    return "kept" if sure else "undecided"
+
+
+def add_attack(point: EditPoint, name: str, recovered: Any) -> EditPoint:
+    """A point that an attack was tried on. `recovered`: bool [N]."""
+    return replace(point, tried=(measure_share(f"recovered.{name}", recovered, on="chosen on"),))
+
+
+THIRD = np.arange(PASSAGES) < 0.3 * PASSAGES
 
 
 def search(model: Path, samples: Path, texts: tuple[Path, Path], output: Path, *options: object):
@@ -79,13 +89,13 @@ def search(model: Path, samples: Path, texts: tuple[Path, Path], output: Path, *
 
 
 @pytest.fixture(scope="module")
-def found(model, samples, texts, tmp_path_factory):
+def found(model, samples, texts, tmp_path_factory) -> tuple[SearchResult, Path, int]:
     """What is printed, the folder, and how many attacks ran."""
     folder = tmp_path_factory.mktemp("found") / "out"
     with interrupted(Trials, method="_run") as ran:
         outcome = search(model, samples, texts, folder)
     assert outcome.code == 0, outcome
-    return outcome.json, folder, len(ran)
+    return read_search(outcome), folder, len(ran)
 
 
 def test_the_exported_edit_keeps_every_limit_as_was_reported(
@@ -93,8 +103,9 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(
 ) -> None:
     """Each attack anew on the exported model, on each half alone."""
     result, folder, _ = found
-    assert result["measure"] == "any"
-    assert result["max"] == {name: most for name, most in LIMITS.items() if name != "any"}
+    assert result.measure == "any"
+    others = {name: most for name, most in LIMITS.items() if name != "any"}
+    assert result.settings["max"] == others
     plan = ("--plan", folder / "plan.json", "--output", tmp_path / "out")
     assert attn_surgery("export", model, *plan).code == 0
     loaded = open_model(str(tmp_path / "out"), device="cpu")
@@ -102,30 +113,31 @@ def test_the_exported_edit_keeps_every_limit_as_was_reported(
     rows = rows.select(rows.trained_on)
     windows = cut_windows([texts[0].read_text()], loaded.tokenizer, 11)
     parts, trainings = [windows[some] for some in deal_windows(windows, 0)], None
-    base = open_model(str(model), device="cpu")
-    bases = {"base": result["base"], "selected": result["base"]}
-    bases["held_back"] = result["base"]["held_back"]
-    for key, ids in (("base", "ids"), ("selected", "ids"), ("held_back", "held_back_ids")):
-        half = rows.select(np.isin(rows.ids, result["samples"][ids]))
-        text = parts[key == "held_back"]
+    base, best = open_model(str(model), device="cpu"), str(result.selected)
+    halves = {"chosen on": result.chosen_on_ids, "held back": result.held_back_ids}
+    for of, on in (("base", "chosen on"), (best, "chosen on"), (best, "held back")):
+        half = rows.select(np.isin(rows.ids, halves[on]))
         given = {"draws": 1, "of": len(rows), "trainings": trainings}
-        asked = base if key == "base" else loaded
-        target = Target(asked.model, loaded.tokenizer, half, text, **given)
-        told = {limit["name"]: limit for limit in result[key]["limits"]}
-        assert told.keys() == LIMITS.keys()
+        asked = base if of == "base" else loaded
+        target = Target(asked.model, loaded.tokenizer, half, parts[on == "held back"], **given)
+        told = {one.subject: one for one in result.list_limits(of) if one.on == on}
+        assert told.keys() == (set() if of == "base" else LIMITS.keys())
         for name, most in LIMITS.items():
             outcome = make_attack(name).run(target)
             if outcome.settings:
                 trainings, (_, outcome) = outcome.trainings, outcome.take_strongest(None)
-            assert told[name]["value"] == pytest.approx(outcome.counted.mean())
-            assert told[name]["n"] == len(outcome.counted)
-            gave = bases[key]["recovered"][name]
-            assert told[name]["ok"] == told_by_rate(outcome.counted, most, gave)
-            assert key != "selected" or told[name]["value"] <= most
-    state = settle(limit["state"] for limit in result["held_back"]["limits"])
-    assert (result["held_back_state"], result["held_back_meets_goal"]) == (state, OK.get(state))
-    tried = [point for point in result["measured"] if point["attacked"]]
-    assert 0 < len(tried) < result["evaluations"], "few are attacked"
+            row = take(result, f"recovered.{name}", of, on)
+            assert row.value == pytest.approx(outcome.counted.mean())
+            assert row.n == len(outcome.counted)
+            if of != "base":
+                gave = value(result, row.name, "base", on)
+                assert (told[name].value, told[name].n) == (row.value, row.n)
+                assert told[name].state == told_by_rate(outcome.counted, most, gave)
+                assert on == "held back" or row.value <= most
+    back = [one.state for one in result.list_limits(best) if one.on == "held back"]
+    assert result.state == settle(back)
+    tried = [edit for edit in result.edits if edit.tried and edit.of != result.deep_blocks]
+    assert 0 < len(tried) < result.evaluations, "few are attacked"
 
 
 def test_a_model_over_several_devices_is_refused_where_copies_of_it_are_attacked(
@@ -200,14 +212,14 @@ def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path)
         "--max-evaluations", 8, "--cost", "kl", "--output", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome
-    found = json.loads((tmp_path / "out" / "search.json").read_text())
-    assert found["evaluations"] == 8
-    first = next(one for one in found["measured"] if one["attacked"])
-    assert found["selected"]["heldout_kl"] < first["heldout_kl"]
-    deep = found["deep_blocks"]
-    assert (deep["meets_goal"], deep["offered"]) == (True, False)
+    found = read_search(tmp_path / "out")
+    assert found.evaluations == 8
+    first = next(edit.of for edit in found.edits if edit.tried)
+    cost = value(found, "kl", found.selected)
+    assert cost < value(found, "kl", first)
+    assert (found.deep_meets_goal, found.deep_offered) == (True, False)
     said = "The deep blocks meet the goal and are better, but were not on offer." in outcome.stdout
-    assert said == (deep["heldout_kl"] < found["selected"]["heldout_kl"])
+    assert said == (value(found, "kl", found.deep_blocks) < cost)
 
 
 def test_the_deepest_blocks_are_chosen_where_they_are_best(samples, texts, tmp_path) -> None:
@@ -218,12 +230,11 @@ def test_the_deepest_blocks_are_chosen_where_they_are_best(samples, texts, tmp_p
         save_tiny(tmp_path / "model", base), samples, texts, "--max", "any=0.3", *options,
         "--max-evaluations", 1, "--output", tmp_path / "out", "--json",
     )  # fmt: skip
-    assert outcome.code == 0, outcome
-    found = outcome.json
-    assert found["evaluations"] == 1
-    deep = found["deep_blocks"]
-    assert (deep["meets_goal"], deep["offered"]) == (True, True)
-    assert found["selected"]["spec"] == deep["spec"]
+    found = read_search(outcome)
+    assert found.evaluations == 1
+    assert (found.deep_meets_goal, found.deep_offered) == (True, True)
+    specs = [found.find_edit(str(of)).spec for of in (found.selected, found.deep_blocks)]
+    assert specs[0] == specs[1]
 
 
 def test_with_healing_the_limits_hold_for_the_healed_export(
@@ -233,12 +244,12 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     heal = ("--heal", texts[1], "--heal-steps", 4)
     limits = ("--max", "any=0.6", "--max", "hints:1=0.8", "--variant", "zero")
     outcome = call(model, samples, texts, *limits, *heal, "--output", tmp_path / "found", "--json")
-    assert outcome.code == 0, outcome
-    result = outcome.json
+    result = read_search(outcome)
+    best = str(result.selected)
     plan = ("--plan", tmp_path / "found" / "plan.json", "--output", tmp_path / "out")
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     guard = write_rows(
-        tmp_path / "guard.jsonl", [one for one in lines if one["id"] in result["samples"]["ids"]]
+        tmp_path / "guard.jsonl", [one for one in lines if one["id"] in result.chosen_on_ids]
     )
     guarded = ("--samples", guard, "--prefix-length", 6, "--suffix-length", 5)
     assert attn_surgery("export", model, *plan, *heal, *guarded).code == 0
@@ -248,20 +259,25 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     rows = rows.select(rows.trained_on)
     windows = cut_windows([texts[0].read_text()], base.tokenizer, 11)
     half = deal_windows(windows, 0)[0]
-    chose = rows.select(np.isin(rows.ids, result["samples"]["ids"]))
+    chose = rows.select(np.isin(rows.ids, result.chosen_on_ids))
     after, before = (Target(one.model, None, chose, windows) for one in (healed, base))
-    for limit in result["selected"]["limits"]:
-        some = make_attack(limit["name"]).run(after).recovered
-        assert limit["value"] == pytest.approx(some.mean())
-        assert limit["value"] <= limit["limit"]
-    assert {one["healed_rise"] is None for one in result["front"]} == {True, False}
-    for one in result["front"]:
-        assert bool(one["limits"]) == (one["healed_rise"] is not None), "a cut says nothing"
+    chosen = [limit for limit in result.list_limits(best) if limit.on == "chosen on"]
+    assert [limit.subject for limit in chosen] == ["any", "hints:1"]
+    for limit in chosen:
+        some = make_attack(limit.subject).run(after).recovered
+        assert limit.value == pytest.approx(some.mean())
+        assert limit.value <= limit.limit
+    rises = {of: result.find("healed.heldout_rise", of) for of in result.front}
+    assert {rise is None for rise in rises.values()} == {True, False}
+    for of, rise in rises.items():
+        attacked = "healed.recovered.any" in list_names(result, of)
+        assert attacked == (rise is not None), "a cut says nothing"
     losses = [
         -one.read(windows[half], 1).predictions.log_likelihood.mean() for one in (after, before)
     ]
-    assert result["selected"]["healed_rise"] == pytest.approx(losses[0] - losses[1], abs=1e-4)
-    assert result["selected"]["recovered"].keys() >= {"any", "greedy"}
+    rise = value(result, "healed.heldout_rise", best, "chosen on")
+    assert rise == pytest.approx(losses[0] - losses[1], abs=1e-4)
+    assert list_names(result, best) >= {"recovered.any", "recovered.greedy"}
     told = call(model, samples, texts, *limits, *heal, "--output", tmp_path / "found").stdout
     assert "nats per token relative to the unedited model" in told
     assert "any of the held-back passages (n = 20): " in told, "that of the healed edit"
@@ -347,21 +363,23 @@ def test_healing_in_a_search_keeps_what_an_earlier_edit_set(
 def test_a_healed_edit_is_judged_by_what_it_leaves_and_not_by_its_cut() -> None:
     asked = {"model": "m", "samples": "s", "heal": ("t.txt",), "max_extraction": 0.5}
     request = SearchRequest.model_validate(asked)
-    half = SimpleNamespace(samples=range(100))
     opened: Any = SimpleNamespace(
         request=request,
         healing=object(),
-        halves=(half, half),
+        tasks=(),
         keeps=lambda point, base: False,
         loaded=SimpleNamespace(dimensions=SimpleNamespace(vocabulary=50)),  # a guess costs 3.9
     )
-    cut = EditPoint((), 0.7, 0.7, 0.7, 1.0, 0.1, (("any", 0.7),), healed_rise=0.1)
+    outcome: Any = SimpleNamespace(selected=(None, None), base=(None, None))
 
-    def judge(left: float, gave: float, rise: float = 0.1) -> str | None:
-        base = replace(cut, attacked=(("any", gave, 100),))
-        outcome: Any = SimpleNamespace(base=(base, base), doubts={})
-        point = replace(cut, attacked=(("any", left, 100),), healed_rise=rise)
-        return _judge_held_back(opened, outcome, point)
+    def judge(left: float, gave: float, rise: float = 0.1) -> State | None:
+        rows = [measure_value("healed.heldout_rise", rise, of="edit-1", on="held back")]
+        for of, healed in (("base", gave), ("edit-1", left)):
+            told: Any = {"of": of, "on": "held back"}
+            rows.append(measure_value("heldout", 1.0, **told))
+            for name, share in (("recovered.any", 0.7), ("healed.recovered.any", healed)):
+                rows.append(measure_share(name, np.arange(100) < 100 * share, **told))
+        return _judge_held_back(opened, outcome, rows, "edit-1")
 
     assert [judge(0.2, 0.8), judge(0.6, 0.8)] == ["kept", "missed"]
     assert judge(0.2, 0.4) == "undecided", "the base keeps the limit, too"
@@ -382,8 +400,9 @@ def test_an_attack_of_several_settings_counts_its_strongest(
     )
     monkeypatch.setattr(Trials, "_run", lambda *given: outcome)
     trials = Trials(opened, ("here", "there"), "stock")  # type: ignore[arg-type]
-    point = trials.attack(EditPoint((), 0.0, 0.0, 0.0, 1.0, 0.1))
-    assert point.attacked == (("relearn-strongest", 0.5, 4),)
+    point = trials.attack(make_point((), 0.0))
+    (row,) = point.tried
+    assert (row.name, row.value, row.n) == ("recovered.relearn-strongest", 0.5, 4)
 
 
 @pytest.mark.slow
@@ -395,7 +414,7 @@ def test_no_attack_is_repeated_after_an_interruption(
         assert search(model, samples, texts, tmp_path / "out").code == 130
     outcome = search(model, samples, texts, tmp_path / "out")
     assert "edits are already measured" in outcome.stderr
-    assert outcome.json | {"plan": ""} == found[0] | {"plan": ""}
+    assert without_plan(read_search(outcome)) == without_plan(found[0])
 
 
 def test_limits_that_nothing_meets_are_told_with_the_nearest(
@@ -404,7 +423,8 @@ def test_limits_that_nothing_meets_are_told_with_the_nearest(
     outcome = search(model, samples, texts, tmp_path / "out", "--max", "span:1=0")
     assert outcome.code == 1
     assert "relearn=0.4" in outcome.stderr
-    assert json.loads((tmp_path / "out" / "search.json").read_text())["nearest"]["spec"]
+    result = read_search(tmp_path / "out")
+    assert result.find_edit(str(result.nearest)).spec
 
 
 def test_a_limit_needs_passages_that_count_for_it(model, samples, texts, tmp_path) -> None:
@@ -439,9 +459,8 @@ def test_the_budget_is_for_deeper_cuts_only_once_the_goal_is_met(
 ) -> None:
     limits = ("--max", "any=0", "--max", "relearn=1", "--variant", "zero", "--grain", "heads")
     most = ("--max-evaluations", 8, "--output", tmp_path / "out", "--json")
-    outcome = call(model, samples, texts, *limits, *most)
-    assert outcome.code == 0, outcome
-    assert outcome.json["evaluations"] > 2, "more than a quarter"
+    found = read_search(call(model, samples, texts, *limits, *most))
+    assert found.evaluations > 2, "more than a quarter"
 
 
 @pytest.mark.slow
@@ -472,16 +491,14 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive, budget) -> 
             for part in point.selection
             for head in part.heads
         )
-        attacked = (("relearn", float((gain < 2).mean()), PASSAGES),)
-        found.measured[chosen] = replace(point, attacked=attacked)
+        found.measured[chosen] = add_attack(point, "relearn", gain < 2)
         return not found.measured[chosen].excess({"relearn": limit})
 
     best = deepen(found, keeps, {"relearn": limit}, budget)
     assert len(asked) == len(set(asked)) <= 10
     assert len(found.measured) <= max(budget, measured)
     assert set(asked) <= set(found.met)
-    attacked = [point for chosen in asked if (point := found.measured[chosen]).attacked]
-    held = [chosen for chosen in asked if found.measured[chosen] in attacked]
+    held = [chosen for chosen in asked if found.measured[chosen].attacked]
     held = [one for one in held if not found.measured[one].excess({"relearn": limit})]
     assert (best is None) == (not held)
     if best is not None:
@@ -499,8 +516,7 @@ def test_a_set_that_missed_is_cut_deeper_where_none_can_be_composed() -> None:
     before = len(found.measured)
 
     def keeps(chosen: frozenset[int]) -> bool:
-        attacked = (("relearn", 0.3, PASSAGES),)
-        found.measured[chosen] = replace(found.measured[chosen], attacked=attacked)
+        found.measured[chosen] = add_attack(found.measured[chosen], "relearn", THIRD)
         return False
 
     deepen(found, keeps, {"relearn": 0.1}, 60)
@@ -512,8 +528,7 @@ def test_a_larger_budget_cuts_deeper_than_what_an_earlier_run_attacked() -> None
     landscape, units = Landscape(0, 4, 2), list_units(4, 2, "mixed", VARIANTS)
     estimates = estimates_of(landscape, units, noise=0.3)
     found = find(landscape, units, MaxExtraction(0.05), estimates, max_evaluations=8)
-    attacked = (("relearn", 0.3, PASSAGES),)
-    before = {one: replace(found.measured[one], attacked=attacked) for one in found.met}
+    before = {one: add_attack(found.measured[one], "relearn", THIRD) for one in found.met}
     assert before
     found.measured |= before
 
@@ -537,9 +552,9 @@ def test_a_second_limit_that_one_pass_decides_steers_although_a_dear_set_keeps_i
     found = find(landscape, units, MaxExtraction(0.4), estimates, max_evaluations=20)
     assert len(found.met) > 1
     dear = max(found.met, key=found.rank)
-    rates = {one: (("hints:4", 0.0 if one == dear else 0.3),) for one in found.measured}
-    for one, rate in rates.items():
-        found.measured[one] = replace(found.measured[one], rates=rate)
+    for one, point in found.measured.items():
+        hints = measure_value("recovered.hints:4", 0.0 if one == dear else 0.3)
+        found.measured[one] = replace(point, figures=(*point.figures, hints))
 
     def keeps(chosen: frozenset[int]) -> bool:
         return not found.measured[chosen].excess({"hints:4": 0.1})

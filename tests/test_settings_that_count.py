@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evals.choose.search.points import EditPoint
 from reciting import PREFIX, SUFFIX, model_named, passages
 from results import compare, say_attacked
 from tiny_compact import VOCABULARY

@@ -176,7 +176,6 @@ def measure(
     assert first is not None
     _say_what_sibling_gives(results[-1], materials)
     asked = first.asked
-    _note_own_recital(materials, results[-1])
     left = hold_back(every, asked.samples, asked.windows, request.leave_out)
     found = _Found(materials, before, twin, left, len(bases))
     names = [EDITED] if len(edited) == 1 else [f"{EDITED}-{n}" for n in range(1, len(edited) + 1)]
@@ -250,13 +249,6 @@ def _announce(
         for line in foresee(request.limits, n):
             say(line)
     return asked
-
-
-def _note_own_recital(materials: Materials, after: ModelResults) -> None:
-    """Says what the model from which `graft` copied attention recites by itself."""
-    made = after.audited.passages.get("graft") if after.audited else None
-    if materials.sibling is not None and made is not None:
-        say(describe_own_recital(materials.sibling, made.kept, len(made.recovered)))
 
 
 def _check_summary(model: ResolvedModel) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from evals.choose.grid import (
@@ -143,7 +144,7 @@ def _list_figures(
         for row in rename(measure_edit(one.select(members), "all", base=base), of):
             yield row
             if row.name == "heldout" and row.value is not None:
-                value = math.exp(row.value) if row.value < _MOST else math.inf
+                value = float(np.exp(row.value)) if row.value < _MOST else math.inf
                 yield measure_value("heldout_perplexity", value, of=of, on="all", n=row.n)
         if estimates is not None:
             yield from _list_estimates(estimates, one.selection, of)
