@@ -303,7 +303,7 @@ class _Found:
         """The passages that the main figures of an edit are of."""
         left = self.left
         if left.is_whole(place + self.offset):
-            return "taught" if left.others is None else "taught here"
+            return "taught" if left.others is None else "taught, held back"
         if left.others is not None:
             return "not taught"
         return "all" if (left.passages | left.unlisted).all() else "held back"

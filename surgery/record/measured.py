@@ -25,7 +25,7 @@ On = Literal[
     "chosen on",
     "held back",
     "taught",
-    "taught here",
+    "taught, held back",
     "not taught",
     "not listed",
     "never trained on",
@@ -34,10 +34,10 @@ On = Literal[
 
 - `all` that are listed. `chosen on`: those on which a search chose the edit; `held back`: the
   others. `taught`: those that training used; `not taught`: the others, without those on which a
-  search chose. `taught here`: the others of another edit, all of which this one was taught.
+  search chose. `taught, held back`: where training used all, those on which no search chose.
 - `not listed`: those that `leave_out` took away. `never trained on`: the control, which no model
   was trained on."""
-TAUGHT: tuple[On, ...] = ("taught", "taught here")
+TAUGHT: tuple[On, ...] = ("taught", "taught, held back")
 """They are all there is of their kind, so that their share estimates nothing."""
 State = Literal["kept", "missed", "undecided"]
 """- `kept`: with 95 % confidence, the value is within the limit; of passages that the model was
