@@ -212,7 +212,8 @@ def _prepare(
             check_sibling(materials.sibling, model)
         if base is not None:
             check_cut(request.attacks, request.max, model)
-        if base is not None and base.folder.samefile(model.folder):
+        needs_base = request.command == "evaluate"
+        if base is not None and not needs_base and base.folder.samefile(model.folder):
             say(f"{base.source.model} is compared with itself; leave out `baseline`")
     first = base or edited[0]
     line = describe_sibling(materials.sibling, first)
