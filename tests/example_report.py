@@ -18,9 +18,10 @@ from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.data.samples import record_samples
 from evals.jobs.asking import AuditRequest, EvaluationRequest, MeasureRequest
+from evals.jobs.measurement import Measurement
 from evals.jobs.measuring import ModelResults
 from evals.jobs.naming import make_tables, name_figures
-from evals.jobs.reporting import Measurement, write_commands
+from evals.jobs.reporting import write_commands
 from evals.measure.attacks.names import ATTACKERS, find_attack, list_untried
 from evals.measure.differences import compare_losses
 from evals.measure.memorization.protocol import ExtractionResults, Protocol, measure
@@ -43,7 +44,6 @@ from surgery.record.report import (
     Provenance,
     Report,
     SamplesRecord,
-    Summary,
     summarize_edit,
 )
 
@@ -359,8 +359,7 @@ def make_report(
     sides += ["taught"] if on != "taught" else []
     limits = decide(figures, ask(asked.max, asked.max_extraction), EDITED, sides, unclear=void)
     limits += decide(figures, ask_tasks(asked.max_drop, tasks), EDITED, unclear=void)
-    unsaid = Summary(line="", recited="", attacked="", cost="")
-    fields = {"verdict": "", "summary": unsaid, **edit(**changes)}
+    fields = {"line": "", "verdict": "", **edit(**changes)}
     made = EditRecord.model_validate(fields)
     state = settle(one.state for one in limits)
     if state is not None and made.edit is not None and made.edit.missed_alone:

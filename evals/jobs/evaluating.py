@@ -11,8 +11,9 @@ from typing import Any
 
 from evals.jobs.asking import MeasureRequest
 from evals.jobs.materials import Materials, open_materials
+from evals.jobs.measurement import Measurement, measure
 from evals.jobs.printing import find_browser, print_page
-from evals.jobs.reporting import Measurement, find_relation, measure
+from evals.jobs.reporting import find_relation
 from evals.jobs.result_folder import Journals
 from evals.measure.attacks.rows import list_recovered
 from evals.measure.memorization.summary import list_rows

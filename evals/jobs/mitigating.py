@@ -369,7 +369,7 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     trained.
     """
     from evals.data.windows import cut_windows
-    from evals.jobs.reporting import check_inputs
+    from evals.jobs.measurement import check_inputs
     from surgery.editing.loading import load_tokenizer
     from surgery.hub.finding import find_model
     from surgery.plan import check_erasable

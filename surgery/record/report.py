@@ -158,15 +158,6 @@ class EditSummary(Record):
         return self.missed and self.erasing is None
 
 
-class Summary(Record):
-    """The result in one line, and in a paragraph each."""
-
-    line: Text
-    recited: Text
-    attacked: Text
-    cost: Text
-
-
 class PassageScores(Record):
     exact: bool
     first_divergence: int | None
@@ -198,7 +189,7 @@ class EditRecord(MeasuredModel):
     of: Word
     relation: Relation
     verdict: Text
-    summary: Summary
+    line: Text
     state: State | None = None
     chose: Mapping[Literal["passages", "windows", "taught"], int | None]
     not_tried: list[Word]

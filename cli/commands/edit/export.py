@@ -136,7 +136,7 @@ def _open_materials(request: ExportRequest, asked: dict[str, Any]) -> Materials:
     wanted = fill_request(EvaluationRequest, dict(request) | asked, **edited)
 
     from evals.jobs.materials import open_materials
-    from evals.jobs.reporting import check_inputs
+    from evals.jobs.measurement import check_inputs
     from surgery.hub.finding import find_model
 
     materials = open_materials(wanted, [(model, request.revision)])

@@ -13,7 +13,7 @@ from evals.table.words.view import View, tie
 from surgery.card.measurements import describe_limit, name_limit
 from surgery.card.percent import format_bound, format_percent
 from surgery.record.measured import TAUGHT, Measured, State
-from surgery.record.report import EditRecord, Report, Summary
+from surgery.record.report import EditRecord, Report
 
 MOST_NAMES = 5  # in a sentence
 
@@ -25,12 +25,9 @@ def describe(report: Report) -> Report:
 
 
 def _describe_edit(report: Report, edit: EditRecord) -> EditRecord:
-    said = {
-        name: _join(list_said(name, report, edit))
-        for name in ("verdict", "line", "recited", "attacked", "cost")
-    }
-    verdict = said.pop("verdict")
-    return edit.model_copy(update={"verdict": verdict, "summary": Summary(**said)})
+    view = View(report, edit)
+    said = {name: _join(render(name, view=view)) for name in ("line", "verdict")}
+    return edit.model_copy(update=said)
 
 
 STATES: dict[State, tuple[str, str]] = {
@@ -60,11 +57,6 @@ def explain(report: Report, edit: EditRecord) -> list[tuple[str, list[str]]]:
         else:
             found[-1][1].append(_join([line]))
     return [(heading, said) for heading, said in found if said]
-
-
-def list_said(name: str, report: Report, edit: EditRecord) -> list[str]:
-    """The lines of a template about an edit, those that are not empty."""
-    return render(name, view=View(report, edit))
 
 
 def render(name: str, **given: Any) -> list[str]:

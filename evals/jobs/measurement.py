@@ -1,0 +1,263 @@
+"""The whole measurement: measures the base, if there is one, and each model in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from evals.data.held_back import HeldBack, hold_back
+from evals.jobs.asking import MeasureRequest
+from evals.jobs.figures import Compared
+from evals.jobs.materials import Materials
+from evals.jobs.measuring import (
+    ModelResults,
+    Questions,
+    measure_model,
+    tokenize,
+)
+from evals.jobs.reporting import find_relation, make_report, write_commands
+from evals.measure.attacks.foreseeing import foresee
+from evals.measure.attacks.sibling import (
+    check_sibling,
+    describe_own_recital,
+    describe_sibling,
+)
+from evals.measure.attacks.trying import add_for_trained, check_cut
+from evals.measure.memorization.protocol import ExtractionResults
+from evals.measure.memorization.summary import (
+    list_rows,
+)
+from evals.run.console import SILENT, say, use_console
+from evals.run.finding import check_tokens
+from evals.run.lm_eval.running import TaskRun
+from evals.run.models import check_precisions
+from surgery.checkpoint.source import MANIFEST
+from surgery.editing.loading import has_tokenizer, load_tokenizer
+from surgery.errors import ManifestError
+from surgery.hub.finding import find_model
+from surgery.hub.resolved import ResolvedModel
+from surgery.record.measured import BASE, EDITED, TWIN
+from surgery.record.report import (
+    Report,
+    summarize_edit,
+)
+from surgery.untrusted import guard
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A report, and what it leaves out.
+
+    - `results`: of every model by its name in the report. `left`: what the figures are of.
+    - `texts`: of the passages that the report shows, on request.
+    """
+
+    report: Report
+    request: MeasureRequest
+    results: Mapping[str, ModelResults]
+    left: HeldBack
+    texts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[tuple[str, str, dict[str, TaskRun]]]:
+        """lm-eval's own results: the model's name in the report, as typed, and by task."""
+        report = self.report
+        named = [(BASE, report.base), *((edit.of, edit) for edit in report.edits)]
+        return [(of, model.name, self.results[of].runs) for of, model in named if model]
+
+    def as_rivals(self) -> Measurement:
+        """The same of edits of which one will be kept for its figures."""
+        report = self.report
+        if len(report.edits) == 1:
+            return self
+        said = (
+            f"this is one of {len(report.edits)} results that were compared on these passages: the "
+            "one that was kept for its figures may look a little better than it is, so evaluate it "
+            "on other passages if you have them"
+        )
+        edits = [one.model_copy(update={"warnings": [*one.warnings, said]}) for one in report.edits]
+        return replace(self, report=report.model_copy(update={"edits": edits}))
+
+    def select(self, place: int, name: str) -> Measurement:
+        """The measurement of one edit, for its model's folder, which may have another name now."""
+        report, edit = self.report, self.report.edits[place]
+        others = {one.of for one in report.edits} - {edit.of}
+
+        def take(rows: Sequence[Any]) -> list[Any]:
+            of = {edit.of: EDITED}
+            kept = (one for one in rows if one.of not in others)
+            return [one.model_copy(update={"of": of.get(one.of, one.of)}) for one in kept]
+
+        provenance = {**edit.provenance, "model": name}
+        renamed = {"of": EDITED, "name": name, "provenance": provenance}
+        found = report.model_copy(
+            update={
+                "edits": [edit.model_copy(update=renamed)],
+                "figures": take(report.figures),
+                "limits": take(report.limits),
+                "settings": {**report.settings, "models": [name]},
+            }
+        )
+        request = self.request.model_copy(update={"models": (name,)})
+        found = found.model_copy(update={"commands": write_commands(found, request)})
+        results = {key: one for key, one in self.results.items() if key not in others}
+        results[EDITED] = results.pop(edit.of)
+        return Measurement(found, request, results, self.left)
+
+
+def measure(
+    edited: Sequence[ResolvedModel], base: ResolvedModel | None, materials: Materials
+) -> Measurement:
+    """Measures the base once and then every edit, with one model in memory at a time.
+
+    Raises `CheckpointError` or `UnsupportedError` for a model that cannot be loaded,
+    `SamplesError` for unusable passages or texts, and `MeasurementError` if the models cannot be
+    compared.
+    """
+    for model in edited:
+        _check_summary(model)
+    materials = _prepare(edited, base, materials)
+    request, bases = materials.request, [base] if base else []
+    never = [find_model(request.twin)] if request.twin else []
+    check_precisions([*bases, *edited, *never], request)
+    every = [model.manifest for model in (*bases, *edited)]
+
+    def inspect(asked: Questions) -> Questions:
+        left = hold_back(every, asked.samples, asked.windows, request.leave_out)
+        return _announce(asked, left, edited, base, request)
+
+    given: Any = {"inspect": inspect, "tries_control": False}  # only that of an edit counts
+    before = first = measure_model(base, materials, **given) if base else None
+    quick, twin, results = replace(materials, benchmarks=None), None, []
+    if never:  # before the edits: it may not be comparable
+        cut = tuple(sorted({block for model in edited for block in model.cut}))
+        twin = measure_model(never[0], quick, first, before, cut=cut, tries_control=False)
+    for model in edited:
+        results.append(measure_model(model, materials, first, before, inspect=inspect))
+        first = first or results[0]
+    assert first is not None
+    _say_what_sibling_gives(results[-1], materials)
+    asked = first.asked
+    left = hold_back(every, asked.samples, asked.windows, request.leave_out)
+    found = Compared(materials, before, twin, left, len(bases))
+    names = [EDITED] if len(edited) == 1 else [f"{EDITED}-{n}" for n in range(1, len(edited) + 1)]
+    report = make_report(found, dict(zip(names, results, strict=True)), edited, base)
+    by_name = {BASE: before, TWIN: twin, **dict(zip(names, results, strict=True))}
+    hashes = {row.hash for edit in report.edits for row in edit.passages}
+    texts = []
+    if request.command == "evaluate" and request.show_text:
+        texts = decode_passages(first.test, asked.tokenizer, hashes)
+    measured = {of: one for of, one in by_name.items() if one is not None}
+    return Measurement(report, request, measured, left, texts)
+
+
+def _say_what_sibling_gives(after: ModelResults, materials: Materials) -> None:
+    """What `graft` brings back may be the sibling's own."""
+    grafted = after.audited.passages.get("graft") if after.audited else None
+    if materials.sibling is not None and grafted is not None:
+        say(describe_own_recital(materials.sibling, grafted.scores["sibling"]))
+
+
+def _prepare(
+    edited: Sequence[ResolvedModel], base: ResolvedModel | None, materials: Materials
+) -> Materials:
+    """Says what is unusual about the models, checks that they go together, and adds the attacks
+    that a trained model must face, if attacks are wanted."""
+    request = materials.request
+    for model in edited:
+        if base is not None and find_relation(model.manifest, base) == "unrelated":
+            say(
+                "warning: the base is not a recorded source of the edited model, so differences "
+                "may have other causes than the edit"
+            )
+        if materials.sibling is not None:
+            check_sibling(materials.sibling, model)
+        if base is not None:
+            check_cut(request.attacks, request.max, model)
+        needs_base = request.command == "evaluate"
+        if base is not None and not needs_base and base.folder.samefile(model.folder):
+            say(f"{base.source.model} is compared with itself; leave out `baseline`")
+    first = base or edited[0]
+    line = describe_sibling(materials.sibling, first)
+    if line is not None and request.attacks:
+        say(line)
+    never = [find_model(request.twin)] if request.twin else []
+    check_tokens(first, [*edited, *never])
+    trained = any(model.manifest and model.manifest.is_trained for model in edited)
+    if not (request.attacks and trained):
+        return materials
+    attacks = add_for_trained(request.attacks)
+    return replace(materials, request=request.model_copy(update={"attack": attacks}))
+
+
+def _announce(
+    asked: Questions,
+    left: HeldBack,
+    edited: Sequence[ResolvedModel],
+    base: ResolvedModel | None,
+    request: MeasureRequest,
+) -> Questions:
+    """Says what cannot be tried, and what the passages cannot decide."""
+    offset = 1 if base else 0
+    if (plan := asked.attacked) is not None:
+        asked = replace(asked, attacked=replace(plan, has_cut=any(one.cut for one in edited)))
+        assert asked.attacked is not None
+        for name, needs in asked.attacked.skipped.items():
+            say(f"skipped: {name} needs {needs}")
+    if base is None:
+        if request.limits:
+            say("without `baseline`, a limit can be missed, but it cannot be kept")
+    elif asked.samples and not all(left.is_whole(at + offset) for at in range(len(edited))):
+        n = int(left.passages[asked.samples.trained_on].sum())  # of taught ones, the count decides
+        for line in foresee(request.limits, n):
+            say(line)
+    return asked
+
+
+def _check_summary(model: ResolvedModel) -> None:
+    """Raises `ManifestError`, before hours of work, for a manifest that no report can show."""
+    if model.manifest is None:
+        return
+    sizes = model.inventory.dimensions
+    with guard(ManifestError, "cannot be shown in a report", model.folder / MANIFEST):
+        summarize_edit(model.manifest)
+    for edit in (model.manifest.edit, *model.manifest.history):
+        if (edit.num_blocks, edit.num_heads) != (sizes.num_blocks, sizes.num_heads):
+            raise ManifestError(
+                "is of a model of another size",
+                where=model.folder / MANIFEST,
+                expected=f"{sizes.num_blocks} blocks of {sizes.num_heads} heads",
+                got=f"{edit.num_blocks} of {edit.num_heads}",
+            )
+
+
+def check_inputs(source: ResolvedModel, materials: Materials) -> None:
+    """Raises what `measure` would, of the inputs, after an edit of `source` that may take hours.
+
+    Loads the tokenizer, and no model.
+    """
+    request, size = materials.request, source.inventory.dimensions
+    never = [find_model(request.twin)] if request.twin else []
+    check_tokens(source, never)
+    check_precisions([source, *never], request)
+    if materials.sibling is not None:
+        check_sibling(materials.sibling, source)
+    tokenizer = load_tokenizer(source.folder) if has_tokenizer(source.folder) else None
+    with use_console(SILENT):  # the evaluation says it
+        protocol, windows, _ = tokenize(materials, tokenizer)
+    samples = protocol.samples if protocol else None
+    if samples is not None:
+        samples.check_fits(size.vocabulary, size.max_positions or None)
+    hold_back([source.manifest], samples, windows, request.leave_out)
+
+
+def decode_passages(
+    test: ExtractionResults | None, tokenizer: Any, hashes: Container[str]
+) -> list[dict[str, Any]]:
+    """`id`, `hash`, `prefix` and `suffix` (as text) of the passages with these hashes."""
+    if test is None or tokenizer is None:
+        return []
+    shown = ("id", "hash", "prefix", "suffix")
+    found = (row for row in list_rows(test.test, tokenizer=tokenizer) if row["hash"] in hashes)
+    return [{key: row[key] for key in shown} for row in found]
