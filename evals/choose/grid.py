@@ -199,10 +199,11 @@ def point_as_json(point: EditPoint) -> dict[str, Any]:
 
 def point_from_json(stored: Any) -> EditPoint:
     """Raises `ValueError` for anything else than `point_as_json` gives."""
-    return _check(_STORED.validate_python(stored))
+    return check_point(_STORED.validate_python(stored))
 
 
-def _check(point: EditPoint) -> EditPoint:
+def check_point(point: EditPoint) -> EditPoint:
+    """The point. Raises `ValueError` if it lacks figures."""
     if not {f"recovered.{name}" for name in NAMES} <= point.plain.keys():
         raise ValueError(f"figures: expected {', '.join(NAMES)}")
     return point
@@ -288,8 +289,7 @@ class GridResult(Result):
 
 
 def take_point(result: GridResult, edit: GridEdit | None, on: On, measure: str) -> EditPoint:
-    """An edit of a search, or the base, as it was when it was measured. Raises `ValueError` for one
-    that lacks figures."""
+    """An edit of a search, or the base, as it was when it was measured."""
     edit = edit or GridEdit(of=BASE, spec="", variant="none", blocks=[], parts=[])
     of_edit = [row for row in result.figures if (row.of, row.on) == (edit.of, on)]
     rows = [
@@ -298,7 +298,7 @@ def take_point(result: GridResult, edit: GridEdit | None, on: On, measure: str) 
     ]
     tried = tuple(row for row in rows if row.name in edit.tried)
     figures = tuple(row for row in rows if row.name not in edit.tried)
-    return _check(EditPoint(edit.selection, figures, measure, tried, edit.refitted))
+    return EditPoint(edit.selection, figures, measure, tried, edit.refitted)
 
 
 def rename(rows: Iterable[Measured], of: str) -> list[Measured]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evals.choose.grid import EditPoint, point_from_json
+from evals.choose.grid import EditPoint, check_point, point_from_json
 from evals.choose.search.opened import OpenedSearch, open_search
 from evals.choose.search.report import (
     DEEP,
@@ -143,7 +143,8 @@ def _read_search(folder: Path, opened: OpenedSearch) -> tuple[Answer | None, Ear
     path, found = folder / _RESULT, check_question(folder, opened)
     with guard(SamplesError, "is damaged", path, fix=_ANEW):
         result = SearchResult.model_validate(found)
-        points = [result.point(edit.of) for edit in result.edits if edit.of != DEEP]
+        edits = [edit for edit in result.edits if edit.of != DEEP]
+        points = [check_point(result.point(edit.of)) for edit in edits]
         earlier = {point.selection: point for point in points}
         if result.settings["max_evaluations"] < opened.request.max_evaluations:
             return None, earlier
