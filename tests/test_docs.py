@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -25,6 +26,7 @@ from packaging.utils import canonicalize_name
 from cli.main import COMMANDS, main
 from evals.lab import find_lab_folder, heldout_texts, samples_path
 from surgery.layouts import LAYOUTS
+from surgery.record.measured import EDITED
 from surgery.variants import VARIANTS
 
 DOCUMENTS = (
@@ -310,11 +312,16 @@ def test_python_in_the_documents_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     """Block after block, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("evals.lab.heldout_texts", lambda: ["\n".join(heldout_texts())[:6_000]])
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     text = (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 5
     for block in blocks:
         block = block.replace("slice(0, 60)", "slice(0, 12)")
         exec(compile(block, "docs/python.md", "exec"), names)
-    assert names["found"].strongest.edited.rate < 0.2  # type: ignore[attr-defined]
+    shares = [
+        row.value
+        for row in names["figures"]
+        if row.of == EDITED and row.on != "never trained on" and row.name.startswith("recovered.")
+    ]
+    assert max(shares) < 0.2

@@ -135,7 +135,7 @@ DOCUMENTED: tuple[type[Record], ...] = (
     *(Measured, Change, Limit, Named, Table, EditRecord, GridEdit),
     *(Report, SweepResult, SearchResult),
 )
-OF_FIGURES = ("schema_version", "ci95", "p_value", "lacks", "lost", "gained")
+OF_FIGURES = ("schema_version", "ci95", "p_value", "lacks")
 """Keys that no other JSON has."""
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_report import BASE, EDITED, bare, example, found, several
+from example_report import EDIT, NAME, SOURCE, alone, bare, example, several, task, tasks
 
-from evals.report.page import render_pages
-from evals.report.printing import find_browser, print_page
+from evals.jobs.printing import find_browser, print_page
+from evals.table.page import render_pages
 from surgery.record.report import Report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
@@ -44,9 +44,7 @@ TOO_WIDE = """() => {
 def crowded() -> Report:
     """Names without a space to break at, and a model of many blocks and heads."""
     name = "organization/" + "a-very-long-model-name_" * 6
-    (edited,) = found().edits
-    assert edited.edit is not None
-    edit = edited.edit.model_dump() | {
+    edit = EDIT | {
         "num_blocks": 44,
         "num_heads": 64,
         "parts": [
@@ -55,21 +53,25 @@ def crowded() -> Report:
         "attention_free": {43: "zero"},
         "drop_attn": ",".join(f"{block}.{head}" for block in range(20) for head in range(9)),
     }
-    huge = {"base": 15_830.7, "edited": 1_278_185.2, "difference": 1_262_354.5}
-    tasks = {key: one.model_dump() for key, one in edited.tasks.items()}
-    tasks["perplexity"] |= {**huge, "ci95": [622_932.4, 2_812_437.1]}
-    named = {f"{name}{key}": value for key, value in tasks.items()}
-    base = found().base.model_copy(update={"name": name})
-    report = example(name=name, edit=edit, tasks=named, base=base)
+    huge = task(f"{name}perplexity", 15_830.7, 1_278_185.2, 1_094_752.5)
+    named = [
+        row.model_copy(update={"name": row.name.replace("task.", f"task.{name}")})
+        for row in tasks()
+        if row.name != "task.perplexity"
+    ]
+    report = example(name=name, edit=edit, tasks=[*named, *huge])
+    assert report.base is not None
+    base = report.base.model_copy(update={"name": name})
     long = report.edits[0].model_copy(update={"verdict": name * 3})
-    return report.model_copy(update={"edits": [long]})
+    return report.model_copy(update={"edits": [long], "base": base})
 
 
 REPORTS = {
     "whole": example,
     "bare": bare,
     "crowded": crowded,
-    "several": lambda: several(*[found()] * 4),
+    "several": lambda: several(*[example()] * 4),
+    "alone": alone,
 }
 
 
@@ -153,7 +155,7 @@ def test_without_scripts_and_without_a_network(browser, pages) -> None:
     log: list[str] = []
     page = opened(browser, pages["whole"], log, java_script_enabled=False, offline=True)
     title = page.get_by_role("heading", level=1).inner_text()
-    assert title == f"{EDITED}, compared with {BASE}"
+    assert title == f"{NAME}, compared with {SOURCE}"
     assert page.get_by_role("table").count() >= 5
     page.context.close()
 
@@ -177,6 +179,6 @@ def test_pictures_keep_their_scale(browser, pages, screen) -> None:
     size = {"width": SCREENS[screen], "height": 800}
     page = opened(browser, pages["whole"], [], viewport=size)
     scales = page.evaluate("[...document.images].map(one => one.width / one.naturalWidth)")
-    assert len(scales) == 6
+    assert len(scales) == 7
     assert min(scales) > 0.85
     page.context.close()
