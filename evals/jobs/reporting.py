@@ -81,7 +81,8 @@ _UNSAID = Summary(line="", recited="", attacked="", cost="")
 class Measurement:
     """A report, and what it leaves out.
 
-    - `results`: of every model by its name in the report. `left`: what the figures are of.
+    - `request`: as the report records it. `results`: of every model by its name in the report.
+    - `left`: what the figures are of.
     - `texts`: of the passages that the report shows, on request.
     """
 
@@ -179,7 +180,8 @@ def measure(
     if request.command == "evaluate" and request.show_text:
         texts = decode_passages(first.test, asked.tokenizer, hashes)
     measured = {of: one for of, one in by_name.items() if one is not None}
-    return Measurement(report, request, measured, left, texts)
+    recorded = _record_request(materials, first, edited, base)  # no path of this machine
+    return Measurement(report, recorded, measured, left, texts)
 
 
 def _prepare(
@@ -426,9 +428,9 @@ def _make_report(
     tried = first.asked.attacked.tried if first.asked.attacked else []
     tasks = _list_tasks(materials, first)
     names = name_figures(figures, samples, tried, tasks)
-    front = materials.front
+    front, every = materials.front, names
     if front is not None:
-        names |= {name: one for name, one in front.names.items() if name not in names}
+        every = {**names, **{name: one for name, one in front.names.items() if name not in names}}
         figures += front.figures
     edits, limits = [], []
     for place, (of, one) in enumerate(results.items()):
@@ -447,7 +449,7 @@ def _make_report(
     request, sibling = _record_request(materials, first, edited, base), materials.sibling
     report = Report(
         command=request.command,
-        names=names,
+        names=every,
         figures=figures,
         limits=limits,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
