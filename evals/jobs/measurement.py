@@ -16,7 +16,7 @@ from evals.jobs.measuring import (
     measure_model,
     tokenize,
 )
-from evals.jobs.reporting import find_relation, make_report, write_commands
+from evals.jobs.reporting import find_relation, make_report, record_request, write_commands
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.sibling import (
     check_sibling,
@@ -49,7 +49,8 @@ from surgery.untrusted import guard
 class Measurement:
     """A report, and what it leaves out.
 
-    - `results`: of every model by its name in the report. `left`: what the figures are of.
+    - `request`: as the report records it. `results`: of every model by its name in the report.
+    - `left`: what the figures are of.
     - `texts`: of the passages that the report shows, on request.
     """
 
@@ -142,14 +143,15 @@ def measure(
     left = hold_back(every, asked.samples, asked.windows, request.leave_out)
     found = Compared(materials, before, twin, left, len(bases))
     names = [EDITED] if len(edited) == 1 else [f"{EDITED}-{n}" for n in range(1, len(edited) + 1)]
-    report = make_report(found, dict(zip(names, results, strict=True)), edited, base)
-    by_name = {BASE: before, TWIN: twin, **dict(zip(names, results, strict=True))}
+    recorded = record_request(materials, first, edited, base)  # no path of this machine
+    named = dict(zip(names, results, strict=True))
+    report = make_report(found, named, edited, base, recorded)
     hashes = {row.hash for edit in report.edits for row in edit.passages}
     texts = []
     if request.command == "evaluate" and request.show_text:
         texts = decode_passages(first.test, asked.tokenizer, hashes)
-    measured = {of: one for of, one in by_name.items() if one is not None}
-    return Measurement(report, request, measured, left, texts)
+    others = {of: one for of, one in {BASE: before, TWIN: twin}.items() if one is not None}
+    return Measurement(report, recorded, {**others, **named}, left, texts)
 
 
 def _say_what_sibling_gives(after: ModelResults, materials: Materials) -> None:

@@ -58,8 +58,9 @@ def make_report(
     results: Mapping[str, ModelResults],
     edited: Sequence[ResolvedModel],
     base: ResolvedModel | None,
+    request: MeasureRequest,
 ) -> Report:
-    """The figures, limits, and sentences. It holds no text of a passage."""
+    """The figures, limits, and sentences. It holds no text of a passage. `request`: as recorded."""
     materials, before = found.materials, found.before
     first = next(iter(results.values()))
     rows = dict[Any, Measured]()
@@ -71,9 +72,9 @@ def make_report(
     tried = first.asked.attacked.tried if first.asked.attacked else []
     tasks = _list_tasks(materials, first)
     names = name_figures(figures, samples, tried, tasks)
-    front = materials.front
+    front, every = materials.front, names
     if front is not None:
-        names |= {name: one for name, one in front.names.items() if name not in names}
+        every = {**names, **{name: one for name, one in front.names.items() if name not in names}}
         figures += front.figures
     edits, limits = [], []
     for place, (of, one) in enumerate(results.items()):
@@ -82,10 +83,10 @@ def make_report(
         limits += some
         edits.append(_record_edit(found, of, one, edited[place], base, place, some, void))
     known = _describe_passages(found, first, edits)
-    request, sibling = _record_request(materials, first, edited, base), materials.sibling
+    sibling = materials.sibling
     report = Report(
         command=request.command,
-        names=names,
+        names=every,
         figures=figures,
         limits=limits,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -261,7 +262,7 @@ def _list_tasks(materials: Materials, first: ModelResults) -> list[dict[str, Any
     return found
 
 
-def _record_request(
+def record_request(
     materials: Materials,
     first: ModelResults,
     edited: Sequence[ResolvedModel],
