@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.choose.grid import GridEdit, describe_edit, name_grid
+from evals.choose.grid import GridEdit, describe_edit
 from evals.choose.search.report import SearchResult, Units
 from evals.choose.sweep.report import SweepResult
+from evals.measure.naming import name_figures
 from evals.table.limits import Asked, decide
 from evals.table.measured import measure_value
 from surgery.record.measured import BASE, Measured, On
@@ -46,7 +47,7 @@ def edit_of(
 
 def _describe(figures: Sequence[Measured]) -> dict[str, Any]:
     return {
-        "names": name_grid(figures),
+        "names": name_figures(figures),
         "figures": list(figures),
         "model": MeasuredModel(name="model", provenance={}),
         "family": "gpt_neox",

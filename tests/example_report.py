@@ -20,12 +20,12 @@ from evals.data.samples import record_samples
 from evals.jobs.asking import AuditRequest, EvaluationRequest, MeasureRequest
 from evals.jobs.measurement import Measurement
 from evals.jobs.measuring import ModelResults
-from evals.jobs.naming import make_tables, name_figures
 from evals.jobs.reporting import write_commands
-from evals.measure.attacks.names import ATTACKERS, find_attack, list_untried
+from evals.measure.attacks.names import ATTACKERS, list_untried
 from evals.measure.differences import compare_losses
 from evals.measure.memorization.protocol import ExtractionResults, Protocol, measure
 from evals.measure.memorization.summary import measure_recital
+from evals.measure.naming import make_tables, name_figures
 from evals.run.lm_eval.tasks import describe_task
 from evals.run.models import LoadedModel
 from evals.table.limits import ask, ask_tasks, decide, settle
@@ -348,11 +348,9 @@ def make_report(
     asked = asked or ask_for()
     figures, tested = list(rows), _recital()[1] if samples else None
     names = list(dict.fromkeys(row.name for row in figures))
-    attacks = [name for name in names if name.startswith("recovered.") and " " not in name]
-    tried = [find_attack(name.removeprefix("recovered.")) for name in attacks]
     tasks = [name.removeprefix("task.") for name in names if name.startswith("task.")]
     known = [_describe_task(name, (metrics or {}).get(name, "acc")) for name in tasks]
-    named = name_figures(figures, tested, tried, known)
+    named = name_figures(figures, tested, known)
     points, found = front() if searched and named.keys() >= {"recited", "heldout"} else ([], [])
     figures += found
     sides: list[On | None] = [None]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from command_line import Outcome
 
-from evals.jobs.naming import name_figures
 from evals.measure.attacks.attack import Attack
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, measure_attacks
+from evals.measure.naming import name_figures
 from evals.table.measured import measure_share
 from evals.table.words import list_said
 from surgery.record.contradictions import list_contradictions
@@ -66,7 +66,7 @@ def say_attacked(rows: Sequence[Measured], attack: Attack) -> list[str]:
     """What a report says of an attack that has these rows."""
     figures = [measure_share("recited", np.zeros(3, dtype=np.bool_), on="all"), *rows]
     report = Report.model_construct(
-        command="audit", names=name_figures(figures, None, [attack]), figures=figures, limits=[],
+        command="audit", names=name_figures(figures), figures=figures, limits=[],
         base=None, twin=None, settings={},
     )  # fmt: skip
     edit = EditRecord.model_construct(of="edited", skipped={}, not_tried=[], chose={})

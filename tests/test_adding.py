@@ -24,8 +24,8 @@ from tiny_tokenizer import save_tiny, tiny_model
 
 import surgery
 from cli.tables.figures import print_report
-from evals.jobs import naming
 from evals.jobs.asking import ExtractionRequest
+from evals.measure import naming
 from evals.measure.attacks.names import ALL, make_attack
 from evals.measure.memorization import extraction
 from evals.measure.memorization.measures import MEASURES as EVERY
@@ -54,8 +54,8 @@ NAMES = {  # name: the files that hold it
     "near_match.levenshtein": {MEASURES},
     "near_match.bleu": {MEASURES},
     "StableLm": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
-    "key/value cache per token": {"evals/jobs/naming.py"},
-    "selectivity, nats per token": {"evals/jobs/naming.py"},
+    "key/value cache per token": {"evals/measure/naming.py"},
+    "selectivity, nats per token": {"evals/measure/naming.py"},
     "Phi": {"surgery/families/llama.py", "surgery/modeling/modeling_attention_free.py"},
 }
 

@@ -25,7 +25,6 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
 from evals.jobs.asking import AuditRequest, EvaluationRequest
-from evals.jobs.naming import name_figures
 from evals.measure.attacks.attack import UNTRAINED, Target, count_held, split
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
@@ -38,6 +37,7 @@ from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune, train
 from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.recovery import NAMES, Evidence, make_recovery
+from evals.measure.naming import name_figures
 from evals.run.models import LoadedModel, open_model
 from surgery.errors import MeasurementError
 from surgery.exporting import export
@@ -524,7 +524,7 @@ def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatc
     assert len({row.tobytes() for row in tried}) == 3
     assert (rows[1].n, tried.sum(axis=1).tolist()) == (24, [22, 22, 22])
     alone = try_attacks(loaded, plan, with_control=False).passages["relearn"]
-    named = name_figures(rows, None, plan.tried)["recovered.relearn"]
+    named = name_figures(rows)["recovered.relearn"]
     assert (alone.draws, named.label) == (1, "recovered by relearn, mean of 3 runs")
     assert np.array_equal(alone.tried[0], tried[0])
 

@@ -26,13 +26,13 @@ from evals.data import Samples
 from evals.data.held_back import ChoiceCounts, HeldBack
 from evals.jobs.asking import AuditRequest
 from evals.jobs.evaluating import run_measurement
-from evals.jobs.naming import name_figures
 from evals.lab import samples_path
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.attacks.rows import list_recovered
 from evals.measure.attacks.trying import AttackPlan, AuditedModel
+from evals.measure.naming import name_figures
 from evals.run.batching import row_ranges
 from evals.run.statistics import bound_share, wilson
 from surgery import export
@@ -241,7 +241,7 @@ def test_edits_that_were_attacked_unlike_say_so() -> None:
     )
 
     def say(*edits: Measured) -> tuple[str, list[str]]:
-        named = name_figures(edits, None, [attack])
+        named = name_figures(edits)
         line = Line("recovered.revive", named["recovered.revive"], None, edits)
         report = Report.model_construct(names=named, figures=[])
         return line.named.label, [show(report, line, one).note for one in edits]

@@ -28,7 +28,6 @@ from evals.choose.search.run import _find_doubts
 from evals.choose.search.trials import Trials
 from evals.data import Samples
 from evals.jobs.forecasting import _count_rows
-from evals.jobs.naming import name_figures
 from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
@@ -37,6 +36,7 @@ from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import RATES, STEPS, fine_tune
 from evals.measure.edits.engine import BASE
+from evals.measure.naming import name_figures
 from evals.run.console import Console, use_console
 from evals.table.limits import ask, decide
 from evals.table.measured import measure_share, measure_value
@@ -219,7 +219,7 @@ def test_the_edited_model_and_the_control_get_the_rates_of_the_base(
     assert each[-2].details["base_left"] == 1.0
     assert best["edited"] is not None
     assert "doubt" not in best["edited"].details
-    named = name_figures(found, None, [make_attack("relearn")])
+    named = name_figures(found)
     line = Line(names[0], named[names[0]], each[0], [each[1]])
     shown = show(Report.model_construct(names=named, figures=found), line, each[0])
     assert shown is not None

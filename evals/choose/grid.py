@@ -9,21 +9,19 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from evals.measure.attacks.names import TRAINING
 from evals.measure.edits.costs import find_worst
 from evals.measure.edits.engine import MeasuredEdit
 from evals.measure.memorization.recovery import NAMES, Recovery, make_recovery
+from evals.measure.naming import HEALED
 from evals.table.measured import measure_mean, measure_share, measure_value
 from surgery.record.manifest import Record, Word
 from surgery.record.measured import BASE, EDITED, Details, Measured, On, Text
-from surgery.record.report import Long, MeasuredModel, ModelMap, Named, Result, SamplesRecord
+from surgery.record.report import Long, MeasuredModel, ModelMap, Result, SamplesRecord
 from surgery.selection import Part, Selection, blocks_of, format_selection, variant_name
 
 Kind = Literal["block", "last", "range", "group", "head"]
 COSTS = ("kl", "kl.copied", "kl.repeated", "kl.tail")
 """Figures of the cost on held-out text, in nats (`evals.measure.edits.costs`)."""
-HEALED = "healed."
-"""What the names of figures of a healed edit begin with."""
 
 
 @dataclass(frozen=True)
@@ -304,36 +302,3 @@ def take_point(result: GridResult, edit: GridEdit | None, on: On, measure: str) 
 def rename(rows: Iterable[Measured], of: str) -> list[Measured]:
     """The same figures, of another model."""
     return [row.model_copy(update={"of": of}) for row in rows]
-
-
-_LABELS = {
-    "recited": "recited word for word",
-    "next_token_accuracy": "share of tokens recited, each after the true ones",
-    "suffix_nll": "loss on the passages, nats per token",
-    "completion_entropy": "entropy of the completion, nats per token",
-    "heldout": "loss on held-out text, nats per token",
-    "heldout_perplexity": "perplexity of held-out text",
-    "heldout_rise": "rise of the loss on held-out text, nats per token",
-    "kl": "KL divergence from the base on held-out text, nats per token",
-    "kl.copied": "the same, on tokens that stood earlier in their window",
-    "kl.repeated": "the same, on text that is repeated",
-    "kl.tail": "the same, at the 99th percentile",
-    "estimated_kl": "estimated KL divergence, nats per token",
-    "estimated_margin": "estimated mean square change of margins, nats²",
-}
-
-
-def name_grid(figures: Iterable[Measured]) -> dict[str, Named]:
-    """What the figures of a grid are called."""
-    found = {}
-    for name in dict.fromkeys(row.name for row in figures):
-        plain = name.removeprefix(HEALED)
-        kind, _, rest = plain.partition(".")
-        label, known = _LABELS.get(plain, plain), dict[str, Any]()
-        if kind == "recovered":
-            label, known = f"recovered by {rest}", {"attack": rest, "trains": rest in TRAINING}
-        elif kind == "task":
-            label, known = rest, {"task": rest.partition(" ")[0]}
-        healed = ", once healed" if plain != name else ""
-        found[name] = Named(label=f"{label}{healed}", main=True, details=known)
-    return found

@@ -16,7 +16,6 @@ from evals.jobs.measuring import (
     ModelResults,
     list_tool_versions,
 )
-from evals.jobs.naming import make_tables, name_figures
 from evals.measure.attacks.names import ATTACKERS, list_untried
 from evals.measure.attacks.sibling import (
     has_same_weights,
@@ -26,6 +25,7 @@ from evals.measure.memorization.summary import (
     list_rows,
     measure_membership,
 )
+from evals.measure.naming import make_tables, name_figures
 from evals.run.lm_eval.running import SEEDS
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.lm_eval.tasks import describe_task
@@ -69,9 +69,7 @@ def make_report(
             rows.setdefault(row.key, row)
     figures, tested = list(rows.values()), first.asked.samples
     samples = record_samples(tested) if tested else None
-    tried = first.asked.attacked.tried if first.asked.attacked else []
-    tasks = _list_tasks(materials, first)
-    names = name_figures(figures, samples, tried, tasks)
+    names = name_figures(figures, samples, _list_tasks(materials, first))
     front, every = materials.front, names
     if front is not None:
         every = {**names, **{name: one for name, one in front.names.items() if name not in names}}

@@ -9,12 +9,10 @@ from typing import Any
 from pydantic import Field
 
 from evals.choose.grid import (
-    HEALED,
     EditPoint,
     GridEdit,
     GridResult,
     describe_edit,
-    name_grid,
     pareto_front,
     rename,
     take_point,
@@ -28,6 +26,7 @@ from evals.data.samples import record_samples
 from evals.measure.attacks.names import hash_code, is_own
 from evals.measure.differences import compare_losses
 from evals.measure.edits.engine import BASE as UNEDITED
+from evals.measure.naming import HEALED, name_figures
 from evals.table.charts.chart import Chart
 from evals.table.charts.front import FrontPanel, draw_front
 from evals.table.charts.model_map import make_map
@@ -128,7 +127,7 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
     base = outcome.base[0]
     return SearchResult(
         command="search",
-        names=name_grid(figures),
+        names=name_figures(figures),
         figures=figures,
         limits=list({limit.key: limit for limit in limits}.values()),
         model=MeasuredModel(

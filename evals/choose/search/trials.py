@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from evals.choose.grid import HEALED, EditPoint, point_of
+from evals.choose.grid import EditPoint, point_of
 from evals.choose.search.opened import OpenedSearch, TaskScores
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.names import find_attack
 from evals.measure.differences import compare_scores, halve_scores
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
+from evals.measure.naming import HEALED
 from evals.run.lm_eval.scores import choose_metric
 from evals.table.measured import measure_share, measure_value
 from surgery.errors import MeasurementError

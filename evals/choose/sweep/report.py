@@ -17,7 +17,6 @@ from evals.choose.grid import (
     GridResult,
     describe_edit,
     measure_edit,
-    name_grid,
     rename,
 )
 from evals.choose.search.estimates import Estimates
@@ -27,6 +26,7 @@ from evals.choose.sweep.scoring import TaskRuns, describe_tasks, measure_tasks
 from evals.data import Tokens, hash_row
 from evals.data.samples import record_samples
 from evals.measure.edits.engine import MeasuredEdit
+from evals.measure.naming import name_figures
 from evals.table.measured import measure_value
 from surgery.own_code import hash_code, is_path
 from surgery.record.manifest import Word, list_versions
@@ -96,7 +96,7 @@ def make_sweep_result(
     nothing = [] if figures[0].value else [NOTHING]
     return SweepResult(
         command="sweep",
-        names=name_grid(figures) | named,
+        names=name_figures(figures) | named,
         figures=figures,
         model=MeasuredModel(
             name=loaded.name,

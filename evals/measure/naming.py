@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evals.measure.attacks.attack import Attack
-from evals.measure.attacks.names import TRAINING, find_attacker
+from evals.measure.attacks.names import TRAINING, find_attack, find_attacker
 from evals.measure.memorization.measures import MEASURES
 from evals.table.words import render
 from surgery.card.facts import make_printable
@@ -25,10 +25,24 @@ _METRICS = {
 }
 """What lm-eval's names of metrics mean."""
 _OF_TASKS = ("task", "description", "num_fewshot", "batch_size", "version")
+HEALED = "healed."
+"""What the names of figures of a healed edit begin with, in a search."""
 _SIZES = {
     "size.parameters": "parameters",
     "size.weight_bytes": "weights on disk",
     "size.cache_bytes_per_token": "key/value cache per token",
+}
+_OTHERS = {
+    **_SIZES,
+    "heldout_perplexity": "perplexity of held-out text",
+    "heldout_rise": "rise of the loss on held-out text, nats per token",
+    "kl": "KL divergence from the base on held-out text, nats per token",
+    "kl.copied": "the same, on tokens that stood earlier in their window",
+    "kl.repeated": "the same, on text that is repeated",
+    "kl.tail": "the same, at the 99th percentile",
+    "estimated_kl": "estimated KL divergence, nats per token",
+    "estimated_margin": "estimated mean square change of margins, nats²",
+    "estimated_recited": "estimated share recited word for word",
 }
 _ON_THE_CARD = ("recited", "next_token_accuracy")
 """Measures that the model index has."""
@@ -38,16 +52,16 @@ _SIDE: dict[str, On] = {"taught": "taught", "unlisted": "not listed", "all": "al
 
 def name_figures(
     figures: Sequence[Measured],
-    samples: SamplesRecord | None,
-    attacks: Iterable[Attack] = (),
+    samples: SamplesRecord | None = None,
     tasks: Iterable[Mapping[str, Any]] = (),
 ) -> Names:
     """The names of all figures, in the order of the tables. `tasks`: each with its `task`, main
     `metric`, `description`, and how it was asked."""
-    there = dict.fromkeys(one.name for one in figures)
+    there = dict.fromkeys(one.name.removeprefix(HEALED) for one in figures)
     named: Names = dict(_name_recital(there, samples))
-    for attack in attacks:
-        named |= _name_attack(attack, there, figures)
+    subjects = (name.removeprefix("recovered.") for name in there if name.startswith("recovered."))
+    for attack in dict.fromkeys(subject.partition(" ")[0] for subject in subjects):
+        named |= _name_attack(find_attack(attack), there, figures)
     for name in there:
         if name.startswith("membership."):
             score = name.removeprefix("membership.")
@@ -56,11 +70,23 @@ def name_figures(
     for task in tasks:
         named |= _name_task(task, there, figures)
     if "heldout" in there:
-        kind = next(one.details["kind"] for one in figures if one.name == "heldout")
-        what = "held-out text" if kind == "text" else "passages that no model was trained on"
+        kinds = {one.details.get("kind", "text") for one in figures if one.name == "heldout"}
+        what = "held-out text" if "text" in kinds else "passages that no model was trained on"
         named["heldout"] = Named(label=f"loss on {what}, nats per token", main=True)
-    named |= {name: Named(label=label) for name, label in _SIZES.items() if name in there}
-    return named
+    named |= {name: Named(label=label) for name, label in _OTHERS.items() if name in there}
+    for name in (one for one in there if one not in named):  # a task of a search
+        plain = name.removeprefix("task.")
+        named[name] = Named(label=plain, main=True, details={"task": plain})
+    return named | _name_healed(figures, named)
+
+
+def _name_healed(figures: Iterable[Measured], named: Names) -> Names:
+    every = dict.fromkeys(one.name for one in figures if one.name.startswith(HEALED))
+    plain = {name: named[name.removeprefix(HEALED)] for name in every}
+    return {
+        name: one.model_copy(update={"label": f"{one.label}, once healed"})
+        for name, one in plain.items()
+    }
 
 
 def _name_recital(
