@@ -8,6 +8,7 @@ from typing import Any
 from evals.choose.grid import GridEdit, describe_edit
 from evals.choose.search.report import SearchResult, Units
 from evals.choose.sweep.report import SweepResult
+from evals.measure.memorization.recovery import NAMES
 from evals.measure.naming import name_figures
 from evals.table.limits import Asked, decide
 from evals.table.measured import measure_value
@@ -120,12 +121,17 @@ def on_halves(of: str, *halves: Mapping[str, float | None]) -> list[Measured]:
     return [row for on, figures in both for row in rows(of, figures, on, 60)]
 
 
+def recover(share: float) -> dict[str, float]:
+    """Every measure of recovery, of the same share."""
+    return {f"recovered.{name}": share for name in NAMES}
+
+
 def searched() -> SearchResult:
     """A choice of mixed units, which is healed, and deep blocks that were not on offer."""
 
     def figures(share: float, loss: float, kl: float) -> dict[str, float]:
         known = {"kl": kl, "kl.copied": 9 * kl}
-        return {"recovered.any": share, "heldout": loss, **known}
+        return {**recover(share), "heldout": loss, **known}
 
     units = [(0, "identity"), (1, "linear"), (11, "mean"), (17, "zero")]
     parts = tuple(Part(block, (0, 2, 3, 5, 7, 9), variant) for block, variant in units)

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from blank import blank_pictures
-from example_grid import edit_of, on_halves, rows, search_of, sweep_of
+from example_grid import edit_of, on_halves, recover, rows, search_of, sweep_of
 from example_report import example
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -97,9 +97,9 @@ def found():
     deep = edit_of("deep-blocks", [4, 5], "identity")
 
     def figures(share):
-        return {"recovered.greedy": share, "heldout": 3 + rng.random(), "kl": rng.random()}
+        return {**recover(share), "heldout": 3 + rng.random(), "kl": rng.random()}
 
-    every = on_halves(BASE, *2 * [{"recovered.greedy": 0.95, "heldout": 3.0, "kl": 0.0}])
+    every = on_halves(BASE, *2 * [{**recover(0.95), "heldout": 3.0, "kl": 0.0}])
     for at, one in enumerate([*front, deep], 1):
         every += on_halves(one.of, figures(1 - min(at, 5) / BLOCKS), figures(rng.random()))
     return search_of(
