@@ -391,8 +391,9 @@ def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
     assert attn_surgery(*call, "--dtype", "bfloat16").code == 0
 
 
-def test_limits_and_the_table(audited, rows) -> None:
+def test_limits_and_the_table(audited, rows, monkeypatch) -> None:
     """One is missed, and one is met by chance."""
+    monkeypatch.setattr("cli.console._WIDTH", 300)  # so that no label wraps
     report, _ = audited
     assert [limit.subject for limit in report.limits] == ["hints:4", "greedy"]
     assert all(limit.state == "kept" for limit in report.limits)

@@ -23,6 +23,7 @@ from evals.run.models import open_model
 from evals.run.statistics import bound_share, count_needed, wilson
 from evals.table.limits import find_smallest, judge
 from surgery.fitting.calibration import FEWEST_TOKENS
+from surgery.record.measured import Measured
 
 LENGTHS = ("--prefix-length", 4, "--suffix-length", 4)
 
@@ -127,8 +128,9 @@ def test_a_lab_model() -> None:
         assert split["held_back_limit"] == find_smallest(rest)
     some = samples.spread(samples.trained_on, 200)
     exact = int(extract(open_model("lab:pythia", device="cpu").model, some).exact.sum())
-    assert (found["recited"]["count"], found["recited"]["n"]) == (exact, 200)
-    assert found["recited"]["ci95"] == wilson(exact, 200).as_list()
+    recited = Measured.model_validate(found["recited"])
+    assert (recited.details["count"], recited.n, recited.of) == (exact, 200, "base")
+    assert recited.ci95 == wilson(exact, 200)
     assert found["corpus"]["windows"] == found["corpus"]["wanted"] == MOST_WINDOWS
     assert found["calibration"]["wanted"] == FEWEST_TOKENS
     assert 0 < found["calibration"]["tokens"] <= FEWEST_TOKENS

@@ -116,7 +116,8 @@ def test_what_chose_a_baseline_does_not_flatter_it(command, searched, tmp_path) 
 
 
 @pytest.mark.parametrize("command", EXTRA)
-def test_the_table_says_so(command, searched) -> None:
+def test_the_table_says_so(command, searched, monkeypatch) -> None:
+    monkeypatch.setattr("cli.console._WIDTH", 300)  # so that no label wraps
     printed = run(command, searched, "all.jsonl").stdout
     assert "A search used 6 of 12 passages and " in printed
     assert " windows of held-out text; the figures leave these out. " in printed

@@ -123,7 +123,8 @@ def test_they_are_told_apart(command: str, folder: Path) -> None:
     assert "**Passages that nobody listed.**" in shown
 
 
-def test_the_screen_tells_them_apart(folder: Path) -> None:
+def test_the_screen_tells_them_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.console._WIDTH", 300)  # so that no label wraps
     told = attn_surgery(
         "audit", folder / "edited", "--baseline", folder / "base", *LENGTHS, "--attack", "greedy",
         "--samples", folder / "all.jsonl", "--control", folder / "text.txt", "--leave-out", 0.5,

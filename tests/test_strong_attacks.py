@@ -459,8 +459,11 @@ def test_the_code_of_an_attack_of_your_own_is_known_by_its_hash(own: str, tmp_pa
     assert hash_code(f"{own}:FIRST_TOKEN") != second, "it may import what is beside it"
 
 
-def test_an_attack_of_your_own_may_score_members(own: str, tmp_path: Path) -> None:
+def test_an_attack_of_your_own_may_score_members(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its areas are printed under its name, beside those of `membership`."""
+    monkeypatch.setattr("cli.console._WIDTH", 300)  # so that no label wraps
     save_tiny(tmp_path / "model")
     (tmp_path / "text.txt").write_text(TEXT)
     rows = [{"tokens": list(range(at, at + 10)), "member": at < 20} for at in range(0, 40, 10)]

@@ -37,9 +37,10 @@ LIMITED = ("--max", "greedy=0.9")
 
 @pytest.fixture(scope="module", autouse=True)
 def few_attacks() -> Any:
-    """Those that every trained model must face take most of the time."""
+    """Those that every trained model must face take most of the time. Tables are wide."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evals.measure.attacks.trying.TRAINED", ())
+        patch.setattr("cli.console._WIDTH", 300)  # so that no label wraps
         yield
 
 
