@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from command_line import Outcome
 
-from evals.measure.attacks.attack import Attack
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, measure_attacks
 from evals.measure.naming import name_figures
 from evals.table.measured import measure_share
-from evals.table.words import list_said
+from evals.table.words import render
+from evals.table.words.view import View
 from surgery.record.contradictions import list_contradictions
 from surgery.record.measured import Measured, On
 from surgery.record.report import EditRecord, Report
@@ -62,12 +62,13 @@ def compare(plan: AttackPlan, base: AuditedModel, edited: AuditedModel) -> list[
     return list(measure_attacks(plan, base, edited, every, "edited", "all"))
 
 
-def say_attacked(rows: Sequence[Measured], attack: Attack) -> list[str]:
-    """What a report says of an attack that has these rows."""
+def say_attacked(rows: Sequence[Measured]) -> list[str]:
+    """What a verdict says of attacks that have these rows."""
     figures = [measure_share("recited", np.zeros(3, dtype=np.bool_), on="all"), *rows]
     report = Report.model_construct(
         command="audit", names=name_figures(figures), figures=figures, limits=[],
         base=None, twin=None, settings={},
     )  # fmt: skip
-    edit = EditRecord.model_construct(of="edited", skipped={}, not_tried=[], chose={})
-    return list_said("attacked", report, edit)
+    known: dict[str, Any] = {"skipped": {}, "not_tried": [], "chose": {}, "edit": None}
+    edit = EditRecord.model_construct(of="edited", relation="source", **known)
+    return render("verdict", view=View(report, edit))

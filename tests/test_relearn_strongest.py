@@ -105,7 +105,7 @@ def test_the_result_names_what_reached_it() -> None:
     assert made is not None
     assert {**made.details, **known, "discarded": 1.0} == made.details
     told = "recovers most after training the cut blocks for 120 steps at 0.001 (of 3 settings)"
-    assert f"{attack.name} {told}" in say_attacked(rows, attack)
+    assert f"{attack.name} {told}" in say_attacked(rows)
 
 
 def test_a_limit_is_not_kept_by_settings_that_do_not_count() -> None:
@@ -121,7 +121,7 @@ def test_a_limit_is_not_kept_by_settings_that_do_not_count() -> None:
     said = "a setting of relearn-strongest recovers 100.0%, and does not count, as it also brings"
     assert limit.state == "undecided"
     assert said in str(limit.lacks)
-    assert any(line.startswith(said) for line in say_attacked(rows, attack))
+    assert any(line.startswith(said) for line in say_attacked(rows))
     none = outcome(untrained=[], weak=[], strong=[], wild=[])
     clear = find(measure(none, EDITED, none), f"recovered.{attack.name}")
     assert clear is not None

@@ -235,7 +235,7 @@ def test_a_rate_that_destroys_the_base_shows_nothing(monkeypatch: pytest.MonkeyP
     said = "at no learning rate that relearn tried does fine-tuning leave the base what it recites"
     assert limit.state == "undecided"
     assert str(limit.lacks).startswith(said)
-    assert any(line.startswith(said) for line in say_attacked(found, make_attack("relearn")))
+    assert any(line.startswith(said) for line in say_attacked(found))
     made = find(found, "recovered.relearn")
     assert made is not None
     assert made.value
@@ -295,7 +295,7 @@ def test_the_strongest_relearning_decides_only_if_half_of_its_settings_ran(
     assert made is not None
     assert (made.details["settings"], made.details["left_out"]) == (2, 3)
     assert made.details["doubt"] == said
-    lines = say_attacked(found, make_attack(name))
+    lines = say_attacked(found)
     assert any(line.endswith(" (2 of its 5 settings ran)") for line in lines)
     assert decide_one(found, name, 1.0).lacks == said
     monkeypatch.setattr(relearn_strongest, "LONGEST", 450.0)

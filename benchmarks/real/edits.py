@@ -9,7 +9,7 @@ from evals.data import load_samples
 from evals.data.inputs import find_calibration_text, make_fitter, read_heldout_texts
 from evals.data.windows import cut_windows
 from evals.measure.edits.engine import BASE, Engine, MeasuredEdit
-from evals.measure.memorization.recovery import rate_recoveries
+from evals.measure.memorization.recovery import make_recovery
 from evals.run.models import open_model
 from surgery.selection import Selection, parse_selection
 
@@ -51,7 +51,7 @@ def measure_edits(folder: Path, edits: tuple[str, ...], dtype: str) -> None:
 
 def _print_row(edit: str, measured: MeasuredEdit, base: MeasuredEdit) -> None:
     cost = measured.heldout_nll.mean() - base.heldout_nll.mean()
-    rates = rate_recoveries(measured.evidence)
-    shares = " | ".join(f"{rates[name]:.1%}" for name in COLUMNS)
+    flags = (make_recovery(name).recovered(measured.evidence) for name in COLUMNS)
+    shares = " | ".join(f"{one.mean():.1%}" for one in flags)
     kl = measured.heldout_kl.mean()
     print(f"| {edit} | {cost:+.3f} | {kl:.3f} | {shares} |", flush=True)

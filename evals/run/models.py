@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from evals.run.console import say
-from evals.run.request import Measuring, Running
+from evals.run.request import Running
 from evals.run.room import check_room
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.torch_tensors import TAGS
@@ -32,8 +32,6 @@ from surgery.modeling import MODELING_FILE, auto_map
 from surgery.processes import current_processes
 from surgery.untrusted import describe_error
 
-Shared = TypeVar("Shared")
-Result = TypeVar("Result")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -219,38 +217,3 @@ def find_device(name: str | None) -> torch.device:
         got = f"{name}: {describe_error(error)}"
         raise MeasurementError("no such device", where="`device`", got=got) from error
     return device
-
-
-def find_last(model: str, request: Measuring) -> ResolvedModel:
-    """Finds the model that is measured last, and checks the device, before the first is measured.
-
-    Raises `SurgeryError` if either is not there.
-    """
-    if not request.device_map:
-        find_device(request.device)
-    return find_model(model, request.revision)
-
-
-def measure_in_turn(
-    models: Sequence[ResolvedModel],
-    request: Running,
-    prepare: Callable[[LoadedModel], Shared],
-    measure: Callable[[LoadedModel, Shared, bool], Result],
-) -> tuple[Shared, list[Result]]:
-    """Measures models in the same precision, with one in memory at a time.
-
-    `prepare` gets the first model and returns what all share. The third argument of `measure`
-    says whether the model is the last. Raises `MeasurementError` if precisions differ.
-    """
-
-    check_precisions(models, request)
-    shared, dtype, results = None, None, []
-    for number, model in enumerate(models, 1):
-        loaded = open_model(model, **request.running)
-        if shared is None:
-            shared, dtype = prepare(loaded), loaded.dtype
-        check_precision(str(dtype), loaded.dtype, loaded.name)
-        results.append(measure(loaded, shared, number == len(models)))
-        del loaded
-    assert shared is not None
-    return shared, results

@@ -253,11 +253,6 @@ def _make_any() -> Recovery:
     )
 
 
-def rate_recoveries(seen: Evidence) -> dict[str, float]:
-    """The share of passages recovered by each of `NAMES`."""
-    return {name: float(make_recovery(name).recovered(seen).mean()) for name in NAMES}
-
-
 RECOVERIES: dict[str, Callable[..., Recovery]] = {
     "any": _make_any,
     "greedy": _make_greedy,
