@@ -157,7 +157,8 @@ def _attack(
     journals = materials.journals
     journal = journals.open(describe, loaded, f".{journals.number + 1}")
     with show_progress(f"attacks, {loaded.name}", len(plan.tried)) as advance:
-        given: dict[str, Any] = {"with_control": tries_control, "advance": advance}
+        control = tries_control and len(plan.control) > 0
+        given: dict[str, Any] = {"with_control": control, "advance": advance}
         return try_attacks(loaded, plan, known, cut=cut, journal=journal, **given)
 
 
