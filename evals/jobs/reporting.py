@@ -86,6 +86,7 @@ _UNSAID = Summary(line="", recited="", attacked="", cost="")
 class Measurement:
     """A report, and what it leaves out.
 
+    - `request`: as the report records it, with names for paths. Commands are made of it.
     - `results`: of every model by its name in the report. `left`: what the figures are of.
     - `texts`: of the passages that the report shows, on request.
     """
@@ -179,14 +180,15 @@ def measure(
     left = hold_back(every, asked.samples, asked.windows, request.leave_out)
     found = _Found(materials, before, twin, left, len(bases))
     names = [EDITED] if len(edited) == 1 else [f"{EDITED}-{n}" for n in range(1, len(edited) + 1)]
-    report = _make_report(found, dict(zip(names, results, strict=True)), edited, base)
+    recorded = _record_request(materials, first, edited, base)  # which names no folder
+    report = _make_report(found, dict(zip(names, results, strict=True)), edited, base, recorded)
     by_name = {BASE: before, TWIN: twin, **dict(zip(names, results, strict=True))}
     hashes = {row.hash for edit in report.edits for row in edit.passages}
     texts = []
     if request.command == "evaluate" and request.show_text:
         texts = decode_passages(first.test, asked.tokenizer, hashes)
     measured = {of: one for of, one in by_name.items() if one is not None}
-    return Measurement(report, request, measured, left, texts)
+    return Measurement(report, recorded, measured, left, texts)
 
 
 def _prepare(
@@ -428,8 +430,12 @@ def _make_report(
     results: Mapping[str, ModelResults],
     edited: Sequence[ResolvedModel],
     base: ResolvedModel | None,
+    request: MeasureRequest,
 ) -> Report:
-    """The figures, limits, and sentences. It holds no text of a passage."""
+    """The figures, limits, and sentences. It holds no text of a passage.
+
+    `request`: as the report records it.
+    """
     materials, before = found.materials, found.before
     first = next(iter(results.values()))
     rows = dict[Any, Measured]()
@@ -459,7 +465,7 @@ def _make_report(
         "all_taught": _is_taught_to_all(found, len(results)),
         "known": all(edit.chose["passages"] is not None for edit in edits),
     }
-    request, sibling = _record_request(materials, first, edited, base), materials.sibling
+    sibling = materials.sibling
     report = Report(
         command=request.command,
         names=names,
