@@ -99,5 +99,5 @@ def test_a_model_of_letters_is_made_and_mitigated(tmp_path: Path) -> None:
     assert "On the held-back passages: kept." in done.stdout
     assert (again.returncode, "$ attn-surgery" in again.stdout) == (0, False), again
     report = json.loads((tmp_path / "OUT" / "report.json").read_text())
-    assert report["schema_version"] == 5
+    assert report["schema_version"] == 6
     assert attn_surgery("verify", tmp_path / "OUT", "--source", tmp_path / "model").code == 0

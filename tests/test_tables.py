@@ -166,19 +166,20 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     ),
     "extract": (
         lambda: printing.print_report(extracted()),
-        [r"33\.3% \[16\.3, 56\.3\] +16\.7% \["],
+        [r"33\.3% \[16\.3, 56\.3\]", r"16\.7% \["],
     ),
     "audit": (
         lambda: printing.print_report(audited(), Path("out")),
         [
-            r"87\.5% \[69\.0, 95\.7\] +4\.2% \[",
+            r"87\.5% \[69\.0, 95\.7\]",
+            r"4\.2% \[",
             r"95\.5% \[",
             r"It keeps\s+every limit\.",
         ],
     ),
     "evaluate": (
         lambda: printing.print_report(example(), Path("out")),
-        [r"0\.612 +0\.587 +−0\.025 \[−0\.045, −0\.005\]"],
+        [r"0\.612 +0\.587", r"−0\.025 \[−0\.045, −0\.005\]"],
     ),
     "evaluate several": (
         lambda: printing.print_report(several(*[example()] * 5)),

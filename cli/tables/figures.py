@@ -85,33 +85,47 @@ def _note_what_is_open(report: Report, whose: Mapping[str, str]) -> None:
 
 
 def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) -> None:
-    """A row for each figure. `brief`: without the intervals of values."""
-    from surgery.card.measurements import show
+    """A row for each figure, without columns that say nothing. `brief`: without the intervals of
+    values."""
+    from surgery.card.measurements import find_beside, say_way, show
 
-    several, has_base = len(report.edits) > 1, report.base is not None
-    if not lines:
-        return
-    models = (
-        [edit.name for edit in report.edits] if several else ["edited" if has_base else "value"]
-    )
-    headings = ["", *(["base"] if has_base else []), *models]
-    changes = has_base and not several
-    headings += ["difference [95% interval]"] if changes else []
-    headings += [] if several else ["notes"]
-    rows = []
-    for line in lines:
-        cells = [f"{line.named.label}" + ("" if line.n is None else f" (n = {line.n:,})")]
-        shown = [show(report, line, row) for row in (line.base, *line.edits)]
-        for one in shown if has_base else shown[1:]:
-            value = "" if one is None else one.value or one.note
-            cells.append(value if one is None or brief else f"{value} {one.interval}".strip())
-        last = shown[-1]
-        if changes:
-            cells.append(last.difference if last else "")
-        if not several:
-            cells.append(last.note if last else "")
-        rows.append(cells)
-    print_table(headings, rows, words=0 if several else 1)
+    several = len(report.edits) > 1
+    names = [
+        edit.name if several else "edited" if report.base else "value" for edit in report.edits
+    ]
+    found: list[tuple[str, list[str]]] = [
+        ("", [line.named.label for line in lines]),
+        ("n", ["" if line.n is None else f"{line.n:,}" for line in lines]),
+    ]
+
+    def add(heading: str, rows: Iterable[tuple[Line, Measured | None]]) -> None:
+        shown = [show(report, line, row) for line, row in rows]
+        ends = ["" if one is None or brief else one.interval for one in shown]
+        values = ["" if one is None else one.value or one.note for one in shown]
+        found.append((heading, [f"{a} {b}".strip() for a, b in zip(values, ends, strict=True)]))
+
+    add("base", ((line, line.base) for line in lines))
+    for at, name in enumerate(names):
+        add(name, ((line, line.edits[at]) for line in lines))
+    if not several:
+        last = [line.edits[0] for line in lines]
+        beside = [find_beside(report, row) for row in last]
+        shown = [show(report, line, row) for line, row in zip(lines, last, strict=True)]
+        found.append(
+            ("difference [95% interval]", [one.difference if one else "" for one in shown])
+        )
+        add("never trained on", zip(lines, (control for control, _ in beside), strict=True))
+        add("twin", zip(lines, (twin for _, twin in beside), strict=True))
+        pairs = zip(last, (twin for _, twin in beside), strict=True)
+        ways = [say_way(report, row, twin) if row and twin else "" for row, twin in pairs]
+        notes = [one.note if one and one.value else "" for one in shown]
+        both = zip(notes, ways, strict=True)
+        found.append(("notes", ["; ".join(filter(None, some)) for some in both]))
+    kept = [(heading, cells) for heading, cells in found if not heading or any(cells)]
+    if lines:
+        rows = list(zip(*(cells for _, cells in kept), strict=True))
+        words = 1 if kept[-1][0] == "notes" else 0
+        print_table([heading for heading, _ in kept], rows, words=words)
 
 
 def _print_given_away(report: Report, given_away: Mapping[str, Sequence[str]]) -> None:

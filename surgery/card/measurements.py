@@ -27,7 +27,8 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure of one model, as texts that may be empty. `difference`: from the base.
+    """A figure of one model, as texts that may be empty. `difference`: from the base; `note`: what
+    changed, or why there is no value; `beside`: what of it the control and the twin give.
 
     Intervals are in brackets. Differences of shares are in percentage points.
     """
@@ -36,11 +37,13 @@ class Shown:
     interval: str
     difference: str
     note: str
+    beside: str
 
     @property
     def details(self) -> list[str]:
         """Everything to show beside the value."""
-        return [text for text in (self.interval, self.difference, self.note) if text]
+        every = (self.interval, self.difference, self.note, self.beside)
+        return [text for text in every if text]
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def show(report: Result, line: Line, row: Measured | None) -> Shown | None:
         moved = show_number(row.change.difference, unit, digits, signed=True)
         difference = f"{moved} {ends}".strip()
     note = "; ".join(filter(None, (_say_own(line, row), _write_note(report, row))))
-    return Shown(shown, show_ends(row.ci95, unit, digits), difference, note)
+    ends = show_ends(row.ci95, unit, digits)
+    return Shown(shown, ends, difference, note, _say_beside(report, row))
 
 
 def show_number(number: float, unit: Unit, digits: int, *, signed: bool = False) -> str:
@@ -150,39 +154,53 @@ def say_runs(runs: Iterable[int | None]) -> str:
 
 
 def _write_note(report: Result, row: Measured) -> str:
-    """What to know about a figure: what changed, what is recovered of the control and from the
-    twin, or why it has no value."""
+    """What changed, or why there is no value."""
     known, change = row.details, row.change
     if row.value is None:
         return "none counts" if row.n == 0 else "not finite"
-    said = []
     if "verdict" in known:
-        said.append(f"{known['verdict']}, {format_p(change.p_value if change else None)}")
-    elif change is not None and change.lost is not None and "attack" not in _know(report, row):
+        return f"{known['verdict']}, {format_p(change.p_value if change else None)}"
+    if change is not None and change.lost is not None and "attack" not in _know(report, row):
         flips = f"{change.lost} no longer, {change.gained} newly"
-        said.append(f"{flips}, {format_p(change.p_value)}")
-    if row.of not in (BASE, TWIN) and "count" in known and report.find(row.name, row.of) == row:
-        said += _compare(report, row)
-    if (left := known.get("base_left")) is not None:
-        said.append(f"{left:.0%} of what it gave is left after the last step")
-    return "; ".join(said)
+        return f"{flips}, {format_p(change.p_value)}"
+    left = known.get("base_left")
+    return "" if left is None else f"{left:.0%} of what it gave is left after the last step"
 
 
 def _know(report: Result, row: Measured) -> Details:
     return report.names[row.name].details
 
 
-def _compare(report: Result, row: Measured) -> Iterator[str]:
-    """What of it the control and the twin give."""
+def find_beside(report: Result, row: Measured | None) -> tuple[Measured | None, Measured | None]:
+    """What the control and the twin give of the main figure of an edit that counts passages."""
+    if row is None or row.of in (BASE, TWIN) or "count" not in row.details:
+        return None, None
+    if report.find(row.name, row.of) != row:
+        return None, None
     control = report.find(row.name, row.of, "never trained on")
-    if control is not None and control.value is not None:
-        ends = ", ".join(f"{100 * end:.1f}" for end in control.ci95 or ())
-        yield f"never trained on {control.value:.1%} [{ends}]"
     twin = report.find(row.name, TWIN, row.on)
-    base = report.find(row.name, BASE, row.on)
-    if twin is not None and twin.value is not None:
-        way = measure_way(base, row, twin)
-        yield f"twin {twin.value:.1%}" + ("" if way is None else f", {way:.0%} of the way to it")
+    return (
+        control if control is not None and control.value is not None else None,
+        twin if twin is not None and twin.value is not None else None,
+    )
+
+
+def say_way(report: Result, row: Measured, twin: Measured) -> str:
+    """How far an edit goes to the twin."""
+    way = measure_way(report.find(row.name, BASE, row.on), row, twin)
+    return "" if way is None else f"{way:.0%} of the way to it"
+
+
+def _say_beside(report: Result, row: Measured) -> str:
+    control, twin = find_beside(report, row)
+    said = []
+    if control is not None:
+        ends = ", ".join(f"{100 * end:.1f}" for end in control.ci95 or ())
+        said.append(f"never trained on {control.value:.1%} [{ends}]")
+    if twin is not None:
+        way = say_way(report, row, twin)
+        said.append(", ".join(filter(None, (f"twin {twin.value:.1%}", way))))
+    return "; ".join(said)
 
 
 def measure_way(

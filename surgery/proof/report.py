@@ -16,7 +16,7 @@ from surgery.errors import OutputError
 from surgery.privacy import check_link
 from surgery.record.contradictions import list_contradictions
 from surgery.record.manifest import REPORTS, Manifest
-from surgery.record.report import Report
+from surgery.record.report import SCHEMA, Report
 from surgery.untrusted import guard, parse_json, read_bytes
 
 
@@ -24,6 +24,19 @@ def record_reports(manifest: Manifest, pages: Mapping[str, str]) -> Manifest:
     """The manifest with the hashes of these files of an evaluation, by name."""
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in pages.items()}
     return manifest.model_copy(update={"reports": hashes})
+
+
+def _check_schema(plain: object, where: Path) -> None:
+    """Raises `OutputError` for the report of another version."""
+    schema = plain.get("schema_version") if isinstance(plain, dict) else None
+    if isinstance(schema, int) and schema != SCHEMA:
+        raise OutputError(
+            "is a report of another version of attn-surgery",
+            where=where,
+            expected=f"schema {SCHEMA}",
+            got=schema,
+            fix="evaluate again",
+        )
 
 
 def read_report(folder: Path, manifest: Manifest) -> tuple[Report | None, dict[str, bytes]]:
@@ -51,7 +64,9 @@ def read_report(folder: Path, manifest: Manifest) -> tuple[Report | None, dict[s
     if REPORTS[0] not in found:
         raise OutputError("is missing", where=where, fix="evaluate again")
     with guard(OutputError, "is not a report", where, fix):
-        report = Report.model_validate(parse_json(found[REPORTS[0]]))
+        plain = parse_json(found[REPORTS[0]])
+        _check_schema(plain, where)
+        report = Report.model_validate(plain)
     for contradiction in list_contradictions(report):
         raise OutputError(f"contradicts itself: {contradiction}", where=where, fix=fix)
     if [edit.provenance.get("content") for edit in report.edits] != [manifest.content]:

@@ -49,6 +49,9 @@ Cells = list[list[float | None]]
 """[rows][blocks]; None where the model cannot hold the edit, or where it was not measured."""
 
 
+SCHEMA: Literal[6] = 6
+
+
 class Named(Record):
     """What a figure is called, and how it was measured.
 
@@ -67,7 +70,7 @@ class Result(Record):
     `names`: of all figures, in the order of the tables. `limits`: those that are to be kept.
     """
 
-    schema_version: Literal[6] = 6
+    schema_version: Literal[6] = SCHEMA
     command: Literal["extract", "audit", "evaluate", "sweep", "search"]
     names: dict[Text, Named]
     figures: list[Measured]

@@ -134,8 +134,8 @@ def test_an_earlier_schema_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         find_publishable(folder)
     said = str(caught.value)
-    assert "report.json: is not a report (got schema_version: " in said
-    assert said.endswith("remove it, and evaluate again")
+    assert "is a report of another version of attn-surgery (expected schema 6, got 5)" in said
+    assert said.endswith("evaluate again")
 
 
 def test_verify_and_push_refuse_it_in_one_line(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def measure_scores(
 
     Scores of an `attack` of your own have its name, too.
     """
-    whose = "" if attack == "membership" else f"{attack} "
+    whose = "" if attack == "membership" else f"membership.{attack} "
     for name, (members, others) in ((BASE, base), (of, edited)):
         if members is None or others is None:
             continue
