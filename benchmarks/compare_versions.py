@@ -74,18 +74,24 @@ def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def list_figures(command: str, result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a command found: `NAME, MODEL, PASSAGES.FIELD` → value; and the rest, by its path."""
+    """What a command found: `NAME, MODEL, PASSAGES:.FIELD` → value; and the rest, by its path."""
     if command not in READERS:
         yield from list_leaves(result)
         return
     rows = list_rows(result) if "names" in result else READERS[command](result)
     for row in rows:
         at = ", ".join(row.pop(key) for key in ("name", "of", "on"))
-        yield from list_leaves(row | row.pop("details", {}), at)
-    rest = {key: one for key, one in result.items() if key in REST}
-    if command in ("extract", "audit", "evaluate"):
-        rest |= {"edits": result.get("edits", [])}
+        yield from list_leaves(row | row.pop("details", {}), f"{at}:")
+    rest = take_rest(result)
+    if command in ("extract", "audit"):
+        rest["edits"] = [take_rest(edit) for edit in result.get("edits", [])]
+    elif command == "evaluate":
+        rest["edits"] = result["edits"]
     yield from list_leaves(rest)
+
+
+def take_rest(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in result.items() if key in REST}
 
 
 def list_rows(result: dict[str, Any]) -> Iterator[Row]:
@@ -172,9 +178,10 @@ def main(first: str, last: str, models: tuple[str, ...]) -> None:
             after |= other
     both = before.keys() & after.keys()
     differing = sorted(key for key in both if before[key] != after[key])
+    shared = {key.partition(":.")[0] for key in both}
     for name, found in (("FIRST", before), ("LAST", after)):
-        for key in sorted({key.partition(".")[0] for key in found.keys() - both}):
-            click.echo(f"only in {name}: {key}")
+        for figure in sorted({key.partition(":.")[0] for key in found} - shared):
+            click.echo(f"only in {name}: {figure}")
     for key in differing:
         click.echo(f"{key}: {str(before[key])[:60]} -> {str(after[key])[:60]}")
     click.echo(f"{len(both)} shared figures; {len(differing)} differ")

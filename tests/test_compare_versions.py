@@ -120,7 +120,7 @@ SEARCHED_ROWS = [
         ("audit", {"attacks": [ATTACK], "limits": [{"name": "near", **LIMIT}]}, AUDITED,
          {"limits": [{"name": "recovered.near", "of": "edited", "on": "all", **LIMIT}]}),
         ("evaluate", {"figures": [FIGURE, SIDE], "edits": [{}]}, REPORTED,
-         {"limits": [{"name": "recited", "of": "edited", "on": "all", **LIMIT}]}),
+         {"limits": [{"name": "recited", "of": "edited", "on": "all", **LIMIT}], "edits": [{}]}),
         ("sweep", SWEPT, SWEPT_ROWS,
          {"edits": [{"of": "edit-1", "spec": "0", "variant": "zero"}],
           "estimates": [{"of": "unit-1", "spec": "1", "variant": "zero"}]}),
