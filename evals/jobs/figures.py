@@ -135,7 +135,7 @@ class Compared:
             assert before is not None
             base, edited = (benchmarks.scores(name, one) for one in (before.runs[name], run))
             most = next((one.limit for one in ask_tasks(limits, [name])), None)
-            yield from compare_task(name, base, edited, most, of)[1]
+            yield from compare_task(name, base, edited, most, of)
         windows = self.left.windows
         controls = [one.control if one else None for one in (before, after)]
         chosen = [one.select(windows) if one else None for one in controls]

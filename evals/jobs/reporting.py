@@ -189,9 +189,9 @@ def _record_edit(
     if state is not None and edit is not None and edit.missed_alone:
         state = "missed"  # by the search that chose it, on the passages that it used
     plan = after.asked.attacked
-    names = [one.name for one in plan.tried if after.audited] if plan else []
-    scored = after.audited is not None and after.audited.passages.get("membership") is not None
-    tried = [name for name in names if name != "membership" or scored]
+    tried = {one.name for one in plan.tried if after.audited} if plan else set()
+    scored = after.test is not None and any(measure_membership(after.test.test, EDITED))
+    tried = tried - {"membership"} | ({"membership"} if scored else set())
     tests = [select(one, found.left.passages, found.left.windows) for one in (found.before, after)]
     warnings = _list_warnings(found, after, chose.warning, void)
     return EditRecord(

@@ -128,8 +128,8 @@ def compare_task(
     edited: Mapping[str, Scores],
     limit: float | None = None,
     of: str = "edited",
-) -> tuple[str, list[Measured]]:
-    """The main metric of a task, and the figures of all that both models have, that one first.
+) -> list[Measured]:
+    """The figures of all metrics that both models have, the task's main one first.
 
     `limit`: on the main metric.
     """
@@ -141,7 +141,7 @@ def compare_task(
         named = f"task.{name}" if key == main else f"task.{name} {key}"
         most = limit if key == main else None
         rows += compare_scores(named, shared[key], edited[key], most, of)
-    return main, rows
+    return rows
 
 
 def halve_scores(scores: Scores, half: int) -> Scores:
