@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import struct
@@ -50,6 +51,16 @@ class Outcome:
     def json(self) -> Any:
         """The one JSON object on stdout; anything else there is an error."""
         return json.loads(self.stdout)
+
+    def find_row(self, label: str, after: str = "\n") -> list[str]:
+        """The cells of the one row of the printed tables that has this label.
+
+        `after`: the title of the first table that counts.
+        """
+        _, _, tables = self.stdout.partition(after)
+        rows = (re.split(r" {2,}", line.strip()) for line in tables.splitlines())
+        (found,) = (row for row in rows if row[0] == label)
+        return found
 
     def assert_error(self, *texts: str, notes: Sequence[str] = ()) -> None:
         """Exit code 1 and one line on stderr, which holds the texts. Nothing on stdout, or with

@@ -118,14 +118,14 @@ def test_what_chose_a_baseline_does_not_flatter_it(command, searched, tmp_path) 
 @pytest.mark.parametrize("command", EXTRA)
 def test_the_table_says_so(command, searched, monkeypatch) -> None:
     monkeypatch.setattr("cli.console._WIDTH", 300)  # so that no label wraps
-    printed = run(command, searched, "all.jsonl").stdout
+    done = run(command, searched, "all.jsonl")
+    printed = done.stdout
     assert "A search used 6 of 12 passages and " in printed
     assert " windows of held-out text; the figures leave these out. " in printed
-    _, _, table = printed.partition("All passages, including those that the search used:\n")
     name = {"extract": "recited word for word", "audit": "recovered by greedy"}[command]
-    (line,) = (line for line in table.splitlines() if line.startswith(name))
-    assert "(n = 12)" in line
-    assert line.index("83.3%") < line.index("0.0%"), "10 of 12, and none"
+    title = "All passages, including those that the search used:\n"
+    n, base, edited = done.find_row(name, title)[1:4]
+    assert (n, base[:5], edited[:4]) == ("12", "83.3%", "0.0%"), "10 of 12, and none"
 
 
 def test_the_recorded_share_tells_which_passages_chose() -> None:

@@ -286,7 +286,7 @@ def test_what_is_not_finite_is_no_figure() -> None:
         assert (row.value, row.ci95) == (None, None)
         made = bare(tasks=[row])
         ((_, (line,)),) = list_tables(made)
-        assert show(made, line, row) == Shown("", "", "", "not finite")
+        assert show(made, line, row) == Shown("", "", "", "not finite", "")
 
 
 def test_a_passage_with_a_sentence_as_its_name_is_named_by_its_hash_alone() -> None:

@@ -123,10 +123,9 @@ def test_half_that_was_taught_stands_apart(work: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["counted"] for row in rows] == [not row["taught"] for row in rows]
     assert sum(row["taught"] for row in rows) == 6
-    told = audit(work, "half").stdout
-    assert "It was taught 6 passages; the figures leave these out. " in told
-    _, _, table = told.partition("\nPassages that it was taught:\n")
-    assert "recovered by greedy (n = 6) " in table
+    told = audit(work, "half")
+    assert "It was taught 6 passages; the figures leave these out. " in told.stdout
+    assert told.find_row("recovered by greedy", "\nPassages that it was taught:\n")[1] == "6"
 
 
 def test_all_that_was_taught_is_all_there_is(work: Path) -> None:
@@ -158,8 +157,9 @@ def test_all_that_was_taught_is_all_there_is(work: Path) -> None:
     assert "to decide" not in done.stderr
     told = audit(work, "all")
     assert "of the 12 passages that were listed word for word" in told.stdout
-    (line,) = (one for one in told.stdout.splitlines() if one.startswith("recovered by greedy"))
-    assert "[" not in line.partition("never trained on")[0], "no interval but of the control"
+    *row, control = told.find_row("recovered by greedy")
+    assert "[" in control
+    assert "[" not in "".join(row), "no interval but of the control"
     missed = audit(work, "base", "--baseline", work / "all", "--max", "greedy=0.5", "--json")
     assert missed.code == 3
     greedy = take(read_report(missed), "recovered.greedy")
@@ -181,8 +181,8 @@ def test_an_extraction_tells_them_apart(model: str, whole: bool, work: Path) -> 
         taught = [take(found, "recited", of, "taught") for of in ("base", "edited")]
         assert [row.ci95 for row in taught] == [None, None]
         assert taught[0].details["count"] == taught[0].n == 6
-        _, _, table = done.stdout.partition("\nPassages that it was taught:\n")
-        assert "recited word for word (n = 6) " in table
+        row = done.find_row("recited word for word", "\nPassages that it was taught:\n")
+        assert row[1] == "6"
 
 
 def evaluate(work: Path, output: Path, *models: Path, more: tuple[object, ...] = ()) -> Report:

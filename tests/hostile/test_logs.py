@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from evals.jobs.comparing_logs import compare_logs
 from surgery.errors import SurgeryError
+from surgery.record.measured import Measured
 
 STAMP = "2026-01-01T00-00-00.000000"
 N = 8
@@ -78,12 +79,13 @@ def compare(tmp_path: Path, other: Log) -> Any:
 
 
 def test_two_logs_are_compared(tmp_path: Path) -> None:
-    found = compare(tmp_path, make_log(1)).json
-    assert {task: [*metrics] for task, metrics in found.items()} == {
-        "choice": ["acc"], "page": ["word_perplexity"], "whole": ["perplexity"],
-    }  # fmt: skip
-    acc = found["choice"]["acc"]
-    assert acc["difference"] == pytest.approx(acc["edited"] - acc["base"])
+    rows = [Measured.model_validate(row) for row in compare(tmp_path, make_log(1)).json["figures"]]
+    names = ["task.choice acc", "task.page word_perplexity", "task.whole perplexity"]
+    assert [(row.name, row.of) for row in rows] == [
+        (name, of) for name in names for of in ("base", "edited")
+    ]
+    assert rows[1].change is not None
+    assert rows[1].change.difference == pytest.approx(rows[1].value - rows[0].value)
 
 
 @pytest.mark.parametrize("value", [0.99, True, 1e308, -1, "0.5", 0.5001])
