@@ -134,6 +134,7 @@ def test_weights_make_no_difference(work: Path) -> None:
     assert forecast_memory(outline, *given, rooms) == forecast_memory(loaded, *given, rooms)
 
 
+@pytest.mark.slow
 def test_less_memory_means_other_training_or_none(work: Path) -> None:
     model, given = outline_model(work / "outline"), (("relearn",), make_passages())
     rooms = {"all": 1 << 40, "some": 900_000, "none": 1_000}

@@ -187,6 +187,7 @@ def measure_distance(work: Path, edited: Path) -> float:
     return float(torch.nn.functional.kl_div(other, source, log_target=True, reduction="batchmean"))
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_is_healed_by_adapters(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def erase(model: Any, passages: Passages, rank: int) -> tuple[Any, float, Any]:
     return made, kept, passages.tell(made, count_recited(cut, passages))
 
 
+@pytest.mark.slow
 def test_adapters_erase_what_all_weights_do(wide: Any) -> None:
     """At most what the teacher recites, at most at twice the cost."""
     rows = np.array([row["tokens"] for row in recited_rows(wide, 24, 8, 8)], np.int32)
