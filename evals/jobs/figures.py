@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evals.data import Samples
 from evals.data.held_back import HeldBack
 from evals.jobs.materials import Materials
-from evals.jobs.measuring import (
-    ModelResults,
-)
+from evals.jobs.measuring import ModelResults
 from evals.measure.attacks.trying import measure_attacks
 from evals.measure.differences import compare_task
 from evals.measure.memorization.measures import MEASURES, Flags
@@ -50,6 +49,13 @@ class Compared:
         if left.others is not None:
             return "not taught"
         return "all" if (left.passages | left.unlisted).all() else "held back"
+
+    def is_taught(self, place: int, samples: Samples) -> bool:
+        """Whether an edit was taught the passages whose figures are of what was taught."""
+        if (others := self.left.others) is None:
+            return False
+        taught = int(others[samples.trained_on].sum())
+        return self.left.count(place + self.offset).includes(taught)
 
     def measure(self, after: ModelResults, of: str, place: int) -> Iterator[Measured]:
         """All figures of an edit, and those of the base and the twin; the main ones first."""

@@ -25,9 +25,7 @@ from evals.measure.attacks.sibling import (
 )
 from evals.measure.attacks.trying import add_for_trained, check_cut
 from evals.measure.memorization.protocol import ExtractionResults
-from evals.measure.memorization.summary import (
-    list_rows,
-)
+from evals.measure.memorization.summary import list_rows
 from evals.run.console import SILENT, say, use_console
 from evals.run.finding import check_tokens
 from evals.run.lm_eval.running import TaskRun

@@ -17,14 +17,10 @@ from evals.jobs.measuring import (
     list_tool_versions,
 )
 from evals.measure.attacks.names import ATTACKERS, list_untried
-from evals.measure.attacks.sibling import (
-    has_same_weights,
-)
+from evals.measure.attacks.sibling import has_same_weights
+from evals.measure.memorization.membership import SCORES
 from evals.measure.memorization.protocol import ExtractionResults
-from evals.measure.memorization.summary import (
-    list_rows,
-    measure_membership,
-)
+from evals.measure.memorization.summary import list_rows
 from evals.measure.naming import make_tables, name_figures
 from evals.run.lm_eval.running import SEEDS
 from evals.run.lm_eval.scores import choose_metric
@@ -37,7 +33,7 @@ from surgery.card.facts import make_printable
 from surgery.hub.embedded import find_lab
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest, is_word
-from surgery.record.measured import EDITED, MOST_LETTERS, Limit, Measured, On
+from surgery.record.measured import MOST_LETTERS, Limit, Measured, On
 from surgery.record.report import (
     EditRecord,
     EditSummary,
@@ -51,6 +47,7 @@ from surgery.record.report import (
 from surgery.selection import format_selection, variant_name
 
 MOST_PASSAGES = 12
+_AREAS = {one.name for one in SCORES}
 
 
 def make_report(
@@ -79,7 +76,8 @@ def make_report(
         void = _find_void(before, one, base, edited[place])
         some = _decide(found, figures, of, one, place, void)
         limits += some
-        edits.append(_record_edit(found, of, one, edited[place], base, place, some, void))
+        areas = [row for row in figures if row.of == of and row.name in _AREAS]
+        edits.append(_record_edit(found, of, one, edited[place], base, place, some, areas, void))
     known = _describe_passages(found, first, edits)
     sibling = materials.sibling
     report = Report(
@@ -114,23 +112,14 @@ def _describe_passages(
     found: Compared, first: ModelResults, edits: Sequence[EditRecord]
 ) -> dict[str, Any]:
     """What the texts of tables say of the passages."""
-    plan = first.asked.attacked
+    plan, samples = first.asked.attacked, first.asked.samples
     return {
         "on": found.find_on(0),
         "control": len(plan.control) if plan else 0,
         "text": plan is None or plan.control_kind == "text",
-        "all_taught": _is_taught_to_all(found, len(edits)),
+        "all_taught": samples and all(found.is_taught(at, samples) for at in range(len(edits))),
         "known": all(edit.chose["passages"] is not None for edit in edits),
     }
-
-
-def _is_taught_to_all(found: Compared, number: int) -> bool:
-    """Whether every edit was taught the passages of the table of taught ones."""
-    left = found.left
-    if left.others is None:
-        return True
-    n = int(left.others.sum())
-    return all(left.count(place + found.offset).includes(n) for place in range(number))
 
 
 def _decide(
@@ -143,13 +132,11 @@ def _decide(
 ) -> list[Limit]:
     """The limits of an edit. What was taught must keep the same limits as what was not. `void`: why
     none is decided, if so."""
-    request, samples, others = found.materials.request, after.asked.samples, found.left.others
+    request, samples = found.materials.request, after.asked.samples
     asked: list[Asked] = ask(request.max, request.max_extraction)
     on: list[On | None] = [None]
-    if others is not None and samples is not None:
-        taught = int(others[samples.trained_on].sum())
-        if found.left.count(place + found.offset).includes(taught):
-            on.append("taught")
+    if samples is not None and found.is_taught(place, samples):
+        on.append("taught")
     limits = decide(figures, asked, of, on, unclear=void)
     return limits + decide(figures, ask_tasks(request.max_drop, after.runs), of, unclear=void)
 
@@ -180,8 +167,10 @@ def _record_edit(
     base: ResolvedModel | None,
     place: int,
     limits: Sequence[Limit],
+    areas: Sequence[Measured],
     void: str | None,
 ) -> EditRecord:
+    """`areas`: how well each membership score tells members from others, where it was measured."""
     chose, edit = found.left.count(place + found.offset), None
     if model.manifest is not None:
         edit = summarize_edit(model.manifest)
@@ -190,10 +179,9 @@ def _record_edit(
         state = "missed"  # by the search that chose it, on the passages that it used
     plan = after.asked.attacked
     tried = {one.name for one in plan.tried if after.audited} if plan else set()
-    scored = after.test is not None and any(measure_membership(after.test.test, EDITED))
-    tried = tried - {"membership"} | ({"membership"} if scored else set())
+    tried = tried - {"membership"} | ({"membership"} if areas else set())
     tests = [select(one, found.left.passages, found.left.windows) for one in (found.before, after)]
-    warnings = _list_warnings(found, after, chose.warning, void)
+    warnings = _list_warnings(found, after, areas, chose.warning, void)
     return EditRecord(
         of=of,
         name=after.model.name,
@@ -212,13 +200,16 @@ def _record_edit(
 
 
 def _list_warnings(
-    found: Compared, after: ModelResults, choice: str | None, void: str | None
+    found: Compared,
+    after: ModelResults,
+    areas: Sequence[Measured],
+    choice: str | None,
+    void: str | None,
 ) -> list[str]:
     """What to know before you rely on a figure."""
     said = ["memorization was not measured; to measure it, give passages with --samples"]
     if after.test is not None:
         said = list_row_warnings(describe_samples(after.test.test.samples))
-        areas = measure_membership(after.test.test, EDITED)
         said += [
             f"membership score {one.name.removeprefix('membership.')}: AUC {one.value:.2f} is far "
             "below 0.5: the model avoids members so clearly that this reveals them, too "
