@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from surgery.proof.verification import Verification, verify
     from surgery.publishing.upload import Push, push
     from surgery.training.erasing import erase
+    from surgery.training.healing import heal
 
 _HOMES = {
     "surgery.editing.in_memory": ("apply", "short_circuit"),
@@ -35,6 +36,7 @@ _HOMES = {
     "surgery.proof.verification": ("Verification", "verify"),
     "surgery.publishing.upload": ("Push", "push"),
     "surgery.training.erasing": ("erase",),
+    "surgery.training.healing": ("heal",),
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "apply",
     "erase",
     "export",
+    "heal",
     "inspect",
     "push",
     "short_circuit",

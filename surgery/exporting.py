@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from surgery.checkpoint.source import (
     SAFETENSORS_INDEX,
     Checkpoint,
     encode_json,
-    open_checkpoint,
     read_sidecar,
 )
 from surgery.checkpoint.writer import OutputShard, Progress, make_index, name_shards, write_file
@@ -38,18 +37,19 @@ from surgery.privacy import drop_paths, expand_home, get_last_name
 from surgery.proof.static import check_written
 from surgery.record.manifest import (
     UNLISTED,
-    Edit,
     EditedModel,
     ErasingRecord,
     FileRecord,
+    HealingRecord,
     Manifest,
     OwnVariant,
     Source,
+    Step,
     list_versions,
     read_manifest,
 )
 from surgery.record.plan_file import PlanFile
-from surgery.selection import Selection
+from surgery.selection import Part, Selection
 from surgery.untrusted import guard, read_bytes
 from surgery.variants import variant_of
 
@@ -60,46 +60,31 @@ class Trained:
     the weights are those of the source, and it stands beside them."""
 
     checkpoint: Checkpoint
-    record: ErasingRecord
+    record: ErasingRecord | HealingRecord
     adapter: Adapter | None = None
-
-
-def open_trained(folder: Path) -> Trained:
-    """Opens what `erase` made. Raises `ManifestError` for anything else."""
-    manifest = read_manifest(folder)
-    if manifest is None or manifest.edit.erasing is None or manifest.edit.parts:
-        raise ManifestError("is not a model that was only erased", where=folder)
-    return Trained(open_checkpoint(folder), manifest.edit.erasing)
 
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export. `output`: its folder, or a patch (`surgery.patching`).
-
-    `beside`: what was made from the folder and lies beside it, by the name of its format.
-    """
+    """A finished step. `output`: its folder. `plan`: of what was cut."""
 
     output: Path
     plan: Plan
     manifest: Manifest
-    beside: Mapping[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        edit = self.manifest.edit
-        record, erasing, healing = edit.calibration, edit.erasing, edit.healing
+        step = self.manifest.step
+        records = {"calibration": step.calibration, "erasing": step.erasing}
+        records["healing"] = step.healing
         return {
             "output": str(self.output),
+            "kind": step.kind,
             **describe_edit(self.plan),
-            "layout": edit.layout,
+            "layout": step.layout,
             "rewritten": list(self.plan.rewritten),
             "dropped": list(self.plan.dropped),
-            "calibration": record and record.model_dump(mode="json"),
-            "erasing": erasing and erasing.model_dump(mode="json"),
-            "healing": healing and healing.model_dump(mode="json"),
-            "bytes": self.output.stat().st_size
-            if self.output.is_file()
-            else sum(record.size for record in self.manifest.files.values()),
-            **{name: str(file) for name, file in self.beside.items()},
+            **{name: record and record.model_dump(mode="json") for name, record in records.items()},
+            "bytes": sum(file.size for file in self.manifest.files.values()),
         }
 
 
@@ -155,16 +140,17 @@ def write(
     *,
     fitting: Fitting | None = None,
     overwrite: bool = False,
+    consume: bool = False,
     max_shard_size: int | None = None,
     trained: Trained | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> Export:
-    """Carries out a plan. Calls `progress` with the number of bytes just written.
-
-    `trained`: weights to cut in place of the source's, or an adapter to write in place of a model.
-    """
+    """Writes a step: the cut of a plan, or weights that were `trained`, or an adapter in place of a
+    model. Calls `progress` with the number of bytes just written. `consume`: the output takes the
+    place of the source."""
     target = Path(output) if output is not None else prepared.default_output
-    check_apart(prepared.checkpoint.folder, target)
+    if not consume:
+        check_apart(prepared.checkpoint.folder, target)
     plan, checkpoint = prepared.plan, prepared.checkpoint
     fitting = fitting or Fitting()
     check_fitted(plan, fitting.fits)
@@ -177,7 +163,7 @@ def write(
     copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
     read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
     with (
-        create_folder(target, list_owned, overwrite=overwrite) as folder,
+        create_folder(target, list_owned, overwrite=overwrite or consume) as folder,
         hash_beside(read) as wait_for_hashes,
     ):
         pieces = {name: shard.read_pieces() for name, shard in shards.items()}
@@ -213,24 +199,38 @@ def list_owned(folder: Path) -> Collection[str]:
     manifest = read_manifest(folder)
     if manifest is None:
         return ()
-    owned = [*UNLISTED]
+    return [*UNLISTED, *map(escape, list_unchanged(folder, manifest))]
+
+
+def list_unchanged(folder: Path, manifest: Manifest) -> set[str]:
+    """The files of a folder that are as its manifest records them."""
+    unchanged = set()
     for name, file in manifest.files.items():
         path = folder / name
         is_there = path.is_file() and not path.is_symlink() and path.stat().st_size == file.size
         if is_there and recall_hash(path) == file.sha256:
-            owned.append(escape(name))
-    return owned
+            unchanged.add(name)
+    return unchanged
 
 
-def check_target(source: str | Path, target: Path, **options: Any) -> None:
+def check_target(
+    source: str | Path, target: Path, *, overwrite: bool = False, consume: bool = False
+) -> None:
     """Refuses, before any work, an output that could not be written.
 
-    `options`: as for `check_output`. Raises `OutputError`, also if the output and the folder
-    `source` overlap.
+    `overwrite`: as for `check_output`; `consume`: the output takes the place of `source`. Raises
+    `OutputError`, also if the output and the folder `source` overlap otherwise.
     """
-    if (folder := expand_home(str(source))).is_dir():
+    folder = expand_home(str(source))
+    if consume and not folder.is_dir():
+        raise OutputError(
+            "is no folder, so nothing can take its place",
+            where=source,
+            fix="give `output` in place of `consume`",
+        )
+    if folder.is_dir() and not consume:
         check_apart(folder, target)
-    check_output(target, list_owned, **options)
+    check_output(target, list_owned, overwrite=overwrite or consume)
 
 
 def _make_manifest(
@@ -242,33 +242,30 @@ def _make_manifest(
     max_shard_size: int | None,
 ) -> Manifest:
     plan, earlier = prepared.plan, prepared.model.manifest
-    erasing = None if trained is None else trained.record
+    record = None if trained is None else trained.record
     layout: Any = "adapter" if trained and trained.adapter else plan.layout.NAME
-    edit = Edit(
+    erasing = record if isinstance(record, ErasingRecord) else None
+    step = Step(
         **vars(EditedModel.of(source, plan.inventory.config)),
         parts=list(plan.selection),
-        own_variants=_record_own(plan.selection, erasing),
+        own_variants=_record_own([*plan.selection, *(erasing.teacher if erasing else ())]),
         layout=layout,
         one_hot=plan.one_hot,
-        scrubbed=plan.scrubbed,
+        scrubbed=bool(plan.selection) and plan.scrubbed,
         calibration=fitting.record,
         erasing=erasing,
+        healing=record if isinstance(record, HealingRecord) else None,
         chosen=prepared.chosen,
-        job=prepared.job,
         max_shard_size=max_shard_size,
         changed=list_changes(plan),
         versions=list_versions(),
     )
-    return Manifest(
-        edit=edit,
-        history=[*earlier.history, earlier.edit] if earlier else [],
-        files=dict(sorted(files.items())),
-    )
+    history = [*(earlier.history if earlier else ()), step]
+    return Manifest(history=history, files=dict(sorted(files.items())))
 
 
-def _record_own(selection: Selection, erasing: ErasingRecord | None) -> dict[str, OwnVariant]:
-    """The variants that do not come with attn-surgery, of the edit and of its teacher."""
-    parts = [*selection, *(erasing.teacher if erasing else ())]
+def _record_own(parts: Iterable[Part]) -> dict[str, OwnVariant]:
+    """The variants that do not come with attn-surgery."""
     own = {name: variant_of(name) for name in sorted({part.variant for part in parts})}
     return {
         name: OwnVariant(kind=variant.kind, fitted=variant.fitted)

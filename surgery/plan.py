@@ -192,10 +192,10 @@ def check_erasable(inventory: Inventory) -> None:
 
 def make_empty_plan(inventory: Inventory) -> Plan:
     """Decides to change nothing: the plan of a model that is only trained. Raises as
-    `check_erasable`.
+    `check_trainable`.
     """
-    check_erasable(inventory)
-    layout = layout_of("stock")
+    check_trainable(inventory)
+    layout = layout_of("compact" if inventory.is_compact else "stock")
     config = spell_both(inventory.config, inventory.family.rotary)
     return Plan(inventory.family, (), layout, "nothing is cut", {}, (), config, inventory)
 

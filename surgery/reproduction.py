@@ -1,4 +1,4 @@
-"""Repeats a recorded edit: exports again from the record, and compares hashes.
+"""Replays the recorded steps of a model, from the first source, and compares hashes.
 
 `identity` and `zero` only copy and clear numbers, so every machine makes the same bytes. Fitted
 variants (`mean`, `linear`) use sums over a forward pass, whose last digits depend on library
@@ -9,24 +9,24 @@ healing train again, and training magnifies last digits: their result is compare
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from surgery.checkpoint.adapter import open_adapter
 from surgery.checkpoint.content import hash_file, list_files
 from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
-from surgery.checkpoint.writer import Progress
-from surgery.editing.preparing import Fitting, Prepared, prepare
+from surgery.editing.preparing import Fitting
 from surgery.errors import CheckpointError, ManifestError, SamplesError, SourceError
-from surgery.exporting import Export, check_target, list_owned, write
+from surgery.exporting import Export, check_target, list_owned
 from surgery.hub.client import HubFile, find_published, open_client
-from surgery.hub.finding import find_commit, find_export, find_folder
+from surgery.hub.finding import find_commit, find_export, find_folder, find_model, find_source
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_space, create_folder
 from surgery.privacy import get_last_name
@@ -40,15 +40,12 @@ from surgery.proof.distance import (
 from surgery.proof.files import check_listed
 from surgery.record.manifest import (
     CalibrationRecord,
-    Edit,
     Manifest,
     Source,
+    Step,
     list_versions,
     read_manifest,
 )
-
-if TYPE_CHECKING:
-    from surgery.training.erasing import Erased
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,9 @@ class Reproduction:
     """The result. `source`: the model that was edited again.
 
     `environment`: library → (recorded version, version now), for those that differ. `needs`: what a
-    comparison of trained weights needs and is not here; None if they can be compared.
+    comparison of trained weights needs and is not here; None if they can be compared. `begins`: the
+    number of the first step that was repeated, from 0, and `wrong`: that of the first one whose
+    result was another; None if that is the last one, or nobody knows.
     """
 
     original: Original
@@ -125,6 +124,8 @@ class Reproduction:
     files: tuple[FileResult, ...]
     environment: Mapping[str, tuple[str | None, str | None]]
     needs: str | None = None
+    begins: int = 0
+    wrong: int | None = None
 
     @property
     def state(self) -> Literal["reproduced", "differs", "cannot be compared here"]:
@@ -134,7 +135,16 @@ class Reproduction:
 
     @property
     def source_is_edited(self) -> bool:
-        return self.source.manifest is not None
+        """Whether what made the source was not repeated."""
+        return self.begins > 0
+
+    @property
+    def first_different_step(self) -> int | None:
+        """The number of the first step that made something else, from 1."""
+        if self.needs is not None or self.first_difference is None:
+            return None
+        history = self.original.manifest.history
+        return len(history) if self.wrong is None else self.begins + self.wrong + 1
 
     @property
     def first_difference(self) -> str | None:
@@ -157,7 +167,9 @@ class Reproduction:
             "exact": None if self.needs else self.exact,
             "needs": self.needs,
             "model": self.original.model,
-            "source": self.original.manifest.edit.source.model_dump(mode="json"),
+            "source": self.original.manifest.history[self.begins].source.model_dump(mode="json"),
+            "steps": [step.kind for step in self.original.manifest.history[self.begins :]],
+            "first_different_step": self.first_different_step,
             "source_is_edited": self.source_is_edited,
             "files": [
                 {key: value for key, value in vars(file).items() if key != "tolerance"}
@@ -174,68 +186,118 @@ class Reproduction:
 
 def reproduce(
     original: Original,
+    repeat: Repeat,
     output: str | Path | None = None,
     *,
     source: str | Path | None = None,
-    erase: Callable[[Prepared], Erased] | None = None,
-    fit: Callable[[Prepared, Any], Fitting | None] | None = None,
-    heal: Callable[[Export, ResolvedModel, Path], Export] | None = None,
     overwrite: bool = False,
-    progress: Progress = lambda nbytes: None,
 ) -> Reproduction:
-    """Repeats the latest edit from its recorded source and compares every file.
+    """Replays the recorded steps from their first source, and compares every file of the result.
 
-    **Arguments:** `output`: keeps the repeated export in this folder, replacing it with
-    `overwrite`; `source`: a copy of the source, if the recorded one cannot be found. The rest
-    repeats what needs text or passages: `erase` teaches the source by a prepared cut, `fit` fits a
-    prepared export of it, or of the model in memory that was taught, and `heal` heals a cut of it
-    into a folder.
+    **Arguments:** `repeat`: repeats one step; `output`: keeps the result in this folder, replacing
+    it with `overwrite`; `source`: a copy of the first source, if the recorded one cannot be found,
+    or of the source of a later step, from which the replay then begins.
 
     A source with another content hash passes if all files are equal: it may be split into other
     files. Without the device or the dtype in which weights were trained, nothing is repeated.
     """
-    edit = original.manifest.edit
-    model = _find_source(original) if source is None else source
-    alike: dict[str, Any] = {
-        "revision": find_commit(model, [edit.source]) if isinstance(model, str) else None,
-        "name": edit.source.model,
-    }
-    parts = tuple(edit.parts or (edit.erasing.teacher if edit.erasing else ()))
-    layout = edit.layout if edit.parts else "auto"
-    how: dict[str, Any] = {"layout": layout, "save_as": edit.family, "scrubbed": edit.scrubbed}
-    prepared = prepare(model, parts, **how, **alike)
-    if not edit.parts:
-        prepared = prepared.without_cut
-    versions = _compare_versions(edit.versions)
-    if (needs := _find_obstacle(edit)) is not None:
-        return Reproduction(original, prepared.model, (), versions, needs)
+    history = original.manifest.history
+    model, begins = _find_beginning(original, source)
+    steps, versions = history[begins:], _compare_versions(original.manifest.step.versions)
+    if (needs := _find_obstacle(steps)) is not None:
+        return Reproduction(original, model, (), versions, needs)
     if output is not None:
-        check_target(prepared.checkpoint.folder, Path(output), overwrite=overwrite)
-    _check_space(edit, prepared.total_bytes, output)
-    erased = None
-    if edit.erasing is not None and erase is not None:
-        erased = erase(prepare(model, tuple(edit.erasing.teacher), **alike))
-    fitting = None if fit is None else fit(prepared, erased.model if erased else None)
-    if edit.calibration is not None and fitting is not None and fitting.record is not None:
-        check_fitted_text(edit.calibration, fitting.record)
-    told: dict[str, Any] = {"max_shard_size": edit.max_shard_size, "progress": progress}
-    told["fitting"] = fitting
-    prepared = replace(prepared, chosen=edit.chosen)
-    with _open_place(output, overwrite) as place, _open_scratch() as folder:
-        export, before = _write_again(prepared, place, Path(folder), erased, heal, told)
-        files = _compare_files(original, export, prepared.checkpoint, before)
+        check_target(model.folder, Path(output), overwrite=overwrite)
+    _check_space(steps, model.inventory.nbytes, output)
+    with _open_place(output, overwrite) as place, _open_scratch() as scratch:
+        replay = _replay(steps, model, repeat, place, Path(scratch))
+        export = replay.exports[-1]
+        files = _compare_files(original, replay)
         if all(file.equal for file in files):
-            _check_losses(edit, export.manifest.edit)
+            _check_losses(steps, export.manifest.history[begins:])
         else:
-            found = replace(prepared.model, source=export.manifest.edit.source)
-            _check_source(found, edit.source, model)
-    needs = None if all(file.ok for file in files) else _find_unrecorded(edit, files, prepared)
-    return Reproduction(original, prepared.model, files, versions, needs)
+            _check_source(replay.model, steps[0].source, source or steps[0].source.model)
+    if all(file.ok for file in files):
+        return Reproduction(original, model, files, versions, None, begins)
+    needs = _find_unrecorded(steps, files, model.inventory.dtype)
+    return Reproduction(original, model, files, versions, needs, begins, replay.first_difference)
 
 
-def _find_obstacle(edit: Edit) -> str | None:
+class Repeat(Protocol):
+    """Repeats a recorded `step` of `model` into the folder `output`. Returns what it wrote, and
+    how its cut was fitted; with `fitting`, a cut is made with that."""
+
+    def __call__(
+        self, step: Step, model: ResolvedModel, output: Path, fitting: Fitting | None = None
+    ) -> tuple[Export, Fitting | None]: ...
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """What the steps made of `model`, again. `untrained`: what the cuts alone make of it; None
+    if nothing was trained. `first_difference`: the number of the first step, from 0, whose result
+    is not what the next one was made from."""
+
+    model: ResolvedModel
+    exports: tuple[Export, ...]
+    untrained: Checkpoint | None
+    first_difference: int | None
+
+
+def _replay(
+    steps: Sequence[Step], model: ResolvedModel, repeat: Repeat, output: Path, scratch: Path
+) -> _Replay:
+    """Makes the last folder as `output`, and all before it in `scratch`."""
+    exports, wrong, trained = list[Export](), list[int](), False
+    found = plain = model
+    for at, (step, following) in enumerate(itertools.zip_longest(steps, steps[1:])):
+        place = output
+        if following is not None:
+            place = scratch / f"{at + 1}" / get_last_name(Path(following.source.model))
+            place.parent.mkdir()
+        export, fitting = repeat(step, found, place)
+        exports.append(export)
+        if step.training is None and trained:
+            made, _ = repeat(step, plain, scratch / f"{at + 1}-untrained", fitting)
+            plain = find_model(made.output)
+        trained |= step.training is not None
+        if following is None:
+            break
+        if following.source.content not in (None, export.manifest.content):
+            wrong.append(at)
+        found = find_model(export.output)
+        plain = plain if trained else found
+    model = replace(model, source=exports[0].manifest.step.source)
+    untrained = plain.checkpoint if trained else None
+    return _Replay(model, tuple(exports), untrained, next(iter(wrong), None))
+
+
+def _find_beginning(original: Original, source: str | Path | None) -> tuple[ResolvedModel, int]:
+    """The model to begin with, and the number of the step that began with it."""
+    history = original.manifest.history
+    if history[-1].is_adapter:  # it stands beside its source, and nothing before that is in it
+        history = history[-1:]
+    first = history[0].source
+    beside = find_folder(original.model, original.revision)
+    named = find_source(first, beside) if source is None else source
+    if named is None:
+        raise SourceError(
+            f"was made from a folder, {first.model}, which is not here",
+            where=original.model,
+            fix="give it, or a copy of it, as `source`",
+        )
+    revision = find_commit(named, [first]) if isinstance(named, str) else None
+    model = find_model(named, revision)
+    if source is not None:
+        later = [at for at, step in enumerate(history) if at and model.is_that(step.source)]
+        if later:
+            return model, len(original.manifest.history) - len(history) + later[-1]
+    return model, len(original.manifest.history) - len(history)
+
+
+def _find_obstacle(steps: Sequence[Step]) -> str | None:
     """What this machine lacks to train again as recorded."""
-    records = [record for record in (edit.erasing, edit.healing) if record is not None]
+    records = [step.training for step in steps if step.training is not None]
     if not records:
         return None
     from surgery.training.training import find_obstacle
@@ -243,31 +305,31 @@ def _find_obstacle(edit: Edit) -> str | None:
     return next(filter(None, map(find_obstacle, records)), None)
 
 
-def _find_unrecorded(edit: Edit, files: Sequence[FileResult], prepared: Prepared) -> str | None:
+def _find_unrecorded(steps: Sequence[Step], files: Sequence[FileResult], dtype: str) -> str | None:
     """What no comparison can do without and the record does not tell: the dtype of passes.
 
     Earlier versions did not record it. It follows from the device and the weights, but not for
     bfloat16 on a CPU: fast ones train in it, others in float32. So a difference shows nothing.
     """
-    records = [record for record in (edit.erasing, edit.healing) if record is not None]
+    records = [step.training for step in steps if step.training is not None]
     unknown = any(record.dtype is None and record.device == "cpu" for record in records)
     trained = all(file.ok or file.difference is not None for file in files)
-    if unknown and trained and prepared.plan.inventory.dtype == "BF16":
+    if unknown and trained and dtype == "BF16":
         return "the number format in which it was trained, which earlier versions did not record"
     return None
 
 
-def _check_space(edit: Edit, size: int, output: str | Path | None) -> None:
+def _check_space(steps: Sequence[Step], size: int, output: str | Path | None) -> None:
     """Raises `OutputError` if what is made again does not fit on the disk, before it is made.
 
-    `size`: of one copy of the model, in bytes. A healed model is made from a cut, and one that was
-    erased and cut is compared with a cut that is not trained; both are in the temporary folder.
+    `size`: of one copy of the model, in bytes. All copies but that in `output` are in the temporary
+    folder: one of each step, and where something was trained, one of each cut without that.
     """
-    copies = (edit.healing is not None) + (edit.erasing is not None and bool(edit.parts))
-    if output is None:
-        copies += 1
-    else:
+    trained = next((at for at, step in enumerate(steps) if step.training), len(steps))
+    copies = len(steps) + sum(bool(step.parts) for step in steps[trained:])
+    if output is not None:
         check_space(Path(output), size)
+        copies -= 1
     place = Path(tempfile.gettempdir()) / "attn-surgery"
     check_space(place, copies * size, "set TMPDIR to a folder on a disk with more")
 
@@ -290,47 +352,11 @@ def _open_place(output: str | Path | None, overwrite: bool) -> Iterator[Path]:
         place.rmdir()
 
 
-def _write_again(
-    prepared: Prepared,
-    output: Path,
-    folder: Path,
-    erased: Erased | None,
-    heal: Callable[[Export, ResolvedModel, Path], Export] | None,
-    told: Mapping[str, Any],
-) -> tuple[Export, Checkpoint | None]:
-    """Returns the repeated export, and what training it is measured from; None if untrained.
-
-    `folder` holds what is made on the way; `told` is passed on to `write`.
-    """
-    trained = erased.trained if erased else None
-    export = write(prepared, Path(folder) / "cut" if heal else output, trained=trained, **told)
-    before = None
-    if heal is not None:
-        before = open_checkpoint(export.output)
-        export = heal(export, prepared.model, output)
-    if erased is not None:
-        before = prepared.checkpoint
-        if export.manifest.edit.parts:
-            before = open_checkpoint(write(prepared, folder / "untrained", **told).output)
-    return export, before
-
-
 def _compare_versions(then: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
     """Recorded and present versions of packages, where they differ."""
     now = list_versions()
     both = {name: (then.get(name), now.get(name)) for name in {**then, **now}}
     return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
-
-
-def _find_source(original: Original) -> str:
-    source = original.manifest.edit.source
-    if source.commit is None and find_folder(source.model) is None:
-        raise SourceError(
-            f"was made from a folder, {source.model}, which is not here",
-            where=original.model,
-            fix="give it, or a copy of it, as `source`",
-        )
-    return source.model
 
 
 def _check_source(found: ResolvedModel, recorded: Source, where: str | Path) -> None:
@@ -345,12 +371,10 @@ def _check_source(found: ResolvedModel, recorded: Source, where: str | Path) -> 
         )
 
 
-def _check_losses(recorded: Edit, repeated: Edit) -> None:
+def _check_losses(recorded: Sequence[Step], repeated: Sequence[Step]) -> None:
     """Raises `ManifestError` if the losses on the way to the same weights differ."""
-    for then, now in (
-        (recorded.erasing, repeated.erasing),
-        (recorded.healing, repeated.healing),
-    ):
+    for step, again in zip(recorded, repeated, strict=True):
+        then, now = step.training, again.training
         if then and now and not np.allclose(then.losses, now.losses, rtol=TOLERANCE, atol=1e-3):
             what = "the recorded losses differ from the repeated ones"
             raise ManifestError(what, where=MANIFEST)
@@ -376,13 +400,9 @@ def check_fitted_text(recorded: CalibrationRecord, found: CalibrationRecord) -> 
         raise ManifestError("the recorded fit differs from the repeated one", where=MANIFEST)
 
 
-def _compare_files(
-    original: Original, export: Export, source: Checkpoint, before: Checkpoint | None
-) -> tuple[FileResult, ...]:
-    """Compares all files by hash, and fitted or trained tensors by number where hashes differ.
-
-    `source`: what was edited; `before`: the export before it was trained; None if it was not.
-    """
+def _compare_files(original: Original, replay: _Replay) -> tuple[FileResult, ...]:
+    """Compares all files by hash, and fitted or trained tensors by number where hashes differ."""
+    export = replay.exports[-1]
     recorded, repeated = (
         {name: file.sha256 for name, file in manifest.files.items()}
         for manifest in (original.manifest, export.manifest)
@@ -393,28 +413,29 @@ def _compare_files(
         equal = both and original.holds(name, export.output / name)
         results.append(FileResult(name, recorded.get(name), repeated.get(name), equal))
     differing = [file.name for file in results if not file.equal]
-    inexact = before is not None or export.plan.fitted
+    inexact = replay.untrained is not None or any(one.plan.fitted for one in replay.exports)
     if differing and inexact and all(name.endswith(".safetensors") for name in differing):
         ours = find_export(original.model, original.revision)[0]
         if any(hash_file(ours.folder / name) != recorded.get(name) for name in differing):
             return tuple(results)  # whatever it is, it is not what the manifest records
-        found = _measure(ours, export, source, before)
-        tolerance = TOLERANCE if before is None else TRAINED_TOLERANCE
+        found = _measure(ours, replay)
+        tolerance = TOLERANCE if replay.untrained is None else TRAINED_TOLERANCE
         update: dict[str, Any] = {"difference": found, "tolerance": tolerance}
         results = [file if file.equal else replace(file, **update) for file in results]
     return tuple(results)
 
 
-def _measure(
-    recorded: ResolvedModel, export: Export, source: Checkpoint, before: Checkpoint | None
-) -> float | None:
-    """How far apart a recorded and a repeated export are; None if more than numbers differs."""
-    repeated, edit = export.output, export.manifest.edit
-    if edit.is_adapter and edit.erasing is not None:
-        rank = edit.erasing.rank
+def _measure(recorded: ResolvedModel, replay: _Replay) -> float | None:
+    """How far apart a recorded and a repeated result are; None if more than numbers differs."""
+    export = replay.exports[-1]
+    step, repeated = export.manifest.step, export.output
+    if step.is_adapter and step.erasing is not None:
+        rank = step.erasing.rank
         ours, theirs = (open_adapter(one, rank)[0] for one in (recorded.folder, repeated))
         return measure_adapters(ours, theirs)
     both = recorded.checkpoint, open_checkpoint(repeated)
-    if before is not None:
-        return measure_trained(*both, before, export.manifest)
-    return measure_fitted(*both, export.plan, source)
+    if replay.untrained is not None:
+        return measure_trained(*both, replay.untrained, export.manifest)
+    sources = [replay.model.checkpoint, *(open_checkpoint(e.output) for e in replay.exports[:-1])]
+    plans = [(one.plan, source) for one, source in zip(replay.exports, sources, strict=True)]
+    return measure_fitted(*both, plans)

@@ -8,6 +8,7 @@ nobody pays that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +17,21 @@ from evals.measure.edits.engine import Engine
 from evals.measure.memorization.recovery import HINTED, make_recovery
 from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel
-from surgery.errors import UnsupportedError
+from surgery.errors import MeasurementError, UnsupportedError
 from surgery.selection import Part, Selection, format_selection, variant_name
+from surgery.training.distillation import Passages, count_recited
 
 MOST = 0.01
-"""Recovered passages up to this share do not count."""
+"""Recovered passages up to this share do not count in a choice."""
+MOST_RECITED = 0.05
+"""The largest share of the passages that a teacher may recite, whoever named it."""
 VARIANTS = ("identity", "zero")
 ROWS = 24
 """Passages, and as many rows that were never trained on, to measure a teacher on."""
+
+
+class RecitingTeacherError(MeasurementError):
+    """The teacher recites what the student must forget."""
 
 
 @dataclass(frozen=True)
@@ -98,3 +106,15 @@ def choose_teacher(loaded: LoadedModel, samples: Samples, others: Tokens) -> Sel
         f"{best.accuracy:.1%} of the tokens of text not trained on are right"
     )
     return best.selection
+
+
+def check_teacher(cut: Any, passages: Passages) -> None:
+    """Raises `RecitingTeacherError` for a teacher that recites what the student must forget."""
+    recited = count_recited(cut, passages) / len(passages.tokens)
+    if recited > MOST_RECITED:
+        raise RecitingTeacherError(
+            "the teacher recites the passages itself, so it cannot teach to forget them",
+            expected=f"at most {MOST_RECITED:.0%} of {len(passages.tokens):,} passages",
+            got=f"{recited:.1%}",
+            fix="cut more blocks, or earlier ones",
+        )

@@ -15,7 +15,7 @@ from evals.data.repeats import group_overlaps
 from evals.data.samples import Samples, Tokens, hash_row
 from evals.data.windows import repeat_windows
 from surgery.errors import SamplesError
-from surgery.record.manifest import Choice, Edit, Manifest, PassagesRecord, Record
+from surgery.record.manifest import Choice, Manifest, PassagesRecord, Record, Step
 
 Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -164,18 +164,12 @@ def _find_taught(manifest: Manifest | None, samples: Samples, listed: Flags) -> 
     guess at passages.
     """
     found, unsure = np.zeros(len(samples), dtype=np.bool_), False
-    for edit in _list_edits([] if manifest is None else [manifest]):
-        for record in _list_recorded(edit):
-            rows = _find_recorded(record, edit.chosen, samples, listed)
+    for step in manifest.history if manifest else ():
+        if step.passages is not None:
+            rows = _find_recorded(step.passages, step.chosen, samples, listed)
             unsure |= rows is None
             found[[] if rows is None else rows] = True
     return found, unsure
-
-
-def _list_recorded(edit: Edit) -> list[PassagesRecord]:
-    """What is recorded of the passages that training for an edit used."""
-    trained = (one.passages for one in (edit.erasing, edit.healing) if one is not None)
-    return [passages for passages in trained if isinstance(passages, PassagesRecord)]
 
 
 def _find_recorded(
@@ -200,7 +194,7 @@ def _find_recorded(
 def check_unlisted(edited: Iterable[Manifest], listed: Samples) -> None:
     """Raises `SamplesError` for a model that was taught other passages than those `listed`."""
     for edit in _list_edits(edited):
-        for taught in _list_recorded(edit):
+        for taught in filter(None, [edit.passages]):
             if _find_recorded(taught, edit.chosen, listed, listed.trained_on) is None:
                 raise SamplesError(
                     "was not taught the passages that are listed here, so those left out may not "
@@ -229,9 +223,9 @@ def _check_not_chosen_on(choices: Iterable[Choice], samples: Samples, listed: Sa
             )
 
 
-def _list_edits(edited: Iterable[Manifest]) -> list[Edit]:
-    """All edits of the models, the earlier ones among them."""
-    return [edit for manifest in edited for edit in (*manifest.history, manifest.edit)]
+def _list_edits(edited: Iterable[Manifest]) -> list[Step]:
+    """All steps of the models."""
+    return [step for manifest in edited for step in manifest.history]
 
 
 def warn_of_earlier_choice(manifest: Manifest | None, chosen_on: Samples) -> list[str]:

@@ -67,22 +67,16 @@ def names_lab(named: Sequence[str | Path]) -> bool:
     return bool(labs)
 
 
-def fit_prepared(
-    prepared: Prepared,
-    text: Text,
-    device: str | None = None,
-    model: Any = None,
-) -> Fitting:
+def fit_prepared(prepared: Prepared, text: Text, device: str | None = None) -> Fitting:
     """Fits what an export needs on calibration text. `device`: by default a GPU, if there is one.
 
-    `model`: as for `surgery.fitting.fitter.fit_checkpoint`. Raises as that does, and
-    `MeasurementError` for a missing device.
+    Raises as `surgery.fitting.fitter.fit_checkpoint`, and `MeasurementError` for a missing device.
     """
     from evals.run.models import find_device
     from surgery.fitting.fitter import fit_checkpoint
 
     with show_progress("calibrate", None) as advance:
-        return fit_checkpoint(prepared, text, model, device=find_device(device), advance=advance)
+        return fit_checkpoint(prepared, text, device=find_device(device), advance=advance)
 
 
 def read_heldout_texts(files: Sequence[Path], *names: str | None) -> list[str]:

@@ -36,11 +36,7 @@ from surgery.errors import ManifestError
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.measured import BASE, EDITED, TWIN
-from surgery.record.report import (
-    Report,
-    summarize_edit,
-)
-from surgery.untrusted import guard
+from surgery.record.report import Report
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ def measure(
     compared.
     """
     for model in edited:
-        _check_summary(model)
+        _check_size(model)
     materials = _prepare(edited, base, materials)
     request, bases = materials.request, [base] if base else []
     never = [find_model(request.twin)] if request.twin else []
@@ -215,20 +211,16 @@ def _announce(
     return asked
 
 
-def _check_summary(model: ResolvedModel) -> None:
-    """Raises `ManifestError`, before hours of work, for a manifest that no report can show."""
-    if model.manifest is None:
-        return
+def _check_size(model: ResolvedModel) -> None:
+    """Raises `ManifestError`, before hours of work, for a manifest of a model of another size."""
     sizes = model.inventory.dimensions
-    with guard(ManifestError, "cannot be shown in a report", model.folder / MANIFEST):
-        summarize_edit(model.manifest)
-    for edit in (model.manifest.edit, *model.manifest.history):
-        if (edit.num_blocks, edit.num_heads) != (sizes.num_blocks, sizes.num_heads):
+    for step in model.manifest.history if model.manifest else ():
+        if (step.num_blocks, step.num_heads) != (sizes.num_blocks, sizes.num_heads):
             raise ManifestError(
                 "is of a model of another size",
                 where=model.folder / MANIFEST,
                 expected=f"{sizes.num_blocks} blocks of {sizes.num_heads} heads",
-                got=f"{edit.num_blocks} of {edit.num_heads}",
+                got=f"{step.num_blocks} of {step.num_heads}",
             )
 
 

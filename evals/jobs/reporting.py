@@ -28,23 +28,20 @@ from evals.run.lm_eval.tasks import describe_task
 from evals.run.statistics import SEED
 from evals.table.limits import Asked, ask, ask_tasks, decide, find_void, settle
 from evals.table.words import describe
-from surgery.card.command import describe_training, name_texts, write_export_command
+from surgery.card.command import write_command
 from surgery.card.facts import make_printable
-from surgery.hub.embedded import find_lab
 from surgery.hub.resolved import ResolvedModel
 from surgery.record.manifest import Manifest, is_word
 from surgery.record.measured import MOST_LETTERS, Limit, Measured, On
 from surgery.record.report import (
     EditRecord,
-    EditSummary,
     PassageRow,
     PassageScores,
     Provenance,
     Relation,
     Report,
-    summarize_edit,
 )
-from surgery.selection import format_selection, variant_name
+from surgery.selection import variant_name
 
 MOST_PASSAGES = 12
 _AREAS = {one.name for one in SCORES}
@@ -173,7 +170,7 @@ def _record_edit(
     """`areas`: how well each membership score tells members from others, where it was measured."""
     chose, edit = found.left.count(place + found.offset), None
     if model.manifest is not None:
-        edit = summarize_edit(model.manifest)
+        edit = History(history=model.manifest.history)
     state = settle(one.state for one in limits)
     if state is not None and edit is not None and edit.missed_alone:
         state = "missed"  # by the search that chose it, on the passages that it used
@@ -270,44 +267,23 @@ def record_request(
 
 
 def write_commands(report: Report, request: MeasureRequest) -> list[str]:
-    """The commands that make the edits and their report again."""
-    made = [command for edit in report.edits for command in _write_export_command(edit)]
+    """The commands that make the models and their report again."""
+    made = [command for edit in report.edits for command in _write_steps(edit)]
     return [*dict.fromkeys(made), request.to_command()]
 
 
-def _write_export_command(found: EditRecord) -> list[str]:
-    """The command that made the edit, in the folder that was measured; empty if no single one did.
-
-    Of a Hub id, the folder has the last part.
-    """
-    edit: EditSummary | None = found.edit
-    if edit is None or edit.variant == "mixed" or edit.earlier_edits:
+def _write_steps(found: EditRecord) -> list[str]:
+    """The commands that made a model, in folders of the recorded names; empty if no options say
+    what was cut. Of a Hub id, the folder has the last part."""
+    steps = found.edit.history if found.edit else []
+    if any(variant_name(step.cut_parts) == "mixed" for step in steps):
         return []
-    erasing, drop_attn, variant = edit.erasing, edit.drop_attn, edit.variant
-    if not edit.parts and erasing is not None:
-        teacher = tuple(erasing.teacher)
-        drop_attn, variant = format_selection(teacher, edit.num_heads or 0), variant_name(teacher)
-        if variant == "mixed":
-            return []
-    plan = "plan.json" if edit.taught_by_choice else None  # of the search: only it says which
-    text = edit.calibration or (erasing and erasing.calibration)
-    taught, healed = (one.model_dump() if one else None for one in (erasing, edit.healing))
-    lab = find_lab(edit.source) or "lab:pythia"  # all have the same text
-    words = write_export_command(
-        edit.source,
-        revision=edit.commit,
-        drop_attn=None if plan else drop_attn,
-        plan=plan,
-        variant=None if plan else variant,
-        calibration=name_texts([source.name for source in (text.sources if text else ())]),
-        **describe_training(taught, healed, lab),
-        layout=edit.layout,
-        family=edit.family,
-        max_shard_size=edit.max_shard_size,
-        output=found.name.rpartition("/")[2],
-        cut=bool(edit.parts),
-    )
-    return [shlex.join(words)]
+    written = []
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        output = following.source.model if following else found.name.rpartition("/")[2]
+        plan = "plan.json" if step.taught_by_choice else None  # of the search: only it says which
+        written.append(shlex.join(write_command(step, step.source.model, plan=plan, output=output)))
+    return written
 
 
 def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:

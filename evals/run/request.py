@@ -204,21 +204,21 @@ class Listing(Request):
     ] = None
 
 
-class Editing(Cutting, Listing):
-    """A cut of `model`, which is written or teaches. `overwrite` replaces an earlier result."""
+class Stepping(Request):
+    """A step, which makes one folder from the folder of `model`.
+
+    `overwrite` replaces another result. The same one is left as it is.
+    """
 
     model: str
-    drop_attn: str | None = None
-    plan: Annotated[
-        Path | PlanFile | None,
-        "Take blocks, heads, and variants of the cut from a file that `search` wrote. Training "
-        "then takes only the passages that the search chose on, so that the others can test it.",
-        Option("edit"),
-    ] = None
-    variant: str | None = None
-    calibration: CalibrationText = ()
-    samples: Passages = None
-    device: str | None = None
+    revision: Revision = None
+    output: Path | None = None
+    consume: Annotated[
+        bool,
+        "Put the result in the place of MODEL, a folder that attn-surgery wrote, once it is "
+        "complete.",
+        Option("output"),
+    ] = False
     overwrite: bool = False
     max_shard_size: Annotated[
         int | None,
@@ -228,20 +228,39 @@ class Editing(Cutting, Listing):
     ] = None
 
     @model_validator(mode="after")
+    def _one_place(self) -> Stepping:
+        if self.consume and (self.output is not None or find_lab(self.model)):
+            what = "`consume` puts the result in the place of a folder MODEL"
+            raise ValueError(f"{what}: give it without `output`")
+        return self
+
+
+class Editing(Stepping):
+    """A cut of `model`, which is written, or which teaches."""
+
+    drop_attn: str | None = None
+    plan: Annotated[
+        Path | PlanFile | None,
+        "Take blocks, heads, and variants of the cut from a file that `search` wrote. Training "
+        "then takes only the passages that the search chose on, so that the others can test it.",
+        Option("edit"),
+    ] = None
+    variant: str | None = None
+    calibration: CalibrationText = ()
+
+    @model_validator(mode="after")
     def _one_cut(self) -> Editing:
         if self.drop_attn is not None and self.plan is not None:
             raise ValueError("give `drop_attn` or `plan`, not both")
         if self.variant is not None and self.plan is not None and not is_path(self.variant):
             raise ValueError("a `plan` names the variants itself: give it without `variant`")
-        if self.leave_out is not None and not (self.samples or find_lab(self.model)):
-            raise ValueError("`leave_out` needs `samples`")
         return self
 
-    def read_edit(self) -> str | PlanFile:
+    def read_edit(self) -> str | PlanFile | None:
         """Returns the cut. Raises `SurgeryError` for a plan that cannot be read."""
         if isinstance(self.plan, Path):
             return read_plan_file(self.plan)
-        return self.plan or self.drop_attn or ""
+        return self.plan or self.drop_attn
 
 
 class Measuring(Running, Cutting):
@@ -259,20 +278,40 @@ class Training(Request):
     ] = None
 
 
+class Lessons(Cutting, Listing, Training):
+    """Text and passages to train a model on."""
+
+    samples: Passages = None
+    text: Annotated[
+        tuple[str, ...],
+        "Other text to train on. It may hold none of the passages: a file, a folder, "
+        "hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
+        Option("input", "TEXT", "a lab model's own"),
+    ] = ()
+    seed: Annotated[int, Field(ge=0), "Decides the order of passages and text.", Option("run")] = 0
+    device: Annotated[
+        str | None, "Where to train.", Option("run", "D", "a GPU if there is one")
+    ] = None
+
+    @property
+    def cutting(self) -> dict[str, Any]:
+        """What `evals.data.open_samples` takes."""
+        return self.model_dump(include={*Cutting.model_fields, "leave_out"} - {"revision"})
+
+
+HEAL_STEPS = "Steps to train for, of 16 x 128 tokens. More lower the cost further, and take longer."
+
+
 class Healing(Training):
     """Training of the edited model on other text."""
 
     heal: Annotated[
         tuple[str, ...],
-        "Train the edited model on this text, which may hold none of the passages: a file, a "
-        "folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
+        "Also heal the edited model: train it on this text, which may hold none of the passages: "
+        "a file, a folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
         Option("edit", "TEXT", "no training"),
     ] = ()
-    heal_steps: Annotated[
-        Count,
-        "Steps to train for, of 16 x 128 tokens. More lower the cost further, and take longer.",
-        Option("edit"),
-    ] = 80
+    heal_steps: Annotated[Count, HEAL_STEPS, Option("edit")] = 80
 
     @model_validator(mode="after")
     def _steps_need_text(self) -> Healing:
@@ -292,30 +331,6 @@ Hardening = Annotated[
     "steps, the model loses more ability: take more of them, such as 240.",
     Option("edit"),
 ]
-
-
-class Erasing(Training):
-    """Training before the cut, with the cut as the teacher (`evals.jobs.erasing`)."""
-
-    erase: Annotated[
-        bool,
-        "Before the cut, teach the model to forget the passages, with its cut as the teacher (as "
-        "the command erase does).",
-        Option("edit"),
-    ] = False
-    erase_steps: Annotated[Count, TEACHING, Option("edit")] = 60
-    harden: Hardening = False
-    text: Annotated[
-        tuple[str, ...],
-        "Other text for `erase`, which may hold none of the passages.",
-        Option("edit", "TEXT", "that of `heal`, else a lab model's own"),
-    ] = ()
-
-    @model_validator(mode="after")
-    def _only_if_asked(self) -> Erasing:
-        if not self.erase:
-            self._refuse_unused("erase", "erase_steps", "harden", "text")
-        return self
 
 
 class Choosing(Measuring):

@@ -20,9 +20,9 @@ from surgery.card.measurements import (
     render_table,
     show,
 )
-from surgery.record.manifest import BlockFit
+from surgery.record.manifest import BlockFit, History
 from surgery.record.measured import State
-from surgery.record.report import EditRecord, EditSummary, Report
+from surgery.record.report import EditRecord, Report
 from surgery.variants import VARIANTS
 
 LIMITS = (
@@ -91,32 +91,34 @@ def _load_template() -> Any:
 _SIGNS: dict[State | None, str] = {"kept": "✓ ", "missed": "✕ ", "undecided": "? ", None: ""}
 
 
-def list_facts(edit: EditSummary) -> list[tuple[str, str]]:
-    """Names and values of an edit, as text."""
-    heads = f" with {edit.num_heads} heads each" if edit.num_heads else ""
-    variants = sorted({part.variant for part in edit.parts} | {*edit.attention_free.values()})
-    none = "this edit cut no attention" if edit.earlier_edits else "no attention was cut"
-    what = f"--drop-attn {edit.drop_attn}, of" if edit.drop_attn else f"{none}, in any of"
-    found = [
-        ("edited", f"{what} {edit.num_blocks} blocks{heads}"),
-        *((name, VARIANTS[name].summary) for name in variants if name in VARIANTS),
-        ("layout", edit.layout),
-        ("family", edit.family),
-        ("source", edit.source),
-    ]
-    if edit.one_hot is not None:
-        margin = f"{edit.one_hot.gap:.1f}, the smallest gap between a token's score for itself "
-        margin += "and for any other; above 104, attention is exactly one-hot in float32"
-        found.append(("margin", margin))
-    if edit.earlier_edits:
-        found.append(("earlier edits", str(edit.earlier_edits)))
-    if edit.calibration is not None:
-        text = edit.calibration.model_dump(mode="json", exclude={"blocks"})
-        found += [(f"calibration {name}", said) for name, said in list_leaves(text)]
-        fits = edit.calibration.blocks.items()
-        shown = [f"block {block}: {_format_r2(fit)}" for block, fit in fits]
-        found += [("fit, R² (1 is exact)", ", ".join(shown))] if shown else []
+def list_facts(edit: History) -> list[tuple[str, str]]:
+    """Names and values of what made a model, as text."""
+    step, cuts = edit.step, [step for step in edit.history if step.parts]
+    size = f"{step.num_blocks} blocks with {step.num_heads} heads each"
+    spec = format_selection(sorted(edit.parts), step.num_heads)
+    told = f"--drop-attn {spec}, of {size}"
+    found = [("edited", told if cuts else f"no attention was cut, in any of {size}")]
+    variants = sorted({part.variant for part in edit.parts})
+    found += [(name, VARIANTS[name].summary) for name in variants if name in VARIANTS]
+    found += [("layout", step.layout), ("family", step.family)]
+    found.append(("source", edit.history[0].source.model))
+    steps = ", ".join(_STEPS[one.kind] for one in edit.history)
+    found += [("steps", steps)] if len(edit.history) > 1 else []
+    for cut in cuts:
+        if cut.one_hot is not None:
+            margin = f"{cut.one_hot.gap:.1f}, the smallest gap between a token's score for itself "
+            margin += "and for any other; above 104, attention is exactly one-hot in float32"
+            found.append(("margin", margin))
+        if cut.calibration is not None:
+            text = cut.calibration.model_dump(mode="json", exclude={"blocks"})
+            found += [(f"calibration {name}", said) for name, said in list_leaves(text)]
+            fits = cut.calibration.blocks.items()
+            shown = [f"block {block}: {_format_r2(fit)}" for block, fit in fits]
+            found += [("fit, R² (1 is exact)", ", ".join(shown))] if shown else []
     return found
+
+
+_STEPS = {"cut": "cut", "erase": "erased", "heal": "healed"}
 
 
 def _list_untried(edit: EditRecord) -> list[tuple[str, str]]:

@@ -14,14 +14,13 @@ from typing import Any
 from surgery.card.command import (
     FOLDER,
     SAVED_IDS,
-    describe_training,
+    list_options,
     name_passages,
-    name_texts,
-    write_export_command,
+    write_command,
 )
 from surgery.families import Family, family_of
-from surgery.hub.embedded import LAB_MODELS, PREFIX, find_lab
-from surgery.record.manifest import Edit, Manifest, PassagesRecord, TextRecord, TrainingRecord
+from surgery.hub.embedded import find_lab
+from surgery.record.manifest import Manifest, Step, TextRecord
 from surgery.record.plan_file import list_edits
 from surgery.selection import by_variant, format_blocks, format_selection, variant_name
 from surgery.variants import variant_of
@@ -29,50 +28,55 @@ from surgery.variants import variant_of
 
 def gather_facts(manifest: Manifest, name: str) -> dict[str, Any]:
     """What was done to which model, and the resulting files. `name`: to load the model by."""
-    edits, edit = [*manifest.history, manifest.edit], manifest.edit
-    family = family_of({"model_type": edit.family})
+    steps, step = manifest.history, manifest.step
+    family = family_of({"model_type": step.family})
     whole = format_blocks(tuple(manifest.attention_free))
     partial = set(manifest.edited_heads) - set(manifest.attention_free)
-    healed = [e.healing for e in edits if e.healing]
-    erased = [_describe_erasing(e) for e in edits if e.erasing]
-    trained = [*healed, *(e.erasing for e in edits if e.erasing)]
+    trained = [one.training for one in steps if one.training]
     machines = dict.fromkeys(f"{one.threads}, {one.device}" for one in trained)
-    taught = _list_passages(trained)
-    local = _list_files(edits)
+    taught = [name_passages(one.passages.name) for one in steps if one.passages]
+    local = _list_files(steps)
     modeling = next((file for file in manifest.files if file.endswith(".py")), None)
     return {
         "title": name,
         "name": as_command(shlex.quote(name)),
         "quoted": as_python(name),
-        "base": _link_base(edit if edit.is_adapter else edits[0]),
-        "adapter": _describe_adapter(edit) if edit.is_adapter else None,
+        "base": _link_base(step if step.is_adapter else steps[0]),
+        "adapter": _describe_adapter(step) if step.is_adapter else None,
         "whole": whole,
         "partial": format_blocks(tuple(sorted(partial))),
-        "num_blocks": edit.num_blocks,
-        "edits": [_describe_edit(edit) for edit in edits],
-        "again": _write_reproduction(name, edit),
-        "steps": list(_list_steps(edits)),
+        "num_blocks": step.num_blocks,
+        "edits": [_describe_cut(one) for one in steps],
+        "again": _write_reproduction(name, steps),
+        "steps": list(_list_commands(steps)),
         "local": _join(local),
         "saved": SAVED_IDS if SAVED_IDS in local else None,
         "folder": FOLDER if FOLDER in local else None,
-        "layout": "adapter" if edit.is_adapter else "stock" if modeling is None else "compact",
+        "layout": "adapter" if step.is_adapter else "stock" if modeling is None else "compact",
         "modeling": modeling,
         "architecture": family.architecture,
         "spared": _match_attention(family, sorted(manifest.edited_heads)),
-        "one_hot": any(e.one_hot is not None for e in edits),
+        "one_hot": any(one.one_hot is not None for one in steps),
         "tokenizer": any(file.startswith("tokenizer") for file in manifest.files),
-        "fitted": _join_names(*(e.calibration for e in edits)),
+        "fitted": _join_names(*(one.calibration for one in steps)),
         "trained": bool(trained),
         "trained_on": _join_names(*trained),
         "taught_with": _join(taught),
         "have_ids": any(not find_lab(name) and not name.endswith(".npy") for name in taught),
-        "erased": erased,
-        "healed": healed,
-        "guarded": [one for one in healed if isinstance(one.passages, PassagesRecord)],
+        "taught_last": bool(manifest.erasings) and not _is_cut_later(steps),
+        "erased": [_describe_erasing(one) for one in steps if one.erasing],
+        "healed": manifest.healings,
+        "guarded": [one.healing for one in steps if one.healing and one.passages],
         "machines": "; ".join(machines),
         "files": list(manifest.files.items()),
-        "versions": edit.versions,
+        "versions": step.versions,
     }
+
+
+def _is_cut_later(steps: Sequence[Step]) -> bool:
+    """Whether a cut follows the last training that made the model forget."""
+    last = max(at for at, step in enumerate(steps) if step.erasing)
+    return any(step.parts for step in steps[last:])
 
 
 def _match_attention(family: Family, blocks: Sequence[int]) -> Markdown:
@@ -93,26 +97,20 @@ def _join(names: Iterable[str]) -> Markdown:
     return Markdown(", ".join(map(as_code, dict.fromkeys(names))))
 
 
-def _list_passages(trained: Sequence[TrainingRecord]) -> list[str]:
-    """The names of what held the passages of trainings; empty without passages."""
-    found = (getattr(one, "passages", None) for one in trained)
-    return [name_passages(one.name) for one in found if isinstance(one, PassagesRecord)]
-
-
-def _link_base(first: Edit) -> Markdown:
+def _link_base(first: Step) -> Markdown:
     """The first source, as a link if it is on the Hub."""
     if (hub := first.source.hub_id) is not None:
         return Markdown(f"[{as_line(hub)}](https://huggingface.co/{hub})")
     return as_code(_name_source(first))
 
 
-def _name_source(edit: Edit) -> str:
+def _name_source(edit: Step) -> str:
     """The source's name; only the last part of a folder, since early versions recorded paths."""
     model = edit.source.model
     return model if edit.source.commit or model.startswith("lab:") else Path(model).name
 
 
-def _describe_edit(edit: Edit) -> dict[str, Any]:
+def _describe_cut(edit: Step) -> dict[str, Any]:
     return {
         "source": _name_source(edit),
         "commit": edit.source.commit,
@@ -123,7 +121,7 @@ def _describe_edit(edit: Edit) -> dict[str, Any]:
     }
 
 
-def _describe_erasing(edit: Edit) -> dict[str, Any]:
+def _describe_erasing(edit: Step) -> dict[str, Any]:
     assert edit.erasing is not None
     taught = [
         f"{format_selection(parts, edit.num_heads)} ({variant})"
@@ -132,7 +130,7 @@ def _describe_erasing(edit: Edit) -> dict[str, Any]:
     return {**vars(edit.erasing), "cut": ", ".join(taught)}
 
 
-def _describe_adapter(edit: Edit) -> dict[str, Any]:
+def _describe_adapter(edit: Step) -> dict[str, Any]:
     """What loads the base of an adapter: `code`, after `importing`, and `named` for lm-eval."""
     assert edit.erasing is not None
     named, commit, importing = _name_source(edit), edit.source.commit, None
@@ -148,75 +146,54 @@ def _describe_adapter(edit: Edit) -> dict[str, Any]:
     }
 
 
-def _list_steps(edits: Sequence[Edit]) -> Iterator[Markdown]:
-    """Yields the commands that make all edits again, oldest first, in a shell."""
-    for edit, following in zip(edits, [*edits[1:], None], strict=True):
-        parts = edit.parts or (edit.erasing.teacher if edit.erasing else [])
-        planned = edit.taught_by_choice or variant_name(parts) == "mixed"
+def _list_commands(steps: Sequence[Step]) -> Iterator[Markdown]:
+    """Yields the commands that repeat all steps, oldest first, in a shell."""
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        chooses = step.taught_by_choice
+        planned = chooses or variant_name(step.cut_parts) == "mixed"
         if planned:
-            plan: dict[str, Any] = {
-                "edits": [one.model_dump() for one in list_edits(parts, edit.num_heads)]
-            }
-            if edit.taught_by_choice and edit.chosen is not None:  # it says which were taught
-                plan["chosen"] = edit.chosen.model_dump(mode="json")
+            cut = list_edits(step.cut_parts, step.num_heads)
+            plan: dict[str, Any] = {"edits": [one.model_dump() for one in cut]}
+            if chooses and step.chosen is not None:  # it says which passages were taught
+                plan["chosen"] = step.chosen.model_dump(mode="json")
             yield as_command(f"echo {shlex.quote(json.dumps(plan))} > plan.json")
         is_local = following is not None and following.source.commit is None
-        lab = find_lab(edit.source.model) or f"{PREFIX}{LAB_MODELS[0]}"
-        words = write_export_command(
-            _name_source(edit),
-            revision=edit.source.commit,
-            drop_attn=None if planned else format_selection(parts, edit.num_heads),
+        words = write_command(
+            step,
+            _name_source(step),
             plan="plan.json" if planned else None,
-            variant=None if planned else variant_name(parts),
-            calibration=name_texts(_list_fitted(edit)),
-            **_describe_training(edit, lab),
-            layout=edit.layout,
-            family=edit.family,
-            max_shard_size=edit.max_shard_size,
             output=_name_source(following) if following and is_local else None,
-            cut=bool(edit.parts),
         )
-        source = 5 if edit.source.commit else 3  # words that name it
+        source = 5 if step.source.commit else 3  # words that name it
         yield _as_lines(words[:source], words[source:])
 
 
-def _list_fitted(edit: Edit) -> list[str]:
-    """The names of the text that the cut, or the teacher, was fitted on."""
-    text = edit.calibration or (edit.erasing and edit.erasing.calibration)
-    return [source.name for source in text.sources] if text else []
+def _list_inputs(steps: Sequence[Step]) -> dict[str, list[str]]:
+    """What names the texts and passages of steps, by the option of `reproduce` that takes them."""
+    found: dict[str, list[str]] = {}
+    for step in steps:
+        text = "--heal" if step.healing else "--text"
+        for option, named in list_options(step).items():
+            name = text if option == "--text" else option
+            if name in ("--calibration", "--heal", "--text", "--samples"):
+                found.setdefault(name, []).extend(map(str, named))
+    found["--samples"] = [name for name in found.get("--samples", ()) if not find_lab(name)]
+    return {option: list(dict.fromkeys(names)) for option, names in found.items()}
 
 
-def _describe_training(edit: Edit, lab: str | None = None) -> dict[str, Any]:
-    erasing, healing = (one.model_dump() if one else None for one in (edit.erasing, edit.healing))
-    return describe_training(erasing, healing, lab)
-
-
-def _name_inputs(edit: Edit) -> dict[str, list[str]]:
-    """What names an edit's texts and passages, by the option of `reproduce` that takes them."""
-    trained = _describe_training(edit)
-    samples = trained.get("samples")
-    return {
-        "--calibration": name_texts(_list_fitted(edit)),
-        "--text": trained.get("text", []),
-        "--heal": trained.get("heal", []),
-        "--samples": [samples] if samples and not find_lab(samples) else [],
-    }
-
-
-def _write_reproduction(name: str, edit: Edit) -> Markdown:
-    """The command that repeats the last edit."""
-    inputs = _name_inputs(edit).items()
+def _write_reproduction(name: str, steps: Sequence[Step]) -> Markdown:
+    """The command that replays the steps."""
+    inputs = _list_inputs(steps).items()
     given = [word for option, names in inputs for one in names for word in (option, one)]
     return _as_lines(["attn-surgery", "reproduce", name], given)
 
 
-def _list_files(edits: Sequence[Edit]) -> list[str]:
+def _list_files(steps: Sequence[Step]) -> list[str]:
     """The folders and files that the commands take from the folder that they run in."""
-    found = [_name_source(e) for e in edits if not e.source.commit and not find_lab(e.source.model)]
-    for edit in edits:
-        named = chain(*_name_inputs(edit).values())
-        found += [name for name in named if not name.startswith("hf:")]
-    return found
+    sources = [one for one in steps if not (one.source.commit or find_lab(one.source.model))]
+    found = [_name_source(one) for one in sources if one is steps[0]]
+    named = chain(*_list_inputs(steps).values())
+    return [*found, *(name for name in named if not name.startswith("hf:"))]
 
 
 class Markdown(str):

@@ -17,7 +17,7 @@ from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.families.wrapped import settle_layout
 from surgery.hub.finding import find_model
-from surgery.hub.resolved import ResolvedModel
+from surgery.hub.resolved import ResolvedModel, is_same
 from surgery.own_code import is_path
 from surgery.plan import Plan, make_empty_plan, make_plan, selected
 from surgery.privacy import check_link, name_result
@@ -42,14 +42,13 @@ class Prepared:
     """A checked source and the plan of its edit.
 
     `found`: the states of its files before any was read. `chosen`: the passages and text on which a
-    search chose the edit. `job`: as for `Edit`.
+    search chose the cut.
     """
 
     found: Mapping[Path, FileState]
     model: ResolvedModel
     plan: Plan
     chosen: Choice | None = None
-    job: str | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -75,8 +74,8 @@ class Prepared:
 
 
 def prepare(
-    model: str | Path,
-    drop_attn: str | Selection | PlanFile,
+    model: str | Path | ResolvedModel,
+    drop_attn: str | Selection | PlanFile | None,
     *,
     variant: str = "identity",
     layout: str = "auto",
@@ -88,14 +87,18 @@ def prepare(
 ) -> Prepared:
     """Finds and checks the source and makes the plan. Reads no weights and writes nothing.
 
-    **Arguments:** as for `export`; `name`: the source's name in the manifest (default: the Hub id
-    or the folder's name); `scrubbed`: as for `make_plan`; `check_default`: gets a Hub model's
-    default output and may raise before the weights are downloaded.
+    **Arguments:** as for `export`; `drop_attn`: None: nothing is cut; `name`: the source's name in
+    the manifest (default: the Hub id or the folder's name); `scrubbed`: as for `make_plan`;
+    `check_default`: gets the default output, once, before the weights of a Hub model are
+    downloaded, and may raise.
 
     **Raises:** a `SurgeryError` for anything that would make the export fail.
     """
+    downloads = False
 
     def select(config: dict[str, Any]) -> Selection:
+        if drop_attn is None:
+            return ()
         size = family_of(config).dimensions(config)
         if isinstance(drop_attn, PlanFile):
             return drop_attn.make_selection(size.num_blocks, size.num_heads, size.num_groups)
@@ -103,32 +106,41 @@ def prepare(
 
     def check(config: dict[str, Any]) -> None:
         selection = select(config)
-        _check_buildable(config)
         if check_default is not None:
             num_heads = family_of(config).dimensions(config).num_heads
             check_default(_name_output(str(model), selection, num_heads))
 
-    source = find_model(model, revision, check=check)
+    def check_early(config: dict[str, Any]) -> None:
+        nonlocal downloads
+        downloads = True
+        check(config)
+        _check_buildable(config)
+
+    source = find_model(model, revision, check=check_early)
     if name is not None:
         source = replace(source, source=source.source.model_copy(update={"model": name}))
     folder = source.folder
     found = read_states(path for pattern in ("*", *SIDECARS) for path in folder.glob(pattern))
     config = read_config(folder)
     check_config(config, family_of(config))  # before looking at any weights
+    if not downloads:
+        check(config)
     _check_beside(source.checkpoint)
     if isinstance(drop_attn, PlanFile):
         _check_planned_for(drop_attn, source, config)
         layout = drop_attn.layout if layout == "auto" else layout
     layout = settle_layout(layout, source.checkpoint.whole)
     inventory, earlier = source.inventory, source.manifest
-    plan = make_plan(
-        inventory,
-        select(config),
-        layout=layout,
-        earlier=earlier.edited_heads if earlier else None,
-        save_as=save_as,
-        scrubbed=scrubbed,
-    )
+    plan = make_empty_plan(inventory)
+    if drop_attn is not None:
+        plan = make_plan(
+            inventory,
+            select(config),
+            layout=layout,
+            earlier=earlier.edited_heads if earlier else None,
+            save_as=save_as,
+            scrubbed=scrubbed,
+        )
     check_known(part.variant for part in plan.selection)
     _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
@@ -154,11 +166,15 @@ def _check_buildable(config: dict[str, Any]) -> None:
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:
-    """Raises `UnsupportedError` if a plan file was made for another model."""
+    """Raises `UnsupportedError` if a plan file was made neither for a model nor for one that it was
+    made from."""
     if choice.model is None:
         return
+    planned_for = choice.model.source
     size = choice.model.model_copy(update={"source": model.source})
-    if size == EditedModel.of(model.source, config) and model.is_that(choice.model.source):
+    earlier = model.manifest.sources if model.manifest else []
+    is_from = any(is_same(planned_for, source) for source in earlier)
+    if size == EditedModel.of(model.source, config) and (is_from or model.is_that(planned_for)):
         return
     raise UnsupportedError(
         "the plan was made for another model",
@@ -169,17 +185,19 @@ def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str,
 
 
 def _name_output(model: str, selection: Selection, num_heads: int) -> Path:
+    if not selection:
+        return name_result(model, "trained")
     spec = format_selection(selection, num_heads)
     if len(spec) > _LONGEST_SPEC:
         spec = hashlib.sha256(spec.encode()).hexdigest()[:12]
     return name_result(model, f"{variant_name(selection)}-{spec}")
 
 
-def list_variants(drop_attn: str | Selection | PlanFile, variant: str) -> set[str]:
+def list_variants(drop_attn: str | Selection | PlanFile | None, variant: str) -> set[str]:
     """Returns the variants of an edit. Needs no model. Imports `variant` if it is your own."""
     if is_path(variant):
         load_variant(variant)
     if isinstance(drop_attn, str):
         return {variant}
     parts = drop_attn.edits if isinstance(drop_attn, PlanFile) else drop_attn
-    return {part.variant for part in parts}
+    return {part.variant for part in parts or ()}

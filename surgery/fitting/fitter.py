@@ -176,20 +176,15 @@ class Fitter:
 def fit_checkpoint(
     prepared: Prepared,
     text: Text,
-    model: Any = None,
     *,
     device: torch.device | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Fitting:
-    """Fits what a prepared export needs, on a GPU if there is one.
-
-    `device` names another place. `model`: the source in memory, where it was trained since; None:
-    load it.
-    """
+    """Fits what a prepared export needs, on a GPU if there is one. `device` names another place."""
     checkpoint, inventory = prepared.checkpoint, prepared.plan.inventory
     calibration = text.tokenize(load_tokenizer(checkpoint.folder), inventory.dimensions)
     device = device or choose_device()
-    model = load_model(checkpoint, device=device) if model is None else model
+    model = load_model(checkpoint, device=device)
     if not has_arithmetic(model.dtype, device):
         model = model.float()
     fitter = Fitter(

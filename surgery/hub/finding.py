@@ -92,6 +92,17 @@ def find_commit(model: str, recorded: Iterable[Source]) -> str | None:
     return None if found is None or find_folder(model) is not None else found.commit
 
 
+def find_source(recorded: Source, beside: Path | None = None) -> str | None:
+    """By what name a recorded source can be found: its Hub id, that of an embedded model, or a
+    folder of that name in the current folder, or next to `beside`. None if it is not here."""
+    if recorded.commit is not None or recorded.model.startswith(PREFIX):
+        return recorded.model
+    if Path(recorded.model).name != recorded.model:  # a path, as early versions recorded it
+        return recorded.model if find_folder(recorded.model) is not None else None
+    places = [Path(recorded.model), *([beside.parent / recorded.model] if beside else [])]
+    return next((str(place) for place in places if place.is_dir()), None)
+
+
 def find_export(
     model: str | Path, revision: str | None = None
 ) -> tuple[ResolvedModel, tuple[str, ...] | None]:

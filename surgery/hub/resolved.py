@@ -63,11 +63,17 @@ class ResolvedModel:
 
         The same commit of the same Hub id has the same content, so its weights are not read.
         """
-        one, other = ((s.model.casefold(), s.commit) for s in (recorded, self.source))
-        if recorded.commit is not None and one == other:
+        if recorded.commit is not None and is_same(recorded, self.source):
             return True
         return recorded.content is not None and recorded.content == self.identified.content
 
     def is_source_of(self, manifest: Manifest) -> bool:
-        """Whether it is the source of one of a manifest's edits."""
+        """Whether a step of a manifest began with it."""
         return any(map(self.is_that, manifest.sources))
+
+
+def is_same(one: Source, other: Source) -> bool:
+    """Whether two records are of the same model: by content, or by commit of the same Hub id."""
+    if one.commit is not None and one.commit == other.commit:
+        return one.model.casefold() == other.model.casefold()
+    return one.content is not None and one.content == other.content

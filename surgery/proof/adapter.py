@@ -34,7 +34,7 @@ class AdapterChecks(FolderChecks):
 
     @cached_property
     def record(self) -> ErasingRecord:
-        record = self.manifest.edit.erasing
+        record = self.manifest.step.erasing
         assert record is not None  # no other edit can be an adapter
         return record
 
@@ -48,7 +48,7 @@ class AdapterChecks(FolderChecks):
             what = "is not part of an adapter" if has else "is not in the manifest"
             raise CheckpointError(f"{strangers[0]} {what}")
         adapter, config = open_adapter(self.folder, self.record.rank)
-        wanted = adapter.describe(self.manifest.edit.source.model)
+        wanted = adapter.describe(self.manifest.step.source.model)
         for key in sorted({*config, *wanted}):
             if config.get(key) != wanted.get(key):
                 raise CheckpointError(f"{ADAPTER}: {key[:60]!r} is not what the record gives")
@@ -86,11 +86,12 @@ class AdapterChecks(FolderChecks):
 
     def check_source(self) -> str:
         assert self.found is not None
-        self.compare_source()
-        inventory, edit = self.found.inventory, self.manifest.edit
+        if self.begins != len(self.manifest.history) - 1:
+            raise CheckpointError("the adapter stands beside another source")
+        inventory, edit = self.found.inventory, self.manifest.step
         plan = make_empty_plan(inventory)
         check_planned(edit, plan, plan.config)
-        check_training(edit, inventory, list_edited_heads(self.manifest.history))
+        check_training(edit, inventory, list_edited_heads(self.manifest.history[:-1]))
         return "the recorded one; the record of the training may be true of it"
 
     def check_fits(self) -> str:

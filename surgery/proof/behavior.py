@@ -32,7 +32,7 @@ def check_behavior(
     """
     mixes = find_mixing_heads(folder, seed)
     checks = [Check("loads", True, f"through transformers, no weight missing; seed {seed}")]
-    edited, heads = manifest.edited_heads, manifest.edit.num_heads
+    edited, heads = manifest.edited_heads, manifest.step.num_heads
     for block, variants in edited.items():
         spec = _format_heads({block: [*variants]}, heads)
         what = f"block {block}" if len(variants) == heads else f"heads {spec}"

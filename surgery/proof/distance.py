@@ -7,6 +7,7 @@ together, with what training changed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -63,16 +64,17 @@ def measure_adapters(one: Adapter, other: Adapter) -> float | None:
 
 
 def measure_fitted(
-    one: Checkpoint, other: Checkpoint, plan: Plan, source: Checkpoint
+    one: Checkpoint, other: Checkpoint, plans: Sequence[tuple[Plan, Checkpoint]]
 ) -> float | None:
     """Returns the largest |other - one| / |one| (Frobenius) of the fitted numbers of a tensor.
 
-    `plan`: of the edit of `source` that made both. None if any other number is not byte-equal, if
-    fitted ones are all zero or not finite, or if names, dtypes or shapes differ.
+    `plans`: of the cuts that made both, oldest first, each with what it cut. None if any other
+    number is not byte-equal, if fitted ones are all zero or not finite, or if names, dtypes or
+    shapes differ.
     """
     if one.infos != other.infos:
         return None
-    changes = {change.name: change for change in plan.changes}
+    changes = {c.name: (plan, c, source) for plan, source in plans for c in plan.changes}
     largest = 0.0
     for name in one.tensors:
         a, b = one.read(name), other.read(name)
@@ -80,7 +82,8 @@ def measure_fitted(
             continue
         if name not in changes:
             return None
-        fitted = find_fitted(plan, changes[name], source.read)
+        plan, change, source = changes[name]
+        fitted = find_fitted(plan, change, source.read)
         if a[~fitted].tobytes() != b[~fitted].tobytes():
             return None
         a, b = a[fitted].astype(np.float64), b[fitted].astype(np.float64)

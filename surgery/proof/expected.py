@@ -27,31 +27,32 @@ from surgery.families.rotary import find_unspelled
 from surgery.layouts import Block, Change, layout_of
 from surgery.plan import Plan, block_edits, make_empty_plan, make_plan
 from surgery.privacy import drop_paths
-from surgery.record.manifest import Edit, Manifest, PassagesRecord, list_edited_heads
+from surgery.record.manifest import Manifest, Step, list_edited_heads
 from surgery.selection import Part, name_blocks, variant_name
 
 Flags = npt.NDArray[np.bool_]
 
 
 def replan(
-    result: Checkpoint, manifest: Manifest, original: Checkpoint | None = None
+    result: Checkpoint, manifest: Manifest, original: Checkpoint | None = None, begins: int = -1
 ) -> tuple[Plan, ...]:
-    """Plans all recorded edits again, newest first. Plans the latest for `original`, if given.
+    """Plans all recorded steps again, newest first. Plans step `begins`, counted from 0, the
+    oldest, for its source `original`, if that is given.
 
     **Raises:** a `SurgeryError` if the configuration, the tensor names or the manifest are not what
     the edits make of a source.
     """
     config = result.config
     inventory = take_inventory(config, result.infos)
-    edits = [*manifest.history, manifest.edit]
+    steps = list(manifest.history)
     plans: list[Plan] = []
-    while edits:
-        edit = edits.pop()
-        if original is not None and not plans:
+    while steps:
+        edit = steps.pop()
+        if original is not None and len(steps) == begins:
             before = config_saved_as(original.config, inventory.family.model_type), original.infos
         else:
             before = _undo(edit, inventory)
-        earlier, inventory = list_edited_heads(edits), take_inventory(*before)
+        earlier, inventory = list_edited_heads(steps), take_inventory(*before)
         if edit.parts:
             plan = make_plan(
                 inventory,
@@ -72,8 +73,10 @@ def replan(
     return tuple(plans)
 
 
-def _undo(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-    """Returns the configuration and the tensors by name as they were before an edit."""
+def _undo(edit: Step, result: Inventory) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """Returns the configuration and the tensors by name as they were before a step."""
+    if edit.training is not None:
+        return result.config, result.infos
     family, sizes = result.family, result.dimensions.sizes
     infos = {name: info for name, info in result.infos.items() if name not in edit.changed.added}
     for name in edit.changed.dropped:
@@ -85,7 +88,7 @@ def _undo(edit: Edit, result: Inventory) -> tuple[dict[str, Any], dict[str, Tens
     return layout.source_config(result.config, family, edits, added), infos
 
 
-def check_planned(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
+def check_planned(edit: Step, plan: Plan, config: dict[str, Any]) -> None:
     """Raises `ManifestError` if a plan differs from a recorded edit or its config.json."""
     spelled = find_unspelled(plan.inventory.config, plan.family.rotary)
     if all(config.get(key) is None for key in spelled):  # earlier versions spelled none of them
@@ -107,21 +110,19 @@ def check_planned(edit: Edit, plan: Plan, config: dict[str, Any]) -> None:
             raise ManifestError(f"the manifest's {field} is not what the edit does")
 
 
-def check_training(edit: Edit, source: Inventory, earlier: Mapping[int, Mapping[int, str]]) -> None:
+def check_training(edit: Step, source: Inventory, earlier: Mapping[int, Mapping[int, str]]) -> None:
     """Raises `ManifestError` if a record of training cannot be of this source."""
     if edit.erasing is not None:
         teacher = make_plan(source, tuple(edit.erasing.teacher), layout="auto", earlier=earlier)
         record = edit.erasing.calibration
         if teacher.fitted != (() if record is None else tuple(sorted(record.blocks))):
             raise ManifestError("the teacher's calibration is not of the blocks that it fits")
-    longest = source.dimensions.max_positions
-    for training in (edit.erasing, edit.healing):
-        if training is None:
-            continue
-        told = training.passages
-        length = told.prefix_length + told.suffix_length if isinstance(told, PassagesRecord) else 0
-        if max(length, training.window) > longest:
-            raise ManifestError("it was trained on rows that are longer than the model's context")
+    if edit.training is None:
+        return
+    told = edit.passages
+    length = told.prefix_length + told.suffix_length if told is not None else 0
+    if max(length, edit.training.window) > source.dimensions.max_positions:
+        raise ManifestError("it was trained on rows that are longer than the model's context")
 
 
 def check_repeats(
@@ -130,12 +131,13 @@ def check_repeats(
     read: Callable[[str], Array],
     actions: Collection[str],
     later: Collection[str] = (),
+    skip: Collection[str] = (),
 ) -> tuple[int, int]:
     """Repeats an edit and compares, bit for bit, what was not fitted to text.
 
     **Arguments:** `read`: reads a tensor of the source, or of the result itself, by name;
     `actions`: the changes to compare; `later`: tensors that later edits have also changed,
-    or dropped.
+    or dropped; `skip`: tensors that are not compared.
 
     **Returns:** how many tensors were compared, and how many of them hold fitted numbers.
 
@@ -143,7 +145,7 @@ def check_repeats(
     """
     compared = fitted = 0
     for change in plan.changes:
-        if change.action not in actions:
+        if change.action not in actions or change.name in skip:
             continue
         made = plan
         if change.action == "add" and change.name in later:
@@ -163,6 +165,17 @@ def check_repeats(
         compared += 1
         fitted += not whole
     return compared, fitted
+
+
+def read_after(plan: Plan, read: Callable[[str], Array]) -> Callable[[str], Array]:
+    """Makes a reader of tensors as a plan leaves them, with NaN for numbers that are fitted.
+    `read`: reads those before it."""
+    changes = {change.name: change for change in plan.changes if change.action != "drop"}
+
+    def read_changed(name: str) -> Array:
+        return _recompute(plan, changes[name], read) if name in changes else read(name)
+
+    return read_changed
 
 
 def is_scrubbed(plan: Plan, result: Checkpoint) -> bool:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import is_unfinished, name_final
 from surgery.privacy import check_link
-from surgery.record.manifest import Manifest
+from surgery.record.manifest import Manifest, Step
 from surgery.untrusted import guard
 
 
@@ -82,12 +83,18 @@ class FolderChecks:
                 return digest
         return hash_file(path)
 
-    def compare_source(self) -> None:
-        """Raises a `SurgeryError` if the source that was given is not the recorded one."""
+    @cached_property
+    def begins(self) -> int:
+        """The number of the step, from 0, that began with the given source; the latest, if several
+        did. Raises `CheckpointError` if none did, and `ManifestError` for another name or history.
+        """
         assert self.found is not None
-        recorded, given = self.manifest.edit.source, self.found.source
-        if recorded.content != self.found.identified.content:
-            raise CheckpointError("the source is not the one that the manifest records")
+        history, given = self.manifest.history, self.found.source
+        content = self.found.identified.content
+        places = [at for at, step in enumerate(history) if step.source.content == content]
+        if not places:
+            raise CheckpointError("the source is not one that the manifest records")
+        recorded = history[places[-1]].source
         named = recorded.commit is not None or re.search("^lab:|/", recorded.model)
         # that of a folder is no name: the content alone says that it is the source
         if named and self.found.has_name and given.model.casefold() != recorded.model.casefold():
@@ -95,8 +102,14 @@ class FolderChecks:
         if named and given.commit is not None and given.commit != recorded.commit:
             raise ManifestError("the manifest names another commit of the source")
         earlier = self.found.manifest
-        if self.manifest.history != ([*earlier.history, earlier.edit] if earlier else []):
+        if history[: places[-1]] != (earlier.history if earlier else []):
             raise ManifestError("the manifest's history is not the source's")
+        return places[-1]
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps from the given source on; without one, the latest."""
+        return self.manifest.history[-1 if self.found is None else self.begins :]
 
 
 def check_listed(folder: Path, manifest: Manifest) -> None:

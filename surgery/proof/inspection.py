@@ -14,13 +14,13 @@ from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import CheckpointError
 from surgery.families import family_of
 from surgery.hub.finding import find_outline
-from surgery.record.manifest import Edit, Manifest
+from surgery.record.manifest import Manifest, Step
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What a model is. `attention_free`: block without attention → variant. `edited_heads`: the
-    edited heads of other blocks. `edits`: the recorded ones, oldest first. `unknown_keys`: keys of
+    edited heads of other blocks. `edits`: the recorded steps, oldest first. `unknown_keys`: keys of
     config.json that no model of the family has.
 
     `dtype` and `parameters` are None for pickled weights on the Hub, before a download, and
@@ -35,7 +35,7 @@ class Inspection:
     attention_free: dict[int, str]
     edited_heads: dict[int, dict[int, str]]
     layout: str | None
-    edits: tuple[Edit, ...]
+    edits: tuple[Step, ...]
     unknown_keys: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -49,11 +49,12 @@ class Inspection:
             },
             "edits": [
                 {
-                    "blocks": list(edit.blocks),
-                    "variant": edit.variant,
-                    **edit.model_dump(mode="json"),
+                    "kind": step.kind,
+                    "blocks": list(step.blocks),
+                    "variant": step.variant,
+                    **step.model_dump(mode="json"),
                 }
-                for edit in self.edits
+                for step in self.edits
             ],
         }
 
@@ -84,7 +85,7 @@ def inspect(model: str | Path, *, revision: str | None = None) -> Inspection:
         attention_free=dict(sorted(free.items())),
         edited_heads=heads,
         layout="compact" if is_compact else ("stock" if free or heads else None),
-        edits=(*manifest.history, manifest.edit) if manifest else (),
+        edits=tuple(manifest.history) if manifest else (),
         unknown_keys=family.unknown_keys(config),
     )
 
@@ -97,7 +98,9 @@ def _count_parameters(inventory: Inventory) -> int | None:
 
 def _check_added(manifest: Manifest, infos: Mapping[str, TensorInfo] | None) -> None:
     """Raises `CheckpointError` if a tensor is gone that an edit added, and so the edit."""
-    gone = set() if infos is None else set(manifest.edit.changed.added) - infos.keys()
+    added = {name for step in manifest.history for name in step.changed.added}
+    dropped = {name for step in manifest.history for name in step.changed.dropped}
+    gone = set() if infos is None else added - dropped - infos.keys()
     if gone:
         raise CheckpointError(
             f"tensor {min(gone)!r}, which the edit added, is gone, and the edit with it",

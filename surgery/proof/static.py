@@ -52,9 +52,15 @@ from surgery.modeling import MODELING_FILE
 from surgery.plan import Plan
 from surgery.privacy import drop_paths
 from surgery.proof.adapter import AdapterChecks
-from surgery.proof.expected import check_repeats, is_scrubbed, make_unknown, replan
+from surgery.proof.expected import (
+    check_repeats,
+    is_scrubbed,
+    make_unknown,
+    read_after,
+    replan,
+)
 from surgery.proof.files import Check, FolderChecks
-from surgery.record.manifest import Manifest, read_manifest
+from surgery.record.manifest import Manifest, Step, read_manifest
 from surgery.selection import variant_name
 from surgery.variants import list_unknown
 
@@ -79,7 +85,19 @@ class FileChecks(FolderChecks):
 
     @cached_property
     def plans(self) -> tuple[Plan, ...]:
-        return replan(self.result, self.manifest, self.original if self.found else None)
+        """Of all steps, newest first."""
+        if self.found is None:
+            return replan(self.result, self.manifest)
+        return replan(self.result, self.manifest, self.original, self.begins)
+
+    @property
+    def later(self) -> tuple[Plan, ...]:
+        """The plans of `steps`, newest first."""
+        return self.plans[: len(self.steps)]
+
+    @property
+    def is_trained(self) -> bool:
+        return any(step.training for step in self.steps)
 
     def check_files(self) -> str:
         try:
@@ -96,7 +114,7 @@ class FileChecks(FolderChecks):
         return None
 
     def check_contents(self) -> str:
-        result, edit = self.result, self.manifest.edit
+        result, edit = self.result, self.manifest.step
         weights = {shard.path.name for shard in result.shards}
         read = {"config.json", *weights, *result.sidecars}
         if SAFETENSORS not in weights:
@@ -123,7 +141,6 @@ class FileChecks(FolderChecks):
         return f"weights, tokenizer and license, and {code}"
 
     def check_edit(self) -> str:
-        recorded = self.manifest.edit.source
         if self.found is not None:
             ours, theirs = (family_of(c.config) for c in (self.result, self.original))
             if ours != theirs and ours.model_type not in theirs.saved_as:
@@ -133,29 +150,30 @@ class FileChecks(FolderChecks):
             around = wrap(self.result.config, self.original.whole)
             if drop_paths(around) != drop_paths(self.result.whole):
                 raise CheckpointError("config.json: what is around the decoder is not the source's")
-            self.compare_source()
-        if self.manifest.edit.is_trained and self.manifest.content == recorded.content:
-            raise CheckpointError("its weights are the source's own, so nothing was trained")
-        plan, erased = self.plans[0], "erased" if self.manifest.edit.erasing else ""
-        cut = f"blocks {plan.spec}, {variant_name(plan.selection)}" if plan.selection else ""
-        return ", then ".join(filter(None, (erased, cut)))
+        content = self.manifest.content
+        for step in reversed(self.manifest.history):
+            if step.training and content == step.source.content:
+                raise CheckpointError("its weights are the source's own, so nothing was trained")
+            content = step.source.content or ""
+        return ", then ".join(map(_name_step, self.manifest.history, reversed(self.plans)))
 
     def check_tensors(self) -> str:
         later, compared = set[str](), 0
         for plan in self.plans:
-            if self.new and self.found is not None and plan is self.plans[0]:
+            if self.new and self.found is not None and plan in self.later:
                 later.update((*plan.rewritten, *plan.dropped))
                 continue  # `rewritten` compares it with more
             actions = {"rewrite"} if plan.layout.NAME == "compact" else {"rewrite", "add"}
             compared += check_repeats(plan, self.result, self.result.read, actions, later)[0]
             later.update((*plan.rewritten, *plan.dropped))
-        hot = self.manifest.edit.one_hot
+        hots = [step.one_hot for step in self.manifest.history if step.one_hot is not None]
         if not any(plan.selection for plan in self.plans):
             return "nothing was cut: no head is claimed to be attention-free"
         if not compared:  # the compact layout computes from tensors that are gone
             return "without the source, there is nothing to compare"
         told = f"{compared} tensors equal to what the layout computes"
-        if hot is not None:
+        if hots:
+            hot = min(hots, key=lambda hot: hot.gap)
             told = (
                 f"queries and keys are constants with a score gap of {hot.gap:g} (needed: "
                 f"{hot.required:g}) over {hot.num_offsets:,} offsets"
@@ -183,36 +201,43 @@ class FileChecks(FolderChecks):
         return f"{len(theirs)} files equal to the source's"
 
     def check_untouched(self) -> str:
-        result, original, plan = self.result, self.original, self.plans[0]
-        untouched = set(original.tensors) - {*plan.rewritten, *plan.dropped}
-        wrong = set(result.tensors) ^ (untouched | set(plan.rewritten))  # missing or unexpected
-        parameters = plan.inventory.parameters if self.manifest.edit.is_trained else {}
+        result, original, plan = self.result, self.original, self.later[-1]
+        names = set(original.tensors)
+        for one in reversed(self.later):  # a later step may change what an earlier one added
+            names = (names | set(one.rewritten)) - {*one.dropped}
+        untouched = names & set(original.tensors) - self._rewritten
+        wrong = set(result.tensors) ^ names  # missing or unexpected
+        parameters = plan.inventory.parameters if self.is_trained else {}
         trained = set[str]()
         for name in untouched & set(result.tensors):
-            one, other = result.tensors[name], original.tensors[name]
+            tensor, theirs = result.tensors[name], original.tensors[name]
             stored = {here.stored_names.get(name, name) for here in (result, original)}
-            if one.info != other.info or len(stored) > 1:
+            if tensor.info != theirs.info or len(stored) > 1:
                 wrong.add(name)
-            elif not self._equal(one, other):
+            elif not self._equal(tensor, theirs):
                 (trained if name in parameters else wrong).add(name)
         if wrong:
             raise CheckpointError(f"tensor {min(wrong)!r} is not the source's")
-        if self.manifest.edit.is_trained and not trained and not self._differ(parameters):
+        if self.is_trained and not trained and not self._differ(parameters):
             what = "no parameter differs from the source's, so nothing was trained"
             raise CheckpointError(what)
         more = f"; {len(trained)} trained: only names, types, and shapes are the source's"
         more = more if trained else ""
         return f"{len(untouched - trained)} tensors byte-equal to the source{more}"
 
+    @property
+    def _rewritten(self) -> set[str]:
+        return {name for plan in self.later for name in plan.rewritten}
+
     def _differ(self, names: Iterable[str]) -> bool:
         """Whether any of these tensors differs in any number, where only the first were compared.
 
-        Those that the edit rewrites differ anyway.
+        Those that a cut rewrites differ anyway.
         """
         if not self.new:
             return False
         both = (self.result.tensors, self.original.tensors)
-        names = [n for n in names if n not in self.plans[0].rewritten and n in both[0]]
+        names = [name for name in names if name not in self._rewritten and name in both[0]]
         return any(both[0][name].read() != both[1][name].read() for name in names)
 
     def _equal(self, one: StoredTensor, other: StoredTensor) -> bool:
@@ -222,20 +247,34 @@ class FileChecks(FolderChecks):
         return one.read() == other.read()
 
     def check_rewritten(self) -> str:
-        trained, plan = self.manifest.edit.is_trained, self.plans[0]
-        read = make_unknown(plan.inventory.infos) if trained else self.original.read
-        compared, fitted = check_repeats(plan, self.result, read, {"rewrite", "add"})
-        more = ""
-        if not plan.selection:
+        """Compares what the cuts since the source made of it; where something was trained, what
+        they set whatever the source held."""
+        compared = fitted = 0
+        cuts = [plan for plan in reversed(self.later) if plan.selection]
+        read = make_unknown(self.original.infos) if self.is_trained else self.original.read
+        for at, plan in enumerate(cuts):
+            changed_later = {c.name for other in cuts[at + 1 :] for c in other.changes}
+            of_plan = check_repeats(plan, self.result, read, {"rewrite", "add"}, skip=changed_later)
+            compared, fitted = compared + of_plan[0], fitted + of_plan[1]
+            read = read_after(plan, read)
+        if not cuts:
             return "nothing was cut"
-        if trained:
-            more = ", as far as the edit sets them whatever the source holds; the rest is trained"
+        more = ""
+        if self.is_trained:
+            more = ", as far as a cut sets them whatever the source holds; the rest is trained"
         elif fitted:
-            made = list_unknown(part.variant for part in plan.selection)
+            made = list_unknown(part.variant for plan in cuts for part in plan.selection)
             what = f"that {' and '.join(made)} makes" if made else "fitted to calibration text"
             more = f", {fitted} of them except for numbers {what}"
             more += " (to repeat these, run attn-surgery reproduce)"
         return f"{compared} tensors repeat bit for bit{more}"
+
+
+def _name_step(step: Step, plan: Plan) -> str:
+    """What a step did."""
+    if step.parts:
+        return f"blocks {plan.spec}, {variant_name(plan.selection)}"
+    return "erased" if step.erasing else "healed"
 
 
 WITH_SOURCE = (*FileChecks.with_source, *AdapterChecks.with_source)
@@ -246,7 +285,7 @@ def list_checks(
 ) -> Iterator[Check]:
     """Yields the checks of a folder that holds a model, or an adapter. The one that fails is the
     last. Arguments: as for `FolderChecks`."""
-    kind = AdapterChecks if manifest.edit.is_adapter else FileChecks
+    kind = AdapterChecks if manifest.step.is_adapter else FileChecks
     return kind(folder, manifest, found, new).run()
 
 

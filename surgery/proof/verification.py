@@ -121,14 +121,14 @@ def verify(
     found = None
     if source is not None:
         named = revision if is_of_source else None
-        found = find_recorded(source, named, manifest.edit.source)
+        found = find_recorded(source, named, manifest.step.source)
     seed = secrets.randbits(32) if seed is None else seed
     checks = [Check("files", False, f"{min(others)} is not in the manifest")] if others else []
     checks += () if others else list_checks(path, manifest, found)
     unread: list[Claim] = []
     report, name, fine = None, "loads", all(check.ok for check in checks)
     try:
-        if fine and not manifest.edit.is_adapter:  # which runs on its base alone
+        if fine and not manifest.step.is_adapter:  # which runs on its base alone
             found_out, unread = _check_behavior(path, manifest, seed, found)
             checks += found_out
             fine = all(check.ok for check in checks)
@@ -201,7 +201,7 @@ def _check_card(
     measured = build_measurements(report) if report else None
     card = read_card(model.folder) or ""
     wrong = find_disagreement(card, manifest, measured, name=model.source.model)
-    wrote = (report.provenance if report else manifest.edit).versions.get(TOOL)
+    wrote = (report.provenance if report else manifest.step).versions.get(TOOL)
     if wrong is None:
         return True, f"agrees with surgery.json{f' and {REPORTS[0]}' if report else ''}"
     if _is_ours(wrote):
@@ -224,24 +224,23 @@ def _list_claims(
     folder: Path, manifest: Manifest, report: Report | None, found: ResolvedModel | None
 ) -> Iterator[Claim]:
     """Yields what a folder claims beyond its checks. `found`: the source, if given."""
-    source = manifest.edit.source
+    source = manifest.step.source
     named = f"{source.model}{f' at commit {source.commit}' if source.commit else ''}"
     if found is None:
         yield Claim("source", f"that {named} was edited: to check it, give it as `source`")
     elif not found.has_name:
         shows = "a folder only shows its content, which is as recorded"
         yield Claim("source", f"its name, {named}: {shows}")
-    if manifest.history:
-        yield Claim("history", "the sources of earlier edits")
-    if any(edit.calibration for edit in (manifest.edit, *manifest.history)):
+    if len(manifest.history) > 1:
+        yield Claim("history", "the sources of earlier steps")
+    if any(step.calibration for step in manifest.history):
         yield Claim("calibration", f"the text and the fits: to repeat them, {_REPEAT}")
-    parts = (part for edit in (manifest.edit, *manifest.history) for part in edit.parts)
-    for name in list_unknown(part.variant for part in parts):
+    for name in list_unknown(part.variant for part in manifest.parts):
         what = "what it makes of the source: its code is not here, and only `variant` imports it"
         yield Claim(f"variant {name}", what)
     for name, is_so, what in (
-        ("erasing", manifest.is_erased, "passages and text"),
-        ("healing", manifest.is_healed, "text and passages"),
+        ("erasing", manifest.erasings, "passages and text"),
+        ("healing", manifest.healings, "text and passages"),
     ):
         if is_so:
             trained = f"that training on the recorded {what} only made the weights"
@@ -249,7 +248,7 @@ def _list_claims(
     yield Claim("versions", "the software that made the edit")
     if report:
         yield Claim(REPORTS[0], "what it measured: to measure again, run `attn-surgery evaluate`")
-    elif manifest.edit.is_adapter:
+    elif manifest.step.is_adapter:
         yield Claim("measurements", "how its base does with it")
     else:
         what = "how it does, as the folder has no report: run `attn-surgery evaluate`"

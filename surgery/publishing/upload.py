@@ -21,7 +21,7 @@ from surgery.hub.client import TIMEOUT, Published, find_published, open_client, 
 from surgery.privacy import separate_paths
 from surgery.proof.report import read_report
 from surgery.proof.verification import Verification, read_record, verify
-from surgery.record.manifest import REPORTS, Edit, Manifest, parse_manifest
+from surgery.record.manifest import REPORTS, Manifest, Step, parse_manifest
 from surgery.record.report import Report
 from surgery.untrusted import guard, parse_json, read_bytes
 
@@ -111,8 +111,8 @@ def push(
     card = make_card(there.repo, written, source).encode()
     hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
     source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
-    edit, added = source.manifest.edit, [_make_addition(one, source) for one in source.contents]
-    made = f"Upload {_name_edit(edit)}"
+    edit, added = source.manifest.step, [_make_addition(one, source) for one in source.contents]
+    made = f"Upload {_name_step(edit)}"
     choices: dict[str, Any] = {"revision": revision, "create_pr": create_pr}
     try:
         with open_client(repo, revision, upload=True) as api, _show_uploads():
@@ -319,12 +319,14 @@ def find_stale(api: HfApi, there: Published, source: Publishable, *, replaces: b
     return [name for name in changed if name in recorded and name not in sent]
 
 
-def _name_edit(edit: Edit) -> str:
-    """What was done, for the history of a repository."""
-    if edit.parts or edit.erasing is None:
-        return f"an edit of blocks {', '.join(map(str, edit.blocks))} ({edit.variant})"
-    what = "an adapter" if edit.is_adapter else "a model"
-    return f"{what} that was taught to forget {edit.erasing.passages.number:,} passages"
+def _name_step(step: Step) -> str:
+    """What was done last, for the history of a repository."""
+    if step.erasing is not None:
+        what = "an adapter" if step.is_adapter else "a model"
+        return f"{what} that was taught to forget {step.erasing.passages.number:,} passages"
+    if step.healing is not None:
+        return f"a model that was healed in {step.healing.steps:,} steps"
+    return f"an edit of blocks {', '.join(map(str, step.blocks))} ({step.variant})"
 
 
 def make_card(repo: str, written: Path | None, source: Publishable) -> str:

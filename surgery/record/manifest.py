@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import platform
 import re
@@ -23,7 +24,9 @@ from surgery.selection import Part, blocks_of, checked, one_name, variant_name, 
 from surgery.untrusted import guard, parse_json, read_bytes
 from surgery.variants import Kind, recall_variant, variant_of
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
+EARLIER = 1
+"""The schema of versions up to 0.3.0, in which one edit could hold a cut and trainings."""
 REPORTS = ("report.json", "report.html", "report.md")
 RECIPE = "recipe.yaml"
 UNLISTED = (
@@ -212,19 +215,21 @@ class PassagesRecord(Record):
 
 
 class HealingRecord(TrainingRecord):
-    """The training that followed the cut.
+    """The training of a cut on other text.
 
-    `loss`: "kl" is the divergence from the source's predictions on the text; with `passages`, also
-    from the cut's own on these. Earlier versions took "text", the next-token loss, and recorded
-    only the SHA-256 of the passages that they had looked for in the text.
+    `teacher`: the model whose predictions were learned there. `loss`: "kl" is the divergence from
+    these predictions; with `passages`, also from the model's own on the passages. Earlier versions
+    took "text", the next-token loss, and recorded only the SHA-256 of the passages that they had
+    looked for in the text.
     """
 
+    teacher: Source | None = None
     passages: PassagesRecord | Sha256 | None = None
     loss: Literal["text", "kl"] = "text"
 
 
 class ErasingRecord(TrainingRecord):
-    """The training that came before any cut, with a cut of the same model as the teacher.
+    """The training that makes a model forget passages, with a cut of it as the teacher.
 
     `teacher`: the parts of that cut; `calibration`: the text that its variants were fitted on.
     `passages`: what the student learned from it. `hardened`: also where fine-tuning on some of them
@@ -285,18 +290,17 @@ class OwnVariant(Record):
     fitted: bool
 
 
-class Edit(EditedModel):
-    """One edit of a model: a cut, training before it (`erasing`) or after it (`healing`), or both.
+class Step(EditedModel):
+    """One step of a model's history: it made a folder from the folder of `source`.
 
-    `parts`: what is cut; empty if the model is only taught. `layout`: adapter: what it was taught
-    stands beside the weights of the source, which the folder does not hold. `chosen`: what a search
-    chose it on.
-    `job`: names the `mitigate` that made it, which may replace it while it is not done. `one_hot`:
-    constants of the stock layout; `scrubbed`: whether what the edit made useless became zero, which
-    earlier versions did not do; `max_shard_size`: bytes of a weight file, if limited.
+    A step is a cut (`parts`), or the training that `erasing` or `healing` records. `layout`: how
+    the result is stored; adapter: what was learned stands beside the weights of the source, which
+    the folder does not hold. `chosen`: what a search chose the cut on, or the cut that taught.
+    `one_hot`: constants of the stock layout; `scrubbed`: whether what the cut made useless became
+    zero, which earlier versions did not do; `max_shard_size`: bytes of a weight file, if limited.
     """
 
-    parts: list[Part]
+    parts: list[Part] = []
     own_variants: dict[Word, OwnVariant] = {}
     layout: Literal["stock", "compact", "adapter"]
     one_hot: OneHot | None = None
@@ -305,39 +309,59 @@ class Edit(EditedModel):
     erasing: ErasingRecord | None = None
     healing: HealingRecord | None = None
     chosen: Choice | None = None
-    job: Sha256 | None = None
     max_shard_size: int | None = Field(default=None, ge=1)
     changed: Changed
     versions: dict[str, str]
 
     @model_validator(mode="after")
-    def _of_the_model(self) -> Edit:
-        """Checks that parts are ascending, of known variants, and within the model.
-
-        Those of the teacher, too.
-        """
-        if self.is_adapter and (
-            self.parts or self.healing or not (self.erasing and self.erasing.rank)
-        ):
+    def _is_one_step(self) -> Step:
+        """Checks that it does one thing, and that parts are ascending, of known variants, and
+        within the model; those of a teacher, too."""
+        if sum(map(bool, (self.parts, self.erasing, self.healing))) != 1:
+            raise ValueError("a step is a cut, an erasing, or a healing")
+        if self.is_adapter and not (self.erasing and self.erasing.rank):
             raise ValueError(
                 "an adapter holds what was learned in erasing with adapters, and no cut"
             )
-        if self.parts or self.erasing is None:
-            self._check_parts(self.parts)
-        if self.erasing is not None:
-            self._check_parts(self.erasing.teacher)
-        return self
-
-    def _check_parts(self, parts: list[Part]) -> None:
         try:
-            if list(checked(parts, self.num_blocks, self.num_heads)) != parts:
+            parts = self.cut_parts
+            if parts and list(checked(parts, self.num_blocks, self.num_heads)) != parts:
                 raise ValueError("parts and heads are not ascending")
-            for name, one in self.own_variants.items():
-                recall_variant(name, one.kind, fitted=one.fitted)
+            for name, variant in self.own_variants.items():
+                recall_variant(name, variant.kind, fitted=variant.fitted)
             for part in parts:
                 variant_of(part.variant)
         except SurgeryError as error:
             raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def kind(self) -> Literal["cut", "erase", "heal"]:
+        if self.erasing is not None:
+            return "erase"
+        return "cut" if self.healing is None else "heal"
+
+    @property
+    def training(self) -> ErasingRecord | HealingRecord | None:
+        """The record of a training; None of a cut."""
+        return self.erasing or self.healing
+
+    @property
+    def cut_parts(self) -> list[Part]:
+        """What was cut, in the model or in its teacher; empty for a healing."""
+        return self.erasing.teacher if self.erasing is not None else self.parts
+
+    @property
+    def fitted_on(self) -> CalibrationRecord | None:
+        """The text that the cut was fitted on, in the model or in its teacher."""
+        return self.erasing.calibration if self.erasing is not None else self.calibration
+
+    @property
+    def passages(self) -> PassagesRecord | None:
+        """The passages that a training took; None without any, or where earlier versions recorded
+        only their hash."""
+        taught = None if self.training is None else self.training.passages
+        return taught if isinstance(taught, PassagesRecord) else None
 
     @property
     def is_adapter(self) -> bool:
@@ -345,26 +369,79 @@ class Edit(EditedModel):
         return self.layout == "adapter"
 
     @property
-    def is_trained(self) -> bool:
-        """Whether weights that the cut does not set were trained."""
-        return self.erasing is not None or self.healing is not None
-
-    @property
     def taught_by_choice(self) -> bool:
-        """Whether training took the passages on which a search chose the edit, and no others."""
-        trained = (one.passages for one in (self.erasing, self.healing) if one is not None)
-        hashes = {one.sha256 for one in trained if isinstance(one, PassagesRecord)}
-        return self.chosen is not None and self.chosen.passages in hashes
+        """Whether training took the passages on which a search chose the cut, and no others."""
+        if self.chosen is None or self.passages is None:
+            return False
+        return self.chosen.passages == self.passages.sha256
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Blocks that were edited, wholly or partly, ascending."""
+        """Blocks that were cut, wholly or partly, ascending."""
         return blocks_of(self.parts)
 
     @property
     def variant(self) -> str:
         """The name of the one variant, or "mixed"."""
         return variant_name(self.parts)
+
+
+class History(Record):
+    """The steps that made a model, oldest first."""
+
+    history: list[Step] = Field(min_length=1)
+
+    @property
+    def step(self) -> Step:
+        """The latest."""
+        return self.history[-1]
+
+    @property
+    def sources(self) -> list[Source]:
+        """The sources of all steps, that of the latest first."""
+        return [step.source for step in reversed(self.history)]
+
+    @property
+    def edited_heads(self) -> dict[int, dict[int, str]]:
+        """Block → head → variant, over all steps."""
+        return list_edited_heads(self.history)
+
+    @property
+    def attention_free(self) -> dict[int, str]:
+        """Block without any attention → its variant or "mixed", over all steps."""
+        edited, all_heads = self.edited_heads, self.step.num_heads
+        return {b: one_name(h.values()) for b, h in edited.items() if len(h) == all_heads}
+
+    @property
+    def parts(self) -> list[Part]:
+        """What was cut in any step."""
+        return [part for step in self.history for part in step.parts]
+
+    @property
+    def erasings(self) -> list[ErasingRecord]:
+        return [step.erasing for step in self.history if step.erasing]
+
+    @property
+    def healings(self) -> list[HealingRecord]:
+        return [step.healing for step in self.history if step.healing]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights that no cut sets were trained in any step."""
+        return any(step.training for step in self.history)
+
+    @property
+    def chosen(self) -> Choice | None:
+        """What a search chose the latest cut on, or the latest cut that taught."""
+        return next((step.chosen for step in reversed(self.history) if step.chosen), None)
+
+    @property
+    def missed_alone(self) -> bool:
+        """Whether its search missed its limits, and nothing but the cut was to make it forget.
+
+        A search says nothing of a model that was taught first.
+        """
+        return self.chosen is not None and not self.chosen.met and not self.erasings
 
 
 class FileRecord(Record):
@@ -374,16 +451,14 @@ class FileRecord(Record):
     sha256: Sha256
 
 
-class Manifest(Record):
-    """The whole record. `edit` is the latest; `history` holds earlier ones, oldest first.
+class Manifest(History):
+    """The whole record of a folder.
 
     `reports`: the SHA-256 of each file of an evaluation (`REPORTS`) beside the model, which is
     written later than the rest.
     """
 
-    schema_version: Literal[1] = SCHEMA
-    edit: Edit
-    history: list[Edit] = []
+    schema_version: Literal[2] = SCHEMA
     files: dict[str, FileRecord]
     reports: dict[str, Sha256] = {}
 
@@ -414,43 +489,6 @@ class Manifest(Record):
         )
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
-    @property
-    def sources(self) -> list[Source]:
-        """The sources of all edits, that of the latest first."""
-        return [edit.source for edit in (self.edit, *reversed(self.history))]
-
-    @property
-    def edited_heads(self) -> dict[int, dict[int, str]]:
-        """Block → head → variant, over all edits."""
-        return list_edited_heads([*self.history, self.edit])
-
-    @property
-    def attention_free(self) -> dict[int, str]:
-        """Block without any attention → its variant or "mixed", over all edits."""
-        edited, all_heads = self.edited_heads, self.edit.num_heads
-        return {b: one_name(h.values()) for b, h in edited.items() if len(h) == all_heads}
-
-    @property
-    def healing(self) -> HealingRecord | None:
-        """The last training after any edit."""
-        edits = (self.edit, *reversed(self.history))
-        return next((edit.healing for edit in edits if edit.healing), None)
-
-    @property
-    def is_healed(self) -> bool:
-        """Whether weights were trained after any edit."""
-        return self.healing is not None
-
-    @property
-    def is_erased(self) -> bool:
-        """Whether passages were erased before any edit."""
-        return any(edit.erasing for edit in (self.edit, *self.history))
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether weights were trained, before or after any edit."""
-        return self.is_erased or self.is_healed
-
     def accounts_for(self, name: str) -> bool:
         """Whether the folder may hold this file: recorded, `UNLISTED`, or a client's notes."""
         notes = (".gitattributes", ".git/*", ".cache/huggingface/*")
@@ -459,9 +497,9 @@ class Manifest(Record):
         return name in self.files or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def list_edited_heads(edits: Iterable[Edit]) -> dict[int, dict[int, str]]:
+def list_edited_heads(steps: Iterable[Step]) -> dict[int, dict[int, str]]:
     """Returns block → head → variant, ascending."""
-    return variants_by_head(part for edit in edits for part in edit.parts)
+    return variants_by_head(part for step in steps for part in step.parts)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -475,6 +513,8 @@ def parse_manifest(text: bytes, where: object) -> Manifest:
     with guard(ManifestError, "is not valid", where):
         data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None
+        if schema == EARLIER:
+            return Manifest.model_validate_json(json.dumps(_read_earlier(data)), strict=True)
         if schema != SCHEMA:
             raise ManifestError(
                 "has another schema",
@@ -484,6 +524,33 @@ def parse_manifest(text: bytes, where: object) -> Manifest:
                 fix="use the version of attn-surgery that wrote it",
             )
         return Manifest.model_validate_json(text, strict=True)
+
+
+def _read_earlier(data: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of the earlier schema as one of steps."""
+    kept = {key: value for key, value in data.items() if key not in ("edit", "history")}
+    edits = [*data.get("history", []), data["edit"]]
+    return {**kept, "schema_version": SCHEMA, "history": [s for e in edits for s in _split(e)]}
+
+
+def _split(edit: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps of an edit that could hold an erasing, a cut, and a healing.
+
+    Nobody kept the folders between them, so their sources have a name, and no content.
+    """
+    edit = {key: value for key, value in edit.items() if key != "job"}
+    erasing, healing = edit.pop("erasing", None), edit.pop("healing", None)
+    only_trained = {**edit, "parts": [], "changed": {}} | dict.fromkeys(("one_hot", "calibration"))
+    steps = [{**only_trained, "erasing": erasing}] if erasing else []
+    steps += [edit] if edit["parts"] or not steps else []
+    teacher = {"teacher": edit["source"]} if healing and healing.get("loss") == "kl" else {}
+    steps += [{**only_trained, "healing": {**healing, **teacher}}] if healing else []
+    if erasing and len(steps) > 1:
+        steps[0]["layout"] = "stock"
+    for before, step in itertools.pairwise(steps):
+        done = "erased" if before.get("erasing") else "cut"
+        step["source"] = {"model": f"{before['source']['model']}-{done}"}
+    return steps
 
 
 def list_versions() -> dict[str, str]:

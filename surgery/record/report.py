@@ -13,13 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from surgery.layouts.one_hot import OneHot
 from surgery.record.manifest import (
-    CalibrationRecord,
-    ErasingRecord,
-    HealingRecord,
+    History,
     Line,
-    Manifest,
     Record,
     Sha256,
     TextSource,
@@ -37,7 +33,6 @@ from surgery.record.measured import (
     Text,
     find,
 )
-from surgery.selection import Part, format_selection
 
 Long = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]*$", max_length=100_000)]
 """A command, or what it lists, in one line."""
@@ -127,40 +122,6 @@ class MeasuredModel(Record):
     provenance: Details
 
 
-class EditSummary(Record):
-    """The edit, from the edited folder's manifest. `missed`: its search met no limits.
-    `taught_by_choice`: as for `Edit`.
-    """
-
-    source: Text
-    commit: Word | None = None
-    family: Word
-    num_blocks: int
-    num_heads: int | None = None
-    drop_attn: Long
-    blocks: list[int]
-    parts: list[Part]
-    variant: Word
-    layout: Literal["stock", "compact"]
-    attention_free: dict[int, Word]
-    one_hot: OneHot | None = None
-    calibration: CalibrationRecord | None = None
-    erasing: ErasingRecord | None = None
-    healing: HealingRecord | None = None
-    earlier_edits: int = 0
-    max_shard_size: int | None = None
-    missed: bool = False
-    taught_by_choice: bool = False
-
-    @property
-    def missed_alone(self) -> bool:
-        """Whether its search missed, and nothing but the cut was to make the model forget.
-
-        A search says nothing of a model that was taught first.
-        """
-        return self.missed and self.erasing is None
-
-
 class PassageScores(Record):
     exact: bool
     first_divergence: int | None
@@ -197,7 +158,7 @@ class EditRecord(MeasuredModel):
     chose: Mapping[Literal["passages", "windows", "taught"], int | None]
     not_tried: list[Word]
     skipped: dict[Word, Text] = Field(default_factory=dict)
-    edit: EditSummary | None
+    edit: History | None
     passages: list[PassageRow]
     warnings: list[Text]
 
@@ -289,25 +250,3 @@ class Report(Result):
         if other := {one.of for one in (*self.figures, *self.limits)} - known:
             raise ValueError(f"a figure is of {min(other)}, which is no model here")
         return self
-
-
-def summarize_edit(manifest: Manifest) -> EditSummary:
-    """A manifest's latest edit, as the report shows it, and the last healing of any edit."""
-    edit = manifest.edit
-    alike = (
-        *("family", "num_blocks", "num_heads", "parts", "layout"),
-        *("one_hot", "calibration", "erasing", "max_shard_size"),
-    )
-    return EditSummary(
-        **{key: getattr(edit, key) for key in alike},
-        healing=manifest.healing,
-        source=edit.source.model,
-        commit=edit.source.commit,
-        drop_attn=format_selection(tuple(edit.parts), edit.num_heads),
-        blocks=list(edit.blocks),
-        variant=edit.variant,
-        attention_free=manifest.attention_free,
-        earlier_edits=len(manifest.history),
-        missed=edit.chosen is not None and not edit.chosen.met,
-        taught_by_choice=edit.taught_by_choice,
-    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,6 @@ from surgery.training.weights import round_weights, take_weights
 STEPS = 60
 
 
-@dataclass(frozen=True, eq=False)
-class Erased:
-    """The model that learned, and its weights in the checkpoint of the source."""
-
-    model: Any
-    trained: Trained
-
-
 def teach_by_cut(
     prepared: Prepared,
     passages: Passages,
@@ -63,7 +55,7 @@ def teach_by_cut(
     passes: torch.dtype | None = None,
     as_adapter: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
-) -> Erased:
+) -> Trained:
     """Teaches the source of `prepared` what the prepared cut of it predicts on `passages`.
 
     `fitting`: of the cut. `check_teacher` gets the cut before it teaches, and may raise. `device`:
@@ -103,7 +95,7 @@ def teach_by_cut(
         passages=passages.record,
         hardened=schedule.hardened,
     )
-    return Erased(erased, Trained(weights, record, adapter))
+    return Trained(weights, record, adapter)
 
 
 def check_adaptable(source: Checkpoint) -> None:
@@ -161,6 +153,6 @@ def erase(
     windows = schedule.tokenize(read, load_tokenizer(prepared.model.folder), size)
     fitting = None if fit_on is None else fit_checkpoint(prepared, fit_on)
     lessons = prepared, taught, windows, schedule
-    erased = teach_by_cut(*lessons, fitting=fitting, as_adapter=as_adapter)
+    trained = teach_by_cut(*lessons, fitting=fitting, as_adapter=as_adapter)
     told: dict[str, Any] = {"overwrite": overwrite, "max_shard_size": max_shard_size}
-    return write(untouched, output, trained=erased.trained, **told)
+    return write(untouched, output, trained=trained, **told)

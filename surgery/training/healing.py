@@ -1,94 +1,108 @@
-"""Heals a cut: trains its weights to predict what the source predicts, and writes a new folder.
+"""Heals a cut: trains its weights to predict what the model before the cut predicts.
 
-On other text, the cut learns the predictions of its source. On passages, if they are given, it
-learns its own from before the training, so that they do not come back (the guard). The cut is whole
-and proved before training begins. What the edit set, whatever the source held, is taken from the
-cut bit by bit; so are buffers and every file that holds no weights.
+On other text, the cut learns the predictions of its teacher. On passages, if they are given, it
+learns its own from before the training, so that they do not come back (the guard). What a cut set,
+whatever the source held, stays bit by bit; so do buffers and every file that holds no weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from surgery.card.text import read_card, render_card
-from surgery.checkpoint.inventory import make_inventory
-from surgery.checkpoint.source import CARD, MANIFEST, Checkpoint, open_checkpoint
-from surgery.checkpoint.writer import OutputShard, write_file
-from surgery.editing.loading import load_to_train
-from surgery.exporting import Export, list_owned
-from surgery.fitting.calibration import Calibration
-from surgery.output import create_folder
-from surgery.plan import check_trainable
-from surgery.privacy import get_last_name
+from surgery.checkpoint.source import MANIFEST
+from surgery.editing.loading import load_to_train, load_tokenizer
+from surgery.editing.preparing import Prepared, prepare
+from surgery.errors import SourceError, UnsupportedError
+from surgery.exporting import Export, Trained, check_target, write
+from surgery.fitting.calibration import Calibration, open_calibration
+from surgery.hub.finding import find_model, find_recorded, find_source
+from surgery.hub.resolved import ResolvedModel
 from surgery.proof.expected import check_recorded, find_constants, replan
-from surgery.proof.static import check_written
-from surgery.record.manifest import FileRecord, HealingRecord, Manifest, list_versions
+from surgery.record.manifest import HealingRecord
 from surgery.training.distillation import Passages, count_recited, record_training, teach
 from surgery.training.student import copy_sharing
-from surgery.training.training import Schedule
+from surgery.training.training import STEPS, Schedule
 from surgery.training.weights import round_weights, take_weights
 
 
-def heal(
-    cut: Export,
-    source: Checkpoint,
-    output: Path,
+def find_teacher(model: ResolvedModel, named: str | Path | None = None) -> ResolvedModel:
+    """The model before all edits of `model`, which `named` names, or which its record names.
+
+    A folder is looked for in the current folder, and beside `model`. Raises `UnsupportedError` for
+    a model that no step made, and `SourceError` if the teacher is not here, or is another model.
+    """
+    if model.manifest is None:
+        raise UnsupportedError(
+            f"has no {MANIFEST}, so nothing in it was cut",
+            where=model,
+            fix="heal what `attn-surgery export` wrote",
+        )
+    first = model.manifest.sources[-1]
+    if named is None:
+        named = find_source(first, beside=model.folder)
+    if named is None:
+        raise SourceError(
+            f"was made from a folder, {first.model}, which is not here",
+            where=model,
+            fix="give it, or a copy of it, as `source`",
+        )
+    found = find_recorded(str(named), None, first)
+    if first.content is not None and not found.is_that(first):
+        raise SourceError(
+            "is not the model that was edited",
+            where=named,
+            expected=f"{first.model} with content {first.content[:12]}",
+            got=(found.identified.content or "")[:12],
+            fix="give a copy of the edited one as `source`",
+        )
+    return found
+
+
+def heal_by_source(
+    prepared: Prepared,
+    teacher: ResolvedModel,
     text: Calibration,
     schedule: Schedule,
     passages: Passages | None = None,
     *,
-    overwrite: bool = False,
     device: torch.device | None = None,
     passes: torch.dtype | None = None,
     advance: Callable[[int], None] = lambda steps: None,
-) -> Export:
-    """Trains an exported cut of `source` on `text` and writes the result to `output`.
+) -> Trained:
+    """Trains a model that was cut on `text`, by what `teacher` predicts there.
 
     `passages`: those that must not come back; `device`: by default a GPU, if there is one;
     `passes`: the dtype of forward passes, by default by `choose_dtype`; `advance` counts steps.
-    Raises `UnsupportedError` for models that do not fit into memory or have an edit that no record
-    tells of, `CheckpointError` if the loss or a weight is no longer finite, `OutputError`.
+    Raises `UnsupportedError` for models that do not fit into memory or have a cut that no record
+    tells of, and `CheckpointError` if the loss or a weight is no longer finite.
     """
-    checkpoint, manifest = open_checkpoint(cut.output), cut.manifest
-    check_trainable(make_inventory(checkpoint.config, checkpoint.infos))
+    checkpoint, manifest = prepared.checkpoint, prepared.model.manifest
     check_recorded(checkpoint, manifest)
+    assert manifest is not None  # `find_teacher` refuses a model without one
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
-    with create_folder(output, list_owned, overwrite=overwrite) as folder:
-        model = load_to_train(checkpoint, device, passes)
-        intact = _load_beside(model, source)
-        teacher = 0 if passages is None else count_recited(model, passages)  # it will change
-        lessons = intact, model, text, passages, schedule
-        taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
-        stored = next(iter(make_inventory(checkpoint.config, checkpoint.infos).dtypes))
-        new, kept = round_weights(taught.student, stored)
-        record = HealingRecord(
-            **record_training(text, taught, kept),
-            recital=None if passages is None else passages.tell(new, teacher),
-            passages=None if passages is None else passages.record,
-            loss="kl",
-        )
-        trained = take_weights(checkpoint, new, constants)
-        files = dict(_write_files(checkpoint, trained, manifest, folder))
-        files["config.json"] = manifest.files["config.json"]
-        update = {"healing": record, "versions": list_versions()}
-        edit = manifest.edit.model_copy(update=update)
-        healed = manifest.model_copy(update={"edit": edit, "files": dict(sorted(files.items()))})
-        card = render_card(healed, read_card(cut.output), name=get_last_name(output))
-        write_file(folder / MANIFEST, [healed.to_text().encode()])
-        write_file(folder / CARD, [card.encode()])
-        config = (cut.output / "config.json").read_bytes()
-        write_file(folder / "config.json", [config])  # last: without it, nothing loads
-        check_written(folder, healed, None)
-    return replace(cut, output=output, manifest=healed)
+    model = load_to_train(checkpoint, device, passes)
+    intact = _load_beside(model, teacher)
+    by_teacher = 0 if passages is None else count_recited(model, passages)  # it will change
+    lessons = intact, model, text, passages, schedule
+    taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
+    healed, kept = round_weights(taught.student, prepared.plan.inventory.dtype)
+    record = HealingRecord(
+        **record_training(text, taught, kept),
+        teacher=teacher.identified,
+        recital=None if passages is None else passages.tell(healed, by_teacher),
+        passages=None if passages is None else passages.record,
+        loss="kl",
+    )
+    return Trained(take_weights(checkpoint, healed, constants), record)
 
 
-def _load_beside(model: Any, source: Checkpoint) -> Any:
-    """The model of another checkpoint, which shares with `model` the weights that are alike.
+def _load_beside(model: Any, teacher: ResolvedModel) -> Any:
+    """The teacher, which shares with `model` the weights that are alike.
 
     It is loaded on the CPU, so that a GPU never holds two.
     """
@@ -100,21 +114,41 @@ def _load_beside(model: Any, source: Checkpoint) -> Any:
             return None
         return other if torch.equal(other, weight.to(other.device)) else None
 
-    loaded = load_to_train(source, torch.device("cpu"), model.dtype)
+    loaded = load_to_train(teacher.checkpoint, torch.device("cpu"), model.dtype)
     return copy_sharing(loaded, find_alike).to(model.device)
 
 
-def _write_files(
-    checkpoint: Checkpoint, trained: Checkpoint, manifest: Manifest, folder: Path
-) -> Iterator[tuple[str, FileRecord]]:
-    """Writes every file but config.json. Yields their names and records."""
-    shards = {
-        shard.path.name: OutputShard(tuple(map(trained.store, shard.tensors)), shard.metadata)
-        for shard in trained.shards
-    }
-    for name in sorted(manifest.files.keys() - {"config.json"}):
-        path, source = folder / name, checkpoint.folder / name
-        path.parent.mkdir(exist_ok=True)
-        pieces = shards[name].read_pieces() if name in shards else [source.read_bytes()]
-        sha256 = write_file(path, pieces)
-        yield name, FileRecord(size=path.stat().st_size, sha256=sha256)
+def heal(
+    model: str | Path,
+    *,
+    text: Sequence[str | Path],
+    output: str | Path,
+    source: str | Path | None = None,
+    revision: str | None = None,
+    steps: int = STEPS,
+    adapters: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    max_shard_size: int | None = None,
+) -> Export:
+    """Trains a model that was cut, by the model before the cut, and saves the result.
+
+    **Arguments:** `text`: other text, which must hold no passage that it should not recite (only
+    the command checks that, and keeps passages from coming back); `source`: the model before all
+    edits, if the recorded one cannot be found; `adapters`: their rank, to train them in place of
+    all weights; None: where memory needs it.
+
+    **Raises:** a `SurgeryError`; the output is then missing, or still the old one.
+    """
+    check_target(model, Path(output), overwrite=overwrite)
+    read = open_calibration(text)
+    found = find_model(model, revision)
+    teacher = find_teacher(found, source)
+    prepared = prepare(found, None)
+    schedule = Schedule(steps, seed, adapters)
+    size = found.inventory.dimensions
+    windows = schedule.tokenize(read, load_tokenizer(found.folder), size)
+    trained = heal_by_source(prepared, teacher, windows, schedule)
+    told: dict[str, Any] = {"overwrite": overwrite, "max_shard_size": max_shard_size}
+    chosen = None if found.manifest is None else found.manifest.chosen
+    return write(replace(prepared, chosen=chosen), output, trained=trained, **told)

@@ -13,8 +13,7 @@ from evals.table.charts.model_map import chart_map
 from evals.table.charts.panels import Point, Series
 from surgery.card.measurements import Line, name_edits
 from surgery.record.measured import BASE, Measured
-from surgery.record.report import EditSummary, Report
-from surgery.selection import Part
+from surgery.record.report import Report
 
 
 def draw_table(report: Report, lines: Sequence[Line]) -> Picture | None:
@@ -141,23 +140,21 @@ def _choose_measure(report: Report) -> str:
     return "recited"
 
 
-def draw_model(report: Report, edit: EditSummary) -> Picture:
+def draw_model(report: Report, edit: History) -> Picture:
     """What a search says that blocks and heads are worth and cost; else which ones are edited."""
-    found, size = report.map, (edit.num_blocks, edit.num_heads)
+    found, size = report.map, (edit.step.num_blocks, edit.step.num_heads)
     if found is None or (found.num_blocks, found.num_heads) != size:
         return draw_blocks(edit)
     return chart_map(found, edit.parts).embed()
 
 
-def draw_blocks(edit: EditSummary) -> Picture:
+def draw_blocks(edit: History) -> Picture:
     """The heads of every block; edited ones have the color of their variant."""
-    heads = edit.num_heads or 1
-    cells: list[list[str | None]] = [[None] * edit.num_blocks for _ in range(heads)]
-    whole = [Part(block, (*range(heads),), name) for block, name in edit.attention_free.items()]
-    for part in (*whole, *edit.parts):
+    blocks, heads = edit.step.num_blocks, edit.step.num_heads
+    cells: list[list[str | None]] = [[None] * blocks for _ in range(heads)]
+    for part in edit.parts:
         for head in part.heads:
             cells[head][part.block] = part.variant
     grid = Grid("heads", [("", cells)])
-    return draw_grid(
-        "", [Scale(f"{edit.num_blocks} blocks; edited: {edit.drop_attn}", [grid])]
-    ).embed()
+    spec = format_selection(sorted(edit.parts), heads)
+    return draw_grid("", [Scale(f"{blocks} blocks; edited: {spec}", [grid])]).embed()

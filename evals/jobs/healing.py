@@ -1,0 +1,120 @@
+"""A healing, from its request to its folder: a cut trained on other text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from evals.jobs.lessons import OpenedLessons, open_lessons, say_what_is_recited
+from evals.jobs.stepping import OpenedStep, Output
+from evals.run.console import say, show_progress
+from evals.run.request import HEAL_STEPS, Count, Lessons, Option, Stepping
+from surgery.errors import SamplesError
+from surgery.hub.embedded import find_lab
+from surgery.privacy import name_result
+from surgery.processes import current_processes, join_launch
+
+if TYPE_CHECKING:
+    from surgery.editing.preparing import Fitting
+    from surgery.exporting import Export, Trained
+    from surgery.hub.resolved import ResolvedModel
+    from surgery.record.manifest import Step
+
+
+class HealRequest(Stepping, Lessons):
+    """Train `model`, which was cut, to predict on other text what `source`, the model before all
+    cuts, predicts, and save the checkpoint in `output`."""
+
+    source: Annotated[
+        str | None,
+        "The model before all cuts.",
+        Option("input", "MODEL", "the recorded one, in the current folder or beside MODEL"),
+    ] = None
+    steps: Annotated[Count, HEAL_STEPS, Option("edit")] = 80
+    output: Annotated[Path | None, "Folder to create.", Option("output", "DIR", "NAME-healed")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class OpenedHealing(OpenedStep):
+    """A healing that can be made. `teacher`: the model before all cuts."""
+
+    request: HealRequest
+    lessons: OpenedLessons
+    teacher: ResolvedModel
+
+    @property
+    def default(self) -> Path:
+        return name_result(self.request.model, "healed")
+
+    def is_like(self, step: Step) -> bool:
+        if step.healing is None or not self.lessons.are_those_of(step.healing):
+            return False
+        return step.max_shard_size == self.request.max_shard_size
+
+    def make(self) -> tuple[Fitting | None, Trained | None]:
+        from evals.run.models import find_device
+        from surgery.training.healing import heal_by_source
+
+        lessons, request = self.lessons, self.request
+        with show_progress("heal", request.steps) as advance:
+            trained = heal_by_source(
+                self.prepared,
+                self.teacher,
+                lessons.text,
+                lessons.schedule,
+                lessons.passages,
+                device=find_device(request.device or current_processes().device),
+                advance=advance,
+            )
+        say_what_is_recited("heal", trained.record)
+        return None, trained
+
+
+def open_heal(request: HealRequest) -> OpenedHealing:
+    """Finds the model and the one before all cuts, reads every input, and checks the output.
+
+    Raises `SamplesError` for text that holds passages, too little text, and passages that are
+    longer than the context, and `UnsupportedError` for a model that cannot be trained, or that no
+    step made.
+    """
+    from surgery.editing.preparing import prepare
+    from surgery.training.healing import find_teacher
+    from surgery.training.training import Schedule
+
+    default = name_result(request.model, "healed")
+    prepared = prepare(
+        request.model,
+        None,
+        revision=request.revision,
+        check_default=lambda _: Output(request).check(default),
+    )
+    model = prepared.model
+    teacher = find_teacher(model, request.source)
+    lab = find_lab(teacher.source.model)
+    text = request.text or ((lab,) if lab else ())
+    if not text:
+        raise SamplesError(
+            "needs text to train on", where=request.model, fix="name it with `text`"
+        )
+    lessons = open_lessons(
+        request,
+        Schedule(request.steps, request.seed, request.adapters),
+        model,
+        samples=request.samples or lab,
+        text=text,
+        chosen=model.manifest.chosen if model.manifest else None,
+    )
+    prepared = replace(prepared, chosen=lessons.chosen)
+    return OpenedHealing(request, prepared, lessons, teacher)
+
+
+def run_heal(request: HealRequest) -> Export | None:
+    """Opens a healing and makes its folder. Returns None on all processes but the main one, where
+    several train together. Raises a `SurgeryError`; the output is then as it was before."""
+    join_launch(say)
+    opened = open_heal(request)
+    opened.lessons.say_which()
+    return opened.run()

@@ -1,0 +1,95 @@
+"""What a step trains on, read and checked: text, which must hold none of the passages, and these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evals.measure.healing import find_healing_text, read_healing_text
+from evals.run.console import say
+from surgery.record.manifest import PassagesRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evals.run.request import Lessons
+    from surgery.fitting.calibration import Calibration
+    from surgery.hub.resolved import ResolvedModel
+    from surgery.record.manifest import Choice, ErasingRecord, HealingRecord
+    from surgery.training.distillation import Passages as TaughtPassages
+    from surgery.training.training import Schedule
+
+KEPT = 0.9
+"""The least share of an update that rounding must keep, or a warning says so."""
+
+
+@dataclass(frozen=True)
+class OpenedLessons:
+    """Text and passages in a model's tokens, and how long they are learned. `chosen`: what a search
+    chose on, where only these passages are learned."""
+
+    text: Calibration
+    passages: TaughtPassages | None
+    schedule: Schedule
+    chosen: Choice | None = None
+
+    def are_those_of(self, record: ErasingRecord | HealingRecord) -> bool:
+        """Whether a recorded training learned the same, as long."""
+        taught, schedule = record.passages, self.schedule
+        of_record = taught.sha256 if isinstance(taught, PassagesRecord) else taught
+        mine = self.text.record_text().sha256, self.passages and self.passages.sha256
+        alike = (record.sha256, of_record) == mine and schedule.rank in (None, record.rank)
+        return alike and (record.steps, record.seed) == (schedule.steps, schedule.seed)
+
+    def say_which(self) -> None:
+        """Says which passages training takes, if a search chose the cut."""
+        if self.chosen is None or self.passages is None:
+            return
+        number = f"{len(self.passages.tokens):,} passages"
+        if self.passages.sha256 != self.chosen.passages:
+            say(
+                f"warning: training takes all {number}: the search chose the plan on other "
+                "passages, or on these cut differently, so none is left to test on"
+            )
+            return
+        say(
+            f"training takes the {number} on which the search chose the plan, and leaves the others "
+            "to test on. To train on all of them, take the key 'chosen' out of the plan"
+        )
+
+
+def open_lessons(
+    request: Lessons,
+    schedule: Schedule,
+    model: ResolvedModel,
+    *,
+    samples: str | None,
+    text: Sequence[str],
+    chosen: Choice | None,
+) -> OpenedLessons:
+    """Reads text and passages in the model's tokens. With `chosen`, these passages alone, so that
+    the others still tell what the result does.
+
+    `samples`, `text`: what the request names, or a lab's own. Raises `SamplesError` for text that
+    holds passages, too little text, and passages that are longer than the context, and
+    `UnsupportedError` for a model that cannot be trained.
+    """
+    from evals.data import open_samples
+
+    opened = open_samples(samples, chosen=chosen, **request.cutting) if samples else None
+    tokens, taught = read_healing_text(find_healing_text(text), schedule, model, opened)
+    return OpenedLessons(tokens, taught, schedule, chosen)
+
+
+def say_what_is_recited(name: str, record: Any) -> None:
+    """Says what a model that training made still recites, and how much of it rounding lost."""
+    if record.kept is not None and record.kept < KEPT:
+        say(f"warning: {name}: the model's dtype keeps {record.kept:.0%} of what was learned")
+    if (recital := record.recital) is None:
+        return
+    told = (
+        f"{name}: the model recites {recital.recited:,} of the {recital.passages:,} passages that "
+        f"it was trained on, and the cut that taught it {recital.by_teacher:,}"
+    )
+    more = recital.recited > recital.by_teacher
+    say(f"warning: {told}: train it for more steps" if more else told)

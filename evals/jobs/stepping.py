@@ -1,0 +1,130 @@
+"""A step: everything is opened and checked first, and then it runs, from one folder to another."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evals.run.console import say, show_progress
+from evals.run.request import Stepping
+from surgery.checkpoint.source import MANIFEST
+from surgery.errors import OutputError
+from surgery.exporting import Export, check_target, list_unchanged, write
+from surgery.output import check_space
+from surgery.privacy import expand_home
+from surgery.processes import leave_launch
+from surgery.record.manifest import Manifest, Step, list_versions, read_manifest
+
+if TYPE_CHECKING:
+    from surgery.editing.preparing import Fitting, Prepared
+    from surgery.exporting import Trained
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a step writes, unless it is named: in the default place. Asked once, when the default
+    is known and before any weights are downloaded."""
+
+    request: Stepping
+
+    def find(self, default: Path) -> Path:
+        """The folder to create."""
+        if self.request.consume:
+            return expand_home(self.request.model)
+        return self.request.output or default
+
+    def check(self, default: Path) -> None:
+        """Raises `OutputError` for a folder that could not be written. One that a step wrote may
+        hold the same result: `OpenedStep` looks at it."""
+        target = self.find(default)
+        consume, overwrite = self.request.consume, self.request.overwrite
+        if consume or overwrite or not (target / MANIFEST).is_file():
+            check_target(self.request.model, target, overwrite=overwrite, consume=consume)
+
+
+@dataclass(frozen=True)
+class OpenedStep(ABC):
+    """A step whose inputs are read and checked. `prepared`: the source, and the plan of what is
+    written."""
+
+    request: Stepping
+    prepared: Prepared
+
+    @abstractmethod
+    def is_like(self, step: Step) -> bool:
+        """Whether a recorded step did the same with the same inputs, whatever its source."""
+
+    @abstractmethod
+    def make(self) -> tuple[Fitting | None, Trained | None]:
+        """Fits and trains what is to be written."""
+
+    @property
+    def target(self) -> Path:
+        return Output(self.request).find(self.default)
+
+    @property
+    def default(self) -> Path:
+        """The folder to create unless one is named."""
+        return self.prepared.default_output
+
+    @property
+    def size(self) -> int:
+        """Bytes to write."""
+        return self.prepared.total_bytes
+
+    def find_made(self) -> Export | None:
+        """The same result, if it is there. Raises `OutputError` for another one, unless it may be
+        replaced."""
+        target, request = self.target, self.request
+        manifest = read_manifest(target) if (target / MANIFEST).is_file() else None
+        if manifest is not None and not request.overwrite and self._is_made(target, manifest):
+            return Export(target, self.prepared.plan, manifest)
+        if manifest is not None and not (request.overwrite or request.consume):
+            check_target(request.model, target)  # raises: it is there
+        return None
+
+    def _is_made(self, target: Path, manifest: Manifest) -> bool:
+        """Whether a folder is whole, and holds this step; later ones may have followed it."""
+        source = self.prepared.model
+        if self.request.consume:
+            step = manifest.step
+        else:
+            earlier = source.manifest.history if source.manifest else []
+            if manifest.history[: len(earlier)] != earlier:
+                return False
+            step = manifest.history[min(len(earlier), len(manifest.history) - 1)]
+            if not source.is_that(step.source):
+                return False
+        if step.versions != list_versions() or not self.is_like(step):
+            return False
+        if manifest.files.keys() - list_unchanged(target, manifest):
+            raise OutputError(
+                "holds this result, and a file of it has changed",
+                where=target,
+                fix="choose another `output` or give `overwrite=True`",
+            )
+        return True
+
+    def run(self) -> Export | None:
+        """Makes the folder, unless it is there already. Returns None on all processes but the main
+        one. Raises a `SurgeryError`; the output is then as it was before."""
+        if (made := self.find_made()) is not None:
+            say(f"{self.target}: already holds this result")
+            return made
+        check_space(self.target, self.size)
+        fitting, trained = self.make()
+        if not leave_launch():
+            return None
+        with show_progress("export", self.size or None) as advance:
+            return write(
+                self.prepared,
+                self.target,
+                fitting=fitting,
+                trained=trained,
+                overwrite=self.request.overwrite or self.request.consume,
+                consume=self.request.consume,
+                max_shard_size=self.request.max_shard_size,
+                progress=advance,
+            )
