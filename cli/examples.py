@@ -16,11 +16,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "inspect": ("inspect OUT", "inspect OWNER/NAME", "inspect lab:pythia --json"),
     "verify": ("verify OUT", "verify OUT --source MODEL", "verify OWNER/NAME --json"),
-    "apply-patch": (
-        "apply-patch MODEL edit.patch --output OUT",
-        "apply-patch EleutherAI/pythia-1.4b edit.patch --output OUT",
-        "apply-patch MODEL edit.patch --output OUT --overwrite",
-    ),
     "check": (
         "check letters.csv:letter --model MODEL",
         "check letters.csv:letter --model MODEL --prefix-length 24 --suffix-length 24",

@@ -74,7 +74,7 @@ def open_trained(folder: Path) -> Trained:
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export. `output`: its folder, or a patch (`surgery.patching`).
+    """A finished export. `output`: its folder.
 
     `beside`: what was made from the folder and lies beside it, by the name of its format.
     """

@@ -118,7 +118,6 @@ UNKNOWN = [
     "verify nobody/nothing",
     "inspect nobody/nothing",
     "convert nobody/nothing --to gguf --output x.gguf",
-    "apply-patch nobody/nothing absent --output o",
     "reproduce nobody/nothing",
     "export nobody/nothing --drop-attn 1",
     "compare nobody/nothing nobody/nothing --prompt x",
@@ -371,7 +370,7 @@ def test_help_lists_the_commands() -> None:
 
 
 def test_help_explains_a_command() -> None:
-    assert attn_surgery("help", "apply-patch") == attn_surgery("apply-patch", "--help")
+    assert attn_surgery("help", "compare-evals") == attn_surgery("compare-evals", "--help")
     unknown = attn_surgery("help", "exprot")
     assert (unknown.code, "did you mean 'export'?" in unknown.stderr) == (2, True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +36,6 @@ from evals.run.request import (
 from surgery.errors import SurgeryError
 from surgery.hub.embedded import find_lab
 from surgery.plan import LayoutChoice
-from surgery.privacy import expand_home
 from surgery.variants import SUMMARIES, VARIANTS
 
 if TYPE_CHECKING:
@@ -82,15 +80,9 @@ class ExportRequest(Editing, Erasing, Healing):
     ] = Field(default=None, serialization_alias="as")
     output: Annotated[
         Path | None,
-        "Folder to create, or file of `as_patch`.",
+        "Folder to create.",
         Option("output", "DIR", "NAME-VARIANT-BLOCKS"),
     ] = None
-    as_patch: Annotated[
-        bool,
-        "Write one small file with what the edit changes. apply-patch makes the same "
-        "checkpoint from it and MODEL.",
-        Option("output"),
-    ] = False
     gguf: Annotated[
         bool,
         "Also write DIR.gguf, the result as one file for llama.cpp (f16). For other types, see "
@@ -109,15 +101,9 @@ class ExportRequest(Editing, Erasing, Healing):
                 raise ValueError(describe_mistakes(error)) from None
         if not (self.heal or self.erase):
             self._refuse_unused("heal` or `erase", "adapters")
-        for training in ("heal", "erase"):
-            if self.as_patch and getattr(self, training):
-                what = "a patch holds an edit, no training"
-                raise ValueError(f"{what}: give `as_patch` without `{training}`")
         if self.erase and self.save_as is not None:
             what = "the cut that teaches is one of the model's own type"
             raise ValueError(f"{what}: run erase first, then export the result with `as`")
-        if self.as_patch and self.gguf:
-            raise ValueError("a patch is no model: give `as_patch` or `gguf`, not both")
         return self
 
     @property
@@ -131,29 +117,15 @@ class ExportRequest(Editing, Erasing, Healing):
         `default`: the folder where it goes unless `output` is given.
         """
         from surgery.conversion.gguf_file import GGUF
-        from surgery.exporting import check_apart, check_target
+        from surgery.exporting import check_target
         from surgery.output import check_output
-        from surgery.patching import PATCH
 
-        target = self.output or (default and self.name_target(default))
+        target = self.output or default
         if target is None:
             return
-        if self.as_patch:
-            if (source := expand_home(self.model)).is_dir():
-                check_apart(source, target)
-            plan = self.plan if isinstance(self.plan, Path) else None
-            reads = (*self.calibration, plan)
-            check_output(target, PATCH, overwrite=self.overwrite, reads=reads)
-        else:
-            check_target(self.model, target, overwrite=self.overwrite)
+        check_target(self.model, target, overwrite=self.overwrite)
         if self.gguf:
             check_output(target.with_name(f"{target.name}.gguf"), GGUF, overwrite=self.overwrite)
-
-    def name_target(self, folder: Path) -> Path:
-        """What stands for the folder of the export: itself, or the file of a patch."""
-        from surgery.patching import name_patch
-
-        return name_patch(folder) if self.as_patch else folder
 
 
 def run_export(
@@ -208,7 +180,7 @@ def run_export(
         check_convertible(prepared.plan.result, prepared.model.folder, read)
     if is_last:
         return prepared, None
-    target = request.output or request.name_target(default)
+    target = request.output or default
     texts = text, healing, erasing
     export = _write(request, prepared, target, *texts, erased)
     if request.gguf:
@@ -244,7 +216,6 @@ def _write(
     `healing`, cuts beside it and heals the cut."""
     from surgery.exporting import write
     from surgery.output import check_space, claim, create_parents, explain_os_errors
-    from surgery.patching import write_patch
 
     place, healed_on, lessons = target, None, None
     if erasing is not None or healing is not None:  # a cut that is healed stands beside the result
@@ -260,12 +231,12 @@ def _write(
         trains_on = lessons.passages if lessons else healed_on and healed_on[2]
         say_what_is_taught(prepared, trains_on)
         fitting, trained = _train(request, prepared, text, lessons, erased)
-        make = write_patch if request.as_patch else partial(write, trained=trained)
         with show_progress("export", prepared.total_bytes) as advance:
-            export = make(
+            export = write(
                 prepared,
                 place,
                 fitting=fitting,
+                trained=trained,
                 progress=advance,
                 **request.model_dump(include={"overwrite", "max_shard_size"}),
             )

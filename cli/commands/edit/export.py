@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +77,6 @@ def command(
     for name, given in (("push-to-hub", repo is not None), ("evaluate", with_evaluation)):
         if given and dry_run:
             raise click.UsageError(f"--{name} and --dry-run exclude each other")
-    if request.as_patch and (with_evaluation or repo is not None):
-        raise click.UsageError("--as-patch leaves no model to --evaluate or --push-to-hub")
     if repo is not None and asked["max_drop"] and (asked["limit"] or asked["suite"] == "quick"):
         what = "--push-to-hub needs whole benchmarks to decide --max-drop"
         raise click.UsageError(f"{what}: leave --limit and --suite quick out")
@@ -101,7 +98,7 @@ def command(
     if request.layout == "auto":
         note(f"layout {prepared.plan.layout.NAME}: {prepared.plan.reason}")
     if export is None:
-        target = request.output or request.name_target(name_output(request, prepared))
+        target = request.output or name_output(request, prepared)
         _print_plan({"output": str(target), **plan_as_json(prepared.plan)}, as_json)
         return
     one_hot, context = export.plan.one_hot, export.plan.cast_context or 0
@@ -110,12 +107,7 @@ def command(
             "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
             f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
         )
-    if request.as_patch:
-        note(
-            "To make the checkpoint, run: attn-surgery "
-            f"{shlex.join(['apply-patch', request.model, str(export.output)])} --output DIR"
-        )
-    elif materials is None:
+    if materials is None:
         note_unmeasured(export.output, _find_first(request.model, prepared.model))
     allowed = {"allow_undecided": asked["allow_undecided"], "as_json": as_json}
     _finish_export(prepared.model, export, materials, repo, **allowed)

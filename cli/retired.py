@@ -1,0 +1,18 @@
+"""Commands and options of earlier versions, and what to type in their place."""
+
+from __future__ import annotations
+
+_PATCHES = (
+    "make the cut again from its plan, with export --plan FILE, "
+    "and pass a training on with erase --as-adapter"
+)
+RETIRED = {
+    "apply-patch": _PATCHES,
+    "export --as-patch": _PATCHES,
+}
+"""A command, or a command and its option → what to type now."""
+
+
+def explain_retired(name: str) -> str | None:
+    """The line that answers a name of `RETIRED`; None for any other name."""
+    return f"{name} is gone: {RETIRED[name]}" if name in RETIRED else None
