@@ -6,9 +6,12 @@ _PATCHES = (
     "make the cut again from its plan, with export --plan FILE, "
     "and pass a training on with erase --as-adapter"
 )
+_PDF = "open report.html in a browser, and print it or save it as PDF"
 RETIRED = {
     "apply-patch": _PATCHES,
     "export --as-patch": _PATCHES,
+    "evaluate --pdf": _PDF,
+    "mitigate --pdf": _PDF,
 }
 """A command, or a command and its option → what to type now."""
 

@@ -144,7 +144,6 @@ def test_no_other_file_is_replaced(tmp_path: Path) -> None:
     """Whatever it is named. An empty file is no loss."""
     gguf = ("export", NONE, "--drop-attn", "1", "--output", tmp_path / "model", "--gguf")
     rows = ("audit", NONE, "--baseline", NONE, "--samples", "none.jsonl", "--rows")
-    page = ("mitigate", "lab:pythia", "--output", tmp_path / "out", "--pdf")
     kinds = {"collect": "a file of samples", "convert": "a GGUF file", "init": "a proposal"}
     calls: dict[str, tuple[tuple[object, ...], str, str]] = {
         f"{command} {option}": ((command, *given, option), "thesis.jsonl", kinds.get(command, ""))
@@ -153,7 +152,6 @@ def test_no_other_file_is_replaced(tmp_path: Path) -> None:
     calls |= {
         "beside": (gguf, "model.gguf", "a GGUF file"),
         "rows": (rows, "thesis.jsonl", "a file of rows"),
-        "a page": (page, "out.pdf", "a PDF"),
     }
     contents = ("my thesis", '{"text": "mine"}', '["mine"]', "{", b"\x93NUMPY", b"GGUF\3")
     for name, (call, file, kind) in calls.items():
@@ -167,7 +165,7 @@ def test_no_other_file_is_replaced(tmp_path: Path) -> None:
             )
             assert snapshot(tmp_path) == before, name
         place.write_bytes(b"")
-        refused = attn_surgery(*call, *named, "--overwrite").stderr if file != "out.pdf" else ""
+        refused = attn_surgery(*call, *named, "--overwrite").stderr
         assert "overwritten" not in refused
         place.unlink()
 
