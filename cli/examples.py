@@ -50,11 +50,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "evaluate OUT --baseline MODEL --samples letters.csv:letter --max-extraction 0.01",
         "evaluate OUT --baseline MODEL --tasks lambada_openai --limit 200",
     ),
-    "bench": (
-        "bench MODEL OUT",
-        "bench MODEL OUT --batch-size 8",
-        "bench MODEL OUT --device cpu --json",
-    ),
     "tasks": ("tasks", 'lm_eval --model hf --include_path "$(attn-surgery tasks)" ...'),
     "sweep": (
         "sweep lab:pythia --samples lab:pythia --output SWEEP",

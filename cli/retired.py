@@ -9,6 +9,7 @@ _PATCHES = (
 _PDF = "open report.html in a browser, and print it or save it as PDF"
 RETIRED = {
     "apply-patch": _PATCHES,
+    "bench": "in a checkout of the repository, run python -m benchmarks.speed BASE EDITED",
     "export --as-patch": _PATCHES,
     "evaluate --pdf": _PDF,
     "mitigate --pdf": _PDF,

@@ -97,7 +97,6 @@ MISUSES = [
     "evaluate m --max-drop a=1",
     "evaluate m --baseline b --audit",
     "evaluate m --baseline b --max-drop a",
-    "bench lab:pythia",
     "sweep lab:pythia",
     "sweep lab:pythia --samples s --exact-only --estimate",
     "search lab:pythia --measure hints:4",
