@@ -1,11 +1,11 @@
 """Speed and memory of the compact layout against stock, for families like Llama, side by side.
 
-    python benchmarks/families.py                             # all of them, some minutes
-    python benchmarks/families.py --family llama --width 2048 --blocks 16 --device cuda
+    python -m benchmarks.families                             # all of them, some minutes
+    python -m benchmarks.families --family llama --width 2048 --blocks 16 --device cuda
 
 Models have random weights and one shape: heads of 64, keys and values shared by groups of three.
-The last third of their blocks becomes `identity` in both layouts, and `attn-surgery bench` lets
-them take turns. Quote the ratios: absolute speeds depend on the machine.
+The last third of their blocks becomes `identity` in both layouts, and `benchmarks.speed` lets them
+take turns. Quote the ratios: absolute speeds depend on the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import surgery
-from evals.measure.speed import compare_speed
+from benchmarks.speed import compare_speed
 from surgery.families import FAMILIES
 
 _KEYS = {
@@ -53,7 +53,7 @@ def write_model(kind: str, folder: Path, width: int, blocks: int) -> Path:
 
 
 def measure(kind: str, width: int, blocks: int, **options: Any) -> dict[str, Any]:
-    """Compact / stock, as `bench` measures them."""
+    """Compact / stock, as `benchmarks.speed` measures them."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         source = write_model(kind, folder / "source", width, blocks)
@@ -61,7 +61,7 @@ def measure(kind: str, width: int, blocks: int, **options: Any) -> dict[str, Any
             surgery.export(source, f"last:{blocks // 3}", output=folder / layout, layout=layout)
             for layout in ("stock", "compact")
         )
-        found = compare_speed(str(stock.output), str(compact.output), **options)
+        found = compare_speed(str(stock.output), str(compact.output), batch_size=1, **options)
         ratios: dict[str, Any] = found["ratios"]
         return ratios
 

@@ -9,6 +9,7 @@ import click
 
 from cli.escaping import escape_text
 from cli.options import COMMAS, EXISTING_FILE, Decorator
+from cli.retired import explain_retired
 
 _NOT_READ = {"config", "overwrite", "json"}
 _MANY = 5
@@ -98,7 +99,7 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
             if name not in known:
                 near = suggest(name, known)
                 what = f"{ctx.info_name} has no option {key!r}{f'; {near}' if near else ''}"
-                raise click.BadParameter(what)
+                raise click.BadParameter(explain_retired(f"{ctx.info_name} --{name}") or what)
             option, value = known[name], _check_value(known[name], value)
             if (other := keys.setdefault(str(option.name), key)) != key:
                 raise click.BadParameter(f"says the same as {other}; give one of them")

@@ -16,11 +16,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "inspect": ("inspect OUT", "inspect OWNER/NAME", "inspect lab:pythia --json"),
     "verify": ("verify OUT", "verify OUT --source MODEL", "verify OWNER/NAME --json"),
-    "apply-patch": (
-        "apply-patch MODEL edit.patch --output OUT",
-        "apply-patch EleutherAI/pythia-1.4b edit.patch --output OUT",
-        "apply-patch MODEL edit.patch --output OUT --overwrite",
-    ),
     "check": (
         "check letters.csv:letter --model MODEL",
         "check letters.csv:letter --model MODEL --prefix-length 24 --suffix-length 24",
@@ -54,11 +49,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "evaluate OUT --baseline MODEL --samples letters.csv:letter",
         "evaluate OUT --baseline MODEL --samples letters.csv:letter --max-extraction 0.01",
         "evaluate OUT --baseline MODEL --tasks lambada_openai --limit 200",
-    ),
-    "bench": (
-        "bench MODEL OUT",
-        "bench MODEL OUT --batch-size 8",
-        "bench MODEL OUT --device cpu --json",
     ),
     "tasks": ("tasks", 'lm_eval --model hf --include_path "$(attn-surgery tasks)" ...'),
     "sweep": (

@@ -23,6 +23,7 @@ from click.shell_completion import CompletionItem
 from cli.completion import propose_names
 from cli.config import RESULT, with_config
 from cli.examples import format_examples
+from cli.retired import explain_retired
 from cli.terminal import (
     has_printed_json,
     is_first_process,
@@ -49,7 +50,6 @@ GROUPS: dict[str, dict[str, str]] = {
         "erase": "Train a model not to recite listed passages, taught by its own cut.",
         "inspect": "Show a model's size and which of its blocks are attention-free.",
         "verify": "Check that an exported model is what its manifest says.",
-        "apply-patch": "Make the checkpoint that a patch of `export --as-patch` describes.",
     },
     "measure": {
         "check": "Check which passages are usable, and whether there are enough.",
@@ -59,7 +59,6 @@ GROUPS: dict[str, dict[str, str]] = {
         "compare": "Show side by side what models write, before and after an edit.",
         "compare-evals": "Compare two runs of lm-eval, document by document.",
         "evaluate": "Measure what an edit costs and what it achieves, in one report.",
-        "bench": "Compare the speed and memory of an edited model and its base.",
         "tasks": "Name the lm-eval tasks that come along, and their folder.",
     },
     "choose": {
@@ -125,9 +124,11 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        near = suggest(args[0], COMMANDS)
-        if args[0] not in COMMANDS and near and not ctx.resilient_parsing:
-            ctx.fail(f"No such command {args[0]!r}; {near}")
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            if retired := explain_retired(args[0]):
+                ctx.fail(retired)
+            if near := suggest(args[0], COMMANDS):
+                ctx.fail(f"No such command {args[0]!r}; {near}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -207,7 +208,8 @@ def _correct_usage(error: click.UsageError) -> click.UsageError:
     if isinstance(error, click.NoSuchOption):
         known = [one for option in error.ctx.command.params for one in option.opts]
         near = suggest(error.option_name, known)
-        text = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
+        unknown = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
+        text = explain_retired(f"{error.ctx.info_name} {error.option_name}") or unknown
     text = name_options(text, error.ctx)
     return error if text == said else click.UsageError(text, error.ctx)
 

@@ -28,7 +28,7 @@ class SurgeryError(Exception):
     - `fix`: what you can do, as a clause without a full stop.
 
     Messages name arguments of the Python API in backticks (`overwrite=True`, `output`), those of
-    another function with its name (`export(as_patch=True)`). A command shows them as options.
+    another function with its name (`export(gguf=True)`). A command shows them as options.
     """
 
     def __init__(

@@ -97,7 +97,6 @@ MISUSES = [
     "evaluate m --max-drop a=1",
     "evaluate m --baseline b --audit",
     "evaluate m --baseline b --max-drop a",
-    "bench lab:pythia",
     "sweep lab:pythia",
     "sweep lab:pythia --samples s --exact-only --estimate",
     "search lab:pythia --measure hints:4",
@@ -118,7 +117,6 @@ UNKNOWN = [
     "verify nobody/nothing",
     "inspect nobody/nothing",
     "convert nobody/nothing --to gguf --output x.gguf",
-    "apply-patch nobody/nothing absent --output o",
     "reproduce nobody/nothing",
     "export nobody/nothing --drop-attn 1",
     "compare nobody/nothing nobody/nothing --prompt x",
@@ -371,7 +369,7 @@ def test_help_lists_the_commands() -> None:
 
 
 def test_help_explains_a_command() -> None:
-    assert attn_surgery("help", "apply-patch") == attn_surgery("apply-patch", "--help")
+    assert attn_surgery("help", "compare-evals") == attn_surgery("compare-evals", "--help")
     unknown = attn_surgery("help", "exprot")
     assert (unknown.code, "did you mean 'export'?" in unknown.stderr) == (2, True)
 

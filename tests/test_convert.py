@@ -143,9 +143,6 @@ def test_export_writes_the_same_file_beside_its_folder(tmp_path: Path) -> None:
     neo = ("export", "lab:gpt-neo", "--drop-attn", "5", "--gguf", "--output", tmp_path / "NEO")
     attn_surgery(*neo).assert_error("llama.cpp has no architecture for GPT-Neo")
     assert not (tmp_path / "NEO").exists()
-    both = attn_surgery(*command, "--as-patch")
-    assert both.code == 2
-    assert "--as-patch or --gguf, not both" in both.stderr
 
 
 def test_an_export_whose_gguf_file_fails_is_said_to_be_there(

@@ -716,10 +716,6 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         ([*EVALUATE, "--include-path", "."], "--no-benchmarks excludes --include-path"),
         ([*EVALUATE, "--tasks", "a"], "--no-benchmarks excludes --tasks"),
         # options that need or exclude others
-        ([*EXPORT, "--as-patch", "--heal", "t"], "give --as-patch without --heal"),
-        ([*EXPORT, "--as-patch", "--erase"], "give --as-patch without --erase"),
-        ([*EXPORT, "--as-patch", "--evaluate"], "--as-patch leaves no model to --evaluate or"),
-        ([*EXPORT, "--as-patch", "--push-to-hub", "a/b"], "--as-patch leaves no model to"),
         (["export", "me/m", "--drop-attn", "1", "--leave-out", "0.5"], "--leave-out needs --samp"),
         ([*SWEEP, "--exact-only", "--heldout", "t"], "--exact-only reads no held-out text, so no"),
         ([*SWEEP, "--exact-only", "--estimate"], "no --heldout or --estimate"),

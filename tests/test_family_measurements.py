@@ -464,17 +464,13 @@ def list_tasks(report: Report) -> set[Scalar]:
 
 
 @pytest.mark.slow
-def test_an_edited_model_is_evaluated_and_timed(bed: Bed, edited: Path, tmp_path: Path) -> None:
+def test_an_edited_model_is_evaluated(bed: Bed, edited: Path, tmp_path: Path) -> None:
     shared = ("--baseline", bed.model, "--samples", bed.samples, "--control", bed.text, *LENGTHS)
     tasks = ("--tasks", "local_choice,local_whole", "--include-path", bed.tasks)
     out = tmp_path / "evaluated"
     bed.run("evaluate", edited, *shared, *tasks, "--audit", "--output", out)
     report = Report.model_validate_json((out / "report.json").read_text())
     assert list_tasks(report) == {"local_choice", "local_whole"}
-    few = ("--prompt-tokens", 12, "--new-tokens", 3, "--rounds", 3, "--device", "cpu", "--json")
-    timed = attn_surgery("bench", bed.model, edited, *few)
-    assert timed.code == 0, timed.stderr
-    assert timed.json["edited"]["parameters"] > 0
 
 
 @pytest.mark.slow

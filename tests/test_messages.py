@@ -82,7 +82,7 @@ def test_a_message_names_only_options_that_the_command_has(name: str) -> None:
     [
         ("search", "`max_extraction=0.25`: none", "--max-extraction 0.25: none"),
         ("search", "`max_rise=1e-05`: none", "`max_rise=1e-05`: none"),
-        ("export", "a `plan`, `save_as`, or `as_patch=True`", "a --plan, --as, or --as-patch"),
+        ("export", "a `plan`, `save_as`, or `gguf=True`", "a --plan, --as, or --gguf"),
         ("push", "`evaluation` goes with `render`", "--report goes with `render`"),
         ("push", "as by `export(max_shard_size=1GB)`", "as by `export --max-shard-size 1GB`"),
         ("convert", "with `export(layout=stock)`", "with `export --layout stock`"),

@@ -6,7 +6,6 @@ best that was found; its recipe repeats it, and holds no path.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -78,13 +77,6 @@ def own_cache(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(work / "cache"))
 
 
-PRINTS = """#!/bin/sh
-for one; do case $one in --print-to-pdf=*) file="${one#*=}";; esac; last=$one; done
-echo "$last" > "$file"
-"""
-"""A browser that prints the address of the page."""
-
-
 def mitigate(work: Path, output: Path, *more: object) -> Outcome:
     return attn_surgery(
         *("mitigate", work / "tiny", "--samples", work / "samples.jsonl"),
@@ -106,12 +98,7 @@ def take(report: Report, name: str, on: On | None = None) -> Measured:
 def done(work: Path) -> tuple[Outcome, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTN_SURGERY_CACHE", str(work / "cache"))
-        browser = work / "browser" / "chromium"
-        browser.parent.mkdir()
-        browser.write_text(PRINTS)
-        browser.chmod(0o755)
-        patch.setenv("PATH", str(browser.parent), prepend=os.pathsep)
-        return mitigate(work, work / "out", "--json", "--pdf"), work / "out"
+        return mitigate(work, work / "out", "--json"), work / "out"
 
 
 def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
@@ -123,8 +110,6 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     assert outcome.json["report"] == report.to_dict()
     (edit,) = report.edits
     assert edit.relation == "source"
-    printed, mark = (work / "out.pdf").read_text().split()
-    assert (printed, mark) == ((out / "report.html").as_uri(), "%attn-surgery")
     shown = [name for one in report.tables if one.key in ("attacked", "cost") for name in one.names]
     assert shown == ["recovered.near", "recovered.greedy", "task.local_choice", "heldout"]
     (limit,) = report.limits

@@ -53,7 +53,6 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "audit": (NONE, "--baseline", NONE, "--samples", "none.jsonl"),
     "mitigate": (NONE, "--samples", "none.jsonl", "--corpus", "none.txt"),
     "demo": (),
-    "apply-patch": (NONE, "none.safetensors"),
 }
 FILES: dict[tuple[str, str], tuple[str, ...]] = {
     ("collect", "--output"): (NONE, "--corpus", "none.txt"),
@@ -83,7 +82,6 @@ def exported(source: Path, tmp_path: Path) -> Path:
 
 def test_all_commands_that_write_are_here() -> None:
     asked = {
-        "bench",
         "check",
         "compare",
         "compare-evals",
@@ -143,20 +141,16 @@ def test_a_file_that_is_there(command: str, option: str, tmp_path: Path) -> None
 
 def test_no_other_file_is_replaced(tmp_path: Path) -> None:
     """Whatever it is named. An empty file is no loss."""
-    patch = ("export", NONE, "--drop-attn", "1", "--as-patch", "--output")
     gguf = ("export", NONE, "--drop-attn", "1", "--output", tmp_path / "model", "--gguf")
     rows = ("audit", NONE, "--baseline", NONE, "--samples", "none.jsonl", "--rows")
-    page = ("mitigate", "lab:pythia", "--output", tmp_path / "out", "--pdf")
     kinds = {"collect": "a file of samples", "convert": "a GGUF file", "init": "a proposal"}
     calls: dict[str, tuple[tuple[object, ...], str, str]] = {
         f"{command} {option}": ((command, *given, option), "thesis.jsonl", kinds.get(command, ""))
         for (command, option), given in FILES.items()
     }
     calls |= {
-        "a patch": (patch, "thesis.jsonl", "a patch"),
         "beside": (gguf, "model.gguf", "a GGUF file"),
         "rows": (rows, "thesis.jsonl", "a file of rows"),
-        "a page": (page, "out.pdf", "a PDF"),
     }
     contents = ("my thesis", '{"text": "mine"}', '["mine"]', "{", b"\x93NUMPY", b"GGUF\3")
     for name, (call, file, kind) in calls.items():
@@ -170,19 +164,18 @@ def test_no_other_file_is_replaced(tmp_path: Path) -> None:
             )
             assert snapshot(tmp_path) == before, name
         place.write_bytes(b"")
-        refused = attn_surgery(*call, *named, "--overwrite").stderr if file != "out.pdf" else ""
+        refused = attn_surgery(*call, *named, "--overwrite").stderr
         assert "overwritten" not in refused
         place.unlink()
 
 
-def test_a_file_that_was_written_is_replaced(source: Path, tmp_path: Path) -> None:
-    """By one of another edit; not by a file of another kind."""
-    export = ("export", source, "--variant", "zero", "--as-patch", "--drop-attn")
+def test_a_file_that_was_written_is_replaced(tmp_path: Path) -> None:
+    """By one of another model; not by a file of another kind."""
     file = tmp_path / "file.jsonl"
-    assert attn_surgery(*export, "1", "--output", file).code == 0
-    first = file.read_bytes()
-    done = attn_surgery(*export, "2", "--output", file, "--overwrite")
-    assert (done.code, file.read_bytes() != first) == (0, True), done.stderr
+    for model in ("lab:pythia", "lab:gpt-neo"):
+        extract = ("extract", model, "--metrics", "exact", "--output", file, "--overwrite")
+        done = attn_surgery(*extract)
+        assert (done.code, model in file.read_text()) == (0, True), done.stderr
     other = ("collect", NONE, "--corpus", "none.txt", "--output", file, "--overwrite")
     attn_surgery(*other).assert_error("is not a file of samples that attn-surgery wrote")
 
@@ -193,11 +186,8 @@ def test_an_input_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "one.jsonl").write_text('{"text": "one"}')
     (tmp_path / "rows.jsonl").write_text('{"text": "one"}')
-    plan = tmp_path / "plan.json"
-    plan.write_text('{"edits": [{"blocks": [1], "variant": "zero"}]}')
     before = snapshot(tmp_path)
     rows, text = tmp_path / "rows.jsonl", tmp_path / "texts" / "one.jsonl"
-    patch = "export", "lab:pythia", "--drop-attn", "1", "--as-patch"
     lab, more = "lab:pythia", ("--overwrite",)
     for call, option, file in (
         (("extract", lab, "--samples", f"{rows}:text", "--rows"), "--rows", rows),
@@ -205,8 +195,6 @@ def test_an_input_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (("collect", lab, "--corpus", text.parent, "--output"), "--output", text),
         (("init", lab, "--samples", rows, "--output"), "--output", rows),
         (("audit", lab, "--baseline", lab, "--heldout", text, "--rows"), "--rows", text),
-        ((*patch, "--variant", "mean", "--calibration", text, "--output"), "--output", text),
-        (("export", lab, "--plan", plan, "--as-patch", "--output"), "--output", plan),
     ):
         attn_surgery(*call, file, *more).assert_error(
             f"{file}: is an input of the same command, so it is not overwritten; "

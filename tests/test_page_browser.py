@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from example_report import EDIT, NAME, SOURCE, alone, bare, example, several, task, tasks
 
-from evals.jobs.printing import find_browser, print_page
 from evals.table.page import render_pages
 from surgery.record.report import Report
 
@@ -144,11 +143,6 @@ def test_on_paper(browser, pages, name) -> None:
     assert len(paper) < 1_000_000
     assert log == [pages[name].as_uri()]
     page.context.close()
-
-
-def test_the_browser_here_prints_it(pages, tmp_path) -> None:
-    print_page(find_browser(), pages["whole"], tmp_path / "report.pdf")
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_without_scripts_and_without_a_network(browser, pages) -> None:

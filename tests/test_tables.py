@@ -34,7 +34,6 @@ from example_report import (
     unlimited,
 )
 
-from cli.commands.measure.bench import _print as print_bench
 from cli.commands.measure.check import _print as print_check
 from cli.tables import figures as printing
 from cli.tables import print_table
@@ -51,45 +50,6 @@ from surgery.record.report import Report
 WIDTHS = [60, 80, 120]
 ASKED: dict[str, Any] = {"model": "m", "samples": "s", "max_extraction": 0.01, "heal": ["t.txt"]}
 PAIR: dict[str, Any] = {"models": (NAME,), "baseline": SOURCE, "samples": "s", "heldout": ("t",)}
-
-
-def speed() -> dict[str, Any]:
-    """The object of `bench --json`."""
-
-    def spread(*rounds: float) -> dict[str, Any]:
-        middle = sorted(rounds)[1]
-        return {"median": middle, "min": min(rounds), "max": max(rounds), "rounds": list(rounds)}
-
-    def figures(prefill: list[float], decode: list[float], memory: int) -> dict[str, Any]:
-        return {
-            "prefill_tokens_per_second": spread(*prefill),
-            "decode_tokens_per_second": spread(*decode),
-            "cache_bytes": memory,
-            "parameters": memory,
-            "peak_memory_bytes": 7 * memory,
-        }
-
-    return {
-        "base": figures([9_000.5, 9_100.25, 8_800], [401, 377.5, 390], 2_183_680),
-        "edited": figures([11_000, 11_203.5, 10_900.75], [410, 380, 388.5], 1_951_840),
-        "ratios": {
-            "prefill_tokens_per_second": {**spread(1.2, 1.23, 1.24), "within_noise": False},
-            "decode_tokens_per_second": {**spread(1.02, 1.0, 0.99), "within_noise": True},
-            "cache_bytes": 0.5,
-            "parameters": 0.8938,
-            "peak_memory_bytes": 0.9951,
-        },
-        "settings": {
-            "prompt_tokens": 128,
-            "new_tokens": 64,
-            "rounds": 3,
-            "batch_size": 1,
-            "dtype": "float32",
-            "device": "cpu",
-            "threads": 1,
-            "memory": "resident memory of the process while running",
-        },
-    }
 
 
 def swept(base: float = 0.99, edited: float | None = None, **more: Any) -> SweepResult:
@@ -206,7 +166,6 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         lambda: print_comparison(changed()),
         [r"letter-2 +100\.0%, loss 0\.125 +3\.1%, loss 12\.250"],
     ),
-    "bench": (lambda: print_bench(speed()), [r"9,000 \[8,800, 9,100\]"]),
 }
 
 

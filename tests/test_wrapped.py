@@ -248,20 +248,6 @@ def test_no_part_of_a_config_hides_what_another_asks_for(
         surgery.inspect(source)
 
 
-def test_a_patch_holds_what_differs(sources: Sources, tmp_path: Path) -> None:
-    from surgery.editing.preparing import prepare
-    from surgery.patching import apply_patch, write_patch
-
-    source, patch = sources["qwen3_5"], tmp_path / "1.patch.safetensors"
-    write_patch(prepare(source, "1"), patch)
-    assert patch.stat().st_size < (source / WEIGHTS).stat().st_size / 2
-    apply_patch(source, patch, tmp_path / "made")
-    surgery.export(source, "1", output=tmp_path / "out")
-    made, out = (load_file(tmp_path / name / WEIGHTS) for name in ("made", "out"))
-    assert made.keys() == out.keys()
-    assert all(torch.equal(made[name], out[name]) for name in out)
-
-
 def test_linear_attention_is_refused_with_what_attends(sources: Sources, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"block 0 has linear attention.*blocks that att"):
         surgery.export(sources["qwen3_5"], "0-1", output=tmp_path / "out", variant="zero")

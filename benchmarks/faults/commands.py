@@ -72,7 +72,6 @@ COMMANDS = {
         f"source/{SHARD}",
         last="recipe.yaml",
     ),
-    "apply-patch": Command("apply-patch {model} {model}-patch --output out", f"source/{SHARD}"),
     "convert": Command(
         "convert {model} --to gguf --output out.gguf", f"source/{SHARD}", output="out.gguf"
     ),

@@ -26,8 +26,6 @@ def make_place(folder: Path) -> None:
     from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
     import surgery
-    from surgery.editing.preparing import prepare
-    from surgery.patching import write_patch
 
     tokenizer = tiny_tokenizer()
     ids = tokenizer(TEXT)["input_ids"]
@@ -37,7 +35,6 @@ def make_place(folder: Path) -> None:
         model.save_pretrained(folder / name, max_shard_size="250KB")
         tokenizer.save_pretrained(folder / name)
         surgery.export(folder / name, "2", variant="zero", output=folder / f"{name}-edited")
-        write_patch(prepare(folder / name, "1"), folder / f"{name}-patch")
         prefixes = torch.tensor([ids[at : at + 6] for at in range(20 * seed, 20 * seed + 20)])
         rows += torch.cat([prefixes, generate(model, prefixes, 5)], dim=1).tolist()
     lines = [json.dumps({"id": f"{number}", "tokens": row}) for number, row in enumerate(rows)]

@@ -12,7 +12,6 @@ from typing import Any
 from evals.jobs.asking import MeasureRequest
 from evals.jobs.materials import Materials, open_materials
 from evals.jobs.measurement import Measurement, measure
-from evals.jobs.printing import find_browser, print_page
 from evals.jobs.reporting import find_relation
 from evals.jobs.result_folder import Journals
 from evals.measure.attacks.rows import list_recovered
@@ -58,7 +57,6 @@ from surgery.untrusted import read_bytes, read_json
 
 TEXTS = "passages.jsonl"
 """The passages' texts, on request. They stand beside the report and are never published."""
-PDF = "report.pdf"
 RESULTS = "lm_eval"
 RUNS = ("base", "edited")
 """lm-eval's own results, in a folder for the base and one for the edited model."""
@@ -68,7 +66,7 @@ _OF_LM_EVAL = [
 """What lies in each of `RUNS`."""
 _KEPT = "it has a report, which `overwrite=True` replaces"
 _WRITTEN = [name for name in UNLISTED if name not in (CARD, RECIPE)]
-owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *_WRITTEN, TEXTS, PDF)
+owned = recognize_by(REPORTS[0], ("base", "edits", "settings"), *_WRITTEN, TEXTS)
 RESULT = OwnFile(
     "a result of an extraction", lambda file: read_json(file).keys() >= {"command", "figures"}
 )
@@ -150,17 +148,16 @@ def run_measurement(
     *,
     rows: Path | None = None,
     overwrite: bool = False,
-    pdf: bool = False,
 ) -> Measurement | None:
     """Measures, and writes the result: `extract` its JSON into the file `output`, `audit` and
     `evaluate` their report into a folder; `evaluate` also into each model that is an export.
 
     - `output`: None: nothing is written. Attacks that an interrupted run had finished are not run
       again. `rows`: gets a JSON line for each passage.
-    - Without `overwrite`, a model that has a report keeps it. `pdf`: also print the page to a file.
+    - Without `overwrite`, a model that has a report keeps it.
 
-    Returns None on all processes but the main one. Raises as `open_materials` and `measure`;
-    `OutputError`; and `MeasurementError`, at once, if there is no browser to print with.
+    Returns None on all processes but the main one. Raises as `open_materials` and `measure`, and
+    `OutputError`.
     """
     is_file, models = request.command == "extract", request.models
     reads: list[str | Path] = [*filter(None, [request.samples]), *request.heldout]
@@ -170,7 +167,6 @@ def run_measurement(
         check_output(output, RESULT, overwrite=overwrite, argument="output", reads=reads)
     elif output is not None:
         check_output(output, owned, overwrite=overwrite)
-    browser = find_browser() if pdf else None
     join_launch(say)
     if not request.device_map:
         find_device(request.device)
@@ -197,8 +193,6 @@ def run_measurement(
         manifest, config = edited[0].manifest if alone else None, request.to_config()
         with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
             write_evaluation(found, folder, manifest)
-            if browser is not None:
-                print_pdf(browser, folder, folder / PDF)
     for place, name in enumerate(models if attached else ()):
         _attach(found, place, expand_home(name), overwrite)
     journals.remove()
@@ -248,14 +242,6 @@ def list_given_away(found: Measurement) -> dict[str, list[str]]:
     return {
         row["id"]: row["recovered_by"] for row in rows if row["counted"] and row["recovered_by"]
     }
-
-
-def print_pdf(browser: str, folder: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Prints the page in a folder. A failure is only told: the evaluation took much longer."""
-    try:
-        print_page(browser, folder / REPORTS[1], target, overwrite=overwrite)
-    except SurgeryError as error:
-        say(f"warning: {error}")
 
 
 def _keeps_report(folder: Path, overwrite: bool) -> bool:

@@ -26,7 +26,6 @@ from evals.jobs.mitigating import (
     MitigationRequest,
     check_texts,
     find_job,
-    find_page_browser,
 )
 from evals.jobs.searching import check_question
 from evals.measure.attacks.draws import count_draws
@@ -55,7 +54,7 @@ _READS = 6  # how often a checkpoint goes through memory: hashes, the copy, and 
 
 
 def forecast(
-    request: MitigationRequest, output: Path, *, overwrite: bool = False, pdf: bool = False
+    request: MitigationRequest, output: Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Opens every input, the model first, and times each step. Writes nothing.
 
@@ -64,8 +63,6 @@ def forecast(
     without weights, only `inputs` and `memory`. Raises as `mitigate`.
     """
     job = find_job(request, output, overwrite=overwrite)
-    if pdf:
-        find_page_browser(job.page, overwrite)
     if lacks_weights(request.model):
         return forecast_outline(request)
     models = [(request.model, request.revision)]

@@ -23,7 +23,6 @@ from evals.jobs.keeping import (
     Result,
     choose_result,
 )
-from evals.jobs.printing import PRINTED, find_browser
 from evals.measure.attacks.request import Limits
 from evals.measure.healing import find_healing_text, read_healing_text, warn_of_shared
 from evals.measure.memorization.recovery import name_plainly
@@ -39,7 +38,7 @@ from evals.run.request import (
 )
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline, lacks_weights
-from surgery.output import check_output, publish, write_text
+from surgery.output import publish, write_text
 from surgery.untrusted import read_json
 from surgery.variants import variant_of
 
@@ -257,11 +256,6 @@ class Job:
     search: Path
 
     @property
-    def page(self) -> Path:
-        """Where the report goes once it is printed."""
-        return self.output.with_name(f"{self.output.name}.pdf")
-
-    @property
     def name(self) -> str | None:
         """None before the search is done: then there is no export yet."""
         question = read_json(self.search / "search.json").get("question")
@@ -294,7 +288,6 @@ def mitigate(
     output: Path,
     *,
     overwrite: bool = False,
-    pdf: bool = False,
     show_search: Callable[[SearchResult], None] = lambda found: None,
     choose: Choose | None = None,
 ) -> Mitigation | None:
@@ -302,16 +295,15 @@ def mitigate(
 
     A run that was interrupted continues where it stopped. `show_search` gets the search's answer
     before the export starts. `choose` is asked which result to keep, if there are several and the
-    request names none; by then, each has its report. `pdf`: also print the page to OUTPUT.pdf.
-    Returns None on all processes but the main one. Raises `SurgeryError`; `MeasurementError`, at
-    once, if there is no browser to print with.
+    request names none; by then, each has its report. Returns None on all processes but the
+    main one. Raises `SurgeryError`.
     """
     assert lacks_weights(request.model) or request.evaluation_request.attacks  # all are known
     job = find_job(request, output, overwrite=overwrite)
-    folder, browser = job.search, find_page_browser(job.page, overwrite) if pdf else None
+    folder = job.search
     find_outline(request.model, request.revision)  # before the imports, which take seconds
 
-    from evals.jobs.evaluating import evaluate_exports, print_pdf
+    from evals.jobs.evaluating import evaluate_exports
     from evals.jobs.materials import open_materials
     from evals.jobs.result_folder import Journals
     from evals.jobs.searching import search
@@ -344,17 +336,9 @@ def mitigate(
         return _publish_kept(output, places, place)
 
     report = evaluate_exports(source, materials, places, arrange)
-    if browser is not None:
-        print_pdf(browser, output, job.page, overwrite=overwrite)
     write_text(output / RECIPE, request.to_config())  # last: it says that all is done
     journals.remove()
     return Mitigation(request.model, output, result, report, names, place)
-
-
-def find_page_browser(page: Path, overwrite: bool) -> str:
-    """A browser to print `page` with, before any work. Raises if it could not be written."""
-    check_output(page, PRINTED, overwrite=overwrite)
-    return find_browser()
 
 
 def _say_if_missed(request: MitigationRequest, result: SearchResult) -> None:

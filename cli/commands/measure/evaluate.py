@@ -17,18 +17,11 @@ from evals.jobs.asking import EvaluationRequest
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @options.allow_undecided
 @options.output("Folder for the report.  [default: NAME-evaluation]", options.FOLDER)
-@options.flag(
-    "--pdf",
-    "Also print the page to report.pdf, with a browser that is on this machine. You can "
-    "pass on its first sheet by itself.",
-    group="output",
-)
 @options.overwrite
 @options.json
 def command(
     request: EvaluationRequest,
     output: Path | None,
-    pdf: bool,
     overwrite: bool,
     allow_undecided: bool,
     as_json: bool,
@@ -48,7 +41,7 @@ def command(
     folder = output or name_result(
         str(request.baseline) if several else request.models[0], "evaluation"
     )
-    found = run_measurement(request, folder, overwrite=overwrite, pdf=pdf)
+    found = run_measurement(request, folder, overwrite=overwrite)
     if found is None:
         return
     if as_json:

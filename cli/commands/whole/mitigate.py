@@ -71,18 +71,12 @@ def _describe_preset(name: str) -> str:
     "folder with config.json and no weights, it says what machines of 24, 48, and 80 GB can do.",
 )
 @options.output("Folder to create.", metavar="OUT", required=True)
-@options.flag(
-    "--pdf",
-    "Also print the report to OUT.pdf, with a browser that is on this machine.",
-    group="output",
-)
 @config_option("--recipe")
 @options.overwrite
 @options.json
 def command(
     request: MitigationRequest,
     output: Path,
-    pdf: bool,
     dry_run: bool,
     overwrite: bool,
     allow_undecided: bool,
@@ -105,7 +99,7 @@ def command(
     often because too few passages were held back. In both cases, OUT holds the best edit.
     """
     if dry_run:
-        _forecast(request, output, overwrite, pdf, as_json)
+        _forecast(request, output, overwrite, as_json)
         return
 
     from evals.jobs.mitigating import mitigate
@@ -119,7 +113,6 @@ def command(
         request,
         output,
         overwrite=overwrite,
-        pdf=pdf,
         show_search=show_search,
         choose=_ask if asks else None,
     )
@@ -153,16 +146,14 @@ def _ask(report: Report, names: Sequence[Result], best: Result) -> Result:
     return answer
 
 
-def _forecast(
-    request: MitigationRequest, output: Path, overwrite: bool, pdf: bool, as_json: bool
-) -> None:
+def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json: bool) -> None:
     from surgery.hub.finding import find_outline, lacks_weights
 
     if not lacks_weights(request.model):
         find_outline(request.model, request.revision)  # before the imports, which take seconds
     from evals.jobs.forecasting import forecast
 
-    found = forecast(request, output, overwrite=overwrite, pdf=pdf)
+    found = forecast(request, output, overwrite=overwrite)
     print_json(found) if as_json else _print_forecast(found)
 
 
