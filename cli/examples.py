@@ -6,13 +6,18 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": (
         "export EleutherAI/pythia-1.4b --drop-attn 20-23 --output OUT",
         "export MODEL --drop-attn last:4 --variant mean --calibration texts/ --dry-run",
-        "export MODEL --plan SEARCH/plan.json --heal texts/ --output OUT",
+        "export MODEL --plan SEARCH/plan.json --output OUT",
     ),
     "erase": (
         "erase lab:pythia --drop-attn 0 --output OUT",
         "erase MODEL --samples letters.csv:letter --drop-attn 22-29 --text texts/ --output OUT",
         "erase MODEL --samples letters.csv:letter --text texts/ --leave-out 0.25 --output OUT",
         "erase MODEL --samples letters.csv:letter --text texts/ --as-adapter --output OUT",
+    ),
+    "heal": (
+        "heal OUT --text lab:pythia --output HEALED",
+        "heal OUT --samples letters.csv:letter --text texts/ --output HEALED",
+        "heal OUT --source MODEL --text texts/ --steps 240 --consume",
     ),
     "inspect": ("inspect OUT", "inspect OWNER/NAME", "inspect lab:pythia --json"),
     "verify": ("verify OUT", "verify OUT --source MODEL", "verify OWNER/NAME --json"),

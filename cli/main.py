@@ -48,6 +48,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "edit": {
         "export": "Make chosen blocks attention-free and save a checkpoint.",
         "erase": "Train a model not to recite listed passages, taught by its own cut.",
+        "heal": "Train a cut model on other text, to win back what the cut cost.",
         "inspect": "Show a model's size and which of its blocks are attention-free.",
         "verify": "Check that an exported model is what its manifest says.",
     },
@@ -319,7 +320,7 @@ def _hint_to_continue(ctx: click.Context | None) -> str:
         "demo": not given.get("overwrite") and _has_begun(output, "{}/*"),
         "push": not given.get("dry_run"),
     }
-    if ctx is not None and ctx.info_name == "erase":
+    if ctx is not None and ctx.info_name in ("erase", "heal"):
         return ": nothing was written; the same command starts anew"
     if ctx is None or not continues.get(str(ctx.info_name), False):
         return ""

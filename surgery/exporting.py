@@ -43,6 +43,7 @@ from surgery.record.manifest import (
     HealingRecord,
     Manifest,
     OwnVariant,
+    Record,
     Source,
     Step,
     list_versions,
@@ -74,8 +75,11 @@ class Export:
 
     def to_json(self) -> dict[str, Any]:
         step = self.manifest.step
-        records = {"calibration": step.calibration, "erasing": step.erasing}
-        records["healing"] = step.healing
+        records: dict[str, Record | None] = {
+            "calibration": step.calibration,
+            "erasing": step.erasing,
+            "healing": step.healing,
+        }
         return {
             "output": str(self.output),
             "kind": step.kind,

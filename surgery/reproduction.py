@@ -224,11 +224,17 @@ def reproduce(
 
 
 class Repeat(Protocol):
-    """Repeats a recorded `step` of `model` into the folder `output`. Returns what it wrote, and
-    how its cut was fitted; with `fitting`, a cut is made with that."""
+    """Repeats a recorded `step` of `model` into the folder `output`. `first`: what the replay began
+    with. Returns what it wrote, and how its cut was fitted; with `fitting`, a cut is made with
+    that."""
 
     def __call__(
-        self, step: Step, model: ResolvedModel, output: Path, fitting: Fitting | None = None
+        self,
+        step: Step,
+        model: ResolvedModel,
+        output: Path,
+        first: ResolvedModel,
+        fitting: Fitting | None = None,
     ) -> tuple[Export, Fitting | None]: ...
 
 
@@ -255,10 +261,10 @@ def _replay(
         if following is not None:
             place = scratch / f"{at + 1}" / get_last_name(Path(following.source.model))
             place.parent.mkdir()
-        export, fitting = repeat(step, found, place)
+        export, fitting = repeat(step, found, place, model)
         exports.append(export)
         if step.training is None and trained:
-            made, _ = repeat(step, plain, scratch / f"{at + 1}-untrained", fitting)
+            made, _ = repeat(step, plain, scratch / f"{at + 1}-untrained", model, fitting)
             plain = find_model(made.output)
         trained |= step.training is not None
         if following is None:

@@ -150,16 +150,15 @@ FRONT: dict[str, Any] = {
 """The columns of the results of `mitigate`: what the report says of each."""
 
 
-def print_front(report: Report, names: Sequence[str], results: Mapping[Any, str]) -> None:
-    """The results of a mitigation side by side. `results`: name → what it is."""
+def print_front(report: Report, results: Mapping[str, str]) -> None:
+    """The results of a mitigation side by side. `results`: the name of each → what it is."""
     from evals.table.words.view import View
 
     views = [View(report, edit) for edit in report.edits]
     columns = {heading: [make(view) for view in views] for heading, make in FRONT.items()}
     kept = {heading: cells for heading, cells in columns.items() if any(cells)}
     rows = [
-        [name, results[name], *(cells[at] for cells in kept.values())]
-        for at, name in enumerate(names)
+        [*pair, *(cells[at] for cells in kept.values())] for at, pair in enumerate(results.items())
     ]
     print_table(["name", "result", *kept], rows, labels=2)
 
@@ -424,27 +423,27 @@ def _describe_edit(result: GridResult, edit: GridEdit) -> str:
     )
 
 
-_GUARD = {
-    *("samples", "prefix_length", "suffix_length", "secret"),
-    *("leave_out", "skip_short", "id_column"),
-}
-"""What names the passages that healing keeps from coming back."""
+_GUARD = ("prefix_length", "suffix_length", "secret", "leave_out", "skip_short", "id_column")
+"""How the passages are cut that healing keeps from coming back."""
 
 
-def write_next_command(result: SearchResult, request: SearchRequest, plan: Path) -> str:
-    """The command that makes the chosen edit."""
-    from surgery.card.command import write_export_command
+def write_next_commands(result: SearchResult, request: SearchRequest, plan: Path) -> list[str]:
+    """The commands that make the chosen cut, and heal it, if the limits are of a healed cut."""
+    from surgery.card.command import spell
 
-    words = write_export_command(
-        request.model,
-        revision=request.revision,
-        plan=plan,
-        calibration=request.calibration if result.calibration else (),
-        heal=request.heal,
-        heal_steps=request.heal_steps if request.heal and request.heal_steps != 80 else None,
-        **(request.model_dump(include=_GUARD) if request.heal else {}),
-    )
-    return shlex.join(words)
+    given = {"--revision": [request.revision], "--plan": [plan]}
+    given["--calibration"] = list(request.calibration) if result.calibration else []
+    given["--output"] = ["OUT"]
+    commands = [["attn-surgery", "export", request.model, *spell(given)]]
+    if request.heal:
+        cutting = {f"--{name.replace('_', '-')}": getattr(request, name) for name in _GUARD}
+        healing = {"--samples": [request.samples], "--text": request.heal}
+        healing |= {
+            name: [""] if value is True else [value] for name, value in cutting.items() if value
+        }
+        healing["--steps"] = [request.heal_steps]
+        commands.append(["attn-surgery", "heal", "OUT", *spell(healing), "--output", "HEALED"])
+    return [shlex.join(words) for words in commands]
 
 
 def print_comparison(figures: Sequence[Measured], first: str, second: str) -> None:

@@ -26,9 +26,8 @@ MEASURED: dict[str, Any] = {"tasks": ("lab_copy",), "attack": ("cheap", "relearn
 PLACES = {"deep blocks": "deep-blocks", "searched": "searched"}
 """Each edit, and its folder in the output."""
 ERASED = {"erased and cut": "erased-cut"}
-"""The third edit, if it is asked for: the searched one, of a model taught by it before."""
-ERASING: dict[str, Any] = {"erase": True}
-_RECORDS, _TEXT, _SEARCH = "records.jsonl", "heldout.txt", "search"
+"""The third edit, if it is asked for: the searched cut, of a model taught by it before."""
+_RECORDS, _TEXT, _SEARCH, _TAUGHT = "records.jsonl", "heldout.txt", "search", "erased"
 _EVERY = 3  # of the planted records
 _LETTERS = 20_000  # of held-out text: about 130 windows
 _SHOWN = 2  # records whose text is shown: they are synthetic, so nobody's
@@ -43,31 +42,33 @@ def run_demo(
 ) -> Report:
     """Edits `MODEL` twice, its deep blocks and what a search chooses, and evaluates both.
 
-    With `erase`, also a third time: the records erased by the searched edit, then the same edit.
-    Each part appears in `output` when it is complete. A run that was stopped continues, and so
-    does one that ended without `erase`. `announce` gets the title of each step, and the commands
-    that do the same. Raises `SurgeryError`.
+    With `erase`, also a third time: the records erased by the searched cut, then the same cut.
+    Each part appears in `output` when it is complete, and a part that is there is not made again.
+    `announce` gets the title of each step, and the commands that do the same. Raises
+    `SurgeryError`.
     """
     from evals.choose.search.request import SearchRequest
     from evals.jobs.asking import EvaluationRequest
+    from evals.jobs.erasing import EraseRequest, open_erase
     from evals.jobs.evaluating import evaluate_exports
-    from evals.jobs.exporting import ExportRequest, run_export
+    from evals.jobs.exporting import ExportRequest, open_export
     from evals.jobs.materials import open_materials
     from evals.jobs.searching import search
+    from surgery.hub.finding import find_model
     from surgery.output import check_output
 
-    continues = not overwrite and _was_stopped(output, list_places(erase))
-    check_output(output, _list_owned, overwrite=overwrite or continues)
+    if overwrite or not _holds_records(output):
+        check_output(output, _list_owned, overwrite=overwrite)
     texts: dict[str, Any] = {"samples": str(output / _RECORDS), "heldout": (output / _TEXT,)}
     _write_texts(output)
     materials = open_materials(
         EvaluationRequest(models=(MODEL,), baseline=MODEL, **texts, **MEASURED)
     )
     deep, chosen = (output / place for place in PLACES.values())
-    made: dict[str, Any] = {"model": MODEL, "overwrite": True}
-    announce("Edit the deep blocks", [_type("export", MODEL, drop_attn=BLOCKS, output=deep)])
-    run_export(ExportRequest(drop_attn=BLOCKS, output=deep, **made), keep=continues)
     found = output / _SEARCH
+    made: dict[str, Any] = {"overwrite": overwrite}
+    announce("Edit the deep blocks", [_type("export", MODEL, drop_attn=BLOCKS, output=deep)])
+    open_export(ExportRequest(model=MODEL, drop_attn=BLOCKS, output=deep, **made)).run()
     announce(
         "Search for the edit that costs least",
         [
@@ -77,22 +78,28 @@ def run_demo(
     )
     answer = search(SearchRequest(model=MODEL, **texts, **SEARCH), found, overwrite=overwrite)
     assert answer is not None
-    asked = ExportRequest(plan=answer[1], output=chosen, **made)
-    prepared, _ = run_export(asked, keep=continues)
+    plan = answer[1]
+    open_export(ExportRequest(model=MODEL, plan=plan, output=chosen, **made)).run()
     exports = [output / place for place in list_places(erase).values()]
     if erase:
-        taught = {"plan": found / "plan.json", "samples": texts["samples"], **ERASING}
+        taught, both = output / _TAUGHT, exports[-1]
+        typed = {"plan": found / "plan.json", "samples": texts["samples"]}
         announce(
-            "Erase the records by the searched edit, then make the same edit",
-            [_type("export", MODEL, **taught, output=exports[-1])],
+            "Erase the records by the searched cut, then make the same cut",
+            [
+                _type("erase", MODEL, **typed, output=taught),
+                _type("export", taught, plan=found / "plan.json", output=both),
+            ],
         )
-        run_export(ExportRequest(output=exports[-1], **taught, **made), keep=continues)
+        asked: dict[str, Any] = {"plan": plan, "samples": texts["samples"], "output": taught}
+        open_erase(EraseRequest(model=MODEL, **asked, **made)).run()
+        open_export(ExportRequest(model=str(taught), plan=plan, output=both, **made)).run()
     announce(
         "Verify, attack, and evaluate them, on what the search did not use",
         [_type("evaluate", *exports, baseline=MODEL, **texts, **MEASURED)],
     )
     materials = materials.with_search(found / "search.json")
-    return evaluate_exports(prepared.model, materials, exports)
+    return evaluate_exports(find_model(MODEL), materials, exports).report
 
 
 def list_places(erase: bool) -> dict[str, str]:
@@ -127,16 +134,6 @@ def _choose_records() -> list[str]:
     return records.splitlines()[1::_EVERY]
 
 
-def _was_stopped(output: Path, places: dict[str, str]) -> bool:
-    """Whether a demo of these edits began there and did not end.
-
-    Its records, and no one else's, are there.
-    """
-    if output.is_symlink() or not _holds_records(output):
-        return False
-    return not all((output / place / "report.json").is_file() for place in places.values())
-
-
 def _holds_records(folder: Path) -> bool:
     """Whether the records of a demo, and no one else's, are there."""
     from surgery.untrusted import LIMIT
@@ -152,7 +149,7 @@ def _list_owned(folder: Path) -> list[str]:
     from evals.jobs.searching import owned as owned_by_search
     from surgery.exporting import list_owned
 
-    exports = dict.fromkeys(list_places(erase=True).values(), list_owned)
+    exports = dict.fromkeys((*list_places(erase=True).values(), _TAUGHT), list_owned)
     parts = {**exports, _SEARCH: owned_by_search}
     owned = [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
     if not owned and not _holds_records(folder):

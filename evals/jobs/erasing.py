@@ -12,7 +12,7 @@ from evals.data.inputs import find_calibration_text, fit_prepared
 from evals.data.windows import cut_alike
 from evals.jobs.lessons import OpenedLessons, open_lessons, say_what_is_recited
 from evals.jobs.stepping import OpenedStep, Output
-from evals.run.console import say, show_progress
+from evals.run.console import show_progress
 from evals.run.request import (
     OWN_PATH,
     OWN_VARIANT,
@@ -25,12 +25,12 @@ from evals.run.request import (
 )
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
-from surgery.processes import current_processes, join_launch
+from surgery.processes import current_processes
 from surgery.variants import SUMMARIES, VARIANTS
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting, Prepared
-    from surgery.exporting import Export, Trained
+    from surgery.exporting import Trained
     from surgery.fitting.calibration import Text
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import Choice, Step
@@ -186,15 +186,6 @@ def open_erase(request: EraseRequest, chosen: Choice | None = None) -> OpenedEra
     prepared = replace(prepared, chosen=lessons.chosen)
     teacher = None if edit is None else prepared
     return OpenedErasing(request, prepared.without_cut, lessons, teacher, fit_on)
-
-
-def run_erase(request: EraseRequest) -> Export | None:
-    """Opens an erasing and makes its folder. Returns None on all processes but the main one, where
-    several train together. Raises a `SurgeryError`; the output is then as it was before."""
-    join_launch(say)
-    opened = open_erase(request)
-    opened.lessons.say_which()
-    return opened.run()
 
 
 def _choose_teacher(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,6 @@ from surgery.record.manifest import (
     read_manifest,
 )
 from surgery.record.measured import BASE, EDITED
-from surgery.record.report import Report
 from surgery.untrusted import read_bytes, read_json
 
 TEXTS = "passages.jsonl"
@@ -94,19 +93,21 @@ def write_evaluation(found: Measurement, folder: Path, manifest: Manifest | None
             write_results(folder / RESULTS / of, name, runs)
 
 
-def attach(found: Measurement, place: int, folder: Path) -> None:
+def attach(found: Measurement, place: int, folder: Path, name: str | None = None) -> None:
     """Puts one edit's report into its model's folder, and its figures on the card there.
 
-    `push` then publishes both. Raises `OutputError` if the folder cannot be written.
+    `name`: what the model is called there (default: as its folder). `push` then publishes both.
+    Raises `OutputError` if the folder cannot be written.
     """
     _check_results(folder)
-    selected = found.select(place, get_last_name(folder))
+    name = name or get_last_name(folder)
+    selected = found.select(place, name)
     manifest = parse_manifest(read_bytes(folder / MANIFEST, ManifestError), folder / MANIFEST)
     if selected.report.edits[0].provenance["content"] != manifest.content:
         raise OutputError("changed while it was measured", where=folder, fix="evaluate it again")
     card = render_card(
         manifest,
-        name=get_last_name(folder),
+        name=name,
         measured=build_measurements(selected.report),
         existing=read_own_card(folder),
     )
@@ -286,28 +287,23 @@ def evaluate_exports(
     source: ResolvedModel,
     materials: Materials,
     outputs: Sequence[Path],
-    arrange: Callable[[Report], Sequence[Path]] | None = None,
-) -> Report:
-    """Verifies exports of one source, evaluates them, and puts each report into its folder.
+    *,
+    rivals: bool = False,
+) -> Measurement:
+    """Verifies exports of one source, measures them, and puts each report into its folder.
 
-    `arrange`: gets the report, may move the folders, which have their reports then, and returns
-    where they are. Raises `OutputError` for an export that does not verify.
+    `rivals`: one of them will be kept for its figures. Raises `OutputError` for an export that does
+    not verify.
     """
     for output in outputs:
         verification = verify(output, source=source, papers=False)  # written anew
         if (failed := verification.failed) is not None:
             what = f"does not verify: {failed.name}: {failed.detail}"
-            fix = "run it again if the source changed meanwhile; else report this"
-            raise OutputError(what, where=output, fix=fix)
+            raise OutputError(what, where=output, fix="make it again; else report this")
         say(f"{output.name}: verified ({len(verification.checks)} checks)")
     models = [find_model(output) for output in outputs]
     found = measure(models, source, materials)
-    found = found.as_rivals() if arrange else found
+    found = found.as_rivals() if rivals else found
     for place, output in enumerate(outputs):
         attach(found, place, output)
-    places = arrange(found.report) if arrange else outputs
-    for place, moved in enumerate(places):
-        if moved != outputs[place]:
-            attach(found, place, moved)
-    alone = len(outputs) == 1
-    return found.select(0, get_last_name(places[0])).report if alone else found.report
+    return found

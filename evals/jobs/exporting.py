@@ -23,7 +23,7 @@ from surgery.variants import SUMMARIES, VARIANTS
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting
-    from surgery.exporting import Export, Trained
+    from surgery.exporting import Trained
     from surgery.fitting.calibration import Calibration, Text
     from surgery.record.manifest import Step
 
@@ -58,9 +58,9 @@ class ExportRequest(Editing):
         "edit: llama for a Mistral model without a sliding window.",
         Option("output", "TYPE"),
     ] = Field(default=None, serialization_alias="as")
-    device: Annotated[
-        str | None, "Where to fit.", Option("run", "D", "a GPU if there is one")
-    ] = None
+    device: Annotated[str | None, "Where to fit.", Option("run", "D", "a GPU if there is one")] = (
+        None
+    )
     output: Annotated[
         Path | None, "Folder to create.", Option("output", "DIR", "NAME-VARIANT-BLOCKS")
     ] = None
@@ -128,11 +128,3 @@ def open_export(request: ExportRequest, *, dry_run: bool = False) -> OpenedExpor
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     return OpenedExport(request, prepared, text)
-
-
-def run_export(request: ExportRequest) -> Export:
-    """Opens a cut and makes its folder. Raises a `SurgeryError`; the output is then as it was
-    before."""
-    export = open_export(request).run()
-    assert export is not None  # nothing is shared among processes here
-    return export

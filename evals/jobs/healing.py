@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from evals.jobs.lessons import OpenedLessons, open_lessons, say_what_is_recited
 from evals.jobs.stepping import OpenedStep, Output
-from evals.run.console import say, show_progress
+from evals.run.console import show_progress
 from evals.run.request import HEAL_STEPS, Count, Lessons, Option, Stepping
 from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
-from surgery.processes import current_processes, join_launch
+from surgery.processes import current_processes
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting
-    from surgery.exporting import Export, Trained
+    from surgery.exporting import Trained
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import Step
 
@@ -96,9 +96,7 @@ def open_heal(request: HealRequest) -> OpenedHealing:
     lab = find_lab(teacher.source.model)
     text = request.text or ((lab,) if lab else ())
     if not text:
-        raise SamplesError(
-            "needs text to train on", where=request.model, fix="name it with `text`"
-        )
+        raise SamplesError("needs text to train on", where=request.model, fix="name it with `text`")
     lessons = open_lessons(
         request,
         Schedule(request.steps, request.seed, request.adapters),
@@ -109,12 +107,3 @@ def open_heal(request: HealRequest) -> OpenedHealing:
     )
     prepared = replace(prepared, chosen=lessons.chosen)
     return OpenedHealing(request, prepared, lessons, teacher)
-
-
-def run_heal(request: HealRequest) -> Export | None:
-    """Opens a healing and makes its folder. Returns None on all processes but the main one, where
-    several train together. Raises a `SurgeryError`; the output is then as it was before."""
-    join_launch(say)
-    opened = open_heal(request)
-    opened.lessons.say_which()
-    return opened.run()

@@ -1,4 +1,4 @@
-"""What a step trains on, read and checked: text, which must hold none of the passages, and these."""
+"""What a step trains on, read and checked: passages, and text that must hold none of them."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class OpenedLessons:
             )
             return
         say(
-            f"training takes the {number} on which the search chose the plan, and leaves the others "
-            "to test on. To train on all of them, take the key 'chosen' out of the plan"
+            f"training takes the {number} on which the search chose the plan, and leaves the "
+            "others to test on. To train on all of them, take the key 'chosen' out of the plan"
         )
 
 

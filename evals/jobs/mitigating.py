@@ -1,69 +1,52 @@
-"""The whole job: search for an edit, export it, verify it, attack it, and evaluate it."""
+"""The whole job: search for a cut, make what recipes make of it, and measure all of it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from evals.choose.search.request import SearchRequest
+from evals.choose.teachers import RecitingTeacherError
 from evals.jobs.asking import EvaluationRequest, Gating
-from evals.jobs.erasing import EraseRequest, RecitingTeacherError, run_erase
-from evals.jobs.exporting import ExportRequest, run_export
-from evals.jobs.keeping import (
-    RESULTS,
-    Choose,
-    Result,
-    choose_result,
-)
+from evals.jobs.recipes import RECIPES, Kind, Recipe, choose_best, list_recipes, name_recipe
 from evals.measure.attacks.request import Limits
 from evals.measure.healing import find_healing_text, read_healing_text, warn_of_shared
 from evals.measure.memorization.recovery import name_plainly
 from evals.run.console import SILENT, say, use_console
 from evals.run.lm_eval.request import Drops, Limiting
-from evals.run.request import (
-    Erasing,
-    Fraction,
-    Healing,
-    Option,
-    Request,
-    describe_mistakes,
-)
+from evals.run.request import TEACHING, Count, Fraction, Hardening, Option, describe_mistakes
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline, lacks_weights
 from surgery.output import publish, write_text
-from surgery.untrusted import read_json
+from surgery.privacy import get_last_name
 from surgery.variants import variant_of
 
 if TYPE_CHECKING:
     from evals.choose.search.report import SearchResult
     from evals.jobs.materials import Materials
+    from evals.jobs.stepping import OpenedStep
     from surgery.fitting.calibration import Calibration
-    from surgery.hub.resolved import ResolvedModel
     from surgery.record.measured import State
     from surgery.record.plan_file import PlanFile
     from surgery.record.report import Report
 
 
-class MitigationRequest(SearchRequest, Gating, Erasing):
+class MitigationRequest(SearchRequest, Gating):
     """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
 
     `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own `samples` and
     `heldout`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates
     hold beside the limits: they are those of `EvaluationRequest`.
 
-    With `heal`, a healed result is made beside the cut. With `erase`, so are one that
-    the cut taught to forget passages in `erase_steps` steps, with other `text` (default: that
-    of `heal`), and one that is cut as well. Training takes the passages that the search chose on;
-    the others test the results. Of those with the best verdict, the cheapest is kept, unless `keep`
-    names another.
+    `erase` and `heal` say which recipes are tried beside the cut that a search chooses
+    (`evals.jobs.recipes`). Training takes the passages that the search chose on; the others test
+    the results. The best becomes the output.
     """
 
     samples: Annotated[
@@ -89,11 +72,20 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
         Option("limits", "TASK=X", example="lambada_openai=0.03"),
     ] = Field(default_factory=dict)
     max_loss_increase: None = None
-    keep: Annotated[
-        Result | None,
-        "With `heal` or `erase`: keep this of the results.",
-        Option("output", default="the cheapest one with the best verdict"),
-    ] = None
+    erase: Annotated[
+        bool,
+        "Also try results that were taught to forget the passages (as the command erase does): as "
+        "they are, cut, and, with `heal`, cut and healed.",
+        Option("edit"),
+    ] = False
+    erase_steps: Annotated[Count, TEACHING, Option("edit")] = 60
+    harden: Hardening = False
+    text: Annotated[
+        tuple[str, ...],
+        "Other text for `erase`, which may hold none of the passages.",
+        Option("edit", "TEXT", "that of `heal`, else a lab model's own"),
+    ] = ()
+    only_best: Annotated[bool, "Remove the other results in the end.", Option("output")] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -115,15 +107,9 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
     @model_validator(mode="after")
     def _can_be_erased(self) -> MitigationRequest:
         if not self.erase:
-            self._refuse_unused("erase", "erase_steps", "text")
+            self._refuse_unused("erase", "erase_steps", "harden", "text")
         elif not (self.text or self.heal or find_lab(self.model)):
             raise ValueError("`erase` needs `text`")
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_kept(self) -> MitigationRequest:
-        if self.keep is not None and self.keep not in (made := self.list_results()):
-            raise ValueError(f"`keep` names {self.keep}, and only {', '.join(made)} will be made")
         return self
 
     @model_validator(mode="after")
@@ -147,33 +133,35 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
             given = {name: one for name, one in given.items() if name not in Limiting.model_fields}
         return SearchRequest.of(given)
 
-    def list_results(self) -> list[Result]:
-        """The names of `RESULTS` to make and to choose from."""
-        without = [word for word in ("heal", "erase") if not getattr(self, word)]
-        return [name for name in RESULTS if not any(word in name for word in without)]
+    @property
+    def recipes(self) -> list[Recipe]:
+        """What is tried."""
+        return list_recipes(erase=self.erase, heal=bool(self.heal))
 
-    def list_exports(self, output: Path) -> dict[Result, Path]:
-        """The folder of each result, until one of them becomes the output."""
-        return {name: Path(f"{output}-{name}") for name in self.list_results()}
+    def open_step(
+        self, kind: Kind, source: Path | None, output: Path, plan: PlanFile, *, overwrite: bool
+    ) -> OpenedStep:
+        """Opens a step of a recipe. `source`: the folder of the step before; None: the model."""
+        from evals.jobs.erasing import EraseRequest, open_erase
+        from evals.jobs.exporting import ExportRequest, open_export
+        from evals.jobs.healing import HealRequest, open_heal
 
-    def make_export_request(
-        self, plan: PlanFile, output: Path, name: str, *, overwrite: bool
-    ) -> ExportRequest | EraseRequest:
         fitted = any(variant_of(edit.variant).fitted for edit in plan.edits)
-        edit: dict[str, Any] = {
-            "plan": plan,
-            "variant": None,
-            "calibration": self.calibration if fitted else (),
-            "output": output,
-            "overwrite": overwrite,
-        }
-        text = self.text or self.heal
-        if name == "erased":
-            return EraseRequest.of(dict(self), **edit, text=text, steps=self.erase_steps, seed=0)
-        if "heal" not in name:
-            edit |= _list_defaults(Healing)
-        edit |= {"text": text} if "erase" in name else _list_defaults(Erasing)
-        return ExportRequest.of(dict(self), **edit)
+        lab = find_lab(self.model)
+        own = (lab,) if lab else ()
+        given: dict[str, Any] = {**dict(self), "output": output, "overwrite": overwrite, "seed": 0}
+        given |= {"plan": None, "variant": None, "calibration": ()}
+        given |= {"text": self.text or self.heal or own} if kind == "erase" else {}
+        if source is not None:
+            given |= {"model": str(source), "revision": None}
+        if kind == "erase":
+            return open_erase(EraseRequest.of(given, steps=self.erase_steps), plan.chosen)
+        if kind == "cut":
+            text = (self.calibration or own) if fitted else ()
+            return open_export(ExportRequest.of(given, plan=plan, calibration=text))
+        return open_heal(
+            HealRequest.of(given, text=self.heal, steps=self.heal_steps, source=self.model)
+        )
 
     @property
     def evaluation_request(self) -> EvaluationRequest:
@@ -190,14 +178,9 @@ class MitigationRequest(SearchRequest, Gating, Erasing):
         )
 
 
-def _list_defaults(kind: type[Request]) -> dict[str, Any]:
-    """The values of fields that ask for nothing."""
-    return {name: field.default for name, field in kind.model_fields.items()}
-
-
 @dataclass(frozen=True)
 class Mitigation:
-    """A mitigated model, what the search found, and the report on all `results`.
+    """A mitigated model, what the search found, and the report on the results of all `recipes`.
 
     `place`: which of the results the model is.
     """
@@ -206,7 +189,7 @@ class Mitigation:
     output: Path
     search: SearchResult
     report: Report
-    results: tuple[Result, ...]
+    recipes: Sequence[Recipe]
     place: int
 
     @property
@@ -231,11 +214,16 @@ class Mitigation:
         return {
             "output": str(self.output),
             "state": self.state,
-            "result": self.results[self.place],
-            "healed": "healed" in self.results[self.place],
+            "result": name_recipe(self.recipes[self.place]),
             "results": [
-                {"name": name, "what": RESULTS[name], "of": edit.of, "state": edit.state}
-                for name, edit in zip(self.results, self.report.edits, strict=True)
+                {
+                    "name": name_recipe(recipe),
+                    "what": RECIPES[recipe],
+                    "steps": list(recipe),
+                    "of": edit.of,
+                    "state": edit.state,
+                }
+                for recipe, edit in zip(self.recipes, self.report.edits, strict=True)
             ],
             "search": self.search.to_dict(),
             "report": self.report.to_dict(),
@@ -245,100 +233,112 @@ class Mitigation:
 
 
 @dataclass(frozen=True)
-class Job:
-    """The work towards one output. `search`: the folder of its search.
+class OpenedMitigation:
+    """A mitigation whose inputs are read and checked: searches into OUTPUT-search, makes the
+    results of recipes in OUTPUT-RECIPE, and gives the best one the name `output`.
 
-    Its exports record its name, the hash of the question that the search answers. So it takes up
-    and replaces its own exports, as long as the output is not done, and nobody else's.
+    A run that was interrupted continues where it stopped: what is done stays.
     """
 
+    request: MitigationRequest
     output: Path
-    search: Path
+    materials: Materials
+    overwrite: bool = False
 
     @property
-    def name(self) -> str | None:
-        """None before the search is done: then there is no export yet."""
-        question = read_json(self.search / "search.json").get("question")
-        if question is None:
-            return None
-        return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+    def folder(self) -> Path:
+        """Of the search."""
+        return Path(f"{self.output}-search")
 
-    def made(self, place: Path) -> bool:
-        """Whether it exported what is at `place`, and nothing there is done."""
-        from surgery.record.manifest import RECIPE, read_manifest
+    def locate(self, recipe: Recipe) -> Path:
+        """The folder of a result."""
+        return Path(f"{self.output}-{name_recipe(recipe)}")
 
-        if any((folder / RECIPE).exists() for folder in (self.output, place)):
-            return False
-        there, name = read_manifest(place), self.name
-        return there is not None and name is not None and there.edit.job == name
+    def run(self, show_search: Callable[[SearchResult], None] = lambda found: None) -> Mitigation:
+        """`show_search` gets the search's answer before anything is made. Raises a
+        `SurgeryError`."""
+        from evals.jobs.evaluating import attach, evaluate_exports
+        from evals.jobs.searching import search
+        from surgery.exporting import check_target
+        from surgery.hub.finding import find_model
+        from surgery.record.manifest import RECIPE
+
+        request, output = self.request, self.output
+        say("1 of 3: search")
+        answer = search(request.search_request, self.folder, overwrite=self.overwrite)
+        assert answer is not None
+        result, plan = answer
+        _say_if_missed(request, result)
+        show_search(result)
+        say("2 of 3: export")
+        recipes = self._make_results(plan)
+        say("3 of 3: verify, attack, and evaluate")
+        source = find_model(request.model, request.revision)
+        materials = self.materials.with_search(self.folder / "search.json")
+        places = [self.locate(recipe) for recipe in recipes]
+        found = evaluate_exports(source, materials, places, rivals=True)
+        place, reason = choose_best(found.report, recipes)
+        if len(recipes) > 1:
+            say(reason)
+        check_target(request.model, output, overwrite=self.overwrite)  # hours later
+        best = places[place]
+        attach(found, place, best, get_last_name(output))
+        write_text(best / RECIPE, request.to_config(), overwrite=True)
+        publish(best, output)  # last: it says that all is done
+        for other in places if request.only_best else [best]:
+            if other.exists():  # of `best`, an earlier output, which has taken its place
+                shutil.rmtree(other)
+        report = found.report if len(recipes) > 1 else found.select(0, get_last_name(output)).report
+        return Mitigation(request.model, output, result, report, recipes, place)
+
+    def _make_results(self, plan: PlanFile) -> list[Recipe]:
+        """Makes every result that is not there. Returns the recipes that worked."""
+        request, made = self.request, list[Recipe]()
+        if (request.erase or request.heal) and plan.chosen is not None:
+            say(
+                "training takes the passages that the search chose on, and leaves the others to "
+                "test on"
+            )
+        for recipe in request.recipes:
+            before, kind = recipe[:-1], recipe[-1]
+            if before and before not in made:
+                continue  # what it begins with was not made
+            source = self.locate(before) if before else None
+            place, overwrite = self.locate(recipe), self.overwrite
+            try:
+                request.open_step(kind, source, place, plan, overwrite=overwrite).run()
+            except RecitingTeacherError as error:
+                say(f"nothing erased: {error}")
+                continue
+            made.append(recipe)
+        return made
 
 
-def find_job(request: MitigationRequest, output: Path, *, overwrite: bool = False) -> Job:
-    """Returns the job. Raises `OutputError` if something else is at `output`."""
+def open_mitigation(
+    request: MitigationRequest, output: Path, *, overwrite: bool = False
+) -> OpenedMitigation:
+    """Opens every input, the model first, and checks every output. Raises a `SurgeryError` for
+    whatever would make the search, a step, or the evaluation fail."""
     from surgery.exporting import check_target
 
-    job = Job(output, Path(f"{output}-search"))
-    for place in dict.fromkeys((output, *request.list_exports(output).values())):
-        check_target(request.model, place, overwrite=overwrite or job.made(place))
-    return job
-
-
-def mitigate(
-    request: MitigationRequest,
-    output: Path,
-    *,
-    overwrite: bool = False,
-    show_search: Callable[[SearchResult], None] = lambda found: None,
-    choose: Choose | None = None,
-) -> Mitigation | None:
-    """Searches into OUTPUT-search, exports to OUTPUT-RESULT, and moves the kept one to `output`.
-
-    A run that was interrupted continues where it stopped. `show_search` gets the search's answer
-    before the export starts. `choose` is asked which result to keep, if there are several and the
-    request names none; by then, each has its report. Returns None on all processes but the
-    main one. Raises `SurgeryError`.
-    """
     assert lacks_weights(request.model) or request.evaluation_request.attacks  # all are known
-    job = find_job(request, output, overwrite=overwrite)
-    folder = job.search
+    check_target(request.model, output, overwrite=overwrite)
+    begun = (Path(f"{output}-search") / "search.json").is_file()
+    for recipe in request.recipes:
+        place = Path(f"{output}-{name_recipe(recipe)}")
+        if not (begun and place.exists()):  # else the step itself looks at what is there
+            check_target(request.model, place, overwrite=overwrite)
+    if lacks_weights(request.model):
+        from evals.jobs.materials import Materials
+
+        return OpenedMitigation(request, output, Materials(request.evaluation_request), overwrite)
     find_outline(request.model, request.revision)  # before the imports, which take seconds
 
-    from evals.jobs.evaluating import evaluate_exports
     from evals.jobs.materials import open_materials
-    from evals.jobs.result_folder import Journals
-    from evals.jobs.searching import search
-    from surgery.exporting import check_target
-    from surgery.record.manifest import RECIPE
 
     materials = open_materials(request.evaluation_request, [(request.model, request.revision)])
     check_texts(request, materials)
-    say("1 of 3: search")
-    found = search(request.search_request, folder, overwrite=overwrite)
-    if found is None:
-        return None
-    result, plan = found
-    _say_if_missed(request, result)
-    show_search(result)
-    say("2 of 3: export")
-    source, exports = _export(request, plan, job, overwrite=overwrite)
-    say("3 of 3: verify, attack, and evaluate")
-    journals = Journals(output, anew=True)
-    materials = replace(materials.with_search(folder / "search.json"), journals=journals)
-
-    names, places, place = tuple(exports), list(exports.values()), 0
-
-    def arrange(report: Report) -> Sequence[Path]:
-        nonlocal place
-        place, reason = choose_result(report, names, request.keep, choose)
-        if len(names) > 1:
-            say(reason)
-        check_target(request.model, output, overwrite=overwrite or job.made(output))  # hours later
-        return _publish_kept(output, places, place)
-
-    report = evaluate_exports(source, materials, places, arrange)
-    write_text(output / RECIPE, request.to_config())  # last: it says that all is done
-    journals.remove()
-    return Mitigation(request.model, output, result, report, names, place)
+    return OpenedMitigation(request, output, materials, overwrite)
 
 
 def _say_if_missed(request: MitigationRequest, result: SearchResult) -> None:
@@ -381,47 +381,3 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
         windows = cut_windows(materials.heldout, tokenizer, length)
         for warning in warn_of_shared(windows, (taught,)):
             say(f"warning: {warning}")
-
-
-def _export(
-    request: MitigationRequest,
-    plan: PlanFile,
-    job: Job,
-    *,
-    overwrite: bool,
-) -> tuple[ResolvedModel, dict[Result, Path]]:
-    """Makes every result that is not there. Returns the source, and where the results are."""
-    from surgery.hub.finding import find_model
-
-    exports = request.list_exports(job.output)
-    if (request.erase or request.heal) and plan.chosen is not None:
-        say(
-            "training takes the passages that the search chose on, and leaves the others to test on"
-        )
-    for name, place in exports.items():
-        ours = job.made(place)
-        replaces = overwrite or ours  # a smaller budget may have found another edit
-        wanted = request.make_export_request(plan, place, name, overwrite=replaces)
-        keep = ours and not overwrite
-        try:
-            if isinstance(wanted, EraseRequest):
-                made = run_erase(wanted, keep=keep, job=job.name)
-            else:
-                erased = exports["erased"] if wanted.erase else None
-                _, made = run_export(wanted, keep=keep, job=job.name, erased=erased)
-        except RecitingTeacherError as error:
-            say(f"nothing erased: {error}")
-            exports = {name: place for name, place in exports.items() if "erase" not in name}
-            break
-        if made is None:
-            say(f"{place}: exported by an earlier run")
-    return find_model(request.model, request.revision), exports
-
-
-def _publish_kept(output: Path, exports: Sequence[Path], place: int) -> Sequence[Path]:
-    """Renames the folder of one export to `output`. Returns where the exports are then."""
-    chosen = exports[place]
-    publish(chosen, output)
-    if chosen.exists():  # the output of an earlier run, which has taken its place
-        shutil.rmtree(chosen)
-    return [output if one == chosen else one for one in exports]

@@ -31,7 +31,7 @@ from evals.table.words import describe
 from surgery.card.command import write_command
 from surgery.card.facts import make_printable
 from surgery.hub.resolved import ResolvedModel
-from surgery.record.manifest import Manifest, is_word
+from surgery.record.manifest import History, Manifest, is_word
 from surgery.record.measured import MOST_LETTERS, Limit, Measured, On
 from surgery.record.report import (
     EditRecord,

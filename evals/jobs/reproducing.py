@@ -1,33 +1,37 @@
-"""An edit that is repeated from the record of its folder, with the same text and passages."""
+"""A history that is replayed from the record of a folder, with the same text and passages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.data.inputs import find_calibration_text, fit_prepared
-from evals.measure.healing import erase_on, find_recorded_passages, find_recorded_text, heal_on
+from evals.data.inputs import find_calibration_text, fit_prepared, read_lab_text
+from evals.measure.healing import find_healing_text, take_members
 from evals.run.console import show_progress
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.hub.embedded import LAB_TEXT, find_lab
-from surgery.record.manifest import PassagesRecord
+from surgery.record.manifest import ErasingRecord, PassagesRecord
 
 if TYPE_CHECKING:
     from evals.data import Passages
     from surgery.editing.preparing import Fitting, Prepared
-    from surgery.exporting import Export
+    from surgery.exporting import Export, Trained
+    from surgery.fitting.calibration import Calibration, Text
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.manifest import Edit
+    from surgery.record.manifest import (
+        Choice,
+        HealingRecord,
+        Step,
+        TextRecord,
+    )
     from surgery.reproduction import Reproduction
-    from surgery.training.erasing import Erased
+    from surgery.training.distillation import Passages as TaughtPassages
+    from surgery.training.training import Schedule
 
-    FindPassages = Callable[[PassagesRecord | str | None], Passages | None]
 
-
-def repeat_export(
+def reproduce_history(
     model: str,
     output: Path | None = None,
     *,
@@ -41,8 +45,8 @@ def repeat_export(
     secret: str | None = None,
     overwrite: bool = False,
 ) -> Reproduction:
-    """Repeats the edit that `model` records, fitted on `calibration` or a lab's own text, erased on
-    `text` and `samples`, and healed on `heal` and `samples`.
+    """Replays the steps that `model` records: cuts fitted on `calibration` or a lab's own text,
+    erasings on `text` and `samples`, and healings on `heal` and `samples`.
 
     Arguments and errors are those of `surgery.reproduction.reproduce`. Raises `SamplesError`,
     which names what is recorded, for a model that needs text or passages which were not given, and
@@ -54,114 +58,236 @@ def repeat_export(
     if output is not None:
         check_target(model, output, overwrite=overwrite)
     original = open_original(model, revision)
-    edit = original.manifest.edit
-    given = {"calibration": calibration, "heal": heal, "text": text, "samples": samples}
-    given |= {"id_column": id_column, "secret": secret}
-    _check_given(edit, given, model)
-    variants = [part.variant for part in edit.parts]
-    fitted = edit.calibration or (edit.erasing and edit.erasing.calibration)
-    if not fitted:
-        fit_on = find_calibration_text(calibration, edit.source.model, variants)
-    else:
-        fit_on = find_recorded_text(calibration, fitted, model, "calibration")
-        fit_on = replace(fit_on, spread=fitted.spread)
+    inputs = Inputs(model, calibration, heal, text, samples, id_column, secret)
+    inputs.check(original.manifest.history)
+    with show_progress("reproduce", None):
+        return reproduce(original, inputs.repeat, output, source=source, overwrite=overwrite)
 
-    def fit(prepared: Prepared, loaded: Any = None) -> Fitting | None:
-        if fit_on is None:
-            return None
-        return fit_prepared(prepared, fit_on, model=loaded)
 
-    known: dict[str, Any] = {"model": model, "id_column": id_column, "chosen": edit.chosen}
-    passages = partial(find_recorded_passages, samples, secret=secret, **known)
-    erasing = _find_erasing(edit, text, passages, model, fit)
-    healing = _find_healing(edit, heal, passages, model, overwrite)
-    with show_progress("reproduce", None) as advance:
-        return reproduce(
-            original,
+@dataclass(frozen=True)
+class Inputs:
+    """What a replay of `model` is given: text and passages, by the option that names them."""
+
+    model: str
+    calibration: Sequence[str] = ()
+    heal: Sequence[str] = ()
+    text: Sequence[str] = ()
+    samples: str | None = None
+    id_column: str | None = None
+    secret: str | None = None
+
+    def check(self, history: Sequence[Step]) -> None:
+        """Raises `SamplesError` for what the model was not made with, and one that names all that
+        is missing, if more than one thing is."""
+        healed = [step.healing for step in history if step.healing]
+        erased = [step.erasing for step in history if step.erasing]
+        fitted = [step.fitted_on for step in history if step.fitted_on]
+        taught = [step.training.passages for step in history if step.training]
+        taught = [passages for passages in taught if passages is not None]
+        for option, used, what in (
+            ("heal", healed, "was not healed"),
+            ("text", erased, "was not erased"),
+            ("samples", taught, "was made without passages"),
+            ("id_column", taught, "was made without passages"),
+            ("secret", taught, "was made without passages"),
+        ):
+            if getattr(self, option) and not used:
+                raise SamplesError(what, where=self.model, fix=f"leave `{option}` out")
+        records: dict[str, Sequence[TextRecord]] = {
+            "calibration": fitted,
+            "heal": healed,
+            "text": erased,
+        }
+        lacks = {}
+        for option, texts in records.items():
+            sources = {str(one): one.name for text in texts for one in text.sources}
+            if sources and not getattr(self, option) and {*sources.values()} != {LAB_TEXT}:
+                lacks[option] = ", ".join(sources)
+        named = [
+            one for one in taught if isinstance(one, PassagesRecord) and not find_lab(one.name)
+        ]
+        if named and not self.samples:
+            lacks["samples"] = f"{named[0].name}: {named[0].number:,} passages"
+        if len(lacks) > 1:
+            raise SamplesError(
+                "needs what it was made with",
+                where=self.model,
+                expected="; ".join(lacks.values()),
+                fix="give it with " + ", ".join(f"`{option}`" for option in lacks),
+            )
+
+    def repeat(
+        self,
+        step: Step,
+        model: ResolvedModel,
+        output: Path,
+        first: ResolvedModel,
+        fitting: Fitting | None = None,
+    ) -> tuple[Export, Fitting | None]:
+        """Repeats one step (`surgery.reproduction.Repeat`)."""
+        from surgery.editing.preparing import prepare
+        from surgery.exporting import write
+
+        parts = tuple(step.cut_parts) or None
+        cut: dict[str, Any] = {}
+        if step.kind == "cut":
+            cut = {"layout": step.layout, "save_as": step.family, "scrubbed": step.scrubbed}
+        prepared = prepare(model, parts, name=step.source.model, **cut)
+        prepared = replace(prepared, chosen=step.chosen)
+        if fitting is None:
+            fitting = self._fit(step, prepared)
+        trained = None
+        if step.erasing is not None:
+            trained = self._erase(step, step.erasing, prepared, fitting)
+        elif step.healing is not None:
+            trained = self._heal(step, step.healing, prepared, first)
+        export = write(
+            prepared if step.kind == "cut" else prepared.without_cut,
             output,
-            source=source,
-            overwrite=overwrite,
-            erase=erasing,
-            fit=fit if edit.calibration or (variants and fit_on) else None,
-            heal=healing,
-            progress=advance,
+            fitting=fitting if step.kind == "cut" else None,
+            trained=trained,
+            max_shard_size=step.max_shard_size,
         )
+        return export, fitting
 
+    def _fit(self, step: Step, prepared: Prepared) -> Fitting | None:
+        """Fits what was cut, in the model or in its teacher, on the recorded text."""
+        from surgery.reproduction import check_fitted_text
 
-def _find_erasing(
-    edit: Edit,
-    text: Sequence[str],
-    find_passages: FindPassages,
-    model: str,
-    fit: Callable[[Prepared], Fitting | None],
-) -> Callable[[Prepared], Erased] | None:
-    """What erases again, on the recorded text and passages; None if nothing was erased."""
-    if edit.erasing is None:
-        return None
-    taught = find_passages(edit.erasing.passages)
-    erased_on = find_recorded_text(text, edit.erasing, model, "text")
-    return erase_on(erased_on, taught, edit.erasing, fit, as_adapter=edit.is_adapter)
+        record = step.fitted_on
+        if record is None:
+            variants = [part.variant for part in step.cut_parts]
+            text = find_calibration_text(self.calibration, step.source.model, variants)
+            return None if text is None else fit_prepared(prepared, text)
+        text = self._find_text(self.calibration, record, "calibration")
+        fitting = fit_prepared(prepared, replace(text, spread=record.spread))
+        if fitting.record is not None:
+            check_fitted_text(record, fitting.record)
+        return fitting
 
+    def _erase(
+        self, step: Step, record: ErasingRecord, prepared: Prepared, fitting: Fitting | None
+    ) -> Trained:
+        from surgery.training.erasing import teach_by_cut
 
-def _find_healing(
-    edit: Edit, heal: Sequence[str], find_passages: FindPassages, model: str, overwrite: bool
-) -> Callable[[Export, ResolvedModel, Path], Export] | None:
-    """What heals again, on the recorded text and passages; None if the edit was not healed."""
-    if edit.healing is None:
-        return None
-    _refuse_earlier(edit, model)
-    passages = find_passages(edit.healing.passages)
-    healed_on = find_recorded_text(heal, edit.healing, model, "heal")
-    return heal_on(healed_on, passages, edit.healing, overwrite)
+        text, schedule, passages = self._read_again(step, record, prepared.model, "text")
+        assert passages is not None
+        with show_progress("erase", schedule.steps) as advance:
+            return teach_by_cut(
+                *(prepared, passages, text, schedule),
+                fitting=fitting,
+                as_adapter=step.is_adapter,
+                advance=advance,
+                **_choose_place(record),
+            )
 
+    def _heal(
+        self, step: Step, record: HealingRecord, prepared: Prepared, first: ResolvedModel
+    ) -> Trained:
+        from surgery.training.healing import find_teacher, heal_by_source
 
-def _check_given(edit: Edit, given: Mapping[str, Any], model: str) -> None:
-    """Raises `SamplesError` for what the model was not made with, and one that names all that is
-    missing, if more than one thing is.
-    """
-    erasing, healing = edit.erasing, edit.healing
-    for option, record, what in (
-        ("heal", healing, "was not healed"),
-        ("text", erasing, "was not erased"),
-        ("samples", _list_passages(edit), "was made without passages"),
-        ("id_column", _list_passages(edit), "was made without passages"),
-        ("secret", _list_passages(edit), "was made without passages"),
-    ):
-        if given[option] and not record:
-            raise SamplesError(what, where=model, fix=f"leave `{option}` out")
-    texts = {
-        "calibration": edit.calibration or (erasing and erasing.calibration),
-        "heal": healing,
-        "text": erasing,
-    }
-    lacks = {
-        option: ", ".join(map(str, record.sources))
-        for option, record in texts.items()
-        if record and not given[option] and {one.name for one in record.sources} != {LAB_TEXT}
-    }
-    taught = _list_passages(edit)
-    named = [one for one in taught if isinstance(one, PassagesRecord) and not find_lab(one.name)]
-    if named and not given["samples"]:
-        lacks["samples"] = f"{named[0].name}: {named[0].number:,} passages"
-    if len(lacks) > 1:
+        _refuse_earlier(step, self.model)
+        text, schedule, passages = self._read_again(step, record, prepared.model, "heal")
+        is_first = record.teacher is None or first.is_that(record.teacher)
+        teacher = first if is_first else find_teacher(prepared.model)
+        with show_progress("heal", schedule.steps) as advance:
+            return heal_by_source(
+                *(prepared, teacher, text, schedule, passages),
+                advance=advance,
+                **_choose_place(record),
+            )
+
+    def _read_again(
+        self, step: Step, record: ErasingRecord | HealingRecord, model: ResolvedModel, option: str
+    ) -> tuple[Calibration, Schedule, TaughtPassages | None]:
+        """How and on what a model was trained. Raises `SamplesError` for other text or passages."""
+        from surgery.editing.loading import load_tokenizer
+        from surgery.training.training import Schedule
+
+        done = "taught" if step.erasing else "healed"
+        schedule = Schedule(record.steps, record.seed, record.rank, record.learning_rate)
+        if isinstance(record, ErasingRecord):
+            schedule = replace(schedule, hardened=record.hardened)
+        given = self.text if option == "text" else self.heal
+        text, named = self._find_text(given, record, option), ", ".join(map(str, record.sources))
+        tokenizer, size = load_tokenizer(model.folder), model.inventory.dimensions
+        tokens = schedule.tokenize(
+            text, tokenizer, size, lambda windows: f"give the recorded text, {named}"
+        )
+        now = tokens.record_text()
+        if now.sha256 != record.sha256:
+            raise SamplesError(
+                f"is not the text that the model was {done} on",
+                where=", ".join(source.name for source in now.sources),
+                expected=f"{named}, tokens of SHA-256 {record.sha256[:12]}",
+                got=now.sha256[:12],
+            )
+        if step.passages is None:
+            return tokens, schedule, None
+        opened, recorded = self._open_passages(step.passages, step.chosen), step.passages
+        taught = take_members(opened.tokenize(tokenizer), size, opened.leave_out)
+        if taught.sha256 != recorded.sha256:
+            raise SamplesError(
+                f"does not hold the passages that the model was {done} with",
+                where=taught.name,
+                expected=f"{recorded.name}: {recorded.number:,} passages of SHA-256 "
+                f"{recorded.sha256[:12]}",
+                got=f"{len(taught.tokens):,} of {taught.sha256[:12]}",
+                fix="give the same passages, and the same `secret` if there was one",
+            )
+        return tokens, schedule, taught
+
+    def _find_text(self, named: Sequence[str], record: TextRecord, option: str) -> Text:
+        """The recorded text, which `option` names, or which is the lab's. Raises `SamplesError` if
+        none is `named`; whoever reads the text compares its tokens."""
+        if named:
+            return find_healing_text(named)
+        if {source.name for source in record.sources} == {LAB_TEXT}:
+            return read_lab_text()
         raise SamplesError(
-            "needs what it was made with",
-            where=model,
-            expected="; ".join(lacks.values()),
-            fix="give it with " + ", ".join(f"`{option}`" for option in lacks),
+            "needs the text that it was made with",
+            where=self.model,
+            expected=", ".join(map(str, record.sources)),
+            fix=f"give each file with `{option}`",
+        )
+
+    def _open_passages(self, record: PassagesRecord, chosen: Choice | None) -> Passages:
+        """The recorded passages, which `samples` names, or which are a lab's. Raises
+        `SamplesError`; whoever reads them compares their tokens."""
+        from evals.data import open_samples
+
+        if self.samples is None and not find_lab(record.name):
+            raise SamplesError(
+                "needs the passages that it was made with",
+                where=self.model,
+                expected=f"{record.name}: {record.number:,} passages",
+                fix="give them with `samples`",
+            )
+        return open_samples(
+            self.samples or record.name,
+            prefix_length=record.prefix_length,
+            suffix_length=record.suffix_length,
+            skip_short=True,
+            leave_out=record.leave_out,
+            chosen=chosen if chosen is not None and chosen.passages == record.sha256 else None,
+            id_column=self.id_column,
+            secret=self.secret,
         )
 
 
-def _list_passages(edit: Edit) -> list[Any]:
-    """What is recorded of the passages that the model was trained on."""
-    found = (training.passages for training in (edit.healing, edit.erasing) if training)
-    return [passages for passages in found if passages is not None]
+def _choose_place(record: HealingRecord | ErasingRecord) -> dict[str, Any]:
+    """The recorded device, and the dtype of passes there."""
+    import torch
+
+    from surgery.training.training import get_passes
+
+    return {"device": torch.device(record.device), "passes": get_passes(record)}
 
 
-def _refuse_earlier(edit: Edit, model: str) -> None:
+def _refuse_earlier(step: Step, model: str) -> None:
     """Raises `UnsupportedError` for healing by the loss of earlier versions."""
-    if edit.healing and edit.healing.loss == "text":
-        wrote = edit.versions.get("attn-surgery", "an earlier version")
+    if step.healing and step.healing.loss == "text":
+        wrote = step.versions.get("attn-surgery", "an earlier version")
         raise UnsupportedError(
             "was healed by another loss, the next-token loss, so it cannot be healed again",
             where=model,

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evals.data.inputs import find_text, read_lab_text, tokenize_passages
+from evals.data.inputs import find_text, tokenize_passages
 from evals.data.repeats import count_opening
 from evals.data.samples import measure_lengths
-from evals.run.console import show_progress
 from surgery.errors import SamplesError
-from surgery.hub.embedded import LAB_TEXT, find_lab
 
 if TYPE_CHECKING:
     from evals.data import Passages, Samples, Tokens
-    from surgery.editing.preparing import Fitting, Prepared
-    from surgery.exporting import Export
     from surgery.families import Dimensions
     from surgery.fitting.calibration import Calibration, Text
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.manifest import (
-        Choice,
-        ErasingRecord,
-        HealingRecord,
-        PassagesRecord,
-        TextRecord,
-    )
     from surgery.training.distillation import Passages as TaughtPassages
-    from surgery.training.erasing import Erased
     from surgery.training.student import Flags
     from surgery.training.training import Schedule
 
@@ -159,172 +145,3 @@ def heal_model(
 
     taught = teach(cut, intact, cut, text, passages, schedule, constants=constants)
     return round_weights(taught.student, stored)[0]
-
-
-def _read_again(
-    recorded: HealingRecord | ErasingRecord,
-    text: Text,
-    passages: Passages | None,
-    model: ResolvedModel,
-    what: str,
-) -> tuple[Calibration, Schedule, TaughtPassages | None]:
-    """How and on what a model was trained. Raises `SamplesError` for other text or passages.
-
-    `what` was done by that training, such as "healed".
-    """
-    from surgery.editing.loading import load_tokenizer
-    from surgery.record.manifest import ErasingRecord, PassagesRecord
-    from surgery.training.training import Schedule
-
-    schedule = Schedule(recorded.steps, recorded.seed, recorded.rank, recorded.learning_rate)
-    if isinstance(recorded, ErasingRecord):
-        schedule = replace(schedule, hardened=recorded.hardened)
-    named = ", ".join(map(str, recorded.sources))
-    tokenizer, size = load_tokenizer(model.folder), model.inventory.dimensions
-    found = schedule.tokenize(
-        text, tokenizer, size, lambda windows: f"give the recorded text, {named}"
-    )
-    now = found.record_text()
-    if now.sha256 != recorded.sha256:
-        raise SamplesError(
-            f"is not the text that the model was {what} on",
-            where=", ".join(source.name for source in now.sources),
-            expected=f"{named}, tokens of SHA-256 {recorded.sha256[:12]}",
-            got=now.sha256[:12],
-        )
-    if passages is None:
-        return found, schedule, None
-    taught = take_members(passages.tokenize(tokenizer), size, passages.leave_out)
-    record = recorded.passages
-    assert isinstance(record, PassagesRecord)
-    if taught.sha256 != record.sha256:
-        raise SamplesError(
-            f"does not hold the passages that the model was {what} with",
-            where=taught.name,
-            expected=f"{record.name}: {record.number:,} passages of SHA-256 {record.sha256[:12]}",
-            got=f"{len(taught.tokens):,} of {taught.sha256[:12]}",
-            fix="give the same passages, and the same `secret` if there was one",
-        )
-    return found, schedule, taught
-
-
-def find_recorded_text(named: Sequence[str], record: TextRecord, model: str, option: str) -> Text:
-    """The recorded text, which `option` names, or which is the lab's.
-
-    Raises `SamplesError` if no text is `named`; whoever reads the text compares its tokens.
-    """
-    if named:
-        return find_healing_text(named)
-    if {source.name for source in record.sources} == {LAB_TEXT}:
-        return read_lab_text()
-    raise SamplesError(
-        "needs the text that it was made with",
-        where=model,
-        expected=", ".join(map(str, record.sources)),
-        fix=f"give each file with `{option}`",
-    )
-
-
-def find_recorded_passages(
-    named: str | None,
-    record: PassagesRecord | str | None,
-    model: str,
-    *,
-    id_column: str | None = None,
-    secret: str | None = None,
-    chosen: Choice | None = None,
-) -> Passages | None:
-    """The recorded passages, which `named` names, or which are a lab's. None without a record.
-    `id_column`, `secret`: as for `open_samples`. `chosen`: what a search chose the edit on.
-
-    Raises `SamplesError`; whoever reads them compares their tokens.
-    """
-    from evals.data import open_samples
-
-    if record is None or isinstance(record, str):
-        return None
-    if named is None and not find_lab(record.name):
-        raise SamplesError(
-            "needs the passages that it was made with",
-            where=model,
-            expected=f"{record.name}: {record.number:,} passages",
-            fix="give them with `samples`",
-        )
-    return open_samples(
-        named or record.name,
-        prefix_length=record.prefix_length,
-        suffix_length=record.suffix_length,
-        skip_short=True,
-        leave_out=record.leave_out,
-        chosen=chosen if chosen is not None and chosen.passages == record.sha256 else None,
-        id_column=id_column,
-        secret=secret,
-    )
-
-
-def _choose_place(record: HealingRecord | ErasingRecord) -> dict[str, Any]:
-    """The recorded device, and the dtype of passes there."""
-    import torch
-
-    from surgery.training.training import get_passes
-
-    return {"device": torch.device(record.device), "passes": get_passes(record)}
-
-
-def heal_on(
-    text: Text,
-    passages: Passages | None,
-    record: HealingRecord,
-    overwrite: bool,
-) -> Callable[[Export, ResolvedModel, Path], Export]:
-    """Returns what heals a cut again: `(cut, source, output)`.
-
-    It raises `SamplesError` for other text or passages.
-    """
-
-    def heal_again(cut: Export, source: ResolvedModel, output: Path) -> Export:
-        from surgery.training.healing import heal
-
-        text_again, schedule, taught = _read_again(record, text, passages, source, "healed")
-        given = (cut, source.checkpoint, output, text_again, schedule, taught)
-        with show_progress("heal", schedule.steps) as advance:
-            told: dict[str, Any] = {
-                "overwrite": overwrite,
-                "advance": advance,
-                **_choose_place(record),
-            }
-            return heal(*given, **told)
-
-    return heal_again
-
-
-def erase_on(
-    text: Text,
-    passages: Passages | None,
-    record: ErasingRecord,
-    fit: Callable[[Prepared], Fitting | None],
-    *,
-    as_adapter: bool = False,
-) -> Callable[[Prepared], Erased]:
-    """Returns what erases again, given the teacher. `fit`: fits the teacher. `as_adapter`: as for
-    `teach_by_cut`.
-
-    It raises `SamplesError` for other text or passages.
-    """
-
-    def erase_again(teacher: Prepared) -> Erased:
-        from surgery.reproduction import check_fitted_text
-        from surgery.training.erasing import teach_by_cut
-
-        given = (record, text, passages, teacher.model, "taught")
-        text_again, schedule, taught = _read_again(*given)
-        assert taught is not None
-        with show_progress("erase", schedule.steps) as advance:
-            fitting = fit(teacher)
-            if record.calibration and fitting is not None and fitting.record is not None:
-                check_fitted_text(record.calibration, fitting.record)
-            lessons = teacher, taught, text_again, schedule
-            told: dict[str, Any] = {"fitting": fitting, "advance": advance, **_choose_place(record)}
-            return teach_by_cut(*lessons, **told, as_adapter=as_adapter)
-
-    return erase_again

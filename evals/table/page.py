@@ -23,6 +23,7 @@ from surgery.card.measurements import (
 from surgery.record.manifest import BlockFit, History
 from surgery.record.measured import State
 from surgery.record.report import EditRecord, Report
+from surgery.selection import format_selection
 from surgery.variants import VARIANTS
 
 LIMITS = (

@@ -91,10 +91,10 @@ def write_command(
         **list_options(step, lab),
         "--output": [output],
     }
-    return ["attn-surgery", COMMANDS[step.kind], model, *_spell(given)]
+    return ["attn-surgery", COMMANDS[step.kind], model, *spell(given)]
 
 
-def _spell(given: Mapping[str, Sequence[object]]) -> Iterator[str]:
+def spell(given: Mapping[str, Sequence[object]]) -> Iterator[str]:
     """The words of options, each with its values; an empty one is that of a flag."""
     for option, values in given.items():
         pairs = ((option, str(value)) for value in values if value is not None)

@@ -201,13 +201,13 @@ def _render_metadata(
     """Makes the card's metadata, as `_to_yaml` writes it."""
     from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
-    edits, relation, library = (manifest.edit, *reversed(manifest.history)), _FULL, "transformers"
-    if manifest.edit.is_adapter:  # which fits no source of an earlier edit
-        edits, relation, library = (manifest.edit,), _ADAPTER, "peft"
-    on_hub = [edit.source.hub_id for edit in edits]
+    sources, relation, library = manifest.sources, _FULL, "transformers"
+    if manifest.step.is_adapter:  # which fits no source of an earlier step
+        sources, relation, library = sources[:1], _ADAPTER, "peft"
+    on_hub = [source.hub_id for source in sources]
     base_model = next((model for model in on_hub if model is not None), None)  # the nearest
     free = ["attention-free"] if manifest.edited_heads else []
-    tags = (*free, *_TAGS, manifest.edit.family, *_list_tags(existing))
+    tags = (*free, *_TAGS, manifest.step.family, *_list_tags(existing))
     ours = {
         "base_model": base_model,
         "base_model_relation": relation if base_model else None,

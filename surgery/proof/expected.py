@@ -76,7 +76,7 @@ def replan(
 def _undo(edit: Step, result: Inventory) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     """Returns the configuration and the tensors by name as they were before a step."""
     if edit.training is not None:
-        return result.config, result.infos
+        return result.config, dict(result.infos)
     family, sizes = result.family, result.dimensions.sizes
     infos = {name: info for name, info in result.infos.items() if name not in edit.changed.added}
     for name in edit.changed.dropped:

@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.requests import request_command
-from cli.tables.figures import print_search, write_next_command
+from cli.tables.figures import print_search, write_next_commands
 from cli.terminal import echo, print_json
 from evals.choose.search.request import SearchRequest
 
@@ -54,4 +54,5 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
         print_json(result.to_dict())
         return
     print_search(result)
-    echo(f"To export it, run: {write_next_command(result, request, folder / 'plan.json')}")
+    commands = write_next_commands(result, request, folder / "plan.json")
+    echo(f"To make it, run: {' && '.join(commands)}")

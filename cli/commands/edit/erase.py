@@ -8,7 +8,8 @@ from rich.filesize import decimal
 from cli import options
 from cli.requests import request_command
 from cli.terminal import echo, note, note_unmeasured, print_json
-from evals.jobs.erasing import EraseRequest, run_erase
+from evals.jobs.erasing import EraseRequest, open_erase
+from surgery.processes import join_launch
 
 
 @request_command("erase", EraseRequest)
@@ -29,7 +30,10 @@ def command(request: EraseRequest, as_json: bool) -> None:
     With --as-adapter, DIR holds no model, but the adapters that were trained, as peft saves them.
     They load on MODEL, and on no other model.
     """
-    export = run_erase(request)
+    join_launch(note)
+    opened = open_erase(request)
+    opened.lessons.say_which()
+    export = opened.run()
     if export is None:  # of another process
         return
     result = export.to_json()
@@ -47,4 +51,4 @@ def command(request: EraseRequest, as_json: bool) -> None:
             "measure a result here, erase without `as_adapter`"
         )
         return
-    note_unmeasured(export.output, request.model)
+    note_unmeasured(export.output, opened.prepared.model.first)

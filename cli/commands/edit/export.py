@@ -62,7 +62,7 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
             "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
             f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
         )
-    note_unmeasured(export.output, str(opened.prepared.model))
+    note_unmeasured(export.output, opened.prepared.model.first)
     _finish(export, repo, as_json)
 
 

@@ -7,8 +7,9 @@ from rich.filesize import decimal
 
 from cli import options
 from cli.requests import request_command
-from cli.terminal import echo, note_unmeasured, print_json
-from evals.jobs.healing import HealRequest, run_heal
+from cli.terminal import echo, note, note_unmeasured, print_json
+from evals.jobs.healing import HealRequest, open_heal
+from surgery.processes import join_launch
 
 
 @request_command("heal", HealRequest)
@@ -23,7 +24,10 @@ def command(request: HealRequest, as_json: bool) -> None:
     they do not come back. Healing can still bring back a part of what the model recited: measure
     the result, with hints too.
     """
-    export = run_heal(request)
+    join_launch(note)
+    opened = open_heal(request)
+    opened.lessons.say_which()
+    export = opened.run()
     if export is None:  # of another process
         return
     result = export.to_json()
@@ -32,4 +36,4 @@ def command(request: HealRequest, as_json: bool) -> None:
         return
     steps = f"healed in {result['healing']['steps']} steps"
     echo(f"{export.output}: {steps}, {decimal(result['bytes'])}")
-    note_unmeasured(export.output, export.manifest.sources[-1].model)
+    note_unmeasured(export.output, opened.teacher.first)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from cli import options
 from cli.terminal import echo, print_json
+
+if TYPE_CHECKING:
+    from surgery.record.manifest import Step
 
 
 @click.command("inspect")
@@ -20,7 +25,6 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     """
     from surgery.families import left_out
     from surgery.proof.inspection import inspect
-    from surgery.selection import name_blocks
 
     found = inspect(model, revision=revision)
     if as_json:
@@ -41,17 +45,21 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
     for block, heads in found.edited_heads.items():
         named = ", ".join(f"{head} ({variant})" for head, variant in heads.items())
         echo(f"  block {block}: heads without attention: {named}")
-    for edit in found.edits:
-        done = []
-        if taught := edit.erasing:
-            teacher = name_blocks(taught.teacher, edit.num_heads)
-            hardened = "hardened" if taught.hardened else "not hardened against fine-tuning"
-            done.append(
-                f"{taught.passages.number:,} passages erased in {taught.steps} steps, taught by "
-                f"the cut of {teacher}, {hardened}"
-            )
-        blocks = name_blocks(edit.parts, edit.num_heads)
-        done += [f"{blocks}, {edit.variant}"] if edit.parts else []
-        done += ["healed"] if edit.healing else []
-        commit = f" at {edit.source.commit[:12]}" if edit.source.commit else ""
-        echo(f"  edited from {edit.source.model}{commit}: {'; '.join(done)}")
+    for step in found.edits:
+        commit = f" at {step.source.commit[:12]}" if step.source.commit else ""
+        echo(f"  edited from {step.source.model}{commit}: {_describe_step(step)}")
+
+
+def _describe_step(step: Step) -> str:
+    from surgery.selection import name_blocks
+
+    if taught := step.erasing:
+        teacher = name_blocks(taught.teacher, step.num_heads)
+        hardened = "hardened" if taught.hardened else "not hardened against fine-tuning"
+        return (
+            f"{taught.passages.number:,} passages erased in {taught.steps} steps, taught by the "
+            f"cut of {teacher}, {hardened}"
+        )
+    if step.healing:
+        return f"healed in {step.healing.steps} steps"
+    return f"{name_blocks(step.parts, step.num_heads)}, {step.variant}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +14,12 @@ from cli.config import config_option
 from cli.requests import request_command
 from cli.tables import print_table
 from cli.tables.figures import print_front, print_report, print_search
-from cli.terminal import echo, note, print_json, stopped
-from evals.jobs.keeping import RESULTS, Result
+from cli.terminal import echo, note, print_json
 from evals.jobs.mitigating import MitigationRequest
+from evals.jobs.recipes import RECIPES, name_recipe
 
 if TYPE_CHECKING:
     from evals.choose.search.report import SearchResult
-    from surgery.record.report import Report
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -67,7 +64,7 @@ def _describe_preset(name: str) -> str:
 @options.flag(
     "--dry-run",
     "Only open every input and say what would be done, how long it takes, and how much memory and "
-    "disk space it needs. It runs each step on a small part to measure its time. For a MODEL "
+    "disk space it needs. For the time, it measures one pass and one step of training. For a MODEL "
     "folder with config.json and no weights, it says what machines of 24, 48, and 80 GB can do.",
 )
 @options.output("Folder to create.", metavar="OUT", required=True)
@@ -84,45 +81,43 @@ def command(
 ) -> None:
     """Reduce what MODEL recites: search, export, verify, attack, and evaluate in one command.
 
-    Searches for the edit that keeps --max-extraction and every --max at the least cost (into
-    OUT-search). Exports it (into OUT-cut), verifies it, and attacks it. When all is done, OUT-cut
+    Searches for the cut that keeps --max-extraction and every --max at the least cost (into
+    OUT-search). Makes it (OUT-cut), verifies it, and attacks it. When all is done, OUT-cut
     becomes OUT, with report, card, and recipe. To continue a run, give the same command again.
 
-    With --heal, the edited model is also trained on other text. With --erase, MODEL is taught to
-    forget passages; that result is tried as it is, cut, and, with --heal, cut and healed. Search
-    and training take half of the passages, and the rest test all results. The cheapest with the
-    best verdict becomes OUT, unless you name another with --keep; in a terminal, you are asked. The
-    others stay in OUT-cut, OUT-healed, OUT-erased, OUT-erased-cut, and OUT-erased-healed.
+    With --heal, the cut is also trained on other text (OUT-cut-heal). With --erase, MODEL is taught
+    to forget passages (OUT-erase); that result is also cut (OUT-erase-cut), and, with --heal, cut
+    and healed (OUT-erase-cut-heal). Search and training take half of the passages, and the rest
+    test all results. Of those with the best verdict, the one that exceeds the limits least becomes
+    OUT, and then the cheapest. The others stay, unless you give --only-best.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,
-    often because too few passages were held back. In both cases, OUT holds the best edit.
+    often because too few passages were held back. In both cases, OUT holds the best result.
     """
-    if dry_run:
-        _forecast(request, output, overwrite, as_json)
-        return
+    from surgery.hub.finding import find_outline, lacks_weights
 
-    from evals.jobs.mitigating import mitigate
+    if not lacks_weights(request.model):
+        find_outline(request.model, request.revision)  # before the imports, which take seconds
+    from evals.jobs.mitigating import open_mitigation
 
     def show_search(result: SearchResult) -> None:
         if result.selected is not None and not as_json:
             print_search(result)
 
-    asks = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
-    done = mitigate(
-        request,
-        output,
-        overwrite=overwrite,
-        show_search=show_search,
-        choose=_ask if asks else None,
-    )
-    if done is None:
+    opened = open_mitigation(request, output, overwrite=overwrite)
+    if dry_run:
+        from evals.jobs.forecasting import forecast
+
+        told = forecast(opened)
+        print_json(told) if as_json else _print_forecast(told)
         return
+    done = opened.run(show_search)
     print_report(done.report, output, table=not as_json)
     if as_json:
         print_json(done.to_dict())
-    elif len(done.results) > 1:
-        print_front(done.report, done.results, RESULTS)
+    elif len(done.recipes) > 1:
+        print_front(done.report, {name_recipe(one): RECIPES[one] for one in done.recipes})
     note(f"to see what it writes: {done.compare_command}")
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
@@ -130,31 +125,6 @@ def command(
     options.end_with(done.state, allow_undecided=allow_undecided)
     if done.next_command is not None:
         note(f"next: {done.next_command}")
-
-
-def _ask(report: Report, names: Sequence[Result], best: Result) -> Result:
-    """Shows the results to a person and asks which one to keep."""
-    print_front(report, names, RESULTS)
-    try:
-        answer: Result = click.prompt(
-            "Which one do you want to keep?", default=best, type=options.Choice(names), err=True
-        )
-    except click.Abort:  # Ctrl-C, or a terminal that was closed: hours of work are done
-        stopped.clear()
-        note(f"no answer, so {best} is kept")
-        return best
-    return answer
-
-
-def _forecast(request: MitigationRequest, output: Path, overwrite: bool, as_json: bool) -> None:
-    from surgery.hub.finding import find_outline, lacks_weights
-
-    if not lacks_weights(request.model):
-        find_outline(request.model, request.revision)  # before the imports, which take seconds
-    from evals.jobs.forecasting import forecast
-
-    found = forecast(request, output, overwrite=overwrite)
-    print_json(found) if as_json else _print_forecast(found)
 
 
 def _print_forecast(found: dict[str, Any]) -> None:

@@ -12,8 +12,10 @@ from evals.table.charts.lines import LinePanel, draw_lines
 from evals.table.charts.model_map import chart_map
 from evals.table.charts.panels import Point, Series
 from surgery.card.measurements import Line, name_edits
+from surgery.record.manifest import History
 from surgery.record.measured import BASE, Measured
 from surgery.record.report import Report
+from surgery.selection import format_selection
 
 
 def draw_table(report: Report, lines: Sequence[Line]) -> Picture | None:
