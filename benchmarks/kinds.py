@@ -22,7 +22,7 @@ from benchmarks.lab.records import Record, read_records, write_records
 from evals.choose.search.request import SearchRequest
 from evals.jobs.asking import AuditRequest
 from evals.jobs.evaluating import run_measurement
-from evals.jobs.exporting import ExportRequest, run_export
+from evals.jobs.exporting import ExportRequest, open_export
 from evals.jobs.searching import search
 from evals.lab import LAB_MODELS, samples_path
 from surgery.record.measured import BASE, EDITED
@@ -70,7 +70,7 @@ def main(
             continue
         cut = output / f"cut-without-{kind}"
         if not cut.exists():
-            run_export(ExportRequest(model=model, plan=plan, output=cut))
+            open_export(ExportRequest(model=model, plan=plan, output=cut)).run()
         found = run_measurement(
             AuditRequest(
                 models=(str(cut),),

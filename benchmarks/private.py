@@ -19,7 +19,7 @@ from evals.data import Tokens
 from evals.data.windows import cut_windows
 from evals.jobs.asking import AuditRequest
 from evals.jobs.evaluating import run_measurement
-from evals.jobs.exporting import ExportRequest, run_export
+from evals.jobs.exporting import ExportRequest, open_export
 from evals.lab import calibration_texts, heldout_texts
 from evals.measure.attacks.tuning import train
 from evals.run.models import LoadedModel, open_model
@@ -103,7 +103,7 @@ def attack_cut(
     if not folder.exists():
         asked = {"model": str(private), "drop_attn": spec, "variant": variant, "layout": layout}
         text = (str(output / "text.txt"),) if variant in ("linear", "mean") else ()
-        run_export(ExportRequest(**asked, calibration=text, output=folder))
+        open_export(ExportRequest(**asked, calibration=text, output=folder)).run()
     found = run_measurement(
         AuditRequest(
             models=(str(folder),),
