@@ -11,6 +11,7 @@ RETIRED = {
     "apply-patch": _PATCHES,
     "bench": "in a checkout of the repository, run python -m benchmarks.speed BASE EDITED",
     "export --as-patch": _PATCHES,
+    "check": "run init MODEL --samples SAMPLES --dry-run",
     "evaluate --pdf": _PDF,
     "mitigate --pdf": _PDF,
 }
