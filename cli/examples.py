@@ -21,11 +21,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "inspect": ("inspect OUT", "inspect OWNER/NAME", "inspect lab:pythia --json"),
     "verify": ("verify OUT", "verify OUT --source MODEL", "verify OWNER/NAME --json"),
-    "check": (
-        "check letters.csv:letter --model MODEL",
-        "check letters.csv:letter --model MODEL --prefix-length 24 --suffix-length 24",
-        "check lab:pythia --model lab:pythia --max-extraction 0.02",
-    ),
     "extract": (
         "extract MODEL --samples letters.csv:letter",
         "extract OUT --baseline MODEL --samples letters.csv:letter",
@@ -85,6 +80,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "init",
         "init MODEL --samples letters.csv --heldout heldout.txt",
         "init MODEL --samples letters.csv --id-column customer_id --result OUT",
+        "init MODEL --samples letters.csv --prefix-length 24 --suffix-length 24 --dry-run",
     ),
     "mitigate": (
         "mitigate --config mitigate.yaml --dry-run",

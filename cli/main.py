@@ -53,7 +53,6 @@ GROUPS: dict[str, dict[str, str]] = {
         "verify": "Check that an exported model is what its manifest says.",
     },
     "measure": {
-        "check": "Check which passages are usable, and whether there are enough.",
         "extract": "Test what a model recites, before and after an edit.",
         "audit": "Measure what an attacker recovers, before and after an edit.",
         "collect": "Find passages of a corpus that a model recites.",
@@ -72,7 +71,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "convert": "Save a model as a GGUF file, for llama.cpp.",
     },
     "whole": {
-        "init": "Write a configuration for mitigate that fits your model and passages.",
+        "init": "Look at your passages, and write a configuration for mitigate that fits.",
         "mitigate": "Search, export, verify, attack, and evaluate in one command.",
         "demo": "Show the whole story on a small model, offline.",
     },

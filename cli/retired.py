@@ -25,6 +25,7 @@ RETIRED = {
     "export --gguf": _GGUF,
     "export --samples": _ERASED,
     "mitigate --keep": "the best result becomes OUT, and the others stay as folders",
+    "check": "run init MODEL --samples SAMPLES --dry-run",
     "evaluate --pdf": _PDF,
     "mitigate --pdf": _PDF,
 }

@@ -46,8 +46,8 @@ def test_the_commands_take_it(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     samples = write_rows(tmp_path / "s.jsonl", recited_rows(tiny_model(), 4))
     found = attn_surgery(
-        *("check", samples, "--model", tmp_path / "model", "--heldout", LAB),
-        *("--prefix-length", 6, "--suffix-length", 5, "--json"),
+        *("init", tmp_path / "model", "--samples", samples, "--heldout", LAB),
+        *("--prefix-length", 6, "--suffix-length", 5, "--dry-run", "--json"),
     )
     assert found.code == 0, found
     assert found.json["corpus"]["windows"] > 0

@@ -86,7 +86,11 @@ def test_a_message_names_only_options_that_the_command_has(name: str) -> None:
         ("push", "`evaluation` goes with `render`", "--report goes with `render`"),
         ("push", "as by `export(max_shard_size=1GB)`", "as by `export --max-shard-size 1GB`"),
         ("convert", "with `export(layout=stock)`", "with `export --layout stock`"),
-        ("check", "give `samples`, or run `hf auth login`", "give SAMPLES, or run `hf auth login`"),
+        (
+            "init",
+            "give `samples`, or run `hf auth login`",
+            "give --samples, or run `hf auth login`",
+        ),
         ("inspect", "`nothing(overwrite=True)`", "`nothing(overwrite=True)`"),
     ],
 )

@@ -82,7 +82,6 @@ def exported(source: Path, tmp_path: Path) -> Path:
 
 def test_all_commands_that_write_are_here() -> None:
     asked = {
-        "check",
         "compare",
         "compare-evals",
         "inspect",

@@ -98,13 +98,10 @@ def test_a_number_in_the_prefix_is_told(tmp_path: Path) -> None:
         found.stderr
     )
     assert "mark it with --secret" in found.stderr
+    assert "c0: prefix of 24 tokens, characters 0 to" in found.stdout
     assert_silent(found.stdout, found.stderr)
     fine = attn_surgery(*call, "--overwrite", "--prefix-length", "8", "--suffix-length", "16")
     assert "which a model is given" not in fine.stderr
-    checked = attn_surgery("check", "plain.jsonl", "--model", "model", *cut)
-    assert "warning: in 20 passages" in checked.stderr
-    assert "c0: prefix of 24 tokens, characters 0 to" in checked.stdout
-    assert_silent(checked.stdout, checked.stderr)
 
 
 def test_following_the_warning_ends_it(tmp_path: Path) -> None:
@@ -121,12 +118,8 @@ def test_one_rule_for_columns_without_a_name(tmp_path: Path) -> None:
     file = tmp_path / "some.csv"
     rows = [f'c{at},"{text}"' for at, text in enumerate(TEXTS)]
     file.write_text("\n".join(["customer_id,letter", *rows]))
-    found = attn_surgery(
-        "init", "model", "--samples", file, "--output", tmp_path / "j.yaml", "--json"
-    )
-    checked = attn_surgery("check", file, "--json")
-    assert checked.json["samples"] == found.json["samples"] == f"{file}:letter"
-    assert f"rows of {file}:letter" in attn_surgery("check", file).stdout
+    found = attn_surgery("init", "model", "--samples", file, "--dry-run")
+    assert f"columns: customer_id, letter; passages from {file}:letter; ids: cust" in found.stdout
 
 
 def test_one_passage_proves_nothing(tmp_path: Path) -> None:
@@ -172,7 +165,10 @@ def test_a_column_and_an_expression_test_the_same(tmp_path: Path) -> None:
 
 
 def test_a_wrong_expression_is_one_line() -> None:
-    for command in (("extract", "model", "--samples", "plain.jsonl"), ("check", "plain.jsonl")):
+    for command in (
+        ("extract", "model", "--samples", "plain.jsonl"),
+        ("init", "model", "--samples", "plain.jsonl"),
+    ):
         attn_surgery(*command, "--secret", "(").assert_error("--secret: is no regular expression")
 
 

@@ -34,7 +34,7 @@ from example_report import (
     unlimited,
 )
 
-from cli.commands.measure.check import _print as print_check
+from cli.commands.whole.init import _print_limits, _print_rows
 from cli.tables import figures as printing
 from cli.tables import print_table
 from cli.tables.comparison import print_comparison
@@ -42,6 +42,7 @@ from evals.choose.search.request import SearchRequest
 from evals.choose.sweep.report import SweepResult
 from evals.data import Samples
 from evals.jobs.asking import AuditRequest, ExtractionRequest
+from evals.jobs.proposing import Proposal, ProposalRequest
 from evals.table.limits import describe_splits
 from surgery.card.measurements import list_tables
 from surgery.record.measured import BASE, EDITED, Measured
@@ -79,17 +80,23 @@ def swept(base: float = 0.99, edited: float | None = None, **more: Any) -> Sweep
     return sweep_of(edits, figures, {"lab_copy": {}}, **more)
 
 
-def checked() -> dict[str, Any]:
-    """What `check --json` tells of passages without a model's verdict on texts."""
+def proposed() -> Proposal:
+    """What `init` proposes for passages without a model's verdict on texts."""
     counts = {"usable": 12345, "too_short": 17, "duplicates": 3, "overlapping": 0}
-    return {
-        "samples": "passages.csv", "n": 12365, "prefix_length": 32, "suffix_length": 32,
-        "secrets": False, "cuts": [], "given_numbers": 0, **counts, "members": 12000,
-        "non_members": 345, "length": {"min": 3, "median": 64.5, "max": 2048},
-        "left_out": [{"row": 9, "id": "a", "reason": "it has fewer than 64 tokens"}],
-        "recited": None, "corpus": None, "calibration": None, "needed": {"0.01": 299},
-        "splits": describe_splits(Samples(np.arange(24000).reshape(-1, 2), 1, ("",), "made")),
-    }  # fmt: skip
+    return Proposal(
+        ProposalRequest(model="m"), samples="passages.csv", columns=("id", "text"), id_column="id",
+        n=12365, prefix_length=32, suffix_length=32, secrets=None, cuts=(), given_numbers=0,
+        **counts, members=12000, non_members=345,
+        length={"min": 3, "median": 64.5, "max": 2048}, longer=9, most_untested=1984,
+        left_out=[{"row": 9, "id": "a", "reason": "it has fewer than 64 tokens"}],
+        recited=None, corpus=None, calibration=None, needed={"0.01": 299}, choose=0.5,
+        splits=describe_splits(Samples(np.arange(24000).reshape(-1, 2), 1, ("",), "made")),
+    )  # fmt: skip
+
+
+def print_proposal(found: Proposal) -> None:
+    _print_rows(found)
+    _print_limits(found)
 
 
 def changed() -> dict[str, Any]:
@@ -154,11 +161,12 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
         lambda: printing.print_comparison(tasks(), "base", "edited"),
         [r"0\.612 +0\.587 +-0\.025 \[-0\.045, -0\.005\]"],
     ),
-    "check": (
-        lambda: print_check(checked()),
+    "init": (
+        lambda: print_proposal(proposed()),
         [
             r"usable +12,345",
             r"at most 1% is recovered: 299 ",
+            r"choose 0\.5: .*6,000 passages, .* 0\.05% .*6,000 passages, .*least \(proposed\)",
             r"choose 0\.25: .*3,000 passages, .* 0\.0999% .*9,000 passages, .* 0\.0333%",
         ],
     ),

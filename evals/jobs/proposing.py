@@ -1,31 +1,39 @@
-"""A first configuration: looks at a model and at passages, and proposes what fits them."""
+"""Before a long run: which passages can be used, whether they are enough, and what fits them."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from evals.data.cutting import FEWEST
-from evals.run.request import CalibrationText, Cutting, Fraction, HeldoutText, Option
-from surgery.errors import SamplesError
+from evals.data.cutting import FEWEST, SHORT
+from evals.run.console import say
+from evals.run.request import CalibrationText, Fraction, HeldoutText, Measuring, Option
+from surgery.errors import MeasurementError, SamplesError
 from surgery.output import check_output, recognize_mark, write_text
 from surgery.record.manifest import LENGTH
 
 if TYPE_CHECKING:
-    from evals.data import Passages
+    from evals.data import Passages, Samples
+    from surgery.families.record import Dimensions
+    from surgery.fitting.calibration import Text
+    from surgery.hub.resolved import ResolvedModel
 
 PROPOSED = recognize_mark("a proposal", b"# What `attn-surgery mitigate` should do.")
 SOUND = 16
 """From so many tokens of prefix and suffix on, a test says something: fewer are easily guessed."""
 _FITTING = 0.9
 """The share of passages that a proposed length fits at least."""
+_TESTED = 200
+"""The most passages of the quick pass."""
+_LIMITS = (0.05, 0.01, 0.001)
+"""Limits for which the needed number of passages is told, beside the one that is asked for."""
 
 
-class ProposalRequest(Cutting):
+class ProposalRequest(Measuring):
     """What is known before the first run. Lengths and columns that are None are proposed."""
 
     model: str
@@ -51,30 +59,38 @@ class ProposalRequest(Cutting):
 
 @dataclass(frozen=True)
 class Proposal:
-    """What was found and proposed. Lengths are in tokens.
+    """What was counted, measured, and proposed. Lengths are in tokens.
 
     - `samples`: with its column; `columns`: all that the table has, if it is one.
+    - `n`: rows. `usable`: those that are long enough and not repeated: `members` and `non_members`.
+      `left_out`: the others, each with its `row` (from 1), `id`, and `reason`.
+    - `length`: of the rows, `min`, `median`, and `max`.
     - `suffix_length`: of secrets that are marked, that of the longest that is tested, None for any;
       `secrets`: their least and most tokens, None if none is marked.
     - `cuts`: where three passages are cut (`evals.data.showing`). `given_numbers`: passages whose
       prefix holds a number that no other passage has.
-    - `usable`: rows to recite that are long enough and not repeated, of `number`. `longer`: those
-      that go on after the suffix, by `most_untested` tokens at most.
-    - `choose`: the share to choose an edit on: half, or a quarter or a fifth where that leaves
-      enough to decide `max_extraction`. `held_back`: passages left to test the choice on.
-      `supported`: the smallest limit that they can show to be kept, if none of them is recovered.
-      `needed`: passages, those to choose on among them, that decide `max_extraction`.
+    - `longer`: members that go on after the suffix, by `most_untested` tokens at most.
+    - `recited`: the figure of at most `_TESTED` members; None if no memory holds the model.
+    - `needed`: limit → passages that show it, if none of them is recovered.
+    - `splits`: what a search can decide on each part of the passages
+      (`evals.table.limits.describe_splits`); `choose`: the share to choose an edit on: half, or a
+      quarter or a fifth where that leaves enough to decide `max_extraction`.
+    - `corpus`, `calibration`: how much held-out and calibration text there is, and is `wanted`.
     """
 
     request: ProposalRequest
     samples: str
     columns: tuple[str, ...]
     id_column: str | None
-    number: int
+    n: int
     usable: int
-    shortest: int
-    median: float
-    longest: int
+    too_short: int
+    duplicates: int
+    overlapping: int
+    members: int
+    non_members: int
+    length: dict[str, float]
+    left_out: list[dict[str, Any]]
     prefix_length: int
     suffix_length: int | None
     secrets: tuple[int, int] | None
@@ -82,21 +98,28 @@ class Proposal:
     given_numbers: int
     longer: int
     most_untested: int
+    recited: dict[str, Any] | None
+    needed: dict[str, int]
+    splits: list[dict[str, Any]]
     choose: float
-    held_back: int
-    supported: float | None
-    needed: int | None
+    corpus: dict[str, int] | None
+    calibration: dict[str, int] | None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of `init --json`."""
         return {name: value for name, value in vars(self).items() if name != "request"}
 
     @property
+    def split(self) -> dict[str, Any]:
+        """What the proposed split can decide."""
+        return next(split for split in self.splits if split["choose"] == self.choose)
+
+    @property
     def lengths(self) -> str:
         """How long the passages are, in words."""
-        if self.shortest == self.longest:
-            return f"{self.longest:,} tokens"
-        return f"{self.shortest:,} to {self.longest:,} tokens, median {self.median:,g}"
+        if self.length["min"] == self.length["max"]:
+            return f"{self.length['max']:,} tokens"
+        return "{min:,} to {max:,} tokens, median {median:,g}".format(**self.length)
 
     @property
     def text(self) -> str:
@@ -109,69 +132,177 @@ class Proposal:
         )
         environment.filters["yaml"] = _write_yaml
         given = {**self.request.model_dump(), **vars(self), "lengths": self.lengths}
-        return environment.get_template("mitigate.yaml.jinja").render(given) + "\n"
+        template = environment.get_template("mitigate.yaml.jinja")
+        return template.render(given, split=self.split) + "\n"
 
 
-def propose(request: ProposalRequest, output: Path, *, overwrite: bool = False) -> Proposal:
-    """Looks at the passages in the model's tokens, and writes the file. No weights are read."""
-    check_output(output, PROPOSED, overwrite=overwrite, reads=request.inputs)
-    from evals.data import count_longer, measure_lengths
-    from evals.data.held_back import deal_passages
-    from evals.data.showing import count_given_numbers, show_cuts
-    from evals.run.statistics import count_needed
-    from evals.table.limits import SHARES, find_smallest
-    from surgery.editing.loading import load_tokenizer
+def propose(request: ProposalRequest, output: Path | None, *, overwrite: bool = False) -> Proposal:
+    """Looks at the passages in the model's tokens, tests which of them the model recites, and
+    writes the file, unless `output` is None.
+
+    Raises `SurgeryError` for anything that cannot be read, or if no passage can be used.
+    """
+    if output is not None:
+        check_output(output, PROPOSED, overwrite=overwrite, reads=request.inputs)
+    from evals.data.inputs import find_calibration_text, read_heldout_texts
+    from surgery.editing.loading import has_tokenizer, load_tokenizer
     from surgery.hub.embedded import find_lab
     from surgery.hub.finding import find_model
+    from surgery.variants import VARIANTS
 
-    named = request.samples or find_lab(request.model)
+    lab = find_lab(request.model)
+    named = request.samples or lab
     if named is None:
         raise SamplesError(
             "brings no passages of its own", where=request.model, fix="give `samples`"
         )
-    found = find_model(request.model, request.revision)
+    model = find_model(request.model, request.revision)
     passages, columns, ids = _open_passages(named, request)
-    tokenizer = load_tokenizer(found.folder) if passages.is_text else None
+    heldout, text = read_heldout_texts(request.heldout, request.model, named), None
+    if request.calibration or lab:
+        text = find_calibration_text(request.calibration, request.model, VARIANTS)
+    needs_tokenizer = passages.is_text or has_tokenizer(model.folder)
+    tokenizer = load_tokenizer(model.folder) if needs_tokenizer else None
     parts = np.array(passages.measure(tokenizer))
-    prefix, suffix = (
-        _propose_prefix(request, passages, tokenizer)
-        if passages.marks_secrets
-        else _propose_lengths(request, passages, parts)
-    )
-    lengths = parts.sum(axis=1)
-    cut = replace(passages, prefix=prefix, suffix=suffix, skip_short=True)
-    rows = cut.tokenize(tokenizer)
-    longer = count_longer(rows.select(rows.trained_on))
-    usable, sizes = int(rows.trained_on.sum()), measure_lengths(rows.suffixes)
-    needed = count_needed(request.max_extraction)
-    left = {share: len(deal_passages(rows, 0, share)[1]) for share in SHARES}
-    enough = next((share for share, rest in left.items() if rest >= (needed or 0)), None)
-    choose = enough or SHARES[0]
-    held_back = left[choose]
+    passages = _cut(request, passages, tokenizer, parts)
+    rows = passages.tokenize(tokenizer)
+    dimensions = model.inventory.dimensions
     proposal = Proposal(
         request,
         samples=passages.source,
         columns=columns,
         id_column=ids,
-        number=len(lengths),
-        usable=usable,
-        shortest=int(lengths.min()),
-        median=float(np.median(lengths)),
-        longest=int(lengths.max()),
-        prefix_length=prefix,
-        suffix_length=suffix,
-        secrets=(int(sizes.min()), int(sizes.max())) if passages.marks_secrets else None,
-        cuts=tuple(show_cuts(cut, rows, tokenizer, text=request.show_text)),
-        given_numbers=count_given_numbers(cut, rows, tokenizer),
-        longer=longer["passages"],
-        most_untested=longer["most_tokens"],
-        choose=choose,
-        held_back=held_back,
-        supported=find_smallest(held_back),
-        needed=None if needed is None else math.ceil(needed / (1 - (enough or min(SHARES)))),
+        **_count_usable(passages, rows, parts.sum(axis=1)),
+        **_describe_cuts(request, passages, rows, tokenizer),
+        **_describe_limits(request, rows),
+        corpus=_measure_heldout(heldout, tokenizer, rows.tokens.shape[1]) if heldout else None,
+        calibration=_measure_calibration(text, tokenizer, dimensions) if text else None,
+        recited=_count_recited(request, model, rows),
     )
-    write_text(output, proposal.text, overwrite=overwrite, owned=PROPOSED)
+    if output is not None:
+        write_text(output, proposal.text, overwrite=overwrite, owned=PROPOSED)
     return proposal
+
+
+def _cut(
+    request: ProposalRequest, passages: Passages, tokenizer: Any, parts: np.ndarray[Any, Any]
+) -> Passages:
+    """The passages, with the lengths that are proposed. `parts`: as for `_propose_lengths`."""
+    prefix, suffix = (
+        _propose_prefix(request, passages, tokenizer)
+        if passages.marks_secrets
+        else _propose_lengths(request, passages, parts)
+    )
+    return replace(passages, prefix=prefix, suffix=suffix, skip_short=True)
+
+
+def _count_usable(
+    passages: Passages, rows: Samples, lengths: np.ndarray[Any, Any]
+) -> dict[str, Any]:
+    """Rows by what becomes of them, and their `lengths` in tokens, [N]."""
+    from evals.data import describe_samples
+    from evals.data.repeats import MERGED, OVERLAPS
+
+    numbers = {name: at for at, name in enumerate(passages.table.ids, 1)}
+    left_out = [{"row": numbers[row["id"]], **row} for row in describe_samples(rows)["left_out"]]
+    reasons = [note.reason for note in rows.notes]
+    members = int(rows.trained_on.sum())
+    return {
+        "n": len(lengths),
+        "usable": len(rows),
+        "too_short": sum(reason.startswith(SHORT) for reason in reasons),
+        "duplicates": reasons.count(MERGED),
+        "overlapping": reasons.count(OVERLAPS),
+        "members": members,
+        "non_members": len(rows) - members,
+        "length": {
+            "min": int(lengths.min()),
+            "median": float(np.median(lengths)),
+            "max": int(lengths.max()),
+        },
+        "left_out": sorted(left_out, key=lambda row: row["row"]),
+    }
+
+
+def _describe_cuts(
+    request: ProposalRequest, passages: Passages, rows: Samples, tokenizer: Any
+) -> dict[str, Any]:
+    """Where passages are cut, and what stands before and after."""
+    from evals.data import count_longer, measure_lengths
+    from evals.data.showing import count_given_numbers, show_cuts
+
+    longer, sizes = count_longer(rows.select(rows.trained_on)), measure_lengths(rows.suffixes)
+    return {
+        "prefix_length": passages.prefix,
+        "suffix_length": passages.suffix,
+        "secrets": (int(sizes.min()), int(sizes.max())) if passages.marks_secrets else None,
+        "cuts": tuple(show_cuts(passages, rows, tokenizer, text=request.show_text)),
+        "given_numbers": count_given_numbers(passages, rows, tokenizer),
+        "longer": longer["passages"],
+        "most_untested": longer["most_tokens"],
+    }
+
+
+def _describe_limits(request: ProposalRequest, rows: Samples) -> dict[str, Any]:
+    """How many passages limits need, and which split of the passages is proposed."""
+    from evals.run.statistics import count_needed
+    from evals.table.limits import describe_splits
+
+    asked, splits = request.max_extraction, describe_splits(rows)
+    counts = {limit: count_needed(limit) for limit in sorted({*_LIMITS, asked}, reverse=True)}
+    enough = [one["choose"] for one in splits if one["held_back"] >= (counts[asked] or 0)]
+    needed = {f"{limit:g}": count for limit, count in counts.items() if count is not None}
+    return {"needed": needed, "splits": splits, "choose": (enough or [splits[0]["choose"]])[0]}
+
+
+def _count_recited(
+    request: ProposalRequest, model: ResolvedModel, rows: Samples
+) -> dict[str, Any] | None:
+    """The share of passages recited, among at most `_TESTED` members spread over all.
+
+    None, and a warning, for a model that cannot run here: its file may be of use elsewhere.
+    """
+    from evals.measure.memorization.extraction import extract
+    from evals.run.models import open_model
+    from evals.table.measured import measure_share
+    from surgery.record.measured import BASE
+
+    try:
+        loaded = open_model(model, **request.running)
+    except MeasurementError as error:
+        say(f"warning: recitation is not tested: {error}")
+        return None
+    some = rows.spread(rows.trained_on, _TESTED)
+    exact = extract(loaded.model, some, batch_size=request.batch_size).exact
+    return measure_share("recited", exact, of=BASE).model_dump(mode="json")
+
+
+def _measure_heldout(texts: Sequence[str], tokenizer: Any, length: int) -> dict[str, int]:
+    """Characters read, and the windows cut from them, `wanted` at most."""
+    from evals.data.windows import MOST_WINDOWS, cut_windows
+
+    try:
+        windows = len(cut_windows(texts, tokenizer, length))
+    except SamplesError as error:  # too short: how much is missing is the answer
+        if tokenizer is None:
+            raise
+        say(f"warning: {error}")
+        windows = 0
+    return {"characters": sum(map(len, texts)), "windows": windows, "wanted": MOST_WINDOWS}
+
+
+def _measure_calibration(text: Text, tokenizer: Any, dimensions: Dimensions) -> dict[str, int]:
+    """Tokens read, and how many are `wanted` for a model of this width."""
+    from surgery.fitting.calibration import FEWEST_TOKENS, TOKENS_PER_WIDTH
+
+    try:
+        tokens = text.tokenize(tokenizer, dimensions).windows.size
+    except SamplesError as error:
+        if tokenizer is None:
+            raise
+        say(f"warning: {error}")
+        tokens = 0
+    return {"tokens": tokens, "wanted": max(FEWEST_TOKENS, TOKENS_PER_WIDTH * dimensions.d)}
 
 
 def _open_passages(

@@ -12,6 +12,7 @@ from cli import options
 from cli.config import is_of_result
 from cli.escaping import quote
 from cli.requests import RequestCommand, fill_request, options_of
+from cli.tables import print_table
 from cli.tables.cuts import print_cuts
 from cli.terminal import echo, note, print_json
 from evals.jobs.proposing import SOUND, Proposal, ProposalRequest, propose
@@ -23,26 +24,40 @@ _ASKED = {
     "heldout": "Held-out text, which it was not trained on (a file)",
 }
 """What a terminal is asked for."""
+_COUNTS = {
+    "usable": "usable",
+    "too_short": "too short",
+    "duplicates": "duplicates",
+    "overlapping": "overlapping, kept",
+    "members": "members",
+    "non_members": "non-members",
+}
+_MOST = 8
+"""Row numbers to list."""
 
 
 @click.command("init", cls=RequestCommand)
 @click.argument("model", required=False)
 @options_of(ProposalRequest)
+@options.flag("--dry-run", "Print the same, and write nothing.")
 @options.output(
     "File to write.", options.FILE, "FILE", default=Path("mitigate.yaml"), show_default=True
 )
 @options.overwrite
 @options.json
-def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
+def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **given: Any) -> None:
     """Write a configuration for mitigate that fits MODEL and your passages.
 
-    Looks at the passages in the model's tokens, and proposes lengths and columns. Says which limit
-    your passages can support, and where three of them are cut; their text is shown only if you pass
-    --show-text. Reads no weights; a Hub model is downloaded first.
-    In a terminal, it asks for what you leave out.
+    Looks at the passages in the model's tokens, proposes lengths and columns, and says which rows
+    are left out, and where three passages are cut; their text is shown only if you pass
+    --show-text. Tests which of up to 200 passages MODEL recites, and measures whether --heldout and
+    --calibration hold enough text. Says how many passages you need, none of them recovered, to show
+    that at most the share X is recovered, and which limits each of the two parts of a search can
+    decide. In a terminal, it asks for what you leave out.
     """
     for name, question in _ASKED.items():
-        if not given[name] and sys.stdin.isatty() and not as_json:
+        needed = name != "heldout" or not dry_run
+        if not given[name] and needed and sys.stdin.isatty() and not as_json:
             lab = str(given["model"]).startswith("lab:") and name != "model"
             answer = None if lab else click.prompt(question, err=True)
             given[name] = (answer,) if answer and name == "heldout" else answer
@@ -52,15 +67,23 @@ def command(output: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
         what = f"{output.name} is the name of a file of a result, which may name no output"
         raise click.UsageError(f"{what}: choose another --output")
     request = fill_request(ProposalRequest, given)
-    proposal = propose(request, output, overwrite=overwrite)
+    proposal = propose(request, None if dry_run else output, overwrite=overwrite)
     if as_json:
         print_json(proposal.to_dict())
-    else:
-        _print(proposal, output)
+        return
+    _print_rows(proposal)
+    _print_test(proposal)
+    _print_limits(proposal)
+    if dry_run:
+        return
+    if not (request.heldout or find_lab(request.model)):
+        note(f"mitigate also needs held-out text: add `heldout: [FILE]` to {output} first")
+    echo(f"next: attn-surgery mitigate --config {quote(str(output))} --dry-run")
 
 
-def _print(found: Proposal, output: Path) -> None:
-    number = f"{found.number:,} passage{'' if found.number == 1 else 's'}"
+def _print_rows(found: Proposal) -> None:
+    """Prints which rows can be used, and how they are cut."""
+    number = f"{found.n:,} passage{'' if found.n == 1 else 's'}"
     suffix = f"{found.suffix_length} of suffix"
     if found.secrets:
         least, most = found.secrets
@@ -70,7 +93,23 @@ def _print(found: Proposal, output: Path) -> None:
         f"{number} of {found.lengths}: {found.usable:,} can be used with {found.prefix_length} "
         f"tokens of prefix and {suffix}"
     )
+    if found.columns:
+        named = "row numbers" if found.id_column is None else found.id_column
+        named = "id" if "id" in found.columns and found.id_column is None else named
+        echo(f"columns: {', '.join(found.columns)}; passages from {found.samples}; ids: {named}")
+    rows = [(label, f"{vars(found)[name]:,}") for name, label in _COUNTS.items()]
+    print_table(("", "rows"), rows)
+    reasons: dict[str, list[str]] = {}
+    for row in found.left_out:
+        reasons.setdefault(row["reason"], []).append(str(row["row"]))
+    for reason, numbers in reasons.items():
+        more = f" and {len(numbers) - _MOST:,} more" if len(numbers) > _MOST else ""
+        echo(f"left out: {reason}: row {', '.join(numbers[:_MOST])}{more}")
     print_cuts(found.cuts, found.given_numbers)
+
+
+def _print_test(found: Proposal) -> None:
+    """Prints what the test is worth: warnings, what is recited, and how much text there is."""
     if found.longer:
         note(
             f"warning: {found.longer:,} of them go on after that, by up to "
@@ -82,24 +121,33 @@ def _print(found: Proposal, output: Path) -> None:
             f"warning: a model may guess {found.suffix_length} tokens that it never saw; passages "
             f"of {2 * SOUND} tokens or more make a better test"
         )
-    if found.columns:
-        named = "row numbers" if found.id_column is None else found.id_column
-        named = "id" if "id" in found.columns and found.id_column is None else named
-        echo(f"columns: {', '.join(found.columns)}; passages from {found.samples}; ids: {named}")
-    limit = found.request.max_extraction
-    if found.usable > 1 and found.supported is not None and found.needed is not None:
-        decides = "can" if found.supported <= limit else "cannot"
+    if (recited := found.recited) is not None:
+        share, (low, high) = recited["value"], recited["ci95"]
+        count = f"{recited['details']['count']} of {recited['n']} passages tested"
+        echo(f"recited: {count}: {share:.1%} [{low:.1%}, {high:.1%}]")
+    for name, text, unit in (
+        ("held-out text", found.corpus, "windows"),
+        ("calibration text", found.calibration, "tokens"),
+    ):
+        if text is not None:
+            few = "" if text[unit] >= text["wanted"] else f"; {text['wanted']:,} are better"
+            echo(f"{name}: {text[unit]:,} {unit}{few}")
+
+
+def _print_limits(found: Proposal) -> None:
+    """Prints which limits the passages can decide."""
+    from evals.table.limits import say_split
+
+    if found.members == 1:
+        note("warning: one passage proves nothing: a search chooses on some and tests on others")
+    for limit, n in found.needed.items():
+        enough = "enough" if found.members >= n else "too few"
+        share = f"{100 * float(limit):g}%"
         echo(
-            f"a search holds back {found.held_back:,} of them. They {decides} decide a limit of "
-            f"{100 * limit:g}%, which takes {found.needed:,} passages in all. If none of those "
-            f"held back is recovered, that supports a limit of {100 * found.supported:.3g}%"
+            f"to show that at most {share} is recovered: {n:,} passages, none recovered; you have "
+            f"{enough}"
         )
-    if found.usable == 1:
-        takes = f"; to decide a limit of {100 * limit:g}%, give {found.needed:,} or more"
-        note(
-            "warning: one passage proves nothing: a search chooses on some and tests on others"
-            f"{takes if found.needed else ''}"
-        )
-    if not (found.request.heldout or find_lab(found.request.model)):
-        note(f"mitigate also needs held-out text: add `heldout: [FILE]` to {output} first")
-    echo(f"next: attn-surgery mitigate --config {quote(str(output))} --dry-run")
+    echo("a search chooses on some of the passages, and tests on the others, if none is recovered:")
+    for split in found.splits:
+        proposed = " (proposed)" if split is found.split else ""
+        echo(f"  {say_split(split)}{proposed}")

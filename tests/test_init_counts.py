@@ -1,12 +1,13 @@
-"""Contract: `check` says of every row whether and why it can be used, and how many rows are needed.
+"""Contract: `init` says of every row whether and why it can be used, and how many rows are needed.
 
 Its counts are those of the commands that use the rows, and its needed numbers are the least for
-which the product's own interval decides. No text is shown.
+which the product's own interval decides. No text is shown. With --dry-run, nothing is written.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,18 @@ def test_the_least_number_that_decides_a_limit(limit: float) -> None:
     assert {0.01: 299, 0.05: 59}.get(limit, n) == n
 
 
-def check(*arguments: object) -> Any:
-    outcome = attn_surgery("check", *arguments, "--json")
+def count(model: object, *arguments: object) -> Any:
+    outcome = attn_surgery("init", model, *arguments, "--dry-run", "--json")
     assert outcome.code == 0, outcome
     assert "quick" not in outcome.stdout
     return outcome.json
 
 
-def test_rows_by_what_becomes_of_them(model: Path, samples: Path) -> None:
-    found = check(samples, "--model", model, *LENGTHS)
+def test_rows_by_what_becomes_of_them(
+    model: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = count(model, "--samples", samples, *LENGTHS)
     assert (found["n"], found["usable"], found["too_short"], found["duplicates"]) == (6, 3, 2, 1)
     assert (found["members"], found["non_members"]) == (2, 1)
     short = "it has fewer than 8 tokens (prefix 4 + suffix 4)"
@@ -76,6 +80,25 @@ def test_rows_by_what_becomes_of_them(model: Path, samples: Path) -> None:
     assert found["needed"] == {"0.05": 59, "0.01": 299, "0.001": 2995}
     assert found["recited"]["n"] == 2
     assert found["corpus"] is None
+    printed = attn_surgery("init", model, "--samples", samples, *LENGTHS, "--dry-run")
+    for line in (r"too short +2\n", rf"left out: {re.escape(short)}: row 2, 4\n"):
+        assert re.search(line, printed.stdout), printed.stdout
+    assert "next:" not in printed.stdout
+    assert not any(tmp_path.iterdir())
+    written = attn_surgery("init", model, "--samples", samples, *LENGTHS, "--json")
+    assert written.json == found
+    assert [path.name for path in tmp_path.iterdir()] == ["mitigate.yaml"]
+
+
+def test_a_model_that_does_not_fit_here_is_not_tested(
+    model: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that `init` writes may be for another machine."""
+    monkeypatch.setattr("evals.run.room.measure_memory", lambda place: 1000)
+    call = ("init", model, "--samples", samples, *LENGTHS, "--dry-run", "--json")
+    outcome = attn_surgery(*call)
+    assert (outcome.code, outcome.json["recited"], outcome.json["usable"]) == (0, None, 3)
+    assert "warning: recitation is not tested: the model does not fit into" in outcome.stderr
 
 
 def test_text_needs_the_tokenizer_of_the_model(tmp_path: Path) -> None:
@@ -85,32 +108,15 @@ def test_text_needs_the_tokenizer_of_the_model(tmp_path: Path) -> None:
     rows = [{"tokens": [at] * 8} for at in range(2, 12)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "text.txt").write_text(TEXT * 9)
-    given = (tmp_path / "rows.jsonl", "--model", folder, *LENGTHS)
-    attn_surgery("check", *given, "--calibration", tmp_path / "text.txt").assert_error(
+    given = (folder, "--samples", tmp_path / "rows.jsonl", *LENGTHS, "--dry-run")
+    attn_surgery("init", *given, "--calibration", tmp_path / "text.txt").assert_error(
         "text needs a tokenizer (got a model without one)"
     )
 
 
-def test_text_without_a_model_is_counted(samples: Path) -> None:
-    found = check(samples, "--max-extraction", "0.02")
-    assert (found["n"], found["duplicates"], found["usable"], found["too_short"]) == (
-        6,
-        1,
-        None,
-        None,
-    )
-    assert found["needed"] == {"0.02": count_needed(0.02)}
-    printed = attn_surgery("check", samples)
-    assert "give --model to cut the passages into tokens" in printed.stderr
-    for option in ("--dtype=bfloat16", "--batch-size=2", "--revision=main"):
-        outcome = attn_surgery("check", samples, option)
-        assert outcome.code == 2
-        assert f"{option.split('=')[0]} needs --model" in outcome.stderr
-
-
-def test_a_prefix_of_text_and_a_suffix_of_ids_is_one_line(tmp_path: Path) -> None:
+def test_a_prefix_of_text_and_a_suffix_of_ids_is_one_line(model: Path, tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps({"prefix": "hello there", "suffix": [1, 2, 3]}))
-    attn_surgery("check", tmp_path / "s.jsonl").assert_error(
+    attn_surgery("init", model, "--samples", tmp_path / "s.jsonl", "--dry-run").assert_error(
         "s.jsonl: prefix and suffix must both be text or both be token ids"
     )
 
@@ -118,7 +124,7 @@ def test_a_prefix_of_text_and_a_suffix_of_ids_is_one_line(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_lab_model() -> None:
     """Its own texts; the pass tests 200 of the passages, as `extract` does."""
-    found = check("lab:pythia", "--model", "lab:pythia", "--device", "cpu")
+    found = count("lab:pythia", "--device", "cpu")
     samples = load_samples("lab:pythia")
     assert (found["n"], found["usable"]) == (len(samples), len(samples))
     assert (found["members"], found["non_members"]) == (336, 60)
@@ -134,7 +140,7 @@ def test_a_lab_model() -> None:
     assert found["corpus"]["windows"] == found["corpus"]["wanted"] == MOST_WINDOWS
     assert found["calibration"]["wanted"] == FEWEST_TOKENS
     assert 0 < found["calibration"]["tokens"] <= FEWEST_TOKENS
-    printed = attn_surgery("check", "lab:pythia", "--model", "lab:pythia").stdout
+    printed = attn_surgery("init", "lab:pythia", "--dry-run").stdout
     split = "choose 0.25: chooses on 84 passages, which decide a limit of 3.51% at least; tests on"
     for line in (f"recited: {exact} of 200", "held-out text: 256 windows", "members", split):
         assert line in printed
@@ -143,12 +149,12 @@ def test_a_lab_model() -> None:
 def test_texts_that_are_named(model: Path, samples: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT * 2)
     (tmp_path / "short.txt").write_text("a")
-    call = (samples, "--model", model, *LENGTHS, "--corpus")
-    found = check(*call, tmp_path / "text.txt")
+    call = (model, "--samples", samples, *LENGTHS, "--corpus")
+    found = count(*call, tmp_path / "text.txt")
     length = len(tiny_tokenizer()(TEXT * 2)["input_ids"])
     assert found["corpus"] == {"characters": 2 * len(TEXT), "windows": length // 8, "wanted": 256}
     short = tmp_path / "short.txt"
-    said = attn_surgery("check", *call, short, "--calibration", short, "--json")
+    said = attn_surgery("init", *call, short, "--calibration", short, "--dry-run", "--json")
     assert said.code == 0, said
     assert said.json["corpus"] == {"characters": 1, "windows": 0, "wanted": 256}
     assert said.json["calibration"]["tokens"] == 0
