@@ -11,7 +11,6 @@ from typing import Any
 from surgery.checkpoint.configuration import check_alone, check_config, check_processors
 from surgery.checkpoint.content import FileState, read_states
 from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config, read_sidecar
-from surgery.editing.ordinary import is_ordinary
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
@@ -95,6 +94,8 @@ def prepare(
     **Raises:** a `SurgeryError` for anything that would make the export fail.
     """
 
+    from surgery.editing.loading import check_buildable  # needs torch and transformers
+
     def select(config: dict[str, Any]) -> Selection:
         size = family_of(config).dimensions(config)
         if isinstance(drop_attn, PlanFile):
@@ -103,7 +104,7 @@ def prepare(
 
     def check(config: dict[str, Any]) -> None:
         selection = select(config)
-        _check_buildable(config)
+        check_buildable(config)
         if check_default is not None:
             num_heads = family_of(config).dimensions(config).num_heads
             check_default(_name_output(str(model), selection, num_heads))
@@ -130,7 +131,7 @@ def prepare(
         scrubbed=scrubbed,
     )
     check_known(part.variant for part in plan.selection)
-    _check_buildable(plan.config)
+    check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
 
 
@@ -143,14 +144,6 @@ def _check_beside(checkpoint: Checkpoint) -> None:
         check_link(path, checkpoint.folder)
     for path in checkpoint.sidecars.values():
         read_sidecar(path)
-
-
-def _check_buildable(config: dict[str, Any]) -> None:
-    if is_ordinary(config, family_of(config)):
-        return
-    from surgery.editing.loading import check_buildable  # needs torch and transformers
-
-    check_buildable(config)
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:
