@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from surgery.errors import CheckpointError, OutputError, SurgeryError
 from surgery.privacy import expand_home
-from surgery.untrusted import describe_error, open_regular, parse_json, read_json, read_lines
+from surgery.untrusted import describe_error, parse_json, read_json, read_lines
 
 _OURS = ".{}.attn-surgery-{}"  # names that nobody else uses
 _HIDDEN = re.compile(r"\.(.+)\.attn-surgery-(?:partial|old|lock)")
@@ -56,7 +56,7 @@ def recognize_lines(kind: str, *keys: str) -> OwnFile:
     """A file of JSON lines, of which the first has these keys."""
 
     def recognizes(file: Path) -> bool:
-        with open_regular(file, OutputError) as lines:
+        with file.open("rb") as lines:
             _, line = next(read_lines(lines, file, OutputError), ("", "{}"))
         found = parse_json(line)
         return isinstance(found, dict) and set(keys) <= found.keys()
@@ -68,7 +68,7 @@ def recognize_mark(kind: str, mark: bytes) -> OwnFile:
     """A file with these bytes near its beginning or its end."""
 
     def recognizes(file: Path) -> bool:
-        with open_regular(file, OutputError) as content:
+        with file.open("rb") as content:
             first = content.read(_NEAR)
             content.seek(max(0, file.stat().st_size - _NEAR))
             return mark in first or mark in content.read(_NEAR)

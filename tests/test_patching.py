@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -359,14 +358,6 @@ def cut_short(manifest: Any, tensors: Forged) -> None:
 
 def hold_much(manifest: Any, tensors: Forged) -> None:
     manifest["more"] = "x" * (1 << 26)
-
-
-def test_a_patch_that_is_a_pipe(honest: tuple[Path, Path], tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    outcome = attn_surgery(
-        "apply-patch", honest[0], tmp_path / "pipe", "--output", tmp_path / "OUT"
-    )
-    outcome.assert_error("pipe: is not a regular file")
 
 
 # --- no space: the output is named, as it was typed
