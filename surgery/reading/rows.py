@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from io import BufferedReader
@@ -27,6 +26,8 @@ _LONGEST_NAME, _WORDS = 40, 5
 """Letters and words of a column's name, at most, where nobody named the column."""
 _ROWS = 256
 """Rows of a batch."""
+_TEXTS = ("string", "large_string", "string_view")
+"""Arrow's types of text."""
 
 
 def read_rows(
@@ -156,38 +157,27 @@ def _read_cells(column: Any) -> Sequence[Any]:
     """
     from pyarrow import compute, types
 
-    if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = column.type
-    if not _is_readable(kind):
-        raise ValueError(f"a column of type {kind}")
-    if not (_is_text(kind) or types.is_integer(kind) or types.is_boolean(kind)):  # lists
+    if not _is_readable(column.type):
+        raise ValueError(f"a column of type {column.type}")
+    if types.is_nested(column.type) and len(column) and not column.null_count:
         items = column.flatten()
-        if len(column) and not column.null_count and not items.null_count:
+        if types.is_integer(items.type) and not items.null_count:
             ends = np.cumsum(compute.list_value_length(column).to_numpy(zero_copy_only=False))
             return np.split(items.to_numpy(zero_copy_only=False), ends[:-1])
     return column.to_pylist()  # type: ignore[no-any-return]
 
 
 def _is_readable(kind: Any) -> bool:
-    """Whether cells of a type are text, integers, booleans, or lists of integers."""
+    """Whether cells of a type are text, integers, booleans, or lists of these."""
     from pyarrow import types
 
-    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    plain = _is_text(kind) or types.is_integer(kind) or types.is_boolean(kind)
-    return plain or (lists and types.is_integer(kind.value_type))
-
-
-def _is_text(kind: Any) -> bool:
-    from pyarrow import types
-
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return str(kind) in ("string", "large_string", "string_view")
+    kind = getattr(kind, "value_type", kind)  # of lists, and of cells that are stored once
+    return types.is_integer(kind) or types.is_boolean(kind) or str(kind) in _TEXTS
 
 
 def _read_csv(source: TextOrTable, columns: Sequence[str] | None) -> Rows:
     """Yields the rows with `columns`; None: with all."""
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(2**31 - 1)
     form = "excel-tab" if source.form == ".tsv" else "excel"
     with source.open() as file:
         table = csv.reader((line.decode() for line in file), form, strict=True)
