@@ -448,11 +448,6 @@ SETTINGS = {  # file → what may be published of it, what may not, and its firs
         },
         "init_kwargs.cache_dir",
     ),
-    "tokenizer.json": (
-        {"version": "1.0", "model": {"vocab": {"/usr/bin": 1}}},
-        {"version": "1.0", "model": {"vocab": {"/usr/bin": 1}}, "trained": "file:///home/alice"},
-        "trained",
-    ),
 }
 
 
