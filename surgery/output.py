@@ -7,7 +7,6 @@ lock file keeps other processes out. The next run removes what a killed run left
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import re
@@ -22,13 +21,11 @@ from filelock import FileLock, Timeout
 
 from surgery.errors import CheckpointError, OutputError, SurgeryError
 from surgery.privacy import expand_home
-from surgery.untrusted import describe_error, open_regular, parse_json, read_json, read_lines
+from surgery.untrusted import describe_error, parse_json, read_json, read_lines
 
 _OURS = ".{}.attn-surgery-{}"  # names that nobody else uses
 _HIDDEN = re.compile(r"\.(.+)\.attn-surgery-(?:partial|old|lock)")
 _STAGING = "staging"
-_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
-_CURRENT_FOLDER = -100  # AT_FDCWD
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEAR = 512  # bytes
 _PATIENCE = 0.5  # seconds; clearing leftovers holds a lock for less
@@ -56,7 +53,7 @@ def recognize_lines(kind: str, *keys: str) -> OwnFile:
     """A file of JSON lines, of which the first has these keys."""
 
     def recognizes(file: Path) -> bool:
-        with open_regular(file, OutputError) as lines:
+        with file.open("rb") as lines:
             _, line = next(read_lines(lines, file, OutputError), ("", "{}"))
         found = parse_json(line)
         return isinstance(found, dict) and set(keys) <= found.keys()
@@ -68,7 +65,7 @@ def recognize_mark(kind: str, mark: bytes) -> OwnFile:
     """A file with these bytes near its beginning or its end."""
 
     def recognizes(file: Path) -> bool:
-        with open_regular(file, OutputError) as content:
+        with file.open("rb") as content:
             first = content.read(_NEAR)
             content.seek(max(0, file.stat().st_size - _NEAR))
             return mark in first or mark in content.read(_NEAR)
@@ -152,10 +149,10 @@ def create_folder(
 ) -> Iterator[Path]:
     """Yields a folder to write into, and renames it to `target` when the block succeeds.
 
-    With `overwrite`, an existing target stays untouched until the new one is complete. The two then
-    swap in one step, and the old one is removed, but only if attn-surgery wrote everything in it.
-    An `OwnFile`: yields a file, and the target is one, of that kind if there is one to replace.
-    None: a file of any kind, in a place of ours. `config`: the text of config.yaml.
+    With `overwrite`, an existing target stays untouched until the new one is complete. It is
+    replaced only if attn-surgery wrote everything in it. An `OwnFile`: yields a file, and the
+    target is one, of that kind if there is one to replace. None: a file of any kind, in a place of
+    ours. `config`: the text of config.yaml.
 
     **Raises:** `OutputError` if the target exists and may not be replaced, cannot be written, or is
     being written by another process.
@@ -270,8 +267,6 @@ def claim(target: Path) -> Iterator[Path]:
     try:
         lock.acquire()
     except Timeout:
-        if not path.exists():  # no file can be created there, as in /proc
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target) from None
         raise OutputError("another process is writing it", where=target) from None
     try:
         if old.exists() and not os.path.lexists(target):  # killed between two renames
@@ -373,20 +368,23 @@ def _clear(folder: Path, owned: Collection[str] | None = None) -> None:
     """
     if owned is None and os.path.lexists(folder / "config.json"):
         owned = ()
-    for lock in sorted(folder.glob(_OURS.format("?*", "lock"))):
-        target = folder / lock.name[1:].rpartition(".")[0]
-        known = owned is None or any(fnmatchcase(target.name, one) for one in owned)
-        if not known and os.path.lexists(_make_hidden(target, "old")):
+    left = (path.name for what in ("lock", "old") for path in folder.glob(_OURS.format("?*", what)))
+    for name in sorted({name[1:].rpartition(".")[0] for name in left}):
+        known = owned is None or any(fnmatchcase(name, one) for one in owned)
+        if not known and os.path.lexists(_make_hidden(folder / name, "old")):
             continue
-        with contextlib.suppress(OSError, OutputError), claim(target):
+        with contextlib.suppress(OSError, OutputError), claim(folder / name):
             pass
 
 
 def publish(partial: Path, target: Path) -> None:
-    """Renames finished output to its target in one step. An old folder takes the hidden name."""
+    """Renames finished output to its target. An old folder then has the name of `partial`.
+
+    Between the two steps the old folder is hidden, and the next run brings it back.
+    """
     if partial.is_file() or not target.exists():
         partial.replace(target)
-    elif not _exchange(partial, target):
+    else:
         old = _make_hidden(target, "old")
         target.rename(old)
         try:
@@ -396,15 +394,6 @@ def publish(partial: Path, target: Path) -> None:
             raise
         old.rename(partial)
     _sync(target.parent, deep=False)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    arguments = (_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE)
-    return bool(renameat2(*arguments) == 0)
 
 
 def _make_hidden(target: Path, what: str) -> Path:

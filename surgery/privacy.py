@@ -30,21 +30,17 @@ _RELATIVE = {
     "_file": re.compile(r"[.~]|.*[/\\]|[A-Za-z]:"),
 }
 """Key's end → how a relative path begins, as no Hub id does, and no name of a file."""
-_ANY = re.compile("")
-_TOKENS = r"\w+_token\b|\w*special_tokens\b"
-_TEXTS = {
-    "tokenizer.json": re.compile(
-        r"(added_tokens|normalizer|pre_tokenizer|post_processor|decoder|model\.(vocab|merges))\b"
-    ),
-    "tokenizer_config.json": re.compile(rf"chat_template\b|added_tokens_decoder\b|{_TOKENS}"),
-    "special_tokens_map.json": re.compile(_TOKENS),
-    "chat_template.json": re.compile(r"chat_template\b"),
-    "added_tokens.json": _ANY,
-    "vocab.json": _ANY,
-}
-"""File → keys under which tokens, rules of splitting, and chat templates stand.
-
-These are text that the model reads, and a token such as /usr/bin is no path of yours."""
+_TEXTS = (
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "chat_template.json",
+    "added_tokens.json",
+    "vocab.json",
+)
+"""Files of text that the model reads: tokens, rules of splitting, and chat templates. A token such
+as /usr/bin is no path of yours."""
+_TEXT_KEYS = re.compile(r"chat_template\b|added_tokens_decoder\b|\w+_token\b|\w*special_tokens\b")
+"""Keys of such text in tokenizer_config.json."""
 
 
 def separate_paths(value: Any, file: str = "") -> tuple[Any, list[str]]:
@@ -55,35 +51,33 @@ def separate_paths(value: Any, file: str = "") -> tuple[Any, list[str]]:
     keys that name a model or a file, relative paths count, too.
     """
     found: list[str] = []
-    texts = _TEXTS.get(file)
 
-    def is_kept(key: str, inner: Any, where: str) -> bool:
-        if texts is not None and texts.match(where):
-            return True
-        named = isinstance(inner, str) and any(
-            key.endswith(end) and form.match(inner) for end, form in _RELATIVE.items()
-        )
-        if named or any(isinstance(text, str) and _PATH.search(text) for text in (key, inner)):
-            found.append(where)
-            return False
-        return True
-
-    def clean(value: Any, above: str, key: str) -> Any:
-        if texts is not None and above and texts.match(above):
-            return value
-        if isinstance(value, Mapping):
-            places = {name: f"{above}.{name}" if above else str(name) for name in value}
-            return {
-                name: clean(inner, places[name], name)
-                for name, inner in value.items()
-                if is_kept(name, inner, places[name])
-            }
+    def clean(value: Any, key: str, where: str) -> Any:
         if isinstance(value, list):
-            every = [(inner, f"{above}.{at}") for at, inner in enumerate(value)]
-            return [clean(one, where, key) for one, where in every if is_kept(key, one, where)]
-        return value
+            inside = [(str(at), key, inner) for at, inner in enumerate(value)]
+        elif isinstance(value, Mapping):
+            inside = [(str(name), str(name), inner) for name, inner in value.items()]
+        else:
+            return value
+        kept = {}
+        for name, owner, inner in inside:
+            place = f"{where}.{name}" if where else name
+            if file == "tokenizer_config.json" and _TEXT_KEYS.match(place):
+                kept[name] = inner
+            elif _holds_path(owner, inner):
+                found.append(place)
+            else:
+                kept[name] = clean(inner, owner, place)
+        return [*kept.values()] if isinstance(value, list) else kept
 
-    return clean(value, "", ""), found
+    return value if file in _TEXTS else clean(value, "", ""), found
+
+
+def _holds_path(key: str, value: Any) -> bool:
+    if not isinstance(value, str):
+        return _PATH.search(key) is not None
+    relative = any(key.endswith(end) and form.match(value) for end, form in _RELATIVE.items())
+    return relative or any(_PATH.search(text) for text in (key, value))
 
 
 def drop_paths(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -186,11 +186,6 @@ def test_completing_imports_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> No
     assert imported_by(*[f"{command} --" for command in COMMANDS]) & SLOW == set()
 
 
-def test_an_export_imports_neither_torch_nor_transformers() -> None:
-    modules = imported_by("export lab:pythia --drop-attn 1 --dry-run")
-    assert modules & {"torch", "transformers", "huggingface_hub"} == set()
-
-
 _STOPPED = """
 import os, signal, sys, time
 

@@ -26,9 +26,8 @@ from hostile.victims import LENGTHS, model, samples
 
 import surgery
 from surgery.checkpoint.source import open_checkpoint
-from surgery.editing.loading import check_buildable, load_model
-from surgery.editing.ordinary import is_ordinary
-from surgery.errors import CheckpointError, MarginError, UnsupportedError
+from surgery.editing.loading import load_model
+from surgery.errors import CheckpointError, MarginError
 from surgery.families import FAMILIES, Family
 from surgery.families.rotary import Positions, Rotary
 from surgery.layouts.one_hot import frequencies
@@ -92,7 +91,6 @@ HUB = {  # beside those of `checkpoints`: gpt-neox-20b, gpt-neo-1.3B, and what f
         qk_nope_head_dim qk_rope_head_dim routed_scaling_factor scoring_func seq_aux topk_group
         topk_method v_head_dim""",
 }
-FEW = ("gpt_neox", *decoders.FEW)
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 
 
@@ -216,32 +214,6 @@ def test_the_library_judges_the_configuration(
         what = f"config.json: the library cannot build a model with this '{key}' (got {value!r}"
         made.assert_error(what[:100])
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(family, marks=() if family.model_type in FEW else pytest.mark.slow)
-        for family in FAMILIES
-    ],
-    ids=lambda family: family.model_type,
-)
-def test_what_counts_as_ordinary_builds(family: Family) -> None:
-    """So that no one has to ask the library: also without any one key, and with other values."""
-    config = CONFIGS[family.model_type]
-    assert is_ordinary(config, family) or family.model_type in decoders.MORE
-    built = 0
-    for key in {*config, *HUB[family.model_type].split(), "pad_token_id"} - {"model_type"}:
-        less = {other: value for other, value in config.items() if other != key}
-        for changed in (less, *({**config, key: value} for value in (None, True, 1, 0.5, "gelu"))):
-            try:
-                ordinary = is_ordinary(changed, family)
-            except (CheckpointError, UnsupportedError):  # sizes that make no sense
-                continue
-            if ordinary:
-                check_buildable(changed)
-                built += 1
-    assert (built > 25) == is_ordinary(config, family), built
 
 
 @pytest.mark.parametrize("layout", ["stock", "compact"])

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import neox_config, write_checkpoint
-from command_line import attn_surgery, finish, memory_below, snapshot, start
+from command_line import attn_surgery, finish, snapshot, start
 from decoders import write_decoder
 from forging import edit_json
 from safetensors.numpy import load_file
@@ -38,8 +36,8 @@ from tokenizers import (
 
 from surgery import export
 from surgery.conversion.gguf_file import TYPES, _compare, _Tensor, _write, convert_to_gguf
-from surgery.editing.loading import load_model, load_tokenizer
-from surgery.errors import CheckpointError, OutputError, SourceError, UnsupportedError
+from surgery.editing.loading import load_tokenizer
+from surgery.errors import CheckpointError, OutputError, UnsupportedError
 
 gguf = pytest.importorskip("gguf")
 transformers = pytest.importorskip("transformers")
@@ -528,39 +526,6 @@ def test_a_tokenizer_without_a_name_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def _sparse(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(30 << 30)  # takes no room
-
-
-@pytest.mark.parametrize(
-    ("name", "make", "message"),
-    [
-        ("additional_chat_templates/a.jinja", os.mkfifo, "is not a regular file"),
-        ("additional_chat_templates/a.jinja", _sparse, "is too large"),
-        ("chat_template.jinja", _sparse, "is too large"),
-        ("chat_template.json", os.mkfifo, "is not a regular file"),
-        ("merges.txt", _sparse, "is too large"),
-    ],
-)
-def test_readers_of_a_folder_find_only_files(
-    tmp_path: Path, name: str, make: Callable[[Path], None], message: str
-) -> None:
-    """Neither a pipe, which would wait, nor a file that fills memory."""
-    folder = write_model(tmp_path / "model")
-    (folder / name).parent.mkdir(exist_ok=True)
-    make(folder / name)
-    command = ("convert", folder, "--to", "gguf", "--output", tmp_path / "model.gguf")
-    with memory_below(1e8):
-        attn_surgery(*command).assert_error(name, message)
-        with pytest.raises(SourceError, match=message):
-            load_tokenizer(folder)
-    (folder / name).unlink()
-    (folder / name).symlink_to("/dev/zero")
-    with memory_below(1e8):
-        attn_surgery(*command).assert_error(name)
-
-
 def test_templates_go_along(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "chat_template.jinja").write_text("hello")
@@ -571,19 +536,6 @@ def test_templates_go_along(tmp_path: Path) -> None:
     assert fields["tokenizer.chat_template"] == "hello"
     assert fields["tokenizer.chat_template.tools"] == "tools"
     assert load_tokenizer(folder).get_chat_template("tools") == "tools"
-
-
-@pytest.mark.parametrize("name", ["LICENSE", "generation_config.json", "vocab.json"])
-def test_files_beside_the_weights_are_bounded(tmp_path: Path, name: str) -> None:
-    folder, out = write_model(tmp_path / "model"), tmp_path / "OUT"
-    _sparse(folder / name)
-    with memory_below(1e8):
-        export_ = attn_surgery("export", folder, "--drop-attn", "1", "--output", out)
-        export_.assert_error(name, "is too large")
-        if name == "generation_config.json":
-            with pytest.raises(CheckpointError, match="is too large"):
-                load_model(folder)
-    assert not out.exists()
 
 
 def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -394,16 +394,18 @@ def test_leftovers_of_any_command_are_removed_by_any_other(option: str, tmp_path
 
 
 def test_an_old_output_comes_back_where_its_place_is_free(tmp_path: Path) -> None:
-    """Killed between the two steps of an exchange, where the system has none."""
-    for name in ("lost", "there"):
+    """Killed between the two renames, with its lock or without one."""
+    for name in ("lost", "there", "other"):
         (tmp_path / f".{name}{OLD}").mkdir()
         (tmp_path / f".{name}{OLD}" / "config.json").write_text("old")
         (tmp_path / f".{name}{PARTIAL}").mkdir()
-        (tmp_path / f".{name}{LOCK}").touch()
+        if name != "other":
+            (tmp_path / f".{name}{LOCK}").touch()
     (tmp_path / "there").mkdir()
     with pytest.raises(OutputError, match="lost: already exists"):
         check_output(tmp_path / "lost", list_owned)
-    assert snapshot(tmp_path).keys() == {"lost", "lost/config.json", "there"}
+    back = {f"{name}{file}" for name in ("lost", "other") for file in ("", "/config.json")}
+    assert snapshot(tmp_path).keys() == {*back, "there"}
 
 
 def test_a_link_in_place_of_a_lock_is_not_followed(source: Path, tmp_path: Path) -> None:

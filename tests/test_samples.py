@@ -634,7 +634,7 @@ def test_columns_that_are_not_what_they_should_be(tmp_path):
     )
     for name, value, got in (
         ("count", -1, "input should be greater than or equal to 0"),
-        ("count", 2**63, "input should be a valid integer"),
+        ("count", 2**63, f"input should be less than {2**63}"),
         ("member", 1, "input should be a valid boolean"),
         ("id", 1.5, "input should be a valid string"),
     ):

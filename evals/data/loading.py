@@ -19,8 +19,6 @@ from surgery.reading.corpus import find_opening, tokenize
 from surgery.reading.sources import TABLES, find_sources
 from surgery.record.manifest import LENGTH, Choice
 
-MOST_TOKENS = 2**30
-"""Limit for all passages together, after cutting."""
 FORMS = (*TABLES, ".txt")
 """The forms of files that are read from a folder."""
 EXPECTED = (
@@ -162,10 +160,6 @@ def open_samples(
         chosen=chosen,
         secret=secret,
     )
-    if table.number * (passages.prefix + (suffix_length or 0)) > MOST_TOKENS:
-        raise SamplesError(
-            "too many tokens to hold", where=table.where, expected=f"at most {MOST_TOKENS:,}"
-        )
     if passages.is_text or not cut:
         return passages
     return replace(passages, ready=passages.tokenize(None))

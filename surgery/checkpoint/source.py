@@ -19,7 +19,7 @@ from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo, read_hea
 from surgery.errors import CheckpointError, SourceError
 from surgery.families.wrapped import find_wrapped, unwrap
 from surgery.privacy import separate_paths
-from surgery.untrusted import copy_checked, guard, parse_json, read_bytes, read_json
+from surgery.untrusted import copy_files, guard, parse_json, read_bytes, read_json
 
 SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 SAFETENSORS_INDEX, PICKLE_INDEX = SAFETENSORS + INDEX, PICKLE + INDEX
@@ -132,9 +132,9 @@ def _find(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
 def open_tokenizer(folder: Path) -> AbstractContextManager[Path]:
     """A private folder with only what a tokenizer needs of this one, for readers that look around.
 
-    Raises `SourceError` for anything among it that is no file, or too large.
+    Raises `SourceError` for a file that cannot be read, or is too large.
     """
-    return copy_checked(_find(folder, ("config.json", *TOKENIZER, *TEMPLATES)), SourceError)
+    return copy_files(_find(folder, ("config.json", *TOKENIZER, *TEMPLATES)), SourceError)
 
 
 def read_sidecar(path: Path) -> bytes:
@@ -146,10 +146,8 @@ def read_sidecar(path: Path) -> bytes:
     if path.suffix != ".json":
         return data
     with guard(CheckpointError, "not valid JSON", path):
-        if not separate_paths(parse_json(data), path.name)[1]:
-            return data
-        kept, _ = separate_paths(json.loads(data), path.name)  # with integers of any length
-    return encode_json(kept)
+        kept, paths = separate_paths(parse_json(data), path.name)
+    return encode_json(kept) if paths else data
 
 
 def encode_json(value: object) -> bytes:

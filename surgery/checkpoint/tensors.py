@@ -23,7 +23,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from surgery.errors import CheckpointError
-from surgery.untrusted import guard, open_regular, parse_json
+from surgery.untrusted import guard, parse_json
 
 Array = npt.NDArray[Any]
 Bytes = bytes | bytearray | memoryview
@@ -161,7 +161,8 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     The library checks that the header is valid and that the tensors fill the rest of the file.
     Raises `CheckpointError` for a damaged file, or a tensor that no numpy array can hold.
     """
-    open_regular(path, CheckpointError).close()  # the library cannot tell why a file is not read
+    with guard(CheckpointError, "cannot be read", path):
+        path.open("rb").close()  # the library cannot tell why a file is not read
     what = "is truncated or not valid safetensors"
     with (
         guard(CheckpointError, what, path.name, "download it again"),

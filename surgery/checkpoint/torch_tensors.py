@@ -5,8 +5,6 @@ Pickles are read with weights_only and, where possible, mapped.
 
 from __future__ import annotations
 
-import os
-import struct
 import warnings
 import zipfile
 from collections.abc import Collection
@@ -22,12 +20,6 @@ from surgery.untrusted import guard
 # numpy's names of these dtypes are also torch's
 _DTYPES: dict[str, torch.dtype] = {tag: getattr(torch, d.name) for tag, d in DTYPES.items()}
 TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
-_ARCHIVE = b"PK\3\4"
-"""How a file in torch's zip format begins."""
-_END = struct.Struct("<4s8x2L2x")
-"""How a zip archive ends: a mark, and length and place of its list of entries."""
-_END_64 = struct.Struct("<4s36x2Q4s4xQ4x")
-"""What torch writes before that: the same in 64 bits; another mark, and the place of the first."""
 _SAFE = (2, 6)
 """The first version of torch whose `weights_only` keeps what it promises."""
 
@@ -55,9 +47,7 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
     in torch's zip format into memory; reads older files (before torch 1.6) whole.
 
     **Raises:** `UnsupportedError` for a version of torch whose reader may run code of a pickle
-    (CVE-2025-32434); `CheckpointError` if the file is damaged or compressed, holds anything but
-    tensors, or describes more numbers than it stores: a tensor beyond its storage, or all beyond
-    twice the file.
+    (CVE-2025-32434); `CheckpointError` if the file is damaged, or holds anything but tensors.
     """
     if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE:
         raise UnsupportedError(
@@ -71,10 +61,7 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
     fix = "download it again, or convert it to safetensors if you trust its author"
     with guard(CheckpointError, what, path.name, fix), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about other protocols; the result is checked below
-        with path.open("rb") as file:
-            mmap = file.read(len(_ARCHIVE)) == _ARCHIVE  # older files have another format
-        if mmap:
-            _check_stored(path)
+        mmap = zipfile.is_zipfile(path)  # older files have another format
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if not isinstance(state, dict):
         raise CheckpointError("is not a state dict", where=path.name, got=type(state).__name__)
@@ -82,59 +69,13 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
         if not _is_plain(tensor):
             kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise CheckpointError(f"{name!r} is not a plain tensor", where=path.name, got=kind)
-        stored = tensor.untyped_storage().nbytes()
-        if tensor.nbytes > stored:  # its strides repeat a few numbers
-            raise CheckpointError(
-                f"tensor {name!r} is larger than its stored data",
-                where=path.name,
-                expected=f"at most {stored:,} bytes",
-                got=f"{tensor.nbytes:,}",
-            )
     named = {str(name): tensor for name, tensor in state.items()}
     others = {_locate(tensor) for name, tensor in named.items() if name not in aliases}
-    kept = {
-        name: tensor
+    return [
+        as_stored(name, tensor)
         for name, tensor in named.items()
         if name not in aliases or _locate(tensor) not in others
-    }
-    total = sum(tensor.nbytes for tensor in kept.values())
-    most = 2 * path.stat().st_size  # tied tensors are stored once
-    if total > most:
-        raise CheckpointError(
-            "its tensors are far larger than the file",
-            where=path.name,
-            expected=f"at most {most:,} bytes, twice the file",
-            got=f"{total:,}",
-        )
-    return [as_stored(name, tensor) for name, tensor in kept.items()]
-
-
-def _check_stored(path: Path) -> None:
-    """Raises `CheckpointError` for a zip archive with compressed entries.
-
-    Torch unpacks such an entry whole, however large it is, before it reads any of it. Where the end
-    of an archive names another list of entries than the one before it, zipfile reads the latter,
-    and torch the former, so both must be one.
-    """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        kinds = [entry.compress_type for entry in archive.infolist()]
-        end = file.seek(-_END.size, os.SEEK_END)
-        mark, length, place = _END.unpack(file.read())
-        first = file.seek(end - _END_64.size)
-        mark_64, *list_64, locator, own = _END_64.unpack(file.read(_END_64.size))
-    found = mark == b"PK\5\6" and place + length == end
-    if locator == b"PK\6\7":
-        found = mark_64 == b"PK\6\6" and own == first == sum(list_64)
-    if not found:
-        raise ValueError("its list of entries is not at its end")
-    if packed := sum(kind != zipfile.ZIP_STORED for kind in kinds):
-        raise CheckpointError(
-            "holds compressed entries, which torch would unpack whole",
-            where=path.name,
-            expected="none, as torch writes it",
-            got=f"{packed} of {len(kinds)}",
-            fix="convert it to safetensors if you trust its author",
-        )
+    ]
 
 
 def _is_plain(value: object) -> bool:

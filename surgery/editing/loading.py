@@ -41,7 +41,6 @@ from surgery.families import Family, family_of
 from surgery.families.wrapped import find_wrapped
 from surgery.untrusted import describe_error, guard, parse_json, read_bytes
 
-GENERATION = "generation_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _COMPARED = 1024  # numbers of each tensor
@@ -89,9 +88,6 @@ def load_model(
     check_config(checkpoint.config, family)  # before the library fails on it
     check_complete(make_inventory(checkpoint.config, checkpoint.infos))
     check_alone(folder)
-    generation = folder / GENERATION
-    if generation.exists():
-        read_bytes(generation, CheckpointError)  # the library would read without end
     asked = {"device_map": device_map, "attn_implementation": attn_implementation}
     if (wrapped := find_wrapped(checkpoint.whole)) is not None:  # the decoder alone
         asked["key_mapping"] = {f"^{old}": new for old, new in wrapped.prefixes.items()}

@@ -11,7 +11,6 @@ from typing import Any
 from surgery.checkpoint.configuration import check_alone, check_config, check_processors
 from surgery.checkpoint.content import FileState, read_states
 from surgery.checkpoint.source import SIDECARS, Checkpoint, read_config, read_sidecar
-from surgery.editing.ordinary import is_ordinary
 from surgery.editing.rewriting import Fits
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
@@ -114,7 +113,9 @@ def prepare(
         nonlocal downloads
         downloads = True
         check(config)
-        _check_buildable(config)
+        from surgery.editing.loading import check_buildable  # needs torch and transformers
+
+        check_buildable(config)
 
     source = find_model(model, revision, check=check_early)
     if name is not None:
@@ -142,7 +143,10 @@ def prepare(
             scrubbed=scrubbed,
         )
     check_known(part.variant for part in plan.selection)
-    _check_buildable(plan.config)
+
+    from surgery.editing.loading import check_buildable  # as above
+
+    check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
 
 
@@ -155,14 +159,6 @@ def _check_beside(checkpoint: Checkpoint) -> None:
         check_link(path, checkpoint.folder)
     for path in checkpoint.sidecars.values():
         read_sidecar(path)
-
-
-def _check_buildable(config: dict[str, Any]) -> None:
-    if is_ordinary(config, family_of(config)):
-        return
-    from surgery.editing.loading import check_buildable  # needs torch and transformers
-
-    check_buildable(config)
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.card.measurements import build_measurements, is_task
 from surgery.card.text import Measurements, merge_cards, read_own_card, render_card
-from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.checkpoint.tensors import read_header
-from surgery.errors import CheckpointError, OutputError
+from surgery.errors import OutputError
 from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
 from surgery.privacy import separate_paths
 from surgery.proof.report import read_report
@@ -38,13 +37,12 @@ class Publishable:
     """A verified folder. `card`: README.md as it is, or "".
 
     `contents`: file → what is sent, a path for a large file; `hashes`: file → the SHA-256 that must
-    arrive; `found`: the states of its files before they were verified.
+    arrive.
     """
 
     manifest: Manifest
     contents: Mapping[str, Path | bytes]
     hashes: Mapping[str, str]
-    found: Mapping[Path, FileState]
     card: str
     measured: Measurements | None
 
@@ -114,11 +112,8 @@ def push(
     edit, added = source.manifest.step, [_make_addition(one, source) for one in source.contents]
     made = f"Upload {_name_step(edit)}"
     choices: dict[str, Any] = {"revision": revision, "create_pr": create_pr}
-    try:
-        with open_client(repo, revision, upload=True) as api, _show_uploads():
-            api.preupload_lfs_files(repo, added, **choices)
-    finally:  # whatever the Hub says of a file that has changed
-        _check_same(source.found)
+    with open_client(repo, revision, upload=True) as api, _show_uploads():
+        api.preupload_lfs_files(repo, added, **choices)
     with open_client(repo, revision, upload=True) as api:
         done = _commit(api, there, added, stale, commit_message=message or made, **choices)
         _check_arrived(find_published(api, repo, done.pr_revision or done.oid), source)
@@ -143,7 +138,6 @@ def find_publishable(
     """
     text = text or read_record(folder, FIX, folder)
     manifest = parse_manifest(text, folder / MANIFEST)
-    found = read_states(folder / name for name in manifest.files)
     verified = verified or verify(folder, papers=False, text=text)  # the card is made anew
     failed = verified.failed
     if failed is not None:
@@ -164,7 +158,6 @@ def find_publishable(
     for name, file in manifest.files.items():
         is_small = file.size < _LARGE or name.endswith(".json")
         contents[name] = read_bytes(folder / name, OutputError) if is_small else folder / name
-    _check_same(found)
     contents |= written
     for name, content in contents.items():
         _check_private(folder / name, content)
@@ -173,7 +166,6 @@ def find_publishable(
         manifest,
         contents,
         {**{name: file.sha256 for name, file in manifest.files.items()}, **hashes},
-        found,
         read_own_card(folder) or "",
         build_measurements(report) if report else None,
     )
@@ -208,15 +200,6 @@ def _check_state(report: Report, where: Path, allow_undecided: bool) -> None:
         what = "says that a limit is not decided, so it is not published"
         fix = "see what it says would decide it, or give `allow_undecided=True`"
         raise OutputError(what, where=where, fix=fix)
-
-
-def _check_same(found: Mapping[Path, FileState]) -> None:
-    """Raises `OutputError` for a file that has changed since its state was read."""
-    try:
-        check_unchanged(found, found, fix=_AGAIN)
-    except CheckpointError as error:
-        what = "has changed since it was verified"
-        raise OutputError(what, where=error.where, fix=error.fix) from None
 
 
 def _check_private(path: Path, content: Path | bytes) -> None:

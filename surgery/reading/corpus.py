@@ -127,7 +127,8 @@ def read_documents(file: TextOrTable, part: range | None = None) -> Iterator[Ite
 
 def tokenize(tokenizer: Any, text: str) -> Tokens:
     """Returns the tokens of a text, int32 [T], without special tokens."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    with guard(SamplesError, "holds what is no Unicode text", "a passage or text"):
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return np.asarray(ids, dtype=np.int32)
 
 

@@ -1,7 +1,7 @@
-"""Reads the rows of other people's tables, in any format, one after the other, in bounded memory.
+"""Reads the rows of tables in any format, one after the other.
 
-The library `datasets` reads only data sets on the Hub here. It takes a second to import, and on
-local files it accepts what this reader refuses: endless lines and row groups, NaN, duplicate keys.
+The standard library reads CSV and JSON, pyarrow reads parquet, and `datasets` what is on the Hub.
+Here columns are chosen and checked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from io import BufferedReader
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,20 +18,16 @@ import numpy as np
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
 from surgery.reading.sources import JSON, TextOrTable
-from surgery.untrusted import LIMIT, guard, parse_json, read_lines
+from surgery.untrusted import guard, parse_json, read_lines
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 """Where a row is, and its cells by column name."""
 _LONGEST_NAME, _WORDS = 40, 5
 """Letters and words of a column's name, at most, where nobody named the column."""
-_SKIPPED = 2**20
-"""Bytes to read at a time while skipping to the next line."""
 _ROWS = 256
-"""Rows of a batch without text."""
-_UNPACKED = 2**30
-"""Bytes that columns of a row group may always unpack to: 1 GiB."""
-_RATIO = 16
-"""How many times their packed size larger row groups may unpack to."""
+"""Rows of a batch."""
+_TEXTS = ("string", "large_string", "string_view")
+"""Arrow's types of text."""
 
 
 def read_rows(
@@ -117,48 +112,33 @@ def measure_extent(source: TextOrTable) -> int:
 def _read_columns(
     source: TextOrTable, columns: Sequence[str], part: range | None, whole: bool
 ) -> Rows:
-    place, what = source.place, "cannot be read as parquet"
-    if isinstance(place, HubDataset):
-        what, tables = "cannot be read", place.read_tables(whole=whole)
-        batches: Iterator[Any] = (
-            batch for table in tables for batch in _flatten(table).to_batches()
-        )
-    else:
-        batches = _read_batches(place, columns, part)
+    place = source.place
+    what = "cannot be read" if isinstance(place, HubDataset) else "cannot be read as parquet"
     begin = "" if part is None else f" from row group {part.start} on,"
     number = itertools.count(1)
     with guard(SamplesError, what, place):
-        for batch in batches:
-            names = [name for name in batch.schema.names if name in columns]
-            found = [_read_cells(batch.column(name)) for name in names]
-            for row in zip(*found, strict=True) if found else [()] * batch.num_rows:
+        for table in map(_flatten, _read_tables(source, columns, part, whole)):
+            names = [name for name in table.column_names if name in columns]
+            cells = [_read_cells(table[name].combine_chunks()) for name in names]
+            for row in zip(*cells, strict=True) if cells else [()] * table.num_rows:
                 yield f"{place}{begin} row {next(number)}", dict(zip(names, row, strict=True))
 
 
-def _read_batches(path: Path, columns: Sequence[str], groups: range | None = None) -> Iterator[Any]:
-    """Yields record batches, a few rows each, of those `columns` that a parquet file has.
-
-    `groups`: the row groups to read (default: all). A dot in a column leads into a structure. With
-    a text column, a batch is one row: a tiny file can repeat a text many times and misstate its
-    size.
-
-    **Raises:** ValueError for two columns with one name, for a row group that unpacks to more than
-    1 GiB and 16 times its packed size, and as `_read_cells`; whatever pyarrow raises.
-    """
+def _read_tables(
+    source: TextOrTable, columns: Sequence[str], part: range | None, whole: bool
+) -> Iterator[Any]:
+    """Yields Arrow tables of a few rows. `part`: the row groups to read."""
+    if isinstance(source.place, HubDataset):
+        yield from source.place.read_tables(whole=whole)
+        return
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
-        fields = [f for f in _flatten(file.schema_arrow.empty_table()).schema if f.name in columns]
-        names = [field.name for field in fields]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two columns have the name {twice!r}")
-        rows = 1 if any(_is_text(field.type) for field in fields) else _ROWS
-        for group in range(file.num_row_groups) if groups is None else groups:
-            _check_size(file.metadata.row_group(group), names)
-            for batch in file.iter_batches(
-                rows, row_groups=[group], columns=names, use_threads=False
-            ):
-                yield from _flatten(pyarrow.Table.from_batches([batch])).to_batches()
+    with pyarrow.parquet.ParquetFile(source.place, pre_buffer=False) as file:
+        schema = _flatten(file.schema_arrow.empty_table()).schema
+        names = [name for name in schema.names if name in columns]
+        groups = list(part or range(file.num_row_groups))
+        for batch in file.iter_batches(_ROWS, groups, names, use_threads=False):
+            yield pyarrow.Table.from_batches([batch])
 
 
 def _flatten(table: Any) -> Any:
@@ -173,78 +153,36 @@ def _flatten(table: Any) -> Any:
 def _read_cells(column: Any) -> Sequence[Any]:
     """Returns a column's texts, integers or booleans, or lists of integers as arrays [T].
 
-    Raises ValueError for another type, and for a text longer than `LIMIT`.
+    Raises ValueError for another type.
     """
     from pyarrow import compute, types
 
-    if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = column.type
-    if not _is_readable(kind):
-        raise ValueError(f"a column of type {kind}")
-    if _is_text(kind):
-        if column.nbytes > LIMIT:
-            longest = compute.max(compute.binary_length(column.cast("binary"))).as_py() or 0
-            if longest > LIMIT:
-                raise ValueError(f"a text of {longest:,} bytes, more than {LIMIT:,}")
-    elif not (types.is_integer(kind) or types.is_boolean(kind)):  # lists
+    if not _is_readable(column.type):
+        raise ValueError(f"a column of type {column.type}")
+    if types.is_nested(column.type) and len(column) and not column.null_count:
         items = column.flatten()
-        if len(column) and not column.null_count and not items.null_count:
+        if types.is_integer(items.type) and not items.null_count:
             ends = np.cumsum(compute.list_value_length(column).to_numpy(zero_copy_only=False))
             return np.split(items.to_numpy(zero_copy_only=False), ends[:-1])
     return column.to_pylist()  # type: ignore[no-any-return]
 
 
 def _is_readable(kind: Any) -> bool:
-    """Whether cells of a type are text, integers, booleans, or lists of integers."""
+    """Whether cells of a type are text, integers, booleans, or lists of these."""
     from pyarrow import types
 
-    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    plain = _is_text(kind) or types.is_integer(kind) or types.is_boolean(kind)
-    return plain or (lists and types.is_integer(kind.value_type))
-
-
-def _is_text(kind: Any) -> bool:
-    from pyarrow import types
-
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return str(kind) in ("string", "large_string", "string_view")
-
-
-def _check_size(group: Any, names: Sequence[str]) -> None:
-    """Raises ValueError if the columns of a row group unpack to too much.
-
-    Counts 8 bytes a number, because packed numbers may need no space at all.
-    """
-    chunks = [group.column(index) for index in range(group.num_columns)]
-    wanted = [c for c in chunks if f"{c.path_in_schema}.".startswith(tuple(f"{n}." for n in names))]
-    size = sum(chunk.total_uncompressed_size + 8 * chunk.num_values for chunk in wanted)
-    most = max(_UNPACKED, _RATIO * sum(chunk.total_compressed_size for chunk in wanted))
-    if size > most:
-        raise ValueError(
-            f"a row group unpacks to {size:,} bytes, more than {most:,}: write smaller ones"
-        )
+    kind = getattr(kind, "value_type", kind)  # of lists, and of cells that are stored once
+    return types.is_integer(kind) or types.is_boolean(kind) or str(kind) in _TEXTS
 
 
 def _read_csv(source: TextOrTable, columns: Sequence[str] | None) -> Rows:
     """Yields the rows with `columns`; None: with all."""
-    taken = 0
-
-    def lines(file: BufferedReader) -> Iterator[str]:
-        nonlocal taken
-        while line := file.readline(LIMIT + 1):
-            taken += len(line)
-            if taken > LIMIT:
-                raise ValueError(f"a row of more than {LIMIT:,} bytes")
-            yield line.decode("utf-8")
-
-    csv.field_size_limit(LIMIT)
+    csv.field_size_limit(2**31 - 1)
+    form = "excel-tab" if source.form == ".tsv" else "excel"
     with source.open() as file:
-        table = csv.reader(
-            lines(file), "excel-tab" if source.form == ".tsv" else "excel", strict=True
-        )
+        table = csv.reader((line.decode() for line in file), form, strict=True)
         header: list[str] = []
-        for _ in itertools.count():
+        while True:
             with guard(SamplesError, "not CSV", f"{source.place} line {table.line_num + 1}"):
                 row = next(table, None)
                 if row is None:
@@ -253,7 +191,6 @@ def _read_csv(source: TextOrTable, columns: Sequence[str] | None) -> Rows:
                     raise ValueError(f"{len(row)} columns, and the first line has {len(header)}")
                 if not header and len(set(row)) != len(row):
                     raise ValueError("two columns have the same name")
-            taken = 0
             if row and header:
                 found = zip(header, row, strict=True)
                 yield (
@@ -272,27 +209,16 @@ def _read_json(source: TextOrTable, columns: Sequence[str] | None, part: range |
     """Yields the objects with the keys `columns`; None: with all."""
     place, what = str(source.place), "not JSON"
     with source.open() as file:
-        with guard(SamplesError, "cannot be read", f"{place} line 1"):
-            is_array = _is_array(file)
-        if is_array:
-            with guard(
-                SamplesError,
-                what,
-                place,
-                fix="write one object per line: jq -c '.[]' FILE > FILE.jsonl",
-            ):
-                data = file.read(LIMIT + 1)
-                if len(data) > LIMIT:
-                    raise ValueError(f"an array of more than {LIMIT:,} bytes")
-                items = parse_json(data)
+        if _is_array(file):
+            with guard(SamplesError, what, place):
+                items = parse_json(file.read())
             for number, item in enumerate(items, 1):
                 yield (where := f"{place} item {number}"), _pick(item, columns, where)
             return
         if part is not None and part.start > 0:
             place = f"{place} from byte {part.start:,} on,"
             file.seek(part.start - 1)
-            while (rest := file.readline(_SKIPPED)) and not rest.endswith(b"\n"):
-                pass
+            file.readline()  # to the next line
         if part is not None and file.tell() >= part.stop:
             return
         for where, line in read_lines(file, place, SamplesError):

@@ -1,15 +1,13 @@
 """Contract: one guard stands where foreign files are parsed.
 
-A file is read within a limit that stands in the message, from a regular file only; JSON is taken
-only as far as every later step can handle it; and whatever a parser raises becomes the error that
-its caller names, in one line.
+JSON and YAML are taken as they are defined, and whatever a parser raises becomes the error that its
+caller names, in one line.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tiny_tokenizer import tiny_tokenizer
 
-from surgery import untrusted
 from surgery.card.text import read_card
 from surgery.editing.loading import load_tokenizer
 from surgery.errors import SamplesError, SourceError
 from surgery.untrusted import (
-    copy_checked,
+    copy_files,
     guard,
     parse_json,
     parse_yaml,
@@ -74,14 +71,10 @@ def test_json_is_read_as_the_library_reads_it(value: Any, ascii_only: bool) -> N
         ("", "Expecting value"),
         ("[1", "Expecting ',' delimiter"),
         ("[NaN]", "NaN is not a number"),
-        ("[1e999]", "1e999 is not a number"),
-        ("[" + "9" * 5000 + "]", "is not a number"),
+        ("[-Infinity]", "-Infinity is not a number"),
+        ("[" + "9" * 5000 + "]", "Exceeds the limit"),
         ('{"a": 1, "b": {"c": 1, "c": 2}}', "names 'c' twice"),
-        ("[" * 65 + "]" * 65, "nested more than 64 deep"),
-        ('{"a":' * 100 + "1" + "}" * 100, "nested more than 64 deep"),
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
-        ('["\\ud800"]', "surrogates not allowed"),
-        ('{"\\uDFFF": 1}', "surrogates not allowed"),
         (b'"\xed\xa0\x80"', "can't decode"),
         ('{"a": 1}'.encode("utf-16"), "can't decode"),
         ("\ufeff{}", "BOM"),
@@ -113,35 +106,16 @@ def test_yaml_with_one_name_in_two_places() -> None:
     }
 
 
-def test_a_reader_gets_copies_of_files_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_gets_copies_of_files_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 10)
     (tmp_path / "secret").write_bytes(b"y")
     files = {"a": tmp_path / "a", "more/b": tmp_path / "a"}
-    with copy_checked(files, SourceError) as copy:
+    with copy_files(files, SourceError) as copy:
         found = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
         assert found == {"a", "more/b"}
         assert (copy / "more/b").read_bytes() == b"x" * 10
         assert copy.stat().st_mode & 0o077 == 0, "private"
     assert not copy.exists()
-    monkeypatch.setattr(untrusted, "_MOST_COPIED", 19)
-    with pytest.raises(SourceError, match="is too large"), copy_checked(files, SourceError):
-        raise AssertionError("it must not come so far")
-    os.mkfifo(tmp_path / "pipe")
-    with (
-        pytest.raises(SourceError, match="is not a regular file"),
-        copy_checked({"pipe": tmp_path / "pipe"}, SourceError),
-    ):
-        raise AssertionError("it must not come so far")
-
-
-def test_json_at_the_edge() -> None:
-    assert parse_json("[" * 64 + "]" * 64)
-    assert parse_json(f"[{2**63 - 1}, {-(2**63)}]") == [2**63 - 1, -(2**63)]
-    (beyond,) = parse_json(f"[{10**30}]")  # model_max_length of many a tokenizer
-    assert (beyond, type(beyond)) == (1e30, float)
-    assert parse_json('["\\ud83d\\ude00"]') == ["😀"]
 
 
 @pytest.mark.parametrize(
@@ -194,27 +168,19 @@ def test_a_file_within_and_beyond_the_limit(tmp_path: Path) -> None:
         read_bytes(path, SourceError)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer
-    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/null"), tmp_path):
-        with pytest.raises(SourceError, match=r"is not a regular file|is a directory"):
-            read_bytes(path, SourceError)
-    with pytest.raises(SourceError, match=r"missing: cannot be read \(got no such file"):
-        read_bytes(tmp_path / "missing", SourceError)
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for name, text in (("missing", "no such file"), (".", "is a directory")):
+        with pytest.raises(SourceError, match=rf": cannot be read \(got {text}"):
+            read_bytes(tmp_path / name, SourceError)
 
 
-def lines_of(data: bytes, limit: int = 100) -> list[tuple[str, str]]:
-    return list(read_lines(io.BytesIO(data), "file", SamplesError, limit=limit))
+def lines_of(data: bytes) -> list[tuple[str, str]]:
+    return list(read_lines(io.BytesIO(data), "file", SamplesError))
 
 
 def test_lines() -> None:
     found = lines_of("a\r\n\n \n\u2028é".encode())
     assert found == [("file line 1", "a\r\n"), ("file line 4", "\u2028é")]
-    assert lines_of(b"x" * 100 + b"\n", limit=101) == [("file line 1", "x" * 100 + "\n")]
-    with pytest.raises(
-        SamplesError, match=r"file line 2: is too long \(expected at most 100 bytes"
-    ):
-        lines_of(b"a\n" + b"x" * 101)
     with pytest.raises(SamplesError, match=r"file line 2: cannot be read \(got 'utf-8' codec"):
         lines_of(b"a\n\xff\n")
 
