@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from evals.jobs.materials import Materials, open_materials
 from evals.jobs.measurement import Measurement, measure
 from evals.jobs.printing import find_browser, print_page
 from evals.jobs.reporting import find_relation
-from evals.jobs.result_folder import Journals
 from evals.measure.attacks.rows import list_recovered
 from evals.measure.memorization.summary import list_rows
 from evals.run.console import say
@@ -155,8 +153,7 @@ def run_measurement(
     """Measures, and writes the result: `extract` its JSON into the file `output`, `audit` and
     `evaluate` their report into a folder; `evaluate` also into each model that is an export.
 
-    - `output`: None: nothing is written. Attacks that an interrupted run had finished are not run
-      again. `rows`: gets a JSON line for each passage.
+    - `output`: None: nothing is written. `rows`: gets a JSON line for each passage.
     - Without `overwrite`, a model that has a report keeps it. `pdf`: also print the page to a file.
 
     Returns None on all processes but the main one. Raises as `open_materials` and `measure`;
@@ -183,8 +180,7 @@ def run_measurement(
         related = base is not None and find_relation(model.manifest, base) == "source"
         if related and _keeps_report(expand_home(name), overwrite):
             say(f"{name}: will leave its report and model card unchanged: {_KEPT}")
-    journals = Journals(None if is_file else output, anew=attached)
-    found = measure(edited, base, replace(materials, journals=journals))
+    found = measure(edited, base, materials)
     if not leave_launch():
         return None
     if rows is not None:
@@ -201,7 +197,6 @@ def run_measurement(
                 print_pdf(browser, folder, folder / PDF)
     for place, name in enumerate(models if attached else ()):
         _attach(found, place, expand_home(name), overwrite)
-    journals.remove()
     return found
 
 

@@ -28,7 +28,6 @@ from evals.jobs.mitigating import (
     find_job,
     find_page_browser,
 )
-from evals.jobs.searching import check_question
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.attacks.trying import AttackPlan, try_attacks
@@ -83,8 +82,6 @@ def forecast(
         update={"variant": tuple(plain or ["zero"]), "calibration": ()}
     )
     opened = open_search(unfitted)
-    if not overwrite and (job.search / "search.json").is_file():
-        check_question(job.search, opened, but=("variants", "calibration"))  # of all, not of these
     calibration = text.tokenize(opened.loaded.tokenizer, opened.loaded.dimensions) if text else None
     with show_progress("time every step", None):
         steps = [_time_search(opened, variants), _time_export(opened)]

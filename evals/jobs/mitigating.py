@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -249,7 +247,7 @@ class Mitigation:
 class Job:
     """The work towards one output. `search`: the folder of its search.
 
-    Its exports record its name, the hash of the question that the search answers. So it takes up
+    Its exports record its name, the key of the question that the search answers. So it takes up
     and replaces its own exports, as long as the output is not done, and nobody else's.
     """
 
@@ -264,10 +262,8 @@ class Job:
     @property
     def name(self) -> str | None:
         """None before the search is done: then there is no export yet."""
-        question = read_json(self.search / "search.json").get("question")
-        if question is None:
-            return None
-        return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+        key: str | None = read_json(self.search / "search.json").get("key")
+        return key
 
     def made(self, place: Path) -> bool:
         """Whether it exported what is at `place`, and nothing there is done."""
@@ -313,7 +309,6 @@ def mitigate(
 
     from evals.jobs.evaluating import evaluate_exports, print_pdf
     from evals.jobs.materials import open_materials
-    from evals.jobs.result_folder import Journals
     from evals.jobs.searching import search
     from surgery.exporting import check_target
     from surgery.record.manifest import RECIPE
@@ -330,8 +325,7 @@ def mitigate(
     say("2 of 3: export")
     source, exports = _export(request, plan, job, overwrite=overwrite)
     say("3 of 3: verify, attack, and evaluate")
-    journals = Journals(output, anew=True)
-    materials = replace(materials.with_search(folder / "search.json"), journals=journals)
+    materials = materials.with_search(folder / "search.json")
 
     names, places, place = tuple(exports), list(exports.values()), 0
 
@@ -347,7 +341,6 @@ def mitigate(
     if browser is not None:
         print_pdf(browser, output, job.page, overwrite=overwrite)
     write_text(output / RECIPE, request.to_config())  # last: it says that all is done
-    journals.remove()
     return Mitigation(request.model, output, result, report, names, place)
 
 

@@ -20,8 +20,6 @@ from command_line import attn_surgery, memory_below
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.data import load_samples
-from evals.jobs.collecting import _Step
-from evals.run.journal import Journal
 from hostile.victims import LENGTHS, commands, model, refuse
 from surgery.errors import SamplesError
 from surgery.reading.corpus import open_corpus, read_windows
@@ -72,26 +70,6 @@ def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
     (edited / "tokenizer_config.json").write_text(TEXTS[case])
     if case not in ("half a surrogate pair", "digits without end", "not a number", "twice"):
         refuse(commands(edited, tmp_path)["extract"], "tokenizer_config.json: ")
-
-
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        (DEEP, "line 2: is damaged"),
-        ("{}", "is damaged (got place: field required)"),
-        ('{"place": {"file": 0}, "windows": 1, "found": []}', "is damaged (got place.document"),
-    ],
-)
-def test_damaged_progress(tmp_path: Path, line: str, text: str) -> None:
-    """Nothing is begun anew, and nothing is removed: that is for the user to decide."""
-    path = tmp_path / "found.progress"
-    path.write_text(f"{json.dumps(SETTINGS)}\n{line}\n")
-    before = path.read_text()
-    with pytest.raises(SamplesError) as error:
-        Journal(path, SETTINGS).read(_Step.model_validate)
-    for part in ("found.progress", text, "remove it to begin anew"):
-        assert part in str(error.value)
-    assert path.read_text() == before
 
 
 # --- arrays
