@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -307,32 +306,17 @@ def _catch_signals() -> None:
                 signal.signal(number, stop)
 
 
+_CONTINUED = ("search", "sweep", "audit", "evaluate", "collect", "mitigate", "demo", "push")
+
+
 def _hint_to_continue(ctx: click.Context | None) -> str:
-    """Says that the same command continues, if it has kept any work, or that a long one starts
+    """Says that the same command continues, if it keeps finished work, or that a long one starts
     anew."""
-    given = {} if ctx is None else ctx.params
-    output = given.get("output")
-    continues = {
-        **dict.fromkeys(("search", "evaluate", "sweep", "audit"), _has_begun(output)),
-        "collect": _has_begun(output, "{}.progress"),
-        "mitigate": not given.get("overwrite") and _has_begun(output, "{}-*"),
-        "demo": not given.get("overwrite") and _has_begun(output, "{}/*"),
-        "push": not given.get("dry_run"),
-    }
-    if ctx is not None and ctx.info_name in ("erase", "heal"):
+    given, name = ({}, None) if ctx is None else (ctx.params, ctx.info_name)
+    if name in ("erase", "heal"):
         return ": nothing was written; the same command starts anew"
-    if ctx is None or not continues.get(str(ctx.info_name), False):
-        return ""
-    return ": run the same command again to continue"
-
-
-def _has_begun(output: Path | None, *parts: str) -> bool:
-    """Whether work on a result lies beside it: progress, or `parts` that are done."""
-    if output is None:
-        return False
-    name = escape(output.name)
-    forms = (f".{name}*.progress", *(part.format(name) for part in parts))
-    return any(next(output.parent.glob(form), None) is not None for form in forms)
+    keeps = name in _CONTINUED and not given.get("no_cache") and not given.get("dry_run")
+    return ": run the same command again to continue" if keeps else ""
 
 
 def _report_error(error: BaseException, as_json: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import uuid
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,10 +106,20 @@ def _no_wait_for_the_disk() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Not that of the user, which may hold what other code measured."""
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders for caches: not that of the user, which may hold what other code measured. What is
+    made for a whole module shares the one called shared."""
+    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTN_SURGERY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ATTN_SURGERY_CACHE", str(folder / "shared"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(caches: Path) -> Iterator[None]:
+    """Each test has a cache of its own: another may have measured with a part replaced."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTN_SURGERY_CACHE", str(caches / uuid.uuid4().hex))
         yield
 
 

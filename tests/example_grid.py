@@ -99,7 +99,7 @@ def search_of(edits: Sequence[GridEdit], figures: Sequence[Measured], **more: An
         "edits": list(edits),
         "settings": settings,
         "measure": "any",
-        "question": {},
+        "key": "0" * 64,
         "n_held_back": 60,
         "chosen_on_ids": [],
         "held_back_ids": [],

@@ -602,7 +602,7 @@ def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> 
 
     names = ("greedy", "guided", "revive")
     call = (*make_pair(tmp_path, *names), "--draws", 1, "--json")
-    whole = attn_surgery(*call)
+    whole = attn_surgery(*call, "--no-cache")
     tried, stops = [], True
     run_one = trying._try
 
@@ -624,11 +624,8 @@ def test_a_stopped_audit_goes_on_with_the_next_attack(tmp_path, monkeypatch) -> 
     found, first = ([*without_times(read_report(one))["figures"]] for one in (again, whole))
     assert [row for row in found if row["name"] != "recovered.hints:1"] == first
     assert len(found) > len(first)
-    assert not [file for file in tmp_path.iterdir() if file.name.endswith(".progress")]
-    tried, stops = [], True
-    assert attn_surgery(*call, "--output", tmp_path / "other").code == 130
+    tried = []
     samples = tmp_path / "s.jsonl"
     samples.write_text("".join(samples.read_text().splitlines(keepends=True)[:-1]))
-    changed = attn_surgery(*call, "--output", tmp_path / "other")
-    assert changed.code == 1
-    assert "holds the progress of a run with other inputs" in changed.stderr
+    assert attn_surgery(*call, "--output", tmp_path / "other").code == 0
+    assert tried == [*names, *names], "other passages"

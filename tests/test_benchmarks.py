@@ -24,7 +24,6 @@ from scipy.stats import binomtest
 from tiny_tokenizer import tiny_tokenizer
 
 from benchmarks.real.tasks import write_tasks as write_real_tasks
-from evals.jobs.measuring import find_run, keep_run
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.measure.differences import compare_scores, compare_task
 from evals.run.lm_eval.request import Benchmarking
@@ -41,9 +40,9 @@ from evals.tasks.copying.documents import (
     repeat_items,
 )
 from evals.tasks.lab.documents import copied_lines, next_lines, pieces
-from surgery.checkpoint.content import find_cache
 from surgery.errors import MeasurementError, NotFiniteError, OutputError
 from surgery.record.measured import Measured
+from surgery.store import identify
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +154,11 @@ def test_code_of_a_task_is_part_of_its_fingerprint(tmp_path):
 def test_a_run_does_not_change_what_identifies_a_task(tasks, loaded):
     """lm-eval sets the number of examples of a task that does not name one."""
     benchmarks = Benchmarks.load(["local_choice"], include_paths=[tasks])
-    before = benchmarks.identify({"local_choice": 4})
+    before = identify(benchmarks)
     benchmarks.run("local_choice", loaded, batch_size=2)
-    assert benchmarks.identify({"local_choice": 4}) == before
+    assert identify(benchmarks) == before
     shown = Benchmarks.load(["local_choice"], include_paths=[tasks], num_fewshot=2)
-    assert shown.identify({"local_choice": 4}) != before
+    assert identify(shown) != before
 
 
 def test_results_are_written_as_lm_eval_writes_them(tmp_path, runs):
@@ -472,56 +471,6 @@ def test_an_unreachable_hub_is_said_at_once(tmp_path, monkeypatch):
         "name local tasks with `tasks` and `include_path`"
     )
     assert time.monotonic() - started < 20  # its own client would try five times
-
-
-def test_the_cache_gives_back_what_it_was_given(tmp_path):
-    cache, key = tmp_path / "cache", {"task": "x", "model": {"sha": "1"}}
-    assert find_run(cache, key) is None
-    keep_run(cache, key, {"results": [1.5]})
-    assert find_run(cache, key) == {"results": [1.5]}
-    assert find_run(cache, {**key, "task": "y"}) is None
-    assert len([*cache.rglob("*")]) == 2  # a folder and a file, nothing else
-
-
-@pytest.mark.parametrize("damage", [b"", b"not gzip", "truncated", "record", "nested"])
-def test_a_damaged_entry_is_as_good_as_none(tmp_path, damage):
-    import gzip
-
-    cache, key = tmp_path, {"task": "x"}
-    keep_run(cache, key, {"results": list(range(1000))})
-    (file,) = tmp_path.rglob("*.json.gz")
-    whole = file.read_bytes()
-    bad = {
-        "truncated": whole[: len(whole) // 2],
-        "nested": gzip.compress(b"[" * 100_000),
-        "record": gzip.compress(b'{"key": {"task": "x"}}'),
-    }
-    file.write_bytes(damage if isinstance(damage, bytes) else bad[damage])
-    assert find_run(cache, key) is None
-    keep_run(cache, key, {"results": []})
-    assert find_run(cache, key) == {"results": []}
-
-
-def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path):
-    (tmp_path / "file").write_text("")
-    cache = tmp_path / "file" / "below"
-    keep_run(cache, {}, {})
-    assert find_run(cache, {}) is None
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    def fail(path):
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("ATTN_SURGERY_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert find_cache() == tmp_path / "attn-surgery"
-    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "own"))
-    assert find_cache() == tmp_path / "own"
-    monkeypatch.delenv("ATTN_SURGERY_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr("pathlib.Path.expanduser", fail)  # as where nobody has a home
-    assert find_cache() == Path("~/.cache/attn-surgery")
 
 
 def test_the_labs_documents_are_always_the_same():

@@ -1,7 +1,7 @@
 """Contract: no figure is reported under the hash of other weights than those it was measured on.
 
-A model that changes between being opened and being reported is an error, and no step that was
-measured meanwhile is kept for the next run.
+A model that changes between being opened and being reported is an error. (No step that was measured
+meanwhile is kept for the next run: `test_store.py`.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import pytest
 from tiny_compact import EDITS, write_compact
 from tiny_tokenizer import save_tiny
 
-from evals.run.journal import Journal
 from evals.run.models import open_model
 from surgery.errors import CheckpointError
 from surgery.modeling import MODELING_FILE
@@ -75,18 +74,3 @@ def test_other_files_may_change(folder: Path) -> None:
     loaded = open_model(str(folder))
     (folder / "README.md").write_text("new")
     assert loaded.identity["content"]
-
-
-def test_no_step_of_a_changed_model_is_kept(folder: Path, tmp_path: Path) -> None:
-    loaded = open_model(str(folder))
-    journal = Journal(tmp_path / "progress", {}, check=loaded.check_unchanged)
-
-    def measure() -> None:
-        with journal.open_to_append():
-            journal.append({"step": 1})
-            flip_last_byte(folder / WEIGHTS)
-            journal.append({"step": 2})
-
-    with pytest.raises(CheckpointError, match="changed while it was read"):
-        measure()
-    assert Journal(tmp_path / "progress", {}).read(dict) == [{"step": 1}]

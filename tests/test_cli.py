@@ -209,34 +209,32 @@ BROKEN = "ImportError('torch failed to import')"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kept", "signal", "becomes"),
+    ("arguments", "continues", "signal", "becomes"),
     [
         pytest.param(
-            *("extract lab:pythia --samples lab:pythia", "", "SIGINT", ""),
+            *("extract lab:pythia --samples lab:pythia", False, "SIGINT", ""),
             marks=pytest.mark.slow,
         ),
-        ("sweep lab:pythia --samples lab:pythia --output out", "", "SIGINT", BROKEN),
-        ("sweep lab:pythia --samples lab:pythia --output out", ".out.progress", "SIGINT", BROKEN),
+        ("sweep lab:pythia --samples lab:pythia --output out", True, "SIGINT", BROKEN),
+        ("sweep lab:pythia --samples lab:pythia --no-cache", False, "SIGINT", BROKEN),
         pytest.param(
-            *("mitigate lab:pythia --output out", ".out.progress", "SIGTERM", ""),
+            *("mitigate lab:pythia --output out", True, "SIGTERM", ""),
             marks=pytest.mark.slow,
         ),
-        ("mitigate lab:pythia --output out --overwrite", "", "SIGHUP", BROKEN),
+        ("mitigate lab:pythia --output out --overwrite", True, "SIGHUP", BROKEN),
     ],
 )
 def test_interrupted_in_the_first_second(
-    arguments: str, kept: str, signal: str, becomes: str, tmp_path: Path
+    arguments: str, continues: bool, signal: str, becomes: str, tmp_path: Path
 ) -> None:
-    """Whatever an import that was stopped makes of it. Work goes on only from what was kept."""
+    """Whatever an import that was stopped makes of it. Work goes on only where it is kept."""
     (tmp_path / "README.md").write_text(README)
-    if kept:
-        (tmp_path / kept).touch()
     program = ["-c", _STOPPED.format(signal=signal, becomes=becomes)]
     done = finish(start(*arguments.split(), program=program, cwd=tmp_path))
     assert (done.code, done.stdout) == (130, "")
-    hint = ": run the same command again to continue" if kept else ""
+    hint = ": run the same command again to continue" if continues else ""
     assert done.stderr.strip() == f"interrupted{hint}"
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", kept} - {""}
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -301,7 +299,8 @@ def test_values_of_a_file(tmp_path: Path) -> None:
                      "ranges": False, "estimate": False,
                      "model": "m", "samples": "s.npy", "last": False,
                      "variant": ["zero"], "heldout": ["hf:a/b:train:text"], "limit": 0.5,
-                     "heads": True, "batch-size": 4, "tasks": ["a", "b"]}  # fmt: skip
+                     "heads": True, "batch-size": 4, "tasks": ["a", "b"],
+                     "no-cache": False}  # fmt: skip
 
 
 @pytest.mark.parametrize(

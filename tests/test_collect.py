@@ -36,6 +36,7 @@ from evals.run.models import open_model
 from evals.run.request import describe_mistakes
 from surgery.errors import SamplesError
 from surgery.reading.corpus import Corpus, open_corpus, read_windows
+from surgery.store import find_cache
 
 
 def cut_at(stride: int, prefix: int = 6, score: float = 1.0) -> Cut:
@@ -78,17 +79,17 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def ask(model, corpus: tuple[Path, ...], cut: Cut = CUT) -> CollectRequest:
-    name = model.name_or_path
-    return CollectRequest(model=name, corpus=corpus, cut=cut, batch_size=4, device="cpu")
+def ask(model, corpus: tuple[Path, ...], cut: Cut = CUT, cache: bool = True) -> CollectRequest:
+    given = {"model": model.name_or_path, "batch_size": 4, "device": "cpu"}
+    return CollectRequest(corpus=corpus, cut=cut, no_cache=not cache, **given)
 
 
-def run(model, corpus: Path, output: Path, cut: Cut = CUT, advance=None, **options):
+def run(model, corpus: Path, output: Path, cut: Cut = CUT, advance=None, cache=True, **options):
     console = Console()
     if advance is not None:
         console = Console(show_progress=lambda text, total: nullcontext(advance))
     with use_console(console):
-        found = collect(ask(model, (corpus,), cut), output, **options)
+        found = collect(ask(model, (corpus,), cut, cache), output, **options)
     return SimpleNamespace(**found), read(output)
 
 
@@ -119,7 +120,6 @@ def test_it_keeps_what_a_plain_loop_keeps(model, planted, tmp_path, cut):
     assert len({row["hash"] for row in rows}) == len(rows) == found.distinct
     recited = {number for number, start, score in slow if start == 0 and score == 1}
     assert set(range(0, len(planted), 2)) <= recited
-    assert not (tmp_path / "out.jsonl.progress").exists()
 
 
 def test_its_output_is_samples_that_extract_finds_exact(model, planted, tmp_path):
@@ -167,7 +167,7 @@ class KilledError(Exception):
 def test_a_killed_run_goes_on_to_the_same_file(model, planted, tmp_path_factory, after, torn):
     folder = tmp_path_factory.mktemp("killed")
     corpus, whole, output = write(folder, planted), folder / "whole.jsonl", folder / "out.jsonl"
-    expected, _ = run(model, corpus, whole)
+    expected, _ = run(model, corpus, whole, cache=False)
     left = after
 
     def stop(tokens: int) -> None:
@@ -178,20 +178,17 @@ def test_a_killed_run_goes_on_to_the_same_file(model, planted, tmp_path_factory,
 
     with pytest.raises(KilledError):
         run(model, corpus, output, advance=stop)
-    journal = Path(f"{output}.progress")
     assert not output.exists()
-    if torn:
-        with journal.open("ab") as file:
-            file.write(b'{"place": {"file": 0, "docu')
+    if torn and (kept := [*find_cache().rglob("*.gz")]):
+        kept[0].write_bytes(kept[0].read_bytes()[:-9])
     found, _ = run(model, corpus, output)
     assert output.read_bytes() == whole.read_bytes()
     assert (found.windows, found.recited) == (expected.windows, expected.recited)
-    assert not journal.exists()
 
 
 def test_resuming_does_not_tokenize_what_was_done(model, planted, tmp_path):
     corpus, output = write(tmp_path, planted), tmp_path / "out.jsonl"
-    whole, _ = run(model, corpus, tmp_path / "whole.jsonl")
+    whole, _ = run(model, corpus, tmp_path / "whole.jsonl", cache=False)
     calls = 0
 
     def stop(tokens: int) -> None:
@@ -207,55 +204,30 @@ def test_resuming_does_not_tokenize_what_was_done(model, planted, tmp_path):
     assert found.tokens < 0.7 * whole.tokens
 
 
-def test_progress_of_other_settings_is_not_taken_up(model, planted, tmp_path):
-    corpus, output, calls = write(tmp_path, planted), tmp_path / "out.jsonl", iter(range(5))
-
-    def stop(tokens: int) -> None:  # after some documents, so that there is progress to protect
-        if next(calls, None) is None:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        run(model, corpus, output, advance=stop)
-    other = open_model(str(save_tiny(tmp_path / "other", tiny_model(seed=1))), device="cpu").model
-    for asked in ((model, corpus, output, cut_at(2)), (other, corpus, output)):
-        with pytest.raises(SamplesError) as error:
-            run(*asked)
-        assert str(error.value) == (
-            f"{output}.progress: holds the progress of a run with other inputs, options, or code; "
-            "remove it to begin anew, or choose another `output`"
-        )
-
-
-def test_another_corpus_of_the_same_size_is_not_taken_for_the_first(tmp_path, monkeypatch):
-    save_tiny(tmp_path / "model")
+def test_what_was_done_with_other_settings_is_not_taken_up(model, planted, tmp_path):
+    """Nor with another model, text of the same size, or another column."""
     (tmp_path / "other").mkdir()
-    texts = [TEXT * 40, TEXT.swapcase() * 40]
-    files = [tmp_path / "part.txt", tmp_path / "other" / "part.txt"]
-    for file, text in zip(files, texts, strict=True):
-        file.write_text(text)
-    assert files[0].stat().st_size == files[1].stat().st_size
-    asked: list[object] = []
-
-    def note(path, question, check):
-        asked.append(question)
-        raise KilledError
-
-    monkeypatch.setattr("evals.jobs.collecting.Journal", note)
-    request = {"model": str(tmp_path / "model"), "device": "cpu"}
+    corpus, output = write(tmp_path, planted), tmp_path / "out.jsonl"
+    assert not run(model, corpus, output)[0].resumed
+    assert run(model, corpus, output, overwrite=True)[0].resumed
+    changed = write(tmp_path / "other", [text.swapcase() for text in planted])
+    assert changed.stat().st_size == corpus.stat().st_size
+    other = open_model(str(save_tiny(tmp_path / "model", tiny_model(seed=1))), device="cpu").model
+    other.name_or_path = str(tmp_path / "model")
     table = tmp_path / "t.jsonl"
-    table.write_text(json.dumps({"question": texts[0], "answer": texts[1]}))
-    for file in (files[0], files[0], files[1], f"{table}:question", f"{table}:answer"):
-        with pytest.raises(KilledError):
-            collect(CollectRequest(**request, corpus=(str(file),)), tmp_path / "out.jsonl")
-    assert asked[0] == asked[1] != asked[2]
-    assert asked[3] != asked[4], "of another column"
-    assert "tokenizer_sha256" in str(asked[0])
+    table.write_text(json.dumps({"question": TEXT * 40, "answer": TEXT.swapcase() * 40}))
+    columns = [Path(f"{table}:{name}") for name in ("question", "answer")]
+    for asked in (
+        (model, corpus, output, cut_at(2)),
+        (other, corpus, output),
+        *((model, file, output) for file in (changed, *columns)),
+    ):
+        assert not run(*asked, overwrite=True)[0].resumed, asked
 
 
 def test_windows_longer_than_the_context_are_refused(model, planted, tmp_path):
     with pytest.raises(SamplesError, match=r"at most 64 tokens, got 65\)"):
         run(model, write(tmp_path, planted), tmp_path / "out.jsonl", cut_at(3, prefix=60))
-    assert not (tmp_path / "out.jsonl.progress").exists()
 
 
 # ------------------------------------------------------------------------------------ the corpus
@@ -361,16 +333,11 @@ def test_mistakes_in_a_corpus(tmp_path):
 
 
 def test_a_run_that_did_nothing_leaves_nothing(model, planted, tmp_path):
-    """A corpus that cannot be read, or a kill before the first step, is no progress to protect."""
     output = tmp_path / "out.jsonl"
     (tmp_path / "bad.jsonl").write_text('{"text": 5}\n')
     with pytest.raises(SamplesError, match=r"line 1: no text in column 'text' \(got int\)"):
         run(model, tmp_path / "bad.jsonl", output)
-    assert not Path(f"{output}.progress").exists()
-    Path(f"{output}.progress").write_text('{"model": "another"}\n')
-    collection, rows = run(model, write(tmp_path, planted), output)
-    assert rows
-    assert not collection.resumed
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(
@@ -406,7 +373,7 @@ def test_the_command(folder, model, planted, tmp_path):
     from cli.commands.measure.collect import command
 
     corpus = write(tmp_path, planted)
-    expected, _ = run(model, corpus, tmp_path / "library.jsonl")
+    expected, _ = run(model, corpus, tmp_path / "library.jsonl", cache=False)
     output = tmp_path / "out.jsonl"
     result = CliRunner().invoke(command, [*arguments(folder, corpus, output), "--json"])
     assert result.exit_code == 0, result.output
@@ -432,20 +399,20 @@ def test_two_processes_give_the_bytes_of_one_and_hash_the_weights_once(folder, p
     assert results[0] == results[1]
 
 
-# Kills itself once it has recorded its third step, before which the settings are.
+# Kills itself once it has kept its third step.
 KILLED = """
 import os, signal
 from cli.main import run
-from evals.run.journal import Journal
-append, steps = Journal.append, []
+from surgery.store import Store
+keep, steps = Store.keep, []
 
-def killed(journal, step):
-    append(journal, step)
+def killed(store, key, step):
+    keep(store, key, step)
     steps.append(step)
-    if len(steps) == 4:
+    if len(steps) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Journal.append = killed
+Store.keep = killed
 run()
 """
 

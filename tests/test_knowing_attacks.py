@@ -33,7 +33,6 @@ from tiny_compact import VOCABULARY
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
 
 from evals.choose.search.opened import open_search
-from evals.choose.search.report import describe_question
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.trials import Trials
 from evals.data import Samples
@@ -58,7 +57,7 @@ from evals.measure.attacks.graft import (
 from evals.measure.attacks.names import choose_attacks, make_attack, shorten_names
 from evals.measure.attacks.quantized import quantize_matrices, round_to_levels
 from evals.measure.attacks.sibling import check_sibling, describe_sibling
-from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
+from evals.measure.attacks.trying import KINDS
 from evals.measure.attacks.tuning import ROWS
 from evals.measure.attacks.weights import put_weights, restore_modules
 from evals.measure.memorization.recovery import is_recovery, make_recovery
@@ -71,6 +70,7 @@ from surgery.exporting import export
 from surgery.families import family_of
 from surgery.hub.finding import find_model
 from surgery.selection import parse_selection
+from surgery.store import Store
 from surgery.training.losses import measure_loss
 
 TOKENS = torch.arange(2, 42).view(2, 20)
@@ -312,15 +312,15 @@ def test_graft_takes_the_scope_that_recovers_most(tmp_path) -> None:
     assert rate(cut=(), sibling=sibling) < 1, "all attention also undoes what was learned in it"
 
 
-def test_the_best_scope_is_that_of_the_passages_that_count() -> None:
+def test_the_best_scope_is_that_of_the_passages_that_count(tmp_path: Path) -> None:
     """Also once it was stored. A search may have chosen on the others, which favor another."""
     first, second = np.array([1, 1, 1, 0, 0], dtype=bool), np.array([0, 0, 0, 1, 1], dtype=bool)
     scopes = Setting("the cut blocks", 0.0, 0), Setting("attention of all blocks", 0.0, 0)
     found = dict(zip(scopes, (first, second), strict=True))
     made = AttackOutcome.of_variants(found, np.ones_like(first))
-    _, stored = tried_from_json(tried_as_json("graft", Tried(made, None, 0.0)))
-    for outcome in (made, stored.passages):
-        assert outcome is not None
+    store = Store(tmp_path)
+    store.keep("graft", made)
+    for outcome in (made, *(store.find("graft", *KINDS) or ())):
         assert outcome.recovered.tolist() == first.tolist()
         counted = np.array([0, 0, 1, 1, 1], dtype=bool)
         assert outcome.select(counted).recovered.tolist() == [False, True, True]
@@ -605,7 +605,8 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
     expected = make_attack("graft").run(target).recovered
     assert (row.name, row.n) == ("recovered.graft", len(expected))
     assert row.value == pytest.approx(expected.mean())
-    assert describe_question(opened)["sibling"] == find_model(folders["earlier"]).identified.content
+    assert opened.key == open_with(folders["earlier"]).key
+    assert opened.key != replace(opened, sibling=None).key
     asked |= {"heal": (str(control),), "heal_steps": 1}
     healed = open_with(folders["earlier"])
     assert [one for one in healed.warnings if "held-out text stand in the text to fit" in one]

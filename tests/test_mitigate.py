@@ -5,7 +5,6 @@ best that was found; its recipe repeats it, and holds no path.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -26,7 +25,6 @@ from evals.jobs.keeping import (
     choose_result,
 )
 from example_report import example
-from forging import edit_json
 from grids import read_search
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,7 +103,6 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     outcome, out = done
     assert outcome.code == 0, outcome.stderr
     assert verify(out, source=work / "tiny").ok
-    assert not [*work.glob(".*.progress")], "the journals of the attacks are gone"
     report = Report.model_validate_json((out / "report.json").read_text())
     assert outcome.json["report"] == report.to_dict()
     (edit,) = report.edits
@@ -260,39 +257,11 @@ def test_the_output_is_replaced_when_all_is_done(
         stopped = mitigate(work, out, "--overwrite")
     assert stopped.code == 130, stopped.stderr
     assert snapshot(out) == before
-    assert (journals := [*tmp_path.glob(".out.*.progress")])
     monkeypatch.setattr("evals.measure.attacks.trying._try", stop)  # none runs again
     outcome = mitigate(work, out, "--overwrite")
     assert outcome.code == 0, outcome.stderr
-    assert not any(journal.exists() for journal in journals)
     assert {*tmp_path.iterdir()} == {out, tmp_path / "out-search"}
     assert snapshot(out) != before
-
-
-def test_a_larger_budget_may_choose_another_edit_after_an_interruption(
-    work: Path, done: tuple[Outcome, Path], tmp_path: Path
-) -> None:
-    """The export of the smaller budget makes room for that of the larger one."""
-    out, cut, search = (tmp_path / name for name in ("out", "out-cut", "out-search"))
-    shutil.copytree(work / "out-search", search)
-    edit_json(search / "search.json", lambda result: result["settings"].update(max_evaluations=1))
-    plan = json.loads((search / "plan.json").read_text())
-    plan["edits"][0]["drop_attn"] = "0" if plan["edits"][0]["drop_attn"] != "0" else "1"
-    (tmp_path / "smaller.json").write_text(json.dumps(plan))
-    smaller = ("--plan", tmp_path / "smaller.json", "--output", cut)
-    made = attn_surgery("export", work / "tiny", *smaller)
-    assert made.code == 0, made.stderr
-    own = read_manifest(done[1])
-    assert own is not None
-    before = snapshot(cut)
-    refused = mitigate(work, out)
-    assert refused.stderr.splitlines()[-1].startswith(f"error: {cut}: already exists"), refused
-    assert snapshot(cut) == before  # the user exported the plan; the job did not
-    edit_json(cut / "surgery.json", lambda manifest: manifest["edit"].update(job=own.edit.job))
-    outcome = mitigate(work, out)
-    assert outcome.code == 0, outcome.stderr
-    weights = [folder / "model.safetensors" for folder in (done[1], out)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_another_export_that_is_there_is_not_replaced(

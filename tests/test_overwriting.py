@@ -25,7 +25,6 @@ from command_line import attn_surgery, snapshot
 
 from cli.main import COMMANDS
 from evals.jobs.evaluating import owned
-from evals.run.journal import Journal
 from surgery import output as outputs
 from surgery.editing.preparing import prepare
 from surgery.errors import OutputError
@@ -446,21 +445,6 @@ def test_a_folder_takes_the_place_of_another_at_once(exported: Path) -> None:
         publish(staging / "lm_eval", exported / "lm_eval")
         assert (staging / "lm_eval" / "old.json").exists(), "nothing was removed before"
     assert [path.name for path in (exported / "lm_eval").iterdir()] == ["new.json"]
-
-
-def test_a_journal_has_one_writer(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / ".progress"
-    first, second = Journal(path, {}), Journal(path, {})
-    with first.open_to_append():
-        first.append({"step": 1})
-        with pytest.raises(OutputError, match="another process"), second.open_to_append():
-            pass
-        first.append({"step": 2})
-    assert second.read(dict) == [{"step": 1}, {"step": 2}]
-    second.remove()
-    with pytest.raises(ZeroDivisionError), second.open_to_append():
-        raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
 
 
 # --- how it is written

@@ -9,7 +9,6 @@ what may be proposed is what can be exported.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,8 +26,6 @@ from scipy.stats import binom
 from evals.choose.grid import (
     EditPoint,
     pareto_front,
-    point_as_json,
-    point_from_json,
     point_of,
 )
 from evals.choose.search.algorithm import find
@@ -41,7 +38,7 @@ from evals.choose.search.units import keep_possible, list_sets, list_units, merg
 from evals.data import Samples
 from evals.data.held_back import split_halves
 from evals.measure.memorization.recovery import NAMES, make_recovery
-from evals.table.measured import measure_share, measure_value
+from evals.table.measured import measure_value
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, UnsupportedError
@@ -284,17 +281,6 @@ def test_units_that_make_a_whole_block_are_one_part():
         Part(1, (0,), "mean"),
         Part(1, (1, 2), "zero"),
     )
-
-
-def test_a_point_that_is_kept_comes_back_whole():
-    """Progress that lacks a measure, as an earlier version wrote it, is no progress."""
-    tried = (measure_share("recovered.relearn", np.arange(8) < 2, on="chosen on"),)
-    point = replace(make_point((Part(0, (0,), "zero"),), 0.25), tried=tried, refitted=False)
-    stored = json.loads(json.dumps(point_as_json(point)))
-    assert point_from_json(stored) == point
-    stored["figures"] = [one for one in stored["figures"] if one["name"] != f"recovered.{NAMES[0]}"]
-    with pytest.raises(ValueError, match=f"figures: expected {NAMES[0]}"):
-        point_from_json(stored)
 
 
 def test_equal_points_stand_on_the_front_once():

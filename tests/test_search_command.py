@@ -242,51 +242,52 @@ def test_the_record_of_an_edit_is_what_its_file_holds(variant):
     assert (again, again.selection) == (record, selection)
 
 
-def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_path):
+def test_more_budget_goes_on_from_what_was_measured(model, samples, texts, tmp_path, monkeypatch):
     folder = tmp_path / "found"
     options = [*HEADS, "--output", folder, "--max-evaluations"]
     first = search(model, samples, texts, *options, 4)
-    outcome = call(model, samples, texts, *options, 9, "--json")
-    assert "4 edits are already measured" in outcome.stderr
-    more = read_search(outcome)
+    before = snapshot(folder)
+    said = ["warning: single heads with identity are left out"]
+    call(model, samples, texts, *options, 9).assert_error("exists", "--overwrite", notes=said)
+    assert snapshot(folder) == before
+    with interrupted(Engine, method="_measure_batch") as batches:
+        more = read_search(call(model, samples, texts, *options, 9, "--overwrite", "--json"))
     assert {edit.selection for edit in first.edits} <= {edit.selection for edit in more.edits}
     assert 4 < more.evaluations <= 9
-    shutil.rmtree(folder)
-    once = search(model, samples, texts, *options, 9)
+    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "empty"))
+    with interrupted(Engine, method="_measure_batch") as all_batches:
+        once = read_search(call(model, samples, texts, *options, 9, "--overwrite", "--json"))
     assert without_plan(once) == without_plan(more)
+    assert 0 < len(batches) < 0.7 * len(all_batches)
+
+
+def test_a_search_that_is_complete_is_taken_as_it_is(model, samples, texts, tmp_path):
+    """As long as it answers the same question, by the same code."""
+    folder = tmp_path / "found"
+    options = [*HEADS, "--output", folder, "--max-evaluations", 4]
+    assert call(model, samples, texts, *options).code == 0
     before = snapshot(folder)
-    done = call(model, samples, texts, *options, 4)
+    with interrupted(Engine, method="_measure_batch") as batches:
+        done = call(model, samples, texts, *options)
     assert f"{folder}: this search is complete" in done.stderr
-    another = ["--max-extraction", 0.2, "--variant", "zero", "--output", folder]
-    call(model, samples, texts, *another).assert_error(
-        "search.json: holds a search with another model, goal, text, or choice", "--overwrite"
-    )
+    assert not batches
     assert snapshot(folder) == before
-
-    def change_version(found):
-        found["question"]["versions"]["torch"] = "0.1"
-
-    edit_json(folder / "search.json", change_version)
-    call(model, samples, texts, *options, 4).assert_error(
-        "search.json: holds a search of another version of torch",
-        *("got 0.1", "--overwrite"),
-        notes=["warning: single heads with identity are left out"],
-    )
-    assert call(model, samples, texts, *another, "--overwrite").code == 0
+    edit_json(folder / "search.json", lambda found: found.update(key="0" * 64))
+    said = ["warning: single heads with identity are left out"]
+    call(model, samples, texts, *options).assert_error("exists", "--overwrite", notes=said)
 
 
 @pytest.mark.slow
 def test_a_budget_that_pays_for_every_set_goes_on_from_one_that_does_not(
-    model, samples, texts, tmp_path
+    model, samples, texts, tmp_path, monkeypatch
 ):
     """The fits of several blocks are then those of an export, so such sets are measured anew."""
     fit = ["--grain", "blocks", "--variant", "mean", "--variant", "zero", "--calibration", texts[1]]
     options = ["--max-extraction", 0.3, *fit, "--output", tmp_path / "found", "--max-evaluations"]
     assert not search(model, samples, texts, *options, 6).exhaustive
-    done = call(model, samples, texts, *options, 8, "--json")
-    assert "edits are already measured" in done.stderr
-    more = read_search(done)
+    more = read_search(call(model, samples, texts, *options, 8, "--overwrite", "--json"))
     assert more.exhaustive
+    monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "empty"))
     shutil.rmtree(tmp_path / "found")
     once = search(model, samples, texts, *options, 8)
     assert without_plan(once) == without_plan(more)
@@ -299,7 +300,7 @@ def test_other_labels_deal_other_halves_so_nothing_is_taken_up(model, samples, t
         rows = [json.loads(line) for line in samples.read_text().splitlines()]
         assert all(row.pop(label) is not None for row in rows)
         others = write_rows(tmp_path / f"no-{label}.jsonl", rows)
-        call(model, others, texts, *options).assert_error("holds a search with another")
+        call(model, others, texts, *options).assert_error("already exists", "--overwrite")
 
 
 @pytest.mark.parametrize(
@@ -355,23 +356,19 @@ def test_few_windows_decide_no_limit_on_the_loss(model, samples, texts, tmp_path
             limit = round(max(rises), 5) + 1e-4
 
 
-def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path, monkeypatch):
-    from evals.choose.search import algorithm
-
-    options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found"]
-
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(algorithm, "_rank_promising", interrupted)
-        assert call(model, samples, texts, *options).code == 130
-    (kept,) = tmp_path.iterdir()
-    number = len(kept.read_text().splitlines()) - 1
-    outcome = call(model, samples, texts, *options)
-    assert f"{number} edits are already measured" in outcome.stderr
-    assert outcome.code == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["found"]
+def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path):
+    """It measures nothing twice, and ends like one that was not stopped."""
+    options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found", "--json"]
+    with interrupted(Engine, at=15, method="_measure_batch"):
+        stopped = call(model, samples, texts, *options)
+    assert (stopped.code, list(tmp_path.iterdir())) == (130, [])
+    with interrupted(Engine, method="_measure_batch") as rest:
+        again = call(model, samples, texts, *options)
+    assert again.code == 0
+    with interrupted(Engine, method="_measure_batch") as every:
+        whole = call(model, samples, texts, *options, "--overwrite", "--no-cache")
+    assert len(rest) == len(every) - 14
+    assert again.stdout == whole.stdout
 
 
 def test_hints_count_as_recovered(model, samples, texts, tmp_path):

@@ -7,10 +7,10 @@ ends at once, and progress tells how far it is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,8 +32,7 @@ from evals.measure.attacks import relearn, relearn_strongest, revive, soft_promp
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Outcomes, measure_outcomes
-from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
-from evals.measure.attacks.trying import AttackPlan, try_attacks
+from evals.measure.attacks.trying import KINDS, AttackPlan, Tried, try_attacks
 from evals.measure.attacks.tuning import RATES, STEPS, fine_tune
 from evals.measure.edits.engine import BASE
 from evals.measure.naming import name_figures
@@ -44,6 +43,7 @@ from surgery.card.measurements import Line, show
 from surgery.errors import NotFiniteError
 from surgery.record.measured import Limit, Measured, find
 from surgery.record.report import Report
+from surgery.store import Store
 from surgery.training.loop import descend
 from surgery.training.student import cast_weights, copy_sharing
 
@@ -306,16 +306,17 @@ def test_the_strongest_relearning_decides_only_if_half_of_its_settings_ran(
     assert "doubt" not in made.details
 
 
-def test_an_outcome_that_is_stored_keeps_what_its_settings_show() -> None:
+def test_an_outcome_that_is_stored_keeps_what_its_settings_show(tmp_path: Path) -> None:
     flags = np.ones(3, dtype=np.bool_)
     setting = Setting("all weights", 1e-3, 20)
     made = AttackOutcome(
         flags, flags, variants={UNTRAINED: flags, setting: flags}, left_out=3,
         left={("all weights", 1e-3): 0.5},
     )  # fmt: skip
-    stored = json.loads(json.dumps(tried_as_json("relearn", Tried(made, None, 1.0))))
-    found = tried_from_json(stored)[1].passages
-    assert found is not None
+    store = Store(tmp_path)
+    store.keep("relearn", Tried(made, None, 1.0))
+    ((stored),) = store.find("relearn", Tried, *KINDS) or ()
+    found = stored.passages
     assert (found.left, found.left_out) == (made.left, 3)
     assert (found.select(flags).left, found.select(flags).left_out) == (made.left, 3)
 

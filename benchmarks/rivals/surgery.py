@@ -38,10 +38,9 @@ def search(
     `options`: of the search, one word for each name and value; `texts`: to fit the export on.
     """
     found = output.with_name(f"{output.name}-search")
-    # of a run that was stopped: its seconds are not known, so all of them are spent again
-    found.with_name(f".{found.name}.progress").unlink(missing_ok=True)
     asked = [word for one in limits for word in ("--max", one)]
-    run_command("search", bed.model, *asked, *options, "--output", str(found))
+    # the seconds of a run that was stopped are not known, so all of them are spent again
+    run_command("search", bed.model, *asked, *options, "--no-cache", "--output", str(found))
     _export(bed.model, found / "plan.json", texts, output)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from evals.measure.edits.costs import find_worst
 from evals.measure.edits.engine import MeasuredEdit
@@ -184,27 +184,6 @@ def pareto_front(
 def size_of(selection: Selection) -> tuple[int, Selection]:
     """The number of edited heads, then the selection itself: a total order."""
     return sum(len(part.heads) for part in selection), selection
-
-
-_STORED = TypeAdapter(EditPoint)
-
-
-def point_as_json(point: EditPoint) -> dict[str, Any]:
-    """A point as the progress of a search holds it."""
-    stored: dict[str, Any] = _STORED.dump_python(point, mode="json")
-    return stored
-
-
-def point_from_json(stored: Any) -> EditPoint:
-    """Raises `ValueError` for anything else than `point_as_json` gives."""
-    return check_point(_STORED.validate_python(stored))
-
-
-def check_point(point: EditPoint) -> EditPoint:
-    """The point. Raises `ValueError` if it lacks figures."""
-    if not {f"recovered.{name}" for name in NAMES} <= point.plain.keys():
-        raise ValueError(f"figures: expected {', '.join(NAMES)}")
-    return point
 
 
 class GridEdit(Record):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from surgery.errors import SamplesError
 from surgery.reading.corpus import NOTHING as NOTHING
 from surgery.record.manifest import is_word
 from surgery.record.report import SamplesRecord
+from surgery.store import ASIDE
 
 Tokens = npt.NDArray[np.int32]
 
@@ -51,11 +52,11 @@ class Samples:
     tokens: Tokens
     prefix_length: int
     ids: tuple[str, ...]
-    source: str
+    source: str = field(metadata=ASIDE)
     counts: npt.NDArray[np.int64] | None = None
     members: npt.NDArray[np.bool_] | None = None
-    untested: npt.NDArray[np.int64] | None = None
-    notes: tuple[RowNote, ...] = ()
+    untested: npt.NDArray[np.int64] | None = field(default=None, metadata=ASIDE)
+    notes: tuple[RowNote, ...] = field(default=(), metadata=ASIDE)
     secrets: bool = False
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ from evals.run.request import (
     Measuring,
     Option,
     Passages,
+    Storing,
 )
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
@@ -37,7 +38,7 @@ class Gating(Limiting, Auditing):
     ] = False
 
 
-class MeasureRequest(Measuring, Gating, Listing):
+class MeasureRequest(Measuring, Gating, Listing, Storing):
     """Measures each of `models`, and `baseline` if there is one, on the same documents, passages,
     and text.
 
@@ -88,7 +89,6 @@ class MeasureRequest(Measuring, Gating, Listing):
         "JSON of a search, to show its edits in the picture of the trade-off.",
         Option("input", place="file"),
     ] = None
-    no_cache: Annotated[bool, "Run all benchmarks again.", Option("run")] = False
     show_text: Annotated[
         bool,
         "Write the text of the passages that the report shows into a separate file.",

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from evals.data import hash_row
 from evals.run.console import say, show_progress
-from evals.run.journal import KEEP_NOTHING, Journal, hash_program
-from evals.run.request import Count, Option, Request, Revision, Running
+from evals.run.request import Count, Option, Request, Revision, Running, Storing
 from surgery.errors import SamplesError
 from surgery.output import check_output, recognize_lines, write_lines
 from surgery.processes import current_processes, join_launch, leave_launch
@@ -29,7 +28,7 @@ from surgery.reading.corpus import (
     read_windows,
     strip_opening,
 )
-from surgery.record.manifest import list_versions
+from surgery.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +67,7 @@ class Cut(Request):
         return self.prefix_length + self.suffix_length
 
 
-class CollectRequest(Running):
+class CollectRequest(Running, Storing):
     """Collects what a model recites of `corpus`."""
 
     model: str
@@ -82,20 +81,14 @@ class CollectRequest(Running):
     revision: Revision = None
 
 
-class _Row(BaseModel):
-    """A window that was kept, as the journal stores it."""
+@dataclass(frozen=True)
+class _Step:
+    """A batch that was tested: the place of its last window, and the windows to keep. The last step
+    has no place."""
 
-    file: int
-    document: int
-    position: int
-    next_token_accuracy: float
-    tokens: list[int]
-
-
-class _Step(BaseModel):
-    place: Place
+    place: Place | None
     windows: int
-    found: list[_Row]
+    found: list[dict[str, Any]]
 
 
 def collect(
@@ -106,14 +99,12 @@ def collect(
     One JSON line for each different window, at its first place: `id` (the file's number, counted
     from 1, `document`, and `position`; no name, as reports show ids), `tokens`, `file`, `document`,
     `position` (of its first token in the document), `next_token_accuracy`, `hash`, `seen` (windows
-    of the corpus that equal it), and with `show_text` also `text`. Started again with the same
-    arguments, a killed run continues.
+    of the corpus that equal it), and with `show_text` also `text`.
 
     Returns the object of `collect --json`, or None on all processes but the main one. Its `tokens`
     and `seconds` are of this run. Raises `SurgeryError` for inputs that it cannot use, and
     `OutputError`.
     """
-    from evals.jobs.measuring import hash_settings
     from evals.run.models import open_model
 
     check_output(output, FOUND, overwrite=overwrite, reads=request.corpus)
@@ -121,27 +112,16 @@ def collect(
     join_launch(say)
     loaded = open_model(request.model, revision=request.revision, **request.running)
     _check_length(loaded, request.cut)
-    begun, journal = time.perf_counter(), KEEP_NOTHING
-    if current_processes().is_main:  # only this one hashes the model
-        model = {**loaded.identity, "dtype": loaded.dtype}
-        settings = hash_settings(loaded)
-        files = [[file.full_name, file.size, file.changed] for file in corpus]
-        question = {
-            "model": [model, settings, loaded.device],
-            "corpus": files,
-            "cut": request.cut.model_dump(),
-            "versions": list_versions(),
-            "code": hash_program(),
-        }
-        journal = Journal(Path(f"{output}.progress"), question, loaded.check_unchanged)
+    begun = time.perf_counter()
+    files = [[file.full_name, file.size, file.changed] for file in corpus]
+    store = loaded.narrow(request.store, files, request.cut.model_dump())
     with show_progress(f"collect {request.model}: tokens", None) as advance:
-        found, windows, tokens, resumed = _find_recited(loaded, corpus, request, journal, advance)
+        found, windows, tokens, resumed = _find_recited(loaded, corpus, request, store, advance)
     rows = list(_merge_equal(found, corpus, loaded.tokenizer if show_text else None))
     if not leave_launch():
         return None
     lines = (json.dumps(row, ensure_ascii=False) for row in rows)
     write_lines(output, lines, overwrite=overwrite, owned=FOUND)
-    journal.remove()
     seconds = time.perf_counter() - begun
     return {
         "output": str(output),
@@ -159,39 +139,47 @@ def _find_recited(
     loaded: LoadedModel,
     corpus: Corpus,
     request: CollectRequest,
-    journal: Journal,
+    store: Store,
     advance: Callable[[int], None],
 ) -> tuple[list[dict[str, Any]], int, int, bool]:
     """The windows to keep of the whole corpus, and how many there are; the tokens that this run
-    read, and whether it went on from an earlier one."""
+    read, and whether it went on from an earlier one.
+
+    `store` keeps every step under the place at which the step before it ended.
+    """
     from evals.run.batching import rows_per_batch
     from evals.run.forward import check_head
 
     model, cut, processes = loaded.model, request.cut, current_processes()
     size = request.batch_size or rows_per_batch(model, cut.length)
-    steps = processes.once(journal.read, _Step.model_validate)
-    found = [row.model_dump() for step in steps for row in step.found]
-    tested, after = (steps[-1].windows, steps[-1].place) if steps else (0, None)
     check_head(model)
-    read = 0
+    found, tested, read, steps = list[dict[str, Any]](), 0, 0, 0
+    after: Place | None = None
+    stream: Iterator[Window] | None = None
 
     def count(tokens: int) -> None:
         nonlocal read
         read += tokens
         advance(tokens)
 
-    stream = read_windows(
-        corpus, loaded.tokenizer, cut.length, cut.stride, after=after, tokens_read=count
-    )
-    with journal.open_to_append():
-        while batch := list(islice(stream, size * processes.count)):
-            kept = _keep_recited(model, batch, cut, size)
-            tested += len(batch)
-            found.extend(kept)
-            journal.append({"place": asdict(batch[-1].place), "windows": tested, "found": kept})
-        if not tested:
-            raise _explain_nothing(corpus, cut)
-    return found, tested, read, bool(steps)
+    def test_more() -> _Step:
+        nonlocal stream
+        given = corpus, loaded.tokenizer, cut.length, cut.stride
+        stream = stream or read_windows(*given, after=after, tokens_read=count)
+        batch = list(islice(stream, size * processes.count))
+        place = batch[-1].place if batch else None
+        return _Step(place, len(batch), _keep_recited(model, batch, cut, size) if batch else [])
+
+    while True:
+        step = store.get(after, test_more, _Step, Place)
+        steps += stream is None
+        if step.place is None:
+            break
+        after, tested = step.place, tested + step.windows
+        found += step.found
+    if not tested:
+        raise _explain_nothing(corpus, cut)
+    return found, tested, read, steps > 0
 
 
 def _check_length(loaded: LoadedModel, cut: Cut) -> None:

@@ -154,7 +154,7 @@ def _list_owned(folder: Path) -> list[str]:
     owned = [f"{part}/{name}" for part, known in parts.items() for name in known(folder / part)]
     if not owned and not _holds_records(folder):
         return []  # these names may be yours, too
-    return [_RECORDS, _TEXT, f".{_SEARCH}.progress", *owned]
+    return [_RECORDS, _TEXT, *owned]
 
 
 def compare_texts(output: Path, places: dict[str, str]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from evals.jobs.asking import MeasureRequest
 from evals.jobs.materials import Materials, open_materials
 from evals.jobs.measurement import Measurement, measure
 from evals.jobs.reporting import find_relation
-from evals.jobs.result_folder import Journals
 from evals.measure.attacks.rows import list_recovered
 from evals.measure.memorization.summary import list_rows
 from evals.run.console import say
@@ -180,8 +178,7 @@ def run_measurement(
         related = base is not None and find_relation(model.manifest, base) == "source"
         if related and _keeps_report(expand_home(name), overwrite):
             say(f"{name}: will leave its report and model card unchanged: {_KEPT}")
-    journals = Journals(None if is_file else output, anew=attached)
-    found = measure(edited, base, replace(materials, journals=journals))
+    found = measure(edited, base, materials)
     if not leave_launch():
         return None
     if rows is not None:
@@ -196,7 +193,6 @@ def run_measurement(
             write_evaluation(found, folder, manifest)
     for place, name in enumerate(models if attached else ()):
         _attach(found, place, expand_home(name), overwrite)
-    journals.remove()
     return found
 
 

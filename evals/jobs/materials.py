@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evals.choose.search.report import SearchResult
@@ -15,13 +15,12 @@ from evals.data.inputs import (
     require_heldout_texts,
 )
 from evals.jobs.asking import MeasureRequest
-from evals.jobs.result_folder import Journals
 from evals.measure.attacks.sibling import find_sibling
 from evals.run.console import show_progress
 from evals.run.finding import find_recorded_commit
 from evals.run.lm_eval.running import Benchmarks
 from evals.table.limits import check_limited_tasks
-from surgery.checkpoint.content import find_cache, hash_file
+from surgery.checkpoint.content import hash_file
 from surgery.errors import MeasurementError
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
@@ -31,6 +30,7 @@ from surgery.reading.passages import read_texts
 from surgery.record.manifest import TextSource
 from surgery.record.measured import Measured
 from surgery.record.report import FrontPoint, ModelMap, Named
+from surgery.store import KEEP_NOTHING, Store
 from surgery.untrusted import guard, parse_json, read_bytes
 
 
@@ -48,8 +48,8 @@ class Front:
 @dataclass(frozen=True)
 class Materials:
     """What `request` names, opened. `heldout`: texts that no model was trained on; `controls`: the
-    files they come from; `sibling`: what attention may be copied from; `cache`: a
-    folder with benchmark results; `journals`: keep the attacks until the report is there."""
+    files they come from; `sibling`: what attention may be copied from; `store`: keeps finished
+    work."""
 
     request: MeasureRequest
     benchmarks: Benchmarks | None = None
@@ -58,8 +58,7 @@ class Materials:
     controls: Sequence[TextSource] = ()
     sibling: ResolvedModel | None = None
     front: Front | None = None
-    cache: Path | None = None
-    journals: Journals = field(default_factory=lambda: Journals(None))
+    store: Store = KEEP_NOTHING
 
     def with_search(self, path: Path) -> Materials:
         """These, with what a search found that has ended since: the file is its search.json."""
@@ -108,8 +107,8 @@ def open_materials(
                 num_fewshot=request.num_fewshot,
             )
     check_limited_tasks(request.max_drop, list(benchmarks.tasks) if benchmarks else [])
-    cache = None if request.no_cache else find_cache()
-    return Materials(request, benchmarks, passages, heldout, controls, sibling, front, cache)
+    texts = passages, heldout, controls
+    return Materials(request, benchmarks, *texts, sibling, front, request.store)
 
 
 def read_search(path: Path) -> Front:

@@ -14,7 +14,6 @@ from evals.jobs.figures import Compared, select
 from evals.jobs.materials import Materials
 from evals.jobs.measuring import (
     ModelResults,
-    list_tool_versions,
 )
 from evals.measure.attacks.names import ATTACKERS, list_untried
 from evals.measure.attacks.sibling import has_same_weights
@@ -25,6 +24,7 @@ from evals.measure.naming import make_tables, name_figures
 from evals.run.lm_eval.running import SEEDS
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.lm_eval.tasks import describe_task
+from evals.run.request import list_tool_versions
 from evals.run.statistics import SEED
 from evals.table.limits import Asked, ask, ask_tasks, decide, find_void, settle
 from evals.table.words import describe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,14 @@ from evals.choose.search.estimates import Estimates, estimate_units
 from evals.choose.search.units import held_in_stock
 from evals.choose.sweep.opened import OpenedSweep, open_sweep
 from evals.choose.sweep.pictures import PICTURES, draw_pictures
-from evals.choose.sweep.report import SweepResult, describe_sweep, format_csv, make_sweep_result
+from evals.choose.sweep.report import SweepResult, format_csv, make_sweep_result
 from evals.choose.sweep.request import SweepRequest
 from evals.choose.sweep.scoring import TaskRuns, run_tasks
 from evals.data.held_back import Half
-from evals.jobs.result_folder import ResultFolder
 from evals.measure.edits.engine import BASE as UNEDITED
 from evals.measure.memorization.recovery import make_recovery
 from evals.run.console import say, show_progress
-from surgery.output import recognize_by, write_text
+from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 from surgery.processes import leave_launch
 from surgery.record.measured import BASE
 
@@ -33,27 +32,27 @@ def sweep(
 ) -> SweepResult | None:
     """Returns the result, or None except on the main process.
 
-    Writes it into `folder`, with a table and pictures, and continues from progress that an
-    interrupted sweep left beside it. Raises `SurgeryError` for inputs that it cannot use and for a
-    folder that it cannot write.
+    Writes it into `folder`, with a table and pictures. Raises `SurgeryError` for inputs that it
+    cannot use and for a folder that it cannot write.
     """
-    output = ResultFolder(request, folder, owned, overwrite)
+    if folder is not None:
+        check_output(folder, owned, overwrite=overwrite)
     opened = open_sweep(request)
-    _keep_batches(opened, output)
-    journal = output.journals.open(partial(describe_sweep, opened), opened.loaded)
     what = f"sweep {request.model}" + (", before the tasks" if opened.benchmarks else "")
     with show_progress(what, opened.engine.work(opened.edits)) as advance:
-        measured = opened.engine.measure(
-            [UNEDITED, *opened.edits], advance=advance, journal=journal
-        )
-    runs = _run_tasks(opened, output)
+        measured = opened.engine.measure([UNEDITED, *opened.edits], advance=advance)
+    runs = _run_tasks(opened)
     estimates = _estimate(opened) if request.estimate else None
     if not leave_launch():
         return None
     result = make_sweep_result(opened, measured, estimates, runs)
     for warning in result.warnings[len(opened.warnings) :]:
         say(f"warning: {warning}")
-    output.write("sweep.json", result.to_dict(), partial(_write_tables, result))
+    if folder is not None:
+        config = request.to_config()
+        with create_folder(folder, owned, overwrite=overwrite, config=config) as partial:
+            write_lines(partial / "sweep.json", [json.dumps(result.to_dict(), indent=2)])
+            _write_tables(result, partial)
     return result
 
 
@@ -65,31 +64,19 @@ def _write_tables(result: SweepResult, folder: Path) -> None:
     draw_pictures(result, folder)
 
 
-def _keep_batches(opened: OpenedSweep, output: ResultFolder) -> None:
-    """Goes on in the batches of an earlier run, whatever memory is free now."""
-    if opened.request.batch_size is None:
-        engine, recall = opened.engine, output.journals.recall
-        engine.batch_size = recall("batch_size") or engine.batch_size
-        sizes = recall("sizes", ".tasks") or {}
-        opened.sizes.update({name: sizes[name] for name in sizes.keys() & opened.sizes.keys()})
-
-
-def _run_tasks(opened: OpenedSweep, output: ResultFolder) -> list[TaskRuns]:
+def _run_tasks(opened: OpenedSweep) -> list[TaskRuns]:
     """Runs the benchmarks, if there are any, under every edit."""
-    if (benchmarks := opened.benchmarks) is None:
+    if opened.benchmarks is None:
         return []
-    journal = output.journals.open(
-        lambda: describe_sweep(opened, benchmarks.identify(opened.sizes)), opened.loaded, ".tasks"
-    )
     with show_progress("run tasks", len(opened.edits) + 1) as advance:
         return run_tasks(
-            benchmarks,
+            opened.benchmarks,
             opened.loaded,
             list(opened.edits),
             opened.sizes,
             fit=opened.fitter.fit if opened.fitter else None,
             advance=advance,
-            journal=journal,
+            store=opened.store,
         )
 
 

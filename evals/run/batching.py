@@ -11,6 +11,7 @@ from surgery.errors import MeasurementError
 from surgery.families import family_of
 from surgery.memory import measure_free_memory
 from surgery.processes import current_processes
+from surgery.store import Store
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536, "meta": 65_536}
 """More tokens at a time only need more memory and make no pass faster. What a model without weights
@@ -26,6 +27,13 @@ def rows_per_batch(model: PreTrainedModel, length: int, free: int | None = None)
     """
     processes = current_processes()
     return processes.once(_rows_that_fit, model, length, processes.count, free)
+
+
+def keep_rows_per_batch(store: Store, model: PreTrainedModel, length: int) -> int:
+    """The same of work that goes on: as many rows as its earlier part had. `store`: of work on the
+    model."""
+    key = ("rows per batch", length, current_processes().count)
+    return store.get(key, lambda: rows_per_batch(model, length))
 
 
 def _rows_that_fit(

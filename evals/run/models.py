@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,10 +28,12 @@ from surgery.editing.loading import (
 )
 from surgery.errors import CheckpointError, MeasurementError
 from surgery.families import Dimensions, Family, left_out
+from surgery.fitting.fitter import Fitter
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE, auto_map
 from surgery.processes import current_processes
+from surgery.store import Store, identify
 from surgery.untrusted import describe_error
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -64,6 +68,10 @@ class LoadedModel:
     def check_unchanged(self) -> None:
         """Raises `CheckpointError` if files have changed: the model may mix old and new ones."""
         check_unchanged(self.states, self.states, fix="run it again once it is complete")
+
+    def narrow(self, store: Store, *given: Any) -> Store:
+        """A store of work on the model, which keeps nothing once its files have changed."""
+        return store.narrow(self, *given, check=self.check_unchanged)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -103,6 +111,39 @@ class LoadedModel:
         device = self.model.device
         is_gpu = device.type == "cuda"
         return f"cuda ({torch.cuda.get_device_name(device)})" if is_gpu else device.type
+
+
+@identify.register
+def _(loaded: LoadedModel) -> dict[str, Any]:
+    """By its content, and how it runs. Not by its name."""
+    names = {"model", "revision", "commit"}
+    known = {key: value for key, value in loaded.provenance.items() if key not in names}
+    return {**known, **hash_settings(loaded)}
+
+
+@identify.register
+def _(found: ResolvedModel) -> str | None:
+    return found.identified.content
+
+
+@identify.register
+def _(fitter: Fitter) -> Any:
+    return identify(fitter.calibration.windows)
+
+
+def hash_settings(loaded: LoadedModel) -> dict[str, Any]:
+    """Hashes of what the weights do not cover: configuration and tokenizer."""
+    config = loaded.model.config.to_dict()
+    config = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
+    described = json.dumps(config, sort_keys=True, default=str)
+    tokenizer, text = loaded.tokenizer, None
+    if tokenizer is not None:
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        text = fast.to_str() if fast is not None else json.dumps(sorted(tokenizer.get_vocab()))
+    return {
+        f"{name}_sha256": None if made is None else hashlib.sha256(made.encode()).hexdigest()
+        for name, made in (("config", described), ("tokenizer", text))
+    }
 
 
 def open_model(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -12,8 +14,9 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from surgery.hub.embedded import find_lab
 from surgery.own_code import is_path
 from surgery.privacy import make_public_name
-from surgery.record.manifest import Record
+from surgery.record.manifest import Record, list_versions
 from surgery.record.plan_file import PlanFile, read_plan_file
+from surgery.store import Store, find_cache, hash_program, identify
 from surgery.variants import SUMMARIES, VARIANTS, load_variant
 
 R = TypeVar("R", bound="Request")
@@ -32,6 +35,8 @@ class Option:
       at a path in your code, if it takes them. `place`: what a path may be; a file must exist.
       `example`: of a limit. `in_bytes`: a size, such as 5GB.
     - `old`: earlier names, which the command line and files still take.
+    - `decides`: whether its value can change a result. By default it can if it says what to edit,
+      to measure, or to limit; an input counts by what was read from it.
     """
 
     group: Group
@@ -43,6 +48,13 @@ class Option:
     example: str = ""
     in_bytes: bool = False
     old: tuple[str, ...] = ()
+    decides: bool | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is part of what identifies a piece of work."""
+        by_default = self.group in ("edit", "measure", "limits")
+        return by_default if self.decides is None else self.decides
 
 
 OWN_PATH = "package.module:VARIANT"
@@ -132,6 +144,43 @@ class Request(Record):
         return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
+@identify.register
+def _(request: Request) -> dict[str, Any]:
+    """The options that can change a result. A field without an option is identified elsewhere."""
+    options = {
+        name: next((one for one in field.metadata if isinstance(one, Option)), None)
+        for name, field in type(request).model_fields.items()
+    }
+    return {
+        name: identify(getattr(request, name))
+        for name, one in options.items()
+        if one and one.counts
+    }
+
+
+class Storing(Request):
+    """Whether finished work is kept, so that the same command goes on where it was stopped."""
+
+    no_cache: Annotated[
+        bool,
+        "Compute everything again, and keep nothing of it for later runs.",
+        Option("run"),
+    ] = False
+
+    @property
+    def store(self) -> Store:
+        """What is kept of this program's work, with the versions of all that computes."""
+        if self.no_cache:
+            return Store()
+        return Store(find_cache(), (list_tool_versions(), hash_program()))
+
+
+@cache
+def list_tool_versions() -> dict[str, str]:
+    """The versions of all that measures."""
+    return list_versions() | {name: version(name) for name in ("lm-eval", "datasets", "matplotlib")}
+
+
 class Running(Request):
     """How to run models."""
 
@@ -149,7 +198,9 @@ class Running(Request):
         Option("run"),
     ] = None
     batch_size: Annotated[
-        Count | None, "Rows at a time.", Option("run", default="chosen to fit memory")
+        Count | None,
+        "Rows at a time.",
+        Option("run", default="chosen to fit memory", decides=True),
     ] = None
 
     @property
@@ -309,7 +360,7 @@ class Healing(Training):
         tuple[str, ...],
         "Also heal the edited model: train it on this text, which may hold none of the passages: "
         "a file, a folder, hf:DATASET:SPLIT:COLUMN, or lab:pythia for the lab's.",
-        Option("edit", "TEXT", "no training"),
+        Option("edit", "TEXT", "no training", decides=False),
     ] = ()
     heal_steps: Annotated[Count, HEAL_STEPS, Option("edit")] = 80
 
@@ -333,7 +384,7 @@ Hardening = Annotated[
 ]
 
 
-class Choosing(Measuring):
+class Choosing(Measuring, Storing):
     """A model to edit in many ways, and the text to measure the edits on."""
 
     model: str

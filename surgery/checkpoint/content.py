@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import re
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +13,11 @@ from threading import Event
 
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
 from surgery.checkpoint.tensors import is_finite, read_header, read_range
-from surgery.errors import CheckpointError, OutputError
-from surgery.output import create_folder
-from surgery.privacy import expand_home, is_in_hub_cache
+from surgery.errors import CheckpointError
+from surgery.privacy import is_in_hub_cache
+from surgery.store import Store, find_cache
 from surgery.untrusted import guard
 
-_SETTLED = 2_000_000_000  # ns; a file unchanged for that long shows its next change in its times
 _KEPT = 16 << 20  # bytes; hashes of larger files are kept between runs
 _SHA256 = re.compile("[0-9a-f]{64}")
 _READ = 1 << 20  # bytes at a time: fits the processor's cache
@@ -152,39 +150,13 @@ def recall_hash(path: Path, stop: Event | None = None) -> str:
     real = path.resolve()
     if _SHA256.fullmatch(real.name) and is_in_hub_cache(real):
         return real.name  # the Hub client names large files by their hash
-    state = _flush_and_stat(path)
-    device, _, size, *times = state
-    if size < _KEPT or _is_in_memory(device):
+    store, state = Store(find_cache()), _flush_and_stat(path)
+    if path.stat().st_size < _KEPT:
         return hash_file(path, stop)
-    key = hashlib.sha256(os.fsencode(real) + repr(state).encode()).hexdigest()
-    kept = find_cache() / "sha256" / key
-    with contextlib.suppress(OSError, ValueError):
-        if _SHA256.fullmatch(digest := kept.read_text()):
-            return digest
-    digest = hash_file(path, stop)
-    if state == _read_state(path) and max(times) < time.time_ns() - _SETTLED:
-        save_to_cache(kept, lambda file: file.write_text(digest))
+    name = hashlib.sha256(os.fsencode(real)).hexdigest()  # the cache tells nobody your paths
+    key = ["sha256", name, *state]
+    known = store.find(key)
+    digest: str = known[0] if known else hash_file(path, stop)
+    if known is None and state == _read_state(path):
+        store.keep(key, digest)
     return digest
-
-
-def _is_in_memory(device: int) -> bool:
-    """Whether a device is a file system in memory."""
-    mounted = f" {os.major(device)}:{os.minor(device)} "
-    with contextlib.suppress(OSError):  # not Linux
-        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-        return any(mounted in mount and " - tmpfs " in mount for mount in mounts)
-    return False
-
-
-def find_cache() -> Path:
-    """Returns $ATTN_SURGERY_CACHE, else attn-surgery in $XDG_CACHE_HOME or ~/.cache."""
-    general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return expand_home(os.environ.get("ATTN_SURGERY_CACHE") or f"{general}/attn-surgery")
-
-
-def save_to_cache(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a complete file to the cache, if the cache is writable."""
-    with contextlib.suppress(OSError, OutputError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with create_folder(path, None, overwrite=True) as partial:
-            write(partial)

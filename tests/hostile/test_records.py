@@ -15,10 +15,7 @@ import pytest
 from command_line import attn_surgery
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
-from evals.jobs.collecting import _Step
-from evals.run.journal import Journal
 from hostile.victims import LENGTHS, commands, model, refuse
-from surgery.errors import SamplesError
 from surgery.reading.corpus import open_corpus, read_windows
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -74,26 +71,6 @@ def test_half_a_surrogate_pair(tmp_path: Path, source: Path) -> None:
     refuse(("extract", source, "--samples", path, *LENGTHS), text)
     corpus = ("--corpus", path, "--output", tmp_path / "o.jsonl")
     refuse(("collect", source, *corpus, *LENGTHS), text)
-
-
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        (DEEP, "line 2: is damaged"),
-        ("{}", "is damaged (got place: field required)"),
-        ('{"place": {"file": 0}, "windows": 1, "found": []}', "is damaged (got place.document"),
-    ],
-)
-def test_damaged_progress(tmp_path: Path, line: str, text: str) -> None:
-    """Nothing is begun anew, and nothing is removed: that is for the user to decide."""
-    path = tmp_path / "found.progress"
-    path.write_text(f"{json.dumps(SETTINGS)}\n{line}\n")
-    before = path.read_text()
-    with pytest.raises(SamplesError) as error:
-        Journal(path, SETTINGS).read(_Step.model_validate)
-    for part in ("found.progress", text, "remove it to begin anew"):
-        assert part in str(error.value)
-    assert path.read_text() == before
 
 
 # --- arrays

@@ -31,9 +31,9 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
     With --heal, few edits are healed, the cheapest first, and the limits hold for the healed model.
     `attn-surgery export MODEL --plan DIR/plan.json` makes the edit.
 
-    After an interruption, run the same command again to continue. With a larger --max-evaluations,
-    a finished search continues, too. If DIR holds another search, the
-    command stops, unless you pass --overwrite.
+    After an interruption, run the same command again to continue. If DIR holds the answer to the
+    same question, that is printed. If it holds another search, the command stops, unless you pass
+    --overwrite; what was measured for that one is not measured again.
 
     If no edit meets the goal, the exit code is 1. DIR then holds what was found, without a plan.
     """

@@ -40,8 +40,7 @@ def command(
 
     If a search chose the edit on some of the passages, or it was taught some, the figures are for
     the others, and those of the taught ones stand apart. Results hold no text; --rows names
-    passages by their ids. With --output, run the same command again to continue after an
-    interruption.
+    passages by their ids. After an interruption, run the same command again to continue.
     """
     from evals.jobs.evaluating import list_given_away, run_measurement
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from evals.measure.healing import (
     warn_of_shared,
 )
 from evals.measure.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
+from evals.run.batching import keep_rows_per_batch
 from evals.run.console import say, show_progress
 from evals.run.lm_eval.scores import Scores
 from evals.run.lm_eval.tasks import SUITES
@@ -46,8 +47,9 @@ from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.processes import join_launch
+from surgery.processes import current_processes, join_launch
 from surgery.selection import Part, Selection
+from surgery.store import ASIDE, KEEP_NOTHING, Store, identify
 from surgery.training.distillation import Passages as TaughtPassages
 from surgery.training.training import Schedule
 
@@ -68,7 +70,7 @@ class OpenedSearch:
     - `variants`: what a block or a head may become. `offered`: the units to choose from.
     - `fitter`: None if no variant needs one. `healing`: the text to heal edits on; None: do not.
     - `sibling`: what an attacker may copy attention from. `benchmarks`: the tasks with a limit.
-    - `warnings`: which units are left out, and why.
+    - `warnings`: which units are left out, and why. `store`: of work on the model.
     """
 
     request: SearchRequest
@@ -79,9 +81,22 @@ class OpenedSearch:
     offered: tuple[Part, ...]
     fitter: Fitter | None
     healing: Calibration | None
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = field(metadata=ASIDE)
     sibling: ResolvedModel | None = None
     benchmarks: Benchmarks | None = None
+    store: Store = field(default=KEEP_NOTHING, metadata=ASIDE)
+
+    @cached_property
+    def key(self) -> str:
+        """Names the question that the search answers: all that the answer depends on."""
+        whole = Store(None, self.request.store.given)
+        return current_processes().once(lambda: whole.name(identify(self)))
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Rows at a time, the same when the search goes on, whatever memory is free by then."""
+        length = self.samples.tokens.shape[1]
+        return self.request.batch_size or keep_rows_per_batch(self.store, self.loaded.model, length)
 
     @cached_property
     def measure(self) -> Recovery:
@@ -143,7 +158,7 @@ class OpenedSearch:
 
         Raises `MeasurementError` if an attack with a limit cannot be tried on them.
         """
-        loaded, text, rows = self.loaded, self.windows, self.request.batch_size
+        loaded, text, rows = self.loaded, self.windows, self.batch_size
         plan = AttackPlan(self.samples, text, self.slow, rows, self.slow, sibling=self.sibling)
         first, second = (
             Target(
@@ -192,17 +207,22 @@ class OpenedSearch:
         }
         return tuple(sorted((p for p in held if not any(p < o for o in held)), key=sorted))
 
-    def score(self, task: str, model: Any) -> TaskScores:
-        """Runs a benchmark on an edited model."""
-        assert self.benchmarks is not None
-        size = self.request.batch_size or self.benchmarks.batch_size(task, self.loaded)
-        run = self.benchmarks.run(task, replace(self.loaded, model=model), batch_size=size)
-        return self.benchmarks.scores(task, run)
+    def score(self, store: Store, task: str, make: Callable[[], Any]) -> TaskScores:
+        """Runs a benchmark on the model that `make` makes. `store`: of work on that one."""
+        benchmarks, loaded, asked = self.benchmarks, self.loaded, self.request.batch_size
+        assert benchmarks is not None
+
+        def run() -> Any:
+            size = asked or benchmarks.batch_size(task, loaded)
+            return benchmarks.run(task, replace(loaded, model=make()), batch_size=size)
+
+        return benchmarks.scores(task, store.get(("task", benchmarks.only(task), asked), run))
 
     @cached_property
     def base_scores(self) -> dict[str, TaskScores]:
         """What the unedited model scores, by task."""
-        return {task: self.score(task, self.loaded.model) for task in self.drop_limits}
+        base = self.loaded.model
+        return {task: self.score(self.store, task, lambda: base) for task in self.drop_limits}
 
     def find_units(self, selection: Selection) -> frozenset[int] | None:
         """The units that make this edit in the layout of `auto`; None if it is not on offer."""
@@ -233,18 +253,22 @@ class OpenedSearch:
         most = self.request.max_evaluations
         return len(list(islice(list_sets(self.offered), most + 1))) <= most
 
-    def engines(self, layout: str, fit: FitEdit | None = None) -> tuple[Engine, Engine]:
-        """One for each half."""
+    def engines(
+        self, layout: str, fit: FitEdit | None = None, how: str = "as exported"
+    ) -> tuple[Engine, Engine]:
+        """One for each half. `how`: what sets fits apart from others of the same text."""
+        store = self.store.narrow(fit and [self.fitter, how])
         first, second = (
             Engine(
                 self.loaded.model,
                 half.samples,
                 half.windows,
                 repeated=half.repeated,
-                batch_size=self.request.batch_size,
+                batch_size=self.batch_size,
                 fit=fit,
                 layout=layout,
                 editable=self.loaded.editable,
+                store=store,
             )
             for half in self.halves
         )
@@ -303,6 +327,7 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         warnings=(*warnings, *shared),
         sibling=sibling,
         benchmarks=benchmarks,
+        store=loaded.narrow(request.store),
     )
     _check_can_be_tried(opened)
     if opened.slow:

@@ -23,7 +23,6 @@ from evals.choose.search.run import SearchOutcome
 from evals.choose.search.trials import HALVES, Twice
 from evals.data import hash_row
 from evals.data.samples import record_samples
-from evals.measure.attacks.names import hash_code, is_own
 from evals.measure.differences import compare_losses
 from evals.measure.edits.engine import BASE as UNEDITED
 from evals.measure.naming import HEALED, name_figures
@@ -32,9 +31,8 @@ from evals.table.charts.front import FrontPanel, draw_front
 from evals.table.charts.model_map import make_map
 from evals.table.charts.panels import Point, Series
 from evals.table.limits import Asked, ask, ask_tasks, decide, decide_fewer, find_void, settle
-from surgery import own_code
 from surgery.errors import MeasurementError
-from surgery.record.manifest import Choice, EditedModel, Record, Word, list_versions
+from surgery.record.manifest import Choice, EditedModel, Record, Sha256, Word, list_versions
 from surgery.record.measured import BASE, Change, Limit, Measured, On, State, find
 from surgery.record.plan_file import PlanFile, list_edits
 from surgery.record.report import MeasuredModel, ModelMap
@@ -55,7 +53,7 @@ class SearchResult(GridResult):
     """What `search` prints and writes.
 
     - `measure`: what counts as recovered; `goal`, `limits` asked for, and other choices are in
-      `settings`. `question`: all that the answer depends on.
+      `settings`. `key`: names all that the answer depends on.
     - `selected`: the chosen edit, None if none meets the goal; `nearest`: the one that comes
       closest then. `deep_blocks`: the edit to compare with, if the model can hold it;
       `deep_meets_goal`, `deep_offered`: whether it meets the goal, and could have been chosen.
@@ -66,7 +64,7 @@ class SearchResult(GridResult):
 
     measure: Word
     settings: dict[Word, Any]
-    question: dict[str, Any]
+    key: Sha256
     n: int
     n_held_back: int
     chosen_on_ids: list[str]
@@ -149,7 +147,7 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
         provenance={"versions": list_versions()},
         measure=opened.measure.name,
         settings={**_describe_aim(opened), "max_evaluations": opened.request.max_evaluations},
-        question=describe_question(opened),
+        key=opened.key,
         n=len(here.samples),
         n_held_back=len(back.samples),
         chosen_on_ids=list(here.samples.ids),
@@ -316,40 +314,6 @@ def _record_fits(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, Any]
         return None
     fits = opened.fitter.fit(outcome.selected[0].selection)
     return opened.fitter.calibration.record(fits).model_dump(mode="json") if fits else None
-
-
-def describe_question(opened: OpenedSearch) -> dict[str, Any]:
-    """Everything that the measured figures and the answer depend on."""
-    fitter, text = opened.fitter, opened.healing
-    guarded = text and [text.record_text().sha256, opened.request.heal_steps, "guarded"]
-    if guarded and opened.request.adapters:
-        guarded.append(opened.request.adapters)
-    healing = {"healing": guarded} if guarded else {}
-    sibling = {"sibling": opened.sibling.identified.content} if opened.sibling else {}
-    own = {name: hash_code(name) for name in opened.slow if is_own(name)}
-    made = {name: own_code.hash_code(name) for name in opened.variants if own_code.is_path(name)}
-    return {
-        **healing,
-        **sibling,
-        **({"own_attacks": own} if own else {}),
-        **({"own_variants": made} if made else {}),
-        **({"tasks": _identify_tasks(opened)} if opened.benchmarks else {}),
-        "model": opened.loaded.identity,
-        "dtype": opened.loaded.dtype,
-        "device": opened.loaded.device,
-        "samples": [opened.samples.sha256, opened.samples.prefix_length],
-        "halves": [half.samples.sha256 for half in opened.halves],  # counts and members deal them
-        "heldout": hash_row(opened.windows),
-        "calibration": fitter and fitter.calibration.record({}).sha256,
-        "batch_size": opened.request.batch_size,
-        "versions": list_versions(),
-        **_describe_aim(opened),
-    }
-
-
-def _identify_tasks(opened: OpenedSearch) -> dict[str, Any]:
-    assert opened.benchmarks is not None
-    return opened.benchmarks.identify(dict.fromkeys(opened.tasks, opened.request.batch_size or 0))
 
 
 def _describe_aim(opened: OpenedSearch) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from evals.choose.grid import EditPoint, point_as_json, point_of
+from evals.choose.grid import EditPoint, point_of
 from evals.choose.search.algorithm import Found, find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.estimates import Indices, estimate_units
@@ -15,7 +15,6 @@ from evals.choose.search.units import held_in_stock
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.result import find_weakness
 from evals.measure.edits.engine import BASE, Engine
-from evals.run.journal import KEEP_NOTHING, Journal
 from surgery.errors import MeasurementError, UnsupportedError
 from surgery.selection import Selection, parse_selection
 from surgery.variants import variant_of
@@ -60,49 +59,42 @@ def run_search(
     *,
     advance: Advance,
     looked: Advance = lambda done: None,
-    journal: Journal = KEEP_NOTHING,
-    earlier: Mapping[Selection, EditPoint] | None = None,
 ) -> SearchOutcome:
     """Searches. `advance` gets the number of edits just measured, `looked` of rows for estimates.
 
-    `journal` records what is measured; `earlier`: what was measured before. Raises
-    `MeasurementError` if the unedited model leaves nothing to search for, or nothing to search by.
+    Raises `MeasurementError` if the unedited model leaves nothing to search for, or nothing to
+    search by.
     """
     layout, fit = opened.request.layout, opened.fitter.fit if opened.fitter else None
     trials = Trials(opened, opened.engines(layout, fit), layout)
     base = trials.measure_twice(BASE)
     _check_base(opened, base[0])
     deep, compared = _deep_blocks(opened, base[0], trials.outcomes)
-    known = {**(earlier or {}), BASE: base[0]}
-    with journal.open_to_append():
-        found = _find(opened, trials.engines[0], known, journal, advance, looked)
-        tried: dict[Selection, EditPoint] = {}  # with the fits of an export
+    found = _find(opened, trials.engines[0], base[0], advance, looked)
+    tried: dict[Selection, EditPoint] = {}  # with the fits of an export
 
-        def try_out(chosen: Indices) -> EditPoint:
-            """Measures a set with the fits of an export, and attacks it if it meets the goal."""
-            before = found.measured[chosen]
-            if opened.fitter is not None:  # every process must take part
-                opened.fitter.fit(before.selection)
-            point = trials.measure(before.selection)
-            if opened.keeps(point, base[0]):
-                known = _keep_tried(point, before)
-                point = trials.attack(known)
-                found.measured[chosen] = _keep_tried(before, point)
-                if point != known:
-                    journal.append(point_as_json(found.measured[chosen]))
-            tried[point.selection] = point
-            return point
+    def try_out(chosen: Indices) -> EditPoint:
+        """Measures a set with the fits of an export, and attacks it if it meets the goal."""
+        before = found.measured[chosen]
+        if opened.fitter is not None:  # every process must take part
+            opened.fitter.fit(before.selection)
+        point = trials.measure(before.selection)
+        if opened.keeps(point, base[0]):
+            point = trials.attack(_keep_tried(point, before))
+            found.measured[chosen] = _keep_tried(before, point)
+        tried[point.selection] = point
+        return point
 
-        def keeps(chosen: Indices) -> bool:
-            return opened.keeps(try_out(chosen), base[0])
+    def keeps(chosen: Indices) -> bool:
+        return opened.keeps(try_out(chosen), base[0])
 
-        found.compare_with(compared)
-        if opened.others:
-            drops = {f"task.{task}": drop for task, drop in opened.drop_limits.items()}
-            most = opened.request.max_evaluations
-            best = deepen(found, keeps, opened.attack_limits, most, drops)
-        else:
-            best = next((chosen for chosen in found.met if keeps(chosen)), None)
+    found.compare_with(compared)
+    if opened.others:
+        drops = {f"task.{task}": drop for task, drop in opened.drop_limits.items()}
+        most = opened.request.max_evaluations
+        best = deepen(found, keeps, opened.attack_limits, most, drops)
+    else:
+        best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
     points = {point.selection: point for point in found.measured.values()} | tried
     return SearchOutcome(
@@ -145,13 +137,12 @@ def _check_base(opened: OpenedSearch, base: EditPoint) -> None:
 def _find(
     opened: OpenedSearch,
     engine: Engine,
-    known: dict[Selection, EditPoint],
-    journal: Journal,
+    base: EditPoint,
     advance: Advance,
     looked: Advance,
 ) -> Found:
     """Searches with estimates and fits of the unedited model, unless it can measure all sets."""
-    estimates = None
+    estimates, known = None, {BASE: base}
     if not opened.exhaustive:
         blocks = range(opened.loaded.dimensions.num_blocks)
         fits = opened.fitter.fit_alone(blocks, opened.variants) if opened.fitter else {}
@@ -168,7 +159,7 @@ def _find(
             advance=looked,
         )
         # Fits of the unedited model, whatever is edited below a block.
-        engine, _ = opened.engines(opened.request.layout, lambda selection: fits)
+        engine, _ = opened.engines(opened.request.layout, lambda selection: fits, "unedited")
 
     def refits(selection: Selection) -> bool:
         """Whether the fits are those of an export: always so where one block is edited."""
@@ -176,17 +167,12 @@ def _find(
         return opened.exhaustive or not fitted or len({part.block for part in selection}) == 1
 
     def evaluate(selections: Sequence[Selection]) -> list[EditPoint]:
-        missing = [
-            one for one in selections if one not in known or known[one].refitted != refits(one)
-        ]
+        missing = [one for one in selections if one not in known]
         count = count_edits(advance, engine.rows)
         for begin in range(0, len(missing), _AT_ONCE):
             for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=count):
                 point = point_of(one, opened.measure, opened.names)
-                if before := known.get(one.selection):  # attacks are of the fits of an export
-                    point = _keep_tried(point, before)
                 known[one.selection] = replace(point, refitted=refits(one.selection))
-                journal.append(point_as_json(known[one.selection]))
         return [known[selection] for selection in selections]
 
     most, find_refusal = opened.request.max_evaluations, opened.loaded.editable.find_refusal

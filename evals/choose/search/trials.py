@@ -14,6 +14,7 @@ from evals.choose.grid import EditPoint, point_of
 from evals.choose.search.opened import OpenedSearch, TaskScores
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.names import find_attack
+from evals.measure.attacks.trying import KINDS, can_be_kept
 from evals.measure.differences import compare_scores, halve_scores
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
@@ -24,6 +25,7 @@ from surgery.errors import MeasurementError
 from surgery.proof.expected import find_constants, replan
 from surgery.record.measured import Measured, On
 from surgery.selection import Selection, blocks_of
+from surgery.store import Store
 from surgery.training.training import Schedule
 from surgery.variants import variant_of
 
@@ -119,15 +121,37 @@ class Trials:
             if selection:
                 base = self._run(BASE, name, half) if attack.reads_base else None
                 cut = tuple(sorted({*target.cut, *blocks_of(selection)}))
-                target = replace(target, model=self._edit(selection), base=base, cut=cut)
-            self.outcomes[key] = attack.run(target)
+                target = replace(target, base=base, cut=cut)
+
+            def run() -> AttackOutcome:
+                return attack.run(
+                    replace(target, model=self._edit(selection)) if selection else target
+                )
+
+            kept, told = can_be_kept(attack, target), ("attack", attack, target)
+            self.outcomes[key] = self._keep(selection).get(told, run, *KINDS) if kept else run()
         return self.outcomes[key]
 
     def _score(self, selection: Selection, task: str) -> TaskScores:
         key = (selection, task)
         if key not in self.scores:
-            self.scores[key] = self.opened.score(task, self._edit(selection))
+            store = self._keep(selection)
+            self.scores[key] = self.opened.score(store, task, lambda: self._edit(selection))
         return self.scores[key]
+
+    def _keep(self, selection: Selection) -> Store:
+        """Keeps work on an edited model. That on the base is the same however edits are made."""
+        opened = self.opened
+        if not selection:
+            return opened.store.narrow(opened.request.batch_size)
+        healing = opened.healing and [opened.healing, opened.guard, self._schedule]
+        how = opened.fitter, self.layout, healing, opened.request.batch_size
+        return opened.store.narrow(selection, *how)
+
+    @property
+    def _schedule(self) -> Schedule:
+        request = self.opened.request
+        return Schedule(request.heal_steps, rank=request.adapters)
 
     def _edit(self, selection: Selection) -> Any:
         """The edited model, healed if the task says so. Keeps only the last one."""
@@ -144,9 +168,8 @@ class Trials:
                 earlier = replan(found.checkpoint, found.manifest) if found.manifest else ()
                 constants = find_constants([plan, *earlier], model.state_dict())
             if opened.healing is not None and selection:
-                request, stored = opened.request, opened.loaded.found.inventory.dtype
-                schedule = Schedule(request.heal_steps, rank=request.adapters)
-                lessons = opened.loaded.model, model, opened.healing, opened.guard, schedule
+                stored = opened.loaded.found.inventory.dtype
+                lessons = opened.loaded.model, model, opened.healing, opened.guard, self._schedule
                 model = heal_model(*lessons, stored, constants=constants)
             self.edited[selection] = model
         return self.edited[selection]
@@ -154,8 +177,14 @@ class Trials:
     def _measure_loss(self, selection: Selection, half: int) -> float:
         """The held-out loss of the healed edit, or of the base, in nats per token."""
         if (selection, half) not in self.losses:
-            healed = replace(self.opened.targets[half], model=self._edit(selection))
-            for place, one in enumerate(self.opened.halves):
-                likelihood = healed.read(one.windows, 1).predictions.log_likelihood
-                self.losses[selection, place] = -float(likelihood.mean(dtype=np.float64))
+
+            def read() -> list[float]:
+                healed = replace(self.opened.targets[half], model=self._edit(selection))
+                every = [healed.read(one.windows, 1) for one in self.opened.halves]
+                found = (one.predictions.log_likelihood for one in every)
+                return [-float(one.mean(dtype=np.float64)) for one in found]
+
+            windows = [one.windows for one in self.opened.halves]
+            losses = self._keep(selection).get(("loss", windows), read)
+            self.losses.update(((selection, place), one) for place, one in enumerate(losses))
         return self.losses[selection, half]

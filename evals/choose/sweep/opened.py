@@ -22,6 +22,7 @@ from evals.data.inputs import (
 )
 from evals.data.windows import cut_windows
 from evals.measure.edits.engine import Engine
+from evals.run.batching import keep_rows_per_batch
 from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
@@ -29,6 +30,7 @@ from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
 from surgery.processes import join_launch
 from surgery.selection import Part, Selection
+from surgery.store import Store
 from surgery.variants import Fit
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ class OpenedSweep:
     - `heldout`: int32 [M, T] windows; None if none are measured.
     - `edits`: in the order of the report. `units`: the blocks and heads to estimate.
     - `fitter`: None if no variant needs one. `warnings`: which heads are left out, and why.
-    - `benchmarks`: None without tasks. `sizes`: task → rows at a time.
+    - `benchmarks`: None without tasks. `sizes`: task → rows at a time. `store`: of work on the
+      model, with the fits of `fitter`.
     """
 
     request: SweepRequest
@@ -87,6 +90,7 @@ class OpenedSweep:
     benchmarks: Benchmarks | None
     sizes: dict[str, int]
     warnings: tuple[str, ...]
+    store: Store
 
     def fit_alone(self) -> dict[int, Fit]:
         """Block → its fit where it is edited alone; none without a fitter."""
@@ -124,20 +128,26 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
     for warning in warnings:
         say(f"warning: {warning}")
     fitter = make_fitter(plans, calibrated, loaded)
-    sizes = {}
+    store, sizes = loaded.narrow(request.store), {}
     if benchmarks is not None:
-        sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size)
+        sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size, store)
+    rows_at_once = request.batch_size or keep_rows_per_batch(
+        store, loaded.model, rows.tokens.shape[1]
+    )
+    store = store.narrow(fitter)
     engine = Engine(
         loaded.model,
         rows,
         heldout,
         exact_only=request.exact_only,
-        batch_size=request.batch_size,
+        batch_size=rows_at_once,
         fit=fitter.fit if fitter else None,
         editable=editable,
+        store=store,
     )
     return OpenedSweep(
-        request, loaded, rows, heldout, edits, units, engine, fitter, benchmarks, sizes, warnings
+        request, loaded, rows, heldout, edits, units, engine, fitter, benchmarks, sizes, warnings,
+        store,
     )  # fmt: skip
 
 

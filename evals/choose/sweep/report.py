@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,6 @@ from evals.data.samples import record_samples
 from evals.measure.edits.engine import MeasuredEdit
 from evals.measure.naming import name_figures
 from evals.table.measured import measure_value
-from surgery.own_code import hash_code, is_path
 from surgery.record.manifest import Word, list_versions
 from surgery.record.measured import BASE, Measured
 from surgery.record.report import MeasuredModel
@@ -158,29 +156,6 @@ def _list_estimates(estimates: Estimates, selection: Any, of: str) -> Iterator[M
     for name, value in estimates.predict_one(selection).items():
         unit: Any = "nats" if name == "kl" else "number"
         yield measure_value(f"estimated_{name}", value, of=of, on="all", unit=unit)
-
-
-def describe_sweep(
-    opened: OpenedSweep, questions: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What decides the figures of a sweep, or of its benchmarks: `questions`, what each asks."""
-    loaded, samples = opened.loaded, opened.samples
-    variants = {part.variant for edit in opened.edits for part in edit}
-    return {
-        "model": loaded.identity,
-        "dtype": loaded.dtype,
-        "device": loaded.device,
-        "versions": list_versions(),
-        "samples": [samples.sha256, samples.prefix_length],
-        "heldout": None if opened.heldout is None else hash_row(opened.heldout),
-        "exact_only": opened.request.exact_only,
-        "batch_size": opened.engine.batch_size,  # a step of the journal is a batch
-        "calibration": opened.fitter and opened.fitter.calibration.record({}).sha256,
-        "tasks": questions,
-        "sizes": questions and opened.sizes,
-        "own": {name: hash_code(name) for name in sorted(filter(is_path, variants))},
-        "edits": hashlib.sha256(repr(list(opened.edits)).encode()).hexdigest(),
-    }
 
 
 def format_csv(result: SweepResult, edits: Sequence[GridEdit]) -> str:

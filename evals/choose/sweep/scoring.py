@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evals.measure.differences import compare_scores
 from evals.measure.edits.engine import BASE
 from evals.measure.edits.sharing import FitEdit
-from evals.run.journal import KEEP_NOTHING, Journal
 from evals.run.lm_eval.scores import Scores, choose_metric
 from evals.run.lm_eval.tasks import classify_ability
 from evals.run.models import LoadedModel
@@ -20,6 +20,7 @@ from surgery.record.measured import BASE as BASE_NAME
 from surgery.record.measured import Measured
 from surgery.record.report import Named
 from surgery.selection import Selection
+from surgery.store import KEEP_NOTHING, Store
 
 if TYPE_CHECKING:  # it imports lm_eval, which takes seconds
     from evals.run.lm_eval.running import Benchmarks
@@ -32,18 +33,21 @@ _OF_SAMPLE = ("filter", "metrics", "doc_hash")
 
 
 def choose_batch_sizes(
-    benchmarks: Benchmarks, loaded: LoadedModel, batch_size: int | None
+    benchmarks: Benchmarks, loaded: LoadedModel, batch_size: int | None, store: Store
 ) -> dict[str, int]:
-    """Task → rows at a time: `batch_size`, by default what memory allows.
+    """Task → rows at a time: `batch_size`, by default what memory allows, or allowed when the sweep
+    began. `store`: of work on the model.
 
     Raises `MeasurementError` for a model without a tokenizer.
     """
     if loaded.tokenizer is None:
         raise MeasurementError("benchmarks need a tokenizer", where=loaded.name)
-    return {
-        name: batch_size or current_processes().once(benchmarks.batch_size, name, loaded)
-        for name in benchmarks.tasks
-    }
+
+    def choose(name: str) -> int:
+        key = ("rows per batch", benchmarks.only(name), current_processes().count)
+        return store.get(key, lambda: benchmarks.batch_size(name, loaded))
+
+    return {name: batch_size or choose(name) for name in benchmarks.tasks}
 
 
 def run_tasks(
@@ -54,24 +58,25 @@ def run_tasks(
     *,
     fit: FitEdit | None,
     advance: Callable[[int], None] = lambda done: None,
-    journal: Journal = KEEP_NOTHING,
+    store: Store = KEEP_NOTHING,
 ) -> list[TaskRuns]:
     """Runs every task under the base model and under every edit, in this order.
 
     **Arguments:** `sizes`: task → rows at a time; `advance` gets the number of
-    edits just done; `journal` keeps each edit's and gives back what an earlier run did.
+    edits just done; `store`: of work on the model, with these fits, keeps those of each edit.
 
     Raises `MeasurementError` in one line, whatever lm-eval and a task's code raise.
     """
-    done: list[TaskRuns] = current_processes().once(journal.read, lambda step: step["tasks"])
-    advance(len(done))
-    with journal.open_to_append():
-        for selection in (BASE, *edits)[len(done) :]:
-            with _put_in_force(loaded, selection, fit):
-                found = {name: _run(benchmarks, name, loaded, size) for name, size in sizes.items()}
-            done.append(found)
-            advance(1)
-            journal.append({"tasks": found})
+    store = store.narrow("tasks", benchmarks, sizes)
+
+    def run(selection: Selection) -> TaskRuns:
+        with _put_in_force(loaded, selection, fit):
+            return {name: _run(benchmarks, name, loaded, size) for name, size in sizes.items()}
+
+    done = []
+    for selection in (BASE, *edits):
+        done.append(store.get(selection, partial(run, selection)))
+        advance(1)
     return done
 
 

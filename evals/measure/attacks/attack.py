@@ -16,6 +16,7 @@ from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import find_opening
+from surgery.store import ASIDE
 
 Learned = Literal[
     "nothing", "all weights", "rank-8 adapters",
@@ -42,11 +43,11 @@ class Target:
       needs, or has time for. An edited model, a control, and a twin get as many as the base.
     """
 
-    model: Any
-    tokenizer: Any
+    model: Any = field(metadata=ASIDE)
+    tokenizer: Any = field(metadata=ASIDE)
     samples: Samples
     unrelated: Tokens
-    batch_size: int | None = None
+    batch_size: int | None = field(default=None, metadata=ASIDE)  # free memory may choose it
     alike: Tokens | None = None
     base: AttackOutcome | None = None
     draws: int | None = None
@@ -301,11 +302,11 @@ class Attack:
     definition: str
     source: str
     cost: str
-    run: Callable[[Target], AttackOutcome]
+    run: Callable[[Target], AttackOutcome] = field(metadata=ASIDE)
     stages: tuple[int, ...] = ()
-    needs: tuple[Need, ...] = ()
+    needs: tuple[Need, ...] = field(default=(), metadata=ASIDE)
     share: int = 0
-    count_trained: Callable[[int, int], int] | None = None
+    count_trained: Callable[[int, int], int] | None = field(default=None, metadata=ASIDE)
     on_cuts: bool = False
     tells_members: bool = False
     reads_base: bool = False

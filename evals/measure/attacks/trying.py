@@ -5,25 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 
 from evals.data import Samples, Tokens
 from evals.data.windows import end_alike
-from evals.measure.attacks.attack import Attack, AttackOutcome, Target, split
-from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack
+from evals.measure.attacks.attack import Attack, AttackOutcome, Setting, Target, split
+from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, is_own
 from evals.measure.attacks.result import Outcomes, measure_outcomes, measure_scores
-from evals.measure.attacks.stored import Tried, tried_as_json, tried_from_json
 from evals.measure.memorization.measures import Flags
 from evals.run.console import say
-from evals.run.journal import KEEP_NOTHING, Journal
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
 from surgery.processes import current_processes
 from surgery.record.measured import EDITED, Measured, On
+from surgery.store import KEEP_NOTHING, Store
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,15 @@ class AuditedModel:
     loss: float | None = None
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What one attack found on one model: on the passages and on the control, if it ran there."""
+
+    passages: AttackOutcome | None
+    control: AttackOutcome | None
+    seconds: float
+
+
 def add_for_trained(asked: Sequence[str]) -> tuple[str, ...]:
     """The attacks, and those that every trained model must face. Says which it adds."""
     attacks = choose_attacks((*asked, *TRAINED))
@@ -162,11 +170,11 @@ def try_attacks(
     with_control: bool = True,
     cut: tuple[int, ...] | None = None,
     advance: Callable[[int], None] = lambda done: None,
-    journal: Journal = KEEP_NOTHING,
+    store: Store = KEEP_NOTHING,
 ) -> AuditedModel:
     """Tries every attack of `plan` on one model. `advance` counts finished attacks.
 
-    `journal` keeps each attack, and gives back those of an earlier run.
+    `store` keeps each attack, but for those of your own, and gives back those of an earlier run.
 
     - `base`: the outcomes of the base, if the model is an edit of it.
     - `cut`: the blocks that an edit changed; by default those that the model's files name.
@@ -185,17 +193,21 @@ def try_attacks(
         sibling=plan.sibling,
     )
     beside = replace(on, samples=plan.control)
+    done, new = dict[str, Tried](), list[str]()
+
+    def run(attack: Attack, *given: Any) -> Tried:
+        new.append(attack.name)
+        return _try(attack, *given)
+
+    for attack in plan.tried:
+        aimed, beside_it, is_tried = _aim(attack, on, beside, plan, base)
+        given = attack, aimed, beside_it, is_tried, with_control
+        kept = store if can_be_kept(attack, aimed) else KEEP_NOTHING
+        done[attack.name] = kept.get(("attack", *given), partial(run, *given), Tried, *KINDS)
+        advance(1)
+    if recalled := [name for name in done if name not in new]:
+        say(f"{loaded.name}: known from an earlier run: {', '.join(recalled)}")
     processes = current_processes()
-    done: dict[str, Tried] = processes.agree(dict(journal.read(tried_from_json)))
-    if done:
-        say(f"{loaded.name}: {len(done)} attacks are done already: {', '.join(done)}")
-    with journal.open_to_append():
-        for attack in plan.tried:
-            if attack.name not in done:
-                done[attack.name] = _try(attack, on, beside, plan, base, with_control)
-                if done[attack.name].can_be_stored(attack.name):
-                    journal.append(tried_as_json(attack.name, done[attack.name]))
-            advance(1)
     provenance = processes.once(lambda: loaded.provenance)
     return AuditedModel(
         {name: one.passages for name, one in done.items() if one.passages is not None},
@@ -205,33 +217,40 @@ def try_attacks(
     )
 
 
-def _try(
-    attack: Attack,
-    on: Target,
-    beside: Target,
-    plan: AttackPlan,
-    base: AuditedModel | None,
-    with_control: bool,
-) -> Tried:
-    """Tries one attack on the passages and on the control, as `try_attacks` says."""
-    name, begun = attack.name, time.perf_counter()
-    found = control = None
+def _aim(
+    attack: Attack, on: Target, beside: Target, plan: AttackPlan, base: AuditedModel | None
+) -> tuple[Target, Target, bool]:
+    """The passages and the control as an attack meets them, and whether it recovers any."""
+    name, before = attack.name, base.passages.get(attack.name) if base else None
     if base is not None and attack.reads_base:
-        on, beside = (
-            replace(target, base=known[name])
-            for target, known in ((on, base.passages), (beside, base.control))
-        )
-    if not attack.tells_members or plan.control_kind == "non-members":
-        if base is not None and attack.in_draws and not attack.on_cuts:
-            # every model and control in as many draws; but a base without cuts is only read
-            before = base.passages[name]
-            on = replace(on, draws=before.draws, trainings=before.trainings)
+        on, beside = replace(on, base=before), replace(beside, base=base.control[name])
+    is_tried = not attack.tells_members or plan.control_kind == "non-members"
+    if before is not None and is_tried and attack.in_draws and not attack.on_cuts:
+        # every model and control in as many draws; but a base without cuts is only read
+        on = replace(on, draws=before.draws, trainings=before.trainings)
+    return on, beside, is_tried
+
+
+def _try(attack: Attack, on: Target, beside: Target, is_tried: bool, with_control: bool) -> Tried:
+    """Tries one attack on the passages and on the control, as `try_attacks` says."""
+    begun, found, control = time.perf_counter(), None, None
+    if is_tried:
         found = attack.run(on)
         if attack.in_draws:
             beside = replace(beside, draws=found.draws, trainings=found.trainings)
         if with_control or attack.tells_members or attack.reads_base:
             control = attack.run(beside)
     return Tried(found, control, time.perf_counter() - begun)
+
+
+KINDS = (AttackOutcome, Setting)
+"""What outcomes are made of."""
+
+
+def can_be_kept(attack: Attack, target: Target) -> bool:
+    """Whether a store may keep the outcome: not that of an attack of your own, which may read what
+    nobody identifies, nor what an attack keeps of a base to read it again."""
+    return not is_own(attack.name) and (target.base is not None or not attack.reads_base)
 
 
 def measure_attacks(

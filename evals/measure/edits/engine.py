@@ -26,12 +26,12 @@ from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.early_exit import find_divergences, find_divergences_from
 from evals.run.finite import check_finite
 from evals.run.forward import check_head, head_of, read_limits
-from evals.run.journal import KEEP_NOTHING, Journal, arrays_as_json, arrays_from_json
 from evals.run.predictions import Floats, Sampling, Scores, measure_heldout, measure_predictions
 from evals.run.resuming import Run, run_from_block, run_tokens
 from surgery.editing.in_memory import Editable
 from surgery.processes import current_processes
 from surgery.selection import Selection, blocks_of
+from surgery.store import KEEP_NOTHING, Store
 
 Columns = dict[str, npt.NDArray[Any]]
 """Measure → its value for each row [B]; of `right`, for each suffix token [B, S]; of `token_kl` and
@@ -96,6 +96,7 @@ class Engine:
     - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
       the last bit in float32, are those of `evals.measure.memorization.extraction.extract`.
     - `fit`: fits the variants that need it. `layout`: as for `surgery.editing.in_memory.apply`.
+    - `store`: keeps every batch. It is of work on this model, with these fits.
 
     The current processes share the batches, and each gets the whole result. Raises `SamplesError`
     when the rows do not fit the model.
@@ -113,6 +114,7 @@ class Engine:
         fit: FitEdit | None = None,
         layout: str = "auto",
         editable: Editable | None = None,
+        store: Store = KEEP_NOTHING,
     ) -> None:
         samples.check_fits(*read_limits(model))
         check_head(model)
@@ -122,6 +124,9 @@ class Engine:
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
         self._editable, self._layout, self._fit = editable or Editable(model), layout, fit
         self._measured: dict[Selection, MeasuredEdit] = {}
+        self._store = store.narrow(
+            "edits", layout, exact_only, repeated is not None, samples.prefix_length
+        )
 
     @property
     def base(self) -> MeasuredEdit:
@@ -142,20 +147,18 @@ class Engine:
         selections: Sequence[Selection],
         *,
         advance: Callable[[int], None] = lambda done: None,
-        journal: Journal = KEEP_NOTHING,
     ) -> list[MeasuredEdit]:
         """Measures edits, in the order given.
 
-        `advance` is told of rows done, once for every edit; `journal` keeps every batch, and gives
-        back those of an earlier run. Raises `UnsupportedError` for an edit that cannot be made, or
-        not without `fit`, before anything is measured; `MeasurementError` for numbers that are
-        not finite.
+        `advance` is told of rows done, once for every edit. Raises `UnsupportedError` for an edit
+        that cannot be made, or not without `fit`, before anything is measured; `MeasurementError`
+        for numbers that are not finite.
         """
         missing = self._missing(selections)
         if missing:
             edited = [edit for edit in missing if edit != BASE]
             edits = SharedEdits(edited, self._editable, layout=self._layout, fit=self._fit)
-            parts = self._measure_batches(edits, missing, advance, journal)
+            parts = self._measure_batches(edits, missing, advance)
             for selection, column in zip(missing, zip(*parts, strict=True), strict=True):
                 self._measured[selection] = self._whole(selection, column)
         return [self._measured[selection] for selection in selections]
@@ -177,11 +180,10 @@ class Engine:
         edits: SharedEdits,
         selections: Sequence[Selection],
         advance: Callable[[int], None],
-        journal: Journal,
     ) -> list[list[Columns]]:
-        """The columns of each selection in every batch. Each process has a batch at a time, and all
-        are recorded before the next."""
-        processes = current_processes()
+        """The columns of each selection in every batch. Each process has a batch at a time, and
+        keeps it before the next."""
+        processes, store = current_processes(), self._store.narrow(selections)
         batches = [
             (kind, tokens[rows])
             for kind, tokens in self._texts
@@ -189,20 +191,22 @@ class Engine:
         ]
 
         def measure(batch: tuple[_Kind, Tokens]) -> list[Columns]:
-            found = self._measure_batch(
-                edits, *batch, lambda: advance(processes.count * len(batch[1]))
-            )
-            return [found[selection] for selection in selections]
+            left, rows = len(selections), processes.count * len(batch[1])
 
-        parts = processes.once(journal.read, _stored_columns)
-        advance(len(selections) * sum(len(tokens) for _, tokens in batches[: len(parts)]))
-        with journal.open_to_append():
-            for begin in range(len(parts), len(batches), processes.count):
-                done = processes.map_in_order(measure, batches[begin : begin + processes.count])
-                parts += done
-                for part in done:
-                    journal.append({"edits": [arrays_as_json(columns) for columns in part]})
-        return parts
+            def count() -> None:
+                nonlocal left
+                left -= 1
+                advance(rows)
+
+            def compute() -> list[Columns]:
+                found = self._measure_batch(edits, *batch, count)
+                return [found[selection] for selection in selections]
+
+            columns = store.get(batch, compute)
+            advance(left * rows)  # of what was kept
+            return columns
+
+        return processes.map_in_order(measure, batches)
 
     def _measure_batch(
         self,
@@ -300,8 +304,3 @@ class Engine:
         for values in (*of_passages, measured.heldout_nll):
             check_finite(values, where)
         return measured
-
-
-def _stored_columns(step: Any) -> list[Columns]:
-    """A step of a sweep's journal: the columns of each edit."""
-    return [arrays_from_json(columns) for columns in step["edits"]]

@@ -20,19 +20,19 @@ class Benchmarking(Request):
     tasks: Annotated[
         Names,
         "lm-eval tasks, groups, or patterns, separated by commas.",
-        Option("measure", "A,B", "the tasks of `suite`"),
+        Option("measure", "A,B", "the tasks of `suite`", decides=False),
     ] = ()
     suite: Annotated[
         Literal["standard", "quick", "lab"] | None,
         "standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, arithmetic_2da, "
         "webqs. quick: 250 documents each of three of them. lab: three tasks that need no "
         "download.",
-        Option("measure"),
+        Option("measure", decides=False),
     ] = None
     include_path: Annotated[
         tuple[Path, ...],
         "Folder with more lm-eval task files.",
-        Option("measure", "DIR", place="folder"),
+        Option("measure", "DIR", place="folder", decides=False),
     ] = ()
     limit: Annotated[
         int | float | None,

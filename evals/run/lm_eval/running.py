@@ -15,9 +15,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from itertools import chain
 from math import isnan
 from pathlib import Path
@@ -40,6 +39,7 @@ from evals.run.models import LoadedModel
 from surgery.errors import NotFiniteError, OutputError
 from surgery.privacy import drop_paths
 from surgery.processes import current_processes
+from surgery.store import identify
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """lm-eval's own defaults."""
@@ -112,14 +112,9 @@ class Benchmarks:
             digest.update(_dump(document))
         return digest.hexdigest()
 
-    def identify(self, sizes: dict[str, int]) -> dict[str, Any]:
-        """Identifies the questions: equal for equal tasks, documents, batch sizes (`sizes`), and
-        versions of lm-eval."""
-        by = version("lm-eval")
-        return {
-            name: [self.fingerprint(name), self.limit, size, self.count_shots(name), by]
-            for name, size in sizes.items()
-        }
+    def only(self, name: str) -> Benchmarks:
+        """One of the tasks."""
+        return replace(self, tasks={name: self.tasks[name]})
 
     def count_shots(self, name: str) -> int:
         """The examples that each document of a task is shown with."""
@@ -187,6 +182,15 @@ class Benchmarks:
     def scores(self, name: str, run: TaskRun) -> dict[str, Scores]:
         """Scores of each document, by metric: see `collect_scores`."""
         return collect_scores(name, run, self.tasks[name].aggregation())
+
+
+@identify.register
+def _(benchmarks: Benchmarks) -> list[Any]:
+    """Equal for equal tasks and documents that are asked in the same way."""
+    return [
+        [name, benchmarks.fingerprint(name), benchmarks.limit, benchmarks.count_shots(name), SEEDS]
+        for name in benchmarks.tasks
+    ]
 
 
 _ALIKE = ("results", "n-shot", "higher_is_better", "n-samples", "samples")
