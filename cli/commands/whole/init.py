@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import click
 
 from cli import options
 from cli.config import is_of_result
-from cli.escaping import quote
 from cli.requests import RequestCommand, fill_request, options_of
 from cli.tables.cuts import print_cuts
 from cli.terminal import echo, note, print_json
@@ -102,4 +102,4 @@ def _print(found: Proposal, output: Path) -> None:
         )
     if not (found.request.heldout or find_lab(found.request.model)):
         note(f"mitigate also needs held-out text: add `heldout: [FILE]` to {output} first")
-    echo(f"next: attn-surgery mitigate --config {quote(str(output))} --dry-run")
+    echo(f"next: attn-surgery mitigate --config {shlex.quote(str(output))} --dry-run")
