@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
@@ -31,7 +30,7 @@ from cli.terminal import (
     print_json,
     show_progress,
     stopped,
-    take_over_messages,
+    take_over_warnings,
 )
 from evals.run import console
 from surgery.errors import (
@@ -216,7 +215,7 @@ def _correct_usage(error: click.UsageError) -> click.UsageError:
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits. Only here do errors become exit codes."""
     _open_streams()
-    take_over_messages()
+    take_over_warnings()
     _catch_signals()
     has_printed_json.set(False)
     as_json = "--json" in (sys.argv[1:] if arguments is None else arguments) and is_first_process()
@@ -230,9 +229,9 @@ def run(arguments: list[str] | None = None) -> None:
                 _print_error(click.ClickException("interrupted"), code)
         else:
             code = _report_error(error, as_json)
-    sys.stderr.flush()
     try:
-        sys.stdout.flush()
+        for stream in filter(None, (sys.stderr, sys.stdout)):  # the shell may have closed one
+            stream.flush()
     except OSError:  # reported above; Python would try again at exit, and complain
         _drop(sys.stdout)
     sys.exit(code if isinstance(code, int) else 0)
@@ -269,13 +268,7 @@ class _Stream(io.TextIOWrapper):
 
 
 def _open_streams() -> None:
-    """Replaces standard streams that the shell has closed (`>&-`) with streams that do nothing.
-
-    In this order they get the numbers 0, 1, and 2, which no file of ours may have.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    """Lets standard streams write any text, and go nowhere once their reader has stopped."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if type(stream) is io.TextIOWrapper:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
+import shlex
 import sys
 import threading
 import time
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from cli.escaping import EscapedRecord, escape_text, format_traceback, quote
+from cli.escaping import escape_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -45,7 +45,7 @@ stopped: list[click.Context | None] = []
 def note_unmeasured(output: object, model: str) -> None:
     """Says how to measure a new export, `output`, of `model`."""
     given = "" if model.startswith("lab:") else " --samples SAMPLES --heldout TEXT"
-    named = " ".join(map(quote, ("evaluate", str(output), "--baseline", model, "--audit")))
+    named = " ".join(map(shlex.quote, ("evaluate", str(output), "--baseline", model, "--audit")))
     note(
         "Nothing measured yet. To see what it still recites and what it lost, run: "
         f"attn-surgery {named}{given}"
@@ -62,21 +62,13 @@ def note(line: object, *, anywhere: bool = False, stream: TextIO | None = None) 
         click.echo(escape_text(name_options(line)), file=stream, err=True)
 
 
-def take_over_messages() -> None:
-    """Escapes what libraries log, whichever handler prints it, and what Python itself reports.
-
-    Warnings become notes.
-    """
+def take_over_warnings() -> None:
+    """Makes warnings of libraries notes, each in one line."""
 
     def show_warning(message: object, category: type[Warning], *_: object, **__: object) -> None:
         note(f"{category.__name__}: {message}")
 
-    def show_error(*error: Any) -> None:
-        click.echo(format_traceback(*error), err=True)
-
-    logging.setLogRecordFactory(EscapedRecord)
     warnings.showwarning = show_warning
-    sys.excepthook = show_error
 
 
 def name_options(line: object, ctx: click.Context | None = None) -> str:

@@ -1,6 +1,6 @@
-"""The tables of docs/families.md, as the records and layouts have it. No model is needed.
+"""The table of docs/families.md, as the records and layouts have it. No model is needed.
 
-python tests/family_table.py     # writes them
+python tests/family_table.py     # writes it
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from decoders import CONFIGS, MORE, config_of
 from surgery.checkpoint.inventory import Inventory, list_needed, make_inventory
 from surgery.checkpoint.tensors import TensorInfo
 from surgery.errors import UnsupportedError
-from surgery.families import FAMILIES, REFUSALS, config_saved_as, family_of
+from surgery.families import FAMILIES, config_saved_as, family_of
 from surgery.layouts import Block
 from surgery.layouts.stock_limits import storage_of
 from surgery.plan import make_plan
@@ -114,22 +114,12 @@ def make_table() -> str:
     return HEAD + "\n".join(re.sub(r" {2,}", " ", line) for line in lines) + "\n"
 
 
-def make_refusals() -> str:
-    """The table of types without a record, in Markdown."""
-    lines = ["| type | why | its own class could hold |", "|---|---|---|"]
-    for kind, refusal in REFUSALS.items():
-        held = ", ".join(refusal.could) or "nothing"
-        lines.append(f"| `{kind}` | {refusal.reason} | {held} |")
-    return "\n".join(lines) + "\n"
-
-
-def write_tables(text: str) -> str:
-    """The page with both tables as they must be."""
-    for table in (make_table(), make_refusals()):
-        begin = text.index(table.partition("\n")[0])
-        text = text[:begin] + table + text[text.index("\n\n", begin) + 1 :]
-    return text
+def write_table(text: str) -> str:
+    """The page with the table as it must be."""
+    table = make_table()
+    begin = text.index(table.partition("\n")[0])
+    return text[:begin] + table + text[text.index("\n\n", begin) + 1 :]
 
 
 if __name__ == "__main__":
-    DOCS.write_text(write_tables(DOCS.read_text()))
+    DOCS.write_text(write_table(DOCS.read_text()))

@@ -86,6 +86,16 @@ def test_documents_list_every_variant_and_layout() -> None:
     assert table_rows("| layout |", page) == {*LAYOUTS, "auto"}
 
 
+def test_security_opens_with_four_promises_each_with_its_tests() -> None:
+    head, *parts = (ROOT / "SECURITY.md").read_text().split("\n## ")
+    promises = re.findall(r"[A-Z][^.]*", head.split("\n\n")[1].replace("\n", " "))
+    assert len(promises) == 4
+    for promise, part in zip(promises, parts, strict=False):
+        heading, _, text = part.partition("\n")
+        assert heading == promise
+        assert re.findall(r"`tests/[\w/]+\.py`", text.rpartition("Tests: ")[2])
+
+
 def test_changelog_names_every_command() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert {name for name in COMMANDS if f"`attn-surgery {name}`" not in changelog} == set()

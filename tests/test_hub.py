@@ -2,8 +2,8 @@
 
 - An export by id equals the export of the same files in a folder, byte for byte, for any branch,
   tag or commit, safetensors or pickled; the manifest records the commit.
-- Only one format of weights is fetched, no code or other framework's weights, nothing of
-  a model that cannot be edited but its configuration, and no file that is too large to be read.
+- Only one format of weights is fetched, no code or other framework's weights, and nothing of
+  a model that cannot be edited but its configuration.
 - `inspect` reads headers by range and downloads no weights.
 - Whatever goes wrong is one line, soon, and exit code 1; a token shows up nowhere.
 - What was fetched before serves without a network, if it is complete.
@@ -453,28 +453,6 @@ ERRORS = {
     "me/outside": "model.safetensors.index.json: names a file outside the folder (got "
     "'../../x.safetensors')",
 }
-
-
-def test_what_is_too_large_to_be_read_is_not_downloaded(
-    hub: HubServer, run: Commands, edited: Path
-) -> None:
-    """A small file, going by its name, could fill the disk."""
-    lines = {
-        "config.json": "inspect me/edited",
-        "surgery.json": "reproduce me/edited",
-        "LICENSE": "export me/edited --drop-attn 1",
-        "tokenizer.json": "verify me/edited",
-    }
-    for name, line in lines.items():
-        repository, large = hub.create("me/edited"), bytes(2**26 + 1)
-        repository.commit(edited)
-        repository.commit({name: large})
-        assert error(run(line)[0]) == (
-            f"Hub model me/edited: {name} is too large (expected at most 67,108,864 bytes, got "
-            "67,108,865)"
-        )
-        assert name not in hub.downloads
-        hub.requests.clear()
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,7 @@ from pydantic import TypeAdapter
 
 from cli.main import COMMANDS, _describe_mistakes
 from cli.terminal import name_options
-from surgery.errors import UnsupportedError, suggest
-from surgery.families import family_of
+from surgery.errors import suggest
 
 NO_OPTIONS = {
     *("zero", "mean"),  # variants
@@ -92,21 +91,12 @@ def test_a_message_names_only_options_that_the_command_has(name: str) -> None:
             "give --samples, or run `hf auth login`",
         ),
         ("inspect", "`nothing(overwrite=True)`", "`nothing(overwrite=True)`"),
+        ("export", "could hold `zero`, `mean`", "could hold `zero`, `mean`"),
     ],
 )
 def test_an_option_has_its_value_and_its_own_name(command: str, called: str, shown: str) -> None:
     assert name_options(called, running(command)) == shown
     assert name_options(called) == called  # nothing runs
-
-
-def test_a_variant_is_no_option(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="its own class could hold `zero`, `mean`"):
-        family_of({"model_type": "gpt2"})
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "config.json").write_text('{"model_type": "gpt2"}')
-    outcome = attn_surgery("export", source, "--drop-attn", "1", "--output", tmp_path / "out")
-    outcome.assert_error("its own class could hold `zero`, `mean`")
 
 
 @pytest.mark.parametrize(

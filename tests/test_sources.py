@@ -259,38 +259,6 @@ def test_a_source_of_links_gives_files(tmp_path: Path) -> None:
     assert linked == direct
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "config.json",
-        "model-00002-of-00002.safetensors",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "LICENSE",
-        "README.md",
-        "additional_chat_templates/tool.jinja",
-    ],
-)
-def test_no_link_is_followed_out_of_a_source(tmp_path: Path, name: str) -> None:
-    source = write_checkpoint(tmp_path / "source", NEOX, num_shards=2)
-    secret = tmp_path / "blobs" / "secret"  # no cache of the Hub, whatever it is called
-    secret.parent.mkdir()
-    link = source / name
-    if link.exists():
-        link.rename(secret)
-    else:
-        secret.write_text("a private key")
-    if link.parent != source:
-        link.parent.symlink_to(secret.parent)
-        secret.rename(secret.with_name(link.name))
-    else:
-        link.symlink_to(secret)
-    attn_surgery("export", source, "--drop-attn", "1", "--output", tmp_path / "out").assert_error(
-        f"{link}: is a link out of the model's folder, which is not followed; replace the link"
-    )
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("layout", ["stock", "compact"])
 def test_shards_without_an_edit_are_the_source_s_files(tmp_path: Path, layout: str) -> None:
     source = write_checkpoint(tmp_path / "source", NEOX, num_shards=4)

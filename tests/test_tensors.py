@@ -141,7 +141,7 @@ def test_damaged_files(path: Path, content: bytes) -> None:
         (container(b"[" * 100_000), "is truncated or not valid safetensors"),
         (
             container({"a": {"dtype": "U16", "shape": [1], "data_offsets": [0, 2]}}, b"xx"),
-            "got U16, 1 dimensions",
+            "got U16",
         ),
         (
             container({"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}, b"x"),

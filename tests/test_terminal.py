@@ -18,11 +18,8 @@ from typing import Any
 
 import pytest
 from checkpoints import neox_config, write_checkpoint
-from command_line import ROOT, Outcome, attn_surgery, finish, on_terminal, running, start
-from decoders import write_decoder
-from forging import edit_json
+from command_line import ROOT, Outcome, attn_surgery, on_terminal, running
 from rich.text import Text
-from tiny_tokenizer import tiny_tokenizer
 
 from cli.console import make_console
 from cli.escaping import escape_text
@@ -118,56 +115,6 @@ def test_ids_of_passages_are_no_commands(capsys: pytest.CaptureFixture[str]) -> 
         plain = re.sub("\x1b\\[[0-9;]*m", "", drawn)
         assert all(char.isprintable() for char in plain.replace("\n", "")), repr(plain)
         assert "\x1b[2K" not in drawn
-
-
-LIBRARY = """
-import io, logging, sys, warnings
-from cli.main import run
-
-def misbehave(**asked):
-    logger = logging.getLogger("library")
-    logger.addHandler(logging.StreamHandler())
-    logger.warning("token %r is %s", HOSTILE, HOSTILE)
-    logging.getLogger("another").warning(HOSTILE)
-    try:
-        raise ValueError(HOSTILE)
-    except ValueError:
-        logger.exception(HOSTILE)
-    warnings.warn(HOSTILE)
-    raise RuntimeError(HOSTILE)
-
-import cli.commands.measure.tasks as tasks
-tasks.command.callback = misbehave
-HOSTILE = sys.argv[1]
-run(["tasks"])
-"""
-
-
-def test_what_libraries_say() -> None:
-    """Their logs, warnings, and the errors that nobody foresaw."""
-    done = finish(start(HOSTILE, program=("-c", LIBRARY)))
-    assert done.code == 1
-    assert_harmless(done)
-    assert done.stderr.count("a\\x1b[2K") == 7
-    assert "UserWarning: a\\x1b[2K" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("RuntimeError: a\\x1b[2K")
-
-
-def test_what_a_converter_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pytest.importorskip("gguf")
-    folder = tmp_path / "model"
-    write_decoder(folder, "llama", vocab_size=400)
-    tiny_tokenizer().save_pretrained(folder)
-    token = {"SpecialToken": {"id": HOSTILE, "type_id": 0}}
-    text = {"Sequence": {"id": HOSTILE, "type_id": 0}}
-    template = {"type": "TemplateProcessing", "single": [token, text], "pair": [text, text]}
-    edit_json(folder / "tokenizer.json", lambda found: found.update(post_processor=template))
-    target = tmp_path / "model.gguf"
-    done = attn_surgery("convert", folder, "--to", "gguf", "--output", target)
-    assert done.code == 0, done
-    assert "TemplateProcessing" in caplog.text, "it has said something"
-    assert_harmless(Outcome(0, done.stderr, "\n".join(caplog.messages)))
-    assert all(record.getMessage().isprintable() for record in caplog.records)
 
 
 def test_json_is_ascii_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:

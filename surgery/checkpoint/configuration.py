@@ -84,9 +84,6 @@ def _check_positions(config: Mapping[str, Any], family: Family) -> None:
 EXPANDED = ("mxfp4", "fp8")
 """Methods of quantization whose weights the library can expand as it loads them. Others need a
 package of their own."""
-_REPEATS, _REPEATED_GROUP = re.compile(r"[*+{]"), re.compile(r"\)[*+{]")
-_MOST_REPEATS = 4
-"""A pattern with more of these, or with a group that repeats, may take forever on some name."""
 _CACHE = "kv_cache_scheme"
 _LEFT_OUT = (  # keys of the modules that are not quantized, by method
     "modules_to_not_convert",
@@ -142,8 +139,6 @@ def _list_names(module: str) -> Iterator[str]:
 def _covers(pattern: str, name: str) -> bool:
     """Whether a pattern of modules names this one, or one that holds it."""
     if pattern.startswith("re:"):
-        if len(_REPEATS.findall(pattern)) > _MOST_REPEATS or _REPEATED_GROUP.search(pattern):
-            return False
         try:
             return re.match(pattern[3:], name) is not None
         except re.error:

@@ -7,7 +7,6 @@ weights_only). Never runs code of the source, and never follows an index out of 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,6 @@ MANIFEST, CARD = "surgery.json", "README.md"
 HEADS = ("embed_out.weight", "lm_head.weight")  # names of the output head, by library version
 
 CODE_OR_WEIGHTS = {".py", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
-_LONGEST_NAME = 255  # bytes, of a file on any system
 
 # What you need beside the weights. A model card describes the source, not the result, and code is
 # never copied.
@@ -230,12 +228,7 @@ def read_index(folder: Path, entry: str, has: Callable[[str], bool]) -> tuple[di
     if not isinstance(metadata, dict):
         raise CheckpointError("has metadata that is not an object", where=entry)
     for name in {str(file): file for file in weight_map.values()}.values():
-        if (
-            not isinstance(name, str)
-            or Path(name).name != name
-            or name == ".."
-            or len(os.fsencode(name)) > _LONGEST_NAME
-        ):
+        if not isinstance(name, str) or Path(name).name != name or name == "..":
             raise CheckpointError("names a file outside the folder", where=entry, got=repr(name))
         if not has(name):
             what = f"names shard {name}, which is missing"

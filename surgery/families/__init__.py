@@ -8,12 +8,12 @@ from typing import Any
 from surgery.errors import UnsupportedError, find_near
 from surgery.families import experts, gemma, gpt, latent, linear, llama
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
-from surgery.families.refused import REFUSALS
+from surgery.families.refused import REFUSED
 from surgery.families.wrapped import WRAPPED
 
 __all__ = [
     "FAMILIES",
-    "REFUSALS",
+    "REFUSED",
     "SAVED_AS",
     "WRAPPED",
     "Dimensions",
@@ -76,9 +76,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
             f"a {model_type} model reads images, and only its decoder, {wrapped.text}, is edited",
             fix="give the folder, not the loaded model, or load the decoder alone",
         )
-    if (refusal := REFUSALS.get(str(model_type))) is not None:
-        what = f"unsupported model_type {model_type}: {refusal.reason}"
-        raise UnsupportedError(what, fix=f"no record edits it; {refusal.held}")
+    if (reason := REFUSED.get(str(model_type))) is not None:
+        raise UnsupportedError(f"unsupported model_type {model_type}: {reason}")
     names = [family.model_type for family in FAMILIES]
     near = ", ".join(find_near(model_type, names, 2))
     missing = "no record says where its tensors are"

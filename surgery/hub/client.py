@@ -10,7 +10,7 @@ import errno
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from surgery.checkpoint.content import hash_file
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import OutputError, SourceError, SurgeryError
 from surgery.record.manifest import Manifest, read_manifest
-from surgery.untrusted import LIMIT
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -212,12 +211,11 @@ def go_offline() -> Iterator[None]:
 class HubFile:
     """A file's hash: SHA-256 if it is large, else git's (SHA-1 of a header and the content).
 
-    Both are hexadecimal, and one of them is None. `size`: bytes; None if the Hub does not say.
+    Both are hexadecimal, and one of them is None.
     """
 
     sha256: str | None
     git: str | None
-    size: int | None
 
     def holds(self, sha256: str, content: Path | bytes) -> bool:
         """Whether the file has this SHA-256. Compares a small one with `content`, which has it."""
@@ -237,18 +235,8 @@ class Published:
     private: bool
     files: Mapping[str, HubFile]
 
-    def check_sizes(self, names: Iterable[str]) -> None:
-        """Raises `SourceError` for a file that is too large to be read, before its download."""
-        for name in names:
-            size = self.files[name].size
-            if size is not None and size > LIMIT:
-                what, where = f"{name} is too large", f"Hub model {self.repo}"
-                most = f"at most {LIMIT:,} bytes"
-                raise SourceError(what, where=where, expected=most, got=f"{size:,}")
-
     def fetch(self, api: HfApi, name: str) -> Path:
         """Downloads one of its small files, or finds it in the cache."""
-        self.check_sizes([name])
         return Path(api.hf_hub_download(self.repo, name, revision=self.commit))
 
     def hash(self, api: HfApi, name: str) -> str:
@@ -266,5 +254,5 @@ def find_published(api: HfApi, repo: str, revision: str | None = None) -> Publis
     files = {}
     for file in info.siblings or ():
         sha256, git = (file.lfs.sha256, None) if file.lfs else (None, file.blob_id)
-        files[file.rfilename] = HubFile(sha256, git, file.size)
+        files[file.rfilename] = HubFile(sha256, git)
     return Published(repo, str(info.sha), bool(info.private), files)

@@ -41,7 +41,7 @@ from surgery.hub.embedded import PREFIX, find_lab_folder
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE
 from surgery.privacy import expand_home, make_public_name
-from surgery.record.manifest import REPORTS, Source, read_manifest
+from surgery.record.manifest import Source, read_manifest
 from surgery.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -225,7 +225,6 @@ class _HubModel:
 
         files = self.there.files
         along = [file for file in files if file in beside or _matches(file, beside)]
-        self.there.check_sizes(file for file in along if _matches(file, (*_BESIDE, *REPORTS)))
         for wanted, shown in ((along, False), (self.weights, sys.stderr.isatty())):
             missing = [escape(file) for file in wanted if not (self.folder / file).exists()]
             if missing:
@@ -277,7 +276,6 @@ def _look_up(api: HfApi, name: str, revision: str | None, *, adapters: bool) -> 
     entry = find_weights(files.__contains__)
     wanted = (CONFIG, MANIFEST, ADAPTER, entry)
     small = [f for f in files if f in wanted and f not in (SAFETENSORS, PICKLE)]
-    there.check_sizes(small)
     # by name, not by commit, so that the cache knows the name for offline work
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=small))
     if adapted:

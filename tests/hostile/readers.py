@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,6 @@ from typing import Any
 
 import click
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from example_grid import searched
 from example_report import example
 from tiny_tokenizer import TEXT, tiny_tokenizer
@@ -72,13 +68,7 @@ max-drop: ["lab_copy=0.05"]
 def make_readers(folder: Path) -> dict[str, Reader]:
     """All of them, each with a place of its own below `folder`."""
     source = model(folder / "source")
-    places = {
-        "pickle": model(folder / "pickle", weights="bin"),
-        "sharded": model(folder / "sharded", num_shards=2),
-    }
-    legacy = shutil.copytree(places["pickle"], folder / "legacy")
-    state = torch.load(legacy / "pytorch_model.bin", weights_only=True)
-    torch.save(state, legacy / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    sharded = model(folder / "sharded", num_shards=2)
     edited = surgery.export(source, "1", output=folder / "edited", layout="compact").output
 
     def at(path: Path, read: Read, form: str = "json", share: float = 1.0) -> Reader:
@@ -97,26 +87,16 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         "config.json, compact": at(edited / "config.json", read_source, share=2),
         "surgery.json": at(edited / "surgery.json", read_edit, share=2),
         "README.md": at(edited / "README.md", read_cards, "card", 0.3),
-        "model.safetensors.index.json": at(
-            places["sharded"] / "model.safetensors.index.json", read_source
-        ),
+        "model.safetensors.index.json": at(sharded / "model.safetensors.index.json", read_source),
         "model.safetensors": at(source / "model.safetensors", read_source, "safetensors", 2),
-        "pytorch_model.bin": at(places["pickle"] / "pytorch_model.bin", read_source, "zip", 2),
-        "pytorch_model.bin, legacy": at(legacy / "pytorch_model.bin", read_source, "bytes"),
         "tokenizer.json": at(folder / "source" / "tokenizer.json", read_tokenizer, share=0.3),
         "tokenizer_config.json": at(source / "tokenizer_config.json", read_tokenizer, share=0.3),
         "samples .npy": of("samples.npy", make_npy(), read_passages, "bytes", 2),
         "samples .jsonl, ids": of("ids.jsonl", dump_lines(ROWS), read_passages, "lines"),
         "samples .jsonl, text": of("texts.jsonl", dump_lines(TEXTS), read_passages, "lines"),
         "samples .jsonl, pairs": of("pairs.jsonl", dump_lines(PAIRS), read_passages, "lines"),
-        "samples .parquet, ids": of("ids.parquet", make_parquet(ROWS), read_passages, "bytes"),
-        "samples .parquet, text": of("texts.parquet", make_parquet(TEXTS), read_passages, "bytes"),
         "corpus .txt": of("corpus.txt", TEXT.encode(), read_corpus, "bytes", 0.5),
         "corpus .jsonl": of("corpus.jsonl", dump_lines(TEXTS), read_corpus, "lines"),
-        "corpus .jsonl.zst": of(
-            "corpus.jsonl.zst", compress(dump_lines(TEXTS)), read_corpus, "zst"
-        ),
-        "corpus .parquet": of("corpus.parquet", make_parquet(TEXTS), read_corpus, "bytes"),
         "plan.json": of("plan.json", dump(plan), read_plan),
         "search.json (--front)": of("search.json", dump(searched().to_dict()), read_search),
         "recipe.yaml": of("recipe.yaml", RECIPE, read_recipe, "bytes"),
@@ -204,14 +184,3 @@ def make_npy() -> bytes:
     file = io.BytesIO()
     np.save(file, np.arange(60, dtype=np.uint16).reshape(4, 15))
     return file.getvalue()
-
-
-def make_parquet(rows: list[dict[str, Any]]) -> bytes:
-    file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    return file.getvalue()
-
-
-def compress(data: bytes) -> bytes:
-    half = len(data) // 2
-    return b"".join(pa.compress(part, "zstd", asbytes=True) for part in (data[:half], data[half:]))

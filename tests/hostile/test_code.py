@@ -7,20 +7,24 @@ terminal, is found out.
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import ROOT, start
+import torch
+from command_line import ROOT, attn_surgery, start
 from forging import seal
 from transformers import AutoConfig
 from transformers.utils import import_utils
 
 import surgery
 from hostile.victims import change, commands, model, refuse
+from surgery.checkpoint.torch_tensors import read_pickle
 from surgery.editing.loading import load_model, load_tokenizer
+from surgery.errors import UnsupportedError
 
 EVIL = """
 from pathlib import Path
@@ -129,6 +133,53 @@ def test_the_trap_is_one(tmp_path: Path, asked: list[str], monkeypatch: pytest.M
     assert mark.exists()
     assert asked
 
+
+# --- pickles
+
+
+class Payload:
+    """Unpickled without care, it makes a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain pickle"])
+def test_a_malicious_pickle_does_not_run(tmp_path: Path, form: str) -> None:
+    source = model(tmp_path / "source", weights="bin", tokenizer=False)
+    content: Any = {"x": Payload(tmp_path / "executed")}
+    path = source / "pytorch_model.bin"
+    if form == "plain pickle":
+        path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    export = ("export", source, "--drop-attn", "1", "--output", tmp_path / "out")
+    refuse(
+        export,
+        "pytorch_model.bin: cannot be read as a pickled state dict of tensors",
+        "convert it to safetensors if you trust its author",
+    )
+    attn_surgery("inspect", source).assert_error("pytorch_model.bin")
+    assert not (tmp_path / "executed").exists()
+    if form != "plain pickle":  # the payload is a real one
+        torch.load(path, weights_only=False)
+        assert (tmp_path / "executed").is_dir()
+
+
+def test_a_torch_that_may_run_code_of_a_pickle_reads_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"x": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    assert read_pickle(tmp_path / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(UnsupportedError, match=r"may run code .*expected torch 2\.6 or later"):
+        read_pickle(tmp_path / "pytorch_model.bin")
+
+
+# --- kernels
 
 # A package `kernels` that both libraries take for the real one: whoever fetches leaves a mark.
 KERNELS = """

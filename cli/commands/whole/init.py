@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import click
 
 from cli import options
 from cli.config import is_of_result
-from cli.escaping import quote
 from cli.requests import RequestCommand, fill_request, options_of
 from cli.tables import print_table
 from cli.tables.cuts import print_cuts
@@ -78,7 +78,7 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **given
         return
     if not (request.heldout or find_lab(request.model)):
         note(f"mitigate also needs held-out text: add `heldout: [FILE]` to {output} first")
-    echo(f"next: attn-surgery mitigate --config {quote(str(output))} --dry-run")
+    echo(f"next: attn-surgery mitigate --config {shlex.quote(str(output))} --dry-run")
 
 
 def _print_rows(found: Proposal) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from command_line import attn_surgery
+from hostile.victims import LENGTHS, change, commands, model, refuse, samples
 from local_tasks import write_tasks
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.run.lm_eval.running import Benchmarks
-from hostile.victims import LENGTHS, change, commands, model, refuse, samples
 from surgery.errors import MeasurementError
 
 OF_PASSAGES = ["extract", "sweep", "search", "evaluate"]

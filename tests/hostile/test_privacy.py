@@ -15,9 +15,8 @@ from decoders import CONFIGS, MORE, config_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.errors import CheckpointError
 from surgery.hub.embedded import LAB_MODELS, find_lab_folder
-from surgery.privacy import check_link, drop_paths, make_public_name, separate_paths
+from surgery.privacy import drop_paths, make_public_name, separate_paths
 
 PATHS = [
     "/home/alice/acme",
@@ -167,13 +166,6 @@ def test_cleaning_is_complete_and_changes_nothing_else(value: dict[str, Any], fi
     assert drop_paths(value) == separate_paths(value)[0]
     assert separate_paths(kept, file) == (kept, [])
     assert (kept == value) == (not found)
-
-
-@pytest.mark.parametrize("target", ["README.md", "nowhere"])
-def test_a_link_that_leads_nowhere_is_told(tmp_path: Path, target: str) -> None:
-    (tmp_path / "README.md").symlink_to(target)
-    with pytest.raises(CheckpointError, match="is a link that leads nowhere"):
-        check_link(tmp_path / "README.md", tmp_path)
 
 
 def test_public_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

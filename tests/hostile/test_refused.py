@@ -1,0 +1,460 @@
+"""Contract: what does not parse as documented is refused in one line.
+
+Samples, texts, plans, progress, weights, and settings are taken only as what they are. JSON that is
+none, mixed rows, headers and frames that are broken off: each is one line that names the file and
+the place, and nothing is lost in silence.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from command_line import attn_surgery, memory_below
+from evals.run.journal import Journal
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from tiny_tokenizer import TEXT, tiny_tokenizer
+
+from evals.jobs.collecting import _Step
+from hostile.victims import LENGTHS, commands, model, refuse
+from surgery.card.text import read_card
+from surgery.checkpoint.torch_tensors import read_pickle
+from surgery.errors import SamplesError, SourceError
+from surgery.reading.corpus import open_corpus, read_windows
+from surgery.untrusted import guard, parse_json, parse_yaml, read_bytes, read_lines
+
+DEEP = "[" * 100_000 + "]" * 100_000
+SETTINGS = {"model": "some"}
+TOKENS = f'"tokens": {list(range(16))}'
+TEXTS = {
+    "nested": DEEP,
+    "an object without end": '{"a":' * 100_000,
+    "not a number": f'{{"text": "some", {TOKENS}, "count": NaN}}',
+    "digits without end": '{"text": "some", "tokens": [' + "9" * 5_000 + "]}",
+    "twice": f'{{"text": "one", "text": "two", {TOKENS}}}',
+    "no object": "[]",
+    "broken off": '{"text": "so',
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model(tmp_path_factory.mktemp("source") / "model")
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
+    """Samples and a corpus of which one line is bad; a plan, a search's result, a manifest."""
+    path = tmp_path / "bad.jsonl"
+    path.write_text(f'{{"text": "good", {TOKENS}}}\n{TEXTS[case]}\n')
+    refuse(("extract", source, "--samples", path, *LENGTHS), "bad.jsonl line 2: ")
+    outcome = attn_surgery(
+        "collect", source, "--corpus", path, "--output", tmp_path / "o.jsonl", *LENGTHS
+    )
+    if case != "digits without end":  # a corpus has texts alone
+        outcome.assert_error("bad.jsonl line 2: ")
+    assert not (tmp_path / "o.jsonl").exists()
+
+    path.write_text(TEXTS[case])
+    refuse(("export", source, "--plan", path, "--output", tmp_path / "out"), "bad.jsonl: ")
+    arguments = commands(source, tmp_path)["evaluate"]
+    refuse((*arguments, "--front", path), "bad.jsonl: is not the JSON of a search")
+    edited = model(tmp_path / "edited")
+    (edited / "surgery.json").write_text(TEXTS[case])
+    refuse(("inspect", edited), "surgery.json: ")
+    (edited / "surgery.json").unlink()
+    (edited / "tokenizer_config.json").write_text(TEXTS[case])
+    if case not in ("digits without end", "not a number", "twice"):
+        refuse(commands(edited, tmp_path)["extract"], "tokenizer_config.json: ")
+
+
+def test_half_a_surrogate_pair(tmp_path: Path, source: Path) -> None:
+    """As JSON may hold where a text was cut within a character."""
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "the quick \\ud83d"}\n' * 2)
+    text = "a passage or text: holds what is no Unicode text (got "
+    refuse(("extract", source, "--samples", path, *LENGTHS), text)
+    corpus = ("--corpus", path, "--output", tmp_path / "o.jsonl")
+    refuse(("collect", source, *corpus, *LENGTHS), text)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (DEEP, "line 2: is damaged"),
+        ("{}", "is damaged (got place: field required)"),
+        ('{"place": {"file": 0}, "windows": 1, "found": []}', "is damaged (got place.document"),
+    ],
+)
+def test_damaged_progress(tmp_path: Path, line: str, text: str) -> None:
+    """Nothing is begun anew, and nothing is removed: that is for the user to decide."""
+    path = tmp_path / "found.progress"
+    path.write_text(f"{json.dumps(SETTINGS)}\n{line}\n")
+    before = path.read_text()
+    with pytest.raises(SamplesError) as error:
+        Journal(path, SETTINGS).read(_Step.model_validate)
+    for part in ("found.progress", text, "remove it to begin anew"):
+        assert part in str(error.value)
+    assert path.read_text() == before
+
+
+# --- arrays
+
+
+def npy(header: str, version: int = 1, data: bytes = bytes(200)) -> bytes:
+    size = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + size + header.encode() + data
+
+
+SHAPE = "{'descr': '<i4', 'fortran_order': False, 'shape': %s}\n"
+ARRAYS = {
+    "no header": b"\x93NUMPY",
+    "a header of ten thousand brackets": npy("(" * 10_000),
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 16)}\n"),
+    "a negative size": npy(SHAPE % "(-2, 16)"),
+    "sizes beyond 64 bits": npy(SHAPE % f"({2**62}, {2**62})"),
+    "thousands of digits": npy(SHAPE % f"({'9' * 5_000}, 16)"),
+    "more than there is": npy(SHAPE % "(1000000, 1000000)"),
+    "a claimed header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_arrays(tmp_path: Path, source: Path, case: str) -> None:
+    (tmp_path / "bad.npy").write_bytes(ARRAYS[case])
+    refuse(
+        ("extract", source, "--samples", tmp_path / "bad.npy", "--prefix-length", "8"),
+        "bad.npy: cannot be read as an array of numbers",
+    )
+
+
+# --- tables
+
+
+def invalid() -> pa.Array:
+    """Text that is not UTF-8."""
+    good = pa.array([b"\xff\xfe"] * 2)
+    return pa.Array.from_buffers(pa.string(), 2, good.buffers())
+
+
+PARQUET = "bad.parquet: cannot be read as parquet (got "
+NO_TEXT = "bad.parquet row {}: no text in column 'text' (got {})"
+NO_SAMPLES = "bad.parquet row {}: cannot be used as samples (got {})"
+NO_ID = "bad.parquet: not a token id in row 1 ('0') (got {})"
+COLUMNS: dict[str, tuple[list[pa.Array], str, str]] = {  # all are called "text"
+    "invalid UTF-8": ([invalid()], *[f"{PARQUET}'utf-8' codec can't decode byte 0xff"] * 2),
+    "structures": (
+        [pa.array([{"a": 1}] * 2)],
+        "bad.parquet: no passages (expected columns tokens, prefix and suffix, or text); columns "
+        "found: text.a; name the one to use: FILE:COLUMN",
+        NO_TEXT.format(1, "no such column") + "; columns found: text.a;",
+    ),
+    "nothing": ([pa.nulls(2)], *[f"{PARQUET}a column of type null)"] * 2),
+    "some nothing": (
+        [pa.array(["a", None])],
+        NO_SAMPLES.format(2, "no 'text'"),
+        NO_TEXT.format(2, "NoneType"),
+    ),
+    "lists of nothing": (
+        [pa.array([[None] * 16, [1] * 16])],
+        NO_SAMPLES.format(1, "'text' is a list with entries that are not token ids"),
+        NO_TEXT.format(1, "list"),
+    ),
+    "lists of fractions": (
+        [pa.array([[1.5] * 16] * 2)],
+        *[f"{PARQUET}a column of type list<"] * 2,
+    ),
+    "lists beyond 32 bits": (
+        [pa.array([[2**40] * 16] * 2)],
+        NO_ID.format(2**40),
+        NO_TEXT.format(1, "ndarray"),
+    ),
+    "lists beyond 63 bits": (
+        [pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64()))],
+        NO_ID.format(2**63),
+        NO_TEXT.format(1, "ndarray"),
+    ),
+}
+"""Columns, and what `extract` and `collect` say of them."""
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_parquet(tmp_path: Path, source: Path, case: str) -> None:
+    path, (columns, of_samples, of_corpus) = tmp_path / "bad.parquet", COLUMNS[case]
+    table = pa.table(columns, names=["text"] * len(columns))
+    pq.write_table(table, path, compression="zstd")
+    refuse(("extract", source, "--samples", path, *LENGTHS), of_samples)
+    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
+    refuse(("collect", source, *more, *LENGTHS), of_corpus)
+
+
+# --- compressed text
+
+
+def zst(text: str) -> bytes:
+    return pa.compress(text.encode(), "zstd", asbytes=True)
+
+
+def documents(path: Path) -> int:
+    return len(
+        {
+            window.place.document
+            for window in read_windows(open_corpus([path]), tiny_tokenizer(), 4, 4)
+        }
+    )
+
+
+def rows(first: int, last: int) -> str:
+    return "".join(json.dumps({"text": f"{n} {TEXT[:80]}"}) + "\n" for n in range(first, last))
+
+
+def test_frames_one_after_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zst(rows(0, 3)) + zst(rows(3, 5)))
+    assert documents(path) == 5
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10, 30])
+def test_a_frame_that_is_half_written(tmp_path: Path, source: Path, cut: int) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes((zst(rows(0, 3)) + zst(rows(3, 5)))[:-cut])
+    more = ("--corpus", path, "--output", tmp_path / "out.jsonl")
+    lengths = ("--prefix-length", "2", "--suffix-length", "2")
+    refuse(
+        ("collect", source, *more, *lengths),
+        "a.jsonl.zst: cannot be read (got Truncated compressed stream)",
+    )
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+# --- weights and settings
+
+INDEX = "model.safetensors.index.json"
+
+
+def make_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def gigabytes(path: Path) -> None:
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.truncate(2**36)  # takes no room on the disk
+
+
+NO_FILES: list[tuple[Callable[[Path], None], str]] = [
+    (make_folder, "cannot be read (got is a directory)"),
+    (gigabytes, "is too large (expected at most 67,108,864 bytes)"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "text"), NO_FILES)
+@pytest.mark.parametrize("name", ["config.json", "surgery.json", INDEX, "tokenizer_config.json"])
+def test_small_files_that_are_none(
+    tmp_path: Path, name: str, spoil: Callable[[Path], None], text: str
+) -> None:
+    source = model(tmp_path / "model", num_shards=2)
+    spoil(source / name)
+    command = "extract" if name.startswith("tokenizer") else "export"
+    with memory_below(2**28):
+        outcome = attn_surgery(*commands(source, tmp_path)[command])
+    if name == INDEX and spoil is make_folder:  # there are no weights then
+        outcome.assert_error(f"{source}: holds no weights")
+    else:
+        outcome.assert_error(f"{name}: {text}")
+
+
+def test_tensors_that_share_their_numbers_are_read(tmp_path: Path) -> None:
+    """Views of what is stored are as they were, whatever their strides."""
+    whole = torch.arange(12.0).reshape(3, 4)
+    tensors = {"a": whole, "b": whole.T, "c": whole[1:], "d": whole[:1]}
+    torch.save(tensors, tmp_path / "some.bin")
+    found = {
+        read.info.name: read.read_array().tolist() for read in read_pickle(tmp_path / "some.bin")
+    }
+    assert found == {name: tensor.tolist() for name, tensor in tensors.items()}
+
+
+def rewrite_header(path: Path, change_header: Callable[[dict], object]) -> None:
+    data = path.read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:size])
+    change_header(header)
+    text = json.dumps(header).replace('"@"', DIGITS).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[size:])
+
+
+BIAS = "gpt_neox.final_layer_norm.bias"
+DIGITS = "9" * 5_000
+HEADERS: dict[str, tuple[Callable[[dict], object], str]] = {
+    "a block of thousands of digits": (
+        lambda header: header.update(
+            {f"gpt_neox.layers.{DIGITS}.input_layernorm.bias": header.pop(BIAS)}
+        ),
+        "unknown tensor",
+    ),
+    "a name of a hundred thousand letters": (
+        lambda header: header.update({"x" * 100_000: header.pop(BIAS)}),
+        "unknown tensor",
+    ),
+    "digits": (lambda header: header[BIAS].update(shape=["@"]), "not valid safetensors"),
+    "beyond 64 bits": (lambda header: header[BIAS].update(shape=[2**70]), "not valid safetensors"),
+    "a thousand dimensions": (
+        lambda header: header[BIAS].update(shape=[64] + [1] * 1_000),
+        "has the wrong shape",
+    ),
+    "no numbers": (lambda header: header[BIAS].update(shape=None), "not valid safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_headers(tmp_path: Path, case: str) -> None:
+    source = model(tmp_path / "model")
+    spoil, text = HEADERS[case]
+    rewrite_header(source / "model.safetensors", spoil)
+    for command in ("extract", "export"):
+        outcome = refuse(commands(source, tmp_path)[command], text if command == "export" else "")
+        assert len(outcome.stderr) < 5_000
+
+
+# --- the guard
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc"), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES, st.booleans())
+def test_json_is_read_as_the_library_reads_it(value: Any, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert parse_json(text) == parse_json(text.encode()) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Expecting value"),
+        ("[1", "Expecting ',' delimiter"),
+        ("[NaN]", "NaN is not a number"),
+        ("[-Infinity]", "-Infinity is not a number"),
+        ("[" + "9" * 5000 + "]", "Exceeds the limit"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "names 'c' twice"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        (b'"\xed\xa0\x80"', "can't decode"),
+        ('{"a": 1}'.encode("utf-16"), "can't decode"),
+        ("\ufeff{}", "BOM"),
+    ],
+)
+def test_json_that_is_refused(text: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)
+
+
+@pytest.mark.parametrize("as_typed", [False, True])
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        ("variant: zero\nlayout: stock\nvariant: mean\n", "variant"),
+        ("a: {b: [{c: 1, 'c': 2}]}", "c"),
+        ("license: mit\n? license\n: apache-2.0", "license"),
+    ],
+)
+def test_yaml_that_names_something_twice(text: str, twice: str, as_typed: bool) -> None:
+    with pytest.raises(ValueError, match=f"names '{twice}' twice"):
+        parse_yaml(text, as_typed=as_typed)
+
+
+def test_yaml_with_one_name_in_two_places() -> None:
+    assert parse_yaml("a: {b: 1}\nb: [{b: 1}, {b: 2}]") == {
+        "a": {"b": 1},
+        "b": [{"b": 1}, {"b": 2}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("problem", "got"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError(), "ValueError"),
+        (KeyError("name"), "no 'name'"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (MemoryError(), "out of memory"),
+        (OverflowError("int too large"), "int too large"),
+        (PermissionError(13, "Permission denied", "/x"), "permission denied"),
+        (type("PanicException", (BaseException,), {})("range end"), "range end"),
+        (AssertionError("x" * 500), "x" * 200),
+    ],
+)
+def test_whatever_a_parser_raises(problem: BaseException, got: str) -> None:
+    with (
+        pytest.raises(SamplesError) as caught,
+        guard(SamplesError, "cannot be read", "file", fix="look"),
+    ):
+        raise problem
+    assert str(caught.value) == f"file: cannot be read (got {got}); look"
+    assert caught.value.__cause__ is problem
+
+
+def test_a_schema_that_is_not_met() -> None:
+    schema = TypeAdapter(dict[str, list[int]])
+    with pytest.raises(SamplesError) as caught, guard(SamplesError, "no rows", "file"):
+        schema.validate_python({"tokens": [1, "text"]})
+    assert str(caught.value).startswith("file: no rows (got tokens.1: input should be a valid int")
+
+
+@pytest.mark.parametrize("problem", [SourceError("ours"), KeyboardInterrupt(), SystemExit(2)])
+def test_what_passes(problem: BaseException) -> None:
+    with pytest.raises(type(problem)) as caught, guard(SamplesError, "cannot be read", "file"):
+        raise problem
+    assert caught.value is problem
+
+
+def test_a_file_within_and_beyond_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10)
+    assert read_bytes(path, SourceError, limit=10) == b"x" * 10
+    with pytest.raises(SourceError, match=r"file: is too large \(expected at most 9 bytes"):
+        read_bytes(path, SourceError, limit=9)
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a terabyte that takes no room
+    with pytest.raises(SourceError, match=r"expected at most 67,108,864 bytes"):
+        read_bytes(path, SourceError)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for name, text in (("missing", "no such file"), (".", "is a directory")):
+        with pytest.raises(SourceError, match=rf": cannot be read \(got {text}"):
+            read_bytes(tmp_path / name, SourceError)
+
+
+def lines_of(data: bytes) -> list[tuple[str, str]]:
+    return list(read_lines(io.BytesIO(data), "file", SamplesError))
+
+
+def test_lines() -> None:
+    found = lines_of("a\r\n\n \n\u2028é".encode())
+    assert found == [("file line 1", "a\r\n"), ("file line 4", "\u2028é")]
+    with pytest.raises(SamplesError, match=r"file line 2: cannot be read \(got 'utf-8' codec"):
+        lines_of(b"a\n\xff\n")
+
+
+def test_a_card_of_gigabytes_is_refused_before_it_is_read(tmp_path) -> None:
+    with (tmp_path / "README.md").open("wb") as file:
+        file.truncate(64 << 30)
+    with pytest.raises(SourceError, match=r"README\.md"):
+        read_card(tmp_path)
