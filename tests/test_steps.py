@@ -1,0 +1,97 @@
+"""Contract: a step is made in one way, whoever asks for it, and asks each question once.
+
+The commands, the recipes of `mitigate`, and the demo open a step and run it. Only a replay makes
+one from its record.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from test_one_result import find_calls, parse
+from tiny_tokenizer import save_tiny, tiny_model
+
+from benchmarks.walks import Walk
+from evals.jobs.exporting import ExportRequest, open_export
+
+ROOT = Path(__file__).resolve().parent.parent
+JOBS = "evals/jobs"
+REPLAY = f"{JOBS}/reproducing.py"
+STEPS = {"export": "OpenedExport", "erase": "OpenedErasing", "heal": "OpenedHealing"}
+"""Step → what is opened. Each module of a step is named after it."""
+
+
+def find_users(name: str, module: str) -> set[str]:
+    """The files outside `surgery/` that import a name from a module."""
+    return {
+        file
+        for file, made in parse().items()
+        for node in ast.walk(made)
+        if isinstance(node, ast.ImportFrom) and node.module == module
+        for alias in node.names
+        if alias.name == name and not file.startswith("surgery/")
+    }
+
+
+def find_classes(base: str) -> set[str]:
+    """The classes that stand on one of this name."""
+    return {
+        node.name
+        for made in parse().values()
+        for node in ast.walk(made)
+        if isinstance(node, ast.ClassDef) and base in map(ast.unparse, node.bases)
+    }
+
+
+def test_one_flow_writes_what_steps_make() -> None:
+    users = find_users("write", "surgery.exporting")
+    assert users == {f"{JOBS}/stepping.py", REPLAY}
+    assert find_classes("OpenedStep") == set(STEPS.values())
+    flows = {
+        node.name
+        for made in parse().values()
+        for node in ast.walk(made)
+        if isinstance(node, ast.ClassDef) and node.name in {"OpenedStep", *STEPS.values()}
+        for part in node.body
+        if isinstance(part, ast.FunctionDef) and part.name == "run"
+    }
+    assert flows == {"OpenedStep"}
+
+
+@pytest.mark.parametrize(
+    ("trains", "module", "step"),
+    [
+        ("teach_by_cut", "surgery.training.erasing", "erasing"),
+        ("heal_by_source", "surgery.training.healing", "healing"),
+    ],
+)
+def test_one_flow_trains(trains: str, module: str, step: str) -> None:
+    assert find_users(trains, module) == {f"{JOBS}/{step}.py", REPLAY}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_whoever_makes_a_step_opens_it(step: str) -> None:
+    (opens,) = find_calls(STEPS[step])
+    module = opens.removesuffix(".py").replace("/", ".")
+    users = find_users(f"open_{step}", module)
+    assert {f"cli/commands/edit/{step}.py", f"{JOBS}/mitigating.py"} <= users
+    assert find_calls(f"open_{step}") == users
+
+
+@pytest.mark.parametrize("given", [{}, {"overwrite": True}, {"consume": True}], ids=str)
+def test_an_export_asks_once(given: dict[str, bool], tmp_path: Path) -> None:
+    """Whether the output may be written, and which model is meant."""
+    model, output = tmp_path / "model", tmp_path / "cut"
+    save_tiny(model, tiny_model())
+    if given:  # there is something to replace
+        request = ExportRequest(model=str(model), drop_attn="1", output=output)
+        assert open_export(request).run() is not None
+    if "consume" in given:
+        model, output = output, None
+    request = ExportRequest(model=str(model), drop_attn="0", output=output, **given)
+    with Walk(ROOT) as walk:
+        assert open_export(request).run() is not None
+    assert walk.entered["surgery/output.py"]["check_output"] == 1
+    assert walk.entered["surgery/hub/finding.py"]["find_model"] == 1
