@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evals.jobs.asking import MeasureRequest
 from evals.jobs.materials import Materials, open_materials
-from evals.jobs.measurement import Measurement, measure
+from evals.jobs.measurement import Measurement, OpenedMeasurement, open_measurement
 from evals.jobs.reporting import find_relation
 from evals.measure.attacks.rows import list_recovered
 from evals.measure.memorization.summary import list_rows
@@ -141,22 +142,56 @@ def _replace_results(made: Path, there: Path) -> None:
         there.rmdir()
 
 
-def run_measurement(
+@dataclass(frozen=True)
+class OpenedJob:
+    """A measurement that can be run, and where its result goes: of `extract`, a JSON file `output`;
+    of `audit` and `evaluate`, a folder with a report; of `evaluate`, also each model that is an
+    export. `rows`: a file that gets a JSON line for each passage."""
+
+    request: MeasureRequest
+    opened: OpenedMeasurement
+    output: Path | None = None
+    rows: Path | None = None
+    overwrite: bool = False
+
+    @property
+    def attaches(self) -> bool:
+        return self.request.command == "evaluate"
+
+    def run(self) -> Measurement | None:
+        """Measures and writes. Returns None on all processes but the main one."""
+        request, output, overwrite = self.request, self.output, self.overwrite
+        found, edited = self.opened.run(), self.opened.edited
+        if not leave_launch():
+            return None
+        if self.rows is not None:
+            lines, ours = _list_rows(found), ROWS[request.command]
+            write_lines(self.rows, lines, overwrite=overwrite, owned=ours)
+        if output is not None and request.command == "extract":
+            text = found.report.to_text().rstrip()
+            write_lines(output, [text], overwrite=overwrite, owned=RESULT)
+        elif output is not None:
+            edit = found.report.edits[0]
+            alone = self.attaches and len(edited) == 1 and edit.relation == "source"
+            manifest, config = edited[0].manifest if alone else None, request.to_config()
+            with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
+                write_evaluation(found, folder, manifest)
+        for place, name in enumerate(request.models if self.attaches else ()):
+            _attach(found, place, expand_home(name), overwrite)
+        return found
+
+
+def open_job(
     request: MeasureRequest,
     output: Path | None = None,
     *,
     rows: Path | None = None,
     overwrite: bool = False,
-) -> Measurement | None:
-    """Measures, and writes the result: `extract` its JSON into the file `output`, `audit` and
-    `evaluate` their report into a folder; `evaluate` also into each model that is an export.
+) -> OpenedJob:
+    """Checks the outputs, opens every input, and finds the models.
 
-    - `output`: None: nothing is written. Attacks that an interrupted run had finished are not run
-      again. `rows`: gets a JSON line for each passage.
-    - Without `overwrite`, a model that has a report keeps it.
-
-    Returns None on all processes but the main one. Raises as `open_materials` and `measure`, and
-    `OutputError`.
+    `output` None: nothing is written. Without `overwrite`, a model that has a report keeps it.
+    Raises as `open_materials` and `open_measurement`, and `OutputError`.
     """
     is_file, models = request.command == "extract", request.models
     reads: list[str | Path] = [*filter(None, [request.samples]), *request.heldout]
@@ -178,22 +213,19 @@ def run_measurement(
         related = base is not None and find_relation(model.manifest, base) == "source"
         if related and _keeps_report(expand_home(name), overwrite):
             say(f"{name}: will leave its report and model card unchanged: {_KEPT}")
-    found = measure(edited, base, materials)
-    if not leave_launch():
-        return None
-    if rows is not None:
-        lines, ours = _list_rows(found), ROWS[request.command]
-        write_lines(rows, lines, overwrite=overwrite, owned=ours)
-    if output is not None and is_file:
-        write_lines(output, [found.report.to_text().rstrip()], overwrite=overwrite, owned=RESULT)
-    elif output is not None:
-        alone = attached and len(edited) == 1 and found.report.edits[0].relation == "source"
-        manifest, config = edited[0].manifest if alone else None, request.to_config()
-        with create_folder(output, owned, overwrite=overwrite, config=config) as folder:
-            write_evaluation(found, folder, manifest)
-    for place, name in enumerate(models if attached else ()):
-        _attach(found, place, expand_home(name), overwrite)
-    return found
+    opened = open_measurement(materials, base, edited)
+    return OpenedJob(request, opened, output, rows, overwrite)
+
+
+def run_measurement(
+    request: MeasureRequest,
+    output: Path | None = None,
+    *,
+    rows: Path | None = None,
+    overwrite: bool = False,
+) -> Measurement | None:
+    """Opens a measurement (`open_job`) and runs it."""
+    return open_job(request, output, rows=rows, overwrite=overwrite).run()
 
 
 def _check_rows(
@@ -298,7 +330,7 @@ def evaluate_exports(
             raise OutputError(what, where=output, fix="make it again; else report this")
         say(f"{output.name}: verified ({len(verification.checks)} checks)")
     models = [find_model(output) for output in outputs]
-    found = measure(models, source, materials)
+    found = open_measurement(materials, source, models).run()
     found = found.as_rivals() if rivals else found
     for place, output in enumerate(outputs):
         attach(found, place, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -101,51 +102,91 @@ class Measurement:
         return Measurement(found, request, results, self.left)
 
 
-def measure(
-    edited: Sequence[ResolvedModel], base: ResolvedModel | None, materials: Materials
-) -> Measurement:
-    """Measures the base once and then every edit, with one model in memory at a time.
+@dataclass(frozen=True)
+class OpenedMeasurement:
+    """What is measured of which models, all read and checked.
 
-    Raises `CheckpointError` or `UnsupportedError` for a model that cannot be loaded,
-    `SamplesError` for unusable passages or texts, and `MeasurementError` if the models cannot be
-    compared.
+    - `base`: what the models are compared with. `edited`: the models; none if they are still to be
+      made. `twin`: a model that never saw the passages.
+    - `asked`: what each model is asked. `left`: what the figures are of.
+    """
+
+    materials: Materials
+    base: ResolvedModel | None
+    edited: Sequence[ResolvedModel]
+    twin: ResolvedModel | None
+    asked: Questions
+    left: HeldBack
+
+    def run(self) -> Measurement:
+        """Measures the base once and then every model, with one in memory at a time.
+
+        Raises `CheckpointError` or `UnsupportedError` for a model that cannot be loaded, and
+        `MeasurementError` if the models cannot be compared.
+        """
+        materials, base, edited = self.materials, self.base, self.edited
+        request, asked = materials.request, self.asked
+        before = twin = None
+        if base is not None:  # what it is asked without a cut counts only for an edit
+            before = measure_model(base, materials, asked, tries_control=False)
+            asked = before.asked
+        if self.twin is not None:  # before the edits: it may not be comparable
+            cut = tuple(sorted({block for model in edited for block in model.cut}))
+            quick = replace(materials, benchmarks=None)
+            twin = measure_model(self.twin, quick, asked, before, cut=cut, tries_control=False)
+            asked = twin.asked
+        results = list[ModelResults]()
+        for model in edited:
+            results.append(measure_model(model, materials, asked, before))
+            asked = results[-1].asked
+        first = before or results[0]
+        _say_what_sibling_gives(results[-1], materials)
+        found = Compared(materials, before, twin, self.left, 1 if base else 0)
+        names = [EDITED]
+        if len(edited) > 1:
+            names = [f"{EDITED}-{number}" for number in range(1, len(edited) + 1)]
+        recorded = record_request(materials, first, edited, base)  # no path of this machine
+        named = dict(zip(names, results, strict=True))
+        report = make_report(found, named, edited, base, recorded)
+        hashes = {row.hash for edit in report.edits for row in edit.passages}
+        texts = []
+        if request.command == "evaluate" and request.show_text:
+            texts = decode_passages(first.test, asked.tokenizer, hashes)
+        others = {of: one for of, one in {BASE: before, TWIN: twin}.items() if one is not None}
+        return Measurement(report, recorded, {**others, **named}, self.left, texts)
+
+
+def open_measurement(
+    materials: Materials, base: ResolvedModel | None, edited: Sequence[ResolvedModel] = ()
+) -> OpenedMeasurement:
+    """Checks that models, passages, and text go together, and reads these in the models' tokens.
+    Loads the tokenizer, and no model.
+
+    `edited`: none yet, to learn before hours of work what would be refused of edits of `base`.
+    Raises `SamplesError` for unusable passages or texts, and `MeasurementError` if the models
+    cannot be compared.
     """
     for model in edited:
         _check_size(model)
-    materials = _prepare(edited, base, materials)
-    request, bases = materials.request, [base] if base else []
-    never = [find_model(request.twin)] if request.twin else []
-    check_precisions([*bases, *edited, *never], request)
-    every = [model.manifest for model in (*bases, *edited)]
-
-    def inspect(asked: Questions) -> Questions:
-        left = hold_back(every, asked.samples, asked.windows, request.leave_out)
-        return _announce(asked, left, edited, base, request)
-
-    given: Any = {"inspect": inspect, "tries_control": False}  # only that of an edit counts
-    before = first = measure_model(base, materials, **given) if base else None
-    quick, twin, results = replace(materials, benchmarks=None), None, []
-    if never:  # before the edits: it may not be comparable
-        cut = tuple(sorted({block for model in edited for block in model.cut}))
-        twin = measure_model(never[0], quick, first, before, cut=cut, tries_control=False)
-    for model in edited:
-        results.append(measure_model(model, materials, first, before, inspect=inspect))
-        first = first or results[0]
-    assert first is not None
-    _say_what_sibling_gives(results[-1], materials)
-    asked = first.asked
-    left = hold_back(every, asked.samples, asked.windows, request.leave_out)
-    found = Compared(materials, before, twin, left, len(bases))
-    names = [EDITED] if len(edited) == 1 else [f"{EDITED}-{n}" for n in range(1, len(edited) + 1)]
-    recorded = record_request(materials, first, edited, base)  # no path of this machine
-    named = dict(zip(names, results, strict=True))
-    report = make_report(found, named, edited, base, recorded)
-    hashes = {row.hash for edit in report.edits for row in edit.passages}
-    texts = []
-    if request.command == "evaluate" and request.show_text:
-        texts = decode_passages(first.test, asked.tokenizer, hashes)
-    others = {of: one for of, one in {BASE: before, TWIN: twin}.items() if one is not None}
-    return Measurement(report, recorded, {**others, **named}, left, texts)
+    first = base or edited[0]
+    request = materials.request
+    twin = find_model(request.twin) if request.twin else None
+    never = [twin] if twin else []
+    if not edited and materials.sibling is not None:
+        check_sibling(materials.sibling, first)
+    materials = _prepare(edited, base, materials) if edited else materials
+    check_tokens(first, [*edited, *never])
+    check_precisions([*([base] if base else []), *edited, *never], request)
+    tokenizer = load_tokenizer(first.folder) if has_tokenizer(first.folder) else None
+    with nullcontext() if edited else use_console(SILENT):  # it is said once
+        protocol, windows, attacked = tokenize(materials, tokenizer)
+    asked, size = Questions(tokenizer, protocol, windows, attacked), first.inventory.dimensions
+    if asked.samples is not None:
+        asked.samples.check_fits(size.vocabulary, size.max_positions or None)
+    every = [model.manifest for model in (*([base] if base else []), *edited)]
+    left = hold_back(every, asked.samples, windows, request.leave_out)
+    asked = _announce(asked, left, edited, base, materials.request) if edited else asked
+    return OpenedMeasurement(materials, base, edited, twin, asked, left)
 
 
 def _say_what_sibling_gives(after: ModelResults, materials: Materials) -> None:
@@ -178,8 +219,6 @@ def _prepare(
     line = describe_sibling(materials.sibling, first)
     if line is not None and request.attacks:
         say(line)
-    never = [find_model(request.twin)] if request.twin else []
-    check_tokens(first, [*edited, *never])
     trained = any(model.manifest and model.manifest.is_trained for model in edited)
     if not (request.attacks and trained):
         return materials
@@ -222,26 +261,6 @@ def _check_size(model: ResolvedModel) -> None:
                 expected=f"{sizes.num_blocks} blocks of {sizes.num_heads} heads",
                 got=f"{step.num_blocks} of {step.num_heads}",
             )
-
-
-def check_inputs(source: ResolvedModel, materials: Materials) -> None:
-    """Raises what `measure` would, of the inputs, after an edit of `source` that may take hours.
-
-    Loads the tokenizer, and no model.
-    """
-    request, size = materials.request, source.inventory.dimensions
-    never = [find_model(request.twin)] if request.twin else []
-    check_tokens(source, never)
-    check_precisions([source, *never], request)
-    if materials.sibling is not None:
-        check_sibling(materials.sibling, source)
-    tokenizer = load_tokenizer(source.folder) if has_tokenizer(source.folder) else None
-    with use_console(SILENT):  # the evaluation says it
-        protocol, windows, _ = tokenize(materials, tokenizer)
-    samples = protocol.samples if protocol else None
-    if samples is not None:
-        samples.check_fits(size.vocabulary, size.max_positions or None)
-    hold_back([source.manifest], samples, windows, request.leave_out)
 
 
 def decode_passages(

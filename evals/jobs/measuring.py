@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,13 +39,14 @@ _TOKENS = 8  # after which a cache is measured
 
 @dataclass(frozen=True)
 class Questions:
-    """What every model is asked, in the tokens of the first one, and in its precision."""
+    """What every model is asked, in the tokens of the first one, and, once that one was loaded, in
+    its precision and in batches of one size."""
 
     tokenizer: Any
     protocol: Protocol | None
     windows: Tokens | None
     attacked: AttackPlan | None
-    dtype: str
+    dtype: str | None = None
 
     @property
     def samples(self) -> Samples | None:
@@ -70,25 +70,24 @@ class ModelResults:
 def measure_model(
     model: ResolvedModel,
     materials: Materials,
-    first: ModelResults | None = None,
+    asked: Questions,
     base: ModelResults | None = None,
     *,
     cut: tuple[int, ...] | None = None,
-    inspect: Callable[[Questions], Questions] = lambda asked: asked,
     tries_control: bool = True,
 ) -> ModelResults:
-    """Measures the first model or, given its results as `first`, another one in the same way.
+    """Measures the first model or, with what that one was `asked`, another one in the same way.
 
     - `base`: the results of the base, if the model is an edit of it. `cut`: as for `try_attacks`.
-    - `inspect`: gets what the first model will be asked, and may change it.
     - `tries_control`: whether attacks are also tried on what no model was trained on.
 
     Raises `MeasurementError` if the models cannot be compared.
     """
     loaded = open_model(model, **materials.request.running)
     name = loaded.name
-    asked = first.asked if first else inspect(_ask(materials, loaded))
-    check_precision(asked.dtype, loaded.dtype, name)
+    if asked.dtype is None:
+        asked = _settle(asked, materials, loaded)
+    check_precision(asked.dtype or loaded.dtype, loaded.dtype, name)
     if loaded.tokenizer is None:
         loaded = replace(loaded, tokenizer=asked.tokenizer)
     identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
@@ -114,15 +113,16 @@ def measure_model(
     )
 
 
-def _ask(materials: Materials, loaded: LoadedModel) -> Questions:
-    """What to ask in a model's tokens. An earlier run's batches go on, whatever memory is free."""
+def _settle(asked: Questions, materials: Materials, loaded: LoadedModel) -> Questions:
+    """What is asked, as the first model runs. An earlier run's batches go on, whatever memory is
+    free."""
     size, store = materials.request.batch_size, loaded.narrow(materials.store)
-    protocol, windows, attacked = tokenize(materials, loaded.tokenizer)
+    protocol = asked.protocol
     if protocol is not None:
         length = protocol.samples.tokens.shape[1]
         size = size or keep_rows_per_batch(store, loaded.model, length)
         protocol = replace(protocol, batch_size=size)
-    return Questions(loaded.tokenizer, protocol, windows, attacked, loaded.dtype)
+    return replace(asked, protocol=protocol, dtype=loaded.dtype)
 
 
 def _attack(

@@ -353,14 +353,14 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     trained.
     """
     from evals.data.windows import cut_windows
-    from evals.jobs.measurement import check_inputs
+    from evals.jobs.measurement import open_measurement
     from surgery.editing.loading import load_tokenizer
     from surgery.hub.finding import find_model
     from surgery.plan import check_erasable
     from surgery.training.training import Schedule
 
     model, passages = find_model(request.model, request.revision), materials.passages
-    check_inputs(model, materials)
+    open_measurement(materials, model)
     if not (request.heal or request.erase):
         return
 
