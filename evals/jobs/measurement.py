@@ -172,9 +172,13 @@ def open_measurement(
     request = materials.request
     twin = find_model(request.twin) if request.twin else None
     never = [twin] if twin else []
-    if not edited and materials.sibling is not None:
-        check_sibling(materials.sibling, first)
-    materials = _prepare(edited, base, materials) if edited else materials
+    for model in edited or [first]:
+        if materials.sibling is not None:
+            check_sibling(materials.sibling, model)
+    if request.attacks and any(model.manifest and model.manifest.is_trained for model in edited):
+        attacks = add_for_trained(request.attacks)
+        request = request.model_copy(update={"attack": attacks})
+        materials = replace(materials, request=request)
     check_tokens(first, [*edited, *never])
     check_precisions([*([base] if base else []), *edited, *never], request)
     tokenizer = load_tokenizer(first.folder) if has_tokenizer(first.folder) else None
@@ -185,7 +189,9 @@ def open_measurement(
         asked.samples.check_fits(size.vocabulary, size.max_positions or None)
     every = [model.manifest for model in (*([base] if base else []), *edited)]
     left = hold_back(every, asked.samples, windows, request.leave_out)
-    asked = _announce(asked, left, edited, base, materials.request) if edited else asked
+    if edited:
+        _announce_models(edited, base, materials)
+        asked = _announce(asked, left, edited, base, request)
     return OpenedMeasurement(materials, base, edited, twin, asked, left)
 
 
@@ -196,34 +202,24 @@ def _say_what_sibling_gives(after: ModelResults, materials: Materials) -> None:
         say(describe_own_recital(materials.sibling, grafted.scores["sibling"]))
 
 
-def _prepare(
+def _announce_models(
     edited: Sequence[ResolvedModel], base: ResolvedModel | None, materials: Materials
-) -> Materials:
-    """Says what is unusual about the models, checks that they go together, and adds the attacks
-    that a trained model must face, if attacks are wanted."""
+) -> None:
+    """Says what is unusual about the models."""
     request = materials.request
-    for model in edited:
-        if base is not None and find_relation(model.manifest, base) == "unrelated":
+    for model in edited if base else ():
+        assert base is not None
+        if find_relation(model.manifest, base) == "unrelated":
             say(
                 "warning: the base is not a recorded source of the edited model, so differences "
                 "may have other causes than the edit"
             )
-        if materials.sibling is not None:
-            check_sibling(materials.sibling, model)
-        if base is not None:
-            check_cut(request.attacks, request.max, model)
-        needs_base = request.command == "evaluate"
-        if base is not None and not needs_base and base.folder.samefile(model.folder):
+        check_cut(request.attacks, request.max, model)
+        if request.command != "evaluate" and base.folder.samefile(model.folder):
             say(f"{base.source.model} is compared with itself; leave out `baseline`")
-    first = base or edited[0]
-    line = describe_sibling(materials.sibling, first)
+    line = describe_sibling(materials.sibling, base or edited[0])
     if line is not None and request.attacks:
         say(line)
-    trained = any(model.manifest and model.manifest.is_trained for model in edited)
-    if not (request.attacks and trained):
-        return materials
-    attacks = add_for_trained(request.attacks)
-    return replace(materials, request=request.model_copy(update={"attack": attacks}))
 
 
 def _announce(
