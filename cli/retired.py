@@ -10,9 +10,9 @@ _PDF = "open report.html in a browser, and print it or save it as PDF"
 RETIRED = {
     "apply-patch": _PATCHES,
     "bench": "in a checkout of the repository, run python -m benchmarks.speed BASE EDITED",
-    "export --as-patch": _PATCHES,
     "check": "run init MODEL --samples SAMPLES --dry-run",
     "evaluate --pdf": _PDF,
+    "export --as-patch": _PATCHES,
     "mitigate --pdf": _PDF,
 }
 """A command, or a command and its option → what to type now."""
