@@ -1,7 +1,7 @@
 # Steps for people. `make check` is lint, types, and all tests; `.ci/run` also builds a release.
 PYTHON ?= python3
 
-.PHONY: install lint types test test-all slow slow-hostile check format benchmarks faults matrix lock release
+.PHONY: install lint types test test-all test-benchmarks slow slow-hostile check format benchmarks faults matrix lock release
 
 install:
 	$(PYTHON) -m pip install -e '.[dev,browser]'
@@ -19,6 +19,9 @@ test:
 test-all:
 	$(PYTHON) -m pytest -n 2 --dist worksteal
 
+test-benchmarks:
+	$(PYTHON) -m pytest -n 2 --dist worksteal --durations=10 --durations-min=30 benchmarks/tests
+
 # The slow tests, part by part, so that a part can be repeated alone: `make slow-f`. `make -k slow`
 # goes on after a part that fails. Each part says which of its tests took longest.
 SLOW = $(PYTHON) -m pytest -n 2 --dist worksteal -m slow --durations=10 --durations-min=30
@@ -32,7 +35,7 @@ slow-hostile:
 slow-%:
 	$(SLOW) tests/test_[$*]*.py
 
-check: lint types test-all
+check: lint types test-all test-benchmarks
 
 format:
 	ruff format .
