@@ -306,7 +306,8 @@ def test_values_of_a_file(tmp_path: Path) -> None:
                      "ranges": False, "estimate": False,
                      "model": "m", "samples": "s.npy", "last": False,
                      "variant": ["zero"], "heldout": ["hf:a/b:train:text"], "limit": 0.5,
-                     "heads": True, "batch-size": 4, "tasks": ["a", "b"], "no-cache": False}  # fmt: skip
+                     "heads": True, "batch-size": 4, "tasks": ["a", "b"],
+                     "no-cache": False}  # fmt: skip
 
 
 @pytest.mark.parametrize(
