@@ -183,7 +183,7 @@ class MeasureRequest(Measuring, Gating, Listing, Storing):
         return shlex.join(words)
 
 
-_BENCHMARKS = MeasureRequest.omits | {*Limiting.model_fields, "no_benchmarks", "no_cache"}
+_BENCHMARKS = MeasureRequest.omits | {*Limiting.model_fields, "no_benchmarks"}
 _REPORTED = frozenset({"front", "max_extraction", "audit"})
 _FULL = frozenset({"metrics", "top_k", "temperature"})
 
@@ -192,7 +192,12 @@ class ExtractionRequest(MeasureRequest):
     """Tests which of `samples` each model recites, and which `baseline` does."""
 
     command: Literal["extract"] = "extract"
-    omits = _BENCHMARKS | _REPORTED | {"leave_out", "max"} | frozenset(Auditing.model_fields)
+    omits = (
+        _BENCHMARKS
+        | _REPORTED
+        | {"leave_out", "max", "no_cache"}
+        | frozenset(Auditing.model_fields)
+    )
 
     samples: Annotated[
         str | None,
