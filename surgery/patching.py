@@ -38,7 +38,7 @@ from surgery.privacy import check_link, get_last_name
 from surgery.proof.expected import check_planned
 from surgery.proof.static import check_written
 from surgery.record.manifest import Manifest, parse_manifest
-from surgery.untrusted import LIMIT, guard, parse_json
+from surgery.untrusted import guard, parse_json
 
 SUFFIX = ".patch.safetensors"
 _FILE, _HEADER, _CONFIG = "file:", "header:", "config.json"
@@ -115,7 +115,7 @@ def apply_patch(
     if _FILE + MANIFEST not in held:
         fix = "give a file that `export(as_patch=True)` wrote"
         raise ManifestError("is not a patch", where=patch, fix=fix)
-    record = _read_small(held[_FILE + MANIFEST], MANIFEST)
+    record = bytes(held[_FILE + MANIFEST].read())
     manifest = parse_manifest(record, f"{MANIFEST} in {patch}")
     recorded = manifest.edit.source
     found = find_recorded(model, revision, recorded)
@@ -143,14 +143,6 @@ def apply_patch(
     return manifest
 
 
-def _read_small(tensor: StoredTensor, name: str) -> bytes:
-    """Returns the content of a held file, or of a header, that is read as a whole."""
-    if tensor.info.nbytes > LIMIT:
-        expected = f"at most {LIMIT:,} bytes"
-        raise CheckpointError("is too large", where=name, expected=expected)
-    return bytes(tensor.read())
-
-
 @dataclass(frozen=True)
 class _Patch:
     """An opened patch: its `manifest`, what it holds by name, and the model that it is for."""
@@ -171,7 +163,7 @@ class _Patch:
         files: dict[str, Callable[[], Iterable[Bytes]]] = {}
         for name, file in self.manifest.files.items():
             if _HEADER + name in self.held:
-                header = _read_small(self.held[_HEADER + name], name)
+                header = bytes(self.held[_HEADER + name].read())
                 with guard(CheckpointError, "is not the header of a weight file", name, _FIX):
                     infos, tensors = parse_header(header), list[StoredTensor]()
                 rename = self.found.checkpoint.rename
@@ -227,7 +219,7 @@ class _Patch:
         config = self.found.checkpoint.config
         if _FILE + _CONFIG in self.held:
             with guard(CheckpointError, "not valid JSON", _CONFIG, _FIX):
-                config = unwrap(parse_json(_read_small(self.held[_FILE + _CONFIG], _CONFIG)))
+                config = unwrap(parse_json(bytes(self.held[_FILE + _CONFIG].read())))
         check_planned(edit, plan, config)
         return plan
 
