@@ -94,8 +94,6 @@ def prepare(
     **Raises:** a `SurgeryError` for anything that would make the export fail.
     """
 
-    from surgery.editing.loading import check_buildable  # needs torch and transformers
-
     def select(config: dict[str, Any]) -> Selection:
         size = family_of(config).dimensions(config)
         if isinstance(drop_attn, PlanFile):
@@ -104,7 +102,7 @@ def prepare(
 
     def check(config: dict[str, Any]) -> None:
         selection = select(config)
-        check_buildable(config)
+        _check_buildable(config)
         if check_default is not None:
             num_heads = family_of(config).dimensions(config).num_heads
             check_default(_name_output(str(model), selection, num_heads))
@@ -131,7 +129,7 @@ def prepare(
         scrubbed=scrubbed,
     )
     check_known(part.variant for part in plan.selection)
-    check_buildable(plan.config)
+    _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
 
 
@@ -144,6 +142,12 @@ def _check_beside(checkpoint: Checkpoint) -> None:
         check_link(path, checkpoint.folder)
     for path in checkpoint.sidecars.values():
         read_sidecar(path)
+
+
+def _check_buildable(config: dict[str, Any]) -> None:
+    from surgery.editing.loading import check_buildable  # needs torch and transformers
+
+    check_buildable(config)
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:
