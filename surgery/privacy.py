@@ -16,12 +16,11 @@ from typing import Any
 from surgery.errors import CheckpointError
 
 _PATH = re.compile(
-    r"""(?<![\w/.~+*?#&%$^)\]}\\-])               # not within a name, a URL, or a pattern
-    (?:-[a-z]+)?                                # -I/home/alice
-    (?: (?:/(?!/)|(?<!:)//+)[^\s/<>|]+/+[^\s/]  # /home/alice, not https://host/name or </b></p>
-      | ~[\w.-]*[/\\]                           # ~/models
-      | [a-z]:(?:\\+|/(?!/))[^\s/\\]            # C:\Users, C:/Users
-      | \\\\+[\w.$-]+\\                         # \\server\share
+    r"""(?<![\w/.~+*?#&%$^)\]}\\-])      # not within a name, a URL, or a pattern
+    (?: /[^\s/<>|]+/[^\s/]             # /home/alice
+      | ~[\w.-]*[/\\]                  # ~/models
+      | [a-z]:[\\/]+[^\s/\\]           # C:\Users, C:/Users
+      | \\\\+[\w.$-]+\\                # \\server\share
       | file:/ )""",
     re.IGNORECASE | re.VERBOSE,
 )

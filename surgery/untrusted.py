@@ -23,8 +23,6 @@ from surgery.errors import (
     SurgeryError,
 )
 
-LIMIT = 2**26
-"""Most bytes of a small file, such as a configuration: 64 MiB."""
 _YAML_NULL = "tag:yaml.org,2002:null"
 
 
@@ -74,13 +72,10 @@ def describe_error(problem: BaseException) -> str:
     return lines[0][:200]
 
 
-def read_bytes(path: Path, error: type[SurgeryError], *, limit: int = LIMIT) -> bytes:
-    """Reads a small file. Raises `error` if it cannot be read, or has more than `limit` bytes."""
-    with guard(error, "cannot be read", path), path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise error("is too large", where=path, expected=f"at most {limit:,} bytes")
-    return data
+def read_bytes(path: Path, error: type[SurgeryError]) -> bytes:
+    """Reads a file. Raises `error` if it cannot be read."""
+    with guard(error, "cannot be read", path):
+        return path.read_bytes()
 
 
 @contextmanager

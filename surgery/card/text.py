@@ -44,7 +44,6 @@ _NAME = re.compile(
     re.MULTILINE,
 )
 _MARK = re.compile(r"<!-- /?attn-surgery:\w+")
-_LARGEST = 2**20  # bytes of a card
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def read_own_card(folder: Path) -> str | None:
 
 def _read(folder: Path) -> bytes | None:
     path = check_link(folder / CARD, folder)
-    return read_bytes(path, SourceError, limit=_LARGEST) if path.is_file() else None
+    return read_bytes(path, SourceError) if path.is_file() else None
 
 
 def read_metadata(card: str | None) -> dict[str, Any]:

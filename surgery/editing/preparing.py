@@ -113,9 +113,7 @@ def prepare(
         nonlocal downloads
         downloads = True
         check(config)
-        from surgery.editing.loading import check_buildable  # needs torch and transformers
-
-        check_buildable(config)
+        _check_buildable(config)
 
     source = find_model(model, revision, check=check_early)
     if name is not None:
@@ -143,10 +141,7 @@ def prepare(
             scrubbed=scrubbed,
         )
     check_known(part.variant for part in plan.selection)
-
-    from surgery.editing.loading import check_buildable  # as above
-
-    check_buildable(plan.config)
+    _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
 
 
@@ -159,6 +154,12 @@ def _check_beside(checkpoint: Checkpoint) -> None:
         check_link(path, checkpoint.folder)
     for path in checkpoint.sidecars.values():
         read_sidecar(path)
+
+
+def _check_buildable(config: dict[str, Any]) -> None:
+    from surgery.editing.loading import check_buildable  # needs torch and transformers
+
+    check_buildable(config)
 
 
 def _check_planned_for(choice: PlanFile, model: ResolvedModel, config: dict[str, Any]) -> None:
