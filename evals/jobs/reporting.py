@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import zip_longest
 from typing import Any
 
 from evals.data import describe_samples, list_row_warnings
@@ -279,7 +280,7 @@ def _write_steps(found: EditRecord) -> list[str]:
     if any(variant_name(step.cut_parts) == "mixed" for step in steps):
         return []
     written = []
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
+    for step, following in zip_longest(steps, steps[1:]):
         output = following.source.model if following else found.name.rpartition("/")[2]
         plan = "plan.json" if step.taught_by_choice else None  # of the search: only it says which
         written.append(shlex.join(write_command(step, step.source.model, plan=plan, output=output)))
