@@ -35,7 +35,7 @@ from evals.table.words import describe
 from surgery.hub.resolved import ResolvedModel
 from surgery.layouts.one_hot import OneHot
 from surgery.proof.report import record_reports
-from surgery.record.manifest import Source, read_manifest
+from surgery.record.manifest import History, Source, read_manifest
 from surgery.record.measured import BASE, EDITED, TWIN, Change, Limit, Measured, On
 from surgery.record.report import (
     EditRecord,
@@ -44,7 +44,6 @@ from surgery.record.report import (
     Provenance,
     Report,
     SamplesRecord,
-    summarize_edit,
 )
 
 SOURCE, NAME = "neox-parallel", "neox-parallel compact identity"
@@ -221,21 +220,17 @@ def found(**parts: list[Measured]) -> list[Measured]:
     return [row for name, make in makers.items() for row in parts.get(name, make())]
 
 
-EDIT: dict[str, Any] = {
-    "source": SOURCE,
+STEP: dict[str, Any] = {
+    "source": {"model": SOURCE, "content": "b" * 64},
     "family": "gpt_neox",
     "num_blocks": 4,
     "num_heads": 4,
-    "drop_attn": "1,2.0-1,2.3,3",
-    "blocks": [1, 2, 3],
     "parts": [
         {"block": 1, "heads": [0, 1, 2, 3], "variant": "identity"},
         {"block": 2, "heads": [0, 1, 3], "variant": "mean"},
         {"block": 3, "heads": [0, 1, 2, 3], "variant": "linear"},
     ],
-    "variant": "mixed",
     "layout": "stock",
-    "attention_free": {"1": "identity", "3": "linear"},
     "one_hot": OneHot(3, 2, 276.3125, 104.0, 1, 64),
     "calibration": {
         "sources": [{"name": "calibration.txt", "sha256": "c" * 64}],
@@ -244,8 +239,19 @@ EDIT: dict[str, Any] = {
         "sha256": "d" * 64,
         "blocks": {"2": {"ridge": 100.0, "r2": None}, "3": {"ridge": 0.0001, "r2": 0.6123}},
     },
-    "earlier_edits": 1,
+    "changed": {},
+    "versions": {},
 }
+
+
+def make_edit(**changes: Any) -> dict[str, Any]:
+    """The history of one cut. `changes`: of its fields."""
+    return {"history": [STEP | changes]}
+
+
+EDIT = make_edit()
+MISSED = make_edit(chosen={"seed": 0, "passages": "a" * 64, "windows": "b" * 64, "met": False})
+"""A cut whose search found none that kept its limits."""
 PASSAGE: dict[str, Any] = {
     "id": "row-0",
     "hash": "0123456789abcdef" * 4,
@@ -444,7 +450,7 @@ def example_of(folder: Path, **changes: Any) -> Report:
     manifest = read_manifest(folder)
     assert manifest is not None
     known = {"provenance": {"model": NAME, "content": manifest.content, **RUN}}
-    return example(**{"edit": summarize_edit(manifest), **known, **changes})
+    return example(**{"edit": History(history=manifest.history), **known, **changes})
 
 
 def measurement_of(report: Report) -> Measurement:

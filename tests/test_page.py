@@ -17,6 +17,7 @@ import pytest
 from blank import blank_pictures
 from example_report import (
     EDIT,
+    MISSED,
     PASSAGE,
     SOURCE,
     TRIED,
@@ -293,7 +294,7 @@ def test_a_kept_verdict_names_the_stronger_attack_that_no_limit_is_set_on() -> N
 def test_a_limit_that_no_edit_kept_where_it_was_chosen_is_said_first() -> None:
     """By luck, the half held back may keep it."""
     asked = unlimited(max_drop={"copy": 0.5}, max={"relearn": 0.9})
-    made = [example(asked=asked, edit={**EDIT, "missed": missed}) for missed in (False, True)]
+    made = [example(asked=asked, edit=edit) for edit in (EDIT, MISSED)]
     said = (
         "No edit of the search kept its limits on the passages that it used; "
         "here, it keeps every limit."

@@ -20,6 +20,7 @@ from command_line import on_terminal
 from example_grid import edit_of, rows, searched, sweep_of
 from example_report import (
     EDIT,
+    MISSED,
     NAME,
     SOURCE,
     TRIED,
@@ -257,8 +258,9 @@ def test_a_share_of_no_passages_is_no_share() -> None:
 def test_an_evaluation_ends_as_its_report_says(capsys: pytest.CaptureFixture[str]) -> None:
     """An edit whose search missed its limits is missed, even if the half held back keeps them."""
     asked = unlimited(max_drop={"copy": 0.5}, max={"relearn": 0.9})
-    for missed, state in ((False, "kept"), (True, "missed")):
-        report = example(asked=asked, edit={**EDIT, "missed": missed})
+    for edit, missed in ((EDIT, False), (MISSED, True)):
+        report = example(asked=asked, edit=edit)
+        state = "missed" if missed else "kept"
         assert printing.print_report(report, table=False) == report.edits[0].state == state
         said = "missed: the search that chose this edit found none that keeps its limits"
         assert (said in capsys.readouterr().err) == missed
@@ -273,10 +275,14 @@ def test_rows_of_an_evaluation_differ_in_their_names() -> None:
     assert len(set(labels)) == len(labels) > 1
 
 
-def test_the_command_that_exports_a_choice() -> None:
+def test_the_commands_that_make_a_choice() -> None:
+    """Where the search healed it, the second heals what the first made."""
     request = SearchRequest(**ASKED)
-    command = printing.write_next_command(searched(), request, Path("FOUND/plan.json"))
-    assert command == "attn-surgery export m --plan FOUND/plan.json --heal t.txt --samples s"
+    export, heal = printing.write_next_commands(searched(), request, Path("FOUND/plan.json"))
+    assert export == "attn-surgery export m --plan FOUND/plan.json --output OUT"
+    assert heal == "attn-surgery heal OUT --samples s --text t.txt --steps 80 --output HEALED"
+    plain = SearchRequest(**{key: value for key, value in ASKED.items() if key != "heal"})
+    assert printing.write_next_commands(searched(), plain, Path("FOUND/plan.json")) == [export]
 
 
 def test_a_terminal_narrower_than_a_word() -> None:
