@@ -19,6 +19,12 @@ import pytest
 import torch
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
+from evals.jobs.keeping import (
+    RESULTS,
+    Result,
+    choose_best,
+    choose_result,
+)
 from example_report import example
 from forging import edit_json
 from grids import read_search
@@ -36,12 +42,6 @@ from evals.data import Samples, load_samples
 from evals.jobs import forecasting
 from evals.jobs.erasing import EraseRequest
 from evals.jobs.forecasting import _Line
-from evals.jobs.keeping import (
-    RESULTS,
-    Result,
-    choose_best,
-    choose_result,
-)
 from evals.jobs.materials import open_materials
 from evals.jobs.mitigating import Job, MitigationRequest, _export, check_texts
 from evals.lab import samples_path
