@@ -35,7 +35,6 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 import surgery
-from evals.jobs import erasing as job
 from surgery.card.text import find_disagreement, find_name, read_metadata, render_card
 from surgery.checkpoint.adapter import open_adapter
 from surgery.editing.loading import load_model
@@ -43,6 +42,7 @@ from surgery.errors import ManifestError, OutputError, SourceError
 from surgery.proof.distance import measure_adapters
 from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import ErasingRecord, Manifest, read_manifest
+from surgery.training import erasing
 from surgery.training.losses import find_recited
 from surgery.training.student import make_student
 
@@ -73,14 +73,14 @@ class Work:
         write_rows(folder / "samples.jsonl", self.rows)
         words = np.random.default_rng(0).choice(TEXT.split(), 3000)
         (folder / "text.txt").write_text(" ".join(words))
-        made, train = [], job.erase_prepared
+        made, train = [], erasing.teach_by_cut
 
         def keep(*given: Any, **options: Any) -> Any:
             made.append(train(*given, **options))
             return made[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(job, "erase_prepared", keep)
+            patch.setattr(erasing, "teach_by_cut", keep)
             self.done = self.erase(self.adapter)
         assert self.done.code == 0, self.done.stderr
         self.student = made[0].model
@@ -99,7 +99,7 @@ class Work:
 
     @property
     def record(self) -> ErasingRecord:
-        record = self.manifest.edit.erasing
+        record = self.manifest.step.erasing
         assert record is not None
         return record
 
@@ -365,9 +365,11 @@ def test_verify_refuses_other_files_and_another_source(work: Work, tmp_path: Pat
     assert fail(beside) == "contents: model.py is not part of an adapter"
     other = write_checkpoint(tmp_path / "other", neox_config(**SIZE), seed=1)
     told = fail(work.adapter, source=other)
-    assert told == "source: the source is not the one that the manifest records"
+    assert told == "source: the source is not one that the manifest records"
     stranger = shutil.copytree(work.adapter, tmp_path / "stranger")
-    edit_json(stranger / "surgery.json", lambda manifest: manifest["edit"].update(num_heads=4))
+    edit_json(
+        stranger / "surgery.json", lambda manifest: manifest["history"][-1].update(num_heads=4)
+    )
     assert fail(stranger, source=work.model) == (
         "source: the manifest's num_heads is not what the edit does"
     )
@@ -375,7 +377,7 @@ def test_verify_refuses_other_files_and_another_source(work: Work, tmp_path: Pat
     for change in ({"parts": cut}, {"parts": [], "erasing": None}):
         edit_json(
             stranger / "surgery.json",
-            lambda manifest, changed=change: manifest["edit"].update(changed),
+            lambda manifest, changed=change: manifest["history"][-1].update(changed),
         )
         with pytest.raises(ManifestError, match="an adapter holds what was learned in erasing"):
             surgery.verify(stranger)
@@ -399,7 +401,7 @@ def test_a_training_that_fails_leaves_nothing(
     work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numbers that are not finite are found while they are written."""
-    train = job.erase_prepared
+    train = erasing.teach_by_cut
 
     def spoil(*given: Any, **options: Any) -> Any:
         erased = train(*given, **options)
@@ -408,7 +410,7 @@ def test_a_training_that_fails_leaves_nothing(
             weight[0, 0] = float("nan")
         return erased
 
-    monkeypatch.setattr(job, "erase_prepared", spoil)
+    monkeypatch.setattr(erasing, "teach_by_cut", spoil)
     done = work.erase(tmp_path / "out", "--steps", 1)
     assert (done.code, "holds numbers that are not finite" in done.stderr) == (1, True), done
     assert not any(tmp_path.iterdir())
@@ -421,13 +423,13 @@ def test_python_writes_the_same_bytes(work: Work, tmp_path: Path) -> None:
         work.model, "0", rows, 8, variant="zero", text=[work.folder / "text.txt"], steps=STEPS,
         adapters=RANK, as_adapter=True, output=tmp_path / "made",
     )  # fmt: skip
-    assert made.manifest.edit.layout == made.to_json()["layout"] == "adapter"
+    assert made.manifest.step.layout == made.to_json()["layout"] == "adapter"
     for name in ("adapter_config.json", WEIGHTS):
         assert (tmp_path / "made" / name).read_bytes() == (work.adapter / name).read_bytes()
     told = {"variant": "zero", "text": [work.folder / "text.txt"], "steps": 1, "as_adapter": True}
     usual = surgery.erase(work.model, "0", rows, 8, **told, output=tmp_path / "usual")
-    assert usual.manifest.edit.erasing is not None
-    assert usual.manifest.edit.erasing.rank == 32
+    assert usual.manifest.step.erasing is not None
+    assert usual.manifest.step.erasing.rank == 32
 
 
 @pytest.mark.slow
@@ -599,9 +601,9 @@ def test_its_card_says_how_to_load_it(
 def test_the_card_names_every_kind_of_base(
     work: Work, source: dict[str, Any], code: str, lines: tuple[str, ...]
 ) -> None:
-    recorded = work.manifest.edit.source.model_copy(update=source)
-    edit = work.manifest.edit.model_copy(update={"source": recorded})
-    manifest = work.manifest.model_copy(update={"edit": edit})
+    recorded = work.manifest.step.source.model_copy(update=source)
+    edit = work.manifest.step.model_copy(update={"source": recorded})
+    manifest = work.manifest.model_copy(update={"history": [edit]})
     card = render_card(manifest, name="me/it")
     for line in (code, 'PeftModel.from_pretrained(base, "me/it")', *lines):
         assert line in card

@@ -72,12 +72,12 @@ def edit(source: str, commit: str | None, *parts: tuple[int, list[int], str]) ->
 
 
 def manifest(*edits: dict[str, Any], files: tuple[str, ...] = ("tokenizer.json",)) -> Manifest:
-    *history, last = edits or (
+    history = edits or (
         edit("EleutherAI/pythia-1.4b", "c" * 40, *((b, [0, 1], "identity") for b in range(20, 24))),
     )
     names = ("config.json", "model.safetensors", *files)
     records = {name: {"size": 1234, "sha256": "0f" * 32} for name in names}
-    return Manifest.model_validate({"edit": last, "history": history, "files": records})
+    return Manifest.model_validate({"history": history, "files": records})
 
 
 @lru_cache
@@ -213,24 +213,21 @@ def test_single_heads_and_a_chain_of_edits() -> None:
     plan = [{"drop_attn": "5.1", "variant": "mean"}, {"drop_attn": "6.0", "variant": "linear"}]
     assert f"    echo '{json.dumps({'edits': plan})}' > plan.json\n" in card
     export = "export once \\\n        --plan plan.json --calibration text.txt --layout stock\n"
-    assert (
-        f"    attn-surgery {export}\nRun these in the folder that holds `once`, `text.txt`." in card
-    )
+    assert f"    attn-surgery {export}\nRun these in the folder that holds `text.txt`." in card
     assert "needs the same calibration text (`text.txt`). With the same\n" in card
     assert "secret" not in card
 
 
 def test_healing_of_any_edit_is_told() -> None:
-    """Each with its steps and text, also where an edit without healing followed."""
-    edits = [edit(f"m{at}", None, (b, [0], "zero")) for at, b in enumerate((16, 9, 2))]
-    for one, steps, device in ((edits[0], 80, "cpu"), (edits[1], 7, "cuda")):
-        one["healing"] = {
-            "sources": [{"name": f"{device}.txt"}], "tokens": 9, "window": 3, "sha256": "ab" * 32,
-            "steps": steps, "rows": 16, "learning_rate": 3e-4, "seed": 0, "device": device,
-            "threads": 2, "losses": [1.0] * steps,
-        }  # fmt: skip
-    edits[2]["max_shard_size"] = 5000
-    card = render_card(manifest(*edits), None, name="x")
+    """Each with its steps and text, also where a cut followed."""
+    cuts = [edit(f"m{at}", None, (b, [0], "zero")) for at, b in enumerate((16, 9, 2))]
+    first, second = (
+        edit(f"cut-{device}", None)
+        | {"healing": trained(f"{device}.txt", steps=steps, device=device)}
+        for steps, device in ((80, "cpu"), (7, "cuda"))
+    )
+    cuts[2]["max_shard_size"] = 5000
+    card = render_card(manifest(cuts[0], first, cuts[1], second, cuts[2]), None, name="x")
     assert "single attention heads of blocks 2,9,16 (of 24" in card
     assert "for\n80 steps on 9 tokens and for 7 steps on 9 tokens of other text" in card
     assert "not trained" not in card
@@ -239,7 +236,7 @@ def test_healing_of_any_edit_is_told() -> None:
         card.split()
     )
     assert "--variant zero --layout stock --max-shard-size 5000\n" in card
-    once = render_card(manifest(edits[0]), None, name="x")
+    once = render_card(manifest(cuts[0], first), None, name="x")
     assert "for\n80 steps on 9 tokens of other text" in once
 
 
@@ -260,7 +257,7 @@ def passages(name: str) -> dict[str, Any]:
 
 def test_passages_that_healing_trained_on_are_told() -> None:
     """Earlier versions only looked for them in the text, and recorded a hash."""
-    one = edit("m", "c" * 40, (16, [0, 1], "zero"))
+    cut, one = edit("m", "c" * 40, (16, [0, 1], "zero")), edit("cut", None)
     said = (
         "Healing also used 1,234 passages: on them, the model learned, in 80 steps, to predict "
         "what the cut alone predicts, so that the passages do not come back. The model was trained "
@@ -269,7 +266,7 @@ def test_passages_that_healing_trained_on_are_told() -> None:
     )
     for given_, told in ((passages("rows.csv"), True), (None, False), ("ab" * 32, False)):
         one["healing"] = trained("text.txt", passages=given_)
-        card = " ".join(render_card(manifest(one), None, name="x").split())
+        card = " ".join(render_card(manifest(cut, one), None, name="x").split())
         assert (said in card) == told
         assert ("of other text and on passages (below), so layer norms" in card) == told
         assert ("of other text, so layer norms" in card) != told
@@ -288,7 +285,7 @@ def test_passages_that_were_given_in_python_are_a_file_to_save() -> None:
     """They have no name, so the commands give them one."""
     card = render_card(erased("token ids", "text.txt"), None, name="x")
     assert "--text text.txt --samples token-ids.npy\n" in card
-    assert "--samples token-ids.npy --prefix-length 8" in card
+    assert "--samples token-ids.npy --skip-short --prefix-length 8" in card
     assert "the same passages (`token-ids.npy`)" in card
     assert (
         "Run these in the folder that holds `base`, `text.txt`, `token-ids.npy`. The passages were "
@@ -309,7 +306,8 @@ def test_texts_of_the_same_name_are_their_folder() -> None:
          "`FOLDER`"),
     ):  # fmt: skip
         card = render_card(erased("rows.csv", *texts), None, name="x")
-        assert card.count(f" {option} --samples rows.csv") == 2
+        assert f" {option} --samples rows.csv\n" in card, "reproduce"
+        assert f" {option} --steps 80 --samples rows.csv --skip-short" in card, "erase"
         place = f"Run these in the folder that holds `base`, {local}, `rows.csv`."
         said = (
             " `FOLDER` stands for the folder that the texts were read from: some of them have the "

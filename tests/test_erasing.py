@@ -4,7 +4,8 @@
 - The same seed gives the same bytes, from the command line, from Python, and by `reproduce`.
 - `verify` accepts the folder, says that it was trained, and calls on what a claim.
 - A hardened erasing says so, and repeats, too.
-- `export --erase` erases first and cuts then; with `--heal`, it heals last. One folder holds all.
+- Erased, cut, and healed, each in its folder, a model is proved against the source of every step,
+  and repeats from the first. A result that is there already is kept, and no other is taken for it.
 - An earlier cut of the model stays bit for bit.
 - Bad input is one line, and nothing is written; so it is after an interruption.
 """
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,28 +22,24 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import neox_config, write_checkpoint
-from command_line import Outcome, attn_surgery, run_card
+from command_line import Outcome, attn_surgery, run_card, snapshot
 from forging import edit_json, edit_weights
 from reciting import recited_rows, write_rows
 from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
-from evals.jobs import erasing as erasing_job
-from evals.jobs import erasing as jobs
-from evals.jobs.erasing import EraseRequest, run_erase
-from evals.jobs.exporting import ExportRequest, run_export
+from evals.jobs import lessons
 from evals.table.page import list_facts
-from surgery.card.command import describe_training, write_export_command
+from surgery.card.command import list_options
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
 from surgery.errors import ManifestError, SamplesError
-from surgery.exporting import open_trained
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
-from surgery.publishing.upload import _name_edit
+from surgery.publishing.upload import _name_step
 from surgery.record.manifest import Manifest, Recital, read_manifest
-from surgery.record.report import Report, summarize_edit
+from surgery.record.report import Report
 from surgery.training import distillation, erasing, planning
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -78,6 +76,14 @@ def read(folder: Path) -> Manifest:
     return manifest
 
 
+def json_rows(work: Path) -> list[dict[str, Any]]:
+    return [json.loads(row) for row in (work / "samples.jsonl").read_text().splitlines()]
+
+
+def stop(*given: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
 def weights(folder: Path) -> dict[str, Any]:
     return load_file(folder / "model.safetensors")
 
@@ -91,7 +97,7 @@ def count_recited(work: Path, folder: Path) -> int:
 
 
 def test_it_forgets_and_records_how(work: Path) -> None:
-    edit = read(work / "erased").edit
+    edit = read(work / "erased").step
     assert (edit.parts, edit.layout, edit.healing) == ([], "stock", None)
     record = edit.erasing
     assert record is not None
@@ -140,26 +146,25 @@ def test_verify_proves_what_it_can_and_lists_the_rest(work: Path, tmp_path: Path
     assert failed is not None
     assert failed.name == "untouched"
     unclaimed = shutil.copytree(work / "erased", tmp_path / "unclaimed")
-    edit_json(unclaimed / "surgery.json", lambda manifest: manifest["edit"].update(erasing=None))
-    with pytest.raises(ManifestError, match="the selection names no block"):
+    edit_json(unclaimed / "surgery.json", lambda m: m["history"][-1].update(erasing=None))
+    with pytest.raises(ManifestError, match="a step is a cut, an erasing, or a healing"):
         verify(unclaimed, source=work / "neox")
 
 
-def test_the_commands_name_lengths_that_are_not_the_usual_ones() -> None:
-    """Also of a lab's passages, which need nothing else."""
-    record = {"sources": [], "steps": 60, "passages": {"name": "lab:pythia"}}
-    for length, named in ((16, True), (32, False)):
-        record["passages"] |= {"prefix_length": length, "suffix_length": length}
-        told = describe_training(record, None)
-        assert ("prefix_length" in told, "suffix_length" in told) == (named, named)
-        assert "skip_short" not in told
-    text = {"sources": [{"name": "lab calibration text"}], "steps": 60}
-    own = {"name": "letters.csv", "prefix_length": 32, "suffix_length": 32}
-    for passages in (own, record["passages"]):
-        told = describe_training(
-            {**text, "passages": passages}, {**text, "passages": passages}, "lab:pythia"
-        )
-        assert told["text"] == told["heal"], "the text is not named by the passages"
+def test_the_commands_name_lengths_that_are_not_the_usual_ones(work: Path) -> None:
+    """Also of a lab's passages, which need nothing else; the text is not named by these."""
+    step, lengths = read(work / "erased").step, {"--prefix-length", "--suffix-length"}
+    record = step.erasing
+    assert record is not None
+    for name, length, named in (
+        ("lab:pythia", 16, True), ("lab:pythia", 32, False), ("letters.csv", 32, True)
+    ):  # fmt: skip
+        known = {"name": name, "prefix_length": length, "suffix_length": length}
+        erasing = record.model_copy(update={"passages": record.passages.model_copy(update=known)})
+        told = list_options(step.model_copy(update={"erasing": erasing}), "lab:pythia")
+        assert (lengths <= told.keys()) == named
+        assert bool(told["--skip-short"]) == (name == "letters.csv")
+        assert told["--text"] == ["text.txt"]
 
 
 @pytest.mark.slow
@@ -169,7 +174,7 @@ def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.M
     again = attn_surgery("reproduce", work / "erased", *given, "--samples", work / "samples.jsonl")
     assert again.code == 0, again
     assert "reproduced bit for bit from neox" in again.stdout
-    named = [json.loads(row) for row in (work / "samples.jsonl").read_text().splitlines()]
+    named = json_rows(work)
     for at, row in enumerate(named):
         row |= {"name": f"row {at}", "id": "the same"}
     write_rows(work / "named.jsonl", named)
@@ -182,13 +187,12 @@ def test_it_repeats_to_the_bit(work: Path, tmp_path: Path, monkeypatch: pytest.M
     none.assert_error("needs the passages", f"samples.jsonl: {ROWS} passages", "--samples")
     bare = attn_surgery("reproduce", work / "erased", "--source", work / "neox")
     bare.assert_error("needs what it was made with", "text.txt (", "give it with --text, --samples")
-    lines = (work / "samples.jsonl").read_text().splitlines()
-    rows = [json.loads(line)["tokens"] for line in lines]
+    rows = [row["tokens"] for row in json_rows(work)]
     made = surgery.erase(
         work / "neox", "0-1", rows, 8, variant="zero", text=[work / "text.txt"], steps=STEPS,
         output=tmp_path / "made",
     )  # fmt: skip
-    assert made.manifest.edit.erasing is not None
+    assert made.manifest.step.erasing is not None
     assert (tmp_path / "made" / "model.safetensors").read_bytes() == (
         work / "erased" / "model.safetensors"
     ).read_bytes()
@@ -208,8 +212,7 @@ def test_the_commands_of_a_card_run_once_what_they_stand_for_is_there(
     for name, text in (("alice", whole[:9000]), ("bob", whole[9000:])):
         (tmp_path / "texts" / name).mkdir(parents=True)
         (tmp_path / "texts" / name / "letters.txt").write_text(text)
-    lines = (work / "samples.jsonl").read_text().splitlines()
-    rows = np.asarray([json.loads(line)["tokens"] for line in lines])
+    rows = np.asarray([row["tokens"] for row in json_rows(work)])
     made = tmp_path / "made"
     surgery.erase(
         work / "neox", "0-1", rows, 8, variant="mean", text=[tmp_path / "texts"], steps=1,
@@ -218,7 +221,7 @@ def test_the_commands_of_a_card_run_once_what_they_stand_for_is_there(
     (tmp_path / "neox").symlink_to(work / "neox")
     (tmp_path / "texts").rename(tmp_path / "FOLDER")
     np.save(tmp_path / "token-ids.npy", rows)
-    monkeypatch.setattr("evals.jobs.erasing.MOST_RECITED", 1.0)
+    monkeypatch.setattr("evals.choose.teachers.MOST_RECITED", 1.0)
     monkeypatch.chdir(tmp_path)
     (_, reproduced), (_, erased) = run_card(made / "README.md")
     assert "bit for bit" in reproduced.stdout, reproduced
@@ -230,7 +233,7 @@ def test_a_teacher_that_was_fitted_on_other_text_is_refused(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the training, which would only show that something differs."""
-    monkeypatch.setattr("evals.jobs.erasing.MOST_RECITED", 1.0)
+    monkeypatch.setattr("evals.choose.teachers.MOST_RECITED", 1.0)
     out, other = tmp_path / "out", tmp_path / "other.txt"
     text = ("--calibration", work / "text.txt")
     assert erase(work, out, "--variant", "mean", *text).code == 0
@@ -243,7 +246,7 @@ def test_a_teacher_that_was_fitted_on_other_text_is_refused(
 def test_a_hardened_erasing_is_recorded_and_repeats_to_the_bit(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert erase(work, out, "--harden").code == 0
-    assert read(out).edit.erasing.hardened
+    assert read(out).step.erasing.hardened
     name = "gpt_neox.layers.2.mlp.dense_h_to_4h.weight"
     assert weights(out)[name].tobytes() != weights(work / "erased")[name].tobytes()
     card = (out / "README.md").read_text()
@@ -276,8 +279,7 @@ def test_the_intact_model_teaches_text_and_its_cut_teaches_passages(
         raise StopError
 
     monkeypatch.setattr(erasing, "teach", note)
-    lines = (work / "samples.jsonl").read_text().splitlines()
-    rows = [json.loads(line)["tokens"] for line in lines]
+    rows = [row["tokens"] for row in json_rows(work)]
     for hardened in (False, True):
         with pytest.raises(StopError):
             surgery.erase(
@@ -290,30 +292,6 @@ def test_the_intact_model_teaches_text_and_its_cut_teaches_passages(
         assert torch.equal(teacher, cut)
         assert not torch.equal(teacher, whole)
         assert told == hardened
-
-
-def test_only_what_is_erased_is_hardened(work: Path, tmp_path: Path) -> None:
-    given = ("--drop-attn", "0", "--harden", *LENGTHS, "--output", tmp_path / "out")
-    done = attn_surgery("export", work / "neox", *given)
-    assert (done.code, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: --harden needs --erase (see ")
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_teacher_is_of_the_models_own_type(work: Path, tmp_path: Path) -> None:
-    given = ("--drop-attn", "0", "--erase", "--as", "llama", *LENGTHS, "--output", tmp_path / "out")
-    texts = ("--samples", work / "samples.jsonl", "--text", work / "text.txt")
-    done = attn_surgery("export", work / "neox", *given, *texts)
-    assert (done.code, done.stdout) == (2, "")
-    assert "run erase first, then export the result with --as" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_command_of_an_export_that_erased_does_not_change_the_type() -> None:
-    """It could not run: see above. A cut of its result may."""
-    made = {"drop_attn": "0", "variant": "identity", "family": "llama", "output": "out"}
-    assert "--as" not in write_export_command("m", **made, erase_steps=60)
-    assert "--as" in write_export_command("m", **made)
 
 
 @pytest.mark.parametrize("length", [0, 16, 17])
@@ -341,102 +319,243 @@ def test_the_command_that_erases_again_has_the_seed(work: Path, tmp_path: Path) 
     done = attn_surgery("erase", work / "neox", *given, *texts, "--output", tmp_path / "out")
     assert done.code == 0, done.stderr
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "--skip-short --seed 3" in card
-    made = read(tmp_path / "out").edit
-    assert _name_edit(made) == f"a model that was taught to forget {ROWS} passages"
+    assert "--steps 1 --seed 3 --samples samples.jsonl" in card
+    made = read(tmp_path / "out").step
+    assert _name_step(made) == f"a model that was taught to forget {ROWS} passages"
 
 
-@pytest.mark.parametrize("healed", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_an_export_erases_first_then_cuts_then_heals(
-    work: Path, tmp_path: Path, healed: bool
-) -> None:
-    """What it cuts is what `erase` makes: only the cut tells them apart."""
-    out = tmp_path / "out"
-    more = ("--heal", work / "text.txt", "--heal-steps", 3) if healed else ()
-    made = attn_surgery(
-        "export", work / "neox", "--drop-attn", "0-1", "--variant", "zero",
-        "--erase", "--erase-steps", STEPS,
-        "--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt", *more,
-        "--output", out,
-    )  # fmt: skip
-    assert made.code == 0, made.stderr
-    edit = read(out).edit
-    assert edit.erasing == read(work / "erased").edit.erasing
-    assert (edit.healing is not None) == healed
-    checked = verify(out, source=work / "neox")
-    assert checked.ok, checked.verdict
-    assert surgery.inspect(out).attention_free == {0: "zero", 1: "zero"}
-    erased, cut = weights(work / "erased"), weights(out)
+def export(model: Path, output: Path, *more: object, spec: str = "0-1") -> Outcome:
+    given = ("--drop-attn", spec, "--variant", "zero", "--output", output)
+    return attn_surgery("export", model, *given, *more)
+
+
+def heal(work: Path, model: Path, *more: object) -> Outcome:
+    given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
+    return attn_surgery("heal", model, "--source", work / "neox", *given, "--steps", 2, *more)
+
+
+CHAIN = ("neox", "erased", "cut", "healed")
+
+
+@pytest.fixture(scope="module")
+def chain(work: Path) -> Path:
+    """Also cut, an export of erased, and healed, made of that."""
+    for done in (
+        export(work / "erased", work / "cut"),
+        heal(work, work / "cut", "--output", work / "healed"),
+    ):
+        assert done.code == 0, done.stderr
+    return work
+
+
+def test_each_step_makes_a_folder_and_adds_to_the_history(chain: Path) -> None:
+    made = [read(chain / name) for name in CHAIN[1:]]
+    assert [step.kind for step in made[-1].history] == ["erase", "cut", "heal"]
+    for earlier, later, name in zip(made, made[1:], CHAIN[1:], strict=False):
+        assert later.history[:-1] == earlier.history
+        assert (later.step.source.model, later.step.source.content) == (name, earlier.content)
+    healing = made[-1].step.healing
+    assert healing is not None
+    assert healing.teacher == made[0].step.source, "the model before all steps"
+    erased, cut = weights(chain / "erased"), weights(chain / "cut")
     changed = {name for name in erased if cut[name].tobytes() != erased[name].tobytes()}
-    assert changed >= set(edit.changed.rewritten)
-    assert (changed == set(edit.changed.rewritten)) != healed
-    assert "--erase --erase-steps 8 --text text.txt" in (out / "README.md").read_text()
-    given = ("--source", work / "neox", "--text", work / "text.txt", *more[:2])
-    samples = ("--samples", work / "samples.jsonl")
-    assert attn_surgery("reproduce", out, *given, *samples, "--json").json["exact"]
+    assert changed == set(made[1].step.changed.rewritten)
+    assert surgery.inspect(chain / "healed").attention_free == {0: "zero", 1: "zero"}
+    told = attn_surgery("inspect", chain / "healed").stdout
+    lines = [line for line in told.splitlines() if line.startswith("  edited from ")]
+    assert [line.split()[2] for line in lines] == ["neox:", "erased:", "cut:"]
 
 
-def test_what_was_taught_on_other_text_is_not_taken_for_the_same(
-    work: Path, tmp_path: Path
+def test_a_chain_verifies_against_each_of_its_sources(chain: Path, tmp_path: Path) -> None:
+    for name in CHAIN[:-1]:
+        checked = verify(chain / "healed", source=chain / name)
+        assert checked.ok, checked.verdict
+        details = {check.name: check.detail for check in checked.checks}
+        assert details["edit"] == "erased, then blocks 0-1, zero, then healed"
+        assert ("nothing was cut" in details["rewritten"]) == (name == "cut")
+    failed = verify(chain / "cut", source=chain / "healed").failed
+    assert failed is not None
+    assert "the source is not one that the manifest records" in failed.detail
+    lost = shutil.copytree(chain / "healed", tmp_path / "lost")
+    edit_json(lost / "surgery.json", lambda manifest: manifest["history"].pop(0))
+    (lost / "README.md").unlink()
+    failed = verify(lost, source=chain / "cut").failed
+    assert failed is not None
+    assert "the manifest's history is not the source's" in failed.detail
+    bias = "gpt_neox.layers.0.attention.query_key_value.bias"
+    spoilt = shutil.copytree(chain / "healed", tmp_path / "spoilt")
+    edit_weights(spoilt, lambda tensors: tensors[bias].view(2, 3, 32)[:, 2].add_(1))
+    for source in (None, *(chain / name for name in CHAIN[:-1])):
+        failed = verify(spoilt, source=source).failed
+        assert failed is not None
+        assert failed.name == "tensors", "what the cut set stays, whatever followed"
+
+
+def reproduce(work: Path, model: Path, source: str = "neox") -> Outcome:
+    text = [word for option in ("--text", "--heal") for word in (option, work / "text.txt")]
+    given = ("--source", work / source, *text, "--samples", work / "samples.jsonl", "--json")
+    return attn_surgery("reproduce", model, *given)
+
+
+def test_a_chain_reproduces_from_its_first_source_or_a_later_one(chain: Path) -> None:
+    kinds = ["erase", "cut", "heal"]
+    for at, name in enumerate(CHAIN[:-1]):
+        done = reproduce(chain, chain / "healed", name)
+        assert (done.code, done.json["exact"]) == (0, True), done
+        assert (done.json["steps"], done.json["source"]["model"]) == (kinds[at:], name)
+        assert done.json["source_is_edited"] == (at > 0)
+        assert done.json["first_different_step"] is None
+
+
+@pytest.mark.parametrize(("at", "kind"), [(0, "erase"), (1, "cut"), (2, "heal")])
+def test_reproduce_says_which_step_differs(chain: Path, tmp_path: Path, at: int, kind: str) -> None:
+    """Its record tells something else than what was done."""
+    forged = shutil.copytree(chain / "healed", tmp_path / "forged")
+    (forged / "README.md").unlink()
+
+    def lie(manifest: dict[str, Any]) -> None:
+        step = manifest["history"][at]
+        if kind == "cut":
+            step["parts"] = [part | {"variant": "identity"} for part in step["parts"]]
+        else:
+            record = step["erasing" if kind == "erase" else "healing"]
+            record["learning_rate"] *= 3
+
+    edit_json(forged / "surgery.json", lie)
+    done = reproduce(chain, forged)
+    assert (done.code, done.json["first_different_step"]) == (1, at + 1), done
+    assert f"model.safetensors differs, from step {at + 1} of 3 on ({kind})" in done.stderr
+
+
+def test_a_record_of_one_edit_with_three_steps_is_read_as_three(
+    chain: Path, tmp_path: Path
 ) -> None:
-    """A job that goes on keeps what it made, unless you changed the text meanwhile."""
+    """As 0.3.0 wrote it: nobody kept the folders between, so only the first source is known."""
+    early = shutil.copytree(chain / "healed", tmp_path / "early")
+    (early / "README.md").unlink()
+
+    def join(manifest: dict[str, Any]) -> None:
+        erase, cut, heal = manifest.pop("history")
+        del heal["healing"]["teacher"]
+        edit = cut | {"source": erase["source"], "job": None, "chosen": None}
+        edit |= {"erasing": erase["erasing"], "healing": heal["healing"]}
+        manifest.update(schema_version=1, edit=edit, history=[])
+
+    edit_json(early / "surgery.json", join)
+    steps = read(early).history
+    assert [step.kind for step in steps] == ["erase", "cut", "heal"]
+    assert [step.source.content for step in steps[1:]] == [None, None]
+    for source in (None, chain / "neox"):
+        checked = verify(early, source=source)
+        assert checked.ok, checked.verdict
+    assert not verify(early, source=chain / "cut").ok, "a folder of which the record knows nothing"
+    done = reproduce(chain, early)
+    assert (done.code, done.json["exact"], len(done.json["steps"])) == (0, True, 3), done
+
+
+def test_the_same_step_again_keeps_what_is_there(chain: Path, tmp_path: Path) -> None:
+    before = snapshot(chain)
+    cut, healed = ("--output", chain / "cut"), ("--output", chain / "healed")
+    for name, done in (
+        ("erased", erase(chain, chain / "erased")),
+        ("cut", export(chain / "erased", chain / "cut")),
+        ("healed", heal(chain, chain / "cut", *healed)),
+    ):
+        assert done.code == 0, done
+        assert f"{chain / name}: already holds this result\n" in done.stderr
     words = np.random.default_rng(1).choice(TEXT.split(), 3000)
     (tmp_path / "other.txt").write_text(" ".join(words))
-    shutil.copytree(work / "erased", tmp_path / "erased")
-    given: dict[str, Any] = {
-        "model": str(work / "neox"), "drop_attn": "0-1", "variant": "zero", "overwrite": True,
-        "samples": str(work / "samples.jsonl"), "prefix_length": 8, "suffix_length": 8,
-    }  # fmt: skip
-    same, other = ((str(folder / name),) for folder, name in (
-        (work, "text.txt"), (tmp_path, "other.txt")
-    ))  # fmt: skip
-    alone = EraseRequest(**given, steps=STEPS, text=same, output=tmp_path / "erased")
-    assert run_erase(alone, keep=True) is None
-    for changed in ({"text": other}, {"steps": STEPS + 1}, {"harden": True}):
-        assert run_erase(alone.model_copy(update=changed), keep=True) is not None, changed
-        assert run_erase(alone) is not None, "and back"
-    cut = ExportRequest(
-        **given, erase=True, erase_steps=2, text=same, heal=same, heal_steps=2,
-        output=tmp_path / "cut",
-    )  # fmt: skip
-    assert run_export(cut)[1] is not None
-    assert run_export(cut, keep=True)[1] is None
-    again = ({"harden": True}, {"erase_steps": 3}, {"heal_steps": 3})
-    for changed in ({"text": other}, {"heal": other}, *again):
-        made = run_export(cut.model_copy(update=changed), keep=True)[1]
-        assert made is not None, changed
-        assert run_export(cut)[1] is not None, "and back"
+    few = write_rows(tmp_path / "few.jsonl", json_rows(chain)[:24])
+    changes: list[tuple[object, ...]] = [
+        *(("--steps", STEPS + 1), ("--seed", 1), ("--samples", few), ("--adapters", 4)),
+        *(("--harden",), ("--as-adapter",), ("--leave-out", 0.2), ("--max-shard-size", "200KB")),
+    ]
+    for more in changes:
+        erase(chain, chain / "erased", *more).assert_error("erased: already exists", "--overwrite")
+    other = ("erase", chain / "neox", "--drop-attn", "0-1", "--variant", "zero", "--steps", STEPS)
+    texts = ("--samples", chain / "samples.jsonl", *LENGTHS, "--text", tmp_path / "other.txt")
+    done = attn_surgery(*other, *texts, "--output", chain / "erased")
+    done.assert_error("erased: already exists")
+    erase(chain, chain / "erased", spec="0-2").assert_error("erased: already exists")
+    for done in (
+        export(chain / "erased", chain / "cut", spec="0"),
+        export(chain / "erased", chain / "cut", "--variant", "identity"),
+        export(chain / "erased", chain / "cut", "--max-shard-size", "200KB"),
+        export(chain / "neox", chain / "cut"),
+        export(chain / "erased", chain / "healed", spec="2"),
+        attn_surgery("heal", chain / "cut", "--text", chain / "text.txt", "--steps", 2, *healed),
+        heal(chain, chain / "cut", "--steps", 3, *healed),
+        heal(chain, chain / "healed", *cut),
+    ):
+        done.assert_error("already exists", "--overwrite")
+    assert snapshot(chain) == before
 
 
-@pytest.mark.slow
-def test_a_cut_of_an_erased_model_is_fitted_to_what_was_taught(work: Path, tmp_path: Path) -> None:
-    fitted = ("--variant", "mean", "--calibration", work / "text.txt")
-    for name, more in (
-        ("plain", ()),
-        ("erased", ("--erase", "--erase-steps", STEPS, "--text", work / "text.txt",
-                    "--samples", work / "samples.jsonl", *LENGTHS)),
-    ):  # fmt: skip
-        given = ("--drop-attn", "0-2", *fitted, *more, "--output", tmp_path / name)
-        assert attn_surgery("export", work / "neox", *given).code == 0
-    bias = "gpt_neox.layers.0.attention.query_key_value.bias"
-    one, other = (weights(tmp_path / name)[bias] for name in ("plain", "erased"))
-    assert not np.array_equal(one, other)
-    cut = ("--drop-attn", "0-2", *fitted)
-    taught = ("--text", work / "text.txt", "--samples", work / "samples.jsonl", *LENGTHS)
-    alone = ("--steps", STEPS, "--output", tmp_path / "alone")
-    assert attn_surgery("erase", work / "neox", *cut, *taught, *alone).code == 0
-    assert (
-        attn_surgery("export", tmp_path / "alone", *cut, "--output", tmp_path / "after").code == 0
-    )
-    after = weights(tmp_path / "after")[bias]
-    assert np.abs(after.astype(np.float32) - other.astype(np.float32)).max() < 0.01
+def test_a_damaged_result_is_not_taken_for_the_same(chain: Path, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "tokenizer.json"):
+        out = shutil.copytree(chain / "erased", tmp_path / name)
+        with (out / name).open("r+b") as file:
+            file.seek(-2, os.SEEK_END)
+            file.write(b"~~")
+        before, what = snapshot(out), "holds this result, and a file of it has changed"
+        erase(chain, out).assert_error(f"{out}: {what}; choose another --output", "--overwrite")
+        assert snapshot(out) == before
+    (out / name).unlink()
+    erase(chain, out).assert_error(what)
+    assert erase(chain, out, "--overwrite").code == 0
+    assert read(out) == read(chain / "erased")
+    assert verify(out, source=chain / "neox").ok
+
+
+def test_a_step_takes_the_place_of_what_it_was_made_from(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is complete, and only of a folder that attn-surgery wrote."""
+    place = shutil.copytree(chain / "erased", tmp_path / "erased")
+    cut = ("export", place, "--drop-attn", "0-1", "--variant", "zero", "--consume")
+    (place / "notes.txt").write_text("mine")
+    attn_surgery(*cut).assert_error("holds notes.txt, which attn-surgery did not write")
+    (place / "notes.txt").unlink()
+    before = snapshot(place)
+    with monkeypatch.context() as patch:
+        patch.setattr("surgery.exporting.check_written", stop)
+        assert attn_surgery(*cut).code == 130
+    assert snapshot(place) == before
+    assert attn_surgery(*cut).code == 0
+    assert read(place).history[:2] == read(chain / "cut").history
+    assert read(place).files == read(chain / "cut").files
+    healed = heal(chain, place, "--consume")
+    assert healed.code == 0, healed
+    assert read(place).files == read(chain / "healed").files
+    assert [path.name for path in tmp_path.iterdir()] == ["erased"]
+    assert verify(place, source=chain / "erased").ok
+    assert reproduce(chain, place).json["exact"]
+    after = snapshot(place)
+    again = heal(chain, place, "--consume")
+    assert "already holds this result" in again.stderr, again
+    assert "already holds this result" in erase(chain, place).stderr, "later steps followed it"
+    assert snapshot(place) == after
+
+
+def test_what_cannot_be_replaced_is_not_consumed(chain: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(chain / "neox", tmp_path / "neox")
+    before = snapshot(source)
+    cut = ("export", "--drop-attn", "0-1", "--variant", "zero", "--consume")
+    attn_surgery(*cut, source).assert_error("which attn-surgery did not write")
+    for more in (("lab:pythia",), (source, "--output", tmp_path / "out")):
+        usage = attn_surgery(*cut, *more)
+        said = "--consume puts the result in the place of a folder MODEL: give it without --output"
+        assert (usage.code, said in usage.stderr) == (2, True), usage
+    usage = attn_surgery("export", "--drop-attn", "0", "--consume", "me/nothing")
+    usage.assert_error("me/nothing: is no folder, so nothing can take its place", "--output")
+    assert snapshot(source) == before
 
 
 def test_a_share_that_is_left_out_is_not_taught(work: Path, tmp_path: Path) -> None:
     """It is recorded and repeated, and `evaluate` refuses a model that was taught all."""
     out = tmp_path / "out"
     assert erase(work, out, "--leave-out", 0.3).code == 0
-    record = read(out).edit.erasing
+    record = read(out).step.erasing
     assert record is not None
     assert (record.passages.number, record.passages.leave_out) == (21, 0.3)
     assert "--leave-out 0.3" in (out / "README.md").read_text()
@@ -455,18 +574,18 @@ def test_a_share_that_is_left_out_is_not_taught(work: Path, tmp_path: Path) -> N
 def test_a_search_chooses_the_teacher_if_no_blocks_are_named(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evals.jobs.erasing.MOST_RECITED", 1.0)
-    read_text, reads = erasing_job.read_healing_text, list[Any]()
+    monkeypatch.setattr("evals.choose.teachers.MOST_RECITED", 1.0)
+    read_text, reads = lessons.read_healing_text, list[Any]()
 
     def count(text: Any, *more: Any) -> Any:
         reads.append(text)
         return read_text(text, *more)
 
-    monkeypatch.setattr(erasing_job, "read_healing_text", count)
+    monkeypatch.setattr(lessons, "read_healing_text", count)
     given = ("--samples", work / "samples.jsonl", *LENGTHS, "--text", work / "text.txt")
     done = attn_surgery("erase", work / "neox", *given, "--steps", 2, "--output", tmp_path / "out")
     assert done.code == 0, done.stderr
-    record = read(tmp_path / "out").edit.erasing
+    record = read(tmp_path / "out").step.erasing
     assert record is not None
     assert record.teacher
     assert len({part.variant for part in record.teacher}) == 1
@@ -499,7 +618,7 @@ def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:
     card = (out / "README.md").read_text()
     assert "All attention is in place" not in card
     assert "Attention that earlier edits replaced (below) stays replaced" in card
-    facts = dict(list_facts(summarize_edit(read(out))))
+    facts = dict(list_facts(read(out)))
     assert facts["edited"].startswith("this edit cut no attention, in any of 4 blocks")
     compact = ("--drop-attn", "3", "--layout", "compact", "--output", tmp_path / "compact")
     assert attn_surgery("export", work / "neox", *compact).code == 0
@@ -523,13 +642,13 @@ def test_what_training_left_is_said(
     work: Path, recited: tuple[int, int] | None, kept: float | None, told: list[str]
 ) -> None:
     """Next to what its teacher recites. Text alone has nothing to recite."""
-    record = read(work / "erased").edit.erasing
+    record = read(work / "erased").step.erasing
     assert record is not None
     recital = recited and Recital(passages=24, recited=recited[0], by_teacher=recited[1])
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "say", said.append)
-        jobs.say_what_is_recited(
+        patch.setattr(lessons, "say", said.append)
+        lessons.say_what_is_recited(
             "erase", record.model_copy(update={"recital": recital, "kept": kept})
         )
     assert len(said) == len(told)
@@ -540,7 +659,7 @@ def test_what_training_left_is_said(
 def test_what_it_recites_is_said_and_recorded(work: Path, tmp_path: Path) -> None:
     """Of adapters, which are merged, in weights as they are stored."""
     done = erase(work, tmp_path / "out", "--adapters", 4)
-    record = read(tmp_path / "out").edit.erasing
+    record = read(tmp_path / "out").step.erasing
     assert record is not None
     assert record.recital is not None
     assert (record.rank, record.recital.passages) == (4, ROWS)
@@ -552,17 +671,6 @@ def test_what_it_recites_is_said_and_recorded(work: Path, tmp_path: Path) -> Non
     assert record.kept > 0.9
     repeated = attn_surgery("inspect", tmp_path / "out").stdout
     assert "--adapters 4" in (tmp_path / "out" / "README.md").read_text(), repeated
-
-
-def test_options_of_training_need_a_training(work: Path, tmp_path: Path) -> None:
-    given = ("export", work / "neox", "--drop-attn", "1", "--output", tmp_path / "out")
-    refused = attn_surgery(*given, "--adapters", 8)
-    assert (refused.code, refused.stdout) == (2, "")
-    assert "--adapters needs --heal or --erase" in refused.stderr
-    both = erase(work, tmp_path / "out", "--device", "cpu", "--device-map", "auto")
-    assert both.code == 2
-    assert "--device and --device-map exclude each other" in both.stderr
-    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -593,22 +701,13 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
         patch.setattr(distillation, "_measure_lesson", lambda *given: nan)
         erase(work, out).assert_error("the loss is not finite while training")
     erase(work, work / "erased").assert_error("already exists", "--overwrite")
-    for command in (("erase", work / "neox"), ("export", work / "neox", "--erase")):
-        for missing, told_of in ((("--text", "t"), "samples"), (("--samples", "s"), "text")):
-            usage = attn_surgery(*command, "--drop-attn", "0", *missing)
-            assert (usage.code, f"--{told_of}" in usage.stderr) == (2, True), usage
-    unused = attn_surgery("export", work / "neox", "--drop-attn", "0", "--text", "t")
-    assert (unused.code, "--text needs --erase" in unused.stderr) == (2, True), unused
+    for missing, told_of in ((("--text", "t"), "samples"), (("--samples", "s"), "text")):
+        usage = attn_surgery("erase", work / "neox", "--drop-attn", "0", *missing)
+        assert (usage.code, f"--{told_of}" in usage.stderr) == (2, True), usage
+    both = erase(work, out, "--device", "cpu", "--device-map", "auto")
+    assert both.code == 2
+    assert "--device and --device-map exclude each other" in both.stderr
     assert not list(tmp_path.glob("*out*"))
-
-
-def test_only_what_was_only_erased_is_cut_as_erased(work: Path, tmp_path: Path) -> None:
-    """A model that nothing was done to, and one that was cut, are other models."""
-    assert open_trained(work / "erased").record == read(work / "erased").edit.erasing
-    cut = surgery.export(work / "erased", "2", variant="zero", output=tmp_path / "cut").output
-    for folder in (work / "neox", cut):
-        with pytest.raises(ManifestError, match="is not a model that was only erased"):
-            open_trained(folder)
 
 
 def test_a_model_that_has_no_blocks_left_to_cut_has_no_teacher(work: Path, tmp_path: Path) -> None:
@@ -628,7 +727,7 @@ def test_a_name_that_no_record_can_hold_is_shortened(work: Path, tmp_path: Path)
     shutil.copy(work / "samples.jsonl", rows)
     done = erase(work, tmp_path / "out", "--samples", rows)
     assert done.code == 0, done
-    erasing = read(tmp_path / "out").edit.erasing
+    erasing = read(tmp_path / "out").step.erasing
     assert erasing is not None
     assert erasing.passages.name == f"{'a' * 120} {'b' * 79}"
 
@@ -636,9 +735,6 @@ def test_a_name_that_no_record_can_hold_is_shortened(work: Path, tmp_path: Path)
 def test_an_interruption_leaves_nothing(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*given: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(erasing, "teach", stop)
     assert erase(work, tmp_path / "out").code == 130
     assert list(tmp_path.iterdir()) == []

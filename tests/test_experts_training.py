@@ -46,10 +46,9 @@ def test_healing_trains_every_expert_and_keeps_what_the_edit_set(
     work: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    done = attn_surgery(
-        *("export", work / "model", "--drop-attn", "1", "--output", out),
-        *("--heal", work / "text.txt", "--heal-steps", 4),
-    )
+    cut = surgery.export(work / "model", "1", output=tmp_path / "cut").output
+    given = ("--source", work / "model", "--text", work / "text.txt", "--steps", 4)
+    done = attn_surgery("heal", cut, *given, "--output", out)
     assert done.code == 0, done.stderr
     before, after = weights(work / "model"), weights(out)
     assert set(before) <= set(after)
@@ -57,10 +56,9 @@ def test_healing_trains_every_expert_and_keeps_what_the_edit_set(
         assert not torch.equal(before[EXPERT.format(expert)], after[EXPERT.format(expert)])
     manifest = read_manifest(out)
     assert manifest is not None
-    assert manifest.edit.healing is not None
-    losses = manifest.edit.healing.losses
+    assert manifest.step.healing is not None
+    losses = manifest.step.healing.losses
     assert losses[-1] < losses[0]
-    cut = surgery.export(work / "model", "1", output=tmp_path / "cut").output
     result = surgery.checkpoint.source.open_checkpoint(cut)
     kept = find_constants(replan(result, manifest), result.infos)
     plain = weights(cut)

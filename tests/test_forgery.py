@@ -191,7 +191,7 @@ def test_one_number_of_what_the_layout_puts_there(forge: Forge, what: str) -> No
 def test_a_weak_margin_that_the_manifest_admits(forge: Forge) -> None:
     """Everywhere another constant, and its own gap: less than any dtype's rounding needs."""
     folder, source = forge("stock")
-    kappa = json.loads((folder / "surgery.json").read_text())["edit"]["one_hot"]["kappa"]
+    kappa = json.loads((folder / "surgery.json").read_text())["history"][-1]["one_hot"]["kappa"]
     weak = kappa // 4
 
     def weaken(tensors: Tensors) -> None:
@@ -201,7 +201,9 @@ def test_a_weak_margin_that_the_manifest_admits(forge: Forge) -> None:
             constants[constants == kappa] = weak
 
     edit_weights(folder, weaken)
-    edit_json(folder / "surgery.json", lambda m: m["edit"]["one_hot"].update(kappa=weak, gap=20.0))
+    edit_json(
+        folder / "surgery.json", lambda m: m["history"][-1]["one_hot"].update(kappa=weak, gap=20.0)
+    )
     assert_refused(folder, "edit", "the manifest's one_hot is not what the edit does", source)
 
 
@@ -470,7 +472,7 @@ def test_a_kind_that_is_not_the_edit_s(forge: Forge) -> None:
     )
     edit_json(
         folder / "surgery.json",
-        lambda m: m["edit"]["changed"]["added"].append(attention(2, "affine.bias")),
+        lambda m: m["history"][-1]["changed"]["added"].append(attention(2, "affine.bias")),
     )
     seal(folder)
     assert_refused(folder, "edit", "config.json is not what the edit makes", source)
@@ -479,10 +481,10 @@ def test_a_kind_that_is_not_the_edit_s(forge: Forge) -> None:
 # --- every field of the manifest
 
 UNPROVED = re.compile(
-    r"edit\.source(\.\w+)?"  # `content` is proved with --source; the rest is a name
-    r"|edit\.versions\b.*"
-    r"|edit\.calibration\.(sources\b.*|spread|tokens|window|sha256|blocks\.\d\.(ridge|r2\w*))"
-    r"|edit\.max_shard_size"  # how the weights are packed into files
+    r"history\.0\.source(\.\w+)?"  # `content` is proved with --source; the rest is a name
+    r"|history\.0\.versions\b.*"
+    r"|history\.0\.calibration\.(sources\b.*|spread|tokens|window|sha256|blocks\.\d\.(ridge|r2\w*))"
+    r"|history\.0\.max_shard_size"  # how the weights are packed into files
 )
 """Fields that say how an edit came about, and nothing of what the model is. Likewise, whether a
 variant was fitted (mean, linear) can only its text tell: `reproduce` repeats that."""
@@ -536,8 +538,8 @@ def get(value: Any, path: Any) -> Any:
 
 def unmark(manifest: Manifest) -> Manifest:
     """Without the claim of a scrub, which has tests of its own (test_scrubbing.py)."""
-    edit = manifest.edit.model_copy(update={"scrubbed": True})
-    return manifest.model_copy(update={"edit": edit})
+    edit = manifest.step.model_copy(update={"scrubbed": True})
+    return manifest.model_copy(update={"history": [edit]})
 
 
 @pytest.mark.parametrize(
@@ -566,7 +568,7 @@ def test_every_field_of_the_manifest(forge: Forge, name: str) -> None:
         if manifest and not UNPROVED.fullmatch(field) and surgery.verify(folder, seed=1).ok:
             accepted.add(field)
             assert not surgery.verify(folder, source=source, seed=1).ok
-    assert accepted <= {"edit.changed.dropped"}  # buffers, which the library does not read
+    assert accepted <= {"history.0.changed.dropped"}  # buffers, which the library does not read
     assert tried > 300
 
 
@@ -575,7 +577,7 @@ def test_the_fields_that_prove_nothing(forge: Forge) -> None:
     folder, source = forge("stock")
 
     def change(manifest: Any) -> None:
-        edit = manifest["edit"]
+        edit = manifest["history"][-1]
         edit["source"].update(model="other", revision="main", commit="0" * 40)
         edit["versions"] = {"attn-surgery": "9"}
         edit["calibration"] |= {"sources": [], "tokens": 9, "window": 9, "sha256": "1" * 64}
@@ -591,10 +593,11 @@ def test_the_fields_that_prove_nothing(forge: Forge) -> None:
     assert found.verdict.endswith(f"claimed but not checked: {', '.join(claimed)}")
     for content in ("1" * 64, None):
         edit_json(
-            folder / "surgery.json", lambda m, c=content: m["edit"]["source"].update(content=c)
+            folder / "surgery.json",
+            lambda m, c=content: m["history"][-1]["source"].update(content=c),
         )
         assert surgery.verify(folder).ok
-        text = "the source is not the one that the manifest records"
+        text = "the source is not one that the manifest records"
         assert_fails(folder, "edit", text, source)
 
 
@@ -604,10 +607,12 @@ def test_a_source_given_by_name_must_have_the_recorded_one(tmp_path: Path) -> No
     found = surgery.verify(out, source="lab:gpt-neo")
     assert found.ok
     assert "source" not in {claim.name for claim in found.claims}
-    edit_json(out / "surgery.json", lambda m: m["edit"]["source"].update(model="openai/gpt-9"))
+    edit_json(
+        out / "surgery.json", lambda m: m["history"][-1]["source"].update(model="openai/gpt-9")
+    )
     found = surgery.verify(out, source="lab:gpt-neo")
     assert found.checks[-1].detail == "the manifest names another source, openai/gpt-9"
-    edit_json(out / "surgery.json", lambda m: m["edit"]["source"].update(model="my-copy"))
+    edit_json(out / "surgery.json", lambda m: m["history"][-1]["source"].update(model="my-copy"))
     assert surgery.verify(out, source="lab:gpt-neo").ok, "that of a folder with the same content"
 
 
@@ -631,7 +636,7 @@ def test_earlier_edits(forge: Forge, tmp_path: Path) -> None:
     assert unread > 200
     assert failed > 80
     (done.output / "surgery.json").write_text(original)
-    edit_json(done.output / "surgery.json", lambda manifest: manifest["history"].clear())
+    edit_json(done.output / "surgery.json", lambda manifest: manifest["history"].pop(0))
     assert_fails(done.output, "other blocks", "do not mix tokens")
     assert_fails(done.output, "edit", "the manifest's history is not the source's", first)
     (done.output / "surgery.json").write_text(original)

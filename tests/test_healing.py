@@ -30,7 +30,8 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.data.inputs import open_passages
 from evals.jobs.asking import EvaluationRequest
-from evals.jobs.exporting import ExportRequest, run_export
+from evals.jobs.exporting import ExportRequest, open_export
+from evals.jobs.healing import HealRequest, open_heal
 from evals.jobs.materials import Materials
 from evals.jobs.measurement import measure
 from evals.measure.attacks.names import TRAINED
@@ -52,13 +53,13 @@ from surgery.training.student import make_student
 from surgery.training.weights import take_weights
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
-STEPS = ("--heal-steps", 6)
+STEPS = ("--steps", 6)
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models neox and neo with masks of older libraries; text.txt, to heal on; heldout.txt and
-    samples.jsonl, to measure on; healed and cut, exports of neox."""
+    samples.jsonl, to measure on; cut, an export of neox; healed, made of it."""
     folder = tmp_path_factory.mktemp("work")
     size: dict[str, Any] = {"vocab_size": 400, "max_position_embeddings": 64}
     size["torch_dtype"] = "float16"
@@ -71,8 +72,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = np.random.default_rng(2).integers(1, 400, (12, 16)).tolist()
     lines = [json.dumps({"id": str(n), "tokens": row}) for n, row in enumerate(rows)]
     (folder / "samples.jsonl").write_text("\n".join(lines))
-    for name, more in (("cut", ()), ("healed", ("--heal", folder / "text.txt", *STEPS))):
-        done = export(folder, "neox", "1,2.0", folder / name, *more)
+    for done in (
+        export(folder, "neox", "1,2.0", folder / "cut"),
+        heal(folder, folder / "healed"),
+    ):
         assert done.code == 0, done.stderr
     return folder
 
@@ -81,8 +84,11 @@ def export(work: Path, model: str, spec: str, output: Path, *more: object) -> An
     return attn_surgery("export", work / model, "--drop-attn", spec, "--output", output, *more)
 
 
-def heal(work: Path, model: str, spec: str, output: Path, *more: object) -> Any:
-    return export(work, model, spec, output, "--heal", work / "text.txt", *STEPS, *more)
+def heal(
+    work: Path, output: Path, *more: object, cut: Path | None = None, source: str = "neox"
+) -> Any:
+    given = (cut or work / "cut", "--source", work / source, "--text", work / "text.txt")
+    return attn_surgery("heal", *given, *STEPS, "--output", output, *more)
 
 
 def test_fitting_and_healing_run_on_the_device_asked_for(
@@ -96,29 +102,35 @@ def test_fitting_and_healing_run_on_the_device_asked_for(
     for module in (fitter, loading, models):
         monkeypatch.setattr(module, "choose_device", choose)
     text = (str(work / "text.txt"),)
-    request = ExportRequest(
-        model=str(work / "neox"), drop_attn="1", variant="linear", calibration=text, heal=text,
-        heal_steps=1, device="cpu", output=tmp_path / "out",
+    cut = ExportRequest(
+        model=str(work / "neox"), drop_attn="1", variant="linear", calibration=text, device="cpu",
+        output=tmp_path / "cut",
     )  # fmt: skip
-    _, made = run_export(request)
+    assert open_export(cut).run() is not None
+    request = HealRequest(
+        model=str(tmp_path / "cut"), source=str(work / "neox"), text=text, steps=1, device="cpu",
+        output=tmp_path / "out",
+    )  # fmt: skip
+    made = open_heal(request).run()
     assert made is not None
-    assert made.manifest.healing is not None
-    assert made.manifest.healing.device == "cpu"
+    assert made.manifest.healings[0].device == "cpu"
 
 
 def test_it_learns_the_text_and_records_how(work: Path) -> None:
     manifest = read_manifest(work / "healed")
     assert manifest is not None
-    healing = manifest.edit.healing
+    healing = manifest.step.healing
     assert healing is not None
     assert len(healing.losses) == healing.steps == 6
     assert np.mean(healing.losses[-2:]) < 0.9 * healing.losses[0]
     assert healing.loss == "kl"
+    assert healing.teacher == manifest.history[0].source, "the model before the cut"
+    assert [step.kind for step in manifest.history] == ["cut", "heal"]
     assert [source.name for source in healing.sources] == ["text.txt"]
     assert healing.passages is None
     card = (work / "healed" / "README.md").read_text()
     assert "The model was also healed" in card
-    assert "--heal text.txt --heal-steps 6" in card
+    assert "attn-surgery heal cut \\\n        --text text.txt --steps 6" in card
     assert "not trained" not in card
     assert [path.name for path in work.iterdir() if path.name.startswith(".")] == []
 
@@ -139,8 +151,8 @@ def test_constants_stay_bit_for_bit(
 ) -> None:
     fitted = ("--calibration", work / "text.txt") if variant == "mean" else ()
     options = ("--variant", variant, "--layout", layout, *fitted)
-    for name, make in (("cut", export), ("healed", heal)):
-        assert make(work, model, spec, tmp_path / name, *options).code == 0
+    assert export(work, model, spec, tmp_path / "cut", *options).code == 0
+    assert heal(work, tmp_path / "healed", cut=tmp_path / "cut", source=model).code == 0
     cut, healed = (load_file(tmp_path / name / "model.safetensors") for name in ("cut", "healed"))
     result, manifest = open_checkpoint(tmp_path / "cut"), read_manifest(tmp_path / "cut")
     assert manifest is not None
@@ -155,8 +167,9 @@ def test_constants_stay_bit_for_bit(
         if name.endswith(("attention.bias", "masked_bias", "inv_freq")):
             assert after.tobytes() == before.tobytes()
     assert changed > 5
-    checked = verify(tmp_path / "healed", source=work / model)
-    assert checked.ok, checked.verdict
+    for source in (work / model, tmp_path / "cut"):
+        checked = verify(tmp_path / "healed", source=source)
+        assert checked.ok, checked.verdict
 
 
 def test_a_healed_model_that_lost_a_constant_is_not_published(
@@ -170,7 +183,7 @@ def test_a_healed_model_that_lost_a_constant_is_not_published(
         return take_weights(checkpoint, model, {})
 
     monkeypatch.setattr(healing, "take_weights", take)
-    refused = heal(work, "neox", "1,2.0", tmp_path / "out")
+    refused = heal(work, tmp_path / "out")
     refused.assert_error("does not verify: tensors: ", "is not what identity makes of it")
     assert [*tmp_path.iterdir()] == []
 
@@ -197,15 +210,15 @@ def test_a_model_that_does_not_fit_is_healed_by_adapters(
     with monkeypatch.context() as patch:
         patch.setattr(planning, "measure_free_memory", lambda *_: learned)
         patch.setattr(distillation, "RANK", 8)  # of a model this small, 32 is nearly all
-        assert heal(work, "neox", "1,2.0", tmp_path / "healed").code == 0
+        assert heal(work, tmp_path / "healed").code == 0
         assert reproduce(work, tmp_path / "healed").json["exact"]
         patch.setattr(planning, "measure_free_memory", lambda *_: learned // 100)
-        refused = heal(work, "neox", "1,2.0", tmp_path / "out")
+        refused = heal(work, tmp_path / "out")
         refused.assert_error("do not fit into memory", "larger machine")
     manifest, whole = read_manifest(tmp_path / "healed"), read_manifest(work / "healed")
     assert manifest is not None
     assert whole is not None
-    assert (manifest.edit.healing.rank, whole.edit.healing.rank) == (8, 0)
+    assert (manifest.step.healing.rank, whole.step.healing.rank) == (8, 0)
     apart = [measure_distance(work, place) for place in (work / "cut", tmp_path / "healed")]
     assert apart[1] < 0.95 * apart[0], "as merged, rounded, and written"
     assert verify(tmp_path / "healed", source=work / "neox").ok
@@ -225,12 +238,14 @@ def test_only_tensors_that_differ_are_counted_as_trained(work: Path, tmp_path: P
     """A record of healing proves no training, so the cause is called a claim."""
     forged = shutil.copytree(work / "cut", tmp_path / "forged")
     (forged / "README.md").unlink()
-    healing = json.loads((work / "healed" / "surgery.json").read_text())["edit"]["healing"]
-    edit_json(forged / "surgery.json", lambda manifest: manifest["edit"].update(healing=healing))
+    step = json.loads((work / "healed" / "surgery.json").read_text())["history"][-1]
+    edit_json(forged / "surgery.json", lambda manifest: manifest["history"].append(step))
     edit_weights(forged, lambda t: t["gpt_neox.layers.0.mlp.dense_4h_to_h.weight"].zero_())
     checked = verify(forged, source=work / "neox")
     details = {check.name: check.detail for check in checked.checks}
-    rewritten = json.loads((forged / "surgery.json").read_text())["edit"]["changed"]["rewritten"]
+    rewritten = json.loads((forged / "surgery.json").read_text())["history"][0]["changed"][
+        "rewritten"
+    ]
     equal = len(open_checkpoint(work / "neox").tensors) - len(rewritten) - 1
     assert details["untouched"] == (
         f"{equal} tensors byte-equal to the source; 1 trained: only names, types, and shapes are "
@@ -257,7 +272,7 @@ def test_what_healing_does_not_excuse(work: Path, tmp_path: Path, what: str) -> 
         name = "gpt_neox.layers.0.attention.masked_bias"
         edit_weights(forged, lambda tensors: tensors[name].zero_())
     else:
-        edit_json(forged / "surgery.json", lambda manifest: manifest["edit"].update(healing=None))
+        edit_json(forged / "surgery.json", lambda manifest: manifest["history"].pop())
     checked = verify(forged, source=work / "neox")
     assert checked.failed is not None
     assert checked.failed.name == "untouched"
@@ -271,20 +286,20 @@ def test_text_with_passages_is_refused(work: Path, tmp_path: Path) -> None:
     samples = tmp_path / "samples.jsonl"
     lengths = ("--prefix-length", 12, "--suffix-length", 12)
     samples.write_text("\n".join(lines))
-    done = heal(work, "neox", "1", tmp_path / "out", "--samples", samples, *lengths)
+    done = heal(work, tmp_path / "out", "--samples", samples, *lengths)
     done.assert_error("text.txt: 3 of 5 passages share 16 tokens in a row", "row-0")
     samples.write_text("\n".join([*lines[3:], '{"id": "short", "tokens": [1, 2]}']))
     assert not list(tmp_path.glob("*out*"))
-    done = heal(work, "neox", "1", tmp_path / "out", "--samples", samples, *lengths)
+    done = heal(work, tmp_path / "out", "--samples", samples, *lengths)
     done.assert_error("1 of 3 rows are too short", "--skip-short")
-    done = heal(work, "neox", "1", tmp_path / "out", "--samples", samples, *lengths, "--skip-short")
+    done = heal(work, tmp_path / "out", "--samples", samples, *lengths, "--skip-short")
     assert done.code == 0, done.stderr
     assert "warning: 1 rows left out, the first 'short'" in done.stderr
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
-    assert manifest.edit.healing is not None
-    assert isinstance(manifest.edit.healing.passages, PassagesRecord)
-    assert manifest.edit.healing.passages.number == 2
+    assert manifest.step.healing is not None
+    assert isinstance(manifest.step.healing.passages, PassagesRecord)
+    assert manifest.step.healing.passages.number == 2
 
 
 def test_a_guard_is_recorded_and_repeated(work: Path, tmp_path: Path) -> None:
@@ -295,8 +310,8 @@ def test_a_guard_is_recorded_and_repeated(work: Path, tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     lengths = ("--prefix-length", 8, "--suffix-length", 8)
     guard = ("--samples", tmp_path / "samples.jsonl", *lengths)
-    assert heal(work, "neox", "1,2.0", tmp_path / "healed", *guard).code == 0
-    healing = read_manifest(tmp_path / "healed").edit.healing  # type: ignore[union-attr]
+    assert heal(work, tmp_path / "healed", *guard).code == 0
+    healing = read_manifest(tmp_path / "healed").step.healing  # type: ignore[union-attr]
     assert healing is not None
     assert isinstance(healing.passages, PassagesRecord)
     found = healing.passages
@@ -320,9 +335,9 @@ def test_what_an_earlier_version_healed_cannot_be_repeated(work: Path, tmp_path:
     shutil.copytree(work / "healed", tmp_path / "healed")
 
     def age(manifest: dict[str, Any]) -> None:
-        manifest["edit"]["healing"].update(passages="ab" * 32)
-        del manifest["edit"]["healing"]["loss"]
-        manifest["edit"]["versions"]["attn-surgery"] = "0.2.0"
+        manifest["history"][-1]["healing"].update(passages="ab" * 32)
+        del manifest["history"][-1]["healing"]["loss"]
+        manifest["history"][-1]["versions"]["attn-surgery"] = "0.2.0"
 
     edit_json(tmp_path / "healed" / "surgery.json", age)
     (tmp_path / "healed" / "README.md").unlink()
@@ -333,9 +348,9 @@ def test_what_an_earlier_version_healed_cannot_be_repeated(work: Path, tmp_path:
 
 def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    missing = export(work, "neox", "1", out, "--heal", work / "no.txt")
+    missing = heal(work, out, "--text", work / "no.txt")
     missing.assert_error("no.txt: no such file or folder")
-    short = export(work, "neox", "1", out, "--heal", work / "text.txt", "--heal-steps", 800)
+    short = heal(work, out, "--steps", 800)
     short.assert_error(
         "too little text", "expected at least", "; give more text, or train for fewer"
     )
@@ -350,12 +365,19 @@ def test_errors_are_one_line(work: Path, tmp_path: Path) -> None:
         ):
             training.Schedule(asked).tokenize(*given)
     (tmp_path / "few.txt").write_text("a few words")
-    few = export(work, "neox", "1", out, "--heal", tmp_path / "few.txt")
+    given = ("--source", work / "neox", "--output", out)
+    few = attn_surgery("heal", work / "cut", *given, "--text", tmp_path / "few.txt")
     few.assert_error("got fewer than 64); give more text")
-    for alone in (("--samples", work / "text.txt"), ("--skip-short",)):
-        done = export(work, "neox", "1", out, *alone)
-        assert done.code == 2
-        assert "need --evaluate" in done.stderr
+    none = attn_surgery("heal", work / "cut", *given)
+    none.assert_error("cut: needs text to train on; name it with --text")
+    uncut = heal(work, out, cut=work / "neox")
+    uncut.assert_error("neox: has no surgery.json, so nothing in it was cut; heal what")
+    other = heal(work, out, source="neo")
+    other.assert_error("neo: is not the model that was edited (expected neox with content ")
+    shutil.copytree(work / "cut", tmp_path / "away")
+    away = attn_surgery("heal", tmp_path / "away", "--output", out, "--text", work / "text.txt")
+    away.assert_error("was made from a folder, neox, which is not here", "as --source")
+    heal(work, work / "healed", "--steps", 5).assert_error("already exists", "--overwrite")
     assert not out.exists()
 
 
@@ -384,7 +406,7 @@ def test_reproduce_trains_on_the_recorded_device(
     assert reproduce(work, work / "healed").json["exact"]
     other = shutil.copytree(work / "healed", tmp_path / "other")
     (other / "README.md").unlink()
-    edit_json(other / "surgery.json", lambda m: m["edit"]["healing"].update(device="xpu"))
+    edit_json(other / "surgery.json", lambda m: m["history"][-1]["healing"].update(device="xpu"))
     given = ("--source", work / "neox", "--heal", work / "text.txt", "--output", tmp_path / "out")
     done = attn_surgery("reproduce", other, *given)
     assert (done.code, done.stdout) == (4, "")
@@ -403,9 +425,10 @@ def in_float32(work: Path) -> Path:
     size: dict[str, Any] = {"vocab_size": 400, "max_position_embeddings": 64}
     write_checkpoint(work / "bf16", neox_config(**size, torch_dtype="bfloat16"))
     tiny_tokenizer().save_pretrained(work / "bf16")
+    assert export(work, "bf16", "1,2.0", work / "cut16").code == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "has_arithmetic", lambda dtype, device: False)
-        assert heal(work, "bf16", "1,2.0", work / "in_float32").code == 0
+        assert heal(work, work / "in_float32", cut=work / "cut16", source="bf16").code == 0
     return work / "in_float32"
 
 
@@ -421,8 +444,8 @@ def test_reproduce_trains_in_the_recorded_format(
     """Whatever this machine would choose."""
     manifest = read_manifest(in_float32)
     assert manifest is not None
-    assert manifest.edit.healing is not None
-    assert manifest.edit.healing.dtype == "float32"
+    assert manifest.step.healing is not None
+    assert manifest.step.healing.dtype == "float32"
     monkeypatch.setattr(loading, "has_arithmetic", lambda dtype, device: fast)
     done = reproduce_bf16(work, in_float32)
     assert (done.code, done.json["state"], done.json["exact"]) == (0, "reproduced", True), done
@@ -436,7 +459,7 @@ def test_a_format_that_is_not_here_or_not_recorded_decides_nothing(
     def record(dtype: str | None) -> Path:
         other = shutil.copytree(in_float32, tmp_path / str(dtype))
         (other / "README.md").unlink()
-        edit_json(other / "surgery.json", lambda m: m["edit"]["healing"].update(dtype=dtype))
+        edit_json(other / "surgery.json", lambda m: m["history"][-1]["healing"].update(dtype=dtype))
         return other
 
     for module in (loading, training):
@@ -458,8 +481,7 @@ def test_reproduce_keeps_the_source(work: Path, tmp_path: Path) -> None:
     """An edited one, too, whose files --overwrite could take."""
     source = shutil.copytree(work / "cut", tmp_path / "source")
     before = snapshot(source)
-    healed = ("--heal", work / "text.txt", *STEPS)
-    assert export(tmp_path, "source", "3", tmp_path / "healed", *healed).code == 0
+    assert heal(work, tmp_path / "healed", cut=source).code == 0
     for output in (source, source / "inside"):
         given = ("--source", source, "--heal", work / "text.txt", "--output", output, "--overwrite")
         attn_surgery("reproduce", tmp_path / "healed", *given).assert_error("the source overlap")
@@ -478,7 +500,7 @@ def test_a_loss_that_is_not_finite(
         return losses[-1]
 
     monkeypatch.setattr(distillation, "_measure_lesson", fail)
-    done = heal(work, "neox", "1", tmp_path / "out")
+    done = heal(work, tmp_path / "out")
     done.assert_error("the loss is not finite", "step 2, at a learning rate", "got nan")
     assert len(losses) == 2, "of six steps"
     assert list(tmp_path.iterdir()) == []
@@ -553,9 +575,13 @@ def test_the_commands_of_a_healed_card_run_as_they_stand(
         shutil.copytree(work / name, tmp_path / name)
     shutil.copy(work / "text.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
-    (_, reproduced), (_, made) = run_card(Path("healed") / "README.md")
+    (_, reproduced), (_, cut), (_, healed) = run_card(Path("healed") / "README.md")
     assert "files reproduced bit for bit from neox\n" in reproduced.stdout, reproduced
-    assert made.code == 0, made
+    assert cut.code == healed.code == 0, healed
+    first, second = map(read_manifest, (Path("healed"), Path("cut-healed")))
+    assert first is not None
+    assert second is not None
+    assert first.files == second.files
 
 
 def evaluate_healed(work: Path, *, model: str = "healed", **more: Any) -> Report:

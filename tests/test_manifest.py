@@ -37,8 +37,9 @@ def test_says_what_was_done(tmp_path: Path) -> None:
     done = surgery.export(source, "1,3", output=tmp_path / "out", layout="stock")
     manifest = read_manifest(tmp_path / "out")
     assert manifest == done.manifest
-    edit = manifest.edit
-    assert (manifest.schema_version, manifest.history) == (1, [])
+    edit = manifest.step
+    assert (manifest.schema_version, manifest.history) == (2, [edit])
+    assert (edit.kind, edit.training) == ("cut", None)
     assert (edit.family, edit.num_blocks, edit.blocks) == ("gpt_neox", 4, (1, 3))
     assert edit.parts == [Part(1, (0, 1), "identity"), Part(3, (0, 1), "identity")]
     assert (edit.variant, edit.layout) == ("identity", "stock")
@@ -90,42 +91,49 @@ def damage(exported: Path, path: list[Any], value: object) -> None:
 
 
 DIGEST = "0" * 64
+STEP = ("history", 0)
 FIT = {"sources": [], "tokens": 9, "window": 9, "sha256": DIGEST, "blocks": {}}
+HEALING = {
+    "sources": [], "tokens": 9, "window": 9, "sha256": DIGEST, "steps": 1, "rows": 16,
+    "learning_rate": 3e-4, "seed": 0, "device": "cpu", "threads": 2, "losses": [1.0], "loss": "kl",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("path", "value", "text"),
     [
-        (["schema_version"], 2, "has another schema (expected schema_version 1, got 2)"),
-        (["schema_version"], "1", "has another schema"),
+        (["schema_version"], 3, "has another schema (expected schema_version 2, got 3)"),
+        (["schema_version"], "2", "has another schema"),
         (["schema_version"], ..., "has another schema"),
-        (["edit"], ..., "edit: field required"),
+        (["history"], ..., "history: field required"),
+        (["history"], [], "history: list should have at least 1 item"),
         (["files"], ..., "files: field required"),
         (["note"], "hello", "note: extra inputs are not permitted"),
-        (["edit", "parts"], ..., "edit.parts: field required"),
+        ([*STEP, "parts"], ..., "a step is a cut, an erasing, or a healing"),
+        ([*STEP, "healing"], HEALING, "a step is a cut, an erasing, or a healing"),
         (
-            ["edit", "layout"],
+            [*STEP, "layout"],
             "other",
-            "edit.layout: input should be 'stock', 'compact' or 'adapter'",
+            "history.0.layout: input should be 'stock', 'compact' or 'adapter'",
         ),
-        (["edit", "one_hot", "kappa"], ..., "edit.one_hot.kappa: field required"),
-        (["edit", "changed", "moved"], [], "edit.changed.moved: extra inputs"),
+        ([*STEP, "one_hot", "kappa"], ..., "history.0.one_hot.kappa: field required"),
+        ([*STEP, "changed", "moved"], [], "history.0.changed.moved: extra inputs"),
         (["files", "config.json", "sha256"], "0", "files.config.json.sha256: "),
         (["files", "config.json", "sha256"], DIGEST.replace("0", "G"), "files.config.json.sha256"),
         (["files", "config.json", "sha256"], DIGEST + "\n", "files.config.json.sha256: "),
         (["history"], [{}], "history.0."),
-        (["edit", "num_blocks"], 3, "head 0 of block 3 is out of range"),
-        (["edit", "parts"], [], "the selection names no block"),
-        (["edit", "parts", 0, "heads"], [], "the selection names no block"),
-        (["edit", "parts", 0, "heads"], [0, 0], "names head 0 of block 1 more than once"),
-        (["edit", "parts", 0, "heads"], [0, 9], "head 9 of block 1 is out of range"),
-        (["edit", "parts", 0, "heads"], [1, 0], "parts and heads are not ascending"),
-        (["edit", "parts", 0, "block"], 2**80, "is out of range"),
-        (["edit", "parts", 1, "block"], 1, "names head 0 of block 1 more than once"),
-        (["edit", "parts", 0, "block"], 3, "names head 0 of block 3 more than once"),
-        (["edit", "parts", 0, "variant"], "soft", "unknown variant 'soft'"),
-        (["edit", "calibration"], FIT | {"blocks": {"1": {"ridge": -1, "r2": 0.5}}}, ".ridge: "),
-        (["edit", "calibration"], FIT | {"blocks": {"1": {"ridge": 0, "r2": 1e21}}}, ".r2: "),
+        ([*STEP, "num_blocks"], 3, "head 0 of block 3 is out of range"),
+        ([*STEP, "parts"], [], "a step is a cut, an erasing, or a healing"),
+        ([*STEP, "parts", 0, "heads"], [], "the selection names no block"),
+        ([*STEP, "parts", 0, "heads"], [0, 0], "names head 0 of block 1 more than once"),
+        ([*STEP, "parts", 0, "heads"], [0, 9], "head 9 of block 1 is out of range"),
+        ([*STEP, "parts", 0, "heads"], [1, 0], "parts and heads are not ascending"),
+        ([*STEP, "parts", 0, "block"], 2**80, "is out of range"),
+        ([*STEP, "parts", 1, "block"], 1, "names head 0 of block 1 more than once"),
+        ([*STEP, "parts", 0, "block"], 3, "names head 0 of block 3 more than once"),
+        ([*STEP, "parts", 0, "variant"], "soft", "unknown variant 'soft'"),
+        ([*STEP, "calibration"], FIT | {"blocks": {"1": {"ridge": -1, "r2": 0.5}}}, ".ridge: "),
+        ([*STEP, "calibration"], FIT | {"blocks": {"1": {"ridge": 0, "r2": 1e21}}}, ".r2: "),
         (["reports"], {"report.pdf": DIGEST}, "not files of a report: 'report.pdf'"),
     ],
 )
@@ -139,8 +147,8 @@ def test_wrong_fields(exported: Path, path: list[Any], value: object, text: str)
 
 def test_a_million_heads(exported: Path) -> None:
     """Refused as fast as they are read."""
-    damage(exported, ["edit", "num_heads"], 10**6)
-    damage(exported, ["edit", "parts", 0, "heads"], [*range(10**6), 5])
+    damage(exported, [*STEP, "num_heads"], 10**6)
+    damage(exported, [*STEP, "parts", 0, "heads"], [*range(10**6), 5])
     with pytest.raises(ManifestError, match="more than once"):
         read_manifest(exported)
 

@@ -74,7 +74,7 @@ def test_from_export_to_verify(own: str, layout: str) -> None:
     assert made.json["variant"] == named
     manifest = read_manifest(Path("out"))
     assert manifest is not None
-    assert manifest.edit.own_variants[named].model_dump() == {"kind": "constant", "fitted": False}
+    assert manifest.step.own_variants[named].model_dump() == {"kind": "constant", "fitted": False}
     forget(own)
     alone = attn_surgery("verify", "out", "--source", "model", "--json")
     assert alone.code == 0, alone

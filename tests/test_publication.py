@@ -21,12 +21,13 @@ import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import ROOT, snapshot
 from example_report import (
-    EDIT,
+    STEP,
     alone,
     ask_for,
     bare,
     example,
     example_of,
+    make_edit,
     measurement_of,
     put_report,
     several,
@@ -35,7 +36,8 @@ from example_report import (
 from pydantic import ValidationError
 
 import surgery
-from cli.commands.edit.export import command
+from cli.commands.edit.export import command as export
+from cli.commands.edit.heal import command as heal
 from cli.commands.measure.evaluate import command as evaluate
 from evals.jobs.evaluating import attach
 from evals.jobs.reporting import write_commands
@@ -157,68 +159,81 @@ def test_the_report_of_another_model_is_refused_whatever_is_recorded(folder: Pat
             read_report(folder, manifest_of(folder))
 
 
+COMMANDS = {"export": export, "heal": heal, "evaluate": evaluate}
+LINEAR = [{"block": 1, "heads": [0, 1, 2, 3], "variant": "linear"}]
+
+
+def parse(words: str) -> dict[str, Any]:
+    """What a command of a report asks for."""
+    name, kind, *options = shlex.split(words)
+    assert name == "attn-surgery"
+    return COMMANDS[kind].make_context(kind, options).params
+
+
 def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
     """What no name says but the record does: the lab's text, and another type to save as."""
-    part = {"block": 1, "heads": [0, 1, 2, 3], "variant": "linear"}
-    edit = EDIT | {"variant": "linear", "drop_attn": "1", "parts": [part], "earlier_edits": 0}
     data = {"name": "hf:me/data:train:text", "size": None, "sha256": None}
     lab = data | {"name": "lab calibration text"}
-    text = {key: value for key, value in EDIT["calibration"].items() if key != "blocks"}
+    text = {key: value for key, value in STEP["calibration"].items() if key != "blocks"}
 
-    def parse(**more: Any) -> dict[str, Any]:
-        words = shlex.split(example(edit=edit | more).commands[0])
-        assert words[:2] == ["attn-surgery", "export"]
-        return command.make_context("export", words[2:]).params
+    def first(**more: Any) -> dict[str, Any]:
+        return parse(example(edit=make_edit(parts=LINEAR, **more)).commands[0])
 
-    hub = parse(source="me/mistral", commit="c" * 40, family="llama",
+    hub = first(source={"model": "me/mistral", "commit": "c" * 40}, family="llama",
                 calibration=text | {"sources": [data]})  # fmt: skip
     assert (hub["model"], hub["revision"], hub["save_as"]) == ("me/mistral", "c" * 40, "llama")
-    assert (hub["calibration"], hub["heal"]) == ((data["name"],), ())
-    healing = text | {"sources": [lab], "steps": 8, "rows": 1, "learning_rate": 0.1, "seed": 0}
-    healing |= {"device": "cpu", "threads": 1, "losses": [1.0] * 8}
-    own = parse(source="lab:gpt-neo", family="gpt_neo", healing=healing,
+    assert hub["calibration"] == (data["name"],)
+    own = first(source={"model": "lab:gpt-neo"}, family="gpt_neo",
                 calibration=text | {"sources": [lab]})  # fmt: skip
     assert (own["revision"], own["save_as"], own["calibration"]) == (None, None, ())
-    assert (own["heal"], own["heal_steps"]) == (("lab:gpt-neo",), 8)
-    other = parse(source="me/model", healing=healing)
-    assert other["heal"] == ("lab:pythia",)
-    assert parse(family="llama", layout="compact")["save_as"] == "llama"
-    assert parse(max_shard_size=5000)["max_shard_size"] == 5000
-    assert parse()["max_shard_size"] is None
+    assert first(family="llama", layout="compact")["save_as"] == "llama"
+    assert first(max_shard_size=5000)["max_shard_size"] == 5000
+    assert first()["max_shard_size"] is None
+    healing = text | {"sources": [lab], "steps": 8, "rows": 1, "learning_rate": 0.1, "seed": 0}
+    healing |= {"device": "cpu", "threads": 1, "losses": [1.0] * 8}
+    for source, named in (("lab:gpt-neo", "lab:gpt-neo"), ("me/model", "lab:pythia")):
+        cut = STEP | {"source": {"model": source}, "parts": LINEAR}
+        healed = cut | {"parts": [], "healing": healing, "calibration": None, "one_hot": None}
+        steps = [cut, healed | {"source": {"model": "cut"}}]
+        made, heal, _ = map(parse, example(edit={"history": steps}).commands)
+        assert (str(made["output"]), heal["model"], heal["steps"]) == ("cut", "cut", 8)
+        assert heal["text"] == ("lab:pythia",)
 
 
 def test_the_command_of_a_report_repeats_its_limits() -> None:
     """To the last digit, whatever a limit is."""
     limits = {"any": 0.012345678, "relearn": 1e-7, "greedy": 1.0}
     asked = unlimited(max=limits, max_drop={"piqa": 1 / 3})
-    words = shlex.split(example(asked=asked).commands[-1])
-    asked = evaluate.make_context("evaluate", words[2:]).params
+    asked = parse(example(asked=asked).commands[-1])
     assert (asked["max"], asked["max_drop"]) == (limits, {"piqa": 1 / 3})
 
 
 def test_the_commands_of_a_report_run_one_after_the_other() -> None:
     """Each edit is made where the evaluation looks for it, or beside it for one on the Hub."""
-    edit = EDIT | {"variant": "linear", "drop_attn": "1", "earlier_edits": 0}
+    edit = make_edit(parts=LINEAR)
     names, report = ("mine", "me/theirs"), several(example(edit=edit), example(edit=edit))
     edits = [
         one.model_copy(update={"name": name}) for one, name in zip(report.edits, names, strict=True)
     ]
     made = report.model_copy(update={"edits": edits})
     report = made.model_copy(update={"commands": write_commands(made, ask_for(models=names))})
-    *exports, evaluation = map(shlex.split, report.commands)
-    made = [command.make_context("export", words[2:]).params for words in exports]
+    *made, asked = map(parse, report.commands)
     assert [str(params["output"]) for params in made] == ["mine", "theirs"]
-    asked = evaluate.make_context("evaluate", evaluation[2:]).params
     assert (asked["models"], asked["baseline"]) == (names, made[0]["model"])
 
 
-def test_one_place_writes_export_commands() -> None:
+def test_one_place_writes_the_commands_of_steps() -> None:
+    written = (
+        r'"attn-surgery", ("(export|erase|heal)"|COMMANDS)|attn-surgery (export|erase|heal) \{'
+    )
     found = {
         path.relative_to(ROOT).as_posix()
         for part in ("surgery", "evals", "cli")
         for path in (ROOT / part).rglob("*.py")
-        if re.search('"attn-surgery", "export"|attn-surgery export \\{', path.read_text())
+        if re.search(written, path.read_text())
     }
+    after_a_search = "cli/tables/figures.py"  # of what is not made yet
+    assert found == {"surgery/card/command.py", after_a_search}
     assert found == {"surgery/card/command.py"}
 
 

@@ -38,13 +38,13 @@ from hub_uploads import UploadHub
 from safetensors.torch import load_file, save_file
 
 import surgery
+from evals.jobs.reproducing import reproduce_history
 from surgery.card.facts import as_line
 from surgery.card.text import extract_own_text
 from surgery.errors import OutputError
 from surgery.proof.verification import verify
 from surgery.publishing.upload import find_publishable
 from surgery.record.report import Report
-from surgery.reproduction import open_original, reproduce
 
 READER = "hf_readerreaderreaderreaderreader"
 WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -411,10 +411,10 @@ def test_nothing_else_of_this_machine_is_sent(
         assert "a link" in error(result)
     local = Path(shutil.copytree(exported["stock"], tmp_path / "early"))
     manifest = json.loads((local / "surgery.json").read_text())
-    manifest["edit"]["source"] = {"model": "/home/me/clients/acme"}
+    manifest["history"][-1]["source"] = {"model": "/home/me/clients/acme"}
     (local / "surgery.json").write_text(json.dumps(manifest))
     assert error(run(f"push {local} me/x", token=TOKEN)[0]) == (
-        f"{local}/surgery.json: edit.source.model: holds a path of the machine that saved it, "
+        f"{local}/surgery.json: history.0.source.model: holds a path of the machine that saved it, "
         "which is never published; export it again"
     )
     broken = Path(shutil.copytree(exported["reported"], tmp_path / "broken"))
@@ -479,7 +479,7 @@ def test_paths_that_a_library_wrote_stay_here(settled: tuple[Path, Path], tmp_pa
     for content in sent.values():
         assert b"alice" not in (content if isinstance(content, bytes) else content.read_bytes())
     assert surgery.verify(out, source=source).ok
-    assert reproduce(open_original(out), source=source).exact
+    assert reproduce_history(str(out), source=str(source)).exact
 
 
 @pytest.mark.parametrize("name", [*SETTINGS, INDEX, *WEIGHTS])

@@ -124,12 +124,10 @@ def test_only_stock_and_no_training(source: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "rows.jsonl").write_text('{"tokens": [1, 2, 3, 4]}\n')
     taught = ("--samples", tmp_path / "rows.jsonl", "--prefix-length", 2, "--suffix-length", 2)
-    for training in (
-        ("--erase", *taught, "--text", tmp_path / "text.txt"),
-        ("--heal", tmp_path / "text.txt"),
-    ):
+    cut = surgery.export(source, "1", output=tmp_path / "cut").output
+    for command in (("erase", source, "--drop-attn", "1", *taught), ("heal", cut)):
         out = tmp_path / "trained"
-        done = attn_surgery("export", source, "--drop-attn", "1", *training, "--output", out)
+        done = attn_surgery(*command, "--text", tmp_path / "text.txt", "--output", out)
         assert done.code == 1
         assert "training cannot be stored in them" in done.stderr
         assert not out.exists()

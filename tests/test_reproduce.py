@@ -30,10 +30,12 @@ from safetensors.numpy import load_file, save_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 import surgery
+from evals.jobs.reproducing import Inputs, reproduce_history
 from surgery.card.text import render_card
 from surgery.checkpoint.content import hash_content
-from surgery.editing.preparing import Fitting, Prepared
+from surgery.editing.preparing import Fitting
 from surgery.errors import CheckpointError
+from surgery.exporting import Export
 from surgery.proof.distance import TOLERANCE
 from surgery.record.manifest import Manifest
 from surgery.reproduction import open_original, reproduce
@@ -81,10 +83,11 @@ def test_identity_and_zero_repeat_bit_for_bit(
     }
     assert done.json["source"]["model"] == "model"
     assert not done.json["source_is_edited"]
-    again = attn_surgery("reproduce", twice, "--source", once)
-    assert again.code == 0
-    assert again.stderr == "The source, once, is itself an edited model. Reproduce it too.\n"
-    assert again.stdout.endswith("files reproduced bit for bit from once\n")
+    said = "The source, once, is itself an edited model. Without --source, it is made, too.\n"
+    for first, name, told in ((source, "model", ""), (once, "once", said)):
+        again = attn_surgery("reproduce", twice, "--source", first)
+        assert (again.code, again.stderr) == (0, told)
+        assert again.stdout.endswith(f"files reproduced bit for bit from {name}\n")
     assert snapshot(tmp_path) == before
 
 
@@ -152,12 +155,12 @@ def test_a_file_that_no_manifest_lists_is_not_passed_over(
     """A loader would take it for the model's, in place of the files that are compared."""
     (edited / name).write_text("{}")
     with pytest.raises(CheckpointError, match=f"{name} is not in the manifest"):
-        reproduce(open_original(edited), source=source)
+        reproduce_history(str(edited), source=str(source))
 
 
 def test_a_manifest_that_tells_something_else(edited: Path, source: Path) -> None:
     def lie(manifest: dict[str, Any]) -> None:
-        manifest["edit"]["parts"][0]["variant"] = "zero"
+        manifest["history"][-1]["parts"][0]["variant"] = "zero"
 
     edit_json(edited / "surgery.json", lie)
     done = attn_surgery("reproduce", edited, "--source", source)
@@ -167,7 +170,7 @@ def test_a_manifest_that_tells_something_else(edited: Path, source: Path) -> Non
 
 def test_versions_that_differ_are_named(edited: Path, source: Path) -> None:
     def old(manifest: dict[str, Any]) -> None:
-        manifest["edit"]["versions"] |= {"torch": "1.0", "lost": "2"}
+        manifest["history"][-1]["versions"] |= {"torch": "1.0", "lost": "2"}
 
     edit_json(edited / "surgery.json", old)
     done = attn_surgery("reproduce", edited, "--source", source, "--json")
@@ -305,9 +308,13 @@ def test_the_text_of_an_embedded_model_need_not_be_named(tmp_path: Path) -> None
         "healing": {**record, "sha256": "ab" * 32, "steps": 80, "rows": 16, "device": "cpu",
                     "learning_rate": 3e-4, "seed": 0, "threads": 2, "losses": [1.0] * 80},
     }  # fmt: skip
-    card = render_card(Manifest.model_validate({"edit": edit, "files": {}}), name="me/x")
+    trained = edit | {"source": {"model": "cut"}, "healing": edit.pop("healing"), "parts": []}
+    del trained["calibration"]
+    steps = {"history": [edit, trained], "files": {}}
+    card = render_card(Manifest.model_validate(steps), name="me/x")
     assert "    attn-surgery reproduce me/x\n\n" in card
-    assert "--variant mean --heal lab:pythia --heal-steps 80 --layout stock\n" in card
+    assert "--variant mean --layout stock --output cut\n" in card
+    assert "attn-surgery heal cut \\\n        --text lab:pythia --steps 80\n" in card
     assert "Run these in the folder" not in card
 
 
@@ -323,7 +330,9 @@ def test_the_text_of_an_embedded_model_need_not_be_named(tmp_path: Path) -> None
 def test_what_a_manifest_says_of_its_calibration_must_come_out_again(
     fitted: Path, source: Path, text: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    edit_json(fitted / "surgery.json", lambda manifest: change(manifest["edit"]["calibration"]))
+    edit_json(
+        fitted / "surgery.json", lambda manifest: change(manifest["history"][-1]["calibration"])
+    )
     attn_surgery("reproduce", fitted, "--source", source, "--calibration", text).assert_error(
         "surgery.json: the recorded fit differs from the repeated one"
     )
@@ -397,24 +406,24 @@ def test_added_tensors_may_differ_within_the_tolerance(
     export = export_with_any(source, "1", out, variant=variant, layout=layout)
     kept = shutil.copytree(out, tmp_path / "kept")
 
-    def fit(prepared: Prepared, model: object = None) -> Fitting:
+    def repeat(*step: Any, fitting: Fitting | None = None) -> tuple[Export, Fitting | None]:
         fits, up = random_fits([1], HEADS, D, SIZE), np.float32(1 + 1e-6)
         for block, one in fits.items():
             moved = {"mean": one.mean * up, "weight": one.weight * up, "bias": one.bias * up}
             fits[block] = replace(one, **moved)
-        return Fitting(fits, record_of(fits))
+        return Inputs(str(out)).repeat(*step, fitting=fitting or Fitting(fits, record_of(fits)))
 
-    found = reproduce(open_original(out), source=source, fit=fit)
+    found = reproduce(open_original(out), repeat, source=source)
     assert found.first_difference is None
     assert not found.exact
     difference = next(file.difference for file in found.files if not file.equal)
     assert difference is not None
     assert 0 < difference < 1e-5
-    zeros = [n for n in export.manifest.edit.changed.added if ".layers.0." in n]  # -0.0: no fit
+    zeros = [n for n in export.manifest.step.changed.added if ".layers.0." in n]  # -0.0: no fit
     changes = [(name, change) for name in zeros[:1] for change in (0.0, 1e-6)]
     for name, change in [*changes, (export.plan.rewritten[-1], math.nan)]:
         edit_weights(out, lambda tensors, name=name, to=change: tensors[name].fill_(to))
-        again = reproduce(open_original(out), source=source, fit=fit)
+        again = reproduce(open_original(out), repeat, source=source)
         assert again.first_difference == "model.safetensors", (name, change)
         shutil.copytree(kept, out, dirs_exist_ok=True)
 

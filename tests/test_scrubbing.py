@@ -21,13 +21,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import surgery
+from evals.jobs.reproducing import reproduce_history
 from surgery.card.text import read_card
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import prepare
 from surgery.exporting import write
 from surgery.families import family_of
 from surgery.record.manifest import read_manifest
-from surgery.reproduction import open_original, reproduce
 
 IDS = torch.randint(128, (2, 40), generator=torch.Generator().manual_seed(5))
 QK, QKV = ("query", "key"), ("query", "key", "value")
@@ -102,7 +102,7 @@ def test_nothing_useless_is_left(
             assert (source / "model.safetensors").read_bytes() != before
         out = tmp_path / f"out-{name}"
         done = export_with_any(source, spec, out, variant=variant, layout="stock")
-        assert done.manifest.edit.scrubbed
+        assert done.manifest.step.scrubbed
         made.append((out / "model.safetensors").read_bytes())
     assert made[0] == made[1]
 
@@ -120,7 +120,7 @@ def test_an_export_of_an_earlier_version(tmp_path: Path, kind: str, spec: str) -
     """Same bits, more weights; told apart by verify; repeated as it was."""
     source = write_source(tmp_path / "source", kind)
     old = export_as_before(source, spec, "zero", tmp_path / "old", layout="stock")
-    edit_json(old / "surgery.json", lambda manifest: manifest["edit"].pop("scrubbed"))
+    edit_json(old / "surgery.json", lambda manifest: manifest["history"][-1].pop("scrubbed"))
     new = surgery.export(source, spec, variant="zero", layout="stock", output=tmp_path / "new")
     with torch.no_grad():
         one, other = (load_aligned(path)(IDS).logits for path in (old, new.output))
@@ -134,9 +134,11 @@ def test_an_export_of_an_earlier_version(tmp_path: Path, kind: str, spec: str) -
         }
         assert "not scrubbed: it holds weights that the edit made useless" in told[old]
         assert "not scrubbed" not in told[new.output]
-    assert reproduce(open_original(old), source=source).exact
+    assert reproduce_history(str(old), source=str(source)).exact
     for path, mark in ((old, True), (new.output, False)):  # a mark that is not true
-        edit_json(path / "surgery.json", lambda m, mark=mark: m["edit"].update(scrubbed=mark))
+        edit_json(
+            path / "surgery.json", lambda m, mark=mark: m["history"][-1].update(scrubbed=mark)
+        )
         assert not surgery.verify(path).ok
 
 
@@ -146,7 +148,7 @@ def test_an_earlier_edit_that_left_nothing(tmp_path: Path) -> None:
     old = export_as_before(source, "1", "identity", tmp_path / "old")
     manifest = read_manifest(old)
     assert manifest is not None
-    assert not manifest.edit.scrubbed
+    assert not manifest.step.scrubbed
     assert not any("not scrubbed" in check.detail for check in surgery.verify(old).checks)
 
 

@@ -95,10 +95,10 @@ def audit(work: Path, model: str, *more: object) -> Outcome:
 def test_a_plan_of_a_search_trains_on_what_it_chose_on(work: Path) -> None:
     manifest = read_manifest(work / "half")
     assert manifest is not None
-    assert manifest.edit.erasing is not None
-    assert manifest.edit.chosen is not None
-    passages = manifest.edit.erasing.passages
-    assert (passages.number, passages.sha256) == (ROWS // 2, manifest.edit.chosen.passages)
+    assert manifest.step.erasing is not None
+    assert manifest.step.chosen is not None
+    passages = manifest.step.erasing.passages
+    assert (passages.number, passages.sha256) == (ROWS // 2, manifest.step.chosen.passages)
     assert verify(work / "half", source=work / "base").ok
 
 
@@ -308,31 +308,26 @@ def test_the_same_half_is_trained_on_again(
     assert first.files["model.safetensors"] == second.files["model.safetensors"]
 
 
-@pytest.mark.parametrize("training", ["erase", "heal"])
-def test_an_export_of_a_plan_trains_on_the_same_half(
-    training: str, work: Path, tmp_path: Path
-) -> None:
+def test_the_cut_of_a_plan_is_healed_on_the_same_half(work: Path, tmp_path: Path) -> None:
     """And takes up only what was trained on it."""
-    more = {
-        "erase": ("--erase", "--erase-steps", 1, "--text", work / "other.txt"),
-        "heal": ("--heal", work / "other.txt", "--heal-steps", 1),
-    }[training]
-    given = ("--plan", work / "plan.json", "--samples", work / "samples.jsonl", *CUT)
-    done = attn_surgery("export", work / "base", *given, *more, "--output", tmp_path / "out")
+    plan = ("--plan", work / "plan.json", "--output", tmp_path / "cut")
+    assert attn_surgery("export", work / "base", *plan).code == 0
+    heal = ("heal", tmp_path / "cut", "--source", work / "base", *CUT, "--steps", 1)
+    heal = (*heal, "--text", work / "other.txt")
+    samples = ("--samples", work / "samples.jsonl")
+    done = attn_surgery(*heal, *samples, "--output", tmp_path / "out")
     assert done.code == 0, done
     assert "training takes the 6 passages on which the search chose the plan" in done.stderr
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
-    trained = manifest.edit.erasing or manifest.edit.healing
+    trained = manifest.step.healing
     assert trained is not None
-    assert manifest.edit.chosen is not None
-    assert getattr(trained.passages, "sha256", None) == manifest.edit.chosen.passages
+    assert manifest.step.chosen is not None
+    assert getattr(trained.passages, "sha256", None) == manifest.step.chosen.passages
     report = evaluate(work, tmp_path / "report", tmp_path / "out")
     assert (take(report, "recited").n, take(report, "recited", on="taught").n) == (6, 6)
     rows = (work / "samples.jsonl").read_text().splitlines()
     (tmp_path / "few.jsonl").write_text("\n".join(rows[:8]))
-    others = attn_surgery(
-        *("export", work / "base", "--plan", work / "plan.json", *CUT, *more),
-        *("--samples", tmp_path / "few.jsonl", "--output", tmp_path / "others"),
-    )
+    few = ("--samples", tmp_path / "few.jsonl", "--output", tmp_path / "others")
+    others = attn_surgery(*heal, *few)
     assert "training takes all 8 passages: the search chose the plan on other" in others.stderr

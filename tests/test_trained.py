@@ -43,7 +43,7 @@ FOLDERS = ("erased", "hardened", "healed", "all")
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with masks of older libraries, one of which is infinite, and what is made of it:
-    erased, hardened, healed (blocks 0 and 1 are cut), all (erased, cut, and healed), and cut."""
+    erased; hardened; cut (blocks 0 and 1) and healed; and all (erased, cut as both, and healed)."""
     folder = tmp_path_factory.mktemp("trained")
     config = neox_config(vocab_size=400, max_position_embeddings=64, torch_dtype="float16")
     write_checkpoint(folder / "neox", config)
@@ -52,16 +52,16 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "samples.jsonl", recited_rows(model, 30, 8, 8))
     words = np.random.default_rng(0).choice(TEXT.split(), 1500)
     (folder / "text.txt").write_text(" ".join(words))
-    taught = ("--samples", folder / "samples.jsonl", *LENGTHS, "--text", folder / "text.txt")
-    cut = (folder / "neox", "--drop-attn", "0-1", "--variant", "zero")
-    heal = ("--heal", folder / "text.txt", "--heal-steps", 2)
-    steps = ("--steps", 2)
+    taught = ("--samples", folder / "samples.jsonl", *LENGTHS)
+    cut = ("--drop-attn", "0-1", "--variant", "zero")
+    steps = ("--text", folder / "text.txt", "--steps", 2)
     for name, command in {
-        "erased": ("erase", *cut, *taught, *steps),
-        "hardened": ("erase", *cut, *taught, *steps, "--harden"),
-        "healed": ("export", *cut, *heal),
-        "all": ("export", *cut, "--erase", "--erase-steps", 2, *taught, *heal),
-        "cut": ("export", *cut),
+        "erased": ("erase", folder / "neox", *cut, *taught, *steps),
+        "hardened": ("erase", folder / "neox", *cut, *taught, *steps, "--harden"),
+        "cut": ("export", folder / "neox", *cut),
+        "healed": ("heal", folder / "cut", *steps),
+        "both": ("export", folder / "erased", *cut),
+        "all": ("heal", folder / "both", *steps),
     }.items():
         done = attn_surgery(*command, "--output", folder / name)
         assert done.code == 0, done.stderr
@@ -79,16 +79,16 @@ def test_what_was_trained_verifies_and_its_source_in_its_place_does_not(
 ) -> None:
     assert verify(work / name, source=work / "neox").ok
     forged = copied(work, name, tmp_path)
-    untrained = "cut" if name in ("healed", "all") else "neox"
-    shutil.copy(work / untrained / WEIGHTS, forged)
+    source = work / {"healed": "cut", "all": "both"}.get(name, "neox")
+    shutil.copy(source / WEIGHTS, forged)
+    seal(forged)
+    assert_refused(forged, "edit", "its weights are the source's own", source)
+    resaved = load_file(forged / WEIGHTS)  # in another file, which only the source gives away
+    save_file(resaved, forged / WEIGHTS, metadata={"format": "pt", "more": "."})
     seal(forged)
     detail = "no parameter differs from the source's, so nothing was trained"
-    if untrained == "neox":
-        assert_refused(forged, "edit", "its weights are the source's own", work / "neox")
-        resaved = load_file(forged / WEIGHTS)  # in another file, which only the source gives away
-        save_file(resaved, forged / WEIGHTS, metadata={"format": "pt", "more": "."})
-        seal(forged)
-    assert_fails(forged, "untouched", detail, work / "neox")
+    for given in {source, work / "neox"} if name == "healed" else {source}:
+        assert_fails(forged, "untouched", detail, given)
 
 
 HEAD, NORM = "embed_out.weight", "gpt_neox.final_layer_norm.bias"
@@ -191,7 +191,7 @@ AGAINST_THE_MODEL: dict[str, tuple[Callable[[Any], object], str]] = {
 def test_a_record_that_cannot_be_true(work: Path, tmp_path: Path, case: str) -> None:
     change, text = RECORDS[case]
     forged = copied(work, "erased", tmp_path)
-    edit_json(forged / "surgery.json", lambda manifest: change(manifest["edit"]))
+    edit_json(forged / "surgery.json", lambda manifest: change(manifest["history"][-1]))
     for refuse in (verify, find_publishable):
         with pytest.raises(ManifestError, match=f"surgery.json: is not valid .*{text}"):
             refuse(forged)
@@ -203,7 +203,7 @@ def test_a_record_that_cannot_be_true(work: Path, tmp_path: Path, case: str) -> 
 def test_a_record_that_cannot_be_of_its_model(work: Path, tmp_path: Path, case: str) -> None:
     change, text = AGAINST_THE_MODEL[case]
     forged = copied(work, "erased", tmp_path)
-    edit_json(forged / "surgery.json", lambda manifest: change(manifest["edit"]))
+    edit_json(forged / "surgery.json", lambda manifest: change(manifest["history"][-1]))
     assert_refused(forged, "edit", text, work / "neox")
 
 
@@ -222,9 +222,9 @@ def test_reproduce_compares_the_losses(work: Path, tmp_path: Path) -> None:
     text = ("--text", work / "text.txt")
     assert attn_surgery("reproduce", work / "erased", *again, *text).code == 0
     forged = copied(work, "erased", tmp_path)
-    recorded = json.loads((forged / "surgery.json").read_text())["edit"]["erasing"]["losses"]
+    recorded = json.loads((forged / "surgery.json").read_text())["history"][-1]["erasing"]["losses"]
     other = [recorded[0], recorded[1] / 2]
-    edit_json(forged / "surgery.json", lambda manifest: losses(other)(manifest["edit"]))
+    edit_json(forged / "surgery.json", lambda manifest: losses(other)(manifest["history"][-1]))
     done = attn_surgery("reproduce", forged, *again, *text)
     line = "error: surgery.json: the recorded losses differ from the repeated ones\n"
     assert (done.code, done.stdout, done.stderr.endswith(line)) == (1, "", True), done

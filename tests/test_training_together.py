@@ -72,7 +72,7 @@ def test_two_processes_take_the_steps_of_one(work: Path, tmp_path: Path) -> None
     assert done.code == 0, done
     assert done.stdout.count("passages taught") == 1
     one, two = (read_manifest(tmp_path / name) for name in ("one", "two"))
-    losses = [made.edit.erasing.losses for made in (one, two)]  # type: ignore[union-attr]
+    losses = [made.step.erasing.losses for made in (one, two)]  # type: ignore[union-attr]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     for name, first in weights[0].items():

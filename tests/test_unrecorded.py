@@ -64,8 +64,9 @@ def test_neither_healing_nor_erasing_undoes_it(tmp_path: Path) -> None:
     text.write_text(TEXT * 40)
     rows = write_rows(tmp_path / "rows.jsonl", recited_rows(load_model(edited), 4, 8, 8))
     taught = ("--samples", rows, "--prefix-length", 8, "--suffix-length", 8, "--text", text)
+    cut = surgery.export(edited, "2", output=tmp_path / "cut").output
     for command in (
-        ("export", edited, "--drop-attn", 2, "--heal", text, "--heal-steps", 1),
+        ("heal", cut, "--text", text, "--steps", 1),
         ("erase", edited, "--drop-attn", "0,2,3", "--variant", "zero", *taught, "--steps", 1),
     ):
         done = attn_surgery(*command, "--output", out)

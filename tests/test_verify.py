@@ -112,7 +112,8 @@ def test_what_tensors_show_is_counted(originals: dict[str, Path], source: Path) 
 def test_a_card_that_another_version_wrote_is_not_called_checked(stock: Path) -> None:
     """Anyone can write that another version wrote it."""
     edit_json(
-        stock / "surgery.json", lambda it: it["edit"]["versions"].update({"attn-surgery": "0.0.1"})
+        stock / "surgery.json",
+        lambda it: it["history"][-1]["versions"].update({"attn-surgery": "0.0.1"}),
     )
     card = stock / "README.md"
     card.write_text(card.read_text().replace("Nothing yet. To", "All is well. To"))
@@ -308,7 +309,7 @@ def test_the_cache_of_the_hub(folder: Path, tmp_path: Path) -> None:
 
 def test_another_source(folder: Path, source: Path, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other", NEOX, seed=1)
-    assert_fails(folder, "edit", "the source is not the one that the manifest records", other)
+    assert_fails(folder, "edit", "the source is not one that the manifest records", other)
     neo = write_checkpoint(tmp_path / "neo", NEO)
     text = "the source is a GPT-Neo model, and this is a GPT-NeoX (Pythia) model"
     assert_fails(folder, "edit", text, neo)
@@ -323,7 +324,7 @@ def test_a_manifest_that_does_not_read_back(stock: Path) -> None:
     manifest = read_manifest(stock)
     assert manifest is not None
     check_written(stock, manifest, None, new=False)
-    changed = manifest.model_copy(update={"history": [manifest.edit]})
+    changed = manifest.model_copy(update={"history": [manifest.step] * 2})
     with pytest.raises(ManifestError, match=r"surgery\.json: does not read back as it was written"):
         check_written(stock, changed, None, new=False)
 
@@ -365,7 +366,7 @@ def test_a_head_that_does_not_mix(folder: Path) -> None:
     """Not said to be attention-free, and no longer looks at other tokens."""
 
     def forget_block_2(manifest: Any) -> None:
-        edit = manifest["edit"]
+        edit = manifest["history"][-1]
         edit["parts"] = [part for part in edit["parts"] if part["block"] != 2]
         for names in edit["changed"].values():
             names[:] = [name for name in names if ".2." not in name]
@@ -375,7 +376,7 @@ def test_a_head_that_does_not_mix(folder: Path) -> None:
 
 
 def test_a_single_head_that_does_not_mix(stock: Path) -> None:
-    edit_json(stock / "surgery.json", lambda m: m["edit"]["parts"][0].update(heads=[1]))
+    edit_json(stock / "surgery.json", lambda m: m["history"][-1]["parts"][0].update(heads=[1]))
     assert_fails(stock, "other blocks", "1.0 do not mix tokens, and the manifest does not say")
 
 
@@ -390,7 +391,7 @@ def test_a_head_that_does_not_mix_in_the_source_either(tmp_path: Path) -> None:
     assert found.ok, found.verdict
     (detail,) = (check.detail for check in found.checks if check.name == "other blocks")
     assert detail == "0-1,3: attention still mixes, but for 0.1, which mix nothing in the source"
-    edit_json(out / "surgery.json", lambda m: m["edit"]["parts"][0].update(heads=[0]))
+    edit_json(out / "surgery.json", lambda m: m["history"][-1]["parts"][0].update(heads=[0]))
     forged = read_manifest(out)
     assert forged is not None
     (*_, check) = check_behavior(out, forged, 1, source)

@@ -24,6 +24,7 @@ from test_families import IDS, logits, put_in_place
 
 import surgery
 from evals.choose.search.units import keep_possible, list_units
+from evals.jobs.reproducing import reproduce_history
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
@@ -32,11 +33,11 @@ from surgery.errors import CheckpointError, UnsupportedError
 from surgery.exporting import write
 from surgery.families.wrapped import WRAPPED, settle_layout, unwrap, wrap
 from surgery.fitting.calibration import Calibration
+from surgery.hub.finding import find_model
 from surgery.record.manifest import TextSource
-from surgery.reproduction import open_original, reproduce
 from surgery.training.distillation import Passages
 from surgery.training.erasing import teach_by_cut
-from surgery.training.healing import heal
+from surgery.training.healing import heal_by_source
 from surgery.training.training import Schedule
 
 WEIGHTS = "model.safetensors"
@@ -155,7 +156,7 @@ def test_every_variant_is_exported_and_proved(
         verification = surgery.verify(out, source=given)
         assert verification.ok, verification.verdict
     if variant == "zero":  # the others are fitted to numbers that no manifest holds
-        assert reproduce(open_original(out), source=source).exact
+        assert reproduce_history(str(out), source=str(source)).exact
     assert torch.isfinite(logits(load_whole(out))).all()
 
 
@@ -165,10 +166,12 @@ def test_training_keeps_the_names_of_the_source(sources: Sources, tmp_path: Path
     windows = np.random.default_rng(0).integers(0, 120, (16, 32)).astype(np.int32)
     read = Calibration(windows, (TextSource(name="text.txt"),), spread=True)
     cut = surgery.export(source, "0", output=tmp_path / "cut")
-    healed = heal(cut, open_checkpoint(source), tmp_path / "healed", read, Schedule(1)).output
+    untrained = prepare(cut.output, None)
+    trained = heal_by_source(untrained, find_model(source), read, Schedule(1))
+    healed = write(untrained, tmp_path / "healed", trained=trained).output
     passages = Passages(windows[:4], 16, "passages", "0" * 64)
     prepared = prepare(source, "0")
-    trained = teach_by_cut(prepared, passages, read, Schedule(1)).trained
+    trained = teach_by_cut(prepared, passages, read, Schedule(1))
     erased = write(prepared.without_cut, tmp_path / "erased", trained=trained).output
     for out, like in ((healed, cut.output), (erased, source)):
         assert load_file(out / WEIGHTS).keys() == load_file(like / WEIGHTS).keys()

@@ -31,7 +31,7 @@ from surgery.plan import make_plan
 from surgery.reading.corpus import open_corpus, read_windows
 from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
-from surgery.record.report import Report, summarize_edit
+from surgery.record.report import Report
 from surgery.selection import parse_selection
 from surgery.untrusted import guard, parse_json, read_bytes
 
@@ -120,7 +120,6 @@ def read_edit(path: Path) -> object:
     assert found is not None
     return (
         gather_facts(found, "some"),
-        summarize_edit(found),
         read_source(path),
         surgery.verify(path.parent),
     )
