@@ -39,7 +39,8 @@ run erase attn-surgery erase "$model" --drop-attn "$blocks" "${given[@]}" --text
     --output "$out/erased"
 run erase-adapters attn-surgery erase "$model" --drop-attn "$blocks" "${given[@]}" --text "$text" \
     --adapters 8 --output "$out/erased-adapters"
-run heal attn-surgery export "$model" --drop-attn "$blocks" "${given[@]}" --heal "$text" \
+run cut attn-surgery export "$model" --drop-attn "$blocks" --output "$out/cut"
+run heal attn-surgery heal "$out/cut" --source "$model" "${given[@]}" --text "$text" \
     --output "$out/healed"
 for name in erased erased-adapters healed; do
     run "audit-$name" attn-surgery audit "$out/$name" --baseline "$model" "${given[@]}" \

@@ -100,7 +100,7 @@ def test_a_variant_is_one_record(
     monkeypatch.setitem(VARIANTS, "twice", twice)
     source = write_checkpoint(tmp_path / "source", neox_config(torch_dtype="float32"))
     done = export_with_any(source, "1", tmp_path / "out", variant="twice", layout=layout)
-    assert done.manifest.edit.variant == "twice"
+    assert done.manifest.step.variant == "twice"
     assert surgery.verify(done.output).ok
     assert surgery.verify(done.output, source=source).ok
 

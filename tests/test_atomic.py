@@ -259,14 +259,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_disk_full(small_disk: Path, source: Path, source_before: dict[str, str]) -> None:
+def test_disk_full(
+    small_disk: Path, source: Path, source_before: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the work, or, if something else fills the disk meanwhile, in it."""
     out = small_disk / "deep" / "out"
+    attn_surgery(*export(source, out)).assert_error("too little space on the disk")
+    monkeypatch.setattr("evals.jobs.stepping.check_space", lambda *_: None)
     assert_full(attn_surgery(*export(source, out)), out, "no space left on device")
     assert list(small_disk.iterdir()) == []
     assert snapshot(source) == source_before
 
 
-def test_disk_full_on_overwrite(small_disk: Path, small: Path, source: Path) -> None:
+def test_disk_full_on_overwrite(
+    small_disk: Path, small: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.jobs.stepping.check_space", lambda *_: None)
     out = small_disk / "out"
     assert attn_surgery(*export(small, out)).code == 0
     old = snapshot(small_disk)

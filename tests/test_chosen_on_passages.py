@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from command_line import attn_surgery
+from example_report import STEP
 from reciting import recited_rows, write_rows
 from results import read_report, take
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
@@ -29,7 +29,7 @@ from evals.data.held_back import (
 from evals.data.windows import cut_windows
 from surgery.errors import SamplesError
 from surgery.exporting import export
-from surgery.record.manifest import Choice, PassagesRecord
+from surgery.record.manifest import Choice, HealingRecord, History, PassagesRecord
 from surgery.record.measured import Measured
 from surgery.record.report import Report
 
@@ -37,6 +37,11 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 SEED = 3
 LENGTHS = ("--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
 EXTRA = {"extract": (), "audit": ("--attack", "greedy", "--attack", "any")}
+
+
+def make_history(*steps: dict[str, Any]) -> History:
+    """Steps with these fields, oldest first."""
+    return History.model_validate({"history": [STEP | step for step in steps]})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def searched(tmp_path_factory) -> Path:
     half, other = deal_passages(samples, SEED)
     write_rows(folder / "others.jsonl", [rows[at] for at in other])
     manifest = json.loads((folder / "edited" / "surgery.json").read_text())
-    manifest["edit"]["chosen"] = {
+    manifest["history"][0]["chosen"] = {
         "seed": SEED,
         "passages": hash_row(samples.tokens[half]),
         "windows": hash_row(windows[deal_windows(windows, SEED)[0]]),
@@ -133,9 +138,7 @@ def test_the_recorded_share_tells_which_passages_chose() -> None:
     samples = Samples(tokens, 2, tuple("abcdefghijkl"), "made here")
     half = deal_passages(samples, SEED, 0.25)[0]
     chosen = Choice(seed=SEED, share=0.25, passages=hash_row(tokens[half]), windows="0" * 64)
-    manifest = SimpleNamespace(
-        history=(), edit=SimpleNamespace(chosen=chosen, erasing=None, healing=None)
-    )
+    manifest: Any = make_history({"chosen": chosen})
     found = hold_back([manifest], samples, None)
     assert (len(half), found.chose.passages, int(found.passages.sum())) == (3, 3, 9)
     assert not found.passages[half].any()
@@ -146,9 +149,7 @@ def test_an_edit_before_the_last_counts_as_well() -> None:
     samples = Samples(tokens, 2, tuple("abcdefghijkl"), "made here")
     half = deal_passages(samples, SEED)[0]
     chosen = Choice(seed=SEED, passages=hash_row(tokens[half]), windows="0" * 64)
-    plain = SimpleNamespace(chosen=None, erasing=None, healing=None)
-    searched = SimpleNamespace(chosen=chosen, erasing=None, healing=None)
-    manifest: Any = SimpleNamespace(history=(searched,), edit=plain)
+    manifest: Any = make_history({"chosen": chosen}, {})
     found = hold_back([manifest], samples, None)
     assert (found.chose.passages, int(found.passages.sum())) == (6, 6)
     assert not found.passages[half].any()
@@ -158,23 +159,19 @@ def test_an_edit_before_the_last_counts_as_well() -> None:
     assert warn_of_earlier_choice(None, samples) == []
 
 
-@pytest.mark.parametrize("where", ["history", "edit"])
-def test_what_guarded_a_healing_was_listed(where: str) -> None:
+@pytest.mark.parametrize("later", [(), ({},)])
+def test_what_guarded_a_healing_was_listed(later: tuple[dict[str, Any], ...]) -> None:
+    """Also if a cut followed."""
     tokens = np.arange(96, dtype=np.int32).reshape(24, 4)
     samples = Samples(tokens, 2, tuple(map(str, range(24))), "made here")
     listed = samples.select(~deal_unlisted(samples, 0.25))
-    plain = SimpleNamespace(chosen=None, erasing=None, healing=None)
     for taught, fits in ((samples, False), (listed, True)):
         record = PassagesRecord(
             name="made here", sha256=taught.sha256, number=len(taught), prefix_length=2,
             suffix_length=2, rows=24,
         )  # fmt: skip
-        healed = SimpleNamespace(passages=record)
-        edit = SimpleNamespace(
-            chosen=None, erasing=None, healing=healed, source=SimpleNamespace(model="base")
-        )
-        pair = ((edit,), plain) if where == "history" else ((), edit)
-        manifest: Any = SimpleNamespace(history=pair[0], edit=pair[1])
+        healing = HealingRecord.model_construct(passages=record, steps=0, losses=[])
+        manifest: Any = make_history({"parts": [], "healing": healing}, *later)
         if fits:
             hold_back([manifest], samples, None, 0.25)
         else:
@@ -190,8 +187,7 @@ def test_passages_that_chose_an_edit_are_not_unlisted() -> None:
     for some, fits in ((samples, False), (listed, True)):
         half = some.tokens[deal_passages(some, SEED)[0]]
         chosen = Choice(seed=SEED, passages=hash_row(half), windows="0" * 64)
-        edit = SimpleNamespace(chosen=chosen, erasing=None, healing=None)
-        manifest = SimpleNamespace(history=(), edit=edit)
+        manifest: Any = make_history({"chosen": chosen})
         if fits:
             assert hold_back([manifest], samples, None, 0.25).chose.passages == len(half)
         else:
@@ -205,19 +201,11 @@ def test_passages_never_trained_on_are_none_to_measure_on() -> None:
     members = np.array([True, True, False])
     samples = Samples(tokens, 2, ("a", "b", "c"), "made here", members=members)
     halves = {int(deal_passages(samples, seed)[0][0]): seed for seed in range(20)}
-    manifests = [
-        SimpleNamespace(
-            history=(),
-            edit=SimpleNamespace(
-                chosen=Choice(
-                    seed=seed, passages=hash_row(tokens[[row]]), windows=hash_row(tokens)
-                ),
-                erasing=None,
-                healing=None,
-            ),
-        )
+    chosen = [
+        Choice(seed=seed, passages=hash_row(tokens[[row]]), windows=hash_row(tokens))
         for row, seed in halves.items()
     ]
+    manifests: Any = [make_history({"chosen": one}) for one in chosen]
     assert hold_back(manifests[:1], samples, None).passages.sum() == 2
     with pytest.raises(SamplesError, match="searches chose these edits on all passages or windows"):
         hold_back(manifests, samples, None)

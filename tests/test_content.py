@@ -132,7 +132,7 @@ def test_a_manifest_knows_its_sources_by_content(source: Path, tmp_path: Path) -
     copy = shutil.copytree(source, tmp_path / "copy")
     assert find_model(copy).is_source_of(twice)
     assert find_model(once).is_source_of(twice)
-    assert not find_model(copy).is_that(twice.edit.source), "that was the edit before"
+    assert not find_model(copy).is_that(twice.step.source), "that was the edit before"
     other = write_checkpoint(tmp_path / "other" / "source", CONFIG, seed=1)
     assert not find_model(other).is_source_of(twice), "of the same name"
 

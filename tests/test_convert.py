@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import resource
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -19,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import neox_config, write_checkpoint
-from command_line import attn_surgery, finish, snapshot, start
+from command_line import attn_surgery, finish, start
 from decoders import write_decoder
 from forging import edit_json
 from safetensors.numpy import load_file
-from tiny_tokenizer import TEXT, tiny_tokenizer
+from tiny_tokenizer import tiny_tokenizer
 from tokenizers import (
     Regex,
     Tokenizer,
@@ -125,88 +124,6 @@ def test_pythia_by_the_command_line(tmp_path: Path) -> None:
     assert again.code == 0
     assert "q8_0" in again.stdout
     assert path.stat().st_size < found["bytes"] * 0.6
-
-
-def test_export_writes_the_same_file_beside_its_folder(tmp_path: Path) -> None:
-    """A model that llama.cpp does not know, or a file in the way, is told before any work."""
-    output, beside = tmp_path / "OUT", tmp_path / "OUT.gguf"
-    command = ("export", "lab:pythia", "--drop-attn", "4", "--output", output, "--gguf")
-    assert attn_surgery(*command, "--json").json["gguf"] == str(beside)
-    convert_to_gguf(output, tmp_path / "again.gguf")
-    assert beside.read_bytes() == (tmp_path / "again.gguf").read_bytes()
-    shutil.rmtree(output)
-    attn_surgery(*command).assert_error("OUT.gguf", "already exists", "--overwrite")
-    assert not output.exists()
-    assert f"{beside}: the same as a GGUF file" in attn_surgery(*command, "--overwrite").stdout
-    neo = ("export", "lab:gpt-neo", "--drop-attn", "5", "--gguf", "--output", tmp_path / "NEO")
-    attn_surgery(*neo).assert_error("llama.cpp has no architecture for GPT-Neo")
-    assert not (tmp_path / "NEO").exists()
-
-
-def test_an_export_whose_gguf_file_fails_is_said_to_be_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a disk that is full by then."""
-
-    def fail(*given: Any, **options: Any) -> None:
-        raise OutputError("the disk is full")
-
-    monkeypatch.setattr("surgery.conversion.gguf_file.convert_to_gguf", fail)
-    output = tmp_path / "OUT"
-    done = attn_surgery("export", "lab:pythia", "--drop-attn", "4", "--output", output, "--gguf")
-    assert done.code == 1
-    said = f"{output} is complete. Only {output}.gguf is missing: convert {output} to make it"
-    assert said in done.stderr
-    assert done.stderr.endswith("error: the disk is full\n")
-    assert (output / "surgery.json").exists()
-    assert not Path(f"{output}.gguf").exists()
-    Path(f"{output}.gguf").write_text("attn_surgery.wrote: of an earlier export")
-    again = attn_surgery(
-        "export", "lab:pythia", "--drop-attn", "5", "--output", output, "--gguf", "--overwrite"
-    )
-    said = f"Only {output}.gguf is still that of an earlier export: convert {output} to make it"
-    assert said in again.stderr
-
-
-def test_an_export_into_the_folder_one_is_in_goes_on_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The old folder is gone by then, and `.` with it."""
-    output = tmp_path / "OUT"
-    export = ("export", "lab:pythia", "--gguf", "--drop-attn")
-    assert attn_surgery(*export, 4, "--output", output).code == 0
-    before = Path(f"{output}.gguf").read_bytes()
-    monkeypatch.chdir(output)
-    done = attn_surgery(*export, 5, "--output", ".", "--overwrite")
-    assert done.code == 0, done
-    assert attn_surgery("inspect", output, "--json").json["attention_free"] == {"5": "identity"}
-    assert Path(f"{output}.gguf").read_bytes() != before
-
-
-def test_export_refuses_before_any_work_what_cannot_be_converted(tmp_path: Path) -> None:
-    """By the layout, the tokenizer, and what the edit stores, not by the source alone."""
-    (tmp_path / "text.txt").write_text(TEXT * 20)
-    neox, qwen3 = (write_model(tmp_path / name, name) for name in ("gpt_neox", "qwen3"))
-    lower = write_model(tmp_path / "lower")
-    tokenizer = json.loads((lower / "tokenizer.json").read_text())
-    changed = {**tokenizer, "normalizer": {"type": "Lowercase"}}
-    (lower / "tokenizer.json").write_text(json.dumps(changed))
-    export(neox, "1", output=tmp_path / "OUT")
-    before = snapshot(tmp_path)
-    fitted = ("--variant", "mean", "--calibration", tmp_path / "text.txt")
-    for model, spec, more, text in (
-        (neox, "1", ("--layout", "compact"), "does not run compact GPT-NeoX"),
-        (lower, "1", (), "Lowercase"),
-        (qwen3, "1.2", fitted, "o_proj.bias: llama.cpp's qwen3 does not read this bias"),
-    ):
-        command = ("export", model, "--drop-attn", spec, "--gguf", "--output", tmp_path / "OUT")
-        attn_surgery(*command, "--overwrite", *more).assert_error(text)
-        assert snapshot(tmp_path) == before
-    bare = write_checkpoint(tmp_path / "bare", neox_config(attention_bias=False, vocab_size=400))
-    tiny_tokenizer().save_pretrained(bare)  # the edit adds the biases that llama.cpp needs
-    command = ("export", bare, "--drop-attn", "1", "--gguf", "--output", tmp_path / "BARE")
-    assert attn_surgery(*command).code == 0
-    assert (tmp_path / "BARE.gguf").is_file()
 
 
 FEW = ("llama", "llama, tied, MLP biases", "llama, yarn", "olmo2", "phi", "mistral", "gpt_neox")
@@ -582,7 +499,9 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_forged_result_is_not_converted(tmp_path: Path) -> None:
     folder = write_edited(tmp_path, "llama", "zero")
-    edit_json(folder / "surgery.json", lambda manifest: manifest["edit"].update(num_blocks=9))
+    edit_json(
+        folder / "surgery.json", lambda manifest: manifest["history"][-1].update(num_blocks=9)
+    )
     with pytest.raises(CheckpointError, match="does not verify: edit: "):
         convert_to_gguf(folder, tmp_path / "model.gguf")
     assert not (tmp_path / "model.gguf").exists()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import attn_surgery, snapshot
+from results import list_attacks, read_report, take
 
 from evals.jobs import demonstrating
-from surgery.errors import OutputError
+from evals.jobs.erasing import EraseRequest
+from surgery.proof.verification import verify
 
 
 def test_records_of_your_own_are_not_taken_for_a_demo(tmp_path: Path) -> None:
@@ -59,8 +62,6 @@ def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
     ]
     (evaluated,) = json.loads((out / "searched" / "report.json").read_text())["edits"]
     assert evaluated["chose"]["passages"] == 14
-    with pytest.raises(OutputError, match="already exists"):
-        demonstrating.run_demo(out)
     add_the_third_edit(out, monkeypatch)
     (out / "mine.txt").write_text("mine")
     attn_surgery("demo", "--output", out, "--overwrite").assert_error("holds mine.txt")
@@ -68,8 +69,8 @@ def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
 
 def add_the_third_edit(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--erase` keeps what a demo without it made, and adds to it."""
-    monkeypatch.setattr(demonstrating, "ERASING", {"erase": True, "erase_steps": 2})
-    monkeypatch.setattr("evals.jobs.erasing.MOST_RECITED", 1.0)
+    monkeypatch.setattr("evals.jobs.erasing.EraseRequest", partial(EraseRequest, steps=2))
+    monkeypatch.setattr("evals.choose.teachers.MOST_RECITED", 1.0)
     monkeypatch.setattr("evals.measure.attacks.trying.TRAINED", ())
     before, said = snapshot(out), list[str]()
     report = demonstrating.run_demo(out, erase=True, announce=lambda _, some: said.extend(some))
@@ -77,9 +78,30 @@ def add_the_third_edit(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     after = snapshot(out)
     kept = [name for name in before if name.endswith(".safetensors")]
     assert [after[name] for name in kept] == [before[name] for name in kept]
-    (export,) = (line for line in said if "--erase" in line)
-    assert export.startswith("attn-surgery export lab:pythia --plan ")
-    assert "--erase-steps 2 --output " in export
-    manifest = json.loads((out / "erased-cut" / "surgery.json").read_text())
-    assert manifest["edit"]["erasing"]["steps"] == 2
-    assert manifest["edit"]["parts"] == manifest["edit"]["erasing"]["teacher"]
+    erase, export = said[-3:-1]
+    assert erase.startswith("attn-surgery erase lab:pythia --plan ")
+    assert export.startswith(f"attn-surgery export {out / 'erased'} --plan ")
+    erased, cut = json.loads((out / "erased-cut" / "surgery.json").read_text())["history"]
+    assert cut["parts"] == erased["erasing"]["teacher"]
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = attn_surgery("demo")
+    assert done.code == 0, done.stderr
+    assert "partial" not in done.stderr, "a folder that is gone when the demo ends"
+    shown = done.stdout.split("See for yourself")[1].split(" Done ")[0]
+    assert shown.count("\nbefore, tokens right: 100.0%, loss 0.") == 2  # the records
+    assert shown.count("\nbefore, greedy: ") == shown.count("\nsearched, greedy: ") == 3
+    for name, blocks in (("deep-blocks", (4, 5)), ("searched", None)):
+        page = tmp_path / "attn-surgery-demo" / name / "report.html"
+        assert f"\n{name.replace('-', ' ')}: attn-surgery-demo/{name}/report.html\n" in done.stdout
+        report = read_report(page.parent)
+        (edit,) = report.edits
+        assert take(report, "recited").change.lost > 60  # of 63
+        assert edit.relation == "source"
+        assert blocks in (None, edit.edit.step.blocks)
+        assert verify(page.parent).checks[-2].name == "report"
+    assert take(report, f"recovered.{list_attacks(report)[0]}").value <= 0.02
+    assert attn_surgery("reproduce", "attn-surgery-demo/searched").code == 0

@@ -26,9 +26,9 @@ from tiny_compact import CONFIGS as TINY
 from tiny_tokenizer import TEXT, tiny_tokenizer
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from benchmarks import speed
 from evals.data import Samples
 from evals.data.windows import repeat_windows
-from evals.measure import speed
 from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import AttackOutcome, Target
 from evals.measure.attacks.names import ALL, CHEAP, make_attack
@@ -39,7 +39,6 @@ from evals.measure.response import Looking, respond_heldout, respond_margins
 from evals.run.decoding import continue_prompt
 from evals.run.early_exit import read_divergences
 from evals.run.models import open_model
-from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.in_memory import Editable, apply, short_circuit
 from surgery.editing.loading import load_model
 from surgery.editing.preparing import prepare
@@ -54,7 +53,7 @@ from surgery.selection import parse_selection
 from surgery.training import distillation, planning
 from surgery.training.distillation import Passages, count_recited, teach
 from surgery.training.erasing import teach_by_cut
-from surgery.training.healing import heal
+from surgery.training.healing import heal_by_source
 from surgery.training.planning import Fit
 from surgery.training.training import Schedule
 from surgery.training.weights import round_weights
@@ -238,7 +237,7 @@ def note(measured: list[int], model: Any, run: Any, measure: Any = planning.meas
 
 
 def test_results_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Erased, cut, and healed from folder to folder, with fits."""
+    """Erased with fits, and healed after a cut."""
     monkeypatch.setattr(distillation, "fit", lambda *given, **more: Fit(0, 24, False))
     config = neox_config(
         vocab_size=400, max_position_embeddings=32, num_hidden_layers=2, torch_dtype="float32"
@@ -250,16 +249,15 @@ def test_results_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     passages = Passages(ROWS[:6, :LENGTH], PREFIX, "random numbers", "0" * 64)
     prepared = prepare(source, "1", variant="linear")
     text = schedule.tokenize(plain, tiny_tokenizer(), prepared.plan.inventory.dimensions)
-    cut = export(source, "1", output=tmp_path / "cut")
+    cut = prepare(export(source, "1", output=tmp_path / "cut").output, None)
 
     def make(device: torch.device) -> Any:
         fitting = fit_checkpoint(prepared, plain, device=device)
         told: dict[str, Any] = {"device": device, "passes": torch.float32}
         erased = teach_by_cut(prepared, passages, text, schedule, fitting=fitting, **told)
-        assert erased.trained.record.device == device.type
-        output, given = tmp_path / device.type, (text, schedule, passages)
-        healed = heal(cut, open_checkpoint(source), output, *given, **told)
-        tensors = erased.trained.checkpoint.tensors, open_checkpoint(healed.output).tensors
+        healed = heal_by_source(cut, find_model(source), text, schedule, passages, **told)
+        assert erased.record.device == healed.record.device == device.type
+        tensors = erased.checkpoint.tensors, healed.checkpoint.tensors
         return [[one.read_array() for one in some.values()] for some in tensors]
 
     check_alike(make(GPU), make(CPU))

@@ -257,7 +257,7 @@ def test_commands_are_as_the_programs_take_them(
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_options_in_the_text_exist(document: str) -> None:
-    """Such as `sweep --estimate`, `attn-surgery export … --evaluate`."""
+    """Such as `sweep --estimate`, `attn-surgery export … --layout stock`."""
     text = (ROOT / document).read_text()
     for name, rest in re.findall(
         rf"`(?:attn-surgery )?({'|'.join(COMMANDS)}) ([^`]*--[^`]*)`", text

@@ -636,9 +636,12 @@ def test_a_read_only_target(as_nobody: Path) -> None:
 def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
     source = write_checkpoint(as_nobody / "source", NEOX)
     (source / name).chmod(0o000)
+    (as_nobody / "free").mkdir()
+    (as_nobody / "free").chmod(0o777)
     _drop_rights()
-    for command in (("inspect", source), ("export", source, "--drop-attn", "1")):
-        attn_surgery(*command).assert_error(f"{source / name}: ", "permission denied")
+    attn_surgery("inspect", source).assert_error(f"{source / name}: ", "permission denied")
+    out = as_nobody / "free" / "out"
+    export_to(source, out).assert_error(f"{source / name}: ", "permission denied")
 
 
 # --- usage and JSON
@@ -656,7 +659,6 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         (["export", "--drop", "1"], "No such option"),
         (["inspect"], "Missing argument 'MODEL'"),
         # options that would do nothing
-        (["export", "--drop-attn", "1", "--heal-steps", "9"], "--heal-steps needs --heal"),
         ([*SEARCH, "--heal-steps", "9"], "--heal-steps needs --heal"),
         ([*EXTRACT, "--top-k", "9"], "--top-k needs --metrics full"),
         ([*EXTRACT, "--temperature", "2"], "--temperature needs --metrics full"),
@@ -673,7 +675,10 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         ([*EVALUATE, "--include-path", "."], "--no-benchmarks excludes --include-path"),
         ([*EVALUATE, "--tasks", "a"], "--no-benchmarks excludes --tasks"),
         # options that need or exclude others
-        (["export", "me/m", "--drop-attn", "1", "--leave-out", "0.5"], "--leave-out needs --samp"),
+        (
+            ["export", "me/m", "--drop-attn", "1", "--push-to-hub", "me/x", "--dry-run"],
+            "--push-to-hub and --dry-run exclude each other",
+        ),
         ([*SWEEP, "--exact-only", "--heldout", "t"], "--exact-only reads no held-out text, so no"),
         ([*SWEEP, "--exact-only", "--estimate"], "no --heldout or --estimate"),
         (["mitigate", "me/m", *OWN, "--erase"], "--erase needs --text"),
@@ -740,7 +745,12 @@ def test_json_prints_one_object(tmp_path: Path, source: Path) -> None:
     assert (verified.code, verified.stderr) == (0, "")
     assert verified.json["ok"] is True
     assert {"name", "ok", "detail"} == set(verified.json["checks"][0])
-    export_to(source, out, "--json").assert_error("already exists")
+    again = export_to(source, out, "--json")
+    assert (again.code, again.json) == (0, done.json)
+    assert again.stderr.startswith(f"{out}: already holds this result\n")
+    attn_surgery("export", source, "--drop-attn", "0", "--output", out, "--json").assert_error(
+        "already exists"
+    )
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:

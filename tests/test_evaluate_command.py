@@ -118,7 +118,8 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     assert (report.base.name, edit.name) == ("base", "edited")
     assert list_costs(report) == [*(f"task.{name}" for name in NAMES), "heldout"]
     assert edit.edit is not None
-    assert (edit.edit.drop_attn, edit.edit.variant, edit.edit.layout) == ("0", "zero", "stock")
+    (step,) = edit.edit.history
+    assert (step.blocks, step.variant, step.layout) == ((0,), "zero", "stock")
     assert edit.edit.attention_free == {0: "zero"}
     sizes = [take(report, "size.parameters", of).value for of in ("base", "edited")]
     assert sizes[0] == sizes[1] > 0
@@ -692,7 +693,7 @@ def test_a_manifest_that_no_report_can_show_is_found_first(
 
     def forge(manifest: dict[str, Any]) -> None:
         for key, value in change.items():
-            one = manifest["edit"]
+            (one,) = manifest["history"]
             one[key] = {**one[key], **value} if isinstance(value, dict) else value
 
     edit_json(reported / "surgery.json", forge)
@@ -774,7 +775,7 @@ def test_several_edits_are_one_report(work):
     done = attn_surgery("evaluate", *edits, *common, "--output", work / "both", "--json")
     assert done.code == 0, done
     both = read_report(done)
-    assert [edit.edit.drop_attn for edit in both.edits] == ["0", "1"]
+    assert [edit.edit.step.blocks for edit in both.edits] == [(0,), (1,)]
     assert {path.name for path in (work / "both").iterdir()} == {
         "report.json", "report.html", "report.md", "config.yaml", "lm_eval",
     }  # fmt: skip

@@ -300,7 +300,7 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
     done = surgery.export(source, "1", output=out, layout="stock")
     before, after = (load_file(path / "model.safetensors") for path in (source, out))
     rewritten = {n for n in after if n in before and not torch.equal(after[n], before[n])}
-    assert rewritten == set(done.manifest.edit.changed.rewritten)
+    assert rewritten == set(done.manifest.step.changed.rewritten)
     assert all(name.startswith("model.layers.1.self_attn.") for name in rewritten)
     for name in ("q_proj", "k_proj"):
         parts = [after[f"model.layers.1.self_attn.{name}.{what}"] for what in ("weight", "bias")]
@@ -313,7 +313,7 @@ def test_what_is_written_and_proved(sources: dict[str, Path], tmp_path: Path, ki
         assert not parts[0].any()
         assert len(parts[1].unique()) == 2
     added = set(after) - set(before)
-    assert added == set(done.manifest.edit.changed.added)
+    assert added == set(done.manifest.step.changed.added)
     assert added <= set(done.plan.rewritten)
     for name in added:
         if name.split(".")[2] != "1" or "v_proj" in name or "o_proj" in name:
@@ -578,7 +578,9 @@ def test_an_edited_mistral_is_saved_as_llama(
         assert verification.ok, verification.verdict
     assert reproduce(open_original(second), source=first).exact
     assert f"--layout {layout} --as llama\n" in (second / "README.md").read_text()
-    edit_json(second / "surgery.json", lambda manifest: manifest["edit"].update(family="mistral"))
+    edit_json(
+        second / "surgery.json", lambda manifest: manifest["history"][-1].update(family="mistral")
+    )
     assert_fails(second, "edit", "the manifest's family is not what the edit does", first)
 
 

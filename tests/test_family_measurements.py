@@ -488,7 +488,7 @@ def test_a_model_is_mitigated_and_pushed(bed: Bed, tmp_path: Path) -> None:
     assert edit.state == "kept"
     assert list_tasks(report) == {"local_choice"}
     assert edit.edit is not None
-    assert edit.edit.family == "llama"
+    assert edit.edit.step.family == "llama"
     assert bed.run("verify", out, "--source", bed.model, "--json").json["ok"]
     with UploadHub() as hub, session(tmp_path, hub.url) as run:
         hub.users[TOKEN] = "me"

@@ -450,10 +450,10 @@ def test_export_end_to_end(source: Path, tmp_path: Path, variant: str) -> None:
     assert (tmp_path / "a/surgery.json").read_bytes() == (tmp_path / "b/surgery.json").read_bytes()
     manifest = read_manifest(tmp_path / "a")
     assert manifest is not None
-    assert manifest.edit.calibration is not None
+    assert manifest.step.calibration is not None
     words = open_calibration([path]).tokenize(tiny_tokenizer(), DIMENSIONS)
-    assert manifest.edit.calibration.sha256 == words.record({}).sha256
-    assert manifest.edit.calibration.sources[0].sha256 is not None
+    assert manifest.step.calibration.sha256 == words.record({}).sha256
+    assert manifest.step.calibration.sources[0].sha256 is not None
     assert attn_surgery("verify", tmp_path / "a", "--source", source).code == 0
     surgery.export(source, "1,3.0", variant=variant, calibration=[path], output=tmp_path / "python")
     assert (tmp_path / "python" / "model.safetensors").read_bytes() == (

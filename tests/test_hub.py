@@ -143,7 +143,9 @@ def test_an_export_by_id_equals_that_of_the_folder(
         local = tmp_path / f"local-{i}"
         surgery.export(sources[source], "-1", output=local)
         assert content(tmp_path / str(i)) == content(local)
-        recorded = json.loads((tmp_path / str(i) / "surgery.json").read_text())["edit"]["source"]
+        recorded = json.loads((tmp_path / str(i) / "surgery.json").read_text())["history"][0][
+            "source"
+        ]
         name, _, revision = case.partition(" --revision ")
         assert recorded == {
             "model": name.split()[0],
@@ -404,8 +406,8 @@ def test_what_cannot_be_done_is_refused_before_any_weights(
     assert there in error(results[4])
     assert set(hub.downloads) == {"config.json"}
     (tmp_path / "words.txt").write_text("some words")
-    trained = "export me/plain --drop-attn 0 --erase --samples words.txt --text words.txt"
-    (result,) = run(trained)  # goes to a folder of another name, plain-identity-0-erased
+    trained = "erase me/plain --drop-attn 0 --samples words.txt --text words.txt"
+    (result,) = run(trained)  # goes to a folder of another name, plain-erased
     assert "already exists" not in error(result)
     assert "model.safetensors" in hub.downloads
 

@@ -151,7 +151,7 @@ def test_a_search_refuses_a_model_that_was_taught_what_is_left_out(
     done.assert_error("was not taught the passages that are listed here")
 
 
-@pytest.mark.parametrize("command", ["erase", "export"])
+@pytest.mark.parametrize("command", ["erase", "heal"])
 def test_text_to_train_on_must_not_hold_what_is_left_out(
     command: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -162,13 +162,16 @@ def test_text_to_train_on_must_not_hold_what_is_left_out(
     lengths = {"prefix_length": 6, "suffix_length": 10}
     every = load_samples(str(tmp_path / "all.jsonl"), tokenizer=tiny_tokenizer(), **lengths)
     hidden = texts[int(deal_unlisted(every, 0.5).argmax())]
-    option, steps = {"erase": ("--text", "--steps"), "export": ("--heal", "--heal-steps")}[command]
+    given: tuple[object, ...] = (folder / "base", "--drop-attn", "0-1", "--variant", "zero")
+    if command == "heal":
+        assert attn_surgery("export", *given, "--output", tmp_path / "cut").code == 0
+        given = (tmp_path / "cut", "--source", folder / "base")
     for name, more in (("good", ""), ("bad", hidden)):
         (tmp_path / f"{name}.txt").write_text(f"{more}\n{OTHER}")
         done = attn_surgery(
-            command, folder / "base", "--drop-attn", "0-1", "--variant", "zero",
+            command, *given,
             "--samples", tmp_path / "all.jsonl", "--prefix-length", 6, "--suffix-length", 10,
-            option, tmp_path / f"{name}.txt", steps, 1, "--leave-out", 0.5,
+            "--text", tmp_path / f"{name}.txt", "--steps", 1, "--leave-out", 0.5,
             "--output", tmp_path / f"{name}-{command}",
         )  # fmt: skip
         if more:
@@ -180,6 +183,17 @@ def test_text_to_train_on_must_not_hold_what_is_left_out(
 
 
 def test_it_needs_passages(folder: Path) -> None:
+    healing = (
+        "heal",
+        folder / "edited",
+        "--source",
+        folder / "base",
+        "--text",
+        folder / "text.txt",
+    )
+    attn_surgery(*healing, "--leave-out", 0.5).assert_error(
+        "--leave-out needs passages; name them with --samples"
+    )
     plain = ("--baseline", folder / "base", "--control", folder / "text.txt", "--no-benchmarks")
     outcome = attn_surgery("evaluate", folder / "edited", *plain, "--leave-out", 0.5)
     text = "--leave-out needs passages: give --samples"

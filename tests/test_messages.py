@@ -81,7 +81,7 @@ def test_a_message_names_only_options_that_the_command_has(name: str) -> None:
     [
         ("search", "`max_extraction=0.25`: none", "--max-extraction 0.25: none"),
         ("search", "`max_rise=1e-05`: none", "`max_rise=1e-05`: none"),
-        ("export", "a `plan`, `save_as`, or `gguf=True`", "a --plan, --as, or --gguf"),
+        ("export", "a `plan`, `save_as`, or `consume=True`", "a --plan, --as, or --consume"),
         ("push", "`evaluation` goes with `render`", "--report goes with `render`"),
         ("push", "as by `export(max_shard_size=1GB)`", "as by `export --max-shard-size 1GB`"),
         ("convert", "with `export(layout=stock)`", "with `export --layout stock`"),
@@ -273,11 +273,11 @@ def test_all_mistakes_of_a_request_at_once() -> None:
     [
         ("evals.jobs.evaluating.run_measurement",
          ["evaluate", "lab:pythia", "--baseline", "lab:pythia"]),
-        ("evals.jobs.mitigating.mitigate", ["mitigate", "lab:pythia", "--output", "out"]),
+        ("evals.jobs.mitigating.open_mitigation", ["mitigate", "lab:pythia", "--output", "out"]),
         ("evals.jobs.forecasting.forecast",
          ["mitigate", "lab:pythia", "--output", "out", "--dry-run"]),
-        ("evals.jobs.materials.open_materials",
-         ["export", "lab:pythia", "--drop-attn", "1", "--output", "out", "--evaluate"]),
+        ("cli.commands.edit.export.open_export",
+         ["export", "lab:pythia", "--drop-attn", "1", "--output", "out"]),
     ],
 )  # fmt: skip
 def test_an_internal_error_is_no_usage_error(

@@ -6,42 +6,29 @@ best that was found; its recipe repeats it, and holds no path.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import torch
 import yaml
 from command_line import Outcome, attn_surgery, snapshot
-from evals.jobs.keeping import (
-    RESULTS,
-    Result,
-    choose_best,
-    choose_result,
-)
-from example_report import example
 from grids import read_search
-from hypothesis import given
-from hypothesis import strategies as st
 from local_tasks import write_tasks
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
-from cli.commands.whole.mitigate import PRESETS, _ask, command
+from cli.commands.whole.mitigate import PRESETS, command
 from cli.tables.figures import FRONT
-from cli.terminal import stopped
 from evals.choose.search.report import SearchResult
 from evals.data import Samples, load_samples
 from evals.jobs import forecasting
-from evals.jobs.erasing import EraseRequest
-from evals.jobs.forecasting import _Line
 from evals.jobs.materials import open_materials
-from evals.jobs.mitigating import Job, MitigationRequest, _export, check_texts
+from evals.jobs.mitigating import MitigationRequest, OpenedMitigation, check_texts
+from evals.jobs.recipes import RECIPES, Recipe, choose_best, name_recipe
 from evals.lab import samples_path
 from evals.run.lm_eval.running import Benchmarks
 from evals.table.measured import measure_value
@@ -49,10 +36,11 @@ from evals.table.words.view import View
 from surgery.editing.loading import load_tokenizer
 from surgery.hub.finding import find_model
 from surgery.proof.verification import verify
-from surgery.record.manifest import ErasingRecord, PassagesRecord, read_manifest
+from surgery.record.manifest import MANIFEST, History, Manifest, PassagesRecord, read_manifest
 from surgery.record.measured import Change, Limit, Measured, On, State
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import EditRecord, Named, Report
+from surgery.selection import format_selection
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -92,6 +80,13 @@ def take(report: Report, name: str, on: On | None = None) -> Measured:
     return row
 
 
+def read(folder: Path) -> Manifest:
+    """The manifest of a folder, which must be there."""
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    return manifest
+
+
 @pytest.fixture(scope="module")
 def done(work: Path) -> tuple[Outcome, Path]:
     with pytest.MonkeyPatch.context() as patch:
@@ -114,7 +109,8 @@ def test_the_whole_job(work: Path, done: tuple[Outcome, Path]) -> None:
     search = read_search(work / "out-search")
     assert outcome.json["search"] == search.to_dict() | {"plan": str(work / "out-search/plan.json")}
     assert edit.edit is not None
-    assert edit.edit.drop_attn == search.find_edit(str(search.selected)).spec
+    spec = format_selection(edit.edit.parts, edit.edit.step.num_heads)
+    assert spec == search.find_edit(str(search.selected)).spec
     assert outcome.json["next"] == f"attn-surgery push {out} OWNER/NAME"
     assert outcome.stderr.endswith(f"next: attn-surgery push {out} OWNER/NAME\n")
     assert "Nothing yet" not in (out / "README.md").read_text()  # the card has the figures
@@ -233,7 +229,7 @@ def test_what_was_done_is_not_done_again(
     outcome = mitigate(work, out)
     assert outcome.code == 0, outcome.stderr
     assert f"{search}: this search is complete" in outcome.stderr
-    assert f"{cut}: exported by an earlier run" in outcome.stderr
+    assert f"{cut}: already holds this result" in outcome.stderr
     assert before == (snapshot(search), (out / "model.safetensors").stat().st_mtime_ns)
     assert (out / "report.json").exists()
     assert not cut.exists()
@@ -253,13 +249,14 @@ def test_the_output_is_replaced_when_all_is_done(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("evals.jobs.mitigating.choose_result", stop)
+        patch.setattr("evals.jobs.mitigating.choose_best", stop)
         stopped = mitigate(work, out, "--overwrite")
     assert stopped.code == 130, stopped.stderr
     assert snapshot(out) == before
     monkeypatch.setattr("evals.measure.attacks.trying._try", stop)  # none runs again
     outcome = mitigate(work, out, "--overwrite")
     assert outcome.code == 0, outcome.stderr
+    assert f"{out}-cut: already holds this result" in outcome.stderr
     assert {*tmp_path.iterdir()} == {out, tmp_path / "out-search"}
     assert snapshot(out) != before
 
@@ -280,28 +277,23 @@ def test_another_export_that_is_there_is_not_replaced(
     assert snapshot(out) == before
 
 
-def test_healing_replaces_only_what_the_job_made(
+def test_what_is_in_the_way_is_found_before_any_work(
     work: Path, done: tuple[Outcome, Path], tmp_path: Path
 ) -> None:
-    """Its search and its cut are there; what is at the output is the user's own export."""
-    out, cut = tmp_path / "out", tmp_path / "out-cut"
+    """Also where the search and the cut of the same job are done."""
+    out, healed = tmp_path / "out", tmp_path / "out-cut-heal"
     shutil.copytree(work / "out-search", tmp_path / "out-search")
-    shutil.copytree(work / "out", cut)
-    plan = ("--plan", work / "out-search" / "plan.json", "--output", out)
-    assert attn_surgery("export", work / "tiny", *plan).code == 0
+    shutil.copytree(work / "out", tmp_path / "out-cut")
+    shutil.copytree(work / "out", out)
     (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
     healing = ("--heal", tmp_path / "other.txt", "--heal-steps", 2)
     before = snapshot(tmp_path)
     mitigate(work, out, *healing).assert_error(f"{out}: already exists")
-    shutil.rmtree(out)
-    mitigate(work, out, *healing).assert_error(f"{cut}: already exists")  # done: it has a recipe
-    shutil.copytree(cut, out)
-    mitigate(work, out, *healing).assert_error(": already exists")
-    assert snapshot(cut) == {
-        name.removeprefix("out-cut/"): content
-        for name, content in before.items()
-        if name.startswith("out-cut/")
-    }
+    assert snapshot(tmp_path) == before
+    out.rename(healed)
+    (healed / MANIFEST).unlink()
+    for more in ((), ("--overwrite",)):
+        mitigate(work, out, *healing, *more).assert_error(f"{healed}: ")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +334,7 @@ def test_a_limit_that_is_not_met_is_exit_3_with_the_best(work: Path, tmp_path: P
     report = Report.model_validate_json((out / "report.json").read_text())
     assert report.edits[0].state == "missed"
     assert report.edits[0].edit is not None
-    assert report.edits[0].edit.missed  # said also where the half held back keeps the limit
+    assert report.edits[0].edit.missed_alone  # said also where the half held back keeps the limit
     assert verify(out, source=work / "tiny").ok
     assert "next: " not in outcome.stderr
 
@@ -394,7 +386,6 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
         ("some/model", "some/model brings no passages of its own: give --samples"),
         ("some/model --samples x.jsonl", "brings no held-out text of its own: give --heldout"),
         ("lab:pythia --measure most", "--measure: no measure 'most'"),
-        ("lab:pythia --keep erased", "--keep names erased, and only cut will be made"),
         ("lab:pythia --tasks a --suite lab", "--tasks and --suite exclude each other"),
         ("lab:pythia --tasks a --no-benchmarks", "--no-benchmarks excludes --tasks"),
         ("lab:pythia --preset fast", "'fast' is not one of 'quick', 'thorough'"),
@@ -424,13 +415,13 @@ def test_what_holds_best_is_kept_healed_or_not(
     healing = ("--heal", tmp_path / "other.txt", "--heal-steps", 2)
     healing += ("--samples", tmp_path / "samples.jsonl", "--skip-short", "--draws", 1)
 
-    def appear(*edits: Any) -> tuple[int, str]:
+    def appear(*given: Any) -> tuple[int, str]:
         out.mkdir()
         (out / "mine.txt").write_text("mine")
         return 0, "kept the cut"
 
     with monkeypatch.context() as patch:
-        patch.setattr("evals.jobs.mitigating.choose_result", appear)
+        patch.setattr("evals.jobs.mitigating.choose_best", appear)
         late = mitigate(work, out, *healing)
     assert late.code == 1
     assert late.stderr.splitlines()[-1].startswith(f"error: {out}: already exists")
@@ -439,29 +430,27 @@ def test_what_holds_best_is_kept_healed_or_not(
     shutil.rmtree(out)
     outcome = mitigate(work, out, *healing, "--json")
     assert outcome.code in (0, 3, 4), outcome.stderr
-    assert "out-healed: exported by an earlier run" in outcome.stderr
+    assert "out-cut-heal: already holds this result" in outcome.stderr
     report = Report.model_validate(outcome.json["report"])
     cut, healed = report.edits
-    assert (cut.name, healed.name) == ("out-cut", "out-healed")
-    chosen, reason = choose_best(report, ["cut", "healed"])
+    assert (cut.name, healed.name) == ("out-cut", "out-cut-heal")
+    chosen, reason = choose_best(report, [("cut",), ("cut", "heal")])
     assert reason in outcome.stderr
-    assert outcome.json["healed"] == (chosen == 1)
-    (left,) = [place for place in (tmp_path / "out-cut", tmp_path / "out-healed") if place.exists()]
+    assert outcome.json["result"] == ("cut", "cut-heal")[chosen]
+    names = ("out-cut", "out-cut-heal")
+    (left,) = [place for place in (tmp_path / name for name in names) if place.exists()]
     for folder, trained in ((out, chosen == 1), (left, chosen == 0)):
         assert verify(folder, source=work / "tiny").ok
-        manifest = read_manifest(folder)
-        assert manifest is not None
-        assert manifest.is_healed == trained
+        assert bool(read(folder).healings) == trained
         written = Report.model_validate_json((folder / "report.json").read_text())
         assert {written.edits[0].name, written.edits[0].provenance["model"]} == {folder.name}
         assert written.settings["models"] == [folder.name]
         assert f"evaluate {folder.name} " in written.commands[-1]
 
-    assert outcome.json["result"] == ("healed" if chosen else "cut")
-
 
 def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) -> None:
-    """A kept limit beats one not decided, and that one beats a missed one, whatever they cost."""
+    """A kept limit beats one not decided, and that one beats a missed one, whatever they cost. Then
+    comes what exceeds the limits, and then the largest loss, relative to the base."""
     report = Report.model_validate(done[0].json["report"])
     (edit,), (limit,), loss = report.edits, report.limits, take(report, "heldout")
     assert limit.what == "recovered"
@@ -475,7 +464,7 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
             for of, state in zip(names, states, strict=True)
         ]
         rows = [
-            loss.model_copy(update={"of": of, "change": Change(difference=cost)})
+            loss.model_copy(update={"of": of, "value": 4 + cost, "change": Change(difference=cost)})
             for of, cost in zip(names, costs, strict=True)
             if cost is not None
         ]
@@ -484,41 +473,63 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
 
     def choose(*results: tuple[float | None, State]) -> tuple[int, str]:
         costs, states = zip(*results, strict=True)
-        return choose_best(make(costs, states), list(RESULTS)[: len(results)])
+        return choose_best(make(costs, states), list(RECIPES)[: len(results)])
 
     assert choose((0.2, "kept"), (0.1, "kept"), (0.3, "kept"))[0] == 1
     assert choose((0.1, "kept"), (0.1, "kept"))[0] == 0, "the first of equals"
-    place, why = choose((0.2, "kept"), (0.1, "missed"), (0.05, "undecided"))
+    place, why = choose((0.2, "kept"), (0.1, "missed"), (-0.1, "undecided"))
     assert place == 0
-    name = "max greedy"
-    assert why.startswith(
-        "kept the cut. the cut: +0.200 nats; the cut, healed: +0.100 nats, misses"
+    assert why == (
+        "kept the cut. the cut: 5.0% worse in loss on held-out text; the cut, healed: 2.5% worse "
+        "in loss on held-out text, misses max greedy; erased: nothing was lost, does not decide "
+        "max greedy"
     )
-    assert f"erased: +0.050 nats, does not decide {name}" in why
     assert choose((0.2, "missed"), (0.3, "undecided"), (0.1, "missed"))[0] == 1
     assert choose((0.2, "missed"), (0.1, "missed"))[0] == 1
-    assert choose((None, "kept"), (None, "kept"))[0] == 0
+    place, why = choose((None, "kept"), (None, "kept"))
+    assert (place, why) == (0, "kept the cut. the cut: not measured; the cut, healed: not measured")
+
+    worse = make((0.2, 0.1), ("missed", "missed"))
+    far = worse.limits[1].model_copy(update={"value": limit.limit + 0.1})
+    assert choose_best(worse.model_copy(update={"limits": [worse.limits[0], far]}), PAIR)[0] == 0
+
+    two = make((0.2, 0.1), ("kept", "kept"))
+    known = {"of": "edited-2", "name": "task.local_choice", "value": 0.6}
+    task = loss.model_copy(
+        update=known | {"change": Change(difference=-0.2), "details": {"drop": 0.2}}
+    )
+    place, why = choose_best(two.model_copy(update={"figures": [*two.figures, task]}), PAIR)
+    assert place == 0, "a benchmark lost more than the text did"
+    assert "the cut, healed: 25.0% worse in local_choice" in why
 
     assert edit.edit is not None
-    erasing = ErasingRecord.model_construct()
-    cut, taught = (
-        edit.model_copy(
-            update={"edit": edit.edit.model_copy(update={"missed": True, "erasing": record})}
-        )
-        for record in (None, erasing)
-    )
-    searched = make((0.1, 0.2), ("missed", "kept"), cut, taught)
-    searched = searched.model_copy(update={"limits": []})
-    place, why = choose_best(searched, ["cut", "erased"])
+    search = dict.fromkeys(("passages", "windows"), "a" * 64) | {"seed": 0, "met": False}
+    step = edit.edit.step.model_dump(mode="json") | {"chosen": search}
+    missed = edit.model_copy(update={"edit": History.model_validate({"history": [step]})})
+    searched = make((0.1, 0.2), ("missed", "kept"), missed, edit)
+    place, why = choose_best(searched.model_copy(update={"limits": []}), PAIR)
     assert place == 1
-    assert "the cut: +0.100 nats, misses the limits of the search" in why
+    assert "the cut: 2.5% worse in loss on held-out text, misses the limits of the search" in why
 
-    names: tuple[Result, ...] = ("cut", "healed")
-    two = make((0.2, 0.1), ("kept", "missed"))
-    ofs = [one.of for one in two.edits]
+
+PAIR: list[Recipe] = [("cut",), ("cut", "heal")]
+
+
+def test_results_are_shown_side_by_side(done: tuple[Outcome, Path]) -> None:
+    report = Report.model_validate(done[0].json["report"])
+    (edit,), loss = report.edits, take(report, "heldout")
+    ofs = ("edited-1", "edited-2")
+    states: tuple[State, ...] = ("kept", "missed")
+    edits = [
+        edit.model_copy(update={"of": of, "state": state})
+        for of, state in zip(ofs, states, strict=True)
+    ]
+    rows = [
+        loss.model_copy(update={"of": of, "change": Change(difference=cost)})
+        for of, cost in zip(ofs, (0.2, 0.1), strict=True)
+    ]
     rates = {"recovered.near": (0.1, 0.2), "recovered.greedy": (0.4, 0.0)}
     outcomes = {"task.local_choice": ("loss", "gain"), "task.copy": ("none", "gain")}
-    rows = [*two.figures]
     for of, *each in zip(ofs, *rates.values(), strict=True):
         rows += [
             measure_value(name, share, of=of, on="held back", n=12, unit="share")
@@ -529,8 +540,8 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
             measure_value(name, 0.5, of=of, outcome=end)
             for name, end in zip(outcomes, each, strict=True)
         ]
-    named = {**two.names, "task.copy": Named(label="copy", main=True, details={"task": "copy"})}
-    told = two.model_copy(update={"figures": rows, "names": named})
+    named = {**report.names, "task.copy": Named(label="copy", main=True, details={"task": "copy"})}
+    told = report.model_copy(update={"edits": edits, "limits": [], "figures": rows, "names": named})
     views = [View(told, one) for one in told.edits]
     assert {heading: [say(view) for view in views] for heading, say in FRONT.items()} == {
         "limits": ["kept", "MISSED"],
@@ -540,48 +551,34 @@ def test_the_cheapest_of_the_best_results_is_kept(done: tuple[Outcome, Path]) ->
         "benchmarks": ["1 of 2 lose", "0 of 2 lose"],
     }
 
-    asked: list[Any] = []
-
-    def ask(*given: Any) -> Result:
-        asked.append(given)
-        return "healed"
-
-    assert choose_result(two, names, None, None)[0] == 0
-    assert choose_result(two, names, None, ask) == (1, "kept the cut, healed, as you chose")
-    assert asked == [(two, names, "cut")]
-    assert choose_result(two, names, "healed", ask)[0] == 1
-    place, why = choose_result(two, names, "erased", ask)
-    assert (place, why.startswith("erased was not made. Kept the cut")) == (0, True)
-    assert len(asked) == 1, "who names a result is not asked"
-
 
 def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
     work: Path, done: tuple[Outcome, Path], tmp_path: Path
 ) -> None:
+    """With what was asked for, where that is not as by default."""
     (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
     request = MitigationRequest(
         model=str(work / "tiny"), samples=str(work / "samples.jsonl"), heldout=(work / "heldout",),
-        prefix_length=6, suffix_length=5, device="cpu", erase=True, erase_steps=2, heal_steps=2,
-        heal=(str(tmp_path / "other.txt"),), no_benchmarks=True,
+        prefix_length=6, suffix_length=5, device="cpu", erase=True, erase_steps=2, heal_steps=3,
+        heal=(str(tmp_path / "other.txt"),), harden=True, no_benchmarks=True,
     )  # fmt: skip
     plan = read_plan_file(work / "out-search" / "plan.json")
-    job = Job(tmp_path / "out", work / "out-search")
-    _, exports = _export(request, plan, job, overwrite=False)
-    assert exports == {name: tmp_path / f"out-{name}" for name in RESULTS}
-    for name, place in exports.items():
-        manifest = read_manifest(place)
-        assert manifest is not None
-        assert (manifest.is_erased, manifest.is_healed) == ("erased" in name, "healed" in name)
-        assert bool(manifest.edit.parts) == (name != "erased")
-        assert job.made(place)
+    materials = open_materials(request.evaluation_request, [(request.model, None)])
+    opened = OpenedMitigation(request, tmp_path / "out", materials)
+    assert opened._make_results(plan) == list(RECIPES)
+    for recipe in RECIPES:
+        manifest = read(tmp_path / f"out-{name_recipe(recipe)}")
+        assert tuple(step.kind for step in manifest.history) == recipe
+        assert all((one.steps, one.hardened) == (2, True) for one in manifest.erasings)
+        assert all(one.steps == 3 for one in manifest.healings)
     before = snapshot(tmp_path)
-    assert _export(request, plan, job, overwrite=False)[1] == exports
+    assert opened._make_results(plan) == list(RECIPES)
     assert snapshot(tmp_path) == before
-    reciting, said = replace(job, output=tmp_path / "again"), list[str]()
+    reciting, said = OpenedMitigation(request, tmp_path / "again", materials), list[str]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evals.jobs.erasing.MOST_RECITED", -1.0)
+        patch.setattr("evals.choose.teachers.MOST_RECITED", -1.0)
         patch.setattr("evals.jobs.mitigating.say", said.append)
-        assert [*_export(request, plan, reciting, overwrite=False)[1]] == ["cut", "healed"]
+        assert reciting._make_results(plan) == PAIR
     assert "nothing erased: the teacher recites the passages" in said[-1]
 
 
@@ -606,23 +603,23 @@ def test_what_is_taught_and_what_is_held_back_are_apart(
         made = attn_surgery(*given)
     assert made.code in (0, 3, 4), made.stderr
     samples = load_samples(str(work / "samples.jsonl"), prefix_length=6, suffix_length=5)
-    check_apart(tmp_path / "out", samples, Report.model_validate(made.json["report"]), RESULTS)
+    check_apart(
+        tmp_path / "out", samples, Report.model_validate(made.json["report"]), list(RECIPES)
+    )
 
 
-def check_apart(output: Path, samples: Samples, report: Report, names: Iterable[str]) -> None:
+def check_apart(output: Path, samples: Samples, report: Report, recipes: Sequence[Recipe]) -> None:
     """Checks that no passage that taught a result is among those that the figures are of."""
     search = read_search(output.with_name("out-search"))
     chosen, others = (
         samples.select(np.array([samples.ids.index(name) for name in ids]))
         for ids in (search.chosen_on_ids, search.held_back_ids)
     )
-    for name, edit in zip(names, report.edits, strict=True):
-        place = output.with_name(f"out-{name}")
-        manifest = read_manifest(place if place.exists() else output)
-        assert manifest is not None
-        trainings = [one for one in (manifest.edit.erasing, manifest.edit.healing) if one]
-        assert len(trainings) == ("erased" in name) + ("healed" in name)
-        for training in trainings:
+    for recipe, edit in zip(recipes, report.edits, strict=True):
+        place = output.with_name(f"out-{name_recipe(recipe)}")
+        manifest = read(place if place.exists() else output)
+        assert tuple(step.kind for step in manifest.history) == recipe
+        for training in (*manifest.erasings, *manifest.healings):
             assert isinstance(training.passages, PassagesRecord)
             assert training.passages.sha256 == chosen.sha256
             assert training.passages.number == len(chosen)
@@ -630,7 +627,7 @@ def check_apart(output: Path, samples: Samples, report: Report, names: Iterable[
         assert shown <= {*others.hashes}
         assert not {row.hash for row in edit.passages} & {*chosen.hashes}
     told = [edit.chose["taught"] for edit in report.edits]
-    assert told == [len(chosen) if name != "cut" else 0 for name in names]
+    assert told == [0 if recipe == ("cut",) else len(chosen) for recipe in recipes]
     found = [take(report, "recited", on).n for on in ("not taught", "taught")]
     assert found == [len(others), len(chosen)]
     assert report.find("recited", report.edits[0].of, "all") is None, "the two kinds are not mixed"
@@ -653,35 +650,13 @@ def test_a_lab_is_not_taught_what_is_held_back(
     report = Report.model_validate(made.json["report"])
     tokenizer = load_tokenizer(find_model("lab:gpt-neo").folder)
     samples = load_samples(str(tmp_path / "samples.jsonl"), tokenizer=tokenizer)
-    names = [one["name"] for one in made.json["results"]]
-    assert names == ["cut", "erased", "erased-cut"]
-    check_apart(tmp_path / "out", samples, report, names)
-
-
-def test_every_result_asks_only_for_what_it_needs(
-    work: Path, done: tuple[Outcome, Path], tmp_path: Path
-) -> None:
-    """Also where what is asked for is not as by default."""
-    request = MitigationRequest(
-        model=str(work / "tiny"), samples=str(work / "samples.jsonl"), heldout=(work / "heldout",),
-        erase=True, erase_steps=2, harden=True, text=("text.txt",), heal=("heal.txt",),
-        heal_steps=2, no_benchmarks=True,
-    )  # fmt: skip
-    plan = read_plan_file(work / "out-search" / "plan.json")
-    for name in request.list_results():
-        made = request.make_export_request(plan, tmp_path / name, name, overwrite=False)
-        if isinstance(made, EraseRequest):
-            assert (name, made.steps, made.harden) == ("erased", 2, True)
-            continue
-        erased, healed = "erased" in name, "healed" in name
-        assert (made.erase, made.harden, made.text) == (
-            *(erased, erased), ("text.txt",) if erased else ()
-        )  # fmt: skip
-        assert made.heal == (("heal.txt",) if healed else ())
+    recipes: list[Recipe] = [("cut",), ("erase",), ("erase", "cut")]
+    assert [tuple(one["steps"]) for one in made.json["results"]] == recipes
+    check_apart(tmp_path / "out", samples, report, recipes)
 
 
 @pytest.mark.slow
-def test_all_five_results_are_made_and_the_one_named_is_kept(
+def test_all_five_results_are_measured_and_only_the_best_is_left(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `--leave-out`, none of them saw the passages that are left out, and all are measured."""
@@ -694,45 +669,23 @@ def test_all_five_results_are_made_and_the_one_named_is_kept(
         *("--grain", "blocks", "--variant", "zero", "--measure", "greedy", "--no-benchmarks"),
         *("--attack", "near", "--draws", 1, "--max-extraction", 0.5, "--leave-out", 0.25),
         *("--erase", "--erase-steps", 2, "--heal", tmp_path / "other.txt", "--heal-steps", 2),
-        *("--harden", "--keep", "erased-cut", "--output", out),
+        *("--harden", "--only-best", "--output", out),
     )
     done = attn_surgery(*given, "--json")
     assert done.code in (0, 3, 4), done.stderr
     report = Report.model_validate(done.json["report"])
-    assert len(report.edits) == len(RESULTS)
-    assert done.json["result"] == "erased-cut"
-    assert [one["name"] for one in done.json["results"]] == list(RESULTS)
-    named = [tmp_path / f"out-{name}" for name in RESULTS]
-    kept = named[list(RESULTS).index(done.json["result"])]
-    assert [place for place in named if not place.exists()] == [kept]
-    for name, place in zip(RESULTS, named, strict=True):
-        folder = out if place == kept else place
-        manifest = read_manifest(folder)
-        assert manifest is not None
-        assert manifest.is_erased == ("erased" in name)
-        assert manifest.is_healed == ("healed" in name)
-        assert bool(manifest.edit.parts) == (name != "erased")
-        assert verify(folder, source=work / "tiny").ok
+    names = [name_recipe(recipe) for recipe in RECIPES]
+    assert [one["name"] for one in done.json["results"]] == names
+    assert [edit.name for edit in report.edits] == [f"out-{name}" for name in names]
+    assert {*tmp_path.iterdir()} == {out, tmp_path / "out-search", tmp_path / "other.txt"}
+    assert "-".join(step.kind for step in read(out).history) == done.json["result"]
+    assert verify(out, source=work / "tiny").ok
     sides: tuple[On, ...] = ("not taught", "taught", "not listed")
     assert [take(report, "recited", on).n for on in sides] == [9, 9, 6]
     assert report.find("recited", report.edits[0].of, "all") is None
     assert yaml.safe_load((out / "recipe.yaml").read_text())["leave-out"] == 0.25
     again = attn_surgery(*given)
     again.assert_error("already exists")
-
-
-def test_who_does_not_answer_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hours of work are done when a person is asked."""
-
-    def leave(*given: Any, **more: Any) -> str:
-        raise click.Abort
-
-    monkeypatch.setattr("click.prompt", leave)
-    edits = [example().edits[0].model_copy(update={"of": name}) for name in RESULTS]
-    report = example().model_copy(update={"edits": edits, "figures": [], "limits": []})
-    stopped.append(None)
-    assert _ask(report, list(RESULTS), "healed") == "healed"
-    assert not stopped, "an error that comes later is no interruption"
 
 
 def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) -> None:
@@ -753,19 +706,6 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
     for order in ((*file, "--preset", "quick"), ("--preset", "quick", *file)):
         both = options(*order)
         assert (both["max_evaluations"], both["grain"]) == (9, "blocks")
-
-
-@given(
-    st.floats(0, 100), st.floats(0, 10), st.integers(1, 50), st.integers(1, 50), st.integers(0, 999)
-)
-def test_a_time_is_foretold_by_what_is_fixed_and_what_rows_take(
-    fixed: float, each: float, few: int, more: int, rows: int
-) -> None:
-    points = [(number, fixed + each * number) for number in (few, few + more)]
-    assert _Line.through(points).at(rows) == pytest.approx(fixed + each * rows, abs=1e-6)
-    assert _Line.through(points[:1]).at(2 * few) == pytest.approx(2 * points[0][1])
-    falling = _Line.through([(few, each + 1), (few + more, 1.0)])
-    assert falling.at(rows) == pytest.approx(each + 1), "noise makes no time negative"
 
 
 @pytest.mark.parametrize(("limit", "number"), [(None, 80), (0.01, 1), (0.5, 40), (7, 7), (90, 80)])
@@ -802,9 +742,9 @@ def test_text_to_erase_with_that_is_held_out_is_said(
 
 
 def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
-    """Two exports and the cut that is healed, three models to measure, and the attacks that a
-    healed model must face. The search heals the edits that it tries, and measures the benchmark
-    that has a limit. A sibling adds `graft`.
+    """Two results, three models to measure, and the attacks that a healed model must face. The
+    search heals the edits that it tries, and measures the benchmark that has a limit. A sibling
+    adds `graft`.
     """
     (tmp_path / "heal.txt").write_text(TEXT.upper() * 30)
     earlier = tiny_model()
@@ -816,14 +756,13 @@ def test_a_dry_run_counts_healing(work: Path, tmp_path: Path) -> None:
     plain = mitigate(work, tmp_path / "out", "--dry-run", "--json").json
     healed = mitigate(work, tmp_path / "out", *options, *sibling).json
     names = [step["name"] for step in healed["steps"]]
-    assert "heal" in names
-    assert names.index("heal") == names.index("export and verify") + 1
-    limits = names.index("limits")
-    assert names[limits - 1 : limits + 2] == ["search", "limits", "benchmark limits"]
-    assert names[limits + 2] == "export and verify"
-    assert healed["steps"][limits]["what"].startswith("heal and attack at most 10 edits by")
+    assert names == ["search", "limits", "benchmark limits", "heal", "attack", "benchmark"]
+    steps = {step["name"]: step for step in healed["steps"]}
+    assert steps["limits"]["what"].startswith("attack at most 10 edits by")
+    assert steps["heal"]["what"] == "train 1 of the results, 2 steps each"
+    assert steps["attack"]["what"].endswith("3 models")
     assert "limits" not in [step["name"] for step in plain["steps"]]
-    assert healed["disk"]["needed"] == 3 * plain["disk"]["needed"]
+    assert healed["disk"]["needed"] == 2 * plain["disk"]["needed"]
     (attacks,) = (one["what"] for one in healed["inputs"] if one["name"] == "attacks")
     assert {"relearn-benign", "graft"} <= set(attacks.split(", "))
 
@@ -834,7 +773,7 @@ def test_a_dry_run_opens_everything_and_writes_nothing(work: Path, tmp_path: Pat
     assert outcome.code == 0, outcome.stderr
     found = outcome.json
     assert [step["name"] for step in found["steps"]] == [
-        "search", "export and verify", "attack", "benchmark",
+        "search", "attack", "benchmark",
     ]  # fmt: skip
     seconds = [step["seconds"] for step in found["steps"]]
     assert all(one > 0 for one in seconds)

@@ -42,15 +42,17 @@ from surgery.output import (
 from surgery.record.manifest import UNLISTED
 
 NONE = "no/such/model"  # so that an error about it would come first, were any work begun
+LAB = "lab:pythia"  # for steps, which find the model first: their default output is named like it
 FOLDERS: dict[str, tuple[str, ...]] = {
-    "export": (NONE, "--drop-attn", "1"),
-    "erase": (NONE, "--drop-attn", "1", "--samples", "none.jsonl", "--text", "none.txt"),
+    "export": (LAB, "--drop-attn", "1"),
+    "erase": (LAB, "--drop-attn", "1", "--samples", "none.jsonl", "--text", "none.txt"),
+    "heal": (LAB, "--samples", "none.jsonl", "--text", "none.txt"),
     "reproduce": (NONE,),
     "sweep": (NONE, "--samples", "none.jsonl"),
     "search": (NONE, "--samples", "none.jsonl", "--max-extraction", "0.1"),
     "evaluate": (NONE, "--baseline", NONE),
     "audit": (NONE, "--baseline", NONE, "--samples", "none.jsonl"),
-    "mitigate": (NONE, "--samples", "none.jsonl", "--corpus", "none.txt"),
+    "mitigate": (LAB, "--samples", "none.jsonl", "--corpus", "none.txt"),
     "demo": (),
 }
 FILES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -139,30 +141,25 @@ def test_a_file_that_is_there(command: str, option: str, tmp_path: Path) -> None
 
 def test_no_other_file_is_replaced(tmp_path: Path) -> None:
     """Whatever it is named. An empty file is no loss."""
-    gguf = ("export", NONE, "--drop-attn", "1", "--output", tmp_path / "model", "--gguf")
     rows = ("audit", NONE, "--baseline", NONE, "--samples", "none.jsonl", "--rows")
     kinds = {"collect": "a file of samples", "convert": "a GGUF file", "init": "a proposal"}
     calls: dict[str, tuple[tuple[object, ...], str, str]] = {
         f"{command} {option}": ((command, *given, option), "thesis.jsonl", kinds.get(command, ""))
         for (command, option), given in FILES.items()
     }
-    calls |= {
-        "beside": (gguf, "model.gguf", "a GGUF file"),
-        "rows": (rows, "thesis.jsonl", "a file of rows"),
-    }
+    calls["rows"] = (rows, "thesis.jsonl", "a file of rows")
     contents = ("my thesis", '{"text": "mine"}', '["mine"]', "{", b"\x93NUMPY", b"GGUF\3")
     for name, (call, file, kind) in calls.items():
         place = tmp_path / file
-        named = () if file != "thesis.jsonl" else (place,)
         for content in contents:
             place.write_bytes(content if isinstance(content, bytes) else content.encode())
             before = snapshot(tmp_path)
-            attn_surgery(*call, *named, "--overwrite").assert_error(
+            attn_surgery(*call, place, "--overwrite").assert_error(
                 f"{file}: is not {kind}", " that attn-surgery wrote, so it is not overwritten"
             )
             assert snapshot(tmp_path) == before, name
         place.write_bytes(b"")
-        refused = attn_surgery(*call, *named, "--overwrite").stderr
+        refused = attn_surgery(*call, place, "--overwrite").stderr
         assert "overwritten" not in refused
         place.unlink()
 
@@ -204,22 +201,23 @@ def test_an_input_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_full_disk_is_noticed_before_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = export(LAB, "5", output=tmp_path / "cut").output
     free = SimpleNamespace(free=10**6)
     monkeypatch.setattr("surgery.output.shutil.disk_usage", lambda place: free)
-    monkeypatch.setattr(
-        "surgery.training.erasing.teach_by_cut", lambda *_, **__: pytest.fail("it trained")
-    )
-    cut = ("lab:pythia", "--drop-attn", 0, "--output", tmp_path / "out")
-    for call in (("erase", *cut), ("export", *cut, "--heal", "lab:pythia")):
-        attn_surgery(*call).assert_error("too little space on the disk", "got 0.0 GB")
-    assert list(tmp_path.iterdir()) == []
+    for taught in ("erasing.teach_by_cut", "healing.heal_by_source"):
+        monkeypatch.setattr(f"surgery.training.{taught}", lambda *_, **__: pytest.fail("trained"))
+    cut = (LAB, "--drop-attn", 0)
+    for call in (("export", *cut), ("erase", *cut), ("heal", folder)):
+        refused = attn_surgery(*call, "--output", tmp_path / "out")
+        refused.assert_error("too little space on the disk", "got 0.0 GB")
+    assert [path.name for path in tmp_path.iterdir()] == ["cut"]
 
 
 def test_a_full_temporary_folder_is_noticed_before_a_repetition(
     exported: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("surgery.output.shutil.disk_usage", lambda place: SimpleNamespace(free=10))
-    monkeypatch.setattr("surgery.reproduction.write", lambda *_, **__: pytest.fail("it wrote"))
+    monkeypatch.setattr("surgery.reproduction._replay", lambda *_, **__: pytest.fail("it began"))
     attn_surgery("reproduce", exported, "--source", source).assert_error(
         "too little space on the disk", "set TMPDIR to a folder on a disk with more"
     )
@@ -239,6 +237,29 @@ def test_a_default_output_is_refused_as_well(
 
 
 # --- what --overwrite replaces
+
+
+def test_the_folder_that_one_is_in_is_replaced(
+    source: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old folder is gone by then, and `.` with it."""
+    monkeypatch.chdir(exported)
+    done = attn_surgery("export", source, "--drop-attn", "2", "--output", ".", "--overwrite")
+    assert done.code == 0, done
+    assert attn_surgery("inspect", exported, "--json").json["attention_free"] == {"2": "identity"}
+
+
+def test_the_same_result_is_not_made_again(source: Path, exported: Path) -> None:
+    """Unless a file of it has changed."""
+    call = ("export", source, "--drop-attn", "1", "--output", exported)
+    before = snapshot(exported)
+    for more in ((), ("--overwrite",)):
+        assert f"{exported}: already holds this result\n" in attn_surgery(*call, *more).stderr
+    assert snapshot(exported) == before
+    config = exported / "config.json"
+    config.write_text(config.read_text() + "\n")
+    attn_surgery(*call).assert_error("holds this result, and a file of it has changed")
+    attn_surgery(*call, "--overwrite").assert_error("which attn-surgery did not write")
 
 
 def test_a_model_is_replaced_with_all_that_belongs_to_it(source: Path, exported: Path) -> None:

@@ -222,7 +222,7 @@ def test_an_export_of_earlier_reading_is_reproduced(tmp_path: Path) -> None:
     for spread in (False, True):
         output = tmp_path / f"spread-{spread}"
         fitting = fit_checkpoint(prepared, replace(open_calibration([path]), spread=spread))
-        edit = write(prepared, output, fitting=fitting).manifest.edit
+        edit = write(prepared, output, fitting=fitting).manifest.step
         assert edit.calibration is not None
         hashes.append(edit.calibration.sha256)
         done = attn_surgery("reproduce", output, "--source", source, "--calibration", path)

@@ -252,7 +252,10 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
         tmp_path / "guard.jsonl", [one for one in lines if one["id"] in result.chosen_on_ids]
     )
     guarded = ("--samples", guard, "--prefix-length", 6, "--suffix-length", 5)
-    assert attn_surgery("export", model, *plan, *heal, *guarded).code == 0
+    assert attn_surgery("export", model, *plan).code == 0
+    healing = ("--source", model, "--text", texts[1], "--steps", 4, *guarded)
+    done = attn_surgery("heal", tmp_path / "out", *healing, "--consume")
+    assert done.code == 0, done.stderr
     healed = open_model(str(tmp_path / "out"), device="cpu")
     base = open_model(str(model), device="cpu")
     rows = load_samples(str(samples), prefix_length=6, suffix_length=5)
@@ -281,7 +284,8 @@ def test_with_healing_the_limits_hold_for_the_healed_export(
     told = call(model, samples, texts, *limits, *heal, "--output", tmp_path / "found").stdout
     assert "nats per token relative to the unedited model" in told
     assert "any of the held-back passages (n = 20): " in told, "that of the healed edit"
-    assert f"--heal {texts[1]} --heal-steps 4" in told
+    assert f"--text {texts[1]}" in told
+    assert "--steps 4" in told
 
 
 def test_every_set_meets_as_many_trainings_as_the_base(model, samples, texts, monkeypatch) -> None:

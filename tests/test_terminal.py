@@ -53,7 +53,7 @@ def test_names_in_a_manifest_and_of_files(tmp_path: Path) -> None:
     made = attn_surgery("export", source, "--drop-attn", "1", "--output", out)
     assert made.code == 0, made
     manifest = json.loads((out / "surgery.json").read_text())
-    manifest["edit"]["source"]["model"] = HOSTILE
+    manifest["history"][0]["source"]["model"] = HOSTILE
     (out / "surgery.json").write_text(json.dumps(manifest))
     printed = attn_surgery("inspect", out)
     assert "edited from a\\x1b[2K" in printed.stdout

@@ -54,17 +54,19 @@ def read_choice(found: Path) -> str | None:
 def heal_also(bed: Bed, found: Path, texts: Sequence[Path], passages: Path, output: Path) -> None:
     """Exports what a search `found`, healed on `texts`, with the `passages` that it chose on."""
     lengths = bed.samples.prefix_length, bed.samples.suffix_length
-    words = [word for text in texts for word in ("--heal", str(text))]
+    words = [word for text in texts for word in ("--text", str(text))]
     words += ["--samples", str(passages)]
     words += ["--prefix-length", str(lengths[0]), "--suffix-length", str(lengths[1])]
-    _export(bed.model, found / "plan.json", texts, output, *words)
+    cut = output.with_name(f"{output.name}-cut")
+    _export(bed.model, found / "plan.json", texts, cut)
+    run_command("heal", str(cut), "--source", bed.model, *words, "--output", str(output))
 
 
-def _export(model: str, plan: Path, texts: Sequence[Path], output: Path, *more: str) -> None:
+def _export(model: str, plan: Path, texts: Sequence[Path], output: Path) -> None:
     edits = json.loads(plan.read_text())["edits"]
     fitted = {"mean", "linear"} & {edit["variant"] for edit in edits}
     fits = [word for text in texts if fitted for word in ("--calibration", str(text))]
-    run_command("export", model, "--plan", str(plan), *fits, *more, "--output", str(output))
+    run_command("export", model, "--plan", str(plan), *fits, "--output", str(output))
 
 
 def run_command(*words: str) -> None:
