@@ -10,8 +10,10 @@ import ast
 from pathlib import Path
 
 import pytest
+from command_line import attn_surgery, snapshot
+from reciting import recited_rows, write_rows
 from test_one_result import find_calls, parse
-from tiny_tokenizer import save_tiny, tiny_model
+from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from benchmarks.walks import Walk
 from evals.jobs.exporting import ExportRequest, open_export
@@ -95,3 +97,22 @@ def test_an_export_asks_once(given: dict[str, bool], tmp_path: Path) -> None:
         assert open_export(request).run() is not None
     assert walk.entered["surgery/output.py"]["check_output"] == 1
     assert walk.entered["surgery/hub/finding.py"]["find_model"] == 1
+
+
+def test_a_step_that_others_followed_is_told_again(tmp_path: Path) -> None:
+    """The folder that `erase` made is cut in place; the same `erase` then has nothing to do."""
+    model, output = tiny_model(), tmp_path / "out"
+    save_tiny(tmp_path / "model", model)
+    write_rows(tmp_path / "passages.jsonl", recited_rows(model, 8))
+    (tmp_path / "text.txt").write_text(TEXT)
+    given = ("--samples", tmp_path / "passages.jsonl", "--prefix-length", 6, "--suffix-length", 5)
+    given += ("--drop-attn", "0", "--text", tmp_path / "text.txt", "--steps", 1, "--json")
+    erase = ("erase", tmp_path / "model", *given, "--device", "cpu", "--output", output)
+    first = attn_surgery(*erase)
+    assert attn_surgery("export", output, "--drop-attn", "1", "--consume").code == 0
+    before = snapshot(output)
+    again = attn_surgery(*erase)
+    assert (first.code, again.code) == (0, 0), again
+    assert "already holds this result" in again.stderr
+    assert again.json["erasing"] == first.json["erasing"]
+    assert snapshot(output) == before

@@ -81,33 +81,38 @@ class OpenedStep(ABC):
         replaced."""
         target, request = self.target, self.request
         manifest = read_manifest(target) if (target / MANIFEST).is_file() else None
-        if manifest is not None and self._is_made(target, manifest):
-            return Export(target, self.prepared.plan, manifest)
+        number = None if manifest is None else self._find_step(target, manifest)
+        if manifest is not None and number is not None:
+            until = manifest.model_copy(update={"history": manifest.history[: number + 1]})
+            return Export(target, self.prepared.plan, until)
         if manifest is not None and not (request.overwrite or request.consume):
             check_target(request.model, target)  # raises: it is there
         return None
 
-    def _is_made(self, target: Path, manifest: Manifest) -> bool:
-        """Whether a folder is whole, and holds this step; later ones may have followed it."""
+    def _find_step(self, target: Path, manifest: Manifest) -> int | None:
+        """The place in the history of a whole folder where this step is; later ones may have
+        followed it."""
         source = self.prepared.model
-        if self.request.consume:
-            step = manifest.step
-        else:
+        number = len(manifest.history) - 1
+        if not self.request.consume:
             earlier = source.manifest.history if source.manifest else []
             if manifest.history[: len(earlier)] != earlier:
-                return False
-            step = manifest.history[min(len(earlier), len(manifest.history) - 1)]
-            if not source.is_that(step.source):
-                return False
+                return None
+            number = min(len(earlier), number)
+            if not source.is_that(manifest.history[number].source):
+                return None
+        step = manifest.history[number]
         if step.versions != list_versions() or not self.is_like(step):
-            return False
+            return None
         if manifest.files.keys() - list_unchanged(target, manifest):
+            if self.request.overwrite:
+                return None
             raise OutputError(
                 "holds this result, and a file of it has changed",
                 where=target,
-                fix="choose another `output`",
+                fix="choose another `output` or give `overwrite=True`",
             )
-        return True
+        return number
 
     def run(self) -> Export | None:
         """Makes the folder, unless it is there already. Returns None on all processes but the main
