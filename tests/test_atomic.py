@@ -341,7 +341,8 @@ def test_overwrite_beside_leftovers(tmp_path: Path, small: Path) -> None:
     out = tmp_path / "out"
     assert attn_surgery(*export(small, out)).code == 0
     new = snapshot(out)
-    (out / "README.md").write_text("of the old model")
+    other = ("export", small, "--drop-attn", "0", "--output", out, "--overwrite")
+    assert attn_surgery(*other).code == 0
     (tmp_path / ".out.attn-surgery-old").mkdir()  # of a run that was killed
     (tmp_path / ".out.attn-surgery-old" / "config.json").write_text("{}")
     (tmp_path / ".out.attn-surgery-lock").touch()

@@ -306,7 +306,6 @@ def test_what_is_in_the_way_is_found_before_any_work(
         ("json: true", "json: cannot come from a file; pass --json"),
         ("output: elsewhere", "pass --output"),
         ("--seeed: 1", "did you mean 'seed'?"),
-        ("a: &x [1]\nb: *x", "refers to parts of itself"),
         ("- list", "is not valid YAML (expected options, one `name: value` a line)"),
         ("overwrite: yes\noverwrite: no", "names 'overwrite' twice (expected options"),
         (r'corpus: ["a\0b"]', r"corpus: ['a\x00b'] holds a NUL character; remove it"),
