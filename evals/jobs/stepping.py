@@ -105,12 +105,10 @@ class OpenedStep(ABC):
         if step.versions != list_versions() or not self.is_like(step):
             return None
         if manifest.files.keys() - list_unchanged(target, manifest):
-            if self.request.overwrite:
-                return None
             raise OutputError(
                 "holds this result, and a file of it has changed",
                 where=target,
-                fix="choose another `output` or give `overwrite=True`",
+                fix="choose another `output`",
             )
         return number
 
