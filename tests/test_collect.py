@@ -215,7 +215,7 @@ def test_what_was_done_with_other_settings_is_not_taken_up(model, planted, tmp_p
     other = open_model(str(save_tiny(tmp_path / "model", tiny_model(seed=1))), device="cpu").model
     other.name_or_path = str(tmp_path / "model")
     table = tmp_path / "t.jsonl"
-    table.write_text(json.dumps({"question": TEXT * 40, "answer": TEXT.swapcase() * 40}))
+    table.write_text(json.dumps({"question": TEXT * 2, "answer": TEXT.swapcase() * 2}))
     columns = [Path(f"{table}:{name}") for name in ("question", "answer")]
     for asked in (
         (model, corpus, output, cut_at(2)),

@@ -1,7 +1,7 @@
 """Contract: a job that needs several models in turn has one in memory at a time, and what was made
 of a model goes with it. Healing alone has two: a cut, and beside it its source.
 
-Whether or not it writes a folder, whose journals live until the job ends. Models are let go by
+Whether or not it writes a folder, and keeps finished work. Models are let go by
 reference counts alone: nothing waits for the garbage collector.
 """
 

@@ -403,7 +403,7 @@ def test_leftovers_of_any_command_are_removed_by_any_other(option: str, tmp_path
     (tmp_path / f".file{PARTIAL}").write_text("half")
     for name in ("dead", "alive", "file", "early"):
         (tmp_path / f".{name}{LOCK}").touch()
-    theirs = {".theirs.partial", f"not-hidden{LOCK}", f".{LOCK}", ".swept.progress"}
+    theirs = {".theirs.partial", f"not-hidden{LOCK}", f".{LOCK}"}
     for name in theirs:
         (tmp_path / name).write_text("mine")
     with living(tmp_path / f".alive{LOCK}"):

@@ -325,3 +325,10 @@ def test_two_processes_give_the_bytes_of_one(files):
     assert (one.code, two.code) == (0, 0), two.stderr[-3000:]
     assert one.stdout == two.stdout
     assert SweepResult.model_validate(one.json).tasks.keys() == set(ALL)
+
+
+def test_tasks_that_were_run_before_are_told_alike(files):
+    """lm-eval sets the number of examples of a task that it runs."""
+    files = (*files[:-4], "--variant", "zero", "--no-last")
+    first, again = (sweep(files, "--tasks", "local_choice", "--json") for _ in range(2))
+    assert (first.code, first.stdout) == (0, again.stdout), again.stderr
