@@ -14,6 +14,7 @@ from surgery.families import Family
 from surgery.families.code import CODE_KEYS, check_attention_code, refuse_code, walk
 from surgery.families.rotary import check_positions
 from surgery.families.wrapped import WRAPPED
+from surgery.privacy import check_link
 from surgery.untrusted import read_json
 
 
@@ -168,7 +169,8 @@ def check_alone(folder: Path) -> None:
 def check_processors(folder: Path) -> None:
     """Refuses a tokenizer, or a processor of images, that asks for code."""
     for name in ("tokenizer_config.json", *PROCESSORS):
-        if any(key == "auto_map" and value for key, value in walk(read_json(folder / name))):
+        settings = read_json(check_link(folder / name, folder))
+        if any(key == "auto_map" and value for key, value in walk(settings)):
             what = "processor" if name in PROCESSORS else "tokenizer"
             raise UnsupportedError(
                 f"the {what} brings its own code (auto_map), which is never run",

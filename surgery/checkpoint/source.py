@@ -17,7 +17,7 @@ from typing import Any
 from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo, read_header
 from surgery.errors import CheckpointError, SourceError
 from surgery.families.wrapped import find_wrapped, unwrap
-from surgery.privacy import separate_paths
+from surgery.privacy import check_link, separate_paths
 from surgery.untrusted import copy_files, guard, parse_json, read_bytes, read_json
 
 SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
@@ -122,15 +122,15 @@ class Checkpoint:
 
 
 def _find(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
-    """Returns what matches in a folder, by name, ascending."""
-    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
-    return {path.relative_to(folder).as_posix(): path for path in found if path.exists()}
+    """Returns what matches in a folder, by name, ascending. Raises as `check_link`."""
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.exists()}
+    return {path.relative_to(folder).as_posix(): check_link(path, folder) for path in sorted(found)}
 
 
 def open_tokenizer(folder: Path) -> AbstractContextManager[Path]:
     """A private folder with only what a tokenizer needs of this one, for readers that look around.
 
-    Raises `SourceError` for a file that cannot be read, or is too large.
+    Raises `SourceError` for a file that cannot be read, and as `check_link`.
     """
     return copy_files(_find(folder, ("config.json", *TOKENIZER, *TEMPLATES)), SourceError)
 
@@ -138,7 +138,7 @@ def open_tokenizer(folder: Path) -> AbstractContextManager[Path]:
 def read_sidecar(path: Path) -> bytes:
     """Returns a file of the source as the export holds it: byte for byte but for local paths.
 
-    Raises `CheckpointError` for a file that is too large, or JSON that is not valid.
+    Raises `CheckpointError` for a file that cannot be read, or JSON that is not valid.
     """
     data = read_bytes(path, CheckpointError)
     if path.suffix != ".json":
@@ -178,7 +178,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _read_whole_config(folder: Path) -> dict[str, Any]:
     if is_adapter(lambda name: (folder / name).is_file()):
         raise refuse_adapter(folder)
-    return read_json(folder / "config.json", needed=True)
+    return read_json(check_link(folder / "config.json", folder), needed=True)
 
 
 def is_adapter(has: Callable[[str], bool]) -> bool:
@@ -221,7 +221,7 @@ def read_index(folder: Path, entry: str, has: Callable[[str], bool]) -> tuple[di
     `has`: whether there is a file of that name. Raises `CheckpointError` for an index that is
     damaged, names a file outside the folder, or names one that is missing.
     """
-    index = read_json(folder / entry)
+    index = read_json(check_link(folder / entry, folder))
     weight_map, metadata = index.get("weight_map"), index.get("metadata") or {}
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("has no weight_map", where=entry)
@@ -256,6 +256,7 @@ def _open_index(folder: Path, config: dict[str, Any], entry: str) -> Checkpoint:
 
 
 def _open_shard(path: Path, config: dict[str, Any]) -> Shard:
+    check_link(path, path.parent)
     if path.suffix == ".safetensors":
         tensors, metadata = read_header(path)
         return Shard(path, tuple(tensors), metadata, verbatim=True)

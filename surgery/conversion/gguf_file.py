@@ -25,7 +25,7 @@ from surgery.errors import CheckpointError, OutputError, UnsupportedError
 from surgery.exporting import check_apart
 from surgery.hub.finding import find_model
 from surgery.output import check_output, create_folder, recognize_mark
-from surgery.privacy import check_link, get_last_name
+from surgery.privacy import get_last_name
 from surgery.proof.static import check_written
 from surgery.untrusted import guard
 
@@ -102,8 +102,6 @@ def convert_to_gguf(
     check_apart(found.folder, target)
     check_processors(found.folder)
     check_alone(found.folder)
-    for path in found.checkpoint.files:
-        check_link(path, found.folder)
     if found.manifest is not None:
         check_written(found.folder, found.manifest, None, new=False)
     name = get_last_name(Path(found.source.model))

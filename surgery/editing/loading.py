@@ -39,6 +39,7 @@ from surgery.errors import (
 )
 from surgery.families import Family, family_of
 from surgery.families.wrapped import find_wrapped
+from surgery.privacy import check_link
 from surgery.untrusted import describe_error, guard, parse_json, read_bytes
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -88,6 +89,7 @@ def load_model(
     check_config(checkpoint.config, family)  # before the library fails on it
     check_complete(make_inventory(checkpoint.config, checkpoint.infos))
     check_alone(folder)
+    check_link(folder / "generation_config.json", folder)  # which the library reads, too
     asked = {"device_map": device_map, "attn_implementation": attn_implementation}
     if (wrapped := find_wrapped(checkpoint.whole)) is not None:  # the decoder alone
         asked["key_mapping"] = {f"^{old}": new for old, new in wrapped.prefixes.items()}

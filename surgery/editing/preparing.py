@@ -19,7 +19,7 @@ from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel, is_same
 from surgery.own_code import is_path
 from surgery.plan import Plan, make_empty_plan, make_plan, selected
-from surgery.privacy import check_link, name_result
+from surgery.privacy import name_result
 from surgery.record.manifest import CalibrationRecord, Choice, EditedModel
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
@@ -150,8 +150,6 @@ def _check_beside(checkpoint: Checkpoint) -> None:
     hold."""
     check_processors(checkpoint.folder)
     check_alone(checkpoint.folder)
-    for path in checkpoint.files:
-        check_link(path, checkpoint.folder)
     for path in checkpoint.sidecars.values():
         read_sidecar(path)
 

@@ -15,6 +15,7 @@ from checkpoints import neox_config, write_checkpoint
 from command_line import attn_surgery
 from tiny_tokenizer import tiny_tokenizer
 
+from surgery.checkpoint.source import open_tokenizer
 from surgery.editing.loading import load_tokenizer
 from surgery.errors import CheckpointError, SourceError
 from surgery.privacy import check_link
@@ -55,6 +56,11 @@ def test_no_link_is_followed_out_of_a_source(tmp_path: Path, name: str) -> None:
         f"{link}: is a link out of the model's folder, which is not followed; replace the link"
     )
     assert not (tmp_path / "out").exists()
+    if name in ("tokenizer.json", "additional_chat_templates/tool.jinja"):
+        with pytest.raises(CheckpointError, match="is a link out of the model's folder"):
+            open_tokenizer(source).__enter__()
+    elif name not in ("LICENSE", "README.md"):
+        attn_surgery("inspect", source).assert_error(f"{link}: is a link out of the model's folder")
 
 
 @pytest.mark.parametrize("target", ["README.md", "nowhere"])
