@@ -73,17 +73,17 @@ class Work:
         write_rows(folder / "samples.jsonl", self.rows)
         words = np.random.default_rng(0).choice(TEXT.split(), 3000)
         (folder / "text.txt").write_text(" ".join(words))
-        made, train = [], erasing.teach_by_cut
+        made, train = [], erasing.teach
 
         def keep(*given: Any, **options: Any) -> Any:
             made.append(train(*given, **options))
             return made[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(erasing, "teach_by_cut", keep)
+            patch.setattr(erasing, "teach", keep)
             self.done = self.erase(self.adapter)
         assert self.done.code == 0, self.done.stderr
-        self.student = made[0].model
+        self.student = made[0].student.model
 
     def erase(self, output: Path, *more: object) -> Outcome:
         given = ("--samples", self.folder / "samples.jsonl", *LENGTHS)
@@ -401,16 +401,17 @@ def test_a_training_that_fails_leaves_nothing(
     work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numbers that are not finite are found while they are written."""
-    train = erasing.teach_by_cut
+    train = erasing.teach
 
     def spoil(*given: Any, **options: Any) -> Any:
-        erased = train(*given, **options)
-        weight = next(one for name, one in erased.model.named_parameters() if "lora_B" in name)
+        taught = train(*given, **options)
+        learned = taught.student.model.named_parameters()
+        weight = next(one for name, one in learned if "lora_B" in name)
         with torch.no_grad():
             weight[0, 0] = float("nan")
-        return erased
+        return taught
 
-    monkeypatch.setattr(erasing, "teach_by_cut", spoil)
+    monkeypatch.setattr(erasing, "teach", spoil)
     done = work.erase(tmp_path / "out", "--steps", 1)
     assert (done.code, "holds numbers that are not finite" in done.stderr) == (1, True), done
     assert not any(tmp_path.iterdir())
