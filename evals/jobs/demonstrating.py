@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from surgery.record.plan_file import PlanFile
     from surgery.record.report import Report
 
 MODEL = "lab:pythia"
@@ -49,9 +50,7 @@ def run_demo(
     """
     from evals.choose.search.request import SearchRequest
     from evals.jobs.asking import EvaluationRequest
-    from evals.jobs.erasing import EraseRequest, open_erase
     from evals.jobs.evaluating import evaluate_exports
-    from evals.jobs.exporting import ExportRequest, open_export
     from evals.jobs.materials import open_materials
     from evals.jobs.searching import search
     from surgery.hub.finding import find_model
@@ -66,9 +65,8 @@ def run_demo(
     )
     deep, chosen = (output / place for place in PLACES.values())
     found = output / _SEARCH
-    made: dict[str, Any] = {"overwrite": overwrite}
     announce("Edit the deep blocks", [_type("export", MODEL, drop_attn=BLOCKS, output=deep)])
-    open_export(ExportRequest(model=MODEL, drop_attn=BLOCKS, output=deep, **made)).run()
+    _cut(MODEL, deep, overwrite, drop_attn=BLOCKS)
     announce(
         "Search for the edit that costs least",
         [
@@ -79,7 +77,7 @@ def run_demo(
     answer = search(SearchRequest(model=MODEL, **texts, **SEARCH), found, overwrite=overwrite)
     assert answer is not None
     plan = answer[1]
-    open_export(ExportRequest(model=MODEL, plan=plan, output=chosen, **made)).run()
+    _cut(MODEL, chosen, overwrite, plan=plan)
     exports = [output / place for place in list_places(erase).values()]
     if erase:
         taught, both = output / _TAUGHT, exports[-1]
@@ -91,15 +89,29 @@ def run_demo(
                 _type("export", taught, plan=found / "plan.json", output=both),
             ],
         )
-        asked: dict[str, Any] = {"plan": plan, "samples": texts["samples"], "output": taught}
-        open_erase(EraseRequest(model=MODEL, **asked, **made)).run()
-        open_export(ExportRequest(model=str(taught), plan=plan, output=both, **made)).run()
+        _erase(taught, plan, texts["samples"], overwrite)
+        _cut(str(taught), both, overwrite, plan=plan)
     announce(
         "Verify, attack, and evaluate them, on what the search did not use",
         [_type("evaluate", *exports, baseline=MODEL, **texts, **MEASURED)],
     )
     materials = materials.with_search(found / "search.json")
     return evaluate_exports(find_model(MODEL), materials, exports).report
+
+
+def _cut(model: str, output: Path, overwrite: bool, **edit: Any) -> None:
+    from evals.jobs.exporting import ExportRequest, open_export
+
+    given = {"model": model, "output": output, "overwrite": overwrite}
+    open_export(ExportRequest.of({**given, **edit})).run()
+
+
+def _erase(output: Path, plan: PlanFile, samples: str, overwrite: bool) -> None:
+    """Teaches the model by the searched cut."""
+    from evals.jobs.erasing import EraseRequest, open_erase
+
+    given = {"plan": plan, "samples": samples, "output": output, "overwrite": overwrite}
+    open_erase(EraseRequest.of(given, model=MODEL)).run()
 
 
 def list_places(erase: bool) -> dict[str, str]:

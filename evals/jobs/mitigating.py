@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from evals.choose.search.request import SearchRequest
-from evals.choose.teachers import RecitingTeacherError
 from evals.jobs.asking import EvaluationRequest, Gating
 from evals.jobs.recipes import RECIPES, Kind, Recipe, choose_best, list_recipes, name_recipe
 from evals.measure.attacks.request import Limits
@@ -294,6 +293,8 @@ class OpenedMitigation:
 
     def _make_results(self, plan: PlanFile) -> list[Recipe]:
         """Makes every result that is not there. Returns the recipes that worked."""
+        from evals.choose.teachers import RecitingTeacherError
+
         request, made = self.request, list[Recipe]()
         if (request.erase or request.heal) and plan.chosen is not None:
             say(

@@ -95,16 +95,8 @@ def prepare(
     """
     downloads = False
 
-    def select(config: dict[str, Any]) -> Selection:
-        if drop_attn is None:
-            return ()
-        size = family_of(config).dimensions(config)
-        if isinstance(drop_attn, PlanFile):
-            return drop_attn.make_selection(size.num_blocks, size.num_heads, size.num_groups)
-        return selected(drop_attn, variant, size)
-
     def check(config: dict[str, Any]) -> None:
-        selection = select(config)
+        selection = _select(drop_attn, variant, config)
         if check_default is not None:
             num_heads = family_of(config).dimensions(config).num_heads
             check_default(_name_output(str(model), selection, num_heads))
@@ -134,7 +126,7 @@ def prepare(
     if drop_attn is not None:
         plan = make_plan(
             inventory,
-            select(config),
+            _select(drop_attn, variant, config),
             layout=layout,
             earlier=earlier.edited_heads if earlier else None,
             save_as=save_as,
@@ -143,6 +135,18 @@ def prepare(
     check_known(part.variant for part in plan.selection)
     _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
+
+
+def _select(
+    drop_attn: str | Selection | PlanFile | None, variant: str, config: dict[str, Any]
+) -> Selection:
+    """What is cut in a model of a configuration."""
+    if drop_attn is None:
+        return ()
+    size = family_of(config).dimensions(config)
+    if isinstance(drop_attn, PlanFile):
+        return drop_attn.make_selection(size.num_blocks, size.num_heads, size.num_groups)
+    return selected(drop_attn, variant, size)
 
 
 def _check_beside(checkpoint: Checkpoint) -> None:
