@@ -60,9 +60,8 @@ def run_demo(
         check_output(output, _list_owned, overwrite=overwrite)
     texts: dict[str, Any] = {"samples": str(output / _RECORDS), "heldout": (output / _TEXT,)}
     _write_texts(output)
-    materials = open_materials(
-        EvaluationRequest(models=(MODEL,), baseline=MODEL, **texts, **MEASURED)
-    )
+    asked = EvaluationRequest(models=(MODEL,), baseline=MODEL, **texts, **MEASURED)
+    materials = open_materials(asked)
     deep, chosen = (output / place for place in PLACES.values())
     found = output / _SEARCH
     announce("Edit the deep blocks", [_type("export", MODEL, drop_attn=BLOCKS, output=deep)])
@@ -80,21 +79,19 @@ def run_demo(
     _cut(MODEL, chosen, overwrite, plan=plan)
     exports = [output / place for place in list_places(erase).values()]
     if erase:
-        taught, both = output / _TAUGHT, exports[-1]
-        typed = {"plan": found / "plan.json", "samples": texts["samples"]}
+        taught, file = output / _TAUGHT, found / "plan.json"
+        records = texts["samples"]
         announce(
             "Erase the records by the searched cut, then make the same cut",
             [
-                _type("erase", MODEL, **typed, output=taught),
-                _type("export", taught, plan=found / "plan.json", output=both),
+                _type("erase", MODEL, plan=file, samples=records, output=taught),
+                _type("export", taught, plan=file, output=exports[-1]),
             ],
         )
-        _erase(taught, plan, texts["samples"], overwrite)
-        _cut(str(taught), both, overwrite, plan=plan)
-    announce(
-        "Verify, attack, and evaluate them, on what the search did not use",
-        [_type("evaluate", *exports, baseline=MODEL, **texts, **MEASURED)],
-    )
+        _erase(taught, plan, records, overwrite)
+        _cut(str(taught), exports[-1], overwrite, plan=plan)
+    typed = _type("evaluate", *exports, baseline=MODEL, **texts, **MEASURED)
+    announce("Verify, attack, and evaluate them, on what the search did not use", [typed])
     materials = materials.with_search(found / "search.json")
     return evaluate_exports(find_model(MODEL), materials, exports).report
 
