@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.measure.healing import find_healing_text, read_healing_text
 from evals.run.console import say
+from surgery.errors import SamplesError
 from surgery.record.manifest import PassagesRecord
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ def open_lessons(
     """
     from evals.data import open_samples
 
+    if samples is None:
+        for name, value in request.cutting.items():
+            if value:
+                raise SamplesError(f"`{name}` needs passages", fix="name them with `samples`")
     opened = open_samples(samples, chosen=chosen, **request.cutting) if samples else None
     tokens, taught = read_healing_text(find_healing_text(text), schedule, model, opened)
     return OpenedLessons(tokens, taught, schedule, chosen)

@@ -21,6 +21,7 @@ from evals.measure.memorization.recovery import name_plainly
 from evals.run.console import SILENT, say, use_console
 from evals.run.lm_eval.request import Drops, Limiting
 from evals.run.request import TEACHING, Count, Fraction, Hardening, Option, describe_mistakes
+from surgery.checkpoint.source import MANIFEST
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline, lacks_weights
 from surgery.output import publish, write_text
@@ -326,7 +327,7 @@ def open_mitigation(
     begun = (Path(f"{output}-search") / "search.json").is_file()
     for recipe in request.recipes:
         place = Path(f"{output}-{name_recipe(recipe)}")
-        if not (begun and place.exists()):  # else the step itself looks at what is there
+        if not (begun and (place / MANIFEST).is_file()):  # else the step itself looks at it
             check_target(request.model, place, overwrite=overwrite)
     if lacks_weights(request.model):
         from evals.jobs.materials import Materials

@@ -12,7 +12,7 @@ from evals.run.request import Stepping
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import OutputError
 from surgery.exporting import Export, check_target, list_unchanged, write
-from surgery.output import check_space
+from surgery.output import check_space, explain_os_errors
 from surgery.privacy import expand_home
 from surgery.processes import leave_launch
 from surgery.record.manifest import Manifest, Step, list_versions, read_manifest
@@ -40,7 +40,9 @@ class Output:
         hold the same result: `OpenedStep` looks at it."""
         target = self.find(default)
         consume, overwrite = self.request.consume, self.request.overwrite
-        if consume or overwrite or not (target / MANIFEST).is_file():
+        with explain_os_errors(target):
+            may_be_made = (target / MANIFEST).is_file()
+        if consume or overwrite or not may_be_made:
             check_target(self.request.model, target, overwrite=overwrite, consume=consume)
 
 
@@ -79,7 +81,7 @@ class OpenedStep(ABC):
         replaced."""
         target, request = self.target, self.request
         manifest = read_manifest(target) if (target / MANIFEST).is_file() else None
-        if manifest is not None and not request.overwrite and self._is_made(target, manifest):
+        if manifest is not None and self._is_made(target, manifest):
             return Export(target, self.prepared.plan, manifest)
         if manifest is not None and not (request.overwrite or request.consume):
             check_target(request.model, target)  # raises: it is there
@@ -103,7 +105,7 @@ class OpenedStep(ABC):
             raise OutputError(
                 "holds this result, and a file of it has changed",
                 where=target,
-                fix="choose another `output` or give `overwrite=True`",
+                fix="choose another `output`",
             )
         return True
 

@@ -48,14 +48,12 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
 
         check_destination(repo)
     opened = open_export(request, dry_run=dry_run)
-    plan = opened.prepared.plan
+    plan, export = opened.prepared.plan, None if dry_run else opened.run()
     if request.layout == "auto":
         note(f"layout {plan.layout.NAME}: {plan.reason}")
-    if dry_run:
+    if export is None:  # nothing is shared among processes here
         _print_plan(opened, as_json)
         return
-    export = opened.run()
-    assert export is not None  # nothing is shared among processes here
     one_hot, context = plan.one_hot, plan.cast_context or 0
     if one_hot is not None and context <= one_hot.num_offsets:
         note(
