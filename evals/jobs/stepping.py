@@ -102,6 +102,8 @@ class OpenedStep(ABC):
         if step.versions != list_versions() or not self.is_like(step):
             return False
         if manifest.files.keys() - list_unchanged(target, manifest):
+            if self.request.overwrite:  # files are missing: it refused others at once
+                return False
             raise OutputError(
                 "holds this result, and a file of it has changed",
                 where=target,
