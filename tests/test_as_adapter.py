@@ -374,19 +374,23 @@ def test_verify_refuses_other_files_and_another_source(work: Work, tmp_path: Pat
         "source: the manifest's num_heads is not what the edit does"
     )
     cut = [{"block": 0, "heads": [0, 1], "variant": "zero"}]
-    for change in ({"parts": cut}, {"parts": [], "erasing": None}):
+    for change, said in (
+        ({"parts": cut}, "a step is a cut, an erasing, or a healing"),
+        ({"erasing": None}, "an adapter holds what was learned in erasing"),
+    ):
         edit_json(
             stranger / "surgery.json",
             lambda manifest, changed=change: manifest["history"][-1].update(changed),
         )
-        with pytest.raises(ManifestError, match="an adapter holds what was learned in erasing"):
+        with pytest.raises(ManifestError, match=said):
             surgery.verify(stranger)
 
 
 def test_it_replaces_only_what_is_its_own(work: Work, tmp_path: Path) -> None:
     out = shutil.copytree(work.adapter, tmp_path / "out")
     before = snapshot(out)
-    work.erase(out).assert_error("already exists", "--overwrite")
+    assert "already holds this result" in work.erase(out).stderr
+    work.erase(out, "--steps", 1).assert_error("already exists", "--overwrite")
     (out / "notes.txt").write_text("mine")
     work.erase(out, "--overwrite").assert_error("holds notes.txt, which attn-surgery did not write")
     (out / "notes.txt").unlink()

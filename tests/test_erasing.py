@@ -498,7 +498,8 @@ def test_a_damaged_result_is_not_taken_for_the_same(chain: Path, tmp_path: Path)
             file.seek(-2, os.SEEK_END)
             file.write(b"~~")
         before, what = snapshot(out), "holds this result, and a file of it has changed"
-        erase(chain, out).assert_error(f"{out}: {what}; choose another --output", "--overwrite")
+        erase(chain, out).assert_error(f"{out}: {what}; choose another --output\n")
+        erase(chain, out, "--overwrite").assert_error(f"holds {name}, which attn-surgery did not")
         assert snapshot(out) == before
     (out / name).unlink()
     erase(chain, out).assert_error(what)

@@ -234,7 +234,6 @@ def test_one_place_writes_the_commands_of_steps() -> None:
     }
     after_a_search = "cli/tables/figures.py"  # of what is not made yet
     assert found == {"surgery/card/command.py", after_a_search}
-    assert found == {"surgery/card/command.py"}
 
 
 def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
