@@ -682,7 +682,7 @@ def test_a_report_that_a_killed_run_left_in_part_is_replaced(work, reported, tmp
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"source": {"commit": "my branch"}}, "cannot be shown in a report"),
+        ({"source": {"commit": "my branch"}}, "is not valid"),
         ({"num_blocks": 10**9}, "is of a model of another size"),
     ],
 )

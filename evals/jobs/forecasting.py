@@ -50,6 +50,7 @@ def forecast(opened: OpenedMitigation) -> dict[str, Any]:
     request, materials = opened.request, opened.materials
     if lacks_weights(request.model):
         return forecast_outline(request)
+    assert materials is not None
     attacks = materials.request.attacks
     if request.heal or request.erase:  # an audit of a trained model tries more
         attacks = choose_attacks((*attacks, *TRAINED))
@@ -64,7 +65,7 @@ def forecast(opened: OpenedMitigation) -> dict[str, Any]:
     loaded = search.loaded
     calibration = text.tokenize(loaded.tokenizer, loaded.dimensions) if text else None
     with show_progress("time a pass and a step", None):
-        steps = list(_count_steps(search, opened, attacks, calibration))
+        steps = list(_count_steps(search, request, materials, attacks, calibration))
     free = int(USABLE * measure_free_memory(loaded.model.device))
     with show_progress("plan memory", None):
         memory = forecast_memory(
@@ -110,10 +111,14 @@ def _describe_inputs(
 
 
 def _count_steps(
-    search: OpenedSearch, opened: OpenedMitigation, attacks: tuple[str, ...], calibration: Any
+    search: OpenedSearch,
+    request: MitigationRequest,
+    materials: Materials,
+    attacks: tuple[str, ...],
+    calibration: Any,
 ) -> Iterator[dict[str, Any]]:
     """Every step, and its seconds."""
-    request, row = opened.request, _time_row(search)
+    row = _time_row(search)
     models = len(request.recipes)
     length = search.samples.tokens.shape[1]
     if calibration is not None:
@@ -153,7 +158,7 @@ def _count_steps(
     rows = sum(_count_rows(name, members, len(search.windows)) for name in attacks)
     what = f"{len(attacks)} attacks on {members:,} passages, {measured} models"
     yield _step("attack", what, measured * rows * row)
-    if (benchmarks := opened.materials.benchmarks) is not None:
+    if (benchmarks := materials.benchmarks) is not None:
         number, seconds = _time_tasks(search, benchmarks)
         what = f"{number:,} documents of {len(benchmarks.tasks)} tasks, {measured} models"
         yield _step("benchmark", what, measured * seconds)

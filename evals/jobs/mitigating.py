@@ -237,12 +237,13 @@ class OpenedMitigation:
     """A mitigation whose inputs are read and checked: searches into OUTPUT-search, makes the
     results of recipes in OUTPUT-RECIPE, and gives the best one the name `output`.
 
-    A run that was interrupted continues where it stopped: what is done stays.
+    A run that was interrupted continues where it stopped: what is done stays. `materials`: what is
+    measured; None for a model without weights, of which only memory can be told.
     """
 
     request: MitigationRequest
     output: Path
-    materials: Materials
+    materials: Materials | None
     overwrite: bool = False
 
     @property
@@ -264,6 +265,9 @@ class OpenedMitigation:
         from surgery.record.manifest import RECIPE
 
         request, output = self.request, self.output
+        source = find_model(request.model, request.revision)
+        assert source.inventory  # which raises `CheckpointError` for a model without weights
+        assert self.materials is not None
         say("1 of 3: search")
         answer = search(request.search_request, self.folder, overwrite=self.overwrite)
         assert answer is not None
@@ -273,7 +277,6 @@ class OpenedMitigation:
         say("2 of 3: export")
         recipes = self._make_results(plan)
         say("3 of 3: verify, attack, and evaluate")
-        source = find_model(request.model, request.revision)
         materials = self.materials.with_search(self.folder / "search.json")
         places = [self.locate(recipe) for recipe in recipes]
         found = evaluate_exports(source, materials, places, rivals=True)
@@ -331,9 +334,7 @@ def open_mitigation(
         if not (begun and (place / MANIFEST).is_file()):  # else the step itself looks at it
             check_target(request.model, place, overwrite=overwrite)
     if lacks_weights(request.model):
-        from evals.jobs.materials import Materials
-
-        return OpenedMitigation(request, output, Materials(request.evaluation_request), overwrite)
+        return OpenedMitigation(request, output, None, overwrite)
     find_outline(request.model, request.revision)  # before the imports, which take seconds
 
     from evals.jobs.materials import open_materials

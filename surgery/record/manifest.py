@@ -74,7 +74,7 @@ class Source(Record):
 
     model: str
     revision: str | None = None
-    commit: str | None = None
+    commit: Word | None = None
     content: Sha256 | None = None
 
     @property
