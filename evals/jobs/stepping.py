@@ -81,35 +81,38 @@ class OpenedStep(ABC):
         replaced."""
         target, request = self.target, self.request
         manifest = read_manifest(target) if (target / MANIFEST).is_file() else None
-        if manifest is not None and self._is_made(target, manifest):
-            return Export(target, self.prepared.plan, manifest)
+        if manifest is not None and (made := self._count_made(target, manifest)):
+            upto = manifest.model_copy(update={"history": manifest.history[:made]})
+            return Export(target, self.prepared.plan, upto)
         if manifest is not None and not (request.overwrite or request.consume):
             check_target(request.model, target)  # raises: it is there
         return None
 
-    def _is_made(self, target: Path, manifest: Manifest) -> bool:
-        """Whether a folder is whole, and holds this step; later ones may have followed it."""
-        source = self.prepared.model
-        if self.request.consume:
-            step = manifest.step
-        else:
+    def _count_made(self, target: Path, manifest: Manifest) -> int:
+        """The steps up to this one, if a folder is whole and holds it; 0 if not.
+
+        Later steps may have followed it.
+        """
+        source, made = self.prepared.model, len(manifest.history)
+        if not self.request.consume:
             earlier = source.manifest.history if source.manifest else []
             if manifest.history[: len(earlier)] != earlier:
-                return False
-            step = manifest.history[min(len(earlier), len(manifest.history) - 1)]
-            if not source.is_that(step.source):
-                return False
+                return 0
+            made = min(len(earlier) + 1, made)
+            if not source.is_that(manifest.history[made - 1].source):
+                return 0
+        step = manifest.history[made - 1]
         if step.versions != list_versions() or not self.is_like(step):
-            return False
+            return 0
         if manifest.files.keys() - list_unchanged(target, manifest):
             if self.request.overwrite:  # files are missing: it refused others at once
-                return False
+                return 0
             raise OutputError(
                 "holds this result, and a file of it has changed",
                 where=target,
                 fix="choose another `output`",
             )
-        return True
+        return made
 
     def run(self) -> Export | None:
         """Makes the folder, unless it is there already. Returns None on all processes but the main
