@@ -34,7 +34,8 @@ from evals.table.page import list_facts
 from surgery.card.command import list_options
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.loading import load_model
-from surgery.errors import ManifestError, SamplesError
+from surgery.errors import ManifestError, OutputError, SamplesError
+from surgery.exporting import check_target
 from surgery.proof.expected import find_constants, replan
 from surgery.proof.verification import verify
 from surgery.publishing.upload import _name_step
@@ -534,7 +535,9 @@ def test_a_step_takes_the_place_of_what_it_was_made_from(
     after = snapshot(place)
     again = heal(chain, place, "--consume")
     assert "already holds this result" in again.stderr, again
-    assert "already holds this result" in erase(chain, place).stderr, "later steps followed it"
+    for done in (erase(chain, place), erase(chain, place, "--json")):  # later steps followed it
+        assert (done.code, "already holds this result" in done.stderr) == (0, True), done
+    assert done.json["kind"] == "erase"
     assert snapshot(place) == after
 
 
@@ -547,8 +550,8 @@ def test_what_cannot_be_replaced_is_not_consumed(chain: Path, tmp_path: Path) ->
         usage = attn_surgery(*cut, *more)
         said = "--consume puts the result in the place of a folder MODEL: give it without --output"
         assert (usage.code, said in usage.stderr) == (2, True), usage
-    usage = attn_surgery("export", "--drop-attn", "0", "--consume", "me/nothing")
-    usage.assert_error("me/nothing: is no folder, so nothing can take its place", "--output")
+    with pytest.raises(OutputError, match="me/hub: is no folder, so nothing can take its place"):
+        check_target("me/hub", tmp_path / "hub", consume=True)
     assert snapshot(source) == before
 
 
@@ -620,7 +623,9 @@ def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:
     assert "All attention is in place" not in card
     assert "Attention that earlier edits replaced (below) stays replaced" in card
     facts = dict(list_facts(read(out)))
-    assert facts["edited"].startswith("this edit cut no attention, in any of 4 blocks")
+    assert facts["edited"] == "--drop-attn 3, of 4 blocks with 2 heads each"
+    assert facts["steps"].count(",") == 1, "cut, then erased"
+    assert dict(list_facts(read(work / "erased")))["edited"].startswith("no attention was cut")
     compact = ("--drop-attn", "3", "--layout", "compact", "--output", tmp_path / "compact")
     assert attn_surgery("export", work / "neox", *compact).code == 0
     refused = attn_surgery("erase", tmp_path / "compact", "--drop-attn", "0", *given)
