@@ -188,8 +188,9 @@ class Inputs:
 
         _refuse_earlier(step, self.model)
         text, schedule, passages = self._read_again(step, record, prepared.model, "heal")
-        is_first = record.teacher is None or first.is_that(record.teacher)
-        teacher = first if is_first else find_teacher(prepared.model)
+        is_teacher = record.teacher is None or first.is_that(record.teacher)
+        # one that no step made is the first source, maybe split into other files
+        teacher = first if is_teacher or first.manifest is None else find_teacher(first)
         with show_progress("heal", schedule.steps) as advance:
             return heal_by_source(
                 *(prepared, teacher, text, schedule, passages),
