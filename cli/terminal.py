@@ -23,6 +23,8 @@ from cli.escaping import escape_text
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from surgery.hub.resolved import ResolvedModel
+
 has_printed_json = ContextVar("has_printed_json", default=False)
 """Whether the one object of --json is out: an error after it is told on stderr alone."""
 
@@ -42,10 +44,14 @@ stopped: list[click.Context | None] = []
 """The commands that a signal has stopped, unless they went on."""
 
 
-def note_unmeasured(output: object, model: str) -> None:
-    """Says how to measure a new export, `output`, of `model`."""
-    given = "" if model.startswith("lab:") else " --samples SAMPLES --heldout TEXT"
-    named = " ".join(map(shlex.quote, ("evaluate", str(output), "--baseline", model, "--audit")))
+def note_unmeasured(output: object, source: ResolvedModel) -> None:
+    """Says how to measure a new result, `output`, of `source`, against the model before all
+    steps."""
+    from surgery.hub.finding import name_first
+
+    first = name_first(source)
+    given = "" if first.startswith("lab:") else " --samples SAMPLES --heldout TEXT"
+    named = " ".join(map(shlex.quote, ("evaluate", str(output), "--baseline", first, "--audit")))
     note(
         "Nothing measured yet. To see what it still recites and what it lost, run: "
         f"attn-surgery {named}{given}"

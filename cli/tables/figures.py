@@ -431,13 +431,16 @@ def write_next_commands(result: SearchResult, request: SearchRequest, plan: Path
     """The commands that make the chosen cut, and heal it, if the limits are of a healed cut."""
     from surgery.card.command import spell
 
-    given = {"--revision": [request.revision], "--plan": [plan]}
+    given: dict[str, Sequence[object]] = {"--revision": [request.revision], "--plan": [plan]}
     given["--calibration"] = list(request.calibration) if result.calibration else []
     given["--output"] = ["OUT"]
     commands = [["attn-surgery", "export", request.model, *spell(given)]]
     if request.heal:
         cutting = {f"--{name.replace('_', '-')}": getattr(request, name) for name in _GUARD}
-        healing = {"--samples": [request.samples], "--text": request.heal}
+        healing: dict[str, Sequence[object]] = {
+            "--samples": [request.samples],
+            "--text": request.heal,
+        }
         healing |= {
             name: [""] if value is True else [value] for name, value in cutting.items() if value
         }

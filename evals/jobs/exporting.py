@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ from evals.run.request import (
     Editing,
     Option,
 )
+from surgery.errors import UnsupportedError
 from surgery.plan import LayoutChoice
 from surgery.variants import SUMMARIES, VARIANTS
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from surgery.exporting import Trained
     from surgery.fitting.calibration import Calibration, Text
     from surgery.record.manifest import Step
+    from surgery.record.plan_file import PlanFile
 
 
 class ExportRequest(Editing):
@@ -116,15 +118,34 @@ def open_export(request: ExportRequest, *, dry_run: bool = False) -> OpenedExpor
     variants, text = list_variants(edit, variant), None
     if request.calibration or not dry_run:
         text = find_calibration_text(request.calibration, request.model, variants)
-    prepared = prepare(
-        request.model,
-        edit,
-        variant=variant,
-        layout=request.layout,
-        save_as=request.save_as,
-        revision=request.revision,
-        check_default=None if dry_run else Output(request).check,
-    )
+    told: dict[str, Any] = {"variant": variant, "revision": request.revision}
+    told["check_default"] = None if dry_run else Output(request).check
+    try:
+        prepared = prepare(
+            request.model, edit, layout=request.layout, save_as=request.save_as, **told
+        )
+    except UnsupportedError:
+        if request.consume and (made := _find_consumed(request, edit, variant, text)) is not None:
+            return made
+        raise
     if unknown := prepared.plan.family.unknown_keys(prepared.checkpoint.config):
         say(f"{request.model}: {left_out(unknown)}")
     return OpenedExport(request, prepared, text)
+
+
+def _find_consumed(
+    request: ExportRequest, edit: str | PlanFile | None, variant: str, text: Text | None
+) -> OpenedExport | None:
+    """The cut, if an earlier run has put its result in the place of the model."""
+    from surgery.editing.preparing import prepare, select
+    from surgery.proof.expected import replan
+
+    prepared = prepare(request.model, None)
+    model, manifest = prepared.model, prepared.model.manifest
+    if manifest is None:
+        return None
+    plan = replan(model.checkpoint, manifest)[0]
+    if plan.selection != select(edit, variant, model.inventory.config):
+        return None
+    opened = OpenedExport(request, replace(prepared, plan=plan), text)
+    return opened if opened.find_made() is not None else None

@@ -96,7 +96,7 @@ def prepare(
     downloads = False
 
     def check(config: dict[str, Any]) -> None:
-        selection = _select(drop_attn, variant, config)
+        selection = select(drop_attn, variant, config)
         if check_default is not None:
             num_heads = family_of(config).dimensions(config).num_heads
             check_default(_name_output(str(model), selection, num_heads))
@@ -125,13 +125,13 @@ def prepare(
     plan, heads = make_empty_plan(inventory), earlier.edited_heads if earlier else None
     if drop_attn is not None:
         told: dict[str, Any] = {"layout": layout, "save_as": save_as, "scrubbed": scrubbed}
-        plan = make_plan(inventory, _select(drop_attn, variant, config), earlier=heads, **told)
+        plan = make_plan(inventory, select(drop_attn, variant, config), earlier=heads, **told)
     check_known(part.variant for part in plan.selection)
     _check_buildable(plan.config)
     return Prepared(found, source, plan, getattr(drop_attn, "chosen", None))
 
 
-def _select(
+def select(
     drop_attn: str | Selection | PlanFile | None, variant: str, config: dict[str, Any]
 ) -> Selection:
     """What is cut in a model of a configuration."""

@@ -103,6 +103,15 @@ def find_source(recorded: Source, beside: Path | None = None) -> str | None:
     return next((str(place) for place in places if place.is_dir()), None)
 
 
+def name_first(model: ResolvedModel) -> str:
+    """The name by which the model before all steps of a model can be found: its own, if no step
+    made it; the recorded one, if it is not here."""
+    if model.manifest is None:
+        return str(model)
+    first = model.manifest.sources[-1]
+    return find_source(first, model.folder) or first.model
+
+
 def find_export(
     model: str | Path, revision: str | None = None
 ) -> tuple[ResolvedModel, tuple[str, ...] | None]:

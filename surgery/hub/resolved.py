@@ -46,16 +46,6 @@ class ResolvedModel:
         """The record of the edits that made the model; None if there is none."""
         return read_manifest(self.folder)
 
-    @property
-    def first(self) -> str:
-        """The name of the model before all steps, if it can be found by that on any machine; else
-        its own on this one."""
-        if self.manifest is not None:
-            source = self.manifest.sources[-1]
-            if source.commit is not None or source.model.startswith(PREFIX):
-                return source.model
-        return str(self)
-
     @cached_property
     def cut(self) -> tuple[int, ...]:
         """The blocks that its files say an edit changed, wholly or partly, ascending."""

@@ -60,17 +60,21 @@ def command(request: ExportRequest, dry_run: bool, repo: str | None, as_json: bo
             "Load it in the dtype you want: from_pretrained(dtype=…). If you cast it later "
             f"(model.to), the edit is exact in contexts of up to {context:,} tokens only."
         )
-    note_unmeasured(export.output, opened.prepared.model.first)
+    note_unmeasured(export.output, opened.prepared.model)
     _finish(export, repo, as_json)
 
 
 def _finish(export: Export, repo: str | None, as_json: bool) -> None:
     """Prints an export, and pushes it."""
+    from surgery.selection import format_selection
+
     result: dict[str, Any] = export.to_json()
     if not as_json:
         how = f"{result['variant']}, {result['layout']}"
         size = decimal(result["bytes"])
-        echo(f"{export.output}: {export.plan.spec} attention-free ({how}), {size}")
+        step = export.manifest.step
+        spec = format_selection(step.parts, step.num_heads)
+        echo(f"{export.output}: {spec} attention-free ({how}), {size}")
         for block, fit in ((result["calibration"] or {}).get("blocks") or {}).items():
             if fit["r2"] is not None:
                 shared = fit["r2_shared"] if export.plan.layout.NAME == "stock" else None
