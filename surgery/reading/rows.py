@@ -63,22 +63,16 @@ def are_names(columns: Sequence[str]) -> bool:
 
 
 def list_columns(source: TextOrTable) -> list[str]:
-    if (schema := _read_schema(source)) is not None:
-        return list(schema.names)
+    if isinstance(source.place, HubDataset):
+        return list(_flatten(next(iter(source.place.read_tables()))).column_names)
+    if source.form == ".parquet":
+        import pyarrow.parquet
+
+        with guard(SamplesError, "cannot be read as parquet", source.place):
+            empty = pyarrow.parquet.read_schema(source.place).empty_table()
+            return list(_flatten(empty).column_names)
     read = partial(_read_json, part=None) if source.form in JSON else _read_csv
     return [name for _, row in itertools.islice(read(source, None), 1) for name in row]
-
-
-def _read_schema(source: TextOrTable) -> Any:
-    """The columns of parquet or of a data set, with their types; None for other tables."""
-    if isinstance(source.place, HubDataset):
-        return _flatten(next(iter(source.place.read_tables()))).schema
-    if source.form != ".parquet":
-        return None
-    import pyarrow.parquet
-
-    with guard(SamplesError, "cannot be read as parquet", source.place):
-        return _flatten(pyarrow.parquet.read_schema(source.place).empty_table()).schema
 
 
 def measure_extent(source: TextOrTable) -> int:
@@ -123,9 +117,8 @@ def _read_tables(
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(source.place, pre_buffer=False) as file:
-        names = _flatten(file.schema_arrow.empty_table()).schema.names
         groups = list(part or range(file.num_row_groups))
-        named = [name for name in names if name in columns]
+        named = [name for name in list_columns(source) if name in columns]
         yield from file.iter_batches(_ROWS, groups, named, use_threads=False)
 
 
