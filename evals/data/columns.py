@@ -10,7 +10,7 @@ from typing import Any
 from evals.data.loading import FORMS, find_published
 from evals.data.tables import PASSAGES, SECRET, find_passages
 from surgery.errors import SamplesError
-from surgery.reading.rows import are_names, list_readable, read_rows
+from surgery.reading.rows import are_names, list_columns, read_rows
 from surgery.reading.sources import find_sources
 
 _LOOKED_AT = 50
@@ -31,7 +31,7 @@ def find_columns(named: str, id_column: str | None) -> tuple[str, tuple[str, ...
     sources = find_sources(find_published(named), FORMS)
     if not sources or not sources[0].is_table:
         return named, (), id_column
-    columns = tuple(list_readable(sources[0]))
+    columns = tuple(list_columns(sources[0]))
     rows = [row for _, row in islice(read_rows(sources[0], columns), _LOOKED_AT)]
     widths = {
         name: _measure_text([row.get(name) for row in rows]) for name in columns if name != SECRET

@@ -13,8 +13,6 @@ from functools import partial
 from io import BufferedReader
 from typing import Any
 
-import numpy as np
-
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
 from surgery.reading.sources import JSON, TextOrTable
@@ -26,8 +24,6 @@ _LONGEST_NAME, _WORDS = 40, 5
 """Letters and words of a column's name, at most, where nobody named the column."""
 _ROWS = 256
 """Rows of a batch."""
-_TEXTS = ("string", "large_string", "string_view")
-"""Arrow's types of text."""
 
 
 def read_rows(
@@ -35,8 +31,7 @@ def read_rows(
 ) -> Rows:
     """Yields the rows of a table, with those `columns` that they have. Skips blank lines.
 
-    A text has one row per line, with a column `text`. Cells of CSV are text. Lists of integers in
-    parquet or on the Hub are arrays.
+    A text has one row per line, with a column `text`. Cells of CSV are text.
 
     `part`: only rows that begin in it, in the units of `measure_extent`. `whole`: downloads a data
     set, so that it is there next time.
@@ -68,29 +63,16 @@ def are_names(columns: Sequence[str]) -> bool:
 
 
 def list_columns(source: TextOrTable) -> list[str]:
-    if (schema := _read_schema(source)) is not None:
-        return list(schema.names)
+    if isinstance(source.place, HubDataset):
+        return list(_flatten(next(iter(source.place.read_tables()))).column_names)
+    if source.form == ".parquet":
+        import pyarrow.parquet
+
+        with guard(SamplesError, "cannot be read as parquet", source.place):
+            empty = pyarrow.parquet.read_schema(source.place).empty_table()
+            return list(_flatten(empty).column_names)
     read = partial(_read_json, part=None) if source.form in JSON else _read_csv
     return [name for _, row in itertools.islice(read(source, None), 1) for name in row]
-
-
-def list_readable(source: TextOrTable) -> list[str]:
-    """The columns that can be read: those of text, integers, booleans, or token ids."""
-    if (schema := _read_schema(source)) is None:
-        return list_columns(source)
-    return [field.name for field in schema if _is_readable(field.type)]
-
-
-def _read_schema(source: TextOrTable) -> Any:
-    """The columns of parquet or of a data set, with their types; None for other tables."""
-    if isinstance(source.place, HubDataset):
-        return _flatten(next(iter(source.place.read_tables()))).schema
-    if source.form != ".parquet":
-        return None
-    import pyarrow.parquet
-
-    with guard(SamplesError, "cannot be read as parquet", source.place):
-        return _flatten(pyarrow.parquet.read_schema(source.place).empty_table()).schema
 
 
 def measure_extent(source: TextOrTable) -> int:
@@ -117,28 +99,27 @@ def _read_columns(
     begin = "" if part is None else f" from row group {part.start} on,"
     number = itertools.count(1)
     with guard(SamplesError, what, place):
-        for table in map(_flatten, _read_tables(source, columns, part, whole)):
-            names = [name for name in table.column_names if name in columns]
-            cells = [_read_cells(table[name].combine_chunks()) for name in names]
-            for row in zip(*cells, strict=True) if cells else [()] * table.num_rows:
-                yield f"{place}{begin} row {next(number)}", dict(zip(names, row, strict=True))
+        for table in _read_tables(source, columns, part, whole):
+            for row in table.to_pylist():
+                where = f"{place}{begin} row {next(number)}"
+                yield where, _pick(row, columns, where)
 
 
 def _read_tables(
     source: TextOrTable, columns: Sequence[str], part: range | None, whole: bool
 ) -> Iterator[Any]:
     """Yields Arrow tables of a few rows. `part`: the row groups to read."""
+    wanted = {*columns, *(name.partition(".")[0] for name in columns)}
     if isinstance(source.place, HubDataset):
-        yield from source.place.read_tables(whole=whole)
+        for table in source.place.read_tables(whole=whole):
+            yield table.select([name for name in table.column_names if name in wanted])
         return
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(source.place, pre_buffer=False) as file:
-        schema = _flatten(file.schema_arrow.empty_table()).schema
-        names = [name for name in schema.names if name in columns]
         groups = list(part or range(file.num_row_groups))
-        for batch in file.iter_batches(_ROWS, groups, names, use_threads=False):
-            yield pyarrow.Table.from_batches([batch])
+        named = [name for name in list_columns(source) if name in columns]
+        yield from file.iter_batches(_ROWS, groups, named, use_threads=False)
 
 
 def _flatten(table: Any) -> Any:
@@ -148,31 +129,6 @@ def _flatten(table: Any) -> Any:
     while any(types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
     return table
-
-
-def _read_cells(column: Any) -> Sequence[Any]:
-    """Returns a column's texts, integers or booleans, or lists of integers as arrays [T].
-
-    Raises ValueError for another type.
-    """
-    from pyarrow import compute, types
-
-    if not _is_readable(column.type):
-        raise ValueError(f"a column of type {column.type}")
-    if types.is_nested(column.type) and len(column) and not column.null_count:
-        items = column.flatten()
-        if types.is_integer(items.type) and not items.null_count:
-            ends = np.cumsum(compute.list_value_length(column).to_numpy(zero_copy_only=False))
-            return np.split(items.to_numpy(zero_copy_only=False), ends[:-1])
-    return column.to_pylist()  # type: ignore[no-any-return]
-
-
-def _is_readable(kind: Any) -> bool:
-    """Whether cells of a type are text, integers, booleans, or lists of these."""
-    from pyarrow import types
-
-    kind = getattr(kind, "value_type", kind)  # of lists, and of cells that are stored once
-    return types.is_integer(kind) or types.is_boolean(kind) or str(kind) in _TEXTS
 
 
 def _read_csv(source: TextOrTable, columns: Sequence[str] | None) -> Rows:

@@ -135,7 +135,11 @@ COLUMNS: dict[str, tuple[list[pa.Array], str, str]] = {  # all are called "text"
         "found: text.a; name the one to use: FILE:COLUMN",
         NO_TEXT.format(1, "no such column") + "; columns found: text.a;",
     ),
-    "nothing": ([pa.nulls(2)], *[f"{PARQUET}a column of type null)"] * 2),
+    "nothing": (
+        [pa.nulls(2)],
+        NO_SAMPLES.format(1, "no 'text'"),
+        NO_TEXT.format(1, "NoneType"),
+    ),
     "some nothing": (
         [pa.array(["a", None])],
         NO_SAMPLES.format(2, "no 'text'"),
@@ -148,17 +152,18 @@ COLUMNS: dict[str, tuple[list[pa.Array], str, str]] = {  # all are called "text"
     ),
     "lists of fractions": (
         [pa.array([[1.5] * 16] * 2)],
-        *[f"{PARQUET}a column of type list<"] * 2,
+        NO_SAMPLES.format(1, "'text' is a list with entries that are not token ids"),
+        NO_TEXT.format(1, "list"),
     ),
     "lists beyond 32 bits": (
         [pa.array([[2**40] * 16] * 2)],
         NO_ID.format(2**40),
-        NO_TEXT.format(1, "ndarray"),
+        NO_TEXT.format(1, "list"),
     ),
     "lists beyond 63 bits": (
         [pa.array([[2**63] * 16] * 2, pa.list_(pa.uint64()))],
-        NO_ID.format(2**63),
-        NO_TEXT.format(1, "ndarray"),
+        NO_SAMPLES.format(1, "Python int too large to convert to C long"),
+        NO_TEXT.format(1, "list"),
     ),
 }
 """Columns, and what `extract` and `collect` say of them."""
