@@ -45,8 +45,10 @@ def strike_all(
                 continue
             chance = random.Random(f"{seed} {name} {fault}")
             times = share if fault == "kill" else faults
-            found[name, fault] = [trials.strike(fault, chance) for _ in range(times)]
-            for outcome in found[name, fault]:
+            found[name, fault] = []
+            for _ in range(times):
+                outcome = trials.strike(fault, chance)
+                found[name, fault].append(outcome)
                 for problem in outcome.problems:
                     click.echo(f"{name}, {fault} at {outcome.moment}: {problem}", err=True)
     return found
