@@ -104,7 +104,7 @@ def check_output(
             )
     with explain_os_errors(target):
         nearest = _find_existing(target.parent)
-        _clear(nearest)
+        clear_leftovers(nearest)
         _check_free(target, owned, overwrite, argument)
         first = target.relative_to(nearest).parts[0]  # what is to be made there
         with claim(nearest / first):
@@ -201,7 +201,7 @@ def create_staging(folder: Path, owned: Collection[str]) -> Iterator[Path]:
     `owned`: fnmatch patterns of what a killed run may have left there, in place of an older one.
     """
     with explain_os_errors(folder):
-        _clear(folder, owned)
+        clear_leftovers(folder, owned)
         with claim(folder / _STAGING) as staging:
             staging.mkdir()
             yield staging
@@ -359,7 +359,7 @@ def _find_stranger(folder: Path, owned: Collection[str]) -> str | None:
     return None
 
 
-def _clear(folder: Path, owned: Collection[str] | None = None) -> None:
+def clear_leftovers(folder: Path, owned: Collection[str] | None = None) -> None:
     """Removes what killed runs left in a folder, as far as it can be removed.
 
     Brings an old output back whose place is free. In the folder of a model, that may be weights or

@@ -1,4 +1,4 @@
-"""Strikes commands that write, at random steps, and prints what became of it as a table.
+"""Strikes commands that write, at random moments, and prints what became of it as a table.
 
     python -m benchmarks.faults                         # 500 kills, and the other faults
     python -m benchmarks.faults --kills 20 --faults 2 --command export --seed 3
@@ -22,10 +22,11 @@ import click
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from benchmarks.faults.commands import COMMANDS  # noqa: E402
+from benchmarks.faults.commands import CHAINS, COMMANDS  # noqa: E402
 from benchmarks.faults.place import TOKEN, make_place, run_hub  # noqa: E402
 from benchmarks.faults.trial import FAULTS, Ground, Outcome, Trials  # noqa: E402
 
+ROWS = COMMANDS | CHAINS
 AFTER = ("nothing", "old", "new", "changed", "begun")
 
 
@@ -37,15 +38,19 @@ def strike_all(
     ground.logs.mkdir()
     found: dict[tuple[str, str], list[Outcome]] = {}
     for number, name in enumerate(commands):
-        trials = Trials(name, COMMANDS[name], ground)
+        trials = Trials(name, ROWS[name], ground)
         share = kills // len(commands) + (number < kills % len(commands))
         for fault in FAULTS:
+            if fault == "source" and ROWS[name].source is None:
+                continue
             chance = random.Random(f"{seed} {name} {fault}")
             times = share if fault == "kill" else faults
-            found[name, fault] = [trials.strike(fault, chance) for _ in range(times)]
-            for outcome in found[name, fault]:
+            found[name, fault] = []
+            for _ in range(times):
+                outcome = trials.strike(fault, chance)
+                found[name, fault].append(outcome)
                 for problem in outcome.problems:
-                    click.echo(f"{name}, {fault} at step {outcome.step}: {problem}", err=True)
+                    click.echo(f"{name}, {fault} at {outcome.moment}: {problem}", err=True)
     return found
 
 
@@ -69,10 +74,10 @@ def render_table(found: dict[tuple[str, str], list[Outcome]]) -> str:
 @click.option("--faults", default=10, show_default=True, help="Of each other kind and command.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--command", "commands", multiple=True, type=click.Choice(list(COMMANDS)), help="[default: all]"
+    "--command", "commands", multiple=True, type=click.Choice(list(ROWS)), help="[default: all]"
 )
 def main(kills: int, faults: int, seed: int, commands: tuple[str, ...]) -> None:
-    """Strike every command at random steps, and check what is left."""
+    """Strike every command at random moments, and check what is left."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as root, run_hub() as url:
         os.environ |= {
@@ -89,7 +94,7 @@ def main(kills: int, faults: int, seed: int, commands: tuple[str, ...]) -> None:
         }
         os.environ.pop("HF_HUB_OFFLINE", None)
         ground = Ground(Path(root), url)
-        found = strike_all(list(commands or COMMANDS), kills, faults, seed, ground)
+        found = strike_all(list(commands or ROWS), kills, faults, seed, ground)
     outcomes = [outcome for some in found.values() for outcome in some]
     failures = sum(bool(outcome.problems) for outcome in outcomes)
     click.echo(render_table(found))

@@ -1,4 +1,4 @@
-"""Runs a command in a forked process, and stops it before a chosen step.
+"""Runs a command in a forked process, and stops it before a chosen step, or kills it after a time.
 
 A step is what the interpreter is about to do to a file of the place, or to a connection: an audit
 hook counts them. What a command imports was imported before the fork, once.
@@ -12,24 +12,26 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 120  # seconds after which a run hangs
+PATIENCE = 300  # seconds after which a run hangs
 STEPS = ("open", "os.", "fcntl.", "shutil.", "socket.connect")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended. `code` is negative for a signal; `struck`: it reached the step; `steps` and
-    `modules` (what it imported) are those of a run that was not to be struck."""
+    """How a run ended. `code` is negative for a signal; `struck`: it reached the step, or the time;
+    `steps` and `modules` (what it imported) are those of a run that was not to be struck."""
 
     code: int
     stderr: str
     struck: bool
+    seconds: float
     steps: int
     modules: tuple[str, ...]
 
@@ -48,10 +50,13 @@ def run(
     *,
     logs: Path,
     step: int | None = None,
+    seconds: float | None = None,
     act: Act = kill,
     prepare: Callable[[], object] = lambda: None,
 ) -> Ended:
-    """Runs `attn-surgery LINE` in the folder `place`. Its process calls `prepare` first."""
+    """Runs `attn-surgery LINE` in the folder `place`. Its process calls `prepare` first, and is
+    killed after `seconds`."""
+    begun = time.monotonic()
     told = logs / "told.json"
     told.unlink(missing_ok=True)
     pid = os.fork()
@@ -62,15 +67,34 @@ def run(
             traceback.print_exc()
         finally:
             os._exit(70)
-    _, status = os.waitpid(pid, os.WUNTRACED)
-    struck = os.WIFSTOPPED(status)
-    if struck:
+    with contextlib.suppress(OSError):  # it does so, too; who comes first is chance
+        os.setpgid(pid, pid)
+    status = _wait(pid, seconds)
+    struck = status is None or os.WIFSTOPPED(status)
+    if status is None:
+        kill(pid)
+        _, status = os.waitpid(pid, 0)
+    elif struck:
         act(pid)
         os.kill(pid, signal.SIGCONT)
         _, status = os.waitpid(pid, 0)
     end = json.loads(told.read_text()) if told.exists() else {"steps": 0, "modules": []}
     code, errors = os.waitstatus_to_exitcode(status), (logs / "stderr").read_text()
-    return Ended(code, errors, struck, end["steps"], tuple(end["modules"]))
+    took = time.monotonic() - begun
+    return Ended(code, errors, struck, took, end["steps"], tuple(end["modules"]))
+
+
+def _wait(pid: int, seconds: float | None) -> int | None:
+    """The status of a process that has ended or stopped; None after `seconds`."""
+    if seconds is None:
+        return os.waitpid(pid, os.WUNTRACED)[1]
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found, status = os.waitpid(pid, os.WUNTRACED | os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.002)
+    return None
 
 
 def import_all(modules: Iterable[str]) -> None:

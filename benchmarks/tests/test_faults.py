@@ -13,7 +13,7 @@ import click
 import pytest
 from command_line import ROOT
 
-from benchmarks.faults.commands import COMMANDS, UNSTRUCK
+from benchmarks.faults.commands import CHAINS, COMMANDS, UNSTRUCK
 from benchmarks.faults.trial import find_differences
 from cli.main import COMMANDS as KNOWN
 from cli.main import main
@@ -31,6 +31,7 @@ def test_every_command_that_writes_is_struck_or_says_why_not() -> None:
     assert {*COMMANDS, *UNSTRUCK} == writing | {"push"}
     assert not COMMANDS.keys() & UNSTRUCK.keys()
     assert all(command.line.startswith(f"{name} ") for name, command in COMMANDS.items())
+    assert {line.split()[0] for command in CHAINS.values() for line in command.lines} <= writing
 
 
 def run_faults(*program: str) -> subprocess.CompletedProcess[str]:
@@ -46,6 +47,14 @@ def test_a_few_faults() -> None:
     assert "12 faults, seed 7, 0 failures, " in done.stdout
 
 
+@pytest.mark.slow
+def test_a_chain_of_steps_goes_on_where_it_was_killed() -> None:
+    program = ("-m", "benchmarks.faults", "--kills", "4", "--faults", "0", "--command", "chain")
+    done = run_faults(*program)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 faults, seed 0, 0 failures, " in done.stdout
+
+
 NOT_WHOLE = """
 import os, signal, sys
 sys.path[:0] = [os.getcwd(), "tests"]
@@ -53,10 +62,10 @@ from benchmarks.faults import __main__ as faults, trial
 
 run, rename, struck = trial.run, os.replace, False
 
-def run_and_strike(*arguments, step=None, **options):  # only where `replace` stops
+def run_and_strike(*arguments, step=None, seconds=None, **options):  # only where `replace` stops
     global struck
-    struck = step is not None
-    return run(*arguments, step=None if step is None else 10**9, **options)
+    struck = step is not None or seconds is not None
+    return run(*arguments, step=10**9 if struck else None, **options)
 
 def replace(partial, target, **options):  # a folder appears first, then what is in it
     if not os.path.isdir(partial) or os.path.basename(target) != "out":
@@ -85,3 +94,5 @@ def test_results_that_hold_times_are_compared_by_their_words() -> None:
     assert find_differences(other, (found, found)) == ["file"]
     assert find_differences(other, (found, {"file": b"took 1.7 s"})) == []
     assert find_differences({"other": b""}, (found, other)) == ["file", "other"]
+    one, two = ({"log": took, "weights": b"1"} for took in (b"1.5 s", b"1.6 s"))
+    assert find_differences({**two, "weights": b"2"}, (one, two)) == ["weights"]

@@ -12,7 +12,7 @@ from evals.run.request import Stepping
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import OutputError
 from surgery.exporting import Export, check_target, list_unchanged, write
-from surgery.output import check_space, explain_os_errors
+from surgery.output import check_space, clear_leftovers, explain_os_errors
 from surgery.privacy import expand_home
 from surgery.processes import leave_launch
 from surgery.record.manifest import Manifest, Step, list_versions, read_manifest
@@ -118,6 +118,7 @@ class OpenedStep(ABC):
         """Makes the folder, unless it is there already. Returns None on all processes but the main
         one. Raises a `SurgeryError`; the output is then as it was before."""
         if (made := self.find_made()) is not None:
+            clear_leftovers(self.target.absolute().parent)
             say(f"{self.target}: already holds this result")
             return made
         check_space(self.target, self.size)
