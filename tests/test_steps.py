@@ -129,3 +129,21 @@ def test_what_a_killed_export_left_beside_its_result_is_removed(tmp_path: Path) 
     assert again.code == 0
     assert "already holds this result" in again.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"model", "cut"}
+
+
+def test_no_request_lists_what_identifies_its_work() -> None:
+    """Keys of the store are the things themselves, whose fields say what counts."""
+    calls = [
+        call
+        for made in parse().values()
+        for call in ast.walk(made)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("get", "narrow", "find", "keep")
+        and ast.unparse(call.func.value).endswith("store")
+    ]
+    assert len(calls) > 10
+    for call in calls:
+        listed = [node for key in call.args for node in ast.walk(key) if isinstance(node, ast.Dict)]
+        assert not listed, ast.unparse(call)
+    assert find_calls("hash_program") == find_calls("identify") == {"surgery/store.py"}
