@@ -76,9 +76,7 @@ def run_demo(
             _type("export", MODEL, plan=found / "plan.json", output=chosen),
         ],
     )
-    answer = search(SearchRequest(model=MODEL, **texts, **SEARCH), found, overwrite=overwrite)
-    assert answer is not None
-    plan = answer[1]
+    _, plan = search(SearchRequest(model=MODEL, **texts, **SEARCH), found, overwrite=overwrite)
     open_export(ExportRequest(model=MODEL, plan=plan, output=chosen, **made)).run()
     exports = [output / place for place in list_places(erase).values()]
     if erase:
