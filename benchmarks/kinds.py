@@ -62,9 +62,7 @@ def main(
             cost="kl",
             device="cpu",
         )
-        answer = search(asked, output / f"found-without-{kind}")
-        assert answer is not None
-        result, plan = answer
+        result, plan = search(asked, output / f"found-without-{kind}")
         if result.selected is None:
             click.echo(f"{kind} | no edit that was measured keeps the limit")
             continue
@@ -81,7 +79,6 @@ def main(
                 device="cpu",
             )
         )
-        assert found is not None
         best, report = result.selected, found.report
         left = result.read("recovered.any", best, "held back")
         cells = [kind, result.find_edit(best).label, f"{result.rise(best, 'held back'):+.3f}"]

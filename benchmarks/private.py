@@ -117,5 +117,4 @@ def attack_cut(
             **lengths,
         )
     )
-    assert found is not None
     return found.report

@@ -24,7 +24,7 @@ from cli.examples import format_examples
 from cli.retired import explain_retired
 from cli.terminal import (
     has_printed_json,
-    is_first_process,
+    let_first_print,
     name_options,
     note,
     print_json,
@@ -218,7 +218,19 @@ def run(arguments: list[str] | None = None) -> None:
     take_over_warnings()
     _catch_signals()
     has_printed_json.set(False)
-    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments) and is_first_process()
+    with let_first_print():
+        code = _run(arguments)
+    try:
+        for stream in filter(None, (sys.stderr, sys.stdout)):  # the shell may have closed one
+            stream.flush()
+    except OSError:  # reported above; Python would try again at exit, and complain
+        _drop(sys.stdout)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Runs the command line. Returns the exit code."""
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         code = main.main(arguments, prog_name="attn-surgery", standalone_mode=False)
     except BaseException as error:  # an import that a signal stops may end in any of them
@@ -229,12 +241,7 @@ def run(arguments: list[str] | None = None) -> None:
                 _print_error(click.ClickException("interrupted"), code)
         else:
             code = _report_error(error, as_json)
-    try:
-        for stream in filter(None, (sys.stderr, sys.stdout)):  # the shell may have closed one
-            stream.flush()
-    except OSError:  # reported above; Python would try again at exit, and complain
-        _drop(sys.stdout)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _drop(stream: TextIO) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cli.terminal import name_options, note
+from cli.terminal import end_first, name_options, note
 from surgery.errors import suggest
 from surgery.own_code import is_path
 from surgery.privacy import expand_home
@@ -105,10 +105,10 @@ def end_with(state: str | None, *, allow_undecided: bool) -> None:
     """Ends a command with the exit code of its verdict: 3 for a missed limit, and 4 for one that is
     not decided, unless that is allowed."""
     if state == "missed":
-        raise click.exceptions.Exit(3)
+        end_first(click.exceptions.Exit(3))
     if state == "undecided" and not allow_undecided:
         note("not decided, so the exit code is 4; --allow-undecided makes it 0")
-        raise click.exceptions.Exit(4)
+        end_first(click.exceptions.Exit(4))
 
 
 COMMAS = "A,B"

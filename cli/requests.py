@@ -16,7 +16,9 @@ from pydantic.fields import FieldInfo
 
 from cli import options
 from cli.options import COMMAS, Decorator, GroupedOption
+from cli.terminal import note
 from evals.run.request import Group, Option, Request, describe_mistakes
+from surgery.processes import join_launch
 
 R = TypeVar("R", bound=Request)
 _PLACES = {"any": options.PATH, "file": options.EXISTING_FILE, "folder": options.FOLDER}
@@ -41,17 +43,23 @@ class RequestCommand(click.Command):
                     formatter.write_dl([(f"{name:{width}}", text) for name, text in rows])
 
 
-def request_command(name: str, kind: type[R]) -> Callable[[Callable[..., None]], click.Command]:
+def request_command(
+    name: str, kind: type[R], *, alone: bool = False
+) -> Callable[[Callable[..., None]], click.Command]:
     """Makes a command with the options of a request, before those that the function adds.
 
-    The function gets the request, and by name the values that are not of its fields.
+    The function gets the request, and by name the values that are not of its fields. The processes
+    of a launch share its work, and all end with the same result, unless it runs `alone`.
     """
 
     def decorate(run: Callable[..., None]) -> click.Command:
         @wraps(run)
         def fill_and_run(**given: Any) -> None:
             others = {key: value for key, value in given.items() if key not in kind.model_fields}
-            run(fill_request(kind, given), **others)
+            request = fill_request(kind, given)
+            if not alone:
+                join_launch(note)
+            run(request, **others)
 
         make = click.command(name, cls=RequestCommand, params=list_options(kind))
         return make(fill_and_run)

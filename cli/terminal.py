@@ -11,9 +11,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -115,6 +116,23 @@ def _find_option(command: click.Command, name: str) -> str | None:
 def is_first_process() -> bool:
     """Whether this process is the one of its launch that talks to people."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def end_first(how: Exception) -> None:
+    """Ends the first process of a launch so, by an exit code or an error that is the result of all.
+    The others end well: a launcher would stop the first while it prints."""
+    if is_first_process():
+        raise how
+
+
+@contextmanager
+def let_first_print() -> Iterator[None]:
+    """Inside, stdout of other processes than the first leads nowhere: all have the same result."""
+    with ExitStack() as stack:
+        if not is_first_process():
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(redirect_stdout(nowhere))
+        yield
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from surgery.output import check_output, create_folder, is_unfinished
 from surgery.own_code import is_path
 from surgery.plan import Plan, describe_edit
 from surgery.privacy import drop_paths, expand_home, get_last_name
+from surgery.processes import by_one
 from surgery.proof.static import check_written
 from surgery.record.manifest import (
     UNLISTED,
@@ -155,9 +156,26 @@ def write(
     target = Path(output) if output is not None else prepared.default_output
     if not consume:
         check_apart(prepared.checkpoint.folder, target)
-    plan, checkpoint = prepared.plan, prepared.checkpoint
     fitting = fitting or Fitting()
-    check_fitted(plan, fitting.fits)
+    check_fitted(prepared.plan, fitting.fits)
+    manifest = _write(
+        prepared, target, fitting, trained, overwrite or consume, max_shard_size, progress
+    )
+    return Export(target, prepared.plan, manifest)
+
+
+@by_one
+def _write(
+    prepared: Prepared,
+    target: Path,
+    fitting: Fitting,
+    trained: Trained | None,
+    overwrite: bool,
+    max_shard_size: int | None,
+    progress: Progress,
+) -> Manifest:
+    """Writes the folder, and returns its manifest."""
+    plan, checkpoint = prepared.plan, prepared.checkpoint
     adapter = None if trained is None else trained.adapter
     if adapter is not None:
         shards = {ADAPTER_WEIGHTS: OutputShard(adapter.tensors, {"format": "pt"})}
@@ -167,7 +185,7 @@ def write(
     copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
     read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
     with (
-        create_folder(target, list_owned, overwrite=overwrite or consume) as folder,
+        create_folder(target, list_owned, overwrite=overwrite) as folder,
         hash_beside(read) as wait_for_hashes,
     ):
         pieces = {name: shard.read_pieces() for name, shard in shards.items()}
@@ -192,7 +210,7 @@ def write(
         check_unchanged(prepared.checkpoint.files, prepared.found, fix=fix)
         write_file(folder / entry, [config])  # last: without it, nothing loads
         check_written(folder, manifest, replace(prepared.model, source=source))
-    return Export(target, plan, manifest)
+    return manifest
 
 
 def list_owned(folder: Path) -> Collection[str]:

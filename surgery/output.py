@@ -2,6 +2,7 @@
 
 Output goes to a hidden name beside the target, is flushed to disk, and is renamed at the end. A
 lock file keeps other processes out. The next run removes what a killed run left behind.
+Of processes that share work, the main one writes, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from surgery.errors import CheckpointError, OutputError, SurgeryError
 from surgery.privacy import expand_home
+from surgery.processes import by_one, current_processes
 from surgery.untrusted import describe_error, parse_json, read_json, read_lines
 
 _OURS = ".{}.attn-surgery-{}"  # names that nobody else uses
@@ -80,6 +83,7 @@ def recognize_by(main: str, keys: Collection[str], *others: str) -> Owned:
     )
 
 
+@by_one
 def check_output(
     target: Path,
     owned: Owned | OwnFile,
@@ -120,6 +124,7 @@ def _is_part_of(target: Path, named: str) -> bool:
     return target.exists() and any(real.is_relative_to(one) for one in known)
 
 
+@by_one
 def check_space(
     target: Path, needed: int, fix: str = "free some, or choose another `output`"
 ) -> None:
@@ -154,13 +159,28 @@ def create_folder(
     target is one, of that kind if there is one to replace. None: a file of any kind, in a place of
     ours. `config`: the text of config.yaml.
 
+    On processes that only wait for the main one, yields a place that is removed in the end.
+
     **Raises:** `OutputError` if the target exists and may not be replaced, cannot be written, or is
     being written by another process.
     """
+    processes = current_processes()
+    with processes.apart(), contextlib.ExitStack() as stack:
+        if processes.is_main:
+            yield stack.enter_context(_create(target, owned, overwrite, config))
+        else:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            yield scratch if _is_folder(owned) else scratch / target.name
+
+
+@contextlib.contextmanager
+def _create(
+    target: Path, owned: Owned | OwnFile | None, overwrite: bool, config: str | None
+) -> Iterator[Path]:
     target = target.absolute()
     with explain_os_errors(target), create_parents(target), claim(target) as partial:
         _check_free(target, owned, overwrite)
-        if owned is not None and not isinstance(owned, OwnFile):
+        if _is_folder(owned):
             partial.mkdir()
         if config is not None:
             write_text(partial / CONFIG, config)
@@ -168,6 +188,10 @@ def create_folder(
         _sync(partial)
         _check_free(target, owned, overwrite)  # it may have appeared in the meantime
         publish(partial, target)
+
+
+def _is_folder(owned: Owned | OwnFile | None) -> bool:
+    return owned is not None and not isinstance(owned, OwnFile)
 
 
 def write_text(
@@ -320,8 +344,7 @@ def _check_free(
         raise OutputError(
             "already exists", where=target, fix=f"{elsewhere} or give `overwrite=True`"
         )
-    is_file = owned is None or isinstance(owned, OwnFile)
-    kind, known = ("file", target.is_file()) if is_file else ("folder", target.is_dir())
+    kind, known = ("folder", target.is_dir()) if _is_folder(owned) else ("file", target.is_file())
     what = _describe_stranger(target, owned) if owned is not None and known else None
     if target.is_symlink() or not known:
         what = f"is not a {kind}"

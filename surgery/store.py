@@ -115,15 +115,19 @@ class Store:
                 partial.unlink()
 
     def name(self, key: Any) -> str:
-        """SHA-256 of all that identifies a piece of work; `key` is plain."""
-        return _hash_json(self._complete(key))
+        """SHA-256 of all that identifies a piece of work; `key` as for `get`. Every process must
+        call this."""
+        return current_processes().once(lambda: self._name(identify(key)))
+
+    def _name(self, plain: Any) -> str:
+        return _hash_json(self._complete(plain))
 
     def _complete(self, key: Any) -> Any:
         return [*self.given, key]
 
     def _locate(self, key: Any) -> Path:
         assert self.folder is not None
-        name = self.name(key)
+        name = self._name(key)
         return self.folder / name[:2] / f"{name}.json.gz"
 
 

@@ -118,7 +118,6 @@ def test_only_an_edit_is_attacked_on_what_nobody_saw(tmp_path) -> None:
     lengths = {"prefix_length": 6, "suffix_length": 5, "attack": ("greedy",)}
     models = {"models": (str(tmp_path / "edited"),), "baseline": str(tmp_path / "base")}
     found = run_measurement(AuditRequest(**models, **given, **lengths))
-    assert found is not None
     attacked = {of: {*one.audited.control} for of, one in found.results.items()}
     assert attacked == {"base": set(), "edited": {"greedy"}}
 
@@ -304,7 +303,7 @@ def test_blocks_are_woken_in_the_twin_as_in_the_edit(edited, tmp_path, monkeypat
     few.write_text("\n".join(every[:12]) + "\n", encoding="utf-8")
     given = {"samples": str(few), "attack": ("revive",), "draws": 1, "device": "cpu"}
     models = {"models": (str(edited),), "baseline": "lab:pythia", "twin": "lab:pythia"}
-    assert run_measurement(AuditRequest(**models, **given)) is not None
+    run_measurement(AuditRequest(**models, **given))
     cut = tuple(read_manifest(edited).edited_heads)
     assert cut
     assert woken.count(cut) >= 2, "in the edit and in the twin"

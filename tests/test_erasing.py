@@ -700,7 +700,7 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
     erase(work, out).assert_error("generation_config.json", "not valid JSON")
     settings.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(planning, "measure_free_memory", lambda *_: 1)
+        patch.setattr(planning, "share_free_memory", lambda *_: 1)
         erase(work, out, "--adapters", 8).assert_error("do not fit into memory", "larger machine")
     with monkeypatch.context() as patch:
         nan = torch.tensor(float("nan"), requires_grad=True)

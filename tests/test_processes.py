@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from command_line import ACCELERATE, TORCHRUN, finish, start
@@ -9,19 +13,20 @@ from threads import by_threads
 
 from cli.terminal import note
 from evals.run.models import find_device
+from surgery.errors import OutputError
+from surgery.output import check_output, create_folder, write_text
 from surgery.processes import (
     ALONE,
     Processes,
     current_processes,
     join_launch,
-    leave_launch,
     use_processes,
 )
 
 SCRIPT = """
 import atexit, sys
 from cli.terminal import note
-from surgery.processes import current_processes, join_launch, leave_launch
+from surgery.processes import current_processes, join_launch
 from torch.distributed import is_initialized
 atexit.register(lambda: note(f"connected at the end: {is_initialized()}"))
 join_launch(note)
@@ -29,9 +34,8 @@ processes = current_processes()
 note(f"seen once by {processes.count}")
 note(f"seen of {processes.rank}", anywhere=True)
 ranks = processes.gather([processes.rank])
-if leave_launch():
+if processes.is_main:
     print(ranks)
-print(f"then {current_processes().count}", file=sys.stderr)
 """
 ONE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
 
@@ -50,7 +54,6 @@ def test_two_processes_share_work_and_the_first_of_them_speaks(program, tmp_path
     assert done.stdout == "[0, 1]\n"
     assert done.stderr.count("seen once by 2") == 1
     assert "connected at the end: False" in done.stderr  # else some abort as they end
-    assert done.stderr.count("then 1") == 2
     assert done.stderr.count("seen of 0") == done.stderr.count("seen of 1") == 1
 
 
@@ -83,7 +86,7 @@ def test_an_error_in_one_process_ends_the_others(program, tmp_path) -> None:
     assert done.code != 0
 
 
-@pytest.mark.parametrize(("asked", "index"), [("cpu", 0), (None, None), ("meta", None)])
+@pytest.mark.parametrize(("asked", "index"), [("cpu", 0), (None, 0), ("meta", None)])
 def test_a_process_has_its_own_of_several_devices(asked: str | None, index: int | None) -> None:
     """`--device cuda` would put all of them on the first GPU."""
     with use_processes(Processes(0, 1, torch.device("cpu", 0))):
@@ -106,9 +109,45 @@ def test_work_that_is_shared_may_call_work_that_is_shared() -> None:
     def outer(rank: int) -> object:
         processes = current_processes()
         mapped = processes.map_in_order(lambda n: double(list(range(n))), [1, 2, 3])
-        once = processes.once(double, [5])
-        leaving = leave_launch()
-        return mapped, once, leaving, double([7]) if leaving else None
+        return mapped, processes.once(lambda: double([5, rank]))
 
-    expected = [[0], [0, 2], [0, 2, 4]], [10]
-    assert by_threads(2, outer) == [(*expected, True, [14]), (*expected, False, None)]
+    assert by_threads(2, outer) == 2 * [([[0], [0, 2], [0, 2, 4]], [10, 0])]
+
+
+def test_one_writes_and_all_read_what_is_written(tmp_path: Path) -> None:
+    """The main process begins when no other still reads what was there before."""
+    target = tmp_path / "text"
+    target.write_text("old")
+
+    def write_and_read(rank: int) -> list[str]:
+        if rank:
+            time.sleep(0.1)
+        seen = [target.read_text()]
+        write_text(target, f"by {rank}", overwrite=True)
+        seen.append(target.read_text())
+        with create_folder(tmp_path / "folder", lambda _: ()) as folder:
+            write_text(folder / "inner", f"by {rank}")
+            seen.append((folder / "inner").read_text())
+        return [*seen, (tmp_path / "folder" / "inner").read_text()]
+
+    assert by_threads(2, write_and_read) == [
+        ["old", "by 0", f"by {rank}", "by 0"] for rank in range(2)
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"text", "folder"}
+
+
+def test_all_raise_what_the_one_that_writes_raises(tmp_path: Path) -> None:
+    """None of the others waits for it."""
+    (tmp_path / "there").write_text("")
+
+    def fail(rank: int) -> list[str]:
+        told = []
+        for write in (partial(check_output, owned=lambda _: ()), partial(write_text, text="")):
+            with pytest.raises(OutputError) as caught:
+                write(tmp_path / "there")
+            told.append(str(caught.value))
+        return told
+
+    first, second = by_threads(2, fail)
+    assert first == second
+    assert all("there: already exists" in line for line in first)

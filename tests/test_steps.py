@@ -7,6 +7,7 @@ one from its record.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ JOBS = "evals/jobs"
 REPLAY = f"{JOBS}/reproducing.py"
 STEPS = {"export": "OpenedExport", "erase": "OpenedErasing", "heal": "OpenedHealing"}
 """Step → what is opened. Each module of a step is named after it."""
+ASKING = re.compile(
+    r"\b(is_main|is_first_process|join_launch)\b|environ\b.*\bRANK\b|\.(once|agree|apart)\("
+    r"|processes(\(\))?\.rank\b"
+)
+"""How a file asks which process it runs in."""
 
 
 def find_users(name: str, module: str) -> set[str]:
@@ -82,6 +88,17 @@ def test_whoever_makes_a_step_opens_it(step: str) -> None:
     assert find_calls(f"open_{step}") == users
 
 
+def test_four_files_ask_which_process_they_run_in() -> None:
+    """Where a command starts, prints, writes, and keeps finished work. Jobs and measures do not."""
+    asking = {file for file in parse() if ASKING.search((ROOT / file).read_text(encoding="utf-8"))}
+    assert asking - {"surgery/processes.py"} == {
+        "cli/requests.py",
+        "cli/terminal.py",
+        "surgery/output.py",
+        "surgery/store.py",
+    }
+
+
 @pytest.mark.parametrize("given", [{}, {"overwrite": True}, {"consume": True}], ids=str)
 def test_an_export_asks_once(given: dict[str, bool], tmp_path: Path) -> None:
     """Whether the output may be written, and which model is meant."""
@@ -89,12 +106,12 @@ def test_an_export_asks_once(given: dict[str, bool], tmp_path: Path) -> None:
     save_tiny(model, tiny_model())
     if given:  # there is something to replace
         request = ExportRequest(model=str(model), drop_attn="1", output=output)
-        assert open_export(request).run() is not None
+        open_export(request).run()
     if "consume" in given:
         model, output = output, None
     request = ExportRequest(model=str(model), drop_attn="0", output=output, **given)
     with Walk(ROOT) as walk:
-        assert open_export(request).run() is not None
+        open_export(request).run()
     assert walk.entered["surgery/output.py"]["check_output"] == 1
     assert walk.entered["surgery/hub/finding.py"]["find_model"] == 1
 

@@ -212,7 +212,7 @@ def test_the_new_tensors_of_a_block_are_computed_once_where_there_is_room(kept, 
         sum(tensor.nbytes for tensor in tensors(editable, plan, 0, {}).values())
         for plan in (editable.plan("0", variant) for variant in variants)
     )
-    monkeypatch.setattr(sharing, "measure_free_memory", lambda device, count: 4 * kept * size)
+    monkeypatch.setattr(sharing, "share_free_memory", lambda device: 4 * kept * size)
     samples = Samples(windows(9), 6, tuple(map(str, range(9))), "random rows")
     engine = Engine(model, samples, batch_size=3)
     edits = list_edits(BLOCKS, 2, variants, ALL)
@@ -238,7 +238,7 @@ def test_new_tensors_of_one_block_exist_at_a_time_where_there_is_no_room(layout,
         return new
 
     monkeypatch.setattr(Editable, "compute_tensors", compute)
-    monkeypatch.setattr(sharing, "measure_free_memory", lambda device, count: 0)
+    monkeypatch.setattr(sharing, "share_free_memory", lambda device: 0)
     samples = Samples(windows(9), 6, tuple(map(str, range(9))), "random rows")
     engine = Engine(small("gpt_neox", "float32"), samples, windows(), batch_size=16, layout=layout)
     engine.measure(list_edits(BLOCKS, 2, ["identity"], ALL))

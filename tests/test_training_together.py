@@ -4,19 +4,21 @@ are on several devices."""
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from accelerate import dispatch_model
-from command_line import TWO_PROCESSES, attn_surgery, finish, start
+from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
 from reciting import recited_rows, write_rows
 from safetensors.torch import load_file
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from surgery.editing.in_memory import Editable, apply
 from surgery.editing.loading import load_model
+from surgery.proof.verification import verify
 from surgery.record.manifest import read_manifest
 from surgery.training.distillation import Lesson, distill
 from surgery.training.student import copy_sharing
@@ -77,3 +79,31 @@ def test_two_processes_take_the_steps_of_one(work: Path, tmp_path: Path) -> None
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     for name, first in weights[0].items():
         assert first.float().allclose(weights[1][name].float(), atol=1e-3), name
+
+
+@pytest.mark.slow
+def test_two_processes_mitigate_as_one_does(work: Path, tmp_path: Path) -> None:
+    """They share search, training, and attacks; one of them writes every folder."""
+    given = (
+        *("mitigate", work / "model", "--samples", work / "rows.jsonl", "--heldout"),
+        *(work / "text.txt", "--prefix-length", 6, "--suffix-length", 5, "--grain", "blocks"),
+        *("--variant", "zero", "--measure", "greedy", "--max-extraction", 0.5, "--no-benchmarks"),
+        *("--attack", "near", "--draws", 1, "--heal", work / "other.txt", "--heal-steps", 2),
+        *("--batch-size", 4, "--device", "cpu", "--no-cache", "--json"),
+    )
+    (work / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
+    reports, folders = [], []
+    for name, program in (("one", PROGRAM), ("two", TWO_PROCESSES)):
+        (tmp_path / name).mkdir()
+        output = tmp_path / name / "out"
+        done = finish(start(*given, "--output", output, program=program), timeout=400)
+        assert done.code == 0, done.stderr
+        assert done.stderr.count("3 of 3: verify") == 1
+        reports.append(done.json["report"])
+        assert done.json["report"] == json.loads((output / "report.json").read_text())
+        folders.append({path.relative_to(tmp_path / name) for path in output.parent.rglob("*")})
+        assert verify(output, source=work / "model").ok
+    assert folders[0] == folders[1]
+    keys = ("subject", "of", "on", "value", "state")
+    limits = [[[one[key] for key in keys] for one in each["limits"]] for each in reports]
+    assert limits[0] == limits[1] != []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -15,11 +14,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from evals.data import hash_row
-from evals.run.console import say, show_progress
+from evals.run.console import show_progress
 from evals.run.request import Count, Option, Request, Revision, Running, Storing
 from surgery.errors import SamplesError
 from surgery.output import check_output, recognize_lines, write_lines
-from surgery.processes import current_processes, join_launch, leave_launch
+from surgery.processes import current_processes, read_clock, share
 from surgery.reading.corpus import (
     Corpus,
     Place,
@@ -93,7 +92,7 @@ class _Step:
 
 def collect(
     request: CollectRequest, output: Path, *, show_text: bool = False, overwrite: bool = False
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Writes the windows of a corpus that the model recites to `output`, as samples.
 
     One JSON line for each different window, at its first place: `id` (the file's number, counted
@@ -101,28 +100,24 @@ def collect(
     `position` (of its first token in the document), `next_token_accuracy`, `hash`, `seen` (windows
     of the corpus that equal it), and with `show_text` also `text`.
 
-    Returns the object of `collect --json`, or None on all processes but the main one. Its `tokens`
-    and `seconds` are of this run. Raises `SurgeryError` for inputs that it cannot use, and
-    `OutputError`.
+    Returns the object of `collect --json`. Its `tokens` and `seconds` are of this run. Raises
+    `SurgeryError` for inputs that it cannot use, and `OutputError`.
     """
     from evals.run.models import open_model
 
     check_output(output, FOUND, overwrite=overwrite, reads=request.corpus)
     corpus = open_corpus(request.corpus)
-    join_launch(say)
     loaded = open_model(request.model, revision=request.revision, **request.running)
     _check_length(loaded, request.cut)
-    begun = time.perf_counter()
+    begun = read_clock()
     files = [[file.full_name, file.size, file.changed] for file in corpus]
     store = loaded.narrow(request.store, files, request.cut.model_dump())
     with show_progress(f"collect {request.model}: tokens", None) as advance:
         found, windows, tokens, resumed = _find_recited(loaded, corpus, request, store, advance)
     rows = list(_merge_equal(found, corpus, loaded.tokenizer if show_text else None))
-    if not leave_launch():
-        return None
     lines = (json.dumps(row, ensure_ascii=False) for row in rows)
     write_lines(output, lines, overwrite=overwrite, owned=FOUND)
-    seconds = time.perf_counter() - begun
+    seconds = read_clock() - begun
     return {
         "output": str(output),
         "windows": windows,
@@ -224,7 +219,7 @@ def _keep_recited(
         left = read_divergences(model, ids, cut.prefix_length).numpy()
         return np.asarray(left == cut.suffix_length, dtype=np.float64)
 
-    parts = current_processes().map_in_order(score, row_ranges(len(batch), size))
+    parts = share(score, row_ranges(len(batch), size))
     return [
         {
             **asdict(window.place),

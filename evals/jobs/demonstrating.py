@@ -73,9 +73,7 @@ def run_demo(
             _type("export", MODEL, plan=found / "plan.json", output=chosen),
         ],
     )
-    answer = search(SearchRequest(model=MODEL, **texts, **SEARCH), found, overwrite=overwrite)
-    assert answer is not None
-    plan = answer[1]
+    _, plan = search(SearchRequest(model=MODEL, **texts, **SEARCH), found, overwrite=overwrite)
     _cut(MODEL, chosen, overwrite, plan=plan)
     exports = [output / place for place in list_places(erase).values()]
     if erase:

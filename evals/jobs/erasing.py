@@ -25,7 +25,6 @@ from evals.run.request import (
 )
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
-from surgery.processes import current_processes
 from surgery.variants import SUMMARIES, VARIANTS
 
 if TYPE_CHECKING:
@@ -130,7 +129,6 @@ class OpenedErasing(OpenedStep):
             teacher = _choose_teacher(request, self.prepared.model, lessons)
         fit_on = self.fit_on
         fitting = None if fit_on is None else fit_prepared(teacher, fit_on, request.device)
-        place = None if request.device_map else request.device or current_processes().device
         with show_progress("erase", request.steps) as advance:
             trained = teach_by_cut(
                 teacher,
@@ -139,7 +137,7 @@ class OpenedErasing(OpenedStep):
                 lessons.schedule,
                 fitting=fitting,
                 check_teacher=lambda cut: check_teacher(cut, passages),
-                device=None if request.device_map else find_device(place),
+                device=None if request.device_map else find_device(request.device),
                 device_map=request.device_map,
                 as_adapter=request.as_adapter,
                 advance=advance,

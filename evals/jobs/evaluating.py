@@ -39,7 +39,7 @@ from surgery.output import (
     write_text,
 )
 from surgery.privacy import expand_home, get_last_name
-from surgery.processes import join_launch, leave_launch
+from surgery.processes import by_one
 from surgery.proof.report import record_reports
 from surgery.proof.verification import verify
 from surgery.record.manifest import (
@@ -92,6 +92,7 @@ def write_evaluation(found: Measurement, folder: Path, manifest: Manifest | None
             write_results(folder / RESULTS / of, name, runs)
 
 
+@by_one
 def attach(found: Measurement, place: int, folder: Path, name: str | None = None) -> None:
     """Puts one edit's report into its model's folder, and its figures on the card there.
 
@@ -158,12 +159,10 @@ class OpenedJob:
     def attaches(self) -> bool:
         return self.request.command == "evaluate"
 
-    def run(self) -> Measurement | None:
-        """Measures and writes. Returns None on all processes but the main one."""
+    def run(self) -> Measurement:
+        """Measures and writes."""
         request, output, overwrite = self.request, self.output, self.overwrite
         found, edited = self.opened.run(), self.opened.edited
-        if not leave_launch():
-            return None
         if self.rows is not None:
             lines, ours = _list_rows(found), ROWS[request.command]
             write_lines(self.rows, lines, overwrite=overwrite, owned=ours)
@@ -201,7 +200,6 @@ def open_job(
         check_output(output, RESULT, overwrite=overwrite, argument="output", reads=reads)
     elif output is not None:
         check_output(output, owned, overwrite=overwrite)
-    join_launch(say)
     if not request.device_map:
         find_device(request.device)
     known = [(model, request.revision) for model in models]
@@ -223,7 +221,7 @@ def run_measurement(
     *,
     rows: Path | None = None,
     overwrite: bool = False,
-) -> Measurement | None:
+) -> Measurement:
     """Opens a measurement (`open_job`) and runs it."""
     return open_job(request, output, rows=rows, overwrite=overwrite).run()
 
@@ -287,6 +285,7 @@ def _keeps_report(folder: Path, overwrite: bool) -> bool:
     return not (ours and manifest.reports.keys() - there.keys())
 
 
+@by_one
 def _attach(found: Measurement, place: int, folder: Path, overwrite: bool) -> None:
     """Puts the report into the folder of an exported model, for its card and for `push`."""
     if not (folder / MANIFEST).is_file():
@@ -324,14 +323,20 @@ def evaluate_exports(
     not verify.
     """
     for output in outputs:
-        verification = verify(output, source=source, papers=False)  # written anew
-        if (failed := verification.failed) is not None:
-            what = f"does not verify: {failed.name}: {failed.detail}"
-            raise OutputError(what, where=output, fix="make it again; else report this")
-        say(f"{output.name}: verified ({len(verification.checks)} checks)")
+        say(f"{output.name}: verified ({_verify(output, source)} checks)")
     models = [find_model(output) for output in outputs]
     found = open_measurement(materials, source, models).run()
     found = found.as_rivals() if rivals else found
     for place, output in enumerate(outputs):
         attach(found, place, output)
     return found
+
+
+@by_one
+def _verify(output: Path, source: ResolvedModel) -> int:
+    """The number of checks that a new export passes."""
+    verification = verify(output, source=source, papers=False)  # written anew
+    if (failed := verification.failed) is not None:
+        what = f"does not verify: {failed.name}: {failed.detail}"
+        raise OutputError(what, where=output, fix="make it again; else report this")
+    return len(verification.checks)

@@ -30,7 +30,7 @@ from evals.run.predictions import Sampling
 from evals.table.limits import describe_splits, say_split
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import lacks_weights
-from surgery.memory import measure_free_memory
+from surgery.processes import share_free_memory
 from surgery.training.planning import USABLE
 from surgery.variants import variant_of
 
@@ -66,7 +66,7 @@ def forecast(opened: OpenedMitigation) -> dict[str, Any]:
     calibration = text.tokenize(loaded.tokenizer, loaded.dimensions) if text else None
     with show_progress("time a pass and a step", None):
         steps = list(_count_steps(search, request, materials, attacks, calibration))
-    free = int(USABLE * measure_free_memory(loaded.model.device))
+    free = int(USABLE * share_free_memory(loaded.model.device))
     with show_progress("plan memory", None):
         memory = forecast_memory(
             loaded.model, request, attacks, search.guard, {"this machine": free}

@@ -13,7 +13,6 @@ from evals.run.request import HEAL_STEPS, Count, Lessons, Option, Stepping
 from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
-from surgery.processes import current_processes
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting
@@ -66,7 +65,7 @@ class OpenedHealing(OpenedStep):
                 lessons.text,
                 lessons.schedule,
                 lessons.passages,
-                device=find_device(request.device or current_processes().device),
+                device=find_device(request.device),
                 advance=advance,
             )
         say_what_is_recited("heal", trained.record)

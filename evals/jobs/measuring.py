@@ -28,7 +28,6 @@ from evals.run.models import LoadedModel, check_precision, hash_settings, open_m
 from evals.run.predictions import Sampling
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
-from surgery.processes import current_processes
 from surgery.record.report import MeasuredModel
 
 WINDOW = 64
@@ -90,7 +89,7 @@ def measure_model(
     check_precision(asked.dtype or loaded.dtype, loaded.dtype, name)
     if loaded.tokenizer is None:
         loaded = replace(loaded, tokenizer=asked.tokenizer)
-    identity = {**current_processes().once(lambda: loaded.provenance), **hash_settings(loaded)}
+    identity = {**loaded.provenance, **hash_settings(loaded)}
     test = control = audited = None
     if (protocol := asked.protocol) is not None:
         with show_progress(f"extraction, {name}", protocol.rows) as advance:
@@ -197,7 +196,7 @@ def _run_benchmarks(
         def run(name: str = name) -> TaskRun:
             new.append(name)
             size = base.runs[name]["batch_size"] if base else asked
-            size = size or current_processes().once(tasks.batch_size, name, loaded)
+            size = size or tasks.batch_size(name, loaded)
             with show_progress(f"{name}, {loaded.name}", None) as advance:
                 return tasks.run(name, loaded, batch_size=size, advance=advance)
 

@@ -25,11 +25,13 @@ from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline, lacks_weights
 from surgery.output import publish, write_text
 from surgery.privacy import get_last_name
+from surgery.processes import by_one
 from surgery.variants import variant_of
 
 if TYPE_CHECKING:
     from evals.choose.search.report import SearchResult
     from evals.jobs.materials import Materials
+    from evals.jobs.measurement import Measurement
     from evals.jobs.stepping import OpenedStep
     from surgery.fitting.calibration import Calibration
     from surgery.record.measured import State
@@ -258,20 +260,16 @@ class OpenedMitigation:
     def run(self, show_search: Callable[[SearchResult], None] = lambda found: None) -> Mitigation:
         """`show_search` gets the search's answer before anything is made. Raises a
         `SurgeryError`."""
-        from evals.jobs.evaluating import attach, evaluate_exports
+        from evals.jobs.evaluating import evaluate_exports
         from evals.jobs.searching import search
-        from surgery.exporting import check_target
         from surgery.hub.finding import find_model
-        from surgery.record.manifest import RECIPE
 
         request, output = self.request, self.output
         source = find_model(request.model, request.revision)
         assert source.inventory  # which raises `CheckpointError` for a model without weights
         assert self.materials is not None
         say("1 of 3: search")
-        answer = search(request.search_request, self.folder, overwrite=self.overwrite)
-        assert answer is not None
-        result, plan = answer
+        result, plan = search(request.search_request, self.folder, overwrite=self.overwrite)
         _say_if_missed(request, result)
         show_search(result)
         say("2 of 3: export")
@@ -283,16 +281,25 @@ class OpenedMitigation:
         place, reason = choose_best(found.report, recipes)
         if len(recipes) > 1:
             say(reason)
+        self._name_best(found, place, places)
+        report = found.report if len(recipes) > 1 else found.select(0, get_last_name(output)).report
+        return Mitigation(request.model, output, result, report, recipes, place)
+
+    @by_one
+    def _name_best(self, found: Measurement, place: int, places: Sequence[Path]) -> None:
+        """Makes the best result the output."""
+        from evals.jobs.evaluating import attach
+        from surgery.exporting import check_target
+        from surgery.record.manifest import RECIPE
+
+        request, output, best = self.request, self.output, places[place]
         check_target(request.model, output, overwrite=self.overwrite)  # hours later
-        best = places[place]
         attach(found, place, best, get_last_name(output))
         write_text(best / RECIPE, request.to_config(), overwrite=True)
         publish(best, output)  # last: it says that all is done
         for other in places if request.only_best else [best]:
             if other.exists():  # of `best`, an earlier output, which has taken its place
                 shutil.rmtree(other)
-        report = found.report if len(recipes) > 1 else found.select(0, get_last_name(output)).report
-        return Mitigation(request.model, output, result, report, recipes, place)
 
     def _make_results(self, plan: PlanFile) -> list[Recipe]:
         """Makes every result that is not there. Returns the recipes that worked."""

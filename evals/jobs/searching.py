@@ -13,7 +13,7 @@ from evals.run.console import say, show_progress
 from evals.table.charts.model_map import chart_map
 from surgery.errors import SamplesError
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
-from surgery.processes import leave_launch
+from surgery.processes import by_one
 from surgery.record.plan_file import PlanFile, read_plan_file
 from surgery.untrusted import guard, read_json
 
@@ -27,21 +27,16 @@ Answer = tuple[SearchResult, PlanFile]
 export: the selected edit, else the nearest."""
 
 
-def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> Answer | None:
-    """Runs the search and writes it into `folder`. Returns None except on the main process.
+def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> Answer:
+    """Runs the search and writes it into `folder`.
 
     Returns the answer that `folder` holds if it is to this very question. Raises `SurgeryError` for
     inputs that it cannot use and for a folder that it cannot write.
     """
-    there = not overwrite and (folder / _RESULT).is_file()
-    check_output(folder, owned, overwrite=overwrite or there)
+    there = _check_folder(folder, overwrite)
     opened = open_search(request)
     if there:
-        if read_json(folder / _RESULT).get("key") != opened.key:
-            check_output(folder, owned)  # raises
-        if not leave_launch():
-            return None
-        answer = _read_answer(folder, opened)
+        answer = _read_answer(folder, opened, opened.key)
         say(f"{folder}: this search is complete")
         return answer
     for line in opened.foresee():
@@ -51,8 +46,6 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
         show_progress(f"search {request.model}, edits measured", None) as advance,
     ):
         outcome = run_search(opened, advance=advance, looked=looked)
-    if not leave_launch():
-        return None
     result = make_search_result(opened, outcome)
     plan, met = make_plan(opened, outcome.best, result), outcome.selected is not None
     result = result.model_copy(update={"plan": _PLAN if met else None})
@@ -69,9 +62,21 @@ def search(request: SearchRequest, folder: Path, *, overwrite: bool = False) -> 
     return _locate_plan(result, folder), plan
 
 
-def _read_answer(folder: Path, opened: OpenedSearch) -> Answer:
-    """The answer that a folder holds. Raises `SamplesError` for files that no search wrote."""
+@by_one
+def _check_folder(folder: Path, overwrite: bool) -> bool:
+    """Whether a folder holds an answer that is to stay, if it is to this question."""
+    there = not overwrite and (folder / _RESULT).is_file()
+    check_output(folder, owned, overwrite=overwrite or there)
+    return there
+
+
+@by_one
+def _read_answer(folder: Path, opened: OpenedSearch, key: str) -> Answer:
+    """The answer that a folder holds. Raises `OutputError` for one to another question than `key`,
+    and `SamplesError` for files that no search wrote."""
     path = folder / _RESULT
+    if read_json(path).get("key") != key:
+        check_output(folder, owned)  # raises
     with guard(SamplesError, "is damaged", path, fix=_ANEW):
         result = SearchResult.model_validate(read_json(path))
         plan = make_plan(opened, result.find_edit(result.best).selection, result)

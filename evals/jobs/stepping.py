@@ -14,7 +14,7 @@ from surgery.errors import OutputError
 from surgery.exporting import Export, check_target, list_unchanged, write
 from surgery.output import check_space, clear_leftovers, explain_os_errors
 from surgery.privacy import expand_home
-from surgery.processes import leave_launch
+from surgery.processes import by_one
 from surgery.record.manifest import Manifest, Step, list_versions, read_manifest
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Output:
             return expand_home(self.request.model)
         return self.request.output or default
 
+    @by_one
     def check(self, default: Path) -> None:
         """Raises `OutputError` for a folder that could not be written. One that a step wrote may
         hold the same result: `OpenedStep` looks at it."""
@@ -79,12 +80,16 @@ class OpenedStep(ABC):
     def find_made(self) -> Export | None:
         """The same result, if it is there. Raises `OutputError` for another one, unless it may be
         replaced."""
+        made = self._find_manifest()
+        return None if made is None else Export(self.target, self.prepared.plan, made)
+
+    @by_one
+    def _find_manifest(self) -> Manifest | None:
         target, request = self.target, self.request
         manifest = read_manifest(target) if (target / MANIFEST).is_file() else None
         number = None if manifest is None else self._find_step(target, manifest)
         if manifest is not None and number is not None:
-            until = manifest.model_copy(update={"history": manifest.history[: number + 1]})
-            return Export(target, self.prepared.plan, until)
+            return manifest.model_copy(update={"history": manifest.history[: number + 1]})
         if manifest is not None and not (request.overwrite or request.consume):
             check_target(request.model, target)  # raises: it is there
         return None
@@ -114,17 +119,15 @@ class OpenedStep(ABC):
             )
         return number
 
-    def run(self) -> Export | None:
-        """Makes the folder, unless it is there already. Returns None on all processes but the main
-        one. Raises a `SurgeryError`; the output is then as it was before."""
+    def run(self) -> Export:
+        """Makes the folder, unless it is there already. Raises a `SurgeryError`; the output is then
+        as it was before."""
         if (made := self.find_made()) is not None:
             clear_leftovers(self.target.absolute().parent)
             say(f"{self.target}: already holds this result")
             return made
         check_space(self.target, self.size)
         fitting, trained = self.make()
-        if not leave_launch():
-            return None
         with show_progress("export", self.size or None) as advance:
             return write(
                 self.prepared,

@@ -20,7 +20,6 @@ from evals.measure.edits.engine import BASE as UNEDITED
 from evals.measure.memorization.recovery import make_recovery
 from evals.run.console import say, show_progress
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
-from surgery.processes import leave_launch
 from surgery.record.measured import BASE
 
 _PICTURES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
@@ -29,11 +28,10 @@ owned = recognize_by("sweep.json", ("command", "figures"), "sweep.csv", "estimat
 
 def sweep(
     request: SweepRequest, folder: Path | None = None, *, overwrite: bool = False
-) -> SweepResult | None:
-    """Returns the result, or None except on the main process.
+) -> SweepResult:
+    """Returns the result, and writes it into `folder`, with a table and pictures.
 
-    Writes it into `folder`, with a table and pictures. Raises `SurgeryError` for inputs that it
-    cannot use and for a folder that it cannot write.
+    Raises `SurgeryError` for inputs that it cannot use and for a folder that it cannot write.
     """
     if folder is not None:
         check_output(folder, owned, overwrite=overwrite)
@@ -43,8 +41,6 @@ def sweep(
         measured = opened.engine.measure([UNEDITED, *opened.edits], advance=advance)
     runs = _run_tasks(opened)
     estimates = _estimate(opened) if request.estimate else None
-    if not leave_launch():
-        return None
     result = make_sweep_result(opened, measured, estimates, runs)
     for warning in result.warnings[len(opened.warnings) :]:
         say(f"warning: {warning}")

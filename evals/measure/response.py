@@ -33,7 +33,7 @@ from surgery.errors import MeasurementError
 from surgery.families import Family, family_of
 from surgery.layouts import Block
 from surgery.memory import measure_memory
-from surgery.processes import current_processes
+from surgery.processes import count_for_all, share
 from surgery.selection import Part
 from surgery.variants import Affine, Fit, variant_of
 
@@ -132,7 +132,7 @@ def _respond(
     alone, so the number of processes changes nothing. Raises `MeasurementError` where responses
     are not finite.
     """
-    model, processes = looking.model, current_processes()
+    model, advance = looking.model, count_for_all(looking.advance)
     check_head(model)
     places: dict[int, list[int]] = {}
     for place, part in enumerate(looking.parts):
@@ -164,14 +164,12 @@ def _respond(
             for place, change_BTd in zip(places[block], changes, strict=True):
                 products = torch.einsum("dbtk,btk->dbt", gradient_DBTd, change_BTd)
                 values[place] = products.cpu().double().sum(-1).numpy()
-        looking.advance(processes.count * len(ids))
+        advance(len(ids))
         own, others = _compare_logits(logits.detach(), true)
         return values, (own - others.amax(-1)).float().cpu().numpy()
 
     at_once = min(_rows_at_once(model, tokens.shape[1]), math.ceil(len(tokens) / _SHARES))
-    values, margins = zip(
-        *processes.map_in_order(run, row_ranges(len(tokens), at_once)), strict=True
-    )
+    values, margins = zip(*share(run, row_ranges(len(tokens), at_once)), strict=True)
     found = np.concatenate(values, axis=-1)
     if not np.isfinite(found).all():
         raise MeasurementError(

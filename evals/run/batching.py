@@ -9,8 +9,7 @@ from transformers import PreTrainedModel
 
 from surgery.errors import MeasurementError
 from surgery.families import family_of
-from surgery.memory import measure_free_memory
-from surgery.processes import current_processes
+from surgery.processes import current_processes, share_free_memory
 from surgery.store import Store
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536, "meta": 65_536}
@@ -23,10 +22,9 @@ def rows_per_batch(model: PreTrainedModel, length: int, free: int | None = None)
     """A power of two: as many rows of `length` tokens as fit in half of the `free` memory, in bytes
     (by default, what is free now).
 
-    The current processes share the memory, and the main one decides for all: each must call this.
+    The current processes share the memory: each must call this.
     """
-    processes = current_processes()
-    return processes.once(_rows_that_fit, model, length, processes.count, free)
+    return _rows_that_fit(model, length, share_free_memory(model.device) if free is None else free)
 
 
 def keep_rows_per_batch(store: Store, model: PreTrainedModel, length: int) -> int:
@@ -36,9 +34,7 @@ def keep_rows_per_batch(store: Store, model: PreTrainedModel, length: int) -> in
     return store.get(key, lambda: rows_per_batch(model, length))
 
 
-def _rows_that_fit(
-    model: PreTrainedModel, length: int, processes: int, free: int | None = None
-) -> int:
+def _rows_that_fit(model: PreTrainedModel, length: int, free: int) -> int:
     """Rows are counted at what a pass with a cache holds: keys and values of every block, the
     intermediate activations of one, and its attention scores in float32.
     """
@@ -49,8 +45,6 @@ def _rows_that_fit(
     inner = 5 * size.d + size.context + shared + 2 * size.intermediate
     scores = 8 * size.num_heads * length  # one float32, and one for its softmax
     row = length * ((size.num_blocks * shared + inner) * item + scores)
-    if free is None:
-        free = measure_free_memory(device, processes)
     most = _MOST_TOKENS.get(device.type, _MOST_TOKENS["cpu"]) // length
     fitting = max(1, min(most, int(_SHARE_OF_MEMORY * free) // row))
     return 1 << (fitting.bit_length() - 1)

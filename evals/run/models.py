@@ -161,7 +161,7 @@ def open_model(
     - `device`: by default that of the current process, else a GPU, if there is one. `device_map`:
       "auto" spreads the model over all devices instead.
     """
-    place = None if device_map else find_device(device or current_processes().device)
+    place = None if device_map else find_device(device)
     found = find_model(source, revision)
     _check_code(found)
     states = read_states(found.folder.iterdir())
@@ -234,7 +234,7 @@ def check_precisions(models: Sequence[ResolvedModel], request: Running) -> None:
 
     Tells nothing of quantized weights, for which the library decides.
     """
-    place = find_device(request.device or current_processes().device)
+    place = find_device(request.device)
     plain = [one for one in models if not one.inventory.is_quantized]
     names = [str(_find_dtype(one, request.dtype, place)).removeprefix("torch.") for one in plain]
     for one, name in zip(plain, names, strict=True):
@@ -242,15 +242,15 @@ def check_precisions(models: Sequence[ResolvedModel], request: Running) -> None:
 
 
 def find_device(name: str | None) -> torch.device:
-    """By default a GPU, if there is one.
+    """By default that of the current process, else a GPU, if there is one.
 
     Of several devices of a type, the current process has its own.
     """
+    own = current_processes().device
+    if own is not None and name in (None, own.type):
+        return torch.device(own)
     if name is None:
         return choose_device()
-    own = current_processes().device
-    if own is not None and name == own.type:
-        return torch.device(own)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -23,7 +23,7 @@ from surgery.editing.preparing import Fitting, Prepared
 from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.moments import count_bytes, fit_moments
 from surgery.fitting.passes import Passes, Sums, map_to_disk
-from surgery.processes import ALONE, current_processes, use_processes
+from surgery.processes import ALONE, current_processes, share, use_processes
 from surgery.selection import Part, Selection
 from surgery.variants import Fit, variant_of
 
@@ -156,9 +156,7 @@ class Fitter:
 
     def _solve(self, sums: Sums, keys: Mapping[int, Hashable]) -> dict[int, Fit]:
         heads = self._dimensions.num_heads, self._dimensions.num_groups
-        made = current_processes().map_in_order(
-            lambda block: fit_moments(*sums[block], *heads), list(sums)
-        )
+        made = share(lambda block: fit_moments(*sums[block], *heads), list(sums))
         return {b: self._kept.put(keys[b], fit) for b, fit in zip(sums, made, strict=True)}
 
     def _group(self, blocks: Mapping[int, bool]) -> list[dict[int, bool]]:

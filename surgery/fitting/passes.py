@@ -22,7 +22,7 @@ from surgery.families import Dimensions, Family
 from surgery.fitting.calibration import ROWS, Calibration
 from surgery.fitting.moments import Moments
 from surgery.fitting.some_blocks import find_layers, run_only
-from surgery.processes import current_processes
+from surgery.processes import count_for_all, current_processes
 from surgery.untrusted import guard
 
 _HELD_OUT = 5
@@ -69,9 +69,10 @@ class Passes:
         kept: States = {}
         processes = current_processes()
         for begin in range(0, _SLICES, processes.count):
-            number = begin + processes.rank
             own: Sums = {}
-            if number < _SLICES:
+            for number in range(begin, min(begin + processes.count, _SLICES)):
+                if not processes.is_own(number):
+                    continue
                 if keep is not None:
                     kept[number] = []
                 given = None if states is None else states[number]
@@ -118,7 +119,7 @@ class Passes:
                 train = (rows + 1) % _HELD_OUT != 0
                 with suppress(_DeepEnough):
                     self.model.base_model(**entry, use_cache=False)
-                self.advance(current_processes().count * tokens.numel())
+                count_for_all(self.advance)(tokens.numel())
         return sums
 
     def _read_slice(

@@ -77,7 +77,9 @@ def add_gradients(
     Several processes add theirs. `scale`: as for `descend`.
     """
     processes, loss = current_processes(), 0.0
-    for part in parts[processes.rank :: processes.count]:
+    for number, part in enumerate(parts):
+        if not processes.is_own(number):
+            continue
         with torch.enable_grad():
             value = part()
             (scale * value).backward(inputs=learned)  # type: ignore[no-untyped-call]

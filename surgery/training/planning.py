@@ -22,8 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from surgery.errors import UnsupportedError
-from surgery.memory import measure_free_memory
-from surgery.processes import current_processes
+from surgery.processes import share_free_memory
 
 RANK = 8
 """The rank of adapters where memory holds no training of all weights."""
@@ -70,11 +69,9 @@ def fit(
     bytes; by default, what is free where the model is. Raises `UnsupportedError` if none
     fits.
     """
-    processes = current_processes()
     if room is None:
         places = {one.device for one in model.parameters()}  # a model may be spread
-        room = int(USABLE * sum(measure_free_memory(one, processes.count) for one in places))
-        room = processes.agree(room)
+        room = int(USABLE * sum(map(share_free_memory, places)))
         if SMALL * sum(one.nbytes for one in model.parameters()) <= room:
             return Fit(ranks[0], most_rows, checkpointing=False)
     least, kind = 0, (_describe(model), repr(key))

@@ -9,7 +9,7 @@ import click
 from cli import options
 from cli.requests import request_command
 from cli.tables.figures import print_search, write_next_commands
-from cli.terminal import echo, print_json
+from cli.terminal import echo, end_first, print_json
 from evals.choose.search.request import SearchRequest
 
 
@@ -44,12 +44,10 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
     if request.sibling is not None and "graft" not in request.max:
         raise click.UsageError("--sibling needs a limit on graft: give --max graft=X")
     folder = output or name_result(request.model, "search")
-    found = search(request, folder, overwrite=overwrite)
-    if found is None:
-        return
-    result, _ = found
+    result, _ = search(request, folder, overwrite=overwrite)
     if result.selected is None:
-        raise explain_miss(result, request, folder)
+        end_first(explain_miss(result, request, folder))
+        return
     if as_json:
         print_json(result.to_dict())
         return

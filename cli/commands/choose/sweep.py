@@ -33,8 +33,6 @@ def command(request: SweepRequest, output: Path | None, overwrite: bool, as_json
     from evals.jobs.sweeping import sweep
 
     result = sweep(request, output, overwrite=overwrite)
-    if result is None:
-        return
     if as_json:
         print_json(result.to_dict())
     else:

@@ -9,7 +9,6 @@ from cli import options
 from cli.requests import request_command
 from cli.terminal import echo, note, note_unmeasured, print_json
 from evals.jobs.erasing import EraseRequest, open_erase
-from surgery.processes import join_launch
 
 
 @request_command("erase", EraseRequest)
@@ -30,12 +29,9 @@ def command(request: EraseRequest, as_json: bool) -> None:
     With --as-adapter, DIR holds no model, but the adapters that were trained, as peft saves them.
     They load on MODEL, and on no other model.
     """
-    join_launch(note)
     opened = open_erase(request)
     opened.lessons.say_which()
     export = opened.run()
-    if export is None:  # of another process
-        return
     result = export.to_json()
     if as_json:
         print_json(result)

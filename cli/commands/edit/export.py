@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from surgery.exporting import Export
 
 
-@request_command("export", ExportRequest)
+@request_command("export", ExportRequest, alone=True)
 @click.argument("model", default="EleutherAI/pythia-1.4b")
 @options.flag(
     "--dry-run",

@@ -7,9 +7,8 @@ from rich.filesize import decimal
 
 from cli import options
 from cli.requests import request_command
-from cli.terminal import echo, note, note_unmeasured, print_json
+from cli.terminal import echo, note_unmeasured, print_json
 from evals.jobs.healing import HealRequest, open_heal
-from surgery.processes import join_launch
 
 
 @request_command("heal", HealRequest)
@@ -24,12 +23,9 @@ def command(request: HealRequest, as_json: bool) -> None:
     they do not come back. Healing can still bring back a part of what the model recited: measure
     the result, with hints too.
     """
-    join_launch(note)
     opened = open_heal(request)
     opened.lessons.say_which()
     export = opened.run()
-    if export is None:  # of another process
-        return
     result = export.to_json()
     if as_json:
         print_json(result)

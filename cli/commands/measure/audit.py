@@ -45,8 +45,6 @@ def command(
     from evals.jobs.evaluating import list_given_away, run_measurement
 
     found = run_measurement(request, output, rows=rows, overwrite=overwrite)
-    if found is None:
-        return
     if as_json:
         print_json(found.report.to_dict())
     alone = request.baseline is None and len(request.models) == 1

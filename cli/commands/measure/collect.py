@@ -46,8 +46,6 @@ def command(
 
     text = {"show_text": show_text, "overwrite": overwrite}
     found = collect(request, output, **text)
-    if found is None:
-        return
     if found["resumed"]:
         note("continued an earlier run")
     if as_json:

@@ -15,7 +15,7 @@ from evals.jobs.comparing import CompareRequest, compare, compare_prompt, open_m
 from surgery.errors import SamplesError
 
 
-@request_command("compare", CompareRequest)
+@request_command("compare", CompareRequest, alone=True)
 @click.argument("base")
 @click.argument("edited", nargs=-1, required=True)
 @options.json

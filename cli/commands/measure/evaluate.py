@@ -42,8 +42,6 @@ def command(
         str(request.baseline) if several else request.models[0], "evaluation"
     )
     found = run_measurement(request, folder, overwrite=overwrite)
-    if found is None:
-        return
     if as_json:
         print_json(found.report.to_dict())
     state = print_report(found.report, folder, table=not as_json)

@@ -49,8 +49,6 @@ def command(
     from evals.jobs.evaluating import run_measurement
 
     found = run_measurement(request, output, rows=rows, overwrite=overwrite)
-    if found is None:
-        return
     if as_json:
         print_json(found.report.to_dict())
     print_report(found.report, table=not as_json)

@@ -47,9 +47,8 @@ from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.processes import current_processes, join_launch
 from surgery.selection import Part, Selection
-from surgery.store import ASIDE, KEEP_NOTHING, Store, identify
+from surgery.store import ASIDE, KEEP_NOTHING, Store
 from surgery.training.distillation import Passages as TaughtPassages
 from surgery.training.training import Schedule
 
@@ -89,8 +88,7 @@ class OpenedSearch:
     @cached_property
     def key(self) -> str:
         """Names the question that the search answers: all that the answer depends on."""
-        whole = Store(None, self.request.store.given)
-        return current_processes().once(lambda: whole.name(identify(self)))
+        return Store(None, self.request.store.given).name(self)
 
     @cached_property
     def batch_size(self) -> int:
@@ -287,7 +285,6 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     calibrated = find_calibration_text(request.calibration, request.model, variants)
     text = find_healing_text(request.heal) if request.heal else None
     benchmarks = _load_limited(request) if request.max_drop else None
-    join_launch(say)
     found = find_model(request.model, request.revision)
     held = settle_layout(request.layout, found.checkpoint.whole)
     request = request.model_copy(update={"layout": held})

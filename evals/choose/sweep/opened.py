@@ -28,7 +28,6 @@ from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
-from surgery.processes import join_launch
 from surgery.selection import Part, Selection
 from surgery.store import Store
 from surgery.variants import Fit
@@ -111,7 +110,6 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
     passages = open_passages(request.samples, request)
     texts = [] if request.exact_only else require_heldout_texts(request.heldout, model)
     calibrated = find_calibration_text(request.calibration, model, variants)
-    join_launch(say)
     benchmarks = _load_tasks(request)
     loaded = open_model(model, revision=request.revision, **request.running)
     rows, heldout = tokenize_passages(passages, loaded.tokenizer), None

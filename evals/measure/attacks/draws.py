@@ -5,7 +5,6 @@ A *draw* is one run: what is learned, and in what order, follow from its number.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ import numpy as np
 from evals.measure.attacks.attack import AttackOutcome, Setting, Target, Training
 from evals.run.console import say
 from surgery.errors import NotFiniteError
-from surgery.processes import current_processes
+from surgery.processes import read_clock
 
 Made = TypeVar("Made")
 DRAWS = 5
@@ -28,9 +27,9 @@ def repeat(target: Target, run: Callable[[int], AttackOutcome]) -> AttackOutcome
 
     `run` gets the number of the draw, from 0 on. The curve is that of the first, and so is `left`.
     """
-    begun = time.perf_counter()
+    begun = read_clock()
     made = [run(0)]
-    took = current_processes().agree(time.perf_counter() - begun)
+    took = read_clock() - begun
     made += map(run, range(1, target.draws or count_draws(took)))
     return AttackOutcome(
         np.stack([one.recovered for one in made]),

@@ -25,7 +25,7 @@ from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.forward import head_of, hidden_states
 from evals.run.predictions import Predictions, Sampling, measure_predictions
 from surgery.families import family_of
-from surgery.processes import current_processes
+from surgery.processes import share
 
 ATTACKS = {"early-exit": {"rank": 20, "who": "files"}}
 POSITIONS = 8192
@@ -130,6 +130,6 @@ def read_blocks(target: Target, lenses: list[Lens]) -> Iterator[Pass]:
             for one in seen
         ]
 
-    parts = current_processes().map_in_order(read, row_ranges(len(samples), size))
+    parts = share(read, row_ranges(len(samples), size))
     for each in zip(*parts, strict=True):
         yield Pass(samples.suffixes, Predictions.concatenate(list(each)), size, None)

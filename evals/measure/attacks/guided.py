@@ -21,7 +21,7 @@ from evals.measure.memorization.measures import Flags
 from evals.measure.memorization.recovery import Evidence, make_recovery
 from evals.run.batching import row_ranges
 from evals.run.forward import POSITIONS_AT_ONCE, head_of, hidden_states
-from surgery.processes import current_processes
+from surgery.processes import share
 
 ATTACKS = {"guided": {"rank": 30, "who": "related", "groups": "all default"}}
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -109,6 +109,5 @@ def _read(target: Target, chosen: Tokens | None = None) -> Candidates:
         made = [torch.cat(part).view(shape).cpu().numpy() for part in zip(*parts, strict=True)]
         return Candidates(made[0].astype(np.int32), made[1])
 
-    ranges = row_ranges(len(target.samples), target.seen.batch_size)
-    made = current_processes().map_in_order(read, ranges)
+    made = share(read, row_ranges(len(target.samples), target.seen.batch_size))
     return Candidates(*(np.concatenate(part) for part in zip(*made, strict=True)))

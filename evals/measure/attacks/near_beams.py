@@ -19,7 +19,7 @@ from evals.measure.memorization.recovery import CONFIDENCE
 from evals.run.batching import row_ranges
 from evals.run.forward import head_of, hidden_states, whole_cache
 from evals.run.predictions import Sampling
-from surgery.processes import current_processes
+from surgery.processes import share
 
 ATTACKS = {"near-beams": {"rank": 15}}
 BEAMS = 20
@@ -54,9 +54,7 @@ def _run(target: Target) -> AttackOutcome:
     for length in np.unique(lengths):  # rows of one length share a batch
         mine = np.flatnonzero(lengths == length)
         rows, first = samples.tokens[mine, :length], samples.prefix_length
-        parts = current_processes().map_in_order(
-            partial(_bound, target.model, rows, first), row_ranges(len(rows), size)
-        )
+        parts = share(partial(_bound, target.model, rows, first), row_ranges(len(rows), size))
         mass[mine] = np.concatenate(parts)
     return AttackOutcome.of_all(mass >= NEEDED)
 

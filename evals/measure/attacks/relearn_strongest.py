@@ -6,7 +6,6 @@ much text that no model was trained on does not count: it would write anything.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -26,7 +25,7 @@ from evals.measure.attacks.draws import DRAWS, SECONDS, SETTING, follow, repeat
 from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.tuning import LARGE, RATES, ROWS, fine_tune, settle_learned
 from evals.measure.memorization.measures import Flags
-from surgery.processes import current_processes
+from surgery.processes import read_clock
 
 ATTACKS = {"relearn-strongest": {"rank": 84, "who": "tunes"}}
 STEPS = (20, 60, 120)
@@ -60,11 +59,11 @@ def make_relearn_strongest() -> Attack:
         for rate, learned in tuple(runs):
             if (rate, learned) not in runs:
                 break
-            begun = time.perf_counter()
+            begun = read_clock()
             rows = np.random.default_rng(draw).permutation(target.samples.tokens[held])
             told = f"relearn-strongest, run {draw + 1}, {learned} at {rate:g}"
             settings |= _try(target, rate, learned, rows, alone, told)
-            took = current_processes().agree(time.perf_counter() - begun)
+            took = read_clock() - begun
             if target.trainings is None and draw == 0 and (rate, learned) == runs[0]:
                 del runs[max(FIRST, int(LONGEST / max(took, 1e-9))) :]
         left_out = len(STEPS) * (len(list_runs(target.model)) - len(runs))

@@ -20,7 +20,6 @@ from evals.run.console import say
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
-from surgery.processes import current_processes
 from surgery.record.measured import EDITED, Measured, On
 from surgery.store import KEEP_NOTHING, Store
 
@@ -207,13 +206,11 @@ def try_attacks(
         advance(1)
     if recalled := [name for name in done if name not in new]:
         say(f"{loaded.name}: known from an earlier run: {', '.join(recalled)}")
-    processes = current_processes()
-    provenance = processes.once(lambda: loaded.provenance)
     return AuditedModel(
         {name: one.passages for name, one in done.items() if one.passages is not None},
         {name: one.control for name, one in done.items() if one.control is not None},
         {name: one.seconds for name, one in done.items()},
-        provenance,
+        loaded.provenance,
     )
 
 

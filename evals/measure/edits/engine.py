@@ -29,7 +29,7 @@ from evals.run.forward import check_head, head_of, read_limits
 from evals.run.predictions import Floats, Sampling, Scores, measure_heldout, measure_predictions
 from evals.run.resuming import Run, run_from_block, run_tokens
 from surgery.editing.in_memory import Editable
-from surgery.processes import current_processes
+from surgery.processes import count_for_all, share
 from surgery.selection import Selection, blocks_of
 from surgery.store import KEEP_NOTHING, Store
 
@@ -183,7 +183,7 @@ class Engine:
     ) -> list[list[Columns]]:
         """The columns of each selection in every batch. Each process has a batch at a time, and
         keeps it before the next."""
-        processes, store = current_processes(), self._store.narrow(selections)
+        advance, store = count_for_all(advance), self._store.narrow(selections)
         batches = [
             (kind, tokens[rows])
             for kind, tokens in self._texts
@@ -191,7 +191,7 @@ class Engine:
         ]
 
         def measure(batch: tuple[_Kind, Tokens]) -> list[Columns]:
-            left, rows = len(selections), processes.count * len(batch[1])
+            left, rows = len(selections), len(batch[1])
 
             def count() -> None:
                 nonlocal left
@@ -206,7 +206,7 @@ class Engine:
             advance(left * rows)  # of what was kept
             return columns
 
-        return processes.map_in_order(measure, batches)
+        return share(measure, batches)
 
     def _measure_batch(
         self,

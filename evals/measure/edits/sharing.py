@@ -13,9 +13,8 @@ import torch
 
 from surgery.editing.in_memory import Editable, Replacements
 from surgery.editing.rewriting import check_fitted
-from surgery.memory import measure_free_memory
 from surgery.plan import Plan
-from surgery.processes import current_processes
+from surgery.processes import share_free_memory
 from surgery.selection import Selection
 from surgery.variants import Fit
 
@@ -81,8 +80,7 @@ class SharedEdits:
     ) -> None:
         self._editable, self._layout, self._fit = editable, layout, fit
         self._kept: dict[_Key, Mapping[str, torch.Tensor]] = {}
-        free = measure_free_memory(editable.model.device, current_processes().count)
-        self._room = int(_SHARE * free)
+        self._room = int(_SHARE * share_free_memory(editable.model.device))
         by_layout: dict[str, list[Selection]] = {}
         for selection in selections:
             plan = editable.plan(selection, layout=layout)

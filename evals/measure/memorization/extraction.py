@@ -23,7 +23,7 @@ from evals.run.decoding import decode_rest
 from evals.run.finite import check_finite
 from evals.run.forward import check_head, head_of, hidden_states, read_limits, whole_cache
 from evals.run.predictions import Predictions, Sampling, measure_predictions
-from surgery.processes import current_processes
+from surgery.processes import count_for_all, share
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run_pass(
     full: bool = False,
     sampling: Sampling | None = None,
     batch_size: int | None = None,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = lambda rows: None,
 ) -> Pass:
     """A teacher-forced pass over int32 [N, P + S] rows. `full`: greedy decoding as well.
 
@@ -107,7 +107,7 @@ def run_pass(
     The current processes share the batches, which do not depend on their number; each gets the
     whole result.
     """
-    processes = current_processes()
+    count = count_for_all(advance)
     size = batch_size or rows_per_batch(model, tokens.shape[1])
     check_head(model)
 
@@ -130,11 +130,10 @@ def run_pass(
             greedy = torch.from_numpy(found.greedy.astype(np.int64))
             free = decode_rest(model, suffix, prefix_length, leaves, greedy, cache)
             decoded = free.masked_fill(suffix < 0, NOTHING).numpy().astype(np.int32)
-        if advance is not None:
-            advance(processes.count * len(some))
+        count(len(some))
         return found, decoded
 
-    parts = processes.map_in_order(one, row_ranges(len(tokens), size))
+    parts = share(one, row_ranges(len(tokens), size))
     predictions = Predictions.concatenate([part for part, _ in parts])
     check_finite(predictions.log_likelihood)
     decoded = [more for _, more in parts if more is not None]

@@ -14,7 +14,6 @@ from evals.measure.memorization.measures import Flags, suffix_nll
 from evals.measure.memorization.summary import ControlLoss
 from evals.run.models import LoadedModel
 from evals.run.predictions import Sampling
-from surgery.processes import current_processes
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class ExtractionResults:
 
 
 def measure(
-    loaded: LoadedModel, protocol: Protocol, *, advance: Callable[[int], None] | None = None
+    loaded: LoadedModel, protocol: Protocol, *, advance: Callable[[int], None] = lambda rows: None
 ) -> ExtractionResults:
     """Runs `protocol` on one model. `advance` counts finished rows, including controls."""
     samples, model = protocol.samples, loaded.model
@@ -78,8 +77,7 @@ def measure(
     elif samples.members is not None and not samples.members.all():
         outside: Flags = ~samples.members
         control = ControlLoss("non-members", test.nll[outside], samples.tokens[outside])
-    provenance = current_processes().once(lambda: loaded.provenance)
-    return ExtractionResults(test, control, {**provenance, "batch_size": test.batch_size})
+    return ExtractionResults(test, control, {**loaded.provenance, "batch_size": test.batch_size})
 
 
 def measure_text(model: PreTrainedModel, windows: Tokens, **running: Any) -> ControlLoss:
