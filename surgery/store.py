@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 from surgery.own_code import hash_code, is_path
 from surgery.privacy import expand_home
-from surgery.processes import current_processes
+from surgery.processes import ALONE, current_processes, use_processes
 
 Value = TypeVar("Value")
 ASIDE = {"decides": False}
@@ -78,7 +78,8 @@ class Store:
         with contextlib.ExitStack() as stack:
             known = None
             if processes.is_main:
-                plain = identify(key)
+                with use_processes(ALONE):
+                    plain = identify(key)
                 stack.enter_context(_hold(self._locate(plain)))
                 known = self.find(plain, *kinds)
             if (known := processes.agree(known)) is not None:

@@ -4,7 +4,6 @@ are on several devices."""
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,6 @@ def test_two_processes_mitigate_as_one_does(work: Path, tmp_path: Path) -> None:
         assert done.code == 0, done.stderr
         assert done.stderr.count("3 of 3: verify") == 1
         reports.append(done.json["report"])
-        assert done.json["report"] == json.loads((output / "report.json").read_text())
         folders.append({path.relative_to(tmp_path / name) for path in output.parent.rglob("*")})
         assert verify(output, source=work / "model").ok
     assert folders[0] == folders[1]

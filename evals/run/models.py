@@ -32,7 +32,7 @@ from surgery.fitting.fitter import Fitter
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
 from surgery.modeling import MODELING_FILE, auto_map
-from surgery.processes import current_processes
+from surgery.processes import by_one, current_processes
 from surgery.store import Store, identify
 from surgery.untrusted import describe_error
 
@@ -74,8 +74,10 @@ class LoadedModel:
         return store.narrow(self, *given, check=self.check_unchanged)
 
     @property
+    @by_one
     def provenance(self) -> dict[str, Any]:
-        """The model's identity, and how it runs: precision, device, attention."""
+        """The model's identity, and how it runs: precision, device, attention. Of the current
+        processes, one hashes the weights: each must call this."""
         return {
             **self.identity,
             "dtype": self.dtype,
