@@ -306,19 +306,19 @@ def test_values_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "model: m\ndrop-attn: 6.10\nrevision: 0123456\nas: no\nprefix-length: 9\nlimit: 1e2\n"
-        "dry-run: yes\ngguf: 0\nmax: [near=0]\n",
-        '{"model": "m", "drop-attn": 6.10, "revision": "0123456", "as": "no", "limit": 1e2,'
-        '"prefix-length": 9, "dry-run": true, "gguf": false, "max": "near=0"}',
+        "model: m\ndrop-attn: 6.10\nrevision: 0123456\nsamples: no\nprefix-length: 9\nsteps: 12\n"
+        "as-adapter: yes\nharden: 0\n",
+        '{"model": "m", "drop-attn": 6.10, "revision": "0123456", "samples": "no", "steps": 12,'
+        '"prefix-length": 9, "as-adapter": true, "harden": false}',
     ],
 )
 def test_values_of_a_file_are_taken_as_typed(text: str, tmp_path: Path) -> None:
     """Head 10 is not head 1, and a commit is no number. Zero is a number, and turns flags off."""
     file = tmp_path / ("options.json" if text[0] == "{" else "options.yaml")
     file.write_text(text)
-    found = command("export").make_context("export", ["--config", str(file)]).params
-    given = ("drop_attn", "revision", "save_as", "prefix_length", "limit", "dry_run", "gguf", "max")
-    wanted = ("6.10", "0123456", "no", 9, 100.0, True, False, {"near": 0.0})
+    found = command("erase").make_context("erase", ["--config", str(file)]).params
+    given = ("drop_attn", "revision", "samples", "prefix_length", "steps", "as_adapter", "harden")
+    wanted = ("6.10", "0123456", "no", 9, 12, True, False)
     assert tuple(found[name] for name in given) == wanted
 
 

@@ -52,7 +52,7 @@ SAMPLES = [
     ("weights.bin", [], "weights.bin: unknown form of samples"),
     ("broken.jsonl", [], "broken.jsonl line 1: "),
     ("counts.jsonl", [], "column 'count', row 1 (got input should be greater than or equal to 0"),
-    ("list.json", [], "; write one object per line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("list.json", [], "list.json: not JSON"),
     ("folder.jsonl", [], "folder.jsonl: holds no text files"),
     (
         "latin.jsonl",
@@ -71,7 +71,7 @@ TEXTS = [
     ("latin.txt", "latin.txt: not UTF-8 text"),
     ("latin.txt", "; convert it to UTF-8, from Latin-1 for example: iconv -f latin1"),
     ("rows.jsonl", "rows.jsonl line 1: "),
-    ("list.json", "; write one object per line: jq -c '.[]' FILE > FILE.jsonl"),
+    ("list.json", "list.json: not JSON"),
     ("empty", "empty: holds no text files"),
 ]
 WITH_SAMPLES = {

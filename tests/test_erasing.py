@@ -706,7 +706,7 @@ def test_bad_input_is_one_line(work: Path, tmp_path: Path, monkeypatch: pytest.M
         nan = torch.tensor(float("nan"), requires_grad=True)
         patch.setattr(distillation, "_measure_lesson", lambda *given: nan)
         erase(work, out).assert_error("the loss is not finite while training")
-    erase(work, work / "erased").assert_error("already exists", "--overwrite")
+    erase(work, work / "erased", "--steps", 3).assert_error("already exists", "--overwrite")
     for missing, told_of in ((("--text", "t"), "samples"), (("--samples", "s"), "text")):
         usage = attn_surgery("erase", work / "neox", "--drop-attn", "0", *missing)
         assert (usage.code, f"--{told_of}" in usage.stderr) == (2, True), usage

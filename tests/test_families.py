@@ -42,6 +42,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import surgery
+from evals.jobs.reproducing import reproduce_history
 from surgery import families as records
 from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
@@ -50,7 +51,6 @@ from surgery.errors import BlockSpecError, MarginError, UnsupportedError
 from surgery.exporting import write
 from surgery.families.llama import BLOCK, attention, decoder, gated
 from surgery.families.record import module
-from surgery.reproduction import open_original, reproduce
 from surgery.selection import Part, parse_selection
 
 KINDS = tuple(decoders.CONFIGS)
@@ -576,7 +576,7 @@ def test_an_edited_mistral_is_saved_as_llama(
     for out, source in ((second, None), (second, first), (third, second)):
         verification = surgery.verify(out, source=source)
         assert verification.ok, verification.verdict
-    assert reproduce(open_original(second), source=first).exact
+    assert reproduce_history(str(second), source=str(first)).exact
     assert f"--layout {layout} --as llama\n" in (second / "README.md").read_text()
     edit_json(
         second / "surgery.json", lambda manifest: manifest["history"][-1].update(family="mistral")

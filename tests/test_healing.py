@@ -33,7 +33,7 @@ from evals.jobs.asking import EvaluationRequest
 from evals.jobs.exporting import ExportRequest, open_export
 from evals.jobs.healing import HealRequest, open_heal
 from evals.jobs.materials import Materials
-from evals.jobs.measurement import measure
+from evals.jobs.measurement import open_measurement
 from evals.measure.attacks.names import TRAINED
 from evals.measure.healing import find_healing_text
 from evals.run import models
@@ -600,7 +600,8 @@ def evaluate_healed(work: Path, *, model: str = "healed", **more: Any) -> Report
         passages=open_passages(str(samples), request),
         heldout=[(work / "heldout.txt").read_text()],
     )
-    return measure([find_model(work / model)], find_model(work / "neox"), materials).report
+    base, edited = find_model(work / "neox"), [find_model(work / model)]
+    return open_measurement(materials, base, edited).run().report
 
 
 FACED = [*TRAINED]

@@ -180,11 +180,8 @@ def test_other_commands_leave_short_rows_out_on_request(
         ("audit", model, "--baseline", model, *rest, "--control", corpus[1], "--attack", "greedy"),
         ("compare", model, model, *rest),
     ):
-        alone = [f"{model.name} is compared with itself"] if call[0] == "audit" else []
         attn_surgery(*call).assert_error(
-            "2 of 6 rows are too short, the first is row 2 ('row-1')",
-            "out with --skip-short",
-            notes=alone,
+            "2 of 6 rows are too short, the first is row 2 ('row-1')", "out with --skip-short"
         )
         done = attn_surgery(*call, "--skip-short")
         assert done.code == (call[0] == "search"), done  # nothing is recited

@@ -102,14 +102,19 @@ def test_erase_with_a_teacher_that_it_chooses(work: Path, tmp_path: Path, alive:
     assert alive == [0, 0], "to choose, and to teach"
 
 
-def test_export_erased_fitted_and_healed(work: Path, tmp_path: Path, alive: list[int]) -> None:
-    given = ("--samples", work / "unknown.jsonl", "--prefix-length", 6, "--suffix-length", 5)
-    more = ("--drop-attn", "1", "--variant", "mean", "--calibration", work / "other.txt")
-    steps = ("--erase", "--erase-steps", 2, "--heal", work / "other.txt", "--heal-steps", 2)
-    call = ("export", work / "tiny", *given, *more, *steps)
-    done = attn_surgery(*call, "--output", tmp_path / "out")
-    assert done.code == 0, done
-    assert alive == [0, 0, 0, 1], "to fit, to erase, to heal, and its source"
+def test_a_chain_of_steps(work: Path, tmp_path: Path, alive: list[int]) -> None:
+    taught = ("--samples", work / "unknown.jsonl", "--prefix-length", 6, "--suffix-length", 5)
+    taught += ("--text", work / "other.txt", "--steps", 2)
+    cut = ("--drop-attn", "1", "--variant", "mean", "--calibration", work / "other.txt")
+    made = [tmp_path / name for name in ("erased", "cut", "healed")]
+    for call in (
+        ("erase", work / "tiny", *taught, *cut, "--output", made[0]),
+        ("export", made[0], *cut, "--output", made[1]),
+        ("heal", made[1], *taught, "--source", work / "tiny", "--output", made[2]),
+    ):
+        done = attn_surgery(*call)
+        assert done.code == 0, done
+    assert alive == [0, 0, 0, 0, 1], "to fit the teacher, to erase, to fit, to heal, and its source"
 
 
 @pytest.mark.slow

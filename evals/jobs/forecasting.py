@@ -22,6 +22,7 @@ from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials
 from evals.jobs.memory import forecast_memory, forecast_outline
 from evals.jobs.mitigating import MitigationRequest, OpenedMitigation
+from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.healing import find_healing_text
 from evals.run.console import show_progress
@@ -36,6 +37,8 @@ from surgery.variants import variant_of
 
 FEW = 8
 """Passages of the pass that is timed, and documents of each benchmark."""
+TRAININGS = 2
+"""How many trainings an attack is taken to make that looks for its best setting."""
 _BACK = 3
 """A row of training takes about as long as so many rows of a pass."""
 
@@ -135,10 +138,9 @@ def _count_steps(
         len([r for r in request.recipes if r[-1] == kind]) for kind in ("heal", "erase")
     )
     step = _time_training(search, request) if healed + taught else 0.0
-    limited = sum(
-        _count_rows(n, len(half.samples), len(half.windows), members) for n in search.slow
-    )
     if search.slow:
+        sizes = len(half.samples), len(half.windows)
+        limited = sum(_count_rows(name, *sizes, of=members) for name in search.slow)
         tries = TRIES + 5  # with the base, deep blocks, and the choice on both halves
         seconds = tries * limited * row + (TRIES * request.heal_steps * step if healed else 0)
         names = ", ".join(search.slow)
@@ -155,9 +157,11 @@ def _count_steps(
         what = f"train {healed} of the results, {request.heal_steps} steps each"
         yield _step("heal", what, healed * request.heal_steps * step)
     measured = 1 + bool(request.twin) + models
-    rows = sum(_count_rows(name, members, len(search.windows)) for name in attacks)
+    seconds = sum(
+        _time_attack(name, members, len(search.windows), row, request) for name in attacks
+    )
     what = f"{len(attacks)} attacks on {members:,} passages, {measured} models"
-    yield _step("attack", what, measured * rows * row)
+    yield _step("attack", what, measured * seconds)
     if (benchmarks := materials.benchmarks) is not None:
         number, seconds = _time_tasks(search, benchmarks)
         what = f"{number:,} documents of {len(benchmarks.tasks)} tasks, {measured} models"
@@ -214,10 +218,21 @@ def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, floa
     return documents, seconds
 
 
-def _count_rows(name: str, passages: int, windows: int, of: int | None = None) -> float:
-    """About how many rows of a pass an attack takes. `of`: in a search, the number of all passages,
-    a share of which the attacker holds."""
+def _time_attack(
+    name: str, passages: int, windows: int, row: float, request: MitigationRequest
+) -> float:
+    """About how many seconds an attack takes on a model, in all its draws."""
+    once = _count_rows(name, passages, windows) * row
+    draws = request.draws or count_draws(once)
+    return once * (draws if find_attack(name).in_draws else 1)
+
+
+def _count_rows(
+    name: str, passages: int, windows: int, trainings: int = TRAININGS, of: int | None = None
+) -> int:
+    """About how many rows of a pass an attack takes. `trainings`: how many it makes. `of`: in a
+    search, the number of all passages, a share of which the attacker holds."""
     attack = find_attack(name)
     decoded = 2 * max(0, len(attack.stages) - 1) * passages
     trained = attack.count_trained(of or passages, windows) if attack.count_trained else 0
-    return passages + _BACK * trained + decoded
+    return passages + trainings * (_BACK * trained + decoded)

@@ -170,9 +170,8 @@ class Storing(Request):
     @property
     def store(self) -> Store:
         """What is kept of this program's work, with the versions of all that computes."""
-        if self.no_cache:
-            return Store()
-        return Store(find_cache(), (list_tool_versions(), hash_program()))
+        folder = None if self.no_cache else find_cache()
+        return Store(folder, (list_tool_versions(), hash_program()))
 
 
 @cache

@@ -122,8 +122,10 @@ def prepare(
         layout = drop_attn.layout if layout == "auto" else layout
     layout = settle_layout(layout, source.checkpoint.whole)
     inventory, earlier = source.inventory, source.manifest
-    plan, heads = make_empty_plan(inventory), earlier.edited_heads if earlier else None
-    if drop_attn is not None:
+    heads = earlier.edited_heads if earlier else None
+    if drop_attn is None:
+        plan = make_empty_plan(inventory)
+    else:
         told: dict[str, Any] = {"layout": layout, "save_as": save_as, "scrubbed": scrubbed}
         plan = make_plan(inventory, select(drop_attn, variant, config), earlier=heads, **told)
     check_known(part.variant for part in plan.selection)
