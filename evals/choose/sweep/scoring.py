@@ -146,11 +146,7 @@ def describe_tasks(
         known: dict[str, Any] = {
             "task": name,
             "version": None if version is None else str(version),
-<<<<<<< HEAD
             "num_fewshot": benchmarks.count_shots(name),
-=======
-            "num_fewshot": benchmarks.count_shots(name),  # a run sets that of the task
->>>>>>> P2
             "limit": benchmarks.limit,
             "batch_size": sizes[name],
             "ability": classify_ability(config.output_type, config.metadata or {}),
