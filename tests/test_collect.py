@@ -186,6 +186,24 @@ def test_a_killed_run_goes_on_to_the_same_file(model, planted, tmp_path_factory,
     assert (found.windows, found.recited) == (expected.windows, expected.recited)
 
 
+def test_a_step_that_is_lost_between_others_is_made_again(model, planted, tmp_path):
+    """Those after it are still taken from the store."""
+    corpus, whole, output = (
+        write(tmp_path, planted),
+        tmp_path / "whole.jsonl",
+        tmp_path / "out.jsonl",
+    )
+    expected, _ = run(model, corpus, whole, cache=False)
+    run(model, corpus, output)
+    for kept in [*find_cache().rglob("*.gz")]:
+        content = kept.read_bytes()
+        kept.unlink()
+        found, _ = run(model, corpus, output, overwrite=True)
+        assert output.read_bytes() == whole.read_bytes()
+        assert (found.windows, found.recited) == (expected.windows, expected.recited)
+        kept.write_bytes(content)
+
+
 def test_resuming_does_not_tokenize_what_was_done(model, planted, tmp_path):
     corpus, output = write(tmp_path, planted), tmp_path / "out.jsonl"
     whole, _ = run(model, corpus, tmp_path / "whole.jsonl", cache=False)

@@ -148,8 +148,9 @@ def _find_recited(
     model, cut, processes = loaded.model, request.cut, current_processes()
     size = request.batch_size or rows_per_batch(model, cut.length)
     check_head(model)
-    found, tested, read, steps = list[dict[str, Any]](), 0, 0, 0
+    found, tested, read, taken = list[dict[str, Any]](), 0, 0, 0
     after: Place | None = None
+    at: Place | None = None  # where the stream is, which a step that was kept leaves behind
     stream: Iterator[Window] | None = None
 
     def count(tokens: int) -> None:
@@ -158,23 +159,25 @@ def _find_recited(
         advance(tokens)
 
     def test_more() -> _Step:
-        nonlocal stream
-        given = corpus, loaded.tokenizer, cut.length, cut.stride
-        stream = stream or read_windows(*given, after=after, tokens_read=count)
+        nonlocal stream, at, taken
+        taken -= 1
+        if stream is None or at != after:
+            given = corpus, loaded.tokenizer, cut.length, cut.stride
+            stream = read_windows(*given, after=after, tokens_read=count)
         batch = list(islice(stream, size * processes.count))
-        place = batch[-1].place if batch else None
+        at = place = batch[-1].place if batch else None
         return _Step(place, len(batch), _keep_recited(model, batch, cut, size) if batch else [])
 
     while True:
         step = store.get(after, test_more, _Step, Place)
-        steps += stream is None
+        taken += 1
         if step.place is None:
             break
         after, tested = step.place, tested + step.windows
         found += step.found
     if not tested:
         raise _explain_nothing(corpus, cut)
-    return found, tested, read, steps > 0
+    return found, tested, read, taken > 0
 
 
 def _check_length(loaded: LoadedModel, cut: Cut) -> None:
