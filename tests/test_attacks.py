@@ -540,7 +540,7 @@ def test_a_slower_control_gets_the_settings_of_the_passages(loaded, monkeypatch)
         yield from (model for _ in steps)
 
     monkeypatch.setattr(f"{module}.fine_tune", fine_tune)
-    monkeypatch.setattr(f"{module}.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(f"{module}.read_clock", lambda: clock[0])
     monkeypatch.setattr(f"{module}.LONGEST", 60)
     rng = np.random.default_rng(3)
     rows, windows = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 80))
