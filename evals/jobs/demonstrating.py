@@ -97,16 +97,15 @@ def run_demo(
 def _cut(model: str, output: Path, overwrite: bool, **edit: Any) -> None:
     from evals.jobs.exporting import ExportRequest, open_export
 
-    given = {"model": model, "output": output, "overwrite": overwrite}
-    open_export(ExportRequest.of({**given, **edit})).run()
+    open_export(ExportRequest(model=model, output=output, overwrite=overwrite, **edit)).run()
 
 
 def _erase(output: Path, plan: PlanFile, samples: str, overwrite: bool) -> None:
     """Teaches the model by the searched cut."""
     from evals.jobs.erasing import EraseRequest, open_erase
 
-    given = {"plan": plan, "samples": samples, "output": output, "overwrite": overwrite}
-    open_erase(EraseRequest.of(given, model=MODEL)).run()
+    given: dict[str, Any] = {"plan": plan, "samples": samples, "output": output}
+    open_erase(EraseRequest(model=MODEL, **given, overwrite=overwrite)).run()
 
 
 def list_places(erase: bool) -> dict[str, str]:
