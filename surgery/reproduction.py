@@ -23,10 +23,17 @@ from surgery.checkpoint.adapter import open_adapter
 from surgery.checkpoint.content import hash_file, list_files
 from surgery.checkpoint.source import MANIFEST, Checkpoint, open_checkpoint
 from surgery.editing.preparing import Fitting
-from surgery.errors import CheckpointError, ManifestError, SamplesError, SourceError
+from surgery.errors import CheckpointError, ManifestError, SamplesError
 from surgery.exporting import Export, check_target, list_owned
 from surgery.hub.client import HubFile, find_published, open_client
-from surgery.hub.finding import find_commit, find_export, find_folder, find_model, find_source
+from surgery.hub.finding import (
+    check_source,
+    find_commit,
+    find_export,
+    find_folder,
+    find_model,
+    require_source,
+)
 from surgery.hub.resolved import ResolvedModel
 from surgery.output import check_space, create_folder
 from surgery.privacy import get_last_name
@@ -41,7 +48,6 @@ from surgery.proof.files import check_listed
 from surgery.record.manifest import (
     CalibrationRecord,
     Manifest,
-    Source,
     Step,
     list_versions,
     read_manifest,
@@ -216,7 +222,7 @@ def reproduce(
         if all(file.equal for file in files):
             _check_losses(steps, export.manifest.history[begins:])
         else:
-            _check_source(replay.model, steps[0].source, source or steps[0].source.model)
+            check_source(replay.model, steps[0].source, source or steps[0].source.model)
     if all(file.ok for file in files):
         return Reproduction(original, model, files, versions, None, begins)
     needs = _find_unrecorded(steps, files, model.inventory.dtype)
@@ -285,13 +291,7 @@ def _find_beginning(original: Original, source: str | Path | None) -> tuple[Reso
         history = history[-1:]
     first = history[0].source
     beside = find_folder(original.model, original.revision)
-    named = find_source(first, beside) if source is None else source
-    if named is None:
-        raise SourceError(
-            f"was made from a folder, {first.model}, which is not here",
-            where=original.model,
-            fix="give it, or a copy of it, as `source`",
-        )
+    named = require_source(first, beside, original.model) if source is None else source
     revision = find_commit(named, [first]) if isinstance(named, str) else None
     model = find_model(named, revision)
     if source is not None:
@@ -363,18 +363,6 @@ def _compare_versions(then: Mapping[str, str]) -> dict[str, tuple[str | None, st
     now = list_versions()
     both = {name: (then.get(name), now.get(name)) for name in {**then, **now}}
     return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
-
-
-def _check_source(found: ResolvedModel, recorded: Source, where: str | Path) -> None:
-    """Raises `SourceError` if what was edited again is not the model of the record."""
-    if recorded.content is not None and not found.is_that(recorded):
-        raise SourceError(
-            "is not the model that was edited",
-            where=where,
-            expected=f"{recorded.model} with content {recorded.content[:12]}",
-            got=(found.source.content or "")[:12],
-            fix="give a copy of the edited one as `source`",
-        )
 
 
 def _check_losses(recorded: Sequence[Step], repeated: Sequence[Step]) -> None:

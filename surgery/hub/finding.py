@@ -103,6 +103,29 @@ def find_source(recorded: Source, beside: Path | None = None) -> str | None:
     return next((str(place) for place in places if place.is_dir()), None)
 
 
+def require_source(recorded: Source, beside: Path | None, where: object) -> str:
+    """As `find_source`, but raises `SourceError` about `where` if the source is not here."""
+    if (named := find_source(recorded, beside)) is None:
+        raise SourceError(
+            f"was made from a folder, {recorded.model}, which is not here",
+            where=where,
+            fix="give it, or a copy of it, as `source`",
+        )
+    return named
+
+
+def check_source(found: ResolvedModel, recorded: Source, where: object) -> None:
+    """Raises `SourceError` about `where` if a model is not the recorded one."""
+    if recorded.content is not None and not found.is_that(recorded):
+        raise SourceError(
+            "is not the model that was edited",
+            where=where,
+            expected=f"{recorded.model} with content {recorded.content[:12]}",
+            got=(found.identified.content or "")[:12],
+            fix="give a copy of the edited one as `source`",
+        )
+
+
 def name_first(model: ResolvedModel) -> str:
     """The name by which the model before all steps of a model can be found: its own, if no step
     made it; the recorded one, if it is not here."""

@@ -17,10 +17,10 @@ import torch
 from surgery.checkpoint.source import MANIFEST
 from surgery.editing.loading import load_to_train, load_tokenizer
 from surgery.editing.preparing import Prepared, prepare
-from surgery.errors import SourceError, UnsupportedError
+from surgery.errors import UnsupportedError
 from surgery.exporting import Export, Trained, check_target, write
 from surgery.fitting.calibration import Calibration, open_calibration
-from surgery.hub.finding import find_model, find_recorded, find_source
+from surgery.hub.finding import check_source, find_model, find_recorded, require_source
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.record.manifest import HealingRecord
@@ -44,22 +44,9 @@ def find_teacher(model: ResolvedModel, named: str | Path | None = None) -> Resol
         )
     first = model.manifest.sources[-1]
     if named is None:
-        named = find_source(first, beside=model.folder)
-    if named is None:
-        raise SourceError(
-            f"was made from a folder, {first.model}, which is not here",
-            where=model,
-            fix="give it, or a copy of it, as `source`",
-        )
+        named = require_source(first, model.folder, model)
     found = find_recorded(str(named), None, first)
-    if first.content is not None and not found.is_that(first):
-        raise SourceError(
-            "is not the model that was edited",
-            where=named,
-            expected=f"{first.model} with content {first.content[:12]}",
-            got=(found.identified.content or "")[:12],
-            fix="give a copy of the edited one as `source`",
-        )
+    check_source(found, first, named)
     return found
 
 

@@ -149,7 +149,7 @@ def _print_forecast(found: dict[str, Any]) -> None:
 def _print_steps(found: dict[str, Any]) -> None:
     rows = [(one["name"], one["what"], _format_time(one["seconds"])) for one in found["steps"]]
     rows.append(("all", "", _format_time(found["seconds"])))
-    echo("Steps, with the time that each takes about, as measured on a small part of its work:")
+    echo("Steps, and about how long each takes, counted from one pass and one step of training:")
     print_table(("step", "what", "about"), rows, labels=2)
 
 
