@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from surgery.card.text import read_card, render_card
 from surgery.checkpoint.adapter import Adapter
-from surgery.checkpoint.content import check_unchanged, hash_beside, hash_content, recall_hash
+from surgery.checkpoint.content import CopiedFile, check_unchanged, hash_content, recall_hash
 from surgery.checkpoint.source import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -183,12 +184,13 @@ def _write(
         weights = checkpoint if trained is None else trained.checkpoint
         shards = plan_shards(weights, plan, fitting.fits, max_shard_size)
     copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
-    read = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
     with (
         create_folder(target, list_owned, overwrite=overwrite) as folder,
-        hash_beside(read) as wait_for_hashes,
+        ThreadPoolExecutor(1) as beside,
     ):
-        pieces = {name: shard.read_pieces() for name, shard in shards.items()}
+        paths = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
+        read = {path: CopiedFile(path, beside) for path in paths}
+        pieces = {name: shard.read_pieces(read) for name, shard in shards.items()}
         beside = _collect_files(checkpoint, plan, shards) if adapter is None else {}
         files = {}
         for name, content in {**pieces, **beside}.items():
@@ -199,7 +201,8 @@ def _write(
         sha256 = hashlib.sha256(config).hexdigest()
         files[entry] = FileRecord(size=len(config), sha256=sha256)
         known = {path: files[name].sha256 for path, name in copies_of.items()}
-        update = {"content": hash_content(checkpoint, known | wait_for_hashes())}
+        known |= {path: file.finish() for path, file in read.items()}
+        update = {"content": hash_content(checkpoint, known)}
         source = prepared.model.source.model_copy(update=update)
         with guard(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
             manifest = _make_manifest(prepared, source, fitting, trained, files, max_shard_size)

@@ -13,7 +13,6 @@ import json
 import mmap
 import os
 import shutil
-import time
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -22,7 +21,7 @@ from checkpoints import neox_config, write_checkpoint
 
 import surgery
 from surgery.checkpoint import content
-from surgery.checkpoint.content import hash_beside, hash_content, hash_file, recall_hash
+from surgery.checkpoint.content import hash_content, hash_file, recall_hash
 from surgery.checkpoint.source import open_checkpoint
 from surgery.errors import CheckpointError
 from surgery.hub.finding import find_model
@@ -42,9 +41,7 @@ def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """The files that are read to be hashed, from an empty memory on."""
     read: list[Path] = []
     monkeypatch.setenv("ATTN_SURGERY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        content, "hash_file", lambda path, stop=None: read.append(path) or sha256(path)
-    )
+    monkeypatch.setattr(content, "hash_file", lambda path: read.append(path) or sha256(path))
     return read
 
 
@@ -152,24 +149,18 @@ def test_a_manifest_knows_a_commit_of_its_hub_id(source: Path, tmp_path: Path) -
     assert not ResolvedModel(source, before).is_that(before), "a name proves nothing"
 
 
-def test_hashing_beside_ends_with_the_block(tmp_path: Path) -> None:
-    """An error does not wait for gigabytes: neither for the file in hand nor for those queued."""
-    files = [tmp_path / str(number) for number in range(3)]
-    for path in files:
-        with path.open("wb") as file:
-            file.truncate(1 << 40)  # sparse: hours of hashing
+@pytest.mark.parametrize("limit", [None, 3_000])
+def test_a_source_is_hashed_while_it_is_copied(
+    source: Path, tmp_path: Path, reads: list[Path], limit: int | None
+) -> None:
+    """Whatever becomes of its files: cut anew, or with tensors rewritten, dropped, or as before."""
+    result = surgery.export(source, "1", output=tmp_path / "out", max_shard_size=limit)
+    weights = set(source.glob("*.safetensors"))
+    assert not weights & set(reads), "no weight file is read once more for its hash"
+    assert result.manifest.step.source.content == hash_content(source)
+    assert weights <= set(reads), "this one reads them"
 
-    def interrupt() -> None:
-        with hash_beside(files):
-            time.sleep(0.2)
-            raise KeyboardInterrupt
 
-    begun = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        interrupt()
-    assert time.monotonic() - begun < 10
-    (tmp_path / "small").write_bytes(b"some")
-    with hash_beside([tmp_path / "small"]) as wait_for_hashes:
-        assert wait_for_hashes() == {tmp_path / "small": sha256(tmp_path / "small")}
+def test_an_unreadable_file_has_no_hash(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"gone: cannot be read .*no such file"):
         hash_file(tmp_path / "gone")

@@ -6,13 +6,12 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
-from threading import Event
 
 from surgery.checkpoint.source import Checkpoint, open_checkpoint
-from surgery.checkpoint.tensors import is_finite, read_header, read_range
+from surgery.checkpoint.tensors import Bytes, StoredTensor, is_finite, read_header, read_range
 from surgery.errors import CheckpointError
 from surgery.privacy import is_in_hub_cache
 from surgery.store import Store, find_cache
@@ -93,16 +92,11 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def hash_file(path: Path, stop: Event | None = None) -> str:
-    """Returns the SHA-256 of a file, hexadecimal. Always reads it.
-
-    `stop`: ends the work, with an error, when it is set.
-    """
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file, hexadecimal. Always reads it."""
     digest, buffer = hashlib.sha256(), bytearray(_READ)
     with guard(CheckpointError, "cannot be read", path), path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
-            if stop is not None and stop.is_set():
-                raise CancelledError  # nobody waits for the result
             digest.update(memoryview(buffer)[:count])
     return digest.hexdigest()
 
@@ -125,38 +119,70 @@ def hash_weights(path: Path) -> tuple[str, list[str]]:
     return digest.hexdigest(), broken
 
 
-@contextlib.contextmanager
-def hash_beside(paths: Iterable[Path]) -> Iterator[Callable[[], dict[Path, str]]]:
-    """Hashes files in a thread while the block runs. Yields a function that waits for the hashes.
+class CopiedFile:
+    """A weight file that is hashed, on the thread `beside`, from what a copy reads of it anyway."""
 
-    The end of the block stops the thread, in the middle of a file too: an error or Ctrl-C does not
-    wait for gigabytes.
-    """
-    stop = Event()
-    with ThreadPoolExecutor(1) as beside:
-        hashes = {path: beside.submit(recall_hash, path, stop) for path in paths}
-        try:
-            yield lambda: {path: found.result() for path, found in hashes.items()}
-        finally:
-            stop.set()
-            beside.shutdown(cancel_futures=True)
+    def __init__(self, path: Path, beside: Executor) -> None:
+        self.path, self._beside = path, beside
+        self._state = _flush_and_stat(path)
+        self._known = _find_hash(path, self._state)
+        self._digest, self._hashed = hashlib.sha256(), 0  # the first bytes of the file
+
+    def read(self, tensor: StoredTensor, at: int) -> Iterator[Bytes]:
+        """Yields the bytes of a tensor, which begins at byte `at` of the file."""
+        self._read_up_to(at)
+        for piece in tensor.read_pieces():
+            is_next = at == self._hashed and self._known is None
+            hashed = self._beside.submit(self._digest.update, piece) if is_next else None
+            yield piece
+            at += len(piece)
+            if hashed is not None:
+                hashed.result()
+                self._hashed = at
+
+    def finish(self) -> str:
+        """Returns the SHA-256 of the whole file, hexadecimal, and remembers it."""
+        if self._known is None:
+            self._read_up_to(self._state[2])
+            self._known = self._digest.hexdigest()
+            _keep_hash(self.path, self._state, self._known)
+        return self._known
+
+    def _read_up_to(self, end: int) -> None:
+        """Hashes what the copy leaves out: the header, and tensors that do not stay."""
+        if self._known is None and end > self._hashed:
+            for piece in read_range(self.path, self._hashed, end - self._hashed):
+                self._digest.update(piece)
+            self._hashed = end
 
 
-def recall_hash(path: Path, stop: Event | None = None) -> str:
-    """Returns the SHA-256 of a file, hexadecimal. Reads a large file once per state.
+def recall_hash(path: Path) -> str:
+    """Returns the SHA-256 of a file, hexadecimal. Reads a large file once per state."""
+    state = _flush_and_stat(path)
+    digest = _find_hash(path, state)
+    if digest is None:
+        digest = hash_file(path)
+        _keep_hash(path, state, digest)
+    return digest
 
-    `stop`: as for `hash_file`.
-    """
+
+def _find_hash(path: Path, state: FileState) -> str | None:
+    """The hash of a file in the Hub's cache, or of a large file that had this state before."""
     real = path.resolve()
     if _SHA256.fullmatch(real.name) and is_in_hub_cache(real):
         return real.name  # the Hub client names large files by their hash
-    store, state = Store(find_cache()), _flush_and_stat(path)
-    if path.stat().st_size < _KEPT:
-        return hash_file(path, stop)
+    if state[2] < _KEPT:
+        return None
+    known = Store(find_cache()).find(_make_key(real, state))
+    return known[0] if known else None
+
+
+def _keep_hash(path: Path, state: FileState, digest: str) -> None:
+    """Remembers the hash of a large file, unless the file changed while it was read."""
+    if state[2] >= _KEPT and state == _read_state(path):
+        Store(find_cache()).keep(_make_key(path.resolve(), state), digest)
+
+
+def _make_key(real: Path, state: FileState) -> list[object]:
     name = hashlib.sha256(os.fsencode(real)).hexdigest()  # the cache tells nobody your paths
-    key = ["sha256", name, *state]
-    known = store.find(key)
-    digest: str = known[0] if known else hash_file(path, stop)
-    if known is None and state == _read_state(path):
-        store.keep(key, digest)
-    return digest
+    return ["sha256", name, *state]

@@ -75,11 +75,14 @@ class TensorInfo:
 class StoredTensor:
     """A tensor that is read, or computed, when it is needed.
 
-    `read_pieces`: yields its bytes, little-endian, row-major. A piece is valid until the next one.
+    - `read_pieces`: yields its bytes, little-endian, row-major. A piece is valid until the next
+      one.
+    - `place`: the file that holds exactly these bytes, and the byte that they begin at.
     """
 
     info: TensorInfo
     read_pieces: Callable[[], Iterable[Bytes]]
+    place: tuple[Path, int] | None = None
 
     @staticmethod
     def compute(info: TensorInfo, compute: Callable[[], Array]) -> StoredTensor:
@@ -181,7 +184,8 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     start = path.stat().st_size - sum(info.nbytes for info in infos)
     tensors = []
     for info in infos:
-        tensors.append(StoredTensor(info, partial(read_range, path, start, info.nbytes)))
+        read_pieces = partial(read_range, path, start, info.nbytes)
+        tensors.append(StoredTensor(info, read_pieces, (path, start)))
         start += info.nbytes
     return tensors, metadata
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from surgery.checkpoint.content import CopiedFile
 from surgery.checkpoint.source import SAFETENSORS
 from surgery.checkpoint.tensors import Bytes, StoredTensor, read_range, write_header
 
@@ -20,8 +21,8 @@ class OutputShard:
     metadata: dict[str, str]
     copy_of: Path | None = None
 
-    def read_pieces(self) -> Iterator[Bytes]:
-        """Yields the content of the file."""
+    def read_pieces(self, read: Mapping[Path, CopiedFile]) -> Iterator[Bytes]:
+        """Yields the content of the file. `read`: files to hash while tensors are read of them."""
         infos = [entry.info for entry in self.entries]
         if self.copy_of is not None:
             size = self.copy_of.stat().st_size - sum(info.nbytes for info in infos)
@@ -29,7 +30,9 @@ class OutputShard:
         else:
             yield write_header(infos, self.metadata)
         for entry in self.entries:
-            yield from entry.read_pieces()
+            path, at = entry.place or (None, 0)
+            file = read.get(path) if path is not None else None
+            yield from entry.read_pieces() if file is None else file.read(entry, at)
 
 
 Progress = Callable[[int], None]
