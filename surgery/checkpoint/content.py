@@ -30,21 +30,7 @@ A copy that keeps size and date still changes the inode or the status time."""
 
 def read_states(paths: Iterable[Path]) -> dict[Path, FileState]:
     """Returns the state of each path that is a file. Any later change of the file changes it."""
-    return {path: _flush_and_stat(path) for path in paths if path.is_file()}
-
-
-def _flush_and_stat(path: Path) -> FileState:
-    """Flushes a file to disk and returns its state.
-
-    The system records only the first change through a memory mapping after each flush.
-    """
-    with contextlib.suppress(OSError):  # a file that cannot be opened still has its times
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
-    return _read_state(path)
+    return {path: _read_state(path) for path in paths if path.is_file()}
 
 
 def _read_state(path: Path) -> FileState:
@@ -150,7 +136,7 @@ def recall_hash(path: Path, stop: Event | None = None) -> str:
     real = path.resolve()
     if _SHA256.fullmatch(real.name) and is_in_hub_cache(real):
         return real.name  # the Hub client names large files by their hash
-    store, state = Store(find_cache()), _flush_and_stat(path)
+    store, state = Store(find_cache()), _read_state(path)
     if path.stat().st_size < _KEPT:
         return hash_file(path, stop)
     name = hashlib.sha256(os.fsencode(real)).hexdigest()  # the cache tells nobody your paths
