@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -214,17 +212,19 @@ def _correct_usage(error: click.UsageError) -> click.UsageError:
 
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits. Only here do errors become exit codes."""
-    _open_streams()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # the shell may have closed one
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path need not be valid text
     take_over_warnings()
     _catch_signals()
     has_printed_json.set(False)
     with let_first_print():
         code = _run(arguments)
     try:
-        for stream in filter(None, (sys.stderr, sys.stdout)):  # the shell may have closed one
-            stream.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:  # reported above; Python would try again at exit, and complain
-        _drop(sys.stdout)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
@@ -242,51 +242,6 @@ def _run(arguments: list[str] | None) -> int:
         else:
             code = _report_error(error, as_json)
     return code if isinstance(code, int) else 0
-
-
-def _drop(stream: TextIO) -> None:
-    """Lets a standard stream go nowhere from now on."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-class _Stream(io.TextIOWrapper):
-    """A standard stream whose reader may stop reading, or whose terminal may close.
-
-    The work goes on, and the exit code still says how it ended.
-    """
-
-    def write(self, text: str) -> int:
-        with self._until_closed():
-            super().write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._until_closed():
-            super().flush()
-
-    @contextmanager
-    def _until_closed(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                raise
-            _drop(self)
-
-
-def _open_streams() -> None:
-    """Lets standard streams write any text, and go nowhere once their reader has stopped."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if type(stream) is io.TextIOWrapper:
-            how: Any = {
-                "encoding": stream.encoding,
-                "errors": "backslashreplace",  # a path need not be valid text
-                "line_buffering": stream.line_buffering,
-                "write_through": stream.write_through,
-            }
-            setattr(sys, name, _Stream(stream.detach(), **how))
-            setattr(sys, f"__{name}__", getattr(sys, name))  # where a terminal's width is read
 
 
 def _catch_signals() -> None:
@@ -330,8 +285,6 @@ def _report_error(error: BaseException, as_json: bool) -> int:
         if as_json:
             _print_error(error, error.exit_code)
         return error.exit_code
-    if isinstance(error, BrokenPipeError):
-        return 0  # whoever reads our output has seen enough
     if isinstance(error, OSError):  # a file that may not be read, a disk that is full
         from surgery.untrusted import describe_error
 

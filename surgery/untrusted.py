@@ -24,6 +24,9 @@ from surgery.errors import (
 )
 
 _YAML_NULL = "tag:yaml.org,2002:null"
+_DEEPEST = 100
+"""Lists and objects within each other. No file of a model or a result has more than twenty."""
+_DEEP = "nested too deeply"
 
 
 @contextmanager
@@ -64,7 +67,7 @@ def describe_error(problem: BaseException) -> str:
     elif isinstance(problem, MemoryError):
         text = "out of memory"
     elif isinstance(problem, RecursionError):
-        text = "nested too deeply"
+        text = _DEEP
     else:
         system = getattr(problem, "strerror", None)  # of OSError, without number and path
         text = system.lower() if isinstance(system, str) else str(problem)
@@ -128,12 +131,12 @@ def read_json(path: Path, *, needed: bool = False, as_typed: bool = False) -> di
 def parse_json(text: str | bytes, *, as_typed: bool = False) -> Any:
     """Parses JSON in UTF-8. `as_typed`: numbers stay text.
 
-    Raises ValueError for invalid JSON (including NaN and infinities), and for a name that stands
-    twice in an object: parsers disagree on which counts.
+    Raises ValueError for invalid JSON (including NaN and infinities), for values nested too deeply,
+    and for a name that stands twice in an object: parsers disagree on which counts.
     """
     typed = str if as_typed else None
     try:
-        return json.loads(
+        value = json.loads(
             text.decode() if isinstance(text, bytes) else text,
             object_pairs_hook=_make_object,
             parse_constant=_refuse_number,
@@ -141,7 +144,22 @@ def parse_json(text: str | bytes, *, as_typed: bool = False) -> Any:
             parse_float=typed,
         )
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(_DEEP) from None
+    return _check_depth(value)
+
+
+def _check_depth(value: Any) -> Any:
+    """Returns a value. Raises ValueError if it is nested too deeply for those who walk through it.
+
+    How deep a parser goes depends on the version of Python.
+    """
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_DEEPEST):
+        items = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [item for inside in items for item in inside if isinstance(item, dict | list)]
+        if not level:
+            return value
+    raise ValueError(_DEEP)
 
 
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -171,7 +189,8 @@ def _check_names(names: Iterable[str]) -> None:
 def parse_yaml(text: str, *, as_typed: bool = False) -> dict[str, Any]:
     """Returns values by name, or {} for an empty text. Raises ValueError for anything else.
 
-    `as_typed`: values are text, such as 6.10, 0123, or no. Refuses a name that stands there twice.
+    `as_typed`: values are text, such as 6.10, 0123, or no. Refuses a name that stands there twice,
+    and values nested too deeply.
     """
     import yaml
 
@@ -189,9 +208,11 @@ def parse_yaml(text: str, *, as_typed: bool = False) -> dict[str, Any]:
         data = yaml.load(text, Loader=Loader)
     except _RefusedError:
         raise
+    except RecursionError:
+        raise ValueError(_DEEP) from None
     except Exception:  # PyYAML fails in many ways on values that do not fit their tag
         data = ""
     data = {} if data is None else data
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ValueError("is not valid YAML")
-    return data
+    return _check_depth(data)  # type: ignore[no-any-return]

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from evals.run.models import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
-_FSYNC = os.fsync
 DATA = Path(os.environ.get("ATTN_SURGERY_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -89,12 +88,6 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     that recovers."""
     monkeypatch.setattr("evals.measure.attacks.relearn.STEPS", (1, 2, 3))
     monkeypatch.setattr("evals.measure.attacks.relearn.RATES", (1e-3, 1e-4))
-
-
-@pytest.fixture
-def waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As outside of tests: a change through a mapping shows once it is on the disk."""
-    monkeypatch.setattr("os.fsync", _FSYNC)
 
 
 @pytest.fixture(scope="session", autouse=True)

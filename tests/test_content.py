@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import mmap
 import os
 import shutil
 from pathlib import Path
@@ -92,21 +91,6 @@ def test_a_large_file_is_read_once_for_each_state(
     with large.open("r+b") as file:
         file.write(b"x")
     assert recall_hash(large) == sha256(large) != digest
-
-
-@pytest.mark.usefixtures("waits_for_the_disk")
-def test_a_change_through_a_mapping_is_not_missed(
-    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of many changes through a mapping, the system would tell the time of the first alone."""
-    large = tmp_path / "large"
-    with large.open("w+b") as file:
-        file.truncate(16 << 20)
-        with mmap.mmap(file.fileno(), 0) as mapping:
-            mapping[0] = 1
-            recall_hash(large)
-            mapping[1] = 1
-            assert recall_hash(large) == sha256(large)
 
 
 def test_the_hub_s_cache_is_not_read(

@@ -170,6 +170,14 @@ def parse(words: str) -> dict[str, Any]:
     return COMMANDS[kind].make_context(kind, options).params
 
 
+def test_an_earlier_schema_is_refused_in_one_line(folder: Path) -> None:
+    earlier = {"schema_version": 5, "figures": [], "edits": []}
+    put_report(folder, example_of(folder), **{"report.json": json.dumps(earlier)})
+    what = r"is a report of another version of attn-surgery \(expected schema 6, got 5\); evaluate"
+    with pytest.raises(OutputError, match=what):
+        find_publishable(folder)
+
+
 def test_the_command_of_an_edit_takes_all_that_made_it() -> None:
     """What no name says but the record does: the lab's text, and another type to save as."""
     data = {"name": "hf:me/data:train:text", "size": None, "sha256": None}

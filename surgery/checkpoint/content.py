@@ -29,21 +29,7 @@ A copy that keeps size and date still changes the inode or the status time."""
 
 def read_states(paths: Iterable[Path]) -> dict[Path, FileState]:
     """Returns the state of each path that is a file. Any later change of the file changes it."""
-    return {path: _flush_and_stat(path) for path in paths if path.is_file()}
-
-
-def _flush_and_stat(path: Path) -> FileState:
-    """Flushes a file to disk and returns its state.
-
-    The system records only the first change through a memory mapping after each flush.
-    """
-    with contextlib.suppress(OSError):  # a file that cannot be opened still has its times
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
-    return _read_state(path)
+    return {path: _read_state(path) for path in paths if path.is_file()}
 
 
 def _read_state(path: Path) -> FileState:
@@ -124,7 +110,7 @@ class CopiedFile:
 
     def __init__(self, path: Path, beside: Executor) -> None:
         self.path, self._beside = path, beside
-        self._state = _flush_and_stat(path)
+        self._state = _read_state(path)
         self._known = _find_hash(path, self._state)
         self._digest, self._hashed = hashlib.sha256(), 0  # the first bytes of the file
 
@@ -158,7 +144,7 @@ class CopiedFile:
 
 def recall_hash(path: Path) -> str:
     """Returns the SHA-256 of a file, hexadecimal. Reads a large file once per state."""
-    state = _flush_and_stat(path)
+    state = _read_state(path)
     digest = _find_hash(path, state)
     if digest is None:
         digest = hash_file(path)

@@ -8,12 +8,10 @@ from typing import Any
 from surgery.errors import UnsupportedError, find_near
 from surgery.families import experts, gemma, gpt, latent, linear, llama
 from surgery.families.record import Dimensions, Family, Role, Switch, TensorRule, left_out
-from surgery.families.refused import REFUSED
 from surgery.families.wrapped import WRAPPED
 
 __all__ = [
     "FAMILIES",
-    "REFUSED",
     "SAVED_AS",
     "WRAPPED",
     "Dimensions",
@@ -65,7 +63,7 @@ def config_saved_as(config: dict[str, Any], name: str | None) -> dict[str, Any]:
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a parsed config.json, compact checkpoints included.
 
-    **Raises:** `UnsupportedError` for every other architecture: why it is refused, or what is near.
+    **Raises:** `UnsupportedError` for every other architecture, and what is near.
     """
     model_type = config.get("model_type")
     for family in FAMILIES:
@@ -76,11 +74,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
             f"a {model_type} model reads images, and only its decoder, {wrapped.text}, is edited",
             fix="give the folder, not the loaded model, or load the decoder alone",
         )
-    if (reason := REFUSED.get(str(model_type))) is not None:
-        raise UnsupportedError(f"unsupported model_type {model_type}: {reason}")
     names = [family.model_type for family in FAMILIES]
     near = ", ".join(find_near(model_type, names, 2))
-    missing = "no record says where its tensors are"
+    missing = "no record says where its tensors are (docs/families.md lists what others lack)"
     raise UnsupportedError(
         f"unsupported model_type {model_type}; supported: {', '.join(names)}",
         fix=f"near is {near}, but {missing}" if near else missing,

@@ -14,7 +14,6 @@ from pathlib import Path
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import OutputError
 from surgery.privacy import check_link
-from surgery.record.contradictions import list_contradictions
 from surgery.record.manifest import REPORTS, Manifest
 from surgery.record.report import SCHEMA, Report
 from surgery.untrusted import guard, parse_json, read_bytes
@@ -43,8 +42,7 @@ def read_report(folder: Path, manifest: Manifest) -> tuple[Report | None, dict[s
     """The report of a model beside its manifest, if there is one, and the bytes of its files.
 
     Raises `OutputError` for a file that is not what the manifest records, for what is no report,
-    for one that contradicts itself, and for the report of another model, or of one whose base is
-    not its source.
+    and for the report of another model, or of one whose base is not its source.
     """
     fix = "remove it, and evaluate again"
     found: dict[str, bytes] = {}
@@ -67,8 +65,6 @@ def read_report(folder: Path, manifest: Manifest) -> tuple[Report | None, dict[s
         plain = parse_json(found[REPORTS[0]])
         _check_schema(plain, where)
         report = Report.model_validate(plain)
-    for contradiction in list_contradictions(report):
-        raise OutputError(f"contradicts itself: {contradiction}", where=where, fix=fix)
     if [edit.provenance.get("content") for edit in report.edits] != [manifest.content]:
         raise OutputError("belongs to another model", where=where, fix=fix)
     if report.edits[0].relation != "source":

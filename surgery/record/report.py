@@ -73,11 +73,7 @@ class Result(Record):
 
     @model_validator(mode="after")
     def _agree(self) -> Result:
-        """Checks that every figure has a name, and that no two are the same.
-
-        `surgery.record.contradictions` looks at the figures, once a report is read: it loses no
-        report that was measured for hours.
-        """
+        """Checks that every figure has a name, and that no two are the same."""
         keys = [one.key for one in self.figures]
         if len({*keys}) < len(keys):
             raise ValueError("two figures have the same name, model, and passages")

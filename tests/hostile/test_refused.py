@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
+import surgery
 from hostile.victims import LENGTHS, commands, model, refuse
 from surgery.checkpoint.torch_tensors import read_pickle
 from surgery.errors import SamplesError, SourceError
@@ -72,6 +73,41 @@ def test_lines_and_objects(tmp_path: Path, source: Path, case: str) -> None:
     (edited / "tokenizer_config.json").write_text(TEXTS[case])
     if case not in ("digits without end", "not a number", "twice"):
         refuse(commands(edited, tmp_path)["extract"], "tokenizer_config.json: ")
+
+
+@pytest.mark.parametrize("depth", [150, 950, 5_000, 100_000])
+def test_what_is_nested_deeply(tmp_path: Path, source: Path, depth: int) -> None:
+    """In files that are valid otherwise, however deep the parser of a version of Python goes."""
+    deep, more = "[" * depth + "]" * depth, ("--output", tmp_path / "out")
+    changed = model(tmp_path / "changed", num_shards=2)
+    edited = surgery.export(changed, "1", output=tmp_path / "edited").output
+
+    def put(path: Path, content: str | None = None) -> Path:
+        plain = path.read_text().strip() if content is None else content
+        path.write_text(f'{{"deep": {deep}, {plain[1:]}')
+        return path
+
+    good = f'{{"text": "good", {TOKENS}}}'
+    plan = '{"schema_version": 1, "edits": [{"drop_attn": "0", "variant": "zero"}]}'
+    calls: dict[str, tuple[object, ...]] = {
+        "samples.jsonl": ("extract", source, *LENGTHS, "--samples"),
+        "corpus.jsonl": ("collect", source, *LENGTHS, *more[:1], tmp_path / "o.jsonl", "--corpus"),
+        "plan.json": ("export", source, *more, "--plan"),
+        "search.json": (*commands(source, tmp_path)["evaluate"], "--front"),
+    }
+    for name, call in calls.items():
+        content = {"plan.json": plan, "search.json": "{}"}.get(name, good)
+        refuse((*call, put(tmp_path / name, content)), name)
+    for name in ("options.json", "options.yaml"):
+        refused = attn_surgery("extract", source, "--config", put(tmp_path / name, '{"a": 1}'))
+        assert (refused.code, refused.stderr.count("\n")) == (2, 1), refused.stderr[:999]
+        assert f"{name}: " in refused.stderr
+        assert "nested too deeply" in refused.stderr
+    refuse(("inspect", put(edited / "surgery.json").parent), "surgery.json: ")
+    for name in ("tokenizer.json", "tokenizer_config.json", INDEX, "config.json"):
+        put(changed / name)
+        refuse(("extract", changed, *calls["samples.jsonl"][2:], tmp_path / "good.jsonl"), "")
+    refuse(("inspect", changed), "config.json: not valid JSON (got nested too deeply)")
 
 
 def test_half_a_surrogate_pair(tmp_path: Path, source: Path) -> None:
