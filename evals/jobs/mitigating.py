@@ -73,7 +73,6 @@ class MitigationRequest(SearchRequest, Gating):
         "matches, may lose at most X.",
         Option("limits", "TASK=X", example="lambada_openai=0.03"),
     ] = Field(default_factory=dict)
-    max_loss_increase: None = None
     erase: Annotated[
         bool,
         "Also try results that were taught to forget the passages (as the command erase does): as "

@@ -12,47 +12,33 @@ from evals.run.request import Choosing, Count, Fraction, Healing, Listing, Optio
 from surgery.plan import LayoutChoice
 
 if TYPE_CHECKING:
-    from evals.choose.search.goals import Goal
+    from evals.choose.search.goal import Goal
 
 
 class SearchRequest(Choosing, Limiting, Attacking, Healing, Listing):
-    """The edit of `model` that meets one goal on `samples` at the least cost. With `heal`, the
+    """The edit of `model` that keeps limits on `samples` at the least cost. With `heal`, the
     limits hold for the healed model.
     """
 
     max_extraction: Annotated[
         Fraction | None,
-        "Goal: leave at most this share of the passages recovered (0.01 is 1 %), at the least "
+        "Leave at most this share of the passages recovered (0.01 is 1 %), at the least "
         "cost. Short for `max` M=X, with M from `measure`.",
         Option("limits"),
     ] = None
     max: Annotated[
         Limits,
-        "Goal: leave at most the share X of the passages to attack A, any attack of audit but "
+        "Leave at most the share X of the passages to attack A, any attack of audit but "
         "membership, at the least cost. Every limit must hold. Attacks that need more than "
         "one pass (graft, relearn, near…) are tried on few edits, the cheapest first.",
         Option("limits", "A=X", example="hints:2=0.02"),
     ] = Field(default_factory=dict)
-    max_loss_increase: Annotated[
-        float | None,
-        Field(gt=0),
-        "Goal: leave as few passages recovered as possible, and raise held-out loss by at most "
-        "Y nats per token.",
-        Option("limits", "Y"),
-    ] = None
     max_drop: Annotated[
         Drops,
         "Limit: the benchmark TASK, or every task that a pattern such as '*' matches, may lose at "
         "most X. Measured only on sets that keep the other limits, the cheapest first.",
         Option("limits", "TASK=X", example="lambada_openai=0.03"),
     ] = Field(default_factory=dict)
-    cost: Annotated[
-        Literal["worst", "kl"],
-        "What a search with a limit minimizes. kl: the mean KL divergence from the base on "
-        "held-out text. worst: the largest of that, of its mean on tokens that stood earlier in "
-        "the text, and of its mean on text that is repeated.",
-        Option("measure"),
-    ] = "worst"
     grain: Annotated[
         Literal["blocks", "heads", "mixed"],
         "Choose whole blocks, single heads, or both.",
@@ -92,21 +78,14 @@ class SearchRequest(Choosing, Limiting, Attacking, Healing, Listing):
     def _limits_agree(self) -> SearchRequest:
         from evals.measure.attacks.names import choose_attacks
 
-        stated = self.max_extraction is not None
-        if (stated or bool(self.max)) == (self.max_loss_increase is not None):
-            raise ValueError(
-                "give one goal: `max_extraction` X, `max` A=X, or `max_loss_increase` Y"
-            )
-        if self.heal and self.max_loss_increase is not None:
-            raise ValueError("`heal` needs a limit: give `max_extraction` or `max`")
-        if stated and self.measure in self.max:
+        if self.max_extraction is None and not self.max:
+            raise ValueError("give a limit: `max_extraction` X or `max` A=X")
+        if self.max_extraction is not None and self.measure in self.max:
             raise ValueError(f"`max_extraction` and `max` both limit {self.measure}: give one")
         choose_attacks((), self.max)  # raises for one that cannot have a limit
         default = type(self).model_fields["measure"].default
-        if self.limits and self.measure not in (default, *self.limits):
+        if self.measure not in (default, *self.limits):
             raise ValueError(f"`measure` {self.measure} has no limit: give `max` {self.measure}=X")
-        if self.max_drop and self.max_loss_increase is not None:
-            raise ValueError("`max_drop` needs a limit: give `max_extraction` or `max`")
         return self
 
     @model_validator(mode="after")
@@ -133,14 +112,12 @@ class SearchRequest(Choosing, Limiting, Attacking, Healing, Listing):
         stated = {} if self.max_extraction is None else {self.measure: self.max_extraction}
         given = stated | self.max
         guides = [name for name in (self.measure, *given) if name in given and is_recovery(name)]
-        if given and not guides:
+        if not guides:
             return {self.measure: min(given.values()), **given}
         return {name: given[name] for name in (*guides[:1], *given)}
 
     @property
     def goal(self) -> Goal:
-        from evals.choose.search.goals import MaxExtraction, MaxLossIncrease
+        from evals.choose.search.goal import Goal
 
-        if self.max_loss_increase is not None:
-            return MaxLossIncrease(self.max_loss_increase)
-        return MaxExtraction(next(iter(self.limits.values())), self.cost == "worst")
+        return Goal(next(iter(self.limits.values())))
