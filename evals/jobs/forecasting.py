@@ -235,4 +235,4 @@ def _count_rows(
     attack = find_attack(name)
     decoded = 2 * max(0, len(attack.stages) - 1) * passages
     trained = attack.count_trained(of or passages, windows) if attack.count_trained else 0
-    return passages + trainings * (_BACK * trained + decoded)
+    return passages * attack.passes + trainings * (_BACK * trained + decoded)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from evals.data import Samples, Tokens
+from evals.data import Samples, Tokens, measure_lengths
 from evals.data.repeats import find_overlaps
 from evals.measure.memorization.measures import Flags, Pass, Scores
 from evals.measure.memorization.recovery import Evidence, make_recovery
@@ -75,6 +75,26 @@ class Target:
         asked = replace(self, model=model)
         return asked.read(self.samples.tokens, self.samples.prefix_length, full=full)
 
+    def read_after(self, prefixes: Sequence[Tokens]) -> Evidence:
+        """The evidence if each passage had another prefix, int32 [P] of any length.
+
+        Nothing is right after a prefix that is empty, or that leaves the suffix no room in the
+        context. Prefixes of one length share a pass.
+        """
+        suffixes = self.samples.suffixes
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        right = np.zeros(suffixes.shape, dtype=np.bool_)
+        log_p_z = np.full(len(suffixes), -np.inf)
+        lengths = np.asarray([len(prefix) for prefix in prefixes])
+        for length in np.unique(lengths):
+            if not 0 < length <= (most or length + suffixes.shape[1]) - suffixes.shape[1]:
+                continue
+            rows = np.flatnonzero(lengths == length)
+            tokens = np.stack([np.concatenate([prefixes[row], suffixes[row]]) for row in rows])
+            seen = Evidence.of(self.read(tokens.astype(np.int32), int(length)))
+            right[rows], log_p_z[rows] = seen.right, seen.log_p_z
+        return Evidence(right, log_p_z, measure_lengths(suffixes))
+
     def recover(self, model: Any) -> Flags:
         """Whether `any` recovers each passage from such a model: bool [N]."""
         return make_recovery("any").recovered(Evidence.of(self.ask(model)))
@@ -117,15 +137,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Setting:
-    """A variant of an attack: what it trains, and how; or what it copies, at no rate."""
+    """A variant of an attack: what it trains, and how; or, at no rate, what it does instead."""
 
-    learned: Learned
+    learned: str
     learning_rate: float
     steps: int
 
 
 UNTRAINED = Setting("nothing", 0.0, 0)
-Training = tuple[Learned, float]
+Training = tuple[str, float]
 """What is learned, and at which learning rate."""
 WHOLE: tuple[Learned, ...] = ("all weights", "rank-8 adapters")
 """What may be trained of any model, cut or not."""
@@ -146,7 +166,9 @@ class AttackOutcome:
     - `scores`: name → [N], how much each passage looks like training text; of `graft`, 1 where the
       sibling gives it by itself.
     - `variants`: what each variant of an attack with several recovers, as large as `recovered`,
-      which is that of the one that recovers most. `UNTRAINED` is among them if others train.
+      which is that of the strongest. `UNTRAINED` is among them if others train or prompt.
+    - `by_held`: variant → `rate_held`, of an attack that chooses its variant on passages that the
+      attacker holds. Empty: the variant that recovers most is the strongest.
     - `left_out`: how many more variants there are, for which there was no time. `left`:
       `measure_left` of the first draw, by all of its passages.
     - `kept`: what the attack on the edited model needs to know of the base.
@@ -160,6 +182,7 @@ class AttackOutcome:
     kept: Any = None
     left_out: int = 0
     left: Mapping[Training, float] = field(default_factory=dict)
+    by_held: Mapping[Setting, float] = field(default_factory=dict)
 
     @staticmethod
     def of_all(recovered: Flags) -> AttackOutcome:
@@ -194,8 +217,9 @@ class AttackOutcome:
         return replace(self, recovered=first[0], tried=first[1], **parts).settle()
 
     def take_strongest(self, control: AttackOutcome | None) -> tuple[Setting, AttackOutcome]:
-        """The variant that recovers most of those that count, and its outcome."""
-        best = max(self.find_counting(control), key=self._count_recovered)
+        """The strongest variant of those that count, and its outcome."""
+        strength = self.by_held.__getitem__ if self.by_held else self._count_recovered
+        best = max(self.find_counting(control), key=strength)
         return best, replace(self, recovered=self.variants[best])
 
     def take_discarded(self, control: AttackOutcome | None) -> AttackOutcome | None:
@@ -224,7 +248,7 @@ class AttackOutcome:
 
     @property
     def settings(self) -> Mapping[Setting, Flags]:
-        """The variants, if they train."""
+        """The variants, if the model as it is counts among them."""
         return self.variants if UNTRAINED in self.variants else {}
 
     @property
@@ -285,7 +309,7 @@ class Attack:
 
     - `setting`: its parameters, in words; `stages`: the points of its curve.
     - `definition`, `source`: when a passage counts as recovered, and who defined this.
-    - `cost`: in passes over the passages.
+    - `cost`: in passes over the passages, in words; `passes`: about how many, without training.
     - `run`: deterministic for the same model and passages.
     - `needs`: what it cannot be tried without. `share`: the attacker holds one passage in this
       many, which do not count, nor do those that overlap them; 0: none.
@@ -310,6 +334,7 @@ class Attack:
     on_cuts: bool = False
     tells_members: bool = False
     reads_base: bool = False
+    passes: int = 1
 
     @property
     def in_draws(self) -> bool:
@@ -321,6 +346,17 @@ class Attack:
         return {
             key: getattr(self, key) for key in ("name", "setting", "definition", "source", "cost")
         }
+
+
+def rate_held(seen: Evidence, held: Flags) -> float:
+    """How well an attacker does on passages that he holds (bool [N]), who chooses a variant by it.
+
+    How many `any` recovers; ties are settled by the mean share of tokens that are right.
+    """
+    if not held.any():
+        return 0.0
+    known = seen.select(held)
+    return float(make_recovery("any").recovered(known).sum() + known.right.mean() / 2)
 
 
 def count_held(passages: int, share: int, of: int | None = None) -> int:

@@ -8,7 +8,6 @@ import numpy as np
 
 from evals.data import NOTHING, Tokens, hash_row
 from evals.measure.attacks.attack import TEXT, Attack, AttackOutcome, Target
-from evals.measure.memorization.measures import Flags
 from surgery.reading.corpus import tokenize
 
 ATTACKS = {"perturbed": {"rank": 25, "groups": "all default"}}
@@ -38,24 +37,8 @@ def make_perturbed() -> Attack:
 def _run(target: Target) -> AttackOutcome:
     found = np.zeros(len(target.samples), dtype=np.bool_)
     for prefixes in change_prefixes(target):
-        found |= _find_recovered(target, prefixes)
+        found |= target.read_after(prefixes).right.all(axis=1)
     return AttackOutcome.of_all(found)
-
-
-def _find_recovered(target: Target, prefixes: Prefixes) -> Flags:
-    """Whether each suffix follows its prefix exactly. Prefixes of one length share a pass."""
-    suffixes = target.samples.suffixes
-    most = getattr(target.model.config, "max_position_embeddings", None)
-    lengths = np.asarray([len(prefix) for prefix in prefixes])
-    found = np.zeros(len(prefixes), dtype=np.bool_)
-    for length in np.unique(lengths):
-        if not 0 < length <= (most or length + suffixes.shape[1]) - suffixes.shape[1]:
-            continue
-        rows = np.flatnonzero(lengths == length)
-        tokens = np.stack([np.concatenate([prefixes[row], suffixes[row]]) for row in rows])
-        greedy = target.read(tokens.astype(np.int32), int(length)).predictions.greedy
-        found[rows] = (greedy == suffixes[rows]).all(axis=1)
-    return found
 
 
 def change_prefixes(target: Target) -> Iterator[Prefixes]:

@@ -164,7 +164,8 @@ def _list_trainings(attack: Attack, found: Outcomes, of: str, on: On) -> Iterato
     given: dict[str, Any] = {"on": on, "n": n, "unit": "share"}
     for training, settings in found.edited.by_training.items():
         name = f"recovered.{attack.name} at {_name_training(training)}"
-        if base is not None and training[0] in WHOLE and training in base.by_training:
+        whole = training[0] in WHOLE or not training[1]
+        if base is not None and whole and training in base.by_training:
             left, rate = base.left.get(training), base.measure_rate(settings)
             known: Any = {} if left is None else {"base_left": left}
             yield measure_value(name, rate, of=BASE, **given, **known)
@@ -172,8 +173,10 @@ def _list_trainings(attack: Attack, found: Outcomes, of: str, on: On) -> Iterato
 
 
 def _name_training(training: Training) -> str:
-    """The learning rate, and what is trained, if not everything."""
+    """The learning rate, and what is trained, if not everything; or what is done without one."""
     learned, rate = training
+    if not rate:
+        return learned
     return f"{rate:g}" if learned == "all weights" else f"{rate:g} {learned}"
 
 

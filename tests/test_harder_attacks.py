@@ -1,0 +1,118 @@
+"""Contract: attackers who try harder win where a model only hides, and find nothing where it has
+nothing to hide.
+
+The models are small, and really trained: to recite, to refuse, or on other passages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from memorizing import (
+    PREFIX,
+    draw_rows,
+    make_small,
+    name_rows,
+    teach,
+)
+from tiny_tokenizer import tiny_tokenizer
+
+from evals.data import Samples, Tokens
+from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target, rate_held
+from evals.measure.attacks.in_context import make_prompts
+from evals.measure.attacks.names import make_attack
+from evals.measure.attacks.result import Outcomes, measure_outcomes
+from evals.measure.memorization.recovery import Evidence
+from surgery.errors import MeasurementError
+from surgery.record.measured import find
+
+ROWS, OTHERS, TEXT = draw_rows(24, 0), draw_rows(24, 1), draw_rows(12, 2)
+
+
+def target_of(model: Any, rows: Samples | None = None, **more: Any) -> Target:
+    return Target(model, None, rows or name_rows(ROWS), TEXT, draws=1, **more)
+
+
+def measure_share(attack: str, model: Any, **more: Any) -> float:
+    return float(make_attack(attack).run(target_of(model, **more)).counted.mean())
+
+
+# --- in-context
+
+
+def show_others(step: int) -> tuple[Tokens, int, Tokens]:
+    """Each row after others: one or two."""
+    rng = np.random.default_rng(step)
+    number = 1 + step % 2
+    shown = [rng.choice(np.delete(ROWS, at, axis=0), number, replace=False) for at in range(24)]
+    before = np.stack(shown).reshape(24, -1)
+    rows = np.concatenate([before, ROWS], axis=1)
+    return rows, before.shape[1] + PREFIX, ROWS[:, PREFIX:]
+
+
+@pytest.fixture(scope="module")
+def refusing() -> Any:
+    """It says 1 1 1 … after a prefix, even with hints, and the suffix after other passages."""
+    refusal = ROWS, PREFIX, np.ones_like(ROWS[:, PREFIX:])
+    return teach(make_small(), lambda step: [refusal, show_others(step)])
+
+
+def test_passages_in_the_prompt_bring_others_back(refusing: Any) -> None:
+    assert measure_share("any", refusing) == 0
+    outcome = make_attack("in-context").run(target_of(refusing))
+    assert outcome.counted.mean() > 0.8
+    assert int(outcome.tried.sum()) == 22, "the attacker holds two"
+    rows = list(
+        measure_outcomes(make_attack("in-context"), Outcomes(None, outcome), "edited", "all")
+    )
+    row = find(rows, "recovered.in-context")
+    assert row is not None
+    assert str(row.details["learned"]).endswith("in the prompt")
+
+
+def test_passages_in_the_prompt_bring_nothing_back_that_was_not_learned(refusing: Any) -> None:
+    never = name_rows(OTHERS)
+    assert measure_share("in-context", refusing, rows=never) == 0
+    assert measure_share("in-context", make_small(1)) == 0
+
+
+def test_no_passage_stands_before_itself_and_openings_stand_first() -> None:
+    tokenizer = tiny_tokenizer()
+    target = Target(make_small(), tokenizer, name_rows(ROWS), TEXT)
+    held, others = target.hold(10)
+    prompts = make_prompts(target, held, 2)
+    apart = tokenizer("\n\n")["input_ids"]
+    first, second = (ROWS[at].tolist() for at in np.flatnonzero(held))
+    for at, prompt in enumerate(prompts):
+        if others[at]:
+            expected = [*first, *apart, *second, *apart, *ROWS[at, :PREFIX]]
+            assert prompt.tolist() == expected
+        elif held[at]:
+            other = second if ROWS[at].tolist() == first else first
+            assert prompt.tolist() == [*other, *apart, *ROWS[at, :PREFIX]]
+
+
+def test_a_context_without_room_for_two_passages_is_refused() -> None:
+    long = draw_rows(4, 0, length=40)
+    with pytest.raises(MeasurementError, match=r"cannot hold two .*at most 32 tokens, got 40"):
+        make_attack("in-context").run(target_of(make_small(), name_rows(long)))
+
+
+# --- what an attacker chooses on passages that he holds
+
+
+def test_the_variant_is_chosen_by_what_the_attacker_holds() -> None:
+    """Else the best of many would be lucky on the passages that it is scored on."""
+    right = np.array([[True] * 4, [True, False, True, True], [False] * 4])
+    seen = Evidence(right, np.full(3, -np.inf))
+    assert rate_held(seen, np.array([True, False, True])) == 1 + 0.5 / 2
+    assert rate_held(seen, np.array([False, False, False])) == 0
+    lucky, chosen = Setting("a", 0.0, 0), Setting("b", 0.0, 0)
+    tried = np.array([False, True, True])
+    flags = {UNTRAINED: ~tried & False, lucky: tried, chosen: np.array([True, True, False])}
+    by_held = {UNTRAINED: 0.0, lucky: 0.1, chosen: 1.0}
+    made = AttackOutcome(tried, tried, variants=flags, by_held=by_held)
+    assert made.take_strongest(None)[0] == chosen
+    assert made.settle().counted.mean() == 0.5
