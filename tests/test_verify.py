@@ -162,7 +162,7 @@ def test_what_a_download_or_a_clone_brings(folder: Path) -> None:
     (folder / ".git" / "objects" / "ab").mkdir(parents=True)
     (folder / ".git" / "objects" / "ab" / "cdef").write_text("x")
     assert surgery.verify(folder).ok
-    assert not [name for name in find_publishable(folder).contents if name.startswith(".")]
+    assert not [name for name in find_publishable(folder).files if name.startswith(".")]
 
 
 def positions(size: int) -> list[int]:
