@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -27,12 +26,11 @@ from surgery.processes import by_one, current_processes
 from surgery.untrusted import describe_error, parse_json, read_json, read_lines
 
 _OURS = ".{}.attn-surgery-{}"  # names that nobody else uses
-_HIDDEN = re.compile(r"\.(.+)\.attn-surgery-(?:partial|old|lock)")
-_STAGING = "staging"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEAR = 512  # bytes
 _PATIENCE = 0.5  # seconds; clearing leftovers holds a lock for less
 
+_STAGING = "staging"  # a manifest accounts for what a killed run left of it
 CONFIG = "config.yaml"
 """In a result's folder: the options that repeat it, for `--config`."""
 Owned = Callable[[Path], Collection[str]]
@@ -219,16 +217,11 @@ def write_lines(target: Path, lines: Iterable[str], **options: Any) -> None:
 
 
 @contextlib.contextmanager
-def create_staging(folder: Path, owned: Collection[str]) -> Iterator[Path]:
-    """Yields a hidden folder inside `folder`, and removes it at the end.
-
-    `owned`: fnmatch patterns of what a killed run may have left there, in place of an older one.
-    """
-    with explain_os_errors(folder):
-        clear_leftovers(folder, owned)
-        with claim(folder / _STAGING) as staging:
-            staging.mkdir()
-            yield staging
+def create_staging(folder: Path) -> Iterator[Path]:
+    """Yields a hidden folder inside `folder`, and removes it at the end."""
+    with explain_os_errors(folder), claim(folder / _STAGING) as staging:
+        staging.mkdir()
+        yield staging
 
 
 @contextlib.contextmanager
@@ -318,16 +311,6 @@ def create_parents(target: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def name_final(path: Path) -> Path:
-    """What a relative path in unfinished output becomes; any other stays as it is.
-
-    A later run may rename it so. Staged files go to the folder itself.
-    """
-    parts = [match[1] if (match := _HIDDEN.fullmatch(part)) else part for part in path.parts]
-    staged = len(parts) > 1 and path.parts[0] != parts[0] == _STAGING
-    return Path(*parts[1:] if staged else parts)
-
-
 def is_unfinished(path: Path) -> bool:
     """Whether a path is in unfinished output, which the next run removes."""
     names = [_OURS.format("?*", what) for what in ("partial", "old", "lock")]
@@ -382,20 +365,16 @@ def _find_stranger(folder: Path, owned: Collection[str]) -> str | None:
     return None
 
 
-def clear_leftovers(folder: Path, owned: Collection[str] | None = None) -> None:
+def clear_leftovers(folder: Path) -> None:
     """Removes what killed runs left in a folder, as far as it can be removed.
 
-    Brings an old output back whose place is free. In the folder of a model, that may be weights or
-    code which nobody has verified: there, only `owned` names come back, and others stay as they
-    are.
+    Brings an old output back whose place is free. In the folder of a model, whose author may be
+    anyone, all stays as it is: what came back there would be loaded.
     """
-    if owned is None and os.path.lexists(folder / "config.json"):
-        owned = ()
+    if os.path.lexists(folder / "config.json"):
+        return
     left = (path.name for what in ("lock", "old") for path in folder.glob(_OURS.format("?*", what)))
     for name in sorted({name[1:].rpartition(".")[0] for name in left}):
-        known = owned is None or any(fnmatchcase(name, one) for one in owned)
-        if not known and os.path.lexists(_make_hidden(folder / name, "old")):
-            continue
         with contextlib.suppress(OSError, OutputError), claim(folder / name):
             pass
 

@@ -69,7 +69,7 @@ class Original:
         if file is None or self.manifest.files[name].sha256 != digest:
             return False
         if isinstance(file, HubFile):
-            return file.holds(digest, repeated)
+            return file.holds(digest, repeated.read_bytes)
         return file.is_file() and hash_file(file) == digest
 
 

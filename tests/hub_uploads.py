@@ -31,15 +31,11 @@ LARGE = 10_000_000  # bytes from which a file of any name is stored as a large o
 
 
 class UploadHub(HubServer):
-    """A Hub that can be written to, but not by tokens in `read_only`.
-
-    `ignored`: files, each (repository, name), that a commit leaves out without a word.
-    """
+    """A Hub that can be written to, but not by tokens in `read_only`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.read_only: set[str] = set()
-        self.ignored: set[tuple[str, str]] = set()
         self.part_size: int | None = None
         self.parts: dict[tuple[str, int], bytes] = {}
 
@@ -258,7 +254,6 @@ def commit(hub: UploadHub, request: Request, id: str, revision: str) -> Answer:
         else:
             assert line["key"] == "deletedFile"
             files[value["path"]] = None
-    files = {name: data for name, data in files.items() if (id, name) not in hub.ignored}
     answer: dict[str, Any] = {"success": True}
     if request.query.get("create_pr") == ["1"]:
         number = len(repository.pulls) + 1

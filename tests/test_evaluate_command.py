@@ -274,7 +274,7 @@ def test_no_path_of_this_machine_is_written(work, done):
         for path in written:
             at = (data := path.read_bytes()).find(str(work).encode())
             assert at < 0, (path, data[at - 30 : at + 60])
-    assert not any("lm_eval" in name for name in find_publishable(work / "edited").contents)
+    assert not any("lm_eval" in name for name in find_publishable(work / "edited").files)
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -33,7 +33,6 @@ from surgery.output import (
     check_output,
     create_folder,
     create_staging,
-    publish,
     recognize_by,
     write_lines,
     write_text,
@@ -447,24 +446,13 @@ def test_nothing_is_left_by_trying(tmp_path: Path) -> None:
 
 
 def test_what_is_put_into_a_folder_leaves_nothing_else_there(exported: Path) -> None:
-    for name in (f".staging{PARTIAL}/report.json", f".staging{LOCK}", f".README.md{LOCK}"):
+    for name in (".staging.attn-surgery-partial/report.json", ".staging.attn-surgery-lock"):
         (exported / name).parent.mkdir(exist_ok=True)
         (exported / name).write_text("of a run that was killed")
-    with create_staging(exported, ()) as staging:
+    with create_staging(exported) as staging:
         assert list(staging.iterdir()) == []
         assert staging.parent == exported
     assert not [path for path in exported.iterdir() if path.name.startswith(".")]
-
-
-def test_a_folder_takes_the_place_of_another_at_once(exported: Path) -> None:
-    (exported / "lm_eval").mkdir()
-    (exported / "lm_eval" / "old.json").touch()
-    with create_staging(exported, ()) as staging:
-        (staging / "lm_eval").mkdir()
-        (staging / "lm_eval" / "new.json").touch()
-        publish(staging / "lm_eval", exported / "lm_eval")
-        assert (staging / "lm_eval" / "old.json").exists(), "nothing was removed before"
-    assert [path.name for path in (exported / "lm_eval").iterdir()] == ["new.json"]
 
 
 # --- how it is written
@@ -506,7 +494,7 @@ def test_files_have_the_permissions_of_any_new_file(
         with create_folder(tmp_path / "folder", list_owned):
             pass
         write_text(exported / "README.md", "text", overwrite=True)
-        with create_staging(exported, ()) as staging:
+        with create_staging(exported) as staging:
             (staging / "report.json").write_text("{}")
             (staging / "report.json").replace(exported / "report.json")
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +110,7 @@ def attach(found: Measurement, place: int, folder: Path, name: str | None = None
         measured=build_measurements(selected.report),
         existing=read_own_card(folder),
     )
-    with create_staging(folder, UNLISTED) as staging:
+    with create_staging(folder) as staging:
         write_evaluation(selected, staging, manifest)
         write_text(staging / CARD, card)
         _replace_results(staging / RESULTS, folder / RESULTS)
@@ -134,11 +133,12 @@ def _check_results(folder: Path) -> None:
 def _replace_results(made: Path, there: Path) -> None:
     """Puts results of lm-eval in place of an earlier report's. Whatever else lies there stays."""
     for name in RUNS:
+        if (there / name).exists():
+            made.mkdir(exist_ok=True)
+            (there / name).rename(made / f"old-{name}")
         if (made / name).exists():
             there.mkdir(exist_ok=True)
-            publish(made / name, there / name)
-        elif (there / name).exists():
-            shutil.rmtree(there / name)
+            (made / name).rename(there / name)
     if there.is_dir() and not any(there.iterdir()):
         there.rmdir()
 

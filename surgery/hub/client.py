@@ -10,7 +10,7 @@ import errno
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,13 +217,13 @@ class HubFile:
     sha256: str | None
     git: str | None
 
-    def holds(self, sha256: str, content: Path | bytes) -> bool:
-        """Whether the file has this SHA-256. Compares a small one with `content`, which has it."""
+    def holds(self, sha256: str, read: Callable[[], bytes]) -> bool:
+        """Whether the file has this SHA-256. Compares a small one with what `read` returns, which
+        has it."""
         if self.sha256 is not None:
             return self.sha256 == sha256
-        data = content if isinstance(content, bytes) else content.read_bytes()
-        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        return (hashlib.sha256(data).hexdigest(), git) == (sha256, self.git)
+        data = read()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == self.git
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from typing import ClassVar
 from surgery.checkpoint.content import hash_file, hash_weights, list_files
 from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.resolved import ResolvedModel
-from surgery.output import is_unfinished, name_final
 from surgery.privacy import check_link
 from surgery.record.manifest import Manifest, Step
 from surgery.untrusted import guard
@@ -114,12 +113,10 @@ class FolderChecks:
 
 def check_listed(folder: Path, manifest: Manifest) -> None:
     """Raises `CheckpointError` for a file that the manifest does not account for, and for a link
-    out of the folder. What a killed run left counts as what it would become.
-    """
+    out of the folder."""
     for path in list_files(folder):
         if path.is_symlink():
             check_link(path, folder)
-        name = path.relative_to(folder)
-        is_lock = path.name.endswith(".attn-surgery-lock") and is_unfinished(Path(path.name))
-        if not (manifest.accounts_for(name_final(name).as_posix()) or is_lock):
-            raise CheckpointError(f"{name.as_posix()} is not in the manifest")
+        name = path.relative_to(folder).as_posix()
+        if not manifest.accounts_for(name):
+            raise CheckpointError(f"{name} is not in the manifest")

@@ -1,23 +1,38 @@
-"""Uploads an exported folder as one commit: verified files, a new card, and a new report."""
+"""Plans the upload of an exported folder as one commit, and sends it: verified files, a new card,
+and the report."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.card.measurements import build_measurements, is_task
-from surgery.card.text import Measurements, merge_cards, read_own_card, render_card
+from surgery.card.text import (
+    Measurements,
+    merge_cards,
+    read_metadata,
+    read_own_card,
+    render_card,
+)
 from surgery.checkpoint.source import CARD, MANIFEST
 from surgery.checkpoint.tensors import read_header
-from surgery.errors import OutputError
-from surgery.hub.client import TIMEOUT, Published, find_published, open_client, show_progress
+from surgery.errors import OutputError, SurgeryError
+from surgery.hub.client import (
+    TIMEOUT,
+    HubFile,
+    Published,
+    find_published,
+    open_client,
+    show_progress,
+)
 from surgery.privacy import separate_paths
+from surgery.proof.files import Check
 from surgery.proof.report import read_report
 from surgery.proof.verification import Verification, read_record, verify
 from surgery.record.manifest import REPORTS, Manifest, Step, parse_manifest
@@ -25,26 +40,78 @@ from surgery.record.report import Report
 from surgery.untrusted import guard, parse_json, read_bytes
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-_LARGE = 10_000_000  # bytes; a larger file is read again while it is sent
-_AGAIN = "push again"
+_SHOWN = ("base_model", "license", "language", "tags")
+"""What is shown of the card's metadata."""
 FIX = "push a folder that `attn-surgery export` wrote"
 
 
 @dataclass(frozen=True)
 class Publishable:
-    """A verified folder. `card`: README.md as it is, or "".
+    """A verified folder. `files`: what is sent, by name. `card`: README.md as it is, or ""."""
 
-    `contents`: file → what is sent, a path for a large file; `hashes`: file → the SHA-256 that must
-    arrive.
+    manifest: Manifest
+    files: Mapping[str, CommitOperationAdd]
+    card: str
+    measured: Measurements | None
+
+
+@dataclass(frozen=True)
+class PlannedPush:
+    """What a push does, before anything is sent or created.
+
+    - `manifest`: of the folder. `card`: its new text; None if it may not be published.
+    - `exists`: whether the repository does; None if the Hub could not be asked. `there`: its state,
+      on which the commit builds.
+    - `additions`, `removals`: of the commit. `checks`: their results, in order.
     """
 
     manifest: Manifest
-    contents: Mapping[str, Path | bytes]
-    hashes: Mapping[str, str]
-    card: str
-    measured: Measurements | None
+    repo: str
+    exists: bool | None
+    private: bool
+    there: Published | None
+    card: str | None
+    additions: tuple[CommitOperationAdd, ...]
+    removals: tuple[CommitOperationDelete, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok for check in self.checks)
+
+    @property
+    def files(self) -> dict[str, int]:
+        """What is sent: name → bytes."""
+        return dict(sorted((one.path_in_repo, one.upload_info.size) for one in self.additions))
+
+    @property
+    def removed(self) -> list[str]:
+        """Files of an earlier push."""
+        return [one.path_in_repo for one in self.removals]
+
+    def describe_card(self) -> dict[str, Any]:
+        """Some of its metadata, and how many results it lists."""
+        if self.card is None:
+            return {}
+        metadata = json.loads(json.dumps(read_metadata(self.card), default=str))  # YAML has dates
+        shown = {key: metadata[key] for key in _SHOWN if key in metadata}
+        results = [one for model in metadata.get("model-index") or () for one in model["results"]]
+        return {**shown, "results": len(results)}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "dry_run": True,
+            "ok": self.ok,
+            "repo": self.repo,
+            "exists": self.exists,
+            "private": self.private,
+            "files": self.files,
+            "removed": self.removed,
+            "card": self.describe_card(),
+            "checks": [asdict(check) for check in self.checks],
+        }
 
 
 @dataclass(frozen=True)
@@ -78,46 +145,133 @@ def push(
 ) -> Push:
     """Verifies an exported folder and uploads it to the Hub, as one commit.
 
-    Sends the manifest, its files, a new card, and the report. Then compares the hashes on the Hub,
-    which keeps large files that have arrived: after an interruption, push again. A missing `repo`
-    (OWNER/NAME) is created, private unless `public`, and so is a missing branch, `revision`.
-    `create_pr` opens a pull request. `evaluation`: the folder of the report, if another one.
-    `allow_undecided`: also publish a report that does not decide a limit.
+    Sends the manifest, its files, a new card, and the report. The Hub keeps large files that have
+    arrived: after an interruption, push again. A missing `repo` (OWNER/NAME) is created, private
+    unless `public`, and so is a missing branch, `revision`. `create_pr` opens a pull request.
+    `evaluation`: the folder of the report, if another one. `allow_undecided`: also publish a report
+    that does not decide a limit.
 
     Raises `ManifestError` if the folder has no manifest, `OutputError` if it does not verify
     or cannot be published.
     """
+    planned = plan_push(
+        folder,
+        repo,
+        public=public,
+        create_pr=create_pr,
+        revision=revision,
+        evaluation=evaluation,
+        allow_undecided=allow_undecided,
+        strict=True,
+    )
+    title = message or f"Upload {_name_step(planned.manifest.step)}"
+    with (
+        open_client(repo, revision, upload=True) as api,
+        show_progress(shown=sys.stderr.isatty()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # about optional metadata
+        if not planned.exists:
+            api.create_repo(repo, private=planned.private)
+        if revision is not None and not _proposes(create_pr, revision):
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        done = api.create_commit(
+            repo,
+            [*planned.additions, *planned.removals],
+            commit_message=title,
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=planned.there.commit if planned.there else None,
+        )
+    url, files = f"{api.endpoint}/{repo}", tuple(planned.files)
+    return Push(repo, url, done.oid, files, planned.private, done.pr_url)
+
+
+def plan_push(
+    folder: str | Path,
+    repo: str,
+    *,
+    public: bool = False,
+    create_pr: bool = False,
+    revision: str | None = None,
+    evaluation: str | Path | None = None,
+    allow_undecided: bool = False,
+    strict: bool = False,
+) -> PlannedPush:
+    """Makes all checks of `push`, whose arguments these are, and asks the Hub about `repo`.
+
+    A check that fails hides none of the others that do not depend on it. `strict`: it is raised
+    instead. Raises `ManifestError` if the folder has no manifest.
+    """
+    from huggingface_hub import CommitOperationAdd
+
     folder, place = Path(folder), Path(evaluation) if evaluation is not None else None
     text = read_record(folder, FIX, folder)
-    parse_manifest(text, folder / MANIFEST)
-    check_destination(repo)
-    proposes = create_pr or (revision or "").startswith("refs/")
-    with open_client(repo, revision, upload=True) as api:  # before the long verification
-        exists = check_repository(api, repo, public=public, create_pr=create_pr)
-    source = find_publishable(folder, place, allow_undecided=allow_undecided, text=text)
-    make_card(repo, None, source)  # before anything is created: yours may not be valid
-    with open_client(repo, revision, upload=True) as api:
-        if not exists:
-            api.create_repo(repo, private=not public)
-        if revision is not None and not proposes:
-            api.create_branch(repo, branch=revision, exist_ok=True)
-        there = find_published(api, repo, revision)
-        _check_privacy(repo, private=there.private, public=public)  # which may have changed
-        stale = find_stale(api, there, source, replaces=proposes)
-        written = there.fetch(api, CARD) if CARD in there.files else None
-        url = f"{api.endpoint}/{repo}"
-    card = make_card(there.repo, written, source).encode()
-    hashes = {**source.hashes, CARD: hashlib.sha256(card).hexdigest()}
-    source = replace(source, contents={**source.contents, CARD: card}, hashes=hashes)
-    edit, added = source.manifest.step, [_make_addition(one, source) for one in source.contents]
-    made = f"Upload {_name_step(edit)}"
-    choices: dict[str, Any] = {"revision": revision, "create_pr": create_pr}
-    with open_client(repo, revision, upload=True) as api, _show_uploads():
-        api.preupload_lfs_files(repo, added, **choices)
-    with open_client(repo, revision, upload=True) as api:
-        done = _commit(api, there, added, stale, commit_message=message or made, **choices)
-        _check_arrived(find_published(api, repo, done.pr_revision or done.oid), source)
-    return Push(repo, url, done.oid, tuple(sorted(source.contents)), not public, done.pr_url)
+    manifest = parse_manifest(text, folder / MANIFEST)
+    checks: list[Check] = []
+    exists = source = there = written = card = None
+    additions: tuple[CommitOperationAdd, ...] = ()
+    removals: tuple[CommitOperationDelete, ...] = ()
+
+    def note(name: str, fine: str) -> AbstractContextManager[None]:
+        return _note(checks, Check(name, True, fine), strict=strict)
+
+    with note("destination", "an id, and you are logged in"):
+        check_destination(repo)
+    if checks[-1].ok:
+        fine = "as public or private as you say, or not there yet"
+        with note("repository", fine), open_client(repo, revision, upload=True) as api:
+            exists = check_repository(api, repo, public=public, create_pr=create_pr)
+    verified = verify(folder, papers=False, text=text)  # the card is made anew
+    checks += verified.checks
+    if verified.ok or strict:
+        with note("report", "none, or one that shows every limit kept; no local path"):
+            given: Any = {"allow_undecided": allow_undecided, "text": text, "verified": verified}
+            source = find_publishable(folder, place, **given)
+    if source is not None and exists:
+        proposes = _proposes(create_pr, revision)
+        fine = "none stands in the way"
+        with note("files on the Hub", fine), open_client(repo, revision, upload=True) as api:
+            there = _find_branch(api, repo, revision, exactly=proposes)
+            removals = find_stale(api, there, source, replaces=proposes)
+            written = there.fetch(api, CARD) if CARD in there.files else None
+    if source is not None:
+        with note("card", "can be written"):
+            card = make_card(repo, written, source)
+            additions = (CommitOperationAdd(CARD, card.encode()), *source.files.values())
+    return PlannedPush(
+        manifest, repo, exists, not public, there, card, additions, removals, tuple(checks)
+    )
+
+
+def _proposes(create_pr: bool, revision: str | None) -> bool:
+    """Whether a push is a pull request, or a part of one."""
+    return create_pr or (revision or "").startswith("refs/")
+
+
+@contextmanager
+def _note(checks: list[Check], fine: Check, *, strict: bool) -> Iterator[None]:
+    """Adds the result of what runs inside: `fine`, or the error, unless it is `strict`."""
+    try:
+        yield
+    except SurgeryError as error:
+        if strict:
+            raise
+        checks.append(Check(fine.name, False, str(error)))
+    else:
+        checks.append(fine)
+
+
+def _find_branch(api: HfApi, repo: str, revision: str | None, *, exactly: bool) -> Published:
+    """The state of a branch; unless `exactly`, that of main, from which a push would create it."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        return find_published(api, repo, revision)
+    except RevisionNotFoundError:
+        if exactly:
+            raise
+        return find_published(api, repo)
 
 
 def find_publishable(
@@ -131,11 +285,12 @@ def find_publishable(
     """Verifies an exported folder, unless it is `verified` without its papers. `evaluation`,
     `allow_undecided`: as for `push`.
 
-    Reads each small file once, and returns what was verified. `text`: as for `verify`. Raises
-    `ManifestError` if the folder has no manifest, `OutputError` if it does not verify or holds a
-    local path, or if its report is of another model, holds what a report may not hold, or does not
-    show every limit kept.
+    `text`: as for `verify`. Raises `ManifestError` if the folder has no manifest, `OutputError` if
+    it does not verify or holds a local path, or if its report is of another model, holds what a
+    report may not hold, or does not show every limit kept.
     """
+    from huggingface_hub import CommitOperationAdd
+
     text = text or read_record(folder, FIX, folder)
     manifest = parse_manifest(text, folder / MANIFEST)
     verified = verified or verify(folder, papers=False, text=text)  # the card is made anew
@@ -153,22 +308,17 @@ def find_publishable(
         raise OutputError("holds no report", where=evaluation, fix=fix)
     if report is not None:
         _check_state(report, place / REPORTS[0], allow_undecided)
+    files = {name: CommitOperationAdd(name, folder / name) for name in manifest.files}
+    for name, added in files.items():
+        if added.upload_info.sha256.hex() != manifest.files[name].sha256:
+            what = "has changed since it was verified"
+            raise OutputError(what, where=folder / name, fix="push again")
     written = {MANIFEST: text, **pages}
-    contents: dict[str, Path | bytes] = {}
-    for name, file in manifest.files.items():
-        is_small = file.size < _LARGE or name.endswith(".json")
-        contents[name] = read_bytes(folder / name, OutputError) if is_small else folder / name
-    contents |= written
-    for name, content in contents.items():
-        _check_private(folder / name, content)
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
-    return Publishable(
-        manifest,
-        contents,
-        {**{name: file.sha256 for name, file in manifest.files.items()}, **hashes},
-        read_own_card(folder) or "",
-        build_measurements(report) if report else None,
-    )
+    files |= {name: CommitOperationAdd(name, content) for name, content in written.items()}
+    for name, added in files.items():
+        _check_private(folder / name, added)
+    measured = build_measurements(report) if report else None
+    return Publishable(manifest, files, read_own_card(folder) or "", measured)
 
 
 def _read_measured(evaluation: Path, manifest: Manifest) -> bytes:
@@ -202,12 +352,12 @@ def _check_state(report: Report, where: Path, allow_undecided: bool) -> None:
         raise OutputError(what, where=where, fix=fix)
 
 
-def _check_private(path: Path, content: Path | bytes) -> None:
+def _check_private(path: Path, added: CommitOperationAdd) -> None:
     """Raises `OutputError` for a local path in JSON, or in the metadata of weights."""
     settings: Any = {}
-    if path.suffix == ".json" and isinstance(content, bytes):
-        with guard(OutputError, "not valid JSON", path):
-            settings = parse_json(content)
+    if path.suffix == ".json":
+        with guard(OutputError, "not valid JSON", path), added.as_file() as file:
+            settings = parse_json(file.read())
     elif path.suffix == ".safetensors":
         _, settings = read_header(path)
     for key in separate_paths(settings, path.name)[1]:
@@ -247,13 +397,6 @@ def check_repository(api: HfApi, repo: str, *, public: bool, create_pr: bool) ->
             what = "not found, so there is nothing to open a pull request on"
             raise OutputError(what, where=where, fix="push without `create_pr=True`") from None
         return False
-    _check_privacy(repo, private=private, public=public)
-    return True
-
-
-def _check_privacy(repo: str, *, private: bool, public: bool) -> None:
-    """Raises `OutputError` for a repository that is public or private by mistake."""
-    where = f"Hub model {repo}"
     if public and private:
         what = "exists and is private, and `public=True` does not change that"
         fix = "make it public in its settings, or push without `public=True`"
@@ -261,10 +404,13 @@ def _check_privacy(repo: str, *, private: bool, public: bool) -> None:
     if not public and not private:
         fix = "push with `public=True` if you want that, or choose another name"
         raise OutputError("exists and is public", where=where, fix=fix)
+    return True
 
 
-def find_stale(api: HfApi, there: Published, source: Publishable, *, replaces: bool) -> list[str]:
-    """Returns files of an earlier push that are not part of this one, which will be removed.
+def find_stale(
+    api: HfApi, there: Published, source: Publishable, *, replaces: bool
+) -> tuple[CommitOperationDelete, ...]:
+    """Removes files of an earlier push that are not part of this one.
 
     A file is of that push if it has the SHA-256 that the manifest there records. A small one, for
     which the Hub gives none, is downloaded to see, if it would be replaced or removed. The manifest
@@ -274,14 +420,15 @@ def find_stale(api: HfApi, there: Published, source: Publishable, *, replaces: b
     there, unless it `replaces` them; and for files that are not part of the model: loaders may take
     them for it, and `verify` refuses them.
     """
-    earlier, sent, where = there.manifest(api), source.contents, f"Hub model {there.repo}"
+    from huggingface_hub import CommitOperationDelete
+
+    earlier, sent, where = there.manifest(api), source.files, f"Hub model {there.repo}"
     files = earlier.files.items() if earlier else ()
     recorded = {name: file.sha256 for name, file in files} | (earlier.reports if earlier else {})
     changed = sorted(
         name
         for name, file in there.files.items()
-        if name not in (CARD, MANIFEST)
-        and not (name in sent and file.holds(source.hashes[name], sent[name]))
+        if name not in (CARD, MANIFEST) and not (name in sent and _is_there(file, sent[name]))
     )
     theirs = (
         name
@@ -299,7 +446,13 @@ def find_stale(api: HfApi, there: Published, source: Publishable, *, replaces: b
         what = "holds files that are not part of this model, so it would not verify"
         fix = "choose another name, or delete them there"
         raise OutputError(what, where=where, got=found, fix=fix)
-    return [name for name in changed if name in recorded and name not in sent]
+    stale = [name for name in changed if name in recorded and name not in sent]
+    return tuple(CommitOperationDelete(name, is_folder=False) for name in stale)
+
+
+def _is_there(file: HubFile, added: CommitOperationAdd) -> bool:
+    with added.as_file() as content:
+        return file.holds(added.upload_info.sha256.hex(), content.read)
 
 
 def _name_step(step: Step) -> str:
@@ -324,44 +477,3 @@ def make_card(repo: str, written: Path | None, source: Publishable) -> str:
             published = read_bytes(written, OutputError).decode()
         card = merge_cards(card, published)
     return render_card(source.manifest, name=repo, measured=source.measured, existing=card)
-
-
-def _check_arrived(now: Published, source: Publishable) -> None:
-    """Raises `OutputError` if a file on the Hub is not what was sent."""
-    for name, content in source.contents.items():
-        if name not in now.files or not now.files[name].holds(source.hashes[name], content):
-            what = f"{name} did not arrive as it was sent"
-            raise OutputError(what, where=f"Hub model {now.repo}", fix=_AGAIN)
-
-
-def _make_addition(name: str, source: Publishable) -> CommitOperationAdd:
-    """Makes a file of the commit. Raises `OutputError` if its hash is not the verified one."""
-    from huggingface_hub import CommitOperationAdd
-
-    content = source.contents[name]
-    added = CommitOperationAdd(name, content)
-    if added.upload_info.sha256.hex() != source.hashes[name]:
-        where = content if isinstance(content, Path) else name
-        raise OutputError("has changed since it was verified", where=where, fix=_AGAIN)
-    return added
-
-
-def _commit(
-    api: HfApi, there: Published, added: list[CommitOperationAdd], stale: list[str], **choices: Any
-) -> Any:
-    """Commits what was uploaded on top of the state that was checked."""
-    from huggingface_hub import CommitOperationDelete
-
-    removed = [CommitOperationDelete(name, is_folder=False) for name in stale]
-    with _show_uploads():
-        return api.create_commit(
-            there.repo, [*added, *removed], parent_commit=there.commit, **choices
-        )
-
-
-@contextmanager
-def _show_uploads() -> Iterator[None]:
-    """Shows the client's progress on a terminal, without its warnings on optional metadata."""
-    with show_progress(shown=sys.stderr.isatty()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -490,8 +490,9 @@ class Manifest(History):
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
     def accounts_for(self, name: str) -> bool:
-        """Whether the folder may hold this file: recorded, `UNLISTED`, or a client's notes."""
-        notes = (".gitattributes", ".git/*", ".cache/huggingface/*")
+        """Whether the folder may hold this file: recorded, `UNLISTED`, a client's notes, or what a
+        killed evaluation left."""
+        notes = (".gitattributes", ".git/*", ".cache/huggingface/*", ".staging.attn-surgery-*")
         loads = PurePosixPath(name).suffix in CODE_OR_WEIGHTS
         patterns = UNLISTED if loads else (*UNLISTED, *notes)
         return name in self.files or any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -62,10 +62,10 @@ def command(folder: Path, repo: str, dry_run: bool, as_json: bool, **asked: Any)
 
 def _rehearse(folder: Path, repo: str, as_json: bool, asked: dict[str, Any]) -> None:
     """Prints what a push would do. Exits with 1 if a check fails."""
-    from surgery.publishing.rehearsal import rehearse
+    from surgery.publishing.upload import plan_push
 
     del asked["message"]
-    found = rehearse(folder, repo, **asked)
+    found = plan_push(folder, repo, **asked)
     if as_json:
         print_json(found.to_json())
     else:
@@ -75,7 +75,7 @@ def _rehearse(folder: Path, repo: str, as_json: bool, asked: dict[str, Any]) -> 
             echo(f"would send {name}: {decimal(size)}")
         for name in found.removed:
             echo(f"would remove {name}, of an earlier push")
-        for key, value in found.card.items():
+        for key, value in found.describe_card().items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             echo(f"card, {key}: {shown}")
         state = {True: "exists", False: "would be created", None: "was not asked about"}
