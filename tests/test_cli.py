@@ -98,7 +98,6 @@ MISUSES = [
     "evaluate m --baseline b --audit",
     "evaluate m --baseline b --max-drop a",
     "sweep lab:pythia",
-    "sweep lab:pythia --samples s --exact-only --estimate",
     "search lab:pythia --measure hints:4",
     "search lab:pythia --samples s --measure hints:4",
     "mitigate lab:pythia",
@@ -294,8 +293,7 @@ def test_values_of_a_file(tmp_path: Path) -> None:
     file.write_text(json.dumps(given))
     ctx = command("sweep").make_context("sweep", ["--config", str(file), "--batch-size", "4"])
     again = yaml.safe_load(SweepRequest.of(ctx.params).to_config())
-    assert again == {"dtype": "auto", "skip-short": False, "exact-only": False,
-                     "ranges": False, "estimate": False,
+    assert again == {"dtype": "auto", "skip-short": False, "ranges": False, "estimate": False,
                      "model": "m", "samples": "s.npy", "last": False,
                      "variant": ["zero"], "heldout": ["hf:a/b:train:text"], "limit": 0.5,
                      "heads": True, "batch-size": 4, "tasks": ["a", "b"],

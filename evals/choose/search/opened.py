@@ -293,6 +293,7 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     rows = tokenize_passages(passages, loaded.tokenizer)
     if request.leave_out is not None and found.manifest is not None:
         check_unlisted([found.manifest], rows)
+    windows = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     size, layout, editable = loaded.dimensions, request.layout, loaded.editable
     healing = _read_healing(request, text, loaded, passages, rows)
     offered, warnings = keep_possible(
@@ -308,7 +309,6 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         loaded,
         layout=layout,
     )
-    windows = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     fitted = None if fitter is None else fitter.calibration
     for warning in (shared := warn_of_shared(windows, (fitted, healing))):
         say(f"warning: {warning}")

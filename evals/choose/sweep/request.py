@@ -20,12 +20,6 @@ class SweepRequest(Choosing, Benchmarking):
     ] = True
     ranges: Annotated[bool, "Also edit every contiguous range of blocks.", Option("edit")] = False
     heads: Annotated[bool, "Also edit every head alone.", Option("edit")] = False
-    exact_only: Annotated[
-        bool,
-        "Measure only which passages are recited. This is much faster: a passage ends at its "
-        "first wrong token, and no held-out text is read. Tasks still run.",
-        Option("measure"),
-    ] = False
     estimate: Annotated[
         bool,
         "Also estimate the effect of editing every head and every block, from a few passes "
@@ -35,8 +29,6 @@ class SweepRequest(Choosing, Benchmarking):
 
     @model_validator(mode="after")
     def _agree(self) -> SweepRequest:
-        if self.exact_only and (self.heldout or self.estimate):
-            raise ValueError("`exact_only` reads no held-out text, so no `heldout` or `estimate`")
         if not (self.tasks or self.suite) and (self.include_path or self.limit):
             raise ValueError("`include_path` and `limit` say which tasks: give `tasks` or `suite`")
         return self
