@@ -20,6 +20,7 @@ from memorizing import (
 from tiny_tokenizer import tiny_tokenizer
 
 from evals.data import Samples, Tokens
+from evals.measure.attacks import relearn_strongest
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target, rate_held
 from evals.measure.attacks.in_context import make_prompts
 from evals.measure.attacks.names import make_attack
@@ -98,6 +99,37 @@ def test_a_context_without_room_for_two_passages_is_refused() -> None:
     long = draw_rows(4, 0, length=40)
     with pytest.raises(MeasurementError, match=r"cannot hold two .*at most 32 tokens, got 40"):
         make_attack("in-context").run(target_of(make_small(), name_rows(long)))
+
+
+# --- relearn-strongest
+
+
+@pytest.fixture
+def few_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relearn_strongest, "STEPS", (1, 5, 20))
+    monkeypatch.setattr(relearn_strongest, "LEARNED", ("all weights",))
+    monkeypatch.setattr(relearn_strongest, "OPTIMIZERS", {"AdamW": (3e-3,), "SGD": (0.1,)})
+
+
+@pytest.mark.usefixtures("few_trainings")
+def test_fine_tuning_makes_a_model_say_what_it_was_taught_to_refuse(refusing: Any) -> None:
+    attack = make_attack("relearn-strongest")
+    assert measure_share("any", refusing) == 0
+    outcome = attack.run(target_of(refusing))
+    assert outcome.counted.mean() > 0.3
+    assert int(outcome.tried.sum()) == 12, "the attacker holds half"
+    rows = list(measure_outcomes(attack, Outcomes(outcome, outcome), "edited", "all"))
+    curve = [find(rows, f"recovered.relearn-strongest {steps}") for steps in (0, 1, 5, 20)]
+    assert [row is not None and row.n for row in curve] == [12] * 4
+    assert curve[0] is not None
+    assert curve[0].value == 0
+
+
+@pytest.mark.usefixtures("few_trainings")
+def test_fine_tuning_finds_nothing_in_a_model_that_never_saw_the_passages() -> None:
+    twin = teach(make_small(), lambda step: [(OTHERS, PREFIX, OTHERS[:, PREFIX:])], steps=60)
+    assert measure_share("any", twin, rows=name_rows(OTHERS)) > 0.5
+    assert measure_share("relearn-strongest", twin) == 0
 
 
 # --- what an attacker chooses on passages that he holds
