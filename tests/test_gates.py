@@ -276,8 +276,8 @@ RECITED = pair("recited", 9, 0, 60)
         (
             [("greedy", 40, 0, 60), ("any", 50, 0, 60), ("near", 45, 0, 60)],
             "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60; "
-            "membership, which may still tell that they were trained on, was not tried. {untried} kinds "
-            "of attack were not tried; the report's details name them. No attack that trains",
+            "membership, which may still tell that they were trained on, was not tried. {untried} "
+            "kinds of attack were not tried; the report's details name them. No attack that trains",
         ),
         (
             [
