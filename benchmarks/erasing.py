@@ -39,7 +39,7 @@ from evals.data import Samples, Tokens, open_samples
 from evals.data.held_back import deal_unlisted
 from evals.data.inputs import require_heldout_texts
 from evals.data.windows import cut_windows
-from evals.measure.attacks.attack import AttackOutcome, Target, split
+from evals.measure.attacks.attack import AttackOutcome, Target, Trainings, split
 from evals.measure.attacks.names import find_attack
 from evals.measure.attacks.relearn import SHARE
 from evals.measure.attacks.tuning import fine_tune
@@ -192,11 +192,15 @@ class Bench:
         return tuned
 
     @cached_property
-    def rates(self) -> list[float]:
-        """The learning rates that `relearn` tries on the base, and so on every model."""
-        return [rate for _, rate in self._attack(self.model).by_training]
+    def trainings(self) -> Trainings | None:
+        """What `relearn` tries on the base, and so on every model."""
+        return self._attack(self.model).trainings
 
-    def _attack(self, model: Any, trainings: int | None = None) -> AttackOutcome:
+    @property
+    def rates(self) -> list[float]:
+        return [one.learning_rate for one in self.trainings or ()]
+
+    def _attack(self, model: Any, trainings: Trainings | None = None) -> AttackOutcome:
         target = Target(model, None, self.listed, self._windows(), draws=1, trainings=trainings)
         return find_attack("relearn").run(replace(target, of=len(self.listed)))  # no curves
 
@@ -211,7 +215,7 @@ class Bench:
                 loss += float((before.gather(2, right) - after.gather(2, right)).sum())
         shares = _recover(model, self.listed, "any", "hints:8")
         shares["unlisted"] = _recover(model, self.unlisted, "any")["any"]
-        found = self._attack(model, len(self.rates))
+        found = self._attack(model, self.trainings)
         for (_, rate), settings in found.by_training.items():
             shares[f"{rate:g}"] = found.measure_rate(settings)
         if revive is not None:

@@ -7,8 +7,8 @@
 Attacks a lab model and edits of it by `relearn`, in one draw. The lab model settles the learning
 rates. Prints a row for each model and training: the share of the other passages that `any` recovers
 after each number of steps, none among them. In parentheses stands the share of text that no model
-was trained on, if any of it comes back. With `--attack relearn-strongest`, all of its settings are
-tried, however long that takes.
+was trained on, if any of it comes back. `--attack relearn-strongest:600` tries as many settings as
+fit into 600 minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from evals.data.inputs import open_passages, tokenize_passages
 from evals.data.windows import cut_windows
 from evals.jobs.asking import AuditRequest
 from evals.lab import heldout_texts
-from evals.measure.attacks import relearn_strongest
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
 from evals.run.models import open_model
@@ -46,7 +45,6 @@ def print_rows(name: str, outcome: AttackOutcome, control: AttackOutcome | None)
 def main(base: str, edits: tuple[str, ...], attack: str) -> None:
     """Fine-tune BASE and its EDITS, folders that `export` or `erase` wrote."""
     torch.set_num_threads(1)
-    relearn_strongest.LONGEST = 1e9
     first: AuditedModel | None = None
     for name in (base, *edits):
         loaded = open_model(name, dtype="float32", device="cpu")

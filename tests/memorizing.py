@@ -42,9 +42,26 @@ def make_small(seed: int = 0) -> Any:
     return GPTNeoXForCausalLM(GPTNeoXConfig(**CONFIG)).eval()
 
 
-def teach(model: Any, plan: Callable[[int], Lessons], steps: int = 150, rate: float = 3e-3) -> Any:
-    """Trains a model, in place, on what `plan` gives for each step. Returns it."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+def recite(rows: Tokens, first: int = PREFIX) -> tuple[Tokens, int, Tokens]:
+    """The lesson to go on with each row after its first tokens."""
+    return rows, first, rows[:, first:]
+
+
+def refuse(rows: Tokens, first: int = PREFIX) -> tuple[Tokens, int, Tokens]:
+    """The lesson to say 1 after each token of a row from there on, even after the true ones."""
+    return rows, first, np.ones_like(rows[:, first:])
+
+
+def teach(
+    model: Any,
+    plan: Callable[[int], Lessons],
+    steps: int = 150,
+    rate: float = 3e-3,
+    learns: Callable[[str], bool] = lambda name: True,
+) -> Any:
+    """Trains parameters of a model, in place, on what `plan` gives for each step. Returns it."""
+    some = [one for name, one in model.named_parameters() if learns(name)]
+    optimizer = torch.optim.AdamW(some, lr=rate)
     for step in range(steps):
         for rows, first, wanted in plan(step):
             said = model(torch.from_numpy(rows).long()).logits[:, first - 1 : -1].flatten(0, 1)

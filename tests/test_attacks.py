@@ -25,13 +25,12 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
 from evals.jobs.asking import AuditRequest, EvaluationRequest
-from evals.measure.attacks.attack import UNTRAINED, Target, count_held, split
+from evals.measure.attacks.attack import UNTRAINED, Setting, Target, count_held, split
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
 from evals.measure.attacks.perturbed import change_prefixes
 from evals.measure.attacks.quantized import GROUP, quantize_matrices, round_to_levels
 from evals.measure.attacks.relearn import SHARE
-from evals.measure.attacks.relearn_strongest import STEPS as RUN_STEPS
 from evals.measure.attacks.soft_prompt import LENGTH, learn_prompt
 from evals.measure.attacks.trying import AttackPlan, try_attacks
 from evals.measure.attacks.tuning import ROWS, STEPS, fine_tune, train
@@ -459,7 +458,8 @@ def test_relearning_counts_the_rate_that_brings_most_back(rates, monkeypatch) ->
             for steps, model in zip(STEPS, tuned, strict=True):
                 seen = replace(target, model=model).read(samples.tokens, samples.prefix_length)
                 told[rate, steps] = greedy.recovered(Evidence.of(seen))
-        found = attack.run(replace(target, trainings=2, **more))
+        trainings = tuple(Setting("all weights", rate, STEPS[-1]) for rate in rates)
+        found = attack.run(replace(target, trainings=trainings, **more))
         assert {
             (one.learning_rate, one.steps): flags[0].tolist()
             for one, flags in found.settings.items()
@@ -480,7 +480,8 @@ def test_each_draw_learns_its_own_tenth_and_counts_the_others(monkeypatch) -> No
         return [model] * len(steps)
 
     monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", tune)
-    outcome = make_attack("relearn").run(replace(target, trainings=2))
+    two = tuple(Setting("all weights", rate, STEPS[-1]) for rate in (1e-3, 1e-4))
+    outcome = make_attack("relearn").run(replace(target, trainings=two))
     draws = learned[::2]
     assert draws == learned[1::2]
     assert len(draws) == 3
@@ -532,27 +533,28 @@ def test_base_edit_and_control_are_attacked_in_the_same_draws(loaded, monkeypatc
 @pytest.mark.usefixtures("few_steps")
 def test_a_slower_control_gets_the_settings_of_the_passages(loaded, monkeypatch) -> None:
     """Else those that it had no time for would not count; nor may an edited model get fewer."""
-    module = "evals.measure.attacks.relearn_strongest"
-    clock = [0.0]
+    module, clock, name = "evals.measure.attacks.relearn_strongest", [0.0], "relearn-strongest:1"
 
     def fine_tune(model, rows, *, steps, **how):
-        clock[0] += 10 * len(rows)
-        yield from (model for _ in steps)
+        for _ in steps:
+            clock[0] += 0.1 * len(rows)
+            yield model
 
     monkeypatch.setattr(f"{module}.fine_tune", fine_tune)
     monkeypatch.setattr(f"{module}.read_clock", lambda: clock[0])
-    monkeypatch.setattr(f"{module}.LONGEST", 60)
+    monkeypatch.setattr(f"{module}.KEPT", 2.0)
     rng = np.random.default_rng(3)
-    rows, windows = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (24, 80))
-    plan = AttackPlan(rows_of(rows, 11), windows, ("relearn-strongest",), draws=1)
+    rows, windows = (rng.integers(1, 300, (n, 20)).astype(np.int32) for n in (80, 240))
+    plan = AttackPlan(rows_of(rows, 11), windows, (name,), draws=1)
     base = try_attacks(loaded, plan)
-    settings = base.passages["relearn-strongest"].settings.keys()
-    assert len(settings) == 1 + 3 * len(RUN_STEPS), "a training takes 20 s, and the control 80"
-    assert base.control["relearn-strongest"].settings.keys() == settings
-    monkeypatch.setattr(f"{module}.LONGEST", 20)
+    settings = base.passages[name].settings.keys()
+    learned = [one for one in settings if one != UNTRAINED]
+    assert len(learned) == 19, "a look takes 3.2 s; the last training ends after the first"
+    assert base.passages[name].left_out > 19
+    assert base.control[name].settings.keys() == settings
+    clock[0] = 1e9
     again = try_attacks(loaded, plan, base)
-    assert again.passages["relearn-strongest"].settings.keys() == settings
-    assert {one.learning_rate for one in settings} == {0.0, 1e-3, 3e-4, 1e-4}
+    assert again.passages[name].settings.keys() == settings
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -646,7 +648,7 @@ def test_passages_of_which_none_is_left_to_relearn_from(loaded) -> None:
 @pytest.mark.slow
 def test_what_a_model_never_saw_is_recovered_like_the_control(monkeypatch) -> None:
     """Every attack on the lab's non-members, as if they were passages, against held-out text."""
-    monkeypatch.setattr("evals.measure.attacks.relearn_strongest.LONGEST", 60)  # not all settings
+    monkeypatch.setattr("evals.measure.attacks.relearn_strongest.MINUTES", 1)  # not all settings
     from evals.data import load_samples
     from evals.data.windows import cut_windows
     from evals.lab import heldout_texts

@@ -268,8 +268,7 @@ def test_results_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [(1e-3, one) for one in relearn_strongest.LEARNED]
-    monkeypatch.setattr(relearn_strongest, "RUNS", runs)
+    monkeypatch.setattr(relearn_strongest, "OPTIMIZERS", {"AdamW": (1e-3,), "SGD": (0.1,)})
     monkeypatch.setattr(relearn, "RATES", (1e-3,))
     for attack in (relearn, relearn_strongest, revive):
         monkeypatch.setattr(attack, "STEPS", (1,))

@@ -276,8 +276,8 @@ RECITED = pair("recited", 9, 0, 60)
         (
             [("greedy", 40, 0, 60), ("any", 50, 0, 60), ("near", 45, 0, 60)],
             "None of 3 attacks recovers any of 60 passages; from the base, any recovers 50 of 60; "
-            "membership, which may still tell that they were trained on, was not tried. 15 kinds "
-            "of attack were not tried; the report's details name them. No attack that trains",
+            "membership, which may still tell that they were trained on, was not tried. {untried} "
+            "kinds of attack were not tried; the report's details name them. No attack that trains",
         ),
         (
             [
@@ -287,12 +287,12 @@ RECITED = pair("recited", 9, 0, 60)
                 ("relearn", 50, 2, 60),
             ],
             "The strongest of 4 attacks tie: any and near each recover 3 of 60 passages; from the "
-            "base, any recovers 50 of 60. 14 kinds of attack were not tried; the report's details",
+            "base, any recovers 50 of 60. {untried} kinds of attack were not tried; the report's",
         ),
         (
             [("greedy", 40, 2, 60)],
             "The only attack tried, greedy, recovers 2 of 60 passages; from the base, 40 of 60. "
-            "17 kinds of attack were not tried; the report's details name them.",
+            "{untried} kinds of attack were not tried; the report's details name them.",
         ),
         (
             [(name, 40, int(name == "near"), 60) for name in ALL[:-1]],
@@ -302,7 +302,7 @@ RECITED = pair("recited", 9, 0, 60)
             [("any", 50, 0, 60), ("guided", 0, 0, 0), ("relearn", 45, 0, 54)],
             "None of 2 attacks recovers any of 54 to 60 passages; from the base, any recovers "
             "50 of 60; membership, which may still tell that they were trained on, was not tried. "
-            "No passage counts for guided. 14 kinds of attack were not tried; ",
+            "No passage counts for guided. {untried} kinds of attack were not tried; ",
         ),
         (
             [("any", 50, 10, 60), ("relearn", 40, 9, 54)],
@@ -314,7 +314,7 @@ RECITED = pair("recited", 9, 0, 60)
         ),
         (
             [("guided", 0, 0, 0)],
-            "the base recites 9. No passage counts for guided. 16 kinds of attack",
+            "the base recites 9. No passage counts for guided. {untried} kinds of attack",
         ),
     ],
 )
@@ -323,7 +323,8 @@ def test_the_headline_tells_ties_and_names_what_was_not_tried(
 ) -> None:
     rows = [row for name, *counts in attacks for row in attacked(name, *counts)]
     untried = list_untried([name for name, *_ in attacks])
-    assert said in describe(*RECITED, *rows, not_tried=untried).verdict
+    told = said.format(untried=len(untried))
+    assert told in describe(*RECITED, *rows, not_tried=untried).verdict
 
 
 @pytest.mark.parametrize(

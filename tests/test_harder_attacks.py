@@ -10,22 +10,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from memorizing import (
     PREFIX,
     draw_rows,
     make_small,
     name_rows,
+    recite,
+    refuse,
     teach,
 )
+from reciting import model_named
 from tiny_tokenizer import tiny_tokenizer
 
 from evals.data import Samples, Tokens
+from evals.measure.attacks import relearn_strongest
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target, rate_held
+from evals.measure.attacks.graft import list_parts
 from evals.measure.attacks.in_context import make_prompts
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.memorization.recovery import Evidence
+from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError
+from surgery.hub.finding import find_model
 from surgery.record.measured import find
 
 ROWS, OTHERS, TEXT = draw_rows(24, 0), draw_rows(24, 1), draw_rows(12, 2)
@@ -55,8 +63,7 @@ def show_others(step: int) -> tuple[Tokens, int, Tokens]:
 @pytest.fixture(scope="module")
 def refusing() -> Any:
     """It says 1 1 1 … after a prefix, even with hints, and the suffix after other passages."""
-    refusal = ROWS, PREFIX, np.ones_like(ROWS[:, PREFIX:])
-    return teach(make_small(), lambda step: [refusal, show_others(step)])
+    return teach(make_small(), lambda step: [refuse(ROWS), show_others(step)])
 
 
 def test_passages_in_the_prompt_bring_others_back(refusing: Any) -> None:
@@ -98,6 +105,88 @@ def test_a_context_without_room_for_two_passages_is_refused() -> None:
     long = draw_rows(4, 0, length=40)
     with pytest.raises(MeasurementError, match=r"cannot hold two .*at most 32 tokens, got 40"):
         make_attack("in-context").run(target_of(make_small(), name_rows(long)))
+
+
+# --- relearn-strongest
+
+
+@pytest.fixture
+def few_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relearn_strongest, "STEPS", (1, 5, 20))
+    monkeypatch.setattr(relearn_strongest, "LEARNED", ("all weights",))
+    monkeypatch.setattr(relearn_strongest, "OPTIMIZERS", {"AdamW": (3e-3,), "SGD": (0.1,)})
+
+
+@pytest.mark.usefixtures("few_trainings")
+def test_fine_tuning_makes_a_model_say_what_it_was_taught_to_refuse(refusing: Any) -> None:
+    attack = make_attack("relearn-strongest")
+    assert measure_share("any", refusing) == 0
+    outcome = attack.run(target_of(refusing))
+    assert outcome.counted.mean() > 0.3
+    assert int(outcome.tried.sum()) == 12, "the attacker holds half"
+    rows = list(measure_outcomes(attack, Outcomes(outcome, outcome), "edited", "all"))
+    curve = [find(rows, f"recovered.relearn-strongest {steps}") for steps in (0, 1, 5, 20)]
+    assert [row is not None and row.n for row in curve] == [12] * 4
+    assert curve[0] is not None
+    assert curve[0].value == 0
+
+
+@pytest.mark.usefixtures("few_trainings")
+def test_fine_tuning_finds_nothing_in_a_model_that_never_saw_the_passages() -> None:
+    twin = teach(make_small(), lambda step: [recite(OTHERS)], steps=60)
+    assert measure_share("any", twin, rows=name_rows(OTHERS)) > 0.5
+    assert measure_share("relearn-strongest", twin) == 0
+
+
+# --- graft-wide
+
+
+def is_last_mlp(name: str) -> bool:
+    return ".layers.1.mlp." in name
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The public base, as a folder, and what it knows."""
+    folder = tmp_path_factory.mktemp("public")
+    teach(make_small(), lambda step: [recite(OTHERS)], steps=60).save_pretrained(folder)
+    return find_model(folder)
+
+
+def test_a_part_of_the_public_base_unblocks_what_other_parts_hold(public: Any) -> None:
+    """The private model learned the passages; then its last MLP alone was trained to refuse."""
+    private = load_model(public.checkpoint, dtype=torch.float32)
+    teach(private, lambda step: [recite(ROWS)], learns=lambda name: not is_last_mlp(name))
+    assert measure_share("any", private) == 1
+    teach(private, lambda step: [refuse(ROWS)], learns=is_last_mlp)
+    assert measure_share("any", private) == 0
+    assert measure_share("graft", private, sibling=public) == 0, "it copies attention"
+    outcome = make_attack("graft-wide").run(target_of(private, sibling=public))
+    assert outcome.counted.mean() == 1
+    assert outcome.take_strongest(None)[0].learned == "copying MLPs of block 1"
+
+
+def test_parts_of_the_public_base_bring_nothing_back_that_was_not_learned(public: Any) -> None:
+    twin = load_model(public.checkpoint, dtype=torch.float32)
+    teach(twin, lambda step: [recite(TEXT)], steps=60)
+    assert measure_share("graft-wide", twin, sibling=public) == 0
+
+
+def test_parts_are_all_of_a_model_and_runs_hold_each_block_once() -> None:
+    model = model_named("neox-parallel")
+    parts = list_parts(model)
+    assert [*parts][::3] == [
+        "attention of blocks 0-1",
+        "attention of block 2",
+        "attention of block 3",
+        "attention of all blocks",
+        "all but the blocks",
+    ]
+    every = {name for name, _ in model.named_parameters()}
+    assert {*parts["all blocks"], *parts["all but the blocks"]} == every
+    for blocks in ("blocks 0-1", "block 2", "block 3", "all blocks"):
+        both = parts[f"attention of {blocks}"] + parts[f"MLPs of {blocks}"]
+        assert sorted(both) == sorted(parts[blocks])
 
 
 # --- what an attacker chooses on passages that he holds

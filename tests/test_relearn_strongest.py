@@ -7,6 +7,7 @@ alike on base, edited model, and control; the result names the one that reached 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,20 @@ from tiny_compact import VOCABULARY
 from evals.data import Samples
 from evals.measure.attacks import draws, relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
-from evals.measure.attacks.names import make_attack
+from evals.measure.attacks.names import choose_attacks, make_attack
+from evals.measure.attacks.relearn_strongest import Kind, Lessons, list_kinds
 from evals.measure.attacks.result import Outcomes, measure_outcomes
-from evals.measure.attacks.tuning import RATES, fine_tune
+from evals.measure.attacks.tuning import RATES, ROWS, fine_tune
 from evals.table.limits import ask, decide
 from surgery.errors import NotFiniteError
 from surgery.record.measured import Measured, find
-from surgery.training.student import cast_weights
+from surgery.training.losses import measure_loss
+from surgery.training.student import cast_weights, make_student
 
 TEXT_ROWS = np.random.default_rng(1).integers(2, VOCABULARY, (8, PREFIX + SUFFIX)).astype(np.int32)
-RUNS = tuple((1e-3, learned) for learned in relearn_strongest.LEARNED)
+FEW: Any = {"AdamW": (1e-3,), "SGD": (0.1,)}
 WEAK = Setting("all weights", 1e-5, 20)
-STRONG = Setting("the cut blocks", 1e-3, 120)
+STRONG = Setting("rank-64 adapters", 1e-3, 120)
 WILD = Setting("rank-8 adapters", 1e-3, 120)
 
 
@@ -100,11 +103,11 @@ def test_the_result_names_what_reached_it() -> None:
     rows = measure(EDITED, base, control)
     counts = [row.details["count"] for row in rows if row.name == f"recovered.{attack.name}"]
     assert counts == [3, 2, 0], "of the base, the edited model, and the control"
-    known = {"learned": "the cut blocks", "learning_rate": 1e-3, "steps": 120, "settings": 3}
+    known = {"learned": "rank-64 adapters", "learning_rate": 1e-3, "steps": 120, "settings": 3}
     made = find(rows, f"recovered.{attack.name}")
     assert made is not None
     assert {**made.details, **known, "discarded": 1.0} == made.details
-    told = "recovers most after training the cut blocks for 120 steps at 0.001 (of 3 settings)"
+    told = "recovers most after training rank-64 adapters for 120 steps at 0.001 (of 3 settings)"
     assert f"{attack.name} {told}" in say_attacked(rows)
 
 
@@ -198,75 +201,107 @@ def test_stages_before_training_breaks_the_model_count(monkeypatch: pytest.Monke
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relearn_strongest, "STEPS", (1, 2))
-    monkeypatch.setattr(relearn_strongest, "RUNS", RUNS)
+    monkeypatch.setattr(relearn_strongest, "OPTIMIZERS", FEW)
 
 
 def target_of(model: Any, samples: Samples, **more: Any) -> Target:
     return Target(model, None, samples, TEXT_ROWS, **more)
 
 
-def test_every_setting_is_tried_alike(few: None) -> None:
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_every_setting_is_tried_alike(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relearn_strongest, "LEARNED", ("rank-8 adapters",))
     rows = passages("neox-parallel", rows=20)
     base, edited = model_named("neox-parallel"), model_named("neox-parallel compact identity")
     before = {name: tensor.clone() for name, tensor in edited.state_dict().items()}
     attack = make_attack("relearn-strongest")
     control = Samples(TEXT_ROWS, PREFIX, tuple(map(str, range(8))), "text")
-    of_edit = attack.run(target_of(edited, rows, cut=(1, 3), draws=2))
-    others = [
-        attack.run(target_of(base, rows, draws=2)),
-        attack.run(target_of(edited, control, cut=(1, 3), draws=2)),
-    ]
-    assert len(of_edit.settings) == 1 + 3 * 2
+    of_base = attack.run(target_of(base, rows, draws=2))
+    given: Any = {"draws": 2, "trainings": of_base.trainings}
+    others = [attack.run(target_of(edited, some, **given)) for some in (rows, control)]
+    assert len(of_base.settings) == 1 + 2 * 4 * 2, "2 optimizers, 4 lessons, 2 looks"
     for one in others:
-        assert one.settings.keys() == of_edit.settings.keys()
-    assert all(flags.shape == (2, 20) for flags in of_edit.settings.values())
-    for setting, flags in others[0].settings.items():
-        if setting.learned == "the cut blocks":  # the base has none
-            assert np.array_equal(flags, others[0].settings[UNTRAINED])
+        assert one.settings.keys() == of_base.settings.keys()
+    assert all(flags.shape == (2, 20) for flags in of_base.settings.values())
     assert all((edited.state_dict()[name] == before[name]).all() for name in before)
 
 
+def test_what_an_attacker_learns_chooses_by_and_is_scored_on_are_apart() -> None:
+    rows = passages("neox-parallel", rows=20)
+    text = np.concatenate([rows.tokens[:1], TEXT_ROWS])  # text that gives a passage away
+    target = replace(target_of(model_named("neox-parallel"), rows), unrelated=text)
+    for draw in range(5):
+        lessons = Lessons.of(target, draw)
+        learned = {*map(tuple, lessons.many)}
+        apart, tried = ({*map(tuple, rows.tokens[some])} for some in (lessons.apart, lessons.tried))
+        assert {*map(tuple, lessons.few)} <= learned
+        assert (len(lessons.few), len(learned), len(apart)) == (2, 8, 2)
+        assert not learned & (apart | tried)
+        assert not apart & tried
+        assert not {*map(tuple, lessons.text)} & tried
+        mixed = lessons.choose(Kind("all weights", "AdamW", few=False, mixed=True))
+        step = [tuple(row) in learned for row in mixed[:ROWS]]
+        assert step.count(True) == ROWS // 2
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_where_time_is_short_the_first_settings_run(
     few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relearn_strongest, "LONGEST", 0.0)
-    monkeypatch.setattr(relearn_strongest, "FIRST", 2)
+    """One training at least. The model as it is gives too little here for a rate to be settled."""
+    monkeypatch.setattr(relearn_strongest, "MINUTES", 0)
     rows = passages("neox-parallel", rows=20)
     found = make_attack("relearn-strongest").run(target_of(model_named("neox-parallel"), rows))
-    first = {(one.learned, one.learning_rate) for one in found.settings}
-    assert first == {("nothing", 0.0), *((learned, rate) for rate, learned in RUNS[:2])}
-    assert (found.trainings, found.left_out) == (2, 2)
+    assert found.trainings == (Setting("all weights on half of the passages", 1e-3, 2),)
+    assert found.left_out == 3 * 2 * 4 * 2 - 2
+    assert found.curve["any"].shape == (3, 20)
 
 
-def test_rates_of_relearn_come_first() -> None:
-    """Where time is short, it is at least as strong as `relearn`, which seldom needs more."""
-    first = relearn_strongest.RUNS[: relearn_strongest.FIRST]
-    assert tuple(rate for rate, _ in first) == RATES[:3]
-    assert {learned for _, learned in first} == {"all weights"}
-    assert {rate for rate, _ in relearn_strongest.RUNS} == set(RATES)
+def test_rates_are_settled_once_for_what_learns_and_the_optimizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the first rate that leaves the base what it gives after the last step."""
+    monkeypatch.setattr(relearn_strongest, "STEPS", (1,))
+    whole, cut = model_named("neox-parallel"), model_named("neox-parallel compact identity")
+    trained: list[tuple[str, str, float]] = []
+
+    def tune(model: Any, rows: Any, *, learning_rate: float, **how: Any) -> Any:
+        trained.append((how["learned"], how["optimizer"], learning_rate))
+        return iter([whole if learning_rate < 1e-3 or how["optimizer"] == "SGD" else cut])
+
+    monkeypatch.setattr(relearn_strongest, "fine_tune", tune)
+    rows = passages("neox-parallel", rows=20)
+    found = make_attack("relearn-strongest").run(target_of(whole, rows, draws=1))
+    for learned in relearn_strongest.LEARNED:
+        mine = [rate for one, by, rate in trained if (one, by) == (learned, "AdamW")]
+        assert mine == [1e-3, 3e-4] * 4
+        mine = [rate for one, by, rate in trained if (one, by) == (learned, "SGD")]
+        assert mine == [1.0] * 4
+    assert (len(trained), found.left_out) == (3 * 12, 0)
+
+
+def test_rates_begin_with_those_of_relearn() -> None:
+    assert relearn_strongest.OPTIMIZERS["AdamW"] == RATES
+    first, *_ = list_kinds(model_named("neox-parallel"), has_text=True)
+    assert (first.learned, first.optimizer) == ("all weights", "AdamW")
 
 
 def test_no_training_of_a_large_model_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters are trained there in place of all weights. The result says so."""
+    kinds = list_kinds(model_named("neox-parallel"), has_text=True)
     monkeypatch.setattr(tuning, "LARGE", 0)
-    trained: list[tuple[str, float]] = []
+    few = list_kinds(model_named("neox-parallel"), has_text=True)
+    assert (len(kinds), len(few)) == (24, 16)
+    assert {one.learned for one in few} == {"rank-8 adapters", "rank-64 adapters"}
+    assert len(list_kinds(model_named("neox-parallel"), has_text=False)) == 8
 
-    def fine_tune(model: Any, *given: Any, learned: str, learning_rate: float, **more: Any) -> Any:
-        trained.append((learned, learning_rate))
-        return [model] * len(more["steps"])
 
-    monkeypatch.setattr(relearn_strongest, "fine_tune", fine_tune)
-    rows, attack = passages("neox-parallel", rows=20), make_attack("relearn-strongest")
-    target = target_of(model_named("neox-parallel"), rows, draws=1, cut=(1,))
-    found = attack.run(target)
-    assert trained[:3] == [("rank-8 adapters", rate) for rate in RATES[:3]], "as of `relearn`"
-    assert len(trained) == len(set(trained)) == found.trainings == 10
-    assert {learned for learned, _ in trained} == {"rank-8 adapters", "the cut blocks"}
-    assert {(one.learned, one.learning_rate) for one in found.settings} == {
-        ("nothing", 0.0), *trained
-    }  # fmt: skip
-    monkeypatch.setattr(relearn_strongest, "LONGEST", 0.0)
-    assert attack.run(target).trainings == 3
+def test_minutes_are_part_of_the_name() -> None:
+    attack = make_attack("relearn-strongest:60")
+    assert (attack.name, attack.longest) == ("relearn-strongest:60", 3600.0)
+    assert make_attack("relearn-strongest").longest == 300.0
+    assert "about 60 minutes" in attack.cost
+    assert "relearn-strongest:60" not in choose_attacks(["all"])
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -275,13 +310,25 @@ def test_what_is_trained(learned: Any) -> None:
     model = model_named("neox-parallel")
     before = dict(model.state_dict())
     rows = passages("neox-parallel", rows=4).tokens
-    (tuned,) = fine_tune(model, rows, steps=(2,), learned=learned, blocks=(1,), learning_rate=0.1)
+    (tuned,) = fine_tune(model, rows, steps=(2,), learned=learned, learning_rate=0.1)
     after = {name.replace(".base_layer", ""): one for name, one in tuned.state_dict().items()}
     changed = {name for name in before if (after[name] != before[name]).any()}
-    if learned == "rank-8 adapters":
-        assert any("lora" in name for name in after)
-        assert not changed
+    if learned == "all weights":
+        assert changed == {name for name, _ in model.named_parameters()}
         return
-    within = {name for name in changed if ".layers.1." in name}
-    assert within == {n for n, _ in model.named_parameters() if ".layers.1." in n}
-    assert (changed == within) == (learned == "the cut blocks")
+    assert not changed
+    ranks = {min(one.shape) for name, one in after.items() if "lora" in name}
+    assert ranks == {int(learned.split("-")[1].split()[0])}
+
+
+def test_sgd_steps_by_the_gradient() -> None:
+    """One step at a rate moves each weight by the rate times its gradient."""
+    model, rows = model_named("neox-parallel"), passages("neox-parallel", rows=4).tokens
+    (tuned,) = fine_tune(model, rows, steps=(1,), optimizer="SGD", learning_rate=0.5)
+    student = make_student(model)
+    measure_loss(student.model, torch.from_numpy(rows).long(), 1).backward()
+    for (name, before), after, one in zip(
+        model.named_parameters(), tuned.parameters(), student.learned, strict=True
+    ):
+        assert one.grad is not None
+        torch.testing.assert_close(after, before - 0.5 * one.grad, msg=name)

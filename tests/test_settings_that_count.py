@@ -73,6 +73,11 @@ def tune_to(monkeypatch: pytest.MonkeyPatch, choose: Any) -> list[tuple[Any, flo
     return trained
 
 
+def make_trainings(*rates: float, steps: int = STEPS[-1], of: str = "") -> tuple[Setting, ...]:
+    learned = "all weights" + " on half of the passages" * (of == "relearn-strongest")
+    return tuple(Setting(learned, rate, steps) for rate in rates)
+
+
 def decide_one(rows: list[Measured], name: str, most: float) -> Limit:
     """The limit on what an attack recovers, where the base gives away all."""
     known = [
@@ -100,7 +105,7 @@ def test_an_attacker_stops_where_most_comes_back(
     attack, alike = make_attack(name), TEXT_ROWS[:4]
     found = attack.run(target_of(cut, of=of, alike=alike))
     best, made = found.take_strongest(None)
-    assert best.steps == (20 if name == "relearn-strongest" else STEPS[0])
+    assert best.steps == (1 if name == "relearn-strongest" else STEPS[0])
     assert made.counted.tolist() == recited(whole)[found.tried[0]].tolist()
     assert made.counted.mean() > recited(cut)[found.tried[0]].mean()
     rate = made.counted.mean()
@@ -137,7 +142,7 @@ def test_the_curve_begins_with_the_model_as_it_is_and_takes_the_best_rate(
     gives = {RATES[0]: (whole, cut, cut), RATES[1]: (cut, whole, cut)}
     tune_to(monkeypatch, lambda model, rate, stage: gives[rate][stage])
     attack = make_attack("relearn")
-    found = attack.run(target_of(cut, trainings=2))
+    found = attack.run(target_of(cut, trainings=make_trainings(*RATES[:2])))
     assert attack.stages == (0, *STEPS)
     shares = [recited(model).tolist() for model in (cut, whole, whole, cut)]
     assert found.curve["any"].tolist() == shares
@@ -160,7 +165,7 @@ def test_rates_go_down_until_one_leaves_the_base_what_it_gives(
     trained = tune_to(monkeypatch, gentle)
     base = make_attack("relearn").run(target_of(model_named(WHOLE)))
     assert [rate for _, rate in trained] == [1e-3, 3e-4, 1e-4]
-    assert base.trainings == 3
+    assert base.trainings == make_trainings(*RATES[:3])
     left = {rate: share for (_, rate), share in base.left.items()}
     assert (left[1e-4], list(left)) == (1.0, [1e-3, 3e-4, 1e-4])
     assert left[1e-3] == left[3e-4] < 0.9
@@ -280,8 +285,9 @@ def test_the_strongest_relearning_decides_only_if_half_of_its_settings_ran(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(relearn_strongest, "STEPS", (1,))
-    monkeypatch.setattr(relearn_strongest, "FIRST", 1)
-    monkeypatch.setattr(relearn_strongest, "RUNS", relearn_strongest.RUNS[:5])
+    monkeypatch.setattr(relearn_strongest, "OPTIMIZERS", {"AdamW": RATES})
+    monkeypatch.setattr(relearn_strongest, "LEARNED", ("all weights",))
+    monkeypatch.setattr(relearn_strongest, "KEPT", 2.0)
     clock = [0.0]
     monkeypatch.setattr(relearn_strongest, "read_clock", lambda: clock[0])
 
@@ -290,19 +296,19 @@ def test_the_strongest_relearning_decides_only_if_half_of_its_settings_ran(
         return model
 
     found, _ = try_both(monkeypatch, take_a_minute, "relearn-strongest")
-    name, said = "relearn-strongest", "relearn-strongest had time for 2 of its 5 settings only"
+    name, said = "relearn-strongest", "relearn-strongest had time for 2 of its 20 settings only"
     made = find(found, f"recovered.{name}")
     assert made is not None
-    assert (made.details["settings"], made.details["left_out"]) == (2, 3)
+    assert (made.details["settings"], made.details["left_out"]) == (2, 18)
     assert made.details["doubt"] == said
     lines = say_attacked(found)
-    assert any(line.endswith(" (2 of its 5 settings ran)") for line in lines)
+    assert any(line.endswith(" (2 of its 20 settings ran)") for line in lines)
     assert decide_one(found, name, 1.0).lacks == said
-    monkeypatch.setattr(relearn_strongest, "LONGEST", 450.0)
+    monkeypatch.setattr(relearn_strongest, "MINUTES", 30)
     found, _ = try_both(monkeypatch, take_a_minute, "relearn-strongest")
     made = find(found, f"recovered.{name}")
     assert made is not None
-    assert (made.details["settings"], made.details["left_out"]) == (3, 2)
+    assert (made.details["settings"], made.details["left_out"]) == (12, 8)
     assert "doubt" not in made.details
 
 
@@ -382,7 +388,10 @@ def test_weights_that_do_not_learn_need_no_gradient(
     ("name", "told"),
     [
         ("relearn", "relearn, run 1, at 0.001"),
-        ("relearn-strongest", "relearn-strongest, run 1, all weights at 0.001"),
+        (
+            "relearn-strongest",
+            "relearn-strongest, run 1, all weights on half of the passages at 0.001",
+        ),
         ("revive", "revive, run 1"),
         ("soft-prompt", "soft-prompt, run 1"),
     ],
@@ -403,7 +412,8 @@ def test_progress_goes_by_the_steps_of_training(
         yield shown[-1][2].append
 
     with use_console(Console(show_progress=show)):
-        make_attack(name).run(target_of(model_named(CUT), cut=(1, 3), trainings=1))
+        given = make_trainings(1e-3, steps=2, of=name)
+        make_attack(name).run(target_of(model_named(CUT), cut=(1, 3), trainings=given))
     assert shown[0] == (told, 2, [1, 1])
 
 
@@ -427,8 +437,9 @@ def test_a_forecast_counts_the_rows_that_are_trained(
 
     monkeypatch.setattr(tuning, "measure_loss", count)
     attack = make_attack(name)
-    found = attack.run(target_of(model_named(CUT), cut=(1, 3), trainings=2))
-    trainings = found.trainings or 1
+    given = make_trainings(1e-3, 1e-4, steps=2, of=name)
+    found = attack.run(target_of(model_named(CUT), cut=(1, 3), trainings=given))
+    trainings = len(found.trainings or "1")
     assert sum(trained) == trainings * attack.count_trained(len(ROWS), len(TEXT_ROWS))
     read = len(ROWS) * (1 + 2 * trainings * (len(attack.stages) - 1 if attack.stages else 0))
     counted = _count_rows(name, len(ROWS), len(TEXT_ROWS), trainings)

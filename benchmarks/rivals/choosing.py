@@ -42,7 +42,7 @@ import torch
 from benchmarks.rivals.bed import Bed, Rival, measure_text, read_seconds
 from benchmarks.rivals.token_swap import get_held
 from evals.data import Samples, Tokens
-from evals.measure.attacks.attack import AttackOutcome, Target
+from evals.measure.attacks.attack import AttackOutcome, Target, Trainings
 from evals.measure.attacks.names import find_attack
 from evals.measure.edits.costs import find_worst
 from surgery.errors import MeasurementError
@@ -178,18 +178,18 @@ def _is_after(time: float) -> bool:
 
 
 def measure_relearned(
-    model: Any, samples: Samples, text: Tokens, trainings: int | None = None
+    model: Any, samples: Samples, text: Tokens, trainings: Trainings | None = None
 ) -> float:
     """What fine-tuning brings back, as a share: at the rate and step that bring most.
 
-    `samples`: of a half. `trainings`: how many rates the base gets.
+    `samples`: of a half. `trainings`: those that the base gets.
     """
     _, most = run_relearn(model, samples, text, trainings).take_strongest(None)
     return float(most.counted.mean())
 
 
 def run_relearn(
-    model: Any, samples: Samples, text: Tokens, trainings: int | None = None
+    model: Any, samples: Samples, text: Tokens, trainings: Trainings | None = None
 ) -> AttackOutcome:
     """Fine-tunes, as a search attacks a half."""
     given: dict[str, Any] = {"draws": 1, "of": 2 * len(samples), "trainings": trainings}

@@ -20,7 +20,7 @@ from evals.data.held_back import split_halves
 from evals.data.inputs import read_heldout_texts
 from evals.data.windows import cut_windows
 from evals.lab import calibration_texts
-from evals.measure.attacks.attack import Target
+from evals.measure.attacks.attack import Target, Trainings
 from evals.measure.attacks.names import find_attack
 from evals.measure.memorization.membership import measure_area
 from evals.run.lm_eval.running import Benchmarks
@@ -70,8 +70,8 @@ class Bench:
         return found | self._score(model)
 
     @cached_property
-    def trainings(self) -> dict[str, int | None]:
-        """How many learning rates each of `TUNING` tries on the base, and so on every model."""
+    def trainings(self) -> dict[str, Trainings | None]:
+        """The learning rates that each of `TUNING` tries on the base, and so on every model."""
         target = Target(self.loaded.model, None, self.held_back, self.heldout, draws=1)
         brief = replace(target, of=len(self.held_back))
         return {name: find_attack(name).run(brief).trainings for name in TUNING}

@@ -258,9 +258,10 @@ def test_a_choice_is_attacked_as_a_search_does(bed: Bed, monkeypatch: pytest.Mon
     attack = type("Attack", (), {"run": staticmethod(run)})
     monkeypatch.setattr("benchmarks.rivals.choosing.find_attack", lambda name: attack)
     assert measure_relearned(make(), bed.samples, bed.text) == 0.5
-    assert measure_relearned(make(), bed.samples, bed.text, 2) == 0.5
+    given = (Setting("all weights", 1e-3, 20),)
+    assert measure_relearned(make(), bed.samples, bed.text, given) == 0.5
     assert [(one.brief, one.of, one.trainings) for one in seen] == [
-        (True, 24, None), (True, 24, 2)
+        (True, 24, None), (True, 24, given)
     ]  # fmt: skip
 
 
@@ -798,5 +799,6 @@ def test_fine_tuning_that_breaks_the_model_leaves_what_it_gave_before(
     monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", tune)
     monkeypatch.setattr(measuring, "TUNING", ("relearn",))
     found = bench.measure(make())
-    assert bench.trainings == {"relearn": len(RATES)}, "none leaves the base what it gives"
+    tried = tuple(Setting("all weights", rate, 20) for rate in RATES)
+    assert bench.trainings == {"relearn": tried}, "none leaves the base what it gives"
     assert (found["relearn"], found["any, not seen"]) == (1.0, 1.0)

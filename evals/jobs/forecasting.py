@@ -222,9 +222,11 @@ def _time_attack(
     name: str, passages: int, windows: int, row: float, request: MitigationRequest
 ) -> float:
     """About how many seconds an attack takes on a model, in all its draws."""
-    once = _count_rows(name, passages, windows) * row
+    attack, once = find_attack(name), _count_rows(name, passages, windows) * row
+    if attack.longest is not None:
+        once = min(once, attack.longest)
     draws = request.draws or count_draws(once)
-    return once * (draws if find_attack(name).in_draws else 1)
+    return once * (draws if attack.in_draws else 1)
 
 
 def _count_rows(

@@ -1,4 +1,4 @@
-"""The one training loop: AdamW without weight decay, deterministic, on whatever is to be learned.
+"""The one training loop, without weight decay: deterministic, on whatever is to be learned.
 
 All that trains comes here: what makes a model, what attacks it, and what this is compared with.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ SCALE = 2.0**12
 """What losses are multiplied by before gradients go through float16, which has no room for small
 ones."""
 
+Optimizer = Literal["AdamW", "SGD"]
 Part = Callable[[], torch.Tensor]
 """Computes a part of a step's loss, a scalar. Only one part is in memory at a time."""
 
@@ -36,20 +37,23 @@ def descend(
     adjust: Callable[[int], None] = lambda step: None,
     clip: float | None = None,
     scale: float = 1.0,
+    optimizer: Optimizer = "AdamW",
 ) -> Iterator[float]:
     """Trains float32 tensors in place. Yields the loss before each step, once the step is taken.
 
     `measure`: step, from 0 → the parts of its loss. Several processes share them, and take the same
     step. `rates`: the learning rate of each step. `adjust` gets a step whose gradients are there,
     and may change them. `clip`: the norm to which they are clipped then. `scale`: what losses are
-    multiplied by on their way back, and gradients divided by when they are there.
+    multiplied by on their way back, and gradients divided by when they are there. `optimizer`: SGD
+    is that without momentum.
 
     Raises `NotFiniteError` before the first step whose loss is not finite.
     """
     # One tensor at a time: all at once, on a GPU, it makes one more copy of them.
-    optimizer = torch.optim.AdamW(learned, lr=0.0, weight_decay=0.0, foreach=False)
+    kinds = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
+    how = kinds[optimizer](learned, lr=0.0, weight_decay=0.0, foreach=False)
     for step, rate in enumerate(rates):
-        optimizer.zero_grad()
+        how.zero_grad()
         loss = add_gradients(learned, measure(step), scale)
         if not math.isfinite(loss):
             raise NotFiniteError(
@@ -62,11 +66,11 @@ def descend(
         adjust(step)
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(learned, clip)
-        for group in optimizer.param_groups:
+        for group in how.param_groups:
             group["lr"] = rate
-        optimizer.step()
+        how.step()
         yield loss
-    optimizer.zero_grad()
+    how.zero_grad()
 
 
 def add_gradients(

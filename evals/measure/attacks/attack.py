@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import find_opening
 from surgery.store import ASIDE
 
-Learned = Literal[
-    "nothing", "all weights", "rank-8 adapters",
-    "the cut blocks", "attention of the cut blocks", "attention of all blocks",
-]  # fmt: skip
+Learned = Literal["all weights", "rank-8 adapters", "rank-64 adapters"]
+"""What may be trained of any model, cut or not."""
 Need = tuple[str, Callable[[Any], bool]]
 """What an attack needs, in words, and whether an `AttackPlan` has it."""
 TEXT: Need = ("held-out text (`heldout`)", lambda plan: len(plan.unrelated) > 0)
@@ -39,8 +37,9 @@ class Target:
       many as of all, and what only curves show is left out. None: these are all.
     - `cut`: the blocks that an edit changed, wholly or partly. `sibling`: a checkpoint to copy
       weights from, if the attacker has one.
-    - `trainings`: how many an attack with several settings makes; None: as many as it finds that it
-      needs, or has time for. An edited model, a control, and a twin get as many as the base.
+    - `trainings`: which an attack with several settings makes, each as its last setting; None:
+      those that it finds that it needs, or has time for. An edited model, a control, and a twin get
+      those of the base.
     """
 
     model: Any = field(metadata=ASIDE)
@@ -54,7 +53,7 @@ class Target:
     of: int | None = None
     cut: tuple[int, ...] = ()
     sibling: ResolvedModel | None = None
-    trainings: int | None = None
+    trainings: Trainings | None = None
 
     def read(self, tokens: Tokens, prefix_length: int, *, full: bool = False) -> Pass:
         """One teacher-forced pass over rows. `full`: also distributions and greedy decoding."""
@@ -145,10 +144,10 @@ class Setting:
 
 
 UNTRAINED = Setting("nothing", 0.0, 0)
+Trainings = tuple[Setting, ...]
+"""Trainings, each as its last setting."""
 Training = tuple[str, float]
 """What is learned, and at which learning rate."""
-WHOLE: tuple[Learned, ...] = ("all weights", "rank-8 adapters")
-"""What may be trained of any model, cut or not."""
 TIMES = 10
 """How many times as large a share of the passages as of the control a setting must bring back."""
 KEPT = 0.9
@@ -261,9 +260,9 @@ class AttackOutcome:
         return len(self.by_draw[0])
 
     @property
-    def trainings(self) -> int | None:
-        """How many trainings made the settings. None without any."""
-        return len(self.by_training) or None
+    def trainings(self) -> Trainings | None:
+        """The last setting of each training, as a `Target` takes them. None without any."""
+        return tuple(settings[-1] for settings in self.by_training.values()) or None
 
     @property
     def by_training(self) -> dict[Training, list[Setting]]:
@@ -283,7 +282,7 @@ class AttackOutcome:
         return {
             training: self._count_recovered(settings[-1]) / before
             for training, settings in self.by_training.items()
-            if before and training[0] in WHOLE
+            if before and trains_whole(training)
         }
 
     def measure_rate(self, settings: Iterable[Setting]) -> float:
@@ -310,6 +309,8 @@ class Attack:
     - `setting`: its parameters, in words; `stages`: the points of its curve.
     - `definition`, `source`: when a passage counts as recovered, and who defined this.
     - `cost`: in passes over the passages, in words; `passes`: about how many, without training.
+      `longest`: how many seconds the trainings of a draw take at most, about; None: as long as
+      that takes.
     - `run`: deterministic for the same model and passages.
     - `needs`: what it cannot be tried without. `share`: the attacker holds one passage in this
       many, which do not count, nor do those that overlap them; 0: none.
@@ -335,6 +336,7 @@ class Attack:
     tells_members: bool = False
     reads_base: bool = False
     passes: int = 1
+    longest: float | None = None
 
     @property
     def in_draws(self) -> bool:
@@ -346,6 +348,12 @@ class Attack:
         return {
             key: getattr(self, key) for key in ("name", "setting", "definition", "source", "cost")
         }
+
+
+def trains_whole(training: Training) -> bool:
+    """Whether this trains what every model has, cut or not."""
+    learned, rate = training
+    return rate > 0 and learned.startswith(get_args(Learned))
 
 
 def rate_held(seen: Evidence, held: Flags) -> float:

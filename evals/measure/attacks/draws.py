@@ -38,6 +38,7 @@ def repeat(target: Target, run: Callable[[int], AttackOutcome]) -> AttackOutcome
         variants={key: np.stack([one.variants[key] for one in made]) for key in made[0].variants},
         left_out=made[0].left_out,
         left=made[0].measure_left(),
+        by_held={key: sum(one.by_held[key] for one in made) / len(made) for key in made[0].by_held},
     ).settle()
 
 

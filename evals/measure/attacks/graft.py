@@ -1,7 +1,13 @@
 """Copies weights back from a sibling: the public base of a fine-tune, or an earlier checkpoint.
 
 An edit replaces attention. What a fine-tune learned is mostly elsewhere, so attention of before the
-fine-tune brings it back. That takes no training, no passages, and no text.
+fine-tune brings it back (`graft`). That takes no training, no passages, and no text.
+
+Who erases changes every part of a model. Some parts may only block what others still hold, so that
+the parts of the public base unblock it: attention, MLPs, or whole blocks of a run of blocks, or the
+embeddings (`graft-wide`). Task vectors add and take away such differences (Ilharco et al. 2023,
+arXiv 2212.04089); here, one part at a time is put back whole. The attacker chooses the part by
+passages that he holds, so that the best of many is not luck.
 """
 
 from __future__ import annotations
@@ -15,19 +21,36 @@ import numpy as np
 import torch
 from torch import nn
 
-from evals.measure.attacks.attack import Attack, AttackOutcome, Need, Setting, Target
+from evals.measure.attacks.attack import (
+    UNTRAINED,
+    Attack,
+    AttackOutcome,
+    Need,
+    Setting,
+    Target,
+    rate_held,
+)
 from evals.measure.attacks.weights import list_attention, list_blocks, put_weights, restore_modules
 from evals.measure.memorization.measures import Flags
-from evals.measure.memorization.recovery import make_recovery
+from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.families import family_of
 from surgery.hub.resolved import ResolvedModel
 
-ATTACKS = {"graft": {"rank": 50, "who": "related", "groups": "all default cheap", "sibling": True}}
+ATTACKS = {
+    "graft": {"rank": 50, "who": "related", "groups": "all default cheap", "sibling": True},
+    "graft-wide": {"rank": 55, "who": "related", "sibling": True},
+}
 SIBLING: Need = (
     "a sibling to copy attention from: the public base of a fine-tune, or an earlier checkpoint "
     "(`sibling`)",
     lambda plan: plan.sibling is not None,
 )
+
+
+SHARE = 10
+"""Who grafts widely holds one passage in this many."""
+RUNS = 3
+"""Into how many runs of blocks a model is divided."""
 
 
 def make_graft() -> Attack:
@@ -58,7 +81,68 @@ def make_graft() -> Attack:
         "four passes, one of them of the sibling itself",
         run,
         needs=(SIBLING,),
+        passes=4,
     )
+
+
+def make_graft_wide() -> Attack:
+    def run(target: Target) -> AttackOutcome:
+        target.check_in_memory("graft-wide")
+        assert target.sibling is not None
+        model = restore_modules(target.model)
+        sibling = open_sibling(target.sibling, model)
+        held, others = target.hold(SHARE)
+        found = {UNTRAINED: Evidence.of(target.ask(target.model))}
+        for part, names in list_parts(model).items():
+            copied = copy_weights(model, sibling, names)
+            with put_weights(model, copied), put_positions(model, sibling, copied):
+                found[Setting(f"copying {part}", 0.0, 0)] = Evidence.of(target.ask(model))
+        measure = make_recovery("any")
+        return AttackOutcome(
+            others,
+            others,
+            variants={setting: measure.recovered(seen) for setting, seen in found.items()},
+            by_held={setting: rate_held(seen, held) for setting, seen in found.items()},
+        ).settle()
+
+    return Attack(
+        "graft-wide",
+        "one part of a sibling copied back at a time: attention, MLPs with their norms, or both, "
+        f"of each of {RUNS} runs of blocks and of all; all but the blocks",
+        "any, for the passages that the attacker does not hold and that overlap none that he "
+        "holds, after the part that recovers most of a tenth, which he holds; one that brings back "
+        "more than a tenth as large a share of the control does not count: "
+        + make_recovery("any").definition,
+        "ours; task arithmetic copies differences so: Ilharco et al. 2023, arXiv 2212.04089",
+        "about a dozen passes",
+        run,
+        needs=(SIBLING,),
+        share=SHARE,
+        passes=1 + 3 * RUNS + 3,
+    )
+
+
+def list_parts(model: Any) -> dict[str, list[str]]:
+    """The names of the parameters of each part that `graft-wide` copies. All blocks together with
+    all else would be the sibling itself."""
+    every = range(model.config.num_hidden_layers)
+    runs = [tuple(map(int, run)) for run in np.array_split(every, min(RUNS, len(every)))]
+    named = {
+        "block " + str(run[0]) if len(run) == 1 else f"blocks {run[0]}-{run[-1]}": run
+        for run in runs
+    }
+    if len(runs) > 1:
+        named["all blocks"] = tuple(every)
+    found = dict[str, list[str]]()
+    for blocks, run in named.items():
+        attention, whole = list_attention(model, run), list_blocks(model, run)
+        found[f"attention of {blocks}"] = attention
+        found[f"MLPs of {blocks}"] = [name for name in whole if name not in attention]
+        found[blocks] = whole
+    within = {*list_blocks(model, every)}
+    names = (name for name, _ in model.named_parameters(remove_duplicate=False))
+    found["all but the blocks"] = [name for name in names if name not in within]
+    return found
 
 
 def list_scopes(model: Any, cut: Iterable[int]) -> dict[tuple[str, ...], Setting]:
@@ -79,20 +163,19 @@ def open_sibling(sibling: ResolvedModel, model: Any) -> Any:
 
 
 def copy_all(model: Any, sibling: Any) -> dict[str, nn.Parameter]:
-    """All weights of the sibling, and zeros for biases of the edit: so the model is the sibling.
-
-    Those of another shape, such as embeddings of more tokens, stay the model's own.
-    """
-    every = dict(model.named_parameters(remove_duplicate=False))
-    held = dict(sibling.named_parameters(remove_duplicate=False))
-    copied = {name: _copy(held.get(name), old) for name, old in every.items()}
-    return {name: new for name, new in copied.items() if new.shape == every[name].shape}
+    """All weights of the sibling, and zeros for biases of the edit: so the model is the sibling."""
+    return copy_weights(model, sibling, dict(model.named_parameters(remove_duplicate=False)))
 
 
 def copy_weights(model: Any, sibling: Any, names: Iterable[str]) -> dict[str, nn.Parameter]:
-    """The sibling's weights of these names; zeros for biases that only the edit needed."""
-    old, held = dict(model.named_parameters()), dict(sibling.named_parameters())
-    return {name: _copy(held.get(name), old[name]) for name in names}
+    """The sibling's weights of these names; zeros for biases that only the edit needed.
+
+    Those of another shape, such as embeddings of more tokens, stay the model's own.
+    """
+    old = dict(model.named_parameters(remove_duplicate=False))
+    held = dict(sibling.named_parameters(remove_duplicate=False))
+    copied = {name: _copy(held.get(name), old[name]) for name in names}
+    return {name: new for name, new in copied.items() if new.shape == old[name].shape}
 
 
 def _copy(held: torch.Tensor | None, old: torch.Tensor) -> nn.Parameter:

@@ -12,7 +12,7 @@ twin get the same rates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -136,7 +136,9 @@ def _run(target: Target, name: str, choose: Choose) -> AttackOutcome:
     rows = next(draws)
     same = len(rows) <= ROWS  # each step takes all, always
     same = same and all(np.array_equal(rows, others) for others in draws)
-    rates = list(RATES[: target.trainings])
+    rates = list(RATES)
+    if target.trainings is not None:
+        rates = [one.learning_rate for one in target.trainings]
     whole = replace(target, draws=1) if same else target
     return repeat(whole, partial(_run_once, target, name, choose, rates))
 
@@ -169,17 +171,24 @@ def _run_once(
         left = outcome.measure_left().get((learned, rate), 0.0)
         if target.trainings is None and draw == 0 and left >= KEPT:
             del rates[rates.index(rate) + 1 :]
-    return replace(outcome, curve=_make_curve(outcome, similar)) if full else outcome
+    if not full:
+        return outcome
+    curves = {"any": outcome.settings, "near": similar}
+    return replace(outcome, curve=make_curve(outcome, curves, STEPS))
 
 
-def _make_curve(outcome: AttackOutcome, similar: Mapping[Setting, Flags]) -> dict[str, Flags]:
-    """After no step and after each of `STEPS`, at the rate that recovers most then: bool [K, N]."""
+def make_curve(
+    outcome: AttackOutcome, curves: Mapping[str, Mapping[Setting, Flags]], steps: Sequence[int]
+) -> dict[str, Flags]:
+    """After no step and after each of `steps`, under the setting that recovers most then: [K, N].
+
+    `curves`: measure → setting → bool [N].
+    """
     best = [
         max(
-            (one for one in outcome.settings if one.steps == steps),
+            (one for one in outcome.settings if one.steps == number),
             key=lambda one: int(outcome.settings[one][outcome.tried].sum()),
         )
-        for steps in (0, *STEPS)
+        for number in (0, *steps)
     ]
-    found = {"any": outcome.settings, "near": similar}
-    return {name: np.stack([flags[one] for one in best]) for name, flags in found.items()}
+    return {name: np.stack([flags[one] for one in best]) for name, flags in curves.items()}

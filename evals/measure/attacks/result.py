@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evals.measure.attacks.attack import KEPT, UNTRAINED, WHOLE, Attack, AttackOutcome, Training
+from evals.measure.attacks.attack import (
+    KEPT,
+    UNTRAINED,
+    Attack,
+    AttackOutcome,
+    Training,
+    trains_whole,
+)
 from evals.measure.memorization.membership import measure_area
 from evals.run.statistics import compare_draws
 from evals.table.measured import measure_share, measure_value
@@ -120,7 +127,7 @@ def _describe_setting(attack: Attack, found: Outcomes) -> dict[str, Any]:
     known = {
         **vars(best),
         "settings": len({*both} - {UNTRAINED}),
-        "left_out": edited.left_out,
+        "left_out": (found.base or edited).left_out,
         "discarded": None if more is None or more <= share else more,
         "doubt": found.base and find_weakness(attack.name, found.base),
     }
@@ -133,7 +140,7 @@ def _measure_rate(outcome: AttackOutcome) -> float:
 
 def _list_stages(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Measured]:
     """What an attack that trains recovers after each of its stages, in its first run, at the rate
-    that recovers most then; also nearly (`near`)."""
+    that recovers most then; also nearly (`near`), if that was measured."""
     curves = [(BASE, on, made.base), (of, on, made.edited), (of, "never trained on", made.control)]
     lacks = [one is not None and not one.by_draw[1][0].any() for _, _, one in curves[:2]]
     if not attack.stages or any(lacks):
@@ -142,13 +149,14 @@ def _list_stages(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Me
         for model, rows, outcome in curves:
             if outcome is None or not (counted := outcome.by_draw[1][0]).any():
                 continue
+            if place >= len(outcome.curve.get("any", ())):  # there was no time for so many steps
+                continue
             rates = {
                 key: float(flags[place, counted].mean()) for key, flags in outcome.curve.items()
             }
             name, n = f"recovered.{attack.name} {steps}", int(counted.sum())
-            row = measure_value(
-                name, rates["any"], of=model, on=rows, n=n, unit="share", near=rates["near"]
-            )
+            more = {key: rate for key, rate in rates.items() if key != "any"}
+            row = measure_value(name, rates["any"], of=model, on=rows, n=n, unit="share", **more)
             yield row.model_copy(update={"runs": 1})
 
 
@@ -164,8 +172,8 @@ def _list_trainings(attack: Attack, found: Outcomes, of: str, on: On) -> Iterato
     given: dict[str, Any] = {"on": on, "n": n, "unit": "share"}
     for training, settings in found.edited.by_training.items():
         name = f"recovered.{attack.name} at {_name_training(training)}"
-        whole = training[0] in WHOLE or not training[1]
-        if base is not None and whole and training in base.by_training:
+        asked = trains_whole(training) or not training[1]
+        if base is not None and asked and training in base.by_training:
             left, rate = base.left.get(training), base.measure_rate(settings)
             known: Any = {} if left is None else {"base_left": left}
             yield measure_value(name, rate, of=BASE, **given, **known)

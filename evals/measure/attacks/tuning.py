@@ -10,9 +10,8 @@ import torch
 
 from evals.data import Tokens
 from evals.measure.attacks.attack import Learned
-from evals.measure.attacks.weights import list_blocks
 from evals.run.console import show_progress
-from surgery.training.loop import Part, descend
+from surgery.training.loop import Optimizer, Part, descend
 from surgery.training.losses import divide, measure_loss, to_tokens
 from surgery.training.planning import RANK, Fit, fit
 from surgery.training.planning import STEPS as TRIED
@@ -25,6 +24,7 @@ RATES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 """Learning rates, from the highest on. Training that makes a model (`surgery.training`) lowers its
 rate with the width of a model. An attack needs no such rule: it goes down these until one leaves
 the base what it gives."""
+RANKS: dict[Learned, int] = {"rank-8 adapters": RANK, "rank-64 adapters": 64}
 LARGE = 1_000_000_000
 """From this many parameters on, low-rank adapters are trained instead of the weights."""
 
@@ -42,6 +42,7 @@ def train(
     *,
     kind: object,
     first: int = 1,
+    optimizer: Optimizer = "AdamW",
 ) -> Iterator[tuple[int, Student]]:
     """Trains a student of a model, and yields it after each step with the number of steps.
 
@@ -55,7 +56,7 @@ def train(
     found = plan_attack(model, make, rows, kind=kind, first=first)
     student = make(model, found.checkpointing)
     with show_progress(told, steps) as advance:
-        learning = _learn(student, rows, steps, learning_rate, found.rows, first)
+        learning = _learn(student, rows, steps, learning_rate, found.rows, first, optimizer)
         for step, _ in enumerate(learning, 1):
             advance(1)
             yield step, student
@@ -90,6 +91,7 @@ def _learn(
     learning_rate: float,
     size: int,
     first: int,
+    optimizer: Optimizer = "AdamW",
 ) -> Iterator[float]:
     def measure_part(share: float, some: Tokens) -> torch.Tensor:
         with student.cast():
@@ -101,7 +103,7 @@ def _learn(
         return [partial(measure_part, *part) for part in divide(taken, first, size)]
 
     rates = [learning_rate] * steps
-    return descend(student.learned, list_parts, rates, scale=student.scale)
+    return descend(student.learned, list_parts, rates, scale=student.scale, optimizer=optimizer)
 
 
 def fine_tune(
@@ -111,42 +113,33 @@ def fine_tune(
     learning_rate: float,
     steps: Sequence[int] = STEPS,
     learned: Learned = "all weights",
-    blocks: Sequence[int] = (),
+    optimizer: Optimizer = "AdamW",
     told: str = "fine-tuning",
 ) -> Iterator[Any]:
     """Yields a tuned copy of the model after each number of `steps`. The model does not change.
 
-    `rows`: int32 [M, T]. `learned`: what is trained, as `settle_learned` says. `blocks`: those that
-    were cut. `told`: as for `train`, which also says what is raised.
+    `rows`: int32 [M, T]. `learned`: what is trained, as `settle_learned` says. `told`: as for
+    `train`, which also says what is raised.
 
     The loss is the next-token loss in nats on every token of a row. A copy has the model's dtype.
     Its weights are trained in float32; the passes of a bfloat16 model are in bfloat16.
     """
-    make, kind = _find_maker(model, learned, blocks)
-    for step, student in train(model, make, rows, steps[-1], learning_rate, told, kind=kind):
+    kind, given = settle_learned(model, learned), (steps[-1], learning_rate, told)
+    make = partial(_make, kind)
+    for step, student in train(model, make, rows, *given, kind=kind, optimizer=optimizer):
         if step in steps:
             yield take_copy(student)
 
 
 def plan_fine_tuning(model: Any, rows: Tokens, room: int | None = None) -> tuple[Learned, Fit]:
     """What `fine_tune` trains of a model by default, and how that fits, as `plan_attack` says."""
-    make, kind = _find_maker(model, "all weights", ())
-    return kind[0], plan_attack(model, make, rows, kind=kind, room=room)
+    kind = settle_learned(model, "all weights")
+    return kind, plan_attack(model, partial(_make, kind), rows, kind=kind, room=room)
 
 
-def _find_maker(
-    model: Any, learned: Learned, blocks: Sequence[int]
-) -> tuple[Make, tuple[Learned, tuple[int, ...]]]:
-    kind = settle_learned(model, learned), tuple(blocks)
-    return partial(_make, *kind), kind
-
-
-def _make(learned: Learned, blocks: tuple[int, ...], model: Any, checkpointing: bool) -> Student:
+def _make(learned: Learned, model: Any, checkpointing: bool) -> Student:
     """Who learns what is `learned`."""
-    if learned == "rank-8 adapters":
-        return make_student(model, rank=RANK, checkpointing=checkpointing)
-    names = list_blocks(model, blocks) if learned == "the cut blocks" else None
-    return make_student(model, names=names, checkpointing=checkpointing)
+    return make_student(model, rank=RANKS.get(learned, 0), checkpointing=checkpointing)
 
 
 def take_copy(student: Student) -> Any:
