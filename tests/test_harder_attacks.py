@@ -6,6 +6,7 @@ The models are small, and really trained: to recite, to refuse, or on other pass
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from memorizing import (
     PREFIX,
+    Lessons,
     draw_rows,
     make_small,
     name_rows,
@@ -20,17 +22,21 @@ from memorizing import (
     refuse,
     teach,
 )
-from reciting import model_named
+from reciting import generate, model_named
 from tiny_tokenizer import tiny_tokenizer
 
 from evals.data import Samples, Tokens
+from evals.data.repeats import merge_equal_rows
 from evals.measure.attacks import relearn_strongest
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target, rate_held
+from evals.measure.attacks.document import Block, find_blocks, write_on
 from evals.measure.attacks.graft import list_parts
 from evals.measure.attacks.in_context import make_prompts
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Outcomes, measure_outcomes
+from evals.measure.attacks.trying import AttackPlan
 from evals.measure.memorization.recovery import Evidence
+from evals.measure.naming import name_figures
 from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
@@ -187,6 +193,101 @@ def test_parts_are_all_of_a_model_and_runs_hold_each_block_once() -> None:
     for blocks in ("blocks 0-1", "block 2", "block 3", "all blocks"):
         both = parts[f"attention of {blocks}"] + parts[f"MLPs of {blocks}"]
         assert sorted(both) == sorted(parts[blocks])
+
+
+# --- document
+
+DOCUMENT = draw_rows(1, 3, length=160)[0]
+WINDOWS = np.lib.stride_tricks.sliding_window_view(DOCUMENT, 33)
+
+
+def name_documents(*documents: Tokens) -> Samples:
+    rows = np.stack([document[:10] for document in documents])
+    return replace(name_rows(rows), after=tuple(document[10:] for document in documents))
+
+
+@pytest.fixture(scope="module")
+def reader() -> Any:
+    """It knows a document that is longer than its context."""
+
+    def choose(step: int) -> Lessons:
+        some = np.random.default_rng(step).choice(len(WINDOWS), 47, replace=False)
+        return [recite(WINDOWS[[0, *some]])]
+
+    return teach(make_small(), choose)
+
+
+def test_a_document_comes_out_whole_from_its_first_tokens(reader: Any) -> None:
+    never = draw_rows(1, 4, length=160)[0]
+    rows = name_documents(DOCUMENT, never, never[:50])
+    attack = make_attack("document")
+    outcome = attack.run(target_of(reader, rows))
+    assert outcome.tried.tolist() == [True, True, False], "the last has no 100 words"
+    assert outcome.recovered.tolist() == [True, False, False]
+    found = list(measure_outcomes(attack, Outcomes(None, outcome), "edited", "all"))
+    share = find(found, "recovered.document of words in long blocks, alone")
+    longest = find(found, "recovered.document of longest block, in words, alone")
+    assert share is not None
+    assert longest is not None
+    assert share.value is not None
+    assert 0.4 < share.value <= 0.5, "nearly all of one, and nothing of the other"
+    assert share.n == 2
+    assert 140 < float(str(longest.details["most"])) <= 156
+    assert name_figures(found)["recovered.document of longest block, in words, alone"].label == (
+        "document: longest block, in words, alone"
+    )
+
+
+def test_no_document_comes_out_of_a_model_that_never_saw_it(reader: Any) -> None:
+    rows = name_documents(*draw_rows(3, 5, length=160))
+    for model in (reader, make_small(1)):
+        outcome = make_attack("document").run(target_of(model, rows))
+        assert not outcome.counted.any()
+        assert not any(values.any() for values in outcome.scores.values())
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_each_step_follows_what_was_written_or_the_truth(corrected: bool) -> None:
+    """The reference writes one document at a time, by the library's own decoding."""
+    model, documents = make_small(), [*draw_rows(2, 6, length=120), draw_rows(1, 7, length=70)[0]]
+    target = target_of(model, name_documents(*documents), batch_size=2)
+    written = write_on(target, documents, corrected=corrected)
+    for document, text in zip(documents, written, strict=True):
+        said = document[:PREFIX].tolist()
+        while len(said) < len(document):
+            known = document[: len(said)].tolist() if corrected else said
+            said += generate(model, torch.tensor([known[-32:]]), 32)[0].tolist()
+        assert text.tolist() == said[PREFIX : len(document)]
+
+
+def test_passages_too_short_for_a_block_are_not_tried() -> None:
+    plan = AttackPlan(name_rows(ROWS), TEXT, ("document",))
+    assert plan.skipped == {"document": "a passage that goes on for 100 tokens after its prefix"}
+
+
+def test_near_verbatim_blocks() -> None:
+    """Runs of the same words in order; small gaps join them, and short ones do not count."""
+    true = [*range(300)]
+    whole = [Block(0, 300, 0, 300, 300)]
+    assert find_blocks(true, true) == whole
+    changed = [-one if one in (50, 51, 200) else one for one in true]
+    assert find_blocks(true, changed) == [Block(0, 300, 0, 300, 297)]
+    skipped = true[:120] + true[140:]
+    assert [one.words for one in find_blocks(true, skipped)] == [120, 160]
+    apart = true[:99] + [-1] * 11 + true[110:]
+    assert [one.words for one in find_blocks(true, apart)] == [190]
+    assert find_blocks(true, true[:99]) == []
+    assert find_blocks(true, true[::-1]) == []
+    short = [one if one % 21 < 18 else -one for one in true]  # 18 words, and then 3 others
+    assert find_blocks(true, short) == []
+
+
+def test_the_longest_of_equal_passages_goes_on() -> None:
+    rows = name_documents(DOCUMENT[:20], DOCUMENT[:40], draw_rows(1, 9, length=30)[0])
+    merged = merge_equal_rows(rows)
+    assert merged.after is not None
+    assert [len(one) for one in merged.after] == [30, 20]
+    assert merged.select(np.array([False, True])).untested.tolist() == [20]
 
 
 # --- what an attacker chooses on passages that he holds

@@ -20,13 +20,13 @@ TORN = "prefix and suffix tokenize differently where they meet"
 
 
 class CutPassages(NamedTuple):
-    """Rows that can be used, int32 [M, prefix + suffix]; their numbers in the table; how many
-    tokens each passage has after them; and notes about these rows and those left out.
+    """Rows that can be used, int32 [M, prefix + suffix]; their numbers in the table; the tokens
+    that each passage has after them; and notes about these rows and those left out.
     """
 
     rows: Tokens
     numbers: list[int]
-    rest: list[int]
+    rest: list[Tokens]
     notes: list[RowNote]
 
 
@@ -71,7 +71,7 @@ def cut_passages(
             notes.append(RowNote(name, reason, kept=True))
         rows.append(row)
         kept.append(at)
-        rest.append(sizes[-1] - (suffix if is_pair else length))
+        rest.append(np.asarray(parts[-1][suffix if is_pair else length :], dtype=np.int32))
     if short and not rows and (skip_short or len(short) == table.number):
         raise _refuse_lengths(table, wanted, lengths, skip_short)
     if short and not skip_short:

@@ -96,7 +96,7 @@ class Passages:
                 source=make_public_name(self.source),
                 counts=counts,
                 members=members,
-                untested=np.asarray(cut.rest, dtype=np.int64),
+                after=tuple(cut.rest),
                 notes=tuple(cut.notes),
                 secrets=self.marks_secrets,
             )

@@ -35,18 +35,28 @@ def merge_equal_rows(samples: Samples) -> Samples:
     _, firsts, groups = np.unique(samples.tokens, axis=0, return_index=True, return_inverse=True)
     first = firsts[groups.ravel()]  # of the rows that equal each row
     kept = first == np.arange(len(samples))
-    counts, members, rest = samples.counts, samples.members, samples.untested
+    counts, members = samples.counts, samples.members
     found = replace(
         samples.select(kept),
         counts=None if counts is None else _join(np.add, counts, first)[kept],
         members=None if members is None else _join(np.logical_or, members, first)[kept],
-        untested=None if rest is None else _join(np.maximum, rest, first)[kept],
+        after=None if samples.after is None else _keep_longest(samples.after, first, kept),
     )
     merged = [RowNote(samples.ids[row], MERGED, kept=False) for row in np.flatnonzero(~kept)]
     groups = group_overlaps(found.tokens)
     overlaps = np.flatnonzero(np.bincount(groups)[groups] > 1)
     overlap = [RowNote(found.ids[row], OVERLAPS, kept=True) for row in overlaps]
     return replace(found, notes=(*samples.notes, *merged, *overlap))
+
+
+def _keep_longest(
+    after: tuple[Tokens, ...], first: npt.NDArray[np.int64], kept: Flags
+) -> tuple[Tokens, ...]:
+    """Of equal rows, what stands after the one that goes on longest."""
+    longest = list(after)
+    for row, place in enumerate(first.tolist()):
+        longest[place] = max(longest[place], after[row], key=len)
+    return tuple(longest[place] for place in np.flatnonzero(kept))
 
 
 def _join(how: np.ufunc, column: npt.NDArray[Any], first: npt.NDArray[np.int64]) -> Any:

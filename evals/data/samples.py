@@ -43,7 +43,8 @@ class Samples:
     - `ids`: one name per row, all different.
     - `counts`: int64 [N], how often the passage occurs in the training text, if known.
     - `members`: bool [N], whether it occurs there at all, if known.
-    - `untested`: int64 [N], how many tokens the passage has after those of its row, if known.
+    - `after`: int32 [R] for each row, the tokens that the passage has after those of the row, if
+      known. Only an attack on whole documents tests them.
     - `source`: where the rows came from, as the user named it.
     - `notes`: rows that were left out, or kept with a reservation.
     - `secrets`: whether every suffix is a secret that was marked, and so counts for itself.
@@ -55,7 +56,7 @@ class Samples:
     source: str = field(metadata=ASIDE)
     counts: npt.NDArray[np.int64] | None = None
     members: npt.NDArray[np.bool_] | None = None
-    untested: npt.NDArray[np.int64] | None = field(default=None, metadata=ASIDE)
+    after: tuple[Tokens, ...] | None = None
     notes: tuple[RowNote, ...] = field(default=(), metadata=ASIDE)
     secrets: bool = False
 
@@ -101,14 +102,20 @@ class Samples:
 
     def select(self, mask: npt.NDArray[np.bool_ | np.int64] | slice) -> Samples:
         """The rows in a mask (bool [N]), with these numbers (int64 [M]), or in a slice."""
+        rows = np.arange(len(self))[mask]
         return replace(
             self,
             tokens=self.tokens[mask],
             ids=tuple(np.asarray(self.ids, dtype=object)[mask]),
             counts=None if self.counts is None else self.counts[mask],
             members=None if self.members is None else self.members[mask],
-            untested=None if self.untested is None else self.untested[mask],
+            after=None if self.after is None else tuple(self.after[row] for row in rows),
         )
+
+    @property
+    def untested(self) -> npt.NDArray[np.int64] | None:
+        """int64 [N]: how many tokens each passage has after those of its row, if known."""
+        return None if self.after is None else np.asarray([len(one) for one in self.after])
 
     def spread(self, mask: npt.NDArray[np.bool_], most: int) -> Samples:
         """The rows in `mask` (bool [N]), or `most` of them at even distances."""

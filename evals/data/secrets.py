@@ -159,7 +159,8 @@ def cut_secrets(
     if bad and not (rows and skip_short):
         raise _refuse(table, bad, skip_short)
     notes += [RowNote(table.ids[at], reason, kept=False) for at, reason in bad]
-    return CutPassages(stack_rows(table, rows, kept), kept, [0] * len(kept), notes)
+    nothing = [np.empty(0, dtype=np.int32)] * len(kept)
+    return CutPassages(stack_rows(table, rows, kept), kept, nothing, notes)
 
 
 def _refuse(table: PassageTable, bad: list[tuple[int, str]], skip_short: bool) -> SamplesError:

@@ -18,21 +18,28 @@ from transformers import PreTrainedModel
 from evals.run.forward import cut_back, head_of, hidden_states, whole_cache
 
 
-@torch.inference_mode()
 def continue_prompt(
     model: PreTrainedModel,
     prompt: Sequence[int],
     length: int,
     shares: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Decodes `length` tokens after a prompt, greedily or drawn at random.
+    """As `continue_rows`, after one prompt. Returns int64 [R, length]; R is 1 without shares."""
+    rows = torch.tensor([list(prompt)] * (1 if shares is None else len(shares)))
+    return continue_rows(model, rows, length, shares)
+
+
+@torch.inference_mode()
+def continue_rows(
+    model: PreTrainedModel, rows: torch.Tensor, length: int, shares: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Decodes `length` tokens after each of int64 [R, P], greedily or drawn at random.
 
     `shares`: float64 [R, length] in [0, 1). Each picks the token at that share of the predicted
     distribution's cumulative sum. So two models that get the same shares write the same text until
-    their predictions differ. Returns int64 [R, length]; R is 1 without shares.
+    their predictions differ. Returns int64 [R, length].
     """
-    head, cache = head_of(model), whole_cache(model)
-    tokens = torch.tensor([list(prompt)] * (1 if shares is None else len(shares)))
+    head, cache, tokens = head_of(model), whole_cache(model), rows
     written = []
     for step in range(length):
         hidden, cache = hidden_states(model, tokens, cache=cache)

@@ -16,6 +16,7 @@ from evals.measure.memorization.recovery import Evidence, make_recovery
 from surgery.errors import MeasurementError
 from surgery.hub.resolved import ResolvedModel
 from surgery.reading.corpus import find_opening
+from surgery.record.measured import Unit
 from surgery.store import ASIDE
 
 Learned = Literal["all weights", "rank-8 adapters", "rank-64 adapters"]
@@ -162,8 +163,8 @@ class AttackOutcome:
     - `recovered`: bool [N], or [D, N] for an attack that ran in D draws. `tried`: bool, as large:
       the passages that count.
     - `curve`: measure → bool [K, N], recovered at each of the attack's K stages, in the first draw.
-    - `scores`: name → [N], how much each passage looks like training text; of `graft`, 1 where the
-      sibling gives it by itself.
+    - `scores`: name → [N], how much each passage looks like training text; what the attack `shows`
+      beside; or, of `graft`, 1 where the sibling gives it by itself.
     - `variants`: what each variant of an attack with several recovers, as large as `recovered`,
       which is that of the strongest. `UNTRAINED` is among them if others train or prompt.
     - `by_held`: variant → `rate_held`, of an attack that chooses its variant on passages that the
@@ -319,6 +320,7 @@ class Attack:
       An attack that has it runs several times, in draws, as often on each model.
     - `on_cuts`: it trains only blocks that were cut, and reads other models as they are.
     - `tells_members`: it recovers no passage, but scores members against non-members.
+    - `shows`: of the scores of its outcomes, those whose means stand in reports, and their units.
     - `reads_base`: on the edited model, its target has the outcome of the base.
     """
 
@@ -337,6 +339,7 @@ class Attack:
     reads_base: bool = False
     passes: int = 1
     longest: float | None = None
+    shows: Mapping[str, Unit] = field(default_factory=dict)
 
     @property
     def in_draws(self) -> bool:

@@ -21,7 +21,7 @@ from evals.measure.attacks.attack import (
 )
 from evals.measure.memorization.membership import measure_area
 from evals.run.statistics import compare_draws
-from evals.table.measured import measure_share, measure_value
+from evals.table.measured import measure_mean, measure_share, measure_value
 from surgery.record.measured import BASE, TWIN, Measured, On
 
 
@@ -75,6 +75,7 @@ def measure_outcomes(
         rest: Any = {"of": of, "on": "never trained on", "runs": runs}
         yield measure_share(name, *made.control.by_draw, **rest)
     if not brief:
+        yield from _list_shown(attack, made, of, on)
         yield from _list_stages(attack, made, of, on)
         yield from _list_trainings(attack, found, of, on)
 
@@ -136,6 +137,18 @@ def _describe_setting(attack: Attack, found: Outcomes) -> dict[str, Any]:
 
 def _measure_rate(outcome: AttackOutcome) -> float:
     return measure_share("", *outcome.by_draw).value or 0.0
+
+
+def _list_shown(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Measured]:
+    """The means of what an attack shows beside, over the passages that count; and the `most`."""
+    models = (BASE, on), (of, on), (TWIN, on), (of, "never trained on")
+    for name, unit in attack.shows.items():
+        for (model, rows), outcome in zip(models, made, strict=True):
+            values = None if outcome is None else outcome.scores[name][outcome.by_draw[1][0]]
+            if values is None or not len(values):
+                continue
+            given: Any = {"of": model, "on": rows, "unit": unit, "most": float(values.max())}
+            yield measure_mean(f"recovered.{attack.name} of {name}", values, **given)
 
 
 def _list_stages(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Measured]:
