@@ -211,7 +211,7 @@ def interrupted(owner: Any, at: int = 0, method: str = "measure") -> Iterator[li
     def call(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         if len(calls) == at:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return whole(*arguments, **options)
 
     with mock.patch.object(owner, method, call):

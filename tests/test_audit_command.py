@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from command_line import PROGRAM, TWO_PROCESSES, attn_surgery, finish, start
+from command_line import attn_surgery
 from reciting import recited_rows, write_rows
 from results import compare, count, read_report, take, without_times
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
@@ -339,22 +339,6 @@ def test_a_limit_on_what_was_cut_needs_to_know_what_was_cut(tmp_path) -> None:
     edited = attn_surgery("audit", tmp_path / "edited", *given, "--attack", "any", "--draws", 1)
     assert "works on blocks" not in edited.stderr
     assert edited.code in (0, 3, 4), edited
-
-
-@pytest.mark.slow
-def test_two_processes_find_what_one_finds(edited) -> None:
-    """The edited model beside itself: three attacks, none of which trains."""
-    call = (
-        *("audit", edited, "--baseline", edited, "--samples", "lab:pythia", "--attack", "any"),
-        *("--control", __file__, "--attack", "near", "--attack", "quantized:4", "--device", "cpu"),
-        *("--batch-size", 64, "--json"),
-    )
-    found = []
-    for program in (PROGRAM, TWO_PROCESSES):
-        outcome = finish(start(*call, program=program), timeout=400)
-        assert outcome.code == 0, outcome.stderr[-3000:]
-        found.append(without_times(read_report(outcome)))
-    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

@@ -401,23 +401,6 @@ def test_the_command(folder, model, planted, tmp_path):
     assert output.read_bytes() == (tmp_path / "library.jsonl").read_bytes()
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_bytes_of_one_and_hash_the_weights_once(folder, planted, tmp_path):
-    corpus, results = write(tmp_path, planted), []
-    for name, program in (("one", command_line.PROGRAM), ("two", command_line.TWO_PROCESSES)):
-        spy, output = tmp_path / name, tmp_path / f"{name}.jsonl"
-        spy.mkdir()
-        environment = command_line.hashing_watched(spy)
-        call = ["collect", *arguments(folder, corpus, output)]
-        process = command_line.start(*call, program=program, env=environment)
-        done = command_line.finish(process, timeout=300)
-        assert done.code == 0, done.stderr[-3000:]
-        assert command_line.hashed_by(spy) == ["by-0"]
-        results.append(output.read_bytes())
-    assert results[0] == results[1]
-
-
-# Kills itself once it has kept its third step.
 KILLED = """
 import os, signal
 from cli.main import run

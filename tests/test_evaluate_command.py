@@ -8,7 +8,6 @@ are those of its parts; gates decide the exit code; mistakes are found before an
 
 from __future__ import annotations
 
-import html
 import json
 import shlex
 import shutil
@@ -19,9 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import TWO_PROCESSES, Outcome, attn_surgery, finish, snapshot, start
+from command_line import Outcome, attn_surgery, snapshot
 from local_tasks import NAMES, write_tasks
-from results import list_attacks, read_report, take, without_times
+from results import list_attacks, read_report, take
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 import surgery
@@ -211,22 +210,6 @@ def test_figures_are_those_of_audit(work, done):
     assert strongest.name.removeprefix("recovered.") in report.edits[0].verdict
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_same_report(work, done, tmp_path):
-    command = arguments(
-        work,
-        *("--max-drop", "*=0.9", "--max-drop", "local_whole=0.5", "--max-extraction", 0.7),
-        *("--attack", "cheap", "--attack", "near", "--max", "relearn=0.7", "--draws", 1),
-        *("--no-cache", "--output", tmp_path / "shared", "--json"),
-    )
-    shared = finish(start(*command, program=TWO_PROCESSES), timeout=300)
-    assert shared.code == 0, shared.stderr[-3000:]
-    one, two = (without_times(read_report(outcome)) for outcome in (done[0], shared))
-    for report in (one, two):
-        report["provenance"]["baseline_from_cache"] = None
-    assert one == two
-
-
 def test_figures_are_those_of_lm_eval(done):
     _, output = done
     report = read_report(output)
@@ -279,24 +262,6 @@ def test_no_path_of_this_machine_is_written(work, done):
 
 def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def test_no_text_of_a_passage_is_written(work, done):
-    """In no file, as it is, as JSON writes it, or as HTML does."""
-    passages = edit_in(done[1]).passages
-    assert 0 < len(passages) <= 12
-    assert passages[0].baseline.exact
-    tokenizer = tiny_tokenizer()
-    rows = map(json.loads, (work / "samples.jsonl").read_text().splitlines())
-    texts = [tokenizer.decode(row["tokens"][PREFIX:]) for row in rows]
-    tasks = (work / "tasks" / "rows.jsonl").read_text()
-    long = [text for text in texts if len(text) >= 8 and json.dumps(text)[1:-1] not in tasks]
-    assert len(long) > 8, "shorter ones may stand anywhere, and those of a task in its log"
-    for path in files_in(done[1]) + files_in(work / "edited"):
-        data = path.read_bytes()
-        for text in long:
-            for form in {text, json.dumps(text)[1:-1], html.escape(text)}:
-                assert form.encode() not in data, (path, text)
 
 
 def test_a_twin_tells_how_far_an_edit_goes(work, tmp_path):
@@ -405,44 +370,6 @@ def test_again_no_benchmark_is_run_and_nothing_changes(work, done, monkeypatch, 
     assert attn_surgery(*arguments(work, *more)).code == 0  # an earlier report is replaced
     assert ran == ["local_choice base", "local_choice edited"]
     assert list_costs(read_report(work / "again")) == ["task.local_choice", "heldout"]
-
-
-def test_an_interrupted_evaluation_goes_on_with_the_next_attack(work, tmp_path, monkeypatch):
-    """Of the model at which it stopped, too. With other options, attacks begin anew."""
-    from evals.measure.attacks import trying
-
-    ran: list[str] = []
-    run = trying._try
-
-    def counted(attack: Any, *given: Any) -> Any:
-        ran.append(attack.name)
-        if len(ran) == stops_at:
-            raise KeyboardInterrupt
-        return run(attack, *given)
-
-    monkeypatch.setattr(trying, "_try", counted)
-    call = compared(work, "evaluate", "--no-benchmarks", "--attack", "greedy", "--attack", "any")
-    call += ["--attack", "near", "--output", tmp_path / "report"]
-    stops_at = 5  # the second attack on the edited model
-    assert attn_surgery(*call).code == 130
-    assert not (tmp_path / "report").exists()
-    stops_at = 0
-    ran.clear()
-    again = attn_surgery(*call, "--json")
-    assert again.code == 0, again
-    assert "base: known from an earlier run: greedy, any, near" in again.stderr
-    assert "edited: known from an earlier run: greedy" in again.stderr
-    assert ran == ["any", "near"]
-    assert sorted(snapshot(tmp_path)) == sorted(
-        ["report", *(f"report/{name}" for name in snapshot(tmp_path / "report"))]
-    ), "nothing else stays"
-    whole = attn_surgery(*call[:-1], tmp_path / "whole", "--json", "--no-cache")
-    assert list_rows(read_report(again)) == list_rows(read_report(whole))
-
-    ran.clear()
-    other = attn_surgery(*call[:-1], tmp_path / "other", "--draws", 2)
-    assert other.code == 0, other
-    assert len(ran) == 6
 
 
 def test_a_batch_size_found_for_the_base_is_the_edited_models(work):

@@ -1,10 +1,8 @@
-"""Contract: one policy for every command that writes.
+"""Contract: one policy for whatever is written (`test_every_command.py` asks every command).
 
-What is there already is refused before any work is done, and the line names only options that the
-command has. `--overwrite` replaces it whole and at once: a folder only where it is of the kind that
-the command writes, with nothing in it that attn-surgery did not write as it is; of single files
-only regular ones. What killed runs have left is removed by the next run into the same folder, and
-what a living run is writing is not.
+`--overwrite` replaces what is there whole and at once: a folder only where it is of the kind that
+the command writes, with nothing in it that attn-surgery did not write as it is. What killed runs
+have left is removed by the next run into the same folder, and what a living run is writing is not.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ import pytest
 from checkpoints import neox_config, write_checkpoint
 from command_line import attn_surgery, snapshot
 
-from cli.main import COMMANDS
 from evals.jobs.evaluating import owned
 from surgery import output as outputs
 from surgery.editing.preparing import prepare
@@ -39,27 +36,7 @@ from surgery.output import (
 )
 from surgery.record.manifest import UNLISTED
 
-NONE = "no/such/model"  # so that an error about it would come first, were any work begun
-LAB = "lab:pythia"  # for steps, which find the model first: their default output is named like it
-FOLDERS: dict[str, tuple[str, ...]] = {
-    "export": (LAB, "--drop-attn", "1"),
-    "erase": (LAB, "--drop-attn", "1", "--samples", "none.jsonl", "--text", "none.txt"),
-    "heal": (LAB, "--samples", "none.jsonl", "--text", "none.txt"),
-    "reproduce": (NONE,),
-    "sweep": (NONE, "--samples", "none.jsonl"),
-    "search": (NONE, "--samples", "none.jsonl", "--max-extraction", "0.1"),
-    "evaluate": (NONE, "--baseline", NONE),
-    "audit": (NONE, "--baseline", NONE, "--samples", "none.jsonl"),
-    "mitigate": (LAB, "--samples", "none.jsonl", "--corpus", "none.txt"),
-    "demo": (),
-}
-FILES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("collect", "--output"): (NONE, "--corpus", "none.txt"),
-    ("convert", "--output"): (NONE, "--to", "gguf"),
-    ("init", "--output"): (NONE, "--samples", "none.jsonl"),
-    ("extract", "--output"): (NONE, "--samples", "none.jsonl"),
-    ("extract", "--rows"): (NONE, "--samples", "none.jsonl"),
-}
+LAB, NONE = "lab:pythia", "no/such/model"
 PARTIAL, OLD, LOCK = ".attn-surgery-partial", ".attn-surgery-old", ".attn-surgery-lock"
 
 
@@ -76,124 +53,7 @@ def exported(source: Path, tmp_path: Path) -> Path:
     return export(source, "1", output=tmp_path / "out").output
 
 
-# --- what is there is refused, whatever the command
-
-
-def test_all_commands_that_write_are_here() -> None:
-    asked = {
-        "compare",
-        "compare-evals",
-        "inspect",
-        "push",
-        "tasks",
-        "verify",
-    }  # write no file of the user's choice
-    assert {*FOLDERS, *(name for name, _ in FILES)} == COMMANDS.keys() - asked
-
-
-@pytest.mark.parametrize("command", FOLDERS)
-def test_a_folder_that_is_there(command: str, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "config.json").write_text("{}")  # of a model of the user's own
-    (tmp_path / "link").symlink_to("out")
-    (tmp_path / "file").write_text("mine")
-    before = snapshot(tmp_path)
-    call = (command, *FOLDERS[command], "--output")
-    attn_surgery(*call, out).assert_error(
-        f"{out}: already exists; choose another --output or give --overwrite\n"
-    )
-    attn_surgery(*call, out, "--overwrite").assert_error(
-        f"{out}: holds config.json, which attn-surgery did not write, so it is not overwritten; "
-        "choose another --output\n"
-    )
-    for name in ("link", "file"):
-        if command != "evaluate" or name == "link":  # there a file is an error of usage
-            attn_surgery(*call, tmp_path / name, "--overwrite").assert_error(
-                f"{name}: is not a folder, so it is not overwritten; choose another --output\n"
-            )
-    attn_surgery(*call, "/dev/null/out").assert_error(
-        "/dev/null/out: cannot write: not a directory"
-    )
-    assert snapshot(tmp_path) == before
-
-
-@pytest.mark.parametrize(("command", "option"), FILES)
-def test_a_file_that_is_there(command: str, option: str, tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    out.write_text("mine")
-    (tmp_path / "link.jsonl").symlink_to("out.jsonl")
-    os.mkfifo(tmp_path / "pipe.jsonl")
-    before = snapshot(tmp_path)
-    call = (command, *FILES[command, option], option)
-    attn_surgery(*call, out).assert_error(
-        f"{out}: already exists; choose another {option} or give --overwrite\n"
-    )
-    for name in ("link.jsonl", "pipe.jsonl"):
-        attn_surgery(*call, tmp_path / name, "--overwrite").assert_error(
-            f"{name}: is not a file, so it is not overwritten; choose another {option}\n"
-        )
-    attn_surgery(*call, "/dev/null/x.jsonl").assert_error("cannot write: not a directory")
-    assert snapshot(tmp_path) == before
-
-
-def test_no_other_file_is_replaced(tmp_path: Path) -> None:
-    """Whatever it is named. An empty file is no loss."""
-    rows = ("audit", NONE, "--baseline", NONE, "--samples", "none.jsonl", "--rows")
-    kinds = {"collect": "a file of samples", "convert": "a GGUF file", "init": "a proposal"}
-    calls: dict[str, tuple[tuple[object, ...], str, str]] = {
-        f"{command} {option}": ((command, *given, option), "thesis.jsonl", kinds.get(command, ""))
-        for (command, option), given in FILES.items()
-    }
-    calls["rows"] = (rows, "thesis.jsonl", "a file of rows")
-    contents = ("my thesis", '{"text": "mine"}', '["mine"]', "{", b"\x93NUMPY", b"GGUF\3")
-    for name, (call, file, kind) in calls.items():
-        place = tmp_path / file
-        for content in contents:
-            place.write_bytes(content if isinstance(content, bytes) else content.encode())
-            before = snapshot(tmp_path)
-            attn_surgery(*call, place, "--overwrite").assert_error(
-                f"{file}: is not {kind}", " that attn-surgery wrote, so it is not overwritten"
-            )
-            assert snapshot(tmp_path) == before, name
-        place.write_bytes(b"")
-        refused = attn_surgery(*call, place, "--overwrite").stderr
-        assert "overwritten" not in refused
-        place.unlink()
-
-
-def test_a_file_that_was_written_is_replaced(tmp_path: Path) -> None:
-    """By one of another model; not by a file of another kind."""
-    file = tmp_path / "file.jsonl"
-    for model in ("lab:pythia", "lab:gpt-neo"):
-        extract = ("extract", model, "--metrics", "exact", "--output", file, "--overwrite")
-        done = attn_surgery(*extract)
-        assert (done.code, model in file.read_text()) == (0, True), done.stderr
-    other = ("collect", NONE, "--corpus", "none.txt", "--output", file, "--overwrite")
-    attn_surgery(*other).assert_error("is not a file of samples that attn-surgery wrote")
-
-
-def test_an_input_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even with --overwrite, whatever the name is that it is read by."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "one.jsonl").write_text('{"text": "one"}')
-    (tmp_path / "rows.jsonl").write_text('{"text": "one"}')
-    before = snapshot(tmp_path)
-    rows, text = tmp_path / "rows.jsonl", tmp_path / "texts" / "one.jsonl"
-    lab, more = "lab:pythia", ("--overwrite",)
-    for call, option, file in (
-        (("extract", lab, "--samples", f"{rows}:text", "--rows"), "--rows", rows),
-        (("extract", lab, "--samples", "~/rows.jsonl", "--output"), "--output", rows),
-        (("collect", lab, "--corpus", text.parent, "--output"), "--output", text),
-        (("init", lab, "--samples", rows, "--output"), "--output", rows),
-        (("audit", lab, "--baseline", lab, "--heldout", text, "--rows"), "--rows", text),
-    ):
-        attn_surgery(*call, file, *more).assert_error(
-            f"{file}: is an input of the same command, so it is not overwritten; "
-            f"choose another {option}\n"
-        )
-    assert snapshot(tmp_path) == before
+# --- what is found before any work
 
 
 def test_a_full_disk_is_noticed_before_a_training(

@@ -17,13 +17,9 @@ import pytest
 import torch
 from checkpoints import neo_config, write_checkpoint
 from command_line import (
-    PROGRAM,
-    TWO_PROCESSES,
     attn_surgery,
-    finish,
     interrupted,
     snapshot,
-    start,
 )
 from forging import edit_json
 from grids import list_names, read_search, take, value
@@ -197,24 +193,6 @@ def test_the_keys_of_the_contract(model, samples, texts, tmp_path):
     assert (plan.model.family, plan.model.num_blocks) == ("gpt_neox", 2)
 
 
-@pytest.mark.slow
-def test_two_processes_find_what_one_finds(model, samples, texts, tmp_path):
-    """By estimates, with fits."""
-    found = []
-    for name, program in (("one", PROGRAM), ("two", TWO_PROCESSES)):
-        process = start(
-            *("search", model, "--samples", samples, "--corpus", texts[0], "--prefix-length", 6),
-            *("--suffix-length", 5, "--calibration", texts[1], "--max-extraction", 0.3),
-            *("--max-evaluations", 8, "--batch-size", 8, "--output", tmp_path / name, "--json"),
-            program=program,
-        )
-        outcome = finish(process, timeout=300)
-        assert outcome.code == 0, outcome.stderr[-3000:]
-        found.append({**outcome.json, "plan": None})
-    assert not found[0]["exhaustive"]
-    assert found[0] == found[1]
-
-
 HEADS = ["--max-extraction", 0.3, "--variant", "zero", "--variant", "identity"]
 
 
@@ -323,34 +301,6 @@ def test_a_plan_that_was_changed_is_not_taken_for_that_of_the_search(
     call(model, samples, texts, *options).assert_error(
         "plan.json: is not the plan that the search wrote", "--overwrite"
     )
-
-
-def test_few_passages_decide_nothing(model, samples, texts, tmp_path):
-    """Where the choice keeps its limit on the one that is held back."""
-    rows = [json.loads(line) for line in samples.read_text().splitlines()[1:4]]
-    few = write_rows(tmp_path / "few.jsonl", rows)
-    options = ["--max-extraction", 0.3, "--variant", "zero", "--output", tmp_path / "found"]
-    outcome = call(model, few, texts, *options)
-    assert outcome.code == 0, outcome
-    said = "1 passage cannot support 30%: that takes 9"
-    assert f"On the held-back passages: not decided. {said}." in outcome.stdout
-    assert f"held-back passages: {said}; unless the limit is missed" in outcome.stderr  # beforehand
-    assert search(model, few, texts, *options).state == "undecided"
-
-
-def test_an_interrupted_search_is_taken_up(model, samples, texts, tmp_path):
-    """It measures nothing twice, and ends like one that was not stopped."""
-    options = [*HEADS, "--max-evaluations", 10, "--output", tmp_path / "found", "--json"]
-    with interrupted(Engine, at=15, method="_measure_batch"):
-        stopped = call(model, samples, texts, *options)
-    assert (stopped.code, list(tmp_path.iterdir())) == (130, [])
-    with interrupted(Engine, method="_measure_batch") as rest:
-        again = call(model, samples, texts, *options)
-    assert again.code == 0
-    with interrupted(Engine, method="_measure_batch") as every:
-        whole = call(model, samples, texts, *options, "--overwrite", "--no-cache")
-    assert len(rest) == len(every) - 14
-    assert again.stdout == whole.stdout
 
 
 def test_hints_count_as_recovered(model, samples, texts, tmp_path):

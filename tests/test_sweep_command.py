@@ -16,18 +16,14 @@ import numpy as np
 import pytest
 from blank import blank_pictures
 from command_line import (
-    PROGRAM,
-    TWO_PROCESSES,
     Outcome,
     attn_surgery,
-    finish,
     interrupted,
     running,
-    start,
 )
 from grids import find_edit, list_names, read_sweep, take, value
 from reciting import members_and_others, write_rows
-from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo, tiny_tokenizer
+from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_neo
 
 from cli.terminal import name_options
 from evals.choose.sweep.report import SweepResult, format_csv
@@ -171,15 +167,6 @@ def test_the_folder_is_complete(everything):
     check_output(output, owned, overwrite=True)  # all that a sweep writes may be overwritten
 
 
-def test_privacy_no_token_and_no_text(files, everything):
-    first = json.loads(files[1].read_text().splitlines()[1])
-    said = tiny_tokenizer().decode(first["tokens"][6:])
-    for path in everything[1].iterdir():
-        if path.suffix in (".json", ".csv"):
-            assert said not in path.read_text()
-            assert ",".join(map(str, first["tokens"])) not in "".join(path.read_text().split())
-
-
 def test_people_get_a_table_and_the_best_edit(files):
     done = sweep(files)
     lines = done.stdout.splitlines()
@@ -236,40 +223,6 @@ def test_a_killed_run_goes_on_in_its_batches(files, tmp_path, monkeypatch):
     assert resumed.json["model"]["provenance"]["batch_size"] == 8
     windows = -(-resumed.json["heldout"]["all"]["windows"] // 8)
     assert len(batches) == 5 + windows - 3
-
-
-def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
-    output = tmp_path / "swept"
-    options = ("--batch-size", "8", "--output", output, "--json")
-    from evals.measure.edits.engine import Engine
-
-    with interrupted(Engine, at=4, method="_measure_batch"):
-        done = sweep(files, *options)
-    assert (done.code, done.json["error"]) == (130, "interrupted")
-    assert not list(tmp_path.iterdir())
-    with interrupted(Engine, method="_measure_batch") as batches, blank_pictures():
-        resumed = sweep(files, *options)
-    windows = -(-resumed.json["heldout"]["all"]["windows"] // 8)
-    assert len(batches) == 5 + windows - 3  # 40 rows and the text, less what was done
-    assert [path.name for path in tmp_path.iterdir()] == ["swept"]
-    fresh = sweep(files, "--batch-size", "8", "--json", "--no-cache")
-    assert resumed.stdout == fresh.stdout
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_bytes_of_one(files, tmp_path):
-    model, samples, text = files
-    call = ["sweep", model, "--samples", samples, *LENGTHS, "--batch-size", "8", "--json"]
-    call += ["--corpus", text, "--calibration", text, "--estimate"]
-    results = []
-    for name, program in (("one", PROGRAM), ("two", TWO_PROCESSES)):
-        output = tmp_path / name
-        done = finish(start(*call, "--output", output, program=program), timeout=300)
-        assert done.code == 0, done.stderr[-3000:]
-        results.append((done.stdout, *(path.read_bytes() for path in output.glob("*.csv"))))
-    assert results[0] == results[1]
-    result = SweepResult.model_validate_json(results[0][0])
-    assert take(result, "recited").details["count"] == 24
 
 
 @pytest.fixture(scope="module")
