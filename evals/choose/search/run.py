@@ -65,7 +65,7 @@ def run_search(
     Raises `MeasurementError` if the unedited model leaves nothing to search for, or nothing to
     search by.
     """
-    layout, fit = opened.request.layout, opened.fitter.fit if opened.fitter else None
+    layout, fit = opened.request.choice.layout, opened.fitter.fit if opened.fitter else None
     trials = Trials(opened, opened.engines(layout, fit), layout)
     base = trials.measure_twice(BASE)
     _check_base(opened, base[0])
@@ -91,7 +91,7 @@ def run_search(
     found.compare_with(compared)
     if opened.others:
         drops = {f"task.{task}": drop for task, drop in opened.drop_limits.items()}
-        most = opened.request.max_evaluations
+        most = opened.request.choice.max_evaluations
         best = deepen(found, keeps, opened.attack_limits, most, drops)
     else:
         best = next((chosen for chosen in found.met if keeps(chosen)), None)
@@ -155,11 +155,13 @@ def _find(
             opened.pools,
             opened.measure,
             fits,
-            stock=held_in_stock(opened.offered, opened.loaded.editable, opened.request.layout),
+            stock=held_in_stock(
+                opened.offered, opened.loaded.editable, opened.request.choice.layout
+            ),
             advance=looked,
         )
         # Fits of the unedited model, whatever is edited below a block.
-        engine, _ = opened.engines(opened.request.layout, lambda selection: fits, "unedited")
+        engine, _ = opened.engines(opened.request.choice.layout, lambda selection: fits, "unedited")
 
     def refits(selection: Selection) -> bool:
         """Whether the fits are those of an export: always so where one block is edited."""
@@ -175,14 +177,14 @@ def _find(
                 known[one.selection] = replace(point, refitted=refits(one.selection))
         return [known[selection] for selection in selections]
 
-    most, find_refusal = opened.request.max_evaluations, opened.loaded.editable.find_refusal
+    most, find_refusal = opened.request.choice.max_evaluations, opened.loaded.editable.find_refusal
     for share in (1,) if opened.exhaustive or not opened.others else (4, 2, 1):
         found = find(
             evaluate,
             opened.offered,
             opened.request.goal,
             estimates,
-            holds=lambda some: find_refusal(some, layout=opened.request.layout) is None,
+            holds=lambda some: find_refusal(some, layout=opened.request.choice.layout) is None,
             max_evaluations=-(-most // share),
         )
         if found.met:  # the rest of the budget is for deeper cuts
