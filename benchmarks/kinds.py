@@ -59,7 +59,6 @@ def main(
             samples=str(others),
             max_extraction=LIMIT,
             grain=grain,
-            cost="kl",
             device="cpu",
         )
         result, plan = search(asked, output / f"found-without-{kind}")

@@ -27,6 +27,10 @@ RETIRED = {
     "export --evaluate": _MEASURED,
     "export --gguf": _GGUF,
     "export --samples": _ERASED,
+    "search --cost": "leave it out: the cost is the worst of three measures",
+    "search --max-loss-increase": "give --max-extraction X, and take from the front in search.json "
+    "the edit whose loss you accept",
+    "mitigate --cost": "leave it out: the cost is the worst of three measures",
     "mitigate --keep": "the best result becomes OUT, and the others stay as folders",
     "check": "run init MODEL --samples SAMPLES --dry-run",
     "evaluate --pdf": _PDF,

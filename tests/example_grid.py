@@ -85,8 +85,7 @@ def sweep_of(
 def search_of(edits: Sequence[GridEdit], figures: Sequence[Measured], **more: Any) -> SearchResult:
     """The first edit is the choice."""
     settings = {
-        "goal": {"max_extraction": 0.01},
-        "cost_by": "kl",
+        "limit": 0.01,
         "grain": "mixed",
         "variants": ["identity"],
         "max": {},

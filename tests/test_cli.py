@@ -100,7 +100,6 @@ MISUSES = [
     "sweep lab:pythia --samples s --exact-only --estimate",
     "search lab:pythia --measure hints:4",
     "search lab:pythia --samples s --measure hints:4",
-    "search lab:pythia --samples s --max-extraction 0.1 --max-loss-increase 1",
     "mitigate lab:pythia",
     "mitigate lab:pythia --measure hints:4 --max-drop a=1 --max any=0.1",
     "mitigate nobody/nothing --output o --measure hints:4 --max-drop a=1",

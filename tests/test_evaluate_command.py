@@ -507,7 +507,7 @@ def test_what_a_search_found_is_in_the_picture(work):
     searched = attn_surgery(
         *("search", work / "base", "--samples", work / "samples.jsonl"),
         *("--corpus", work / "control.txt", "--prefix-length", PREFIX, "--suffix-length", SUFFIX),
-        *("--max-loss-increase", 9, "--variant", "zero", "--output", work / "found"),
+        *("--max-extraction", 0.3, "--variant", "zero", "--output", work / "found"),
     )
     assert searched.code in (0, 3, 4), searched
     found = json.loads((work / "found" / "search.json").read_text())

@@ -104,7 +104,7 @@ def found():
         every += on_halves(one.of, figures(1 - min(at, 5) / BLOCKS), figures(rng.random()))
     return search_of(
         [*front, deep], every, num_blocks=BLOCKS, n=6, selected="edit-5", measure="greedy",
-        settings={"goal": {"max_extraction": 0.2}, "grain": "heads", "variants": list(VARIANTS)},
+        settings={"limit": 0.2, "grain": "heads", "variants": list(VARIANTS)},
         front=[one.of for one in front], deep_blocks="deep-blocks",
     )  # fmt: skip
 
@@ -285,8 +285,7 @@ def test_what_was_not_measured_is_not_in_the_papers_figures(sweep, tmp_path):
 
 
 def test_a_search_that_found_nothing(found, tmp_path):
-    settings = {**found.settings, "goal": {"max_loss_increase": 0.001}}
-    nothing = {"selected": None, "nearest": "edit-5", "deep_blocks": None, "settings": settings}
+    nothing = {"selected": None, "nearest": "edit-5", "deep_blocks": None}
     _, svg = chart_search(found.model_copy(update=nothing)).save(tmp_path, "front")
     written = texts(svg)
     assert "limit" in written

@@ -30,7 +30,7 @@ from evals.choose.grid import (
 )
 from evals.choose.search.algorithm import find
 from evals.choose.search.estimates import Estimates
-from evals.choose.search.goals import SURE, MaxExtraction, MaxLossIncrease
+from evals.choose.search.goal import SURE, Goal
 from evals.choose.search.opened import open_search
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import count_edits, run_search
@@ -137,20 +137,17 @@ def tasks(draw):
     variants = draw(st.sampled_from([VARIANTS[:1], VARIANTS]))
     choice = list_units(blocks, heads, draw(st.sampled_from(GRAINS)), variants)
     limit = draw(st.floats(0, 1))
-    goal = draw(st.sampled_from([MaxExtraction(limit), MaxLossIncrease(limit)]))
+    goal = Goal(limit)
     budget = draw(st.integers(1, 60))
     exhaustive = len(list(islice(list_sets(choice), budget + 1))) <= budget
     estimates = None if exhaustive else estimates_of(landscape, choice, noise=1.0)
     return landscape, choice, goal, budget, estimates
 
 
-def beats(one: EditPoint, other: EditPoint, goal) -> bool:
+def beats(one: EditPoint, other: EditPoint) -> bool:
     """Pareto dominance: no worse in both, better in one."""
-    better_or_equal = one.recovered <= other.recovered and goal.cost(one) <= goal.cost(other)
-    return better_or_equal and (one.recovered, goal.cost(one)) != (
-        other.recovered,
-        goal.cost(other),
-    )
+    better_or_equal = one.recovered <= other.recovered and one.cost <= other.cost
+    return better_or_equal and (one.recovered, one.cost) != (other.recovered, other.cost)
 
 
 @given(tasks())
@@ -168,13 +165,13 @@ def test_a_search_keeps_its_word(task):
     for chosen, point in found.measured.items():
         assert merge_units(choice[unit] for unit in chosen) == point.selection
 
-    met = [point for point in points if goal.met(point, landscape.point(()))]
+    met = [point for point in points if goal.met(point)]
     best = [found.measured[chosen] for chosen in found.met]
     assert len(best) == len(met)
     assert {point.selection for point in best} == {point.selection for point in met}
     widest = max(len(unit.heads) for unit in choice)
     expected, highest = {point.selection: 0.0 for point in met}, 1.0
-    if found.estimates is not None and isinstance(goal, MaxExtraction):
+    if found.estimates is not None:
         expected = {
             p.selection: float(found.estimates.predict(chosen).rate[0])
             for chosen, p in found.measured.items()
@@ -184,21 +181,19 @@ def test_a_search_keeps_its_word(task):
     sure = [point for point in met if expected.get(point.selection, 0) <= highest]
     assert next(iter(best), None) == min(sure or met, key=goal.order, default=None)
 
-    front = pareto_front(points, goal.cost)
-    costs = [goal.cost(point) for point in front]
+    front = pareto_front(points)
+    costs = [point.cost for point in front]
     assert costs == sorted(costs)
-    unbeaten = {
-        (p.recovered, goal.cost(p)) for p in points if not any(beats(q, p, goal) for q in points)
-    }
-    assert {(p.recovered, goal.cost(p)) for p in front} == unbeaten
+    unbeaten = {(p.recovered, p.cost) for p in points if not any(beats(q, p) for q in points)}
+    assert {(p.recovered, p.cost) for p in front} == unbeaten
 
 
 @given(st.floats(0, 1), st.integers(1, 5000), st.floats(0.5, 0.99))
 def test_other_passages_keep_a_limit_as_often_as_was_asked(limit, passages, confidence):
-    rate = MaxExtraction(limit).kept_at(passages, confidence)
+    rate = Goal(limit).kept_at(passages, confidence)
     assert 0 <= rate <= 1
     if limit * passages < 1 and limit > 1e-6:  # it allows one of more passages
-        assert rate >= MaxExtraction(0).kept_at(passages, confidence)
+        assert rate >= Goal(0).kept_at(passages, confidence)
         passages = max(passages, ceil(1 / limit))
         confidence = min(confidence, binom.cdf(1, passages, rate))
     most = int(limit * passages + 1e-9)
@@ -266,11 +261,10 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     selections = [*((unit,) for unit in blocks), *pairs][: request.max_evaluations]
     engine, _ = opened.engines("auto")
     points = [point_of(one, opened.measure) for one in engine.measure(selections)]
-    met = [point for point in points if opened.request.goal.met(point, outcome.base[0])]
+    met = [point for point in points if opened.request.goal.met(point)]
     assert met
     assert outcome.selected is not None
-    cost = opened.request.goal.cost
-    assert cost(outcome.selected[0]) <= min(map(cost, met))
+    assert outcome.selected[0].cost <= min(point.cost for point in met)
 
 
 def test_units_that_make_a_whole_block_are_one_part():
@@ -285,7 +279,7 @@ def test_units_that_make_a_whole_block_are_one_part():
 
 def test_equal_points_stand_on_the_front_once():
     points = [make_point((Part(block, (0,), "zero"),), 0.5) for block in (1, 0)]
-    assert pareto_front(points, lambda point: point.heldout_kl) == points[1:]
+    assert pareto_front(points) == points[1:]
 
 
 class TestWhatMayBeProposed:

@@ -18,7 +18,7 @@ from test_search_command import call, model, samples, texts
 
 from evals.choose.search.algorithm import find
 from evals.choose.search.deepening import deepen
-from evals.choose.search.goals import MaxExtraction
+from evals.choose.search.goal import Goal
 from evals.choose.search.trials import HALVES
 from evals.choose.search.units import list_units
 from evals.jobs.mitigating import MitigationRequest
@@ -96,7 +96,7 @@ NO_TASK = f"--max-drop: no task of this run matches 'nothing' (tasks: {TASK})"
     ("options", "text"),
     [
         (("--max-extraction", 0.1, "--max-drop", "nothing=0.1", "--tasks", TASK), NO_TASK),
-        (("--max-loss-increase", 0.1, "--max-drop", "a=0.1"), "--max-drop needs a limit"),
+        (("--max-drop", "a=0.1"), "give a limit: --max-extraction X or --max A=X"),
         (("--max-extraction", 0.1, "--suite", "lab"), "--suite needs --max-drop"),
     ],
 )
@@ -128,7 +128,7 @@ def test_sets_that_lose_too_much_are_passed_over_the_cheapest_first() -> None:
     landscape = Landscape(1, 3, 2)
     units = list_units(3, 2, "mixed", VARIANTS)
     estimates = estimates_of(landscape, units)
-    found = find(landscape, units, MaxExtraction(0.1), estimates, max_evaluations=6)
+    found = find(landscape, units, Goal(0.1), estimates, max_evaluations=6)
     tried = []
 
     def keeps(chosen) -> bool:

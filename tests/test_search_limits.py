@@ -32,7 +32,7 @@ import surgery
 from evals.choose.grid import EditPoint
 from evals.choose.search.algorithm import find
 from evals.choose.search.deepening import deepen
-from evals.choose.search.goals import MaxExtraction
+from evals.choose.search.goal import Goal
 from evals.choose.search.opened import open_search
 from evals.choose.search.report import SearchResult, _judge_held_back
 from evals.choose.search.request import SearchRequest
@@ -209,7 +209,7 @@ def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path)
         tmp_path / "llama", rows, texts, "--calibration", tmp_path / "fit.txt", "--grain", "blocks",
         "--variant", "mean", "--variant", "linear", "--measure", "span:2", "--max", "span:2=0.05",
         "--max", "relearn=0.3",
-        "--max-evaluations", 8, "--cost", "kl", "--output", tmp_path / "out",
+        "--max-evaluations", 8, "--output", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome
     found = read_search(tmp_path / "out")
@@ -371,7 +371,7 @@ def test_a_healed_edit_is_judged_by_what_it_leaves_and_not_by_its_cut() -> None:
         request=request,
         healing=object(),
         tasks=(),
-        keeps=lambda point, base: False,
+        keeps=lambda point: False,
         loaded=SimpleNamespace(dimensions=SimpleNamespace(vocabulary=50)),  # a guess costs 3.9
     )
     outcome: Any = SimpleNamespace(selected=(None, None), base=(None, None))
@@ -479,7 +479,7 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive, budget) -> 
     grain, variants = ("blocks", VARIANTS[:1]) if exhaustive else ("mixed", VARIANTS)
     units = list_units(4, 2, grain, variants)
     estimates = None if exhaustive else estimates_of(landscape, units, noise=0.3)
-    found = find(landscape, units, MaxExtraction(0.4), estimates, max_evaluations=20)
+    found = find(landscape, units, Goal(0.4), estimates, max_evaluations=20)
     asked: list[frozenset[int]] = []
 
     measured, refits = len(found.measured), np.random.default_rng(seed)
@@ -516,7 +516,7 @@ def test_a_set_that_missed_is_cut_deeper_where_none_can_be_composed() -> None:
     """Few units alone lower no estimate, so composing from nothing ends with no unit."""
     landscape, units = Landscape(7, 4, 2), list_units(4, 2, "mixed", VARIANTS)
     estimates = estimates_of(landscape, units, noise=0.3)
-    found = find(landscape, units, MaxExtraction(0.05), estimates, max_evaluations=8)
+    found = find(landscape, units, Goal(0.05), estimates, max_evaluations=8)
     before = len(found.measured)
 
     def keeps(chosen: frozenset[int]) -> bool:
@@ -531,7 +531,7 @@ def test_a_larger_budget_cuts_deeper_than_what_an_earlier_run_attacked() -> None
     """Sets that met the goal, and missed the other limit when the budget was used up."""
     landscape, units = Landscape(0, 4, 2), list_units(4, 2, "mixed", VARIANTS)
     estimates = estimates_of(landscape, units, noise=0.3)
-    found = find(landscape, units, MaxExtraction(0.05), estimates, max_evaluations=8)
+    found = find(landscape, units, Goal(0.05), estimates, max_evaluations=8)
     before = {one: add_attack(found.measured[one], "relearn", THIRD) for one in found.met}
     assert before
     found.measured |= before
@@ -553,7 +553,7 @@ def test_a_second_limit_that_one_pass_decides_steers_although_a_dear_set_keeps_i
     monkeypatch.setattr("evals.choose.search.deepening._compose_deeper", compose)
     landscape, units = Landscape(0, 4, 2), list_units(4, 2, "mixed", VARIANTS)
     estimates = estimates_of(landscape, units, noise=0.3)
-    found = find(landscape, units, MaxExtraction(0.4), estimates, max_evaluations=20)
+    found = find(landscape, units, Goal(0.4), estimates, max_evaluations=20)
     assert len(found.met) > 1
     dear = max(found.met, key=found.rank)
     for one, point in found.measured.items():
@@ -576,11 +576,8 @@ def test_a_second_limit_that_one_pass_decides_steers_although_a_dear_set_keeps_i
         ("--max membership=0.6", "membership has a limit and is not a share of passages"),
         ("--max hints:04=0.1", "no attack 'hints:04'"),
         ("--max any=0.1 --max-extraction 0.1", "both limit any: give one"),
-        ("--max near=0.1 --max-loss-increase 1", "give one goal"),
-        ("--max-loss-increase 1 --heal t.txt", "--heal needs a limit: give --max-extraction"),
-        ("--max-extraction 0.1 --max-loss-increase 0.1", "give one goal"),
         ("--max any=0.1 --sibling m", "--sibling needs a limit on graft: give --max graft=X"),
-        ("", "give one goal: --max-extraction X, --max A=X, or --max-loss-increase Y"),
+        ("", "give a limit: --max-extraction X or --max A=X"),
     ],
 )
 def test_limits_that_are_none(tmp_path, options, text) -> None:

@@ -390,12 +390,8 @@ def _explain_choice(result: SearchResult) -> None:
     """Says why edits that meet the goal, and cost less or leave less, are not the choice."""
     deep, selected = result.deep_blocks, str(result.selected)
 
-    def rank(of: str) -> float:
-        if "max_extraction" in result.goal:
-            return result.price(of)
-        return result.point(of).recovered
-
-    if deep and result.deep_meets_goal and not result.deep_offered and rank(deep) < rank(selected):
+    cheaper = deep and result.point(deep).cost < result.point(selected).cost
+    if cheaper and result.deep_meets_goal and not result.deep_offered:
         echo(
             "The deep blocks meet the goal and are better, but were not on offer. To let the "
             "search choose them, add --variant identity, with --grain blocks or mixed and "

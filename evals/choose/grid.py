@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -89,6 +89,11 @@ class EditPoint:
         there = (name for name in COSTS if name in self.plain)
         return find_worst({name.removeprefix("kl."): self.plain[name] for name in there})
 
+    @property
+    def cost(self) -> float:
+        """What the edit costs, in nats per token."""
+        return self.worst[1]
+
     @cached_property
     def attacked(self) -> dict[str, float]:
         """Longer attack → the share that it recovers, in the order of the trials."""
@@ -167,15 +172,13 @@ def point_of(
     return EditPoint(measured.selection, figures, measure.name)
 
 
-def pareto_front(
-    points: Iterable[EditPoint], cost: Callable[[EditPoint], float]
-) -> list[EditPoint]:
+def pareto_front(points: Iterable[EditPoint]) -> list[EditPoint]:
     """The points that no other equals or beats in both `recovered` and `cost`, cheapest first.
 
     Of points equal in both, the one with the smaller selection stays.
     """
     front: list[EditPoint] = []
-    for point in sorted(points, key=lambda p: (cost(p), p.recovered, size_of(p.selection))):
+    for point in sorted(points, key=lambda p: (p.cost, p.recovered, size_of(p.selection))):
         if not front or point.recovered < front[-1].recovered:
             front.append(point)
     return front

@@ -31,7 +31,7 @@ class Asked:
     """A limit that was set on a figure. The rest is as for `Limit`."""
 
     name: str
-    what: Literal["recited", "recovered", "task", "heldout"]
+    what: Literal["recited", "recovered", "task"]
     subject: str
     limit: float
 
@@ -157,34 +157,11 @@ def _decide_task(
     return _make(lost, asked, drop, high, what, needed, lacks, enough)
 
 
-def _decide_rise(
-    figure: Measured, base: Measured | None, asked: Asked, unclear: str | None
-) -> Limit:
-    """A limit on the rise of the loss on held-out text."""
-    rise, n = figure.change, figure.n or 0
-    assert rise is not None
-    low, high = rise.ci95 or (rise.difference, rise.difference)
-    lacks = unclear or f"{n:,} windows leave an interval of {low:.3g} to {high:.3g} nats"
-    moved = figure.model_copy(update={"ci95": rise.ci95, "change": None})
-    what, enough = "rise of the loss on held-out text", unclear is None and n >= FEWEST
-    return _make(moved, asked, rise.difference, high, what, None, lacks, enough)
-
-
 _DECIDE: dict[str, Any] = {
     "recited": _decide_share,
     "recovered": _decide_share,
     "task": _decide_task,
-    "heldout": _decide_rise,
 }
-
-
-def decide_fewer(figures: Sequence[Measured], name: str, of: str, on: On) -> State:
-    """Whether a model gives away no more than the base, on the same passages."""
-    figure, base = (find(figures, name, model, on) for model in (of, BASE))
-    assert figure is not None
-    assert base is not None
-    bound = float(figure.details["bound"] or 0.0)
-    return judge(figure.value or 0.0, bound, base.value or 0.0, figure.n or 0)
 
 
 def judge(value: float, bound: float, limit: float, n: int, *, enough: bool = True) -> State:

@@ -20,7 +20,6 @@ OPTIONS = {
     "recited": "max-extraction",
     "recovered": "max {}",
     "task": "max-drop {}",
-    "heldout": "max-loss-increase",
 }
 """What sets a limit, as people type it."""
 

@@ -105,7 +105,7 @@ class Limit(Measured):
       None if it is decided; `needed` also if no number would.
     """
 
-    what: Literal["recited", "recovered", "task", "heldout"]
+    what: Literal["recited", "recovered", "task"]
     subject: Text
     limit: float
     state: State

@@ -21,13 +21,13 @@ from evals.choose.search.request import SearchRequest
 @options.overwrite
 @options.json
 def command(request: SearchRequest, output: Path | None, overwrite: bool, as_json: bool) -> None:
-    """Find the edit of MODEL, of blocks and heads, that meets a goal at the least cost.
+    """Find the edit of MODEL, of blocks and heads, that keeps limits at the least cost.
 
-    Give one goal: --max-extraction, --max, or both; or --max-loss-increase. MODEL and SAMPLES are
-    as for extract.
+    Give a limit: --max-extraction, --max, or both. MODEL and SAMPLES are as for extract.
     The search chooses the edit on half of the samples (--choose) and of the held-out text, and
-    tests it on the others. The cost is the KL divergence from MODEL's predictions on held-out text,
-    in the worst of three measures (--cost).
+    tests it on the others. The cost is the KL divergence from MODEL's predictions on held-out text:
+    the largest of its mean, of its mean on tokens that stood earlier in the text, and of its mean
+    on text that is repeated.
     With --heal, few edits are healed, the cheapest first, and the limits hold for the healed model.
     `attn-surgery export MODEL --plan DIR/plan.json` makes the edit.
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from evals.choose.grid import EditPoint
 from evals.choose.search.estimates import Changes, Estimates, Expected, Floats, Indices
-from evals.choose.search.goals import Goal, Order
+from evals.choose.search.goal import Goal, Order
 from evals.choose.search.units import list_sets, merge_units
 from surgery.selection import Part, Selection
 
@@ -123,7 +123,7 @@ class Found:
         points = self.evaluate(list(new))
         self.measured |= zip(new.values(), points, strict=True)
         if new and self.estimates is not None:
-            costs = {chosen: self.goal.price(p) for chosen, p in self.measured.items()}
+            costs = {chosen: p.cost for chosen, p in self.measured.items()}
             rates = {chosen: p.recovered for chosen, p in self.measured.items()}
             self.estimates = self.estimates.correct(costs, rates)
         return bool(new)
@@ -144,7 +144,7 @@ class Found:
     @property
     def met(self) -> list[Indices]:
         """The sets that meet the goal, best first."""
-        some = [chosen for chosen, p in self.measured.items() if self.goal.met(p, self.base)]
+        some = [chosen for chosen, p in self.measured.items() if self.goal.met(p)]
         return sorted(some, key=self.rank)
 
     def rank(self, chosen: Indices) -> tuple[bool, Order]:
@@ -183,7 +183,7 @@ def _compose_sets(found: Found, rate: float) -> list[Indices]:
 def _aim_between(found: Found) -> float:
     """The rate halfway, on a logarithmic scale, between sets on either side of the goal."""
     rates = {chosen: float(found.guide.predict(chosen).rate[0]) for chosen in found.measured}
-    beyond = {one for one, point in found.measured.items() if found.goal.beyond(point, found.base)}
+    beyond = {one for one, point in found.measured.items() if found.goal.met(point)}
     high = min((rates[one] for one in rates if one not in beyond), default=found.base.recovered)
     low = max((rates[one] for one in beyond if rates[one] < high), default=high / 16)
     return float((high * low) ** 0.5)
@@ -210,9 +210,9 @@ def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[I
     (kl,), (rate,) = guide.predict(found.best)
     price = kl / max(np.log(found.base.recovered / max(rate, _FEW)), 1e-3)  # that the best pays
     dear = [
-        found.goal.price(point)
+        point.cost
         for chosen, point in found.measured.items()
-        if found.goal.beyond(point, found.base) and not found.is_doubtful(chosen)
+        if found.goal.met(point) and not found.is_doubtful(chosen)
     ]
     most, (_, highest) = min(dear, default=np.inf), found.goal.rates(guide.others)
     hopeful = replace(guide, corrections=guide.corrections + _FAR_OFF)

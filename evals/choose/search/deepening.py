@@ -115,7 +115,7 @@ def _seek_cheaper(
     elif found.estimates is not None:
         name = _find_missed(found.measured[missed], limits)
         guide, rate = _correct(found, name), max(limits[name], 0.5 / found.guide.passages)
-        some = list_changed(guide, held, rate, found.goal.price(found.measured[held]))
+        some = list_changed(guide, held, rate, found.measured[held].cost)
         found.measure(some, most=ROUND)
 
 

@@ -131,9 +131,9 @@ class OpenedSearch:
             if healed or name != self.measure.name
         }
 
-    def keeps(self, point: EditPoint, base: EditPoint) -> bool:
+    def keeps(self, point: EditPoint) -> bool:
         """Whether an edit meets the goal and exceeds no limit that was measured."""
-        return self.request.goal.met(point, base) and not point.excess(self.others)
+        return self.request.goal.met(point) and not point.excess(self.others)
 
     @property
     def slow(self) -> tuple[str, ...]:

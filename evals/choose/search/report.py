@@ -23,14 +23,12 @@ from evals.choose.search.run import SearchOutcome
 from evals.choose.search.trials import HALVES, Twice
 from evals.data import hash_row
 from evals.data.samples import record_samples
-from evals.measure.differences import compare_losses
-from evals.measure.edits.engine import BASE as UNEDITED
 from evals.measure.naming import HEALED, name_figures
 from evals.table.charts.chart import Chart
 from evals.table.charts.front import FrontPanel, draw_front
 from evals.table.charts.model_map import make_map
 from evals.table.charts.panels import Point, Series
-from evals.table.limits import Asked, ask, ask_tasks, decide, decide_fewer, find_void, settle
+from evals.table.limits import Asked, ask, ask_tasks, decide, find_void, settle
 from surgery.errors import MeasurementError
 from surgery.record.manifest import Choice, EditedModel, Record, Sha256, Word, list_versions
 from surgery.record.measured import BASE, Change, Limit, Measured, On, State, find
@@ -52,8 +50,8 @@ class Units(Record):
 class SearchResult(GridResult):
     """What `search` prints and writes.
 
-    - `measure`: what counts as recovered; `goal`, `limits` asked for, and other choices are in
-      `settings`. `key`: names all that the answer depends on.
+    - `measure`: what counts as recovered; limits asked for, and other choices are in `settings`.
+      `key`: names all that the answer depends on.
     - `selected`: the chosen edit, None if none meets the goal; `nearest`: the one that comes
       closest then. `deep_blocks`: the edit to compare with, if the model can hold it;
       `deep_meets_goal`, `deep_offered`: whether it meets the goal, and could have been chosen.
@@ -88,9 +86,9 @@ class SearchResult(GridResult):
         return self.selected or str(self.nearest)
 
     @property
-    def goal(self) -> dict[str, float]:
-        found: dict[str, float] = self.settings["goal"]
-        return found
+    def limit(self) -> float:
+        """The highest share that `measure` may recover."""
+        return float(self.settings["limit"])
 
     def point(self, of: str, on: On = HALVES[0]) -> EditPoint:
         """An edit, or the base, as it was measured on a half."""
@@ -100,12 +98,6 @@ class SearchResult(GridResult):
     def rise(self, of: str, on: On = HALVES[0]) -> float:
         """The held-out loss of an edit over that of the base, in nats per token."""
         return self.point(of, on).heldout_loss - self.point(BASE, on).heldout_loss
-
-    def price(self, of: str, on: On = HALVES[0]) -> float:
-        """What the search takes an edit to cost, in nats per token."""
-        point = self.point(of, on)
-        by_kl = "max_loss_increase" in self.goal or self.settings["cost_by"] == "kl"
-        return point.heldout_kl if by_kl else point.worst[1]
 
 
 def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchResult:
@@ -121,8 +113,7 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
         for on in HALVES
         for limit in _decide(opened, outcome, figures, of, on)
     ]
-    front = pareto_front(outcome.points.values(), opened.request.goal.cost)
-    base = outcome.base[0]
+    front = pareto_front(outcome.points.values())
     return SearchResult(
         command="search",
         names=name_figures(figures),
@@ -162,7 +153,7 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
         selected=selected,
         nearest=None if selected else names[outcome.best],
         deep_blocks=deep and DEEP,
-        deep_meets_goal=deep is not None and opened.keeps(deep[0], base),
+        deep_meets_goal=deep is not None and opened.keeps(deep[0]),
         deep_offered=deep is not None and opened.find_units(deep[0].selection) is not None,
         front=[names[point.selection] for point in front],
         state=_judge_held_back(opened, outcome, figures, selected) if selected else None,
@@ -264,17 +255,9 @@ def _judge_held_back(
     With healing, the limits are those of the healed edit, whatever the cut leaves.
     """
     assert outcome.selected is not None
-    point, base = outcome.selected[1], outcome.base[1]
-    if opened.healing is None and not opened.keeps(point, base):
+    if opened.healing is None and not opened.keeps(outcome.selected[1]):
         return "missed"
-    if limits := _decide(opened, outcome, figures, of, "held back"):
-        return settle(limit.state for limit in limits)
-    before, after = outcome.engines[1].measure([UNEDITED, point.selection])  # both are known
-    losses = compare_losses("heldout", before.heldout_nll, after.heldout_nll, "held back", of)
-    goal = Asked("heldout", "heldout", "held-out text", opened.request.goal.limit)
-    name = f"recovered.{opened.measure.name}"
-    fewer = decide_fewer(figures, name, of, "held back")
-    return settle([fewer, *(limit.state for limit in decide(losses, [goal], of))])
+    return settle(limit.state for limit in _decide(opened, outcome, figures, of, "held back"))
 
 
 def make_search_map(opened: OpenedSearch, outcome: SearchOutcome) -> ModelMap | None:
@@ -301,7 +284,7 @@ def _count_better(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, int
     why = {"doubtful": 0, "untried": 0}
     for units in found.measured:
         point = outcome.points[found.measured[units].selection]
-        if goal.order(point) < goal.order(chosen) and opened.keeps(point, found.base):
+        if goal.order(point) < goal.order(chosen) and opened.keeps(point):
             doubtful, untried = found.is_doubtful(units), bool(set(opened.late) - point.late)
             why["doubtful"] += doubtful
             why["untried"] += untried and not doubtful
@@ -320,13 +303,11 @@ def _describe_aim(opened: OpenedSearch) -> dict[str, Any]:
     asked = opened.request.choice.model_dump(
         mode="json", include={"grain", "layout", "seed", "max_evaluations"}
     )
-    goal = "max_extraction" if opened.request.max_loss_increase is None else "max_loss_increase"
     chosen = {
-        "goal": {goal: opened.request.goal.limit},
+        "limit": opened.request.goal.limit,
         "measure": opened.measure.name,
         "max": opened.attack_limits,
         "max_drop": opened.drop_limits,
-        "cost_by": opened.request.cost,
     }
     return {**asked, **chosen, "variants": list(opened.variants)}
 
@@ -362,10 +343,11 @@ def explain_miss(result: SearchResult, request: SearchRequest, folder: Path) -> 
         return result.point(of).recovered
 
     less = [of for of in result.front if read(of) < read(BASE)] or result.front
-    best = less[-1] if "max_extraction" in result.goal else less[0]
-    limits = dict(result.goal)
-    if limits and request.extraction.max_extraction is None and request.max_loss_increase is None:
-        limits = {f"max={result.measure}": most for most in limits.values()}
+    best = less[-1]
+    word = (
+        f"max={result.measure}" if request.extraction.max_extraction is None else "max_extraction"
+    )
+    limits = {word: result.limit}
     left = f"{read(best):.1%} recovered"
     asked = {word: result.settings[word] for word in ("max", "max_drop")}
     if any(asked.values()):
@@ -390,14 +372,13 @@ def chart_search(result: SearchResult) -> Chart:
     """The Pareto front of a search.
 
     Beside it are the chosen edit, if there is one, and that of the deepest blocks: filled as
-    measured on the half that was searched, hollow on the half that was held back. The cost is the
-    goal's: with a limit on passages that of `--cost`, else the rise of held-out loss.
+    measured on the half that was searched, hollow on the half that was held back.
     """
-    measure, limited = result.measure, "max_extraction" in result.goal
+    measure = result.measure
 
     def place(of: str, on: On) -> Point:
-        cost = result.price(of, on) if limited else result.rise(of, on)
-        return Point(cost, 100 * result.point(of, on).recovered)
+        point = result.point(of, on)
+        return Point(point.cost, 100 * point.recovered)
 
     here, back = HALVES
     found: dict[str, list[Point]] = {}
@@ -414,16 +395,13 @@ def chart_search(result: SearchResult) -> Chart:
             hollow = [place(of, back)]
             series.append(Series(f"{name}, on the other half", hollow, name, hollow=True))
             series.append(Series(f"{name}: {spec}", [place(of, here)], name))
-    (limit,) = result.goal.values()
-    by_kl = "KL divergence" if result.settings["cost_by"] == "kl" else "cost"
-    cost = f"{by_kl} on held-out text" if limited else "rise of held-out loss"
     what = "recited word for word" if measure == "greedy" else f"recovered ({measure})"
     panel = FrontPanel(
-        f"{cost}, nats per token",
+        "cost on held-out text, nats per token",
         f"{what}, %",
         series,
         front=front,
-        limit=("y", 100 * limit) if limited else ("x", limit),
+        limit=("y", 100 * result.limit),
     )
     names, grain = ", ".join(result.settings["variants"]), result.settings["grain"]
     where = "blocks and heads" if grain == "mixed" else grain

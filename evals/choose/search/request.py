@@ -27,7 +27,7 @@ from surgery.hub.embedded import find_lab
 from surgery.hub.finding import lacks_weights
 
 if TYPE_CHECKING:
-    from evals.choose.search.goals import Goal
+    from evals.choose.search.goal import Goal
 
 HealText = Annotated[
     tuple[str, ...],
@@ -76,7 +76,7 @@ class SearchRequest(Request):
 
     typed = (
         "samples heldout calibration prefix_length suffix_length secret skip_short revision "
-        "sibling variant grain layout heal measure choose max_extraction max max_loss_increase "
+        "sibling variant grain layout heal measure choose max_extraction max "
         "max_drop device"
     )
 
@@ -86,20 +86,6 @@ class SearchRequest(Request):
     texts: Texts = Texts()
     extraction: Extraction = Extraction()
     attacks: Annotated[Attacks, Use(without=("attack", "draws", "twin"))] = Attacks()
-    max_loss_increase: Annotated[
-        float | None,
-        Field(gt=0),
-        "Goal: leave as few passages recovered as possible, and raise held-out loss by at most "
-        "Y nats per token.",
-        Option("limits", "Y"),
-    ] = None
-    cost: Annotated[
-        Literal["worst", "kl"],
-        "What a search with a limit minimizes. kl: the mean KL divergence from the base on "
-        "held-out text. worst: the largest of that, of its mean on tokens that stood earlier in "
-        "the text, and of its mean on text that is repeated.",
-        Option("measure"),
-    ] = "worst"
     benchmarks: Tasks = Tasks()
     choice: Choice = Choice()
     heal: HealText = ()
@@ -120,19 +106,13 @@ class SearchRequest(Request):
 
         measure, most = self.extraction.measure, self.attacks.max
         stated = self.extraction.max_extraction is not None
-        if (stated or bool(most)) == (self.max_loss_increase is not None):
-            raise ValueError(
-                "give one goal: `max_extraction` X, `max` A=X, or `max_loss_increase` Y"
-            )
-        if self.heal and self.max_loss_increase is not None:
-            raise ValueError("`heal` needs a limit: give `max_extraction` or `max`")
+        if not (stated or most):
+            raise ValueError("give a limit: `max_extraction` X or `max` A=X")
         if stated and measure in most:
             raise ValueError(f"`max_extraction` and `max` both limit {measure}: give one")
         choose_attacks((), most)  # raises for one that cannot have a limit
-        if self.limits and measure not in (Extraction().measure, *self.limits):
+        if measure not in (Extraction().measure, *self.limits):
             raise ValueError(f"`measure` {measure} has no limit: give `max` {measure}=X")
-        if self.benchmarks.max_drop and self.max_loss_increase is not None:
-            raise ValueError("`max_drop` needs a limit: give `max_extraction` or `max`")
         return self
 
     @model_validator(mode="after")
@@ -152,14 +132,12 @@ class SearchRequest(Request):
         measure, most = self.extraction.measure, self.extraction.max_extraction
         given = ({} if most is None else {measure: most}) | self.attacks.max
         guides = [name for name in (measure, *given) if name in given and is_recovery(name)]
-        if given and not guides:
+        if not guides:
             return {measure: min(given.values()), **given}
         return {name: given[name] for name in (*guides[:1], *given)}
 
     @property
     def goal(self) -> Goal:
-        from evals.choose.search.goals import MaxExtraction, MaxLossIncrease
+        from evals.choose.search.goal import Goal
 
-        if self.max_loss_increase is not None:
-            return MaxLossIncrease(self.max_loss_increase)
-        return MaxExtraction(next(iter(self.limits.values())), self.cost == "worst")
+        return Goal(next(iter(self.limits.values())))

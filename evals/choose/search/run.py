@@ -51,7 +51,7 @@ class SearchOutcome:
 
     def _rank(self, point: EditPoint) -> tuple[float, ...]:
         left = [*point.attacked.values()][-1:]
-        return -len(point.attacked), *left, point.recovered, self.found.goal.price(point)
+        return -len(point.attacked), *left, point.recovered, point.cost
 
 
 def run_search(
@@ -69,7 +69,7 @@ def run_search(
     trials = Trials(opened, opened.engines(layout, fit), layout)
     base = trials.measure_twice(BASE)
     _check_base(opened, base[0])
-    deep, compared = _deep_blocks(opened, base[0], trials.outcomes)
+    deep, compared = _deep_blocks(opened, trials.outcomes)
     found = _find(opened, trials.engines[0], base[0], advance, looked)
     tried: dict[Selection, EditPoint] = {}  # with the fits of an export
 
@@ -79,14 +79,14 @@ def run_search(
         if opened.fitter is not None:  # every process must take part
             opened.fitter.fit(before.selection)
         point = trials.measure(before.selection)
-        if opened.keeps(point, base[0]):
+        if opened.keeps(point):
             point = trials.attack(_keep_tried(point, before))
             found.measured[chosen] = _keep_tried(before, point)
         tried[point.selection] = point
         return point
 
     def keeps(chosen: Indices) -> bool:
-        return opened.keeps(try_out(chosen), base[0])
+        return opened.keeps(try_out(chosen))
 
     found.compare_with(compared)
     if opened.others:
@@ -126,7 +126,7 @@ def _check_base(opened: OpenedSearch, base: EditPoint) -> None:
             got=", ".join(over),
             fix="choose a wider `measure`, such as hints:8, and limit it with `max`",
         )
-    if base.recovered == 0 or opened.keeps(base, base):
+    if base.recovered == 0 or opened.keeps(base):
         raise MeasurementError(
             "nothing to search for: the unedited model meets the goal",
             where=opened.samples.source,
@@ -206,7 +206,6 @@ def count_edits(advance: Advance, rows: int) -> Advance:
 
 def _deep_blocks(
     opened: OpenedSearch,
-    base: EditPoint,
     outcomes: Mapping[tuple[Selection, str, int], AttackOutcome],
 ) -> tuple[Twice | None, dict[Indices, EditPoint]]:
     """Measures `identity` on the fewest deepest blocks that keep all limits, else on a quarter (as
@@ -226,14 +225,13 @@ def _deep_blocks(
     try:
         for edit in edits:
             point = trials.measure(edit)
-            point = trials.attack(point) if goal.met(point, base) else point
-            met = opened.keeps(point, base)
+            point = trials.attack(point) if goal.met(point) else point
+            met = opened.keeps(point)
             if (units := opened.find_units(edit)) is not None:
                 compared[units] = point
             if met and (least is None or goal.order(point) < least):
                 best, least = edit, goal.order(point)
-            kept = goal.met(point, base) and not point.excess(opened.attack_limits)
-            if goal.beyond(point, base) and (kept or not opened.attack_limits):
+            if goal.met(point) and not point.excess(opened.attack_limits):
                 break  # deeper ones cost more
         return trials.measure_twice(best), compared
     except UnsupportedError:
