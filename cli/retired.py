@@ -27,6 +27,7 @@ RETIRED = {
     "export --evaluate": _MEASURED,
     "export --gguf": _GGUF,
     "export --samples": _ERASED,
+    "sweep --exact-only": "leave it out: a sweep always measures what an edit costs, too",
     "search --cost": "leave it out: the cost is the worst of three measures",
     "search --max-loss-increase": "give --max-extraction X, and take from the front in search.json "
     "the edit whose loss you accept",

@@ -78,7 +78,7 @@ def sweep_of(
         f"task.{name}": Named(label=name, main=True, details={**asked, **known, "task": name})
         for name, known in (tasks or {}).items()
     }
-    given = {"command": "sweep", "num_blocks": 24, "exact_only": False}
+    given = {"command": "sweep", "num_blocks": 24}
     return SweepResult(**{**made, **given, "edits": list(edits), **more})
 
 

@@ -96,8 +96,7 @@ MISUSES = [
     "evaluate m --max-drop a=1",
     "evaluate m --baseline b --attack default",
     "evaluate m --baseline b --max-drop a",
-    "sweep lab:pythia",
-    "sweep lab:pythia --samples s --exact-only --estimate",
+    "sweep m",
     "search lab:pythia --measure hints:4",
     "search lab:pythia --samples s --measure hints:4",
     "mitigate lab:pythia",
@@ -294,7 +293,7 @@ def test_values_of_a_file(tmp_path: Path) -> None:
     ctx = command("sweep").make_context("sweep", ["--config", str(file), "--device", "cpu"])
     again = yaml.safe_load(command("sweep").fill(ctx).to_config())
     assert again == {
-        "model": "m", "last": False, "ranges": False, "heads": True, "exact-only": False,
+        "model": "m", "last": False, "ranges": False, "heads": True,
         "estimate": False, "variant": ["zero"],
         "passages": {"samples": "s.npy", "skip-short": False},
         "texts": {"heldout": ["hf:a/b:train:text"]},

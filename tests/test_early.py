@@ -76,7 +76,7 @@ TEXTS = [
 ]
 WITH_SAMPLES = {
     "extract": [],
-    "sweep": ["--exact-only"],
+    "sweep": ["--corpus", "text.txt"],
     "search": ["--max-extraction", "0.1", "--corpus", "text.txt", "--variant", "zero"],
     "evaluate": ["--baseline", NOWHERE, "--suite", "lab"],
 }
@@ -169,7 +169,7 @@ def test_held_out_text_is_asked_for(command: str) -> None:
 def test_a_device(command: str) -> None:
     options = {
         "extract": ("--samples", "ids.npy"),
-        "sweep": ("--samples", "ids.npy", "--exact-only"),
+        "sweep": ("--samples", "ids.npy", "--corpus", "text.txt"),
         "collect": ("--corpus", "text.txt", "--output", "out.jsonl"),
     }[command]
     refused("no such device", command, NOWHERE, *options, "--device", "cuda:99")

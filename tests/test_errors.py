@@ -678,8 +678,6 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
             ["export", "me/m", "--drop-attn", "1", "--push-to-hub", "me/x", "--dry-run"],
             "--push-to-hub and --dry-run exclude each other",
         ),
-        ([*SWEEP, "--exact-only", "--heldout", "t"], "--exact-only reads no held-out text, so no"),
-        ([*SWEEP, "--exact-only", "--estimate"], "no --heldout or --estimate"),
         (["mitigate", "me/m", *OWN, "--erase"], "--erase needs --text"),
         (["collect", "me/m", "--corpus", "t", "--output", "s.csv"], "must be a .jsonl file"),
         # values that an option does not take

@@ -138,9 +138,6 @@ def test_rows_are_decoded_as_the_library_decodes_them(model: Any) -> None:
     np.testing.assert_array_equal(found.decoded, said)
     left = read_divergences(model, torch.from_numpy(tokens.astype(np.int64)), 14)
     assert left.tolist() == [10, *range(1, 8)]
-    quick = Engine(model, altered, exact_only=True, batch_size=8).measure([edit_of("1", "zero")])
-    whole = Engine(model, altered, batch_size=8).measure([edit_of("1", "zero")])
-    np.testing.assert_array_equal(quick[0].first_divergence, whole[0].first_divergence)
 
 
 def test_context_vectors_are_fitted(model: Any) -> None:

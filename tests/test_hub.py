@@ -288,7 +288,7 @@ def test_a_command_finds_a_model_once(hub: HubServer, run: Commands, tmp_path: P
     looked = []
     for line in (
         "export me/plain --drop-attn 0 --output edited",
-        "sweep me/plain --samples samples.npy --prefix-length 4 --suffix-length 4 --exact-only",
+        "extract me/plain --samples samples.npy --prefix-length 4 --suffix-length 4 --device cpu",
         "extract edited --baseline me/plain --samples samples.npy --prefix-length 4 "
         "--suffix-length 4 --device cpu",
     ):

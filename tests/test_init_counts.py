@@ -176,7 +176,7 @@ def test_other_commands_leave_short_rows_out_on_request(
         ("evaluate", model, "--baseline", model, *rest, *report),
         ("search", model, *rest, *goal, "--grain", "blocks", "--variant", "zero"),
         ("extract", model, *rest),
-        ("sweep", model, *rest, "--exact-only"),
+        ("sweep", model, *rest, "--heldout", corpus[1]),
         ("audit", model, "--baseline", model, *rest, "--control", corpus[1], "--attack", "greedy"),
         ("compare", model, model, *rest),
     ):

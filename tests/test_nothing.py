@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from command_line import attn_surgery
-from hostile.victims import LENGTHS, change, commands, model, refuse, samples
+from hostile.victims import change, commands, model, refuse, samples
 from local_tasks import write_tasks
-from tiny_tokenizer import TEXT, tiny_tokenizer
+from tiny_tokenizer import tiny_tokenizer
 
 from evals.run.lm_eval.running import Benchmarks
 from surgery.errors import MeasurementError
@@ -47,18 +47,13 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     refuse(commands(folder, tmp_path)["extract"], "the tokenizer cannot be loaded")
 
 
-def test_tasks_and_fits_need_a_tokenizer(tmp_path: Path) -> None:
+def test_tasks_need_a_tokenizer(tmp_path: Path) -> None:
     """Where passages are tokens already, and no other text is read."""
     bare, tasks = model(tmp_path / "bare", tokenizer=False), write_tasks(tmp_path / "tasks")
-    whole, text = model(tmp_path / "whole"), tmp_path / "text.txt"
-    text.write_text(TEXT * 20)
-    sweep = ("sweep", bare, "--samples", samples(tmp_path / "s.jsonl"), *LENGTHS, "--exact-only")
+    whole = model(tmp_path / "whole")
     chosen = ("--tasks", "local_choice", "--include-path", tasks)
-    refuse((*sweep, *chosen, "--variant", "zero"), "bare: benchmarks need a tokenizer")
     evaluate = ("evaluate", whole, "--baseline", bare, *chosen, "--output", tmp_path / "out")
     refuse(evaluate, "bare: benchmarks need a tokenizer")
-    fit = ("--variant", "mean", "--calibration", text)
-    refuse((*sweep, *fit), "bare: calibration text needs a tokenizer")
     assert not (tmp_path / "out").exists()
 
 

@@ -242,7 +242,7 @@ def test_batches_of_other_edits_rows_or_settings_are_not_taken_up(
 
     assert [count(one), count(one)] == [2, 0]
     assert [count(other), count(one, other), count(one)] == [2, 2, 0]
-    assert count(one, exact_only=True) == 2
+    assert count(one, layout="stock") == 2
     assert count(one, some=replace(samples, prefix_length=5)) == 2
     assert count(one, some=samples.select(np.arange(8) < 6)) == 1, "its first batch is known"
 

@@ -44,7 +44,6 @@ FIGURES = {
     *(f"recovered.{name}" for name in NAMES),
 }
 ESTIMATES = ("estimated_kl", "estimated_margin", "estimated_recited")
-NO_TEXT = "error: --exact-only reads no held-out text, so no --heldout or --estimate (see "
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +57,10 @@ def files(tmp_path_factory) -> tuple[Path, Path, Path]:
     return folder / "model", samples, folder / "text.txt"
 
 
-def sweep(files: tuple[Path, Path, Path], *options: object, corpus: bool = True) -> Outcome:
+def sweep(files: tuple[Path, Path, Path], *options: object) -> Outcome:
     model, samples, text = files
-    named = ("--corpus", text) if corpus else ()
-    return attn_surgery("sweep", model, "--samples", samples, *named, *LENGTHS, *options)
+    given = ("--samples", samples, "--corpus", text)
+    return attn_surgery("sweep", model, *given, *LENGTHS, *options)
 
 
 @pytest.fixture(scope="module")
@@ -141,15 +140,15 @@ def test_figures_are_those_of_extract_on_the_exported_edit(files, everything, tm
 
 def test_a_model_that_recites_nothing(files, tmp_path):
     """There is nothing to remove, so no edit is called the best."""
-    model, _, _ = files
+    model, _, text = files
     samples = tmp_path / "never.npy"
     np.save(samples, np.arange(88).reshape(8, 11))
     nothing = "the unedited model recites none of the passages: there is nothing to remove"
-    done = sweep((model, samples, None), "--exact-only", "--json", corpus=False)
+    done = sweep((model, samples, text), "--json")
     assert take(read_sweep(done), "recited").details["count"] == 0
     assert done.json["warnings"] == [nothing]
     assert done.stderr == f"warning: {nothing}\n"
-    printed = sweep((model, samples, None), "--exact-only", corpus=False)
+    printed = sweep((model, samples, text))
     assert printed.stderr == f"warning: {nothing}\n"
     assert "best: " not in printed.stdout
 
@@ -196,26 +195,9 @@ def test_people_get_a_table_and_the_best_edit(files):
     assert "nats per held-out token (KL " in lines[-1]
 
 
-def test_exact_only_reads_no_text_and_finds_the_same(files, everything):
-    done = sweep(files, "--exact-only", "--json", corpus=False)
-    found, result = read_sweep(done), everything[0]
-    assert len(found.edits) == 6
-    for edit in found.edits:
-        assert list_names(found, edit.of) == {"recited"}
-        same = find_edit(result, edit.spec, edit.variant)
-        assert value(found, "recited", edit.of) == value(result, "recited", same.of)
-    assert found.heldout == {}
-    table = sweep(files, "--exact-only", corpus=False).stdout
-    assert "KL" not in table.split("\n", 1)[1]
-    refused = sweep(files, "--exact-only")
-    assert refused.code == 2
-    assert NO_TEXT in refused.stderr
-
-
 def test_blocks_alone(files, tmp_path):
     output = tmp_path / "swept"
-    options = ("--no-last", "--variant", "zero", "--exact-only", "--output", output, "--json")
-    done = sweep(files, *options, corpus=False)
+    done = sweep(files, "--no-last", "--variant", "zero", "--output", output, "--json")
     assert [edit.spec for edit in read_sweep(done).edits] == ["0", "1"]
     assert "the last blocks together" not in (output / "sweep.svg").read_text()
 
@@ -275,12 +257,10 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--exact-only",)])
-def test_two_processes_give_the_bytes_of_one(files, tmp_path, more):
+def test_two_processes_give_the_bytes_of_one(files, tmp_path):
     model, samples, text = files
-    call = ["sweep", model, "--samples", samples, *LENGTHS, "--batch-size", "8", "--json", *more]
-    if not more:
-        call += ["--corpus", text, "--calibration", text, "--estimate"]
+    call = ["sweep", model, "--samples", samples, *LENGTHS, "--batch-size", "8", "--json"]
+    call += ["--corpus", text, "--calibration", text, "--estimate"]
     results = []
     for name, program in (("one", PROGRAM), ("two", TWO_PROCESSES)):
         output = tmp_path / name
@@ -363,9 +343,6 @@ def test_people_get_the_front_of_the_estimates(files):
     assert costs == sorted(costs)
     assert moves == sorted(moves)
     assert "single heads with identity are left out" in done.stderr
-    refused = sweep(files, "--estimate", "--exact-only", corpus=False)
-    assert refused.code == 2
-    assert NO_TEXT in refused.stderr
 
 
 def test_columns_that_only_some_edits_have_are_in_the_csv(estimated) -> None:

@@ -171,20 +171,19 @@ def files(models, tasks, tmp_path_factory) -> tuple[object, ...]:
     (folder / "text.txt").write_text(TEXT * 8)
     return (
         *(models["neox"], "--samples", folder / "rows.npy", *LENGTHS),
+        *("--corpus", folder / "text.txt"),
         *("--include-path", tasks, "--batch-size", 8, "--variant", "zero"),
     )
 
 
-def sweep(files: tuple[object, ...], *options: object, exact_only: bool = True) -> Outcome:
-    text = Path(str(files[2])).parent / "text.txt"
-    more = ("--exact-only",) if exact_only else ("--corpus", text)
-    return attn_surgery("sweep", *files, *more, *options)
+def sweep(files: tuple[object, ...], *options: object) -> Outcome:
+    return attn_surgery("sweep", *files, *options)
 
 
 @pytest.fixture(scope="module")
 def swept(files, tmp_path_factory) -> tuple[SweepResult, Path]:
     output = tmp_path_factory.mktemp("out") / "swept"
-    done = sweep(files, "--tasks", ",".join(ALL), "--output", output, "--json", exact_only=False)
+    done = sweep(files, "--tasks", ",".join(ALL), "--output", output, "--json")
     return read_sweep(done), output
 
 
@@ -318,7 +317,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(files, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(files):
-    call = ("sweep", *files, "--exact-only", "--tasks", ",".join(ALL), "--json")
+    call = ("sweep", *files, "--tasks", ",".join(ALL), "--json")
     one, two = (
         finish(start(*call, program=program), timeout=300) for program in (PROGRAM, TWO_PROCESSES)
     )

@@ -202,27 +202,17 @@ def test_no_figure_is_cut_and_no_word_is_broken(name: str, columns: int) -> None
     assert whole <= words, whole - words
 
 
-def test_no_edit_is_the_best_where_costs_were_not_measured() -> None:
-    result, least = swept(edited=0.25, exact_only=True), {"edit-4", "edit-5", "edit-6"}
-    figures = [
-        row.model_copy(update={"value": 0.0}) if row.name == "recited" and row.of in least else row
-        for row in result.figures
-    ]
-    result = SweepResult(**{**dict(result), "figures": figures})
-    *_, first, last = piped(lambda: printing.print_sweep(result)).splitlines()
-    assert first == "fewest recited (99.0% to 0.0%): 1 linear; 2 identity; 2 linear"
-    assert last == (
-        "The cost of these edits was not measured. To choose one, sweep without --exact-only."
-    )
-
-
 def test_heads_stand_below_their_block() -> None:
     edits = [
         edit_of(f"edit-{at}", [block], "zero", heads=heads)
         for at, (block, heads) in enumerate([(1, [1]), (1, [0]), (1, [0, 1]), (0, [1])])
     ]
-    figures = [row for one in (BASE, *(e.of for e in edits)) for row in rows(one, {"recited": 0.5})]
-    result = sweep_of(edits, figures, exact_only=True)
+    figures = [
+        row
+        for one in (BASE, *(e.of for e in edits))
+        for row in rows(one, {"recited": 0.5, "heldout": 3, "kl": 0})
+    ]
+    result = sweep_of(edits, figures)
     printed = piped(lambda: printing.print_sweep(result))
     assert re.findall(r"^ *([\d.]+) +zero", printed, re.MULTILINE) == ["0.1", "1", "1.0", "1.1"]
 

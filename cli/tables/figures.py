@@ -254,24 +254,17 @@ def _list_cells(result: GridResult, of: str, columns: Iterable[tuple[str, str]])
 
 
 def _print_best(result: SweepResult) -> None:
-    """The edits that recite least, of equal ones the one that costs least."""
-    from evals.choose.sweep.report import find_best_edits
+    """The edit that recites least, of equal ones the one that costs least."""
+    from evals.choose.sweep.report import find_best_edit
     from surgery.record.measured import BASE
 
-    best, *others = find_best_edits(result)
+    best = find_best_edit(result)
     shares = (result.read("recited", of) or 0.0 for of in (BASE, best.of))
     change = " to ".join(f"{share:.1%}" for share in shares)
-    if result.exact_only:
-        named = [edit.label for edit in (best, *others)]
-        more = f"; and {len(named) - _MOST} more" if len(named) > _MOST else ""
-        echo(f"fewest recited ({change}): {'; '.join(named[:_MOST])}{more}")
-        echo("The cost of these edits was not measured. To choose one, sweep without --exact-only.")
-    else:
-        echo(
-            f"best: --drop-attn {best.spec} --variant {best.variant}: exact match {change} at "
-            f"{result.rise(best.of):+.3f} nats per held-out token (KL "
-            f"{result.read('kl', best.of):.3f})"
-        )
+    echo(
+        f"best: --drop-attn {best.spec} --variant {best.variant}: exact match {change} at "
+        f"{result.rise(best.of):+.3f} nats per held-out token (KL {result.read('kl', best.of):.3f})"
+    )
 
 
 def _print_estimates(result: SweepResult) -> None:

@@ -133,29 +133,26 @@ def measure_edit(
 ) -> Iterator[Measured]:
     """The figures of an edit, over all rows and windows. `names`: of the measures of recovery.
 
-    `base`: for the change of the held-out loss. What was not measured is left out.
+    `base`: for the change of the held-out loss.
     """
     yield measure_share("recited", measured.exact, on=on)
-    if measured.right.shape[1]:
-        seen = measured.evidence
-        for name in names:
-            flags = make_recovery(name).recovered(seen)
-            yield measure_share(f"recovered.{name}", flags, on=on)
-        yield _average("next_token_accuracy", measured.next_token_accuracy, on, unit="share")
-        yield _average("suffix_nll", measured.nll, on)
-        yield _average("completion_entropy", measured.entropy, on)
-    if len(measured.heldout_nll):
-        before = None if base is None else base.heldout_nll
-        loss = _average("heldout", measured.heldout_nll, on, kind="text")
-        if before is not None:
-            rise = measure_mean("heldout", measured.heldout_nll, on=on, base=before)
-            loss = loss.model_copy(update={"change": rise.change})
-        yield loss
-        yield _average("kl", measured.heldout_kl, on)
-        for name, nats in measured.costs.items():
-            if name != "kl":
-                n = len(measured.heldout_kl)
-                yield measure_value(f"kl.{name}", nats, on=on, n=n, unit="nats")
+    seen = measured.evidence
+    for name in names:
+        flags = make_recovery(name).recovered(seen)
+        yield measure_share(f"recovered.{name}", flags, on=on)
+    yield _average("next_token_accuracy", measured.next_token_accuracy, on, unit="share")
+    yield _average("suffix_nll", measured.nll, on)
+    yield _average("completion_entropy", measured.entropy, on)
+    loss = _average("heldout", measured.heldout_nll, on, kind="text")
+    if base is not None:
+        rise = measure_mean("heldout", measured.heldout_nll, on=on, base=base.heldout_nll)
+        loss = loss.model_copy(update={"change": rise.change})
+    yield loss
+    yield _average("kl", measured.heldout_kl, on)
+    for name, nats in measured.costs.items():
+        if name != "kl":
+            n = len(measured.heldout_kl)
+            yield measure_value(f"kl.{name}", nats, on=on, n=n, unit="nats")
 
 
 def _average(name: str, values: Any, on: On, unit: Any = "nats", **known: Any) -> Measured:

@@ -151,17 +151,10 @@ def make_fitter(
     plans: Sequence[Plan], text: Text | None, loaded: LoadedModel, *, layout: str = "auto"
 ) -> Fitter | None:
     """A fitter that has fitted what `plans` need. None if there is no text."""
-    from surgery.errors import SamplesError
     from surgery.fitting.fitter import Fitter
 
     if text is None:
         return None
-    if loaded.tokenizer is None:
-        raise SamplesError(
-            "calibration text needs a tokenizer",
-            where=loaded.name,
-            fix="put the tokenizer's files into the model's folder",
-        )
     with show_progress("calibrate", None) as advance:
         fitter = Fitter(
             loaded.model,

@@ -78,7 +78,6 @@ def _run_tasks(opened: OpenedSweep) -> list[TaskRuns]:
 
 def _estimate(opened: OpenedSweep) -> Estimates:
     """Estimates every unit on the recited members, or on all members if none is recited."""
-    assert opened.heldout is not None
     members = opened.samples.trained_on
     recited = opened.engine.base.exact[members]
     with show_progress("estimate", None) as advance:

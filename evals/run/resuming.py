@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from evals.run.forward import CACHE
 from surgery.editing.loading import place_ids
 from surgery.fitting.some_blocks import find_layers, run_only
 
@@ -46,20 +45,13 @@ def run_from_block(
     states: torch.Tensor,
     *,
     keep: Collection[int] = (),
-    cache: Any = None,
 ) -> Run:
     """Runs a pass that begins with the input of `block`: `states` [B, T, d], from a `Run`.
 
     `keep`: blocks whose inputs to keep; the number of blocks stands for what leaves the last.
-    `cache`: of earlier tokens of the same rows, extended in place.
     """
-    entry = {"inputs_embeds": states} if cache is None else {"inputs_embeds": states, CACHE: cache}
     with run_only(model, block):
-        run = _run(model, block, keep, **entry)
-    if cache is not None and block > 0:  # its length is read off the first block's layer
-        tokens = states.new_zeros(len(states), 1, states.shape[1], 1)
-        cache.update(tokens, tokens, 0)
-    return run
+        return _run(model, block, keep, inputs_embeds=states)
 
 
 @torch.inference_mode()
@@ -81,5 +73,5 @@ def _run(model: PreTrainedModel, first: int, keep: Collection[int], **entry: Any
             else:
                 handle = layers[-1].register_forward_hook(partial(take_output, block))
             hooks.callback(handle.remove)
-        output = model.base_model(**entry, use_cache=CACHE in entry, return_dict=True)
+        output = model.base_model(**entry, use_cache=False, return_dict=True)
     return Run(output.last_hidden_state, inputs)

@@ -295,6 +295,7 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     rows = tokenize_passages(passages, loaded.tokenizer)
     if request.passages.leave_out is not None and found.manifest is not None:
         check_unlisted([found.manifest], rows)
+    windows = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     size, layout, editable = loaded.dimensions, request.choice.layout, loaded.editable
     healing = _read_healing(request, text, loaded, passages, rows)
     offered, warnings = keep_possible(
@@ -312,7 +313,6 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         loaded,
         layout=layout,
     )
-    windows = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     fitted = None if fitter is None else fitter.calibration
     for warning in (shared := warn_of_shared(windows, (fitted, healing))):
         say(f"warning: {warning}")

@@ -72,7 +72,7 @@ def list_edits(
 class OpenedSweep:
     """A request with its inputs opened.
 
-    - `heldout`: int32 [M, T] windows; None if none are measured.
+    - `heldout`: int32 [M, T] windows.
     - `edits`: in the order of the report. `units`: the blocks and heads to estimate.
     - `fitter`: None if no variant needs one. `warnings`: which heads are left out, and why.
     - `benchmarks`: None without tasks. `sizes`: task → rows at a time. `store`: of work on the
@@ -82,7 +82,7 @@ class OpenedSweep:
     request: SweepRequest
     loaded: LoadedModel
     samples: Samples
-    heldout: Tokens | None
+    heldout: Tokens
     edits: dict[Selection, EditKind]
     units: tuple[Part, ...]
     engine: Engine
@@ -109,13 +109,12 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
     fits = bool(request.texts.calibration) or (request.estimate and find_lab(model) is not None)
     variants = list_variants(request.variant, fits=fits)
     passages = open_passages(request.passages, find_lab(model))
-    texts = [] if request.exact_only else require_heldout_texts(request.texts.heldout, model)
+    texts = require_heldout_texts(request.texts.heldout, model)
     calibrated = find_calibration_text(request.texts.calibration, model, variants)
     benchmarks = _load_tasks(request)
     loaded = open_model(model, revision=request.revision, **request.run.running)
-    rows, heldout = tokenize_passages(passages, loaded.tokenizer), None
-    if not request.exact_only:
-        heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
+    rows = tokenize_passages(passages, loaded.tokenizer)
+    heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
     blocks, heads, groups = size.num_blocks, size.num_heads, size.num_groups
     grain: Grain = "mixed" if request.heads or request.estimate else "blocks"
@@ -138,7 +137,6 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
         loaded.model,
         rows,
         heldout,
-        exact_only=request.exact_only,
         batch_size=rows_at_once,
         fit=fitter.fit if fitter else None,
         editable=editable,

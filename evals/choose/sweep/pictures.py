@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from evals.choose.grid import GridEdit
-from evals.choose.sweep.report import SweepResult, find_best_edits, find_front
+from evals.choose.sweep.report import SweepResult, find_best_edit, find_front
 from evals.table.charts.chart import Chart
 from evals.table.charts.front import BlockPoint, FrontPanel, draw_front
 from evals.table.charts.lines import LinePanel, draw_lines
@@ -40,25 +40,22 @@ def draw_pictures(result: SweepResult, folder: Path) -> list[Path]:
         charts["accuracy"] = chart_accuracy(result, tasks)
     if any(_list_rated(result, tasks, ability) for ability in _ABILITIES):
         charts["abilities"] = chart_abilities(result, tasks)
-    if not result.exact_only:
-        charts["tokens"] = chart_tokens(result)
+    charts["tokens"] = chart_tokens(result)
     charts["model"] = chart_units(result)
     return [path for name, one in charts.items() if one for path in one.save(folder, name)]
 
 
 def chart_sweep(result: SweepResult) -> Chart:
-    """Extraction, and held-out loss if measured, of one block alone and of the last ones."""
+    """Extraction and the rise of the held-out loss, of one block alone and of the last ones."""
     edits, last = result.edits, result.num_blocks - 1
     columns = {"one block alone": [edit for edit in edits if edit.kind == "block"]}
     if any(edit.kind == "last" for edit in edits):
         ends = [one for one in edits if one.kind in ("block", "last")]
         columns["the last blocks together, how many"] = [e for e in ends if e.blocks[-1] == last]
     rows: dict[str, Value] = {
-        "recited word for word, %": lambda of: [100 * (result.read("recited", of) or 0.0)]
+        "recited word for word, %": lambda of: [100 * (result.read("recited", of) or 0.0)],
+        "rise of held-out loss,\nnats per token": lambda of: [result.rise(of)],
     }
-    if result.read("heldout", BASE) is not None:
-        label = "rise of held-out loss,\nnats per token"
-        rows[label] = lambda of: [] if (rise := result.rise(of)) is None else [rise]
     panels = [
         [
             LinePanel(
@@ -154,7 +151,7 @@ def chart_units(result: SweepResult) -> Chart | None:
         text = f"{on['windows']} windows and {on['passages']} passages; outlined: the front"
     else:
         alone = [edit for edit in result.edits if edit.kind in _ALONE]
-        if result.exact_only or all(edit.kind == "block" for edit in alone):
+        if all(edit.kind == "block" for edit in alone):
             return None
         before = result.read("recited", BASE) or 0.0
         units = {
@@ -164,7 +161,7 @@ def chart_units(result: SweepResult) -> Chart | None:
             )
             for edit in alone
         }
-        chosen = [part for one in find_best_edits(result) for part in one.parts]
+        chosen = find_best_edit(result).parts
         text = f"{result.n} passages; outlined: the best edit"
     found = make_map(units, *size, measured=not result.estimates)
     assert found is not None

@@ -39,12 +39,11 @@ NOTHING = "the unedited model recites none of the passages: there is nothing to 
 class SweepResult(GridResult):
     """What `sweep` prints and writes. `n`: the passages that the figures are of.
 
-    `exact_only`: only matches were measured. `estimates`: units that were estimated, of which some
-    were not measured; `estimated_on`: on how many passages and windows.
+    `estimates`: units that were estimated, of which some were not measured; `estimated_on`: on how
+    many passages and windows.
     """
 
     n: int
-    exact_only: bool
     estimates: list[GridEdit] = Field(default_factory=list)
     estimated_on: dict[Word, int] | None = None
 
@@ -54,10 +53,10 @@ class SweepResult(GridResult):
         found = (one.details for one in self.names.values() if "task" in one.details)
         return {str(known["task"]): known for known in found}
 
-    def rise(self, of: str) -> float | None:
+    def rise(self, of: str) -> float:
         """The held-out loss of an edit over that of the base, in nats per token."""
-        after, before = (self.read("heldout", one) for one in (of, BASE))
-        return None if after is None or before is None else after - before
+        after, before = (self.read("heldout", one) or 0.0 for one in (of, BASE))
+        return after - before
 
 
 def make_sweep_result(
@@ -83,7 +82,7 @@ def make_sweep_result(
     if opened.benchmarks is not None:
         figures += measure_tasks(opened.benchmarks, runs, names[1:])
         named = describe_tasks(opened.benchmarks, runs[0], opened.sizes)
-    if estimates is not None and heldout is not None:
+    if estimates is not None:
         units = [
             describe_edit(f"unit-{at}", (unit,), heads, kind=kind_of(unit, heads))
             for at, unit in enumerate(opened.units, 1)
@@ -105,12 +104,11 @@ def make_sweep_result(
         num_heads=heads,
         edits=edits,
         samples=record_samples(samples),
-        heldout={} if heldout is None else {"all": _describe_windows(heldout)},
+        heldout={"all": _describe_windows(heldout)},
         calibration=_record_fits(opened),
         warnings=[*opened.warnings, *nothing],
         provenance={"versions": list_versions()},
         n=int(samples.trained_on.sum()),
-        exact_only=opened.request.exact_only,
         estimates=units,
         estimated_on=estimated_on,
     )
@@ -189,18 +187,15 @@ def _flatten(result: SweepResult, edit: GridEdit) -> dict[str, Any]:
     return row
 
 
-def find_best_edits(result: SweepResult) -> list[GridEdit]:
+def find_best_edit(result: SweepResult) -> GridEdit:
     """Finds the edit with the least held-out loss that leaves at most 1 % of the passages.
 
-    If there is none, the one among those that leave the fewest. Without held-out text, all that
-    leave the fewest: nothing sets them apart.
+    If there is none, the one among those that leave the fewest.
     """
     left = {edit.of: result.read("recited", edit.of) or 0.0 for edit in result.edits}
     fewest = min(left.values())
-    if result.exact_only:
-        return [edit for edit in result.edits if left[edit.of] == fewest]
     low = [edit for edit in result.edits if left[edit.of] <= max(fewest, LOW_EXTRACTION)]
-    return [min(low, key=lambda edit: result.read("heldout", edit.of) or math.inf)]
+    return min(low, key=lambda edit: result.read("heldout", edit.of) or math.inf)
 
 
 def find_front(result: SweepResult) -> list[GridEdit]:

@@ -32,12 +32,6 @@ class SweepRequest(Request):
     ] = True
     ranges: Annotated[bool, "Also edit every contiguous range of blocks.", Option("edit")] = False
     heads: Annotated[bool, "Also edit every head alone.", Option("edit")] = False
-    exact_only: Annotated[
-        bool,
-        "Measure only which passages are recited. This is much faster: a passage ends at its "
-        "first wrong token, and no held-out text is read. Tasks still run.",
-        Option("measure"),
-    ] = False
     estimate: Annotated[
         bool,
         "Also estimate the effect of editing every head and every block, from a few passes "
@@ -52,8 +46,6 @@ class SweepRequest(Request):
     def _agree(self) -> SweepRequest:
         if not (self.passages.samples or find_lab(self.model)):
             raise ValueError(f"{self.model} brings no passages of its own: give `samples`")
-        if self.exact_only and (self.texts.heldout or self.estimate):
-            raise ValueError("`exact_only` reads no held-out text, so no `heldout` or `estimate`")
         if not self.benchmarks.names and (self.benchmarks.include_path or self.benchmarks.limit):
             raise ValueError("`include_path` and `limit` say which tasks: give `tasks` or `suite`")
         return self

@@ -37,11 +37,7 @@ def choose_batch_sizes(
 ) -> dict[str, int]:
     """Task → rows at a time: `batch_size`, by default what memory allows, or allowed when the sweep
     began. `store`: of work on the model.
-
-    Raises `MeasurementError` for a model without a tokenizer.
     """
-    if loaded.tokenizer is None:
-        raise MeasurementError("benchmarks need a tokenizer", where=loaded.name)
 
     def choose(name: str) -> int:
         key = ("rows per batch", benchmarks.only(name), current_processes().count)

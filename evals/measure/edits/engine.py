@@ -23,7 +23,6 @@ from evals.measure.edits.sharing import FitEdit, SharedEdits
 from evals.measure.memorization import measures
 from evals.measure.memorization.recovery import Evidence
 from evals.run.batching import row_ranges, rows_per_batch
-from evals.run.early_exit import find_divergences, find_divergences_from
 from evals.run.finite import check_finite
 from evals.run.forward import check_head, head_of, read_limits
 from evals.run.predictions import Floats, Sampling, Scores, measure_heldout, measure_predictions
@@ -39,15 +38,14 @@ Columns = dict[str, npt.NDArray[Any]]
 _Kind = Literal["passages", "heldout", "repeated"]
 BASE: Selection = ()
 """The selection of no block: the unedited model."""
-_OF_LIKELIHOODS = ("log_p_z", "next_token_accuracy", "nll", "entropy")
 
 
 @dataclass(frozen=True)
 class MeasuredEdit:
-    """The scores of one edit. Those that were not requested are NaN.
+    """The scores of one edit.
 
-    - `right`: bool [N, S], whether the most likely token is the true one, after the true tokens;
-      [N, 0] where only exact matches were asked for. `log_p_z`: of drawing the suffix (`Sampling`).
+    - `right`: bool [N, S], whether the most likely token is the true one, after the true tokens.
+      `log_p_z`: of drawing the suffix (`Sampling`).
     - `first_divergence`: int64 [N], where greedy decoding leaves each suffix; S where it does not.
     - `nll`, `entropy`: float64 [N], means over the suffix, in nats.
     - `heldout_nll`, `heldout_kl`: float64 [M], means over every token of a window but the first, in
@@ -92,7 +90,6 @@ class Engine:
     - `samples`: the passages that it may recite. `heldout`: int32 [M, T] windows of other text.
       `repeated`: int32 [R, ·], some of these as `evals.data.windows.repeat_windows` makes them;
       with them, all costs are measured.
-    - `exact_only`: find exact matches and first divergences alone, which is faster.
     - `batch_size`: rows at a time; by default what memory allows. Batches, and so the figures to
       the last bit in float32, are those of `evals.measure.memorization.extraction.extract`.
     - `fit`: fits the variants that need it. `layout`: as for `surgery.editing.in_memory.apply`.
@@ -109,7 +106,6 @@ class Engine:
         heldout: Tokens | None = None,
         *,
         repeated: Tokens | None = None,
-        exact_only: bool = False,
         batch_size: int | None = None,
         fit: FitEdit | None = None,
         layout: str = "auto",
@@ -118,15 +114,13 @@ class Engine:
     ) -> None:
         samples.check_fits(*read_limits(model))
         check_head(model)
-        self._model, self._samples, self._exact_only = model, samples, exact_only
+        self._model, self._samples = model, samples
         self._heldout = np.empty((0, 2), dtype=np.int32) if heldout is None else heldout
         self._repeated = repeated
         self.batch_size = batch_size or rows_per_batch(model, samples.tokens.shape[1])
         self._editable, self._layout, self._fit = editable or Editable(model), layout, fit
         self._measured: dict[Selection, MeasuredEdit] = {}
-        self._store = store.narrow(
-            "edits", layout, exact_only, repeated is not None, samples.prefix_length
-        )
+        self._store = store.narrow("edits", layout, repeated is not None, samples.prefix_length)
 
     @property
     def base(self) -> MeasuredEdit:
@@ -217,8 +211,7 @@ class Engine:
     ) -> dict[Selection, Columns]:
         """Measures the base model and every branch, which continues its parent's pass.
 
-        `rows`: int32 [B, T]. With `exact_only`, a branch without children stops at each row's first
-        wrong token.
+        `rows`: int32 [B, T].
         """
         model, found = self._model, dict[Selection, Columns]()
         prefix_length = self._samples.prefix_length
@@ -241,13 +234,6 @@ class Engine:
         while pending:
             branch, above = pending.pop()
             edited, states = edits(branch), above.inputs[branch.start]
-            if self._exact_only and kind == "passages" and not branch.children:
-                suffix = tokens[:, prefix_length:]
-                with edited.activate():
-                    left = find_divergences_from(model, branch.start, states, suffix)
-                found[branch.selection] = {"first_divergence": left.numpy()}
-                advance()
-                continue
             with edited.activate_in_turn():
                 run = run_from_block(model, branch.start, states, keep=branch.exits)
             add(branch.selection, run)
@@ -263,11 +249,13 @@ class Engine:
 
     def _measure_suffixes(self, hidden: torch.Tensor, suffix: torch.Tensor) -> Columns:
         """From final hidden states of the token before each suffix token [B, S, d]."""
-        head = head_of(self._model)
-        if self._exact_only:
-            return {"first_divergence": find_divergences(hidden, head, suffix).numpy()}
         found = measure_predictions(
-            hidden, head, suffix, sampling=Sampling(), distributions=True, spread=False
+            hidden,
+            head_of(self._model),
+            suffix,
+            sampling=Sampling(),
+            distributions=True,
+            spread=False,
         )
         assert found.log_drawn is not None
         assert found.entropy is not None
@@ -284,10 +272,6 @@ class Engine:
     def _whole(self, selection: Selection, parts: Sequence[Columns]) -> MeasuredEdit:
         """One edit's rows of all batches, in order."""
         columns: Columns = {"heldout_nll": np.empty(0), "heldout_kl": np.empty(0)}
-        if self._exact_only:
-            number = len(self._samples)
-            columns |= dict.fromkeys(_OF_LIKELIHOODS, np.full(number, np.nan))
-            columns["right"] = np.empty((number, 0), dtype=np.bool_)
         columns |= {
             name: np.concatenate([part[name] for part in parts if name in part])
             for name in {name: None for part in parts for name in part}
@@ -299,8 +283,7 @@ class Engine:
         lengths = measure_lengths(self._samples.suffixes)
         told: dict[str, Any] = {"lengths": lengths, "costs": costs, **columns}
         measured = MeasuredEdit(selection=selection, exact=exact, **told)
-        of_passages = [] if self._exact_only else [measured.nll]
         where = f"edit of blocks {blocks_of(selection)}" if selection else "base model"
-        for values in (*of_passages, measured.heldout_nll):
+        for values in (measured.nll, measured.heldout_nll):
             check_finite(values, where)
         return measured
