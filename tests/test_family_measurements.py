@@ -41,7 +41,7 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from torch.nn import functional
 
 from benchmarks.bounds.divergence import measure_bounds
-from evals.choose.search.units import held_in_stock, keep_possible, list_units
+from evals.choose.search.units import keep_possible, list_units
 from evals.choose.sweep.opened import list_edits
 from evals.choose.sweep.report import SweepResult
 from evals.choose.sweep.request import SweepRequest
@@ -244,8 +244,7 @@ def test_estimates_are_derivatives_along_the_edit(model: Any) -> None:
         editable.find_refusal,
     )
     chosen = [u for u in every if u.block == 1 and u.heads in ((0, 1, 2, 3), (2, 3), (2,))]
-    stock = held_in_stock(chosen, editable)
-    looking = Looking(model, chosen, fits, lambda done: None, stock)
+    looking = Looking(model, chosen, fits, lambda done: None)
     found, margins = respond_margins(looking, samples)
     assert margins.shape == (2, 4)
     ids = torch.from_numpy(samples.tokens.astype(np.int64))
@@ -257,7 +256,7 @@ def test_estimates_are_derivatives_along_the_edit(model: Any) -> None:
 
     for part, ours in zip(chosen, found, strict=True):
         share = torch.zeros((), requires_grad=True)
-        with blended(model, part, fits, share, grouped=part in stock):
+        with blended(model, part, fits, share, grouped=part in looking.stock):
             slopes = [
                 [torch.autograd.grad(m, share, retain_graph=True)[0] for m in row]
                 for row in margins_of()

@@ -596,7 +596,7 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
 
     opened = open_with(folders["earlier"])
     assert opened.slow == ("graft",)
-    trials = Trials(opened, opened.engines("auto"), "auto")
+    trials = Trials(opened, opened.engines())
     point = trials.measure(parse_selection("1", "identity", 2, 2))
     (row,) = trials.attack(point, stop=False).tried
     exported = open_model(str(folders["edited"]), device="cpu")

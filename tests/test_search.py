@@ -111,7 +111,7 @@ def estimates_of(landscape: Landscape, choice, *, noise: float = 0.0) -> Estimat
     moved = np.stack([np.sqrt(of(gain, unit)) for unit in choice])
     return Estimates(
         units=tuple(choice),
-        pools=(frozenset(range(len(choice))),),
+        held=np.ones((len(choice), 1), dtype=bool),
         cost=padded([np.sqrt(of(price, u)) * rng.choice([-1, 1], 64) for u in choice]),
         moved=padded(moved[:, :, None] * rng.choice([-1, 1], (len(choice), PASSAGES, 4))),
         margins=np.full((PASSAGES, 4), 1.0),
@@ -259,7 +259,7 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     )
     pairs = [(a, b) for a, b in combinations(blocks, 2) if not units_clash(a, b)]
     selections = [*((unit,) for unit in blocks), *pairs][: request.max_evaluations]
-    engine, _ = opened.engines("auto")
+    engine, _ = opened.engines()
     points = [point_of(one, opened.measure) for one in engine.measure(selections)]
     met = [point for point in points if opened.request.goal.met(point)]
     assert met

@@ -181,7 +181,7 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
         return fine_tune(model, rows, **options)
 
     monkeypatch.setattr("evals.measure.attacks.relearn.fine_tune", noted)
-    Trials(opened, opened.engines("auto"), "auto").measure_twice(BASE)
+    Trials(opened, opened.engines()).measure_twice(BASE)
     first = [rows for rows, _ in groupby(learned)]  # the same at every rate
     assert len(first) == 4
     for half, (passages, text) in zip(opened.halves, (first[:2], first[2:]), strict=True):
@@ -306,7 +306,7 @@ def test_every_set_meets_as_many_trainings_as_the_base(model, samples, texts, mo
         "suffix_length": 5, "max": {"any": 0.5}, "variant": ("zero",), "device": "cpu",
     })  # fmt: skip
     opened = open_search(request)
-    trials = Trials(opened, opened.engines("auto"), "auto")
+    trials = Trials(opened, opened.engines())
     for selection in (BASE, parse_selection("1", "zero", 2, 2)):
         for half in (0, 1):
             trials._run(selection, "relearn-strongest", half)
@@ -321,7 +321,7 @@ def test_a_search_holds_one_healed_model_at_a_time(model, samples, texts, monkey
         "variant": ("zero",), "device": "cpu",
     })  # fmt: skip
     opened = open_search(request)
-    trials, alive = Trials(opened, opened.engines("auto"), "auto"), []
+    trials, alive = Trials(opened, opened.engines()), []
     healed: list[weakref.ref[Any]] = []
 
     def note(*given: Any, **options: Any) -> Any:
@@ -349,7 +349,7 @@ def test_healing_in_a_search_keeps_what_an_earlier_edit_set(
         "variant": ("zero",), "device": "cpu", "dtype": "float32",
     })  # fmt: skip
     opened = open_search(request)
-    trials = Trials(opened, opened.engines("auto"), "auto")
+    trials = Trials(opened, opened.engines())
     frozen: dict[str, Any] = {}
     monkeypatch.setattr(
         "evals.choose.search.trials.heal_model",
@@ -403,7 +403,7 @@ def test_an_attack_of_several_settings_counts_its_strongest(
         slow=("relearn-strongest",), others={}, drop_limits={}, healing=None
     )
     monkeypatch.setattr(Trials, "_run", lambda *given: outcome)
-    trials = Trials(opened, ("here", "there"), "stock")  # type: ignore[arg-type]
+    trials = Trials(opened, ("here", "there"))  # type: ignore[arg-type]
     point = trials.attack(make_point((), 0.0))
     (row,) = point.tried
     assert (row.name, row.value, row.n) == ("recovered.relearn-strongest", 0.5, 4)

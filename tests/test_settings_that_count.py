@@ -113,7 +113,7 @@ def test_an_attacker_stops_where_most_comes_back(
         return
     monkeypatch.setattr("evals.choose.search.trials.Trials._run", lambda *given: found)
     opened: Any = SimpleNamespace(slow=(name,), others={}, drop_limits={}, healing=None)
-    trials = Trials(opened, ("here", "there"), "stock")  # type: ignore[arg-type]
+    trials = Trials(opened, ("here", "there"))  # type: ignore[arg-type]
     (row,) = trials.attack(EditPoint((), ())).tried
     assert (row.name, row.value, row.n) == (f"recovered.{name}", rate, len(made.counted))
 

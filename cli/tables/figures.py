@@ -387,8 +387,7 @@ def _explain_choice(result: SearchResult) -> None:
     if cheaper and result.deep_meets_goal and not result.deep_offered:
         echo(
             "The deep blocks meet the goal and are better, but were not on offer. To let the "
-            "search choose them, add --variant identity, with --grain blocks or mixed and "
-            "--layout auto."
+            "search choose them, add --variant identity, with --grain blocks or mixed."
         )
     for key, why in (
         ("doubtful", "they may miss the goal on other passages"),

@@ -9,7 +9,6 @@ import numpy as np
 
 from evals.choose.grid import GridEdit
 from evals.choose.search.estimates import Estimates, estimate_units
-from evals.choose.search.units import held_in_stock
 from evals.choose.sweep.opened import OpenedSweep, open_sweep
 from evals.choose.sweep.pictures import PICTURES, draw_pictures
 from evals.choose.sweep.report import SweepResult, format_csv, make_sweep_result
@@ -82,13 +81,11 @@ def _estimate(opened: OpenedSweep) -> Estimates:
     recited = opened.engine.base.exact[members]
     with show_progress("estimate", None) as advance:
         return estimate_units(
-            opened.loaded.model,
+            opened.loaded.editable,
             Half(opened.samples.select(members), opened.heldout),
             recited if recited.any() else np.ones_like(recited),
             opened.units,
-            (),
             make_recovery("greedy"),
             opened.fit_alone(),
-            stock=held_in_stock(opened.units, opened.loaded.editable),
             advance=advance,
         )

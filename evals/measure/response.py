@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 from evals.data import NOTHING, Samples, Tokens
 from evals.run.batching import row_ranges
 from evals.run.forward import check_head, freeze_weights, head_of
+from surgery.editing.in_memory import Editable
 from surgery.editing.loading import place_ids
 from surgery.errors import MeasurementError
 from surgery.families import Family, family_of
@@ -56,7 +57,6 @@ class Looking:
     embedding.
 
     - `fits`: by block, for variants that are fitted.
-    - `stock`: those of the parts that the stock layout holds. There, a group has one map.
     - `advance` is told of rows done. The current processes share them; each gets the whole result.
     """
 
@@ -64,7 +64,13 @@ class Looking:
     parts: Sequence[Part]
     fits: Mapping[int, Fit]
     advance: Callable[[int], None]
-    stock: frozenset[Part] = frozenset()
+
+    @cached_property
+    def stock(self) -> frozenset[Part]:
+        """Those of the parts that the stock layout can hold. There, a group has one map."""
+        find_refusal = Editable(self.model).find_refusal
+        refusals = {part: find_refusal((part,), layout="stock") for part in self.parts}
+        return frozenset(part for part, refusal in refusals.items() if refusal is None)
 
 
 def respond_heldout(looking: Looking, windows: Tokens, draws: int) -> Floats:

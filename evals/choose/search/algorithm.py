@@ -33,7 +33,7 @@ _LEAST = 1e-9  # a change that is none
 _FAR_OFF = np.array([-0.4, 1.0])  # an error to allow for: logarithms of cost and of drift
 
 Start = tuple[Indices, Indices]
-"""A set to change by a unit, and the units that may be in it."""
+"""A set to change by a unit, and the units that may join it."""
 Evaluate = Callable[[Sequence[Selection]], Sequence[EditPoint]]
 """Selections → their points, in order; () is the unedited model."""
 
@@ -177,7 +177,7 @@ class Found:
 
 
 def _compose_sets(found: Found, rate: float) -> list[Indices]:
-    return [compose(found.guide, rate, pool) for pool in found.guide.pools]
+    return [compose(found.guide, rate)]
 
 
 def _aim_between(found: Found) -> float:
@@ -191,17 +191,16 @@ def _aim_between(found: Found) -> float:
 
 def _start_from_blocks(found: Found) -> Iterator[Start]:
     """Starts at single blocks, and at pairs of blocks."""
-    for pool in found.guide.pools:
-        whole = pool & found.guide.blocks
-        for begin in [Indices(), *(Indices([one]) for one in sorted(whole))]:
-            yield begin, whole
+    whole = found.guide.blocks
+    for begin in [Indices(), *(Indices([block]) for block in sorted(whole))]:
+        yield begin, whole
 
 
 def _start_near_best(found: Found) -> Iterator[Start]:
     """Starts at the best set, and at the cheapest that meets the goal."""
     met = sorted(found.met, key=lambda one: found.goal.order(found.measured[one]))
     for begin in dict.fromkeys([found.best, *met[:1]]):
-        yield from ((begin, pool) for pool in found.guide.pools if begin <= pool)
+        yield begin, Indices(range(len(found.units)))
 
 
 def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[Indices]:
@@ -217,8 +216,8 @@ def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[I
     most, (_, highest) = min(dear, default=np.inf), found.goal.rates(guide.others)
     hopeful = replace(guide, corrections=guide.corrections + _FAR_OFF)
     values: dict[Indices, float] = {}
-    for begin, pool in starts:
-        changes = _list_changes(guide, begin, pool, elsewhere=True)
+    for begin, among in starts:
+        changes = _list_changes(guide, begin, among, elsewhere=True)
         hoped = hopeful.predict(begin, changes)
         changes = changes[(hoped.kl < most) & (hoped.rate <= highest)]
         expected = guide.predict(begin, changes)
@@ -227,7 +226,7 @@ def _rank_promising(found: Found, aim: float, starts: Iterable[Start]) -> list[I
     return sorted(values, key=lambda chosen: (values[chosen], sorted(chosen)))
 
 
-def compose(estimates: Estimates, rate: float, pool: Indices, begin: Iterable[int] = ()) -> Indices:
+def compose(estimates: Estimates, rate: float, begin: Iterable[int] = ()) -> Indices:
     """Composes a set that should leave at most `rate` recovered, at little cost.
 
     Greedy: from the set `begin` on, each step changes the unit that lowers the rate most for its
@@ -235,7 +234,7 @@ def compose(estimates: Estimates, rate: float, pool: Indices, begin: Iterable[in
     """
     chosen = Indices(begin)
     while True:
-        before, changes = estimates.predict(chosen), _list_changes(estimates, chosen, pool)
+        before, changes = estimates.predict(chosen), _list_changes(estimates, chosen)
         if before.rate[0] <= rate or not len(changes):
             return chosen
         after = estimates.predict(chosen, changes)
@@ -257,34 +256,40 @@ def list_changed(estimates: Estimates, chosen: Indices, rate: float, kl: float) 
 
     The cheapest comes first.
     """
-    found: dict[Indices, float] = {}
-    for pool in estimates.pools:
-        if chosen <= pool:
-            changes = _list_changes(estimates, chosen, pool, elsewhere=True)
-            after = estimates.predict(chosen, changes)
-            fits = (after.rate <= rate) & (after.kl < kl)
-            changed = (_apply_change(chosen, change) for change in changes[fits])
-            found |= zip(changed, after.kl[fits].tolist(), strict=True)
-    return sorted(found, key=lambda one: (found[one], sorted(one)))
+    changes = _list_changes(estimates, chosen, elsewhere=True)
+    after = estimates.predict(chosen, changes)
+    fits = (after.rate <= rate) & (after.kl < kl)
+    changed = (_apply_change(chosen, change) for change in changes[fits])
+    costs = dict(zip(changed, after.kl[fits].tolist(), strict=True))
+    return sorted(costs, key=lambda other: (costs[other], sorted(other)))
 
 
 def _list_changes(
-    estimates: Estimates, chosen: Indices, pool: Indices, *, elsewhere: bool = False
+    estimates: Estimates,
+    chosen: Indices,
+    among: Indices | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> Changes:
-    """Lists changes: a unit of `pool` joins, one leaves, or one replaces one of the same heads.
+    """Lists changes that a layout can hold: a unit joins, one leaves, or one replaces one of the
+    same heads.
 
-    With `elsewhere`, it may replace any.
+    With `elsewhere`, it may replace any. `among`: the units that may join, by default all.
     """
     found = []
     for less in (-1, *sorted(chosen)):
-        taken = estimates.heads[sorted(chosen - {less})].any(axis=0)
-        fits = np.asarray(~(estimates.heads & taken).any(axis=1))
+        others = sorted(chosen - {less})
+        taken, held = estimates.heads[others].any(axis=0), estimates.held[others].all(axis=0)
+        free = ~(estimates.heads & taken).any(axis=1)
+        fits = np.asarray(free & (estimates.held & held).any(axis=1))
         if less >= 0:
             found.append((less, -1))
             fits[less] = False
             if not elsewhere:
                 fits &= (estimates.heads & estimates.heads[less]).any(axis=1)
-        found += [(less, int(unit)) for unit in np.flatnonzero(fits) if int(unit) in pool]
+        found += [
+            (less, int(unit)) for unit in np.flatnonzero(fits) if among is None or unit in among
+        ]
     return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 

@@ -140,12 +140,7 @@ def _compose_deeper(found: Found, missed: Indices, name: str, limit: float) -> N
         return
     attacked, rate = _correct(found, name), max(limit, 0.5 / found.guide.passages)
     for begin in (Indices(), missed):
-        if found.measure(
-            compose(attacked, share * rate, pool, begin)
-            for share in _STRICTER
-            for pool in found.guide.pools
-            if begin <= pool
-        ):
+        if found.measure(compose(attacked, share * rate, begin) for share in _STRICTER):
             break
 
 

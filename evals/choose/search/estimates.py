@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.special import ndtr
-from transformers import PreTrainedModel
 
 from evals.data import measure_lengths
 from evals.data.held_back import Half
 from evals.measure.memorization.recovery import Recovery
 from evals.measure.response import Looking, respond_heldout, respond_margins
+from surgery.editing.in_memory import Editable
+from surgery.layouts import LAYOUTS
 from surgery.selection import Part
 from surgery.variants import Fit
 
@@ -58,7 +59,7 @@ class Expected(NamedTuple):
 class Estimates:
     """Responses of units, and estimates of sets of them.
 
-    - `pools`: units that one layout holds together.
+    - `held`: which layouts can hold a unit, bool [U, L]. One layout holds all units of a set.
     - `cost`: float32 [U + 1, E]; the mean square of the sum of a set's rows is its KL, nats per
       token. `moved`: float32 [U + 1, N, S], changes of margins, in nats. The last row of both is
       zeros.
@@ -71,7 +72,7 @@ class Estimates:
     """
 
     units: tuple[Part, ...]
-    pools: tuple[Indices, ...]
+    held: Flags
     cost: Floats
     moved: Floats
     margins: Floats
@@ -185,23 +186,21 @@ class Estimates:
 
 
 def estimate_units(
-    model: PreTrainedModel,
+    editable: Editable,
     half: Half,
     recovered: Flags,
     units: Sequence[Part],
-    pools: Sequence[Indices],
     measure: Recovery,
     fits: Mapping[int, Fit],
     *,
-    stock: frozenset[Part],
     advance: Callable[[int], None] = lambda done: None,
 ) -> Estimates:
     """Estimates `units` from passes over held-out windows and over passages.
 
     `recovered`: the passages that the unedited model gives away, bool [N]; `fits`: of that model,
-    by block; `stock`: the units that the stock layout would hold.
+    by block.
     """
-    looking = Looking(model, units, fits, advance, stock)
+    looking = Looking(editable.model, units, fits, advance)
     passages = half.samples.spread(recovered, MOST_PASSAGES)
     cost = respond_heldout(looking, half.windows, DRAWS)
     moved, margins = respond_margins(looking, passages)
@@ -211,7 +210,12 @@ def estimate_units(
 
     return Estimates(
         units=tuple(units),
-        pools=tuple(pools),
+        held=np.array(
+            [
+                [editable.find_refusal((unit,), layout=name) is None for name in LAYOUTS]
+                for unit in units
+            ]
+        ),
         cost=padded(cost.reshape(len(cost), -1)),
         moved=padded(moved.transpose(0, 2, 1)),
         margins=margins,

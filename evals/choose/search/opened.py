@@ -194,20 +194,6 @@ class OpenedSearch:
         """The passages that healing keeps from coming back: none that is held back."""
         return take_members(self.halves[0].samples, self.loaded.dimensions)
 
-    @cached_property
-    def pools(self) -> tuple[frozenset[int], ...]:
-        """The units that a layout holds together, by index; none that lies within another."""
-        layout, editable = self.request.choice.layout, self.loaded.editable
-        held = {
-            frozenset(
-                index
-                for index, unit in enumerate(self.offered)
-                if editable.find_refusal((unit,), layout=name) is None
-            )
-            for name in (("stock", "compact") if layout == "auto" else (layout,))
-        }
-        return tuple(sorted((p for p in held if not any(p < o for o in held)), key=sorted))
-
     def score(self, store: Store, task: str, make: Callable[[], Any]) -> TaskScores:
         """Runs a benchmark on the model that `make` makes. `store`: of work on that one."""
         benchmarks, loaded, asked = self.benchmarks, self.loaded, self.request.run.batch_size
@@ -226,7 +212,7 @@ class OpenedSearch:
         return {task: self.score(self.store, task, lambda: base) for task in self.drop_limits}
 
     def find_units(self, selection: Selection) -> frozenset[int] | None:
-        """The units that make this edit in the layout of `auto`; None if it is not on offer."""
+        """The units that make this edit; None if it is not on offer."""
         chosen: set[int] = set()
         for part in selection:
             whole = [i for i, unit in enumerate(self.offered) if unit == part]
@@ -240,13 +226,8 @@ class OpenedSearch:
                     and set(unit.heads) <= set(part.heads)
                 )
             )
-        if merge_units(self.offered[i] for i in chosen) != selection:
-            return None
-        editable, asked = self.loaded.editable, self.request.choice.layout
-        if editable.find_refusal(selection, layout=asked) is not None:
-            return None
-        made, free = (editable.plan(selection, layout=one).layout for one in (asked, "auto"))
-        return frozenset(chosen) if made is free else None
+        made = merge_units(self.offered[i] for i in chosen)
+        return frozenset(chosen) if made == selection else None
 
     @cached_property
     def exhaustive(self) -> bool:
@@ -255,7 +236,7 @@ class OpenedSearch:
         return len(list(islice(list_sets(self.offered), most + 1))) <= most
 
     def engines(
-        self, layout: str, fit: FitEdit | None = None, how: str = "as exported"
+        self, fit: FitEdit | None = None, how: str = "as exported"
     ) -> tuple[Engine, Engine]:
         """One for each half. `how`: what sets fits apart from others of the same text."""
         store = self.store.narrow(fit and [self.fitter, how])
@@ -267,7 +248,7 @@ class OpenedSearch:
                 repeated=half.repeated,
                 batch_size=self.batch_size,
                 fit=fit,
-                layout=layout,
+                layout=self.request.choice.layout,
                 editable=self.loaded.editable,
                 store=store,
             )

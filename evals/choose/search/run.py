@@ -11,7 +11,6 @@ from evals.choose.search.deepening import deepen
 from evals.choose.search.estimates import Indices, estimate_units
 from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.trials import Trials, Twice
-from evals.choose.search.units import held_in_stock
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.result import find_weakness
 from evals.measure.edits.engine import BASE, Engine
@@ -65,11 +64,10 @@ def run_search(
     Raises `MeasurementError` if the unedited model leaves nothing to search for, or nothing to
     search by.
     """
-    layout, fit = opened.request.choice.layout, opened.fitter.fit if opened.fitter else None
-    trials = Trials(opened, opened.engines(layout, fit), layout)
+    trials = Trials(opened, opened.engines(opened.fitter.fit if opened.fitter else None))
     base = trials.measure_twice(BASE)
     _check_base(opened, base[0])
-    deep, compared = _deep_blocks(opened, trials.outcomes)
+    deep, compared = _deep_blocks(opened, trials)
     found = _find(opened, trials.engines[0], base[0], advance, looked)
     tried: dict[Selection, EditPoint] = {}  # with the fits of an export
 
@@ -148,20 +146,16 @@ def _find(
         fits = opened.fitter.fit_alone(blocks, opened.variants) if opened.fitter else {}
         recovered = opened.measure.recovered(engine.base.evidence)
         estimates = estimate_units(
-            opened.loaded.model,
+            opened.loaded.editable,
             opened.halves[0],
             recovered,
             opened.offered,
-            opened.pools,
             opened.measure,
             fits,
-            stock=held_in_stock(
-                opened.offered, opened.loaded.editable, opened.request.choice.layout
-            ),
             advance=looked,
         )
         # Fits of the unedited model, whatever is edited below a block.
-        engine, _ = opened.engines(opened.request.choice.layout, lambda selection: fits, "unedited")
+        engine, _ = opened.engines(lambda selection: fits, "unedited")
 
     def refits(selection: Selection) -> bool:
         """Whether the fits are those of an export: always so where one block is edited."""
@@ -205,19 +199,15 @@ def count_edits(advance: Advance, rows: int) -> Advance:
 
 
 def _deep_blocks(
-    opened: OpenedSearch,
-    outcomes: Mapping[tuple[Selection, str, int], AttackOutcome],
+    opened: OpenedSearch, trials: Trials
 ) -> tuple[Twice | None, dict[Indices, EditPoint]]:
     """Measures `identity` on the fewest deepest blocks that keep all limits, else on a quarter (as
     Menta, Agrawal and Agarwal 2025, section 4).
 
-    In any layout, because it serves for comparison. None if no layout holds it. Also returns what
-    was measured for it, where that is an edit that the search may choose. `outcomes`: of attacks,
-    among them those on the base.
+    None if the layout cannot hold it. Also returns what was measured for it, where that is an edit
+    that the search may choose.
     """
     compared: dict[Indices, EditPoint] = {}
-    known = {key: one for key, one in outcomes.items() if key[0] == BASE}
-    trials = Trials(opened, opened.engines("auto"), "auto", known)
     goal = opened.request.goal
     blocks, heads = opened.loaded.dimensions.num_blocks, opened.loaded.dimensions.num_heads
     edits = [parse_selection(f"last:{n + 1}", "identity", blocks, heads) for n in range(blocks)]

@@ -37,7 +37,7 @@ Twice = tuple[EditPoint, EditPoint]
 
 @dataclass(frozen=True)
 class Trials:
-    """Measures edits in a layout.
+    """Measures edits.
 
     Every attack of an edit runs once on each half, and learns nothing from the other. A benchmark
     runs once: every other document chooses, and the rest is held back.
@@ -45,7 +45,6 @@ class Trials:
 
     opened: OpenedSearch
     engines: tuple[Engine, Engine]
-    layout: str
     outcomes: dict[tuple[Selection, str, int], AttackOutcome] = field(default_factory=dict)
     edited: dict[Selection, Any] = field(default_factory=dict)
     losses: dict[tuple[Selection, int], float] = field(default_factory=dict)
@@ -146,7 +145,7 @@ class Trials:
         if not selection:
             return opened.store.narrow(opened.request.run.batch_size)
         healing = opened.healing and [opened.healing, opened.guard, self._schedule]
-        how = opened.fitter, self.layout, healing, opened.request.run.batch_size
+        how = opened.fitter, opened.request.choice.layout, healing, opened.request.run.batch_size
         return opened.store.narrow(selection, *how)
 
     @property
@@ -161,7 +160,7 @@ class Trials:
             opened, editable = self.opened, self.opened.loaded.editable
             model, constants = opened.loaded.model, None
             if selection:
-                plan = editable.plan(selection, layout=self.layout)
+                plan = editable.plan(selection, layout=opened.request.choice.layout)
                 fitted = any(variant_of(part.variant).fitted for part in selection)
                 fits = opened.fitter.fit(selection) if opened.fitter and fitted else {}
                 model = editable.apply(plan, fits)

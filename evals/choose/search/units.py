@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
-from surgery.editing.in_memory import Editable
 from surgery.errors import UnsupportedError
 from surgery.record.report import UnitKind
 from surgery.selection import Part, Selection
@@ -77,14 +76,6 @@ def keep_possible(
             what = f"blocks {','.join(map(str, whole))}"
         reasons.setdefault(what, error)
     return kept, tuple(f"{what} are left out: {why}" for what, why in reasons.items())
-
-
-def held_in_stock(
-    units: Iterable[Part], editable: Editable, layout: str = "auto"
-) -> frozenset[Part]:
-    """Those that an export of them alone would write in the stock layout."""
-    plans = ((unit, editable.plan((unit,), layout=layout)) for unit in units)
-    return frozenset(unit for unit, plan in plans if plan.layout.NAME == "stock")
 
 
 def units_clash(one: Part, other: Part) -> bool:
