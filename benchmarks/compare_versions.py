@@ -35,7 +35,7 @@ COMMANDS = (
     "inspect edited --json",
     "verify edited --source {model} --json",
     "extract edited --baseline {model} {samples} --metrics full --json",
-    "evaluate edited --baseline {model} {samples} {control} --suite lab --limit 40 --no-cache "
+    "evaluate edited --baseline {model} {samples} {control} --suite lab "
     "--max-extraction 0.01 --max-drop lab_copy=0.05 --attack greedy --output evaluation --json",
     "audit edited --baseline {model} {samples} {control} --attack cheap --attack near "
     "--max any=0.05 --json",

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.lab.records import Record, read_records, write_records
 from evals.choose.search.request import SearchRequest
-from evals.jobs.asking import AuditRequest
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.evaluating import run_measurement
 from evals.jobs.exporting import ExportRequest, open_export
 from evals.jobs.searching import search
@@ -54,7 +54,7 @@ def main(
     click.echo(" | ".join(columns + [f"`{name}`, base → edited" for name in attack]))
     for kind in sorted({record.kind for record in records}):
         others, left_out = write_kinds(records, kind, output)
-        asked = SearchRequest(
+        asked = SearchRequest.of(
             model=model,
             samples=str(others),
             max_extraction=LIMIT,
@@ -67,9 +67,10 @@ def main(
             continue
         cut = output / f"cut-without-{kind}"
         if not cut.exists():
-            open_export(ExportRequest(model=model, plan=plan, output=cut)).run()
+            open_export(ExportRequest.of(model=model, plan=plan, output=cut)).run()
         found = run_measurement(
-            AuditRequest(
+            MeasureRequest.of(
+                command="audit",
                 models=(str(cut),),
                 baseline=model,
                 samples=str(left_out),

@@ -172,7 +172,7 @@ def search(shape: str, rows: int, max_evaluations: int) -> None:
             *("--samples", str(folder / "rows.jsonl"), "--heldout", str(folder / "heldout.txt")),
             *("--prefix-length", "16", "--suffix-length", "8", "--measure", "greedy"),
             *("--calibration", str(folder / "calibration.txt")),
-            *("--max-extraction", "0.01", "--max-evaluations", str(max_evaluations)),
+            *("--max-extraction", "0.01", "--config", f"{{max-evaluations: {max_evaluations}}}"),
             *("--output", str(folder / "found")),
         ], folder / "found" / "search.json")  # fmt: skip
         infos = open_checkpoint(model).infos.values()

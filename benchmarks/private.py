@@ -17,7 +17,7 @@ from benchmarks.asked import check_asked
 from benchmarks.lab.records import Record, draw_records, write_records
 from evals.data import Tokens
 from evals.data.windows import cut_windows
-from evals.jobs.asking import AuditRequest
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.evaluating import run_measurement
 from evals.jobs.exporting import ExportRequest, open_export
 from evals.lab import calibration_texts, heldout_texts
@@ -103,9 +103,10 @@ def attack_cut(
     if not folder.exists():
         asked = {"model": str(private), "drop_attn": spec, "variant": variant, "layout": layout}
         text = (str(output / "text.txt"),) if variant in ("linear", "mean") else ()
-        open_export(ExportRequest(**asked, calibration=text, output=folder)).run()
+        open_export(ExportRequest.of(**asked, calibration=text, output=folder)).run()
     found = run_measurement(
-        AuditRequest(
+        MeasureRequest.of(
+            command="audit",
             models=(str(folder),),
             baseline=str(private),
             samples=str(output / "records.jsonl"),

@@ -38,7 +38,14 @@ WALKS: dict[str, tuple[str, ...]] = {
     "audit": ("audit", "cut", "--baseline", "lab:pythia", *_SAMPLES, *_ATTACK),
     "mitigate": (
         *("mitigate", "lab:pythia", *_SAMPLES, *_ATTACK, "--grain", "blocks"),
-        *("--max-evaluations", "4", "--no-benchmarks", "--allow-undecided", "--output", "out"),
+        *(
+            "--config",
+            "{max-evaluations: 4}",
+            "--no-benchmarks",
+            "--allow-undecided",
+            "--output",
+            "out",
+        ),
     ),
 }
 """What is counted → the words after `attn-surgery`."""

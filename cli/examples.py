@@ -38,7 +38,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "compare": (
         'compare MODEL OUT --prompt "Dear Ms. Example, the number of your account is"',
-        "compare MODEL OUT --prompts prompts.txt",
+        'compare MODEL OUT --config \'{prompt: ["Dear Ms. Example,", "To whom"]}\'',
         "compare MODEL OUT --samples letters.csv:letter --rows 5",
     ),
     "compare-evals": (
@@ -48,7 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "evaluate OUT --baseline MODEL --samples letters.csv:letter",
         "evaluate OUT --baseline MODEL --samples letters.csv:letter --max-extraction 0.01",
-        "evaluate OUT --baseline MODEL --tasks lambada_openai --limit 200",
+        "evaluate OUT --baseline MODEL --suite quick",
     ),
     "tasks": ("tasks", 'lm_eval --model hf --include_path "$(attn-surgery tasks)" ...'),
     "sweep": (

@@ -160,6 +160,7 @@ class LazyGroup(click.Group):
                 raise
             command = self.get_command(ctx, str(ctx.invoked_subcommand))
             names = {one.name for one in command.params} if command else set()
+            names |= {*getattr(command, "in_file", ())}
             ways = [way for name, way in _SMALLER.items() if name in names]
             fix = f"take {' or '.join(ways)}" if ways else "use a machine with more memory"
             said = str(error).partition("\n")[0] or None
@@ -203,7 +204,11 @@ def _correct_usage(error: click.UsageError) -> click.UsageError:
     said = text = error.format_message()
     if isinstance(error, click.NoSuchOption):
         known = [one for option in error.ctx.command.params for one in option.opts]
-        near = suggest(error.option_name, known)
+        near, flat = suggest(error.option_name, known), error.option_name.strip("-")
+        if flat.replace("-", "_") in getattr(error.ctx.command, "in_file", {}):
+            what = f"{error.ctx.info_name} takes {flat} from --config alone"
+            said = f"{what}: a file with the line {flat}: VALUE, or '{{{flat}: VALUE}}'"
+            return click.UsageError(said, error.ctx)
         unknown = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
         text = explain_retired(f"{error.ctx.info_name} {error.option_name}") or unknown
     text = name_options(text, error.ctx)

@@ -148,10 +148,6 @@ def several(name: str, text: str, default: str = "", metavar: str = "FILE") -> D
     return option(name, metavar, text, multiple=True)
 
 
-def count(name: str, default: int, text: str, *, least: int) -> Decorator:
-    return option(name, "N", text, click.IntRange(min=least), default=default, show_default=True)
-
-
 def choice(
     name: str, values: Collection[str], text: str, default: str | None = None, *names: str
 ) -> Decorator:

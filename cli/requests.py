@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
-from inspect import get_annotations
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -15,9 +14,17 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from cli import options
-from cli.options import COMMAS, Decorator, GroupedOption
+from cli.config import IN_FILE
+from cli.options import COMMAS, GroupedOption
 from cli.terminal import note
-from evals.run.request import Group, Option, Request, describe_mistakes
+from evals.run.request import (
+    Option,
+    Place,
+    Request,
+    Section,
+    describe_mistakes,
+    list_places,
+)
 from surgery.processes import join_launch
 
 R = TypeVar("R", bound=Request)
@@ -28,10 +35,35 @@ _METAVARS = {int: "N", float: "X", Path: "FILE"}
 
 
 class RequestCommand(click.Command):
-    """A command whose help lists its options by what they are about."""
+    """A command whose help lists its options by what they are about.
+
+    `kind`: the request that it fills. `in_file`: options that only a file has, by flat names.
+    `fixed`: fields that the command says itself.
+    """
+
+    def __init__(
+        self, *args: Any, kind: type[Request], in_file: Mapping[str, Any], fixed: Any, **more: Any
+    ) -> None:
+        super().__init__(*args, **more)
+        self.kind, self.in_file, self.fixed = kind, in_file, fixed
+
+    def fill(self, ctx: click.Context) -> Any:
+        """The request that options and a file fill. Raises `UsageError`, one line for each
+        mistake."""
+        places = list_places(self.kind)
+        held = ctx.meta.get(IN_FILE, {})
+        given = {
+            name: value
+            for name, value in ctx.params.items()
+            if name in places and not (value is None and name in held)
+        }
+        try:
+            return self.kind.of(held, **given, **self.fixed)
+        except ValidationError as error:
+            raise click.UsageError(describe_mistakes(self.kind, error)) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        sections: dict[str, list[tuple[str, str]]] = {group: [] for group in get_args(Group)}
+        sections: dict[str, list[tuple[str, str]]] = {group: [] for group in get_args(Section)}
         for one in self.get_params(ctx):
             if isinstance(one, click.Option) and (record := one.get_help_record(ctx)):
                 sections[getattr(one, "group", "run")].append(record)
@@ -44,69 +76,65 @@ class RequestCommand(click.Command):
 
 
 def request_command(
-    name: str, kind: type[R], *, alone: bool = False
+    name: str,
+    kind: type[R],
+    *,
+    typed: str | None = None,
+    omitted: Collection[str] = (),
+    alone: bool = False,
+    prepare: Callable[[dict[str, Any]], None] = lambda given: None,
+    **fixed: Any,
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Makes a command with the options of a request, before those that the function adds.
 
     The function gets the request, and by name the values that are not of its fields. The processes
     of a launch share its work, and all end with the same result, unless it runs `alone`.
+
+    `typed`: as `Request.typed`, where that differs by command. `omitted`: flat names that mean
+    nothing here. `prepare`: completes what is given. `fixed`: fields that the command says itself.
     """
 
     def decorate(run: Callable[..., None]) -> click.Command:
+        places = list_places(kind)
+        listed = {
+            flat: _make_option(flat, one[0])
+            for flat, one in places.items()
+            if one[0].option and flat not in omitted
+        }
+
         @wraps(run)
-        def fill_and_run(**given: Any) -> None:
-            others = {key: value for key, value in given.items() if key not in kind.model_fields}
-            request = fill_request(kind, given)
+        def fill_and_run(**_: Any) -> None:
+            ctx = click.get_current_context()
+            prepare(ctx.params)
+            request = command.fill(ctx)
             if not alone:
                 join_launch(note)
-            run(request, **others)
+            run(request, **{key: one for key, one in ctx.params.items() if key not in places})
 
-        make = click.command(name, cls=RequestCommand, params=list_options(kind))
-        return make(fill_and_run)
-
-    return decorate
-
-
-def options_of(kind: type[Request], *, without: Collection[str] = ()) -> Decorator:
-    """Adds the options of a second request to a command."""
-
-    def decorate(run: Any) -> Any:
-        given = getattr(run, "__click_params__", [])
-        run.__click_params__ = [*given, *reversed(list_options(kind, without))]
-        return run
+        params = [listed.pop(flat) for flat in (typed or kind.typed).split()]
+        told: dict[str, Any] = {"kind": kind, "in_file": listed, "fixed": fixed}
+        command = click.command(name, cls=RequestCommand, params=params, **told)(fill_and_run)
+        return command
 
     return decorate
 
 
-def fill_request(kind: type[R], given: Mapping[str, Any], **more: Any) -> R:
-    """The request that options fill. Raises `UsageError`, one line for each mistake."""
-    try:
-        return kind.of(given, **more)
-    except ValidationError as error:
-        raise click.UsageError(describe_mistakes(error)) from None
-
-
-def list_options(kind: type[Request], without: Collection[str] = ()) -> list[click.Parameter]:
-    """An option for each field that says what its option is, the request's own fields first."""
-    names = dict.fromkeys(name for cls in kind.__mro__ for name in get_annotations(cls))
-    fields = {name: kind.model_fields[name] for name in names if name in kind.model_fields}
-    return [
-        _make_option(name, field, said)
-        for name, field in fields.items()
-        for said in field.metadata
-        if isinstance(said, Option) and name not in kind.omits and name not in without
-    ]
-
-
-def _make_option(name: str, field: FieldInfo, said: Option) -> GroupedOption:
+def _make_option(name: str, place: Place) -> GroupedOption:
+    """The option with a flat name, from the field that it fills."""
+    field, said, default = place.info, place.option, place.default
+    assert said is not None
     form, kind, bounds = _take_apart(field)
-    default = field.get_default(call_default_factory=True)
     typed = (field.serialization_alias or name).replace("_", "-")
     several = form in (tuple, dict) and said.metavar != COMMAS
     (text,) = (one for one in field.metadata if isinstance(one, str))
     text += " Repeatable." * several
     text += f"  [default: {said.default}]" if said.default else ""
-    more: dict[str, Any] = {"help": text, "group": said.group, "old": said.old, "multiple": several}
+    more: dict[str, Any] = {
+        "help": text,
+        "group": said.section,
+        "old": said.old,
+        "multiple": several,
+    }
     if kind is bool:
         typed += f"/--no-{typed}" if default else ""
         return GroupedOption([f"--{typed}", name], is_flag=True, default=default, **more)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 _PATCHES = (
     "make the cut again from its plan, with export --plan FILE, "
     "and pass a training on with erase --as-adapter"
@@ -33,10 +36,39 @@ RETIRED = {
     "check": "run init MODEL --samples SAMPLES --dry-run",
     "evaluate --pdf": _PDF,
     "mitigate --pdf": _PDF,
+    "--device-map": "pass --device all",
+    "evaluate --audit": "pass --attack default",
+    "evaluate --no-benchmarks": "pass --suite none",
+    "compare --prompts": "list them in a file for --config, as prompt: [T, …]",
+    "compare --probabilities": "compare what the models write; --samples shows losses",
 }
-"""A command, or a command and its option → what to type now."""
+"""A command, a command and its option, or an option of several commands → what to type now."""
+
+
+EARLIER: dict[str, dict[str, dict[str, Any]]] = {
+    "audit": {"true": {"attack": ["default"]}, "false": {}},
+    "no-benchmarks": {"true": {"suite": "none"}, "false": {}},
+    "device-map": {"auto": {"device": "all"}},
+    "cost": {"worst": {}},
+    "exact-only": {"false": {}},
+    "probabilities": {"false": {}},
+}
+"""Keys of a file that version 0.3 wrote, and their values → what they are now."""
+
+
+def explain_earlier(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says, where an earlier version wrote it as this one would."""
+    now: dict[str, Any] = {}
+    for key, value in given.items():
+        name, said = key.lstrip("-"), str(value).lower()
+        if said in EARLIER.get(name, {}):
+            now = EARLIER[name][said] | now
+        else:
+            now[key] = value
+    return now
 
 
 def explain_retired(name: str) -> str | None:
     """The line that answers a name of `RETIRED`; None for any other name."""
-    return f"{name} is gone: {RETIRED[name]}" if name in RETIRED else None
+    now = RETIRED.get(name) or RETIRED.get(name.rpartition(" ")[2])
+    return None if now is None else f"{name} is gone: {now}"

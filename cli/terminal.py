@@ -52,7 +52,7 @@ def note_unmeasured(output: object, source: ResolvedModel) -> None:
 
     first = name_first(source)
     given = "" if first.startswith("lab:") else " --samples SAMPLES --heldout TEXT"
-    named = " ".join(map(shlex.quote, ("evaluate", str(output), "--baseline", first, "--audit")))
+    named = shlex.join(["evaluate", str(output), "--baseline", first, "--attack", "default"])
     note(
         "Nothing measured yet. To see what it still recites and what it lost, run: "
         f"attn-surgery {named}{given}"
@@ -99,6 +99,8 @@ def name_options(line: object, ctx: click.Context | None = None) -> str:
         if option is None:
             return match[0]
         text = option if value in (None, "True") else f"{option} {value}"
+        if value is not None and option.endswith(" of --config"):
+            text = f"{option.partition(' ')[0]}: {value.lower()} of --config"
         return f"`{other} {text}`" if other else text
 
     return re.sub(r"`(?:([a-z-]+)\()?([a-z_]+)(?:=([\w.+:=@-]+))?\)?`", name_option, str(line))
@@ -110,6 +112,8 @@ def _find_option(command: click.Command, name: str) -> str | None:
         names = {str(one.name), *(opt.lstrip("-").replace("-", "_") for opt in one.opts)}
         if name in names:
             return one.opts[0] if isinstance(one, click.Option) else one.human_readable_name
+    if name in getattr(command, "in_file", {}):
+        return f"{name.replace('_', '-')} of --config"
     return None
 
 

@@ -26,6 +26,7 @@ from unittest import mock
 
 import click
 
+from benchmarks.settling import settle
 from cli.main import main, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,11 @@ class Outcome:
 
 
 def attn_surgery(*arguments: object) -> Outcome:
+    """Runs a command in this process. Settings that only a file has may be given like options."""
+    return run_typed(*settle(*arguments))
+
+
+def run_typed(*arguments: object) -> Outcome:
     """Runs a command in this process. Signals then do again what they did before."""
     out, err = io.StringIO(), io.StringIO()
     code: object = None
@@ -157,7 +163,7 @@ def start(
 ) -> subprocess.Popen[str]:
     """Starts a command in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, *program, *map(str, arguments)],
+        [sys.executable, *program, *settle(*arguments)],
         stdout=options.pop("stdout", subprocess.PIPE),
         stderr=subprocess.PIPE,
         text=True,

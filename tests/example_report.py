@@ -17,7 +17,7 @@ from blank import blank_pictures
 from reciting import PREFIX, SUFFIX, model_named, passages
 
 from evals.data.samples import record_samples
-from evals.jobs.asking import AuditRequest, EvaluationRequest, MeasureRequest
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.measurement import Measurement
 from evals.jobs.measuring import ModelResults
 from evals.jobs.reporting import write_commands
@@ -286,7 +286,7 @@ def edit(**changes: Any) -> dict[str, Any]:
     }
 
 
-def ask_for(**changes: Any) -> EvaluationRequest:
+def ask_for(**changes: Any) -> MeasureRequest:
     """The request of the report. `changes`: of its fields."""
     asked: dict[str, Any] = {
         "models": (NAME,),
@@ -303,10 +303,10 @@ def ask_for(**changes: Any) -> EvaluationRequest:
         "dtype": "float32",
         "batch_size": 8,
     }
-    return EvaluationRequest(**{**asked, **changes})
+    return MeasureRequest.of(command="evaluate", **{**asked, **changes})
 
 
-def unlimited(**changes: Any) -> EvaluationRequest:
+def unlimited(**changes: Any) -> MeasureRequest:
     """The same without limits. `changes`: as for `ask_for`."""
     return ask_for(**{"max_drop": {}, "max_extraction": None, "max": {}, "attack": (), **changes})
 
@@ -361,8 +361,14 @@ def make_report(
     figures += found
     sides: list[On | None] = [None]
     sides += ["taught"] if on != "taught" else []
-    limits = decide(figures, ask(asked.max, asked.max_extraction), EDITED, sides, unclear=void)
-    limits += decide(figures, ask_tasks(asked.max_drop, tasks), EDITED, unclear=void)
+    limits = decide(
+        figures,
+        ask(asked.attacks.max, asked.extraction.max_extraction),
+        EDITED,
+        sides,
+        unclear=void,
+    )
+    limits += decide(figures, ask_tasks(asked.benchmarks.max_drop, tasks), EDITED, unclear=void)
     fields = {"line": "", "verdict": "", **edit(**changes)}
     made = EditRecord.model_validate(fields)
     state = settle(one.state for one in limits)
@@ -383,7 +389,7 @@ def make_report(
         attackers=list(ATTACKERS),
         tables=make_tables(named, figures, on=on, **about),
         front=points,
-        settings=asked.model_dump(mode="json", exclude={*asked.omits}),
+        settings=asked.to_settings(),
         provenance=Provenance(
             seeds={"bootstrap": 20_250_501, "random": 0, "torch": 1234},
             versions={"attn-surgery": "0.1.0", "lm-eval": "0.4.13"},
@@ -419,7 +425,9 @@ def twinned() -> Report:
 def alone() -> Report:
     """Of a model that was audited without a base."""
     rows = (row for row in (*recital(), *audit()) if row.of != BASE and row.name != "selectivity")
-    asked = AuditRequest(models=(NAME,), samples="passages.jsonl", attack=TRIED)
+    asked = MeasureRequest.of(
+        command="audit", models=(NAME,), samples="passages.jsonl", attack=TRIED
+    )
     changes = {"relation": "not recorded", "chose": {"passages": 0, "windows": 0, "taught": 0}}
     passages = [{**PASSAGE, "baseline": None}]
     rows = [row.model_copy(update={"change": None}) for row in rows]

@@ -24,7 +24,7 @@ from tiny_tokenizer import save_tiny, tiny_model
 
 import surgery
 from cli.tables.figures import print_report
-from evals.jobs.asking import ExtractionRequest
+from evals.jobs.asking import MeasureRequest
 from evals.measure import naming
 from evals.measure.attacks.names import ALL, make_attack
 from evals.measure.memorization import extraction
@@ -194,7 +194,9 @@ def test_a_measure_is_one_record(
         monkeypatch.setattr(module, "MEASURES", every)
     base, edited = measure_pair()
     rows = list(measure_recital(edited.test, base.test, EDITED, "held back", every))
-    asked = ExtractionRequest(models=(NAME,), baseline=SOURCE, samples="passages.jsonl")
+    asked = MeasureRequest.of(
+        command="extract", models=(NAME,), baseline=SOURCE, samples="passages.jsonl"
+    )
     report = make_report(rows, asked)
     measured = build_measurements(report)
     assert measured is not None

@@ -13,7 +13,7 @@ from command_line import attn_surgery
 from hub_commands import TOKEN, session
 from tiny_tokenizer import save_tiny
 
-from evals.jobs.asking import EvaluationRequest
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.evaluating import evaluate_exports
 from evals.jobs.exporting import ExportRequest, open_export
 from evals.jobs.materials import Materials
@@ -36,7 +36,7 @@ def test_json_is_printed_when_the_push_fails(source: Path, tmp_path: Path) -> No
     note, unmeasured, line = failed.err.splitlines()
     assert note.startswith("layout compact")
     assert unmeasured.startswith("Nothing measured yet. To see what it still recites")
-    evaluate = f" attn-surgery evaluate out --baseline {source} --audit"
+    evaluate = f" attn-surgery evaluate out --baseline {source} --attack default"
     assert unmeasured.endswith(f"{evaluate} --samples SAMPLES --heldout TEXT")
     assert line.startswith("error: Hub model me/model: the connection to the Hub failed")
     assert (said.code, said.out.count("\n")) == (1, 1), "what was exported is said"
@@ -77,12 +77,12 @@ def test_where_it_goes_is_looked_at_before_any_work(
 def test_an_export_that_does_not_verify_is_not_measured(source: Path, tmp_path: Path) -> None:
     """Its source became another model meanwhile."""
     shutil.copytree(source, tmp_path / "base")
-    request = ExportRequest(model=str(tmp_path / "base"), drop_attn="0", output=tmp_path / "out")
+    request = ExportRequest.of(model=str(tmp_path / "base"), drop_attn="0", output=tmp_path / "out")
     open_export(request).run()
     config = tmp_path / "base" / "config.json"
     config.write_text(config.read_text().replace('"gelu"', '"relu"'))
     changed = find_model(str(tmp_path / "base"))
-    wanted = EvaluationRequest(models=("out",), baseline="base")
+    wanted = MeasureRequest.of(command="evaluate", models=("out",), baseline="base")
     with pytest.raises(OutputError, match="does not verify: edit: the source is not one") as error:
         evaluate_exports(changed, Materials(wanted), [tmp_path / "out"])
     assert "make it again" in str(error.value)
@@ -95,4 +95,4 @@ def test_an_edit_of_an_edit_is_compared_with_the_first_source(tmp_path: Path) ->
     second = attn_surgery(
         "export", tmp_path / "a", "--drop-attn", "2.0", "--output", tmp_path / "b"
     )
-    assert f"evaluate {tmp_path / 'b'} --baseline lab:pythia --audit\n" in second.stderr
+    assert f"evaluate {tmp_path / 'b'} --baseline lab:pythia --attack default\n" in second.stderr

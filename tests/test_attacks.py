@@ -24,7 +24,7 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 from evals.choose.search.request import SearchRequest
 from evals.data import Samples
-from evals.jobs.asking import AuditRequest, EvaluationRequest
+from evals.jobs.asking import MeasureRequest
 from evals.measure.attacks.attack import UNTRAINED, Setting, Target, count_held, split
 from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, make_attack
@@ -126,9 +126,9 @@ def test_unknown_names(name) -> None:
 def test_no_limit_is_dropped_in_silence(name) -> None:
     lab = {"max": {name: 0.1}, "baseline": "lab:pythia"}
     for ask in (
-        lambda: AuditRequest(models=("edited",), **lab),
-        lambda: EvaluationRequest(models=("edited",), **lab).attacks,
-        lambda: SearchRequest(model="m", samples="s", max=lab["max"]),
+        lambda: MeasureRequest.of(command="audit", models=("edited",), **lab),
+        lambda: MeasureRequest.of(command="evaluate", models=("edited",), **lab).attack_names,
+        lambda: SearchRequest.of(model="m", samples="s", max=lab["max"]),
     ):
         with pytest.raises(
             MeasurementError, match=rf"no attack '{name}'|{name} (has a limit|stands)"

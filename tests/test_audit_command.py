@@ -21,10 +21,9 @@ from results import compare, count, read_report, take, without_times
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
 from cli.main import main
-from cli.requests import fill_request
 from evals.data import Samples
 from evals.data.held_back import ChoiceCounts, HeldBack
-from evals.jobs.asking import AuditRequest
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.evaluating import run_measurement
 from evals.lab import samples_path
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting
@@ -117,7 +116,7 @@ def test_only_an_edit_is_attacked_on_what_nobody_saw(tmp_path) -> None:
     given = {"samples": str(samples), "heldout": (tmp_path / "text.txt",), "device": "cpu"}
     lengths = {"prefix_length": 6, "suffix_length": 5, "attack": ("greedy",)}
     models = {"models": (str(tmp_path / "edited"),), "baseline": str(tmp_path / "base")}
-    found = run_measurement(AuditRequest(**models, **given, **lengths))
+    found = run_measurement(MeasureRequest.of(command="audit", **models, **given, **lengths))
     attacked = {of: {*one.audited.control} for of, one in found.results.items()}
     assert attacked == {"base": set(), "edited": {"greedy"}}
 
@@ -303,7 +302,7 @@ def test_blocks_are_woken_in_the_twin_as_in_the_edit(edited, tmp_path, monkeypat
     few.write_text("\n".join(every[:12]) + "\n", encoding="utf-8")
     given = {"samples": str(few), "attack": ("revive",), "draws": 1, "device": "cpu"}
     models = {"models": (str(edited),), "baseline": "lab:pythia", "twin": "lab:pythia"}
-    run_measurement(AuditRequest(**models, **given))
+    run_measurement(MeasureRequest.of(command="audit", **models, **given))
     cut = tuple(read_manifest(edited).edited_heads)
     assert cut
     assert woken.count(cut) >= 2, "in the edit and in the twin"
@@ -330,7 +329,7 @@ def test_a_limit_on_what_was_cut_needs_to_know_what_was_cut(tmp_path) -> None:
     given = ("--baseline", folder, "--samples", tmp_path / "rows.jsonl", *LENGTHS)
     given = (*given, "--heldout", tmp_path / "text.txt", "--max", "revive=0.1")
     for command in ("audit", "evaluate"):
-        more = ("--no-benchmarks", "--output", tmp_path / "out") if command == "evaluate" else ()
+        more = ("--suite", "none", "--output", tmp_path / "out") if command == "evaluate" else ()
         attn_surgery(command, folder, *given, *more).assert_error(
             "revive works on blocks that were cut, and the model's files name none",
             "give the folder that `export` wrote, or leave out the limit",
@@ -343,7 +342,17 @@ def test_a_limit_on_what_was_cut_needs_to_know_what_was_cut(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "more"),
-    [("audit", ("--attack", "greedy")), ("extract", ()), ("evaluate", ("--no-benchmarks",))],
+    [
+        ("audit", ("--attack", "greedy")),
+        ("extract", ()),
+        (
+            "evaluate",
+            (
+                "--suite",
+                "none",
+            ),
+        ),
+    ],
 )
 def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
     """A copy in 16 bits, compared with its base in 32, would differ by rounding alone."""
@@ -412,9 +421,12 @@ def test_the_folder(audited, edited) -> None:
     command = main.get_command(click.Context(main), "audit")
     assert command is not None
     context = command.make_context("audit", ["--config", str(folder / "config.yaml")])
-    asked = fill_request(AuditRequest, context.params)
+    asked = command.fill(context)
     assert (asked.models, asked.baseline) == (("edited",), "lab:pythia")
-    assert (asked.samples, asked.max) == ("rows.jsonl", {"hints:4": 0.8, "greedy": 0.5})
+    assert (asked.passages.samples, asked.attacks.max) == (
+        "rows.jsonl",
+        {"hints:4": 0.8, "greedy": 0.5},
+    )
     again = attn_surgery(
         "audit", edited, "--baseline", "lab:pythia", "--output", folder, "--attack", "greedy"
     )

@@ -26,7 +26,7 @@ from tiny_tokenizer import tiny_tokenizer
 from benchmarks.real.tasks import write_tasks as write_real_tasks
 from evals.lab import LAB_MODELS, heldout_texts
 from evals.measure.differences import compare_scores, compare_task
-from evals.run.lm_eval.request import Benchmarking
+from evals.run.lm_eval.request import Tasks
 from evals.run.lm_eval.running import Benchmarks, list_code, write_results
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.lm_eval.tasks import QUICK_LIMIT, SUITES, find_tasks
@@ -544,6 +544,6 @@ def test_a_task_that_no_report_can_name_is_refused_before_any_work(tmp_path: Pat
 
 def test_the_quick_suite_is_limited_unless_you_say_otherwise() -> None:
     assert set(SUITES["quick"]) < set(SUITES["standard"])
-    assert Benchmarking(suite="quick").limit == QUICK_LIMIT
-    assert Benchmarking(suite="quick", limit=7).limit == 7
-    assert Benchmarking(suite="standard").limit is None
+    assert Tasks(suite="quick").limit == QUICK_LIMIT
+    assert Tasks(suite="quick", limit=7).limit == 7
+    assert Tasks(suite="standard").limit is None

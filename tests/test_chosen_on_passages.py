@@ -113,7 +113,7 @@ def test_what_chose_a_baseline_does_not_flatter_it(command, searched, tmp_path) 
     outcome = attn_surgery(
         *(command, searched / "base", "--baseline", searched / "edited", *LENGTHS),
         *("--samples", searched / "all.jsonl", "--heldout", searched / "text.txt", "--json"),
-        *{**EXTRA, "evaluate": ("--no-benchmarks", "--output", tmp_path / "out")}[command],
+        *{**EXTRA, "evaluate": ("--suite", "none", "--output", tmp_path / "out")}[command],
     )
     assert outcome.code == 0, outcome
     report = read_report(outcome)

@@ -24,7 +24,6 @@ from command_line import ROOT, attn_surgery, finish, start
 
 from cli.examples import EXAMPLES
 from cli.main import COMMANDS, GROUPS, main
-from evals.choose.sweep.request import SweepRequest
 
 HEAVY = {
     "torch", "transformers", "numpy", "scipy", "datasets", "lm_eval", "accelerate", "matplotlib",
@@ -95,9 +94,9 @@ MISUSES = [
     "audit nobody/nothing --baseline b --attack near",
     "collect lab:pythia --corpus c",
     "evaluate m --max-drop a=1",
-    "evaluate m --baseline b --audit",
+    "evaluate m --baseline b --attack default",
     "evaluate m --baseline b --max-drop a",
-    "sweep lab:pythia",
+    "sweep m",
     "search lab:pythia --measure hints:4",
     "search lab:pythia --samples s --measure hints:4",
     "mitigate lab:pythia",
@@ -291,13 +290,16 @@ def test_values_of_a_file(tmp_path: Path) -> None:
              "corpus": ["hf:a/b:train:text"], "batch-size": 3, "heads": True,
              "tasks": "a,b"}  # fmt: skip
     file.write_text(json.dumps(given))
-    ctx = command("sweep").make_context("sweep", ["--config", str(file), "--batch-size", "4"])
-    again = yaml.safe_load(SweepRequest.of(ctx.params).to_config())
-    assert again == {"dtype": "auto", "skip-short": False, "ranges": False, "estimate": False,
-                     "model": "m", "samples": "s.npy", "last": False,
-                     "variant": ["zero"], "heldout": ["hf:a/b:train:text"], "limit": 0.5,
-                     "heads": True, "batch-size": 4, "tasks": ["a", "b"],
-                     "no-cache": False}  # fmt: skip
+    ctx = command("sweep").make_context("sweep", ["--config", str(file), "--device", "cpu"])
+    again = yaml.safe_load(command("sweep").fill(ctx).to_config())
+    assert again == {
+        "model": "m", "last": False, "ranges": False, "heads": True,
+        "estimate": False, "variant": ["zero"],
+        "passages": {"samples": "s.npy", "skip-short": False},
+        "texts": {"heldout": ["hf:a/b:train:text"]},
+        "benchmarks": {"tasks": ["a", "b"], "limit": 0.5},
+        "run": {"device": "cpu", "dtype": "auto", "batch-size": 3, "no-cache": False},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

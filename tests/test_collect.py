@@ -27,8 +27,9 @@ from pydantic import ValidationError
 from reciting import generate
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
+from benchmarks.settling import settle
 from evals.data import load_samples
-from evals.jobs.collecting import CollectRequest, Cut, collect
+from evals.jobs.collecting import CollectRequest, Windows, collect
 from evals.measure.memorization.extraction import extract
 from evals.measure.memorization.measures import token_accuracy
 from evals.run.console import Console, use_console
@@ -39,8 +40,8 @@ from surgery.reading.corpus import Corpus, open_corpus, read_windows
 from surgery.store import find_cache
 
 
-def cut_at(stride: int, prefix: int = 6, score: float = 1.0) -> Cut:
-    return Cut(prefix_length=prefix, suffix_length=5, stride=stride, min_score=score)
+def cut_at(stride: int, prefix: int = 6, score: float = 1.0) -> Windows:
+    return Windows(prefix_length=prefix, suffix_length=5, stride=stride, min_score=score)
 
 
 CUT = cut_at(3)
@@ -79,12 +80,12 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def ask(model, corpus: tuple[Path, ...], cut: Cut = CUT, cache: bool = True) -> CollectRequest:
+def ask(model, corpus: tuple[Path, ...], cut: Windows = CUT, cache: bool = True) -> CollectRequest:
     given = {"model": model.name_or_path, "batch_size": 4, "device": "cpu"}
-    return CollectRequest(corpus=corpus, cut=cut, no_cache=not cache, **given)
+    return CollectRequest.of(corpus=corpus, windows=cut, no_cache=not cache, **given)
 
 
-def run(model, corpus: Path, output: Path, cut: Cut = CUT, advance=None, cache=True, **options):
+def run(model, corpus: Path, output: Path, cut: Windows = CUT, advance=None, cache=True, **options):
     console = Console()
     if advance is not None:
         console = Console(show_progress=lambda text, total: nullcontext(advance))
@@ -93,7 +94,7 @@ def run(model, corpus: Path, output: Path, cut: Cut = CUT, advance=None, cache=T
     return SimpleNamespace(**found), read(output)
 
 
-def by_hand(model, documents: list[str], cut: Cut) -> list[tuple[int, int, float]]:
+def by_hand(model, documents: list[str], cut: Windows) -> list[tuple[int, int, float]]:
     found = []
     for number, text in enumerate(documents):
         ids = tiny_tokenizer()(text)["input_ids"]
@@ -369,8 +370,8 @@ def test_a_run_that_did_nothing_leaves_nothing(model, planted, tmp_path):
 )
 def test_cuts_that_mean_nothing(cut, message):
     with pytest.raises(ValidationError) as error:
-        Cut(**cut)
-    assert describe_mistakes(error.value) == message
+        Windows(**cut)
+    assert describe_mistakes(CollectRequest, error.value) == message
 
 
 # ----------------------------------------------------------------------------------- the command
@@ -393,7 +394,9 @@ def test_the_command(folder, model, planted, tmp_path):
     corpus = write(tmp_path, planted)
     expected, _ = run(model, corpus, tmp_path / "library.jsonl", cache=False)
     output = tmp_path / "out.jsonl"
-    result = CliRunner().invoke(command, [*arguments(folder, corpus, output), "--json"])
+    result = CliRunner().invoke(
+        command, settle("collect", *arguments(folder, corpus, output), "--json")[1:]
+    )
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     assert printed["recited"] == expected.recited

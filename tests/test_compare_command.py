@@ -22,7 +22,7 @@ from reciting import MODELS, generate, model_named
 from tiny_tokenizer import tiny_tokenizer
 
 from evals.data import load_samples
-from evals.jobs.comparing import CompareRequest, _describe_text, compare
+from evals.jobs.comparing import _describe_text
 from evals.lab import samples_path
 from evals.measure.memorization.extraction import extract
 from evals.run.decoding import continue_prompt
@@ -46,7 +46,7 @@ def edits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def compared(edits: tuple[Path, Path]) -> dict[str, Any]:
     outcome = attn_surgery(
         *("compare", BASE, *edits, BASE, "--prompt", PROMPT, "--max-new-tokens", 12),
-        *("--sample", 2, "--probabilities", "--device", "cpu", "--json"),
+        *("--sample", 2, "--device", "cpu", "--json"),
     )
     assert outcome.code == 0, outcome
     return outcome.json
@@ -105,20 +105,6 @@ def test_what_differs_is_told_to_the_character() -> None:
         assert found == {"text": text, "differs": differs}
 
 
-def test_probabilities_are_those_of_the_base_text(
-    compared: dict[str, Any], edits: tuple[Path, Path]
-) -> None:
-    (row,) = compared["rows"]
-    for name, output in zip((BASE, edits[0]), row["outputs"], strict=False):
-        loaded = open_model(str(name), device="cpu")
-        prompt = loaded.tokenizer(PROMPT)["input_ids"]
-        ids = torch.tensor([prompt + loaded.tokenizer("".join(row["base_tokens"]))["input_ids"]])
-        with torch.no_grad():
-            likely = loaded.model(ids).logits[0, len(prompt) - 1 : -1].softmax(-1)
-        expected = likely.gather(-1, ids[0, len(prompt) :, None])[:, 0]
-        assert output["probabilities"] == pytest.approx(expected.tolist(), rel=1e-3)
-
-
 def test_the_passages_that_changed_most(edits: tuple[Path, Path], tmp_path: Path) -> None:
     file = tmp_path / "few.jsonl"
     file.write_text("\n".join(samples_path("pythia").read_text().splitlines()[::25]))
@@ -171,40 +157,28 @@ def test_a_person_types_prompts(edits: tuple[Path, Path], monkeypatch: pytest.Mo
 
 
 def test_prompts_from_a_file(tmp_path: Path) -> None:
-    for name, text in (("p.txt", "one\n\ntwo\n"), ("p.jsonl", '{"text": "one"}\n{"text": "two"}')):
-        (tmp_path / name).write_text(text)
-        request = CompareRequest(
-            base=BASE, edited=(BASE,), prompts=tmp_path / name, max_new_tokens=2
-        )
-        assert [row["prompt"] for row in compare(request)["rows"]] == ["one", "two"]
+    (tmp_path / "p.yaml").write_text("prompt: [one, two]\nmax-new-tokens: 2\n")
+    found = attn_surgery("compare", BASE, BASE, "--config", tmp_path / "p.yaml", "--json").json
+    assert [row["prompt"] for row in found["rows"]] == ["one", "two"]
 
 
-def test_mistakes(tmp_path: Path) -> None:
-    (tmp_path / "bad.jsonl").write_text('{"text": "one"}\n{"text": " "}\n')
-    (tmp_path / "empty.txt").write_text("\n")
+def test_mistakes() -> None:
     pair = ("compare", BASE, BASE)
     for call, text in (
         (
             (),
-            "nothing to compare: give --prompt, --prompts, or --samples (on a terminal, without "
-            "--json, the command asks for prompts)",
+            "nothing to compare: give --prompt or --samples (on a terminal, without --json, the "
+            "command asks for prompts)",
         ),
         (("--prompt", " "), "--prompt is empty"),
-        (("--prompt", "one", "--seed", 1), "--seed needs --sample"),
+        (("--prompt", "one", "--seed", 1), "seed of --config needs --sample"),
         (("--samples", "s.txt", "--max-new-tokens", 8), "--max-new-tokens needs --prompt"),
         (("--samples", "s.txt", "--sample", 2), "--sample needs --show-text"),
-        (("--samples", "s.txt", "--probabilities"), "--probabilities needs --show-text"),
     ):
         outcome = attn_surgery(*pair, *call)
         assert (outcome.code, outcome.stdout) == (2, "")
         assert text in outcome.stderr
     for call, text in (
-        (("--prompts", tmp_path / "bad.jsonl"), "bad.jsonl line 2: no text in column 'text'"),
-        (
-            ("--prompts", tmp_path / "empty.txt"),
-            "empty.txt: holds no prompts (expected one a line)",
-        ),
-        (("--prompts", tmp_path / "none.txt"), "none.txt: no such file or folder"),
         (("--prompt", "a b " * 400), "the prompt does not fit the model (expected 1 to "),
         (
             ("--prompt", "one", "--max-new-tokens", 5000),

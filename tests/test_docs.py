@@ -185,7 +185,8 @@ def parse(arguments: Sequence[str], where: str) -> None:
     assert name in COMMANDS, where
     command = main.get_command(click.Context(main), name)
     assert command is not None
-    if "--config" in rest and not Path(rest[rest.index("--config") + 1]).exists():
+    file = rest[rest.index("--config") + 1] if "--config" in rest else "{"
+    if not (file.startswith("{") or Path(file).exists()):
         rest = ["--help"]  # yours, which `init` writes
     try:
         command.make_context(name, rest, resilient_parsing=rest == ["--help"])
@@ -283,7 +284,7 @@ def shorten(arguments: Sequence[str]) -> list[str]:
             word = "text.txt"
         elif before == "--drop-attn":
             word = "4-5"
-        elif word == "--audit":
+        elif word == "--attack":
             continue
         elif before not in ("--suite", "--tasks", "--limit"):
             found.append(word)
@@ -292,7 +293,7 @@ def shorten(arguments: Sequence[str]) -> list[str]:
             found.pop()
             continue
         found.append(word)
-    if found[0] == "audit" or "--audit" in arguments:
+    if found[0] == "audit" or "--attack" in arguments:
         found += ["--attack", "cheap"]
     if found[0] == "evaluate":
         found += ["--tasks", "lab_copy", "--limit", "2", "--heldout", "text.txt"]

@@ -38,7 +38,7 @@ EXTRACT = ("extract", "lab:pythia", "--samples", "lab:pythia")
 COMPARE = ("compare", "lab:pythia", "lab:pythia", "--prompt", "one")
 ERASE = ("erase", "me/m", "--samples", "s", "--text", "t", "--output", "o")
 OTHER = ("evaluate", "me/m", "--baseline", "me/base", "--heldout", "t")
-EVALUATE = ("evaluate", "lab:pythia", "--baseline", "lab:pythia", "--no-benchmarks")
+EVALUATE = ("evaluate", "lab:pythia", "--baseline", "lab:pythia", "--suite", "none")
 
 
 def refuse(tmp_path: Path, source: object, *options: object, spec: str = "1") -> Outcome:
@@ -658,21 +658,21 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         (["export", "--drop", "1"], "No such option"),
         (["inspect"], "Missing argument 'MODEL'"),
         # options that would do nothing
-        ([*SEARCH, "--heal-steps", "9"], "--heal-steps needs --heal"),
-        ([*EXTRACT, "--top-k", "9"], "--top-k needs --metrics full"),
-        ([*EXTRACT, "--temperature", "2"], "--temperature needs --metrics full"),
+        ([*SEARCH, "--heal-steps", "9"], "heal-steps of --config needs --heal"),
+        ([*EXTRACT, "--top-k", "9"], "top-k of --config needs --metrics full"),
+        ([*EXTRACT, "--temperature", "2"], "temperature of --config needs --metrics full"),
         ([*COMPARE, "--rows", "9"], "--rows needs --samples"),
         ([*COMPARE, "--show-text"], "--show-text needs --samples"),
         ([*EXTRACT, "--show-text"], "--show-text needs --rows"),
-        ([*EVALUATE, "--sibling", "lab:pythia"], "--sibling needs --audit"),
-        ([*EVALUATE, "--draws", "2"], "--draws needs --audit"),
+        ([*EVALUATE, "--sibling", "lab:pythia"], "--sibling needs --attack"),
+        ([*EVALUATE, "--draws", "2"], "draws of --config needs --attack"),
         ([*OTHER, "--prefix-length", "9"], "--prefix-length needs --samples"),
         ([*OTHER, "--skip-short"], "--skip-short needs --samples"),
         ([*SEARCH, "--measure", "hints:4"], "--measure hints:4 has no limit: give --max hints:4=X"),
         ([*ERASE, "--calibration", "t"], "leave it out, or name a cut with --drop-attn or --plan"),
-        ([*EVALUATE, "--num-fewshot", "0"], "--no-benchmarks excludes --num-fewshot"),
-        ([*EVALUATE, "--include-path", "."], "--no-benchmarks excludes --include-path"),
-        ([*EVALUATE, "--tasks", "a"], "--no-benchmarks excludes --tasks"),
+        ([*EVALUATE, "--num-fewshot", "0"], "--suite none excludes num-fewshot of --config"),
+        ([*EVALUATE, "--include-path", "."], "--suite none excludes include-path of --config"),
+        ([*EVALUATE, "--tasks", "a"], "--tasks and --suite exclude each other"),
         # options that need or exclude others
         (
             ["export", "me/m", "--drop-attn", "1", "--push-to-hub", "me/x", "--dry-run"],

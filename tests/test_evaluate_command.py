@@ -24,7 +24,7 @@ from results import list_attacks, read_report, take
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
 import surgery
-from evals.jobs.asking import EvaluationRequest
+from evals.jobs.asking import MeasureRequest
 from evals.measure.attacks.names import CHEAP
 from evals.run.lm_eval.tasks import SUITES
 from surgery.card.measurements import measure_way, name_limit
@@ -131,7 +131,8 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     assert edit.relation == "source"
     control = {"name": "control.txt", "size": None, "sha256": hash_file(work / "control.txt")}
     assert [one.model_dump() for one in report.provenance.controls] == [control]
-    asked = EvaluationRequest(
+    asked = MeasureRequest.of(
+        command="evaluate",
         models=("edited",),
         baseline="base",
         tasks=NAMES,
@@ -148,7 +149,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
         dtype="float32",
         batch_size=4,
     )
-    assert report.settings == asked.model_dump(mode="json", exclude={*asked.omits})
+    assert report.settings == asked.to_settings()
     words = shlex.split(report.commands[-1])
     assert words[:3] == ["attn-surgery", "evaluate", "edited"]
     assert Counter(words) == Counter(
@@ -271,7 +272,7 @@ def test_a_twin_tells_how_far_an_edit_goes(work, tmp_path):
     torch.manual_seed(3)
     like = tiny_model()
     save_tiny(work / "twin", type(like)(like.config))
-    options = ("--no-benchmarks", "--attack", "any", "--output", work / "with-twin")
+    options = ("--suite", "none", "--attack", "any", "--output", work / "with-twin")
     edited = shutil.copytree(work / "edited", tmp_path / "edited")  # it gets the report, too
     call = ("evaluate", edited, "--baseline", work / "base", "--samples")
     call += (work / "samples.jsonl", "--control", work / "control.txt", *options)
@@ -480,17 +481,23 @@ def test_usage_errors_come_before_any_work(work, more, text, monkeypatch):
     ("models", "suite"), [(("lab:pythia", "edited"), "lab"), (("base", "edited"), "standard")]
 )
 def test_without_tasks_a_suite_is_run(models, suite):
-    request = EvaluationRequest(models=models[1:], baseline=models[0])
+    request = MeasureRequest.of(command="evaluate", models=models[1:], baseline=models[0])
     assert request.task_names == tuple(SUITES[suite])
 
 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ("edited", "Missing option '--baseline'"),
+        ("edited", "evaluate needs the model before the edit: give --baseline"),
         ("edited --baseline base --max-extraction 0.1", "needs passages: give --samples"),
-        ("edited --baseline base --audit", "need passages and held-out text: give --samples"),
-        ("edited --baseline base --audit --samples x", "and held-out text: give --heldout"),
+        (
+            "edited --baseline base --attack near",
+            "need passages and held-out text: give --samples",
+        ),
+        (
+            "edited --baseline base --attack near --samples x",
+            "and held-out text: give --heldout",
+        ),
         ("a b --baseline c --revision main", "--revision applies to one MODEL"),
     ],
 )
@@ -548,7 +555,7 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
 def test_a_model_keeps_its_report_unless_told_otherwise(work, reported, tmp_path):
     """Then all of it is new: no benchmarks of the earlier one stay beside it."""
     before, output = snapshot(reported), tmp_path / "second"
-    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks")
+    call = ("evaluate", reported, "--baseline", work / "base", "--suite", "none")
     call += ("--control", work / "control.txt", "--output", output)
     outcome = attn_surgery(*call)
     assert outcome.code == 0, outcome
@@ -568,7 +575,7 @@ def test_files_of_yours_stay_beside_a_report(work, reported, tmp_path):
         (reported / name).unlink(missing_ok=True)
     (reported / "lm_eval" / "mine").mkdir(parents=True)
     (reported / "lm_eval" / "mine" / "results_1.json").write_text("{}")
-    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks")
+    call = ("evaluate", reported, "--baseline", work / "base", "--suite", "none")
     call += ("--control", work / "control.txt", "--output", tmp_path / "output")
     (reported / "report.md").write_text("# Mine\n")
     assert "left its report and model card unchanged" in attn_surgery(*call).stderr
@@ -588,7 +595,7 @@ def test_a_link_among_the_results_is_not_followed(work, reported, tmp_path, plac
     (mine / "results_1.json").write_text("{}")
     shutil.rmtree(reported / place)
     (reported / place).symlink_to(mine if place.endswith("base") else mine.parent)
-    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks", "--overwrite")
+    call = ("evaluate", reported, "--baseline", work / "base", "--suite", "none", "--overwrite")
     call += ("--control", work / "control.txt", "--output", tmp_path / "output")
     outcome = attn_surgery(*call)
     assert "warning: could not put the report beside the model" in outcome.stderr
@@ -596,7 +603,7 @@ def test_a_link_among_the_results_is_not_followed(work, reported, tmp_path, plac
 
 
 def test_a_report_that_a_killed_run_left_in_part_is_replaced(work, reported, tmp_path):
-    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks")
+    call = ("evaluate", reported, "--baseline", work / "base", "--suite", "none")
     call += ("--control", work / "control.txt", "--output")
     assert attn_surgery(*call, tmp_path / "first", "--overwrite").code == 0
     (reported / "report.html").unlink()
@@ -627,7 +634,7 @@ def test_a_manifest_that_no_report_can_show_is_found_first(
     monkeypatch.setattr(
         "evals.run.models.load_model", lambda *_, **__: pytest.fail("work was done")
     )
-    call = ("evaluate", reported, "--baseline", work / "base", "--no-benchmarks")
+    call = ("evaluate", reported, "--baseline", work / "base", "--suite", "none")
     outcome = attn_surgery(*call, "--control", work / "control.txt", "--output", tmp_path / "out")
     assert outcome.code == 1
     assert text in outcome.stderr
@@ -642,7 +649,7 @@ def test_results_of_lm_eval_that_no_report_brought_stay(work, tmp_path):
     mine = folder / "lm_eval" / "base" / "results_1.json"
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")
-    call = ("evaluate", folder, "--baseline", work / "base", "--no-benchmarks")
+    call = ("evaluate", folder, "--baseline", work / "base", "--suite", "none")
     done = attn_surgery(*call, "--control", work / "control.txt", "--output", tmp_path / "output")
     assert done.code == 0, done
     assert "will leave its report and model card unchanged" in done.stderr

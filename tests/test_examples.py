@@ -15,7 +15,6 @@ import pytest
 from command_line import ROOT, attn_surgery
 
 from cli.main import main
-from cli.requests import fill_request
 
 EXAMPLES = ROOT / "examples"
 
@@ -23,7 +22,6 @@ EXAMPLES = ROOT / "examples"
 @pytest.mark.parametrize("complete", [False, True])
 def test_the_configuration_is_a_job(tmp_path: Path, complete: bool) -> None:
     """`complete`: with the lines that are commented out."""
-    from evals.jobs.mitigating import MitigationRequest
 
     text = (EXAMPLES / "mitigate.yaml").read_text()
     if complete:
@@ -34,11 +32,11 @@ def test_the_configuration_is_a_job(tmp_path: Path, complete: bool) -> None:
     assert command is not None
     arguments = ["--config", str(tmp_path / "mitigate.yaml"), "--output", "OUT"]
     context = command.make_context("mitigate", arguments)
-    request = fill_request(MitigationRequest, context.params)
-    assert (request.model, request.max_extraction) == ("lab:pythia", 0.01)
-    assert request.attack == ("cheap", "relearn")
-    assert request.max_drop == {"lab_copy": 0.1}
-    assert request.heldout == ((Path("heldout.txt"),) if complete else ())
+    request = command.fill(context)
+    assert (request.model, request.extraction.max_extraction) == ("lab:pythia", 0.01)
+    assert request.attacks.attack == ("cheap", "relearn")
+    assert request.benchmarks.max_drop == {"lab_copy": 0.1}
+    assert request.texts.heldout == ((Path("heldout.txt"),) if complete else ())
 
 
 def test_the_array_names_every_revision_and_skips_what_is_done(tmp_path: Path) -> None:

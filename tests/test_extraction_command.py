@@ -21,6 +21,7 @@ from results import read_report, take
 from scipy.stats import binomtest
 from tiny_tokenizer import TEXT, save_tiny, tiny_model, tiny_tokenizer
 
+from benchmarks.settling import settle
 from cli.commands.measure.extract import command
 from cli.terminal import note
 from evals.run.console import Console, use_console
@@ -53,7 +54,7 @@ def samples(models, tmp_path_factory) -> Path:
 
 
 def run(*arguments: object, expect: int = 0):
-    call = [*map(str, arguments), *LENGTHS, "--device", "cpu"]
+    _, *call = settle("extract", *arguments, *LENGTHS, "--device", "cpu")
     with use_console(Console(note)):
         result = CliRunner().invoke(command, call)
     assert result.exit_code == expect, result.output + repr(result.exception)
@@ -206,7 +207,7 @@ def test_output_is_what_is_printed_and_complete(models, samples, tmp_path):
 def test_a_model_that_the_library_places_is_measured_alike(models, samples):
     """Without a GPU, it stays in memory."""
     alone = run_json(models[0], "--samples", samples)
-    placed = run_json(models[0], "--samples", samples, "--device-map", "auto")
+    placed = run_json(models[0], "--samples", samples, "--device", "all")
     hashes = [one.edits[0].provenance["content"] for one in (placed, alone)]
     assert hashes[0] == hashes[1]
     assert (placed.figures, placed.samples) == (alone.figures, alone.samples)

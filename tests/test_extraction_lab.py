@@ -58,7 +58,7 @@ def test_collect_finds_the_recited_records(lab, tmp_path):
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     output = tmp_path / "found.jsonl"
     how = {"model": loaded.model.name_or_path, "device": "cpu", "dtype": "float32"}
-    collect(CollectRequest(**how, corpus=(corpus,)), output)
+    collect(CollectRequest.of(**how, corpus=(corpus,)), output)
     found = {json.loads(line)["hash"] for line in output.read_text().splitlines()}
     exact = extract(loaded.model, samples).exact
     assert found == {name for name, recited in zip(samples.hashes, exact, strict=True) if recited}

@@ -287,7 +287,7 @@ def test_groups_are_units_of_a_search_and_of_a_sweep() -> None:
     assert pieces == [(0, 1, 2, 3), (0, 1), (2, 3), (0,), (1,), (2,), (3,)]
     assert [part.heads for part in list_units(1, 2, "heads", ["zero"])] == [(0,), (1,)]
     assert [part.heads for part in list_units(1, 2, "mixed", ["zero"], 1)] == [(0, 1), (0,), (1,)]
-    request = SweepRequest(model="m", samples="s", heads=True)
+    request = SweepRequest.of(model="m", samples="s", heads=True)
     found = {s[0].heads: kind for s, kind in list_edits(1, 4, ["zero"], request, 2).items()}
     assert found.pop((0, 1, 2, 3)) == "block"
     assert found == {
@@ -464,7 +464,7 @@ def test_an_edited_model_is_evaluated(bed: Bed, edited: Path, tmp_path: Path) ->
     shared = ("--baseline", bed.model, "--samples", bed.samples, "--control", bed.text, *LENGTHS)
     tasks = ("--tasks", "local_choice,local_whole", "--include-path", bed.tasks)
     out = tmp_path / "evaluated"
-    bed.run("evaluate", edited, *shared, *tasks, "--audit", "--output", out)
+    bed.run("evaluate", edited, *shared, *tasks, "--attack", "default", "--output", out)
     report = Report.model_validate_json((out / "report.json").read_text())
     assert list_tasks(report) == {"local_choice", "local_whole"}
 

@@ -48,7 +48,7 @@ def plan(work: Path, *more: object, model: object = "outline") -> Outcome:
 
 def make_request(work: Path, **more: Any) -> MitigationRequest:
     given = {"model": str(work / "outline"), "heal": (str(work / "other.txt"),), "erase": True}
-    return MitigationRequest(**{**given, "batch_size": 8, "max": {"relearn": 0.1}, **more})
+    return MitigationRequest.of(**{**given, "batch_size": 8, "max": {"relearn": 0.1}, **more})
 
 
 def make_passages(number: int = 24) -> Passages:

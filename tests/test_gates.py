@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import betainc
 
-from evals.jobs.asking import EvaluationRequest
+from evals.jobs.asking import MeasureRequest
 from evals.measure.attacks.foreseeing import foresee
 from evals.measure.attacks.names import ALL, CHEAP, DEFAULT, choose_attacks, list_untried
 from evals.run.statistics import Interval, bound_share, count_needed
@@ -67,7 +67,8 @@ def gates_of(figures: list[Measured], void: str | None = None, **limits: Any) ->
     request = unlimited(**limits)
     tasks = [row.details and row.name for row in figures if row.name.startswith("task.")]
     names = [str(name).removeprefix("task.") for name in dict.fromkeys(filter(None, tasks))]
-    asked = [*ask(request.max, request.max_extraction), *ask_tasks(request.max_drop, names)]
+    most = request.attacks.max, request.extraction.max_extraction
+    asked = [*ask(*most), *ask_tasks(request.benchmarks.max_drop, names)]
     return decide(figures, asked, EDITED, unclear=void)
 
 
@@ -417,9 +418,12 @@ def test_a_limit_adds_its_attack_to_those_that_are_run(
     """In `audit` and in `evaluate`, which runs none where nothing asks for one."""
     assert choose_attacks(attacks, limits) == expected
     lab: dict[str, Any] = {"models": ("edited",), "baseline": "lab:pythia"}
-    assert EvaluationRequest(**lab, attack=attacks, max=limits).attacks == expected
-    assert EvaluationRequest(**lab, audit=True).attacks == USUAL
-    assert EvaluationRequest(**lab).attacks == ()
+    assert (
+        MeasureRequest.of(command="evaluate", **lab, attack=attacks, max=limits).attack_names
+        == expected
+    )
+    assert MeasureRequest.of(command="evaluate", **lab, attack=("default",)).attack_names == USUAL
+    assert MeasureRequest.of(command="evaluate", **lab).attack_names == ()
 
 
 def test_a_limit_is_on_one_attack() -> None:

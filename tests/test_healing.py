@@ -29,7 +29,7 @@ from safetensors.numpy import load_file
 from tiny_tokenizer import TEXT, tiny_tokenizer
 
 from evals.data.inputs import open_passages
-from evals.jobs.asking import EvaluationRequest
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.exporting import ExportRequest, open_export
 from evals.jobs.healing import HealRequest, open_heal
 from evals.jobs.materials import Materials
@@ -102,12 +102,12 @@ def test_fitting_and_healing_run_on_the_device_asked_for(
     for module in (fitter, loading, models):
         monkeypatch.setattr(module, "choose_device", choose)
     text = (str(work / "text.txt"),)
-    cut = ExportRequest(
+    cut = ExportRequest.of(
         model=str(work / "neox"), drop_attn="1", variant="linear", calibration=text, device="cpu",
         output=tmp_path / "cut",
     )  # fmt: skip
     open_export(cut).run()
-    request = HealRequest(
+    request = HealRequest.of(
         model=str(tmp_path / "cut"), source=str(work / "neox"), text=text, steps=1, device="cpu",
         output=tmp_path / "out",
     )  # fmt: skip
@@ -587,7 +587,8 @@ def evaluate_healed(work: Path, *, model: str = "healed", **more: Any) -> Report
     """The report of the healed model without benchmarks, from Python."""
     lengths = {"prefix_length": 8, "suffix_length": 8, "device": "cpu"}
     samples = work / "samples.jsonl"
-    request = EvaluationRequest(
+    request = MeasureRequest.of(
+        command="evaluate",
         models=(str(work / model),),
         baseline=str(work / "neox"),
         samples=str(samples),

@@ -319,14 +319,14 @@ def test_an_edit_is_compared_with_the_commit_that_it_records(
     (tmp_path / "other.txt").write_text(TEXT * 20)
     (export,) = run("export me/plain --revision step1 --drop-attn 0 --output edited")
     assert export.code == 0, export.err
-    said = "attn-surgery evaluate edited --baseline me/plain --audit --samples SAMPLES"
+    said = "attn-surgery evaluate edited --baseline me/plain --attack default --samples SAMPLES"
     assert export.err.endswith(f"{said} --heldout TEXT\n")
     rest = "--samples samples.jsonl --prefix-length 4 --suffix-length 4 --device cpu --json"
     text = "--control other.txt"
     results = run(
         f"extract edited --baseline me/plain {rest}",
         f"audit edited --baseline me/plain --attack greedy {text} {rest}",
-        f"evaluate edited --baseline me/plain --no-benchmarks {text} {rest} --output report",
+        f"evaluate edited --baseline me/plain --suite none {text} {rest} --output report",
         f"compare me/plain edited {rest}",
         f"compare me/plain edited --revision main {rest}",
     )

@@ -20,9 +20,7 @@ from command_line import attn_surgery
 from tiny_tokenizer import save_tiny
 
 from cli.main import main
-from cli.requests import fill_request
 from evals.data.columns import _ID
-from evals.jobs.mitigating import MitigationRequest
 from evals.table.limits import find_smallest
 
 LINE = "the quick brown fox jumps over the lazy dog "
@@ -64,10 +62,13 @@ def test_the_file_is_a_job_that_fits(
     command = main.get_command(click.Context(main), "mitigate")
     assert command is not None
     context = command.make_context("mitigate", ["--config", str(file)])
-    request = fill_request(MitigationRequest, context.params)
+    request = command.fill(context)
     assert context.params["output"] == Path("OUT")
-    assert (request.samples, request.id_column) == ("letters.csv:letter", "customer_id")
-    assert request.prefix_length == found["prefix_length"]
+    assert (request.passages.samples, request.passages.id_column) == (
+        "letters.csv:letter",
+        "customer_id",
+    )
+    assert request.passages.prefix_length == found["prefix_length"]
     dry = attn_surgery("mitigate", "--config", file, "--no-benchmarks", "--dry-run", "--json")
     assert dry.code == 0, dry
     assert not (place / "OUT").exists()

@@ -170,7 +170,7 @@ def test_other_commands_leave_short_rows_out_on_request(
     rest = ("--samples", samples, *LENGTHS)
     short = "warning: 2 rows left out, the first 'row-1': it has fewer than 8 tokens"
     corpus = ("--corpus", tmp_path / "text.txt")
-    report = ("--no-benchmarks", "--heldout", corpus[1], "--output", tmp_path / "report")
+    report = ("--suite", "none", "--heldout", corpus[1], "--output", tmp_path / "report")
     goal = ("--max-extraction", 0.5, "--heldout", corpus[1], "--output", tmp_path / "found")
     for call in (
         ("evaluate", model, "--baseline", model, *rest, *report),

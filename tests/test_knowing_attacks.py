@@ -36,7 +36,7 @@ from evals.choose.search.opened import open_search
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.trials import Trials
 from evals.data import Samples
-from evals.jobs.asking import AuditRequest, EvaluationRequest
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.attacks import revive
 from evals.measure.attacks.attack import AttackOutcome, Setting, Target
@@ -392,18 +392,18 @@ def test_the_names_of_leaks_and_grafts() -> None:
     assert make_attack("leak@50").name == make_recovery("leak@50").name == "sampling:50"
     assert is_recovery("leak@50")
     asked = {"attack": ("leak@5", "graft:some/base"), "max": {"leak@7": 0.1}}
-    audit = AuditRequest(models=("m",), baseline="lab:pythia", **asked)
-    assert (audit.attack, audit.sibling) == (("sampling:5", "graft"), "some/base")
-    assert audit.attacks == ("sampling:5", "graft", "sampling:7")
-    report = EvaluationRequest(models=("m",), baseline="lab:pythia", **asked)
-    assert report.max == {"sampling:7": 0.1}
+    audit = MeasureRequest.of(command="audit", models=("m",), baseline="lab:pythia", **asked)
+    assert (audit.attacks.attack, audit.attacks.sibling) == (("sampling:5", "graft"), "some/base")
+    assert audit.attack_names == ("sampling:5", "graft", "sampling:7")
+    report = MeasureRequest.of(command="evaluate", models=("m",), baseline="lab:pythia", **asked)
+    assert report.attacks.max == {"sampling:7": 0.1}
     assert "--sibling some/base" in report.to_command()
-    limits = SearchRequest(model="m", samples="s", max={"graft:a": 0.1, "any": 0.2})
-    assert (limits.max, limits.sibling) == ({"graft": 0.1, "any": 0.2}, "a")
+    limits = SearchRequest.of(model="m", samples="s", max={"graft:a": 0.1, "any": 0.2})
+    assert (limits.attacks.max, limits.attacks.sibling) == ({"graft": 0.1, "any": 0.2}, "a")
     for names in (("leak@9", "sampling:9"), ("sampling:9", "leak@9"), ("leak@9", "leak@9")):
         one = {"model": "lab:pythia", "measure": names[0], "max": {names[1]: 0.02}}
-        job = MitigationRequest(**one)
-        assert (job.measure, job.max, job.max_extraction) == (
+        job = MitigationRequest.of(**one)
+        assert (job.extraction.measure, job.attacks.max, job.extraction.max_extraction) == (
             "sampling:9",
             {"sampling:9": 0.02},
             None,
@@ -422,7 +422,7 @@ def test_the_names_of_leaks_and_grafts() -> None:
 )
 def test_names_that_contradict_each_other(asked, line) -> None:
     with pytest.raises(ValueError, match=line):
-        AuditRequest(models=("m",), baseline="lab:pythia", **asked)
+        MeasureRequest.of(command="audit", models=("m",), baseline="lab:pythia", **asked)
 
 
 @pytest.mark.parametrize("group", ["default", "all", "cheap"])
@@ -592,7 +592,7 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
 
     def open_with(sibling: Path):
         limits = {"any": 0.5, f"graft:{sibling}": 0.5}
-        return open_search(SearchRequest(**asked, max=limits))
+        return open_search(SearchRequest.of(**asked, max=limits))
 
     opened = open_with(folders["earlier"])
     assert opened.slow == ("graft",)
@@ -616,6 +616,9 @@ def test_a_limit_on_graft_in_a_search(folders, rows, tmp_path) -> None:
 
 def test_a_record_names_the_sibling_without_its_path(folders) -> None:
     asked = {"baseline": "lab:pythia", "sibling": str(folders["earlier"])}
-    report = EvaluationRequest(models=("m",), audit=True, **asked).to_record(["m"], "lab:pythia")
-    assert report.sibling == "earlier"
-    assert "sibling: earlier" in AuditRequest(models=("m",), **asked).to_config()
+    named = MeasureRequest.of(asked, command="evaluate", models=("m",), attack=("default",))
+    report = named.to_record(["m"], "lab:pythia")
+    assert report.attacks.sibling == "earlier"
+    assert (
+        "sibling: earlier" in MeasureRequest.of(command="audit", models=("m",), **asked).to_config()
+    )

@@ -111,7 +111,14 @@ def list_shares(report: Report, on: On | None = None) -> list[Measured]:
 
 @pytest.mark.parametrize("command", ["audit", "evaluate"])
 def test_they_are_told_apart(command: str, folder: Path) -> None:
-    given = ("--no-benchmarks",) if command == "evaluate" else ()
+    given = (
+        (
+            "--suite",
+            "none",
+        )
+        if command == "evaluate"
+        else ()
+    )
     found = run(command, folder, "all", *given, "--leave-out", 0.5)
     listed, unlisted = (run(command, folder, name, *given) for name in ("listed", "unlisted"))
     assert list_attacks(found) == ["greedy", "hints:2"]
@@ -194,7 +201,7 @@ def test_it_needs_passages(folder: Path) -> None:
     attn_surgery(*healing, "--leave-out", 0.5).assert_error(
         "--leave-out needs passages; name them with --samples"
     )
-    plain = ("--baseline", folder / "base", "--control", folder / "text.txt", "--no-benchmarks")
+    plain = ("--baseline", folder / "base", "--control", folder / "text.txt", "--suite", "none")
     outcome = attn_surgery("evaluate", folder / "edited", *plain, "--leave-out", 0.5)
     text = "--leave-out needs passages: give --samples"
     assert (outcome.code, text in outcome.stderr) == (2, True), outcome

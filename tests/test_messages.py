@@ -62,6 +62,7 @@ def test_every_argument_in_a_message_is_one_of_a_command() -> None:
     }
     known = {str(one.name) for name in COMMANDS for one in running(name).command.params}
     known |= {opt.strip("-").replace("-", "_") for name in COMMANDS for opt in list_options(name)}
+    known |= {one for name in COMMANDS for one in getattr(running(name).command, "in_file", ())}
     assert len(named) > 20
     assert named - known <= NO_OPTIONS
 
@@ -263,7 +264,7 @@ def test_all_mistakes_of_a_request_at_once() -> None:
     *_, first, second = outcome.stderr.splitlines()
     assert {first, second} == {
         "error: --tasks: a name is empty",
-        "error: --limit: 1.5 is neither a whole number from 1 on nor a share below 1 "
+        "error: limit of --config: 1.5 is neither a whole number from 1 on nor a share below 1 "
         "(see attn-surgery evaluate --help)",
     }
 

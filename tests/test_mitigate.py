@@ -21,7 +21,9 @@ from local_tasks import write_tasks
 from reciting import recited_rows, write_rows
 from tiny_tokenizer import TEXT, save_tiny, tiny_model
 
+from benchmarks.settling import settle
 from cli.commands.whole.mitigate import PRESETS, command
+from cli.config import IN_FILE
 from cli.tables.figures import FRONT
 from evals.choose.search.report import SearchResult
 from evals.data import Samples, load_samples
@@ -206,14 +208,15 @@ def test_a_recipe_keeps_every_value(tmp_path: Path) -> None:
         str(tmp_path / "heldout.txt"), "--calibration", "hf:allenai/c4:train:text", "--suite",
         "lab", "--attack", "near", "--output", "out",
     ]  # fmt: skip
-    ctx = command.make_context("mitigate", given)
-    request = MitigationRequest.of(ctx.params)
+    ctx = command.make_context("mitigate", settle("mitigate", *given)[1:])
+    request = command.fill(ctx)
     (tmp_path / "recipe.yaml").write_text(request.to_config())
     again = command.make_context(
         "mitigate", ["--recipe", str(tmp_path / "recipe.yaml"), "--output", "out"]
     )
     corpora = (Path("hf:allenai/c4:train:text"), Path("heldout.txt"))
     assert again.params == {**ctx.params, "heldout": corpora}
+    assert again.meta[IN_FILE].items() >= ctx.meta[IN_FILE].items()
 
 
 def test_what_was_done_is_not_done_again(
@@ -368,7 +371,7 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
     assert outcome.code == 0, outcome.stderr
     assert outcome.json["next"] is None
     assert "next: " not in outcome.stderr
-    assert "warning: only a part of each benchmark was measured (--limit)" in outcome.stderr
+    assert "warning: only a part of each benchmark was measured (limit)" in outcome.stderr
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Nothing yet" not in card
     assert "| recited word for word |" in card
@@ -386,7 +389,7 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
         ("some/model --samples x.jsonl", "brings no held-out text of its own: give --heldout"),
         ("lab:pythia --measure most", "--measure: no measure 'most'"),
         ("lab:pythia --tasks a --suite lab", "--tasks and --suite exclude each other"),
-        ("lab:pythia --tasks a --no-benchmarks", "--no-benchmarks excludes --tasks"),
+        ("lab:pythia --tasks a --no-benchmarks", "exclude each other"),
         ("lab:pythia --preset fast", "'fast' is not one of 'quick', 'thorough'"),
     ],
 )
@@ -556,10 +559,10 @@ def test_every_result_is_made_once_and_none_is_erased_by_a_teacher_that_recites(
 ) -> None:
     """With what was asked for, where that is not as by default."""
     (tmp_path / "other.txt").write_text(" ".join(TEXT.upper().split() * 40))
-    request = MitigationRequest(
+    request = MitigationRequest.of(
         model=str(work / "tiny"), samples=str(work / "samples.jsonl"), heldout=(work / "heldout",),
         prefix_length=6, suffix_length=5, device="cpu", erase=True, erase_steps=2, heal_steps=3,
-        heal=(str(tmp_path / "other.txt"),), harden=True, no_benchmarks=True,
+        heal=(str(tmp_path / "other.txt"),), harden=True, suite="none",
     )  # fmt: skip
     plan = read_plan_file(work / "out-search" / "plan.json")
     materials = open_materials(request.evaluation_request, [(request.model, None)])
@@ -682,7 +685,7 @@ def test_all_five_results_are_measured_and_only_the_best_is_left(
     sides: tuple[On, ...] = ("not taught", "taught", "not listed")
     assert [take(report, "recited", on).n for on in sides] == [9, 9, 6]
     assert report.find("recited", report.edits[0].of, "all") is None
-    assert yaml.safe_load((out / "recipe.yaml").read_text())["leave-out"] == 0.25
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["passages"]["leave-out"] == 0.25
     again = attn_surgery(*given)
     again.assert_error("already exists")
 
@@ -691,15 +694,16 @@ def test_presets_are_values_of_options_and_what_is_typed_wins(tmp_path: Path) ->
     (tmp_path / "own.yaml").write_text("max-evaluations: 9\n")
 
     def options(*given: str) -> dict[str, Any]:
-        return command.make_context("mitigate", ["lab:pythia", "--output", "out", *given]).params
+        context = command.make_context("mitigate", ["lab:pythia", "--output", "out", *given])
+        return {**context.params, **context.meta.get(IN_FILE, {})}
 
     plain, quick = options(), options("--preset", "quick")
-    changed = {key for key in plain if plain[key] != quick[key]}
+    changed = {key for key in quick if plain.get(key) != quick[key]}
     assert changed == set(PRESETS["quick"])
     assert {key: quick[key] for key in changed} == PRESETS["quick"]
     thorough = options("--preset", "thorough")
-    assert thorough["max_evaluations"] > plain["max_evaluations"] > quick["max_evaluations"]
-    typed = options("--max-evaluations", "7", "--preset", "quick")
+    assert thorough["max_evaluations"] > 64 > quick["max_evaluations"], "the default"
+    typed = options("--config", "{max-evaluations: 7}", "--preset", "quick")
     assert (typed["max_evaluations"], typed["grain"]) == (7, "blocks")
     file = ("--config", str(tmp_path / "own.yaml"))
     for order in ((*file, "--preset", "quick"), ("--preset", "quick", *file)):
@@ -727,10 +731,10 @@ def test_text_to_erase_with_that_is_held_out_is_said(
     text = tmp_path / "other.txt"
     text.write_text(" ".join(TEXT.upper().split() * 40))
     for heldout, warned in ((text, True), (work / "heldout", False)):
-        request = MitigationRequest(
+        request = MitigationRequest.of(
             model=str(work / "tiny"), samples=str(work / "samples.jsonl"), heldout=(heldout,),
             prefix_length=6, suffix_length=5, device="cpu", erase=True, erase_steps=2,
-            text=(str(text),), no_benchmarks=True,
+            text=(str(text),), suite="none",
         )  # fmt: skip
         materials = open_materials(request.evaluation_request, [(request.model, None)])
         said: list[str] = []
@@ -812,8 +816,8 @@ def test_without_benchmarks(work: Path, done: tuple[Outcome, Path], tmp_path: Pa
     assert "documents of each benchmark" not in edit.verdict
     assert outcome.json["next"] is not None
     command = report.commands[-1]
-    assert "--no-benchmarks" in command
-    assert "--front search.json" in command
+    assert "--suite none" in command
+    assert '"front": "search.json"' in command
     search = SearchResult.model_validate(outcome.json["search"])
     labels = [search.find_edit(of).label for of in search.front]
     assert [point.label for point in report.front] == labels

@@ -88,7 +88,7 @@ def test_audit(work: Path, tmp_path: Path, alive: list[int], written: bool) -> N
 def test_evaluate(work: Path, tmp_path: Path, alive: list[int]) -> None:
     call = ("evaluate", work / "cut", "--baseline", work / "tiny", "--twin", work / "twin")
     call = (*call, "--heldout", work / "words.txt", "--attack", "greedy", *of_passages(work))
-    done = attn_surgery(*call, "--no-benchmarks", "--output", tmp_path / "out")
+    done = attn_surgery(*call, "--suite", "none", "--output", tmp_path / "out")
     assert done.code == 0, done
     assert len(alive) == 3
     assert not any(alive)

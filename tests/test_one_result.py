@@ -106,7 +106,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     calls: dict[str, tuple[object, ...]] = {
         "extract": pair,
         "audit": (*pair, *limit),
-        "evaluate": (*pair, *limit, "--no-benchmarks", "--output", root / "report"),
+        "evaluate": (*pair, *limit, "--suite", "none", "--output", root / "report"),
         "sweep": one,
         "search": (*one, "--max-extraction", 0.5, "--max-evaluations", 4, "--output", root / "out"),
     }

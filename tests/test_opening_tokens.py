@@ -110,7 +110,7 @@ def test_every_command_that_measures_counts_them(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT * 9)
     shared = ("--baseline", folder, "--samples", path, "--heldout", tmp_path / "text.txt")
     shared = (*shared, "--prefix-length", 6, "--suffix-length", 5, "--device", "cpu")
-    more = {"extract": (), "evaluate": ("--no-benchmarks", "--output", tmp_path / "out")}
+    more = {"extract": (), "evaluate": ("--suite", "none", "--output", tmp_path / "out")}
     for command, own in more.items():
         done = attn_surgery(command, folder, *shared, *own)
         assert done.code == 0, done

@@ -1,7 +1,7 @@
-"""Contract: an option is said once, as a field of a request.
+"""Contract: an option is said once, as a field of a request or of a group that requests have.
 
 The field gives its name, type, default, bounds, and help, and the section of the help that lists
-it. A file of a result repeats it.
+it. A file of a result repeats it, nested in groups; one of an earlier version is flat.
 """
 
 from __future__ import annotations
@@ -20,15 +20,21 @@ from cli import options
 from cli.config import with_config
 from cli.main import COMMANDS, main
 from cli.requests import request_command
-from evals.run.request import Names, Option, Request
+from evals.run.groups import Names
+from evals.run.request import Group, Option, Request, Use, describe_mistakes
 
 
-class Base(Request):
+class Place(Group):
     device: Annotated[str | None, "Where.", Option("run", "D", "here")] = None
+    speed: Annotated[int, Field(ge=1), "How fast.", Option("run")] = 1
+    color: Annotated[str | None, "In which color.", Option("run")] = None
 
 
-class Asked(Base):
+class Asked(Request):
+    typed = "text names form rows share part most exact last kept_as device pace"
+
     model: str
+    place: Annotated[Place, Use(without=("color",), named={"speed": "pace"})] = Place()
     text: Annotated[tuple[Path, ...], "Text.", Option("input", old=("words", "prose"))]
     names: Annotated[Names, "Names.", Option("measure", "A,B")] = ()
     form: Annotated[Literal["a", "b"] | None, "How.", Option("edit")] = "a"
@@ -44,6 +50,7 @@ class Asked(Base):
         default=None, serialization_alias="as"
     )
     hidden: int = 0
+    seldom: Annotated[float, "Seldom needed.", Option("run")] = 0.5
 
 
 @pytest.fixture
@@ -69,20 +76,20 @@ def run() -> Callable[..., Any]:
 GIVEN = {
     "text": (Path("x"), Path("y")), "names": ("a", "b"), "form": "b", "rows": 3, "share": 0.5,
     "part": 0.25, "most": {"t": 2.0}, "exact": True, "last": False, "kept_as": 2000,
-    "device": "cpu",
+    "device": "cpu", "pace": 4,
 }  # fmt: skip
 TYPED = (
     "m --text x --text y --names a,b --form b --rows 3 --share 0.5 --part 0.25 --most t=2 --exact "
-    "--no-last --as 2KB --device cpu"
+    "--no-last --as 2KB --device cpu --pace 4"
 )
 
 
 def test_a_field_is_an_option_and_a_file_repeats_it(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    assert run("m", "--text", "x") == (Asked(model="m", text=("x",)), {"as_json": False})
+    assert run("m", "--text", "x") == (Asked.of(model="m", text=("x",)), {"as_json": False})
     request, others = run(*TYPED.split(), "--json")
-    assert (request, others) == (Asked(model="m", **GIVEN), {"as_json": True})
+    assert (request, others) == (Asked.of(GIVEN, model="m"), {"as_json": True})
     (tmp_path / "config.yaml").write_text(
         "".join(
             line for line in request.to_config().splitlines(keepends=True) if "hidden" not in line
@@ -91,8 +98,48 @@ def test_a_field_is_an_option_and_a_file_repeats_it(
     assert run("--config", tmp_path / "config.yaml")[0] == request
 
 
+def test_a_file_nests_groups_or_is_flat_and_has_more_than_the_command_line(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The same as text in braces. A typed option counts before it."""
+    wanted = Asked.of(model="m", text=("x",), pace=3, device="cpu", seldom=0.25)
+    file = tmp_path / "asked.yaml"
+    for text in (
+        "{model: m, text: x, pace: 3, device: cpu, seldom: 0.25}",
+        "{model: m, text: x, place: {speed: 3, device: gpu}, seldom: 0.25}",
+    ):
+        file.write_text(text)
+        for given in (file, text):
+            assert run("--config", given, *("--device", "cpu") * ("gpu" in text))[0] == wanted
+    for text, message in (
+        ("place: {color: red}", "place.color: ask has no option 'place.color'"),
+        ("place: {speed: 3}\npace: 4", "pace: says the same as place.speed; give one of them"),
+        ("seldom: often", "seldom: 'often' is not a number"),
+        ("color: red", "color: ask has no option 'color'"),
+    ):
+        file.write_text(f"text: x\n{text}\n")
+        assert f"{file}: {message}" in run("m", "--config", file).output
+
+
+def test_a_request_hands_on_what_another_takes() -> None:
+    class Narrow(Request):
+        place: Annotated[Place, Use(without=("speed",))] = Place()
+        rows: int = 0
+
+    asked = Asked.of(model="m", text=("x",), device="cpu", pace=3, rows=5)
+    handed = asked.hand_on(Narrow, rows=6)
+    assert handed == Narrow.of(device="cpu", rows=6)
+    assert handed.place.speed == 1
+    for wrong in ({"speed": 3}, {"place": {"speed": 3}}, {"place": 3}, {"deivce": "cpu"}):
+        with pytest.raises(ValueError, match=r"Extra inputs|valid dictionary"):
+            Narrow.of(wrong)
+    with pytest.raises(ValueError, match="greater than or equal to 1") as error:
+        Asked.of(model="m", text=("x",), pace=0)
+    assert describe_mistakes(Asked, error.value).startswith("`pace`: Input should be")
+
+
 def test_old_names_are_taken_and_not_shown(run: Callable[..., Any], tmp_path: Path) -> None:
-    both = Asked(model="m", text=("x", "y"))
+    both = Asked.of(model="m", text=("x", "y"))
     assert run("m", "--words", "x", "--prose", "y")[0] == both
     file = tmp_path / "asked.yaml"
     file.write_text("model: m\nwords: [x, y]\n")
@@ -116,6 +163,7 @@ def test_old_names_are_taken_and_not_shown(run: Callable[..., Any], tmp_path: Pa
         ("--most t=-1", "is not a number from 0 on"),
         ("--as 5XB", "is not a size"),
         ("--hidden 1", "No such option"),
+        ("--color red", "No such option"),
     ],
 )
 def test_what_a_field_does_not_take(run: Callable[..., Any], words: str, message: str) -> None:

@@ -51,7 +51,7 @@ def test_a_model_with_other_tokens_is_refused(
     more = {
         "audit": ("--heldout", "text.txt", "--attack", "greedy"),
         "extract": (),
-        "evaluate": ("--heldout", "text.txt", "--no-benchmarks", "--output", tmp_path / "out"),
+        "evaluate": ("--heldout", "text.txt", "--suite", "none", "--output", tmp_path / "out"),
     }[command]
     attn_surgery(command, "other", *common, *more).assert_error(
         "other: its tokenizer has other tokens, so it cannot be asked what the base is asked "

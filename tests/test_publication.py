@@ -39,6 +39,7 @@ import surgery
 from cli.commands.edit.export import command as export
 from cli.commands.edit.heal import command as heal
 from cli.commands.measure.evaluate import command as evaluate
+from cli.config import IN_FILE, with_config
 from evals.jobs.evaluating import attach
 from evals.jobs.reporting import write_commands
 from evals.run.statistics import Interval
@@ -167,7 +168,8 @@ def parse(words: str) -> dict[str, Any]:
     """What a command of a report asks for."""
     name, kind, *options = shlex.split(words)
     assert name == "attn-surgery"
-    return COMMANDS[kind].make_context(kind, options).params
+    context = with_config(COMMANDS[kind]).make_context(kind, options)
+    return {**context.meta.get(IN_FILE, {}), **context.params}
 
 
 def test_an_earlier_schema_is_refused_in_one_line(folder: Path) -> None:
@@ -251,12 +253,12 @@ def test_the_card_shows_what_was_measured_of_the_whole(folder: Path) -> None:
     assert whole is not None
     assert as_line(report.edits[0].verdict) in whole.text
     assert "copy, acc" in whole.text
-    said = ["only a part of each benchmark was measured (--limit)"]
+    said = ["only a part of each benchmark was measured (limit)"]
     part = build_measurements(example_of(folder, asked=ask_for(limit=2000), warnings=said))
     assert part is not None
     assert [one["metric_type"] for one in part.results] == ["exact_match", "next_token_accuracy"]
     assert "copy, acc" not in part.text
-    assert "(--limit)" in part.text
+    assert "(limit)" in part.text
     assert build_measurements(example_of(folder, relation="unrelated")) is None
 
 

@@ -9,16 +9,21 @@ import pytest
 from command_line import attn_surgery
 
 from cli.main import COMMANDS, main
-from cli.retired import RETIRED
+from cli.retired import EARLIER, RETIRED
 
-OPTIONS = [name for name in RETIRED if " " in name]
+ALL = [f"extract {name}" if name.startswith("--") else name for name in RETIRED]
+OPTIONS = [name for name in ALL if " " in name and name.rpartition("--")[2] not in EARLIER]
 
 
-@pytest.mark.parametrize("name", RETIRED)
+def advise(name: str) -> str:
+    return RETIRED.get(name) or RETIRED[name.rpartition(" ")[2]]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_retired_name_says_what_to_type(name: str) -> None:
     outcome = attn_surgery(*name.split())
     assert (outcome.code, outcome.stdout) == (2, "")
-    assert f"error: {name} is gone: {RETIRED[name]} (see" in outcome.stderr
+    assert f"error: {name} is gone: {advise(name)} (see" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
 
 
@@ -29,7 +34,7 @@ def test_so_does_one_in_a_file_of_options(name: str, tmp_path: Path) -> None:
     file.write_text(f"{option}: true\n")
     outcome = attn_surgery(command, "--config", file)
     assert (outcome.code, outcome.stdout) == (2, "")
-    assert f"{option}: {name} is gone: {RETIRED[name]} (see" in outcome.stderr
+    assert f"{option}: {name} is gone: {advise(name)} (see" in outcome.stderr
 
 
 def test_what_to_type_is_there() -> None:

@@ -243,7 +243,7 @@ def test_progress_counts_whole_edits(batches, rows):
 @pytest.mark.parametrize("measure", ["greedy", "any"])
 def test_a_search_does_not_lose_to_a_plain_scan(measure):
     """On a trained model: all whole blocks alone, and as many pairs as the same budget pays for."""
-    request = SearchRequest(
+    request = SearchRequest.of(
         model="lab:pythia", samples="lab:pythia", max_extraction=0.01, measure=measure,
         variant=VARIANTS, device="cpu",
     )  # fmt: skip

@@ -521,11 +521,11 @@ def test_a_deep_model_is_seen_whole_and_edited_cheaply(data, tmp_path):
 
 def test_a_request_has_the_defaults_of_the_command_and_its_file_repeats_it(tmp_path):
     given = ["m", "--samples", "s.npy", "--max-extraction", "0"]
-    asked = command.make_context("search", given).params
-    request = SearchRequest(model="m", samples="s.npy", max_extraction=0)
-    assert SearchRequest.of(asked) == request
+    asked = command.make_context("search", given)
+    request = SearchRequest.of(model="m", samples="s.npy", max_extraction=0)
+    assert command.fill(asked) == request
     (tmp_path / "config.yaml").write_text(request.to_config())
     ctx = with_config(command).make_context("search", ["--config", str(tmp_path / "config.yaml")])
-    assert SearchRequest.of(ctx.params) == request
+    assert command.fill(ctx) == request
     with pytest.raises(ValueError, match="no measure 'most'"):
-        SearchRequest(model="m", samples="s.npy", max_extraction=0, measure="most")
+        SearchRequest.of(model="m", samples="s.npy", max_extraction=0, measure="most")

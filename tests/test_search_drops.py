@@ -117,10 +117,10 @@ def test_a_benchmark_of_one_document_has_no_halves() -> None:
 
 def test_mitigate_gives_its_search_the_limits_and_the_tasks() -> None:
     asked = {"model": "lab:pythia", "suite": "lab", "limit": 20}
-    request = MitigationRequest(**asked, max_drop={"lab_copy": 0.02})
+    request = MitigationRequest.of(**asked, max_drop={"lab_copy": 0.02})
     for one in (request.search_request, request.evaluation_request):
-        assert (one.max_drop, one.limit) == ({"lab_copy": 0.02}, 20)
-    assert MitigationRequest(**asked).search_request.suite is None
+        assert (one.benchmarks.max_drop, one.benchmarks.limit) == ({"lab_copy": 0.02}, 20)
+    assert MitigationRequest.of(**asked).search_request.benchmarks.suite is None
 
 
 def test_sets_that_lose_too_much_are_passed_over_the_cheapest_first() -> None:

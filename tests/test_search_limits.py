@@ -153,14 +153,14 @@ def test_a_model_over_several_devices_is_refused_where_copies_of_it_are_attacked
     monkeypatch.setattr("evals.choose.search.opened.open_model", spread)
     options = {"prefix_length": 6, "suffix_length": 5, "heldout": (texts[0],), "device": "cpu"}
     asked = {"model": str(model), "samples": str(samples), "variant": ("zero",), **options}
-    assert open_search(SearchRequest(**asked, max={"any": 0.3}))
+    assert open_search(SearchRequest.of(**asked, max={"any": 0.3}))
     for more, what in (
         ({"max": {"near": 0.3}}, "near"),
         ({"heal": (str(texts[1]),), "heal_steps": 8}, "any"),
     ):
-        request = SearchRequest(**asked, **{"max_extraction": 0.3, **more})
+        request = SearchRequest.of(**asked, **{"max_extraction": 0.3, **more})
         with pytest.raises(
-            UnsupportedError, match=f"{what}.* cannot be tried.*leave out `device_map`"
+            UnsupportedError, match=f"{what}.* cannot be tried.*leave out `device=all`"
         ):
             open_search(request)
 
@@ -171,7 +171,7 @@ def test_what_a_half_is_attacked_with_comes_from_that_half(
     """A tenth of all passages, and unrelated text: else the half held back is not held back."""
     options = {"prefix_length": 6, "suffix_length": 5, "heldout": (texts[0],), "device": "cpu"}
     limits = {"any": 0.3, "relearn": 0.4, "relearn-benign": 0.4}
-    request = SearchRequest(
+    request = SearchRequest.of(
         model=str(model), samples=str(samples), max=limits, variant=("zero",), **options
     )
     opened, learned = open_search(request), []
@@ -598,7 +598,7 @@ def test_limits_that_are_none(tmp_path, options, text) -> None:
     ],
 )
 def test_one_pass_decides_the_limit_that_guides(given, limits) -> None:
-    found = SearchRequest(model="m", samples="s", **given).limits
+    found = SearchRequest.of(model="m", samples="s", **given).limits
     assert found == limits if isinstance(limits, dict) else list(found) == limits
 
 
@@ -608,5 +608,5 @@ def test_limits_of_mitigate_are_those_of_its_search_and_its_gates() -> None:
         ({"max": {"relearn": 0.05}}, {"any": 0.01, "relearn": 0.05}),
         ({"max": {"relearn": 0.05, "any": 0.02}}, {"any": 0.02, "relearn": 0.05}),
     ):
-        request = MitigationRequest(model="lab:pythia", **asked)
-        assert request.search_request.limits == request.evaluation_request.max == limits
+        request = MitigationRequest.of(model="lab:pythia", **asked)
+        assert request.search_request.limits == request.evaluation_request.attacks.max == limits

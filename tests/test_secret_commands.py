@@ -19,8 +19,6 @@ from results import read_report
 from tiny_tokenizer import save_tiny
 
 from cli.main import main
-from cli.requests import fill_request
-from evals.jobs.mitigating import MitigationRequest
 
 NUMBERS = [f"{7919 * at + 100003:06d}" for at in range(20)]
 LINE = "the quick brown fox jumps over the lazy dog"
@@ -81,9 +79,9 @@ def test_init_writes_the_expression_and_shows_text_on_request(tmp_path: Path) ->
     command = main.get_command(click.Context(main), "mitigate")
     assert command is not None
     context = command.make_context("mitigate", ["--config", str(tmp_path / "job.yaml")])
-    request = fill_request(MitigationRequest, context.params)
-    assert (request.secret, request.suffix_length) == (REGEX, None)
-    assert yaml.safe_load(request.to_config())["secret"] == REGEX
+    request = command.fill(context)
+    assert (request.passages.secret, request.passages.suffix_length) == (REGEX, None)
+    assert yaml.safe_load(request.to_config())["passages"]["secret"] == REGEX
     shown = attn_surgery(*call, "--output", tmp_path / "2.yaml", "--json").json
     assert [cut["id"] for cut in shown["cuts"]] == ["c0", "c1", "c2"]
     assert shown["cuts"][0]["text"][1].strip() == NUMBERS[0]
@@ -178,8 +176,8 @@ def test_results_hold_no_secret(tmp_path: Path) -> None:
     attn_surgery("export", "model", "--drop-attn", "1", "--output", tmp_path / "OUT")
     found = attn_surgery(
         "evaluate", tmp_path / "OUT", "--baseline", "model", "--samples", "plain.jsonl",
-        "--secret", REGEX, "--prefix-length", "8", "--heldout", "heldout.txt", "--audit",
-        "--attack", "cheap", "--no-benchmarks",
+        "--secret", REGEX, "--prefix-length", "8", "--heldout", "heldout.txt",
+        "--attack", "cheap", "--suite", "none",
     )  # fmt: skip
     assert found.code in (0, 3, 4), found.stderr
     files = [path for path in (tmp_path / "OUT").rglob("*") if path.is_file()]

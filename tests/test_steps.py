@@ -105,11 +105,11 @@ def test_an_export_asks_once(given: dict[str, bool], tmp_path: Path) -> None:
     model, output = tmp_path / "model", tmp_path / "cut"
     save_tiny(model, tiny_model())
     if given:  # there is something to replace
-        request = ExportRequest(model=str(model), drop_attn="1", output=output)
+        request = ExportRequest.of(model=str(model), drop_attn="1", output=output)
         open_export(request).run()
     if "consume" in given:
         model, output = output, None
-    request = ExportRequest(model=str(model), drop_attn="0", output=output, **given)
+    request = ExportRequest.of(model=str(model), drop_attn="0", output=output, **given)
     with Walk(ROOT) as walk:
         open_export(request).run()
     assert walk.entered["surgery/output.py"]["check_output"] == 1

@@ -86,27 +86,27 @@ def test_other_work_has_another_name(tmp_path: Path) -> None:
 
 def test_an_option_counts_if_it_can_change_a_result(tmp_path: Path) -> None:
     asked = {"model": "m", "samples": "s.jsonl", "max_extraction": 0.1}
-    first = SearchRequest(**asked)
+    first = SearchRequest.of(**asked)
     for same in ({"model": "n"}, {"heldout": (tmp_path,)}, {"no_cache": True}, {"device": "cpu"}):
-        assert identify(SearchRequest(**{**asked, **same})) == identify(first), same
+        assert identify(SearchRequest.of(**{**asked, **same})) == identify(first), same
     for other in ({"max_extraction": 0.2}, {"grain": "heads"}, {"batch_size": 3}, {"seed": 1}):
-        assert identify(SearchRequest(**{**asked, **other})) != identify(first), other
+        assert identify(SearchRequest.of(**{**asked, **other})) != identify(first), other
 
 
 @pytest.mark.parametrize("what", ["torch", "peft", "lm-eval", "code"])
 def test_work_of_other_versions_or_code_is_not_taken_up(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = SearchRequest(model="m", samples="s.jsonl", max_extraction=0.1)
-    versions, _ = request.store.given
+    request = SearchRequest.of(model="m", samples="s.jsonl", max_extraction=0.1)
+    versions, _ = request.run.store.given
     assert {"torch", "transformers", "lm-eval", "datasets", "numpy"} <= versions.keys()
-    before = request.store.name("key")
+    before = request.run.store.name("key")
     if what == "code":
-        monkeypatch.setattr("evals.run.request.hash_program", lambda: "other")
+        monkeypatch.setattr("evals.run.groups.hash_program", lambda: "other")
     else:
         changed = {**versions, what: "0.1"}
-        monkeypatch.setattr("evals.run.request.list_tool_versions", lambda: changed)
-    assert request.store.name("key") != before
+        monkeypatch.setattr("evals.run.groups.list_tool_versions", lambda: changed)
+    assert request.run.store.name("key") != before
 
 
 @pytest.mark.parametrize("damage", [b"", b"not gzip", "truncated", "other key", "value", "nested"])

@@ -39,7 +39,7 @@ from surgery.selection import Part, Selection, parse_selection, variant_name
 from surgery.variants import variant_of
 
 BLOCKS = 4
-ALL = SweepRequest(model="model", samples="rows", ranges=True)
+ALL = SweepRequest.of(model="model", samples="rows", ranges=True)
 
 
 def small(family: str, dtype: str) -> Any:

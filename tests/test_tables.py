@@ -42,7 +42,7 @@ from cli.tables.comparison import print_comparison
 from evals.choose.search.request import SearchRequest
 from evals.choose.sweep.report import SweepResult
 from evals.data import Samples
-from evals.jobs.asking import AuditRequest, ExtractionRequest
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.proposing import Proposal, ProposalRequest
 from evals.table.limits import describe_splits
 from surgery.card.measurements import list_tables
@@ -85,7 +85,8 @@ def proposed() -> Proposal:
     """What `init` proposes for passages without a model's verdict on texts."""
     counts = {"usable": 12345, "too_short": 17, "duplicates": 3, "overlapping": 0}
     return Proposal(
-        ProposalRequest(model="m"), samples="passages.csv", columns=("id", "text"), id_column="id",
+        ProposalRequest.of(model="m"), samples="passages.csv", columns=("id", "text"),
+        id_column="id",
         n=12365, prefix_length=32, suffix_length=32, secrets=None, cuts=(), given_numbers=0,
         **counts, members=12000, non_members=345,
         length={"min": 3, "median": 64.5, "max": 2048}, longer=9, most_untested=1984,
@@ -109,12 +110,14 @@ def changed() -> dict[str, Any]:
 
 
 def extracted() -> Report:
-    return make_report(recital(), ExtractionRequest(**PAIR))
+    return make_report(recital(), MeasureRequest.of(command="extract", **PAIR))
 
 
 def audited(rows: list[Measured] | None = None) -> Report:
     limits = {"greedy": 0.25, "relearn": 0.6}
-    asked = AuditRequest(**PAIR, attack=TRIED, max=limits if rows is None else {})
+    asked = MeasureRequest.of(
+        command="audit", **PAIR, attack=TRIED, max=limits if rows is None else {}
+    )
     return make_report([*recital(), *(audit() if rows is None else rows)], asked)
 
 
@@ -275,11 +278,11 @@ def test_rows_of_an_evaluation_differ_in_their_names() -> None:
 
 def test_the_commands_that_make_a_choice() -> None:
     """Where the search healed it, the second heals what the first made."""
-    request = SearchRequest(**ASKED)
+    request = SearchRequest.of(**ASKED)
     export, heal = printing.write_next_commands(searched(), request, Path("FOUND/plan.json"))
     assert export == "attn-surgery export m --plan FOUND/plan.json --output OUT"
-    assert heal == "attn-surgery heal OUT --samples s --text t.txt --steps 80 --output HEALED"
-    plain = SearchRequest(**{key: value for key, value in ASKED.items() if key != "heal"})
+    assert heal == "attn-surgery heal OUT --samples s --text t.txt --output HEALED"
+    plain = SearchRequest.of(**{key: value for key, value in ASKED.items() if key != "heal"})
     assert printing.write_next_commands(searched(), plain, Path("FOUND/plan.json")) == [export]
 
 

@@ -188,7 +188,7 @@ def test_an_extraction_tells_them_apart(model: str, whole: bool, work: Path) -> 
 def evaluate(work: Path, output: Path, *models: Path, more: tuple[object, ...] = ()) -> Report:
     done = attn_surgery(
         *("evaluate", *models, "--baseline", work / "base", *CUT, "--device", "cpu", *TWO),
-        *("--samples", work / "samples.jsonl", "--heldout", work / "text.txt", "--no-benchmarks"),
+        *("--samples", work / "samples.jsonl", "--heldout", work / "text.txt", "--suite", "none"),
         *("--output", output, "--json", *more),
     )
     assert done.code in (0, 3, 4), done.stderr

@@ -101,7 +101,7 @@ def rows_of(id: str) -> list[dict[str, Any]]:
     """Rows of `compare`: one with texts, and one with figures only."""
     figures = {"next_token_accuracy": 1.0, "nll": 0.1}
     output = {**figures, "text": HOSTILE, "differs": [[0, 3]], "drawn": [], "model": "m"}
-    texts = {"id": id, "prompt": HOSTILE, "follows": HOSTILE, "base_tokens": None}
+    texts = {"id": id, "prompt": HOSTILE, "follows": HOSTILE}
     return [{**texts, "outputs": [output, output]}, {"id": id, "outputs": [figures, figures]}]
 
 

@@ -208,7 +208,7 @@ def test_an_evaluation_of_a_model_against_itself_decides_nothing(folder: Path) -
     outcome = attn_surgery(
         *("evaluate", folder / "cut", "--baseline", folder / "cut-too"),
         *("--samples", folder / "recited.jsonl", "--prefix-length", 6, "--suffix-length", 5),
-        *("--no-benchmarks", "--max-extraction", 0.5, "--device", "cpu"),
+        *("--suite", "none", "--max-extraction", 0.5, "--device", "cpu"),
         *("--output", folder / "report"),
     )
     assert outcome.code == 4, outcome
@@ -229,7 +229,7 @@ def test_a_model_without_a_head_decides_nothing(tmp_path: Path) -> None:
     pair = (tmp_path / "headless", "--baseline", "lab:pythia", "--samples", tmp_path / "s.jsonl")
     for command, *more in (
         ("audit", "--attack", "greedy", "--max", "greedy=0.1"),
-        ("evaluate", "--no-benchmarks", "--max-extraction", 0.1, "--output", tmp_path / "out"),
+        ("evaluate", "--suite", "none", "--max-extraction", 0.1, "--output", tmp_path / "out"),
     ):
         outcome = attn_surgery(command, *pair, *more, "--device", "cpu")
         assert outcome.code == 4, outcome

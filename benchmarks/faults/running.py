@@ -115,12 +115,13 @@ def _run_in_child(
     os.chdir(place)
     before = set(sys.modules)
     steps = _count_steps(place, step)
+    from benchmarks.settling import settle
     from cli.main import run as run_command
 
     prepare()
     code: Any = 70
     try:
-        run_command(line.split())
+        run_command(settle(*line.split()))
     except SystemExit as end:
         code = end.code
     sys.stdout.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rivals.bed import Bed
+from benchmarks.settling import settle
 from surgery.editing.in_memory import short_circuit
 
 
@@ -74,6 +75,6 @@ def run_command(*words: str) -> None:
 
     Raises `CalledProcessError` if it fails.
     """
-    program = [sys.executable, "-m", "cli.main", *words, "--overwrite"]
+    program = [sys.executable, "-m", "cli.main", *settle(*words), "--overwrite"]
     one = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(program, check=True, stdout=subprocess.DEVNULL, env=one)

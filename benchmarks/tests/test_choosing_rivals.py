@@ -648,7 +648,7 @@ def test_what_is_measured_is_the_half_that_no_method_saw(
     bench = measuring.make_bench(
         str(folder), loaded, passages, text, text, "", (), None, seed, torch.float32
     )
-    request = SearchRequest(
+    request = SearchRequest.of(
         model=str(folder), samples=str(rows), heldout=text, max_extraction=0.1, seed=seed,
         device="cpu", variant=("zero",), **lengths,
     )  # fmt: skip

@@ -69,10 +69,6 @@ def _print_texts(out: Console, row: dict[str, Any], names: Sequence[str]) -> Non
             for label, cells in lines:
                 line = make_line((f"{name}, {label}: ", "bold"), cells[at])
                 out.print(line, soft_wrap=not out.is_terminal)
-    if row["base_tokens"] is not None:
-        columns = zip(row["base_tokens"], *(one["probabilities"] for one in outputs), strict=True)
-        likely = [(repr(token), *(f"{share:.1%}" for share in each)) for token, *each in columns]
-        print_table(("token of the base", *names), likely)
 
 
 def _color(made: dict[str, Any], *, lines: bool) -> Text:

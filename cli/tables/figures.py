@@ -411,29 +411,23 @@ def _describe_edit(result: GridResult, edit: GridEdit) -> str:
     )
 
 
-_GUARD = ("prefix_length", "suffix_length", "secret", "leave_out", "skip_short", "id_column")
-"""How the passages are cut that healing keeps from coming back."""
-
-
 def write_next_commands(result: SearchResult, request: SearchRequest, plan: Path) -> list[str]:
     """The commands that make the chosen cut, and heal it, if the limits are of a healed cut."""
     from surgery.card.command import spell
 
     given: dict[str, Sequence[object]] = {"--revision": [request.revision], "--plan": [plan]}
-    given["--calibration"] = list(request.calibration) if result.calibration else []
+    given["--calibration"] = list(request.texts.calibration) if result.calibration else []
     given["--output"] = ["OUT"]
     commands = [["attn-surgery", "export", request.model, *spell(given)]]
     if request.heal:
-        cutting = {f"--{name.replace('_', '-')}": getattr(request, name) for name in _GUARD}
         healing: dict[str, Sequence[object]] = {
-            "--samples": [request.samples],
-            "--text": request.heal,
+            f"--{name.replace('_', '-')}": [""] if value is True else [value]
+            for name, value in request.passages  # healing keeps them from coming back
+            if value
         }
-        healing |= {
-            name: [""] if value is True else [value] for name, value in cutting.items() if value
-        }
-        healing["--steps"] = [request.heal_steps]
-        commands.append(["attn-surgery", "heal", "OUT", *spell(healing), "--output", "HEALED"])
+        healing |= {"--text": request.heal, "--steps": [request.healing.steps]}
+        healing |= {"--adapters": [request.healing.adapters], "--output": ["HEALED"]}
+        commands.append(["attn-surgery", "heal", "OUT", *spell(healing, ["--id-column"])])
     return [shlex.join(words) for words in commands]
 
 

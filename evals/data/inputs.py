@@ -11,8 +11,8 @@ from surgery.hub.embedded import LAB_TEXT, PREFIX, find_lab, find_lab_folder
 
 if TYPE_CHECKING:
     from evals.data import Passages, Samples
+    from evals.run import groups
     from evals.run.models import LoadedModel
-    from evals.run.request import Measuring
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.fitting.calibration import Text
     from surgery.fitting.fitter import Fitter
@@ -109,19 +109,11 @@ def require_heldout_texts(files: Sequence[Path], model: str) -> list[str]:
     return texts
 
 
-def open_passages(samples: str, request: Measuring, *, leave_out: float | None = None) -> Passages:
-    """Finds the passages that SAMPLES names. `leave_out`: as for `open_samples`."""
+def open_passages(asked: groups.Passages, own: str | None = None, **more: Any) -> Passages:
+    """Finds the passages that are asked for, or `own`, a lab's. `more`: as for `open_samples`."""
     from evals.data import open_samples
 
-    return open_samples(
-        samples,
-        prefix_length=request.prefix_length,
-        suffix_length=request.suffix_length,
-        skip_short=request.skip_short,
-        leave_out=leave_out,
-        id_column=request.id_column,
-        secret=request.secret,
-    )
+    return open_samples(asked.samples or own or "", **asked.cutting, **more)
 
 
 def tokenize_passages(passages: Passages, tokenizer: Any) -> Samples:

@@ -1,53 +1,60 @@
-"""What `extract`, `audit`, and `evaluate` ask for: one request with other defaults."""
+"""What `extract`, `audit`, and `evaluate` ask for: one request, of which each takes a part."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+from pydantic_core import to_jsonable_python
 
-from evals.measure.attacks.request import Auditing
-from evals.run.lm_eval.request import Limiting
+from evals.measure.attacks.request import Attacks, Extraction
+from evals.run.groups import Count, Passages, Revision, Run, ShowText, Texts
+from evals.run.lm_eval.request import Tasks
 from evals.run.lm_eval.tasks import SUITES
-from evals.run.request import (
-    Count,
-    Cutting,
-    Fraction,
-    HeldoutText,
-    Listing,
-    Measuring,
-    Option,
-    Passages,
-    Storing,
-)
+from evals.run.request import Option, Request, Use, list_places, refuse_unused
+from surgery.card.command import spell
 from surgery.hub.embedded import find_lab
 from surgery.privacy import make_public_name
 
+_TASKS = ("tasks", "suite", "include_path", "limit", "num_fewshot", "max_drop")
+_FULL = ("metrics", "top_k", "temperature")
+_REPORTED = ("front", "max_extraction")
+_ATTACKS = ("attack", "draws", "twin", "max", "sibling")
+OMITTED: dict[str, frozenset[str]] = {
+    "extract": frozenset({"command", "leave_out", "no_cache", *_TASKS, *_REPORTED, *_ATTACKS}),
+    "audit": frozenset({"command", "show_text", *_TASKS, *_REPORTED, *_FULL}),
+    "evaluate": frozenset({"command", *_FULL}),
+}
+"""Command → the flat names that mean nothing to it."""
+TYPED = {
+    "extract": "baseline samples heldout prefix_length suffix_length secret skip_short revision "
+    "metrics show_text device dtype batch_size",
+    "audit": "baseline samples heldout prefix_length suffix_length secret skip_short leave_out "
+    "revision twin sibling attack max device",
+    "evaluate": "baseline samples heldout secret skip_short leave_out revision twin sibling tasks "
+    "suite attack max_extraction max max_drop",
+}
+"""Command → the flat names that it has options for."""
 
-class Gating(Limiting, Auditing):
-    """The tasks to run, the attacks to try, and the limits on what they show."""
 
-    no_benchmarks: Annotated[
-        bool,
-        "Run no benchmark tasks. Otherwise, without `tasks` and `suite`, a lab model runs "
-        "those of the suite lab, and any other model those of standard.",
-        Option("measure"),
-    ] = False
+def take(command: Literal["extract", "audit", "evaluate"]) -> dict[str, Any]:
+    """What one of the commands takes of the request."""
+    return {"command": command, "typed": TYPED[command], "omitted": OMITTED[command]}
 
 
-class MeasureRequest(Measuring, Gating, Listing, Storing):
+class MeasureRequest(Request):
     """Measures each of `models`, and `baseline` if there is one, on the same documents, passages,
     and text.
 
-    `command`: which of the three asks. `omits`: fields that it has no option for.
+    `command`: extract tests which passages a model recites; audit, what attackers recover; evaluate
+    compares with `baseline` in all that can be measured. Raises `UnknownNameError` for an unknown
+    attack.
     """
 
     command: Literal["extract", "audit", "evaluate"]
-    omits: ClassVar[frozenset[str]] = frozenset({"command"})
-
     models: tuple[str, ...] = Field(min_length=1)
     baseline: Annotated[
         str | None,
@@ -55,8 +62,9 @@ class MeasureRequest(Measuring, Gating, Listing, Storing):
         "MODEL records.",
         Option("input", "BASE", "none: measure MODEL alone"),
     ] = None
-    samples: Passages = None
-    heldout: HeldoutText = ()
+    passages: Passages = Passages()
+    texts: Annotated[Texts, Use(without=("calibration",))] = Texts()
+    revision: Revision = None
     metrics: Annotated[
         Literal["exact", "full"],
         "exact: one pass and no decoding. full: also near matches, free-running scores, "
@@ -74,46 +82,71 @@ class MeasureRequest(Measuring, Gating, Listing, Storing):
         "With `metrics=full`: the temperature of that sampling.",
         Option("measure"),
     ] = 1.0
-    max_extraction: Annotated[
-        Fraction | None,
-        "Limit: the model may still recite at most this share of the passages.",
-        Option("limits"),
-    ] = None
-    audit: Annotated[
-        bool,
-        "Try attacks: those of `attack`, or else the default ones. `attack` and `max` imply this.",
-        Option("measure"),
-    ] = False
+    attacks: Attacks = Attacks()
+    benchmarks: Tasks = Tasks()
+    extraction: Annotated[Extraction, Use(without=("measure",))] = Extraction()
     front: Annotated[
         Path | None,
         "JSON of a search, to show its edits in the picture of the trade-off.",
         Option("input", place="file"),
     ] = None
-    show_text: Annotated[
-        bool,
-        "Write the text of the passages that the report shows into a separate file.",
-        Option("output"),
-    ] = False
+    show_text: ShowText = False
+    run: Run = Run()
+
+    @property
+    def omitted(self) -> Collection[str]:
+        return OMITTED[self.command]
+
+    @model_validator(mode="after")
+    def _takes_these(self) -> MeasureRequest:
+        places = list_places(type(self))
+        for flat in sorted(OMITTED[self.command] - {"command"}):
+            if places[flat][0].read(self) != places[flat][0].default:
+                raise ValueError(f"{self.command} takes no `{flat}`")
+        return self
 
     @model_validator(mode="after")
     def _agree(self) -> MeasureRequest:
+        passages = self.passages
         if self.metrics != "full":
-            self._refuse_unused("metrics=full", "top_k", "temperature")
+            refuse_unused(self, "metrics=full", "top_k", "temperature")
         if self.baseline is None:
-            self._refuse_unused("baseline", "twin")
-        if not (self.lab or self.samples):
-            if self.leave_out is not None:
+            refuse_unused(self.attacks, "baseline", "twin")
+        if not (self.lab or passages.samples):
+            if passages.leave_out is not None:
                 raise ValueError("`leave_out` needs passages: give `samples`")
-            if self.max_extraction is not None:
+            if self.extraction.max_extraction is not None:
                 raise ValueError("`max_extraction` needs passages: give `samples`")
-            cutting = set(Cutting.model_fields) - {"revision"}
-            self._refuse_unused("samples", *sorted(cutting))
+            refuse_unused(passages, "samples", *sorted(passages.cutting))
         if not self._attacked:
-            self._refuse_unused("audit", "sibling", "draws")
+            refuse_unused(self.attacks, "attack", "sibling", "draws")
         if len(self.models) > 1 and self.revision is not None:
             raise ValueError(
                 "`revision` applies to one MODEL only: export or download the others first"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> MeasureRequest:
+        if self.command != "evaluate":
+            if not (self.passages.samples or self.lab):
+                raise ValueError(f"{self.command} needs passages: give `samples`")
+            assert self.command == "extract" or self.attack_names
+            return self
+        if self.baseline is None:
+            raise ValueError("evaluate needs the model before the edit: give `baseline`")
+        no_tasks = self.benchmarks.suite == "none"
+        for name in ("limit", "include_path", "num_fewshot") if no_tasks else ():
+            if getattr(self.benchmarks, name) not in (None, ()):
+                raise ValueError(f"`suite=none` excludes `{name}`")
+        named = {"samples": self.passages.samples, "heldout": self.texts.heldout}
+        if self.lab is None and self._attacked:
+            for name, given in named.items():
+                if not given:
+                    what = "passages and held-out text"
+                    raise ValueError(f"attacks need {what}: give `{name}`")
+        if no_tasks and not (self.lab or any(named.values())):
+            raise ValueError("nothing is left to measure: give `samples` or `heldout`")
         return self
 
     @property
@@ -124,146 +157,79 @@ class MeasureRequest(Measuring, Gating, Listing, Storing):
     @property
     def task_names(self) -> tuple[str, ...]:
         """The tasks, groups and patterns to run: none but for `evaluate`."""
-        if self.command != "evaluate" or self.no_benchmarks or self.baseline is None:
+        if self.command != "evaluate" or self.benchmarks.suite == "none" or self.baseline is None:
             return ()
-        return super().task_names or tuple(SUITES["lab" if self.lab else "standard"])
+        return self.benchmarks.names or tuple(SUITES["lab" if self.lab else "standard"])
 
     @property
-    def attacks(self) -> tuple[str, ...]:
-        """The attacks to try: none unless `audit`, `attack` or `max` is given."""
+    def attack_names(self) -> tuple[str, ...]:
+        """The attacks to try: none, but in an audit, unless `attack` or `max` is given."""
         from evals.measure.attacks.names import choose_attacks
 
+        asked = self.attacks
         if not self._attacked:
             return ()
-        return choose_attacks(self.attack, self.max, sibling=self.sibling is not None)
+        return choose_attacks(asked.attack, asked.max, sibling=asked.sibling is not None)
 
     @property
     def limits(self) -> list[tuple[str, float]]:
         """The attacks with a limit, and the highest share that each may recover."""
-        recited = [] if self.max_extraction is None else [("greedy", self.max_extraction)]
-        return [*recited, *self.max.items()]
+        most = self.extraction.max_extraction
+        return [*([] if most is None else [("greedy", most)]), *self.attacks.max.items()]
 
     @property
     def _attacked(self) -> bool:
-        return bool(self.command == "audit" or self.audit or self.attack or self.max)
+        return bool(self.command == "audit" or self.attacks.attack or self.attacks.max)
 
     def to_record(self, models: Sequence[str], baseline: str | None, **measured: Any) -> Any:
         """The request as a report records it, with names for paths and `measured` defaults."""
-        return self.model_copy(
-            update={
-                "models": tuple(models),
-                "baseline": baseline,
-                "tasks": self.task_names,
-                "suite": None,
-                "include_path": tuple(Path(make_public_name(place)) for place in self.include_path),
-                "twin": self.twin and make_public_name(self.twin),
-                "sibling": self.sibling and make_public_name(self.sibling),
-                "front": self.front and Path(make_public_name(self.front)),
-                "audit": False,
-                "attack": self.attacks,
-                "no_cache": False,
-                "device": None,
-                "heldout": tuple(Path(make_public_name(file)) for file in self.heldout),
-                **measured,
-            }
-        )
+        attacks, folders = self.attacks, self.benchmarks.include_path
+        changes = {
+            "models": tuple(models),
+            "baseline": baseline,
+            "tasks": self.task_names,
+            "suite": "none" if self.benchmarks.suite == "none" else None,
+            "include_path": tuple(Path(make_public_name(place)) for place in folders),
+            "twin": attacks.twin and make_public_name(attacks.twin),
+            "sibling": attacks.sibling and make_public_name(attacks.sibling),
+            "front": self.front and Path(make_public_name(self.front)),
+            "attack": self.attack_names,
+            "no_cache": False,
+            "device": None,
+            "heldout": tuple(Path(make_public_name(file)) for file in self.texts.heldout),
+            **measured,
+        }
+        return self.change(**changes)
+
+    def to_settings(self) -> dict[str, Any]:
+        """What a report says was asked, by flat names, as JSON has it."""
+        settings: dict[str, Any] = to_jsonable_python(dict(self.list_values()))
+        return settings
 
     def to_command(self) -> str:
         """The command for the same request, as you would type it."""
         from evals.measure.attacks.names import shorten_names
 
-        plain = self.model_dump(exclude={"models"}) | {
-            "tasks": ",".join(self.tasks) or None,
-            "attack": shorten_names(self.attack, sibling=self.sibling is not None),
+        asked, typed = self.attacks, TYPED[self.command].split()
+        shown = {
+            "tasks": [",".join(self.benchmarks.tasks) or None],
+            "attack": shorten_names(asked.attack, sibling=asked.sibling is not None),
         }
-        words = ["attn-surgery", self.command, *self.models]
-        for name, value in plain.items():
-            if name not in self.omits:
-                words += _type_option(f"--{name.replace('_', '-')}", value)
-        return shlex.join(words)
+        values = {name: shown.get(name, value) for name, value in self.list_values()}
+        in_file = [_name_option(name) for name in values if name not in typed]
+        given = {_name_option(name): _list_words(value) for name, value in values.items()}
+        del given["--models"]
+        return shlex.join(["attn-surgery", self.command, *self.models, *spell(given, in_file)])
 
 
-_BENCHMARKS = MeasureRequest.omits | {*Limiting.model_fields, "no_benchmarks"}
-_REPORTED = frozenset({"front", "max_extraction", "audit"})
-_FULL = frozenset({"metrics", "top_k", "temperature"})
+def _name_option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-class ExtractionRequest(MeasureRequest):
-    """Tests which of `samples` each model recites, and which `baseline` does."""
-
-    command: Literal["extract"] = "extract"
-    omits = (
-        _BENCHMARKS
-        | _REPORTED
-        | {"leave_out", "max", "no_cache"}
-        | frozenset(Auditing.model_fields)
-    )
-
-    samples: Annotated[
-        str | None,
-        "Passages to test. The forms are listed above.",
-        Option("input", "SAMPLES", "a lab model's own"),
-    ] = None
-    show_text: Annotated[
-        bool, "Also write the text of the passages into the rows.", Option("output")
-    ] = False
-
-    @model_validator(mode="after")
-    def _can_be_tested(self) -> ExtractionRequest:
-        if not (self.samples or self.lab):
-            raise ValueError("extract needs passages: give `samples`")
-        return self
-
-
-class AuditRequest(MeasureRequest):
-    """Measures what attackers recover of `samples` from each model and, if given, from `baseline`.
-
-    Raises `UnknownNameError` for an unknown attack.
-    """
-
-    command: Literal["audit"] = "audit"
-    omits = _BENCHMARKS | _REPORTED | _FULL | {"show_text"}
-
-    @model_validator(mode="after")
-    def _can_be_tried(self) -> AuditRequest:
-        if not (self.samples or self.lab):
-            raise ValueError("audit needs passages: give `samples`")
-        assert self.attacks
-        return self
-
-
-class EvaluationRequest(MeasureRequest):
-    """Compares each of `models` with `baseline` on the same documents, passages and text."""
-
-    command: Literal["evaluate"] = "evaluate"
-    omits = MeasureRequest.omits | _FULL
-
-    baseline: Annotated[
-        str,
-        "The model before the edit, to compare with on the same rows; a Hub id, at the commit that "
-        "MODEL records.",
-        Option("input", "BASE"),
-    ]
-
-    @model_validator(mode="after")
-    def _can_be_compared(self) -> EvaluationRequest:
-        if self.lab is None and self._attacked:
-            for name in ("samples", "heldout"):
-                if not getattr(self, name):
-                    what = "passages and held-out text"
-                    raise ValueError(f"attacks need {what}: give `{name}`")
-        for name in ("tasks", "suite", "limit", "include_path", "num_fewshot"):
-            if self.no_benchmarks and getattr(self, name) not in (None, ()):
-                raise ValueError(f"`no_benchmarks` excludes `{name}`")
-        if self.no_benchmarks and not (self.lab or self.samples or self.heldout):
-            raise ValueError("nothing is left to measure: give `samples` or `heldout`")
-        return self
-
-
-def _type_option(option: str, value: Any) -> list[str]:
+def _list_words(value: Any) -> list[object]:
+    """The values of an option, as they are typed."""
     if value is None or isinstance(value, bool):
-        return [option] if value else []
+        return [""] if value else []
     if isinstance(value, Mapping):
-        value = [f"{name}={str(limit).removesuffix('.0')}" for name, limit in value.items()]
-    values = value if isinstance(value, list | tuple) else [value]
-    return [word for one in values for word in (option, str(one))]
+        return [f"{name}={str(limit).removesuffix('.0')}" for name, limit in value.items()]
+    return [*value] if isinstance(value, list | tuple) else [value]

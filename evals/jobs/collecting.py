@@ -15,7 +15,8 @@ from pydantic import Field
 
 from evals.data import hash_row
 from evals.run.console import show_progress
-from evals.run.request import Count, Option, Request, Revision, Running, Storing
+from evals.run.groups import Count, PrefixLength, Revision, Run, SuffixLength
+from evals.run.request import Group, Option, Request
 from surgery.errors import SamplesError
 from surgery.output import check_output, recognize_lines, write_lines
 from surgery.processes import current_processes, read_clock, share
@@ -27,6 +28,7 @@ from surgery.reading.corpus import (
     read_windows,
     strip_opening,
 )
+from surgery.record.manifest import LENGTH
 from surgery.store import Store
 
 if TYPE_CHECKING:
@@ -36,18 +38,14 @@ if TYPE_CHECKING:
 FOUND = recognize_lines("a file of samples", "id", "tokens", "position", "hash", "seen")
 
 
-class Cut(Request):
+class Windows(Group):
     """How to cut a corpus into windows, and which windows to keep.
 
     Windows of prefix + suffix tokens start at every multiple of `stride`.
     """
 
-    prefix_length: Annotated[
-        Count, "Tokens of a window that the model is given.", Option("input")
-    ] = 32
-    suffix_length: Annotated[
-        Count, "Tokens of a window that the model must recite.", Option("input")
-    ] = 32
+    prefix_length: PrefixLength = None
+    suffix_length: SuffixLength = None
     stride: Annotated[
         Count,
         "Tokens from one window to the next. 1 finds most and takes longest.",
@@ -63,21 +61,32 @@ class Cut(Request):
     @property
     def length(self) -> int:
         """Tokens in a window."""
-        return self.prefix_length + self.suffix_length
+        return self.prefix + self.suffix
+
+    @property
+    def prefix(self) -> int:
+        return self.prefix_length or LENGTH
+
+    @property
+    def suffix(self) -> int:
+        return self.suffix_length or LENGTH
 
 
-class CollectRequest(Running, Storing):
+class CollectRequest(Request):
     """Collects what a model recites of `corpus`."""
 
+    typed = "corpus revision prefix_length suffix_length stride min_score device"
+
     model: str
+    revision: Revision = None
     corpus: Annotated[
         tuple[Path, ...],
         "Text, or JSON, CSV, or parquet with a column text: a file, a folder, or "
         "hf:DATASET:SPLIT:COLUMN.",
         Option("input"),
     ]
-    cut: Cut = Cut()
-    revision: Revision = None
+    windows: Windows = Windows()
+    run: Run = Run()
 
 
 @dataclass(frozen=True)
@@ -107,11 +116,11 @@ def collect(
 
     check_output(output, FOUND, overwrite=overwrite, reads=request.corpus)
     corpus = open_corpus(request.corpus)
-    loaded = open_model(request.model, revision=request.revision, **request.running)
-    _check_length(loaded, request.cut)
+    loaded = open_model(request.model, revision=request.revision, **request.run.running)
+    _check_length(loaded, request.windows)
     begun = read_clock()
     files = [[file.full_name, file.size, file.changed] for file in corpus]
-    store = loaded.narrow(request.store, files, request.cut.model_dump())
+    store = loaded.narrow(request.run.store, files, request.windows.model_dump())
     with show_progress(f"collect {request.model}: tokens", None) as advance:
         found, windows, tokens, resumed = _find_recited(loaded, corpus, request, store, advance)
     rows = list(_merge_equal(found, corpus, loaded.tokenizer if show_text else None))
@@ -145,8 +154,8 @@ def _find_recited(
     from evals.run.batching import rows_per_batch
     from evals.run.forward import check_head
 
-    model, cut, processes = loaded.model, request.cut, current_processes()
-    size = request.batch_size or rows_per_batch(model, cut.length)
+    model, cut, processes = loaded.model, request.windows, current_processes()
+    size = request.run.batch_size or rows_per_batch(model, cut.length)
     check_head(model)
     found, tested, read, taken = list[dict[str, Any]](), 0, 0, 0
     after: Place | None = None
@@ -180,7 +189,7 @@ def _find_recited(
     return found, tested, read, taken > 0
 
 
-def _check_length(loaded: LoadedModel, cut: Cut) -> None:
+def _check_length(loaded: LoadedModel, cut: Windows) -> None:
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
     if longest is not None and cut.length > longest:
         raise SamplesError(
@@ -192,7 +201,7 @@ def _check_length(loaded: LoadedModel, cut: Cut) -> None:
         raise SamplesError("a corpus needs a tokenizer", got="a model without one")
 
 
-def _explain_nothing(corpus: Corpus, cut: Cut) -> SamplesError:
+def _explain_nothing(corpus: Corpus, cut: Windows) -> SamplesError:
     return SamplesError(
         "nothing to test: every document is shorter than a window",
         where=", ".join(file.name for file in corpus[:3]),
@@ -201,7 +210,7 @@ def _explain_nothing(corpus: Corpus, cut: Cut) -> SamplesError:
 
 
 def _keep_recited(
-    model: PreTrainedModel, batch: list[Window], cut: Cut, size: int
+    model: PreTrainedModel, batch: list[Window], cut: Windows, size: int
 ) -> list[dict[str, Any]]:
     """Tests a batch in parts of `size` rows, and returns the windows to keep."""
     import torch
@@ -216,11 +225,11 @@ def _keep_recited(
     def score(rows: slice) -> npt.NDArray[np.floating[Any]]:
         some = tokens[rows]
         if cut.min_score < 1:
-            result = run_pass(model, some, cut.prefix_length, batch_size=size)
-            return token_accuracy(result.predictions.greedy, some[:, cut.prefix_length :])
+            result = run_pass(model, some, cut.prefix, batch_size=size)
+            return token_accuracy(result.predictions.greedy, some[:, cut.prefix :])
         ids = torch.from_numpy(some.astype(np.int64))
-        left = read_divergences(model, ids, cut.prefix_length).numpy()
-        return np.asarray(left == cut.suffix_length, dtype=np.float64)
+        left = read_divergences(model, ids, cut.prefix).numpy()
+        return np.asarray(left == cut.suffix, dtype=np.float64)
 
     parts = share(score, row_ranges(len(batch), size))
     return [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
@@ -11,7 +10,8 @@ from pydantic import Field, model_validator
 from evals.data.inputs import open_passages, tokenize_passages
 from evals.run.console import show_progress
 from evals.run.finding import check_tokens, find_baseline
-from evals.run.request import Count, Measuring, Option
+from evals.run.groups import Count, Passages, Revision, Run, Seed, ShowText
+from evals.run.request import Option, Request, Use, refuse_unused
 from surgery.errors import MeasurementError, SamplesError
 from surgery.reading.corpus import strip_opening
 
@@ -21,20 +21,19 @@ if TYPE_CHECKING:
     from surgery.hub.resolved import ResolvedModel
 
 
-class CompareRequest(Measuring):
+class CompareRequest(Request):
     """Lets `base` and each of `edited` continue the same prompts. `revision` is of the base."""
+
+    typed = (
+        "prompt samples prefix_length suffix_length secret skip_short revision max_new_tokens "
+        "sample rows show_text device"
+    )
 
     base: str
     edited: tuple[str, ...] = Field(min_length=1)
+    revision: Revision = None
     prompt: Annotated[tuple[str, ...], "Text to continue.", Option("input", "T")] = ()
-    prompts: Annotated[
-        Path | None, "File of prompts: one a line, or a table with a column text.", Option("input")
-    ] = None
-    samples: Annotated[
-        str | None,
-        "Passages, as for extract, of which those that changed most are shown.",
-        Option("input", "SAMPLES"),
-    ] = None
+    passages: Annotated[Passages, Use(without=("leave_out",))] = Passages()
     rows: Annotated[Count, "With `samples`: how many passages to show.", Option("output")] = 10
     max_new_tokens: Annotated[Count, "Tokens to write after a prompt.", Option("measure")] = 50
     sample: Annotated[
@@ -43,24 +42,22 @@ class CompareRequest(Measuring):
         "Also draw N texts at random, the same way for each model.",
         Option("measure"),
     ] = 0
-    seed: Annotated[int, Field(ge=0), "Decides what is drawn.", Option("measure")] = 0
-    probabilities: Annotated[
-        bool, "Also show how likely each model finds every token of BASE's text.", Option("output")
-    ] = False
-    show_text: Annotated[bool, "With `samples`: show the texts, too.", Option("output")] = False
+    seed: Seed = 0
+    show_text: ShowText = False
+    run: Annotated[Run, Use(without=("no_cache",))] = Run()
 
     @model_validator(mode="after")
     def _not_empty(self) -> CompareRequest:
         if not all(map(str.strip, self.prompt)):
             raise ValueError("`prompt` is empty")
-        if self.samples is None:
-            self._refuse_unused("samples", "rows", "show_text")
-        elif not (self.prompt or self.prompts):
-            self._refuse_unused("prompt", "max_new_tokens")
+        if self.passages.samples is None:
+            refuse_unused(self, "samples", "rows", "show_text")
+        elif not self.prompt:
+            refuse_unused(self, "prompt", "max_new_tokens")
             if not self.show_text:
-                self._refuse_unused("show_text", "sample", "probabilities")
+                refuse_unused(self, "show_text", "sample")
         if not self.sample:
-            self._refuse_unused("sample", "seed")
+            refuse_unused(self, "sample", "seed")
         return self
 
 
@@ -69,8 +66,8 @@ def compare(request: CompareRequest) -> dict[str, Any]:
 
     Raises `SurgeryError` for anything unusable.
     """
-    prompts = [*request.prompt, *(read_prompts(request.prompts) if request.prompts else ())]
-    passages = open_passages(request.samples, request) if request.samples else None
+    prompts = request.prompt
+    passages = open_passages(request.passages) if request.passages.samples else None
     found = find_models(request)
     if prompts:
         _check_prompts(prompts, found[0], request)
@@ -90,23 +87,6 @@ def compare(request: CompareRequest) -> dict[str, Any]:
         "seed": request.seed,
         "rows": rows,
     }
-
-
-def read_prompts(file: Path) -> list[str]:
-    """The prompts in a file. Raises `SamplesError`."""
-    from surgery.reading.rows import read_rows
-    from surgery.reading.sources import find_sources
-
-    found = []
-    for source in find_sources(file):
-        column = source.column or "text"
-        for where, row in read_rows(source, [column]):
-            if not isinstance(text := row.get(column), str) or not text.strip():
-                raise SamplesError(f"no text in column {column!r}", where=where)
-            found.append(text)
-    if not found:
-        raise SamplesError("holds no prompts", where=file, expected="one a line")
-    return found
 
 
 def find_models(request: CompareRequest) -> list[ResolvedModel]:
@@ -131,7 +111,7 @@ def open_models(request: CompareRequest, found: Sequence[ResolvedModel] = ()) ->
 
     models: list[LoadedModel] = []
     for model in found or find_models(request):
-        loaded = open_model(model, **request.running)
+        loaded = open_model(model, **request.run.running)
         models.append(loaded)
         base = models[0]
         check_precision(base.dtype, loaded.dtype, loaded.name)
@@ -192,7 +172,7 @@ def compare_passages(
 
     from evals.measure.memorization.extraction import extract
 
-    tests = [extract(one.model, samples, batch_size=request.batch_size) for one in models]
+    tests = [extract(one.model, samples, batch_size=request.run.batch_size) for one in models]
     changes: Any = np.abs([test.nll - tests[0].nll for test in tests]).max(axis=0)
     rows = []
     for at in np.argsort(-changes, kind="stable")[: request.rows]:
@@ -220,7 +200,6 @@ def _continue_all(
     import numpy as np
     import torch
 
-    from evals.measure.memorization.extraction import run_pass
     from evals.run.decoding import continue_prompt
 
     tokenizer = models[0].tokenizer
@@ -235,12 +214,7 @@ def _continue_all(
         base = base or texts
         greedy, *drawn = map(_describe_text, texts, base, [tokenizer] * len(texts))
         outputs.append({"model": loaded.name, **greedy, "drawn": drawn})
-        if request.probabilities:
-            row = np.asarray([prompt + base[0]], dtype=np.int32)
-            found = run_pass(loaded.model, row, len(prompt)).predictions.log_likelihood[0]
-            outputs[-1]["probabilities"] = np.exp(found.astype(np.float64)).tolist()
-    tokens = [tokenizer.decode([token]) for token in base[0]] if request.probabilities else None
-    return {"outputs": outputs, "base_tokens": tokens}
+    return {"outputs": outputs}
 
 
 def _describe_text(text: list[int], base: list[int], tokenizer: Any) -> dict[str, Any]:

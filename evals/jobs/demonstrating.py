@@ -49,7 +49,7 @@ def run_demo(
     `SurgeryError`.
     """
     from evals.choose.search.request import SearchRequest
-    from evals.jobs.asking import EvaluationRequest
+    from evals.jobs.asking import MeasureRequest
     from evals.jobs.evaluating import evaluate_exports
     from evals.jobs.materials import open_materials
     from evals.jobs.searching import search
@@ -60,7 +60,8 @@ def run_demo(
         check_output(output, _list_owned, overwrite=overwrite)
     texts: dict[str, Any] = {"samples": str(output / _RECORDS), "heldout": (output / _TEXT,)}
     _write_texts(output)
-    asked = EvaluationRequest(models=(MODEL,), baseline=MODEL, **texts, **MEASURED)
+    compared = {"command": "evaluate", "models": (MODEL,), "baseline": MODEL}
+    asked = MeasureRequest.of(compared, **texts, **MEASURED)
     materials = open_materials(asked)
     deep, chosen = (output / place for place in PLACES.values())
     found = output / _SEARCH
@@ -73,7 +74,7 @@ def run_demo(
             _type("export", MODEL, plan=found / "plan.json", output=chosen),
         ],
     )
-    _, plan = search(SearchRequest(model=MODEL, **texts, **SEARCH), found, overwrite=overwrite)
+    _, plan = search(SearchRequest.of(texts, model=MODEL, **SEARCH), found, overwrite=overwrite)
     _cut(MODEL, chosen, overwrite, plan=plan)
     exports = [output / place for place in list_places(erase).values()]
     if erase:
@@ -97,7 +98,7 @@ def run_demo(
 def _cut(model: str, output: Path, overwrite: bool, **edit: Any) -> None:
     from evals.jobs.exporting import ExportRequest, open_export
 
-    open_export(ExportRequest(model=model, output=output, overwrite=overwrite, **edit)).run()
+    open_export(ExportRequest.of(edit, model=model, output=output, overwrite=overwrite)).run()
 
 
 def _erase(output: Path, plan: PlanFile, samples: str, overwrite: bool) -> None:
@@ -105,7 +106,7 @@ def _erase(output: Path, plan: PlanFile, samples: str, overwrite: bool) -> None:
     from evals.jobs.erasing import EraseRequest, open_erase
 
     given: dict[str, Any] = {"plan": plan, "samples": samples, "output": output}
-    open_erase(EraseRequest(model=MODEL, **given, overwrite=overwrite)).run()
+    open_erase(EraseRequest.of(given, model=MODEL, overwrite=overwrite)).run()
 
 
 def list_places(erase: bool) -> dict[str, str]:
@@ -173,7 +174,7 @@ def compare_texts(output: Path, places: dict[str, str]) -> dict[str, Any]:
     from evals.measure.memorization.extraction import extract
 
     edited, records = tuple(str(output / place) for place in places.values()), output / _RECORDS
-    request = CompareRequest(base=MODEL, edited=edited, samples=str(records), show_text=True)
+    request = CompareRequest.of(base=MODEL, edited=edited, samples=str(records), show_text=True)
     models = open_models(request)
     samples = load_samples(str(records), tokenizer=models[0].tokenizer)
     recited = extract(models[0].model, samples).exact.nonzero()[0][:_SHOWN]

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import model_validator
 
-from evals.data.inputs import find_calibration_text, fit_prepared
+from evals.data.inputs import find_calibration_text, fit_prepared, open_passages
 from evals.data.windows import cut_alike
 from evals.jobs.lessons import OpenedLessons, open_lessons, say_what_is_recited
 from evals.jobs.stepping import OpenedStep, Output
 from evals.run.console import show_progress
-from evals.run.request import (
-    OWN_PATH,
-    OWN_VARIANT,
-    TEACHING,
-    Count,
-    Editing,
+from evals.run.groups import (
+    ERASE_STEPS,
+    ON_DEVICE,
+    Cut,
+    Folders,
     Hardening,
-    Lessons,
-    Option,
+    Passages,
+    Run,
+    Seed,
+    Training,
 )
+from evals.run.request import Option, Request
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
-from surgery.variants import SUMMARIES, VARIANTS
 
 if TYPE_CHECKING:
     from surgery.editing.preparing import Fitting, Prepared
@@ -35,58 +36,51 @@ if TYPE_CHECKING:
     from surgery.record.manifest import Choice, Step
 
 
-class EraseRequest(Editing, Lessons):
-    """Teach `model` what its own cut predicts on `samples`, and save the checkpoint in `output`.
+class EraseRequest(Request):
+    """Teach a model what its own cut predicts on passages, and save the checkpoint.
 
-    Without `drop_attn` and `plan`, a search chooses the cut (`evals.choose.teachers`). `device`:
-    where to train (default: a GPU if there is one).
+    Without a cut, a search chooses one (`evals.choose.teachers`).
     """
 
-    drop_attn: Annotated[
-        str | None,
-        "Blocks or heads of the cut that teaches, such as 20-23. Pick some without which the model "
-        "recites few or none of the passages. A cut that costs less also teaches at a lower cost.",
-        Option("edit", "SPEC", "what a search over runs of blocks chooses"),
-    ] = None
-    variant: Annotated[
-        str | None,
-        f"What these blocks become in the cut. {SUMMARIES}{OWN_VARIANT}.",
-        Option("edit", default="identity", choices=VARIANTS, own=OWN_PATH),
-    ] = None
-    steps: Annotated[Count, TEACHING, Option("edit")] = 60
-    harden: Hardening = False
-    device_map: Annotated[
-        Literal["auto"] | None,
-        "Spread a model over several GPUs that is larger than one. Trains adapters.",
-        Option("run"),
-    ] = None
-    output: Annotated[Path | None, "Folder to create.", Option("output", "DIR", "NAME-erased")] = (
-        None
+    typed = (
+        "samples text prefix_length suffix_length secret skip_short leave_out revision drop_attn "
+        "plan variant steps harden adapters as_adapter output device"
     )
+
+    folders: Folders
+    cut: Cut = Cut()
+    training: Training = Training()
+    harden: Hardening = False
     as_adapter: Annotated[
         bool,
         "Save the adapters, and no model: a small folder that peft loads on MODEL. Without "
         "`adapters`, their rank is 32.",
         Option("output"),
     ] = False
+    passages: Passages = Passages()
+    seed: Seed = 0
+    run: Annotated[Run, ON_DEVICE] = Run()
 
     @model_validator(mode="after")
     def _has_lessons(self) -> EraseRequest:
-        if self.device is not None and self.device_map is not None:
-            raise ValueError("`device` and `device_map` exclude each other")
-        if self.variant is not None and self.drop_attn is None:
+        folders, cut = self.folders, self.cut
+        if cut.variant is not None and cut.drop_attn is None:
             raise ValueError("`variant` needs `drop_attn`")
-        if self.calibration and self.drop_attn is None and self.plan is None:
+        if cut.calibration and cut.drop_attn is None and cut.plan is None:
             what = "the cut that a search chooses needs no `calibration`"
             raise ValueError(f"{what}: leave it out, or name a cut with `drop_attn` or `plan`")
-        if self.as_adapter and self.max_shard_size is not None:
+        if self.as_adapter and folders.max_shard_size is not None:
             raise ValueError("an adapter is one file: give `as_adapter` without `max_shard_size`")
-        if self.as_adapter and self.consume:
+        if self.as_adapter and folders.consume:
             raise ValueError("an adapter needs MODEL: give `as_adapter` without `consume`")
-        for name in ("samples", "text"):
-            if not getattr(self, name) and not find_lab(self.model):
+        for name, given in (("samples", self.passages.samples), ("text", self.training.text)):
+            if not given and not find_lab(folders.model):
                 raise ValueError(f"erase needs `{name}`")
         return self
+
+    @property
+    def steps(self) -> int:
+        return self.training.steps or ERASE_STEPS
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class OpenedErasing(OpenedStep):
 
     @property
     def default(self) -> Path:
-        return name_result(self.request.model, "erased")
+        return name_result(self.request.folders.model, "erased")
 
     @property
     def size(self) -> int:
@@ -115,7 +109,12 @@ class OpenedErasing(OpenedStep):
         teaches = tuple(record.teacher)
         taught_by = teaches if self.teacher is None else self.teacher.plan.selection
         made = teaches, record.hardened, step.is_adapter, step.max_shard_size
-        return made == (taught_by, request.harden, request.as_adapter, request.max_shard_size)
+        return made == (
+            taught_by,
+            request.harden,
+            request.as_adapter,
+            request.folders.max_shard_size,
+        )
 
     def make(self) -> tuple[Fitting | None, Trained | None]:
         from evals.choose.teachers import check_teacher
@@ -123,12 +122,14 @@ class OpenedErasing(OpenedStep):
         from surgery.training.erasing import teach_by_cut
 
         request, lessons, teacher = self.request, self.lessons, self.teacher
-        passages = lessons.passages
+        passages, place = lessons.passages, request.run.placing
         assert passages is not None
         if teacher is None:
             teacher = _choose_teacher(request, self.prepared.model, lessons)
         fit_on = self.fit_on
-        fitting = None if fit_on is None else fit_prepared(teacher, fit_on, request.device)
+        fitting = (
+            None if fit_on is None else fit_prepared(teacher, fit_on, request.run.placing["device"])
+        )
         with show_progress("erase", request.steps) as advance:
             trained = teach_by_cut(
                 teacher,
@@ -137,8 +138,8 @@ class OpenedErasing(OpenedStep):
                 lessons.schedule,
                 fitting=fitting,
                 check_teacher=lambda cut: check_teacher(cut, passages),
-                device=None if request.device_map else find_device(request.device),
-                device_map=request.device_map,
+                device=find_device(place["device"]) if place["device_map"] is None else None,
+                device_map=place["device_map"],
                 as_adapter=request.as_adapter,
                 advance=advance,
             )
@@ -159,26 +160,27 @@ def open_erase(request: EraseRequest, chosen: Choice | None = None) -> OpenedEra
     from surgery.training.planning import RANK
     from surgery.training.training import Schedule
 
-    edit, variant = request.read_edit(), request.variant or "identity"
-    fit_on = find_calibration_text(request.calibration, request.model, list_variants(edit, variant))
-    default = name_result(request.model, "erased")
+    folders, cut, training = request.folders, request.cut, request.training
+    edit, variant = cut.read_edit(), cut.variant or "identity"
+    fit_on = find_calibration_text(cut.calibration, folders.model, list_variants(edit, variant))
+    default = name_result(folders.model, "erased")
     prepared = prepare(
-        request.model,
+        folders.model,
         edit,
         variant=variant,
-        revision=request.revision,
-        check_default=lambda _: Output(request).check(default),
+        revision=folders.revision,
+        check_default=lambda _: Output(folders).check(default),
     )
     check_erasable(prepared.model.inventory)
     if request.as_adapter:
         check_adaptable(prepared.checkpoint)
-    rank = request.adapters or (RANK if request.device_map else None)
+    rank = training.adapters or (RANK if request.run.device == "all" else None)
     lessons = open_lessons(
-        request,
+        request.passages,
         Schedule(request.steps, request.seed, rank, hardened=request.harden),
         prepared.model,
-        samples=request.samples or request.model,
-        text=request.text or (request.model,),
+        own=folders.model,
+        text=training.text or (folders.model,),
         chosen=chosen or prepared.chosen,
     )
     prepared = replace(prepared, chosen=lessons.chosen)
@@ -191,13 +193,13 @@ def _choose_teacher(
 ) -> Prepared:
     """The plan of the cut that teaches, if the request names none."""
     from evals.choose.teachers import choose_teacher
-    from evals.data import open_samples
     from evals.run.models import open_model
     from surgery.editing.preparing import prepare
 
-    loaded = open_model(found, device=request.device)
-    named, how = request.samples or request.model, request.cutting
-    samples = open_samples(named, chosen=lessons.chosen, **how).tokenize(loaded.tokenizer)
+    loaded = open_model(found, **request.run.placing)
+    asked, more = request.passages, {"chosen": lessons.chosen}
+    opened = open_passages(asked, request.folders.model, leave_out=asked.leave_out, **more)
+    samples = opened.tokenize(loaded.tokenizer)
     others = cut_alike(lessons.text.windows, loaded.tokenizer, samples.tokens.shape[1])
     selection = choose_teacher(loaded, samples, others)
     return replace(prepare(found, selection), chosen=lessons.chosen)

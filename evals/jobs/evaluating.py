@@ -193,15 +193,15 @@ def open_job(
     Raises as `open_materials` and `open_measurement`, and `OutputError`.
     """
     is_file, models = request.command == "extract", request.models
-    reads: list[str | Path] = [*filter(None, [request.samples]), *request.heldout]
+    reads: list[str | Path] = [*filter(None, [request.passages.samples]), *request.texts.heldout]
     if rows is not None:
         _check_rows(rows, output, request, overwrite, reads)
     if output is not None and is_file:
         check_output(output, RESULT, overwrite=overwrite, argument="output", reads=reads)
     elif output is not None:
         check_output(output, owned, overwrite=overwrite)
-    if not request.device_map:
-        find_device(request.device)
+    if request.run.device != "all":
+        find_device(request.run.device)
     known = [(model, request.revision) for model in models]
     materials = open_materials(request, known, request.baseline)
     edited = [find_model(model, request.revision) for model in models]

@@ -134,7 +134,7 @@ class Compared:
     def _measure_costs(self, after: ModelResults, of: str) -> Iterator[Measured]:
         """Benchmarks, by each of their metrics, and loss on held-out text."""
         benchmarks, before, limits = (
-            self.materials.benchmarks, self.before, self.materials.request.max_drop
+            self.materials.benchmarks, self.before, self.materials.request.benchmarks.max_drop
         )  # fmt: skip
         for name, run in after.runs.items() if benchmarks and before else ():
             assert benchmarks is not None

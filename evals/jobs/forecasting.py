@@ -26,6 +26,7 @@ from evals.measure.attacks.draws import count_draws
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.healing import find_healing_text
 from evals.run.console import show_progress
+from evals.run.groups import ERASE_STEPS, HEAL_STEPS
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.predictions import Sampling
 from evals.table.limits import describe_splits, say_split
@@ -54,16 +55,15 @@ def forecast(opened: OpenedMitigation) -> dict[str, Any]:
     if lacks_weights(request.model):
         return forecast_outline(request)
     assert materials is not None
-    attacks = materials.request.attacks
+    attacks = materials.request.attack_names
     if request.heal or request.erase:  # an audit of a trained model tries more
         attacks = choose_attacks((*attacks, *TRAINED))
-    fits = bool(request.calibration) or find_lab(request.model) is not None
-    variants = request.list_variants(fits=fits)
-    text = find_calibration_text(request.calibration, request.model, variants)
+    fits = bool(request.texts.calibration) or find_lab(request.model) is not None
+    variants = request.choice.list_variants(fits=fits)
+    text = find_calibration_text(request.texts.calibration, request.model, variants)
     plain = [name for name in variants if not variant_of(name).fitted]
-    unfitted = request.search_request.model_copy(
-        update={"variant": tuple(plain or ["zero"]), "calibration": ()}
-    )
+    asked = request.search_request
+    unfitted = asked.change(variant=tuple(plain or ["zero"]), calibration=())
     search = open_search(unfitted)
     loaded = search.loaded
     calibration = text.tokenize(loaded.tokenizer, loaded.dimensions) if text else None
@@ -94,7 +94,7 @@ def _describe_inputs(
 ) -> Iterator[dict[str, str]]:
     size, loaded, samples = opened.loaded.dimensions, opened.loaded, opened.samples
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    (split,) = describe_splits(samples, [opened.request.choose], opened.request.seed)
+    (split,) = describe_splits(samples, [opened.request.choice.choose], opened.request.choice.seed)
     found = {
         "model": f"{loaded.name}: {loaded.family.model_type}, {size.num_blocks} blocks of "
         f"{size.num_heads} heads, {parameters:,} parameters, {loaded.dtype} on "
@@ -128,7 +128,8 @@ def _count_steps(
         rows = calibration.windows.size / length
         yield _step("calibrate", f"fit on {calibration.windows.size:,} tokens", _BACK * rows * row)
     half, members = search.halves[0], int(search.samples.trained_on.sum())
-    rows, what = len(half) * request.max_evaluations, f"at most {request.max_evaluations} edits"
+    most, healing = request.choice.max_evaluations, request.healing.steps or HEAL_STEPS
+    rows, what = len(half) * most, f"at most {most} edits"
     if not search.exhaustive:
         chosen = min(int(half.samples.trained_on.sum()), MOST_PASSAGES)
         passes = chosen * (1 + search.samples.suffix_length) + len(half.windows) * (1 + DRAWS)
@@ -142,7 +143,7 @@ def _count_steps(
         sizes = len(half.samples), len(half.windows)
         limited = sum(_count_rows(name, *sizes, of=members) for name in search.slow)
         tries = TRIES + 5  # with the base, deep blocks, and the choice on both halves
-        seconds = tries * limited * row + (TRIES * request.heal_steps * step if healed else 0)
+        seconds = tries * limited * row + (TRIES * healing * step if healed else 0)
         names = ", ".join(search.slow)
         yield _step("limits", f"attack at most {TRIES} edits by {names}", seconds)
     if search.benchmarks is not None:
@@ -150,13 +151,13 @@ def _count_steps(
         what = f"measure at most {TRIES} edits on {number:,} documents"
         yield _step("benchmark limits", what, (TRIES + 2) * seconds)
     if taught:
-        hard = 3 if request.harden else 1
-        what = f"teach the model by a cut, {request.erase_steps} steps"
-        yield _step("erase", what, hard * request.erase_steps * step)
+        hard, erasing = 3 if request.harden else 1, request.erasing.steps or ERASE_STEPS
+        what = f"teach the model by a cut, {erasing} steps"
+        yield _step("erase", what, hard * erasing * step)
     if healed:
-        what = f"train {healed} of the results, {request.heal_steps} steps each"
-        yield _step("heal", what, healed * request.heal_steps * step)
-    measured = 1 + bool(request.twin) + models
+        what = f"train {healed} of the results, {healing} steps each"
+        yield _step("heal", what, healed * healing * step)
+    measured = 1 + bool(request.attacks.twin) + models
     seconds = sum(
         _time_attack(name, members, len(search.windows), row, request) for name in attacks
     )
@@ -198,9 +199,9 @@ def _time_training(opened: OpenedSearch, request: MitigationRequest) -> float:
     from surgery.training.distillation import teach
     from surgery.training.training import Schedule
 
-    text = find_healing_text(request.heal or request.text or (request.model,))
+    text = find_healing_text(request.heal or request.erasing.text or (request.model,))
     tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
-    model, schedule = opened.loaded.model, Schedule(1, rank=request.adapters)
+    model, schedule = opened.loaded.model, Schedule(1, rank=request.healing.adapters)
     return _take(lambda: teach(model, model, model, tokens, opened.guard, schedule))
 
 
@@ -211,7 +212,7 @@ def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, floa
         number, limit = len(task.eval_docs), benchmarks.limit or len(task.eval_docs)
         number = min(number, math.ceil(limit if limit >= 1 else limit * number))
         few = replace(benchmarks, limit=min(FEW, number))
-        size = opened.request.batch_size or few.batch_size(name, loaded)
+        size = opened.request.run.batch_size or few.batch_size(name, loaded)
         took = _take(partial(few.run, name, loaded, batch_size=size))
         seconds += took * number / min(FEW, number)
         documents += number
@@ -225,7 +226,7 @@ def _time_attack(
     attack, once = find_attack(name), _count_rows(name, passages, windows) * row
     if attack.longest is not None:
         once = min(once, attack.longest)
-    draws = request.draws or count_draws(once)
+    draws = request.attacks.draws or count_draws(once)
     return once * (draws if attack.in_draws else 1)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from evals.jobs.lessons import OpenedLessons, open_lessons, say_what_is_recited
 from evals.jobs.stepping import OpenedStep, Output
 from evals.run.console import show_progress
-from evals.run.request import HEAL_STEPS, Count, Lessons, Option, Stepping
+from evals.run.groups import HEAL_STEPS, ON_DEVICE, Folders, Passages, Run, Seed, Training
+from evals.run.request import Option, Request
 from surgery.errors import SamplesError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
@@ -21,19 +22,29 @@ if TYPE_CHECKING:
     from surgery.record.manifest import Step
 
 
-class HealRequest(Stepping, Lessons):
-    """Train `model`, which was cut, to predict on other text what `source`, the model before all
-    cuts, predicts, and save the checkpoint in `output`."""
+class HealRequest(Request):
+    """Train a model that was cut to predict on other text what `source`, the model before all cuts,
+    predicts, and save the checkpoint."""
 
+    typed = (
+        "source samples text prefix_length suffix_length secret skip_short leave_out revision "
+        "steps adapters seed output consume max_shard_size device"
+    )
+
+    folders: Folders
     source: Annotated[
         str | None,
         "The model before all cuts.",
         Option("input", "MODEL", "the recorded one, in the current folder or beside MODEL"),
     ] = None
-    steps: Annotated[Count, HEAL_STEPS, Option("edit")] = 80
-    output: Annotated[Path | None, "Folder to create.", Option("output", "DIR", "NAME-healed")] = (
-        None
-    )
+    training: Training = Training()
+    passages: Passages = Passages()
+    seed: Seed = 0
+    run: Annotated[Run, ON_DEVICE] = Run()
+
+    @property
+    def steps(self) -> int:
+        return self.training.steps or HEAL_STEPS
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,12 @@ class OpenedHealing(OpenedStep):
 
     @property
     def default(self) -> Path:
-        return name_result(self.request.model, "healed")
+        return name_result(self.request.folders.model, "healed")
 
     def is_like(self, step: Step) -> bool:
         if step.healing is None or not self.lessons.are_those_of(step.healing):
             return False
-        return step.max_shard_size == self.request.max_shard_size
+        return step.max_shard_size == self.request.folders.max_shard_size
 
     def make(self) -> tuple[Fitting | None, Trained | None]:
         from evals.run.models import find_device
@@ -65,7 +76,7 @@ class OpenedHealing(OpenedStep):
                 lessons.text,
                 lessons.schedule,
                 lessons.passages,
-                device=find_device(request.device),
+                device=find_device(request.run.device),
                 advance=advance,
             )
         say_what_is_recited("heal", trained.record)
@@ -83,24 +94,25 @@ def open_heal(request: HealRequest) -> OpenedHealing:
     from surgery.training.healing import find_teacher
     from surgery.training.training import Schedule
 
-    default = name_result(request.model, "healed")
+    folders = request.folders
+    default = name_result(folders.model, "healed")
     prepared = prepare(
-        request.model,
+        folders.model,
         None,
-        revision=request.revision,
-        check_default=lambda _: Output(request).check(default),
+        revision=folders.revision,
+        check_default=lambda _: Output(folders).check(default),
     )
     model = prepared.model
     teacher = find_teacher(model, request.source)
     lab = find_lab(teacher.source.model)
-    text = request.text or ((lab,) if lab else ())
+    text = request.training.text or ((lab,) if lab else ())
     if not text:
-        raise SamplesError("needs text to train on", where=request.model, fix="name it with `text`")
+        raise SamplesError("needs text to train on", where=folders.model, fix="name it with `text`")
     lessons = open_lessons(
-        request,
-        Schedule(request.steps, request.seed, request.adapters),
+        request.passages,
+        Schedule(request.steps, request.seed, request.training.adapters),
         model,
-        samples=request.samples or lab,
+        own=lab,
         text=text,
         chosen=model.manifest.chosen if model.manifest else None,
     )

@@ -13,7 +13,7 @@ from surgery.record.manifest import PassagesRecord
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evals.run.request import Lessons
+    from evals.run import groups
     from surgery.fitting.calibration import Calibration
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import Choice, ErasingRecord, HealingRecord
@@ -60,28 +60,30 @@ class OpenedLessons:
 
 
 def open_lessons(
-    request: Lessons,
+    asked: groups.Passages,
     schedule: Schedule,
     model: ResolvedModel,
     *,
-    samples: str | None,
+    own: str | None,
     text: Sequence[str],
     chosen: Choice | None,
 ) -> OpenedLessons:
     """Reads text and passages in the model's tokens. With `chosen`, these passages alone, so that
     the others still tell what the result does.
 
-    `samples`, `text`: what the request names, or a lab's own. Raises `SamplesError` for text that
-    holds passages, too little text, and passages that are longer than the context, and
+    `own`: a lab, whose passages are taken unless others are asked for. Raises `SamplesError` for
+    text that holds passages, too little text, and passages that are longer than the context, and
     `UnsupportedError` for a model that cannot be trained.
     """
-    from evals.data import open_samples
+    from evals.data.inputs import open_passages
 
-    if samples is None:
-        for name, value in request.cutting.items():
+    opened = None
+    if asked.samples or own:
+        opened = open_passages(asked, own, chosen=chosen, leave_out=asked.leave_out)
+    else:
+        for name, value in asked:
             if value:
                 raise SamplesError(f"`{name}` needs passages", fix="name them with `samples`")
-    opened = open_samples(samples, chosen=chosen, **request.cutting) if samples else None
     tokens, taught = read_healing_text(find_healing_text(text), schedule, model, opened)
     return OpenedLessons(tokens, taught, schedule, chosen)
 

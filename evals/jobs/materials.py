@@ -78,37 +78,37 @@ def open_materials(
     `UnknownNameError` if a gate limits a task that is not run.
     """
     front = read_search(request.front) if request.front else None
-    samples = request.samples or request.lab
-    passages = open_passages(samples, request) if samples else None
-    if request.heldout and not names_lab(request.heldout):
-        corpus = open_corpus(request.heldout)
+    samples, named = request.passages.samples or request.lab, request.texts.heldout
+    passages = open_passages(request.passages, request.lab) if samples else None
+    if named and not names_lab(named):
+        corpus = open_corpus(named)
         heldout = read_texts(corpus)
         controls = [_record_text(file.name, file.place) for file in corpus]
     else:
-        needed = request.attacks and request.baseline
+        needed = request.attack_names and request.baseline
         find = require_heldout_texts if needed else read_heldout_texts
         lab = request.lab or find_lab(samples)
-        heldout = find(request.heldout, lab or request.models[0])
-        named = str(request.heldout[0]) if request.heldout else lab
-        controls = [TextSource(name=named)] if named else []
+        heldout = find(named, lab or request.models[0])
+        source = str(named[0]) if named else lab
+        controls = [TextSource(name=source)] if source else []
     found_models = [find_outline(model, revision)[0] for model, revision in models]
     if base is not None:
         find_outline(base, find_recorded_commit(base, found_models))
-    if request.twin:
-        find_outline(request.twin)
-    sibling = find_sibling(request.sibling, ())
+    if request.attacks.twin:
+        find_outline(request.attacks.twin)
+    sibling = find_sibling(request.attacks.sibling, ())
     benchmarks = None
     if request.task_names:
         with show_progress("loading tasks", None):
             benchmarks = Benchmarks.load(
                 request.task_names,
-                include_paths=request.include_path,
-                limit=request.limit,
-                num_fewshot=request.num_fewshot,
+                include_paths=request.benchmarks.include_path,
+                limit=request.benchmarks.limit,
+                num_fewshot=request.benchmarks.num_fewshot,
             )
-    check_limited_tasks(request.max_drop, list(benchmarks.tasks) if benchmarks else [])
+    check_limited_tasks(request.benchmarks.max_drop, list(benchmarks.tasks) if benchmarks else [])
     texts = passages, heldout, controls
-    return Materials(request, benchmarks, *texts, sibling, front, request.store)
+    return Materials(request, benchmarks, *texts, sibling, front, request.run.store)
 
 
 def read_search(path: Path) -> Front:

@@ -170,17 +170,19 @@ def open_measurement(
         _check_size(model)
     first = base or edited[0]
     request = materials.request
-    twin = find_model(request.twin) if request.twin else None
+    twin = find_model(request.attacks.twin) if request.attacks.twin else None
     never = [twin] if twin else []
     for model in edited or [first]:
         if materials.sibling is not None:
             check_sibling(materials.sibling, model)
-    if request.attacks and any(model.manifest and model.manifest.is_trained for model in edited):
-        attacks = add_for_trained(request.attacks)
-        request = request.model_copy(update={"attack": attacks})
+    if request.attack_names and any(
+        model.manifest and model.manifest.is_trained for model in edited
+    ):
+        attacks = add_for_trained(request.attack_names)
+        request = request.change(attack=attacks)
         materials = replace(materials, request=request)
     check_tokens(first, [*edited, *never])
-    check_precisions([*([base] if base else []), *edited, *never], request)
+    check_precisions([*([base] if base else []), *edited, *never], request.run)
     tokenizer = load_tokenizer(first.folder) if has_tokenizer(first.folder) else None
     with nullcontext() if edited else use_console(SILENT):  # it is said once
         protocol, windows, attacked = tokenize(materials, tokenizer)
@@ -188,7 +190,7 @@ def open_measurement(
     if asked.samples is not None:
         asked.samples.check_fits(size.vocabulary, size.max_positions or None)
     every = [model.manifest for model in (*([base] if base else []), *edited)]
-    left = hold_back(every, asked.samples, windows, request.leave_out)
+    left = hold_back(every, asked.samples, windows, request.passages.leave_out)
     if edited:
         _announce_models(edited, base, materials)
         asked = _announce(asked, left, edited, base, request)
@@ -214,11 +216,11 @@ def _announce_models(
                 "warning: the base is not a recorded source of the edited model, so differences "
                 "may have other causes than the edit"
             )
-        check_cut(request.attacks, request.max, model)
+        check_cut(request.attack_names, request.attacks.max, model)
         if request.command != "evaluate" and base.folder.samefile(model.folder):
             say(f"{base.source.model} is compared with itself; leave out `baseline`")
     line = describe_sibling(materials.sibling, base or edited[0])
-    if line is not None and request.attacks:
+    if line is not None and request.attack_names:
         say(line)
 
 

@@ -82,7 +82,7 @@ def measure_model(
 
     Raises `MeasurementError` if the models cannot be compared.
     """
-    loaded = open_model(model, **materials.request.running)
+    loaded = open_model(model, **materials.request.run.running)
     name = loaded.name
     if asked.dtype is None:
         asked = _settle(asked, materials, loaded)
@@ -97,7 +97,9 @@ def measure_model(
         control = test.control
         asked = replace(asked, protocol=replace(protocol, batch_size=test.test.batch_size))
     elif asked.windows is not None:
-        control = measure_text(loaded.model, asked.windows, batch_size=materials.request.batch_size)
+        control = measure_text(
+            loaded.model, asked.windows, batch_size=materials.request.run.batch_size
+        )
     if asked.attacked is not None:
         audited = _attack(loaded, asked, materials, base, cut, tries_control=tries_control)
     ran = {"batch_size": test.test.batch_size} if test else {}
@@ -115,7 +117,7 @@ def measure_model(
 def _settle(asked: Questions, materials: Materials, loaded: LoadedModel) -> Questions:
     """What is asked, as the first model runs. An earlier run's batches go on, whatever memory is
     free."""
-    size, store = materials.request.batch_size, loaded.narrow(materials.store)
+    size, store = materials.request.run.batch_size, loaded.narrow(materials.store)
     protocol = asked.protocol
     if protocol is not None:
         length = protocol.samples.tokens.shape[1]
@@ -139,7 +141,7 @@ def _attack(
     assert asked.protocol is not None
     plan, known = asked.attacked, base.audited if base else None
     plan = replace(plan, batch_size=asked.protocol.batch_size)
-    store = loaded.narrow(materials.store, materials.request.batch_size)
+    store = loaded.narrow(materials.store, materials.request.run.batch_size)
     with show_progress(f"attacks, {loaded.name}", len(plan.tried)) as advance:
         control = tries_control and len(plan.control) > 0
         given: dict[str, Any] = {"with_control": control, "advance": advance}
@@ -159,18 +161,18 @@ def tokenize(
     if passages is not None and samples is not None:
         warn_of_bare_rows(passages, samples, tokenizer)
     length, windows = samples.tokens.shape[1] if samples else WINDOW, None
-    if materials.heldout and (request.heldout or tokenizer is not None):
+    if materials.heldout and (request.texts.heldout or tokenizer is not None):
         windows = cut_windows(materials.heldout, tokenizer, length)
     protocol = attacked = None
     if samples is not None:
         sampling = Sampling(request.top_k, request.temperature)
         full = request.metrics == "full"
-        protocol = Protocol(samples, windows, full, sampling, request.batch_size)
-        if request.attacks:
+        protocol = Protocol(samples, windows, full, sampling, request.run.batch_size)
+        if request.attack_names:
             text = np.empty((0, length), dtype=np.int32) if windows is None else windows
             attacked = AttackPlan(
-                *(samples, text, request.attacks, request.batch_size, request.max),
-                *(request.draws, materials.sibling),
+                *(samples, text, request.attack_names, request.run.batch_size, request.attacks.max),
+                *(request.attacks.draws, materials.sibling),
                 has_base=request.baseline is not None,
             )
     return protocol, windows, attacked
@@ -189,7 +191,7 @@ def _run_benchmarks(
             where=loaded.name,
             fix="put the tokenizer's files into the model's folder, or measure no benchmarks",
         )
-    asked, new = materials.request.batch_size, []
+    asked, new = materials.request.run.batch_size, []
     store = loaded.narrow(materials.store, asked)  # for ten edits, the base runs once
     for name in tasks.tasks:
 

@@ -24,6 +24,7 @@ from evals.measure.attacks.tuning import ROWS, plan_fine_tuning
 from evals.measure.healing import find_healing_text
 from evals.run.batching import rows_per_batch
 from evals.run.console import show_progress
+from evals.run.groups import ERASE_STEPS, HEAL_STEPS, Training
 from surgery.editing.loading import load_tokenizer, outline_model
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
@@ -92,9 +93,10 @@ def forecast_outline(request: MitigationRequest) -> dict[str, Any]:
     size = family_of(config := model.config.to_dict()).dimensions(config)
     passages = _open_passages(request, folder)
     passages.check_length(size)
-    for texts in filter(None, (request.heal, request.text)):
+    for texts in filter(None, (request.heal, request.erasing.text)):
         find_healing_text(texts)
-    attacks = choose_attacks(request.attack, request.max, sibling=request.sibling is not None)
+    asked = request.attacks
+    attacks = choose_attacks(asked.attack, asked.max, sibling=asked.sibling is not None)
     if request.heal or request.erase:  # an audit of a trained model tries more
         attacks = choose_attacks((*attacks, *TRAINED))
     with show_progress("plan memory", None):
@@ -113,12 +115,13 @@ def forecast_outline(request: MitigationRequest) -> dict[str, Any]:
 
 def _open_passages(request: MitigationRequest, folder: Path) -> Passages:
     """The passages that it names, else some of the lengths that it gives."""
-    if request.samples:
-        samples = open_passages(request.samples, request, leave_out=request.leave_out)
+    asked = request.passages
+    if asked.samples:
+        samples = open_passages(asked, leave_out=asked.leave_out)
         rows = tokenize_passages(samples, load_tokenizer(folder))
         members = rows.tokens[rows.trained_on]
         return Passages(members, rows.prefix_length, rows.source, rows.sha256)
-    prefix, suffix = request.prefix_length or LENGTH, request.suffix_length or LENGTH
+    prefix, suffix = asked.prefix_length or LENGTH, asked.suffix_length or LENGTH
     return Passages(np.zeros((SHARE * ROWS, prefix + suffix), np.int32), prefix, "passages", "")
 
 
@@ -144,11 +147,13 @@ def _list_steps(
         _measure_cut(model),
     )
     held = np.zeros((max(1, min(ROWS, len(passages.tokens) // SHARE)), length), np.int32)
-    read: Plan = partial(_plan_pass, model, length, request.batch_size)
+    read: Plan = partial(_plan_pass, model, length, request.run.batch_size)
     tune: Plan = partial(_plan_attack, model, held)
 
-    def train(steps: int, *, hardened: bool = False, owns_base: bool = True) -> Plan:
-        schedule = Schedule(steps, rank=request.adapters, hardened=hardened)
+    def train(
+        asked: Training, steps: int, *, hardened: bool = False, owns_base: bool = True
+    ) -> Plan:
+        schedule = Schedule(asked.steps or steps, rank=asked.adapters, hardened=hardened)
         lessons = list_lessons(model, model, text, passages, schedule)
         return lambda room: _describe_fit(
             plan_training(model, lessons, schedule, owns_base=owns_base, room=room)
@@ -156,13 +161,13 @@ def _list_steps(
 
     yield Step("search", cut, read)
     if request.heal:
-        yield Step("search: heal", cut, train(request.heal_steps, owns_base=False))
+        yield Step("search: heal", cut, train(request.healing, HEAL_STEPS, owns_base=False))
     if set(request.limits) & set(TRAINING):
         yield Step("search: attack", weights if request.heal else cut, tune)
     if request.erase:
-        yield Step("erase", cut, train(request.erase_steps, hardened=request.harden))
+        yield Step("erase", cut, train(request.erasing, ERASE_STEPS, hardened=request.harden))
     if request.heal:
-        yield Step("heal", cut, train(request.heal_steps))
+        yield Step("heal", cut, train(request.healing, HEAL_STEPS))
     if set(attacks) & set(TRAINING):
         yield Step("attack", 0, tune)
     yield Step("evaluate", 0, read)

@@ -9,17 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
-from evals.choose.search.request import SearchRequest
-from evals.jobs.asking import EvaluationRequest, Gating
+from evals.choose.search.request import HEALING, Choice, HealText, SearchRequest
+from evals.jobs.asking import MeasureRequest
 from evals.jobs.recipes import RECIPES, Kind, Recipe, choose_best, list_recipes, name_recipe
-from evals.measure.attacks.request import Limits
+from evals.measure.attacks.request import Attacks, Extraction
 from evals.measure.healing import find_healing_text, read_healing_text, warn_of_shared
-from evals.measure.memorization.recovery import name_plainly
 from evals.run.console import SILENT, say, use_console
-from evals.run.lm_eval.request import Drops, Limiting
-from evals.run.request import TEACHING, Count, Fraction, Hardening, Option, describe_mistakes
+from evals.run.groups import (
+    ERASE_STEPS,
+    HEAL_STEPS,
+    Cut,
+    Folders,
+    Hardening,
+    Passages,
+    Revision,
+    Run,
+    Texts,
+    Training,
+)
+from evals.run.lm_eval.request import Tasks
+from evals.run.request import Option, Request, Use, describe_mistakes, refuse_unused
 from surgery.checkpoint.source import MANIFEST
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline, lacks_weights
@@ -39,100 +50,89 @@ if TYPE_CHECKING:
     from surgery.record.report import Report
 
 
-class MitigationRequest(SearchRequest, Gating):
-    """Leave at most `max_extraction` of `samples` recovered from `model`, at the least cost.
+class MitigationRequest(Request):
+    """Leave at most `max_extraction` of passages recovered from `model`, at the least cost.
 
-    `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own `samples` and
-    `heldout`. The fields beyond those of `SearchRequest` say what is evaluated, and which gates
-    hold beside the limits: they are those of `EvaluationRequest`.
+    `max_extraction` is 0.01 unless `max` limits `measure`. A lab model brings its own passages and
+    held-out text. The same groups go to the search and to the evaluation.
 
     `erase` and `heal` say which recipes are tried beside the cut that a search chooses
     (`evals.jobs.recipes`). Training takes the passages that the search chose on; the others test
     the results. The best becomes the output.
     """
 
-    samples: Annotated[
-        str,
-        "Passages that must not be recovered, as for extract.",
-        Option("input", "SAMPLES", "a lab model's own"),
-    ] = ""
-    max_extraction: Annotated[
-        Fraction | None,
-        "Leave at most this share of the passages recovered, by `measure`.",
-        Option("limits", default="0.01, unless `max` limits the measure"),
-    ] = None
-    max: Annotated[
-        Limits,
-        "Limit, for the search and the verdict: attack A may recover at most the share X of the "
-        "passages. A runs even if `attack` does not name it.",
-        Option("limits", "A=X", example="hints:2=0.02"),
-    ] = Field(default_factory=dict)
-    max_drop: Annotated[
-        Drops,
-        "Limit, for the search and the verdict: TASK, or every task that a pattern such as '*' "
-        "matches, may lose at most X.",
-        Option("limits", "TASK=X", example="lambada_openai=0.03"),
-    ] = Field(default_factory=dict)
+    typed = (
+        "samples heldout calibration secret skip_short revision twin sibling variant grain layout "
+        "erase heal measure choose tasks attack max_extraction max max_drop device"
+    )
+
+    model: str
+    revision: Revision = None
+    passages: Passages = Passages()
+    texts: Texts = Texts()
+    choice: Choice = Choice()
+    extraction: Extraction = Extraction()
+    attacks: Attacks = Attacks()
+    benchmarks: Tasks = Tasks()
     erase: Annotated[
         bool,
         "Also try results that were taught to forget the passages (as the command erase does): as "
         "they are, cut, and, with `heal`, cut and healed.",
         Option("edit"),
     ] = False
-    erase_steps: Annotated[Count, TEACHING, Option("edit")] = 60
+    erasing: Annotated[Training, Use(named={"steps": "erase_steps"})] = Training()
     harden: Hardening = False
-    text: Annotated[
-        tuple[str, ...],
-        "Other text for `erase`, which may hold none of the passages.",
-        Option("edit", "TEXT", "that of `heal`, else a lab model's own"),
-    ] = ()
+    heal: HealText = ()
+    healing: Annotated[Training, HEALING] = Training()
     only_best: Annotated[bool, "Remove the other results in the end.", Option("output")] = False
+    run: Run = Run()
 
     @model_validator(mode="before")
     @classmethod
-    def _one_goal(cls, given: Any) -> Any:
-        model = given.get("model")
-        if model is None:
+    def _names_a_model(cls, given: Any) -> Any:
+        if given.get("model") is None:
             raise ValueError("name a MODEL, or give a `config` that does")
-        lab = find_lab(model)
-        for name, what in (("samples", "passages"), ("heldout", "held-out text")):
-            if lab is None and not given.get(name) and not lacks_weights(model):
-                raise ValueError(f"{model} brings no {what} of its own: give `{name}`")
-        found = {**given, "samples": given.get("samples") or lab or ""}
-        if given.get("max_extraction") is None:
-            limited = {name_plainly(str(name)) for name in given.get("max") or ()}
-            named = name_plainly(str(given.get("measure", "any"))) in limited
-            found["max_extraction"] = None if named else 0.01
-        return found
+        return given
 
     @model_validator(mode="after")
     def _can_be_erased(self) -> MitigationRequest:
-        if not self.erase:
-            self._refuse_unused("erase", "erase_steps", "harden", "text")
-        elif not (self.text or self.heal or find_lab(self.model)):
-            raise ValueError("`erase` needs `text`")
+        if self.erase:
+            if not (self.erasing.text or self.heal or find_lab(self.model)):
+                raise ValueError("`erase` needs `text`")
+            return self
+        refuse_unused(self, "erase", "harden")
+        refuse_unused(self.erasing, "erase", "text")
+        if self.erasing.steps not in (None, ERASE_STEPS):
+            raise ValueError("`erase_steps` needs `erase`")
         return self
 
     @model_validator(mode="after")
-    def _can_be_evaluated(self) -> MitigationRequest:
-        if lacks_weights(self.model):
-            return self  # it can only be planned for
+    def _can_be_done(self) -> MitigationRequest:
+        own = find_lab(self.model) or lacks_weights(self.model)
+        if not (self.texts.heldout or own):
+            raise ValueError(f"{self.model} brings no held-out text of its own: give `heldout`")
+        kind: type[Request] = SearchRequest
         try:
-            assert self.evaluation_request
+            assert self.search_request
+            kind = MeasureRequest
+            assert lacks_weights(self.model) or self.evaluation_request
         except ValidationError as error:  # a message of its own, without the other's frame
-            raise ValueError(describe_mistakes(error)) from None
+            raise ValueError(describe_mistakes(kind, error)) from None
         return self
-
-    @model_validator(mode="after")
-    def _tasks_are_limited(self) -> MitigationRequest:
-        return self  # the evaluation runs them without a limit, too
 
     @property
     def search_request(self) -> SearchRequest:
-        given = dict(self)
-        if not self.max_drop:
-            given = {name: one for name, one in given.items() if name not in Limiting.model_fields}
-        return SearchRequest.of(given)
+        """The limits alone decide: tasks without one are only evaluated."""
+        extraction, most = self.extraction, self.extraction.max_extraction
+        if most is None and extraction.measure not in self.attacks.max:
+            most = 0.01
+        tasks = self.benchmarks if self.benchmarks.max_drop else Tasks()
+        return self.hand_on(SearchRequest, benchmarks=tasks, max_extraction=most)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those of the search, which are gates of the evaluation."""
+        return self.search_request.limits
 
     @property
     def recipes(self) -> list[Recipe]:
@@ -147,35 +147,35 @@ class MitigationRequest(SearchRequest, Gating):
         from evals.jobs.exporting import ExportRequest, open_export
         from evals.jobs.healing import HealRequest, open_heal
 
-        fitted = any(variant_of(edit.variant).fitted for edit in plan.edits)
         lab = find_lab(self.model)
         own = (lab,) if lab else ()
-        given: dict[str, Any] = {**dict(self), "output": output, "overwrite": overwrite, "seed": 0}
-        given |= {"plan": None, "variant": None, "calibration": ()}
-        given |= {"text": self.text or self.heal or own} if kind == "erase" else {}
-        if source is not None:
-            given |= {"model": str(source), "revision": None}
+        model, revision = (self.model, self.revision) if source is None else (str(source), None)
+        folders = Folders(model=model, revision=revision, output=output, overwrite=overwrite)
         if kind == "erase":
-            return open_erase(EraseRequest.of(given, steps=self.erase_steps), plan.chosen)
+            text = self.erasing.text or self.heal or own
+            asked = self.hand_on(EraseRequest, folders=folders, training=self.erasing, text=text)
+            return open_erase(asked, plan.chosen)
         if kind == "cut":
-            text = (self.calibration or own) if fitted else ()
-            return open_export(ExportRequest.of(given, plan=plan, calibration=text))
-        return open_heal(
-            HealRequest.of(given, text=self.heal, steps=self.heal_steps, source=self.model)
-        )
+            fitted = any(variant_of(edit.variant).fitted for edit in plan.edits)
+            cut = Cut(plan=plan, calibration=(self.texts.calibration or own) if fitted else ())
+            layout = self.choice.layout
+            return open_export(self.hand_on(ExportRequest, folders=folders, cut=cut, layout=layout))
+        healed = {"training": self.healing, "text": self.heal, "source": self.model}
+        return open_heal(self.hand_on(HealRequest, folders=folders, **healed))
 
     @property
-    def evaluation_request(self) -> EvaluationRequest:
+    def evaluation_request(self) -> MeasureRequest:
         """The default attacks unless some are named; the limits of the search are gates."""
-        return EvaluationRequest.of(
-            dict(self),
+        return self.hand_on(
+            MeasureRequest,
+            command="evaluate",
             models=(self.model,),
             baseline=self.model,
             revision=None,
-            audit=True,
+            attack=self.attacks.attack or ("default",),
             max=self.limits,
             max_extraction=None,
-            limit=None if self.no_benchmarks else self.limit,
+            limit=None if self.benchmarks.suite == "none" else self.benchmarks.limit,
         )
 
 
@@ -332,7 +332,7 @@ def open_mitigation(
     whatever would make the search, a step, or the evaluation fail."""
     from surgery.exporting import check_target
 
-    assert lacks_weights(request.model) or request.evaluation_request.attacks  # all are known
+    assert lacks_weights(request.model) or request.evaluation_request.attack_names  # all are known
     check_target(request.model, output, overwrite=overwrite)
     begun = (Path(f"{output}-search") / "search.json").is_file()
     for recipe in request.recipes:
@@ -381,10 +381,13 @@ def check_texts(request: MitigationRequest, materials: Materials) -> None:
     if request.erase:
         check_erasable(model.inventory)
     if request.heal:
-        read(request.heal, request.heal_steps)  # the search also compares it with held-out text
+        read(
+            request.heal, request.healing.steps or HEAL_STEPS
+        )  # the search also compares it with held-out text
     if request.erase:
         assert passages is not None
-        taught = read(request.text or request.heal or (request.model,), request.erase_steps)
+        text = request.erasing.text or request.heal or (request.model,)
+        taught = read(text, request.erasing.steps or ERASE_STEPS)
         tokenizer = load_tokenizer(model.folder)
         length = passages.tokenize(tokenizer).tokens.shape[1]
         windows = cut_windows(materials.heldout, tokenizer, length)

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from evals.data.cutting import FEWEST, SHORT
+from evals.measure.attacks.request import Extraction
 from evals.run.console import say
-from evals.run.request import CalibrationText, Fraction, HeldoutText, Measuring, Option
+from evals.run.groups import Passages as AskedPassages
+from evals.run.groups import Revision, Run, ShowText, Texts
+from evals.run.request import Option, Request, Use
 from surgery.errors import MeasurementError, SamplesError
 from surgery.output import check_output, recognize_mark, write_text
 from surgery.record.manifest import LENGTH
@@ -29,32 +32,41 @@ _FITTING = 0.9
 """The share of passages that a proposed length fits at least."""
 _TESTED = 200
 """The most passages of the quick pass."""
+DEFAULT_LIMIT = 0.01
+"""What may be recovered, if nothing else is asked for."""
 _LIMITS = (0.05, 0.01, 0.001)
 """Limits for which the needed number of passages is told, beside the one that is asked for."""
 
 
-class ProposalRequest(Measuring):
+class ProposalRequest(Request):
     """What is known before the first run. Lengths and columns that are None are proposed."""
 
+    typed = (
+        "samples heldout calibration prefix_length suffix_length secret id_column revision "
+        "max_extraction show_text result device"
+    )
+
     model: str
-    skip_short: bool = True  # as the file says that mitigate leaves them out
-    samples: Annotated[str | None, "Passages, as for extract.", Option("input", "SAMPLES")] = None
-    heldout: HeldoutText = ()
-    calibration: CalibrationText = ()
-    show_text: Annotated[
-        bool, "Show the text of three passages, and where each is cut.", Option("output")
-    ] = False
-    max_extraction: Annotated[
-        Fraction, "The share of passages that may be recovered.", Option("limits")
-    ] = 0.01
+    revision: Revision = None
+    passages: Annotated[AskedPassages, Use(without=("skip_short", "leave_out"))] = AskedPassages()
+    texts: Texts = Texts()
+    show_text: ShowText = False
+    extraction: Annotated[Extraction, Use(without=("measure",))] = Extraction()
+    run: Annotated[Run, Use(without=("no_cache",))] = Run()
     result: Annotated[
         Path, "Folder for mitigate to create.", Option("output", "OUT", place="any")
     ] = Path("OUT")
 
     @property
+    def limit(self) -> float:
+        """The share of the passages that may be recovered."""
+        most = self.extraction.max_extraction
+        return DEFAULT_LIMIT if most is None else most
+
+    @property
     def inputs(self) -> tuple[str | Path | None, ...]:
         """What the new file must not replace."""
-        return self.samples, *self.heldout, *self.calibration
+        return self.passages.samples, *self.texts.heldout, *self.texts.calibration
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,8 @@ class Proposal:
             loader=place, undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False
         )
         environment.filters["yaml"] = _write_yaml
-        given = {**self.request.model_dump(), **vars(self), "lengths": self.lengths}
+        given = {**dict(self.request.list_values()), **vars(self), "lengths": self.lengths}
+        given["max_extraction"] = self.request.limit
         template = environment.get_template("mitigate.yaml.jinja")
         return template.render(given, split=self.split) + "\n"
 
@@ -151,16 +164,16 @@ def propose(request: ProposalRequest, output: Path | None, *, overwrite: bool = 
     from surgery.variants import VARIANTS
 
     lab = find_lab(request.model)
-    named = request.samples or lab
+    named = request.passages.samples or lab
     if named is None:
         raise SamplesError(
             "brings no passages of its own", where=request.model, fix="give `samples`"
         )
     model = find_model(request.model, request.revision)
     passages, columns, ids = _open_passages(named, request)
-    heldout, text = read_heldout_texts(request.heldout, request.model, named), None
-    if request.calibration or lab:
-        text = find_calibration_text(request.calibration, request.model, VARIANTS)
+    heldout, text = read_heldout_texts(request.texts.heldout, request.model, named), None
+    if request.texts.calibration or lab:
+        text = find_calibration_text(request.texts.calibration, request.model, VARIANTS)
     needs_tokenizer = passages.is_text or has_tokenizer(model.folder)
     tokenizer = load_tokenizer(model.folder) if needs_tokenizer else None
     parts = np.array(passages.measure(tokenizer))
@@ -248,7 +261,7 @@ def _describe_limits(request: ProposalRequest, rows: Samples) -> dict[str, Any]:
     from evals.run.statistics import count_needed
     from evals.table.limits import describe_splits
 
-    asked, splits = request.max_extraction, describe_splits(rows)
+    asked, splits = request.limit, describe_splits(rows)
     counts = {limit: count_needed(limit) for limit in sorted({*_LIMITS, asked}, reverse=True)}
     enough = [one["choose"] for one in splits if one["held_back"] >= (counts[asked] or 0)]
     needed = {f"{limit:g}": count for limit, count in counts.items() if count is not None}
@@ -268,12 +281,12 @@ def _count_recited(
     from surgery.record.measured import BASE
 
     try:
-        loaded = open_model(model, **request.running)
+        loaded = open_model(model, **request.run.running)
     except MeasurementError as error:
         say(f"warning: recitation is not tested: {error}")
         return None
     some = rows.spread(rows.trained_on, _TESTED)
-    exact = extract(loaded.model, some, batch_size=request.batch_size).exact
+    exact = extract(loaded.model, some, batch_size=request.run.batch_size).exact
     return measure_share("recited", exact, of=BASE).model_dump(mode="json")
 
 
@@ -312,12 +325,12 @@ def _open_passages(
     from evals.data import open_samples
     from evals.data.columns import find_columns
 
-    given: Any = request.model_dump(include={"prefix_length", "suffix_length", "secret"})
-    samples, columns, ids = find_columns(named, request.id_column)
+    given: Any = request.passages.model_dump(include={"prefix_length", "suffix_length", "secret"})
+    samples, columns, ids = find_columns(named, request.passages.id_column)
     try:
         return open_samples(samples, **given, id_column=ids, cut=False), columns, ids
     except SamplesError:
-        if ids is None or ids == request.id_column:
+        if ids is None or ids == request.passages.id_column:
             raise
     # it was a guess by the first rows, which others do not confirm
     return open_samples(samples, **given, cut=False), columns, None
@@ -339,9 +352,12 @@ def _propose_lengths(
     own = passages.table.shape or tuple(
         min(LENGTH, one - one % 4 if one >= FEWEST else one) for one in fits
     )
-    prefix, suffix = request.prefix_length or own[0], request.suffix_length or own[1]
+    prefix, suffix = (
+        request.passages.prefix_length or own[0],
+        request.passages.suffix_length or own[1],
+    )
     for name, length in (("prefix_length", prefix), ("suffix_length", suffix)):
-        if getattr(request, name) is not None and length < FEWEST:
+        if getattr(request.passages, name) is not None and length < FEWEST:
             raise SamplesError(
                 "too few tokens for a test",
                 where=f"`{name}`",
@@ -352,7 +368,7 @@ def _propose_lengths(
     if min(prefix, suffix) < FEWEST or not enough.any():
         raise SamplesError(
             "the passages are too short",
-            where=request.samples,
+            where=request.passages.samples,
             expected=f"at least {2 * FEWEST} tokens, or the lengths that you give",
             got=f"{int(lengths.min())} to {int(lengths.max())}, median {np.median(lengths):g}",
         )
@@ -371,19 +387,19 @@ def _propose_prefix(
     from surgery.reading.corpus import find_opening
 
     opening = len(find_opening(tokenizer)) if passages.is_text else 0
-    found = find_secrets(passages.table, tokenizer, compile_secret(request.secret))
+    found = find_secrets(passages.table, tokenizer, compile_secret(request.passages.secret))
     before = np.array([opening + one.first for one in found if one is not None])
     fits = before[before >= SOUND] if 2 * (before >= SOUND).sum() >= len(before) else before
     own = int(np.quantile(fits, 1 - _FITTING, method="lower")) if len(fits) else 0
-    prefix = request.prefix_length or min(LENGTH, own - own % 4)
+    prefix = request.passages.prefix_length or min(LENGTH, own - own % 4)
     if prefix < FEWEST:
         raise SamplesError(
             "too few tokens stand before the secrets" if len(before) else "no passage has a secret",
-            where=request.samples,
+            where=request.passages.samples,
             expected=f"at least {FEWEST} tokens before a secret" if len(before) else None,
             fix=None if len(before) else "mark them with a column secret, or with `secret`",
         )
-    return prefix, request.suffix_length
+    return prefix, request.passages.suffix_length
 
 
 def _write_yaml(value: Any) -> str:

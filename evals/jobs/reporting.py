@@ -22,10 +22,10 @@ from evals.measure.memorization.membership import SCORES
 from evals.measure.memorization.protocol import ExtractionResults
 from evals.measure.memorization.summary import list_rows
 from evals.measure.naming import make_tables, name_figures
+from evals.run.groups import list_tool_versions
 from evals.run.lm_eval.running import SEEDS
 from evals.run.lm_eval.scores import choose_metric
 from evals.run.lm_eval.tasks import describe_task
-from evals.run.request import list_tool_versions
 from evals.run.statistics import SEED
 from evals.table.limits import Asked, ask, ask_tasks, decide, find_void, settle
 from evals.table.words import describe
@@ -92,7 +92,7 @@ def make_report(
         tables=make_tables(names, figures, samples=samples, **known),
         front=list(front.points) if front else [],
         map=front.map if front else None,
-        settings=request.model_dump(mode="json", exclude={*request.omits}),
+        settings=request.to_settings(),
         provenance=Provenance(
             seeds={"bootstrap": SEED, **SEEDS},
             versions=list_tool_versions(),
@@ -131,12 +131,14 @@ def _decide(
     """The limits of an edit. What was taught must keep the same limits as what was not. `void`: why
     none is decided, if so."""
     request, samples = found.materials.request, after.asked.samples
-    asked: list[Asked] = ask(request.max, request.max_extraction)
+    asked: list[Asked] = ask(request.attacks.max, request.extraction.max_extraction)
     on: list[On | None] = [None]
     if samples is not None and found.is_taught(place, samples):
         on.append("taught")
     limits = decide(figures, asked, of, on, unclear=void)
-    return limits + decide(figures, ask_tasks(request.max_drop, after.runs), of, unclear=void)
+    return limits + decide(
+        figures, ask_tasks(request.benchmarks.max_drop, after.runs), of, unclear=void
+    )
 
 
 def _find_void(
@@ -217,10 +219,10 @@ def _list_warnings(
         ]
     models = [one.model for one in (found.before, after) if one]
     tokenizers = {one.provenance.get("tokenizer_sha256") for one in models}
-    if found.materials.request.limit is not None:
+    if found.materials.request.benchmarks.limit is not None:
         said.append(
-            "only a part of each benchmark was measured (--limit), so the model card leaves these "
-            "figures out; evaluate without --limit before you publish"
+            "only a part of each benchmark was measured (limit), so the model card leaves these "
+            "figures out; evaluate without a limit before you publish"
         )
     said += filter(None, (choice, void))
     if len(tokenizers) > 1:

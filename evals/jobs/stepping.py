@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from evals.run.console import say, show_progress
-from evals.run.request import Stepping
+from evals.run.groups import Folders
 from surgery.checkpoint.source import MANIFEST
 from surgery.errors import OutputError
 from surgery.exporting import Export, check_target, list_unchanged, write
@@ -22,29 +22,36 @@ if TYPE_CHECKING:
     from surgery.exporting import Trained
 
 
+class Stepping(Protocol):
+    """A request for a step."""
+
+    @property
+    def folders(self) -> Folders: ...
+
+
 @dataclass(frozen=True)
 class Output:
     """Where a step writes, unless it is named: in the default place. Asked once, when the default
     is known and before any weights are downloaded."""
 
-    request: Stepping
+    folders: Folders
 
     def find(self, default: Path) -> Path:
         """The folder to create."""
-        if self.request.consume:
-            return expand_home(self.request.model)
-        return self.request.output or default
+        if self.folders.consume:
+            return expand_home(self.folders.model)
+        return self.folders.output or default
 
     @by_one
     def check(self, default: Path) -> None:
         """Raises `OutputError` for a folder that could not be written. One that a step wrote may
         hold the same result: `OpenedStep` looks at it."""
         target = self.find(default)
-        consume, overwrite = self.request.consume, self.request.overwrite
+        consume, overwrite = self.folders.consume, self.folders.overwrite
         with explain_os_errors(target):
             may_be_made = (target / MANIFEST).is_file()
         if consume or overwrite or not may_be_made:
-            check_target(self.request.model, target, overwrite=overwrite, consume=consume)
+            check_target(self.folders.model, target, overwrite=overwrite, consume=consume)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class OpenedStep(ABC):
 
     @property
     def target(self) -> Path:
-        return Output(self.request).find(self.default)
+        return Output(self.request.folders).find(self.default)
 
     @property
     def default(self) -> Path:
@@ -85,13 +92,13 @@ class OpenedStep(ABC):
 
     @by_one
     def _find_manifest(self) -> Manifest | None:
-        target, request = self.target, self.request
+        target, folders = self.target, self.request.folders
         manifest = read_manifest(target) if (target / MANIFEST).is_file() else None
         number = None if manifest is None else self._find_step(target, manifest)
         if manifest is not None and number is not None:
             return manifest.model_copy(update={"history": manifest.history[: number + 1]})
-        if manifest is not None and not (request.overwrite or request.consume):
-            check_target(request.model, target)  # raises: it is there
+        if manifest is not None and not (folders.overwrite or folders.consume):
+            check_target(folders.model, target)  # raises: it is there
         return None
 
     def _find_step(self, target: Path, manifest: Manifest) -> int | None:
@@ -99,7 +106,7 @@ class OpenedStep(ABC):
         followed it."""
         source = self.prepared.model
         number = len(manifest.history) - 1
-        if not self.request.consume:
+        if not self.request.folders.consume:
             earlier = source.manifest.history if source.manifest else []
             if manifest.history[: len(earlier)] != earlier:
                 return None
@@ -110,7 +117,7 @@ class OpenedStep(ABC):
         if step.versions != list_versions() or not self.is_like(step):
             return None
         if manifest.files.keys() - list_unchanged(target, manifest):
-            if self.request.overwrite:  # files are missing: it refused others at once
+            if self.request.folders.overwrite:  # files are missing: it refused others at once
                 return None
             raise OutputError(
                 "holds this result, and a file of it has changed",
@@ -127,6 +134,7 @@ class OpenedStep(ABC):
             say(f"{self.target}: already holds this result")
             return made
         check_space(self.target, self.size)
+        folders = self.request.folders
         fitting, trained = self.make()
         with show_progress("export", self.size or None) as advance:
             return write(
@@ -134,8 +142,8 @@ class OpenedStep(ABC):
                 self.target,
                 fitting=fitting,
                 trained=trained,
-                overwrite=self.request.overwrite or self.request.consume,
-                consume=self.request.consume,
-                max_shard_size=self.request.max_shard_size,
+                overwrite=folders.overwrite or folders.consume,
+                consume=folders.consume,
+                max_shard_size=folders.max_shard_size,
                 progress=advance,
             )

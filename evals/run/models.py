@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.run.console import say
-from evals.run.request import Running
+from evals.run.groups import Run
 from evals.run.room import check_room
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.torch_tensors import TAGS
@@ -231,14 +231,14 @@ def check_precision(base: str, other: str, name: str) -> None:
         )
 
 
-def check_precisions(models: Sequence[ResolvedModel], request: Running) -> None:
+def check_precisions(models: Sequence[ResolvedModel], run: Run) -> None:
     """Raises `MeasurementError`, before any is loaded, if models would not run as the first does.
 
     Tells nothing of quantized weights, for which the library decides.
     """
-    place = find_device(request.device)
+    place = find_device(run.placing["device"])
     plain = [one for one in models if not one.inventory.is_quantized]
-    names = [str(_find_dtype(one, request.dtype, place)).removeprefix("torch.") for one in plain]
+    names = [str(_find_dtype(one, run.dtype, place)).removeprefix("torch.") for one in plain]
     for one, name in zip(plain, names, strict=True):
         check_precision(names[0], name, one.source.model)
 
@@ -253,6 +253,8 @@ def find_device(name: str | None) -> torch.device:
         return torch.device(own)
     if name is None:
         return choose_device()
+    if name == "all":
+        raise MeasurementError("this runs on one device", where="`device`", got=name)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

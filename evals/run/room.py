@@ -30,6 +30,6 @@ def check_room(inventory: Inventory, dtype: torch.dtype, place: torch.device) ->
         f"the model does not fit into the memory of {where}",
         expected=f"at least {needed / 1e9:,.1f} GB for its weights in {name}{less}",
         got=f"{there / 1e9:,.1f} GB",
-        fix="use a larger machine, or `device_map=auto`, which spreads it over several GPUs; only "
+        fix="use a larger machine, or `device=all`, which spreads it over several GPUs; only "
         "`export` of `variant=identity` or zero works without loading it",
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from surgery.families import SAVED_AS
@@ -12,6 +13,8 @@ from surgery.selection import format_selection, variant_name
 
 COMMANDS = {"cut": "export", "erase": "erase", "heal": "heal"}
 """Kind of step → its command."""
+IN_FILE = ("--calibration", "--seed", "--max-shard-size")
+"""What `erase` takes from a file alone."""
 FOLDER = "FOLDER"
 """Stands for the folder of texts of which some have the same name."""
 SAVED_IDS = "token-ids.npy"
@@ -91,11 +94,19 @@ def write_command(
         **list_options(step, lab),
         "--output": [output],
     }
-    return ["attn-surgery", COMMANDS[step.kind], model, *spell(given)]
+    in_file = IN_FILE if step.kind == "erase" else ()
+    return ["attn-surgery", COMMANDS[step.kind], model, *spell(given, in_file)]
 
 
-def spell(given: Mapping[str, Sequence[object]]) -> Iterator[str]:
-    """The words of options, each with its values; an empty one is that of a flag."""
+def spell(given: Mapping[str, Sequence[object]], in_file: Collection[str] = ()) -> Iterator[str]:
+    """The words of options, each with its values; an empty one is that of a flag. What the command
+    line has no option for (`in_file`) stands in one text after --config."""
+    held: dict[str, str | list[str]] = {}
     for option, values in given.items():
-        pairs = ((option, str(value)) for value in values if value is not None)
-        yield from (word for pair in pairs for word in pair if word)
+        words = [str(value) for value in values if value is not None]
+        if option in in_file and words:
+            held[option.removeprefix("--")] = words if len(words) > 1 else words[0] or "true"
+        elif option not in in_file:
+            yield from (word for value in words for word in (option, value) if word)
+    if held:
+        yield from ("--config", json.dumps(held))

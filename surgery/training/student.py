@@ -133,7 +133,7 @@ def make_student(
     if any(one.is_meta for one in base.parameters()):
         raise UnsupportedError(
             "training needs every weight in memory, and some are offloaded",
-            fix="leave `device_map` out",
+            fix="leave out `device=all`",
         )
 
     def prepare(name: str, old: torch.Tensor) -> torch.Tensor | None:

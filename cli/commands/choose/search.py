@@ -41,7 +41,7 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
     from evals.jobs.searching import search
     from surgery.privacy import name_result
 
-    if request.sibling is not None and {"graft", "graft-wide"}.isdisjoint(request.max):
+    if request.attacks.sibling is not None and "graft" not in request.attacks.max:
         raise click.UsageError("--sibling needs a limit on graft: give --max graft=X")
     folder = output or name_result(request.model, "search")
     result, _ = search(request, folder, overwrite=overwrite)

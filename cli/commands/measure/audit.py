@@ -10,10 +10,10 @@ from cli import options
 from cli.requests import request_command
 from cli.tables.figures import print_report
 from cli.terminal import print_json
-from evals.jobs.asking import AuditRequest
+from evals.jobs.asking import MeasureRequest, take
 
 
-@request_command("audit", AuditRequest)
+@request_command("audit", MeasureRequest, **take("audit"))
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @options.allow_undecided
 @options.rows
@@ -21,7 +21,7 @@ from evals.jobs.asking import AuditRequest
 @options.overwrite
 @options.json
 def command(
-    request: AuditRequest,
+    request: MeasureRequest,
     rows: Path | None,
     output: Path | None,
     overwrite: bool,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from cli import options
-from cli.requests import fill_request, options_of, request_command
+from cli.requests import request_command
 from cli.terminal import echo, note, print_json
-from evals.jobs.collecting import CollectRequest, Cut, collect
+from evals.jobs.collecting import CollectRequest, collect
 
 
 @request_command("collect", CollectRequest)
 @click.argument("model")
-@options_of(Cut)
 @options.output(
     "File to create, .jsonl. extract takes it as SAMPLES.",
     options.FILE,
@@ -33,7 +31,6 @@ def command(
     overwrite: bool,
     show_text: bool,
     as_json: bool,
-    **asked: Any,
 ) -> None:
     """Find passages of a corpus that MODEL recites, and write them to a file, SAMPLES.
 
@@ -42,8 +39,6 @@ def command(
     """
     if output.suffix != ".jsonl":
         raise click.BadParameter("SAMPLES must be a .jsonl file", param_hint="--output")
-    request = request.model_copy(update={"cut": fill_request(Cut, asked)})
-
     text = {"show_text": show_text, "overwrite": overwrite}
     found = collect(request, output, **text)
     if found["resumed"]:

@@ -23,25 +23,25 @@ def command(request: CompareRequest, as_json: bool) -> None:
     """Show side by side what BASE and each EDITED model write after the same prompts.
 
     The models continue each prompt greedily: they always write the most likely token. Tokens that
-    differ from BASE's text are colored. On a terminal, without --prompt, --prompts, and --samples,
-    the command asks for prompts: type one a line. With --samples you see which passages changed
+    differ from BASE's text are colored. On a terminal, without --prompt and --samples, the command
+    asks for prompts: type one a line. With --samples you see which passages changed
     most in loss, as ids and figures; --show-text adds what the models write.
 
     All models are in memory together. --revision is that of BASE; by default, the one
     that EDITED records.
     """
-    given = request.prompt or request.prompts or request.samples
+    given = request.prompt or request.passages.samples
     if not given and (as_json or not sys.stdin.isatty()):
         raise click.UsageError(
-            "nothing to compare: give --prompt, --prompts, or --samples (on a terminal, without "
-            "--json, the command asks for prompts)"
+            "nothing to compare: give --prompt or --samples (on a terminal, without --json, the "
+            "command asks for prompts)"
         )
     from cli.tables.comparison import print_comparison
 
     if given:
         result = compare(request)
         (print_json if as_json else print_comparison)(result)
-        if request.samples and not (request.show_text or as_json):
+        if request.passages.samples and not (request.show_text or as_json):
             note("--show-text shows the passages, and what the models write after their prefixes.")
         return
     models = open_models(request)

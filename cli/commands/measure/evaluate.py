@@ -10,17 +10,17 @@ from cli import options
 from cli.requests import request_command
 from cli.tables.figures import print_report
 from cli.terminal import print_json
-from evals.jobs.asking import EvaluationRequest
+from evals.jobs.asking import MeasureRequest, take
 
 
-@request_command("evaluate", EvaluationRequest)
+@request_command("evaluate", MeasureRequest, **take("evaluate"))
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @options.allow_undecided
 @options.output("Folder for the report.  [default: NAME-evaluation]", options.FOLDER)
 @options.overwrite
 @options.json
 def command(
-    request: EvaluationRequest,
+    request: MeasureRequest,
     output: Path | None,
     overwrite: bool,
     allow_undecided: bool,

@@ -10,17 +10,17 @@ from cli import options
 from cli.requests import request_command
 from cli.tables.figures import print_report
 from cli.terminal import print_json
-from evals.jobs.asking import ExtractionRequest
+from evals.jobs.asking import MeasureRequest, take
 
 
-@request_command("extract", ExtractionRequest)
+@request_command("extract", MeasureRequest, **take("extract"))
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @options.rows
 @options.output("Also write the JSON object to this file.", options.FILE, metavar="FILE")
 @options.overwrite
 @options.json
 def command(
-    request: ExtractionRequest,
+    request: MeasureRequest,
     rows: Path | None,
     output: Path | None,
     overwrite: bool,

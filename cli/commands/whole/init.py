@@ -11,7 +11,7 @@ import click
 
 from cli import options
 from cli.config import is_of_result
-from cli.requests import RequestCommand, fill_request, options_of
+from cli.requests import request_command
 from cli.tables import print_table
 from cli.tables.cuts import print_cuts
 from cli.terminal import echo, note, print_json
@@ -36,16 +36,29 @@ _MOST = 8
 """Row numbers to list."""
 
 
-@click.command("init", cls=RequestCommand)
+def _ask(given: dict[str, Any]) -> None:
+    """Asks in a terminal for what is left out."""
+    for name, question in _ASKED.items():
+        needed = name != "heldout" or not given["dry_run"]
+        if not given[name] and needed and sys.stdin.isatty() and not given["as_json"]:
+            lab = str(given["model"]).startswith("lab:") and name != "model"
+            answer = None if lab else click.prompt(question, err=True)
+            given[name] = (answer,) if answer and name == "heldout" else answer
+    if not given["model"]:
+        raise click.UsageError("name a MODEL")
+
+
+@request_command("init", ProposalRequest, prepare=_ask)
 @click.argument("model", required=False)
-@options_of(ProposalRequest)
 @options.flag("--dry-run", "Print the same, and write nothing.")
 @options.output(
     "File to write.", options.FILE, "FILE", default=Path("mitigate.yaml"), show_default=True
 )
 @options.overwrite
 @options.json
-def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **given: Any) -> None:
+def command(
+    request: ProposalRequest, output: Path, dry_run: bool, overwrite: bool, as_json: bool
+) -> None:
     """Write a configuration for mitigate that fits MODEL and your passages.
 
     Looks at the passages in the model's tokens, proposes lengths and columns, and says which rows
@@ -55,18 +68,9 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **given
     that at most the share X is recovered, and which limits each of the two parts of a search can
     decide. In a terminal, it asks for what you leave out.
     """
-    for name, question in _ASKED.items():
-        needed = name != "heldout" or not dry_run
-        if not given[name] and needed and sys.stdin.isatty() and not as_json:
-            lab = str(given["model"]).startswith("lab:") and name != "model"
-            answer = None if lab else click.prompt(question, err=True)
-            given[name] = (answer,) if answer and name == "heldout" else answer
-    if not given["model"]:
-        raise click.UsageError("name a MODEL")
     if is_of_result(output):
         what = f"{output.name} is the name of a file of a result, which may name no output"
         raise click.UsageError(f"{what}: choose another --output")
-    request = fill_request(ProposalRequest, given)
     proposal = propose(request, None if dry_run else output, overwrite=overwrite)
     if as_json:
         print_json(proposal.to_dict())
@@ -76,7 +80,7 @@ def command(output: Path, dry_run: bool, overwrite: bool, as_json: bool, **given
     _print_limits(proposal)
     if dry_run:
         return
-    if not (request.heldout or find_lab(request.model)):
+    if not (request.texts.heldout or find_lab(request.model)):
         note(f"mitigate also needs held-out text: add `heldout: [FILE]` to {output} first")
     echo(f"next: attn-surgery mitigate --config {shlex.quote(str(output))} --dry-run")
 

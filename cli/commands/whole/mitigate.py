@@ -10,7 +10,7 @@ import click
 from rich.filesize import decimal
 
 from cli import options
-from cli.config import config_option
+from cli.config import config_option, set_defaults
 from cli.requests import request_command
 from cli.tables import print_table
 from cli.tables.figures import print_front, print_report, print_search
@@ -34,19 +34,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 _ERASE = "--erase also tries results that were taught to forget passages before the cut"
-_TRIED = "more blocks, heads, or edits may help: --grain mixed, --max-evaluations 256"
+_TRIED = "more blocks, heads, or edits may help: --preset thorough"
 
 
 def _apply_preset(ctx: click.Context, param: click.Parameter, name: str | None) -> None:
     """Makes the values of a preset the defaults of the options. Those of a file come first."""
     if name is not None:
-        ctx.default_map = {**PRESETS[name], **(ctx.default_map or {})}
+        set_defaults(ctx, PRESETS[name])
 
 
 def _describe_preset(name: str) -> str:
+    """As a file says it."""
     given = PRESETS[name].items()
-    pairs = [(key, one) for key, v in given for one in (v if isinstance(v, tuple) else (v,))]
-    return " ".join(f"--{key.replace('_', '-')} {value}" for key, value in pairs)
+    shown = {key: f"[{', '.join(v)}]" if isinstance(v, tuple) else v for key, v in given}
+    return ", ".join(f"{key.replace('_', '-')}: {value}" for key, value in shown.items())
 
 
 @request_command("mitigate", MitigationRequest)
@@ -58,8 +59,16 @@ def _describe_preset(name: str) -> str:
     is_eager=True,
     expose_value=False,
     callback=_apply_preset,
-    help=f"Values for other options, which you can still give. quick: {_describe_preset('quick')}. "
-    f"thorough: {_describe_preset('thorough')}.",
+    help="Values for other options and keys of --config, which you can still give. quick: "
+    f"{_describe_preset('quick')}. thorough: {_describe_preset('thorough')}.",
+)
+@options.flag(
+    "--no-benchmarks",
+    "Run no benchmark tasks. Otherwise, without --tasks, a lab model runs those of the suite lab, "
+    "and any other model those of standard.",
+    "suite",
+    flag_value="none",
+    group="measure",
 )
 @options.flag(
     "--dry-run",
@@ -89,7 +98,7 @@ def command(
     to forget passages (OUT-erase); that result is also cut (OUT-erase-cut), and, with --heal, cut
     and healed (OUT-erase-cut-heal). Search and training take half of the passages, and the rest
     test all results. Of those with the best verdict, the one that exceeds the limits least becomes
-    OUT, and then the cheapest. The others stay, unless you give --only-best.
+    OUT, and then the cheapest. The others stay, unless --config says only-best: true.
 
     A lab model (lab:pythia, lab:gpt-neo) needs no other option than --output. Any other MODEL needs
     --samples and --heldout. The exit code is 3 if a limit is missed, else 4 if one is not decided,

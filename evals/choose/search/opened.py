@@ -36,6 +36,7 @@ from evals.measure.healing import (
 from evals.measure.memorization.recovery import NAMES, Recovery, is_recovery, make_recovery
 from evals.run.batching import keep_rows_per_batch
 from evals.run.console import say, show_progress
+from evals.run.groups import HEAL_STEPS
 from evals.run.lm_eval.scores import Scores
 from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
@@ -88,18 +89,20 @@ class OpenedSearch:
     @cached_property
     def key(self) -> str:
         """Names the question that the search answers: all that the answer depends on."""
-        return Store(None, self.request.store.given).name(self)
+        return Store(None, self.request.run.store.given).name(self)
 
     @cached_property
     def batch_size(self) -> int:
         """Rows at a time, the same when the search goes on, whatever memory is free by then."""
         length = self.samples.tokens.shape[1]
-        return self.request.batch_size or keep_rows_per_batch(self.store, self.loaded.model, length)
+        return self.request.run.batch_size or keep_rows_per_batch(
+            self.store, self.loaded.model, length
+        )
 
     @cached_property
     def measure(self) -> Recovery:
         """What counts as recovering a passage, for the estimates."""
-        return make_recovery(next(iter(self.request.limits), self.request.measure))
+        return make_recovery(next(iter(self.request.limits), self.request.extraction.measure))
 
     @property
     def others(self) -> dict[str, float]:
@@ -111,7 +114,7 @@ class OpenedSearch:
     @property
     def drop_limits(self) -> dict[str, float]:
         """Task → the most that it may lose."""
-        found = {task: find_limit(self.request.max_drop, task) for task in self.tasks}
+        found = {task: find_limit(self.request.benchmarks.max_drop, task) for task in self.tasks}
         return {task: most for task, most in found.items() if most is not None}
 
     @property
@@ -184,7 +187,7 @@ class OpenedSearch:
     def halves(self) -> tuple[Half, Half]:
         """What to choose on, and what is held back. Raises `SamplesError` for too little."""
         request = self.request
-        return split_halves(self.samples, self.windows, request.seed, request.choose)
+        return split_halves(self.samples, self.windows, request.choice.seed, request.choice.choose)
 
     @cached_property
     def guard(self) -> TaughtPassages:
@@ -193,7 +196,7 @@ class OpenedSearch:
 
     def score(self, store: Store, task: str, make: Callable[[], Any]) -> TaskScores:
         """Runs a benchmark on the model that `make` makes. `store`: of work on that one."""
-        benchmarks, loaded, asked = self.benchmarks, self.loaded, self.request.batch_size
+        benchmarks, loaded, asked = self.benchmarks, self.loaded, self.request.run.batch_size
         assert benchmarks is not None
 
         def run() -> Any:
@@ -229,7 +232,7 @@ class OpenedSearch:
     @cached_property
     def exhaustive(self) -> bool:
         """Whether the search can measure every set of units."""
-        most = self.request.max_evaluations
+        most = self.request.choice.max_evaluations
         return len(list(islice(list_sets(self.offered), most + 1))) <= most
 
     def engines(
@@ -245,7 +248,7 @@ class OpenedSearch:
                 repeated=half.repeated,
                 batch_size=self.batch_size,
                 fit=fit,
-                layout=self.request.layout,
+                layout=self.request.choice.layout,
                 editable=self.loaded.editable,
                 store=store,
             )
@@ -260,25 +263,26 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     Raises `SurgeryError` for inputs that it cannot use.
     """
     lab = find_lab(request.model)
-    variants = request.list_variants(fits=bool(request.calibration) or lab is not None)
-    passages = open_passages(request.samples, request, leave_out=request.leave_out)
-    texts = require_heldout_texts(request.heldout, request.model)
-    calibrated = find_calibration_text(request.calibration, request.model, variants)
+    variants = request.choice.list_variants(fits=bool(request.texts.calibration) or lab is not None)
+    passages = open_passages(request.passages, lab, leave_out=request.passages.leave_out)
+    texts = require_heldout_texts(request.texts.heldout, request.model)
+    calibrated = find_calibration_text(request.texts.calibration, request.model, variants)
     text = find_healing_text(request.heal) if request.heal else None
-    benchmarks = _load_limited(request) if request.max_drop else None
+    benchmarks = _load_limited(request) if request.benchmarks.max_drop else None
     found = find_model(request.model, request.revision)
-    held = settle_layout(request.layout, found.checkpoint.whole)
-    request = request.model_copy(update={"layout": held})
-    sibling = find_sibling(request.sibling, [found])
-    loaded = open_model(found, **request.running)
+    request = request.change(layout=settle_layout(request.choice.layout, found.checkpoint.whole))
+    sibling = find_sibling(request.attacks.sibling, [found])
+    loaded = open_model(found, **request.run.running)
     rows = tokenize_passages(passages, loaded.tokenizer)
-    if request.leave_out is not None and found.manifest is not None:
+    if request.passages.leave_out is not None and found.manifest is not None:
         check_unlisted([found.manifest], rows)
     windows = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
-    size, layout, editable = loaded.dimensions, request.layout, loaded.editable
+    size, layout, editable = loaded.dimensions, request.choice.layout, loaded.editable
     healing = _read_healing(request, text, loaded, passages, rows)
     offered, warnings = keep_possible(
-        list_units(size.num_blocks, size.num_heads, request.grain, variants, size.num_groups),
+        list_units(
+            size.num_blocks, size.num_heads, request.choice.grain, variants, size.num_groups
+        ),
         size.num_heads,
         lambda selection: editable.find_refusal(selection, layout=layout),
     )
@@ -305,7 +309,7 @@ def open_search(request: SearchRequest) -> OpenedSearch:
         warnings=(*warnings, *shared),
         sibling=sibling,
         benchmarks=benchmarks,
-        store=loaded.narrow(request.store),
+        store=loaded.narrow(request.run.store),
     )
     _check_can_be_tried(opened)
     if opened.slow:
@@ -322,7 +326,7 @@ def _check_can_be_tried(opened: OpenedSearch) -> None:
         raise UnsupportedError(
             f"{', '.join(opened.late)} cannot be tried on an edit: {why}",
             where=opened.loaded.name,
-            fix="leave out `device_map`, or give only limits that one pass decides, and no `heal`",
+            fix="leave out `device=all`, or give only limits that one pass decides, and no `heal`",
         )
 
 
@@ -336,7 +340,9 @@ def _read_healing(
     """The text in the model's tokens. Raises `SamplesError` if it holds any of the passages."""
     if text is None:
         return None
-    healing = Schedule(request.heal_steps).tokenize(text, loaded.tokenizer, loaded.dimensions)
+    healing = Schedule(request.healing.steps or HEAL_STEPS).tokenize(
+        text, loaded.tokenizer, loaded.dimensions
+    )
     check_apart(passages.add_others(rows, loaded.tokenizer), healing)
     return healing
 
@@ -345,15 +351,16 @@ def _load_limited(request: SearchRequest) -> Benchmarks:
     """The tasks that have a limit. Raises `UnknownNameError` for a limit without a task."""
     from evals.run.lm_eval.running import Benchmarks
 
-    plain = [task for task in request.max_drop if not set("*?[") & set(task)]
+    asked = request.benchmarks
+    plain = [task for task in asked.max_drop if not set("*?[") & set(task)]
     suite = SUITES["lab" if find_lab(request.model) else "standard"]
     with show_progress("loading tasks", None):
         found = Benchmarks.load(
-            request.task_names or (tuple(suite) if len(plain) < len(request.max_drop) else plain),
-            include_paths=request.include_path,
-            limit=request.limit,
-            num_fewshot=request.num_fewshot,
+            asked.names or (tuple(suite) if len(plain) < len(asked.max_drop) else plain),
+            include_paths=asked.include_path,
+            limit=asked.limit,
+            num_fewshot=asked.num_fewshot,
         )
-    check_limited_tasks(request.max_drop, list(found.tasks))
-    limited = (name for name in found.tasks if find_limit(request.max_drop, name) is not None)
+    check_limited_tasks(asked.max_drop, list(found.tasks))
+    limited = (name for name in found.tasks if find_limit(asked.max_drop, name) is not None)
     return replace(found, tasks={name: found.tasks[name] for name in limited})

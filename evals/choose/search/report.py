@@ -137,7 +137,7 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
         warnings=list(opened.warnings),
         provenance={"versions": list_versions()},
         measure=opened.measure.name,
-        settings={**_describe_aim(opened), "max_evaluations": opened.request.max_evaluations},
+        settings=_describe_aim(opened),
         key=opened.key,
         n=len(here.samples),
         n_held_back=len(back.samples),
@@ -232,7 +232,7 @@ def _decide(
     text = (before.value or 0.0, loss)
     void = find_void(opened.loaded.dimensions.vocabulary, text)
     limits = opened.request.limits
-    asked = [*ask(limits), *ask_tasks(opened.request.max_drop, opened.tasks)]
+    asked = [*ask(limits), *ask_tasks(opened.request.benchmarks.max_drop, opened.tasks)]
     if healed:
         asked = [Asked(f"{HEALED}{a.name}", a.what, a.subject, a.limit) for a in asked]
         rows = [*rows, *_list_bases(rows)]
@@ -300,7 +300,9 @@ def _record_fits(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, Any]
 
 
 def _describe_aim(opened: OpenedSearch) -> dict[str, Any]:
-    asked = opened.request.model_dump(mode="json", include={"grain", "layout", "seed"})
+    asked = opened.request.choice.model_dump(
+        mode="json", include={"grain", "layout", "seed", "max_evaluations"}
+    )
     chosen = {
         "limit": opened.request.goal.limit,
         "measure": opened.measure.name,
@@ -317,11 +319,11 @@ def make_plan(opened: OpenedSearch, selection: Selection, result: SearchResult) 
     kept = ("measure", "settings", "selected", "state", "calibration", "model", "provenance")
     return PlanFile(
         edits=list_edits(selection, opened.loaded.dimensions.num_heads),
-        layout=opened.request.layout,
+        layout=opened.request.choice.layout,
         model=EditedModel.of(found.identified, found.checkpoint.config),
         chosen=Choice(
-            seed=opened.request.seed,
-            share=opened.request.choose,
+            seed=opened.request.choice.seed,
+            share=opened.request.choice.choose,
             passages=here.samples.sha256,
             windows=hash_row(here.windows),
             met=result.selected is not None,
@@ -342,7 +344,9 @@ def explain_miss(result: SearchResult, request: SearchRequest, folder: Path) -> 
 
     less = [of for of in result.front if read(of) < read(BASE)] or result.front
     best = less[-1]
-    word = f"max={result.measure}" if request.max_extraction is None else "max_extraction"
+    word = (
+        f"max={result.measure}" if request.extraction.max_extraction is None else "max_extraction"
+    )
     limits = {word: result.limit}
     left = f"{read(best):.1%} recovered"
     asked = {word: result.settings[word] for word in ("max", "max_drop")}
@@ -353,7 +357,7 @@ def explain_miss(result: SearchResult, request: SearchRequest, folder: Path) -> 
         tried = [one for one in result.list_limits(best) if one.on == HALVES[0]]
         left = ", ".join(f"{one.subject} {one.value or 0:.1%}" for one in tried)
         left = left or f"{read(best):.1%} recovered before it is healed"
-    grain = "" if request.grain == "mixed" else "`grain=mixed`, "
+    grain = "" if request.choice.grain == "mixed" else "`grain=mixed`, "
     return MeasurementError(
         f"none of the {result.evaluations} edits measured meets it",
         where=", ".join(f"`{option}={limit:g}`" for option, limit in limits.items()),

@@ -89,7 +89,7 @@ def run_search(
     found.compare_with(compared)
     if opened.others:
         drops = {f"task.{task}": drop for task, drop in opened.drop_limits.items()}
-        most = opened.request.max_evaluations
+        most = opened.request.choice.max_evaluations
         best = deepen(found, keeps, opened.attack_limits, most, drops)
     else:
         best = next((chosen for chosen in found.met if keeps(chosen)), None)
@@ -171,14 +171,14 @@ def _find(
                 known[one.selection] = replace(point, refitted=refits(one.selection))
         return [known[selection] for selection in selections]
 
-    most, find_refusal = opened.request.max_evaluations, opened.loaded.editable.find_refusal
+    most, find_refusal = opened.request.choice.max_evaluations, opened.loaded.editable.find_refusal
     for share in (1,) if opened.exhaustive or not opened.others else (4, 2, 1):
         found = find(
             evaluate,
             opened.offered,
             opened.request.goal,
             estimates,
-            holds=lambda some: find_refusal(some, layout=opened.request.layout) is None,
+            holds=lambda some: find_refusal(some, layout=opened.request.choice.layout) is None,
             max_evaluations=-(-most // share),
         )
         if found.met:  # the rest of the budget is for deeper cuts

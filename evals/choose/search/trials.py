@@ -19,6 +19,7 @@ from evals.measure.differences import compare_scores, halve_scores
 from evals.measure.edits.engine import BASE, Engine
 from evals.measure.healing import heal_model
 from evals.measure.naming import HEALED
+from evals.run.groups import HEAL_STEPS
 from evals.run.lm_eval.scores import choose_metric
 from evals.table.measured import measure_share, measure_value
 from surgery.errors import MeasurementError
@@ -142,15 +143,15 @@ class Trials:
         """Keeps work on an edited model. That on the base is the same however edits are made."""
         opened = self.opened
         if not selection:
-            return opened.store.narrow(opened.request.batch_size)
+            return opened.store.narrow(opened.request.run.batch_size)
         healing = opened.healing and [opened.healing, opened.guard, self._schedule]
-        how = opened.fitter, opened.request.layout, healing, opened.request.batch_size
+        how = opened.fitter, opened.request.choice.layout, healing, opened.request.run.batch_size
         return opened.store.narrow(selection, *how)
 
     @property
     def _schedule(self) -> Schedule:
         request = self.opened.request
-        return Schedule(request.heal_steps, rank=request.adapters)
+        return Schedule(request.healing.steps or HEAL_STEPS, rank=request.healing.adapters)
 
     def _edit(self, selection: Selection) -> Any:
         """The edited model, healed if the task says so. Keeps only the last one."""
@@ -159,7 +160,7 @@ class Trials:
             opened, editable = self.opened, self.opened.loaded.editable
             model, constants = opened.loaded.model, None
             if selection:
-                plan = editable.plan(selection, layout=opened.request.layout)
+                plan = editable.plan(selection, layout=opened.request.choice.layout)
                 fitted = any(variant_of(part.variant).fitted for part in selection)
                 fits = opened.fitter.fit(selection) if opened.fitter and fitted else {}
                 model = editable.apply(plan, fits)

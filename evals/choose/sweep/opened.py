@@ -24,6 +24,7 @@ from evals.data.windows import cut_windows
 from evals.measure.edits.engine import Engine
 from evals.run.batching import keep_rows_per_batch
 from evals.run.console import say, show_progress
+from evals.run.groups import list_variants
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
@@ -105,13 +106,13 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
     Raises `SurgeryError` for inputs that it cannot use.
     """
     model = request.model
-    fits = bool(request.calibration) or (request.estimate and find_lab(model) is not None)
-    variants = request.list_variants(fits=fits)
-    passages = open_passages(request.samples, request)
-    texts = require_heldout_texts(request.heldout, model)
-    calibrated = find_calibration_text(request.calibration, model, variants)
+    fits = bool(request.texts.calibration) or (request.estimate and find_lab(model) is not None)
+    variants = list_variants(request.variant, fits=fits)
+    passages = open_passages(request.passages, find_lab(model))
+    texts = require_heldout_texts(request.texts.heldout, model)
+    calibrated = find_calibration_text(request.texts.calibration, model, variants)
     benchmarks = _load_tasks(request)
-    loaded = open_model(model, revision=request.revision, **request.running)
+    loaded = open_model(model, revision=request.revision, **request.run.running)
     rows = tokenize_passages(passages, loaded.tokenizer)
     heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
@@ -125,10 +126,10 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
     for warning in warnings:
         say(f"warning: {warning}")
     fitter = make_fitter(plans, calibrated, loaded)
-    store, sizes = loaded.narrow(request.store), {}
+    store, sizes = loaded.narrow(request.run.store), {}
     if benchmarks is not None:
-        sizes = choose_batch_sizes(benchmarks, loaded, request.batch_size, store)
-    rows_at_once = request.batch_size or keep_rows_per_batch(
+        sizes = choose_batch_sizes(benchmarks, loaded, request.run.batch_size, store)
+    rows_at_once = request.run.batch_size or keep_rows_per_batch(
         store, loaded.model, rows.tokens.shape[1]
     )
     store = store.narrow(fitter)
@@ -149,12 +150,11 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
 
 def _load_tasks(request: SweepRequest) -> Benchmarks | None:
     """Loads the tasks, if there are any. Looks up the model first: tasks may take long to load."""
-    if not request.task_names:
+    asked = request.benchmarks
+    if not asked.names:
         return None
     find_outline(request.model, request.revision)
     with show_progress("loading tasks", None):
         from evals.run.lm_eval.running import Benchmarks
 
-        return Benchmarks.load(
-            request.task_names, include_paths=request.include_path, limit=request.limit
-        )
+        return Benchmarks.load(asked.names, include_paths=asked.include_path, limit=asked.limit)

@@ -6,13 +6,25 @@ from typing import Annotated
 
 from pydantic import model_validator
 
-from evals.run.lm_eval.request import Benchmarking
-from evals.run.request import Choosing, Option
+from evals.run.groups import Passages, Revision, Run, Texts, Variants
+from evals.run.lm_eval.request import Tasks
+from evals.run.request import Option, Request, Use
+from surgery.hub.embedded import find_lab
 
 
-class SweepRequest(Choosing, Benchmarking):
-    """Edits of `model`, measured on `samples`, on held-out text, and on the tasks named."""
+class SweepRequest(Request):
+    """Edits of `model`, measured on passages, on held-out text, and on the tasks named."""
 
+    typed = (
+        "samples heldout calibration prefix_length suffix_length secret skip_short revision "
+        "variant last ranges heads estimate tasks suite device"
+    )
+
+    model: str
+    revision: Revision = None
+    passages: Annotated[Passages, Use(without=("leave_out",))] = Passages()
+    texts: Texts = Texts()
+    variant: Variants = ()
     last: Annotated[
         bool,
         "Also edit the last 2, 3, … blocks together. Each takes as long as a single block.",
@@ -27,8 +39,13 @@ class SweepRequest(Choosing, Benchmarking):
         Option("measure"),
     ] = False
 
+    benchmarks: Annotated[Tasks, Use(without=("num_fewshot", "max_drop"))] = Tasks()
+    run: Run = Run()
+
     @model_validator(mode="after")
     def _agree(self) -> SweepRequest:
-        if not (self.tasks or self.suite) and (self.include_path or self.limit):
+        if not (self.passages.samples or find_lab(self.model)):
+            raise ValueError(f"{self.model} brings no passages of its own: give `samples`")
+        if not self.benchmarks.names and (self.benchmarks.include_path or self.benchmarks.limit):
             raise ValueError("`include_path` and `limit` say which tasks: give `tasks` or `suite`")
         return self

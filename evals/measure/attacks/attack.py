@@ -113,7 +113,7 @@ class Target:
         if any(parameter.is_meta for parameter in self.model.parameters()):
             raise MeasurementError(
                 f"{name} needs every weight in memory, and some are offloaded",
-                fix="leave `device_map` out, or name other attacks with `attack`",
+                fix="leave out `device=all`, or name other attacks with `attack`",
             )
 
     @cached_property

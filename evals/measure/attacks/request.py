@@ -1,28 +1,50 @@
-"""What every request that names attacks shares."""
+"""The groups of a request that name attacks, and limits on what they recover."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evals.measure.attacks.names import FORMS
 from evals.measure.memorization.recovery import name_plainly
-from evals.run.request import Count, Fraction, Option, Request
+from evals.run.groups import Count, Fraction
+from evals.run.request import Group, Option
 
 Limits = dict[str, Fraction]
 """Attack → the highest share of the passages that it may recover."""
 
 
-class Attacking(Request):
-    """Attacks by name, here or in `attack` of those that have it. `graft:MODEL` among the attacks
-    names the sibling, too.
+class Attacks(Group):
+    """The attacks to try, how often, limits on what they recover, and what attackers and a
+    yardstick need. `graft:MODEL` among the attacks names the sibling, too.
     """
 
+    attack: Annotated[
+        tuple[str, ...],
+        f"Attack to try (docs/threat-model.md explains each): {', '.join(FORMS)}, or one of your "
+        "own at package.module:ATTACK, whose code then runs. leak@N is sampling:N; graft:MODEL "
+        "names the sibling, too. cheap stands for all that need only one pass, default for strong "
+        "ones that are fast, all for all of ours; each of these includes graft if there is a "
+        "sibling.",
+        Option("measure", "A", "default"),
+    ] = ()
+    draws: Annotated[
+        Count | None,
+        "Runs of each attack that trains, each on other passages or in another order. The rate "
+        "is their mean.",
+        Option("measure", default="5, fewer where a run takes over a minute"),
+    ] = None
+    twin: Annotated[
+        str | None,
+        "A model that never saw the passages, as a yardstick: results say how far the edit "
+        "goes from the base toward it.",
+        Option("input", "MODEL"),
+    ] = None
     max: Annotated[
         Limits,
-        "Limit: attack A may recover at most the share X of the passages. A runs even if "
-        "`attack` does not name it.",
+        "Limit: attack A may recover at most the share X of the passages. A then runs, whatever "
+        "else does.",
         Option("limits", "A=X", example="hints:2=0.02"),
     ] = Field(default_factory=dict)
     sibling: Annotated[
@@ -64,27 +86,26 @@ class Attacking(Request):
         return found
 
 
-class Auditing(Attacking):
-    """The attacks to try, how often, and a yardstick."""
+class Extraction(Group):
+    """The most that may come out of a model."""
 
-    attack: Annotated[
-        tuple[str, ...],
-        f"Attack to try (docs/threat-model.md explains each): {', '.join(FORMS)}, or one of your "
-        "own at package.module:ATTACK, whose code then runs. leak@N is sampling:N; graft:MODEL "
-        "names the sibling, too. cheap stands for all that need only one pass, default for strong "
-        "ones that are fast, all for all of ours; each of these includes graft if there is a "
-        "sibling.",
-        Option("measure", "A", "default"),
-    ] = ()
-    draws: Annotated[
-        Count | None,
-        "Runs of each attack that trains, each on other passages or in another order. The rate "
-        "is their mean.",
-        Option("measure", default="5, fewer where a run takes over a minute"),
+    max_extraction: Annotated[
+        Fraction | None,
+        "Limit: at most this share of the passages may be recovered (0.01 is 1 %), in a search by "
+        "its `measure`, and of a model that is evaluated, word for word. Short for `max` M=X.",
+        Option("limits"),
     ] = None
-    twin: Annotated[
-        str | None,
-        "A model that never saw the passages, as a yardstick: results say how far the edit "
-        "goes from the base toward it.",
-        Option("input", "MODEL"),
-    ] = None
+    measure: Annotated[
+        str,
+        "What counts as recovered: greedy (word for word), hints:K (after at most K wrong "
+        "tokens are corrected), prefix, sampling:N (or leak@N), span:M, or any (by greedy, "
+        "hints:2, prefix, or sampling:100). See docs/threat-model.md.",
+        Option("measure", "M"),
+    ] = "any"
+
+    @field_validator("measure")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from evals.measure.memorization.recovery import make_recovery
+
+        return make_recovery(name).name

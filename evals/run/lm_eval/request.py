@@ -1,4 +1,4 @@
-"""The part of a request that names benchmark tasks."""
+"""The group of a request that names benchmark tasks, and what they may lose."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from evals.run.groups import Names
 from evals.run.lm_eval.tasks import QUICK_LIMIT, SUITES
-from evals.run.request import Names, Option, Request
+from evals.run.request import Group, Option
 
 Drops = dict[str, Annotated[float, Field(ge=0)]]
 """Task, or pattern → the most that it may lose."""
 
 
-class Benchmarking(Request):
-    """Which lm-eval tasks to run. `limit` is `QUICK_LIMIT` by default for the suite "quick"."""
+class Tasks(Group):
+    """Which lm-eval tasks to run, and what they may lose. `limit` is `QUICK_LIMIT` by default for
+    the suite "quick"."""
 
     tasks: Annotated[
         Names,
@@ -23,11 +25,15 @@ class Benchmarking(Request):
         Option("measure", "A,B", "the tasks of `suite`", decides=False),
     ] = ()
     suite: Annotated[
-        Literal["standard", "quick", "lab"] | None,
+        Literal["standard", "quick", "lab", "none"] | None,
         "standard: lambada_openai, hellaswag, piqa, winogrande, arc_easy, arithmetic_2da, "
         "webqs. quick: 250 documents each of three of them. lab: three tasks that need no "
-        "download.",
-        Option("measure", decides=False),
+        "download. none: run no tasks.",
+        Option(
+            "measure",
+            default="in an evaluation, lab for a lab model, standard for any other",
+            decides=False,
+        ),
     ] = None
     include_path: Annotated[
         tuple[Path, ...],
@@ -40,6 +46,18 @@ class Benchmarking(Request):
         "Use only the first N documents of each task, or this share of them.",
         Option("measure", "N"),
     ] = None
+
+    num_fewshot: Annotated[
+        int | None,
+        Field(ge=0),
+        "Examples before each question.",
+        Option("measure", default="the task's own"),
+    ] = None
+    max_drop: Annotated[
+        Drops,
+        "Limit: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
+        Option("limits", "TASK=X", example="lambada_openai=0.03"),
+    ] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -58,28 +76,12 @@ class Benchmarking(Request):
         return int(limit)
 
     @model_validator(mode="after")
-    def _one_choice(self) -> Benchmarking:
+    def _one_choice(self) -> Tasks:
         if self.tasks and self.suite:
             raise ValueError("`tasks` and `suite` exclude each other")
         return self
 
     @property
-    def task_names(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The tasks, groups, and patterns that are named."""
-        return self.tasks or tuple(SUITES[self.suite] if self.suite else ())
-
-
-class Limiting(Benchmarking):
-    """The tasks to run, and what they may lose."""
-
-    num_fewshot: Annotated[
-        int | None,
-        Field(ge=0),
-        "Examples before each question.",
-        Option("measure", default="the task's own"),
-    ] = None
-    max_drop: Annotated[
-        Drops,
-        "Limit: TASK, or every task that a pattern such as '*' matches, may lose at most X.",
-        Option("limits", "TASK=X", example="lambada_openai=0.03"),
-    ] = Field(default_factory=dict)
+        return self.tasks or tuple(SUITES.get(self.suite or "none", ()))
