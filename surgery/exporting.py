@@ -186,10 +186,10 @@ def _write(
     copies_of = {shard.copy_of: name for name, shard in shards.items() if shard.copy_of}
     with (
         create_folder(target, list_owned, overwrite=overwrite) as folder,
-        ThreadPoolExecutor(1) as beside,
+        ThreadPoolExecutor(1) as other,
     ):
         paths = [shard.path for shard in checkpoint.shards if shard.path not in copies_of]
-        read = {path: CopiedFile(path, beside) for path in paths}
+        read = {path: CopiedFile(path, other) for path in paths}
         pieces = {name: shard.read_pieces(read) for name, shard in shards.items()}
         beside = _collect_files(checkpoint, plan, shards) if adapter is None else {}
         files = {}
