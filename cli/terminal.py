@@ -100,7 +100,7 @@ def name_options(line: object, ctx: click.Context | None = None) -> str:
             return match[0]
         text = option if value in (None, "True") else f"{option} {value}"
         if value is not None and option.endswith(" of --config"):
-            text = f"{option.partition(' ')[0]}: {value.lower()} of --config"
+            text = f"--config '{{{option.partition(' ')[0]}: {value.lower()}}}'"
         return f"`{other} {text}`" if other else text
 
     return re.sub(r"`(?:([a-z-]+)\()?([a-z_]+)(?:=([\w.+:=@-]+))?\)?`", name_option, str(line))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,8 @@ def test_lengths_in_python() -> None:
 @pytest.mark.usefixtures("among_the_files")
 def test_samples(command: str, name: str, more: list[str], text: str) -> None:
     options = [*WITH_SAMPLES[command], "--samples", name, *more]
+    if command == "evaluate":  # which takes lengths from a file
+        text = re.sub("--([a-z]+-length) ([0-9]+)", r"--config '{\\1: \\2}'", text)
     refused(text, command, NOWHERE, *options)
 
 
@@ -420,7 +423,7 @@ class Inputs:
             "collect": (base, "--corpus", self.folder / "corpus.txt", *LENGTHS),
             "compare": (base, self.folder / "cut", *passages, "--rows", 2),
             "erase": (base, "--drop-attn", 0, "--variant", "zero", *passages, *trained),
-            "evaluate": (*pair, *attacks, "--no-benchmarks"),
+            "evaluate": (*pair, *attacks, "--suite", "none"),
             "export": (base, "--drop-attn", 1, "--variant", "mean", "--calibration", other),
             "extract": (*pair, "--metrics", "full"),
             "heal": (self.folder / "cut", *passages, *trained),
