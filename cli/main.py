@@ -17,7 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from cli.completion import propose_names
-from cli.config import RESULT, with_config
+from cli.config import IN_FILE, RESULT, with_config
 from cli.examples import format_examples
 from cli.retired import explain_retired
 from cli.terminal import (
@@ -83,7 +83,7 @@ COMMANDS = {name: group for group, commands in GROUPS.items() for name in comman
 
 _SMALLER = {
     "batch_size": "a smaller `batch_size`",
-    "dtype": "a `dtype` of fewer bytes",
+    "dtype": "`dtype=bfloat16`",
     "attack": "no `attack` that trains",
 }
 """Argument → what to do with it against too little memory."""
@@ -272,7 +272,9 @@ _CONTINUED = ("search", "sweep", "audit", "evaluate", "collect", "mitigate", "de
 def _hint_to_continue(ctx: click.Context | None) -> str:
     """Says that the same command continues, if it keeps finished work, or that a long one starts
     anew."""
-    given, name = ({}, None) if ctx is None else (ctx.params, ctx.info_name)
+    given, name = dict[str, Any](), None
+    if ctx is not None:
+        given, name = {**ctx.meta.get(IN_FILE, {}), **ctx.params}, ctx.info_name
     if name in ("erase", "heal"):
         return ": nothing was written; the same command starts anew"
     keeps = name in _CONTINUED and not given.get("no_cache") and not given.get("dry_run")

@@ -666,7 +666,7 @@ def test_a_source_that_may_not_be_read(as_nobody: Path, name: str) -> None:
         ([*EXTRACT, "--show-text"], "--show-text needs --rows"),
         ([*EVALUATE, "--sibling", "lab:pythia"], "--sibling needs --attack"),
         ([*EVALUATE, "--draws", "2"], "draws of --config needs --attack"),
-        ([*OTHER, "--prefix-length", "9"], "--prefix-length needs --samples"),
+        ([*OTHER, "--prefix-length", "9"], "prefix-length of --config needs --samples"),
         ([*OTHER, "--skip-short"], "--skip-short needs --samples"),
         ([*SEARCH, "--measure", "hints:4"], "--measure hints:4 has no limit: give --max hints:4=X"),
         ([*ERASE, "--calibration", "t"], "leave it out, or name a cut with --drop-attn or --plan"),
@@ -719,7 +719,7 @@ def test_memory_that_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch)
     assert outcome.json["error"] == "out of memory"
     monkeypatch.setattr("evals.jobs.evaluating.run_measurement", fail)
     call = ("audit", "lab:pythia", "--baseline", "lab:pythia")
-    ways = "take a smaller --batch-size or a --dtype of fewer bytes or no --attack that trains"
+    ways = "take a smaller batch-size of --config or dtype: bfloat16 of --config or no --attack"
     attn_surgery(*call).assert_error("out of memory", ways)
 
 

@@ -154,7 +154,7 @@ def test_lengths_in_python() -> None:
 def test_samples(command: str, name: str, more: list[str], text: str) -> None:
     options = [*WITH_SAMPLES[command], "--samples", name, *more]
     if command == "evaluate":  # which takes lengths from a file
-        text = re.sub("--([a-z]+-length) ([0-9]+)", r"--config '{\\1: \\2}'", text)
+        text = re.sub("--([a-z]+-length) ([0-9]+)", r"--config '{\1: \2}'", text)
     refused(text, command, NOWHERE, *options)
 
 

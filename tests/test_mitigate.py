@@ -32,6 +32,7 @@ from evals.jobs.materials import open_materials
 from evals.jobs.mitigating import MitigationRequest, OpenedMitigation, check_texts
 from evals.jobs.recipes import RECIPES, Recipe, choose_best, name_recipe
 from evals.lab import samples_path
+from evals.run.groups import Run
 from evals.run.lm_eval.running import Benchmarks
 from evals.table.measured import measure_value
 from evals.table.words.view import View
@@ -186,7 +187,8 @@ def test_a_recipe_repeats_it_and_holds_no_path(
     assert str(work) not in recipe.read_text()
     options = yaml.safe_load(recipe.read_text())
     assert options["model"] == "tiny"
-    assert (options["samples"], options["max-extraction"]) == ("samples.jsonl", 0.5)
+    assert options["passages"]["samples"] == "samples.jsonl"
+    assert options["extraction"]["max-extraction"] == 0.5
     assert "output" not in options
     monkeypatch.chdir(work)
     again = attn_surgery(
@@ -388,7 +390,7 @@ def test_benchmarks_measured_in_part_are_nothing_to_publish(
         ("some/model", "some/model brings no passages of its own: give --samples"),
         ("some/model --samples x.jsonl", "brings no held-out text of its own: give --heldout"),
         ("lab:pythia --measure most", "--measure: no measure 'most'"),
-        ("lab:pythia --tasks a --suite lab", "--tasks and --suite exclude each other"),
+        ("lab:pythia --tasks a --suite lab", "--tasks and --no-benchmarks exclude each other"),
         ("lab:pythia --tasks a --no-benchmarks", "exclude each other"),
         ("lab:pythia --preset fast", "'fast' is not one of 'quick', 'thorough'"),
     ],
@@ -718,7 +720,7 @@ def test_a_share_of_documents_is_rounded_up(
     """As lm-eval does."""
     monkeypatch.setattr(forecasting, "_take", lambda run: 2.0)
     task: Any = SimpleNamespace(eval_docs=[0] * 80)
-    opened: Any = SimpleNamespace(loaded=None, request=SimpleNamespace(batch_size=2))
+    opened: Any = SimpleNamespace(loaded=None, request=SimpleNamespace(run=Run(batch_size=2)))
     documents, seconds = forecasting._time_tasks(opened, Benchmarks({"copy": task}, None, 0, limit))
     assert documents == number
     assert seconds == 2.0 * number / min(forecasting.FEW, number)

@@ -97,7 +97,7 @@ NO_TASK = f"--max-drop: no task of this run matches 'nothing' (tasks: {TASK})"
     [
         (("--max-extraction", 0.1, "--max-drop", "nothing=0.1", "--tasks", TASK), NO_TASK),
         (("--max-drop", "a=0.1"), "give a limit: --max-extraction X or --max A=X"),
-        (("--max-extraction", 0.1, "--suite", "lab"), "--suite needs --max-drop"),
+        (("--max-extraction", 0.1, "--suite", "lab"), "suite of --config needs --max-drop"),
     ],
 )
 def test_limits_that_are_none(model, samples, texts, tmp_path, options, text) -> None:

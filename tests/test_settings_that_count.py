@@ -37,6 +37,7 @@ from evals.measure.attacks.tuning import RATES, STEPS, fine_tune
 from evals.measure.edits.engine import BASE
 from evals.measure.naming import name_figures
 from evals.run.console import Console, use_console
+from evals.run.lm_eval.request import Tasks
 from evals.table.limits import ask, decide
 from evals.table.measured import measure_share, measure_value
 from surgery.card.measurements import Line, show
@@ -264,7 +265,7 @@ def test_a_search_does_not_keep_a_limit_by_rates_that_destroy_the_base(
     opened: Any = SimpleNamespace(
         healing=None,
         tasks=(),
-        request=SimpleNamespace(limits={"relearn": 0.5}, max_drop={}),
+        request=SimpleNamespace(limits={"relearn": 0.5}, benchmarks=Tasks()),
         loaded=SimpleNamespace(dimensions=SimpleNamespace(vocabulary=50)),
     )
     loss = measure_value("heldout", 1.0, on="held back", unit="nats", n=1000)

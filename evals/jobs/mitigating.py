@@ -63,7 +63,7 @@ class MitigationRequest(Request):
 
     typed = (
         "samples heldout calibration secret skip_short revision twin sibling variant grain layout "
-        "erase heal measure choose tasks attack max_extraction max max_drop device"
+        "erase text heal measure choose tasks attack max_extraction max max_drop device"
     )
 
     model: str
@@ -108,12 +108,12 @@ class MitigationRequest(Request):
 
     @model_validator(mode="after")
     def _can_be_done(self) -> MitigationRequest:
-        own = find_lab(self.model) or lacks_weights(self.model)
-        if not (self.texts.heldout or own):
-            raise ValueError(f"{self.model} brings no held-out text of its own: give `heldout`")
         kind: type[Request] = SearchRequest
         try:
             assert self.search_request
+            own = find_lab(self.model) or lacks_weights(self.model)
+            if not (self.texts.heldout or own):
+                raise ValueError(f"{self.model} brings no held-out text of its own: give `heldout`")
             kind = MeasureRequest
             assert lacks_weights(self.model) or self.evaluation_request
         except ValidationError as error:  # a message of its own, without the other's frame

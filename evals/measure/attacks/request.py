@@ -93,7 +93,7 @@ class Extraction(Group):
         Fraction | None,
         "Limit: at most this share of the passages may be recovered (0.01 is 1 %), in a search by "
         "its `measure`, and of a model that is evaluated, word for word. Short for `max` M=X.",
-        Option("limits"),
+        Option("limits", default="none; of init and mitigate, 0.01"),
     ] = None
     measure: Annotated[
         str,

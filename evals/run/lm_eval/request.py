@@ -22,7 +22,7 @@ class Tasks(Group):
     tasks: Annotated[
         Names,
         "lm-eval tasks, groups, or patterns, separated by commas.",
-        Option("measure", "A,B", "the tasks of `suite`", decides=False),
+        Option("measure", "A,B", "those of the suite", decides=False),
     ] = ()
     suite: Annotated[
         Literal["standard", "quick", "lab", "none"] | None,
