@@ -19,7 +19,6 @@ BLOCKS = "last:2"
 SEARCH: dict[str, Any] = {
     "max_extraction": 0.01,
     "choose": 0.25,
-    "cost": "kl",
     "grain": "blocks",
     "max_evaluations": 6,
 }
