@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from command_line import attn_surgery, snapshot
 from results import list_attacks, read_report, take
 
 from evals.jobs import demonstrating
-from evals.jobs.erasing import EraseRequest
 from surgery.proof.verification import verify
 
 
@@ -69,7 +67,7 @@ def test_a_demo_that_was_stopped_continues(tmp_path: Path, monkeypatch: pytest.M
 
 def add_the_third_edit(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--erase` keeps what a demo without it made, and adds to it."""
-    monkeypatch.setattr("evals.jobs.erasing.EraseRequest", partial(EraseRequest, steps=2))
+    monkeypatch.setattr("evals.jobs.erasing.ERASE_STEPS", 2)
     monkeypatch.setattr("evals.choose.teachers.MOST_RECITED", 1.0)
     monkeypatch.setattr("evals.measure.attacks.trying.TRAINED", ())
     before, said = snapshot(out), list[str]()

@@ -253,12 +253,12 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     opened = replace(opened, samples=opened.samples.select(rows), windows=opened.windows[:96])
     told: list[int] = []
     outcome = run_search(opened, advance=told.append)
-    assert len(outcome.points) - 1 <= sum(told) <= 2 * opened.request.max_evaluations
+    assert len(outcome.points) - 1 <= sum(told) <= 2 * opened.request.choice.max_evaluations
     blocks = list_units(
         opened.loaded.dimensions.num_blocks, opened.loaded.dimensions.num_heads, "blocks", VARIANTS
     )
     pairs = [(a, b) for a, b in combinations(blocks, 2) if not units_clash(a, b)]
-    selections = [*((unit,) for unit in blocks), *pairs][: request.max_evaluations]
+    selections = [*((unit,) for unit in blocks), *pairs][: request.choice.max_evaluations]
     engine, _ = opened.engines()
     points = [point_of(one, opened.measure) for one in engine.measure(selections)]
     met = [point for point in points if opened.request.goal.met(point)]

@@ -19,7 +19,6 @@ BLOCKS = "last:2"
 SEARCH: dict[str, Any] = {
     "max_extraction": 0.01,
     "choose": 0.25,
-    "cost": "kl",
     "grain": "blocks",
     "max_evaluations": 6,
 }
@@ -116,12 +115,14 @@ def list_places(erase: bool) -> dict[str, str]:
 
 def _type(*words: object, **options: Any) -> str:
     """A command as you would type it."""
-    typed = ["attn-surgery", *map(str, words)]
-    for name, value in options.items():
-        option = f"--{name.replace('_', '-')}"
-        for one in value if isinstance(value, tuple) else (value,):
-            typed += [option] if one is True else [option, str(one)]
-    return shlex.join(typed)
+    from surgery.card.command import spell
+
+    given = {
+        f"--{name.replace('_', '-')}": value if isinstance(value, tuple) else [value]
+        for name, value in options.items()
+    }
+    typed = spell(given, ("--max-evaluations", "--draws"))
+    return shlex.join(["attn-surgery", *map(str, words), *typed])
 
 
 def _write_texts(output: Path) -> None:
