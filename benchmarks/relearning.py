@@ -18,10 +18,10 @@ import torch
 
 from evals.data.inputs import open_passages, tokenize_passages
 from evals.data.windows import cut_windows
-from evals.jobs.asking import MeasureRequest
 from evals.lab import heldout_texts
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting
 from evals.measure.attacks.trying import AttackPlan, AuditedModel, try_attacks
+from evals.run.groups import Passages
 from evals.run.models import open_model
 
 
@@ -48,10 +48,7 @@ def main(base: str, edits: tuple[str, ...], attack: str) -> None:
     first: AuditedModel | None = None
     for name in (base, *edits):
         loaded = open_model(name, dtype="float32", device="cpu")
-        request = MeasureRequest.of(
-            command="audit", models=(name,), baseline=base, attack=(attack,)
-        )
-        samples = tokenize_passages(open_passages(base, request), loaded.tokenizer)
+        samples = tokenize_passages(open_passages(Passages(samples=base)), loaded.tokenizer)
         windows = cut_windows(heldout_texts(), loaded.tokenizer, samples.tokens.shape[1])
         plan = AttackPlan(samples, windows, (attack,), draws=1)
         found = try_attacks(loaded, plan, first, with_control=first is not None)

@@ -598,7 +598,7 @@ def evaluate_healed(work: Path, *, model: str = "healed", **more: Any) -> Report
     )
     materials = Materials(
         request,
-        passages=open_passages(str(samples), request),
+        passages=open_passages(request.passages),
         heldout=[(work / "heldout.txt").read_text()],
     )
     base, edited = find_model(work / "neox"), [find_model(work / model)]
