@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from test_search import make_point
 from tiny_tokenizer import tiny_model
 
-from evals.choose.grid import point_of
+from evals.choose.grid import measure_points
 from evals.choose.search.goal import Goal
 from evals.data import Samples
 from evals.data.windows import repeat_windows
 from evals.measure.edits.costs import COUNTED, MEASURES, find_copied, find_worst, measure_costs
 from evals.measure.edits.engine import BASE, Engine
-from evals.measure.memorization.recovery import make_recovery
 from surgery.selection import Part
 
 EDIT = (Part(0, (0, 1), "zero"),)
@@ -105,7 +104,7 @@ def test_the_engine_measures_them_on_the_text_that_it_is_given() -> None:
     assert edited.costs["kl"] == pytest.approx(edited.heldout_kl.mean())
     assert min(edited.costs.values()) > 0
     assert edited.costs["tail"] > edited.costs["kl"]
-    point = point_of(edited, make_recovery("greedy"))
+    (point,) = measure_points(engine, [EDIT], "all", ["greedy"])
     named = {name: name if name == "kl" else f"kl.{name}" for name in MEASURES}
     shown = {name: point.plain[key] for name, key in named.items()}
     assert shown == pytest.approx(edited.costs)

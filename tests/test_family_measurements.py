@@ -41,10 +41,10 @@ from tiny_tokenizer import TEXT, tiny_tokenizer
 from torch.nn import functional
 
 from benchmarks.bounds.divergence import measure_bounds
-from evals.choose.search.units import keep_possible, list_units
 from evals.choose.sweep.opened import list_edits
 from evals.choose.sweep.report import SweepResult
 from evals.choose.sweep.request import SweepRequest
+from evals.choose.units import keep_possible, list_units
 from evals.data import Samples
 from evals.measure.edits.engine import Engine
 from evals.measure.memorization.extraction import extract

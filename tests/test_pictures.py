@@ -70,7 +70,14 @@ def sweep():
         figures += figures_of(rng, one.of)
     asked = {name: {"ability": ability, "share": name != "perplex"}
              for name, ability in ABILITIES.items()}  # fmt: skip
-    return sweep_of(edits, figures, asked, num_blocks=BLOCKS, n=12)
+    return sweep_of(edits, figures, asked, num_blocks=BLOCKS, n=12, map=map_of(edits))
+
+
+def map_of(edits, *, measured=True):
+    """What units are worth and cost, at random."""
+    rng = np.random.default_rng(5)
+    units = {one.parts[0]: tuple(rng.random(2)) for one in edits if len(one.parts) == 1}
+    return make_map(units, BLOCKS, 2, measured=measured)
 
 
 def change(result, **more):
@@ -126,7 +133,8 @@ def estimated(sweep):
     figures = [*sweep.figures, *known]
     names = {row.name: sweep.names["kl"] for row in known}
     on = {"windows": 20, "passages": 12}
-    more = {"names": sweep.names | names, "estimates": units, "estimated_on": on}
+    more = {"names": sweep.names | names, "estimates": units, "estimated_on": on,
+            "map": map_of(units, measured=False)}  # fmt: skip
     return change(sweep, figures=figures, **more)
 
 
@@ -269,10 +277,10 @@ def test_what_was_not_measured_is_not_in_the_papers_figures(sweep, tmp_path):
 
     with blank_pictures():
         drawn = draw_pictures(of_tasks(), tmp_path)
-    assert {path.stem for path in drawn} == {"sweep", "tokens"}
+    assert {path.stem for path in drawn} == {"sweep", "tokens", "model"}
     only = of_tasks("task.riddle")
     drawn = draw_pictures(only, tmp_path)
-    assert {path.stem for path in drawn} == {"sweep", "accuracy", "abilities", "tokens"}
+    assert {path.stem for path in drawn} == {"sweep", "accuracy", "abilities", "tokens", "model"}
     assert "language" not in texts(tmp_path / "abilities.svg")
     draw_pictures(without(only, "task.riddle", {edit.of for edit in only.edits}), tmp_path)
     assert "one block alone" not in texts(tmp_path / "accuracy.svg")
@@ -329,7 +337,7 @@ def test_a_map_of_measured_heads_is_in_percent(sweep, tmp_path):
     assert "worth: passages no longer recovered, %" in written
     assert "the best edit" in written
     blocks = [edit for edit in sweep.edits if edit.kind == "block"]
-    assert chart_units(change(sweep, edits=blocks)) is None
+    assert chart_units(change(sweep, edits=blocks, map=map_of(blocks))) is None
 
 
 def test_a_map_has_a_cell_for_each_unit_and_outlines_what_was_chosen():

@@ -21,7 +21,7 @@ from reciting import model_named, passages
 from scipy.stats import spearmanr
 from tiny_compact import BLOCKS, HEADS, VOCABULARY, WIDTH, blocks_of, stock
 
-from evals.choose.search.units import list_units
+from evals.choose.units import list_units
 from evals.data import Samples, Tokens, load_samples
 from evals.data.windows import cut_windows
 from evals.lab import heldout_texts

@@ -23,18 +23,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from evals.choose.estimates import Estimates
 from evals.choose.grid import (
     EditPoint,
+    measure_points,
     pareto_front,
-    point_of,
 )
 from evals.choose.search.algorithm import find
-from evals.choose.search.estimates import Estimates
 from evals.choose.search.goal import SURE, Goal
 from evals.choose.search.opened import open_search
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import count_edits, run_search
-from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units, units_clash
+from evals.choose.units import keep_possible, list_sets, list_units, merge_units, units_clash
 from evals.data import Samples
 from evals.data.held_back import split_halves
 from evals.measure.memorization.recovery import NAMES, make_recovery
@@ -260,7 +260,7 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
     pairs = [(a, b) for a, b in combinations(blocks, 2) if not units_clash(a, b)]
     selections = [*((unit,) for unit in blocks), *pairs][: request.choice.max_evaluations]
     engine, _ = opened.engines()
-    points = [point_of(one, opened.measure) for one in engine.measure(selections)]
+    points = measure_points(engine, selections, "chosen on", [measure])
     met = [point for point in points if opened.request.goal.met(point)]
     assert met
     assert outcome.selected is not None

@@ -20,7 +20,7 @@ from evals.choose.search.algorithm import find
 from evals.choose.search.deepening import deepen
 from evals.choose.search.goal import Goal
 from evals.choose.search.trials import HALVES
-from evals.choose.search.units import list_units
+from evals.choose.units import list_units
 from evals.jobs.mitigating import MitigationRequest
 from evals.measure.differences import compare_scores, halve_scores
 from evals.run.lm_eval.running import Benchmarks

@@ -37,7 +37,7 @@ from evals.choose.search.opened import open_search
 from evals.choose.search.report import SearchResult, _judge_held_back
 from evals.choose.search.request import SearchRequest
 from evals.choose.search.trials import Trials
-from evals.choose.search.units import list_units
+from evals.choose.units import list_units
 from evals.data import load_samples
 from evals.data.held_back import deal_windows
 from evals.data.windows import cut_windows

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from test_families import IDS, logits, put_in_place
 
 import surgery
-from evals.choose.search.units import keep_possible, list_units
+from evals.choose.units import keep_possible, list_units
 from evals.jobs.reproducing import reproduce_history
 from surgery.checkpoint.source import open_checkpoint
 from surgery.editing.in_memory import Editable

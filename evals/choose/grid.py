@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
+from evals.data import Samples, Tokens, hash_row
+from evals.data.samples import record_samples
 from evals.measure.edits.costs import find_worst
-from evals.measure.edits.engine import MeasuredEdit
-from evals.measure.memorization.recovery import NAMES, Recovery, make_recovery
-from evals.measure.naming import HEALED
+from evals.measure.edits.engine import Engine, MeasuredEdit
+from evals.measure.memorization.recovery import NAMES, make_recovery
+from evals.measure.naming import HEALED, name_figures
+from evals.table.charts.model_map import make_map
 from evals.table.measured import measure_mean, measure_share, measure_value
-from surgery.record.manifest import Record, Word
+from surgery.record.manifest import Record, Word, list_versions
 from surgery.record.measured import BASE, EDITED, Details, Measured, On, Text
 from surgery.record.report import Long, MeasuredModel, ModelMap, Result, SamplesRecord
 from surgery.selection import Part, Selection, blocks_of, format_selection, variant_name
+
+if TYPE_CHECKING:
+    from evals.choose.estimates import Estimates
+    from evals.run.models import LoadedModel
+    from surgery.families.record import Dimensions
 
 Kind = Literal["block", "last", "range", "group", "head"]
 COSTS = ("kl", "kl.copied", "kl.repeated", "kl.tail")
@@ -61,17 +71,9 @@ class EditPoint:
         return self.plain[f"recovered.{self.measure}"]
 
     @property
-    def exact_match(self) -> float:
-        return self.plain["recited"]
-
-    @property
     def next_token_accuracy(self) -> float:
         """The mean share of suffix tokens that are right, teacher-forced."""
         return self.plain["next_token_accuracy"]
-
-    @property
-    def heldout_loss(self) -> float:
-        return self.plain["heldout"]
 
     @property
     def heldout_kl(self) -> float:
@@ -161,12 +163,30 @@ def _average(name: str, values: Any, on: On, unit: Any = "nats", **known: Any) -
     return measure_value(name, value, on=on, n=len(values), unit=unit, **known)
 
 
-def point_of(
-    measured: MeasuredEdit, measure: Recovery, names: Iterable[str] = NAMES, on: On = "chosen on"
-) -> EditPoint:
-    """An edit as a search sees it."""
-    figures = tuple(measure_edit(measured, on, dict.fromkeys([*names, measure.name])))
-    return EditPoint(measured.selection, figures, measure.name)
+def measure_points(
+    engine: Engine,
+    selections: Sequence[Selection],
+    on: On,
+    names: Iterable[str] = NAMES,
+    rows: npt.NDArray[np.bool_] | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> list[EditPoint]:
+    """Measures edits, in order; () is the unedited model.
+
+    `names`: of the measures of recovery, the first of which is the goal's. `rows`: which passages
+    count, bool [N]; None: all do. `advance`: as for `Engine.measure`.
+    """
+    names = tuple(names)
+    measured = engine.measure([(), *selections], advance=advance)
+    base, *edits = measured if rows is None else (one.select(rows) for one in measured)
+    return [
+        EditPoint(
+            edit.selection,
+            tuple(measure_edit(edit, on, names, base=base if edit.selection else None)),
+            names[0],
+        )
+        for edit in edits
+    ]
 
 
 def pareto_front(points: Iterable[EditPoint]) -> list[EditPoint]:
@@ -261,18 +281,59 @@ class GridResult(Result):
         row = self.find(name, of, on)
         return None if row is None else row.value
 
+    def rise(self, of: str, on: On | None = None) -> float:
+        """The held-out loss of an edit over that of the base, in nats per token."""
+        after, before = (self.read("heldout", model, on) or 0.0 for model in (of, BASE))
+        return after - before
+
     def find_edit(self, of: str) -> GridEdit:
         return next(edit for edit in self.edits if edit.of == of)
+
+
+def describe_grid(
+    loaded: LoadedModel, samples: Samples, figures: list[Measured], batch_size: int
+) -> dict[str, Any]:
+    """What every result holds of its model, passages, and figures."""
+    return {
+        "names": name_figures(figures),
+        "figures": figures,
+        "model": MeasuredModel(
+            name=loaded.name, provenance={**loaded.provenance, "batch_size": batch_size}
+        ),
+        "family": loaded.family.model_type,
+        "num_blocks": loaded.dimensions.num_blocks,
+        "num_heads": loaded.dimensions.num_heads,
+        "samples": record_samples(samples),
+        "provenance": {"versions": list_versions()},
+    }
+
+
+def describe_windows(windows: Tokens) -> dict[str, int | str]:
+    """How much held-out text there was, and its hash."""
+    return {"windows": len(windows), "tokens": int(windows.size), "sha256": hash_row(windows)}
+
+
+def map_units(
+    points: Iterable[EditPoint], base: EditPoint, size: Dimensions, estimates: Estimates | None
+) -> ModelMap | None:
+    """What each unit is worth and costs alone: as estimated, or without estimates as measured."""
+    if estimates is not None:
+        alone = {unit: estimates.predict_one((unit,)) for unit in estimates.units}
+        units = {unit: (known["margin"], known["kl"]) for unit, known in alone.items()}
+    else:
+        units = {
+            point.selection[0]: (100 * (base.recovered - point.recovered), point.heldout_kl)
+            for point in points
+            if len(point.selection) == 1
+        }
+    return make_map(units, size.num_blocks, size.num_heads, measured=estimates is None)
 
 
 def take_point(result: GridResult, edit: GridEdit | None, on: On, measure: str) -> EditPoint:
     """An edit of a search, or the base, as it was when it was measured."""
     edit = edit or GridEdit(of=BASE, spec="", variant="none", blocks=[], parts=[])
     of_edit = [row for row in result.figures if (row.of, row.on) == (edit.of, on)]
-    rows = [
-        row.model_copy(update={"change": None}) if row.name == "heldout" else row
-        for row in rename(of_edit, EDITED)
-    ]
+    rows = rename(of_edit, EDITED)
     tried = tuple(row for row in rows if row.name in edit.tried)
     figures = tuple(row for row in rows if row.name not in edit.tried)
     return EditPoint(edit.selection, figures, measure, tried, edit.refitted)

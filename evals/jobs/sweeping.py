@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.choose.grid import GridEdit
-from evals.choose.search.estimates import Estimates, estimate_units
+from evals.choose.estimates import Estimates, estimate_units
+from evals.choose.grid import GridEdit, measure_points
 from evals.choose.sweep.opened import OpenedSweep, open_sweep
 from evals.choose.sweep.pictures import PICTURES, draw_pictures
 from evals.choose.sweep.report import SweepResult, format_csv, make_sweep_result
@@ -37,10 +37,16 @@ def sweep(
     opened = open_sweep(request)
     what = f"sweep {request.model}" + (", before the tasks" if opened.benchmarks else "")
     with show_progress(what, opened.engine.work(opened.edits)) as advance:
-        measured = opened.engine.measure([UNEDITED, *opened.edits], advance=advance)
+        points = measure_points(
+            opened.engine,
+            [UNEDITED, *opened.edits],
+            "all",
+            rows=opened.samples.trained_on,
+            advance=advance,
+        )
     runs = _run_tasks(opened)
     estimates = _estimate(opened) if request.estimate else None
-    result = make_sweep_result(opened, measured, estimates, runs)
+    result = make_sweep_result(opened, points, estimates, runs)
     for warning in result.warnings[len(opened.warnings) :]:
         say(f"warning: {warning}")
     if folder is not None:

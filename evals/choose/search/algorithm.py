@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from evals.choose.estimates import Changes, Estimates, Expected, Floats, Indices
 from evals.choose.grid import EditPoint
-from evals.choose.search.estimates import Changes, Estimates, Expected, Floats, Indices
 from evals.choose.search.goal import Goal, Order
-from evals.choose.search.units import list_sets, merge_units
+from evals.choose.units import list_sets, merge_units
 from surgery.selection import Part, Selection
 
 ROUND = 6  # sets to measure in a round

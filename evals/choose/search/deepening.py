@@ -14,9 +14,9 @@ from types import MappingProxyType
 
 import numpy as np
 
+from evals.choose.estimates import Estimates, Indices
 from evals.choose.grid import EditPoint
 from evals.choose.search.algorithm import PATIENCE, ROUND, Found, compose, explore, list_changed
-from evals.choose.search.estimates import Estimates, Indices
 from evals.measure.memorization.recovery import is_recovery, make_recovery
 
 NO_LIMITS: Mapping[str, float] = MappingProxyType({})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.choose.grid import EditPoint
 from evals.choose.search.request import SearchRequest
-from evals.choose.search.units import keep_possible, list_sets, list_units, merge_units
+from evals.choose.units import list_sets, merge_units, open_units
 from evals.data import Samples, Tokens
 from evals.data.held_back import Half, check_unlisted, split_halves, warn_of_earlier_choice
 from evals.data.inputs import (
@@ -148,9 +148,9 @@ class OpenedSearch:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The measures that a point has rates for."""
+        """The measures that a point has rates for, that of the goal first."""
         return tuple(
-            dict.fromkeys([*NAMES, self.measure.name, *filter(is_recovery, self.attack_limits)])
+            dict.fromkeys([self.measure.name, *NAMES, *filter(is_recovery, self.attack_limits)])
         )
 
     @cached_property
@@ -270,30 +270,18 @@ def open_search(request: SearchRequest) -> OpenedSearch:
     text = find_healing_text(request.heal) if request.heal else None
     benchmarks = _load_limited(request) if request.benchmarks.max_drop else None
     found = find_model(request.model, request.revision)
-    request = request.change(layout=settle_layout(request.choice.layout, found.checkpoint.whole))
+    held = settle_layout(request.choice.layout, found.checkpoint.whole)
+    request = request.change(layout=held)
     sibling = find_sibling(request.attacks.sibling, [found])
     loaded = open_model(found, **request.run.running)
     rows = tokenize_passages(passages, loaded.tokenizer)
     if request.passages.leave_out is not None and found.manifest is not None:
         check_unlisted([found.manifest], rows)
     windows = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
-    size, layout, editable = loaded.dimensions, request.choice.layout, loaded.editable
     healing = _read_healing(request, text, loaded, passages, rows)
-    offered, warnings = keep_possible(
-        list_units(
-            size.num_blocks, size.num_heads, request.choice.grain, variants, size.num_groups
-        ),
-        size.num_heads,
-        lambda selection: editable.find_refusal(selection, layout=layout),
-    )
-    for warning in warnings:
-        say(f"warning: {warning}")
-    fitter = make_fitter(
-        [editable.plan((unit,), layout=layout) for unit in offered],
-        calibrated,
-        loaded,
-        layout=layout,
-    )
+    offered, warnings = open_units(loaded, request.choice.grain, variants, held)
+    plans = [loaded.editable.plan((unit,), layout=held) for unit in offered]
+    fitter = make_fitter(plans, calibrated, loaded, layout=held)
     fitted = None if fitter is None else fitter.calibration
     for warning in (shared := warn_of_shared(windows, (fitted, healing))):
         say(f"warning: {warning}")

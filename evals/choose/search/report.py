@@ -13,6 +13,9 @@ from evals.choose.grid import (
     GridEdit,
     GridResult,
     describe_edit,
+    describe_grid,
+    describe_windows,
+    map_units,
     pareto_front,
     rename,
     take_point,
@@ -22,18 +25,15 @@ from evals.choose.search.request import SearchRequest
 from evals.choose.search.run import SearchOutcome
 from evals.choose.search.trials import HALVES, Twice
 from evals.data import hash_row
-from evals.data.samples import record_samples
-from evals.measure.naming import HEALED, name_figures
+from evals.measure.naming import HEALED
 from evals.table.charts.chart import Chart
 from evals.table.charts.front import FrontPanel, draw_front
-from evals.table.charts.model_map import make_map
 from evals.table.charts.panels import Point, Series
 from evals.table.limits import Asked, ask, ask_tasks, decide, find_void, settle
 from surgery.errors import MeasurementError
-from surgery.record.manifest import Choice, EditedModel, Record, Sha256, Word, list_versions
-from surgery.record.measured import BASE, Change, Limit, Measured, On, State, find
+from surgery.record.manifest import Choice, EditedModel, Record, Sha256, Word
+from surgery.record.measured import BASE, Limit, Measured, On, State, find
 from surgery.record.plan_file import PlanFile, list_edits
-from surgery.record.report import MeasuredModel, ModelMap
 from surgery.selection import Selection
 
 DEEP = "deep-blocks"
@@ -95,10 +95,6 @@ class SearchResult(GridResult):
         edit = None if of == BASE else self.find_edit(of)
         return take_point(self, edit, on, self.measure)
 
-    def rise(self, of: str, on: On = HALVES[0]) -> float:
-        """The held-out loss of an edit over that of the base, in nats per token."""
-        return self.point(of, on).heldout_loss - self.point(BASE, on).heldout_loss
-
 
 def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchResult:
     """The JSON of `search --json`, without the path of the plan. Figures are of members."""
@@ -115,27 +111,22 @@ def make_search_result(opened: OpenedSearch, outcome: SearchOutcome) -> SearchRe
     ]
     front = pareto_front(outcome.points.values())
     return SearchResult(
+        **describe_grid(loaded, opened.samples, figures, opened.batch_size),
         command="search",
-        names=name_figures(figures),
-        figures=figures,
         limits=list({limit.key: limit for limit in limits}.values()),
-        model=MeasuredModel(
-            name=loaded.name,
-            provenance={**loaded.provenance, "batch_size": outcome.engines[0].batch_size},
-        ),
-        family=loaded.family.model_type,
-        num_blocks=loaded.dimensions.num_blocks,
-        num_heads=loaded.dimensions.num_heads,
         edits=list(_list_edits(opened, outcome, names)),
-        samples=record_samples(opened.samples),
         heldout={
-            name: {"windows": len(half.windows), "sha256": hash_row(half.windows)}
+            name: describe_windows(half.windows)
             for name, half in (("chosen_on", here), ("held_back", back))
         },
         calibration=_record_fits(opened, outcome),
-        map=make_search_map(opened, outcome),
+        map=map_units(
+            outcome.found.measured.values(),
+            outcome.base[0],
+            loaded.dimensions,
+            outcome.found.estimates,
+        ),
         warnings=list(opened.warnings),
-        provenance={"versions": list_versions()},
         measure=opened.measure.name,
         settings=_describe_aim(opened),
         key=opened.key,
@@ -191,7 +182,7 @@ def _list_figures(outcome: SearchOutcome, names: Mapping[Selection, str]) -> lis
     for of, point in points:
         for row in _list_rows(outcome, of, point):
             rows.setdefault(row.key, row)
-    return [_add_change(row, rows) for row in rows.values()]
+    return list(rows.values())
 
 
 def _list_rows(outcome: SearchOutcome, of: str, point: EditPoint) -> Iterator[Measured]:
@@ -201,15 +192,6 @@ def _list_rows(outcome: SearchOutcome, of: str, point: EditPoint) -> Iterator[Me
         doubt = outcome.doubts.get(attack)
         known = row.details if doubt is None else {**row.details, "doubt": doubt}
         yield row.model_copy(update={"details": known})
-
-
-def _add_change(row: Measured, rows: Mapping[Any, Measured]) -> Measured:
-    """The rise of the held-out loss over the base's."""
-    base = rows.get(("heldout", BASE, row.on))
-    if row.name != "heldout" or base is None or row.of == BASE:
-        return row
-    rise = (row.value or 0.0) - (base.value or 0.0)
-    return row.model_copy(update={"change": Change(difference=rise)})
 
 
 def _decide(
@@ -258,21 +240,6 @@ def _judge_held_back(
     if opened.healing is None and not opened.keeps(outcome.selected[1]):
         return "missed"
     return settle(limit.state for limit in _decide(opened, outcome, figures, of, "held back"))
-
-
-def make_search_map(opened: OpenedSearch, outcome: SearchOutcome) -> ModelMap | None:
-    """What each unit offered is worth and costs: as estimated, or as measured without estimates."""
-    estimates, base, size = outcome.found.estimates, outcome.base[0], opened.loaded.dimensions
-    if estimates is not None:
-        found = {unit: estimates.predict_one((unit,)) for unit in estimates.units}
-        units = {unit: (one["margin"], one["kl"]) for unit, one in found.items()}
-    else:
-        units = {
-            point.selection[0]: (100 * (base.recovered - point.recovered), point.heldout_kl)
-            for point in outcome.found.measured.values()
-            if len(point.selection) == 1 and point.selection[0] in opened.offered
-        }
-    return make_map(units, size.num_blocks, size.num_heads, measured=estimates is None)
 
 
 def _count_better(opened: OpenedSearch, outcome: SearchOutcome) -> dict[str, int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from evals.choose.grid import EditPoint, point_of
+from evals.choose.estimates import Indices, estimate_units
+from evals.choose.grid import EditPoint, measure_points
 from evals.choose.search.algorithm import Found, find
 from evals.choose.search.deepening import deepen
-from evals.choose.search.estimates import Indices, estimate_units
 from evals.choose.search.opened import OpenedSearch
-from evals.choose.search.trials import Trials, Twice
+from evals.choose.search.trials import HALVES, Trials, Twice
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.result import find_weakness
 from evals.measure.edits.engine import BASE, Engine
@@ -38,7 +38,6 @@ class SearchOutcome:
     deep_blocks: Twice | None
     selected: Twice | None
     points: Mapping[Selection, EditPoint]
-    engines: tuple[Engine, Engine]
     doubts: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -95,9 +94,7 @@ def run_search(
         best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)
     points = {point.selection: point for point in found.measured.values()} | tried
-    return SearchOutcome(
-        found, base, deep, selected, points, trials.engines, _find_doubts(trials.outcomes)
-    )
+    return SearchOutcome(found, base, deep, selected, points, _find_doubts(trials.outcomes))
 
 
 def _find_doubts(outcomes: Mapping[tuple[Selection, str, int], AttackOutcome]) -> dict[str, str]:
@@ -166,9 +163,9 @@ def _find(
         missing = [one for one in selections if one not in known]
         count = count_edits(advance, engine.rows)
         for begin in range(0, len(missing), _AT_ONCE):
-            for one in engine.measure(missing[begin : begin + _AT_ONCE], advance=count):
-                point = point_of(one, opened.measure, opened.names)
-                known[one.selection] = replace(point, refitted=refits(one.selection))
+            some = missing[begin : begin + _AT_ONCE]
+            for point in measure_points(engine, some, HALVES[0], opened.names, advance=count):
+                known[point.selection] = replace(point, refitted=refits(point.selection))
         return [known[selection] for selection in selections]
 
     most, find_refusal = opened.request.choice.max_evaluations, opened.loaded.editable.find_refusal

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.choose.grid import EditPoint, point_of
+from evals.choose.grid import EditPoint, measure_points
 from evals.choose.search.opened import OpenedSearch, TaskScores
 from evals.measure.attacks.attack import AttackOutcome
 from evals.measure.attacks.names import find_attack
@@ -52,9 +52,8 @@ class Trials:
 
     def measure(self, selection: Selection, half: int = 0) -> EditPoint:
         """What one pass shows on a half."""
-        (measured,) = self.engines[half].measure([selection])
-        on = HALVES[half]
-        return point_of(measured, self.opened.measure, self.opened.names, on)
+        (point,) = measure_points(self.engines[half], [selection], HALVES[half], self.opened.names)
+        return point
 
     def measure_twice(self, selection: Selection) -> Twice:
         """With every attack that has a limit."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from evals.choose.search.units import Grain, keep_possible, kind_of, list_units
+from evals.choose.grid import Kind
 from evals.choose.sweep.request import SweepRequest
 from evals.choose.sweep.scoring import choose_batch_sizes
+from evals.choose.units import Grain, kind_of, list_units, open_units
 from evals.data import Samples, Tokens
 from evals.data.inputs import (
     find_calibration_text,
@@ -23,7 +24,7 @@ from evals.data.inputs import (
 from evals.data.windows import cut_windows
 from evals.measure.edits.engine import Engine
 from evals.run.batching import keep_rows_per_batch
-from evals.run.console import say, show_progress
+from evals.run.console import show_progress
 from evals.run.groups import list_variants
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
@@ -36,8 +37,6 @@ from surgery.variants import Fit
 if TYPE_CHECKING:
     from evals.run.lm_eval.running import Benchmarks
 
-EditKind = Literal["block", "last", "range", "group", "head"]
-
 
 def list_edits(
     num_blocks: int,
@@ -45,7 +44,7 @@ def list_edits(
     variants: Sequence[str],
     request: SweepRequest,
     num_groups: int | None = None,
-) -> dict[Selection, EditKind]:
+) -> dict[Selection, Kind]:
     """Lists edits in the order of a report, each under the first kind it belongs to.
 
     Every block alone; with `last` the last 2, 3, … of them; with `ranges` every contiguous range;
@@ -53,12 +52,12 @@ def list_edits(
     such group. Each in every variant.
     """
     every, whole = range(num_blocks), tuple(range(num_heads))
-    spans: list[tuple[EditKind, range]] = [("block", every[block : block + 1]) for block in every]
+    spans: list[tuple[Kind, range]] = [("block", every[block : block + 1]) for block in every]
     if request.last:
         spans += [("last", every[first:]) for first in reversed(every)]
     if request.ranges:
         spans += [("range", every[first : end + 1]) for first in every for end in every[first:]]
-    found: dict[Selection, EditKind] = {}
+    found: dict[Selection, Kind] = {}
     for kind, blocks in spans:
         for variant in variants:
             found.setdefault(tuple(Part(block, whole, variant) for block in blocks), kind)
@@ -83,7 +82,7 @@ class OpenedSweep:
     loaded: LoadedModel
     samples: Samples
     heldout: Tokens
-    edits: dict[Selection, EditKind]
+    edits: dict[Selection, Kind]
     units: tuple[Part, ...]
     engine: Engine
     fitter: Fitter | None
@@ -116,16 +115,11 @@ def open_sweep(request: SweepRequest) -> OpenedSweep:
     rows = tokenize_passages(passages, loaded.tokenizer)
     heldout = cut_windows(texts, loaded.tokenizer, rows.tokens.shape[1])
     editable, size = loaded.editable, loaded.dimensions
-    blocks, heads, groups = size.num_blocks, size.num_heads, size.num_groups
     grain: Grain = "mixed" if request.heads or request.estimate else "blocks"
-    units = list_units(blocks, heads, grain, variants, groups)
-    units, warnings = keep_possible(units, heads, editable.find_refusal)
-    edits = list_edits(blocks, heads, variants, request, groups)
-    edits = {one: kind for one, kind in edits.items() if editable.find_refusal(one) is None}
-    plans = [editable.plan(edit) for edit in edits]
-    for warning in warnings:
-        say(f"warning: {warning}")
-    fitter = make_fitter(plans, calibrated, loaded)
+    units, warnings = open_units(loaded, grain, variants)
+    edits = list_edits(size.num_blocks, size.num_heads, variants, request, size.num_groups)
+    edits = {edit: kind for edit, kind in edits.items() if editable.find_refusal(edit) is None}
+    fitter = make_fitter([editable.plan(edit) for edit in edits], calibrated, loaded)
     store, sizes = loaded.narrow(request.run.store), {}
     if benchmarks is not None:
         sizes = choose_batch_sizes(benchmarks, loaded, request.run.batch_size, store)

@@ -16,7 +16,7 @@ from evals.choose.sweep.report import SweepResult, find_best_edit, find_front
 from evals.table.charts.chart import Chart
 from evals.table.charts.front import BlockPoint, FrontPanel, draw_front
 from evals.table.charts.lines import LinePanel, draw_lines
-from evals.table.charts.model_map import chart_map, make_map
+from evals.table.charts.model_map import chart_map
 from evals.table.charts.panels import Point, Series
 from surgery.record.measured import BASE, Change
 
@@ -137,35 +137,14 @@ def chart_units(result: SweepResult) -> Chart | None:
     The front of the estimates is outlined, or the best measured edit. None where only whole blocks
     were measured, which `chart_sweep` shows.
     """
-    size = result.num_blocks, result.num_heads
-    if result.estimates:
-        units = {
-            edit.parts[0]: (
-                result.read("estimated_margin", edit.of) or 0.0,
-                result.read("estimated_kl", edit.of) or 0.0,
-            )
-            for edit in result.estimates
-        }
-        chosen, on = [part for one in find_front(result) for part in one.parts], result.estimated_on
-        assert on is not None
+    if result.map is None or {grid.kind for grid in result.map.grids} == {"block"}:
+        return None
+    chosen, on = find_best_edit(result).parts, result.estimated_on
+    text = f"{result.n} passages; outlined: the best edit"
+    if on is not None:
+        chosen = [part for edit in find_front(result) for part in edit.parts]
         text = f"{on['windows']} windows and {on['passages']} passages; outlined: the front"
-    else:
-        alone = [edit for edit in result.edits if edit.kind in _ALONE]
-        if all(edit.kind == "block" for edit in alone):
-            return None
-        before = result.read("recited", BASE) or 0.0
-        units = {
-            edit.parts[0]: (
-                100 * (before - (result.read("recited", edit.of) or 0.0)),
-                result.read("kl", edit.of) or 0.0,
-            )
-            for edit in alone
-        }
-        chosen = find_best_edit(result).parts
-        text = f"{result.n} passages; outlined: the best edit"
-    found = make_map(units, *size, measured=not result.estimates)
-    assert found is not None
-    return chart_map(found, chosen, f"{result.model.name}, one edit at a time, {text}")
+    return chart_map(result.map, chosen, f"{result.model.name}, one edit at a time, {text}")
 
 
 def list_accuracy_tasks(result: SweepResult) -> list[str]:

@@ -11,25 +11,23 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from evals.choose.estimates import Estimates
 from evals.choose.grid import (
+    EditPoint,
     GridEdit,
     GridResult,
     describe_edit,
-    measure_edit,
+    describe_grid,
+    describe_windows,
+    map_units,
     rename,
 )
-from evals.choose.search.estimates import Estimates
-from evals.choose.search.units import kind_of
 from evals.choose.sweep.opened import OpenedSweep
 from evals.choose.sweep.scoring import TaskRuns, describe_tasks, measure_tasks
-from evals.data import Tokens, hash_row
-from evals.data.samples import record_samples
-from evals.measure.edits.engine import MeasuredEdit
-from evals.measure.naming import name_figures
+from evals.choose.units import kind_of
 from evals.table.measured import measure_value
-from surgery.record.manifest import Word, list_versions
+from surgery.record.manifest import Word
 from surgery.record.measured import BASE, Measured
-from surgery.record.report import MeasuredModel
 
 LOW_EXTRACTION = 0.01
 """An effective edit leaves at most this share of the passages."""
@@ -53,19 +51,14 @@ class SweepResult(GridResult):
         found = (one.details for one in self.names.values() if "task" in one.details)
         return {str(known["task"]): known for known in found}
 
-    def rise(self, of: str) -> float:
-        """The held-out loss of an edit over that of the base, in nats per token."""
-        after, before = (self.read("heldout", one) or 0.0 for one in (of, BASE))
-        return after - before
-
 
 def make_sweep_result(
     opened: OpenedSweep,
-    measured: Sequence[MeasuredEdit],
+    points: Sequence[EditPoint],
     estimates: Estimates | None = None,
     runs: Sequence[TaskRuns] = (),
 ) -> SweepResult:
-    """The JSON of `sweep --json`. `measured`: the base model, then every edit; so are `runs`.
+    """The JSON of `sweep --json`. `points`: the base model, then every edit; so are `runs`.
 
     Figures on samples are over members, where membership is known. With `estimates`, all edits
     have them.
@@ -73,11 +66,11 @@ def make_sweep_result(
     loaded, samples, heldout = opened.loaded, opened.samples, opened.heldout
     heads = loaded.dimensions.num_heads
     edits = [
-        describe_edit(f"edit-{number}", one.selection, heads, kind=opened.edits[one.selection])
-        for number, one in enumerate(measured[1:], 1)
+        describe_edit(f"edit-{number}", point.selection, heads, kind=opened.edits[point.selection])
+        for number, point in enumerate(points[1:], 1)
     ]
     names = [BASE, *(edit.of for edit in edits)]
-    figures = list(_list_figures(opened, measured, names, estimates))
+    figures = list(_list_figures(points, names, estimates))
     named, units, estimated_on = {}, [], None
     if opened.benchmarks is not None:
         figures += measure_tasks(opened.benchmarks, runs, names[1:])
@@ -91,35 +84,20 @@ def make_sweep_result(
             figures += _list_estimates(estimates, (one,), unit.of)
         estimated_on = {"windows": len(heldout), "passages": len(estimates.margins)}
     nothing = [] if figures[0].value else [NOTHING]
+    known = describe_grid(loaded, samples, figures, opened.engine.batch_size)
+    known["names"] |= named
     return SweepResult(
+        **known,
         command="sweep",
-        names=name_figures(figures) | named,
-        figures=figures,
-        model=MeasuredModel(
-            name=loaded.name,
-            provenance={**loaded.provenance, "batch_size": opened.engine.batch_size},
-        ),
-        family=loaded.family.model_type,
-        num_blocks=loaded.dimensions.num_blocks,
-        num_heads=heads,
         edits=edits,
-        samples=record_samples(samples),
-        heldout={"all": _describe_windows(heldout)},
+        heldout={"all": describe_windows(heldout)},
         calibration=_record_fits(opened),
+        map=map_units(points[1:], points[0], loaded.dimensions, estimates),
         warnings=[*opened.warnings, *nothing],
-        provenance={"versions": list_versions()},
         n=int(samples.trained_on.sum()),
         estimates=units,
         estimated_on=estimated_on,
     )
-
-
-def _describe_windows(heldout: Tokens) -> dict[str, int | str]:
-    return {
-        "windows": len(heldout),
-        "tokens": int(heldout.size),
-        "sha256": hash_row(heldout),
-    }
 
 
 def _record_fits(opened: OpenedSweep) -> dict[str, Any] | None:
@@ -129,21 +107,16 @@ def _record_fits(opened: OpenedSweep) -> dict[str, Any] | None:
 
 
 def _list_figures(
-    opened: OpenedSweep,
-    measured: Sequence[MeasuredEdit],
-    names: Sequence[str],
-    estimates: Estimates | None,
+    points: Sequence[EditPoint], names: Sequence[str], estimates: Estimates | None
 ) -> Iterator[Measured]:
-    members = opened.samples.trained_on
-    for of, one in zip(names, measured, strict=True):
-        base = None if of == BASE else measured[0]
-        for row in rename(measure_edit(one.select(members), "all", base=base), of):
+    for of, point in zip(names, points, strict=True):
+        for row in rename(point.figures, of):
             yield row
             if row.name == "heldout" and row.value is not None:
                 value = float(np.exp(row.value)) if row.value < _MOST else math.inf
                 yield measure_value("heldout_perplexity", value, of=of, on="all", n=row.n)
         if estimates is not None:
-            yield from _list_estimates(estimates, one.selection, of)
+            yield from _list_estimates(estimates, point.selection, of)
 
 
 _MOST = 700.0

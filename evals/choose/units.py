@@ -7,8 +7,11 @@ with a variant.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
+from evals.run.console import say
+from evals.run.models import LoadedModel
 from surgery.errors import UnsupportedError
 from surgery.record.report import UnitKind
 from surgery.selection import Part, Selection
@@ -76,6 +79,21 @@ def keep_possible(
             what = f"blocks {','.join(map(str, whole))}"
         reasons.setdefault(what, error)
     return kept, tuple(f"{what} are left out: {why}" for what, why in reasons.items())
+
+
+def open_units(
+    loaded: LoadedModel, grain: Grain, variants: Sequence[str], layout: str = "auto"
+) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+    """The units of a model that the layout can hold, and a warning, which is said, for the others.
+
+    Raises as `keep_possible`.
+    """
+    size, find_refusal = loaded.dimensions, partial(loaded.editable.find_refusal, layout=layout)
+    every = list_units(size.num_blocks, size.num_heads, grain, variants, size.num_groups)
+    units, warnings = keep_possible(every, size.num_heads, find_refusal)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return units, warnings
 
 
 def units_clash(one: Part, other: Part) -> bool:
