@@ -152,6 +152,11 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
     assert report.settings == asked.to_settings()
     words = shlex.split(report.commands[-1])
     assert words[:3] == ["attn-surgery", "evaluate", "edited"]
+    *words, settings = words  # those without an option, in one text
+    assert json.loads(settings) == {
+        "prefix-length": str(PREFIX), "suffix-length": str(SUFFIX), "draws": "1",
+        "include-path": "tasks", "dtype": "float32", "batch-size": "4",
+    }  # fmt: skip
     assert Counter(words) == Counter(
         [
             *(
@@ -163,11 +168,18 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
                 "--tasks",
                 ",".join(NAMES),
             ),
-            *("--include-path", "tasks", "--dtype", "float32", "--batch-size", "4"),
-            *("--prefix-length", str(PREFIX), "--suffix-length", str(SUFFIX), "--baseline", "base"),
-            *("--samples", "samples.jsonl", "--heldout", "control.txt", "--max-drop", "*=0.9"),
+            *(
+                "--baseline",
+                "base",
+                "--samples",
+                "samples.jsonl",
+                "--heldout",
+                "control.txt",
+                "--max-drop",
+                "*=0.9",
+            ),
             *("--max-drop", "local_whole=0.5", "--max-extraction", "0.7", "--attack", "cheap"),
-            *("--attack", "near", "--attack", "relearn", "--draws", "1"),
+            *("--attack", "near", "--attack", "relearn", "--config"),
         ]
     )
     assert report.commands[0].startswith("attn-surgery export ")
