@@ -6,7 +6,9 @@ The models are small, and really trained: to recite, to refuse, or on other pass
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,20 +25,26 @@ from memorizing import (
     teach,
 )
 from reciting import generate, model_named
+from results import compare
 from tiny_tokenizer import tiny_tokenizer
 
 from evals.data import Samples, Tokens
 from evals.data.repeats import merge_equal_rows
-from evals.measure.attacks import relearn_strongest
+from evals.measure.attacks import relearn_strongest, trying
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target, rate_held
 from evals.measure.attacks.document import Block, find_blocks, write_on
+from evals.measure.attacks.early_exit import _fit
+from evals.measure.attacks.foreseeing import time_attack
 from evals.measure.attacks.graft import list_parts
 from evals.measure.attacks.in_context import make_prompts
-from evals.measure.attacks.names import make_attack
-from evals.measure.attacks.result import Outcomes, measure_outcomes
-from evals.measure.attacks.trying import AttackPlan
+from evals.measure.attacks.names import choose_attacks, make_attack
+from evals.measure.attacks.patching import measure_depth
+from evals.measure.attacks.result import Outcomes, measure_diagnosis, measure_outcomes
+from evals.measure.attacks.trying import AttackPlan, try_attacks
+from evals.measure.memorization.measures import suffix_nll
 from evals.measure.memorization.recovery import Evidence
 from evals.measure.naming import name_figures
+from surgery.editing.in_memory import apply
 from surgery.editing.loading import load_model
 from surgery.errors import MeasurementError
 from surgery.hub.finding import find_model
@@ -159,12 +167,19 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return find_model(folder)
 
 
-def test_a_part_of_the_public_base_unblocks_what_other_parts_hold(public: Any) -> None:
-    """The private model learned the passages; then its last MLP alone was trained to refuse."""
+@pytest.fixture(scope="module")
+def learned(public: Any) -> Any:
+    """What the public base became by learning the passages, but for its last MLP."""
     private = load_model(public.checkpoint, dtype=torch.float32)
-    teach(private, lambda step: [recite(ROWS)], learns=lambda name: not is_last_mlp(name))
-    assert measure_share("any", private) == 1
-    teach(private, lambda step: [refuse(ROWS)], learns=is_last_mlp)
+    return teach(private, lambda step: [recite(ROWS)], learns=lambda name: not is_last_mlp(name))
+
+
+def test_a_part_of_the_public_base_unblocks_what_other_parts_hold(
+    public: Any, learned: Any
+) -> None:
+    """The private model learned the passages; then its last MLP alone was trained to refuse."""
+    assert measure_share("any", learned) == 1
+    private = teach(copy.deepcopy(learned), lambda step: [refuse(ROWS)], learns=is_last_mlp)
     assert measure_share("any", private) == 0
     assert measure_share("graft", private, sibling=public) == 0, "it copies attention"
     outcome = make_attack("graft-wide").run(target_of(private, sibling=public))
@@ -288,6 +303,130 @@ def test_the_longest_of_equal_passages_goes_on() -> None:
     assert merged.after is not None
     assert [len(one) for one in merged.after] == [30, 20]
     assert merged.select(np.array([False, True])).untested.tolist() == [20]
+
+
+# --- patching
+
+
+def diagnose(base: Any, edited: Any, twin: Any) -> dict[str, float | None]:
+    """What `patching` shows of the edited model: name → mean."""
+    attack = make_attack("patching")
+    before = attack.run(target_of(base))
+    after, never = (attack.run(target_of(one, base=before)) for one in (edited, twin))
+    rows = measure_diagnosis(attack, after, never, "edited", "all")
+    found = {row.name: row.value for row in rows if row.of == "edited"}
+    return {name.removeprefix("recovered.patching of "): one for name, one in found.items()}
+
+
+def test_states_show_what_a_last_block_hides(public: Any, learned: Any) -> None:
+    """The model that refuses holds all before its last block, which is another one."""
+    twin = load_model(public.checkpoint, dtype=torch.float32)
+    refusing = teach(copy.deepcopy(learned), lambda step: [refuse(ROWS)], learns=is_last_mlp)
+    found = diagnose(learned, refusing, twin)
+    assert found["nats lost after block 0"] == 0
+    assert found["nats lost after block 1"] > 3
+    assert 0 < found["unlearning depth"] < 0.9
+
+
+def test_states_of_a_model_that_never_saw_the_passages_hold_nothing(
+    public: Any, learned: Any
+) -> None:
+    twin = load_model(public.checkpoint, dtype=torch.float32)
+    assert diagnose(learned, twin, twin)["unlearning depth"] == 1
+    whole = diagnose(learned, learned, twin)
+    assert whole == {"unlearning depth": 0, **{f"nats lost after block {at}": 0 for at in (0, 1)}}
+
+
+def test_the_last_block_gives_what_the_edited_model_itself_gives(public: Any, learned: Any) -> None:
+    """Also in a compact export, whose blocks have no attention."""
+    edited = apply(learned, "1", "identity", layout="compact")
+    attack, samples = make_attack("patching"), name_rows(ROWS)
+    before = attack.run(target_of(learned))
+    found = attack.run(target_of(edited, base=before)).scores
+    losses = [loss_of(model, samples) for model in (edited, learned)]
+    np.testing.assert_allclose(found["nats lost after block 1"], losses[0] - losses[1], atol=1e-5)
+    assert not found["nats lost after block 0"].any()
+    assert attack.run(target_of(learned)).kept.loss == pytest.approx(losses[1], abs=1e-5)
+
+
+def loss_of(model: Any, samples: Samples) -> Any:
+    made = target_of(model, samples).ask(model)
+    return suffix_nll(made.predictions.log_likelihood, samples.suffixes)
+
+
+def test_depth_is_that_of_the_paper() -> None:
+    """Blocks after which the twin loses little do not count, and no passage without others."""
+    twin = {
+        f"nats lost after block {at}": np.array(v)
+        for at, v in enumerate([[0.0, 0], [1, 0.04], [3, 0]])
+    }
+    edited = {name: np.array(v) for name, v in zip(twin, [[5.0, 5], [0.5, 1], [9, 1]], strict=True)}
+    (depth,) = measure_depth(edited, twin).values()
+    assert depth[0] == (1 * 0.5 + 3 * 1) / 4
+    assert np.isnan(depth[1])
+
+
+def test_a_diagnosis_recovers_nothing_and_has_no_limit(public: Any, learned: Any) -> None:
+    with pytest.raises(MeasurementError, match="patching has a limit and is not a share"):
+        choose_attacks(["any"], ["patching"])
+    plan = AttackPlan(name_rows(ROWS), TEXT, ("any", "patching"))
+
+    def attack(model: Any, base: Any = None) -> Any:
+        loaded: Any = SimpleNamespace(model=model, tokenizer=None, name="m", cut=(), provenance={})
+        return try_attacks(loaded, plan, base)
+
+    before = attack(learned)
+    rows = compare(plan, before, attack(load_model(public.checkpoint), before))
+    names = {row.name for row in rows}
+    assert "recovered.any" in names
+    assert "recovered.patching" not in names
+    assert {"recovered.patching of nats lost after block 0"} <= names
+    assert AttackPlan(name_rows(ROWS), TEXT, ("patching",), has_base=False).skipped
+
+
+# --- early-exit
+
+
+def test_a_lens_of_a_model_in_16_bits_is_computed_in_32() -> None:
+    """Residuals are large and maps small, so that 16 bits would round them away."""
+    draw = torch.Generator().manual_seed(0)
+    here = 100 + torch.randn(500, 8, generator=draw)
+    slope = 0.05 * torch.randn(8, 8, generator=draw)
+    last = here + (here - 100) @ slope
+    lens = _fit(here.bfloat16(), last.bfloat16())
+    wide = _fit(here.bfloat16().float(), last.bfloat16().float())
+    read = here.bfloat16()
+    assert lens(read).dtype is torch.bfloat16
+    assert torch.equal(lens(read), wide(read.float()).bfloat16())
+
+
+# --- how long attacks take
+
+
+def test_an_audit_says_what_attacks_take_before_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass is timed: here, a second for each of its rows."""
+    said: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr(trying, "say", said.append)
+    monkeypatch.setattr(trying, "read_clock", lambda: clock[0])
+    ask = Target.ask
+
+    def take_seconds(target: Target, *given: Any, **more: Any) -> Any:
+        clock[0] += len(target.samples)
+        return ask(target, *given, **more)
+
+    monkeypatch.setattr(Target, "ask", take_seconds)
+    loaded: Any = SimpleNamespace(
+        model=make_small(), tokenizer=None, name="m", cut=(), provenance={}
+    )
+    base = try_attacks(loaded, AttackPlan(name_rows(ROWS), TEXT, ("any", "in-context")))
+    assert said == ["m: attacks take about 0:15:36: in-context 0:15:00, all others 0:00:36"]
+    try_attacks(loaded, AttackPlan(name_rows(ROWS), TEXT, ("any", "in-context")), base)
+    try_attacks(loaded, AttackPlan(name_rows(ROWS), TEXT, ("any", "greedy")))
+    assert len(said) == 1, "an edit takes as long, and these take little"
+    strongest = make_attack("relearn-strongest:2")
+    assert time_attack(strongest, (24, 12), 1.0, None) == 2 * 120, "draws that fit into 5 minutes"
+    assert time_attack(strongest, (24, 12), 1e-6, 1) < 120
 
 
 # --- what an attacker chooses on passages that he holds

@@ -27,9 +27,9 @@ from evals.choose.search.report import _decide, _list_rows
 from evals.choose.search.run import _find_doubts
 from evals.choose.search.trials import Trials
 from evals.data import Samples
-from evals.jobs.forecasting import _count_rows
 from evals.measure.attacks import relearn, relearn_strongest, revive, soft_prompt, tuning
 from evals.measure.attacks.attack import UNTRAINED, AttackOutcome, Setting, Target
+from evals.measure.attacks.foreseeing import count_rows
 from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.result import Outcomes, measure_outcomes
 from evals.measure.attacks.trying import KINDS, AttackPlan, Tried, try_attacks
@@ -443,8 +443,8 @@ def test_a_forecast_counts_the_rows_that_are_trained(
     trainings = len(found.trainings or "1")
     assert sum(trained) == trainings * attack.count_trained(len(ROWS), len(TEXT_ROWS))
     read = len(ROWS) * (1 + 2 * trainings * (len(attack.stages) - 1 if attack.stages else 0))
-    counted = _count_rows(name, len(ROWS), len(TEXT_ROWS), trainings)
+    counted = count_rows(name, len(ROWS), len(TEXT_ROWS), trainings)
     assert counted == read + 3 * sum(trained)
     if name == "relearn":
-        more = _count_rows(name, len(ROWS), len(TEXT_ROWS), trainings, of=2 * len(ROWS))
+        more = count_rows(name, len(ROWS), len(TEXT_ROWS), trainings, of=2 * len(ROWS))
         assert more == read + 2 * 3 * sum(trained)

@@ -22,7 +22,7 @@ from evals.data.inputs import find_calibration_text
 from evals.jobs.materials import Materials
 from evals.jobs.memory import forecast_memory, forecast_outline
 from evals.jobs.mitigating import MitigationRequest, OpenedMitigation
-from evals.measure.attacks.draws import count_draws
+from evals.measure.attacks.foreseeing import BACK, count_rows, time_attack
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, list_untried
 from evals.measure.healing import find_healing_text
 from evals.run.console import show_progress
@@ -38,10 +38,6 @@ from surgery.variants import variant_of
 
 FEW = 8
 """Passages of the pass that is timed, and documents of each benchmark."""
-TRAININGS = 2
-"""How many trainings an attack is taken to make that looks for its best setting."""
-_BACK = 3
-"""A row of training takes about as long as so many rows of a pass."""
 
 
 def forecast(opened: OpenedMitigation) -> dict[str, Any]:
@@ -126,14 +122,14 @@ def _count_steps(
     length = search.samples.tokens.shape[1]
     if calibration is not None:
         rows = calibration.windows.size / length
-        yield _step("calibrate", f"fit on {calibration.windows.size:,} tokens", _BACK * rows * row)
+        yield _step("calibrate", f"fit on {calibration.windows.size:,} tokens", BACK * rows * row)
     half, members = search.halves[0], int(search.samples.trained_on.sum())
     most, healing = request.choice.max_evaluations, request.healing.steps or HEAL_STEPS
     rows, what = len(half) * most, f"at most {most} edits"
     if not search.exhaustive:
         chosen = min(int(half.samples.trained_on.sum()), MOST_PASSAGES)
         passes = chosen * (1 + search.samples.suffix_length) + len(half.windows) * (1 + DRAWS)
-        rows += _BACK * passes
+        rows += BACK * passes
     yield _step("search", f"measure {what}, by {search.measure.name}", rows * row)
     healed, taught = (
         len([r for r in request.recipes if r[-1] == kind]) for kind in ("heal", "erase")
@@ -141,7 +137,7 @@ def _count_steps(
     step = _time_training(search, request) if healed + taught else 0.0
     if search.slow:
         sizes = len(half.samples), len(half.windows)
-        limited = sum(_count_rows(name, *sizes, of=members) for name in search.slow)
+        limited = sum(count_rows(name, *sizes, of=members) for name in search.slow)
         tries = TRIES + 5  # with the base, deep blocks, and the choice on both halves
         seconds = tries * limited * row + (TRIES * healing * step if healed else 0)
         names = ", ".join(search.slow)
@@ -159,7 +155,8 @@ def _count_steps(
         yield _step("heal", what, healed * healing * step)
     measured = 1 + bool(request.attacks.twin) + models
     seconds = sum(
-        _time_attack(name, members, len(search.windows), row, request) for name in attacks
+        time_attack(find_attack(name), (members, len(search.windows)), row, request.attacks.draws)
+        for name in attacks
     )
     what = f"{len(attacks)} attacks on {members:,} passages, {measured} models"
     yield _step("attack", what, measured * seconds)
@@ -217,25 +214,3 @@ def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, floa
         seconds += took * number / min(FEW, number)
         documents += number
     return documents, seconds
-
-
-def _time_attack(
-    name: str, passages: int, windows: int, row: float, request: MitigationRequest
-) -> float:
-    """About how many seconds an attack takes on a model, in all its draws."""
-    attack, once = find_attack(name), _count_rows(name, passages, windows) * row
-    if attack.longest is not None:
-        once = min(once, attack.longest)
-    draws = request.attacks.draws or count_draws(once)
-    return once * (draws if attack.in_draws else 1)
-
-
-def _count_rows(
-    name: str, passages: int, windows: int, trainings: int = TRAININGS, of: int | None = None
-) -> int:
-    """About how many rows of a pass an attack takes. `trainings`: how many it makes. `of`: in a
-    search, the number of all passages, a share of which the attacker holds."""
-    attack = find_attack(name)
-    decoded = 2 * max(0, len(attack.stages) - 1) * passages
-    trained = attack.count_trained(of or passages, windows) if attack.count_trained else 0
-    return passages * attack.passes + trainings * (_BACK * trained + decoded)

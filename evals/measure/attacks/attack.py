@@ -21,6 +21,7 @@ from surgery.store import ASIDE
 
 Learned = Literal["all weights", "rank-8 adapters", "rank-64 adapters"]
 """What may be trained of any model, cut or not."""
+ScoresByName = Mapping[str, Scores]
 Need = tuple[str, Callable[[Any], bool]]
 """What an attack needs, in words, and whether an `AttackPlan` has it."""
 TEXT: Need = ("held-out text (`heldout`)", lambda plan: len(plan.unrelated) > 0)
@@ -319,8 +320,10 @@ class Attack:
       training, of which an attack with several settings makes as many as `AttackOutcome.trainings`.
       An attack that has it runs several times, in draws, as often on each model.
     - `on_cuts`: it trains only blocks that were cut, and reads other models as they are.
-    - `tells_members`: it recovers no passage, but scores members against non-members.
-    - `shows`: of the scores of its outcomes, those whose means stand in reports, and their units.
+    - `tells_members`: it recovers no passage, but scores members against non-members. `diagnoses`:
+      it recovers none, but shows where a model holds them.
+    - `shows`: how the names of scores begin whose means stand in reports → their unit. `calibrate`:
+      scores of the edited model and of its twin → more scores of the edited model.
     - `reads_base`: on the edited model, its target has the outcome of the base.
     """
 
@@ -340,10 +343,19 @@ class Attack:
     passes: int = 1
     longest: float | None = None
     shows: Mapping[str, Unit] = field(default_factory=dict)
+    diagnoses: bool = False
+    calibrate: Callable[[ScoresByName, ScoresByName], ScoresByName] | None = field(
+        default=None, metadata=ASIDE
+    )
 
     @property
     def in_draws(self) -> bool:
         return self.count_trained is not None
+
+    @property
+    def recovers(self) -> bool:
+        """Whether it recovers passages."""
+        return not (self.tells_members or self.diagnoses)
 
     @property
     def description(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ import torch
 
 from evals.data import Samples, Tokens, take_tokens
 from evals.measure.attacks.attack import Attack, AttackOutcome, Need, Setting, Target
+from evals.measure.memorization.measures import Scores
 from evals.run.batching import row_ranges, rows_per_batch
 from evals.run.decoding import continue_rows
 
@@ -33,6 +34,7 @@ MOST = 10_000
 JOINED = ((2, 20), (10, BLOCK))
 """Blocks are joined over gaps of so many words, and then dropped if they have fewer words."""
 ALONE, CORRECTED = "alone", "corrected"
+SHARE, LONGEST = "words in long blocks", "longest block, in words"
 LONG: Need = (
     f"a passage that goes on for {BLOCK} tokens after its prefix",
     lambda plan: bool((_count_tokens(plan.passages) >= BLOCK).any()),
@@ -54,11 +56,6 @@ class Block(NamedTuple):
 
 def make_document() -> Attack:
     (near, short), (far, _) = JOINED
-    shows = {
-        f"{what}, {how}": unit
-        for how in (ALONE, CORRECTED)
-        for what, unit in (("words in long blocks", "share"), ("longest block, in words", "count"))
-    }
     return Attack(
         "document",
         f"greedy decoding on from the prefix, {STEP} tokens at a time, to the end of the passage "
@@ -72,7 +69,7 @@ def make_document() -> Attack:
         "decodes each whole passage, twice",
         _run,
         needs=(LONG,),
-        shows=shows,
+        shows={SHARE: "share", LONGEST: "count"},
         passes=8,
     )
 
@@ -82,10 +79,10 @@ def _run(target: Target) -> AttackOutcome:
     first = target.samples.prefix_length
     true = [_split(target, document[first:]) for document in documents]
     tried = np.asarray([len(words) >= BLOCK for words in true])
-    scores = {name: np.zeros(len(true)) for name in make_document().shows}
-    variants = {}
+    scores, variants = dict[str, Scores](), {}
     for how in (ALONE, CORRECTED):
-        share, longest = (scores[name] for name in scores if name.endswith(how))
+        share, longest = np.zeros(len(true)), np.zeros(len(true))
+        scores |= {f"{SHARE}, {how}": share, f"{LONGEST}, {how}": longest}
         rows = np.flatnonzero(tried)
         some = [documents[row] for row in rows]
         written = write_on(target, some, corrected=how == CORRECTED) if some else []

@@ -69,12 +69,12 @@ def keep_residuals(model: Any, first: int) -> Iterator[list[torch.Tensor]]:
         def keep(module: Any, inputs: Any, output: Any) -> None:
             kept.append((output[0] if isinstance(output, tuple) else output)[:, first:])
 
-        for block in _find_blocks(model):
+        for block in find_blocks(model):
             undo.callback(block.register_forward_hook(keep).remove)
         yield kept
 
 
-def _find_blocks(model: Any) -> Any:
+def find_blocks(model: Any) -> Any:
     """The list of the model's blocks."""
     family = family_of(model.config.to_dict())
     return model.get_submodule(family.attention.partition(".{block}")[0])
@@ -108,8 +108,13 @@ def _fit(here: torch.Tensor, last: torch.Tensor) -> Lens:
     gram = x.T @ x
     penalty = PENALTY * gram.diagonal().mean() * torch.eye(len(gram), device=x.device)
     slope = torch.linalg.solve(gram + penalty, x.T @ (change - offset))
-    slope, middle, offset = (one.to(here.dtype) for one in (slope, middle, offset))
-    return lambda residual: residual + (residual - middle) @ slope + offset
+    slope, middle, offset = (one.float() for one in (slope, middle, offset))
+
+    def lens(residual: torch.Tensor) -> torch.Tensor:
+        wide = residual.float()  # in 16 bits, a small map would be rounded away
+        return (wide + (wide - middle) @ slope + offset).to(residual.dtype)
+
+    return lens
 
 
 def read_blocks(target: Target, lenses: list[Lens]) -> Iterator[Pass]:

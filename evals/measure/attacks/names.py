@@ -53,7 +53,7 @@ class Listed:
     - `groups`: any of "all", "default" (strong and fast), "cheap" (one pass), and "trained" (what
       every audit of an erased or healed model tries: training may have hidden what it knows).
     - `form`: its name with a letter for a number that may be another; by default its name.
-    - `sibling`: groups have it only where there is one. `tells_members`: as `Attack`.
+    - `sibling`: groups have it only where there is one. `tells_members`, `diagnoses`: as `Attack`.
     """
 
     name: str
@@ -64,13 +64,14 @@ class Listed:
     form: str = ""
     sibling: bool = False
     tells_members: bool = False
+    diagnoses: bool = False
 
     def make(self, *number: int) -> Attack:
         """The attack, with another number if one is given."""
         name = re.sub(r"\W", "_", re.sub(":[A-Z]+$", "", self.form or self.name))
         make = getattr(import_module(f"{__package__}.{self.file}"), f"make_{name}")
-        made: Attack = replace(make(*number), tells_members=self.tells_members)
-        return made
+        made: Attack = make(*number)
+        return replace(made, tells_members=self.tells_members, diagnoses=self.diagnoses)
 
 
 def _list_attacks() -> Iterator[Listed]:
@@ -111,7 +112,7 @@ ALL, DEFAULT, _CHEAP, _TRAINED = (
     for group in ("all", "default", "cheap", "trained")
 )
 """From the cheapest to the strongest; `membership`, which recovers no passage, is last."""
-RATED = tuple(name for name in ALL if not _LISTED[name].tells_members)
+RATED = tuple(name for name in ALL if not (_LISTED[name].tells_members or _LISTED[name].diagnoses))
 """Those that recover passages."""
 GROUPS = {"all": ALL, "default": DEFAULT, "cheap": _CHEAP}
 CHEAP = tuple(name for name in _CHEAP if not _LISTED[name].sibling)
@@ -200,7 +201,7 @@ def choose_attacks(
             what = f"{name} stands for several attacks, and a limit is on one"
             some = ", ".join(one for one in GROUPS[name] if one in RATED)
             raise UnknownNameError(what, fix=f"limit one of {some}")
-        if name not in RATED and find_attack(name).tells_members:
+        if name not in RATED and not find_attack(name).recovers:
             what = f"{name} has a limit and is not a share of passages"
             raise UnknownNameError(what, fix="leave out the limit")
     every = [*(named or ("default",)), *limited]

@@ -139,16 +139,30 @@ def _measure_rate(outcome: AttackOutcome) -> float:
     return measure_share("", *outcome.by_draw).value or 0.0
 
 
+def measure_diagnosis(
+    attack: Attack, edited: AttackOutcome, twin: AttackOutcome | None, of: str, on: On
+) -> Iterator[Measured]:
+    """The rows of an attack that recovers nothing, but shows where a model holds passages."""
+    if attack.calibrate is not None and twin is not None:
+        more = attack.calibrate(edited.scores, twin.scores)
+        edited = replace(edited, scores={**more, **edited.scores})
+    yield from _list_shown(attack, Outcomes(None, edited, twin), of, on)
+
+
 def _list_shown(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Measured]:
-    """The means of what an attack shows beside, over the passages that count; and the `most`."""
+    """The means of what an attack shows beside, over the passages that count and have it; and the
+    `most`."""
     models = (BASE, on), (of, on), (TWIN, on), (of, "never trained on")
-    for name, unit in attack.shows.items():
+    for name in made.edited.scores:
+        unit = next((one for begin, one in attack.shows.items() if name.startswith(begin)), None)
         for (model, rows), outcome in zip(models, made, strict=True):
-            values = None if outcome is None else outcome.scores[name][outcome.by_draw[1][0]]
-            if values is None or not len(values):
+            if unit is None or outcome is None or name not in outcome.scores:
                 continue
-            given: Any = {"of": model, "on": rows, "unit": unit, "most": float(values.max())}
-            yield measure_mean(f"recovered.{attack.name} of {name}", values, **given)
+            values = outcome.scores[name][outcome.by_draw[1][0]]
+            values = values[np.isfinite(values)]
+            if len(values):
+                given: Any = {"of": model, "on": rows, "unit": unit, "most": float(values.max())}
+                yield measure_mean(f"recovered.{attack.name} of {name}", values, **given)
 
 
 def _list_stages(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Measured]:

@@ -13,15 +13,25 @@ import numpy as np
 from evals.data import Samples, Tokens
 from evals.data.windows import end_alike
 from evals.measure.attacks.attack import Attack, AttackOutcome, Setting, Target, split
+from evals.measure.attacks.foreseeing import foresee_times
 from evals.measure.attacks.names import TRAINED, choose_attacks, find_attack, is_own
-from evals.measure.attacks.result import Outcomes, measure_outcomes, measure_scores
+from evals.measure.attacks.result import (
+    Outcomes,
+    measure_diagnosis,
+    measure_outcomes,
+    measure_scores,
+)
 from evals.measure.memorization.measures import Flags
 from evals.run.console import say
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, SamplesError
 from surgery.hub.resolved import ResolvedModel
+from surgery.processes import read_clock
 from surgery.record.measured import EDITED, Measured, On
 from surgery.store import KEEP_NOTHING, Store
+
+FEW = 8
+"""Passages of the pass that is timed."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,8 @@ def try_attacks(
         sibling=plan.sibling,
     )
     beside = replace(on, samples=plan.control)
+    if base is None and (said := _foresee(on, plan, with_control=with_control)):
+        say(f"{loaded.name}: {said}")
     done, new = dict[str, Tried](), list[str]()
 
     def run(attack: Attack, *given: Any) -> Tried:
@@ -212,6 +224,21 @@ def try_attacks(
         {name: one.seconds for name, one in done.items()},
         loaded.provenance,
     )
+
+
+def _foresee(on: Target, plan: AttackPlan, *, with_control: bool) -> str | None:
+    """How long attacks take on a model. A few rows are read twice, and timed once, if any attack
+    may take long."""
+    if not any(attack.in_draws or attack.passes > 1 for attack in plan.tried):
+        return None
+    few = replace(on, samples=on.samples.select(slice(0, FEW)))
+    few.ask(on.model)
+    begun = read_clock()
+    few.ask(on.model)
+    row = (read_clock() - begun) / len(few.samples)
+    asked = (plan.passages, *([plan.control] if with_control else []))
+    sizes = [(len(some), len(plan.unrelated)) for some in asked]
+    return foresee_times(plan.tried, sizes, row, plan.draws)
 
 
 def _aim(
@@ -281,6 +308,10 @@ def measure_attacks(
                 yield from measure_scores(name, old, (after, control), of)
             continue
         assert after is not None
+        if attack.diagnoses:
+            if not brief:
+                yield from measure_diagnosis(attack, after, never, of, on)
+            continue
         if attack.reads_base and edited is not base and edited.passages[name].kept is not None:
             raise ValueError(f"{name}: give `try_attacks` the outcomes of the base")
         control = control if control is not None and control.tried.any() else None
