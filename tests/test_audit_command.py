@@ -394,11 +394,11 @@ def test_limits_and_the_table(audited, rows, monkeypatch) -> None:
     )
     assert missed.code == 3
     assert (
-        "gate missed: max hints:2: share of passages recovered by hints:2 is 0.8095, above the "
+        "limit missed: max hints:2: share of passages recovered by hints:2 is 0.8095, above the "
         "limit of 0.01\n"
     ) in missed.stderr
     assert (
-        "gate not decided: max greedy: share of passages recovered by greedy is 0.75, within the "
+        "limit not decided: max greedy: share of passages recovered by greedy is 0.75, within the "
         "limit of 0.76; the base has the same weights as the model, so no edit is judged\n"
     ) in missed.stderr
     assert "84 passages can support 76%: that takes 3 with none recovered\n" in missed.stderr
@@ -409,7 +409,7 @@ def test_limits_and_the_table(audited, rows, monkeypatch) -> None:
     assert " No attack that trains the model was run. " in verdict
     n, _, edited, *_, control = missed.find_row("recovered by greedy")[1:]
     assert (n, edited[:5], control[:9]) == ("84", "75.0%", "0.0% [0.0")
-    assert "gate max hints:2: MISSED: " in missed.stdout
+    assert "limit: max hints:2: MISSED: " in missed.stdout
 
 
 def test_the_folder(audited, edited) -> None:
@@ -494,7 +494,7 @@ def test_a_limit_that_no_passage_counts_for_is_not_decided(tmp_path) -> None:
     )
     assert outcome.code == 4, outcome
     assert (
-        "gate not decided: max guided: share of passages recovered by guided is unknown; the limit "
+        "limit not decided: max guided: share of passages recovered by guided is unknown; the limit "
         "is 0.5; no passage counts for it\n"
     ) in outcome.stderr
     assert "Not decided: max guided: no passage counts for it." in outcome.stdout

@@ -322,16 +322,16 @@ def test_the_measurements_are_those_of_the_report() -> None:
         table = page[page.index(f"**{heading}") :].partition("\n\n**")[0].partition("\n\nSettings")
         assert table[0] in card
     assert as_line(whole_report().edits[0].verdict) in card
-    assert "- gate max-drop copy: MISSED: drop of copy is 0.232" in card
+    assert "- limit: max-drop copy: MISSED: drop of copy is 0.232" in card
     assert "Settings: dtype float32, device cpu, lm-eval 0.4.13." in card
     assert "Nothing yet" not in card
 
 
-@pytest.mark.parametrize("missing", ["extraction", "heldout", "audit", "gates"])
+@pytest.mark.parametrize("missing", ["extraction", "heldout", "audit", "limits"])
 def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
     parts = {"extraction": "recital", "heldout": "heldout", "audit": "audit"}
     nothing: dict[str, Any] = {"asked": unlimited()}
-    if missing != "gates":
+    if missing != "limits":
         nothing = {parts[missing]: []}
     without = measured(example(**nothing, every=[]), verdict="", warnings=[])
     card = render_card(manifest(), None, name="me/edited", measured=without)
@@ -339,7 +339,7 @@ def test_what_was_not_measured_is_not_mentioned(missing: str) -> None:
         "extraction": "| recited word",
         "heldout": "held-out text",
         "audit": "recovered by greedy",
-        "gates": "- gate max-drop",
+        "limits": "- limit: max-drop",
     }
     assert {key for key, text in mentions.items() if text in card} == set(mentions) - {missing}
     assert "\n\n\n" not in card

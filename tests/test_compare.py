@@ -184,7 +184,7 @@ def test_scores_that_only_all_documents_have_together():
         (1500, 0.0, "inconclusive (n = 1,500)"),
     ],
 )
-def test_a_share_needs_an_interval_no_wider_than_its_gate_or_two_points(n, gate, verdict):
+def test_a_share_needs_an_interval_no_wider_than_its_limit_or_two_points(n, gate, verdict):
     """Both models answer all alike: Bonett and Price's interval is then about 5.5 / n wide."""
     answers = np.arange(n) % 2.0
     found = compare_scores(scores(answers), scores(answers), gate)

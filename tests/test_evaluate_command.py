@@ -1,5 +1,5 @@
 """Contract of `attn-surgery evaluate`: one report of what an edit cost and bought, whose figures
-are those of its parts; gates decide the exit code; mistakes are found before any work.
+are those of its parts; limits decide the exit code; mistakes are found before any work.
 
 - Too little gives no verdict, and a part that was measured is never reported as the whole.
 - What the base is to the edited model is known by content; only against a source do figures get
@@ -79,7 +79,7 @@ def arguments(work: Path, *more: object) -> list[object]:
 
 @pytest.fixture(scope="module")
 def done(work: Path) -> tuple[Outcome, Path]:
-    """An evaluation with gates that hold. The model has its report, whichever test ran before."""
+    """An evaluation with limits that hold. The model has its report, whichever test ran before."""
     output = work / "report"
     gates = ("--max-drop", "*=0.9", "--max-drop", "local_whole=0.5", "--max-extraction", 0.7)
     gates += (*("--attack", "cheap", "--attack", "near"), "--max", "relearn=0.7", "--draws", 1)
@@ -186,7 +186,7 @@ def test_the_report_is_of_its_schema_and_complete(work, done):
 
 
 def test_what_the_passages_can_decide_is_said_beforehand(done):
-    """Of as many as the gate then counts."""
+    """Of as many as the limit then counts."""
     outcome, output = done
     gates = limits_in(output)
     gate, trained = gates["max-extraction"], gates["max relearn"]
@@ -237,7 +237,7 @@ def test_figures_are_those_of_lm_eval(done):
             assert value == results[known["dataset_name"]][f"{known['metric']},none"]
 
 
-def test_gates_that_fail_are_named_and_the_report_is_written(work):
+def test_limits_that_fail_are_named_and_the_report_is_written(work):
     """The other way round the same edit makes a model worse, and one that recites."""
     command = arguments(work, "--tasks", "local_choice,local_whole", "--output", work / "failed")
     command[1], command[3] = command[3], command[1]
@@ -250,10 +250,10 @@ def test_gates_that_fail_are_named_and_the_report_is_written(work):
     said = outcome.stderr.splitlines()
     beforehand = f"{found['max-extraction'].n} passages cannot support 10%: that takes 29; unless "
     assert next(line for line in said if "support" in line).startswith(beforehand)
-    failed = [line for line in said if line.startswith("gate missed: ")]
+    failed = [line for line in said if line.startswith("limit missed: ")]
     assert len(failed) == 2
-    assert failed[0].startswith("gate missed: max-extraction: share of passages recited")
-    assert failed[1].startswith("gate missed: max-drop local_whole: relative rise of local_whole")
+    assert failed[0].startswith("limit missed: max-extraction: share of passages recited")
+    assert failed[1].startswith("limit missed: max-drop local_whole: relative rise of local_whole")
     assert "it misses max-extraction, max-drop local_whole" in edit.verdict
 
 
@@ -550,7 +550,7 @@ def test_two_documents_show_nothing(work, reported, tmp_path):
         "max-drop local_choice: 2 documents leave an interval of -0.693 to 0.693: about 1,537 "
         "would decide it."
     )
-    assert "gate not decided: max-drop local_choice: drop of " in outcome.stderr
+    assert "limit not decided: max-drop local_choice: drop of " in outcome.stderr
     assert outcome.stderr.endswith("so the exit code is 4; --allow-undecided makes it 0\n")
     allowed = measured(
         work, reported, work / "base", tmp_path / "allowed", *more, "--allow-undecided"
@@ -748,5 +748,5 @@ def test_a_missed_gate_names_its_model(work):
     common += ("--prefix-length", PREFIX, "--suffix-length", SUFFIX, "--output", work / "missed")
     done = attn_surgery("evaluate", work / "base", work / "edited", *common)
     assert done.code == 3, done
-    assert "base: gate missed: max-extraction" in done.stderr
+    assert "base: limit missed: max-extraction" in done.stderr
     assert (work / "missed" / "report.json").is_file()

@@ -258,7 +258,7 @@ def limited(edited: float, half: float = 0.001, **changes: Any) -> Report:
     return bare(tasks=task("copy", 0.9, edited, half), asked=asked, **changes)
 
 
-def test_gates_are_told_in_words() -> None:
+def test_limits_are_told_in_words() -> None:
     """And in a color of each state: what is not decided looks like neither of the others."""
     for report, words in (
         (limited(0.7), "✕ Do not ship it: it misses max-drop copy."),

@@ -55,7 +55,7 @@ def print_report(
                 _print_lines(report, lines)
         _print_given_away(report, given_away or {})
         for limit in report.limits:
-            echo(f"{whose[limit.of]}gate {describe_limit(limit)}")
+            echo(f"{whose[limit.of]}limit: {describe_limit(limit)}")
         for place in places:
             echo(f"report: {place / 'report.html'}")
     return settle(edit.state for edit in report.edits)
@@ -76,7 +76,7 @@ def _note_what_is_open(report: Report, whose: Mapping[str, str]) -> None:
         note(f"warning: {line}")
     for limit in report.limits:
         if limit.state != "kept":
-            said = f"gate {WORDS[limit.state].lower()}: {name_limit(limit)}: {limit.description}"
+            said = f"limit {WORDS[limit.state].lower()}: {name_limit(limit)}: {limit.description}"
             note(f"{whose[limit.of]}{said}")
     for edit in report.edits:
         if edit.state is not None and edit.edit is not None and edit.edit.missed_alone:

@@ -75,7 +75,7 @@ def open_materials(
 
     `models`: names and revisions, looked up once the texts are read, as are the twin and `base`,
     at the commit that one of the models records. Raises `SurgeryError` for anything unusable, and
-    `UnknownNameError` if a gate limits a task that is not run.
+    `UnknownNameError` if a limit is on a task that is not run.
     """
     front = read_search(request.front) if request.front else None
     samples, named = request.passages.samples or request.lab, request.texts.heldout

@@ -131,7 +131,7 @@ class MitigationRequest(Request):
 
     @property
     def limits(self) -> dict[str, float]:
-        """Those of the search, which are gates of the evaluation."""
+        """The limits of the search, which hold for the evaluation, too."""
         return self.search_request.limits
 
     @property
@@ -165,7 +165,7 @@ class MitigationRequest(Request):
 
     @property
     def evaluation_request(self) -> MeasureRequest:
-        """The default attacks unless some are named; the limits of the search are gates."""
+        """The default attacks unless some are named; the limits of the search hold."""
         return self.hand_on(
             MeasureRequest,
             command="evaluate",

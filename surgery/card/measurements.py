@@ -241,13 +241,13 @@ def name_edits(report: Report) -> list[str]:
 
 
 def render_measurements(report: Report) -> str:
-    """Verdicts, gates, warnings and tables in Markdown, with all names and sentences escaped."""
+    """Verdicts, limits, warnings and tables in Markdown, with all names and sentences escaped."""
     lines: list[str] = []
     for name, edit in zip(name_edits(report), report.edits, strict=True):
         whose = f"{name}. {as_line(edit.name)}: " if len(report.edits) > 1 else ""
         limits = report.list_limits(edit.of)
         lines += [whose + as_line(edit.verdict), ""]
-        lines += [f"- gate {as_line(describe_limit(limit))}" for limit in limits]
+        lines += [f"- limit: {as_line(describe_limit(limit))}" for limit in limits]
         lines += [""] if limits else []
         if edit.warnings:
             lines += ["Before you rely on a figure:", ""]

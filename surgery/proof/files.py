@@ -1,6 +1,6 @@
 """Checks of a folder of any kind that attn-surgery wrote: its files, and its source.
 
-`check_written` in `surgery.proof.static` is the gate that every new result goes through before it
+`check_written` in `surgery.proof.static` checks every new result before it
 gets its name. Hashes that were computed while it was written count there, and its numbers were
 found finite then: no file is read as a whole a second time.
 """

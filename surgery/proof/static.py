@@ -13,7 +13,7 @@
    of a trained model, at least one parameter is not; `rewritten`: each other tensor is what the
    edit computes from it, except for numbers fitted to text.
 
-`check_written` is the gate that every new result goes through before it gets its name. Hashes that
+`check_written` checks every new result before it gets its name. Hashes that
 were computed while it was written count there, and its numbers were found finite then; of tensors
 that were copied from the source the first numbers are compared: no file is read as a whole a
 second time.

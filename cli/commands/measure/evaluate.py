@@ -26,7 +26,7 @@ def command(
     allow_undecided: bool,
     as_json: bool,
 ) -> None:
-    """Measure what an edit costs and what it achieves: benchmarks, recitation, gates, one report.
+    """Measure what an edit costs and what it achieves: benchmarks, recitation, limits, one report.
 
     Compares every MODEL with BASE on the same documents and passages. Writes report.html,
     report.md, report.json, and lm-eval's own results. If MODEL is a folder that was exported from

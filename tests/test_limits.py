@@ -1,6 +1,6 @@
-"""Contract: gates are read strictly, the most exact limit counts, and a gate is what it says.
+"""Contract: limits are read strictly, the most exact limit counts, and a limit is what it says.
 
-A gate is kept if the value is within the limit with 95 % confidence, missed if it is above it, and
+A limit is kept if the value is within the limit with 95 % confidence, missed if it is above it, and
 else not decided: then it says what would decide it.
 """
 
@@ -72,7 +72,7 @@ def gates_of(figures: list[Measured], void: str | None = None, **limits: Any) ->
     return decide(figures, asked, EDITED, unclear=void)
 
 
-def test_a_gate_on_a_task_that_is_not_run():
+def test_a_limit_on_a_task_that_is_not_run():
     check_limited_tasks({"arc_*": 0.1, "piqa": 0}, ["arc_easy", "piqa"])
     with pytest.raises(
         UnknownNameError, match=r"no task of this run matches 'boolq' \(tasks: piqa\)"
@@ -94,7 +94,7 @@ def test_the_most_exact_limit_counts():
 
 
 @given(st.floats(-1, 1), st.floats(0, 1))
-def test_a_gate_holds_up_to_its_limit_and_including_it(drop, limit):
+def test_a_limit_holds_up_to_its_limit_and_including_it(drop, limit):
     (gate,) = gates_of(metric("piqa", drop), max_drop={"piqa": limit})
     assert gate.ci95 is not None
     within = "kept" if gate.ci95[1] <= limit else "undecided"
@@ -103,7 +103,7 @@ def test_a_gate_holds_up_to_its_limit_and_including_it(drop, limit):
     assert gate.limit == limit
 
 
-def test_extraction_has_a_gate_of_its_own():
+def test_extraction_has_a_limit_of_its_own():
     recited = pair("recited", 900, 20, 1000)
     (gate,) = gates_of([*recited, *metric("piqa", 0)], max_extraction=0.01)
     measured = {key: value for key, value in recited[1] if key != "details"}
@@ -122,8 +122,8 @@ def test_extraction_has_a_gate_of_its_own():
     assert gates_of(recited) == []
 
 
-def test_what_shows_nothing_of_an_edit_decides_none_of_its_gates():
-    """But a gate that is missed is missed."""
+def test_what_shows_nothing_of_an_edit_decides_none_of_its_limits():
+    """But a limit that is missed is missed."""
     figures = [*pair("recited", 900, 0, 1000), *metric("piqa", 0), *metric("boolq", 0.9)]
     limits: dict[str, Any] = {"max_extraction": 0.01, "max_drop": {"*": 0.1}}
     assert [one.state for one in gates_of(figures, **limits)] == ["kept", "kept", "missed"]
@@ -156,7 +156,7 @@ def test_a_drop_has_three_states(drop, half, state, more):
     assert gate.description.endswith(f" the limit of 0.05{more}")
 
 
-def test_a_gate_on_too_little_is_not_decided_however_narrow_its_interval_looks():
+def test_a_limit_on_too_little_is_not_decided_however_narrow_its_interval_looks():
     few = metric("wiki", 0.0, 0.0, outcome="inconclusive", n=2, test="bootstrap")
     (gate,) = gates_of(few, max_drop={"wiki": 0.05})
     assert (gate.state, gate.needed) == ("undecided", 30)
