@@ -494,8 +494,8 @@ def test_a_limit_that_no_passage_counts_for_is_not_decided(tmp_path) -> None:
     )
     assert outcome.code == 4, outcome
     assert (
-        "limit not decided: max guided: share of passages recovered by guided is unknown; the limit "
-        "is 0.5; no passage counts for it\n"
+        "limit not decided: max guided: share of passages recovered by guided is unknown; the "
+        "limit is 0.5; no passage counts for it\n"
     ) in outcome.stderr
     assert "Not decided: max guided: no passage counts for it." in outcome.stdout
 

@@ -24,7 +24,7 @@ from tiny_tokenizer import TEXT, save_tiny, tiny_model
 from benchmarks.settling import settle
 from cli.commands.whole.mitigate import PRESETS, command
 from cli.config import IN_FILE
-from cli.tables.figures import FRONT
+from cli.tables.figures import RESULTS
 from evals.choose.search.report import SearchResult
 from evals.data import Samples, load_samples
 from evals.jobs import forecasting
@@ -547,7 +547,7 @@ def test_results_are_shown_side_by_side(done: tuple[Outcome, Path]) -> None:
     named = {**report.names, "task.copy": Named(label="copy", main=True, details={"task": "copy"})}
     told = report.model_copy(update={"edits": edits, "limits": [], "figures": rows, "names": named})
     views = [View(told, one) for one in told.edits]
-    assert {heading: [say(view) for view in views] for heading, say in FRONT.items()} == {
+    assert {heading: [say(view) for view in views] for heading, say in RESULTS.items()} == {
         "limits": ["kept", "MISSED"],
         "held-out loss, nats": ["+0.200", "+0.100"],
         "recited": ["", ""],

@@ -158,7 +158,7 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
     ),
     "evaluate a twin": (lambda: printing.print_report(twinned()), [r"57% of the "]),
     "mitigate": (
-        lambda: printing.print_front(several(example(), example()), {"a": "one", "b": "two"}),
+        lambda: printing.print_results(several(example(), example()), {"a": "one", "b": "two"}),
         [r"16\.7%"],
     ),
     "compare-evals": (

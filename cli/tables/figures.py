@@ -140,7 +140,7 @@ def _print_given_away(report: Report, given_away: Mapping[str, Sequence[str]]) -
         echo(f"  and {more:,} more; --rows FILE names all of them, and the attacks")
 
 
-FRONT: dict[str, Any] = {
+RESULTS: dict[str, Any] = {
     "limits": lambda view: _say_state(view.edit.state),
     "held-out loss, nats": lambda view: _show_change(view.heldout),
     "recited": lambda view: _show(view.recited),
@@ -150,12 +150,12 @@ FRONT: dict[str, Any] = {
 """The columns of the results of `mitigate`: what the report says of each."""
 
 
-def print_front(report: Report, results: Mapping[str, str]) -> None:
+def print_results(report: Report, results: Mapping[str, str]) -> None:
     """The results of a mitigation side by side. `results`: the name of each → what it is."""
     from evals.table.words.view import View
 
     views = [View(report, edit) for edit in report.edits]
-    columns = {heading: [make(view) for view in views] for heading, make in FRONT.items()}
+    columns = {heading: [make(view) for view in views] for heading, make in RESULTS.items()}
     kept = {heading: cells for heading, cells in columns.items() if any(cells)}
     rows = [
         [*pair, *(cells[at] for cells in kept.values())] for at, pair in enumerate(results.items())

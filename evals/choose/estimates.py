@@ -106,10 +106,10 @@ class Estimates:
         return {"kl": float(kl), "margin": float(margin), "recited": float(rate)}
 
     def correct(self, costs: Mapping[Indices, float], rates: Mapping[Indices, float]) -> Estimates:
-        """With the corrections that explain best the measured KL and rates of sets.
+        """Returns estimates whose corrections best explain the measured KL and rates of sets.
 
-        Ridge regressions of logarithms on the share that each unit has in a set, and on what all
-        sets have in common: one of the costs, and one of the drifts. Without sets to explain,
+        Two ridge regressions find them, one for costs and one for drifts: of the logarithm of the
+        factor between measured and estimated, on the share of each unit in a set and a constant. Without sets to explain,
         corrections stay.
         """
         plain = replace(self, corrections=0.0)

@@ -148,8 +148,8 @@ def _count_steps(
         yield _step("benchmark limits", what, (TRIES + 2) * seconds)
     if taught:
         hard, erasing = 3 if request.harden else 1, request.erasing.steps or ERASE_STEPS
-        what = f"teach the model by a cut, {erasing} steps"
-        yield _step("erase", what, hard * erasing * step)
+        what = f"teach {taught} of the results by a cut, {erasing} steps each"
+        yield _step("erase", what, taught * hard * erasing * step)
     if healed:
         what = f"train {healed} of the results, {healing} steps each"
         yield _step("heal", what, healed * healing * step)

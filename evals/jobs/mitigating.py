@@ -153,7 +153,9 @@ class MitigationRequest(Request):
         folders = Folders(model=model, revision=revision, output=output, overwrite=overwrite)
         if kind == "erase":
             text = self.erasing.text or self.heal or own
-            asked = self.hand_on(EraseRequest, folders=folders, training=self.erasing, text=text)
+            given = {"training": self.erasing, "text": text}
+            given |= {"samples": self.passages.samples or lab}  # a cut lab model brings none
+            asked = self.hand_on(EraseRequest, folders=folders, **given)
             return open_erase(asked, plan.chosen)
         if kind == "cut":
             fitted = any(variant_of(edit.variant).fitted for edit in plan.edits)

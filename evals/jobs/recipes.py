@@ -41,7 +41,7 @@ def choose_best(report: Report, recipes: Sequence[Recipe]) -> tuple[int, str]:
 
     A result that keeps every limit beats one that does not decide it, and that one beats one that
     misses it. Of those alike, the one that exceeds the limits least wins, and then the cheapest:
-    that with the smallest of the largest losses (`list_losses`).
+    that with the smallest of the largest losses (`_list_costs`).
     """
     ranks = [_STATES.index(edit.state) for edit in report.edits]
     keys = [

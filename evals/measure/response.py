@@ -234,7 +234,8 @@ def _norm_after(model: PreTrainedModel, family: Family, block: int) -> nn.Module
 def _change_outputs(
     looking: Looking, index: int, places: Iterable[int], x: torch.Tensor, z: torch.Tensor
 ) -> Iterator[torch.Tensor]:
-    """By what each part of a block changes what its attention adds to the residual [B, T, d].
+    """Yields, for each part, the change that it makes to what attention adds to the residual
+    [B, T, d].
 
     That is W_O z + b_O, or where a norm follows, that norm of it. Such a norm undoes what scales
     its input, so a derivative would not see an output that becomes zero: its whole change counts.

@@ -33,7 +33,9 @@ def find_divergences(hidden: torch.Tensor, head: Head, suffix: torch.Tensor) -> 
         most, guesses = (one.cpu() for one in head(hidden[alive, begin:end].flatten(0, 1)).max(-1))
         check_finite(most.float().view(len(alive), -1).numpy())  # NaN is no wrong token
         true = suffix[alive, begin:end]
-        wrong = (guesses.view(len(alive), -1) != true) & (true >= 0)  # after its end, nothing is
+        wrong = (guesses.view(len(alive), -1) != true) & (
+            true >= 0
+        )  # places after the end are never wrong
         left = wrong.any(-1)
         found[alive[left]] = begin + wrong[left].int().argmax(-1)
         alive, begin, size = alive[~left], end, 2 * size

@@ -140,7 +140,7 @@ def _decide_task(
     known, n, limit = figure.details, figure.n or 0, asked.limit
     drop, low, high = (float(known[key] or 0.0) for key in ("drop", "drop_low", "drop_high"))
     resampled, needed = known["test"] != "mcnemar", None
-    if limit > max(drop, 0):  # as narrow as the way to the limit, and as conclusive
+    if limit > max(drop, 0):  # the interval must fit between drop and limit, and below the limit
         times = max((high - drop) / (limit - drop), (high - low) / limit)
         needed = scale_needed(n, times)
     if needed is not None and resampled:

@@ -136,7 +136,7 @@ def show_ends(ends: Ends | None, unit: Unit, digits: int, *, signed: bool = Fals
 
 
 def _say_own(line: Line, row: Measured) -> str:
-    """Of how many runs and passages a figure is, where those of other edits are of others."""
+    """The runs and the n of an edit's figure, if they differ between edits."""
     edits = [one for one in line.edits if one is not None]
     if row.n is None or row not in edits or len({(one.runs, one.n) for one in edits}) == 1:
         return ""

@@ -138,8 +138,8 @@ def _choose_ridge(
 
     One eigendecomposition X'X = V diag(λ) V' serves all penalties. The map for r is V G V' X'Z,
     where G = diag(g), g = 1 / (λ + r). With R = V' X'Z (train) and A, B the held-out moments of
-    x z' and x x' in the basis V, the unexplained part is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g. The one
-    map of `each` heads is the mean of theirs: then R, and z about which A is, are such means.
+    x z' and x x' in the basis V, the unexplained part is z² - 2 g'·Σ_j(R∘A) + g'(B∘RR')g. One
+    map that `each` heads share takes the means over these heads of R and of the center of z.
     """
     x, z = train.mean("x"), train.mean("z")
     covariance, cross, _ = train.center(x, z)

@@ -187,7 +187,8 @@ def _gains(block: Block, edit: BlockEdit, hot: OneHot | None, stored: Array) -> 
 def _write_values(
     block: Block, edit: BlockEdit, held: Storage, values: Array, is_bias: bool, fit: Fit | None
 ) -> None:
-    """Puts M or c into `values` [G, h, …] in place, zeros and ones where they stand instead."""
+    """Writes into `values` [G, h, …] in place: M or c for `held.maps`; zeros for `held.silent` and
+    `held.units`; and of a bias, one 1 for each of `held.units`."""
     values[held.silent + held.units] = 0
     if is_bias:
         values[held.units, 0] = 1

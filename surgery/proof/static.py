@@ -247,8 +247,8 @@ class FileChecks(FolderChecks):
         return one.read() == other.read()
 
     def check_rewritten(self) -> str:
-        """Compares what the cuts since the source made of it; where something was trained, what
-        they set whatever the source held."""
+        """Repeats all cuts since the source, and compares. If anything was trained, compares only
+        the numbers that a cut sets whatever the source held."""
         compared = fitted = 0
         cuts = [plan for plan in reversed(self.later) if plan.selection]
         read = make_unknown(self.original.infos) if self.is_trained else self.original.read

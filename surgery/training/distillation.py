@@ -115,8 +115,8 @@ class Lesson:
     weight: float = 1.0
 
     def take(self, rows: int) -> Lesson:
-        """As much of it as two passes of so many rows take, and as a rehearsal of them draws on:
-        gradients of the first are there while the second is made."""
+        """Enough rows for two passes of `rows` rows and for a rehearsal of them: the second pass runs
+        while the gradients of the first exist."""
         few = self.rows[: 2 * SHARE * rows]
         return replace(self, rows=few, per_step=min(2 * rows, self.per_step))
 

@@ -76,9 +76,9 @@ def descend(
 def add_gradients(
     learned: Sequence[torch.Tensor], parts: Sequence[Part], scale: float = 1.0
 ) -> float:
-    """Makes the gradients of a loss those of `learned`, which have none. Returns the loss.
+    """Computes the gradients of a loss for `learned`, which must have none. Returns the loss.
 
-    Several processes add theirs. `scale`: as for `descend`.
+    Gradients and losses are summed over processes. `scale`: as for `descend`.
     """
     processes, loss = current_processes(), 0.0
     for number, part in enumerate(parts):

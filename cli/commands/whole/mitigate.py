@@ -13,7 +13,7 @@ from cli import options
 from cli.config import config_option, set_defaults
 from cli.requests import request_command
 from cli.tables import print_table
-from cli.tables.figures import print_front, print_report, print_search
+from cli.tables.figures import print_report, print_results, print_search
 from cli.terminal import echo, note, print_json
 from evals.jobs.mitigating import MitigationRequest
 from evals.jobs.recipes import RECIPES, name_recipe
@@ -126,7 +126,7 @@ def command(
     if as_json:
         print_json(done.to_dict())
     elif len(done.recipes) > 1:
-        print_front(done.report, {name_recipe(one): RECIPES[one] for one in done.recipes})
+        print_results(done.report, {name_recipe(one): RECIPES[one] for one in done.recipes})
     note(f"to see what it writes: {done.compare_command}")
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")

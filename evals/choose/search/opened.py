@@ -137,7 +137,7 @@ class OpenedSearch:
 
     @property
     def slow(self) -> tuple[str, ...]:
-        """Those that one pass over the edit does not decide."""
+        """The limited attacks that one pass over the edit does not decide."""
         healed = self.healing is not None
         return tuple(name for name in self.attack_limits if healed or not is_recovery(name))
 
@@ -238,7 +238,7 @@ class OpenedSearch:
     def engines(
         self, fit: FitEdit | None = None, how: str = "as exported"
     ) -> tuple[Engine, Engine]:
-        """One for each half. `how`: what sets fits apart from others of the same text."""
+        """One for each half. `how`: the part of the store's key that tells fits of one text apart."""
         store = self.store.narrow(fit and [self.fitter, how])
         first, second = (
             Engine(

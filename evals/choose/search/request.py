@@ -36,7 +36,7 @@ HealText = Annotated[
     Option("edit", "TEXT", "no training", decides=False),
 ]
 HEALING = Use(without=("text",), named={"steps": "heal_steps"})
-"""Of a training, what heals: on the text of `heal`."""
+"""How a search uses `Training`: for healing, on the text of the field `heal`."""
 
 
 class Choice(Group):

@@ -35,13 +35,13 @@ class Target:
     - `alike`: int32 [L, P + S], passages of the same form, none of which was trained on, if known.
     - `base`: the outcome of the same attack on the same passages of the base, if the model is not
       the base. `draws`: how often to run an attack that trains; None: as `draws.repeat` says.
-    - `of`: in a search, the number of all passages, of which these are a part. Who trains holds as
-      many as of all, and what only curves show is left out. None: these are all.
+    - `of`: in a search, the number of all passages, where `samples` are a part. The attacker holds
+      as many passages as of all, and figures that only curves show are left out. None: `samples`
+      are all.
     - `cut`: the blocks that an edit changed, wholly or partly. `sibling`: a checkpoint to copy
       weights from, if the attacker has one.
-    - `trainings`: which an attack with several settings makes, each as its last setting; None:
-      those that it finds that it needs, or has time for. An edited model, a control, and a twin get
-      those of the base.
+    - `trainings`: the trainings to run, each given by its last setting. None: the attack decides.
+      An edited model, a control, and a twin repeat the trainings of the base.
     """
 
     model: Any = field(metadata=ASIDE)
@@ -165,7 +165,7 @@ class AttackOutcome:
       the passages that count.
     - `curve`: measure → bool [K, N], recovered at each of the attack's K stages, in the first draw.
     - `scores`: name → [N], how much each passage looks like training text; what the attack `shows`
-      beside; or, of `graft`, 1 where the sibling gives it by itself.
+      beside; or, for `graft`, 1 where the sibling alone gives the passage.
     - `variants`: what each variant of an attack with several recovers, as large as `recovered`,
       which is that of the strongest. `UNTRAINED` is among them if others train or prompt.
     - `by_held`: variant → `rate_held`, of an attack that chooses its variant on passages that the
@@ -249,7 +249,7 @@ class AttackOutcome:
 
     @property
     def settings(self) -> Mapping[Setting, Flags]:
-        """The variants, if the model as it is counts among them."""
+        """`variants`, if the untrained model is one of them; else empty."""
         return self.variants if UNTRAINED in self.variants else {}
 
     @property

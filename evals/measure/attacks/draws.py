@@ -45,8 +45,8 @@ def repeat(target: Target, run: Callable[[int], AttackOutcome]) -> AttackOutcome
 def follow(
     training: Training, steps: Sequence[int], made: Iterator[Made], broken: Made, what: str = ""
 ) -> Iterator[tuple[Setting, Made]]:
-    """What a training makes after each of `steps`: `broken` from the one on by which it breaks the
-    model. `what`: what is then said to break it, if anything."""
+    """Yields each of `steps` with what training made by then; `broken` from the step on at which
+    training diverges. `what`: the training's name in the message about that."""
     for step in steps:
         try:
             one = next(made, broken)

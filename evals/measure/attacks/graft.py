@@ -186,10 +186,8 @@ def _copy(held: torch.Tensor | None, old: torch.Tensor) -> nn.Parameter:
 
 @contextmanager
 def put_positions(model: Any, sibling: Any, names: Collection[str]) -> Iterator[None]:
-    """Inside the block, those blocks lack positions that lack them in the sibling.
-
-    Of blocks whose attention is among the parameters `names`: an edit gives a block positions.
-    """
+    """Within the `with` statement, blocks whose attention is among the parameters `names` have
+    positions only where the sibling's blocks have them: an edit may have added positions."""
     family = family_of(model.config.to_dict())
     absent = family.rotary.absent if family.rotary else None
     with ExitStack() as undo:

@@ -154,7 +154,7 @@ class Grid:
                     yield kind, rate, STEPS
 
     def stop_at(self, kind: Kind, rate: float) -> None:
-        """No lower rate is needed for what learns so."""
+        """Drops the rates below `rate` for what this kind learns, by its optimizer."""
         key = kind.learned, kind.optimizer
         self.rates[key] = tuple(one for one in self.rates[key] if one >= rate)
 

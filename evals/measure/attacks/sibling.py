@@ -40,8 +40,8 @@ def find_sibling(name: str | None, models: Sequence[ResolvedModel]) -> ResolvedM
 
 def check_sibling(sibling: ResolvedModel, model: ResolvedModel) -> None:
     """Raises `MeasurementError` for a sibling of another family, shape, or tokenizer, for an edit,
-    for the model itself, and for one whose weights are unrelated: what nobody could copy back from
-    it shows nothing."""
+    for the model itself, and for a model whose weights are unrelated: a graft from it would prove
+    nothing."""
     what = f"cannot be the sibling of {model.source.model}"
     ours, theirs = model.inventory, sibling.inventory
     if theirs.family is not ours.family and ours.family.model_type not in theirs.family.saved_as:
@@ -146,10 +146,8 @@ def describe_own_recital(sibling: ResolvedModel, recovered: Scores) -> str:
 
 
 def describe_sibling(sibling: ResolvedModel | None, base: ResolvedModel) -> str | None:
-    """The line to print about a sibling, if any.
-
-    That it is the base itself, or that there is none, although the base says what it was made from.
-    """
+    """A note, if the sibling is the base itself, or if none was given although the base names the
+    model that it was made from."""
     if sibling is not None:
         if sibling.folder.samefile(base.folder):
             return (
