@@ -109,8 +109,8 @@ class Estimates:
         """Returns estimates whose corrections best explain the measured KL and rates of sets.
 
         Two ridge regressions find them, one for costs and one for drifts: of the logarithm of the
-        factor between measured and estimated, on the share of each unit in a set and a constant. Without sets to explain,
-        corrections stay.
+        factor between measured and estimated, on the share of each unit in a set and a constant.
+        Without sets to explain, corrections stay.
         """
         plain = replace(self, corrections=0.0)
         corrections = np.zeros((len(self.units) + 1, 2)) + self.corrections

@@ -14,7 +14,7 @@ from surgery.errors import CheckpointError
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 EVERY = ("sliding_window_pattern", "_sliding_window_pattern")
-"""Keys of N, where the last of every N blocks attends fully. Newer versions write the second key."""
+"""Keys of N, where the last of every N blocks attends fully; newer versions write the second."""
 _NUMBERS = {  # key in `rope_parameters`, another that some use at the top level; least, most
     "share": ("partial_rotary_factor", "rotary_pct", 0, 1),
     "base": ("rope_theta", "rotary_emb_base", 1, 1e30),

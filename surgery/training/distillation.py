@@ -115,7 +115,7 @@ class Lesson:
     weight: float = 1.0
 
     def take(self, rows: int) -> Lesson:
-        """Enough rows for two passes of `rows` rows and for a rehearsal of them: the second pass runs
+        """Enough for two passes of `rows` rows and for a rehearsal of them: the second pass runs
         while the gradients of the first exist."""
         few = self.rows[: 2 * SHARE * rows]
         return replace(self, rows=few, per_step=min(2 * rows, self.per_step))

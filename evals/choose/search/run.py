@@ -98,8 +98,8 @@ def run_search(
 
 
 def _find_doubts(outcomes: Mapping[tuple[Selection, str, int], AttackOutcome]) -> dict[str, str]:
-    """Attack → why it shows too little on the base, by the half that chooses. The other half and all
-    edits meet the same trainings."""
+    """Attack → why it shows too little on the base, by the half that chooses. All else meets the
+    same trainings."""
     of_base = {
         name: one for (edit, name, half), one in outcomes.items() if (edit, half) == (BASE, 0)
     }

@@ -139,7 +139,7 @@ class Trials:
         return self.scores[key]
 
     def _keep(self, selection: Selection) -> Store:
-        """The store for work on this edit. Work on the base does not depend on how edits are made."""
+        """The store for work on an edit. Work on the base does not depend on how edits are made."""
         opened = self.opened
         if not selection:
             return opened.store.narrow(opened.request.run.batch_size)
