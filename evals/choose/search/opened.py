@@ -238,7 +238,7 @@ class OpenedSearch:
     def engines(
         self, fit: FitEdit | None = None, how: str = "as exported"
     ) -> tuple[Engine, Engine]:
-        """One for each half. `how`: the part of the store's key by which fits of one text differ."""
+        """One for each half. `how`: the part of a store's key by which fits of one text differ."""
         store = self.store.narrow(fit and [self.fitter, how])
         first, second = (
             Engine(

@@ -91,7 +91,8 @@ class Target:
             if not 0 < length <= (most or length + suffixes.shape[1]) - suffixes.shape[1]:
                 continue
             rows = np.flatnonzero(lengths == length)
-            tokens = np.stack([np.concatenate([prefixes[row], suffixes[row]]) for row in rows])
+            pairs = ((prefixes[row], suffixes[row]) for row in rows.tolist())
+            tokens = np.stack([np.concatenate(pair) for pair in pairs])
             seen = Evidence.of(self.read(tokens.astype(np.int32), int(length)))
             right[rows], log_p_z[rows] = seen.right, seen.log_p_z
         return Evidence(right, log_p_z, measure_lengths(suffixes))

@@ -108,7 +108,7 @@ def _count_tokens(samples: Samples) -> Any:
 
 def _split(target: Target, tokens: Tokens) -> Words:
     if target.tokenizer is None:
-        return tokens.tolist()
+        return list(tokens.tolist())
     text = target.tokenizer.decode(tokens.tolist(), clean_up_tokenization_spaces=False)
     words: list[str] = text.split()
     return words
@@ -125,7 +125,7 @@ def write_on(target: Target, documents: Sequence[Tokens], *, corrected: bool) ->
     sizes = np.asarray([len(document) for document in documents])
     said = [document[:first] for document in documents]
     for place in range(first, int(sizes.max()), step):
-        alive = np.flatnonzero(sizes > place)
+        alive = np.flatnonzero(sizes > place).tolist()
         known = [(documents if corrected else said)[row][:place] for row in alive]
         length = place if most is None else min(place, most - step)
         rows = torch.from_numpy(np.stack([_shorten(one, length, target.opening) for one in known]))

@@ -182,7 +182,7 @@ def _list_stages(attack: Attack, made: Outcomes, of: str, on: On) -> Iterator[Me
                 key: float(flags[place, counted].mean()) for key, flags in outcome.curve.items()
             }
             name, n = f"recovered.{attack.name} {steps}", int(counted.sum())
-            more = {key: rate for key, rate in rates.items() if key != "any"}
+            more: dict[str, Any] = {key: rate for key, rate in rates.items() if key != "any"}
             row = measure_value(name, rates["any"], of=model, on=rows, n=n, unit="share", **more)
             yield row.model_copy(update={"runs": 1})
 
