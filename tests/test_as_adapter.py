@@ -525,7 +525,7 @@ def test_what_cannot_be_an_adapter_is_one_line(work: Work, tmp_path: Path) -> No
     out = tmp_path / "out"
     sized = work.erase(out, "--max-shard-size", "5GB")
     assert sized.code == 2
-    told = "an adapter is one file: give --as-adapter without --max-shard-size"
+    told = "an adapter is one file: give --as-adapter without max-shard-size of --config"
     assert told in " ".join(sized.stderr.split())
     for command in ("export", "mitigate"):
         other = attn_surgery(command, work.model, "--as-adapter")

@@ -101,7 +101,7 @@ class Passages(Group):
 
     samples: Annotated[
         str | None,
-        "Passages. `attn-surgery extract --help` lists the forms.",
+        "Passages. The help of extract lists the forms.",
         Option("input", "SAMPLES", "a lab model's own"),
     ] = None
     prefix_length: PrefixLength = None
