@@ -194,13 +194,13 @@ def make_relearn_strongest(given: int | None = None) -> Attack:
 
 
 def list_kinds(model: Any, *, has_text: bool) -> list[Kind]:
-    """All kinds, the strongest first; of a large model, none that would train the same again under
-    another name."""
-    every = product(OPTIMIZERS, LEARNED, (False, True), (False, True) if has_text else (False,))
+    """All kinds, those on most passages first, and whatever learns by each optimizer in turn. Of a
+    large model, none that would train the same again under another name."""
+    every = product((False, True), (False, True) if has_text else (False,), LEARNED, OPTIMIZERS)
     return list(
         dict.fromkeys(
             Kind(settle_learned(model, learned), optimizer, few, mixed)
-            for optimizer, learned, few, mixed in every
+            for few, mixed, learned, optimizer in every
         )
     )
 
