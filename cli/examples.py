@@ -50,7 +50,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "evaluate OUT --baseline MODEL --samples letters.csv:letter --max-extraction 0.01",
         "evaluate OUT --baseline MODEL --suite quick",
     ),
-    "tasks": ("tasks", 'lm_eval --model hf --include_path "$(attn-surgery tasks)" ...'),
     "sweep": (
         "sweep lab:pythia --samples lab:pythia --output SWEEP",
         "sweep MODEL --samples letters.csv:letter --heldout heldout.txt --output SWEEP",

@@ -55,7 +55,6 @@ GROUPS: dict[str, dict[str, str]] = {
         "compare": "Show side by side what models write, before and after an edit.",
         "compare-evals": "Compare two runs of lm-eval, document by document.",
         "evaluate": "Measure what an edit costs and what it achieves, in one report.",
-        "tasks": "Name the lm-eval tasks that come along, and their folder.",
     },
     "choose": {
         "sweep": "Measure the effect of editing each block or head.",

@@ -33,6 +33,7 @@ RETIRED = {
     "the edit whose loss you accept",
     "mitigate --cost": "leave it out: the cost is the worst of three measures",
     "mitigate --keep": "the best result becomes OUT, and the others stay as folders",
+    "tasks": "run python -m evals.tasks",
     "check": "run init MODEL --samples SAMPLES --dry-run",
     "evaluate --pdf": _PDF,
     "mitigate --pdf": _PDF,

@@ -285,7 +285,6 @@ def test_all_commands_that_write_are_here() -> None:
         "compare-evals",
         "inspect",
         "push",
-        "tasks",
         "verify",
     }  # write no file of the user's choice
     assert {*FOLDERS, *(name for name, _ in FILES)} == COMMANDS.keys() - asked
