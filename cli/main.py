@@ -58,7 +58,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "choose": {
         "sweep": "Measure the effect of editing each block or head.",
-        "search": "Look for the cheapest edit that meets a goal.",
+        "search": "Look for the cheapest edit that keeps its limits.",
     },
     "publish": {
         "push": "Publish an exported folder on the Hub, with its model card.",
@@ -206,7 +206,7 @@ def _correct_usage(error: click.UsageError) -> click.UsageError:
         near, flat = suggest(error.option_name, known), error.option_name.strip("-")
         if flat.replace("-", "_") in getattr(error.ctx.command, "in_file", {}):
             what = f"{error.ctx.info_name} takes {flat} from --config alone"
-            said = f"{what}: a file with the line {flat}: VALUE, or '{{{flat}: VALUE}}'"
+            said = f"{what}: pass --config '{{{flat}: VALUE}}', or a file with that line"
             return click.UsageError(said, error.ctx)
         unknown = f"No such option {error.option_name!r}{f'; {near}' if near else ''}"
         text = explain_retired(f"{error.ctx.info_name} {error.option_name}") or unknown

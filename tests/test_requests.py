@@ -1,4 +1,4 @@
-"""Contract: the surface is small, and a request is a composition.
+"""Contract: the surface is small, a request is a composition, and one thing has one word.
 
 A request inherits no fields: it has its own, and groups that others have, too. One name means one
 thing. A command has few options; what experts and tests set stands in a file. Files of version 0.3,
@@ -7,13 +7,14 @@ which are flat, still work.
 
 from __future__ import annotations
 
+import re
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from command_line import run_typed, running
+from command_line import ROOT, run_typed, running
 
 from cli.main import COMMANDS
 from cli.requests import RequestCommand
@@ -83,7 +84,7 @@ def test_a_command_has_few_options_and_all_that_are_promised(name: str) -> None:
 def test_what_has_no_option_says_where_to_write_it() -> None:
     outcome = run_typed("mitigate", "lab:pythia", "--output", "OUT", "--draws", "2")
     assert (outcome.code, outcome.stdout) == (2, "")
-    said = "error: mitigate takes draws from --config alone: a file with the line draws: VALUE"
+    said = "error: mitigate takes draws from --config alone: pass --config '{draws: VALUE}'"
     assert outcome.stderr.startswith(said)
     assert outcome.stderr.count("\n") == 1
 
@@ -140,3 +141,24 @@ def test_a_later_file_counts(tmp_path: Path) -> None:
     given = ["--config", str(file), "--config", "{draws: 3, grain: blocks}", "--output", "OUT"]
     request = command.fill(command.make_context("mitigate", given))
     assert (request.attacks.draws, request.choice.grain) == (3, "blocks")
+
+
+REPLACED = {r"gates?": "limit", r"goals?": "limit", "hold-?out": "held-out text", "ablat": "cut"}
+"""What nobody should read → the word of CONTRIBUTING that stands for it."""
+
+
+def test_one_thing_has_one_word() -> None:
+    """In the help of every command, in docs, and in the sentences of reports. An MLP has gates."""
+    words = (ROOT / "CONTRIBUTING.md").read_text().partition("## Words")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| ([a-z, -]+) \|", words, re.MULTILINE)[1:]
+    assert len(listed) == len({*listed}) == 16
+    texts = {name: running(name).command.get_help(running(name)) for name in COMMANDS}
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("evals/table/**/*.jinja")]
+    texts |= {page.name: page.read_text() for page in pages if page.name != "families.md"}
+    for old, new in REPLACED.items():
+        said = [name for name, text in texts.items() if re.search(rf"\b{old}\b", text, re.I)]
+        assert not said, f"{old} is called {new}"
+
+
+def test_there_are_few_commands() -> None:
+    assert len(COMMANDS) == 19

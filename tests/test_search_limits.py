@@ -218,7 +218,9 @@ def test_a_budget_is_spent_on_edits_that_may_cost_less(samples, texts, tmp_path)
     cost = value(found, "kl", found.selected)
     assert cost < value(found, "kl", first)
     assert (found.deep_meets_goal, found.deep_offered) == (True, False)
-    said = "The deep blocks meet the goal and are better, but were not on offer." in outcome.stdout
+    said = (
+        "The deep blocks keep the limits and are better, but were not on offer." in outcome.stdout
+    )
     assert said == (value(found, "kl", found.deep_blocks) < cost)
 
 

@@ -129,7 +129,7 @@ TABLES: dict[str, tuple[Callable[[], object], list[str]]] = {
             r"unedited +99\.8% +\+0\.000",
             r"chosen +1\.3% +\+0\.250",
             r"relearn .*\(n = 54\): 4\.0%",
-            r"deep blocks meet the goal and are better, but were not on offer",
+            r"deep blocks keep the limits and are better, but were not on offer",
             r"Passed over: 2 edits that cost less by what was measured, because they may miss the "
             r"goal on other passages",
             r"costs\s+\+0\.062",

@@ -380,17 +380,17 @@ def _describe_held_back(result: SearchResult, limits: Sequence[Limit]) -> str:
 
 
 def _explain_choice(result: SearchResult) -> None:
-    """Says why edits that meet the goal, and cost less or leave less, are not the choice."""
+    """Says why edits that keep the limits, and cost less or leave less, are not the choice."""
     deep, selected = result.deep_blocks, str(result.selected)
 
     cheaper = deep and result.point(deep).cost < result.point(selected).cost
     if cheaper and result.deep_meets_goal and not result.deep_offered:
         echo(
-            "The deep blocks meet the goal and are better, but were not on offer. To let the "
+            "The deep blocks keep the limits and are better, but were not on offer. To let the "
             "search choose them, add --variant identity, with --grain blocks or mixed."
         )
     for key, why in (
-        ("doubtful", "they may miss the goal on other passages"),
+        ("doubtful", "they may exceed a limit on other passages"),
         (
             "untried",
             "an attack with a limit was not tried on them: judging by the edits on which it was, "

@@ -35,7 +35,7 @@ def command(request: SearchRequest, output: Path | None, overwrite: bool, as_jso
     same question, that is printed. If it holds another search, the command stops, unless you pass
     --overwrite; what was measured for that one is not measured again.
 
-    If no edit meets the goal, the exit code is 1. DIR then holds what was found, without a plan.
+    If no edit keeps the limits, the exit code is 1. DIR then holds what was found, without a plan.
     """
     from evals.choose.search.report import explain_miss
     from evals.jobs.searching import search
