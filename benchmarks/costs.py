@@ -38,7 +38,7 @@ from evals.run.lm_eval.tasks import SUITES
 from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
 from surgery.output import write_text
-from surgery.selection import Part, Selection, format_selection, variant_name
+from surgery.selection import EditedHeads, Selection, format_selection, variant_name
 
 SEED = 3
 VARIANTS = ("identity", "zero", "mean", "linear")
@@ -57,14 +57,16 @@ def draw_edits(loaded: LoadedModel, number: int) -> Iterator[Selection]:
             every = [(block, some) for block in range(size.num_blocks) for some in groups]
             most = max(3, len(every) // 8)
             places = [every[at] for at in rng.choice(len(every), 2 + rng.integers(most - 1))]
-        parts: dict[tuple[int, tuple[int, ...]], Part] = {
-            (int(block), heads): Part(int(block), heads, VARIANTS[rng.integers(len(VARIANTS))])
+        parts: dict[tuple[int, tuple[int, ...]], EditedHeads] = {
+            (int(block), heads): EditedHeads(
+                int(block), heads, VARIANTS[rng.integers(len(VARIANTS))]
+            )
             for block, heads in places
         }
         joined: dict[tuple[int, str], list[int]] = {}
         for part in parts.values():
             joined.setdefault((part.block, part.variant), []).extend(part.heads)
-        edit = tuple(sorted(Part(b, tuple(sorted(h)), v) for (b, v), h in joined.items()))
+        edit = tuple(sorted(EditedHeads(b, tuple(sorted(h)), v) for (b, v), h in joined.items()))
         if edit not in seen and loaded.editable.find_refusal(edit) is None:
             seen.add(edit)
             yield edit

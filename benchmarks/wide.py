@@ -22,7 +22,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from surgery.editing.in_memory import Editable, apply
 from surgery.fitting.calibration import Calibration
 from surgery.proof.expected import find_constants
-from surgery.training.distillation import Passages, teach
+from surgery.training.distillation import TaughtRows, teach
 from surgery.training.loop import LARGEST_GRADIENT, descend, fall
 from surgery.training.losses import (
     divide,
@@ -125,7 +125,7 @@ class Bed:
     def train(self, way: str, schedule: Schedule) -> tuple[Any, float, float]:
         """The model erased or healed, what rounding kept, and the seconds that it took."""
         begun, constants = time.perf_counter(), None
-        passages = Passages(self.passages, PREFIX, "passages", "0" * 64)
+        passages = TaughtRows(self.passages, PREFIX, "passages", "0" * 64)
         start, teacher = self.model, self.cut
         if way == "heal":
             editable = Editable(self.model)

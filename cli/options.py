@@ -54,7 +54,7 @@ def _suggest_number(text: str) -> str:
     return f"; write {float(match[1]) / 100:.12g}" if match else ""
 
 
-class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the newest click
+class OneOf(click.Choice):  # type: ignore[type-arg]  # generic only in the newest click
     """One of some names. For any other it says which is closest.
 
     `own`: how a path in your code is shown, if the option takes one.
@@ -152,7 +152,7 @@ def choice(
     name: str, values: Collection[str], text: str, default: str | None = None, *names: str
 ) -> Decorator:
     shown = {"default": default, "show_default": default is not None}
-    return option(name, None, text, Choice(list(values)), *names, **shown)
+    return option(name, None, text, OneOf(list(values)), *names, **shown)
 
 
 def collect_limits(example: str, most: float) -> Callable[..., dict[str, float]]:

@@ -52,8 +52,8 @@ from surgery.record.manifest import (
     read_manifest,
 )
 from surgery.record.plan_file import PlanFile
-from surgery.selection import Part, Selection
-from surgery.untrusted import guard, read_bytes
+from surgery.selection import EditedHeads, Selection
+from surgery.untrusted import read_bytes, reraise_as
 from surgery.variants import variant_of
 
 
@@ -204,7 +204,7 @@ def _write(
         known |= {path: file.finish() for path, file in read.items()}
         update = {"content": hash_content(checkpoint, known)}
         source = prepared.model.source.model_copy(update=update)
-        with guard(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
+        with reraise_as(ManifestError, f"cannot be recorded in {MANIFEST}", checkpoint.folder):
             manifest = _make_manifest(prepared, source, fitting, trained, files, max_shard_size)
         card = render_card(manifest, read_card(checkpoint.folder), name=get_last_name(target))
         write_file(folder / MANIFEST, [manifest.to_text().encode()])
@@ -289,7 +289,7 @@ def _make_manifest(
     return Manifest(history=history, files=dict(sorted(files.items())))
 
 
-def _record_own(parts: Iterable[Part]) -> dict[str, OwnVariant]:
+def _record_own(parts: Iterable[EditedHeads]) -> dict[str, OwnVariant]:
     """The variants that do not come with attn-surgery."""
     own = {name: variant_of(name) for name in sorted({part.variant for part in parts})}
     return {

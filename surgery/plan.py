@@ -17,10 +17,10 @@ from surgery.checkpoint.tensors import Array, TensorInfo
 from surgery.errors import UnsupportedError
 from surgery.families import Dimensions, Family, config_saved_as
 from surgery.families.rotary import spell_both
-from surgery.layouts import Block, BlockEdit, Change, Layout, OneHot, layout_of
+from surgery.layouts import Block, BlockEdit, Layout, OneHot, TensorChange, layout_of
 from surgery.layouts.stock_limits import cast_context
 from surgery.selection import (
-    Part,
+    EditedHeads,
     Selection,
     blocks_of,
     checked,
@@ -50,7 +50,7 @@ class Plan:
     layout: Layout
     reason: str
     edits: Mapping[int, BlockEdit]
-    changes: tuple[Change, ...]
+    changes: tuple[TensorChange, ...]
     config: dict[str, Any]
     inventory: Inventory
     scrubbed: bool = True
@@ -108,7 +108,7 @@ class Plan:
         return make_inventory(self.config, infos)
 
     def compute(
-        self, change: Change, read: Callable[[str], Array], fits: Mapping[int, Fit]
+        self, change: TensorChange, read: Callable[[str], Array], fits: Mapping[int, Fit]
     ) -> Array:
         """The new content of a changed tensor, not yet cast to the checkpoint's dtype.
 
@@ -236,7 +236,7 @@ def selected(drop_attn: str | Selection, variant: str, size: Dimensions) -> Sele
 
 
 def block_edits(
-    selection: Iterable[Part], dimensions: Dimensions, *, scrubbed: bool = True
+    selection: Iterable[EditedHeads], dimensions: Dimensions, *, scrubbed: bool = True
 ) -> dict[int, BlockEdit]:
     """Block → its edit, ascending."""
     return {

@@ -25,7 +25,7 @@ _GRAMMAR = (
 
 
 @dataclass(frozen=True, order=True)
-class Part:
+class EditedHeads:
     """Heads of one block, ascending, that get the same variant; all of them: the whole block."""
 
     block: int
@@ -33,7 +33,7 @@ class Part:
     variant: str
 
 
-Selection = tuple[Part, ...]
+Selection = tuple[EditedHeads, ...]
 """Ascending; a head is in one part at most."""
 
 
@@ -49,7 +49,7 @@ def parse_selection(
     each query head has its own).
     """
     where, model = f"block specification {spec!r}", _describe(num_blocks, num_heads, num_groups)
-    parts: list[Part] = []
+    parts: list[EditedHeads] = []
     for item in map(str.strip, spec.split(",")):
         match = _ITEM.fullmatch(item)
         if match is None:
@@ -69,20 +69,24 @@ def parse_selection(
             what = f"{item!r} names no {'block' if block is None else 'head'}"
             raise BlockSpecError(what, where=where, fix=model)
         if block is None:
-            parts += [Part(b, tuple(range(num_heads)), variant) for b in range(first, last + 1)]
+            parts += [
+                EditedHeads(b, tuple(range(num_heads)), variant) for b in range(first, last + 1)
+            ]
         else:
-            parts.append(Part(block, tuple(range(first * each, (last + 1) * each)), variant))
+            parts.append(EditedHeads(block, tuple(range(first * each, (last + 1) * each)), variant))
     _check_once(parts, num_heads, where=where, fix=model)
-    return tuple(Part(block, heads, variant) for block, heads in heads_of(parts).items())
+    return tuple(EditedHeads(block, heads, variant) for block, heads in heads_of(parts).items())
 
 
-def checked(selection: Iterable[Part], num_blocks: int, num_heads: int) -> Selection:
+def checked(selection: Iterable[EditedHeads], num_blocks: int, num_heads: int) -> Selection:
     """Sorts the parts and their heads.
 
     **Raises:** `BlockSpecError` if there is none, one is empty or does not fit a model of that
     size, or a head is in two.
     """
-    parts = tuple(sorted(Part(p.block, tuple(sorted(p.heads)), p.variant) for p in selection))
+    parts = tuple(
+        sorted(EditedHeads(p.block, tuple(sorted(p.heads)), p.variant) for p in selection)
+    )
     if not parts or not all(part.heads for part in parts):
         raise BlockSpecError("the selection names no block", fix=_describe(num_blocks, num_heads))
     for part in parts:
@@ -94,7 +98,7 @@ def checked(selection: Iterable[Part], num_blocks: int, num_heads: int) -> Selec
     return parts
 
 
-def _check_once(parts: Iterable[Part], num_heads: int = 0, **details: str) -> None:
+def _check_once(parts: Iterable[EditedHeads], num_heads: int = 0, **details: str) -> None:
     """Raises `BlockSpecError` if a head is in two parts. Names whole blocks of `num_heads`."""
     counts = Counter((part.block, head) for part in parts for head in part.heads)
     twice = sorted(pair for pair, count in counts.items() if count > 1)
@@ -116,7 +120,7 @@ def _describe(num_blocks: int, num_heads: int, num_groups: int | None = None) ->
     )
 
 
-def format_selection(selection: Iterable[Part], num_heads: int) -> str:
+def format_selection(selection: Iterable[EditedHeads], num_heads: int) -> str:
     """The shortest specification of the blocks and heads, variants left out.
 
     Whole blocks come first: ((5, all), (7, (1, 2, 3))) → "5,7.1-3".
@@ -130,23 +134,23 @@ def format_selection(selection: Iterable[Part], num_heads: int) -> str:
     return ",".join(items)
 
 
-def name_blocks(selection: Iterable[Part], num_heads: int) -> str:
+def name_blocks(selection: Iterable[EditedHeads], num_heads: int) -> str:
     """`format_selection` after its noun: "block 2", "block 7.1-3", "blocks 20-23"."""
     noun = "block" if len(heads_of(selection)) == 1 else "blocks"
     return f"{noun} {format_selection(selection, num_heads)}"
 
 
-def heads_of(selection: Iterable[Part]) -> dict[int, tuple[int, ...]]:
+def heads_of(selection: Iterable[EditedHeads]) -> dict[int, tuple[int, ...]]:
     """Block → its selected heads, both ascending."""
     return {block: tuple(heads) for block, heads in variants_by_head(selection).items()}
 
 
-def blocks_of(selection: Iterable[Part]) -> tuple[int, ...]:
+def blocks_of(selection: Iterable[EditedHeads]) -> tuple[int, ...]:
     """The blocks that are edited, whole or in part, ascending."""
     return tuple(sorted({part.block for part in selection}))
 
 
-def variant_name(selection: Iterable[Part]) -> str:
+def variant_name(selection: Iterable[EditedHeads]) -> str:
     """The variant of every part, or "mixed"; "none" without parts."""
     return one_name(part.variant for part in selection)
 
@@ -157,7 +161,7 @@ def one_name(variants: Iterable[str]) -> str:
     return names.pop() if len(names) == 1 else "mixed"
 
 
-def variants_by_head(selection: Iterable[Part]) -> dict[int, dict[int, str]]:
+def variants_by_head(selection: Iterable[EditedHeads]) -> dict[int, dict[int, str]]:
     """Block → head → its variant, ascending; of a head in two parts, that of the later one."""
     heads: dict[int, dict[int, str]] = {}
     for part in selection:
@@ -165,9 +169,9 @@ def variants_by_head(selection: Iterable[Part]) -> dict[int, dict[int, str]]:
     return {block: dict(sorted(heads[block].items())) for block in sorted(heads)}
 
 
-def by_variant(selection: Iterable[Part]) -> Mapping[str, Selection]:
+def by_variant(selection: Iterable[EditedHeads]) -> Mapping[str, Selection]:
     """Variant → its parts, in order of first appearance."""
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[EditedHeads]] = {}
     for part in sorted(selection):
         found.setdefault(part.variant, []).append(part)
     return {variant: tuple(parts) for variant, parts in found.items()}

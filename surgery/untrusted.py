@@ -1,6 +1,6 @@
 """Input from other people: parsed strictly, as data, and refused in one line.
 
-`guard` turns any exception of a parser into one of our own errors.
+`reraise_as` turns any exception of a parser into one of our own errors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEEP = "nested too deeply"
 
 
 @contextmanager
-def guard(
+def reraise_as(
     error: type[SurgeryError],
     what: str,
     where: object,
@@ -77,7 +77,7 @@ def describe_error(problem: BaseException) -> str:
 
 def read_bytes(path: Path, error: type[SurgeryError]) -> bytes:
     """Reads a file. Raises `error` if it cannot be read."""
-    with guard(error, "cannot be read", path):
+    with reraise_as(error, "cannot be read", path):
         return path.read_bytes()
 
 
@@ -90,7 +90,7 @@ def copy_files(files: Mapping[str, Path], error: type[SurgeryError]) -> Iterator
     """
     full, fix = "cannot write copies of files", "make room there, or set TMPDIR to another folder"
     with ExitStack() as stack:
-        with guard(OutputError, full, tempfile.gettempdir(), fix):
+        with reraise_as(OutputError, full, tempfile.gettempdir(), fix):
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attn-surgery-")))
             for name, path in files.items():
                 (place / name).parent.mkdir(exist_ok=True)
@@ -104,7 +104,7 @@ def read_lines(
     """Yields (place, line) for each line of UTF-8 text that is not blank."""
     for number in itertools.count(1):
         place = f"{where} line {number}"
-        with guard(error, "cannot be read", place):
+        with reraise_as(error, "cannot be read", place):
             text = file.readline().decode()
         if not text:
             return
@@ -121,7 +121,7 @@ def read_json(path: Path, *, needed: bool = False, as_typed: bool = False) -> di
         if not needed:
             return {}
         raise SourceError(f"{path.name} is missing", where=path.parent)
-    with guard(CheckpointError, "not valid JSON", path):
+    with reraise_as(CheckpointError, "not valid JSON", path):
         value = parse_json(read_bytes(path, CheckpointError), as_typed=as_typed)
     if not isinstance(value, dict):
         raise CheckpointError("not a JSON object", where=path, got=type(value).__name__)

@@ -14,7 +14,7 @@ from evals.table.limits import Asked, decide
 from evals.table.measured import measure_value
 from surgery.record.measured import BASE, Measured, On
 from surgery.record.report import MeasuredModel, Named, SamplesRecord
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 
 HALVES: tuple[On, On] = ("chosen on", "held back")
 SHARES = ("recited", "recovered.", "next_token_accuracy")
@@ -42,7 +42,7 @@ def edit_of(
     num_heads: int = 2,
 ) -> GridEdit:
     """An edit of these heads of some blocks."""
-    parts = tuple(Part(block, tuple(heads), variant) for block in blocks)
+    parts = tuple(EditedHeads(block, tuple(heads), variant) for block in blocks)
     return describe_edit(of, parts, num_heads, kind=kind)
 
 
@@ -133,7 +133,7 @@ def searched() -> SearchResult:
         return {**recover(share), "heldout": loss, **known}
 
     units = [(0, "identity"), (1, "linear"), (11, "mean"), (17, "zero")]
-    parts = tuple(Part(block, (0, 2, 3, 5, 7, 9), variant) for block, variant in units)
+    parts = tuple(EditedHeads(block, (0, 2, 3, 5, 7, 9), variant) for block, variant in units)
     choice, deep = (
         describe_edit("edit-1", parts, 12),
         edit_of("deep-blocks", range(20, 24), "identity", heads=range(12), num_heads=12),

@@ -29,7 +29,7 @@ from evals.data.held_back import (
 from evals.data.windows import cut_windows
 from surgery.errors import SamplesError
 from surgery.exporting import export
-from surgery.record.manifest import Choice, HealingRecord, History, PassagesRecord
+from surgery.record.manifest import ChosenOn, HealingRecord, History, PassagesRecord
 from surgery.record.measured import Measured
 from surgery.record.report import Report
 
@@ -137,7 +137,7 @@ def test_the_recorded_share_tells_which_passages_chose() -> None:
     tokens = np.arange(48, dtype=np.int32).reshape(12, 4)
     samples = Samples(tokens, 2, tuple("abcdefghijkl"), "made here")
     half = deal_passages(samples, SEED, 0.25)[0]
-    chosen = Choice(seed=SEED, share=0.25, passages=hash_row(tokens[half]), windows="0" * 64)
+    chosen = ChosenOn(seed=SEED, share=0.25, passages=hash_row(tokens[half]), windows="0" * 64)
     manifest: Any = make_history({"chosen": chosen})
     found = hold_back([manifest], samples, None)
     assert (len(half), found.chose.passages, int(found.passages.sum())) == (3, 3, 9)
@@ -148,7 +148,7 @@ def test_an_edit_before_the_last_counts_as_well() -> None:
     tokens = np.arange(48, dtype=np.int32).reshape(12, 4)
     samples = Samples(tokens, 2, tuple("abcdefghijkl"), "made here")
     half = deal_passages(samples, SEED)[0]
-    chosen = Choice(seed=SEED, passages=hash_row(tokens[half]), windows="0" * 64)
+    chosen = ChosenOn(seed=SEED, passages=hash_row(tokens[half]), windows="0" * 64)
     manifest: Any = make_history({"chosen": chosen}, {})
     found = hold_back([manifest], samples, None)
     assert (found.chose.passages, int(found.passages.sum())) == (6, 6)
@@ -186,7 +186,7 @@ def test_passages_that_chose_an_edit_are_not_unlisted() -> None:
     listed = samples.select(~deal_unlisted(samples, 0.25))
     for some, fits in ((samples, False), (listed, True)):
         half = some.tokens[deal_passages(some, SEED)[0]]
-        chosen = Choice(seed=SEED, passages=hash_row(half), windows="0" * 64)
+        chosen = ChosenOn(seed=SEED, passages=hash_row(half), windows="0" * 64)
         manifest: Any = make_history({"chosen": chosen})
         if fits:
             assert hold_back([manifest], samples, None, 0.25).chose.passages == len(half)
@@ -202,7 +202,7 @@ def test_passages_never_trained_on_are_none_to_measure_on() -> None:
     samples = Samples(tokens, 2, ("a", "b", "c"), "made here", members=members)
     halves = {int(deal_passages(samples, seed)[0][0]): seed for seed in range(20)}
     chosen = [
-        Choice(seed=seed, passages=hash_row(tokens[[row]]), windows=hash_row(tokens))
+        ChosenOn(seed=seed, passages=hash_row(tokens[[row]]), windows=hash_row(tokens))
         for row, seed in halves.items()
     ]
     manifests: Any = [make_history({"chosen": one}) for one in chosen]

@@ -15,9 +15,9 @@ from evals.data import Samples
 from evals.data.windows import repeat_windows
 from evals.measure.edits.costs import COUNTED, MEASURES, find_copied, find_worst, measure_costs
 from evals.measure.edits.engine import BASE, Engine
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 
-EDIT = (Part(0, (0, 1), "zero"),)
+EDIT = (EditedHeads(0, (0, 1), "zero"),)
 
 
 def test_a_token_is_copied_if_it_stood_earlier_in_its_window() -> None:

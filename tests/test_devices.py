@@ -34,8 +34,8 @@ from evals.measure.attacks.attack import AttackOutcome, Target
 from evals.measure.attacks.names import ALL, CHEAP, make_attack
 from evals.measure.attacks.trying import AttackPlan
 from evals.measure.edits.engine import Engine
+from evals.measure.first_order import Probe, expand_loss, expand_margins
 from evals.measure.memorization.extraction import extract
-from evals.measure.response import Looking, respond_heldout, respond_margins
 from evals.run.decoding import continue_prompt
 from evals.run.early_exit import read_divergences
 from evals.run.models import open_model
@@ -51,7 +51,7 @@ from surgery.hub.finding import find_model
 from surgery.record.manifest import TextSource
 from surgery.selection import parse_selection
 from surgery.training import distillation, planning
-from surgery.training.distillation import Passages, count_recited, teach
+from surgery.training.distillation import TaughtRows, count_recited, teach
 from surgery.training.erasing import teach_by_cut
 from surgery.training.healing import heal_by_source
 from surgery.training.planning import Fit
@@ -140,8 +140,8 @@ def make_text(windows: Any = ROWS) -> Calibration:
     return Calibration(windows, (TextSource(name="random numbers"),), spread=False)
 
 
-def make_passages() -> Passages:
-    return Passages(make_samples().tokens, PREFIX, "what it says", "0" * 64)
+def make_passages() -> TaughtRows:
+    return TaughtRows(make_samples().tokens, PREFIX, "what it says", "0" * 64)
 
 
 # --- the GPU itself -------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_results_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tiny_tokenizer().save_pretrained(source)
     words = " ".join(np.random.default_rng(0).choice(TEXT.split(), 800))
     plain, schedule = make_calibration([words], name="words"), Schedule(1, rank=0)
-    passages = Passages(ROWS[:6, :LENGTH], PREFIX, "random numbers", "0" * 64)
+    passages = TaughtRows(ROWS[:6, :LENGTH], PREFIX, "random numbers", "0" * 64)
     prepared = prepare(source, "1", variant="linear")
     text = schedule.tokenize(plain, tiny_tokenizer(), prepared.plan.inventory.dimensions)
     cut = prepare(export(source, "1", output=tmp_path / "cut").output, None)
@@ -386,8 +386,8 @@ def test_responses(name: str) -> None:
 
     def respond(model: Any) -> Any:
         fits = Fitter(model, make_text()).fit_alone(range(BLOCKS), FITTED)
-        looking = Looking(model, parts, fits, lambda rows: None)
-        return respond_heldout(looking, ROWS[:8], 2), respond_margins(looking, passages(name, 6))
+        looking = Probe(model, parts, fits, lambda rows: None)
+        return expand_loss(looking, ROWS[:8], 2), expand_margins(looking, passages(name, 6))
 
     compare(model_named(name), spread, respond)
 
@@ -419,7 +419,7 @@ def test_families(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def measure(model: Any) -> Any:
         cut = apply(model, "1", "zero")
-        passages = Passages(rows.tokens, PREFIX, "random numbers", "0" * 64)
+        passages = TaughtRows(rows.tokens, PREFIX, "random numbers", "0" * 64)
         taught = teach(model, model, cut, make_text(), passages, Schedule(1, rank=2))
         model, _ = round_weights(taught.student, "F32")
         return taught.losses, [extract(one, rows, full=True).values for one in (model, cut)]

@@ -51,7 +51,7 @@ from surgery.errors import BlockSpecError, MarginError, UnsupportedError
 from surgery.exporting import write
 from surgery.families.llama import BLOCK, attention, decoder, gated
 from surgery.families.record import module
-from surgery.selection import Part, parse_selection
+from surgery.selection import EditedHeads, parse_selection
 
 KINDS = tuple(decoders.CONFIGS)
 EVERY = (*KINDS, *decoders.MORE)
@@ -105,7 +105,7 @@ def put_in_place(
         def replaced(
             module: Any,
             args: Any,
-            part: Part = part,
+            part: EditedHeads = part,
             seen: Any = seen,
             gates: Any = gates,
             attention: Any = module,
@@ -423,12 +423,12 @@ def test_fitted_groups_are_exported_and_proved(
 def test_variants_are_mixed_within_a_group(sources: dict[str, Path], tmp_path: Path) -> None:
     """A group that attends to itself alone can have heads that add nothing, or a constant."""
     parts = (
-        Part(1, (0,), "identity"),
-        Part(1, (1,), "mean"),
-        Part(1, (2,), "zero"),
-        Part(2, (0,), "mean"),
-        Part(2, (2,), "linear"),
-        Part(2, (3,), "zero"),
+        EditedHeads(1, (0,), "identity"),
+        EditedHeads(1, (1,), "mean"),
+        EditedHeads(1, (2,), "zero"),
+        EditedHeads(2, (0,), "mean"),
+        EditedHeads(2, (2,), "linear"),
+        EditedHeads(2, (3,), "zero"),
     )
     source, out = sources["llama"], tmp_path / "out"
     export_with_any(source, parts, out)
@@ -440,7 +440,7 @@ def test_variants_are_mixed_within_a_group(sources: dict[str, Path], tmp_path: P
         put_in_place(reference, spec, part.variant, shared=not one_head, fits=fits)
     torch.testing.assert_close(logits(load_model(out)), logits(reference), rtol=1e-4, atol=1e-4)
     assert surgery.verify(out, source=source).ok
-    mixed = (Part(1, (0,), "identity"), Part(1, (1,), "linear"))
+    mixed = (EditedHeads(1, (0,), "identity"), EditedHeads(1, (1,), "linear"))
     with pytest.raises(UnsupportedError, match=r"1\.g0 share one map, and cannot be identity and"):
         export_with_any(source, mixed, tmp_path / "no")
 
@@ -593,12 +593,12 @@ def test_a_window_that_bites_is_no_llama(tmp_path: Path) -> None:
 
 
 def test_groups_are_read_and_named() -> None:
-    assert parse_selection("2.g1", "zero", 3, 9, 3) == (Part(2, (3, 4, 5), "zero"),)
+    assert parse_selection("2.g1", "zero", 3, 9, 3) == (EditedHeads(2, (3, 4, 5), "zero"),)
     assert parse_selection("2.g0-1,1.8", "zero", 3, 9, 3) == (
-        Part(1, (8,), "zero"),
-        Part(2, (0, 1, 2, 3, 4, 5), "zero"),
+        EditedHeads(1, (8,), "zero"),
+        EditedHeads(2, (0, 1, 2, 3, 4, 5), "zero"),
     )
-    assert parse_selection("2.g1", "zero", 3, 4) == (Part(2, (1,), "zero"),)
+    assert parse_selection("2.g1", "zero", 3, 4) == (EditedHeads(2, (1,), "zero"),)
     for spec, text in (
         ("2.g3", "'2.g3' is out of range"),
         ("2.g1,2.4", "names head 4 of block 2 more than once"),

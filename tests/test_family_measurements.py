@@ -47,8 +47,8 @@ from evals.choose.sweep.request import SweepRequest
 from evals.choose.units import keep_possible, list_units
 from evals.data import Samples
 from evals.measure.edits.engine import Engine
+from evals.measure.first_order import Probe, expand_margins
 from evals.measure.memorization.extraction import extract
-from evals.measure.response import Looking, respond_margins
 from evals.run.early_exit import read_divergences
 from evals.run.resuming import run_from_block, run_tokens
 from surgery.editing.in_memory import Editable, short_circuit
@@ -59,7 +59,7 @@ from surgery.fitting.calibration import Calibration
 from surgery.fitting.fitter import Fitter
 from surgery.record.measured import Measured, On, Scalar
 from surgery.record.report import Report
-from surgery.selection import Part, Selection, parse_selection
+from surgery.selection import EditedHeads, Selection, parse_selection
 from surgery.variants import VARIANTS
 
 KINDS = tuple(CONFIGS)
@@ -152,7 +152,7 @@ def test_context_vectors_are_fitted(model: Any) -> None:
     hook.remove()
     d = model.config.hidden_size
     latent = model.config.model_type in LATENT  # whose values hold no map
-    fit = fitter.fit([Part(1, tuple(range(HEADS)), "mean" if latent else "linear")])[1]
+    fit = fitter.fit([EditedHeads(1, tuple(range(HEADS)), "mean" if latent else "linear")])[1]
     if not latent:
         assert fit.weight is not None
         assert fit.weight.shape == (HEADS, SIZE, d)
@@ -166,7 +166,7 @@ def test_context_vectors_are_fitted(model: Any) -> None:
 
 @contextmanager
 def blended(
-    model: Any, part: Part, fits: Any, share: torch.Tensor, *, grouped: bool
+    model: Any, part: EditedHeads, fits: Any, share: torch.Tensor, *, grouped: bool
 ) -> Iterator[None]:
     """`share` of an edit of a part is in force: z + share (M x + c - z) for its heads.
 
@@ -244,8 +244,8 @@ def test_estimates_are_derivatives_along_the_edit(model: Any) -> None:
         editable.find_refusal,
     )
     chosen = [u for u in every if u.block == 1 and u.heads in ((0, 1, 2, 3), (2, 3), (2,))]
-    looking = Looking(model, chosen, fits, lambda done: None)
-    found, margins = respond_margins(looking, samples)
+    looking = Probe(model, chosen, fits, lambda done: None)
+    found, margins = expand_margins(looking, samples)
     assert margins.shape == (2, 4)
     ids = torch.from_numpy(samples.tokens.astype(np.int64))
 

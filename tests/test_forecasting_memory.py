@@ -18,7 +18,7 @@ from cli.commands.whole.mitigate import _format_memory
 from evals.jobs.memory import forecast_memory, list_rooms, measure_weights
 from evals.jobs.mitigating import MitigationRequest
 from surgery.editing.loading import load_model, outline_model
-from surgery.training.distillation import Passages
+from surgery.training.distillation import TaughtRows
 from surgery.training.planning import USABLE
 
 TRAINED = ["search", "search: heal", "search: attack", "erase", "heal", "attack", "evaluate"]
@@ -51,8 +51,8 @@ def make_request(work: Path, **more: Any) -> MitigationRequest:
     return MitigationRequest.of(**{**given, "batch_size": 8, "max": {"relearn": 0.1}, **more})
 
 
-def make_passages(number: int = 24) -> Passages:
-    return Passages(np.zeros((number, 11), np.int32), 6, "some", "")
+def make_passages(number: int = 24) -> TaughtRows:
+    return TaughtRows(np.zeros((number, 11), np.int32), 6, "some", "")
 
 
 def test_a_configuration_alone_is_planned_for_several_machines(work: Path) -> None:

@@ -28,7 +28,7 @@ from surgery.errors import ManifestError
 from surgery.layouts import LAYOUTS
 from surgery.proof.behavior import find_mixing_heads
 from surgery.record.manifest import Manifest, read_manifest
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 from surgery.variants import VARIANTS
 
 HEADS, SIZE, D = 4, 32, 128
@@ -36,14 +36,18 @@ SIZES = {"hidden_size": D, "intermediate_size": 64, "max_position_embeddings": 6
 NEOX = neox_config(**SIZES, num_attention_heads=HEADS, torch_dtype="float32")
 NEO = neo_config(**SIZES, num_heads=HEADS)
 STOCK = (
-    Part(0, (1,), "linear"),
-    Part(0, (2,), "zero"),
-    Part(1, (0, 1), "mean"),
-    Part(1, (2, 3), "identity"),
-    Part(2, (0, 1, 2, 3), "identity"),
+    EditedHeads(0, (1,), "linear"),
+    EditedHeads(0, (2,), "zero"),
+    EditedHeads(1, (0, 1), "mean"),
+    EditedHeads(1, (2, 3), "identity"),
+    EditedHeads(2, (0, 1, 2, 3), "identity"),
 )
-COMPACT = (Part(1, (0, 1), "mean"), Part(1, (2, 3), "identity"), Part(2, (0, 1, 2, 3), "zero"))
-NEO_STOCK = (Part(1, (0, 1, 2, 3), "zero"), Part(2, (0, 1), "mean"))
+COMPACT = (
+    EditedHeads(1, (0, 1), "mean"),
+    EditedHeads(1, (2, 3), "identity"),
+    EditedHeads(2, (0, 1, 2, 3), "zero"),
+)
+NEO_STOCK = (EditedHeads(1, (0, 1, 2, 3), "zero"), EditedHeads(2, (0, 1), "mean"))
 EDITS = {
     "stock": (NEOX, STOCK),
     "compact": (NEOX, COMPACT),

@@ -23,7 +23,7 @@ from evals.measure.attacks.attack import split
 from evals.measure.attacks.relearn import SHARE
 from surgery.fitting.calibration import Calibration
 from surgery.training import distillation, training
-from surgery.training.distillation import Lesson, Passages, distill, teach
+from surgery.training.distillation import Lesson, TaughtRows, distill, teach
 from surgery.training.hardening import (
     MOST_ROWS,
     MOST_STEPS,
@@ -96,7 +96,7 @@ def test_passages_weigh_a_third_of_the_text(hardened: bool) -> None:
     """The losses of `teach` are those of lessons with that weight; the text has its own in full."""
     rows = np.random.default_rng(0).integers(0, 50, (4, 8)).astype(np.int32)
     text = Calibration(rows, (), spread=True)
-    passages = Passages(rows, 4, "passages", "0" * 64)
+    passages = TaughtRows(rows, 4, "passages", "0" * 64)
     schedule = training.Schedule(2, hardened=hardened)
     student, intact, cut = (tiny_model(seed) for seed in range(3))
     found = teach(student, intact, cut, text, passages, schedule).losses

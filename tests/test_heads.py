@@ -28,7 +28,7 @@ from surgery.families import Dimensions, family_of
 from surgery.layouts import BlockEdit
 from surgery.plan import block_edits
 from surgery.proof.verification import verify
-from surgery.selection import Part, parse_selection
+from surgery.selection import EditedHeads, parse_selection
 
 VARIANTS = ("identity", "zero", "mean", "linear")
 HEADS, SIZE, D = 4, 32, 128
@@ -37,11 +37,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NEOX = {"num_attention_heads": HEADS, "hidden_size": D, "intermediate_size": 64}
 NEO = {"num_heads": HEADS, "hidden_size": D, "intermediate_size": 64}
 MIXED = (
-    Part(0, (1,), "linear"),
-    Part(0, (2,), "zero"),
-    Part(1, (0, 1), "mean"),
-    Part(1, (2, 3), "identity"),
-    Part(3, (0,), "mean"),
+    EditedHeads(0, (1,), "linear"),
+    EditedHeads(0, (2,), "zero"),
+    EditedHeads(1, (0, 1), "mean"),
+    EditedHeads(1, (2, 3), "identity"),
+    EditedHeads(3, (0,), "mean"),
 )
 IDS = torch.randint(128, (2, 200), generator=torch.Generator().manual_seed(5))
 
@@ -96,7 +96,7 @@ def replace_contexts(model: Any, edits: dict[int, BlockEdit]) -> None:
             attention.dense.bias.data.zero_()
 
 
-def reference(source: Path, selection: tuple[Part, ...], attn: str | None = None) -> Any:
+def reference(source: Path, selection: tuple[EditedHeads, ...], attn: str | None = None) -> Any:
     model = load_aligned(source, attn_implementation=attn).to(DEVICE)
     replace_contexts(model, block_edits(selection, dimensions_of(model)))
     return model
@@ -309,9 +309,9 @@ def test_edits_of_heads_add_up(tmp_path: Path) -> None:
     surgery.export(source, "1.0,2", output=tmp_path / "a")
     surgery.export(tmp_path / "a", "1.2-3", variant="zero", output=tmp_path / "b")
     both = (
-        Part(1, (0,), "identity"),
-        Part(1, (2, 3), "zero"),
-        Part(2, tuple(range(HEADS)), "identity"),
+        EditedHeads(1, (0,), "identity"),
+        EditedHeads(1, (2, 3), "zero"),
+        EditedHeads(2, tuple(range(HEADS)), "identity"),
     )
     surgery.export(source, both, output=tmp_path / "both")
     assert (tmp_path / "b" / "model.safetensors").read_bytes() == (

@@ -94,7 +94,7 @@ def test_a_model_that_does_not_fit_here_is_not_tested(
     model: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file that `init` writes may be for another machine."""
-    monkeypatch.setattr("evals.run.room.measure_memory", lambda place: 1000)
+    monkeypatch.setattr("evals.run.fits_in_memory.measure_memory", lambda place: 1000)
     call = ("init", model, "--samples", samples, *LENGTHS, "--dry-run", "--json")
     outcome = attn_surgery(*call)
     assert (outcome.code, outcome.json["recited"], outcome.json["usable"]) == (0, None, 3)

@@ -20,7 +20,7 @@ import surgery
 from surgery.checkpoint.content import hash_content
 from surgery.errors import ManifestError
 from surgery.record.manifest import Manifest, read_manifest
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 
 NEOX = neox_config(max_position_embeddings=64)
 
@@ -41,7 +41,7 @@ def test_says_what_was_done(tmp_path: Path) -> None:
     assert (manifest.schema_version, manifest.history) == (2, [edit])
     assert (edit.kind, edit.training) == ("cut", None)
     assert (edit.family, edit.num_blocks, edit.blocks) == ("gpt_neox", 4, (1, 3))
-    assert edit.parts == [Part(1, (0, 1), "identity"), Part(3, (0, 1), "identity")]
+    assert edit.parts == [EditedHeads(1, (0, 1), "identity"), EditedHeads(3, (0, 1), "identity")]
     assert (edit.variant, edit.layout) == ("identity", "stock")
     assert (edit.source.model, edit.source.revision, edit.source.commit) == ("source", None, None)
     assert edit.source.content == hash_content(source)

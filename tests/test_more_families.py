@@ -31,7 +31,7 @@ from surgery.errors import CheckpointError, UnsupportedError
 from surgery.families import family_of
 from surgery.families.rotary import rotary_positions
 from surgery.layouts.one_hot import frequencies
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 from surgery.training.weights import take_weights
 
 ALONE = [kind for kind in MORE if kind not in MIXED]
@@ -162,7 +162,10 @@ def test_two_variants_share_a_block_without_positions(tmp_path: Path, kind: str)
     """The result alone, whose entry says that there are positions, gives the same plan."""
     source = write_decoder(tmp_path / "source", kind)
     half = HEADS // 2
-    edit = Part(2, tuple(range(half)), "identity"), Part(2, tuple(range(half, HEADS)), "zero")
+    edit = (
+        EditedHeads(2, tuple(range(half)), "identity"),
+        EditedHeads(2, tuple(range(half, HEADS)), "zero"),
+    )
     out = surgery.export(source, edit, output=tmp_path / "out", layout="stock").output
     for given in (None, source):
         verification = surgery.verify(out, source=given)

@@ -49,7 +49,7 @@ from surgery.card.facts import as_line
 from surgery.card.measurements import Line, Shown, list_tables, show
 from surgery.record.measured import BASE, EDITED, Change, Measured
 from surgery.record.report import Named, Report
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 
 REPORTS = {
     "whole": example,
@@ -502,7 +502,9 @@ def test_the_half_that_did_not_choose_is_named_only_where_there_is_one() -> None
 
 def test_a_search_draws_what_every_unit_is_worth() -> None:
     """In place of the picture that shows only which heads are edited."""
-    units = {Part(b, (h,), v): (1.0, 0.1) for b in range(4) for h in range(4) for v in ("mean",)}
+    units = {
+        EditedHeads(b, (h,), v): (1.0, 0.1) for b in range(4) for h in range(4) for v in ("mean",)
+    }
     worth = make_map(units, 4, 4, measured=False)
     assert worth is not None
     report = bare(edit=EDIT).model_copy(update={"map": worth})

@@ -33,7 +33,7 @@ from evals.table.charts.pictures import draw_stages, draw_table, draw_trade_off
 from evals.table.measured import measure_value
 from surgery.card.measurements import list_tables
 from surgery.record.measured import BASE, Change
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 from surgery.variants import VARIANTS
 
 BLOCKS = 6
@@ -99,7 +99,7 @@ def found():
     front = [
         edit_of(f"edit-{at}", [at], name) for at, name in enumerate(names, 1) if name in VARIANTS
     ]
-    mixed = (Part(2, (0,), "zero"), Part(2, (1,), "mean"))
+    mixed = (EditedHeads(2, (0,), "zero"), EditedHeads(2, (1,), "mean"))
     front.insert(1, describe_edit("edit-2", mixed, 2))
     deep = edit_of("deep-blocks", [4, 5], "identity")
 
@@ -344,16 +344,18 @@ def test_a_map_has_a_cell_for_each_unit_and_outlines_what_was_chosen():
     """Three heads to a group, as grouped queries have; single heads take only one variant."""
     blocks, heads = 4, 6
     pieces = [tuple(range(6)), (0, 1, 2), (3, 4, 5)]
-    units = {Part(b, some, v): (1.0 + b, 0.01) for b in range(blocks) for some in pieces
+    units = {EditedHeads(b, some, v): (1.0 + b, 0.01) for b in range(blocks) for some in pieces
              for v in ("identity", "zero")}  # fmt: skip
-    units |= {Part(b, (h,), "zero"): (0.1, 0.001) for b in range(blocks) for h in range(heads)}
+    units |= {
+        EditedHeads(b, (h,), "zero"): (0.1, 0.001) for b in range(blocks) for h in range(heads)
+    }
     found = make_map(units, blocks, heads, measured=False)
     sizes = {(g.kind, g.variant): np.shape(g.worths) for g in found.grids}
     of_both = {("block", "zero"): (1, 4), ("group", "zero"): (2, 4)}
     of_both |= {(kind, "identity"): shape for (kind, _), shape in of_both.items()}
     assert sizes == of_both | {("head", "zero"): (6, 4)}
     assert found.grids[0].worths == [[1.0, 2.0, 3.0, 4.0]]
-    chosen = [Part(1, tuple(range(6)), "identity"), Part(2, (0, 1, 2, 5), "zero")]
+    chosen = [EditedHeads(1, tuple(range(6)), "identity"), EditedHeads(2, (0, 1, 2, 5), "zero")]
     figure = Figure()
     chart_map(found, chosen).paint(figure, False)
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]

@@ -23,7 +23,7 @@ from evals.data import load_samples
 from evals.run.lm_eval.running import Benchmarks
 from evals.run.models import open_model
 from surgery.editing.loading import load_model
-from surgery.selection import Part, parse_selection
+from surgery.selection import EditedHeads, parse_selection
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
@@ -31,7 +31,7 @@ BLOCKS, HEADS, GROUPS, SIZE, WIDTH = 30, 9, 3, 64, 576
 PASSAGES = 120
 EDIT = (
     *parse_selection("5.g1,26-29", "identity", BLOCKS, HEADS, GROUPS),
-    Part(12, (4,), "mean"),
+    EditedHeads(12, (4,), "mean"),
 )
 
 
@@ -68,7 +68,9 @@ def make_reference(base: Path) -> Any:
         seen: list[torch.Tensor] = []
         attention.v_proj.register_forward_hook(lambda m, a, v, seen=seen: seen.append(v))
 
-        def put(module: Any, args: Any, part: Part = part, seen: Any = seen) -> tuple[torch.Tensor]:
+        def put(
+            module: Any, args: Any, part: EditedHeads = part, seen: Any = seen
+        ) -> tuple[torch.Tensor]:
             values = seen.pop()
             each = values.view(*values.shape[:2], GROUPS, SIZE)
             z = args[0].view(*values.shape[:2], HEADS, SIZE).clone()

@@ -43,7 +43,7 @@ from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_model
 from surgery.errors import SamplesError, UnsupportedError
 from surgery.exporting import export
-from surgery.selection import Part, Selection, heads_of
+from surgery.selection import EditedHeads, Selection, heads_of
 
 VARIANTS = ("identity", "zero")
 GRAINS = ("blocks", "heads", "mixed")
@@ -78,7 +78,7 @@ class Landscape:
         self.gain = rng.exponential(1.0, (*shape, PASSAGES)) * rng.uniform(0, 1, (*shape, 1))
         self.price = rng.exponential(0.1, shape)
         self.together = rng.uniform(0, 0.3, (blocks, blocks))
-        self.asked: list[tuple[Part, ...]] = []
+        self.asked: list[tuple[EditedHeads, ...]] = []
 
     def __call__(self, selections):
         self.asked += selections
@@ -269,23 +269,23 @@ def test_a_search_does_not_lose_to_a_plain_scan(measure):
 
 def test_units_that_make_a_whole_block_are_one_part():
     heads = list_units(2, 3, "heads", ["zero"])
-    assert heads[0] == Part(0, (0,), "zero")
+    assert heads[0] == EditedHeads(0, (0,), "zero")
     assert merge_units(heads[:3]) == list_units(2, 3, "blocks", ["zero"])[:1]
-    assert merge_units([heads[4], Part(1, (0,), "mean"), heads[5]]) == (
-        Part(1, (0,), "mean"),
-        Part(1, (1, 2), "zero"),
+    assert merge_units([heads[4], EditedHeads(1, (0,), "mean"), heads[5]]) == (
+        EditedHeads(1, (0,), "mean"),
+        EditedHeads(1, (1, 2), "zero"),
     )
 
 
 def test_equal_points_stand_on_the_front_once():
-    points = [make_point((Part(block, (0,), "zero"),), 0.5) for block in (1, 0)]
+    points = [make_point((EditedHeads(block, (0,), "zero"),), 0.5) for block in (1, 0)]
     assert pareto_front(points) == points[1:]
 
 
 class TestWhatMayBeProposed:
     def test_one_layout_holds_all_parts(self, tmp_path):
         write_checkpoint(tmp_path, neo_config())
-        compact, stock = Part(0, (0, 1), "identity"), Part(1, (0,), "zero")
+        compact, stock = EditedHeads(0, (0, 1), "identity"), EditedHeads(1, (0,), "zero")
         refusal = refuser(tmp_path, "auto")
         assert refusal((compact,)) is None
         assert refusal((stock,)) is None

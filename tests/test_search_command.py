@@ -40,7 +40,7 @@ from evals.measure.edits.engine import Engine
 from evals.measure.memorization.recovery import NAMES
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import Report
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 FIGURES = {
@@ -214,7 +214,7 @@ def test_estimates_choose_what_is_measured(model, samples, texts, tmp_path):
 @pytest.mark.parametrize("variant", ["mean", "zero"])
 def test_the_record_of_an_edit_is_what_its_file_holds(variant):
     """Or a complete search of mixed variants would not find its choice again."""
-    selection = (Part(0, (1,), "mean"), Part(1, (0, 1), variant))
+    selection = (EditedHeads(0, (1,), "mean"), EditedHeads(1, (0, 1), variant))
     record = describe_edit("edit-1", selection, 2)
     again = GridEdit.model_validate_json(record.model_dump_json())
     assert (again, again.selection) == (record, selection)

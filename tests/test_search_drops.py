@@ -17,7 +17,7 @@ from test_search import VARIANTS, Landscape, estimates_of
 from test_search_command import call, model, samples, texts
 
 from evals.choose.search.algorithm import find
-from evals.choose.search.deepening import deepen
+from evals.choose.search.enforcing import enforce_limits
 from evals.choose.search.goal import Goal
 from evals.choose.search.trials import HALVES
 from evals.choose.units import list_units
@@ -139,7 +139,7 @@ def test_sets_that_lose_too_much_are_passed_over_the_cheapest_first() -> None:
         found.measured[chosen] = replace(point, tried=(lost,))
         return drop <= 0.05
 
-    best = deepen(found, keeps, {}, 12, {"task.t": 0.05})
+    best = enforce_limits(found, keeps, {}, 12, {"task.t": 0.05})
     assert best is not None
     assert best in tried[2:]
     assert found.measured[best].recovered <= 0.1

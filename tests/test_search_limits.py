@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import surgery
 from evals.choose.grid import EditPoint
 from evals.choose.search.algorithm import find
-from evals.choose.search.deepening import deepen
+from evals.choose.search.enforcing import enforce_limits
 from evals.choose.search.goal import Goal
 from evals.choose.search.opened import open_search
 from evals.choose.search.report import SearchResult, _judge_held_back
@@ -501,7 +501,7 @@ def test_deeper_cuts_keep_what_is_asked_for(seed, limit, exhaustive, budget) -> 
         found.measured[chosen] = add_attack(point, "relearn", gain < 2)
         return not found.measured[chosen].excess({"relearn": limit})
 
-    best = deepen(found, keeps, {"relearn": limit}, budget)
+    best = enforce_limits(found, keeps, {"relearn": limit}, budget)
     assert len(asked) == len(set(asked)) <= 10
     assert len(found.measured) <= max(budget, measured)
     assert set(asked) <= set(found.met)
@@ -526,7 +526,7 @@ def test_a_set_that_missed_is_cut_deeper_where_none_can_be_composed() -> None:
         found.measured[chosen] = add_attack(found.measured[chosen], "relearn", THIRD)
         return False
 
-    deepen(found, keeps, {"relearn": 0.1}, 60)
+    enforce_limits(found, keeps, {"relearn": 0.1}, 60)
     assert len(found.measured) > before
 
 
@@ -539,7 +539,7 @@ def test_a_larger_budget_cuts_deeper_than_what_an_earlier_run_attacked() -> None
     assert before
     found.measured |= before
 
-    best = deepen(found, lambda chosen: True, {"relearn": 0.1}, 60)
+    best = enforce_limits(found, lambda chosen: True, {"relearn": 0.1}, 60)
     assert best is not None
     assert best not in before
 
@@ -553,7 +553,7 @@ def test_a_second_limit_that_one_pass_decides_steers_although_a_dear_set_keeps_i
     def compose(found: Any, missed: Any, name: str, limit: float) -> None:
         composed.append((missed, name))
 
-    monkeypatch.setattr("evals.choose.search.deepening._compose_deeper", compose)
+    monkeypatch.setattr("evals.choose.search.enforcing._compose_deeper", compose)
     landscape, units = Landscape(0, 4, 2), list_units(4, 2, "mixed", VARIANTS)
     estimates = estimates_of(landscape, units, noise=0.3)
     found = find(landscape, units, Goal(0.4), estimates, max_evaluations=20)
@@ -566,7 +566,7 @@ def test_a_second_limit_that_one_pass_decides_steers_although_a_dear_set_keeps_i
     def keeps(chosen: frozenset[int]) -> bool:
         return not found.measured[chosen].excess({"hints:4": 0.1})
 
-    assert deepen(found, keeps, {"hints:4": 0.1}, 20) == dear
+    assert enforce_limits(found, keeps, {"hints:4": 0.1}, 20) == dear
     assert composed[0] == (min(found.met, key=found.rank), "hints:4")
 
 

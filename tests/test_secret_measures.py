@@ -21,13 +21,13 @@ from evals.measure.attacks.names import make_attack
 from evals.measure.attacks.trying import AttackPlan
 from evals.measure.attacks.tuning import fine_tune
 from evals.measure.edits.engine import Engine
+from evals.measure.first_order import Probe, expand_margins
 from evals.measure.memorization.extraction import extract, run_pass
 from evals.measure.memorization.recovery import Evidence, make_recovery
-from evals.measure.response import Looking, respond_margins
 from evals.run.decoding import continue_prompt
 from evals.run.early_exit import read_divergences
 from evals.run.predictions import Sampling
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 from surgery.training.distillation import Lesson, distill
 from surgery.training.losses import measure_loss
 from surgery.training.training import Schedule
@@ -130,7 +130,7 @@ def test_first_divergences_stop_at_the_end() -> None:
 
 
 def test_a_search_measures_secrets_alone() -> None:
-    edits = [(Part(1, (0, 1), "identity"),)]
+    edits = [(EditedHeads(1, (0, 1), "identity"),)]
     together = Engine(MODEL, SECRETS).measure(edits)[0]
     for rows, alone in by_length(SECRETS):
         found = Engine(MODEL, alone).measure(edits)[0]
@@ -142,10 +142,10 @@ def test_a_search_measures_secrets_alone() -> None:
 
 
 def test_nothing_responds_after_the_end() -> None:
-    looking = Looking(MODEL, [Part(0, (0, 1), "zero")], {}, lambda done: None)
-    moved, margins = respond_margins(looking, SECRETS)
+    looking = Probe(MODEL, [EditedHeads(0, (0, 1), "zero")], {}, lambda done: None)
+    moved, margins = expand_margins(looking, SECRETS)
     for rows, alone in by_length(SECRETS):
-        short, own = respond_margins(looking, alone)
+        short, own = expand_margins(looking, alone)
         size = alone.suffix_length
         np.testing.assert_allclose(moved[:, :size, rows], short, rtol=1e-2, atol=1e-3)
         np.testing.assert_allclose(margins[rows, :size], own, rtol=1e-3, atol=1e-3)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from surgery.errors import BlockSpecError, SourceError
 from surgery.record.plan_file import PlanFile, list_edits, read_plan_file
 from surgery.selection import (
-    Part,
+    EditedHeads,
     blocks_of,
     checked,
     format_selection,
@@ -90,7 +90,7 @@ def test_round_trip(chosen: dict[int, dict[int, str]]) -> None:
     """Through text for one variant, and through a plan file for several."""
     parts = tuple(
         sorted(
-            Part(block, tuple(sorted(h for h in heads if heads[h] == variant)), variant)
+            EditedHeads(block, tuple(sorted(h for h in heads if heads[h] == variant)), variant)
             for block, heads in chosen.items()
             for variant in set(heads.values())
         )
@@ -111,21 +111,24 @@ def test_one_block_is_named_in_the_singular(spec: str, name: str) -> None:
 
 
 def test_a_mixed_selection_says_so() -> None:
-    assert variant_name([Part(0, (0,), "zero"), Part(1, (0,), "zero")]) == "zero"
-    assert variant_name([Part(0, (0,), "zero"), Part(0, (1,), "mean")]) == "mixed"
+    assert variant_name([EditedHeads(0, (0,), "zero"), EditedHeads(1, (0,), "zero")]) == "zero"
+    assert variant_name([EditedHeads(0, (0,), "zero"), EditedHeads(0, (1,), "mean")]) == "mixed"
 
 
 @pytest.mark.parametrize(
     ("parts", "text"),
     [
         ((), "names no block"),
-        ((Part(0, (), "zero"),), "names no block"),
-        ((Part(12, (0,), "zero"),), "head 0 of block 12 is out of range"),
-        ((Part(1, (4,), "zero"),), "head 4 of block 1 is out of range"),
-        ((Part(1, (2,), "zero"), Part(1, (2,), "mean")), "names head 2 of block 1 more than once"),
+        ((EditedHeads(0, (), "zero"),), "names no block"),
+        ((EditedHeads(12, (0,), "zero"),), "head 0 of block 12 is out of range"),
+        ((EditedHeads(1, (4,), "zero"),), "head 4 of block 1 is out of range"),
+        (
+            (EditedHeads(1, (2,), "zero"), EditedHeads(1, (2,), "mean")),
+            "names head 2 of block 1 more than once",
+        ),
     ],
 )
-def test_a_selection_that_does_not_fit(parts: tuple[Part, ...], text: str) -> None:
+def test_a_selection_that_does_not_fit(parts: tuple[EditedHeads, ...], text: str) -> None:
     with pytest.raises(BlockSpecError, match=f"{text}; the model has 12 blocks, 0 to 11, of 4 hea"):
         checked(parts, 12, 4)
 

@@ -29,7 +29,7 @@ from evals.measure.edits.engine import Engine
 from evals.run.models import LoadedModel, open_model
 from surgery import store as store_module
 from surgery.errors import CheckpointError
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 from surgery.store import ASIDE, Store, find_cache, hash_program, identify
 
 WEIGHTS = "model.safetensors"
@@ -72,7 +72,7 @@ def test_what_was_computed_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_other_work_has_another_name(tmp_path: Path) -> None:
     store = Store(tmp_path)
     given = [
-        *("a", 1, 1.5, None, (1, 2), {"a": 1}, {"a": 2}, Part(0, (1,), "zero"), make()),
+        *("a", 1, 1.5, None, (1, 2), {"a": 1}, {"a": 2}, EditedHeads(0, (1,), "zero"), make()),
         make(flags=np.zeros((2, 3), dtype=bool)),
         make(by_pair={("a", 2): 0.5}),
         *(np.zeros(4), np.zeros((2, 2)), np.zeros(4, dtype=np.float32)),
@@ -227,7 +227,7 @@ def test_batches_of_other_edits_rows_or_settings_are_not_taken_up(
 
     rows = np.random.default_rng(0).integers(1, 250, (8, 11), dtype=np.int32)
     samples = Samples(rows, 6, tuple("abcdefgh"), "here")
-    one, other = ((Part(block, (0, 1), "zero"),) for block in (0, 1))
+    one, other = ((EditedHeads(block, (0, 1), "zero"),) for block in (0, 1))
     ran: list[object] = []
     measure = Engine._measure_batch
     monkeypatch.setattr(

@@ -35,7 +35,7 @@ from surgery.errors import MeasurementError
 from surgery.exporting import export
 from surgery.fitting.calibration import open_calibration
 from surgery.fitting.fitter import Fitter
-from surgery.selection import Part, Selection, parse_selection, variant_name
+from surgery.selection import EditedHeads, Selection, parse_selection, variant_name
 from surgery.variants import variant_of
 
 BLOCKS = 4
@@ -151,7 +151,7 @@ def test_a_pass_taken_up_at_any_block_is_the_whole_pass(name):
 
 HEADS = (0, 1)
 PARTS = st.builds(
-    Part,
+    EditedHeads,
     block=st.integers(0, 3),
     heads=st.sampled_from([(0,), HEADS]),
     variant=st.sampled_from(["zero", "mean"]),
@@ -294,7 +294,7 @@ def test_what_is_measured_together_changes_no_number(selections, batch_size):
     model, samples = stock("neox-parallel"), passages("neox-parallel", 5)
     edits = sorted(
         tuple(
-            Part(part.block, part.heads if part.heads == (0,) else (0, 1, 2, 3), "zero")
+            EditedHeads(part.block, part.heads if part.heads == (0,) else (0, 1, 2, 3), "zero")
             for part in edit
         )
         for edit in selections

@@ -15,7 +15,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from surgery.editing.in_memory import apply
 from surgery.fitting.calibration import Calibration
-from surgery.training.distillation import Passages, count_recited, teach
+from surgery.training.distillation import TaughtRows, count_recited, teach
 from surgery.training.losses import measure_divergence
 from surgery.training.training import Schedule
 from surgery.training.weights import round_weights
@@ -37,7 +37,7 @@ def wide() -> Any:
     return GPTNeoXForCausalLM(config).to(torch.bfloat16).eval()
 
 
-def erase(model: Any, passages: Passages, rank: int) -> tuple[Any, float, Any]:
+def erase(model: Any, passages: TaughtRows, rank: int) -> tuple[Any, float, Any]:
     """The model that training made, what rounding kept of it, and what it recites."""
     text = np.random.default_rng(1).integers(0, 400, (16 * STEPS, 16)).astype(np.int32)
     cut = apply(model, "0-1", "zero")
@@ -51,7 +51,7 @@ def erase(model: Any, passages: Passages, rank: int) -> tuple[Any, float, Any]:
 def test_adapters_erase_what_all_weights_do(wide: Any) -> None:
     """At most what the teacher recites, at most at twice the cost."""
     rows = np.array([row["tokens"] for row in recited_rows(wide, 24, 8, 8)], np.int32)
-    passages = Passages(rows, 8, "rows", "0" * 64)
+    passages = TaughtRows(rows, 8, "rows", "0" * 64)
     held = np.random.default_rng(2).integers(0, 400, (64, 16)).astype(np.int32)
     costs = []
     for rank in (0, 8):

@@ -35,7 +35,7 @@ from surgery.families.wrapped import WRAPPED, settle_layout, unwrap, wrap
 from surgery.fitting.calibration import Calibration
 from surgery.hub.finding import find_model
 from surgery.record.manifest import TextSource
-from surgery.training.distillation import Passages
+from surgery.training.distillation import TaughtRows
 from surgery.training.erasing import teach_by_cut
 from surgery.training.healing import heal_by_source
 from surgery.training.training import Schedule
@@ -169,7 +169,7 @@ def test_training_keeps_the_names_of_the_source(sources: Sources, tmp_path: Path
     untrained = prepare(cut.output, None)
     trained = heal_by_source(untrained, find_model(source), read, Schedule(1))
     healed = write(untrained, tmp_path / "healed", trained=trained).output
-    passages = Passages(windows[:4], 16, "passages", "0" * 64)
+    passages = TaughtRows(windows[:4], 16, "passages", "0" * 64)
     prepared = prepare(source, "0")
     trained = teach_by_cut(prepared, passages, read, Schedule(1))
     erased = write(prepared.without_cut, tmp_path / "erased", trained=trained).output

@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.rivals.bed import Bed, token_kl
-from surgery.training.loop import LARGEST_GRADIENT, Part, descend, fall
+from surgery.training.loop import LARGEST_GRADIENT, LossPart, descend, fall
 from surgery.training.student import cast_weights
 
 LEARNING_RATE = 1e-4
@@ -109,7 +109,7 @@ def train(
         learned += [parameter] if learns(name) else []
     batches = bed.draw_batches()
 
-    def measure(step: int) -> list[Part]:
+    def measure(step: int) -> list[LossPart]:
         return [partial(loss_of, *next(batches))]
 
     steps = STEPS * bed.looks if bed.looks else None

@@ -22,11 +22,11 @@ from torch.special import ndtr
 
 from evals.data import measure_lengths
 from evals.data.held_back import Half
+from evals.measure.first_order import Probe, expand_loss, expand_margins
 from evals.measure.memorization.recovery import Recovery
-from evals.measure.response import Looking, respond_heldout, respond_margins
 from surgery.editing.in_memory import Editable
 from surgery.layouts import LAYOUTS
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 from surgery.variants import Fit
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -71,7 +71,7 @@ class Estimates:
       margins that it brings, exceed what its rows say.
     """
 
-    units: tuple[Part, ...]
+    units: tuple[EditedHeads, ...]
     held: Flags
     cost: Floats
     moved: Floats
@@ -98,7 +98,7 @@ class Estimates:
             found.append((kl * factors[:, 0], self._rate(moved, factors[:, 1])))
         return Expected(*map(np.concatenate, zip(*found, strict=True)))
 
-    def predict_one(self, parts: Iterable[Part]) -> dict[str, float]:
+    def predict_one(self, parts: Iterable[EditedHeads]) -> dict[str, float]:
         """What is expected of units together; `margin`: the mean square of its moves, nats²."""
         some = [self.units.index(part) for part in parts]
         (kl,), (rate,) = self.predict(some)
@@ -189,7 +189,7 @@ def estimate_units(
     editable: Editable,
     half: Half,
     recovered: Flags,
-    units: Sequence[Part],
+    units: Sequence[EditedHeads],
     measure: Recovery,
     fits: Mapping[int, Fit],
     *,
@@ -200,10 +200,10 @@ def estimate_units(
     `recovered`: the passages that the unedited model gives away, bool [N]; `fits`: of that model,
     by block.
     """
-    looking = Looking(editable.model, units, fits, advance)
+    looking = Probe(editable.model, units, fits, advance)
     passages = half.samples.spread(recovered, MOST_PASSAGES)
-    cost = respond_heldout(looking, half.windows, DRAWS)
-    moved, margins = respond_margins(looking, passages)
+    cost = expand_loss(looking, half.windows, DRAWS)
+    moved, margins = expand_margins(looking, passages)
 
     def padded(rows: Floats) -> Floats:
         return np.concatenate([rows, np.zeros_like(rows[:1])])

@@ -22,7 +22,7 @@ from evals.table.measured import measure_mean, measure_share, measure_value
 from surgery.record.manifest import Record, Word, list_versions
 from surgery.record.measured import BASE, EDITED, Details, Measured, On, Text
 from surgery.record.report import Long, MeasuredModel, ModelMap, Result, SamplesRecord
-from surgery.selection import Part, Selection, blocks_of, format_selection, variant_name
+from surgery.selection import EditedHeads, Selection, blocks_of, format_selection, variant_name
 
 if TYPE_CHECKING:
     from evals.choose.estimates import Estimates
@@ -217,7 +217,7 @@ class GridEdit(Record):
     spec: Long
     variant: Word
     blocks: list[int]
-    parts: list[Part]
+    parts: list[EditedHeads]
     kind: Kind | None = None
     refitted: bool = True
     tried: list[Text] = Field(default_factory=list)

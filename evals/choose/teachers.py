@@ -18,8 +18,8 @@ from evals.measure.memorization.recovery import HINTED, make_recovery
 from evals.run.console import say, show_progress
 from evals.run.models import LoadedModel
 from surgery.errors import MeasurementError, UnsupportedError
-from surgery.selection import Part, Selection, format_selection, variant_name
-from surgery.training.distillation import Passages, count_recited
+from surgery.selection import EditedHeads, Selection, format_selection, variant_name
+from surgery.training.distillation import TaughtRows, count_recited
 
 MOST = 0.01
 """Recovered passages up to this share do not count in a choice."""
@@ -53,7 +53,7 @@ def list_runs(num_blocks: int, num_heads: int) -> list[Selection]:
     sizes = {max(1, num_blocks // share) for share in (8, 4, 2)}
     heads = tuple(range(num_heads))
     return [
-        tuple(Part(block, heads, variant) for block in range(begin, begin + size))
+        tuple(EditedHeads(block, heads, variant) for block in range(begin, begin + size))
         for variant in VARIANTS
         for size in sorted(sizes)
         for begin in range(0, num_blocks - size + 1, size)
@@ -108,7 +108,7 @@ def choose_teacher(loaded: LoadedModel, samples: Samples, others: Tokens) -> Sel
     return best.selection
 
 
-def check_teacher(cut: Any, passages: Passages) -> None:
+def check_teacher(cut: Any, passages: TaughtRows) -> None:
     """Raises `RecitingTeacherError` for a teacher that recites what the student must forget."""
     recited = count_recited(cut, passages) / len(passages.tokens)
     if recited > MOST_RECITED:

@@ -14,7 +14,7 @@ from evals.run.console import say
 from evals.run.models import LoadedModel
 from surgery.errors import UnsupportedError
 from surgery.record.report import UnitKind
-from surgery.selection import Part, Selection
+from surgery.selection import EditedHeads, Selection
 
 Grain = Literal["blocks", "heads", "mixed"]
 _PLURALS: dict[UnitKind, str] = {
@@ -30,7 +30,7 @@ def list_units(
     grain: Grain,
     variants: Sequence[str],
     num_groups: int | None = None,
-) -> tuple[Part, ...]:
+) -> tuple[EditedHeads, ...]:
     """Every block, every head, or both, in every variant.
 
     Heads are query heads, and groups where several of them share one of `num_groups` key/value
@@ -42,14 +42,14 @@ def list_units(
         tuple(range(head, head + size)) for size in sizes for head in range(0, num_heads, size)
     ]
     return tuple(
-        Part(block, heads, variant)
+        EditedHeads(block, heads, variant)
         for block in range(num_blocks)
         for heads in dict.fromkeys(pieces)
         for variant in variants
     )
 
 
-def kind_of(unit: Part, num_heads: int) -> UnitKind:
+def kind_of(unit: EditedHeads, num_heads: int) -> UnitKind:
     """What a unit of a model with so many heads in a block is."""
     if len(unit.heads) == num_heads:
         return "block"
@@ -57,10 +57,10 @@ def kind_of(unit: Part, num_heads: int) -> UnitKind:
 
 
 def keep_possible(
-    some: Iterable[Part],
+    some: Iterable[EditedHeads],
     num_heads: int,
     refusal: Callable[[Selection], UnsupportedError | None],
-) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+) -> tuple[tuple[EditedHeads, ...], tuple[str, ...]]:
     """The units that can be edited; a warning with a reason for each other kind and variant.
 
     Blocks of which nothing can be edited are one warning. Raises `UnsupportedError` where nothing
@@ -83,7 +83,7 @@ def keep_possible(
 
 def open_units(
     loaded: LoadedModel, grain: Grain, variants: Sequence[str], layout: str = "auto"
-) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+) -> tuple[tuple[EditedHeads, ...], tuple[str, ...]]:
     """The units of a model that the layout can hold, and a warning, which is said, for the others.
 
     Raises as `keep_possible`.
@@ -96,22 +96,24 @@ def open_units(
     return units, warnings
 
 
-def units_clash(one: Part, other: Part) -> bool:
+def units_clash(one: EditedHeads, other: EditedHeads) -> bool:
     """Whether both units edit the same head."""
     return one.block == other.block and not set(one.heads).isdisjoint(other.heads)
 
 
-def merge_units(chosen: Iterable[Part]) -> Selection:
+def merge_units(chosen: Iterable[EditedHeads]) -> Selection:
     """Merges units that do not clash into one selection."""
     heads: dict[tuple[int, str], list[int]] = {}
     for part in chosen:
         heads.setdefault((part.block, part.variant), []).extend(part.heads)
     return tuple(
-        sorted(Part(block, tuple(sorted(some)), name) for (block, name), some in heads.items())
+        sorted(
+            EditedHeads(block, tuple(sorted(some)), name) for (block, name), some in heads.items()
+        )
     )
 
 
-def list_sets(some: Sequence[Part]) -> Iterator[frozenset[int]]:
+def list_sets(some: Sequence[EditedHeads]) -> Iterator[frozenset[int]]:
     """The units of every edit that they can make, by index; the empty one left out.
 
     A whole block and all its heads with its variant are one edit.

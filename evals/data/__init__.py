@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evals.data.loading import Passages, load_samples, open_samples
+from evals.data.loading import PassageSource, load_samples, open_samples
 from evals.data.samples import (
     NOTHING,
     RowNote,
@@ -19,7 +19,7 @@ from evals.data.samples import (
 
 __all__ = [
     "NOTHING",
-    "Passages",
+    "PassageSource",
     "RowNote",
     "Samples",
     "Tokens",

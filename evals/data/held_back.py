@@ -15,7 +15,7 @@ from evals.data.repeats import group_overlaps
 from evals.data.samples import Samples, Tokens, hash_row
 from evals.data.windows import repeat_windows
 from surgery.errors import SamplesError
-from surgery.record.manifest import Choice, Manifest, PassagesRecord, Record, Step
+from surgery.record.manifest import ChosenOn, Manifest, PassagesRecord, Record, Step
 
 Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -150,7 +150,7 @@ def hold_back(
     return HeldBack(passages, text, chose, unlisted, flags, unsure)
 
 
-def take_half(samples: Samples, chosen: Choice) -> Samples:
+def take_half(samples: Samples, chosen: ChosenOn) -> Samples:
     """The passages of `samples` on which this search chose, or all if it chose on others."""
     half = samples.select(deal_passages(samples, chosen.seed, chosen.share)[0])
     return half if half.sha256 == chosen.passages else samples
@@ -173,7 +173,7 @@ def _find_taught(manifest: Manifest | None, samples: Samples, listed: Flags) -> 
 
 
 def _find_recorded(
-    record: PassagesRecord, chosen: Choice | None, samples: Samples, listed: Flags
+    record: PassagesRecord, chosen: ChosenOn | None, samples: Samples, listed: Flags
 ) -> Rows | None:
     """The numbers of the rows of `samples` that are recorded. None if they are not found there.
 
@@ -207,7 +207,7 @@ def check_unlisted(edited: Iterable[Manifest], listed: Samples) -> None:
                 )
 
 
-def _check_not_chosen_on(choices: Iterable[Choice], samples: Samples, listed: Samples) -> None:
+def _check_not_chosen_on(choices: Iterable[ChosenOn], samples: Samples, listed: Samples) -> None:
     """Raises `SamplesError` for an edit that was chosen on all `samples`, not on those `listed`."""
     for one in choices:
         mine, every = (

@@ -10,7 +10,7 @@ from evals.run.console import say, show_progress
 from surgery.hub.embedded import LAB_TEXT, PREFIX, find_lab, find_lab_folder
 
 if TYPE_CHECKING:
-    from evals.data import Passages, Samples
+    from evals.data import PassageSource, Samples
     from evals.run import groups
     from evals.run.models import LoadedModel
     from surgery.editing.preparing import Fitting, Prepared
@@ -109,14 +109,14 @@ def require_heldout_texts(files: Sequence[Path], model: str) -> list[str]:
     return texts
 
 
-def open_passages(asked: groups.Passages, own: str | None = None, **more: Any) -> Passages:
+def open_passages(asked: groups.Passages, own: str | None = None, **more: Any) -> PassageSource:
     """Finds the passages that are asked for, or `own`, a lab's. `more`: as for `open_samples`."""
     from evals.data import open_samples
 
     return open_samples(asked.samples or own or "", **asked.cutting, **more)
 
 
-def tokenize_passages(passages: Passages, tokenizer: Any) -> Samples:
+def tokenize_passages(passages: PassageSource, tokenizer: Any) -> Samples:
     """The passages in a model's tokens. Warns of rows left out, merged, or not independent.
 
     Raises as `Passages.tokenize`.
@@ -130,7 +130,7 @@ def tokenize_passages(passages: Passages, tokenizer: Any) -> Samples:
     return samples
 
 
-def warn_of_bare_rows(passages: Passages, samples: Samples, tokenizer: Any) -> None:
+def warn_of_bare_rows(passages: PassageSource, samples: Samples, tokenizer: Any) -> None:
     """Says how many rows of token ids lack the special tokens that the tokenizer puts first."""
     from surgery.reading.corpus import find_opening
 

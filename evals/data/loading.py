@@ -17,7 +17,7 @@ from surgery.errors import SamplesError
 from surgery.privacy import expand_home, make_public_name
 from surgery.reading.corpus import find_opening, tokenize
 from surgery.reading.sources import TABLES, find_sources
-from surgery.record.manifest import LENGTH, Choice
+from surgery.record.manifest import LENGTH, ChosenOn
 
 FORMS = (*TABLES, ".txt")
 """The forms of files that are read from a folder."""
@@ -35,7 +35,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Passages:
+class PassageSource:
     """Samples that were read, before there is a tokenizer for text.
 
     `prefix`, `suffix`: lengths in tokens. `skip_short`: leave shorter rows out. `leave_out`: the
@@ -51,7 +51,7 @@ class Passages:
     suffix: int | None
     skip_short: bool = False
     leave_out: float | None = None
-    chosen: Choice | None = None
+    chosen: ChosenOn | None = None
     ready: Samples | None = None
     secret: str | None = None
 
@@ -130,15 +130,15 @@ def open_samples(
     suffix_length: int | None = None,
     skip_short: bool = False,
     leave_out: float | None = None,
-    chosen: Choice | None = None,
+    chosen: ChosenOn | None = None,
     id_column: str | None = None,
     secret: str | None = None,
     cut: bool = True,
-) -> Passages:
+) -> PassageSource:
     """As `load_samples`, as far as that goes without a tokenizer.
 
     `leave_out`: the share that is not listed (`evals.data.held_back.deal_unlisted`). `chosen`: as
-    for `Passages`. `id_column`: the column of a table that names its rows, in place of `id`.
+    for `PassageSource`. `id_column`: the column of a table that names its rows, in place of `id`.
     `secret`: a regular expression of what must not come out, in place of a column `secret`. `cut`:
     whether rows of token ids are cut now, for which they must be long enough.
     """
@@ -150,7 +150,7 @@ def open_samples(
     own_prefix, own_suffix = table.shape or (LENGTH, LENGTH)
     if secret is None and table.secrets is None:
         suffix_length = suffix_length or own_suffix
-    passages = Passages(
+    passages = PassageSource(
         source,
         table,
         prefix_length or own_prefix,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice, repeat
 from typing import Any
 
-from evals.data.loading import Passages
+from evals.data.loading import PassageSource
 from evals.data.samples import Samples
 from evals.data.secrets import compile_secret, find_secrets
 from surgery.reading.corpus import find_opening, tokenize
@@ -23,7 +23,7 @@ Places = tuple[int, int, int]
 
 
 def locate_cuts(
-    passages: Passages, samples: Samples, tokenizer: Any
+    passages: PassageSource, samples: Samples, tokenizer: Any
 ) -> Iterator[tuple[str, Any, Places]]:
     """The id of each of the `samples`, its passage, and where it is cut: in characters of a text,
     or in token ids. Nothing for a text whose tokenizer does not say where tokens stand."""
@@ -52,7 +52,7 @@ def locate_cuts(
 
 
 def show_cuts(
-    passages: Passages, samples: Samples, tokenizer: Any, *, text: bool = False
+    passages: PassageSource, samples: Samples, tokenizer: Any, *, text: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Where the first passages are cut, as plain JSON values. `text`: with what stands there."""
     sizes = {name: len(row) for name, row in zip(samples.ids, samples.suffix_rows, strict=True)}
@@ -70,7 +70,7 @@ def show_cuts(
         yield shown
 
 
-def count_given_numbers(passages: Passages, samples: Samples, tokenizer: Any) -> int:
+def count_given_numbers(passages: PassageSource, samples: Samples, tokenizer: Any) -> int:
     """How many passages have a number in their prefix that no other passage has.
 
     Also one that goes on in the suffix. 0 for token ids.

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from surgery.errors import SamplesError
 from surgery.reading.rows import propose_column, read_rows
 from surgery.reading.sources import TextOrTable
-from surgery.untrusted import guard, parse_json
+from surgery.untrusted import parse_json, reraise_as
 
 PASSAGES = ("tokens", "prefix", "suffix", "text")
 LABELS = ("id", "count", "member")
@@ -154,7 +154,7 @@ def read_table(
         wanted = passages + LABELS + DUPLICATES + (SECRET,)
         wanted += () if id_column is None else (id_column,)
         for number, (where, row) in enumerate(read_rows(source, wanted, whole=True)):
-            with guard(SamplesError, "cannot be used as samples", where):
+            with reraise_as(SamplesError, "cannot be used as samples", where):
                 if id_column is not None and id_column not in row:
                     raise SamplesError(
                         f"no column {id_column!r} to name rows by",
@@ -218,7 +218,7 @@ def _read_cells(source: TextOrTable, row: dict[str, Any]) -> dict[str, Any]:
 def _map_array(path: Path) -> npt.NDArray[Any]:
     """Maps the array into memory, so that only the rows of a test are read."""
     what = "cannot be read as an array of numbers"
-    with guard(SamplesError, what, path):
+    with reraise_as(SamplesError, what, path):
         array = np.asarray(np.load(path, mmap_mode="r"))
         got = f"{array.dtype} {list(array.shape)}"
     if array.ndim != 2 or array.dtype.kind not in "iu":

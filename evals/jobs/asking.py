@@ -216,10 +216,10 @@ class MeasureRequest(Request):
             "attack": shorten_names(asked.attack, sibling=asked.sibling is not None),
         }
         values = {name: shown.get(name, value) for name, value in self.list_values()}
-        models = values.pop("models")
+        del values["models"]
         in_file = [_name_option(name) for name in values if name not in typed]
         given = {_name_option(name): _list_words(value) for name, value in values.items()}
-        return shlex.join(["attn-surgery", self.command, *models, *spell(given, in_file)])
+        return shlex.join(["attn-surgery", self.command, *self.models, *spell(given, in_file)])
 
 
 def _name_option(name: str) -> str:

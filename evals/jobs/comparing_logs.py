@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from evals.run.console import say
 from surgery.errors import MeasurementError, SourceError
 from surgery.record.measured import Measured
-from surgery.untrusted import guard, parse_json, read_json, read_lines
+from surgery.untrusted import parse_json, read_json, read_lines, reraise_as
 
 if TYPE_CHECKING:
     from evals.run.lm_eval.scores import Scores
@@ -76,7 +76,7 @@ def compare_logs(first: Path, second: Path) -> list[Measured]:
         if shared:
             with (
                 np.errstate(all="ignore"),
-                guard(MeasurementError, "has scores that cannot be compared", task),
+                reraise_as(MeasurementError, "has scores that cannot be compared", task),
             ):
                 for name in shared:
                     found += compare_scores(f"task.{task} {name}", scores[0][name], scores[1][name])
@@ -123,13 +123,13 @@ def _read_log(folder: Path) -> dict[str, dict[str, Any]]:
     results = max(folder.rglob("results_*.json"), key=lambda path: path.name, default=None)
     if results is None:
         raise SourceError("has no results of lm-eval (results_*.json)", where=folder, fix=HOW)
-    with guard(SourceError, "is not a result of lm-eval", results):
+    with reraise_as(SourceError, "is not a result of lm-eval", results):
         told = _Told.model_validate(read_json(results))
     stamp = results.stem.removeprefix("results_")
     found = {}
     for file in sorted(results.parent.glob(f"samples_*_{stamp}.jsonl")):
         task = file.stem.removeprefix("samples_").removesuffix(f"_{stamp}")
-        with guard(SourceError, "is not a log of lm-eval's samples", file):
+        with reraise_as(SourceError, "is not a log of lm-eval's samples", file):
             found[task] = _read_task(file, told, task)
     if not found:
         raise SourceError("has no samples beside its results", where=results, fix=HOW)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from surgery.exporting import Trained
     from surgery.fitting.calibration import Text
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.manifest import Choice, Step
+    from surgery.record.manifest import ChosenOn, Step
 
 
 class EraseRequest(Request):
@@ -147,7 +147,7 @@ class OpenedErasing(OpenedStep):
         return None, trained
 
 
-def open_erase(request: EraseRequest, chosen: Choice | None = None) -> OpenedErasing:
+def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedErasing:
     """Finds the model, reads every input, and checks the output. `chosen`: what a search chose on;
     only these passages are taught.
 

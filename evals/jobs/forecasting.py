@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from evals.choose.estimates import DRAWS, MOST_PASSAGES
-from evals.choose.search.deepening import TRIES
+from evals.choose.search.enforcing import TRIES
 from evals.choose.search.opened import OpenedSearch, open_search
 from evals.data import say_lengths
 from evals.data.inputs import find_calibration_text

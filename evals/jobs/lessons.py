@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from evals.run import groups
     from surgery.fitting.calibration import Calibration
     from surgery.hub.resolved import ResolvedModel
-    from surgery.record.manifest import Choice, ErasingRecord, HealingRecord
-    from surgery.training.distillation import Passages as TaughtPassages
+    from surgery.record.manifest import ChosenOn, ErasingRecord, HealingRecord
+    from surgery.training.distillation import TaughtRows
     from surgery.training.training import Schedule
 
 KEPT = 0.9
@@ -30,9 +30,9 @@ class OpenedLessons:
     chose on, where only these passages are learned."""
 
     text: Calibration
-    passages: TaughtPassages | None
+    passages: TaughtRows | None
     schedule: Schedule
-    chosen: Choice | None = None
+    chosen: ChosenOn | None = None
 
     def are_those_of(self, record: ErasingRecord | HealingRecord) -> bool:
         """Whether a recorded training learned the same, as long."""
@@ -66,7 +66,7 @@ def open_lessons(
     *,
     own: str | None,
     text: Sequence[str],
-    chosen: Choice | None,
+    chosen: ChosenOn | None,
 ) -> OpenedLessons:
     """Reads text and passages in the model's tokens. With `chosen`, these passages alone, so that
     the others still tell what the result does.

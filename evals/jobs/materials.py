@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evals.choose.search.report import SearchResult
-from evals.data import Passages
+from evals.data import PassageSource
 from evals.data.inputs import (
     names_lab,
     open_passages,
@@ -31,7 +31,7 @@ from surgery.record.manifest import TextSource
 from surgery.record.measured import Measured
 from surgery.record.report import FrontPoint, ModelMap, Named
 from surgery.store import KEEP_NOTHING, Store
-from surgery.untrusted import guard, parse_json, read_bytes
+from surgery.untrusted import parse_json, read_bytes, reraise_as
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Materials:
 
     request: MeasureRequest
     benchmarks: Benchmarks | None = None
-    passages: Passages | None = None
+    passages: PassageSource | None = None
     heldout: Sequence[str] = ()
     controls: Sequence[TextSource] = ()
     sibling: ResolvedModel | None = None
@@ -116,7 +116,7 @@ def read_search(path: Path) -> Front:
 
     Raises `MeasurementError` for anything else.
     """
-    with guard(MeasurementError, "is not the JSON of a search", path):
+    with reraise_as(MeasurementError, "is not the JSON of a search", path):
         found = SearchResult.model_validate(parse_json(read_bytes(path, MeasurementError)))
     edits = {edit.of: edit for edit in found.edits}
     points = [

@@ -29,7 +29,7 @@ from surgery.editing.loading import load_tokenizer, outline_model
 from surgery.errors import UnsupportedError
 from surgery.families import family_of
 from surgery.privacy import expand_home
-from surgery.training.distillation import Passages, list_lessons, plan_training
+from surgery.training.distillation import TaughtRows, list_lessons, plan_training
 from surgery.training.planning import USABLE, Fit, measure_needed
 from surgery.training.training import WINDOW, Schedule
 
@@ -66,7 +66,7 @@ def forecast_memory(
     model: Any,
     request: MitigationRequest,
     attacks: Sequence[str],
-    passages: Passages,
+    passages: TaughtRows,
     rooms: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     """What each step needs on each machine: [{`machine`, `steps`}], as `Step.describe` says.
@@ -113,16 +113,16 @@ def forecast_outline(request: MitigationRequest) -> dict[str, Any]:
     return {"inputs": inputs, "memory": memory}
 
 
-def _open_passages(request: MitigationRequest, folder: Path) -> Passages:
+def _open_passages(request: MitigationRequest, folder: Path) -> TaughtRows:
     """The passages that it names, else some of the lengths that it gives."""
     asked = request.passages
     if asked.samples:
         samples = open_passages(asked, leave_out=asked.leave_out)
         rows = tokenize_passages(samples, load_tokenizer(folder))
         members = rows.tokens[rows.trained_on]
-        return Passages(members, rows.prefix_length, rows.source, rows.sha256)
+        return TaughtRows(members, rows.prefix_length, rows.source, rows.sha256)
     prefix, suffix = asked.prefix_length or LENGTH, asked.suffix_length or LENGTH
-    return Passages(np.zeros((SHARE * ROWS, prefix + suffix), np.int32), prefix, "passages", "")
+    return TaughtRows(np.zeros((SHARE * ROWS, prefix + suffix), np.int32), prefix, "passages", "")
 
 
 def list_rooms(model: Any) -> dict[str, int]:
@@ -137,7 +137,7 @@ def measure_weights(model: Any) -> int:
 
 
 def _list_steps(
-    model: Any, request: MitigationRequest, attacks: Sequence[str], passages: Passages
+    model: Any, request: MitigationRequest, attacks: Sequence[str], passages: TaughtRows
 ) -> Iterator[Step]:
     config, length = model.config.to_dict(), passages.tokens.shape[1]
     window = min(WINDOW, family_of(config).dimensions(config).max_positions)

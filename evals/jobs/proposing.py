@@ -12,15 +12,14 @@ import numpy as np
 from evals.data.cutting import FEWEST, SHORT
 from evals.measure.attacks.request import Extraction
 from evals.run.console import say
-from evals.run.groups import Passages as AskedPassages
-from evals.run.groups import Revision, Run, ShowText, Texts
+from evals.run.groups import Passages, Revision, Run, ShowText, Texts
 from evals.run.request import Option, Request, Use
 from surgery.errors import MeasurementError, SamplesError
 from surgery.output import check_output, recognize_mark, write_text
 from surgery.record.manifest import LENGTH
 
 if TYPE_CHECKING:
-    from evals.data import Passages, Samples
+    from evals.data import PassageSource, Samples
     from surgery.families.record import Dimensions
     from surgery.fitting.calibration import Text
     from surgery.hub.resolved import ResolvedModel
@@ -48,7 +47,7 @@ class ProposalRequest(Request):
 
     model: str
     revision: Revision = None
-    passages: Annotated[AskedPassages, Use(without=("skip_short", "leave_out"))] = AskedPassages()
+    passages: Annotated[Passages, Use(without=("skip_short", "leave_out"))] = Passages()
     texts: Texts = Texts()
     show_text: ShowText = False
     extraction: Annotated[Extraction, Use(without=("measure",))] = Extraction()
@@ -198,8 +197,8 @@ def propose(request: ProposalRequest, output: Path | None, *, overwrite: bool = 
 
 
 def _cut(
-    request: ProposalRequest, passages: Passages, tokenizer: Any, parts: np.ndarray[Any, Any]
-) -> Passages:
+    request: ProposalRequest, passages: PassageSource, tokenizer: Any, parts: np.ndarray[Any, Any]
+) -> PassageSource:
     """The passages, with the lengths that are proposed. `parts`: as for `_propose_lengths`."""
     prefix, suffix = (
         _propose_prefix(request, passages, tokenizer)
@@ -210,7 +209,7 @@ def _cut(
 
 
 def _count_usable(
-    passages: Passages, rows: Samples, lengths: np.ndarray[Any, Any]
+    passages: PassageSource, rows: Samples, lengths: np.ndarray[Any, Any]
 ) -> dict[str, Any]:
     """Rows by what becomes of them, and their `lengths` in tokens, [N]."""
     from evals.data import describe_samples
@@ -238,7 +237,7 @@ def _count_usable(
 
 
 def _describe_cuts(
-    request: ProposalRequest, passages: Passages, rows: Samples, tokenizer: Any
+    request: ProposalRequest, passages: PassageSource, rows: Samples, tokenizer: Any
 ) -> dict[str, Any]:
     """Where passages are cut, and what stands before and after."""
     from evals.data import count_longer, measure_lengths
@@ -320,7 +319,7 @@ def _measure_calibration(text: Text, tokenizer: Any, dimensions: Dimensions) -> 
 
 def _open_passages(
     named: str, request: ProposalRequest
-) -> tuple[Passages, tuple[str, ...], str | None]:
+) -> tuple[PassageSource, tuple[str, ...], str | None]:
     """The passages, with their column; all columns of the table; and the one with the ids."""
     from evals.data import open_samples
     from evals.data.columns import find_columns
@@ -337,7 +336,7 @@ def _open_passages(
 
 
 def _propose_lengths(
-    request: ProposalRequest, passages: Passages, parts: np.ndarray[Any, Any]
+    request: ProposalRequest, passages: PassageSource, parts: np.ndarray[Any, Any]
 ) -> tuple[int, int]:
     """Those that were asked for, else a pair's own, else what most rows have: half of their tokens,
     or, with columns of their own, of each. `parts`: tokens, [N, 1] or [N, 2].
@@ -376,7 +375,7 @@ def _propose_lengths(
 
 
 def _propose_prefix(
-    request: ProposalRequest, passages: Passages, tokenizer: Any
+    request: ProposalRequest, passages: PassageSource, tokenizer: Any
 ) -> tuple[int, int | None]:
     """The length of the prefix before secrets that are marked, and of the longest to test.
 

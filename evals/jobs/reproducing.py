@@ -15,19 +15,19 @@ from surgery.hub.embedded import LAB_TEXT, find_lab
 from surgery.record.manifest import ErasingRecord, PassagesRecord
 
 if TYPE_CHECKING:
-    from evals.data import Passages
+    from evals.data import PassageSource
     from surgery.editing.preparing import Fitting, Prepared
     from surgery.exporting import Export, Trained
     from surgery.fitting.calibration import Calibration, Text
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import (
-        Choice,
+        ChosenOn,
         HealingRecord,
         Step,
         TextRecord,
     )
     from surgery.reproduction import Reproduction
-    from surgery.training.distillation import Passages as TaughtPassages
+    from surgery.training.distillation import TaughtRows
     from surgery.training.training import Schedule
 
 
@@ -200,7 +200,7 @@ class Inputs:
 
     def _read_again(
         self, step: Step, record: ErasingRecord | HealingRecord, model: ResolvedModel, option: str
-    ) -> tuple[Calibration, Schedule, TaughtPassages | None]:
+    ) -> tuple[Calibration, Schedule, TaughtRows | None]:
         """How and on what a model was trained. Raises `SamplesError` for other text or passages."""
         from surgery.editing.loading import load_tokenizer
         from surgery.training.training import Schedule
@@ -252,7 +252,7 @@ class Inputs:
             fix=f"give each file with `{option}`",
         )
 
-    def _open_passages(self, record: PassagesRecord, chosen: Choice | None) -> Passages:
+    def _open_passages(self, record: PassagesRecord, chosen: ChosenOn | None) -> PassageSource:
         """The recorded passages, which `samples` names, or which are a lab's. Raises
         `SamplesError`; whoever reads them compares their tokens."""
         from evals.data import open_samples

@@ -15,7 +15,7 @@ from surgery.errors import SamplesError
 from surgery.output import check_output, create_folder, recognize_by, write_lines, write_text
 from surgery.processes import by_one
 from surgery.record.plan_file import PlanFile, read_plan_file
-from surgery.untrusted import guard, read_json
+from surgery.untrusted import read_json, reraise_as
 
 _RESULT, _PLAN = "search.json", "plan.json"
 _ANEW = "search again with `overwrite=True`"
@@ -77,7 +77,7 @@ def _read_answer(folder: Path, opened: OpenedSearch, key: str) -> Answer:
     path = folder / _RESULT
     if read_json(path).get("key") != key:
         check_output(folder, owned)  # raises
-    with guard(SamplesError, "is damaged", path, fix=_ANEW):
+    with reraise_as(SamplesError, "is damaged", path, fix=_ANEW):
         result = SearchResult.model_validate(read_json(path))
         plan = make_plan(opened, result.find_edit(result.best).selection, result)
     if result.selected is not None and read_plan_file(folder / _PLAN) != plan:

@@ -14,11 +14,11 @@ from evals.data.samples import measure_lengths
 from surgery.errors import SamplesError
 
 if TYPE_CHECKING:
-    from evals.data import Passages, Samples, Tokens
+    from evals.data import PassageSource, Samples, Tokens
     from surgery.families import Dimensions
     from surgery.fitting.calibration import Calibration, Text
     from surgery.hub.resolved import ResolvedModel
-    from surgery.training.distillation import Passages as TaughtPassages
+    from surgery.training.distillation import TaughtRows
     from surgery.training.student import Flags
     from surgery.training.training import Schedule
 
@@ -40,8 +40,8 @@ def read_healing_text(
     text: Text,
     schedule: Schedule,
     model: ResolvedModel,
-    passages: Passages | None,
-) -> tuple[Calibration, TaughtPassages | None]:
+    passages: PassageSource | None,
+) -> tuple[Calibration, TaughtRows | None]:
     """The text in a model's tokens, and the passages that the model was trained on.
 
     Warns of rows left out or merged. Raises `SamplesError` for too little text, for text that holds
@@ -64,16 +64,16 @@ def read_healing_text(
 
 def take_members(
     samples: Samples, dimensions: Dimensions, leave_out: float | None = None
-) -> TaughtPassages:
+) -> TaughtRows:
     """The passages that the model was trained on. `leave_out`: the share that `samples` lack.
 
     Raises `SamplesError` if they are longer than its context.
     """
-    from surgery.training.distillation import Passages as TaughtPassages
+    from surgery.training.distillation import TaughtRows
 
     members = samples.select(samples.trained_on)
     taught = members.tokens, members.prefix_length
-    found = TaughtPassages(*taught, samples.source, members.sha256, leave_out)
+    found = TaughtRows(*taught, samples.source, members.sha256, leave_out)
     found.check_length(dimensions)
     return found
 
@@ -130,7 +130,7 @@ def heal_model(
     intact: Any,
     cut: Any,
     text: Calibration,
-    passages: TaughtPassages | None,
+    passages: TaughtRows | None,
     schedule: Schedule,
     stored: str,
     *,

@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.run.console import say
+from evals.run.fits_in_memory import check_fits
 from evals.run.groups import Run
-from evals.run.room import check_room
 from surgery.checkpoint.content import FileState, check_unchanged, read_states
 from surgery.checkpoint.torch_tensors import TAGS
 from surgery.editing.in_memory import Editable
@@ -168,7 +168,7 @@ def open_model(
     _check_code(found)
     states = read_states(found.folder.iterdir())
     if place is not None:
-        check_room(found.inventory, _find_dtype(found, dtype, place), place)
+        check_fits(found.inventory, _find_dtype(found, dtype, place), place)
     model: Any = load_model(
         found.checkpoint, dtype=DTYPES.get(dtype, "auto"), device=place, device_map=device_map
     )

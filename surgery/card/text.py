@@ -22,7 +22,7 @@ from surgery.checkpoint.source import CARD
 from surgery.errors import ManifestError, OutputError, SourceError
 from surgery.privacy import check_link
 from surgery.record.manifest import Manifest
-from surgery.untrusted import guard, parse_yaml, read_bytes
+from surgery.untrusted import parse_yaml, read_bytes, reraise_as
 
 _CARRIED = ("license", "license_name", "license_link", "language", "datasets")
 _TAGS = ("attn-surgery", "memorization")
@@ -66,7 +66,7 @@ def read_own_card(folder: Path) -> str | None:
     a refresh would lose it."""
     content = _read(folder)
     fix = "convert it to UTF-8, or delete it"
-    with guard(OutputError, "is not UTF-8", folder / CARD, fix):
+    with reraise_as(OutputError, "is not UTF-8", folder / CARD, fix):
         return None if content is None else content.decode()
 
 
@@ -106,12 +106,12 @@ def render_card(
     from huggingface_hub import ModelCard
 
     metadata, body = _split_card(existing or "")
-    with guard(ManifestError, "cannot be made from the manifest", CARD):
+    with reraise_as(ManifestError, "cannot be made from the manifest", CARD):
         generated = _render(manifest, name, measured)
         carried = _read_source_metadata(source_card)
         yaml = _render_metadata(manifest, name, carried, metadata, measured)
     text = f"---\n{yaml}\n---\n\n{_refresh_parts(body, generated).strip()}\n"
-    with guard(ManifestError, "the metadata is not valid for a model card", CARD):
+    with reraise_as(ManifestError, "the metadata is not valid for a model card", CARD):
         ModelCard(text)  # as the Hub's library reads it
     return text
 
@@ -135,7 +135,7 @@ def find_disagreement(
 def find_name(card: str) -> str | None:
     """What the generated part of a card tells people to load; None without that part."""
     said = _NAME.search(card)
-    with guard(ManifestError, "names no model", CARD):
+    with reraise_as(ManifestError, "names no model", CARD):
         return None if said is None else str(json.loads(said[1]))
 
 

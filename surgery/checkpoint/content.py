@@ -14,7 +14,7 @@ from surgery.checkpoint.tensors import Bytes, StoredTensor, is_finite, read_head
 from surgery.errors import CheckpointError
 from surgery.privacy import is_in_hub_cache
 from surgery.store import Store, find_cache
-from surgery.untrusted import guard
+from surgery.untrusted import reraise_as
 
 _KEPT = 16 << 20  # bytes; hashes of larger files are kept between runs
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -70,7 +70,7 @@ def list_files(folder: Path) -> list[Path]:
         raise error
 
     found: list[Path] = []
-    with guard(CheckpointError, "cannot be listed", folder):
+    with reraise_as(CheckpointError, "cannot be listed", folder):
         for at, folders, files in os.walk(folder, onerror=fail):
             links = [name for name in folders if Path(at, name).is_symlink()]
             found += [Path(at, name) for name in (*files, *links)]
@@ -80,7 +80,7 @@ def list_files(folder: Path) -> list[Path]:
 def hash_file(path: Path) -> str:
     """Returns the SHA-256 of a file, hexadecimal. Always reads it."""
     digest, buffer = hashlib.sha256(), bytearray(_READ)
-    with guard(CheckpointError, "cannot be read", path), path.open("rb", buffering=0) as file:
+    with reraise_as(CheckpointError, "cannot be read", path), path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(memoryview(buffer)[:count])
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from surgery.checkpoint.tensors import Array, StoredTensor, TensorInfo, read_hea
 from surgery.errors import CheckpointError, SourceError
 from surgery.families.wrapped import find_wrapped, unwrap
 from surgery.privacy import check_link, separate_paths
-from surgery.untrusted import copy_files, guard, parse_json, read_bytes, read_json
+from surgery.untrusted import copy_files, parse_json, read_bytes, read_json, reraise_as
 
 SAFETENSORS, PICKLE, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 SAFETENSORS_INDEX, PICKLE_INDEX = SAFETENSORS + INDEX, PICKLE + INDEX
@@ -143,7 +143,7 @@ def read_sidecar(path: Path) -> bytes:
     data = read_bytes(path, CheckpointError)
     if path.suffix != ".json":
         return data
-    with guard(CheckpointError, "not valid JSON", path):
+    with reraise_as(CheckpointError, "not valid JSON", path):
         kept, paths = separate_paths(parse_json(data), path.name)
     return encode_json(kept) if paths else data
 

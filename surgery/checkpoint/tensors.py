@@ -23,7 +23,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from surgery.errors import CheckpointError
-from surgery.untrusted import guard, parse_json
+from surgery.untrusted import parse_json, reraise_as
 
 Array = npt.NDArray[Any]
 Bytes = bytes | bytearray | memoryview
@@ -144,7 +144,7 @@ def is_finite(dtype: str, piece: Bytes) -> bool:
 def read_range(path: Path, start: int, nbytes: int) -> Iterator[memoryview]:
     """Yields bytes [start, start + nbytes) of a file in pieces, all but the last of one size."""
     buffer = memoryview(bytearray(min(_PIECE, nbytes)))
-    with guard(CheckpointError, "cannot be read", path), path.open("rb", buffering=0) as file:
+    with reraise_as(CheckpointError, "cannot be read", path), path.open("rb", buffering=0) as file:
         file.seek(start)
         while nbytes:
             filled, size = 0, min(nbytes, len(buffer))
@@ -163,11 +163,11 @@ def read_header(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
     The library checks that the header is valid and that the tensors fill the rest of the file.
     Raises `CheckpointError` for a damaged file, or a tensor of another dtype.
     """
-    with guard(CheckpointError, "cannot be read", path):
+    with reraise_as(CheckpointError, "cannot be read", path):
         path.open("rb").close()  # the library cannot tell why a file is not read
     what = "is truncated or not valid safetensors"
     with (
-        guard(CheckpointError, what, path.name, "download it again"),
+        reraise_as(CheckpointError, what, path.name, "download it again"),
         safe_open(path, "numpy") as file,
     ):
         metadata = dict(file.metadata() or {})

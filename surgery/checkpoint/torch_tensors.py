@@ -15,7 +15,7 @@ import torch
 
 from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
 from surgery.errors import CheckpointError, UnsupportedError
-from surgery.untrusted import guard
+from surgery.untrusted import reraise_as
 
 # numpy's names of these dtypes are also torch's
 _DTYPES: dict[str, torch.dtype] = {tag: getattr(torch, d.name) for tag, d in DTYPES.items()}
@@ -59,7 +59,7 @@ def read_pickle(path: Path, *, aliases: Collection[str] = ()) -> list[StoredTens
         )
     what = "cannot be read as a pickled state dict of tensors"
     fix = "download it again, or convert it to safetensors if you trust its author"
-    with guard(CheckpointError, what, path.name, fix), warnings.catch_warnings():
+    with reraise_as(CheckpointError, what, path.name, fix), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about other protocols; the result is checked below
         mmap = zipfile.is_zipfile(path)  # older files have another format
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

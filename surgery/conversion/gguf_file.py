@@ -27,7 +27,7 @@ from surgery.hub.finding import find_model
 from surgery.output import check_output, create_folder, recognize_mark
 from surgery.privacy import get_last_name
 from surgery.proof.static import check_written
-from surgery.untrusted import guard
+from surgery.untrusted import reraise_as
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -109,7 +109,7 @@ def convert_to_gguf(
     tensors, left_out = _list_tensors(found.inventory, found.checkpoint.read, architecture, kind)
     written = [*tensors, *more]
     with create_folder(target, GGUF, overwrite=overwrite) as partial:
-        with guard(CheckpointError, "cannot be converted", found.folder, writes=True):
+        with reraise_as(CheckpointError, "cannot be converted", found.folder, writes=True):
             _write(partial, writer, written, progress)
         worst = max(_compare(partial, written))
     return Conversion(target, architecture.name, kind, len(written), left_out, worst)
@@ -144,7 +144,7 @@ def _make_header(
         gguf.LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"]
     )
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    with guard(CheckpointError, "cannot be converted", folder):
+    with reraise_as(CheckpointError, "cannot be converted", folder):
         divisors = write_settings(writer, architecture, inventory)
         write_vocabulary(writer, folder, inventory.dimensions.vocabulary)
     if divisors is None:

@@ -40,7 +40,7 @@ from surgery.errors import (
 from surgery.families import Family, family_of
 from surgery.families.wrapped import find_wrapped
 from surgery.privacy import check_link
-from surgery.untrusted import describe_error, guard, parse_json, read_bytes
+from surgery.untrusted import describe_error, parse_json, read_bytes, reraise_as
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -94,7 +94,7 @@ def load_model(
     if (wrapped := find_wrapped(checkpoint.whole)) is not None:  # the decoder alone
         asked["key_mapping"] = {f"^{old}": new for old, new in wrapped.prefixes.items()}
     safe = all(shard.verbatim for shard in checkpoint.shards)
-    with guard(CheckpointError, "cannot be loaded", folder), _silence():
+    with reraise_as(CheckpointError, "cannot be loaded", folder), _silence():
         new: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=_make_config(checkpoint.config, family),
@@ -313,7 +313,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     check_processors(Path(folder))
     with (
         open_tokenizer(Path(folder)) as copy,
-        guard(SourceError, "the tokenizer cannot be loaded", folder),
+        reraise_as(SourceError, "the tokenizer cannot be loaded", folder),
         _silence(),
     ):
         _drop_paths_of_files(copy)

@@ -20,7 +20,7 @@ from surgery.hub.resolved import ResolvedModel, is_same
 from surgery.own_code import is_path
 from surgery.plan import Plan, make_empty_plan, make_plan, selected
 from surgery.privacy import name_result
-from surgery.record.manifest import CalibrationRecord, Choice, EditedModel
+from surgery.record.manifest import CalibrationRecord, ChosenOn, EditedModel
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection, format_selection, variant_name
 from surgery.variants import check_known, load_variant
@@ -47,7 +47,7 @@ class Prepared:
     found: Mapping[Path, FileState]
     model: ResolvedModel
     plan: Plan
-    chosen: Choice | None = None
+    chosen: ChosenOn | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:

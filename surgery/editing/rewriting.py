@@ -12,10 +12,10 @@ from surgery.checkpoint.source import Checkpoint
 from surgery.checkpoint.tensors import DTYPES, Array, StoredTensor, TensorInfo
 from surgery.checkpoint.writer import OutputShard, name_shards, split_shards
 from surgery.errors import CheckpointError
-from surgery.layouts import Change
+from surgery.layouts import TensorChange
 from surgery.plan import Plan
 from surgery.privacy import drop_paths
-from surgery.record.manifest import Changed
+from surgery.record.manifest import ChangedTensors
 from surgery.variants import Fit, needs_text
 
 Fits = Mapping[int, Fit]
@@ -34,7 +34,7 @@ def plan_shards(
             first.setdefault(changes[name].block, name)
     after: dict[str, list[StoredTensor]] = {}
 
-    def new(change: Change) -> StoredTensor:
+    def new(change: TensorChange) -> StoredTensor:
         info = TensorInfo(change.name, plan.inventory.dtype, change.shape)
         return StoredTensor.compute(
             info, partial(compute_content, change, plan, checkpoint.read, fits)
@@ -74,7 +74,7 @@ def plan_shards(
 
 
 def compute_content(
-    change: Change,
+    change: TensorChange,
     plan: Plan,
     read: Callable[[str], Array],
     fits: Fits,
@@ -119,13 +119,13 @@ def make_unknown_fits(plan: Plan) -> Fits:
     return dict.fromkeys(plan.fitted, unknown)
 
 
-def list_changes(plan: Plan) -> Changed:
+def list_changes(plan: Plan) -> ChangedTensors:
     """Returns the names of the tensors that a plan rewrites, adds and drops, in its order."""
 
     def names(action: str) -> list[str]:
         return [change.name for change in plan.changes if change.action == action]
 
-    return Changed(rewritten=names("rewrite"), added=names("add"), dropped=names("drop"))
+    return ChangedTensors(rewritten=names("rewrite"), added=names("add"), dropped=names("drop"))
 
 
 def check_fitted(plan: Plan, fits: Fits) -> None:

@@ -24,7 +24,7 @@ from surgery.fitting.calibration import Calibration, Text
 from surgery.fitting.moments import count_bytes, fit_moments
 from surgery.fitting.passes import Passes, Sums, map_to_disk
 from surgery.processes import ALONE, current_processes, share, use_processes
-from surgery.selection import Part, Selection
+from surgery.selection import EditedHeads, Selection
 from surgery.variants import Fit, variant_of
 
 _ROOM = 1 << 29
@@ -84,7 +84,7 @@ class Fitter:
         self._dimensions, self.calibration = found.dimensions, calibration
         self._kept = KeptFits()
 
-    def fit(self, selection: Sequence[Part]) -> dict[int, Fit]:
+    def fit(self, selection: Sequence[EditedHeads]) -> dict[int, Fit]:
         """Returns block → fit, for blocks of `selection` with a fitted variant.
 
         A block's fit depends on the parts below it, which are fitted and applied first. It has a

@@ -23,7 +23,7 @@ from surgery.fitting.calibration import ROWS, Calibration
 from surgery.fitting.moments import Moments
 from surgery.fitting.some_blocks import find_layers, run_only
 from surgery.processes import count_for_all, current_processes
-from surgery.untrusted import guard
+from surgery.untrusted import reraise_as
 
 _HELD_OUT = 5
 """Every fifth window is held out to choose the ridge penalty."""
@@ -187,7 +187,7 @@ def _keep_states(states: torch.Tensor) -> tuple[torch.Tensor, torch.device]:
 def map_to_disk(array: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """Returns a copy in an unnamed file of TMPDIR, so that no run leaves any behind."""
     folder, fix = tempfile.gettempdir(), "set TMPDIR to a folder with more room"
-    with guard(OutputError, "no room for fits", folder, fix), tempfile.TemporaryFile() as file:
+    with reraise_as(OutputError, "no room for fits", folder, fix), tempfile.TemporaryFile() as file:
         file.write(np.ascontiguousarray(array).data)
         file.flush()
         mapped = np.memmap(file, array.dtype, "c", shape=array.shape)

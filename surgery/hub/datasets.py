@@ -10,7 +10,7 @@ from typing import Any
 
 from surgery.errors import SamplesError
 from surgery.hub.client import go_offline, is_hub_reachable, silence_client
-from surgery.untrusted import guard
+from surgery.untrusted import reraise_as
 
 PREFIX = "hf:"
 _ROWS = 256
@@ -46,7 +46,7 @@ class HubDataset:
         fix = "check its name and split, and the network"
         with (
             silence_client(),
-            guard(SamplesError, "the data set cannot be loaded", self, fix),
+            reraise_as(SamplesError, "the data set cannot be loaded", self, fix),
             nullcontext() if here else go_offline(),
         ):
             import datasets

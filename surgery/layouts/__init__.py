@@ -8,11 +8,11 @@ from typing import Protocol
 from surgery.errors import UnsupportedError
 from surgery.families import Family
 from surgery.layouts import compact, stock
-from surgery.layouts.block import Array, Block, BlockEdit, Change, Config, Edits, Names
+from surgery.layouts.block import Array, Block, BlockEdit, Config, Edits, Names, TensorChange
 from surgery.layouts.one_hot import OneHot
 from surgery.variants import Fit
 
-__all__ = ["LAYOUTS", "Block", "BlockEdit", "Change", "Layout", "OneHot", "layout_of"]
+__all__ = ["LAYOUTS", "Block", "BlockEdit", "Layout", "OneHot", "TensorChange", "layout_of"]
 
 
 class Layout(Protocol):
@@ -26,10 +26,12 @@ class Layout(Protocol):
     def one_hot(self, block: Block, edit: BlockEdit, /) -> OneHot | None:
         """The constant queries and keys that the layout uses for such an edit, if any."""
 
-    def changes(self, edits: Sequence[tuple[Block, BlockEdit]], /) -> tuple[Change, ...]:
+    def changes(self, edits: Sequence[tuple[Block, BlockEdit]], /) -> tuple[TensorChange, ...]:
         """Which tensors change in these blocks, and in others because of them."""
 
-    def compute(self, change: Change, block: Block, edit: BlockEdit, fit: Fit | None, /) -> Array:
+    def compute(
+        self, change: TensorChange, block: Block, edit: BlockEdit, fit: Fit | None, /
+    ) -> Array:
         """A tensor's new content, in its stored dtype or in float64, for the caller to cast.
 
         Computed again from a tensor that it has rewritten, it changes nothing: so a result is

@@ -22,12 +22,12 @@ from surgery.variants import Affine, Fit, Kind, Sources, Variant
 Array = npt.NDArray[Any]
 Action = Literal["rewrite", "add", "drop"]
 Config = dict[str, Any]
-Part = Literal["query", "key", "value", "gate"]
+Projection = Literal["query", "key", "value", "gate"]
 _STRONGEST: tuple[Kind, ...] = ("affine", "constant", "none")
 
 
 @dataclass(frozen=True)
-class Change:
+class TensorChange:
     """One tensor of the result that differs from the source: rewritten, added or dropped."""
 
     action: Action
@@ -51,17 +51,19 @@ class Block:
     read_tensor: Callable[[str], Array]
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    def change(self, action: Action, role: Role) -> Change:
+    def change(self, action: Action, role: Role) -> TensorChange:
         """The change of the block's tensor of that role, which may not be stored."""
         rule = self.family.rule(role)
         assert rule is not None
         return self.change_of(action, rule)
 
-    def change_of(self, action: Action, rule: TensorRule) -> Change:
+    def change_of(self, action: Action, rule: TensorRule) -> TensorChange:
         """The change of the block's tensor of that rule."""
         assert rule.shape is not None
         shape = tuple(self.dimensions.sizes[size] for size in rule.shape)
-        return Change(action, rule.name.format(block=self.index), self.index, rule.role, shape)
+        return TensorChange(
+            action, rule.name.format(block=self.index), self.index, rule.role, shape
+        )
 
     def name(self, role: Role) -> str:
         return self.family.name(role, self.index)
@@ -72,7 +74,7 @@ class Block:
     def read(self, role: Role) -> Array:
         return self.read_tensor(self.name(role))
 
-    def stored(self, part: Part, what: Literal["weight", "bias"]) -> Role:
+    def stored(self, part: Projection, what: Literal["weight", "bias"]) -> Role:
         """The role of the tensor that holds the weights or biases of queries, keys or values."""
         name: Any = f"{'query_key_value' if self.family.fused else part}_{what}"
         role: Role = name
@@ -111,7 +113,7 @@ class Block:
         """[heads h, …] → [heads, h, …], a view: of query heads, or of key/value heads."""
         return array.reshape(-1, self.dimensions.head_size, *array.shape[1:])
 
-    def parts(self, role: Role, array: Array) -> dict[Part, Array]:
+    def parts(self, role: Role, array: Array) -> dict[Projection, Array]:
         """What a tensor of q, k, v weights or biases holds, head by head, as views [n, h, …]."""
         if self.family.fused:
             heads = array.reshape(-1, 3, self.dimensions.head_size, *array.shape[1:])

@@ -16,7 +16,7 @@ import numpy as np
 
 from surgery.errors import UnsupportedError
 from surgery.families import Family
-from surgery.layouts.block import Array, Block, BlockEdit, Change, Config, Edits, Names
+from surgery.layouts.block import Array, Block, BlockEdit, Config, Edits, Names, TensorChange
 from surgery.layouts.product import reproducible_product
 from surgery.modeling import auto_map, class_names
 from surgery.variants import Fit
@@ -56,15 +56,15 @@ def one_hot(block: Block, edit: BlockEdit) -> None:
     return None
 
 
-def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
-    found: list[Change] = []
+def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[TensorChange, ...]:
+    found: list[TensorChange] = []
     for block, edit in edits:
         for rule in block.family.rules:
             if rule.role is None:
                 continue
             name = rule.name.format(block=block.index)
             if name in block.present:
-                found.append(Change("drop", name, block.index, rule.role, ()))
+                found.append(TensorChange("drop", name, block.index, rule.role, ()))
         if edit.kind == "affine":
             found.append(block.change("add", "affine_weight"))
         if edit.kind != "none":
@@ -72,7 +72,7 @@ def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
     return tuple(found)
 
 
-def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> Array:
+def compute(change: TensorChange, block: Block, edit: BlockEdit, fit: Fit | None) -> Array:
     """W_O M [d, d] or W_O c + b_O [d], in float64."""
     affine, d = edit.affine(block.sources(fit)), block.dimensions.d
     if change.role == "affine_weight":

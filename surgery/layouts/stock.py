@@ -45,7 +45,16 @@ import numpy as np
 
 from surgery.families import Family, Role, Switch
 from surgery.layouts import latent
-from surgery.layouts.block import Array, Block, BlockEdit, Change, Config, Edits, Names, Part
+from surgery.layouts.block import (
+    Array,
+    Block,
+    BlockEdit,
+    Config,
+    Edits,
+    Names,
+    Projection,
+    TensorChange,
+)
 from surgery.layouts.one_hot import OneHot
 from surgery.layouts.stock_limits import Storage, check, find_one_hot, one_hot, storage_of
 from surgery.variants import Affine, Fit
@@ -57,12 +66,12 @@ _OPEN = 32
 """A gate whose sigmoid is one in every dtype."""
 
 
-def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
+def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[TensorChange, ...]:
     """Returns what changes in the edited blocks, and the tensors that every block then has.
 
     Adding a tensor to one block switches it on for all.
     """
-    own: list[Change] = []
+    own: list[TensorChange] = []
     switches: set[Switch | None] = set()
     for block, edit in edits:
         for role in _roles(block, edit):
@@ -89,7 +98,7 @@ def changes(edits: Sequence[tuple[Block, BlockEdit]]) -> tuple[Change, ...]:
 def _roles(block: Block, edit: BlockEdit) -> list[Role]:
     """The roles of the tensors that hold the edit, in the order of their names in the record."""
     held = storage_of(block, edit)
-    parts: list[Part] = ["query"] if held.alone or held.idle_queries else []
+    parts: list[Projection] = ["query"] if held.alone or held.idle_queries else []
     parts += ["key"] if held.alone or held.idle_keys else []
     variants = (edit.variants[head] for group in held.maps for head in edit.groups[group])
     rewritten = any(variant.kind != "affine" or variant.fitted for variant in variants)
@@ -115,7 +124,7 @@ def _roles(block: Block, edit: BlockEdit) -> list[Role]:
     return list(dict.fromkeys(roles))
 
 
-def compute(change: Change, block: Block, edit: BlockEdit, fit: Fit | None) -> Array:
+def compute(change: TensorChange, block: Block, edit: BlockEdit, fit: Fit | None) -> Array:
     held, role = storage_of(block, edit), change.role
     if role is None:  # only comes with a switch
         return np.full(change.shape, -0.0)

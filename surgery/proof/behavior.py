@@ -16,8 +16,8 @@ from surgery.errors import CheckpointError
 from surgery.families import family_of
 from surgery.proof.files import Check
 from surgery.record.manifest import Manifest
-from surgery.selection import Part, format_selection
-from surgery.untrusted import guard
+from surgery.selection import EditedHeads, format_selection
+from surgery.untrusted import reraise_as
 
 _MOST_TOKENS = 2048  # offsets to try in one pass
 
@@ -57,7 +57,7 @@ def check_behavior(
 
 
 def _format_heads(heads: dict[int, list[int]], num_heads: int) -> str:
-    parts = [Part(block, tuple(some), "") for block, some in heads.items() if some]
+    parts = [EditedHeads(block, tuple(some), "") for block, some in heads.items() if some]
     return format_selection(parts, num_heads)
 
 
@@ -97,7 +97,7 @@ def find_mixing_heads(folder: Path, seed: int) -> dict[int, tuple[bool, ...]]:
             weight_dHh = projection.weight.unflatten(1, (dimensions.num_heads, -1))
             probe.read = (weight_dHh != 0).any(-1).any(0)
             projection.register_forward_pre_hook(probe.take_context)
-    with guard(CheckpointError, "cannot be run", folder), torch.no_grad():
+    with reraise_as(CheckpointError, "cannot be run", folder), torch.no_grad():
         model.base_model(tokens_BT, use_cache=False)  # loaded for this only: the hooks may stay
     return {block: tuple(probe.mixing.tolist()) for block, probe in probes.items()}
 

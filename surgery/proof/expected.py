@@ -24,11 +24,11 @@ from surgery.editing.rewriting import list_changes, make_unknown_fits
 from surgery.errors import CheckpointError, ManifestError, UnsupportedError
 from surgery.families import FAMILIES, config_saved_as
 from surgery.families.rotary import find_unspelled
-from surgery.layouts import Block, Change, layout_of
+from surgery.layouts import Block, TensorChange, layout_of
 from surgery.plan import Plan, block_edits, make_empty_plan, make_plan
 from surgery.privacy import drop_paths
 from surgery.record.manifest import Manifest, Step, list_edited_heads
-from surgery.selection import Part, name_blocks, variant_name
+from surgery.selection import EditedHeads, name_blocks, variant_name
 
 Flags = npt.NDArray[np.bool_]
 
@@ -211,11 +211,11 @@ def check_recorded(source: Checkpoint, manifest: Manifest | None) -> None:
     Their queries are all zero, as the stock layout leaves them. Training would undo such an edit.
     """
     found = make_inventory(source.config, source.infos)
-    recorded, unrecorded = manifest.edited_heads if manifest else {}, list[Part]()
+    recorded, unrecorded = manifest.edited_heads if manifest else {}, list[EditedHeads]()
     for index in range(found.dimensions.num_blocks):
         block = Block(found.family, found.dimensions, index, found.infos, source.read, found.config)
         heads = [head for head in _find_mute(block) if head not in recorded.get(index, {})]
-        unrecorded += [Part(index, tuple(heads), "")] if heads else []
+        unrecorded += [EditedHeads(index, tuple(heads), "")] if heads else []
     if unrecorded:
         raise UnsupportedError(
             f"the queries of {name_blocks(unrecorded, found.dimensions.num_heads)} are zero, as an "
@@ -237,14 +237,14 @@ def _find_mute(block: Block) -> list[int]:
     return [int(head) for head in np.flatnonzero(mute)]
 
 
-def _recompute(plan: Plan, change: Change, read: Callable[[str], Array]) -> Array:
+def _recompute(plan: Plan, change: TensorChange, read: Callable[[str], Array]) -> Array:
     """Computes a changed tensor, with NaN for each number that is fitted."""
     fits = make_unknown_fits(plan)
     with np.errstate(over="ignore", invalid="ignore"):
         return plan.compute(change, read, fits).astype(DTYPES[plan.inventory.dtype])
 
 
-def find_fitted(plan: Plan, change: Change, read: Callable[[str], Array]) -> Flags:
+def find_fitted(plan: Plan, change: TensorChange, read: Callable[[str], Array]) -> Flags:
     """Returns which numbers of a changed tensor are fitted. `read`: reads the source's tensors."""
     return np.isnan(_recompute(plan, change, read))
 

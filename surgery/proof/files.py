@@ -20,7 +20,7 @@ from surgery.errors import CheckpointError, ManifestError, SurgeryError
 from surgery.hub.resolved import ResolvedModel
 from surgery.privacy import check_link
 from surgery.record.manifest import Manifest, Step
-from surgery.untrusted import guard
+from surgery.untrusted import reraise_as
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FolderChecks:
         """Yields the checks. The one that fails is the last."""
         for name in (*self.alone, *(self.with_source if self.found is not None else ())):
             try:
-                with guard(CheckpointError, "cannot be verified", self.folder):
+                with reraise_as(CheckpointError, "cannot be verified", self.folder):
                     detail = getattr(self, f"check_{name}")()
             except SurgeryError as error:
                 yield Check(name, False, str(error))

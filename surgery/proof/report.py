@@ -16,7 +16,7 @@ from surgery.errors import OutputError
 from surgery.privacy import check_link
 from surgery.record.manifest import REPORTS, Manifest
 from surgery.record.report import SCHEMA, Report
-from surgery.untrusted import guard, parse_json, read_bytes
+from surgery.untrusted import parse_json, read_bytes, reraise_as
 
 
 def record_reports(manifest: Manifest, pages: Mapping[str, str]) -> Manifest:
@@ -61,7 +61,7 @@ def read_report(folder: Path, manifest: Manifest) -> tuple[Report | None, dict[s
     where = folder / REPORTS[0]
     if REPORTS[0] not in found:
         raise OutputError("is missing", where=where, fix="evaluate again")
-    with guard(OutputError, "is not a report", where, fix):
+    with reraise_as(OutputError, "is not a report", where, fix):
         plain = parse_json(found[REPORTS[0]])
         _check_schema(plain, where)
         report = Report.model_validate(plain)

@@ -37,7 +37,7 @@ from surgery.proof.report import read_report
 from surgery.proof.verification import Verification, read_record, verify
 from surgery.record.manifest import REPORTS, Manifest, Step, parse_manifest
 from surgery.record.report import Report
-from surgery.untrusted import guard, parse_json, read_bytes
+from surgery.untrusted import parse_json, read_bytes, reraise_as
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -356,7 +356,7 @@ def _check_private(path: Path, added: CommitOperationAdd) -> None:
     """Raises `OutputError` for a local path in JSON, or in the metadata of weights."""
     settings: Any = {}
     if path.suffix == ".json":
-        with guard(OutputError, "not valid JSON", path), added.as_file() as file:
+        with reraise_as(OutputError, "not valid JSON", path), added.as_file() as file:
             settings = parse_json(file.read())
     elif path.suffix == ".safetensors":
         _, settings = read_header(path)
@@ -473,7 +473,7 @@ def make_card(repo: str, written: Path | None, source: Publishable) -> str:
     card = source.card
     if written is not None:
         fix = "convert it to UTF-8 there, or delete it"
-        with guard(OutputError, f"{CARD} is not UTF-8", f"Hub model {repo}", fix):
+        with reraise_as(OutputError, f"{CARD} is not UTF-8", f"Hub model {repo}", fix):
             published = read_bytes(written, OutputError).decode()
         card = merge_cards(card, published)
     return render_card(source.manifest, name=repo, measured=source.measured, existing=card)

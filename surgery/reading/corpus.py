@@ -14,7 +14,7 @@ import numpy.typing as npt
 from surgery.errors import SamplesError
 from surgery.reading.rows import propose_column, read_rows
 from surgery.reading.sources import TextOrTable, find_sources
-from surgery.untrusted import guard
+from surgery.untrusted import reraise_as
 
 Tokens = npt.NDArray[np.int32]
 NOTHING = -1
@@ -127,7 +127,7 @@ def read_documents(file: TextOrTable, part: range | None = None) -> Iterator[Ite
 
 def tokenize(tokenizer: Any, text: str) -> Tokens:
     """Returns the tokens of a text, int32 [T], without special tokens."""
-    with guard(SamplesError, "holds what is no Unicode text", "a passage or text"):
+    with reraise_as(SamplesError, "holds what is no Unicode text", "a passage or text"):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return np.asarray(ids, dtype=np.int32)
 
@@ -169,7 +169,7 @@ def leave_room(opening: Tokens, length: int) -> int:
 def _read_text(source: TextOrTable, part: range | None) -> Iterator[str]:
     """Reads a text from the first line that begins in `part`; within a line if it is very long."""
     decoder, size = codecs.getincrementaldecoder("utf-8")(), _PIECE if part is None else _SHORT
-    with guard(SamplesError, "not UTF-8 text", source.place), source.open() as file:
+    with reraise_as(SamplesError, "not UTF-8 text", source.place), source.open() as file:
         if part is not None and part.start > 0:
             file.seek(part.start - 1)
             if not file.readline(size).endswith(b"\n"):

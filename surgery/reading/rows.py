@@ -16,7 +16,7 @@ from typing import Any
 from surgery.errors import SamplesError
 from surgery.hub.datasets import HubDataset
 from surgery.reading.sources import JSON, TextOrTable
-from surgery.untrusted import guard, parse_json, read_lines
+from surgery.untrusted import parse_json, read_lines, reraise_as
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 """Where a row is, and its cells by column name."""
@@ -68,7 +68,7 @@ def list_columns(source: TextOrTable) -> list[str]:
     if source.form == ".parquet":
         import pyarrow.parquet
 
-        with guard(SamplesError, "cannot be read as parquet", source.place):
+        with reraise_as(SamplesError, "cannot be read as parquet", source.place):
             empty = pyarrow.parquet.read_schema(source.place).empty_table()
             return list(_flatten(empty).column_names)
     read = partial(_read_json, part=None) if source.form in JSON else _read_csv
@@ -83,7 +83,7 @@ def measure_extent(source: TextOrTable) -> int:
     if source.form == ".parquet":
         import pyarrow.parquet
 
-        with guard(SamplesError, "cannot be read as parquet", source.place):
+        with reraise_as(SamplesError, "cannot be read as parquet", source.place):
             return int(pyarrow.parquet.read_metadata(source.place).num_row_groups)
     if source.form in JSON:
         with source.open() as file:
@@ -98,7 +98,7 @@ def _read_columns(
     what = "cannot be read" if isinstance(place, HubDataset) else "cannot be read as parquet"
     begin = "" if part is None else f" from row group {part.start} on,"
     number = itertools.count(1)
-    with guard(SamplesError, what, place):
+    with reraise_as(SamplesError, what, place):
         for table in _read_tables(source, columns, part, whole):
             for row in table.to_pylist():
                 where = f"{place}{begin} row {next(number)}"
@@ -139,7 +139,7 @@ def _read_csv(source: TextOrTable, columns: Sequence[str] | None) -> Rows:
         table = csv.reader((line.decode() for line in file), form, strict=True)
         header: list[str] = []
         while True:
-            with guard(SamplesError, "not CSV", f"{source.place} line {table.line_num + 1}"):
+            with reraise_as(SamplesError, "not CSV", f"{source.place} line {table.line_num + 1}"):
                 row = next(table, None)
                 if row is None:
                     return
@@ -166,7 +166,7 @@ def _read_json(source: TextOrTable, columns: Sequence[str] | None, part: range |
     place, what = str(source.place), "not JSON"
     with source.open() as file:
         if _is_array(file):
-            with guard(SamplesError, what, place):
+            with reraise_as(SamplesError, what, place):
                 items = parse_json(file.read())
             for number, item in enumerate(items, 1):
                 yield (where := f"{place} item {number}"), _pick(item, columns, where)
@@ -178,7 +178,7 @@ def _read_json(source: TextOrTable, columns: Sequence[str] | None, part: range |
         if part is not None and file.tell() >= part.stop:
             return
         for where, line in read_lines(file, place, SamplesError):
-            with guard(SamplesError, what, where):
+            with reraise_as(SamplesError, what, where):
                 item = parse_json(line)
             yield where, _pick(item, columns, where)
             if part is not None and file.tell() >= part.stop:

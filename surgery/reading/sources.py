@@ -12,7 +12,7 @@ from pathlib import Path
 from surgery.errors import SamplesError
 from surgery.hub.datasets import PREFIX, HubDataset
 from surgery.privacy import expand_home, make_public_name
-from surgery.untrusted import guard
+from surgery.untrusted import reraise_as
 
 TEXT = (".txt", ".md", ".rst", ".py", ".text")
 TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -72,7 +72,7 @@ class TextOrTable:
     def open(self) -> io.BufferedReader:
         """Opens a file, after its byte order mark. Its bytes are unpacked while you read."""
         assert isinstance(self.place, Path)
-        with guard(SamplesError, "cannot be read", self.place):
+        with reraise_as(SamplesError, "cannot be read", self.place):
             if self.is_packed:
                 import pyarrow  # notices truncated frames and reads several in a row
 

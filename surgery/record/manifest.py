@@ -20,8 +20,15 @@ from surgery.checkpoint.source import CARD, CODE_OR_WEIGHTS, MANIFEST
 from surgery.errors import ManifestError, SurgeryError
 from surgery.families import family_of
 from surgery.layouts.one_hot import OneHot
-from surgery.selection import Part, blocks_of, checked, one_name, variant_name, variants_by_head
-from surgery.untrusted import guard, parse_json, read_bytes
+from surgery.selection import (
+    EditedHeads,
+    blocks_of,
+    checked,
+    one_name,
+    variant_name,
+    variants_by_head,
+)
+from surgery.untrusted import parse_json, read_bytes, reraise_as
 from surgery.variants import Kind, recall_variant, variant_of
 
 SCHEMA: Literal[2] = 2
@@ -84,7 +91,7 @@ class Source(Record):
         return self.model if self.commit is not None and named else None
 
 
-class Changed(Record):
+class ChangedTensors(Record):
     """Tensors that differ from the source. All others are byte-identical."""
 
     rewritten: list[str] = []
@@ -236,7 +243,7 @@ class ErasingRecord(TrainingRecord):
     would lead.
     """
 
-    teacher: list[Part] = Field(min_length=1)
+    teacher: list[EditedHeads] = Field(min_length=1)
     calibration: CalibrationRecord | None = None
     passages: PassagesRecord
     hardened: bool = False
@@ -268,7 +275,7 @@ class EditedModel(Record):
         return f"{self.source.model}: {self.family}, {size}{content}"
 
 
-class Choice(Record):
+class ChosenOn(Record):
     """The passages and the half of the held-out text on which a search chose an edit.
 
     `passages`, `windows`: SHA-256 of their tokens; `seed`: decides which rows they are; `share`: of
@@ -300,7 +307,7 @@ class Step(EditedModel):
     zero, which earlier versions did not do; `max_shard_size`: bytes of a weight file, if limited.
     """
 
-    parts: list[Part] = []
+    parts: list[EditedHeads] = []
     own_variants: dict[Word, OwnVariant] = {}
     layout: Literal["stock", "compact", "adapter"]
     one_hot: OneHot | None = None
@@ -308,9 +315,9 @@ class Step(EditedModel):
     calibration: CalibrationRecord | None = None
     erasing: ErasingRecord | None = None
     healing: HealingRecord | None = None
-    chosen: Choice | None = None
+    chosen: ChosenOn | None = None
     max_shard_size: int | None = Field(default=None, ge=1)
-    changed: Changed
+    changed: ChangedTensors
     versions: dict[str, str]
 
     @model_validator(mode="after")
@@ -347,7 +354,7 @@ class Step(EditedModel):
         return self.erasing or self.healing
 
     @property
-    def cut_parts(self) -> list[Part]:
+    def cut_parts(self) -> list[EditedHeads]:
         """What was cut, in the model or in its teacher; empty for a healing."""
         return self.erasing.teacher if self.erasing is not None else self.parts
 
@@ -413,7 +420,7 @@ class History(Record):
         return {b: one_name(h.values()) for b, h in edited.items() if len(h) == all_heads}
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[EditedHeads]:
         """What was cut in any step."""
         return [part for step in self.history for part in step.parts]
 
@@ -431,7 +438,7 @@ class History(Record):
         return any(step.training for step in self.history)
 
     @property
-    def chosen(self) -> Choice | None:
+    def chosen(self) -> ChosenOn | None:
         """What a search chose the latest cut on, or the latest cut that taught."""
         return next((step.chosen for step in reversed(self.history) if step.chosen), None)
 
@@ -511,7 +518,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def parse_manifest(text: bytes, where: object) -> Manifest:
     """Parses the content of a manifest. `where`: for messages."""
-    with guard(ManifestError, "is not valid", where):
+    with reraise_as(ManifestError, "is not valid", where):
         data = parse_json(text)
         schema = data.get("schema_version") if isinstance(data, dict) else None
         if schema == EARLIER:

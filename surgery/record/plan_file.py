@@ -10,9 +10,9 @@ from pydantic import Field
 
 from surgery.errors import SourceError
 from surgery.plan import LayoutChoice
-from surgery.record.manifest import Choice, EditedModel, Record
-from surgery.selection import Part, Selection, by_variant, format_selection, parse_selection
-from surgery.untrusted import guard, parse_json, read_bytes
+from surgery.record.manifest import ChosenOn, EditedModel, Record
+from surgery.selection import EditedHeads, Selection, by_variant, format_selection, parse_selection
+from surgery.untrusted import parse_json, read_bytes, reraise_as
 
 SCHEMA: Literal[1] = 1
 
@@ -24,7 +24,7 @@ class PlannedEdit(Record):
     variant: str
 
 
-def list_edits(selection: Iterable[Part], num_heads: int) -> list[PlannedEdit]:
+def list_edits(selection: Iterable[EditedHeads], num_heads: int) -> list[PlannedEdit]:
     """The edits of a plan that makes this selection in a model with `num_heads` heads a block."""
     return [
         PlannedEdit(drop_attn=format_selection(parts, num_heads), variant=variant)
@@ -41,14 +41,14 @@ class PlanFile(Record):
     model: EditedModel | None = None
     edits: list[PlannedEdit]
     layout: LayoutChoice = "auto"
-    chosen: Choice | None = None
+    chosen: ChosenOn | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     def make_selection(
         self, num_blocks: int, num_heads: int, num_groups: int | None = None
     ) -> Selection:
         """Makes the selection for a model of this size."""
-        parts: list[Part] = []
+        parts: list[EditedHeads] = []
         for edit in self.edits:
             parts += parse_selection(
                 edit.drop_attn, edit.variant, num_blocks, num_heads, num_groups
@@ -58,7 +58,7 @@ class PlanFile(Record):
 
 def read_plan_file(path: Path) -> PlanFile:
     """Reads a plan file."""
-    with guard(SourceError, "not a plan", path):
+    with reraise_as(SourceError, "not a plan", path):
         plan = PlanFile.model_validate(parse_json(read_bytes(path, SourceError)))
     if not plan.edits:
         raise SourceError("not a plan: it edits nothing", where=path)

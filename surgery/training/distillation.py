@@ -24,7 +24,7 @@ from surgery.families import Dimensions
 from surgery.fitting.calibration import Calibration
 from surgery.record.manifest import LONGEST, Look, PassagesRecord, Recital
 from surgery.training.hardening import SHARE, WEIGHT, draw_rehearsals, harden
-from surgery.training.loop import LARGEST_GRADIENT, Part, descend, fall
+from surgery.training.loop import LARGEST_GRADIENT, LossPart, descend, fall
 from surgery.training.losses import (
     Rows,
     divide,
@@ -49,7 +49,7 @@ Chosen = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
-class Passages:
+class TaughtRows:
     """Passages in tokens, int32 [n, P + S], and the `prefix_length` P. Rows that are shorter end
     with negative numbers.
 
@@ -148,7 +148,7 @@ def teach(
     intact: Any,
     cut: Any,
     text: Calibration,
-    passages: Passages | None,
+    passages: TaughtRows | None,
     schedule: Schedule,
     **options: Any,
 ) -> Taught:
@@ -161,7 +161,7 @@ def teach(
 
 
 def list_lessons(
-    intact: Any, cut: Any, windows: Rows, passages: Passages | None, schedule: Schedule
+    intact: Any, cut: Any, windows: Rows, passages: TaughtRows | None, schedule: Schedule
 ) -> list[Lesson]:
     """What `intact` teaches on `windows` of text, int32 [n, T], and `cut` on passages."""
     lessons = [Lesson(intact, windows, ROWS)]
@@ -244,7 +244,7 @@ def _distill(
     student = make_student(base, **how, **making)
     drawn = [one.draw(steps, seed + at) for at, one in enumerate(lessons)]
 
-    def measure(step: int) -> list[Part]:
+    def measure(step: int) -> list[LossPart]:
         return [
             partial(_measure_lesson, student, lesson, share, some)
             for lesson, rows in zip(lessons, drawn, strict=True)
@@ -298,10 +298,10 @@ def _make_hardening(
         with student.cast():
             return share * measure_loss(student.model, to_tokens(rows, student.model))
 
-    def list_relearned(chosen: Chosen) -> list[Part]:
+    def list_relearned(chosen: Chosen) -> list[LossPart]:
         return [partial(relearn, *some) for some in divide(lesson.rows[chosen], 1, size)]
 
-    def list_forgotten(chosen: Chosen) -> list[Part]:
+    def list_forgotten(chosen: Chosen) -> list[LossPart]:
         parts = divide(lesson.rows[chosen], lesson.first, size)
         return [partial(_measure_lesson, student, lesson, *some) for some in parts]
 
@@ -319,7 +319,7 @@ def _measure_lesson(student: Student, lesson: Lesson, share: float, rows: Rows) 
     return share * lesson.weight * measure_divergence(*given, student.cast())
 
 
-def count_recited(model: Any, passages: Passages) -> int:
+def count_recited(model: Any, passages: TaughtRows) -> int:
     """How many passages a model recites, greedily."""
     given = passages.tokens, passages.prefix_length, ROWS_OF_PASSAGES
     return int(find_recited(model, *given).sum())

@@ -33,7 +33,7 @@ from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.record.manifest import TOKEN_IDS, ErasingRecord
 from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
-from surgery.training.distillation import Passages, count_recited, record_training, teach
+from surgery.training.distillation import TaughtRows, count_recited, record_training, teach
 from surgery.training.planning import RANK
 from surgery.training.student import copy_sharing
 from surgery.training.training import Schedule
@@ -44,7 +44,7 @@ STEPS = 60
 
 def teach_by_cut(
     prepared: Prepared,
-    passages: Passages,
+    passages: TaughtRows,
     text: Calibration,
     schedule: Schedule,
     *,
@@ -146,7 +146,7 @@ def erase(
     prepared = prepare(model, drop_attn, variant=variant, revision=revision)
     untouched, tokens = prepared.without_cut, np.asarray(passages, np.int32)
     digest = hashlib.sha256(tokens[tokens >= 0].astype("<i4").tobytes()).hexdigest()
-    taught = Passages(tokens, prefix_length, TOKEN_IDS, digest)
+    taught = TaughtRows(tokens, prefix_length, TOKEN_IDS, digest)
     size = prepared.model.inventory.dimensions
     taught.check_length(size)
     schedule = Schedule(steps, seed, adapters, hardened=hardened)

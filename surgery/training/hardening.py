@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from surgery.training.loop import Part, add_gradients, descend
+from surgery.training.loop import LossPart, add_gradients, descend
 
 WEIGHT = 1 / 3
 """Of the lesson that is hardened, in the sum of all losses. A weight of 1 costs twice as much, and
@@ -61,8 +61,8 @@ def harden(
     learned: Sequence[torch.Tensor],
     rehearsal: Rehearsal,
     learning_rate: float,
-    relearn: Callable[[npt.NDArray[np.intp]], Sequence[Part]],
-    forget: Callable[[npt.NDArray[np.intp]], Sequence[Part]],
+    relearn: Callable[[npt.NDArray[np.intp]], Sequence[LossPart]],
+    forget: Callable[[npt.NDArray[np.intp]], Sequence[LossPart]],
     scale: float = 1.0,
 ) -> None:
     """Adds to the gradients of what is learned that of `forget` where `relearn` would take it.

@@ -24,7 +24,7 @@ from surgery.hub.finding import check_source, find_model, find_recorded, require
 from surgery.hub.resolved import ResolvedModel
 from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.record.manifest import HealingRecord
-from surgery.training.distillation import Passages, count_recited, record_training, teach
+from surgery.training.distillation import TaughtRows, count_recited, record_training, teach
 from surgery.training.student import copy_sharing
 from surgery.training.training import STEPS, Schedule
 from surgery.training.weights import round_weights, take_weights
@@ -55,7 +55,7 @@ def heal_by_source(
     teacher: ResolvedModel,
     text: Calibration,
     schedule: Schedule,
-    passages: Passages | None = None,
+    passages: TaughtRows | None = None,
     *,
     device: torch.device | None = None,
     passes: torch.dtype | None = None,

@@ -25,13 +25,13 @@ SCALE = 2.0**12
 ones."""
 
 Optimizer = Literal["AdamW", "SGD"]
-Part = Callable[[], torch.Tensor]
+LossPart = Callable[[], torch.Tensor]
 """Computes a part of a step's loss, a scalar. Only one part is in memory at a time."""
 
 
 def descend(
     learned: Sequence[torch.Tensor],
-    measure: Callable[[int], Sequence[Part]],
+    measure: Callable[[int], Sequence[LossPart]],
     rates: Iterable[float],
     *,
     adjust: Callable[[int], None] = lambda step: None,
@@ -74,7 +74,7 @@ def descend(
 
 
 def add_gradients(
-    learned: Sequence[torch.Tensor], parts: Sequence[Part], scale: float = 1.0
+    learned: Sequence[torch.Tensor], parts: Sequence[LossPart], scale: float = 1.0
 ) -> float:
     """Computes the gradients of a loss for `learned`, which must have none. Returns the loss.
 

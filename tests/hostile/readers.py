@@ -33,7 +33,7 @@ from surgery.record.manifest import read_manifest
 from surgery.record.plan_file import read_plan_file
 from surgery.record.report import Report
 from surgery.selection import parse_selection
-from surgery.untrusted import guard, parse_json, read_bytes
+from surgery.untrusted import parse_json, read_bytes, reraise_as
 
 ROWS = [{"tokens": list(range(i, i + 20)), "id": f"row-{i}", "count": i} for i in range(4)]
 TEXTS = [{"text": TEXT[20 * i :], "id": i, "member": i > 0} for i in range(3)]
@@ -166,7 +166,7 @@ def read_specification(path: Path) -> object:
 
 def read_published(path: Path) -> object:
     """As push reads a report."""
-    with guard(OutputError, "is no report", path):
+    with reraise_as(OutputError, "is no report", path):
         report = Report.model_validate(parse_json(read_bytes(path, OutputError)))
     return len(report.edits) == 1 and build_measurements(report)
 

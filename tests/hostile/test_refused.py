@@ -28,7 +28,7 @@ from hostile.victims import LENGTHS, commands, model, refuse
 from surgery.checkpoint.torch_tensors import read_pickle
 from surgery.errors import SamplesError, SourceError
 from surgery.reading.corpus import open_corpus, read_windows
-from surgery.untrusted import guard, parse_json, parse_yaml, read_bytes, read_lines
+from surgery.untrusted import parse_json, parse_yaml, read_bytes, read_lines, reraise_as
 
 DEEP = "[" * 100_000 + "]" * 100_000
 SETTINGS = {"model": "some"}
@@ -399,7 +399,7 @@ def test_yaml_with_one_name_in_two_places() -> None:
 def test_whatever_a_parser_raises(problem: BaseException, got: str) -> None:
     with (
         pytest.raises(SamplesError) as caught,
-        guard(SamplesError, "cannot be read", "file", fix="look"),
+        reraise_as(SamplesError, "cannot be read", "file", fix="look"),
     ):
         raise problem
     assert str(caught.value) == f"file: cannot be read (got {got}); look"
@@ -408,14 +408,14 @@ def test_whatever_a_parser_raises(problem: BaseException, got: str) -> None:
 
 def test_a_schema_that_is_not_met() -> None:
     schema = TypeAdapter(dict[str, list[int]])
-    with pytest.raises(SamplesError) as caught, guard(SamplesError, "no rows", "file"):
+    with pytest.raises(SamplesError) as caught, reraise_as(SamplesError, "no rows", "file"):
         schema.validate_python({"tokens": [1, "text"]})
     assert str(caught.value).startswith("file: no rows (got tokens.1: input should be a valid int")
 
 
 @pytest.mark.parametrize("problem", [SourceError("ours"), KeyboardInterrupt(), SystemExit(2)])
 def test_what_passes(problem: BaseException) -> None:
-    with pytest.raises(type(problem)) as caught, guard(SamplesError, "cannot be read", "file"):
+    with pytest.raises(type(problem)) as caught, reraise_as(SamplesError, "cannot be read", "file"):
         raise problem
     assert caught.value is problem
 

@@ -55,7 +55,7 @@ def _describe_preset(name: str) -> str:
 @options.allow_undecided
 @click.option(
     "--preset",
-    type=options.Choice(list(PRESETS)),
+    type=options.OneOf(list(PRESETS)),
     is_eager=True,
     expose_value=False,
     callback=_apply_preset,

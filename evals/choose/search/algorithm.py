@@ -23,7 +23,7 @@ from evals.choose.estimates import Changes, Estimates, Expected, Floats, Indices
 from evals.choose.grid import EditPoint
 from evals.choose.search.goal import Goal, Order
 from evals.choose.units import list_sets, merge_units
-from surgery.selection import Part, Selection
+from surgery.selection import EditedHeads, Selection
 
 ROUND = 6  # sets to measure in a round
 PATIENCE = 2  # rounds that may find nothing better
@@ -40,7 +40,7 @@ Evaluate = Callable[[Sequence[Selection]], Sequence[EditPoint]]
 
 def find(
     evaluate: Evaluate,
-    units: Sequence[Part],
+    units: Sequence[EditedHeads],
     goal: Goal,
     estimates: Estimates | None,
     *,
@@ -97,7 +97,7 @@ class Found:
     """
 
     evaluate: Evaluate
-    units: tuple[Part, ...]
+    units: tuple[EditedHeads, ...]
     goal: Goal
     holds: Callable[[Selection], bool]
     base: EditPoint

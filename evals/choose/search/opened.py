@@ -48,13 +48,13 @@ from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_model
 from surgery.hub.resolved import ResolvedModel
-from surgery.selection import Part, Selection
+from surgery.selection import EditedHeads, Selection
 from surgery.store import ASIDE, KEEP_NOTHING, Store
-from surgery.training.distillation import Passages as TaughtPassages
+from surgery.training.distillation import TaughtRows
 from surgery.training.training import Schedule
 
 if TYPE_CHECKING:
-    from evals.data.loading import Passages
+    from evals.data.loading import PassageSource
     from evals.run.lm_eval.running import Benchmarks
     from surgery.fitting.calibration import Text
 
@@ -78,7 +78,7 @@ class OpenedSearch:
     samples: Samples
     windows: Tokens
     variants: tuple[str, ...]
-    offered: tuple[Part, ...]
+    offered: tuple[EditedHeads, ...]
     fitter: Fitter | None
     healing: Calibration | None
     warnings: tuple[str, ...] = field(metadata=ASIDE)
@@ -190,7 +190,7 @@ class OpenedSearch:
         return split_halves(self.samples, self.windows, request.choice.seed, request.choice.choose)
 
     @cached_property
-    def guard(self) -> TaughtPassages:
+    def guard(self) -> TaughtRows:
         """The passages that healing keeps from coming back: none that is held back."""
         return take_members(self.halves[0].samples, self.loaded.dimensions)
 
@@ -322,7 +322,7 @@ def _read_healing(
     request: SearchRequest,
     text: Text | None,
     loaded: LoadedModel,
-    passages: Passages,
+    passages: PassageSource,
     rows: Samples,
 ) -> Calibration | None:
     """The text in the model's tokens. Raises `SamplesError` if it holds any of the passages."""

@@ -31,7 +31,7 @@ from evals.table.charts.front import FrontPanel, draw_front
 from evals.table.charts.panels import Point, Series
 from evals.table.limits import Asked, ask, ask_tasks, decide, find_void, settle
 from surgery.errors import MeasurementError
-from surgery.record.manifest import Choice, EditedModel, Record, Sha256, Word
+from surgery.record.manifest import ChosenOn, EditedModel, Record, Sha256, Word
 from surgery.record.measured import BASE, Limit, Measured, On, State, find
 from surgery.record.plan_file import PlanFile, list_edits
 from surgery.selection import Selection
@@ -288,7 +288,7 @@ def make_plan(opened: OpenedSearch, selection: Selection, result: SearchResult) 
         edits=list_edits(selection, opened.loaded.dimensions.num_heads),
         layout=opened.request.choice.layout,
         model=EditedModel.of(found.identified, found.checkpoint.config),
-        chosen=Choice(
+        chosen=ChosenOn(
             seed=opened.request.choice.seed,
             share=opened.request.choice.choose,
             passages=here.samples.sha256,

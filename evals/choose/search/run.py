@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from evals.choose.estimates import Indices, estimate_units
 from evals.choose.grid import EditPoint, measure_points
 from evals.choose.search.algorithm import Found, find
-from evals.choose.search.deepening import deepen
+from evals.choose.search.enforcing import enforce_limits
 from evals.choose.search.opened import OpenedSearch
 from evals.choose.search.trials import HALVES, Trials, Twice
 from evals.measure.attacks.attack import AttackOutcome
@@ -89,7 +89,7 @@ def run_search(
     if opened.others:
         drops = {f"task.{task}": drop for task, drop in opened.drop_limits.items()}
         most = opened.request.choice.max_evaluations
-        best = deepen(found, keeps, opened.attack_limits, most, drops)
+        best = enforce_limits(found, keeps, opened.attack_limits, most, drops)
     else:
         best = next((chosen for chosen in found.met if keeps(chosen)), None)
     selected = None if best is None else trials.measure_twice(found.measured[best].selection)

@@ -30,7 +30,7 @@ from evals.run.models import LoadedModel, open_model
 from surgery.fitting.fitter import Fitter
 from surgery.hub.embedded import find_lab
 from surgery.hub.finding import find_outline
-from surgery.selection import Part, Selection
+from surgery.selection import EditedHeads, Selection
 from surgery.store import Store
 from surgery.variants import Fit
 
@@ -60,7 +60,7 @@ def list_edits(
     found: dict[Selection, Kind] = {}
     for kind, blocks in spans:
         for variant in variants:
-            found.setdefault(tuple(Part(block, whole, variant) for block in blocks), kind)
+            found.setdefault(tuple(EditedHeads(block, whole, variant) for block in blocks), kind)
     if request.heads:
         for unit in list_units(num_blocks, num_heads, "heads", variants, num_groups):
             found.setdefault((unit,), kind_of(unit, num_heads))
@@ -83,7 +83,7 @@ class OpenedSweep:
     samples: Samples
     heldout: Tokens
     edits: dict[Selection, Kind]
-    units: tuple[Part, ...]
+    units: tuple[EditedHeads, ...]
     engine: Engine
     fitter: Fitter | None
     benchmarks: Benchmarks | None

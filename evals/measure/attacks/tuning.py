@@ -11,7 +11,7 @@ import torch
 from evals.data import Tokens
 from evals.measure.attacks.attack import Learned
 from evals.run.console import show_progress
-from surgery.training.loop import Optimizer, Part, descend
+from surgery.training.loop import LossPart, Optimizer, descend
 from surgery.training.losses import divide, measure_loss, to_tokens
 from surgery.training.planning import RANK, Fit, fit
 from surgery.training.planning import STEPS as TRIED
@@ -97,7 +97,7 @@ def _learn(
         with student.cast():
             return share * measure_loss(student.model, to_tokens(some, student.model), first)
 
-    def list_parts(step: int) -> list[Part]:
+    def list_parts(step: int) -> list[LossPart]:
         number = min(ROWS, len(rows))
         taken = rows.take(range(step * number, (step + 1) * number), axis=0, mode="wrap")
         return [partial(measure_part, *part) for part in divide(taken, first, size)]

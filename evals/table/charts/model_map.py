@@ -12,7 +12,7 @@ from typing import Any
 from evals.table.charts.chart import Chart
 from evals.table.charts.grid import Grid, Scale, draw_grid
 from surgery.record.report import Cells, ModelMap, UnitKind, Units
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 
 _WORTH = {
     "estimated": "worth: margins moved, nats²",
@@ -22,7 +22,11 @@ _COST = "cost: KL divergence, nats per token"
 
 
 def make_map(
-    units: Mapping[Part, tuple[float, float]], num_blocks: int, num_heads: int, *, measured: bool
+    units: Mapping[EditedHeads, tuple[float, float]],
+    num_blocks: int,
+    num_heads: int,
+    *,
+    measured: bool,
 ) -> ModelMap | None:
     """`units`: each with its worth and its cost. None for no units."""
     grids: dict[tuple[int, str], Units] = {}
@@ -46,7 +50,7 @@ def make_map(
     return found if grids else None
 
 
-def chart_map(found: ModelMap, chosen: Sequence[Part], title: str = "") -> Chart:
+def chart_map(found: ModelMap, chosen: Sequence[EditedHeads], title: str = "") -> Chart:
     """A row of two panels for each variant, worth and cost. `chosen`: parts to outline."""
     rows = {grid.kind: len(grid.worths) for grid in found.grids}
     rows = dict(sorted(rows.items(), key=lambda pair: pair[1]))  # whole blocks first
@@ -73,7 +77,7 @@ def chart_map(found: ModelMap, chosen: Sequence[Part], title: str = "") -> Chart
 
 
 def _place(
-    chosen: Iterable[Part], num_heads: int, sections: Sequence[int]
+    chosen: Iterable[EditedHeads], num_heads: int, sections: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
     """The cells (row, block) of parts, in the coarsest sections that can show them."""
     for part in chosen:

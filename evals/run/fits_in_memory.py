@@ -10,7 +10,7 @@ from surgery.memory import measure_memory
 from surgery.processes import current_processes
 
 
-def check_room(inventory: Inventory, dtype: torch.dtype, place: torch.device) -> None:
+def check_fits(inventory: Inventory, dtype: torch.dtype, place: torch.device) -> None:
     """Raises `MeasurementError` if the weights alone are larger than the memory of `place`.
 
     On the CPU, that is what this process may use: a container has less than its machine.

@@ -26,7 +26,7 @@ _AIM = 0.7  # share of a limit to expect of a set, so that it also holds on othe
 _SLOPE = 10.0  # least fall of a rate's logarithm for each unit of the share of right tokens
 
 
-def deepen(
+def enforce_limits(
     found: Found,
     keeps: Callable[[Indices], bool],
     limits: Mapping[str, float],

@@ -25,13 +25,13 @@ from evals.choose.units import list_units
 from evals.data import Samples, Tokens, load_samples
 from evals.data.windows import cut_windows
 from evals.lab import heldout_texts
-from evals.measure import response
+from evals.measure import first_order
 from evals.measure.edits.engine import Engine
-from evals.measure.response import Looking, draw_uniform, respond_heldout, respond_margins
+from evals.measure.first_order import Probe, draw_uniform, expand_loss, expand_margins
 from evals.run.models import LoadedModel, open_model
 from surgery.editing.in_memory import short_circuit
 from surgery.errors import MeasurementError
-from surgery.selection import Part, Selection, parse_selection
+from surgery.selection import EditedHeads, Selection, parse_selection
 from surgery.variants import VARIANTS, Fit, Sources, variant_of
 
 SIZE = WIDTH // HEADS
@@ -119,12 +119,12 @@ def respond(
 ) -> dict[Selection, np.ndarray]:
     """Of each edit [D, N]: the sum of its parts' responses to held-out text or to passages."""
     parts = sorted({part for edit in edits for part in edit})
-    looking = Looking(model, parts, FITS, more.get("advance", lambda done: None))
+    looking = Probe(model, parts, FITS, more.get("advance", lambda done: None))
     if of == "heldout":
-        values = respond_heldout(looking, more.get("windows", windows(20))[:rows], draws)
+        values = expand_loss(looking, more.get("windows", windows(20))[:rows], draws)
     else:
         samples = more.get("samples", some_passages(20))
-        values, _ = respond_margins(looking, samples.select(np.arange(len(samples)) < rows))
+        values, _ = expand_margins(looking, samples.select(np.arange(len(samples)) < rows))
     return {e: sum(values[parts.index(part)] for part in e) for e in edits}
 
 
@@ -162,7 +162,11 @@ def test_a_response_is_the_derivative_along_the_edit(name, of):
     rows = windows(20)[:6] if of == "heldout" else some_passages(20).tokens[:6]
     tokens = torch.from_numpy(rows.astype(np.int64))
     edits = [edit(spec, variant) for spec in ("0.0", "2.3", "1", "3") for variant in EVERY]
-    mixed = (*edit("0", "zero"), Part(2, (0, 2), "linear"), Part(2, (1, 3), "identity"))
+    mixed = (
+        *edit("0", "zero"),
+        EditedHeads(2, (0, 2), "linear"),
+        EditedHeads(2, (1, 3), "identity"),
+    )
     found = respond(model, of, [*edits, mixed])
     rounding = 2e-4 if name == "neo" else 2e-6  # its attention is computed in float32
     for selection, ours in found.items():
@@ -246,8 +250,8 @@ def test_rows_have_random_numbers_of_their_own(monkeypatch, of):
     close = {"rtol": 1e-4, "atol": 1e-5 * whole.std()}
     part = values(model, of, HEADS_OF_ALL, rows=7)
     np.testing.assert_allclose(part, whole[..., :7], **close)
-    monkeypatch.setattr(response, "_BYTES", 1)
-    monkeypatch.setattr(response, "measure_memory", lambda device: 0)
+    monkeypatch.setattr(first_order, "_BYTES", 1)
+    monkeypatch.setattr(first_order, "measure_memory", lambda device: 0)
     done = []
     alone = values(model, of, HEADS_OF_ALL, rows=7, advance=done.append)
     assert done == [1] * 7
@@ -257,8 +261,8 @@ def test_rows_have_random_numbers_of_their_own(monkeypatch, of):
 def test_more_rows_go_together_on_a_machine_with_more_memory(monkeypatch):
     found = []
     for memory in (1, 16, 64):
-        monkeypatch.setattr(response, "measure_memory", lambda device, n=memory: n << 30)
-        found.append(response._rows_at_once(stock("neo"), 16))
+        monkeypatch.setattr(first_order, "measure_memory", lambda device, n=memory: n << 30)
+        found.append(first_order._rows_at_once(stock("neo"), 16))
     assert found[0] == found[1]
     assert found[2] // found[1] == 4
 
@@ -355,8 +359,8 @@ def test_margins_are_what_the_true_token_leads_by():
     ids = torch.from_numpy(samples.tokens).long()
     logits = model(ids[:, :-1]).logits[:, samples.prefix_length - 1 :].detach()
     true = ids[:, samples.prefix_length :].unsqueeze(-1)
-    looking = Looking(model, edit("0", "zero"), {}, lambda done: None)
-    _, found = respond_margins(looking, samples)
+    looking = Probe(model, edit("0", "zero"), {}, lambda done: None)
+    _, found = expand_margins(looking, samples)
     right = (logits.argmax(-1, keepdim=True) == true).squeeze(-1).numpy()
     np.testing.assert_array_equal(found > 0, right)
     best = logits.scatter(-1, true, -torch.inf).amax(-1)

@@ -35,7 +35,7 @@ from surgery.families import Family, family_of
 from surgery.layouts import Block
 from surgery.memory import measure_memory
 from surgery.processes import count_for_all, share
-from surgery.selection import Part
+from surgery.selection import EditedHeads
 from surgery.variants import Affine, Fit, variant_of
 
 Floats = npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ _SHARES = 16
 
 
 @dataclass(frozen=True)
-class Looking:
+class Probe:
     """The `parts` of `model` whose responses are computed. It is in eval mode, with its output
     embedding.
 
@@ -61,19 +61,19 @@ class Looking:
     """
 
     model: PreTrainedModel
-    parts: Sequence[Part]
+    parts: Sequence[EditedHeads]
     fits: Mapping[int, Fit]
     advance: Callable[[int], None]
 
     @cached_property
-    def stock(self) -> frozenset[Part]:
+    def stock(self) -> frozenset[EditedHeads]:
         """Those of the parts that the stock layout can hold. There, a group has one map."""
         find_refusal = Editable(self.model).find_refusal
         refusals = {part: find_refusal((part,), layout="stock") for part in self.parts}
         return frozenset(part for part, refusal in refusals.items() if refusal is None)
 
 
-def respond_heldout(looking: Looking, windows: Tokens, draws: int) -> Floats:
+def expand_loss(looking: Probe, windows: Tokens, draws: int) -> Floats:
     """How the likelihood of tokens that the model draws itself responds: float32 [P, D, N].
 
     Half the mean square of a sum of responses is ½ Δ' F Δ, where the Fisher information F is the
@@ -94,7 +94,7 @@ def respond_heldout(looking: Looking, windows: Tokens, draws: int) -> Floats:
     return scaled
 
 
-def respond_margins(looking: Looking, samples: Samples) -> tuple[Floats, Floats]:
+def expand_margins(looking: Probe, samples: Samples) -> tuple[Floats, Floats]:
     """How the margin of each suffix token responds, float32 [P, S, N]; and the margins [N, S].
 
     The margin is the true token's logit less the largest of all others. What responds is a smooth
@@ -129,7 +129,7 @@ def _compare_logits(logits: torch.Tensor, true: torch.Tensor) -> tuple[torch.Ten
 
 
 def _respond(
-    looking: Looking, tokens: Tokens, prefix_length: int, score: Score, *, apart: bool = False
+    looking: Probe, tokens: Tokens, prefix_length: int, score: Score, *, apart: bool = False
 ) -> tuple[Floats, Floats]:
     """r(part, n) = Σ_t ⟨∂s/∂y(t), Δy(t)⟩ [P, D, N]; margins [N, S].
 
@@ -232,7 +232,7 @@ def _norm_after(model: PreTrainedModel, family: Family, block: int) -> nn.Module
 
 @torch.no_grad()
 def _change_outputs(
-    looking: Looking, index: int, places: Iterable[int], x: torch.Tensor, z: torch.Tensor
+    looking: Probe, index: int, places: Iterable[int], x: torch.Tensor, z: torch.Tensor
 ) -> Iterator[torch.Tensor]:
     """Yields, for each part, the change that it makes to what attention adds to the residual
     [B, T, d].
