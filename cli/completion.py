@@ -59,7 +59,7 @@ class _Named(click.types.StringParamType):
 
 def propose_names(command: click.Command) -> None:
     """Makes a shell propose names for the values of a command, and files where none begins so."""
-    for one in command.params:
-        shown = one.metavar or one.human_readable_name.upper()
-        if shown in _NAMES and isinstance(one.type, click.types.StringParamType):
-            one.type = _Named(_NAMES[shown])
+    for param in command.params:
+        shown = param.metavar or param.human_readable_name.upper()
+        if shown in _NAMES and isinstance(param.type, click.types.StringParamType):
+            param.type = _Named(_NAMES[shown])

@@ -65,8 +65,8 @@ def config_option(*names: str) -> Decorator:
 
 def with_config(command: click.Command) -> click.Command:
     """Adds --config to a command with many options, unless it has the option."""
-    options = [one for one in command.params if isinstance(one, click.Option)]
-    if len(options) > _MANY and not any("--config" in one.opts for one in options):
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    if len(options) > _MANY and not any("--config" in option.opts for option in options):
         config_option()(command)
     return command
 

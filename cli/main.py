@@ -158,7 +158,7 @@ class LazyGroup(click.Group):
             if not _is_of_memory(error):
                 raise
             command = self.get_command(ctx, str(ctx.invoked_subcommand))
-            names = {one.name for one in command.params} if command else set()
+            names = {param.name for param in command.params} if command else set()
             names |= {*getattr(command, "in_file", ())}
             ways = [way for name, way in _SMALLER.items() if name in names]
             fix = f"take {' or '.join(ways)}" if ways else "use a machine with more memory"

@@ -64,9 +64,9 @@ class RequestCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {group: [] for group in get_args(Section)}
-        for one in self.get_params(ctx):
-            if isinstance(one, click.Option) and (record := one.get_help_record(ctx)):
-                sections[getattr(one, "group", "run")].append(record)
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                sections[getattr(param, "group", "run")].append(record)
         widths = [len(name) for rows in sections.values() for name, _ in rows]
         width = min(max(widths), _WIDEST)  # so that all sections have their texts in one column
         for group, rows in sections.items():

@@ -108,10 +108,10 @@ def name_options(line: object, ctx: click.Context | None = None) -> str:
 
 def _find_option(command: click.Command, name: str) -> str | None:
     """What you type for the argument of that name; None if the command has none."""
-    for one in command.params:
-        names = {str(one.name), *(opt.lstrip("-").replace("-", "_") for opt in one.opts)}
+    for param in command.params:
+        names = {str(param.name), *(opt.lstrip("-").replace("-", "_") for opt in param.opts)}
         if name in names:
-            return one.opts[0] if isinstance(one, click.Option) else one.human_readable_name
+            return param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
     if name in getattr(command, "in_file", {}):
         return f"{name.replace('_', '-')} of --config"
     return None

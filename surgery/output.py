@@ -117,7 +117,7 @@ def _is_part_of(target: Path, named: str) -> bool:
     """Whether an input that is there is the target, or is a folder around it. It may name a
     column after a colon, and there may be two, with a comma between them."""
     parts = [Path(one) for one in (named, named.rpartition(":")[0], *named.split(",")) if one]
-    known = [os.path.realpath(one) for one in parts if os.path.lexists(one)]
+    known = [os.path.realpath(part) for part in parts if os.path.lexists(part)]
     real = Path(os.path.realpath(target))  # which raises nothing for a link to itself
     return target.exists() and any(real.is_relative_to(one) for one in known)
 

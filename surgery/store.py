@@ -169,7 +169,7 @@ def identify(thing: Any) -> Any:
     those that are `ASIDE`. Raises TypeError for what has no rule here or where it is defined.
     """
     if is_dataclass(thing):
-        counting = (one for one in fields(thing) if one.metadata.get("decides", True))
+        counting = (field for field in fields(thing) if field.metadata.get("decides", True))
         return {one.name: identify(getattr(thing, one.name)) for one in counting}
     raise TypeError(f"nothing says what identifies {type(thing).__name__}")
 
@@ -237,7 +237,7 @@ def _to_plain(thing: Any) -> Any:
     if isinstance(thing, np.generic):
         return thing.item()
     if is_dataclass(thing):
-        values = {one.name: _to_plain(getattr(thing, one.name)) for one in fields(thing)}
+        values = {field.name: _to_plain(getattr(thing, field.name)) for field in fields(thing)}
         return {"$made": [type(thing).__name__, values]}
     if isinstance(thing, Mapping):
         if all(isinstance(key, str) and not key.startswith("$") for key in thing):

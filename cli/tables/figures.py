@@ -304,10 +304,10 @@ def print_search(result: SearchResult) -> None:
     )
     _explain_choice(result)
     echo(f"KL on held-back text, in nats: {_describe_costs(result, selected)}")
-    limits = [one for one in result.list_limits(selected) if one.on == back]
+    limits = [limit for limit in result.list_limits(selected) if limit.on == back]
     for one in limits:
         _print_limit(result, one)
-    if not any(result.names[one.name].details.get("trains") for one in limits):
+    if not any(result.names[limit.name].details.get("trains") for limit in limits):
         echo(
             "No attack that trains the model has a limit, and training may bring back what the "
             "edit only hides. To search for an edit that resists, add --max relearn=0.05."
@@ -374,7 +374,7 @@ def _describe_held_back(result: SearchResult, limits: Sequence[Limit]) -> str:
         return "On the held-back passages: kept."
     if result.state == "missed":
         return "On the held-back passages: missed. Search with a stricter limit than you need."
-    lacks = dict.fromkeys(one.lacks for one in limits if one.lacks)
+    lacks = dict.fromkeys(limit.lacks for limit in limits if limit.lacks)
     why = "; ".join(lacks) or "there are too few passages, or windows of held-out text"
     return f"On the held-back passages: not decided. {why[0].upper()}{why[1:]}."
 

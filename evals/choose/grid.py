@@ -55,15 +55,15 @@ class EditPoint:
     def values(self) -> dict[str, float]:
         """Figure → its value; of a task, what it loses."""
         found = {}
-        for one in (*self.figures, *self.tried):
-            value = one.details.get("drop", one.value)
-            found[one.name.removeprefix(HEALED)] = float(value or 0.0)
+        for figure in (*self.figures, *self.tried):
+            value = figure.details.get("drop", figure.value)
+            found[figure.name.removeprefix(HEALED)] = float(value or 0.0)
         return found
 
     @cached_property
     def plain(self) -> dict[str, float]:
         """The same of the edit before it is healed, without what only few are tried for."""
-        return {one.name: float(one.value or 0.0) for one in self.figures}
+        return {figure.name: float(figure.value or 0.0) for figure in self.figures}
 
     @property
     def recovered(self) -> float:

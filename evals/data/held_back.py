@@ -135,7 +135,10 @@ def hold_back(
         if leave_out is not None:
             check_unlisted(manifests, listed)
             _check_not_chosen_on(choices, samples, listed)
-        mine = {one.passages: deal_passages(listed, one.seed, one.share)[0] for one in choices}
+        mine = {
+            choice.passages: deal_passages(listed, choice.seed, choice.share)[0]
+            for choice in choices
+        }
         passages[~unlisted], some = _find_left(listed.tokens, mine, listed.trained_on)
         taught = [_find_taught(manifest, samples, ~unlisted) for manifest in every]
         never = passages.copy()
@@ -143,7 +146,7 @@ def hold_back(
             never &= ~rows
         passages = never if (never & samples.trained_on).any() else passages
     if windows is not None:
-        its = {one.windows: deal_windows(windows, one.seed)[0] for one in choices}
+        its = {choice.windows: deal_windows(windows, choice.seed)[0] for choice in choices}
     text, others = _find_left(windows, its)
     chose = ChoiceCounts(passages=some, windows=others)
     flags, unsure = (tuple(one) for one in zip(*taught, strict=True)) if taught else ((), ())
@@ -209,12 +212,12 @@ def check_unlisted(edited: Iterable[Manifest], listed: Samples) -> None:
 
 def _check_not_chosen_on(choices: Iterable[ChosenOn], samples: Samples, listed: Samples) -> None:
     """Raises `SamplesError` for an edit that was chosen on all `samples`, not on those `listed`."""
-    for one in choices:
+    for choice in choices:
         mine, every = (
-            hash_row(some.tokens[deal_passages(some, one.seed, one.share)[0]])
+            hash_row(some.tokens[deal_passages(some, choice.seed, choice.share)[0]])
             for some in (listed, samples)
         )
-        if one.passages == every != mine:
+        if choice.passages == every != mine:
             raise SamplesError(
                 "a search chose an edit on passages that are left out here, so they are not "
                 "unlisted",
@@ -231,7 +234,7 @@ def _list_edits(edited: Iterable[Manifest]) -> list[Step]:
 def warn_of_earlier_choice(manifest: Manifest | None, chosen_on: Samples) -> list[str]:
     """A warning if an earlier edit of the model was chosen on others than `chosen_on`."""
     edits = [] if manifest is None else _list_edits([manifest])
-    if all(one.chosen is None or one.chosen.passages == chosen_on.sha256 for one in edits):
+    if all(edit.chosen is None or edit.chosen.passages == chosen_on.sha256 for edit in edits):
         return []
     return [
         "a search chose an earlier edit of this model on other passages, which may be among those "

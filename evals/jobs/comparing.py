@@ -172,11 +172,11 @@ def compare_passages(
 
     from evals.measure.memorization.extraction import extract
 
-    tests = [extract(one.model, samples, batch_size=request.run.batch_size) for one in models]
+    tests = [extract(model.model, samples, batch_size=request.run.batch_size) for model in models]
     changes: Any = np.abs([test.nll - tests[0].nll for test in tests]).max(axis=0)
     rows = []
     for at in np.argsort(-changes, kind="stable")[: request.rows]:
-        row: dict[str, Any] = {"outputs": [{"model": one.name, "text": None} for one in models]}
+        row: dict[str, Any] = {"outputs": [{"model": model.name, "text": None} for model in models]}
         if request.show_text:
             tokenizer, given = models[0].tokenizer, samples.prefixes[at]
             prompt = tokenizer.decode(strip_opening(tokenizer, given).tolist())

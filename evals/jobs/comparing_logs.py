@@ -72,7 +72,7 @@ def compare_logs(first: Path, second: Path) -> list[Measured]:
         scores = [collect_scores(task, run, run["aggregates"]) for run in runs]
         shared = [name for name in scores[0] if name in scores[1]]
         for name in shared:
-            _check_alike(f"{task}, {name}", *(one[name] for one in scores))
+            _check_alike(f"{task}, {name}", *(score[name] for score in scores))
         if shared:
             with (
                 np.errstate(all="ignore"),

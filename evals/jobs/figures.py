@@ -140,11 +140,11 @@ class Compared:
             assert benchmarks is not None
             assert before is not None
             base, edited = (benchmarks.scores(name, one) for one in (before.runs[name], run))
-            most = next((one.limit for one in ask_tasks(limits, [name])), None)
+            most = next((task.limit for task in ask_tasks(limits, [name])), None)
             yield from compare_task(name, base, edited, most, of)
         windows = self.left.windows
         controls = [one.control if one else None for one in (before, after)]
-        chosen = [one.select(windows) if one else None for one in controls]
+        chosen = [control.select(windows) if control else None for control in controls]
         text = after.asked.windows is not None
         on: On = "held back" if text and not windows.all() else "all"
         yield from measure_control(chosen[0], chosen[1], on, of)

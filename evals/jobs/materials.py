@@ -123,8 +123,8 @@ def read_search(path: Path) -> Front:
         FrontPoint(of=f"found-{at}", label=edits[of].label) for at, of in enumerate(found.front, 1)
     ]
     names = {of: point.of for of, point in zip(found.front, points, strict=True)}
-    rows = [one for one in found.figures if one.of in names and one.on == "chosen on"]
-    renamed = [one.model_copy(update={"of": names[one.of]}) for one in rows]
+    rows = [figure for figure in found.figures if figure.of in names and figure.on == "chosen on"]
+    renamed = [row.model_copy(update={"of": names[row.of]}) for row in rows]
     return Front(points, renamed, found.names, found.map)
 
 

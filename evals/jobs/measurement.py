@@ -72,7 +72,9 @@ class Measurement:
             "one that was kept for its figures may look a little better than it is, so evaluate it "
             "on other passages if you have them"
         )
-        edits = [one.model_copy(update={"warnings": [*one.warnings, said]}) for one in report.edits]
+        edits = [
+            edit.model_copy(update={"warnings": [*edit.warnings, said]}) for edit in report.edits
+        ]
         return replace(self, report=report.model_copy(update={"edits": edits}))
 
     def select(self, place: int, name: str) -> Measurement:
@@ -82,7 +84,7 @@ class Measurement:
 
         def take(rows: Sequence[Any]) -> list[Any]:
             of = {edit.of: EDITED}
-            kept = (one for one in rows if one.of not in others)
+            kept = (row for row in rows if row.of not in others)
             return [one.model_copy(update={"of": of.get(one.of, one.of)}) for one in kept]
 
         provenance = {**edit.provenance, "model": name}

@@ -101,7 +101,7 @@ def forecast_outline(request: MitigationRequest) -> dict[str, Any]:
         attacks = choose_attacks((*attacks, *TRAINED))
     with show_progress("plan memory", None):
         memory = forecast_memory(model, request, attacks, passages, list_rooms(model))
-    number = sum(one.numel() for one in model.parameters())
+    number = sum(parameter.numel() for parameter in model.parameters())
     dtype = str(model.dtype).removeprefix("torch.")
     named = (
         f"{request.model}: {config['model_type']}, {size.num_blocks} blocks of {size.num_heads} "
@@ -133,7 +133,7 @@ def list_rooms(model: Any) -> dict[str, int]:
 
 def measure_weights(model: Any) -> int:
     """Bytes of the parameters of a model."""
-    return sum(one.nbytes for one in model.parameters())
+    return sum(parameter.nbytes for parameter in model.parameters())
 
 
 def _list_steps(

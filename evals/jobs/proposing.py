@@ -262,7 +262,7 @@ def _describe_limits(request: ProposalRequest, rows: Samples) -> dict[str, Any]:
 
     asked, splits = request.limit, describe_splits(rows)
     counts = {limit: count_needed(limit) for limit in sorted({*_LIMITS, asked}, reverse=True)}
-    enough = [one["choose"] for one in splits if one["held_back"] >= (counts[asked] or 0)]
+    enough = [split["choose"] for split in splits if split["held_back"] >= (counts[asked] or 0)]
     needed = {f"{limit:g}": count for limit, count in counts.items() if count is not None}
     return {"needed": needed, "splits": splits, "choose": (enough or [splits[0]["choose"]])[0]}
 
@@ -349,7 +349,7 @@ def _propose_lengths(
     rows = sound if 2 * len(sound) >= len(halves) else halves
     fits = np.quantile(rows, 1 - _FITTING, axis=0, method="lower").astype(int).tolist()
     own = passages.table.shape or tuple(
-        min(LENGTH, one - one % 4 if one >= FEWEST else one) for one in fits
+        min(LENGTH, fit - fit % 4 if fit >= FEWEST else fit) for fit in fits
     )
     prefix, suffix = (
         request.passages.prefix_length or own[0],

@@ -174,7 +174,7 @@ def _record_edit(
     chose, edit = found.left.count(place + found.offset), None
     if model.manifest is not None:
         edit = History(history=model.manifest.history)
-    state = settle(one.state for one in limits)
+    state = settle(limit.state for limit in limits)
     if state is not None and edit is not None and edit.missed_alone:
         state = "missed"  # by the search that chose it, on the passages that it used
     plan = after.asked.attacked
@@ -211,14 +211,14 @@ def _list_warnings(
     if after.test is not None:
         said = list_row_warnings(describe_samples(after.test.test.samples))
         said += [
-            f"membership score {one.name.removeprefix('membership.')}: AUC {one.value:.2f} is far "
+            f"membership score {area.name.removeprefix('membership.')}: AUC {area.value:.2f} is far "
             "below 0.5: the model avoids members so clearly that this reveals them, too "
             "(over-correction)"
-            for one in areas
-            if one.details["overcorrected"]
+            for area in areas
+            if area.details["overcorrected"]
         ]
     models = [one.model for one in (found.before, after) if one]
-    tokenizers = {one.provenance.get("tokenizer_sha256") for one in models}
+    tokenizers = {model.provenance.get("tokenizer_sha256") for model in models}
     if found.materials.request.benchmarks.limit is not None:
         said.append(
             "only a part of each benchmark was measured (limit), so the model card leaves these "
@@ -295,7 +295,7 @@ def find_relation(manifest: Manifest | None, base: ResolvedModel) -> Relation:
         return "not recorded"
     if base.is_source_of(manifest):
         return "source"
-    return "unrelated" if all(one.content for one in manifest.sources) else "not recorded"
+    return "unrelated" if all(source.content for source in manifest.sources) else "not recorded"
 
 
 def choose_passages(

@@ -100,7 +100,7 @@ class Inputs:
         }
         lacks = {}
         for option, texts in records.items():
-            sources = {str(one): one.name for text in texts for one in text.sources}
+            sources = {str(source): source.name for text in texts for source in text.sources}
             if sources and not getattr(self, option) and {*sources.values()} != {LAB_TEXT}:
                 lacks[option] = ", ".join(sources)
         named = [

@@ -57,7 +57,7 @@ def name_figures(
 ) -> Names:
     """The names of all figures, in the order of the tables. `tasks`: each with its `task`, main
     `metric`, `description`, and how it was asked."""
-    there = dict.fromkeys(one.name.removeprefix(HEALED) for one in figures)
+    there = dict.fromkeys(figure.name.removeprefix(HEALED) for figure in figures)
     named: Names = dict(_name_recital(there, samples))
     subjects = (name.removeprefix("recovered.") for name in there if name.startswith("recovered."))
     for attack in dict.fromkeys(subject.partition(" ")[0] for subject in subjects):
@@ -70,7 +70,9 @@ def name_figures(
     for task in tasks:
         named |= _name_task(task, there, figures)
     if "heldout" in there:
-        kinds = {one.details.get("kind", "text") for one in figures if one.name == "heldout"}
+        kinds = {
+            figure.details.get("kind", "text") for figure in figures if figure.name == "heldout"
+        }
         what = "held-out text" if "text" in kinds else "passages that no model was trained on"
         named["heldout"] = Named(label=f"loss on {what}, nats per token", main=True)
     named |= {name: Named(label=label) for name, label in _OTHERS.items() if name in there}
@@ -81,7 +83,7 @@ def name_figures(
 
 
 def _name_healed(figures: Iterable[Measured], named: Names) -> Names:
-    every = dict.fromkeys(one.name for one in figures if one.name.startswith(HEALED))
+    every = dict.fromkeys(figure.name for figure in figures if figure.name.startswith(HEALED))
     plain = {name: named[name.removeprefix(HEALED)] for name in every}
     return {
         name: one.model_copy(update={"label": f"{one.label}, once healed"})
@@ -126,7 +128,7 @@ def _describe_count(count: str) -> str:
 def _name_attack(attack: Attack, there: Iterable[str], figures: Sequence[Measured]) -> Names:
     """What it recovers, at each of its steps and learning rates if it has any."""
     key, found = f"recovered.{attack.name}", Names()
-    runs = {one.runs for one in figures if one.name == key}
+    runs = {figure.runs for figure in figures if figure.name == key}
     said = say_runs(runs)
     said = f", {said}" if said else ""
     for name in there:
@@ -218,6 +220,8 @@ def _list_shown(names: Names, figures: Sequence[Measured]) -> dict[str, list[str
     for one in figures:  # the main figures come first
         main.setdefault(one.name, one.on)
     for key, on in _SIDE.items():
-        others = dict.fromkeys(one.name for one in figures if one.on == on != main[one.name])
+        others = dict.fromkeys(
+            figure.name for figure in figures if figure.on == on != main[figure.name]
+        )
         shown[key] = [name for name in names if name in others]
     return shown

@@ -29,7 +29,9 @@ def find_baseline(
 def find_recorded_commit(model: str, edited: Iterable[ResolvedModel]) -> str | None:
     """The commit of a base that one of the edited models records; None if none does."""
     manifests = (one.manifest for one in edited)
-    return find_commit(model, (source for one in manifests if one for source in one.sources))
+    return find_commit(
+        model, (source for manifest in manifests if manifest for source in manifest.sources)
+    )
 
 
 def check_tokens(base: ResolvedModel, models: Iterable[ResolvedModel]) -> None:

@@ -237,7 +237,7 @@ def check_precisions(models: Sequence[ResolvedModel], run: Run) -> None:
     Tells nothing of quantized weights, for which the library decides.
     """
     place = find_device(run.placing["device"])
-    plain = [one for one in models if not one.inventory.is_quantized]
+    plain = [model for model in models if not model.inventory.is_quantized]
     names = [str(_find_dtype(one, run.dtype, place)).removeprefix("torch.") for one in plain]
     for one, name in zip(plain, names, strict=True):
         check_precision(names[0], name, one.source.model)

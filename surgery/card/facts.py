@@ -190,8 +190,8 @@ def _write_reproduction(name: str, steps: Sequence[Step]) -> Markdown:
 
 def _list_files(steps: Sequence[Step]) -> list[str]:
     """The folders and files that the commands take from the folder that they run in."""
-    sources = [one for one in steps if not (one.source.commit or find_lab(one.source.model))]
-    found = [_name_source(one) for one in sources if one is steps[0]]
+    sources = [step for step in steps if not (step.source.commit or find_lab(step.source.model))]
+    found = [_name_source(source) for source in sources if source is steps[0]]
     named = chain(*_list_inputs(steps).values())
     return [*found, *(name for name in named if not name.startswith("hf:"))]
 

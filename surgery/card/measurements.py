@@ -61,7 +61,7 @@ class Line:
     @property
     def n(self) -> int | None:
         """That of the first edit: of `guided`, a base has another one."""
-        return next((one.n for one in (*self.edits, self.base) if one is not None), None)
+        return next((edit.n for edit in (*self.edits, self.base) if edit is not None), None)
 
     @property
     def unit(self) -> Unit:
@@ -72,13 +72,13 @@ class Line:
         """Digits after the point of what is no share, the same for every model."""
         if self.unit != "number":
             return 3 if self.unit == "nats" else 0
-        largest = max((abs(one.value or 0) for one in self.rows), default=0)
+        largest = max((abs(row.value or 0) for row in self.rows), default=0)
         return next((at for at, end in ((3, 10), (2, 100), (1, 1_000)) if largest < end), 0)
 
 
 def list_lines(report: Report, table: Table) -> list[Line]:
     """The lines of a table, without those that nothing was measured for."""
-    models = [one.of for one in report.edits]
+    models = [edit.of for edit in report.edits]
     lines = (
         Line(
             name,
@@ -132,13 +132,13 @@ def show_ends(ends: Ends | None, unit: Unit, digits: int, *, signed: bool = Fals
     """An interval in brackets; empty without one."""
     if ends is None:
         return ""
-    return f"[{', '.join(show_number(one, unit, digits, signed=signed) for one in ends)}]"
+    return f"[{', '.join(show_number(end, unit, digits, signed=signed) for end in ends)}]"
 
 
 def _say_own(line: Line, row: Measured) -> str:
     """The runs and the n of an edit's figure, if they differ between edits."""
-    edits = [one for one in line.edits if one is not None]
-    if row.n is None or row not in edits or len({(one.runs, one.n) for one in edits}) == 1:
+    edits = [edit for edit in line.edits if edit is not None]
+    if row.n is None or row not in edits or len({(edit.runs, edit.n) for edit in edits}) == 1:
         return ""
     return ", ".join(filter(None, (say_runs({row.runs}), f"n = {row.n:,}")))
 
@@ -148,7 +148,7 @@ def say_runs(runs: Iterable[int | None]) -> str:
     numbers = sorted({one for one in runs if one is not None})
     if not numbers:
         return ""
-    said = " to ".join(str(one) for one in dict.fromkeys((numbers[0], numbers[-1])))
+    said = " to ".join(str(fromkey) for fromkey in dict.fromkeys((numbers[0], numbers[-1])))
     return "one run" if said == "1" else f"mean of {said} runs"
 
 
@@ -299,8 +299,8 @@ def build_measurements(report: Report) -> Measurements | None:
     if report.settings.get("limit") is not None:  # nor do their limits show
         names = {name: one for name, one in names.items() if not is_task(one)}
         kept = {
-            "figures": [one for one in report.figures if one.name in names],
-            "limits": [one for one in report.limits if one.name in names],
+            "figures": [figure for figure in report.figures if figure.name in names],
+            "limits": [limit for limit in report.limits if limit.name in names],
         }
         report = report.model_copy(update={"names": names, **kept, "tables": _keep(report, names)})
     shown = {name for table, _ in list_tables(report) for name in table.names}

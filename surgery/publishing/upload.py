@@ -84,12 +84,16 @@ class PlannedPush:
     @property
     def files(self) -> dict[str, int]:
         """What is sent: name → bytes."""
-        return dict(sorted((one.path_in_repo, one.upload_info.size) for one in self.additions))
+        return dict(
+            sorted(
+                (addition.path_in_repo, addition.upload_info.size) for addition in self.additions
+            )
+        )
 
     @property
     def removed(self) -> list[str]:
         """Files of an earlier push."""
-        return [one.path_in_repo for one in self.removals]
+        return [removal.path_in_repo for removal in self.removals]
 
     def describe_card(self) -> dict[str, Any]:
         """Some of its metadata, and how many results it lists."""
@@ -337,7 +341,7 @@ def _check_state(report: Report, where: Path, allow_undecided: bool) -> None:
     """Raises `OutputError` if the report says that a limit is missed, or not decided, or decides
     one on a part of a benchmark."""
     (edit,) = report.edits
-    limited = [one.subject for one in report.limits if is_task(report.names[one.name])]
+    limited = [limit.subject for limit in report.limits if is_task(report.names[limit.name])]
     if report.settings.get("limit") is not None and limited:
         what = f"decides the limit on {limited[0]} on a part of it, so it is not published"
         raise OutputError(what, where=where, fix="evaluate without `limit`")

@@ -122,5 +122,10 @@ def find(figures: Iterable[M], name: str, of: str = EDITED, on: On | None = None
     """The first figure of this name and model, on these rows; without `on`, on any rows. A model's
     main figures come first."""
     return next(
-        (one for one in figures if (one.name, one.of) == (name, of) and on in (None, one.on)), None
+        (
+            figure
+            for figure in figures
+            if (figure.name, figure.of) == (name, of) and on in (None, figure.on)
+        ),
+        None,
     )

@@ -88,7 +88,7 @@ class Result(Record):
 
     def list_limits(self, of: str) -> list[Limit]:
         """The limits of a model, in their order."""
-        return [one for one in self.limits if one.of == of]
+        return [limit for limit in self.limits if limit.of == of]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -241,8 +241,8 @@ class Report(Result):
     @model_validator(mode="after")
     def _is_of_its_models(self) -> Report:
         known = {BASE} if self.base else set()
-        known |= {one.of for one in self.edits} | {one.of for one in self.front}
+        known |= {edit.of for edit in self.edits} | {one.of for one in self.front}
         known |= {TWIN} if self.twin else set()
-        if other := {one.of for one in (*self.figures, *self.limits)} - known:
+        if other := {figure.of for figure in (*self.figures, *self.limits)} - known:
             raise ValueError(f"a figure is of {min(other)}, which is no model here")
         return self

@@ -216,15 +216,15 @@ def plan_training(
     """
 
     def try_steps(imagined: Any, asked: Fit) -> None:
-        few = [replace(one, teacher=imagined).take(asked.rows) for one in lessons]
+        few = [replace(lesson, teacher=imagined).take(asked.rows) for lesson in lessons]
         of_few = replace(schedule, steps=TRIED, learning_rate=1.0)
         taught = _distill(imagined, few, of_few, asked, **how)
         taught.student.settle()
 
     how: dict[str, Any] = {"constants": constants or {}, "owns_base": owns_base}
     ranks = (0, RANK) if schedule.rank is None else (schedule.rank,)
-    most = max(one.per_step for one in lessons)
-    shape = [(one.per_step, one.rows.shape[1], one.first) for one in lessons]
+    most = max(lesson.per_step for lesson in lessons)
+    shape = [(lesson.per_step, lesson.rows.shape[1], lesson.first) for lesson in lessons]
     key = (*shape, schedule.hardened, sorted(constants or ()), owns_base)
     return fit(base, try_steps, key, ranks=ranks, most_rows=most, room=room)
 

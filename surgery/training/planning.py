@@ -70,9 +70,9 @@ def fit(
     fits.
     """
     if room is None:
-        places = {one.device for one in model.parameters()}  # a model may be spread
+        places = {parameter.device for parameter in model.parameters()}  # a model may be spread
         room = int(USABLE * sum(map(share_free_memory, places)))
-        if SMALL * sum(one.nbytes for one in model.parameters()) <= room:
+        if SMALL * sum(parameter.nbytes for parameter in model.parameters()) <= room:
             return Fit(ranks[0], most_rows, checkpointing=False)
     least, kind = 0, (_describe(model), repr(key))
 
@@ -122,11 +122,15 @@ def imagine(model: Any) -> Iterator[Any]:
     """Inside, a copy of a model whose tensors have shapes and no numbers, as all that is made."""
     with Imagining(allow_non_fake_inputs=True):
         kept: dict[int, Any] = {}
-        for one in (*model.parameters(), *model.buffers()):
-            place = "cpu" if one.is_meta else one.device
-            empty = torch.empty_strided(one.size(), one.stride(), dtype=one.dtype, device=place)
-            is_weight = isinstance(one, torch.nn.Parameter)
-            kept[id(one)] = torch.nn.Parameter(empty, requires_grad=False) if is_weight else empty
+        for parameter in (*model.parameters(), *model.buffers()):
+            place = "cpu" if parameter.is_meta else parameter.device
+            empty = torch.empty_strided(
+                parameter.size(), parameter.stride(), dtype=parameter.dtype, device=place
+            )
+            is_weight = isinstance(parameter, torch.nn.Parameter)
+            kept[id(parameter)] = (
+                torch.nn.Parameter(empty, requires_grad=False) if is_weight else empty
+            )
         yield copy.deepcopy(model, kept)
 
 
@@ -152,7 +156,10 @@ def _imagine_products(a: torch.Tensor, b: torch.Tensor, ends: Any = None, *_: An
 
 def _describe(model: Any) -> object:
     """What tells models apart that need different amounts of memory."""
-    weights = [(tuple(one.shape), one.dtype, one.device.type) for one in model.parameters()]
+    weights = [
+        (tuple(parameter.shape), parameter.dtype, parameter.device.type)
+        for parameter in model.parameters()
+    ]
     return type(model).__name__, hash(tuple(weights)), hash(model.config.to_json_string())
 
 
@@ -185,4 +192,4 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _list_tensors(given: Any) -> Iterator[torch.Tensor]:
-    return (one for one in tree_leaves(given) if isinstance(one, torch.Tensor))
+    return (leave for leave in tree_leaves(given) if isinstance(leave, torch.Tensor))

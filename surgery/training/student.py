@@ -91,7 +91,7 @@ class Student:
             for name, one in self.adapted.named_parameters()
             if one.requires_grad
         )
-        kept = tuple(replace(one, read_pieces=one.read_finite_pieces) for one in tensors)
+        kept = tuple(replace(tensor, read_pieces=tensor.read_finite_pieces) for tensor in tensors)
         return Adapter(rank, tuple(sorted(modules)), tuple(sorted(parameters)), kept)
 
     def settle(self, change: Change = lambda name, old, new: new.to(old.dtype, copy=True)) -> Any:
@@ -130,7 +130,7 @@ def make_student(
     for `Student`.
     """
     fixed = {name: flags for name, flags in (constants or {}).items() if flags.any()}
-    if any(one.is_meta for one in base.parameters()):
+    if any(parameter.is_meta for parameter in base.parameters()):
         raise UnsupportedError(
             "training needs every weight in memory, and some are offloaded",
             fix="leave out `device=all`",
@@ -151,7 +151,9 @@ def make_student(
         adapted = _add_adapters(model, rank, fixed, seed)
     if checkpointing:
         _checkpoint_blocks(model)
-    learned: list[torch.Tensor] = [one for one in model.parameters() if one.requires_grad]
+    learned: list[torch.Tensor] = [
+        parameter for parameter in model.parameters() if parameter.requires_grad
+    ]
     return Student(model, base, learned, adapted, owns_base)
 
 
@@ -162,7 +164,7 @@ def copy_sharing(
 
     `change`: name and parameter → what takes its place in the copy; None: the same numbers.
     """
-    kept = {id(one): one for one in model.buffers()}
+    kept = {id(buffer): buffer for buffer in model.buffers()}
     for name, one in model.named_parameters():
         new = change(name, one)
         if new is None:
@@ -240,7 +242,9 @@ those of a shared expert, would get no adapter."""
 def _find_device(model: Any, owner: str) -> torch.device:
     """Where the weights are that the adapter of a name stands beside."""
     layer = model.get_submodule(owner.partition(".lora_")[0])
-    found: torch.device = next(one.device for one in layer.parameters() if not one.is_meta)
+    found: torch.device = next(
+        parameter.device for parameter in layer.parameters() if not parameter.is_meta
+    )
     return found
 
 

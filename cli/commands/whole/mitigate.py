@@ -126,7 +126,9 @@ def command(
     if as_json:
         print_json(done.to_dict())
     elif len(done.recipes) > 1:
-        print_results(done.report, {name_recipe(one): RECIPES[one] for one in done.recipes})
+        print_results(
+            done.report, {name_recipe(recipe): RECIPES[recipe] for recipe in done.recipes}
+        )
     note(f"to see what it writes: {done.compare_command}")
     if done.state == "missed":
         note(f"{output}: a limit is missed: see report.html there")
@@ -146,7 +148,7 @@ def _print_forecast(found: dict[str, Any]) -> None:
     echo("Memory that each step needs with the model, and how it trains (rows: of a pass):")
     machines, steps = found["memory"], zip(*(one["steps"] for one in found["memory"]), strict=True)
     cells = [(some[0]["name"], *map(_format_memory, some)) for some in steps]
-    print_table(("step", *(one["machine"] for one in machines)), cells, words=len(machines))
+    print_table(("step", *(machine["machine"] for machine in machines)), cells, words=len(machines))
     if "disk" not in found:
         return
     needed, free = (found["disk"][key] for key in ("needed", "free"))

@@ -205,7 +205,7 @@ def _decide(
 
     With healing, what the cut gives before it is healed says nothing about a limit.
     """
-    healed, rows = opened.healing is not None, [one for one in figures if one.on == on]
+    healed, rows = opened.healing is not None, [figure for figure in figures if figure.on == on]
     before, after = (find(rows, "heldout", model) for model in (BASE, of))
     if before is None or after is None:
         return []

@@ -178,7 +178,9 @@ def _list_series(
 def _find_usual_error(result: SweepResult, task: str) -> float:
     """Half of the median interval of a difference, in percent."""
     changes = [_find_change(result, task, edit.of) for edit in result.edits]
-    widths = [one.ci95[1] - one.ci95[0] for one in changes if one is not None and one.ci95]
+    widths = [
+        change.ci95[1] - change.ci95[0] for change in changes if change is not None and change.ci95
+    ]
     return 50 * median(widths) if widths else 0.0
 
 

@@ -87,7 +87,7 @@ def _run(target: Target) -> AttackOutcome:
         some = [documents[row] for row in rows]
         written = write_on(target, some, corrected=how == CORRECTED) if some else []
         for row, text in zip(rows, written, strict=True):
-            sizes = [one.words for one in find_blocks(true[row], _split(target, text))]
+            sizes = [block.words for block in find_blocks(true[row], _split(target, text))]
             share[row] = sum(sizes) / len(true[row])
             longest[row] = max(sizes, default=0)
         variants[Setting(how, 0.0, 0)] = longest >= BLOCK
@@ -147,9 +147,9 @@ def find_blocks(true: Words, said: Words) -> list[Block]:
     """The near-verbatim blocks of two texts, in order."""
     matches = SequenceMatcher(None, true, said, autojunk=False).get_matching_blocks()
     blocks = [
-        Block(one.a, one.a + one.size, one.b, one.b + one.size, one.size)
-        for one in matches
-        if one.size
+        Block(match.a, match.a + match.size, match.b, match.b + match.size, match.size)
+        for match in matches
+        if match.size
     ]
     for gap, least in JOINED:
         blocks = [one for one in _join(blocks, gap) if one.words >= least]
@@ -159,11 +159,11 @@ def find_blocks(true: Words, said: Words) -> list[Block]:
 def _join(blocks: Sequence[Block], gap: int) -> list[Block]:
     """Joins blocks that are at most `gap` words apart in both texts."""
     joined: list[Block] = []
-    for one in blocks:
+    for block in blocks:
         last = joined[-1] if joined else None
-        if last and one.first - last.last <= gap and one.start - last.end <= gap:
-            words = last.words + one.words
-            joined[-1] = Block(last.first, one.last, last.start, one.end, words)
+        if last and block.first - last.last <= gap and block.start - last.end <= gap:
+            words = last.words + block.words
+            joined[-1] = Block(last.first, block.last, last.start, block.end, words)
         else:
-            joined.append(one)
+            joined.append(block)
     return joined

@@ -44,7 +44,7 @@ def make_early_exit() -> Attack:
         target.check_in_memory("early-exit")
         text = target.unrelated[split(target.unrelated, 2)[0]]
         lenses = fit_lenses(target.model, text)
-        found = [measure.recovered(Evidence.of(one)) for one in read_blocks(target, lenses)]
+        found = [measure.recovered(Evidence.of(block)) for block in read_blocks(target, lenses)]
         return AttackOutcome(np.any(found, axis=0), ~find_overlaps(target.samples.tokens, text))
 
     return Attack(
@@ -82,7 +82,9 @@ def find_blocks(model: Any) -> Any:
 
 def find_final_norm(model: Any) -> Lens:
     """What the last block's residual goes through: the one norm beside the blocks, not in them."""
-    norm: Lens = next(one for one in model.base_model.children() if "Norm" in type(one).__name__)
+    norm: Lens = next(
+        child for child in model.base_model.children() if "Norm" in type(child).__name__
+    )
     return norm
 
 

@@ -58,7 +58,10 @@ def foresee_times(
     control, if there is one. `row`: seconds of a pass for each of its rows.
     """
     every = list(sizes)
-    took = {one.name: sum(time_attack(one, size, row, draws) for size in every) for one in attacks}
+    took = {
+        attack.name: sum(time_attack(attack, size, row, draws) for size in every)
+        for attack in attacks
+    }
     total = sum(took.values())
     if total < SHORT:
         return None

@@ -138,7 +138,7 @@ def _run(target: Target, name: str, choose: Choose) -> AttackOutcome:
     same = same and all(np.array_equal(rows, others) for others in draws)
     rates = list(RATES)
     if target.trainings is not None:
-        rates = [one.learning_rate for one in target.trainings]
+        rates = [training.learning_rate for training in target.trainings]
     whole = replace(target, draws=1) if same else target
     return repeat(whole, partial(_run_once, target, name, choose, rates))
 
@@ -186,7 +186,7 @@ def make_curve(
     """
     best = [
         max(
-            (one for one in outcome.settings if one.steps == number),
+            (setting for setting in outcome.settings if setting.steps == number),
             key=lambda one: int(outcome.settings[one][outcome.tried].sum()),
         )
         for number in (0, *steps)

@@ -137,7 +137,7 @@ class Grid:
     """
 
     def __init__(self, kinds: list[Kind], settled: Trainings | None) -> None:
-        self.rates = {(one.learned, one.optimizer): OPTIMIZERS[one.optimizer] for one in kinds}
+        self.rates = {(kind.learned, kind.optimizer): OPTIMIZERS[kind.optimizer] for kind in kinds}
         self.kinds, self.settled = kinds, settled
 
     def list_trainings(self) -> Iterator[tuple[Kind, float, tuple[int, ...]]]:
@@ -160,7 +160,9 @@ class Grid:
 
     def count(self) -> int:
         """How many settings there are, as far as rates are settled."""
-        return len(STEPS) * sum(len(self.rates[one.learned, one.optimizer]) for one in self.kinds)
+        return len(STEPS) * sum(
+            len(self.rates[kind.learned, kind.optimizer]) for kind in self.kinds
+        )
 
 
 def make_relearn_strongest(given: int | None = None) -> Attack:

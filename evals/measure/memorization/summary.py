@@ -80,10 +80,10 @@ def _measure_rows(
     measures: Iterable[Measure],
     part: str = "",
 ) -> Iterator[Measured]:
-    for one in measures:
-        if one.name in test.values:
-            before = None if base is None else base.values[one.name][mask]
-            yield from one.measure(of, on, test.values[one.name][mask], before, part)
+    for measure in measures:
+        if measure.name in test.values:
+            before = None if base is None else base.values[measure.name][mask]
+            yield from measure.measure(of, on, test.values[measure.name][mask], before, part)
 
 
 def list_rows(
@@ -117,9 +117,9 @@ def list_rows(
 
 def _list_columns(test: Extraction, measures: Iterable[Measure]) -> dict[str, list[Any]]:
     columns = {
-        one.column or one.name: test.values[one.name].tolist()
-        for one in measures
-        if one.name in test.values
+        measure.column or measure.name: test.values[measure.name].tolist()
+        for measure in measures
+        if measure.name in test.values
     }
     if "first_divergence" in columns:
         pairs = zip(columns["first_divergence"], columns["exact"], strict=True)

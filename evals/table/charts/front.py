@@ -122,7 +122,7 @@ def _paint_blocks(axes: Axes, points: Sequence[BlockPoint], num_blocks: int) -> 
 
 def _gather_near(points: Sequence[BlockPoint]) -> list[list[BlockPoint]]:
     """Points whose squares overlap, together. `WHOLE` is their y axis; the x axis fits them all."""
-    xs = [one.x for one in points]
+    xs = [point.x for point in points]
     wide = _NEAR * (max(xs) - min(xs)) if xs else 0.0
     tall = _NEAR * (WHOLE[1] - WHOLE[0])
     found: list[list[BlockPoint]] = []

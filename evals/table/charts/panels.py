@@ -80,7 +80,7 @@ def paint_series(
     """Points with their intervals; `joined`: by lines. Smaller markers lie on larger ones."""
     names = [series.look or series.label for series in many]
     for series, style in zip(many, choose_looks(names), strict=True):
-        xs, ys = ([getattr(one, key) for one in series.points] for key in ("x", "y"))
+        xs, ys = ([getattr(point, key) for point in series.points] for key in ("x", "y"))
         if series.kind in SMALL:
             label, marker, size = SMALL[series.kind]
             look = {"color": style["color"], "marker": marker, "s": size, "alpha": 0.6}
@@ -91,7 +91,7 @@ def paint_series(
             style["markerfacecolor"] = "none"
         if not joined:
             style["linestyle"] = "none"
-        ends = ([getattr(one, f"{key}_ends") for one in series.points] for key in ("x", "y"))
+        ends = ([getattr(point, f"{key}_ends") for point in series.points] for key in ("x", "y"))
         xerr, yerr = map(measure_sides, (xs, ys), ends)
         axes.errorbar(
             xs, ys, yerr, xerr, label=series.label, elinewidth=0.8, zorder=3 - size / 20, **style

@@ -45,7 +45,7 @@ def draw_table(report: Report, lines: Sequence[Line]) -> Picture | None:
     if not shown:
         return None
     dots = dict(zip(names, zip(*cells, strict=True), strict=True))
-    limits = {one.name: one.limit for one in report.limits if one.what != "task"}
+    limits = {limit.name: limit.limit for limit in report.limits if limit.what != "task"}
     asked = [limits.get(line.name) for line in shown]
     return draw_dots("", label, [line.named.label for line in shown], dots, asked).embed()
 
@@ -67,7 +67,7 @@ def _is_share(line: Line) -> bool:
 def _is_score(line: Line) -> bool:
     """Whether it is a score between 0 and 1, known of every model with its changes."""
     values = [row.value if row else None for row in (line.base, *line.edits)]
-    between = all(one is not None and 0 <= one <= 1 for one in values)
+    between = all(value is not None and 0 <= value <= 1 for value in values)
     changes = [row is not None and row.change is not None for row in line.edits]
     return line.unit == "number" and between and all(changes)
 
@@ -112,7 +112,7 @@ def draw_trade_off(report: Report) -> Picture | None:
     front = front if report.front else []
     attack = report.names[name].details.get("attack")
     what = f"recovered by {attack}, %" if attack else "recited word for word, %"
-    limits = [one.limit for one in report.limits if one.name == name]
+    limits = [limit.limit for limit in report.limits if limit.name == name]
     panel = FrontPanel(
         "rise of held-out loss, nats per token",
         what,

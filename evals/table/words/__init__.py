@@ -68,8 +68,10 @@ def render(name: str, **given: Any) -> list[str]:
 
 def _join(clauses: list[str]) -> str:
     """Clauses as sentences."""
-    sentences = (f"{one[0].upper()}{one[1:]}" for one in clauses)
-    return " ".join(one if one.endswith(".") else f"{one}." for one in sentences)
+    sentences = (f"{clause[0].upper()}{clause[1:]}" for clause in clauses)
+    return " ".join(
+        sentence if sentence.endswith(".") else f"{sentence}." for sentence in sentences
+    )
 
 
 @lru_cache

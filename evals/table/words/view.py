@@ -79,7 +79,7 @@ class View:
     @property
     def taught_attacks(self) -> list[Attacked]:
         """The same on the passages that it was taught, those that count any."""
-        return [one for one in self._list_attacks("taught") if one.row.value is not None]
+        return [attack for attack in self._list_attacks("taught") if attack.row.value is not None]
 
     def _list_attacks(self, on: On | None) -> list[Attacked]:
         found = []
@@ -93,12 +93,12 @@ class View:
     @property
     def counting(self) -> list[Attacked]:
         """The attacks that count any passage."""
-        return [one for one in self.attacks if one.row.n]
+        return [attack for attack in self.attacks if attack.row.n]
 
     @property
     def empty(self) -> list[str]:
         """The names of the others."""
-        return [one.name for one in self.attacks if not one.row.n]
+        return [attack.name for attack in self.attacks if not attack.row.n]
 
     @property
     def tied(self) -> list[Attacked]:
@@ -119,8 +119,8 @@ class View:
     def by_attacker(self) -> dict[str, list[Attacked]]:
         """What someone does → the attacks of that kind that were tried."""
         found: dict[str, list[Attacked]] = {}
-        for one in self.attacks:
-            found.setdefault(str(one.named.details["attacker"]), []).append(one)
+        for attack in self.attacks:
+            found.setdefault(str(attack.named.details["attacker"]), []).append(attack)
         return found
 
     @property
@@ -145,7 +145,7 @@ class View:
         return [(task, named, row) for task, named, row in found if row is not None]
 
     def list_tasks(self, *outcomes: str) -> list[tuple[str, Named, Measured]]:
-        return [one for one in self.tasks if one[2].details.get("outcome") in outcomes]
+        return [task for task in self.tasks if task[2].details.get("outcome") in outcomes]
 
     @property
     def heldout(self) -> Measured | None:
@@ -165,25 +165,25 @@ class View:
     @property
     def state(self) -> str | None:
         """Of the limits, whatever a search says."""
-        return settle(one.state for one in self.limits)
+        return settle(limit.state for limit in self.limits)
 
     @property
     def lacking(self) -> dict[str, list[Limit]]:
         """What would decide open limits → these."""
         found: dict[str, list[Limit]] = {}
-        for one in self.limits:
-            if one.lacks is not None:
-                found.setdefault(one.lacks, []).append(one)
+        for limit in self.limits:
+            if limit.lacks is not None:
+                found.setdefault(limit.lacks, []).append(limit)
         return found
 
     @property
     def on_passages(self) -> list[Limit]:
-        return [one for one in self.limits if one.what in ("recited", "recovered")]
+        return [limit for limit in self.limits if limit.what in ("recited", "recovered")]
 
     @property
     def unlimited(self) -> Attacked | None:
         """The strongest attack without a limit, if it recovers more than limits allow others."""
-        limited = {one.subject: one.limit for one in self.on_passages}
+        limited = {passage.subject: passage.limit for passage in self.on_passages}
         free = [one for one in self.counting if one.name not in limited]
         strongest = max(free, key=lambda one: one.strength, default=None)
         if strongest is None or not limited:
@@ -197,5 +197,5 @@ class View:
 
 def tie(attacks: list[Attacked]) -> list[Attacked]:
     """Those that recover most from the edited model."""
-    most = max((one.row.value or 0.0 for one in attacks), default=None)
-    return [one for one in attacks if one.row.value == most]
+    most = max((attack.row.value or 0.0 for attack in attacks), default=None)
+    return [attack for attack in attacks if attack.row.value == most]
