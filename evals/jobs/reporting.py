@@ -211,8 +211,8 @@ def _list_warnings(
     if after.test is not None:
         said = list_row_warnings(describe_samples(after.test.test.samples))
         said += [
-            f"membership score {area.name.removeprefix('membership.')}: AUC {area.value:.2f} is far "
-            "below 0.5: the model avoids members so clearly that this reveals them, too "
+            f"membership score {area.name.removeprefix('membership.')}: AUC {area.value:.2f} is "
+            "far below 0.5: the model avoids members so clearly that this reveals them, too "
             "(over-correction)"
             for area in areas
             if area.details["overcorrected"]
