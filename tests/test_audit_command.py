@@ -345,13 +345,7 @@ def test_a_limit_on_what_was_cut_needs_to_know_what_was_cut(tmp_path) -> None:
     [
         ("audit", ("--attack", "greedy")),
         ("extract", ()),
-        (
-            "evaluate",
-            (
-                "--suite",
-                "none",
-            ),
-        ),
+        ("evaluate", ("--suite", "none")),
     ],
 )
 def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
@@ -375,7 +369,8 @@ def test_precisions_must_agree(command, more, tmp_path, monkeypatch) -> None:
         patch.setattr("evals.run.models.load_model", lambda *_, **__: pytest.fail("work was done"))
         attn_surgery(*call).assert_error(
             "the models would run in different precisions (expected float32, as the baseline, got "
-            "bfloat16 for half); choose one with --dtype"
+            "bfloat16 for half); choose one with "
+            + ("--dtype" if command == "extract" else "dtype of --config")
         )
     assert attn_surgery(*call, "--dtype", "bfloat16").code == 0
 

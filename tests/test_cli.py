@@ -213,7 +213,12 @@ BROKEN = "ImportError('torch failed to import')"
             marks=pytest.mark.slow,
         ),
         ("sweep lab:pythia --samples lab:pythia --output out", True, "SIGINT", BROKEN),
-        ("sweep lab:pythia --samples lab:pythia", False, "SIGINT", BROKEN),
+        (
+            'sweep lab:pythia --samples lab:pythia --config {"no-cache":true}',
+            False,
+            "SIGINT",
+            BROKEN,
+        ),
         pytest.param(
             *("mitigate lab:pythia --output out", True, "SIGTERM", ""),
             marks=pytest.mark.slow,

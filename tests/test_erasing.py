@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from checkpoints import neox_config, write_checkpoint
 from command_line import Outcome, attn_surgery, run_card, snapshot
 from forging import edit_json, edit_weights
@@ -320,7 +322,10 @@ def test_the_command_that_erases_again_has_the_seed(work: Path, tmp_path: Path) 
     done = attn_surgery("erase", work / "neox", *given, *texts, "--output", tmp_path / "out")
     assert done.code == 0, done.stderr
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "--steps 1 --seed 3 --samples samples.jsonl" in card
+    _, _, command = card.partition("attn-surgery erase ")
+    words = shlex.split(command.partition("```")[0].replace("\\\n", " "))
+    assert words[words.index("--steps") + 1] == "1"
+    assert yaml.safe_load(words[words.index("--config") + 1])["seed"] == 3
     made = read(tmp_path / "out").step
     assert _name_step(made) == f"a model that was taught to forget {ROWS} passages"
 

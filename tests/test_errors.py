@@ -719,7 +719,7 @@ def test_memory_that_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch)
     assert outcome.json["error"] == "out of memory"
     monkeypatch.setattr("evals.jobs.evaluating.run_measurement", fail)
     call = ("audit", "lab:pythia", "--baseline", "lab:pythia")
-    ways = "take a smaller batch-size of --config or dtype: bfloat16 of --config or no --attack"
+    ways = "take a smaller batch-size of --config or --config '{dtype: bfloat16}' or no --attack"
     attn_surgery(*call).assert_error("out of memory", ways)
 
 

@@ -350,7 +350,7 @@ def test_too_few_passages_decide_nothing(work: Path, tmp_path: Path) -> None:
     lacks = "12 passages cannot support 5%: that takes 59"
     assert outcome.code == 4, outcome.stderr
     assert f"held-back passages: {lacks}; unless the limit is missed" in outcome.stderr
-    assert "gate not decided: max greedy: share of passages recovered" in outcome.stderr
+    assert "limit not decided: max greedy: share of passages recovered" in outcome.stderr
     assert "next: " not in outcome.stderr
     assert outcome.json["state"] == "undecided"
     assert outcome.json["next"] is None

@@ -199,7 +199,7 @@ def test_an_audit_that_shows_nothing(folder, model, base, samples, limit, code, 
     assert outcome.code == code, outcome
     assert said in outcome.stdout
     if code == 4:
-        where = "gate not decided: max greedy: share of passages recovered by greedy is "
+        where = "limit not decided: max greedy: share of passages recovered by greedy is "
         assert where in outcome.stderr
         assert f", within the limit of 0.5; {said}" in outcome.stderr
 
