@@ -44,9 +44,9 @@ run heal attn-surgery heal "$out/cut" --source "$model" "${given[@]}" --text "$t
     --output "$out/healed"
 for name in erased erased-adapters healed; do
     run "audit-$name" attn-surgery audit "$out/$name" --baseline "$model" "${given[@]}" \
-        --heldout "$heldout" --attack any --attack hints:8 --attack relearn --draws 1
+        --heldout "$heldout" --attack any --attack hints:8 --attack relearn --config '{draws: 1}'
     run "verify-$name" attn-surgery verify "$out/$name" --source "$model"
 done
 run search attn-surgery search "$model" "${given[@]}" --heldout "$heldout" --grain blocks \
-    --max-evaluations 16 --output "$out/found"
+    --config '{max-evaluations: 16}' --output "$out/found"
 cat "$out/times.log"

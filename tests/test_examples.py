@@ -39,6 +39,17 @@ def test_the_configuration_is_a_job(tmp_path: Path, complete: bool) -> None:
     assert request.texts.heldout == ((Path("heldout.txt"),) if complete else ())
 
 
+def test_the_script_for_a_gpu_types_options_that_exist() -> None:
+    script = (EXAMPLES / "gpu.sh").read_text().replace("\\\n", " ")
+    typed = re.findall(r"attn-surgery ([a-z]+) (.*)", script)
+    assert len(typed) > 6
+    for name, words in typed:
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        known = {opt for param in command.params for opt in param.opts}
+        assert {*re.findall(r"--[a-z-]+", words)} <= known, name
+
+
 def test_the_array_names_every_revision_and_skips_what_is_done(tmp_path: Path) -> None:
     program = tmp_path / "attn-surgery"
     program.write_text('#!/bin/bash\necho "$@" | tee -a said > "${@: -1}"\n')
