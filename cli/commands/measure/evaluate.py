@@ -31,8 +31,8 @@ def command(
     Compares every MODEL with BASE on the same documents and passages. Writes report.html,
     report.md, report.json, and lm-eval's own results. If MODEL is a folder that was exported from
     BASE, its own report goes there, too, unless benchmarks were measured in part (the key limit, or
-    --suite quick), or it has a report and you do not pass --overwrite. The exit code is 3 if a limit
-    is missed. Otherwise, it is 4 if one is not decided.
+    --suite quick), or it has a report and you do not pass --overwrite. The exit code is 3 if a
+    limit is missed. Otherwise, it is 4 if one is not decided.
     """
     from evals.jobs.evaluating import run_measurement
     from surgery.privacy import name_result
