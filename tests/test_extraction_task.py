@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from reciting import generate
 from tiny_tokenizer import TEXT, tiny_model, tiny_tokenizer
 
@@ -153,11 +152,3 @@ def test_what_is_missing_is_said(monkeypatch):
         "discoverable_extraction: the task needs samples; give --metadata "
         """'{"samples": "…"}' or ATTN_SURGERY_SAMPLES"""
     )
-
-
-def test_the_command_prints_the_include_path():
-    from cli.commands.measure.tasks import command
-
-    result = CliRunner().invoke(command)
-    assert result.stdout == f"{INCLUDE_PATH}\n"
-    assert (INCLUDE_PATH / "extraction" / "discoverable_extraction.yaml").is_file()
