@@ -68,7 +68,7 @@ def forecast(opened: OpenedMitigation) -> dict[str, Any]:
     free = int(USABLE * share_free_memory(loaded.model.device))
     with show_progress("plan memory", None):
         memory = forecast_memory(
-            loaded.model, request, attacks, search.guard, {"this machine": free}
+            loaded.model, request, attacks, search.guarded_passages, {"this machine": free}
         )
     size = len(request.recipes) * loaded.found.inventory.nbytes
     folder = next(path for path in opened.output.absolute().parents if path.exists())
@@ -199,7 +199,7 @@ def _time_training(opened: OpenedSearch, request: MitigationRequest) -> float:
     text = find_healing_text(request.heal or request.erasing.text or (request.model,))
     tokens = Schedule(1).tokenize(text, opened.loaded.tokenizer, opened.loaded.dimensions)
     model, schedule = opened.loaded.model, Schedule(1, rank=request.healing.adapters)
-    return _take(lambda: teach(model, model, model, tokens, opened.guard, schedule))
+    return _take(lambda: teach(model, model, model, tokens, opened.guarded_passages, schedule))
 
 
 def _time_tasks(opened: OpenedSearch, benchmarks: Benchmarks) -> tuple[int, float]:

@@ -190,7 +190,7 @@ class OpenedSearch:
         return split_halves(self.samples, self.windows, request.choice.seed, request.choice.choose)
 
     @cached_property
-    def guard(self) -> TaughtRows:
+    def guarded_passages(self) -> TaughtRows:
         """The passages that healing keeps from coming back: none that is held back."""
         return take_members(self.halves[0].samples, self.loaded.dimensions)
 

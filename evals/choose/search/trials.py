@@ -114,7 +114,7 @@ class Trials:
         key = (selection, name, half)
         if key not in self.outcomes:
             target, attack = self.opened.targets[half], find_attack(name)
-            if attack.in_draws and not attack.on_cuts and (selection or half):
+            if attack.in_draws and not attack.trains_only_cut and (selection or half):
                 # as often on every edit and half, however fast the machine is meanwhile
                 target = replace(target, trainings=self._run(BASE, name, 0).trainings)
             if selection:
@@ -143,7 +143,7 @@ class Trials:
         opened = self.opened
         if not selection:
             return opened.store.narrow(opened.request.run.batch_size)
-        healing = opened.healing and [opened.healing, opened.guard, self._schedule]
+        healing = opened.healing and [opened.healing, opened.guarded_passages, self._schedule]
         how = opened.fitter, opened.request.choice.layout, healing, opened.request.run.batch_size
         return opened.store.narrow(selection, *how)
 
@@ -168,7 +168,13 @@ class Trials:
                 constants = find_constants([plan, *earlier], model.state_dict())
             if opened.healing is not None and selection:
                 stored = opened.loaded.found.inventory.dtype
-                lessons = opened.loaded.model, model, opened.healing, opened.guard, self._schedule
+                lessons = (
+                    opened.loaded.model,
+                    model,
+                    opened.healing,
+                    opened.guarded_passages,
+                    self._schedule,
+                )
                 model = heal_model(*lessons, stored, constants=constants)
             self.edited[selection] = model
         return self.edited[selection]

@@ -320,7 +320,7 @@ class Attack:
     - `count_trained`: passages, windows of other text → about how many rows go through one
       training, of which an attack with several settings makes as many as `AttackOutcome.trainings`.
       An attack that has it runs several times, in draws, as often on each model.
-    - `on_cuts`: it trains only blocks that were cut, and reads other models as they are.
+    - `trains_only_cut`: it trains only blocks that were cut, and reads other models as they are.
     - `tells_members`: it recovers no passage, but scores members against non-members. `diagnoses`:
       it recovers none, but shows where a model holds them.
     - `shows`: how the names of scores begin whose means stand in reports → their unit. `calibrate`:
@@ -338,7 +338,7 @@ class Attack:
     needs: tuple[Need, ...] = field(default=(), metadata=ASIDE)
     share: int = 0
     count_trained: Callable[[int, int], int] | None = field(default=None, metadata=ASIDE)
-    on_cuts: bool = False
+    trains_only_cut: bool = False
     tells_members: bool = False
     reads_base: bool = False
     passes: int = 1

@@ -90,7 +90,7 @@ def make_revive() -> Attack:
         run,
         needs=(TEXT,),
         share=SHARE,
-        on_cuts=True,
+        trains_only_cut=True,
         count_trained=lambda passages, windows: STEPS[-1] * ROWS,
     )
 

@@ -83,7 +83,7 @@ class AttackPlan:
     def _find_lack(self, attack: Attack) -> str | None:
         if attack.reads_base and not self.has_base:
             return "the model before the edit (`baseline`)"
-        if attack.on_cuts and not (self.has_base or self.has_cut):
+        if attack.trains_only_cut and not (self.has_base or self.has_cut):
             return "blocks that were cut, and the model's files name none"
         if lack := next((words for words, has in attack.needs if not has(self)), None):
             return lack
@@ -163,7 +163,7 @@ def check_cut(attacks: Sequence[str], limited: Collection[str], model: ResolvedM
     if model.cut or (model.manifest is not None and model.manifest.is_trained):
         return
     for name in attacks:
-        if find_attack(name).on_cuts:
+        if find_attack(name).trains_only_cut:
             what = f"{name} works on blocks that were cut, and the model's files name none"
             if name in limited:
                 fix = "give the folder that `export` wrote, or leave out the limit"
@@ -249,7 +249,7 @@ def _aim(
     if base is not None and attack.reads_base:
         on, beside = replace(on, base=before), replace(beside, base=base.control[name])
     is_tried = not attack.tells_members or plan.control_kind == "non-members"
-    if before is not None and is_tried and attack.in_draws and not attack.on_cuts:
+    if before is not None and is_tried and attack.in_draws and not attack.trains_only_cut:
         # every model and control in as many draws; but a base without cuts is only read
         on = replace(on, draws=before.draws, trainings=before.trainings)
     return on, beside, is_tried
