@@ -105,10 +105,11 @@ def read_audit(result: Json) -> Iterator[Row]:
             continue
         name, reached = f"recovered.{attack['name']}", attack["reached"] or {}
         more = {{"tried": "settings"}.get(key, key): one for key, one in reached.items()}
-        if (above := attack["above_twin"]) is not None:
-            more |= {"above_twin": above["difference"], "above_twin_p": above["p_value"]}
         more |= {"doubt": attack["doubt"]} if attack["doubt"] else {}
-        yield _make(name, "edited", "main", attack["edited"], attack["paired"], **more)
+        row = _make(name, "edited", "main", attack["edited"], attack["paired"], **more)
+        if (above := attack["above_twin"]) is not None:
+            row["above_twin"] = {key: above[key] for key in ("difference", "p_value")}
+        yield row
         for of, on in (("base", "main"), ("twin", "main"), ("control", "never trained on")):
             if attack[of] is not None:
                 yield _make(name, "edited" if of == "control" else of, on, attack[of])

@@ -53,12 +53,19 @@ RUN = {"dtype": "float32", "device": "cpu", "attn_implementation": "sdpa", "revi
 
 
 def share(
-    name: str, count: int, n: int, of: str = EDITED, on: On = "held back", before: int | None = None
+    name: str,
+    count: int,
+    n: int,
+    of: str = EDITED,
+    on: On = "held back",
+    before: int | None = None,
+    never: int | None = None,
 ) -> Measured:
-    """`count` of `n` passages. `before`: of the base, which gives away the first of them."""
+    """`count` of `n` passages. `before`: of the base, which gives away the first of them; `never`:
+    of the twin."""
     flags = np.arange(n) < count
-    base = None if before is None else np.arange(n) < before
-    return measure_share(name, flags, of=of, on=on, base=base)
+    base, twin = (None if most is None else np.arange(n) < most for most in (before, never))
+    return measure_share(name, flags, of=of, on=on, base=base, twin=twin)
 
 
 def pair(name: str, before: int, after: int, n: int, on: On = "held back") -> list[Measured]:
@@ -418,8 +425,11 @@ def example(**changes: Any) -> Report:
 
 
 def twinned() -> Report:
-    """With a twin, which recites 1 of 24."""
-    return make_report([*found(), share("recited", 1, 24, TWIN)], twin="twin")
+    """With a twin, which recites 1 of 18."""
+    never = share("recited", 1, 18, TWIN)
+    after = share("recited", 3, 18, before=6, never=1)
+    rows = [after if row.key == after.key else row for row in found()]
+    return make_report([*rows, never], twin="twin")
 
 
 def alone() -> Report:

@@ -27,7 +27,8 @@ import surgery
 from evals.jobs.asking import MeasureRequest
 from evals.measure.attacks.names import CHEAP
 from evals.run.lm_eval.tasks import SUITES
-from surgery.card.measurements import measure_way, name_limit
+from surgery.card.facts import as_line
+from surgery.card.measurements import name_limit, say_above
 from surgery.checkpoint.content import hash_file
 from surgery.publishing.upload import find_publishable
 from surgery.record.manifest import REPORTS
@@ -277,7 +278,7 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_twin_tells_how_far_an_edit_goes(work, tmp_path):
+def test_shares_are_shown_above_those_of_a_twin(work, tmp_path):
     """Beside an untrained model of the same form. A twin that is not there is told at once."""
     import torch
 
@@ -294,16 +295,17 @@ def test_a_twin_tells_how_far_an_edit_goes(work, tmp_path):
     outcome = attn_surgery(*call, "--twin", work / "twin")
     assert outcome.code == 0, outcome
     report = read_report(work / "with-twin")
-    recited, loss = (
-        [take(report, name, of) for of in ("base", "edited", "twin")]
-        for name in ("recited", "suffix_nll")
-    )
-    for rows in (recited, loss):
-        base, after, never = (row.value for row in rows)
-        assert measure_way(*rows) == pytest.approx((after - base) / (never - base))
     assert report.twin.name == "twin"
-    way = f"twin {recited[2].value:.1%}, {measure_way(*recited):.0%} of the way to it"
-    assert way in (work / "with-twin" / "report.md").read_text()
+    page = " ".join((work / "with-twin" / "report.md").read_text().split())
+    for name in ("recited", "recovered.any"):
+        after, never = (take(report, name, of) for of in ("edited", "twin"))
+        above = after.above_twin
+        assert above.difference == pytest.approx(after.value - never.value)
+        assert above.ci95[0] < above.difference < above.ci95[1]
+        assert f"twin {never.value:.1%}, {as_line(say_above(after, 'it'))}" in page
+        assert take(report, name, "base").above_twin is never.above_twin is None
+    assert "above the twin" in outcome.stdout
+    assert say_above(take(report, "recited")) in report.edits[0].verdict
 
 
 def test_verify_compares_what_stands_beside_a_model(work, done, tmp_path):

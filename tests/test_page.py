@@ -446,11 +446,13 @@ def test_every_attack_has_its_attacker() -> None:
     assert find_attacker("quantized:4") == "has its files and does not train"
 
 
-def test_how_far_an_edit_goes_toward_a_twin_is_no_share_of_passages() -> None:
+def test_how_much_more_than_a_twin_an_edit_gives_is_no_share_of_passages() -> None:
     """It is a note beside the figure, and no point in the picture."""
     report = twinned()
     (line,) = (one for one in lines_of(report, "recited") if one.name == "recited")
-    assert texts(report, line, line.edits[0])[-1].endswith("twin 4.2%, 57% of the way to it")
+    assert texts(report, line, line.edits[0])[-1].endswith(
+        "twin 5.6%, +11.1 points [−9.1, +29.1]: no more than it, as far as 18 passages show"
+    )
     drawn = draw_table(report, lines_of(report, "recited"))
     assert drawn is not None
     svg = base64.b64decode(drawn.wide.partition(",")[2]).decode()

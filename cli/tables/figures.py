@@ -87,7 +87,7 @@ def _note_what_is_open(report: Report, whose: Mapping[str, str]) -> None:
 def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) -> None:
     """A row for each figure, without columns that say nothing. `brief`: without the intervals of
     values."""
-    from surgery.card.measurements import find_beside, say_way, show
+    from surgery.card.measurements import find_beside, show, show_change
 
     several = len(report.edits) > 1
     names = [
@@ -116,11 +116,11 @@ def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) 
         )
         add("never trained on", zip(lines, (control for control, _ in beside), strict=True))
         add("twin", zip(lines, (twin for _, twin in beside), strict=True))
-        pairs = zip(last, (twin for _, twin in beside), strict=True)
-        ways = [say_way(report, row, twin) if row and twin else "" for row, twin in pairs]
-        notes = [one.note if one and one.value else "" for one in shown]
-        both = zip(notes, ways, strict=True)
-        found.append(("notes", ["; ".join(filter(None, some)) for some in both]))
+        above = [
+            row and twin and row.above_twin for row, (_, twin) in zip(last, beside, strict=True)
+        ]
+        found.append(("above the twin [95% interval]", [show_change(one) for one in above]))
+        found.append(("notes", [one.note if one and one.value else "" for one in shown]))
     kept = [(heading, cells) for heading, cells in found if not heading or any(cells)]
     if lines:
         rows = list(zip(*(cells for _, cells in kept), strict=True))

@@ -65,8 +65,9 @@ class Compared:
             select(after, left.passages, left.windows),
         )
         if tests[1] is not None:
-            base = tests[0].test if tests[0] else None
-            yield from measure_recital(tests[1].test, base, of, on)
+            never = select(self.twin, left.passages, left.windows)
+            base, twin = (one.test if one else None for one in (tests[0], never))
+            yield from measure_recital(tests[1].test, base, of, on, twin=twin)
         if self.twin is not None:
             yield from self._measure_twin(on)
         yield from self._measure_attacks(after, of, on, left.passages)

@@ -30,27 +30,31 @@ def measure_share(
     of: str = EDITED,
     on: On | None = None,
     base: Flags | None = None,
+    twin: Flags | None = None,
     runs: int | None = None,
     **details: Scalar,
 ) -> Measured:
     """The share of passages that are recovered: bool [N], or [D, N] over D runs.
 
-    `tried`: as large, those that count; by default all. `base`: as large, those that the base gives
-    away, for the change.
+    `tried`: as large, those that count; by default all. `base`, `twin`: as large, those that the
+    base, or the model that never saw the passages, gives away, for the change.
     """
     hits = np.atleast_2d(recovered)
     counted = np.ones_like(hits) if tried is None else np.atleast_2d(tried)
     share = estimate_share(hits, counted)
-    change = None
-    if base is not None and share.n:
-        flips = compare_draws(np.atleast_2d(base), hits, counted)
-        change = Change(
+
+    def compare(other: Flags | None) -> Change | None:
+        if other is None or not share.n:
+            return None
+        flips = compare_draws(np.atleast_2d(other), hits, counted)
+        return Change(
             difference=flips.difference,
             ci95=_estimate(flips.interval, on),
             p_value=flips.p_value,
             lost=flips.lost,
             gained=flips.gained,
         )
+
     return Measured(
         name=name,
         of=of,
@@ -59,7 +63,8 @@ def measure_share(
         value=share.value if share.n else None,
         ci95=_estimate(share.interval, on) if share.n else None,
         unit="share",
-        change=change,
+        change=compare(base),
+        above_twin=compare(twin),
         runs=runs,
         details={"count": share.hits, "bound": share.bound, **details},
     )

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from surgery.card.facts import as_code, as_line, make_printable
 from surgery.card.percent import format_percent
 from surgery.card.text import TASK, Measurements
-from surgery.record.measured import BASE, TWIN, Details, Ends, Limit, Measured, Unit
+from surgery.record.measured import BASE, TWIN, Change, Details, Ends, Limit, Measured, Unit
 from surgery.record.report import Named, Report, Result, Table
 
 WORDS = {"kept": "kept", "missed": "MISSED", "undecided": "not decided"}
@@ -105,13 +105,18 @@ def show(report: Result, line: Line, row: Measured | None) -> Shown | None:
     unit, digits, shown, difference = line.unit, line.digits, "", ""
     if row.value is not None:
         shown = show_number(row.value, unit, digits) + ("%" if unit == "share" else "")
-    if row.change is not None and row.value is not None:
-        ends = show_ends(row.change.ci95, unit, digits, signed=True)
-        moved = show_number(row.change.difference, unit, digits, signed=True)
-        difference = f"{moved} {ends}".strip()
+        difference = show_change(row.change, unit, digits)
     note = "; ".join(filter(None, (_say_own(line, row), _write_note(report, row))))
     ends = show_ends(row.ci95, unit, digits)
     return Shown(shown, ends, difference, note, _say_beside(report, row))
+
+
+def show_change(change: Change | None, unit: Unit = "share", digits: int = 0) -> str:
+    """A difference and its interval; empty without one."""
+    if change is None:
+        return ""
+    moved = show_number(change.difference, unit, digits, signed=True)
+    return f"{moved} {show_ends(change.ci95, unit, digits, signed=True)}".strip()
 
 
 def show_number(number: float, unit: Unit, digits: int, *, signed: bool = False) -> str:
@@ -184,10 +189,20 @@ def find_beside(report: Result, row: Measured | None) -> tuple[Measured | None, 
     )
 
 
-def say_way(report: Result, row: Measured, twin: Measured) -> str:
-    """How far an edit goes to the twin."""
-    way = measure_way(report.find(row.name, BASE, row.on), row, twin)
-    return "" if way is None else f"{way:.0%} of the way to it"
+def say_above(row: Measured, it: str = "a model that never saw them") -> str:
+    """How much more of the passages than the twin an edit gives, in words; empty without a twin.
+    `it`: the twin. An interval that holds 0 proves nothing."""
+    above = row.above_twin
+    if above is None:
+        return ""
+    points = show_change(above).split(" ", 1)
+    said = " ".join([points[0], "points", *points[1:]])
+    low, high = above.ci95 or (above.difference, above.difference)
+    if low > 0:
+        return f"{said} above {it}"
+    if high < 0:
+        return f"{said}: less than {it}"
+    return f"{said}: no more than {it}, as far as {row.n:,} passages show"
 
 
 def _say_beside(report: Result, row: Measured) -> str:
@@ -197,24 +212,8 @@ def _say_beside(report: Result, row: Measured) -> str:
         ends = ", ".join(f"{100 * end:.1f}" for end in control.ci95 or ())
         said.append(f"never trained on {control.value:.1%} [{ends}]")
     if twin is not None:
-        way = say_way(report, row, twin)
-        said.append(", ".join(filter(None, (f"twin {twin.value:.1%}", way))))
+        said.append(", ".join(filter(None, (f"twin {twin.value:.1%}", say_above(row, "it")))))
     return "; ".join(said)
-
-
-def measure_way(
-    base: Measured | None, edited: Measured | None, twin: Measured | None
-) -> float | None:
-    """The share of the way that an edit goes from the base to the twin. None if these are equal,
-    or if one was not measured.
-
-    0: as the base; 1: as the twin; above 1: past it.
-    """
-    values = [one.value if one else None for one in (base, edited, twin)]
-    first, second, last = values
-    if first is None or second is None or last is None or first == last:
-        return None
-    return (second - first) / (last - first)
 
 
 def format_p(value: float | None) -> str:

@@ -51,10 +51,10 @@ BASE, EDITED, TWIN = "base", "edited", "twin"
 
 
 class Change(Record):
-    """Edited minus base, on the same rows. `ci95`: None as in `Measured`.
+    """Edited minus base, or minus twin, on the same rows. `ci95`: None as in `Measured`.
 
-    `lost`, `gained`: rows that only the base, or only the edited model, counts; over several runs
-    the mean.
+    `lost`, `gained`: rows that only the other model, or only the edited one, counts; over several
+    runs the mean.
     """
 
     difference: float
@@ -73,6 +73,7 @@ class Measured(Record):
       is not finite.
     - `ci95`: its 95 % interval. None for passages that the model was taught: they are all there is,
       so their share estimates nothing.
+    - `change`: from the base. `above_twin`: of a share, from the model that never saw the passages.
     - `runs`: of how many runs of an attack that trains it is the mean; None for what runs once.
     - `details`: more, for programs. Of a share: `count`, the rows that count in at least one run,
       and `bound`, the most that the share may be, with 95 % confidence (one-sided).
@@ -86,6 +87,7 @@ class Measured(Record):
     ci95: Ends | None = None
     unit: Unit
     change: Change | None = None
+    above_twin: Change | None = None
     runs: int | None = None
     details: Details = Field(default_factory=dict)
 

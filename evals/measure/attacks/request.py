@@ -37,8 +37,8 @@ class Attacks(Group):
     ] = None
     twin: Annotated[
         str | None,
-        "A model that never saw the passages, as a yardstick: results say how far the edit "
-        "goes from the base toward it.",
+        "A model that never saw the passages: results say how much more than this model an edit "
+        "gives.",
         Option("input", "MODEL"),
     ] = None
     max: Annotated[

@@ -20,7 +20,6 @@ from evals.measure.attacks.attack import (
     trains_whole,
 )
 from evals.measure.memorization.membership import measure_area
-from evals.run.statistics import compare_draws
 from evals.table.measured import measure_mean, measure_share, measure_value
 from surgery.record.measured import BASE, TWIN, Measured, On
 
@@ -54,21 +53,18 @@ def measure_outcomes(
     Details of an edited model: `seconds`, if given; of an attack with several settings, the one
     that recovers most (`learned`, `learning_rate`, `steps`), how many `settings` ran and how many
     were `left_out`, and `discarded`: the largest share of those that do not count, if that is more;
-    `doubt`: why it shows too little to decide a limit that it keeps; and, with a twin, edited minus
-    twin (`above_twin`).
+    `doubt`: why it shows too little to decide a limit that it keeps.
     """
     name, runs = f"recovered.{attack.name}", found.edited.draws if attack.in_draws else None
     made = found.strongest
     base, after, twin = made.base, made.edited, made.twin
     more: dict[str, Any] = {} if brief else {**details, **_describe_setting(attack, found)}
-    if twin is not None:
-        more |= _compare_with_twin(twin, after)
     given: dict[str, Any] = {"on": on, "runs": runs}
     if base is not None:
         yield measure_share(name, *base.by_draw, of=BASE, **given)
-    before = None if base is None else base.by_draw[0]
-    recovered, tried = after.by_draw
-    yield measure_share(name, recovered, tried, of=of, on=on, base=before, runs=runs, **more)
+    before, never = (None if one is None else one.by_draw[0] for one in (base, twin))
+    more |= {"base": before, "twin": never}
+    yield measure_share(name, *after.by_draw, of=of, on=on, runs=runs, **more)
     if twin is not None:
         yield measure_share(name, *twin.by_draw, of=TWIN, **given)
     if made.control is not None and not brief:
@@ -100,15 +96,6 @@ def measure_scores(
         for score, values in members.scores.items():
             every = np.concatenate([values, others.scores[score]])
             yield measure_area(f"{whose}{score}", every, labels, name)
-
-
-def _compare_with_twin(twin: AttackOutcome, edited: AttackOutcome) -> dict[str, Any]:
-    (before, _), (after, tried) = twin.by_draw, edited.by_draw
-    if not tried.any():
-        return {}
-    above = compare_draws(before, after, tried)
-    keys = ("above_twin", "above_twin_low", "above_twin_high", "above_twin_p")
-    return dict(zip(keys, (above.difference, *above.interval, above.p_value), strict=True))
 
 
 def _describe_setting(attack: Attack, found: Outcomes) -> dict[str, Any]:

@@ -80,20 +80,27 @@ class Measure:
     label: str = ""
 
     def measure(
-        self, of: str, on: On | None, edited: Any, base: Any = None, part: str = ""
+        self,
+        of: str,
+        on: On | None,
+        edited: Any,
+        base: Any = None,
+        part: str = "",
+        twin: Any = None,
     ) -> Iterator[Measured]:
         """The figures of an edited model, and of the base, if there is one: values of rows, [n].
 
-        `part`: of the rows, for the names.
+        `part`: of the rows, for the names. `twin`: of the model that never saw the passages, for
+        how far shares are above its own.
         """
         if self.flags is not None:
-            before = {} if base is None else self.flags(base)
+            before, never = ({} if one is None else self.flags(one) for one in (base, twin))
             for name, flags in self.flags(edited).items():
                 key = f"{self.figure or self.name}{part}{name}"
                 there = before.get(name)
                 if there is not None:
                     yield measure_share(key, there, of=BASE, on=on)
-                yield measure_share(key, flags, of=of, on=on, base=there)
+                yield measure_share(key, flags, of=of, on=on, base=there, twin=never.get(name))
         elif self.unit is not None:
             key = f"{self.figure or self.name}{part}"
             if base is not None:

@@ -42,13 +42,14 @@ def measure_recital(
     of: str = EDITED,
     on: On = "all",
     measures: Iterable[Measure] = MEASURES,
+    twin: Extraction | None = None,
 ) -> Iterator[Measured]:
     """The figures of the passages that a model was trained on, if that is known, and of those of
-    each count, and the change from the base; of the others, if any, the main ones."""
+    each count, and the change from the base and the twin; of the others, if any, the main ones."""
     members, counts = test.samples.trained_on, test.samples.counts
-    yield from _measure_rows(test, base, of, on, members, measures)
+    yield from _measure_rows(test, base, of, on, members, measures, twin=twin)
     for label, mask in split_strata(counts) if counts is not None else ():
-        yield from _measure_rows(test, base, of, on, mask, HEADLINE, f".{label}")
+        yield from _measure_rows(test, base, of, on, mask, HEADLINE, f".{label}", twin)
     if not members.all():
         yield from _measure_rows(test, base, of, "never trained on", ~members, HEADLINE)
 
@@ -79,11 +80,15 @@ def _measure_rows(
     mask: Flags,
     measures: Iterable[Measure],
     part: str = "",
+    twin: Extraction | None = None,
 ) -> Iterator[Measured]:
     for measure in measures:
         if measure.name in test.values:
-            before = None if base is None else base.values[measure.name][mask]
-            yield from measure.measure(of, on, test.values[measure.name][mask], before, part)
+            before, after, never = (
+                None if one is None else one.values[measure.name][mask]
+                for one in (base, test, twin)
+            )
+            yield from measure.measure(of, on, after, before, part, never)
 
 
 def list_rows(

@@ -10,7 +10,7 @@ from typing import Any
 
 from evals.table.limits import say_percent
 from evals.table.words.view import View, tie
-from surgery.card.measurements import describe_limit, name_limit
+from surgery.card.measurements import describe_limit, name_limit, say_above
 from surgery.card.percent import format_bound, format_percent
 from surgery.record.measured import TAUGHT, Measured, State
 from surgery.record.report import EditRecord, Report
@@ -95,6 +95,7 @@ def _load() -> Any:
         "some": shorten_list,
         "told": tell,
         "range": tell_range,
+        "above": say_above,
         "typed": name_limit,
         "described": describe_limit,
     }

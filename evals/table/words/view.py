@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from evals.data.held_back import ChoiceCounts
 from evals.table.limits import settle
-from surgery.record.measured import BASE, TAUGHT, TWIN, Limit, Measured, On
+from surgery.record.measured import BASE, TAUGHT, Limit, Measured, On
 from surgery.record.report import EditRecord, Named, Report
 
 
@@ -189,10 +189,6 @@ class View:
         if strongest is None or not limited:
             return None
         return strongest if strongest.strength[0] > min(limited.values()) else None
-
-    @property
-    def twin(self) -> Measured | None:
-        return self.report.find("recited", TWIN)
 
 
 def tie(attacks: list[Attacked]) -> list[Attacked]:
