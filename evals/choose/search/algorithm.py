@@ -70,7 +70,7 @@ def explore(found: Found) -> None:
     highest = found.base.recovered / 3
     aim = max(found.goal.rates(found.estimates.others)[0], 0.1 / found.estimates.passages)
     for rate in np.geomspace(max(highest, aim), aim, _STEPS):
-        found.measure(_compose_sets(found, float(rate)))
+        found.measure([compose(found.guide, float(rate))])
     _improve(found, aim)
     found.measure(_rank_promising(found, aim, _start_from_blocks(found)), most=ROUND)
     _improve(found, aim)
@@ -80,10 +80,9 @@ def _improve(found: Found, aim: float) -> None:
     """Measures rounds of sets that may beat the best, until that no longer helps."""
     best, stale, more = found.best, 0, True
     while more and stale < PATIENCE:
-        sets = _compose_sets(found, aim) + _compose_sets(found, _aim_between(found))
-        more = found.measure(
-            sets + _rank_promising(found, aim, _start_near_best(found)), most=ROUND
-        )
+        composed = [compose(found.guide, rate) for rate in (aim, _aim_between(found))]
+        near = _rank_promising(found, aim, _start_near_best(found))
+        more = found.measure([*composed, *near], most=ROUND)
         stale = stale + 1 if found.best == best else 0
         best = found.best
 
@@ -174,10 +173,6 @@ class Found:
     def guide(self) -> Estimates:
         assert self.estimates is not None
         return self.estimates
-
-
-def _compose_sets(found: Found, rate: float) -> list[Indices]:
-    return [compose(found.guide, rate)]
 
 
 def _aim_between(found: Found) -> float:
