@@ -273,7 +273,7 @@ def _make_manifest(
     step = Step(
         **vars(EditedModel.of(source, plan.inventory.config)),
         parts=list(plan.selection),
-        own_variants=_record_own([*plan.selection, *(erasing.teacher if erasing else ())]),
+        own_variants=_record_own([*plan.selection, *(erasing.cut_parts if erasing else ())]),
         layout=layout,
         one_hot=plan.one_hot,
         scrubbed=bool(plan.selection) and plan.scrubbed,

@@ -52,10 +52,11 @@ from surgery.record.manifest import TextSource
 from surgery.selection import parse_selection
 from surgery.training import distillation, planning
 from surgery.training.distillation import TaughtRows, count_recited, teach
-from surgery.training.erasing import teach_by_cut
+from surgery.training.erasing import teach_to_forget
 from surgery.training.healing import heal_by_source
 from surgery.training.planning import Fit
 from surgery.training.training import Schedule
+from surgery.training.ways.cut import ByCut
 from surgery.training.weights import round_weights
 from surgery.variants import VARIANTS
 
@@ -254,7 +255,8 @@ def test_results_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def make(device: torch.device) -> Any:
         fitting = fit_checkpoint(prepared, plain, device=device)
         told: dict[str, Any] = {"device": device, "passes": torch.float32}
-        erased = teach_by_cut(prepared, passages, text, schedule, fitting=fitting, **told)
+        way = ByCut(prepared, fitting)
+        erased = teach_to_forget(prepared, way, passages, text, schedule, **told)
         healed = heal_by_source(cut, find_model(source), text, schedule, passages, **told)
         assert erased.record.device == healed.record.device == device.type
         tensors = erased.checkpoint.tensors, healed.checkpoint.tensors

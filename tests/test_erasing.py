@@ -640,9 +640,9 @@ def test_an_earlier_cut_stays(work: Path, tmp_path: Path) -> None:
     ("recited", "kept", "told"),
     [
         ((2, 2), 0.99, ["the model recites 2 of the 24 passages that it was trained on, and the "
-                        "cut that taught it 2"]),
+                        "model that taught it 2"]),
         ((3, 2), None, ["warning: erase: the model recites 3 of the 24 passages that it was "
-                        "trained on, and the cut that taught it 2: train it for more steps"]),
+                        "trained on, and the model that taught it 2: train it for more steps"]),
         ((0, 0), 0.5, ["warning: erase: the model's dtype keeps 50% of what was learned",
                        "the model recites 0 of"]),
         (None, 1.0, []),

@@ -62,7 +62,7 @@ def test_a_full_disk_is_noticed_before_a_training(
     folder = export(LAB, "5", output=tmp_path / "cut").output
     free = SimpleNamespace(free=10**6)
     monkeypatch.setattr("surgery.output.shutil.disk_usage", lambda place: free)
-    for taught in ("erasing.teach_by_cut", "healing.heal_by_source"):
+    for taught in ("erasing.teach_to_forget", "healing.heal_by_source"):
         monkeypatch.setattr(f"surgery.training.{taught}", lambda *_, **__: pytest.fail("trained"))
     cut = (LAB, "--drop-attn", 0)
     for call in (("export", *cut), ("erase", *cut), ("heal", folder)):

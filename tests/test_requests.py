@@ -21,6 +21,7 @@ from cli.requests import RequestCommand
 from evals.run.request import Group, Request, list_groups, list_places
 
 MOST = dict.fromkeys(COMMANDS, 20) | {"mitigate": 30, "search": 24, "export": 24}
+MOST["erase"] = 22  # with --by and --never, which the contract promises
 """Command → the most options that it may have."""
 PROMISED = {
     "export": "drop-attn variant layout revision output calibration dry-run overwrite "
@@ -41,7 +42,7 @@ PROMISED = {
     "compare": "prompt samples rows max-new-tokens sample json skip-short secret",
     "init": "samples dry-run secret",
     "convert": "to output",
-    "erase": "samples text drop-attn plan variant steps harden adapters as-adapter output "
+    "erase": "samples text by drop-attn plan variant steps harden adapters as-adapter output "
     "skip-short secret",
     "heal": "text steps adapters output",
 }

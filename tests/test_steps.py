@@ -71,7 +71,7 @@ def test_one_flow_writes_what_steps_make() -> None:
 @pytest.mark.parametrize(
     ("trains", "module", "step"),
     [
-        ("teach_by_cut", "surgery.training.erasing", "erasing"),
+        ("teach_to_forget", "surgery.training.erasing", "erasing"),
         ("heal_by_source", "surgery.training.healing", "healing"),
     ],
 )

@@ -36,9 +36,10 @@ from surgery.fitting.calibration import Calibration
 from surgery.hub.finding import find_model
 from surgery.record.manifest import TextSource
 from surgery.training.distillation import TaughtRows
-from surgery.training.erasing import teach_by_cut
+from surgery.training.erasing import teach_to_forget
 from surgery.training.healing import heal_by_source
 from surgery.training.training import Schedule
+from surgery.training.ways.cut import ByCut
 
 WEIGHTS = "model.safetensors"
 _TEXT = {
@@ -171,7 +172,7 @@ def test_training_keeps_the_names_of_the_source(sources: Sources, tmp_path: Path
     healed = write(untrained, tmp_path / "healed", trained=trained).output
     passages = TaughtRows(windows[:4], 16, "passages", "0" * 64)
     prepared = prepare(source, "0")
-    trained = teach_by_cut(prepared, passages, read, Schedule(1))
+    trained = teach_to_forget(prepared, ByCut(prepared), passages, read, Schedule(1))
     erased = write(prepared.without_cut, tmp_path / "erased", trained=trained).output
     for out, like in ((healed, cut.output), (erased, source)):
         assert load_file(out / WEIGHTS).keys() == load_file(like / WEIGHTS).keys()

@@ -108,13 +108,16 @@ def choose_teacher(loaded: LoadedModel, samples: Samples, others: Tokens) -> Sel
     return best.selection
 
 
-def check_teacher(cut: Any, passages: TaughtRows) -> None:
-    """Raises `RecitingTeacherError` for a teacher that recites what the student must forget."""
-    recited = count_recited(cut, passages) / len(passages.tokens)
+def check_teacher(teacher: Any, passages: TaughtRows, advice: str) -> None:
+    """Raises `RecitingTeacherError` for a teacher that recites what the student must forget.
+
+    `advice`: as for `surgery.training.ways.way.Way`.
+    """
+    recited = count_recited(teacher, passages) / len(passages.tokens)
     if recited > MOST_RECITED:
         raise RecitingTeacherError(
             "the teacher recites the passages itself, so it cannot teach to forget them",
             expected=f"at most {MOST_RECITED:.0%} of {len(passages.tokens):,} passages",
             got=f"{recited:.1%}",
-            fix="cut more blocks, or earlier ones",
+            fix=advice,
         )

@@ -1,10 +1,12 @@
-"""An erasing, from its request to its folder: MODEL taught by its own cut."""
+"""An erasing, from its request to its folder: MODEL taught by one that does not know passages."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import model_validator
 
@@ -25,6 +27,7 @@ from evals.run.groups import (
     Training,
 )
 from evals.run.request import Option, Request
+from surgery.errors import UnsupportedError
 from surgery.hub.embedded import find_lab
 from surgery.privacy import name_result
 
@@ -34,20 +37,35 @@ if TYPE_CHECKING:
     from surgery.fitting.calibration import Text
     from surgery.hub.resolved import ResolvedModel
     from surgery.record.manifest import ChosenOn, Step
+    from surgery.training.ways.way import Way
+
+
+CUT = "cut"
+_CONTEXT = "context:"
+_TOKENS = re.compile(rf"{_CONTEXT}([1-9][0-9]{{0,6}})")
 
 
 class EraseRequest(Request):
-    """Teach a model what its own cut predicts on passages, and save the checkpoint.
+    """Teach a model what its teacher predicts on passages, and save the checkpoint.
 
-    Without a cut, a search chooses one (`evals.choose.teachers`).
+    The teacher is a cut of the model, another model, or the model with a short context (`by`).
+    Without a named cut, a search chooses one (`evals.choose.teachers`).
     """
 
     typed = (
-        "samples text prefix_length suffix_length secret skip_short leave_out revision drop_attn "
-        "plan variant steps harden adapters as_adapter output device"
+        "samples text prefix_length suffix_length secret skip_short leave_out revision by "
+        "drop_attn plan variant steps harden adapters as_adapter output device"
     )
 
     folders: Folders
+    by: Annotated[
+        str,
+        "What teaches on the passages. cut: MODEL without the attention of some blocks. "
+        "context:K, such as context:8: MODEL itself, which sees only the last K tokens. Or another "
+        "model with the same tokens that never saw the passages, such as the public base of a "
+        "fine-tune: a folder, a Hub id, or lab:NAME.",
+        Option("edit", "WAY"),
+    ] = CUT
     cut: Cut = Cut()
     training: Training = Training()
     harden: Hardening = False
@@ -64,6 +82,12 @@ class EraseRequest(Request):
     @model_validator(mode="after")
     def _has_lessons(self) -> EraseRequest:
         folders, cut = self.folders, self.cut
+        if self.by.startswith(_CONTEXT) and self.context is None:
+            raise ValueError(f"`by` takes a number of tokens after {_CONTEXT}, such as context:8")
+        if self.by != CUT and (named := [name for name, value in cut if value]):
+            raise ValueError(f"`{named[0]}` is of a cut: leave it out, or leave out `by`")
+        if self.by_model and self.run.device == "all":
+            raise ValueError("a model that teaches needs one device: give `device` another value")
         if cut.variant is not None and cut.drop_attn is None:
             raise ValueError("`variant` needs `drop_attn`")
         if cut.calibration and cut.drop_attn is None and cut.plan is None:
@@ -82,15 +106,26 @@ class EraseRequest(Request):
     def steps(self) -> int:
         return self.training.steps or ERASE_STEPS
 
+    @property
+    def context(self) -> int | None:
+        """How many tokens the model sees that teaches itself; None for another teacher."""
+        found = _TOKENS.fullmatch(self.by)
+        return None if found is None else int(found[1])
+
+    @property
+    def by_model(self) -> bool:
+        """Whether another model teaches."""
+        return self.by != CUT and self.context is None
+
 
 @dataclass(frozen=True)
 class OpenedErasing(OpenedStep):
-    """An erasing that can be made. `teacher`: the plan of the cut that teaches; None: a search is
-    to choose it. `fit_on`: the text for its variants; None if they need none."""
+    """An erasing that can be made. `way`: what teaches; None: a cut that a search is to choose.
+    `fit_on`: the text for the variants of a cut; None if they need none."""
 
     request: EraseRequest
     lessons: OpenedLessons
-    teacher: Prepared | None
+    way: Way | None
     fit_on: Text | None = None
 
     @property
@@ -105,12 +140,11 @@ class OpenedErasing(OpenedStep):
         record, request = step.erasing, self.request
         if record is None or not self.lessons.are_those_of(record):
             return False
-        # a search would choose the same cut again
-        teaches = tuple(record.teacher)
-        taught_by = teaches if self.teacher is None else self.teacher.plan.selection
-        made = teaches, record.hardened, step.is_adapter, step.max_shard_size
+        # without a named cut, a search would choose the same one again
+        chosen = record.teacher if record.cut_parts else None
+        made = record.teacher, record.hardened, step.is_adapter, step.max_shard_size
         return made == (
-            taught_by,
+            chosen if self.way is None else self.way.record,
             request.harden,
             request.as_adapter,
             request.folders.max_shard_size,
@@ -119,25 +153,25 @@ class OpenedErasing(OpenedStep):
     def make(self) -> tuple[Fitting | None, Trained | None]:
         from evals.choose.teachers import check_teacher
         from evals.run.models import find_device
-        from surgery.training.erasing import teach_by_cut
+        from surgery.training.erasing import teach_to_forget
+        from surgery.training.ways.cut import ByCut
 
-        request, lessons, teacher = self.request, self.lessons, self.teacher
+        request, lessons, way = self.request, self.lessons, self.way
         passages, place = lessons.passages, request.run.placing
         assert passages is not None
-        if teacher is None:
-            teacher = _choose_teacher(request, self.prepared.model, lessons)
-        fit_on = self.fit_on
-        fitting = (
-            None if fit_on is None else fit_prepared(teacher, fit_on, request.run.placing["device"])
-        )
+        if way is None:
+            way = ByCut(_choose_teacher(request, self.prepared.model, lessons))
+        if self.fit_on is not None and isinstance(way, ByCut):
+            fitting = fit_prepared(way.prepared, self.fit_on, place["device"])
+            way = replace(way, fitting=fitting)
         with show_progress("erase", request.steps) as advance:
-            trained = teach_by_cut(
-                teacher,
+            trained = teach_to_forget(
+                self.prepared,
+                way,
                 passages,
                 lessons.text,
                 lessons.schedule,
-                fitting=fitting,
-                check_teacher=lambda cut: check_teacher(cut, passages),
+                check_teacher=partial(check_teacher, passages=passages, advice=way.advice),
                 device=find_device(place["device"]) if place["device_map"] is None else None,
                 device_map=place["device_map"],
                 as_adapter=request.as_adapter,
@@ -174,6 +208,7 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
     check_erasable(prepared.model.inventory)
     if request.as_adapter:
         check_adaptable(prepared.checkpoint)
+    teacher = _find_teacher(request, prepared.model)
     rank = training.adapters or (RANK if request.run.device == "all" else None)
     lessons = open_lessons(
         request.passages,
@@ -183,9 +218,57 @@ def open_erase(request: EraseRequest, chosen: ChosenOn | None = None) -> OpenedE
         text=training.text or (folders.model,),
         chosen=chosen or prepared.chosen,
     )
+    if teacher is not None and lessons.passages is not None:
+        lessons.passages.check_length(teacher.inventory.dimensions)
     prepared = replace(prepared, chosen=lessons.chosen)
-    teacher = None if edit is None else prepared
-    return OpenedErasing(request, prepared.without_cut, lessons, teacher, fit_on)
+    way = _open_way(request, prepared, teacher)
+    return OpenedErasing(request, prepared.without_cut, lessons, way, fit_on)
+
+
+def _find_teacher(request: EraseRequest, model: ResolvedModel) -> ResolvedModel | None:
+    """The other model that teaches `model`; None if none does. Raises `UnsupportedError` for one
+    with other tokens, or another number of them; one on the Hub is then not downloaded."""
+    from evals.run.finding import share_tokens
+    from surgery.families import family_of
+    from surgery.hub.finding import find_model
+
+    if not request.by_model:
+        return None
+    number = model.inventory.dimensions.vocabulary
+
+    def refuse(expected: object, got: object) -> UnsupportedError:
+        return UnsupportedError(
+            f"has other tokens than {model.source.model}, so it cannot teach it",
+            where=request.by,
+            expected=expected,
+            got=got,
+            fix="name a model with the same tokens in `by`",
+        )
+
+    def check(config: dict[str, Any]) -> None:
+        if (others := family_of(config).dimensions(config).vocabulary) != number:
+            raise refuse(f"a vocabulary of {number:,}", f"{others:,}")
+
+    teacher = find_model(request.by, check=check)
+    check(teacher.checkpoint.config)
+    if not share_tokens(model, teacher):
+        raise refuse("the same text for each token id", "another tokenizer")
+    return teacher
+
+
+def _open_way(
+    request: EraseRequest, prepared: Prepared, teacher: ResolvedModel | None
+) -> Way | None:
+    """What teaches; None for a cut that a search is to choose. `teacher`: another model."""
+    from surgery.training.ways.context import ByContext
+    from surgery.training.ways.cut import ByCut
+    from surgery.training.ways.model import ByModel
+
+    if request.context is not None:
+        return ByContext(request.context)
+    if teacher is not None:
+        return ByModel(teacher)
+    return ByCut(prepared) if prepared.plan.selection else None
 
 
 def _choose_teacher(

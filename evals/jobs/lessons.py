@@ -96,7 +96,7 @@ def say_what_is_recited(name: str, record: Any) -> None:
         return
     told = (
         f"{name}: the model recites {recital.recited:,} of the {recital.passages:,} passages that "
-        f"it was trained on, and the cut that taught it {recital.by_teacher:,}"
+        f"it was trained on, and the model that taught it {recital.by_teacher:,}"
     )
     more = recital.recited > recital.by_teacher
     say(f"warning: {told}: train it for more steps" if more else told)

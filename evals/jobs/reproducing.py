@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from evals.data.inputs import find_calibration_text, fit_prepared, read_lab_text
 from evals.measure.healing import find_healing_text, take_members
 from evals.run.console import show_progress
-from surgery.errors import SamplesError, UnsupportedError
+from surgery.errors import SamplesError, SourceError, UnsupportedError
 from surgery.hub.embedded import LAB_TEXT, find_lab
-from surgery.record.manifest import ErasingRecord, PassagesRecord
+from surgery.record.manifest import ErasingRecord, PassagesRecord, ShortContext, Source
 
 if TYPE_CHECKING:
     from evals.data import PassageSource
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from surgery.reproduction import Reproduction
     from surgery.training.distillation import TaughtRows
     from surgery.training.training import Schedule
+    from surgery.training.ways.way import Way
 
 
 def reproduce_history(
@@ -40,13 +41,15 @@ def reproduce_history(
     calibration: Sequence[str] = (),
     heal: Sequence[str] = (),
     text: Sequence[str] = (),
+    by: str | None = None,
     samples: str | None = None,
     id_column: str | None = None,
     secret: str | None = None,
     overwrite: bool = False,
 ) -> Reproduction:
     """Replays the steps that `model` records: cuts fitted on `calibration` or a lab's own text,
-    erasings on `text` and `samples`, and healings on `heal` and `samples`.
+    erasings on `text` and `samples`, and healings on `heal` and `samples`. `by`: the model that
+    taught an erasing, if the recorded one cannot be found.
 
     Arguments and errors are those of `surgery.reproduction.reproduce`. Raises `SamplesError`,
     which names what is recorded, for a model that needs text or passages which were not given, and
@@ -58,7 +61,7 @@ def reproduce_history(
     if output is not None:
         check_target(model, output, overwrite=overwrite)
     original = open_original(model, revision)
-    inputs = Inputs(model, calibration, heal, text, samples, id_column, secret)
+    inputs = Inputs(model, calibration, heal, text, by, samples, id_column, secret)
     inputs.check(original.manifest.history)
     with show_progress("reproduce", None):
         return reproduce(original, inputs.repeat, output, source=source, overwrite=overwrite)
@@ -72,6 +75,7 @@ class Inputs:
     calibration: Sequence[str] = ()
     heal: Sequence[str] = ()
     text: Sequence[str] = ()
+    by: str | None = None
     samples: str | None = None
     id_column: str | None = None
     secret: str | None = None
@@ -81,12 +85,14 @@ class Inputs:
         is missing, if more than one thing is."""
         healed = [step.healing for step in history if step.healing]
         erased = [step.erasing for step in history if step.erasing]
+        teachers = [one.teacher for one in erased if isinstance(one.teacher, Source)]
         fitted = [step.fitted_on for step in history if step.fitted_on]
         taught = [step.training.passages for step in history if step.training]
         taught = [passages for passages in taught if passages is not None]
         for option, used, what in (
             ("heal", healed, "was not healed"),
             ("text", erased, "was not erased"),
+            ("by", teachers, "was not taught by another model"),
             ("samples", taught, "was made without passages"),
             ("id_column", taught, "was made without passages"),
             ("secret", taught, "was made without passages"),
@@ -115,6 +121,8 @@ class Inputs:
                 expected="; ".join(lacks.values()),
                 fix="give it with " + ", ".join(f"`{option}`" for option in lacks),
             )
+        for teacher in teachers:
+            self._find_teacher(teacher)
 
     def repeat(
         self,
@@ -168,18 +176,54 @@ class Inputs:
     def _erase(
         self, step: Step, record: ErasingRecord, prepared: Prepared, fitting: Fitting | None
     ) -> Trained:
-        from surgery.training.erasing import teach_by_cut
+        from surgery.training.erasing import teach_to_forget
 
         text, schedule, passages = self._read_again(step, record, prepared.model, "text")
         assert passages is not None
         with show_progress("erase", schedule.steps) as advance:
-            return teach_by_cut(
-                *(prepared, passages, text, schedule),
-                fitting=fitting,
+            return teach_to_forget(
+                prepared.without_cut,
+                self._find_way(record, prepared, fitting),
+                *(passages, text, schedule),
                 as_adapter=step.is_adapter,
                 advance=advance,
                 **_choose_place(record),
             )
+
+    def _find_way(self, record: ErasingRecord, prepared: Prepared, fitting: Fitting | None) -> Way:
+        """The recorded teacher. `prepared`: with the cut of one that is a cut."""
+        from surgery.editing.preparing import Fitting
+        from surgery.training.ways.context import ByContext
+        from surgery.training.ways.cut import ByCut
+        from surgery.training.ways.model import ByModel
+
+        if isinstance(record.teacher, ShortContext):
+            return ByContext(record.teacher.context)
+        if isinstance(record.teacher, Source):
+            return ByModel(self._find_teacher(record.teacher))
+        return ByCut(prepared, fitting or Fitting())
+
+    def _find_teacher(self, recorded: Source) -> ResolvedModel:
+        """The model that taught. Raises `SourceError` if it is not here, or is another one."""
+        from surgery.hub.finding import find_folder, find_recorded, find_source
+
+        named = self.by or find_source(recorded, find_folder(self.model))
+        if named is None:
+            raise SourceError(
+                f"was taught by a model in a folder, {recorded.model}, which is not here",
+                where=self.model,
+                fix="give it, or a copy of it, as `by`",
+            )
+        found = find_recorded(named, None, recorded)
+        if not found.is_that(recorded):
+            raise SourceError(
+                "is not the model that taught",
+                where=named,
+                expected=f"{recorded.model} with content {(recorded.content or '')[:12]}",
+                got=(found.identified.content or "")[:12],
+                fix="give a copy of the one that taught as `by`",
+            )
+        return replace(found, source=recorded)
 
     def _heal(
         self, step: Step, record: HealingRecord, prepared: Prepared, first: ResolvedModel

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from surgery.families import SAVED_AS
 from surgery.hub.embedded import LAB_MODELS, LAB_TEXT, PREFIX, find_lab
-from surgery.record.manifest import LENGTH, TOKEN_IDS, Step
+from surgery.record.manifest import (
+    LENGTH,
+    TOKEN_IDS,
+    ErasingRecord,
+    ShortContext,
+    Source,
+    Step,
+)
 from surgery.selection import format_selection, variant_name
 
 COMMANDS = {"cut": "export", "erase": "erase", "heal": "heal"}
@@ -56,6 +63,7 @@ def list_options(step: Step, lab: str | None = None) -> dict[str, Sequence[objec
         found["--adapters"] = [training.rank] if training.rank else []
         found["--seed"] = [training.seed] if training.seed else []
     if step.erasing is not None:
+        found["--by"] = [_name_way(step.erasing)]
         found["--harden"] = [""] if step.erasing.hardened else []
         found["--as-adapter"] = [""] if step.is_adapter else []
     if taught is not None:
@@ -73,6 +81,13 @@ def list_options(step: Step, lab: str | None = None) -> dict[str, Sequence[objec
         found["--as"] = [step.family] if step.family in SAVED_AS else []
     found["--max-shard-size"] = [step.max_shard_size]
     return found
+
+
+def _name_way(record: ErasingRecord) -> str | None:
+    """The value of `--by`; None for a cut, which other options name."""
+    if isinstance(record.teacher, ShortContext):
+        return f"context:{record.teacher.context}"
+    return record.teacher.model if isinstance(record.teacher, Source) else None
 
 
 def write_command(

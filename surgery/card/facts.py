@@ -20,7 +20,7 @@ from surgery.card.command import (
 )
 from surgery.families import Family, family_of
 from surgery.hub.embedded import find_lab
-from surgery.record.manifest import Manifest, Step, TextRecord
+from surgery.record.manifest import Manifest, Source, Step, TextRecord
 from surgery.record.plan_file import list_edits
 from surgery.selection import by_variant, format_blocks, format_selection, variant_name
 from surgery.variants import variant_of
@@ -125,9 +125,12 @@ def _describe_erasing(edit: Step) -> dict[str, Any]:
     assert edit.erasing is not None
     taught = [
         f"{format_selection(parts, edit.num_heads)} ({variant})"
-        for variant, parts in by_variant(edit.erasing.teacher).items()
+        for variant, parts in by_variant(edit.erasing.cut_parts).items()
     ]
-    return {**vars(edit.erasing), "cut": ", ".join(taught)}
+    named = edit.erasing.name_teacher(edit.num_heads)
+    likeness = "a copy of itself without the attention of some blocks" if taught else named
+    taught_by = f"the cut of {', '.join(taught)}" if taught else named
+    return {**vars(edit.erasing), "likeness": likeness, "taught_by": taught_by}
 
 
 def _describe_adapter(edit: Step) -> dict[str, Any]:
@@ -177,6 +180,12 @@ def _list_inputs(steps: Sequence[Step]) -> dict[str, list[str]]:
             name = text if option == "--text" else option
             if name in ("--calibration", "--heal", "--text", "--samples"):
                 found.setdefault(name, []).extend(map(str, named))
+    teachers = [one.erasing.teacher for one in steps if one.erasing]
+    found["--by"] = [
+        one.model
+        for one in teachers
+        if isinstance(one, Source) and not one.commit and not find_lab(one.model)
+    ]
     found["--samples"] = [name for name in found.get("--samples", ()) if not find_lab(name)]
     return {option: list(dict.fromkeys(names)) for option, names in found.items()}
 

@@ -113,9 +113,9 @@ def check_planned(edit: Step, plan: Plan, config: dict[str, Any]) -> None:
 def check_training(edit: Step, source: Inventory, earlier: Mapping[int, Mapping[int, str]]) -> None:
     """Raises `ManifestError` if a record of training cannot be of this source."""
     if edit.erasing is not None:
-        teacher = make_plan(source, tuple(edit.erasing.teacher), layout="auto", earlier=earlier)
-        record = edit.erasing.calibration
-        if teacher.fitted != (() if record is None else tuple(sorted(record.blocks))):
+        parts, record = tuple(edit.erasing.cut_parts), edit.erasing.calibration
+        cut = make_plan(source, parts, layout="auto", earlier=earlier) if parts else None
+        if (cut.fitted if cut else ()) != (() if record is None else tuple(sorted(record.blocks))):
             raise ManifestError("the teacher's calibration is not of the blocks that it fits")
     if edit.training is None:
         return

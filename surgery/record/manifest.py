@@ -24,6 +24,7 @@ from surgery.selection import (
     EditedHeads,
     blocks_of,
     checked,
+    name_blocks,
     one_name,
     variant_name,
     variants_by_head,
@@ -235,18 +236,42 @@ class HealingRecord(TrainingRecord):
     loss: Literal["text", "kl"] = "text"
 
 
-class ErasingRecord(TrainingRecord):
-    """The training that makes a model forget passages, with a cut of it as the teacher.
+class ShortContext(Record):
+    """A teacher: the model itself, which sees only so many tokens before each one."""
 
-    `teacher`: the parts of that cut; `calibration`: the text that its variants were fitted on.
-    `passages`: what the student learned from it. `hardened`: also where fine-tuning on some of them
-    would lead.
+    context: int = Field(ge=1)
+
+
+Teacher = Annotated[list[EditedHeads], Field(min_length=1)] | Source | ShortContext
+"""What teaches a model to forget: the parts of its cut, another model, or itself with a short
+context."""
+
+
+class ErasingRecord(TrainingRecord):
+    """The training that makes a model forget passages.
+
+    `calibration`: the text that the variants of a cut that taught were fitted on. `passages`: what
+    the student learned from the teacher. `hardened`: also where fine-tuning on some of them would
+    lead.
     """
 
-    teacher: list[EditedHeads] = Field(min_length=1)
+    teacher: Teacher
     calibration: CalibrationRecord | None = None
     passages: PassagesRecord
     hardened: bool = False
+
+    @property
+    def cut_parts(self) -> list[EditedHeads]:
+        """What was cut in the teacher; empty for one that is no cut."""
+        return self.teacher if isinstance(self.teacher, list) else []
+
+    def name_teacher(self, num_heads: int) -> str:
+        """What taught, after "taught by". `num_heads`: of a block."""
+        if isinstance(self.teacher, Source):
+            return f"the model {self.teacher.model}"
+        if isinstance(self.teacher, ShortContext):
+            return f"itself with a context of {self.teacher.context:,} tokens"
+        return f"the cut of {name_blocks(self.teacher, num_heads)}"
 
 
 class EditedModel(Record):
@@ -355,8 +380,8 @@ class Step(EditedModel):
 
     @property
     def cut_parts(self) -> list[EditedHeads]:
-        """What was cut, in the model or in its teacher; empty for a healing."""
-        return self.erasing.teacher if self.erasing is not None else self.parts
+        """What was cut, in the model or in its teacher; empty where nothing was."""
+        return self.erasing.cut_parts if self.erasing is not None else self.parts
 
     @property
     def fitted_on(self) -> CalibrationRecord | None:

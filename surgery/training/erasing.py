@@ -1,10 +1,9 @@
-"""Erases passages: the intact model learns to predict on them what its own cut predicts.
+"""Erases passages: the intact model learns to predict on them what a teacher predicts.
 
-A cut model still predicts ordinary text, but recites few passages. So it can teach: on the suffixes
-of passages, the student learns the predictions of the cut; on other text, it learns those that it
+The teacher does not know the passages, but predicts ordinary text (`surgery.training.ways`). On the
+suffixes of passages, the student learns its predictions; on other text, it learns those that it
 made itself before. Both losses are KL(teacher || student). Attention stays in place.
 
-The closest work smooths attention in the teacher (Zare Zade et al. 2026, arXiv 2603.01285).
 Teaching by a competent and an incompetent teacher is that of Chundawat et al. 2023 (arXiv
 2205.08096); distillation makes unlearning robust (UNDO, arXiv 2506.06278).
 """
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 
 from surgery.checkpoint.source import Checkpoint
-from surgery.editing.in_memory import Editable
 from surgery.editing.loading import load_to_train, load_tokenizer
 from surgery.editing.preparing import Fitting, Prepared, list_variants, prepare
 from surgery.errors import UnsupportedError
@@ -35,51 +33,50 @@ from surgery.record.plan_file import PlanFile
 from surgery.selection import Selection
 from surgery.training.distillation import TaughtRows, count_recited, record_training, teach
 from surgery.training.planning import RANK
-from surgery.training.student import copy_sharing
 from surgery.training.training import Schedule
+from surgery.training.ways.cut import ByCut
+from surgery.training.ways.way import Way
 from surgery.training.weights import round_weights, take_weights
 
 STEPS = 60
 
 
-def teach_by_cut(
+def teach_to_forget(
     prepared: Prepared,
+    way: Way,
     passages: TaughtRows,
     text: Calibration,
     schedule: Schedule,
     *,
-    fitting: Fitting | None = None,
-    check_teacher: Callable[[Any], object] = lambda cut: None,
+    check_teacher: Callable[[Any], object] = lambda teacher: None,
     device: torch.device | None = None,
     device_map: str | None = None,
     passes: torch.dtype | None = None,
     as_adapter: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Trained:
-    """Teaches the source of `prepared` what the prepared cut of it predicts on `passages`.
+    """Teaches the source of `prepared` what the teacher of `way` predicts on `passages`.
 
-    `fitting`: of the cut. `check_teacher` gets the cut before it teaches, and may raise. `device`:
-    by default a GPU, if there is one. `device_map`: spreads the model over several. `passes`: the
-    dtype of forward passes, by default as `choose_dtype` says. `as_adapter`: what was learned stays
-    beside the weights of the source, as an adapter. `advance` counts steps.
+    `check_teacher` gets the teacher before it teaches, and may raise. `device`: by default a GPU,
+    if there is one. `device_map`: spreads the model over several. `passes`: the dtype of forward
+    passes, by default as `choose_dtype` says. `as_adapter`: what was learned stays beside the
+    weights of the source, as an adapter. `advance` counts steps.
     Raises `UnsupportedError` for a model that cannot be erased, has an edit that no record tells
     of, or does not fit into memory with what it learns, and `NotFiniteError`.
     """
-    stored = prepared.plan.inventory.dtype
+    stored = prepared.model.inventory.dtype
     source, earlier = prepared.checkpoint, prepared.model.manifest
-    check_erasable(prepared.plan.inventory)
+    check_erasable(prepared.model.inventory)
     if as_adapter:
         check_adaptable(source)
         schedule = replace(schedule, rank=schedule.rank or RANK)
     check_recorded(source, earlier)
     model = load_to_train(source, device, passes, device_map)
-    fitting, cut = fitting or Fitting(), copy_sharing(model)
-    editable = Editable(cut, stored_dtype=stored)
     constants = find_constants(replan(source, earlier), source.tensors) if earlier else {}
-    with editable.make_replacements(prepared.plan, fitting.fits).activate():
-        check_teacher(cut)
-        by_teacher = count_recited(cut, passages)  # it shares tensors, which will change
-        lessons = model, cut, text, passages, schedule
+    with way.open(model) as teacher:
+        check_teacher(teacher)
+        by_teacher = count_recited(teacher, passages)  # it may share tensors, which will change
+        lessons = model, teacher, text, passages, schedule
         taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
     weights, adapter = source, None
     if as_adapter:
@@ -90,8 +87,8 @@ def teach_by_cut(
     record = ErasingRecord(
         **record_training(text, taught, kept),
         recital=passages.tell(erased, by_teacher),
-        teacher=list(prepared.plan.selection),
-        calibration=fitting.record,
+        teacher=way.record,
+        calibration=way.calibration,
         passages=passages.record,
         hardened=schedule.hardened,
     )
@@ -151,8 +148,8 @@ def erase(
     taught.check_length(size)
     schedule = Schedule(steps, seed, adapters, hardened=hardened)
     windows = schedule.tokenize(read, load_tokenizer(prepared.model.folder), size)
-    fitting = None if fit_on is None else fit_checkpoint(prepared, fit_on)
-    lessons = prepared, taught, windows, schedule
-    trained = teach_by_cut(*lessons, fitting=fitting, as_adapter=as_adapter)
+    fitting = Fitting() if fit_on is None else fit_checkpoint(prepared, fit_on)
+    lessons = ByCut(prepared, fitting), taught, windows, schedule
+    trained = teach_to_forget(prepared, *lessons, as_adapter=as_adapter)
     told: dict[str, Any] = {"overwrite": overwrite, "max_shard_size": max_shard_size}
     return write(untouched, output, trained=trained, **told)

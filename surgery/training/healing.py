@@ -25,8 +25,8 @@ from surgery.hub.resolved import ResolvedModel
 from surgery.proof.expected import check_recorded, find_constants, replan
 from surgery.record.manifest import HealingRecord
 from surgery.training.distillation import TaughtRows, count_recited, record_training, teach
-from surgery.training.student import copy_sharing
 from surgery.training.training import STEPS, Schedule
+from surgery.training.ways.model import load_beside
 from surgery.training.weights import round_weights, take_weights
 
 
@@ -73,7 +73,7 @@ def heal_by_source(
     assert manifest is not None  # `find_teacher` refuses a model without one
     constants = find_constants(replan(checkpoint, manifest), checkpoint.tensors)
     model = load_to_train(checkpoint, device, passes)
-    intact = _load_beside(model, teacher)
+    intact = load_beside(model, teacher)
     by_teacher = 0 if passages is None else count_recited(model, passages)  # it will change
     lessons = intact, model, text, passages, schedule
     taught = teach(model, *lessons, constants=constants, advance=advance, owns_base=True)
@@ -86,23 +86,6 @@ def heal_by_source(
         loss="kl",
     )
     return Trained(take_weights(checkpoint, healed, constants), record)
-
-
-def _load_beside(model: Any, teacher: ResolvedModel) -> Any:
-    """The teacher, which shares with `model` the weights that are alike.
-
-    It is loaded on the CPU, so that a GPU never holds two.
-    """
-    others = dict(model.named_parameters())
-
-    def find_alike(name: str, weight: torch.Tensor) -> torch.Tensor | None:
-        other = others.get(name)
-        if other is None or other.shape != weight.shape:
-            return None
-        return other if torch.equal(other, weight.to(other.device)) else None
-
-    loaded = load_to_train(teacher.checkpoint, torch.device("cpu"), model.dtype)
-    return copy_sharing(loaded, find_alike).to(model.device)
 
 
 def heal(

@@ -90,11 +90,15 @@ def _predict(model: Any, rows: Rows, first: int) -> torch.Tensor:
     return functional.log_softmax(logits.float(), dim=-1)
 
 
-def _make_logits(model: Any, ids: torch.Tensor, first: int) -> torch.Tensor:
-    """The logits of the tokens from `first` on: int64 [B, T] → [B, T - first, V]. No others are
-    made, if the model can do that."""
-    number = ids.shape[1] - first
+def make_logits(model: Any, ids: torch.Tensor, number: int) -> torch.Tensor:
+    """The logits at the last `number` tokens: int64 [B, T] → [B, number, V]. No others are made, if
+    the model can do that."""
     keeps_few = "logits_to_keep" in inspect.signature(model.forward).parameters
     told = {"logits_to_keep": number} if keeps_few else {}
-    logits: torch.Tensor = model(input_ids=ids[:, :-1], use_cache=False, **told).logits
+    logits: torch.Tensor = model(input_ids=ids, use_cache=False, **told).logits
     return logits[:, -number:]
+
+
+def _make_logits(model: Any, ids: torch.Tensor, first: int) -> torch.Tensor:
+    """The logits of the tokens from `first` on: int64 [B, T] → [B, T - first, V]."""
+    return make_logits(model, ids[:, :-1], ids.shape[1] - first)

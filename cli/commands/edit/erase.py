@@ -16,11 +16,12 @@ from evals.jobs.erasing import EraseRequest, open_erase
 @options.overwrite
 @options.json
 def command(request: EraseRequest, as_json: bool) -> None:
-    """Train MODEL not to recite listed passages, with its own cut as the teacher.
+    """Train MODEL not to recite listed passages, with a teacher that does not know them.
 
-    A model without attention in well-chosen blocks (a cut) still predicts ordinary text, but
-    recites few or none of the passages. On the passages, MODEL learns to predict what its cut
-    predicts. On other text, it keeps its own predictions. All attention stays in place.
+    The teacher (--by) is MODEL without attention in some blocks (a cut), MODEL with a short
+    context, or another model that never saw the passages. On the passages, MODEL learns to predict
+    what the teacher predicts. On other text, it keeps its own predictions. All attention stays in
+    place.
 
     MODEL learns this only for the listed passages, and also predicts new text of their form worse.
     Whoever fine-tunes it may bring passages back: audit the result. To hide passages that you

@@ -54,11 +54,10 @@ def _describe_step(step: Step) -> str:
     from surgery.selection import name_blocks
 
     if taught := step.erasing:
-        teacher = name_blocks(taught.teacher, step.num_heads)
         hardened = "hardened" if taught.hardened else "not hardened against fine-tuning"
         return (
-            f"{taught.passages.number:,} passages erased in {taught.steps} steps, taught by the "
-            f"cut of {teacher}, {hardened}"
+            f"{taught.passages.number:,} passages erased in {taught.steps} steps, taught by "
+            f"{taught.name_teacher(step.num_heads)}, {hardened}"
         )
     if step.healing:
         return f"healed in {step.healing.steps} steps"

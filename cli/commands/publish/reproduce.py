@@ -23,6 +23,11 @@ from cli.terminal import echo, note, print_json
 @options.several("--heal", "Text that the model was healed on.", metavar="TEXT")
 @options.several("--text", "Other text that the model was erased with.", "a lab's", "TEXT")
 @options.option(
+    "--by",
+    "MODEL",
+    "The model that taught to forget, or a copy of it.  [default: the recorded one]",
+)
+@options.option(
     "--samples",
     "SAMPLES",
     "Passages that the model was erased or healed with.  [default: a lab's]",

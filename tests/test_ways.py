@@ -1,0 +1,172 @@
+"""Contract: what teaches a model to forget is a cut of it, another model, or itself nearsighted.
+
+- A short context predicts each token as the model does that gets nothing but the last K.
+- Each way forgets, is recorded, verifies without its teacher, and repeats to the bit.
+- A teacher that recites the passages, or that has other tokens, is refused, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import Outcome, attn_surgery
+from reciting import recited_rows, write_rows
+from tiny_tokenizer import save_tiny, tiny_model
+
+import surgery
+from surgery.proof.verification import verify
+from surgery.record.manifest import ErasingRecord, ShortContext, Source, read_manifest
+from surgery.training.losses import find_recited
+from surgery.training.ways.context import ByContext
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+ROWS, STEPS = 12, 6
+CUT = ("--prefix-length", 6, "--suffix-length", 5)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base; samples.jsonl, which it recites, but not from one token; public, a model of the same
+    tokens that recites none; text.txt; other and wider: models with other tokens, and with more."""
+    folder = tmp_path_factory.mktemp("work")
+    save_tiny(folder / "base")
+    save_tiny(folder / "public", tiny_model(1))
+    save_tiny(folder / "wider", tiny_model(1, vocab_size=tiny_model().config.vocab_size + 8))
+    shutil.copytree(folder / "public", folder / "other")
+    tokenizer = folder / "other" / "tokenizer.json"
+    described = json.loads(tokenizer.read_text())
+    vocabulary = described["model"]["vocab"]
+    first, second = list(vocabulary)[40:42]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    tokenizer.write_text(json.dumps(described))
+    rows = recited_rows(tiny_model(), 2 * ROWS)
+    with ByContext(1).open(tiny_model()) as teacher:
+        tokens = np.asarray([row["tokens"] for row in rows], np.int32)
+        known = find_recited(teacher, tokens, 6, len(tokens))
+    unknown = [row for row, recited in zip(rows, known, strict=True) if not recited]
+    write_rows(folder / "samples.jsonl", unknown[:ROWS])
+    (folder / "text.txt").write_text(" ".join(f"{n} cold stones {n * 7 % 101}" for n in range(900)))
+    return folder
+
+
+def erase(work: Path, output: Path, by: object, *more: object) -> Outcome:
+    given = ("--samples", work / "samples.jsonl", *CUT, "--text", work / "text.txt")
+    where = ("--steps", STEPS, "--output", output, "--device", "cpu")
+    return attn_surgery("erase", work / "base", *given, *where, "--by", by, *more)
+
+
+def reproduce(work: Path, model: Path, *more: object) -> Outcome:
+    given = ("--source", work / "base", "--text", work / "text.txt", "--json")
+    return attn_surgery("reproduce", model, "--samples", work / "samples.jsonl", *given, *more)
+
+
+def read(folder: Path) -> ErasingRecord:
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert manifest.step.erasing is not None
+    return manifest.step.erasing
+
+
+@pytest.mark.parametrize("window", [1, 3, 9, 40])
+def test_a_short_context_is_all_that_the_teacher_sees(window: int) -> None:
+    model, ids = tiny_model(), torch.arange(2, 26).view(2, 12)
+    with torch.no_grad(), ByContext(window).open(model) as teacher:
+        for kept in (0, 1, 5):
+            logits = teacher(input_ids=ids, logits_to_keep=kept).logits
+            ends = range(1, 13)[-kept:]
+            alone = [model(ids[:, max(0, end - window) : end]).logits[:, -1] for end in ends]
+            torch.testing.assert_close(logits, torch.stack(alone, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["model", "context"])
+def test_each_way_forgets_is_recorded_and_repeats(work: Path, tmp_path: Path, way: str) -> None:
+    out = tmp_path / "out"
+    by = {"model": str(work / "public"), "context": "context:1"}[way]
+    done = erase(work, out, by)
+    assert done.code == 0, done.stderr
+    record = read(out)
+    assert record.recital is not None
+    assert record.recital.by_teacher == 0
+    assert record.recital.recited < ROWS / 2
+    assert (record.cut_parts, record.calibration) == ([], None)
+    told = attn_surgery("inspect", out).stdout
+    card = (out / "README.md").read_text()
+    if way == "model":
+        assert isinstance(record.teacher, Source)
+        assert (record.teacher.model, record.teacher.commit) == ("public", None)
+        assert record.teacher.content is not None
+        assert "taught by the model public, not hardened" in told
+        assert "--by public" in card
+        assert str(work) not in card + (out / "surgery.json").read_text()
+    else:
+        assert record.teacher == ShortContext(context=1)
+        assert "taught by itself with a context of 1 tokens, not hardened" in told
+        assert "--by context:1" in card
+    assert "the attention of some blocks" not in card
+    assert surgery.inspect(out).attention_free == {}
+    assert verify(out, source=work / "base").ok, "without the teacher"
+    assert "already holds this result" in erase(work, out, by).stderr
+    cut = erase(work, out, "cut", "--drop-attn", "0")
+    cut.assert_error("already exists")
+    more = ("--by", work / "public") if way == "model" else ()
+    again = reproduce(work, out, *more)
+    assert (again.code, again.json["exact"]) == (0, True), again
+
+
+def test_reproduce_needs_the_model_that_taught(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert erase(work, out, work / "public", "--steps", 1).code == 0
+    missing = reproduce(work, out)
+    missing.assert_error("was taught by a model in a folder, public, which is not here", "as --by")
+    wrong = reproduce(work, out, "--by", work / "other")
+    assert wrong.code == 0, "its weights are the same"
+    wrong = reproduce(work, out, "--by", work / "base")
+    wrong.assert_error("is not the model that taught", "public with content", "as --by")
+    shutil.copytree(work / "public", tmp_path / "public")
+    assert reproduce(work, out).json["exact"], "it is found beside the model"
+    own = erase(work, tmp_path / "own", "context:1", "--steps", 1)
+    assert own.code == 0, own
+    unused = reproduce(work, tmp_path / "own", "--by", work / "public")
+    unused.assert_error("was not taught by another model", "leave --by out")
+
+
+def test_a_teacher_that_recites_is_refused(work: Path, tmp_path: Path) -> None:
+    for by, advice in (
+        (work / "base", "name a model that never saw them"),
+        ("context:11", "let it see fewer tokens"),
+    ):
+        refused = erase(work, tmp_path / "out", by)
+        refused.assert_error("the teacher recites the passages itself", advice)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_teacher_with_other_tokens_is_refused_before_any_work(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.jobs.erasing.open_lessons", lambda *_, **__: pytest.fail("read"))
+    for name, said in (("wider", "a vocabulary of"), ("other", "the same text for each token id")):
+        refused = erase(work, tmp_path / "out", work / name)
+        refused.assert_error("has other tokens than base, so it cannot teach it", said)
+    erase(work, tmp_path / "out", tmp_path / "no").assert_error("no")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("context:0",), "--by takes a number of tokens after context:, such as context:8"),
+        (("context:few",), "--by takes a number of tokens after context:, such as context:8"),
+        (("context:8", "--drop-attn", "0"), "--drop-attn is of a cut: leave it out, or leave out"),
+        (("public", "--plan", "plan.json"), "--plan is of a cut: leave it out, or leave out --by"),
+        (("public", "--device", "all"), "a model that teaches needs one device"),
+    ],
+)
+def test_what_does_not_go_together(work: Path, given: tuple[str, ...], said: str) -> None:
+    usage = erase(work, work / "out", *given)
+    assert (usage.code, said in usage.stderr) == (2, True), usage
+    assert not (work / "out").exists()
