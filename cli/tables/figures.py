@@ -116,9 +116,8 @@ def _print_lines(report: Report, lines: Sequence[Line], *, brief: bool = False) 
         )
         add("never trained on", zip(lines, (control for control, _ in beside), strict=True))
         add("twin", zip(lines, (twin for _, twin in beside), strict=True))
-        above = [
-            row and twin and row.above_twin for row, (_, twin) in zip(last, beside, strict=True)
-        ]
+        pairs = zip(last, (twin for _, twin in beside), strict=True)
+        above = [row.above_twin if row and twin else None for row, twin in pairs]
         found.append(("above the twin [95% interval]", [show_change(one) for one in above]))
         found.append(("notes", [one.note if one and one.value else "" for one in shown]))
     kept = [(heading, cells) for heading, cells in found if not heading or any(cells)]
