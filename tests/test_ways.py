@@ -105,7 +105,7 @@ def test_each_way_forgets_is_recorded_and_repeats(work: Path, tmp_path: Path, wa
         assert str(work) not in card + (out / "surgery.json").read_text()
     else:
         assert record.teacher == ShortContext(context=1)
-        assert "taught by itself with a context of 1 tokens, not hardened" in told
+        assert "taught by the model itself with a context of 1 token, not hardened" in told
         assert "--by context:1" in card
     assert "the attention of some blocks" not in card
     assert surgery.inspect(out).attention_free == {}
@@ -115,6 +115,17 @@ def test_each_way_forgets_is_recorded_and_repeats(work: Path, tmp_path: Path, wa
     cut.assert_error("already exists")
     more = ("--by", work / "public") if way == "model" else ()
     again = reproduce(work, out, *more)
+    assert (again.code, again.json["exact"]) == (0, True), again
+
+
+@pytest.mark.parametrize("by", ["public", "context:1"])
+def test_a_hardened_adapter_repeats(work: Path, tmp_path: Path, by: str) -> None:
+    out, way = tmp_path / "out", work / by if by == "public" else by
+    done = erase(work, out, way, "--steps", 2, "--harden", "--as-adapter")
+    assert done.code == 0, done.stderr
+    assert read(out).hardened
+    assert verify(out, source=work / "base").ok
+    again = reproduce(work, out, *(("--by", way) if by == "public" else ()))
     assert (again.code, again.json["exact"]) == (0, True), again
 
 

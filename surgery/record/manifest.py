@@ -270,7 +270,8 @@ class ErasingRecord(TrainingRecord):
         if isinstance(self.teacher, Source):
             return f"the model {self.teacher.model}"
         if isinstance(self.teacher, ShortContext):
-            return f"itself with a context of {self.teacher.context:,} tokens"
+            few = self.teacher.context
+            return f"the model itself with a context of {few:,} token{'s' if few > 1 else ''}"
         return f"the cut of {name_blocks(self.teacher, num_heads)}"
 
 
