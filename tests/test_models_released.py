@@ -22,7 +22,9 @@ from surgery import export
 from surgery.editing import in_memory, loading
 from surgery.fitting import fitter
 from surgery.proof import behavior
-from surgery.training import healing, student
+from surgery.training import student
+from surgery.training.ways import cut
+from surgery.training.ways import model as other_model
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -64,7 +66,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     for owner in (loading, models, fitter, behavior):
         monkeypatch.setattr(owner, "load_model", count)
-    for where in (student, healing):
+    for where in (student, cut, other_model):
         monkeypatch.setattr(where, "copy_sharing", lambda *given: note(share(*given)))
     monkeypatch.setattr(in_memory, "_rebuild", lambda *given: note(edit(*given)))
     return found
